@@ -1,0 +1,38 @@
+"""What a stage may know beside its configuration and its inputs; nothing here enters a key but the budget."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from edgevit.progress import Progress, SilentProgress
+from edgevit.configs import Budget
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how a stage runs.
+
+    Attributes:
+        device: the torch device that training uses, "cpu" or "cuda".
+        workers: processes that load images; 0 loads them in the training process.
+        progress: where lines and bars go.
+        budget: the recipe's budget; only stages that declare `reads_budget` may look at it.
+        stage_id: the id of the stage that is running.
+        work: a folder of this stage's key that survives a kill (training keeps `last.pt` there); removed once the
+            stage has been published.
+        recipe_name: for titles.
+    """
+
+    device: str = "cpu"
+    workers: int = field(default_factory=lambda: max(0, (os.cpu_count() or 1) - 2))
+    progress: Progress = field(default_factory=SilentProgress)
+    budget: Budget = field(default_factory=Budget)
+    stage_id: str = ""
+    work: Path = Path()
+    recipe_name: str = ""
+
+    def at(self, stage_id: str, work: Path) -> Context:
+        """The same context, for one stage."""
+        return replace(self, stage_id=stage_id, work=work)

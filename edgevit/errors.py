@@ -1,0 +1,95 @@
+"""The exceptions that a user can meet, named by cause.
+
+EdgevitError                 the base: printed without a traceback
+├── RecipeError              a recipe, an option or a name in it is wrong           exit 2
+├── DataError                images, labels or folders are missing or unreadable    exit 2
+├── MissingDependency        an optional package is not installed                   exit 2
+├── TargetError              a device or a runtime cannot do what was asked         exit 2
+├── ArtifactError            a file made earlier is missing, altered or of the wrong kind   exit 2
+├── TrainingError            a training run cannot go on (a loss that diverged)     exit 2
+└── CheckFailed              a check, budget or comparison was not met              exit 1
+    └── ParityError          a file does not agree with what it was made from       exit 1
+
+Anything else that escapes is a bug of edgevit's own and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class EdgevitError(Exception):
+    """An error that its reader can act on.
+
+    Args:
+        what: what went wrong, one sentence.
+        where: the file, recipe line, stage or image it happened at.
+        got: the value that was found.
+        expected: what would have been accepted.
+        next: the command or edit that mends it.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        got: object = None,
+        expected: object = None,
+        next: str | None = None,
+    ) -> None:
+        self.what, self.where, self.got, self.expected, self.next = what, where, got, expected, next
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        head = self.what if self.where is None else f"{self.where}: {self.what}"
+        details = [
+            f"  {name}: {value}"
+            for name, value in (("got", self.got), ("expected", self.expected), ("next", self.next))
+            if value is not None
+        ]
+        return "\n".join([head, *details])
+
+
+class RecipeError(EdgevitError):
+    """A recipe, an option or a name in it is wrong."""
+
+
+class DataError(EdgevitError):
+    """Images, labels or folders are missing or unreadable."""
+
+
+class MissingDependency(EdgevitError):
+    """An optional package is not installed."""
+
+
+class TargetError(EdgevitError):
+    """A device or a runtime cannot do what was asked."""
+
+
+class ArtifactError(EdgevitError):
+    """A file made earlier is missing, altered or of the wrong kind."""
+
+
+class TrainingError(EdgevitError):
+    """A training run cannot go on."""
+
+
+class CheckFailed(EdgevitError):
+    """A check, budget or comparison was not met."""
+
+    exit_code = 1
+
+
+class ParityError(CheckFailed):
+    """A file does not agree with what it was made from."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """`Did you mean 'x'?` for the known name nearest to `name`, or None where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"Did you mean '{near[0]}'?" if near else None

@@ -1,0 +1,125 @@
+"""Progress of long work: a bar with rate, ETA and values in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+
+class Bar(Protocol):
+    """One piece of work of known length."""
+
+    def advance(self, count: int = 1, **values: float) -> None:
+        """`count` more units are done; `values` (loss, accuracy) are shown beside the bar."""
+
+
+class Progress(Protocol):
+    """Where a stage says what it does."""
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
+        """A bar over `total` units, gone (terminal) or ended by a line (plain) when the block ends."""
+        yield SilentBar()
+
+
+class SilentBar:
+    def advance(self, count: int = 1, **values: float) -> None:
+        pass
+
+
+class SilentProgress:
+    """Says nothing; for tests and library use."""
+
+    def say(self, line: str) -> None:
+        pass
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
+        yield SilentBar()
+
+
+class PlainProgress:
+    """Lines for pipes and logs: at most one every `every_s` seconds for each bar, and one at its end."""
+
+    def __init__(self, stream: TextIO, every_s: float = 10.0) -> None:
+        self._stream, self._every_s = stream, every_s
+
+    def say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
+        bar = _PlainBar(self, title, total, unit, self._every_s)
+        yield bar
+        bar.line()
+
+
+class _PlainBar:
+    def __init__(self, progress: PlainProgress, title: str, total: int, unit: str, every_s: float) -> None:
+        self._progress, self._title, self._total, self._unit, self._every_s = progress, title, total, unit, every_s
+        self._done, self._values = 0, dict[str, float]()
+        self._start = self._last = time.monotonic()
+
+    def advance(self, count: int = 1, **values: float) -> None:
+        self._done += count
+        self._values.update(values)
+        if time.monotonic() - self._last >= self._every_s:
+            self.line()
+
+    def line(self) -> None:
+        self._last = time.monotonic()
+        spent = self._last - self._start
+        rate = self._done / spent if spent > 0 else 0.0
+        left = f", {(self._total - self._done) / rate:.0f} s left" if rate and self._done < self._total else ""
+        shown = "".join(f", {name} {value:.4g}" for name, value in self._values.items())
+        self._progress.say(
+            f"    {self._title}: {self._done}/{self._total} {self._unit} in {spent:.0f} s, {rate:.0f} {self._unit}/s{left}{shown}"
+        )
+
+
+class RichProgress:
+    """A rich bar on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
+        from rich import progress as rich_progress
+
+        columns = (
+            rich_progress.TextColumn("    {task.description}"),
+            rich_progress.BarColumn(bar_width=20),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TextColumn("{task.fields[rate]}"),
+            rich_progress.TimeRemainingColumn(compact=True),
+            rich_progress.TextColumn("{task.fields[shown]}"),
+        )
+        with rich_progress.Progress(*columns, console=self.console, transient=True) as bars:
+            task = bars.add_task(title, total=total, shown="", rate="")
+            start = time.monotonic()
+
+            class Shown:
+                def advance(self, count: int = 1, **values: float) -> None:
+                    bars.advance(task, count)
+                    rate = bars.tasks[0].completed / max(time.monotonic() - start, 1e-9)
+                    bars.update(task, rate=f"{rate:.0f} {unit}/s")
+                    if values:
+                        bars.update(task, shown=" ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+            yield Shown()
+
+
+def progress_for(stream: TextIO) -> Progress:
+    """A bar where `stream` is a terminal, plain lines elsewhere."""
+    return RichProgress() if stream.isatty() else PlainProgress(stream)
