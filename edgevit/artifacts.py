@@ -99,8 +99,7 @@ class Manifest(Frozen):
     stage_version: int
     config: Json
     inputs: dict[str, InputRef] = {}
-    target: Json | None = None
-    budget: Json | None = None
+    ingredients: Json = {}
     files: dict[str, FileEntry] = {}
     metrics: Json = {}
     io: IOSpec | None = None

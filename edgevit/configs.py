@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -21,6 +22,11 @@ class Takes:
     """Marks a field that names an earlier stage or a data set, and the kinds it may be."""
 
     kinds: tuple[Kind, ...]
+
+
+@dataclass(frozen=True)
+class ReadsFile:
+    """Marks a field that names a file on disk: its content, not its path, enters the stage's key."""
 
 
 DatasetRef = Annotated[str, Takes(("dataset",))]
@@ -76,7 +82,9 @@ class ImageFolder(_Dataset):
 
     source: Literal["image_folder"]
     path: str = Field(description="folder, absolute or relative to the recipe")
-    classes: Literal["top", "leaf"] = Field("top", description="which folder level names the class")
+    classes: Literal["top", "leaf", "none"] = Field(
+        "top", description="which folder level names the class; none: pictures without labels"
+    )
     splits: Splits = Field(Splits(), description="used where PATH has no train/val/test folders")
     on_bad_image: Literal["skip", "refuse"] = Field("skip", description="what to do with a file that cannot be read")
 
@@ -112,6 +120,15 @@ class Digits(_Dataset):
     source: Literal["digits"]
 
 
+DATASETS: dict[str, type[Frozen]] = {
+    "image_folder": ImageFolder,
+    "cifar10": Cifar,
+    "cifar100": Cifar,
+    "npz": Npz,
+    "glyphs": Glyphs,
+    "digits": Digits,
+}
+
 DatasetConfig = Annotated[ImageFolder | Cifar | Npz | Glyphs | Digits, Field(discriminator="source")]
 
 
@@ -128,6 +145,11 @@ class Stage(Frozen):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")] = Field(
         description="the name by which later stages refer to this one, and its folder in the run"
     )
+
+    @classmethod
+    def name(cls) -> str:
+        """The name that recipes give as `stage`."""
+        return cls.__name__.lower()
 
 
 class Augmentation(Frozen):
@@ -173,7 +195,9 @@ class Load(Stage):
     model: str = Field(description="a timm model name")
     model_args: dict[str, Any] = {}
     pretrained: bool = False
-    weights: str | None = Field(None, description="a .safetensors file, or a .pth that holds tensors only")
+    weights: Annotated[str, ReadsFile()] | None = Field(
+        None, description="a .safetensors file, or a .pth that holds tensors only; relative to the recipe"
+    )
     classes: tuple[str, ...] | None = Field(None, description="class names in the order of the outputs")
     classes_of: DatasetRef | None = Field(None, description="or the data set that has them")
     image_size: Count | None = None
@@ -346,19 +370,13 @@ StageConfig = Annotated[
 ]
 
 STAGES: dict[str, type[Stage]] = {
-    "load": Load,
-    "train": Train,
-    "fewshot": Fewshot,
-    "distill": Distill,
-    "export": Export,
-    "quantize": Quantize,
-    "compile": Compile,
-    "evaluate": Evaluate,
-    "profile": Profile,
-    "bundle": Bundle,
-    "report": Report,
+    config.name(): config
+    for config in (Load, Train, Fewshot, Distill, Export, Quantize, Compile, Evaluate, Profile, Bundle, Report)
 }
 
+
+M = TypeVar("M")
+S = TypeVar("S", bound=Stage)
 
 # References ---------------------------------------------------------------------------------------------------
 
@@ -367,7 +385,7 @@ def references(config: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[
     """Every (path, name, Takes) in a config: the fields that name an earlier stage or a data set."""
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
-        takes = next(_takes(info.annotation, info.metadata), None)
+        takes = next(_marks(info.annotation, info.metadata, Takes), None)
         if takes and isinstance(value, str):
             yield (*path, name), value, takes
         elif isinstance(value, tuple):
@@ -380,7 +398,22 @@ def references(config: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[
             yield from references(value, (*path, name))
 
 
-def _takes(annotation: object, metadata: list[Any]) -> Iterator[Takes]:
-    yield from (item for item in metadata if isinstance(item, Takes))
+def input_files(config: BaseModel) -> dict[str, Path]:
+    """The fields of a stage that name a file on disk."""
+    return {
+        name: Path(value)
+        for name, info in type(config).model_fields.items()
+        if (value := getattr(config, name)) is not None and any(_marks(info.annotation, info.metadata, ReadsFile))
+    }
+
+
+def with_absolute_files(config: S, base: Path) -> S:
+    """The same stage, its files named from the root; relative ones start from `base`."""
+    files = input_files(config)
+    return config.model_copy(update={name: str((base / path).absolute()) for name, path in files.items()})
+
+
+def _marks(annotation: object, metadata: list[Any], mark: type[M]) -> Iterator[M]:
+    yield from (item for item in metadata if isinstance(item, mark))
     for argument in getattr(annotation, "__args__", ()):
-        yield from _takes(argument, list(getattr(argument, "__metadata__", ())))
+        yield from _marks(argument, list(getattr(argument, "__metadata__", ())), mark)

@@ -1,0 +1,67 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from edgevit import __version__
+from edgevit.cli import environment, files, recipes
+from edgevit.errors import EdgevitError
+
+app = typer.Typer(
+    name="edgevit",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From images and a latency budget to a compact vision transformer on the device, and a report of what it does.",
+    epilog="Start here: edgevit run recipes/quickstart.yaml · your own photos: edgevit init FOLDER",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgevit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+for title, commands in (
+    ("Recipes", (recipes.run, recipes.why, recipes.init, recipes.report, recipes.schema)),
+    (
+        "Files",
+        (files.predict, files.export, files.quantize, files.compile, files.evaluate, files.profile, files.compare, files.bundle),
+    ),
+    ("This machine", (environment.doctor, environment.models)),
+):
+    for command in commands:
+        app.command(rich_help_panel=title)(command)
+
+
+def main() -> None:
+    """Entry point. Exit status: 0 done; 1 a check, budget or comparison was not met; 2 the user can mend it."""
+    try:
+        app()
+    except EdgevitError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"the disk is full: {error.filename or error}\n  next: free some room and run the same command again", 2)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here", 130)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)

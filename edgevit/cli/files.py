@@ -1,0 +1,247 @@
+"""Commands on plain files: they run the same stages as recipes do, in a store that is thrown away."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgevit.cli.output import JsonFlag, next_command, print_json, print_table, terminal_context
+
+if TYPE_CHECKING:
+    from edgevit.artifacts import Artifact
+
+ModelPath = Annotated[
+    Path, typer.Argument(help="An ONNX file, a bundle, or the folder of a stage (runs/NAME/ID).", metavar="MODEL")
+]
+DataPath = Annotated[Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or with test/CLASS/*.jpg.")]
+Out = Annotated[Path, typer.Option("--out", help="Where the result goes.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the runtime.")]
+TargetName = Annotated[str, typer.Option("--target", help="Where it runs: local-cpu or local-gpu.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")]
+
+
+def export(
+    model: Annotated[str, typer.Option("--model", help="A timm model name.")],
+    out: Out,
+    classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="A .safetensors file, or a .pth of tensors only.")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's pretrained weights.")] = False,
+    image_size: Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the input in pixels.")] = None,
+    opset: Annotated[int, typer.Option("--opset", min=17, max=23)] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """Export a timm model to ONNX, checked against torch.
+
+    Example: edgevit export --model deit_tiny_patch16_224 --classes 10 --out deit.onnx
+    """
+    from edgevit.configs import Export, Load
+    from edgevit.workshop import workshop
+
+    names = tuple(str(index) for index in range(classes)) if classes else None
+    with workshop(terminal_context()) as shop:
+        loaded = shop.make(
+            Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
+                 weights=str(weights.absolute()) if weights else None, image_size=image_size)
+        )  # fmt: skip
+        exported = shop.make(Export(stage="export", id="onnx", model="checkpoint", opset=opset), model=loaded)
+        _deliver(exported, out, as_json)
+    next_command(f"edgevit quantize {out} --calibration FOLDER --out {out.with_suffix('.int8.onnx')}")
+
+
+def quantize(
+    model: ModelPath,
+    calibration: Annotated[Path, typer.Option("--calibration", help="Folder of images, labelled or not.")],
+    out: Out,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many images to calibrate on.")] = 256,
+    calibrator: Annotated[str, typer.Option("--calibrator", help="minmax, entropy or percentile.")] = "minmax",
+    as_json: JsonFlag = False,
+) -> None:
+    """Quantize an ONNX model to INT8, calibrated on images and checked against the float model.
+
+    Example: edgevit quantize deit.onnx --calibration photos/train --out deit.int8.onnx
+    """
+    from edgevit.configs import Quantize
+    from edgevit.workshop import parsed, workshop
+
+    with workshop(terminal_context()) as shop:
+        config = parsed(Quantize, id="int8", model="model", calibration="images", calibration_images=images, calibrator=calibrator)
+        made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
+        _deliver(made, out, as_json)
+    next_command(f"edgevit compare {model} {out}")
+
+
+def compile(
+    model: ModelPath,
+    out: Out,
+    target: TargetName = "local-cpu",
+    as_json: JsonFlag = False,
+) -> None:
+    """Compile an ONNX model for a target's runtime, checked against the model.
+
+    Example: edgevit compile deit.int8.onnx --out deit.local.onnx
+    """
+    from edgevit.configs import Compile
+    from edgevit.workshop import parsed, workshop
+
+    with workshop(terminal_context()) as shop:
+        made = shop.make(parsed(Compile, id="engine", model="model", target=target), model=shop.model(model))
+        _deliver(made, out, as_json)
+    next_command(f"edgevit profile {out}")
+
+
+def evaluate(
+    model: ModelPath,
+    data: DataPath,
+    target: TargetName = "local-cpu",
+    batch: Batch = 32,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure the accuracy of a model on labelled images.
+
+    Example: edgevit evaluate deit.int8.onnx --data photos/
+    """
+    from edgevit.configs import Evaluate
+    from edgevit.workshop import parsed, workshop
+
+    with workshop(terminal_context()) as shop:
+        config = parsed(Evaluate, id="evaluation", model="model", data="images", target=target, batch_size=batch)
+        made = shop.make(config, model=shop.model(model), data=shop.labelled_images(data))
+    if as_json:
+        print_json(made.metrics)
+    else:
+        top1 = made.metrics["top1"]
+        typer.echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
+        next_command(f"edgevit profile {model}")
+
+
+def profile(
+    model: ModelPath,
+    target: TargetName = "local-cpu",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    precision: Annotated[str, typer.Option("--precision", help="float32, or float16 (torch on local-gpu).")] = "float32",
+    boundary: Annotated[str, typer.Option("--boundary", help="compute, or end_to_end with preprocessing.")] = "compute",
+    duration_s: Annotated[float, typer.Option("--duration", min=0.1, help="Seconds to measure.")] = 3.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure the latency of a model.
+
+    Example: edgevit profile deit.int8.onnx --threads 1
+    """
+    from edgevit.configs import Profile
+    from edgevit.workshop import parsed, workshop
+
+    with workshop(terminal_context()) as shop:
+        config = parsed(Profile, id="latency", model="model", target=target, threads=threads, batch_size=batch,
+                        precision=precision, boundary=boundary, duration_s=duration_s)  # fmt: skip
+        made = shop.make(config, model=shop.model(model))
+    if as_json:
+        print_json(made.metrics)
+    else:
+        _print_latency(made)
+        next_command(f"edgevit compare {model} OTHER")
+
+
+def compare(
+    first: ModelPath,
+    second: Annotated[Path, typer.Argument(help="The model to compare it with.", metavar="OTHER")],
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of labelled images: compares accuracy too.")] = None,
+    threads: Threads = 1,
+    batch: Batch = 1,
+    duration_s: Annotated[float, typer.Option("--duration", min=0.1, help="Seconds to measure.")] = 6.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two models, their latencies interleaved in one run; exit status 1 where OTHER is slower or less accurate.
+
+    Example: edgevit compare deit.onnx deit.int8.onnx --data photos/
+    """
+    from edgevit.comparison import compare_models
+    from edgevit.workshop import workshop
+
+    with workshop(terminal_context()) as shop:
+        images = shop.labelled_images(data) if data else None
+        answer = compare_models(
+            shop.model(first), shop.model(second), images, threads=threads, batch_size=batch, duration_s=duration_s
+        )
+    if as_json:
+        print_json(answer)
+    else:
+        print_table(("", first.name, second.name), answer["rows"])
+        typer.echo("\n".join(answer["sentences"]))
+        next_command(f"edgevit bundle {second} --out bundle/")
+    if answer["worse"]:
+        raise typer.Exit(1)
+
+
+def bundle(model: ModelPath, out: Out, as_json: JsonFlag = False) -> None:
+    """Pack a model for a device: model, labels, IOSpec, a runner, and the hash of each file.
+
+    Example: edgevit bundle deit.int8.onnx --out bundle/
+    """
+    from edgevit.configs import Bundle
+    from edgevit.errors import ArtifactError
+    from edgevit.workshop import workshop
+
+    if out.exists():
+        raise ArtifactError("the folder is already there", where=out, next="give another --out")
+    with workshop(terminal_context()) as shop:
+        made = shop.make(Bundle(stage="bundle", id="bundle", model="model"), model=shop.model(model))
+        shutil.copytree(made.path, out)
+    if as_json:
+        print_json({"out": out, "files": sorted(made.manifest.files), "metrics": made.metrics})
+    else:
+        typer.echo(f"wrote {out}: {', '.join(sorted(made.manifest.files))}")
+    next_command(f"python {out / 'infer.py'} IMAGE")
+
+
+def predict(
+    model: ModelPath,
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE...")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Labels for each image.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Label images with a bundle, an ONNX file or an engine.
+
+    Example: edgevit predict runs/quickstart/bundle photo.jpg
+    """
+    from edgevit.prediction import predict_images
+    from edgevit.workshop import workshop
+
+    with workshop(terminal_context()) as shop:
+        answers = predict_images(shop.model(model), images, top)
+    if as_json:
+        print_json(answers)
+    else:
+        rows = [(one["image"], *(f"{label['label']} {label['confidence']:.1%}" for label in one["labels"])) for one in answers]
+        print_table(("image", *(f"label {i + 1}" for i in range(len(rows[0]) - 1))), rows)
+    next_command(f"edgevit evaluate {model} --data FOLDER")
+
+
+def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
+    """Copy the made model to where the user wants it, in one step."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.part")
+    shutil.copyfile(made.file("model.onnx"), part)
+    part.replace(out)
+    if as_json:
+        print_json({"out": out, "metrics": made.metrics})
+        return
+    details = [f"{made.metrics['size_bytes'] / 2**20:.2f} MiB", str(made.metrics["precision"])]
+    if "sqnr_db" in made.metrics:
+        details.append(f"{made.metrics['sqnr_db']:.1f} dB against float")
+    typer.echo(f"wrote {out} ({', '.join(details)})")
+
+
+def _print_latency(made: Artifact) -> None:
+    latency, metrics = made.metrics["latency_ms"], made.metrics
+    interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
+    typer.echo(f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}")
+    typer.echo(
+        f"{metrics['runtime']} on {metrics['target']}, {metrics['threads']} threads, batch {metrics['batch_size']}, "
+        f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
+    )
+    for warning in metrics.get("warnings", ()):
+        typer.echo(f"warning: {warning}", err=True)

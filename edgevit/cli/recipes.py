@@ -1,0 +1,177 @@
+"""Commands about recipes: run, why, init, report, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgevit.cli.output import JsonFlag, next_command, print_json, print_table, terminal_context
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
+Settings = Annotated[list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the recipe; may be repeated.")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs and their store.")]
+Device = Annotated[str, typer.Option("--device", help="Where training runs: cpu, cuda, or auto (cuda where it works).")]
+
+
+def run(
+    recipe: RecipeFile,
+    settings: Settings = [],  # noqa: B006 - typer wants a list
+    runs: Runs = Path("runs"),
+    fresh: Annotated[list[str], typer.Option("--fresh", metavar="ID", help="Make this stage again; may be repeated.")] = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and say what would run.")] = False,
+    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a recipe; finished stages are not run again, and a stopped run goes on.
+
+    Example: edgevit run recipes/quickstart.yaml --set stages.student.epochs=40
+    """
+    from edgevit import pipeline
+    from edgevit.recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings)
+    if dry_run:
+        why(recipe, settings, runs, as_json)
+        return
+    context = terminal_context(device=_device(device), **({} if workers is None else {"workers": workers}))
+    before = pipeline.finished(loaded, runs)
+    done = pipeline.run(loaded, recipe.parent, runs, context, fresh)
+    stages = {stage.id: done[stage.id] for stage in loaded.stages}
+    made = [name for name, artifact in stages.items() if before.get(name) != artifact.path]
+    folder = runs / loaded.name
+    reports = [folder / name for name, artifact in stages.items() if artifact.kind == "report"]
+    if as_json:
+        answer = {name: {"kind": one.kind, "key": one.manifest.key, "digest": one.digest, "made": name in made, "metrics": one.metrics} for name, one in stages.items()}  # fmt: skip
+        print_json({"name": loaded.name, "runs": folder, "stages": answer})
+    else:
+        if not made:
+            typer.echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing was to be done")
+        _print_summaries(reports)
+        bundles = [folder / name for name, artifact in stages.items() if artifact.kind == "bundle"]
+        if reports:
+            next_command(f"open {reports[-1] / 'report.html'}")
+        if bundles:
+            next_command(f"edgevit predict {bundles[-1]} IMAGE")
+    if any(_verdict(report) is False for report in reports):
+        raise typer.Exit(1)
+
+
+def why(
+    recipe: RecipeFile,
+    settings: Settings = [],  # noqa: B006
+    runs: Runs = Path("runs"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Say for every stage whether it would run, and which field changed.
+
+    Example: edgevit why recipes/quickstart.yaml --set stages.student.epochs=40
+    """
+    from dataclasses import asdict
+
+    from edgevit import pipeline
+    from edgevit.recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings)
+    answers = pipeline.why(loaded, recipe.parent, runs)
+    if as_json:
+        print_json([asdict(one) for one in answers])
+        return
+    for one in answers:
+        typer.echo(f"{one.id} ({one.stage}): {'will run' if one.runs else 'finished'}")
+        for reason in one.reasons:
+            typer.echo(f"    {reason}")
+    pending = sum(one.runs for one in answers)
+    typer.echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
+    if pending:
+        next_command(f"edgevit run {recipe}" + "".join(f" --set {one}" for one in settings))
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of images: CLASS/*.jpg, or train/, val/, test/ with such folders.")],
+    target: Annotated[str, typer.Option("--target", help="Where the model will run: local-cpu.")] = "local-cpu",
+    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
+    latency_ms: Annotated[float | None, typer.Option("--latency-ms", min=0, help="Budget: largest p50 latency.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+) -> None:
+    """Write a commented recipe for a folder of images and a target.
+
+    Example: edgevit init photos/ --latency-ms 10 --out photos.yaml
+    """
+    from edgevit.scaffold import recipe_for_folder
+    from edgevit.errors import RecipeError
+
+    if out.exists() and not force:
+        raise RecipeError("the file is already there", where=out, next="give another --out, or --force")
+    text, summary = recipe_for_folder(folder, target, out.parent, latency_ms)
+    out.write_text(text, encoding="utf-8")
+    typer.echo(summary)
+    typer.echo(f"wrote {out}")
+    next_command(f"edgevit run {out}")
+
+
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="A run (runs/NAME), or a report's folder.", metavar="RUN")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the report of a finished run.
+
+    Example: edgevit report runs/quickstart
+    """
+    import json
+
+    from edgevit.errors import ArtifactError
+
+    found = sorted({file.parent for file in (*run_folder.glob("report.json"), *run_folder.glob("*/report.json"))})
+    if not found:
+        raise ArtifactError("there is no report here", where=run_folder, expected="a run that has a report stage", next="edgevit run RECIPE")  # fmt: skip
+    for folder in found:
+        if as_json:
+            print_json(json.loads((folder / "report.json").read_text()))
+        else:
+            typer.echo((folder / "report.md").read_text())
+    next_command(f"open {found[-1] / 'report.html'}")
+
+
+def schema() -> None:
+    """Print the JSON Schema of recipes, so that editors complete them.
+
+    Example: edgevit schema > edgevit.schema.json
+    """
+    from edgevit.recipe import recipe_schema
+
+    print_json(recipe_schema())
+
+
+def _device(wanted: str) -> str:
+    from edgevit.errors import TargetError
+
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise TargetError(f"'{wanted}' is no device", where="--device", expected="auto, cpu or cuda")
+    if wanted == "cpu":
+        return "cpu"
+    from edgevit.targets import has_cuda
+
+    if has_cuda():
+        return "cuda"
+    if wanted == "cuda":
+        raise TargetError("CUDA does not work here", where="--device cuda", next="edgevit doctor")
+    return "cpu"
+
+
+def _print_summaries(reports: list[Path]) -> None:
+    import json
+
+    from edgevit.report import summary
+
+    for report_folder in reports:
+        typer.echo(summary(json.loads((report_folder / "report.json").read_text())))
+
+
+def _verdict(report_folder: Path) -> bool | None:
+    import json
+
+    answer: bool | None = json.loads((report_folder / "report.json").read_text())["verdict"]["meets_budget"]
+    return answer

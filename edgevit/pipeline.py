@@ -1,0 +1,202 @@
+"""The loop: each stage of a recipe is found in the store or made."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+from edgevit.artifacts import MANIFEST, Artifact, Contents, Json
+from edgevit.configs import Stage, references
+from edgevit.context import Context
+from edgevit.data import dataset_artifacts
+from edgevit.errors import ArtifactError, RecipeError, did_you_mean
+from edgevit.provenance import provenance
+from edgevit.recipe import Recipe
+from edgevit.store import Store, changed_fields, dotted, ingredients, replace_link
+from edgevit.targets import target_info
+
+StageFunction = Callable[[Stage, Mapping[str, Artifact], Context, Path], Contents]
+
+
+def run(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collection[str] = ()) -> dict[str, Artifact]:
+    """Run a recipe; finished stages are taken from the store under `runs`.
+
+    Args:
+        base: the folder that relative paths of data sets start from.
+        runs: the folder of all runs; this one is runs/<recipe name>.
+        fresh: ids of stages to make again even where a finished result is at hand.
+
+    Returns:
+        Every data set role and stage by name.
+    """
+    _check_ids(fresh, recipe)
+    store = Store(runs / ".store")
+    context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
+    done = dataset_artifacts(recipe.datasets, base, recipe.dataset_names(), cache=store.root / "hashes.json")
+    _say_notes(done, context)
+    for number, config in enumerate(recipe.stages, 1):
+        title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()})"
+        done[config.id] = make(config, resolve(config, done), store, context, title, again=config.id in fresh)
+        _show(done[config.id], runs / recipe.name / config.id)
+    return done
+
+
+def make(
+    config: Stage, inputs: Mapping[str, Artifact], store: Store, context: Context, title: str = "", again: bool = False
+) -> Artifact:
+    """The artifact of one stage: found in the store, or made and published there."""
+    parts = ingredients_of(config, inputs, context)
+    artifact = None if again else store.find(store.key(parts))
+    if artifact is None:
+        if title:
+            context.progress.say(title)
+        artifact = store.make(config, inputs, parts, _writer(config, inputs, context), again=again)
+        if title:
+            context.progress.say(f"    {_outcome(artifact)}")
+    return artifact
+
+
+def finished(recipe: Recipe, runs: Path) -> dict[str, Path]:
+    """Where the results that this run folder shows lie, by stage id."""
+    shown = {config.id: runs / recipe.name / config.id for config in recipe.stages}
+    return {name: Artifact.load(path).path for name, path in shown.items() if (path / MANIFEST).is_file()}
+
+
+def resolve(config: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """The artifacts that a stage refers to, by the dotted path of the reference."""
+    return {dotted(path): done[name] for path, name, _ in references(config)}
+
+
+def ingredients_of(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> Json:
+    """What decides the result of a stage, its target's fingerprint included."""
+    target = target_info(config.target, _runtime(config, inputs)) if hasattr(config, "target") else None
+    return ingredients(config, inputs, target, context.budget.model_dump(mode="json"))
+
+
+def stage_function(name: str) -> StageFunction:
+    """The function of a stage; its module is imported here, and only here."""
+    function: StageFunction = import_module(f"edgevit.stages.{name}").run
+    return function
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Whether a stage would run, and why."""
+
+    id: str
+    stage: str
+    runs: bool
+    reasons: tuple[str, ...]
+
+
+def why(recipe: Recipe, base: Path, runs: Path) -> list[Reason]:
+    """For every stage: finished, or which field changed since it was last made in this run folder."""
+    store = Store(runs / ".store")
+    done: dict[str, Artifact] = dict(
+        dataset_artifacts(recipe.datasets, base, recipe.dataset_names(), cache=store.root / "hashes.json")
+    )
+    context = Context(budget=recipe.budget)
+    found = []
+    for config in recipe.stages:
+        name = config.name()
+        missing = [one for _, one, _ in references(config) if one not in done]
+        if missing:
+            found.append(Reason(config.id, name, True, (f"it needs {', '.join(dict.fromkeys(missing))}, to be made first",)))
+            continue
+        parts = ingredients_of(config, resolve(config, done), context)
+        artifact = store.find(store.key(parts))
+        if artifact:
+            done[config.id] = artifact
+        reasons = () if artifact else _reasons(runs / recipe.name / config.id, parts)
+        found.append(Reason(config.id, name, artifact is None, reasons))
+    return found
+
+
+def _reasons(shown: Path, parts: Json) -> tuple[str, ...]:
+    try:
+        before = Artifact.load(shown)
+    except ArtifactError:
+        return ("it was never made here",)
+    return tuple(changed_fields(before.manifest.ingredients, parts)) or ("its files are gone or were altered",)
+
+
+def _check_ids(ids: Collection[str], recipe: Recipe) -> None:
+    known = [config.id for config in recipe.stages]
+    for one in ids:
+        if one not in known:
+            hint = did_you_mean(one, known) or ""
+            raise RecipeError(f"there is no stage '{one}' to make again. {hint}".rstrip(), expected=f"one of {', '.join(known)}")
+
+
+def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:
+    """The runtime by which a stage runs its model: named by the stage, or given by the kind of model."""
+    named: str | None = getattr(config, "runtime", None)
+    return named or ("torch" if inputs["model"].kind == "checkpoint" else "onnxruntime")
+
+
+def _writer(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> Callable[[Path, Path], Contents]:
+    def write(out: Path, work: Path) -> Contents:
+        start = time.monotonic()
+        contents = stage_function(config.name())(config, inputs, context.at(config.id, work), out)
+        cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib": round(_peak_rss_mib(), 1)}
+        return replace(contents, provenance={**contents.provenance, **provenance(), **cost})
+
+    return write
+
+
+def _peak_rss_mib() -> float:
+    """Largest resident memory of this process so far, or of its largest child."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _outcome(artifact: Artifact) -> str:
+    metrics = artifact.metrics
+    words = [f"done in {artifact.manifest.provenance['seconds']:.1f} s"]
+    if "top1" in metrics:
+        top1 = metrics["top1"]
+        words.append(f"top-1 {top1['value']:.1%} ({top1['low']:.1%} to {top1['high']:.1%}, n {top1['n']})")
+    if "latency_ms" in metrics:
+        words.append(f"p50 {metrics['latency_ms']['p50']:.3g} ms, p99 {metrics['latency_ms']['p99']:.3g} ms")
+    if "params" in metrics and artifact.kind == "checkpoint":
+        words.append(f"{metrics['params'] / 1e6:.2f} M parameters")
+    if "size_bytes" in metrics:
+        words.append(f"{metrics['size_bytes'] / 2**20:.2f} MiB")
+    return ", ".join(words)
+
+
+def _say_notes(done: Mapping[str, Artifact], context: Context) -> None:
+    notes = [note for artifact in done.values() for note in artifact.metrics.get("notes", ())]
+    for note in dict.fromkeys(notes):
+        context.progress.say(f"note: {note}")
+
+
+def _show(artifact: Artifact, shown: Path) -> None:
+    """Make a stage's folder in the run point at its artifact; a bundle is copied, since it may be changed in place."""
+    shown.parent.mkdir(parents=True, exist_ok=True)
+    if artifact.kind != "bundle":
+        if shown.is_dir() and not shown.is_symlink():
+            raise ArtifactError("a folder is in the way of a stage's result", where=shown, next="move it away")
+        replace_link(shown, Path(os.path.relpath(artifact.path, shown.parent)))
+        return
+    if _same(shown, artifact):
+        return
+    copy = shown.with_name(f".{shown.name}.{os.getpid()}")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(artifact.path, copy)
+    if shown.is_symlink():
+        shown.unlink()
+    elif shown.exists():
+        shown.rename(shown.with_name(f"{shown.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
+    copy.rename(shown)
+
+
+def _same(shown: Path, artifact: Artifact) -> bool:
+    return (shown / MANIFEST).is_file() and Artifact.load(shown).digest == artifact.digest

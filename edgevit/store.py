@@ -1,0 +1,203 @@
+"""The store: content-addressed, finished artifacts, published in one step, and the reason why one is stale.
+
+    <runs>/.store/<key>/<digest>/manifest.json      finished; nothing else is
+    <runs>/.store/<key>/current -> <digest>
+    <runs>/.store/tmp/<key>/                        being written
+    <runs>/.store/work/<key>/                       survives a kill (last.pt); removed when published
+    <runs>/.store/lock/<key>                        held while a key is being made
+
+A key is the sha256 of what decides a result: stage, stage version, configuration, content of the inputs, target.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgevit.artifacts import (
+    MANIFEST,
+    Artifact,
+    Contents,
+    FileEntry,
+    Json,
+    Manifest,
+    content_digest,
+    sha256_of,
+    sha256_of_file,
+)
+from edgevit.configs import Stage, input_files, references
+from edgevit.errors import ArtifactError, RecipeError
+
+CURRENT = "current"
+
+
+def ingredients(config: Stage, inputs: Mapping[str, Artifact], target: Json | None, budget: Json | None) -> Json:
+    """What decides the result of a stage. References are replaced by the content they name, paths by file hashes."""
+    fields = config.model_dump(mode="json", exclude={"id", "stage"})
+    for path, _, _ in references(config):
+        _replace(fields, path, f"content {inputs[dotted(path)].digest}")
+    for name, file in input_files(config).items():
+        if not file.is_file():
+            raise RecipeError(f"'{name}' of stage '{config.id}' is no file", got=file, expected="a file on disk")
+        fields[name] = f"sha256 {sha256_of_file(file)}"
+    return {
+        "stage": config.name(),
+        "stage_version": config.version,
+        "config": fields,
+        "target": target,
+        "budget": budget if config.reads_budget else None,
+    }
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+class Store:
+    """Artifacts under one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def key(self, parts: Json) -> str:
+        return sha256_of(parts)[:40]
+
+    def find(self, key: str) -> Artifact | None:
+        """The current artifact of a key, if it is finished and its files have the sizes they were made with."""
+        folder = self.root / key / CURRENT
+        if not (folder / MANIFEST).is_file():
+            return None
+        artifact = Artifact.load(folder)
+        return artifact if all(_has_size(artifact.path / name, one) for name, one in artifact.manifest.files.items()) else None
+
+    def make(
+        self,
+        config: Stage,
+        inputs: Mapping[str, Artifact],
+        parts: Json,
+        write: Callable[[Path, Path], Contents],
+        *,
+        again: bool = False,
+    ) -> Artifact:
+        """Let `write(out, work)` fill a new folder and publish it. One process at a time makes a key."""
+        key = self.key(parts)
+        with self._locked(key):
+            if not again and (found := self.find(key)):
+                return found  # another process made it while this one waited
+            out, work = self.root / "tmp" / key, self.root / "work" / key
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir(parents=True)
+            work.mkdir(parents=True, exist_ok=True)
+            contents = write(out, work)
+            artifact = self._publish(key, config, inputs, parts, contents, out)
+            shutil.rmtree(work, ignore_errors=True)
+        return artifact
+
+    def _publish(
+        self, key: str, config: Stage, inputs: Mapping[str, Artifact], parts: Json, contents: Contents, out: Path
+    ) -> Artifact:
+        files = {name: _entry(out / name, content=name not in contents.logs) for name in _files_below(out)}
+        digest = content_digest(contents, files)[:40]
+        manifest = Manifest(
+            kind=contents.kind,
+            id=config.id,
+            key=key,
+            digest=digest,
+            stage=parts["stage"],
+            stage_version=config.version,
+            config=config.model_dump(mode="json"),
+            ingredients=parts,
+            inputs={name: artifact.ref() for name, artifact in inputs.items()},
+            files=files,
+            metrics={**contents.metrics, **contents.log_metrics},
+            io=contents.io,
+            session_options=contents.session_options,
+            provenance=contents.provenance,
+        )
+        _write_synced(out / MANIFEST, manifest.model_dump_json(indent=1))
+        home = self.root / key / digest
+        home.parent.mkdir(parents=True, exist_ok=True)
+        if home.exists():  # made before, with the same content; the new copy is known to be whole
+            shutil.move(home, self.root / "tmp" / f"{key}-{digest}-old")
+        os.rename(out, home)
+        shutil.rmtree(self.root / "tmp" / f"{key}-{digest}-old", ignore_errors=True)
+        replace_link(home.parent / CURRENT, Path(digest))
+        return Artifact.load(home)
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        folder = self.root / "lock"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / key).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def changed_fields(old: Json, new: Json) -> list[str]:
+    """`name: old → new` for each field in which two sets of ingredients differ."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) == after.get(name):
+            continue
+        was, now = before.get(name, "absent"), after.get(name, "absent")
+        by_content = any(str(one).startswith(("content ", "sha256 ")) for one in (was, now))
+        lines.append(f"{name.removeprefix('config.')}: " + ("its content changed" if by_content else f"{was} → {now}"))
+    return lines
+
+
+def replace_link(link: Path, to: Path) -> None:
+    """Point the symbolic link `link` at `to`, in one step."""
+    new = link.with_name(f".{link.name}.{os.getpid()}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(to)
+    os.replace(new, link)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _leaves(item, f"{path}.{name}" if path else name)
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}.{index}")
+    else:
+        yield path, value
+
+
+def _replace(fields: Any, path: tuple[str | int, ...], value: str) -> None:
+    for part in path[:-1]:
+        fields = fields[part]
+    fields[path[-1]] = value
+
+
+def _files_below(folder: Path) -> list[str]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise ArtifactError("a stage left a link among its files", where=path)
+        if path.is_file():
+            found.append(path.relative_to(folder).as_posix())
+    return found
+
+
+def _entry(path: Path, content: bool) -> FileEntry:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return FileEntry(sha256=sha256_of_file(path), size=path.stat().st_size, content=content)
+
+
+def _has_size(path: Path, entry: FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.size
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

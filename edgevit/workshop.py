@@ -1,0 +1,90 @@
+"""Run single stages on plain files: the same functions as in a recipe, in a store that is thrown away."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from edgevit.artifacts import MANIFEST, Artifact
+from edgevit.configs import ImageFolder, Stage
+from edgevit.context import Context
+from edgevit.data import dataset_artifacts
+from edgevit.errors import ArtifactError, RecipeError
+from edgevit.pipeline import make
+from edgevit.store import Store
+
+S = TypeVar("S", bound=Stage)
+MODEL_KINDS = ("checkpoint", "onnx", "engine", "bundle")
+
+
+class Workshop:
+    """Makes artifacts from files that a user names."""
+
+    def __init__(self, store: Store, context: Context) -> None:
+        self._store, self._context = store, context
+
+    def make(self, config: Stage, **inputs: Artifact) -> Artifact:
+        """Run one stage on its inputs, named by the fields that refer to them."""
+        return make(config, inputs, self._store, self._context)
+
+    def model(self, path: Path) -> Artifact:
+        """The model in an ONNX file, a bundle or the folder of a stage."""
+        if path.is_dir():
+            return _model_in_folder(path)
+        from edgevit.runtimes.files import artifact_from_onnx
+
+        return artifact_from_onnx(path)
+
+    def labelled_images(self, folder: Path) -> Artifact:
+        """A folder of class folders; of its test/ where it has one."""
+        return self._images(folder, "images.test" if (folder / "test").is_dir() else "images", "top")
+
+    def unlabelled_images(self, folder: Path) -> Artifact:
+        """Every image below a folder, labels unread."""
+        return self._images(folder, "images", "none")
+
+    def _images(self, folder: Path, name: str, classes: str) -> Artifact:
+        config = ImageFolder.model_validate({"source": "image_folder", "path": str(folder.absolute()), "classes": classes})
+        made: Artifact = dataset_artifacts({"images": config}, Path.cwd(), [name])[name]
+        for note in made.metrics.get("notes", ()):
+            self._context.progress.say(f"note: {note}")
+        return made
+
+
+@contextmanager
+def workshop(context: Context) -> Iterator[Workshop]:
+    """A workshop whose store is removed at the end: copy out what is to stay."""
+    folder = Path(tempfile.mkdtemp(prefix="edgevit-"))
+    try:
+        yield Workshop(Store(folder), context)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def parsed(config: type[S], **fields: Any) -> S:
+    """A stage's config from command line values. Raises RecipeError naming the option that is wrong."""
+    try:
+        return config.model_validate({"stage": config.__name__.lower(), **fields})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        option = f"--{str(problem['loc'][-1]).replace('_', '-')}"
+        raise RecipeError(str(problem["msg"]), where=option, got=problem["input"]) from None
+
+
+def _model_in_folder(path: Path) -> Artifact:
+    if not (path / MANIFEST).is_file():
+        raise ArtifactError("there is no model in this folder", where=path, expected="an ONNX file, a bundle, or runs/NAME/ID of a model")  # fmt: skip
+    artifact = Artifact.load(path)
+    if artifact.kind not in MODEL_KINDS:
+        raise ArtifactError(f"this is a {artifact.kind}, not a model", where=path, expected=" or ".join(MODEL_KINDS))
+    if artifact.kind == "bundle":
+        from edgevit.runtimes.files import artifact_from_onnx
+
+        return artifact_from_onnx(artifact.file("model.onnx"))
+    return artifact
