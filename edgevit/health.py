@@ -1,0 +1,101 @@
+"""What `edgevit doctor` looks at: each finding was tried, not only looked up."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edgevit.provenance import version_of
+
+FREE_GIB_WANTED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried: it works, it is not there (and need not be), or it is broken."""
+
+    name: str
+    state: Literal["ok", "absent", "broken"]
+    found: str
+    mend: str = ""
+
+
+def examine() -> list[Finding]:
+    """Try every runtime and device on this machine."""
+    checks = (_python, _torch_cpu, _torch_cuda, _timm, _onnxruntime, _tensorrt, _disk)
+    return [_tried(check) for check in checks]
+
+
+def _tried(check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - whatever a broken installation throws is the finding
+        name = check.__name__.strip("_").replace("_", " on ")
+        first = str(error).splitlines()[0] if str(error) else ""
+        return Finding(name, "broken", f"{type(error).__name__}: {first}"[:100], "pip install --force-reinstall edgevit")
+
+
+def _python() -> Finding:
+    return Finding("python", "ok", f"{platform.python_version()} on {platform.machine()}")
+
+
+def _torch_cpu() -> Finding:
+    import torch
+
+    weights = torch.ones(8, 8)
+    if (weights @ weights).sum().item() != 512:
+        return Finding("torch on cpu", "broken", "a product of ones came out wrong", "pip install --force-reinstall torch")
+    return Finding("torch on cpu", "ok", f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _torch_cuda() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        why = "this torch was built without CUDA" if torch.version.cuda is None else "no NVIDIA driver answers"
+        return Finding("torch on cuda", "absent", why, "needed for local-gpu only: an NVIDIA GPU, its driver, a CUDA torch")
+    ones = torch.ones(8, 8, device="cuda")
+    return Finding("torch on cuda", "ok", f"{torch.cuda.get_device_name()}, sum {(ones @ ones).sum().item():.0f}")
+
+
+def _timm() -> Finding:
+    import timm
+
+    return Finding("timm", "ok", f"{timm.__version__}, {len(timm.list_models())} models")
+
+
+def _onnxruntime() -> Finding:
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    graph = helper.make_graph([node], "doctor", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (twice,) = session.run(None, {"x": np.array([1, 2], dtype=np.float32)})
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    state: Literal["ok", "broken"] = "ok" if twice.tolist() == [2, 4] else "broken"
+    return Finding("onnxruntime", state, f"{onnxruntime.__version__}, providers {providers}")
+
+
+def _tensorrt() -> Finding:
+    if find_spec("tensorrt") is None:
+        return Finding("tensorrt", "absent", "not installed", "needed for TensorRT engines only: pip install 'edgevit[tensorrt]'")
+    import tensorrt
+
+    return Finding("tensorrt", "ok", str(tensorrt.__version__ or version_of("tensorrt")))
+
+
+def _disk() -> Finding:
+    free_gib = shutil.disk_usage(Path.cwd()).free / 2**30
+    if free_gib < FREE_GIB_WANTED:
+        return Finding("disk", "broken", f"{free_gib:.1f} GiB free here", "free some room, or use --runs on another disk")
+    return Finding("disk", "ok", f"{free_gib:.0f} GiB free here")

@@ -1,0 +1,62 @@
+"""What `edgevit init` writes: a commented recipe that fits a folder of images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from edgevit.configs import ImageFolder
+from edgevit.data import dataset_artifacts
+from edgevit.errors import DataError, TargetError
+
+TARGETS = ("local-cpu", "local-gpu")
+FEW_IMAGES_PER_CLASS = 20  # below this a class is taken for a few-shot one
+
+
+def recipe_for_folder(folder: Path, target: str, recipe_folder: Path, latency_ms: float | None) -> tuple[str, str]:
+    """A recipe's text, and one line about what was found in the folder.
+
+    Raises:
+        DataError: the folder holds no usable images, or too few.
+        TargetError: there is no such target.
+    """
+    if target not in TARGETS:
+        raise TargetError(f"there is no target '{target}'", expected=" or ".join(TARGETS))
+    if not folder.is_dir():
+        raise DataError("there is no such folder", where=folder)
+    config = ImageFolder(source="image_folder", path=str(folder.absolute()), classes=_class_level(folder))
+    roles = dataset_artifacts({"photos": config}, Path.cwd(), ["photos", "photos.train", "photos.test"])
+    train, classes = roles["photos.train"].metrics["images"], roles["photos"].metrics["classes"]
+    few = train / len(classes) < FEW_IMAGES_PER_CLASS
+    text = _template().render(
+        name=_recipe_name(folder),
+        path=os.path.relpath(folder.absolute(), recipe_folder.absolute()),
+        classes=config.classes,
+        has_test_folder=(folder / "test").is_dir(),
+        few_shot=few,
+        target=target,
+        latency_ms=latency_ms,
+    )
+    kind = "few images: a few-shot recipe" if few else "enough images to train on"
+    summary = f"{folder}: {len(classes)} classes, {roles['photos'].metrics['images']} images, {train} of them to train on; {kind}"
+    return text, summary
+
+
+def _class_level(folder: Path) -> str:
+    """`leaf` where class folders hold folders themselves."""
+    tops = [one for split in ("train", "val", "test") if (one := folder / split).is_dir()] or [folder]
+    nested = any(inner.is_dir() for top in tops for class_folder in top.iterdir() if class_folder.is_dir() for inner in class_folder.iterdir())  # fmt: skip
+    return "leaf" if nested else "top"
+
+
+def _recipe_name(folder: Path) -> str:
+    name = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in folder.resolve().name).strip("-")
+    return name.lower() or "photos"
+
+
+def _template():  # type: ignore[no-untyped-def]
+    environment = Environment(loader=PackageLoader("edgevit"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - YAML, not HTML
+    environment.filters["quoted"] = lambda text: "'" + str(text).replace("'", "''") + "'"
+    return environment.get_template("recipe.yaml.j2")
