@@ -181,7 +181,9 @@ class _Training(Stage):
     clip_grad_norm: Positive | None = None
     label_smoothing: Fraction = 0.0
     drop_path_rate: Fraction = 0.0
-    ema_decay: Fraction | None = Field(None, description="keep an exponential moving average of the weights, and ship it")
+    ema_decay: Fraction | None = Field(
+        None, description="keep an exponential moving average of the weights, and ship it"
+    )
     augmentation: Augmentation = Augmentation()
     seed: int = 0
 
@@ -209,7 +211,9 @@ class Train(_Training):
     stage: Literal["train"]
     model: str | None = Field(None, description="a timm model name; or give `init`")
     model_args: dict[str, Any] = {}
-    init: CheckpointRef | None = Field(None, description="start from this checkpoint; the head is new where classes differ")
+    init: CheckpointRef | None = Field(
+        None, description="start from this checkpoint; the head is new where classes differ"
+    )
     image_size: Count | None = Field(None, description="side in pixels; the model's own by default")
     data: DatasetRef
     val: DatasetRef | None = None
@@ -341,7 +345,9 @@ class Profile(_OnTarget):
     batch_size: Count = 1
     threads: Count = Field(1, description="CPU threads of the runtime")
     precision: Literal["float32", "float16"] = Field("float32", description="float16: torch on local-gpu")
-    boundary: Literal["compute", "end_to_end"] = Field("compute", description="end_to_end adds decoding and preprocessing")
+    boundary: Literal["compute", "end_to_end"] = Field(
+        "compute", description="end_to_end adds decoding and preprocessing"
+    )
     warmup_s: NonNegative = 0.5
     duration_s: Positive = 3.0
     min_runs: Count = 100
@@ -361,7 +367,9 @@ class Report(Stage):
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
     reads_budget: ClassVar[bool] = True
-    of: tuple[MeasurementRef, ...] = Field(min_length=1, description="evaluations and latencies; a pattern like latency/* collects")
+    of: tuple[MeasurementRef, ...] = Field(
+        min_length=1, description="evaluations and latencies; a pattern like latency/* collects"
+    )
 
 
 StageConfig = Annotated[
@@ -381,7 +389,9 @@ S = TypeVar("S", bound=Stage)
 # References ---------------------------------------------------------------------------------------------------
 
 
-def references(config: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str, Takes]]:
+def references(
+    config: BaseModel, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], str, Takes]]:
     """Every (path, name, Takes) in a config: the fields that name an earlier stage or a data set."""
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgevit.progress import Progress, SilentProgress
 from edgevit.configs import Budget
+from edgevit.progress import Progress, SilentProgress
 
 
 @dataclass(frozen=True)

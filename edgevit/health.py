@@ -39,7 +39,9 @@ def _tried(check: Callable[[], Finding]) -> Finding:
     except Exception as error:  # noqa: BLE001 - whatever a broken installation throws is the finding
         name = check.__name__.strip("_").replace("_", " on ")
         first = str(error).splitlines()[0] if str(error) else ""
-        return Finding(name, "broken", f"{type(error).__name__}: {first}"[:100], "pip install --force-reinstall edgevit")
+        return Finding(
+            name, "broken", f"{type(error).__name__}: {first}"[:100], "pip install --force-reinstall edgevit"
+        )
 
 
 def _python() -> Finding:
@@ -51,7 +53,9 @@ def _torch_cpu() -> Finding:
 
     weights = torch.ones(8, 8)
     if (weights @ weights).sum().item() != 512:
-        return Finding("torch on cpu", "broken", "a product of ones came out wrong", "pip install --force-reinstall torch")
+        return Finding(
+            "torch on cpu", "broken", "a product of ones came out wrong", "pip install --force-reinstall torch"
+        )
     return Finding("torch on cpu", "ok", f"torch {torch.__version__}, {torch.get_num_threads()} threads")
 
 
@@ -60,7 +64,9 @@ def _torch_cuda() -> Finding:
 
     if not torch.cuda.is_available():
         why = "this torch was built without CUDA" if torch.version.cuda is None else "no NVIDIA driver answers"
-        return Finding("torch on cuda", "absent", why, "needed for local-gpu only: an NVIDIA GPU, its driver, a CUDA torch")
+        return Finding(
+            "torch on cuda", "absent", why, "needed for local-gpu only: an NVIDIA GPU, its driver, a CUDA torch"
+        )
     ones = torch.ones(8, 8, device="cuda")
     return Finding("torch on cuda", "ok", f"{torch.cuda.get_device_name()}, sum {(ones @ ones).sum().item():.0f}")
 
@@ -88,7 +94,9 @@ def _onnxruntime() -> Finding:
 
 def _tensorrt() -> Finding:
     if find_spec("tensorrt") is None:
-        return Finding("tensorrt", "absent", "not installed", "needed for TensorRT engines only: pip install 'edgevit[tensorrt]'")
+        return Finding(
+            "tensorrt", "absent", "not installed", "needed for TensorRT engines only: pip install 'edgevit[tensorrt]'"
+        )
     import tensorrt
 
     return Finding("tensorrt", "ok", str(tensorrt.__version__ or version_of("tensorrt")))
@@ -97,5 +105,7 @@ def _tensorrt() -> Finding:
 def _disk() -> Finding:
     free_gib = shutil.disk_usage(Path.cwd()).free / 2**30
     if free_gib < FREE_GIB_WANTED:
-        return Finding("disk", "broken", f"{free_gib:.1f} GiB free here", "free some room, or use --runs on another disk")
+        return Finding(
+            "disk", "broken", f"{free_gib:.1f} GiB free here", "free some room, or use --runs on another disk"
+        )
     return Finding("disk", "ok", f"{free_gib:.0f} GiB free here")

@@ -108,7 +108,9 @@ def why(recipe: Recipe, base: Path, runs: Path) -> list[Reason]:
         name = config.name()
         missing = [one for _, one, _ in references(config) if one not in done]
         if missing:
-            found.append(Reason(config.id, name, True, (f"it needs {', '.join(dict.fromkeys(missing))}, to be made first",)))
+            found.append(
+                Reason(config.id, name, True, (f"it needs {', '.join(dict.fromkeys(missing))}, to be made first",))
+            )
             continue
         parts = ingredients_of(config, resolve(config, done), context)
         artifact = store.find(store.key(parts))
@@ -132,7 +134,9 @@ def _check_ids(ids: Collection[str], recipe: Recipe) -> None:
     for one in ids:
         if one not in known:
             hint = did_you_mean(one, known) or ""
-            raise RecipeError(f"there is no stage '{one}' to make again. {hint}".rstrip(), expected=f"one of {', '.join(known)}")
+            raise RecipeError(
+                f"there is no stage '{one}' to make again. {hint}".rstrip(), expected=f"one of {', '.join(known)}"
+            )
 
 
 def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:

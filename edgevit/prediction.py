@@ -33,7 +33,9 @@ def predict_images(model: Artifact, paths: Sequence[Path], top: int) -> list[dic
 def _images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
-        inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
+        inside = (
+            sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
+        )
         if not inside:
             raise DataError("no images in this folder", where=path, expected=", ".join(sorted(IMAGE_SUFFIXES)))
         found += inside

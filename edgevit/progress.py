@@ -77,9 +77,8 @@ class _PlainBar:
         rate = self._done / spent if spent > 0 else 0.0
         left = f", {(self._total - self._done) / rate:.0f} s left" if rate and self._done < self._total else ""
         shown = "".join(f", {name} {value:.4g}" for name, value in self._values.items())
-        self._progress.say(
-            f"    {self._title}: {self._done}/{self._total} {self._unit} in {spent:.0f} s, {rate:.0f} {self._unit}/s{left}{shown}"
-        )
+        done = f"{self._done}/{self._total} {self._unit} in {spent:.0f} s, {rate:.0f} {self._unit}/s"
+        self._progress.say(f"    {self._title}: {done}{left}{shown}")
 
 
 class RichProgress:

@@ -16,7 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from edgevit.artifacts import Frozen, Kind
 from edgevit.configs import DATASETS, STAGES, Budget, DatasetConfig, Stage, StageConfig, references, with_absolute_files
 from edgevit.errors import RecipeError, did_you_mean
-from edgevit.models.names import nearest_models
+from edgevit.models.names import known_model, nearest_models
 
 Path_ = tuple[str | int, ...]
 ROLES = ("train", "val", "test", "support", "pool")
@@ -56,7 +56,10 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         raise _combined([_explained(problem, document, path) for problem in error.errors(include_url=False)]) from None
-    stages = tuple(with_absolute_files(_with_patterns(stage, recipe.stages[:i]), path.parent) for i, stage in enumerate(recipe.stages))
+    stages = tuple(
+        with_absolute_files(_with_patterns(stage, recipe.stages[:i]), path.parent)
+        for i, stage in enumerate(recipe.stages)
+    )
     recipe = recipe.model_copy(update={"stages": stages})
     problems = list(_wrong_names(recipe, document, path))
     if problems:
@@ -201,14 +204,15 @@ def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator
 
         if stage.id in kinds or stage.id in recipe.datasets:
             yield RecipeError(f"the id '{stage.id}' is used twice", where=at("id"))
-        elif clash := next((one for one in kinds if one.startswith(f"{stage.id}/") or stage.id.startswith(f"{one}/")), None):
+        elif clash := next(
+            (one for one in kinds if one.startswith(f"{stage.id}/") or stage.id.startswith(f"{one}/")), None
+        ):
             yield RecipeError(f"the ids '{stage.id}' and '{clash}' cannot both be folders of the run", where=at("id"))
         model = getattr(stage, "model", None)
-        if model is not None and stage.stage in ("load", "train", "distill") and (near := nearest_models(model)) is not None:
-            yield RecipeError(
-                f"timm has no model '{model}'", where=at("model"), expected=f"such as {', '.join(near)}" if near else None,
-                next="edgevit models lists compact students",
-            )  # fmt: skip
+        if model is not None and stage.name() in ("load", "train", "distill") and not known_model(model):
+            near = ", ".join(nearest_models(model)) or None
+            hint = "edgevit models lists compact students"
+            yield RecipeError(f"timm has no model '{model}'", where=at("model"), expected=near, next=hint)
         for inner, name, takes in references(stage):
             problem = _wrong_reference(name, takes.kinds, kinds, recipe, [one.id for one in recipe.stages[index:]])
             if problem:
@@ -231,12 +235,22 @@ def _wrong_reference(
             return f"data set '{base}' has no role '{role}'{more}", f"one of {', '.join(roles)}"
         return None
     if name in kinds:
-        return None if kinds[name] in wanted else (f"'{name}' makes a {kinds[name]}", f"an earlier stage that makes a {expected}")
+        return (
+            None
+            if kinds[name] in wanted
+            else (f"'{name}' makes a {kinds[name]}", f"an earlier stage that makes a {expected}")
+        )
     fitting = [one for one, kind in kinds.items() if kind in wanted]
     if name in later:
-        return f"'{name}' comes later; stages run in the order of the file", f"an earlier {expected}: {', '.join(fitting)}"
+        return (
+            f"'{name}' comes later; stages run in the order of the file",
+            f"an earlier {expected}: {', '.join(fitting)}",
+        )
     hint = did_you_mean(name, kinds) or ""
-    return f"there is no stage '{name}'. {hint}".rstrip(), f"an earlier {expected}: {', '.join(fitting) or 'there is none'}"
+    return (
+        f"there is no stage '{name}'. {hint}".rstrip(),
+        f"an earlier {expected}: {', '.join(fitting) or 'there is none'}",
+    )
 
 
 # Mistakes, explained ------------------------------------------------------------------------------------------
@@ -257,12 +271,15 @@ def _explained(problem: Any, document: CommentedMap, path: Path) -> RecipeError:
         tag, got = problem["ctx"]["discriminator"].strip("'"), problem["ctx"]["tag"]
         known = [one.strip(" '") for one in problem["ctx"]["expected_tags"].split(",")]
         return RecipeError(
-            f"'{got}' is no {tag}. {did_you_mean(got, known) or ''}".rstrip(), where=where, expected=f"one of {', '.join(known)}"
+            f"'{got}' is no {tag}. {did_you_mean(got, known) or ''}".rstrip(),
+            where=where,
+            expected=f"one of {', '.join(known)}",
         )
     if problem["type"] == "union_tag_not_found":
         return RecipeError(f"{owner} needs the key {problem['ctx']['discriminator']}", where=where)
     message = str(problem["msg"]).removeprefix("Value error, ")
-    label = f"{owner}: '{name}'" if isinstance(name, str) and inner == loc[-len(inner) :] else owner
+    key = f"'{inner[-1]}'" if inner and isinstance(inner[-1], str) else owner
+    label = owner if key in owner else f"{key} of {owner}"
     got = None if isinstance(problem["input"], Mapping) else problem["input"]
     return RecipeError(f"{label}: {message[0].lower()}{message[1:]}", where=where, got=got)
 
@@ -278,10 +295,9 @@ def _without_tags(loc: Path_, document: CommentedMap) -> Path_:
     node: Any = document
     found: list[str | int] = []
     for position, part in enumerate(loc):
-        if isinstance(node, CommentedMap) and part in node:
-            node = node[part]
-            found.append(part)
-        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+        if (isinstance(node, CommentedMap) and part in node) or (
+            isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node)
+        ):
             node = node[part]
             found.append(part)
         elif position == len(loc) - 1:

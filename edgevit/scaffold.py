@@ -40,23 +40,28 @@ def recipe_for_folder(folder: Path, target: str, recipe_folder: Path, latency_ms
         latency_ms=latency_ms,
     )
     kind = "few images: a few-shot recipe" if few else "enough images to train on"
-    summary = f"{folder}: {len(classes)} classes, {roles['photos'].metrics['images']} images, {train} of them to train on; {kind}"
-    return text, summary
+    counts = f"{len(classes)} classes, {roles['photos'].metrics['images']} images, {train} of them to train on"
+    return text, f"{folder}: {counts}; {kind}"
 
 
 def _class_level(folder: Path) -> str:
     """`leaf` where class folders hold folders themselves."""
     tops = [one for split in ("train", "val", "test") if (one := folder / split).is_dir()] or [folder]
-    nested = any(inner.is_dir() for top in tops for class_folder in top.iterdir() if class_folder.is_dir() for inner in class_folder.iterdir())  # fmt: skip
+    class_folders = [one for top in tops for one in top.iterdir() if one.is_dir()]
+    nested = any(inner.is_dir() for one in class_folders for inner in one.iterdir())
     return "leaf" if nested else "top"
 
 
 def _recipe_name(folder: Path) -> str:
-    name = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in folder.resolve().name).strip("-")
+    name = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in folder.resolve().name).strip(
+        "-"
+    )
     return name.lower() or "photos"
 
 
 def _template():  # type: ignore[no-untyped-def]
-    environment = Environment(loader=PackageLoader("edgevit"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - YAML, not HTML
+    environment = Environment(
+        loader=PackageLoader("edgevit"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["quoted"] = lambda text: "'" + str(text).replace("'", "''") + "'"
     return environment.get_template("recipe.yaml.j2")

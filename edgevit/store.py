@@ -73,7 +73,11 @@ class Store:
         if not (folder / MANIFEST).is_file():
             return None
         artifact = Artifact.load(folder)
-        return artifact if all(_has_size(artifact.path / name, one) for name, one in artifact.manifest.files.items()) else None
+        return (
+            artifact
+            if all(_has_size(artifact.path / name, one) for name, one in artifact.manifest.files.items())
+            else None
+        )
 
     def make(
         self,

@@ -50,7 +50,9 @@ class Workshop:
         return self._images(folder, "images", "none")
 
     def _images(self, folder: Path, name: str, classes: str) -> Artifact:
-        config = ImageFolder.model_validate({"source": "image_folder", "path": str(folder.absolute()), "classes": classes})
+        config = ImageFolder.model_validate(
+            {"source": "image_folder", "path": str(folder.absolute()), "classes": classes}
+        )
         made: Artifact = dataset_artifacts({"images": config}, Path.cwd(), [name])[name]
         for note in made.metrics.get("notes", ()):
             self._context.progress.say(f"note: {note}")
@@ -79,7 +81,8 @@ def parsed(config: type[S], **fields: Any) -> S:
 
 def _model_in_folder(path: Path) -> Artifact:
     if not (path / MANIFEST).is_file():
-        raise ArtifactError("there is no model in this folder", where=path, expected="an ONNX file, a bundle, or runs/NAME/ID of a model")  # fmt: skip
+        expected = "an ONNX file, a bundle, or runs/NAME/ID of a model"
+        raise ArtifactError("there is no model in this folder", where=path, expected=expected)
     artifact = Artifact.load(path)
     if artifact.kind not in MODEL_KINDS:
         raise ArtifactError(f"this is a {artifact.kind}, not a model", where=path, expected=" or ".join(MODEL_KINDS))

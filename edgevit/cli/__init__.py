@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="From images and a latency budget to a compact vision transformer on the device, and a report of what it does.",
+    help="From images and a latency budget to a compact vision transformer on the device, with a report.",
     epilog="Start here: edgevit run recipes/quickstart.yaml · your own photos: edgevit init FOLDER",
 )
 
@@ -31,7 +31,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -40,7 +42,16 @@ for title, commands in (
     ("Recipes", (recipes.run, recipes.why, recipes.init, recipes.report, recipes.schema)),
     (
         "Files",
-        (files.predict, files.export, files.quantize, files.compile, files.evaluate, files.profile, files.compare, files.bundle),
+        (
+            files.predict,
+            files.export,
+            files.quantize,
+            files.compile,
+            files.evaluate,
+            files.profile,
+            files.compare,
+            files.bundle,
+        ),
     ),
     ("This machine", (environment.doctor, environment.models)),
 ):

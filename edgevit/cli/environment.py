@@ -34,7 +34,9 @@ def doctor(as_json: JsonFlag = False) -> None:
 def models(
     pattern: Annotated[str, typer.Argument(help="Only models whose name holds this text.")] = "",
     max_params_m: Annotated[float | None, typer.Option("--max-params", help="Most parameters, in millions.")] = None,
-    image_size: Annotated[int | None, typer.Option("--image-size", help="Only models tested at this input size.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", help="Only models tested at this input size.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List compact students: parameters, MACs at the default size, licence, input sizes that were tested.

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 ModelPath = Annotated[
     Path, typer.Argument(help="An ONNX file, a bundle, or the folder of a stage (runs/NAME/ID).", metavar="MODEL")
 ]
-DataPath = Annotated[Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or with test/CLASS/*.jpg.")]
+DataPath = Annotated[
+    Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or with test/CLASS/*.jpg.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Where the result goes.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the runtime.")]
 TargetName = Annotated[str, typer.Option("--target", help="Where it runs: local-cpu or local-gpu.")]
@@ -27,7 +29,9 @@ def export(
     model: Annotated[str, typer.Option("--model", help="A timm model name.")],
     out: Out,
     classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes.")] = None,
-    weights: Annotated[Path | None, typer.Option("--weights", help="A .safetensors file, or a .pth of tensors only.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A .safetensors file, or a .pth of tensors only.")
+    ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's pretrained weights.")] = False,
     image_size: Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the input in pixels.")] = None,
     opset: Annotated[int, typer.Option("--opset", min=17, max=23)] = 20,
@@ -67,7 +71,9 @@ def quantize(
     from edgevit.workshop import parsed, workshop
 
     with workshop(terminal_context()) as shop:
-        config = parsed(Quantize, id="int8", model="model", calibration="images", calibration_images=images, calibrator=calibrator)
+        config = parsed(
+            Quantize, id="int8", model="model", calibration="images", calibration_images=images, calibrator=calibrator
+        )
         made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
         _deliver(made, out, as_json)
     next_command(f"edgevit compare {model} {out}")
@@ -113,7 +119,9 @@ def evaluate(
         print_json(made.metrics)
     else:
         top1 = made.metrics["top1"]
-        typer.echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
+        typer.echo(
+            f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images"
+        )
         next_command(f"edgevit profile {model}")
 
 
@@ -122,7 +130,9 @@ def profile(
     target: TargetName = "local-cpu",
     threads: Threads = 1,
     batch: Batch = 1,
-    precision: Annotated[str, typer.Option("--precision", help="float32, or float16 (torch on local-gpu).")] = "float32",
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, or float16 (torch on local-gpu).")
+    ] = "float32",
     boundary: Annotated[str, typer.Option("--boundary", help="compute, or end_to_end with preprocessing.")] = "compute",
     duration_s: Annotated[float, typer.Option("--duration", min=0.1, help="Seconds to measure.")] = 3.0,
     as_json: JsonFlag = False,
@@ -148,7 +158,9 @@ def profile(
 def compare(
     first: ModelPath,
     second: Annotated[Path, typer.Argument(help="The model to compare it with.", metavar="OTHER")],
-    data: Annotated[Path | None, typer.Option("--data", help="Folder of labelled images: compares accuracy too.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of labelled images: compares accuracy too.")
+    ] = None,
     threads: Threads = 1,
     batch: Batch = 1,
     duration_s: Annotated[float, typer.Option("--duration", min=0.1, help="Seconds to measure.")] = 6.0,
@@ -215,7 +227,10 @@ def predict(
     if as_json:
         print_json(answers)
     else:
-        rows = [(one["image"], *(f"{label['label']} {label['confidence']:.1%}" for label in one["labels"])) for one in answers]
+        rows = [
+            (one["image"], *(f"{label['label']} {label['confidence']:.1%}" for label in one["labels"]))
+            for one in answers
+        ]
         print_table(("image", *(f"label {i + 1}" for i in range(len(rows[0]) - 1))), rows)
     next_command(f"edgevit evaluate {model} --data FOLDER")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.output import JsonFlag, next_command, print_json, print_table, terminal_context
+from edgevit.cli.output import JsonFlag, next_command, print_json, terminal_context
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
-Settings = Annotated[list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the recipe; may be repeated.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the recipe; may be repeated.")
+]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs and their store.")]
 Device = Annotated[str, typer.Option("--device", help="Where training runs: cpu, cuda, or auto (cuda where it works).")]
 
@@ -19,7 +21,9 @@ def run(
     recipe: RecipeFile,
     settings: Settings = [],  # noqa: B006 - typer wants a list
     runs: Runs = Path("runs"),
-    fresh: Annotated[list[str], typer.Option("--fresh", metavar="ID", help="Make this stage again; may be repeated.")] = [],  # noqa: B006
+    fresh: Annotated[
+        list[str], typer.Option("--fresh", metavar="ID", help="Make this stage again; may be repeated.")
+    ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and say what would run.")] = False,
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
@@ -44,7 +48,7 @@ def run(
     folder = runs / loaded.name
     reports = [folder / name for name, artifact in stages.items() if artifact.kind == "report"]
     if as_json:
-        answer = {name: {"kind": one.kind, "key": one.manifest.key, "digest": one.digest, "made": name in made, "metrics": one.metrics} for name, one in stages.items()}  # fmt: skip
+        answer = {name: _summary_of(artifact, name in made) for name, artifact in stages.items()}
         print_json({"name": loaded.name, "runs": folder, "stages": answer})
     else:
         if not made:
@@ -90,18 +94,22 @@ def why(
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder of images: CLASS/*.jpg, or train/, val/, test/ with such folders.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of images: CLASS/*.jpg, or train/, val/, test/ with such folders.")
+    ],
     target: Annotated[str, typer.Option("--target", help="Where the model will run: local-cpu.")] = "local-cpu",
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
-    latency_ms: Annotated[float | None, typer.Option("--latency-ms", min=0, help="Budget: largest p50 latency.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option("--latency-ms", min=0, help="Budget: largest p50 latency.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Write a commented recipe for a folder of images and a target.
 
     Example: edgevit init photos/ --latency-ms 10 --out photos.yaml
     """
-    from edgevit.scaffold import recipe_for_folder
     from edgevit.errors import RecipeError
+    from edgevit.scaffold import recipe_for_folder
 
     if out.exists() and not force:
         raise RecipeError("the file is already there", where=out, next="give another --out, or --force")
@@ -126,7 +134,8 @@ def report(
 
     found = sorted({file.parent for file in (*run_folder.glob("report.json"), *run_folder.glob("*/report.json"))})
     if not found:
-        raise ArtifactError("there is no report here", where=run_folder, expected="a run that has a report stage", next="edgevit run RECIPE")  # fmt: skip
+        expected = "a run that has a report stage"
+        raise ArtifactError("there is no report here", where=run_folder, expected=expected, next="edgevit run RECIPE")
     for folder in found:
         if as_json:
             print_json(json.loads((folder / "report.json").read_text()))
@@ -143,6 +152,17 @@ def schema() -> None:
     from edgevit.recipe import recipe_schema
 
     print_json(recipe_schema())
+
+
+def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:
+    manifest = artifact.manifest
+    return {
+        "kind": artifact.kind,
+        "key": manifest.key,
+        "digest": artifact.digest,
+        "made": made,
+        "metrics": artifact.metrics,
+    }
 
 
 def _device(wanted: str) -> str:

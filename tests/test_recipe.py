@@ -1,0 +1,190 @@
+"""Recipes: what is accepted, and what each mistake is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgevit.configs import Distill, Report
+from edgevit.errors import RecipeError
+from edgevit.recipe import Recipe, load_recipe, recipe_schema
+
+GOOD = """\
+name: small
+budget: {latency_ms: 5}
+datasets:
+  glyphs: {source: glyphs}
+  digits: {source: digits, few_shot: {shots: 5}}
+stages:
+  - {stage: train, id: teacher, model: resnet18, data: glyphs.train, learning_rate: 1e-3}
+  - {stage: fewshot, id: adapted, model: teacher, support: digits.support, pool: digits.pool}
+  - stage: distill
+    id: student
+    teacher: adapted
+    model: deit_tiny_patch16_224
+    streams:
+      - {data: digits.support, share: 0.2}
+      - {data: digits.pool, share: 0.8}
+    augmentation: {rotate_degrees: 10}
+  - {stage: evaluate, id: accuracy/float, model: student, data: digits.test}
+  - {stage: profile, id: latency/float, model: student}
+  - {stage: report, id: report, of: [accuracy/*, latency/float]}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def load(tmp_path: Path, text: str, *settings: str) -> Recipe:
+    return load_recipe(write(tmp_path, text), settings)
+
+
+def test_a_good_recipe_is_read(tmp_path: Path) -> None:
+    recipe = load(tmp_path, GOOD)
+    assert recipe.budget.latency_ms == 5
+    assert recipe.stages[0].learning_rate == 1e-3
+    assert recipe.dataset_names() == ["glyphs.train", "digits.support", "digits.pool", "digits.test"]
+    report = recipe.stages[-1]
+    assert isinstance(report, Report)
+    assert report.of == ("accuracy/float", "latency/float")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("rotate_degrees", "rotate_degres", 16, "Did you mean 'rotate_degrees'?"),
+        ("id: teacher, model", "id: teacher, epocs: 3, model", 7, "no key of stage 'train'. Did you mean 'epochs'?"),
+        ("stage: fewshot", "stage: fewshots", 8, "Did you mean 'fewshot'?"),
+        ("source: glyphs", "source: glyph", 4, "Did you mean 'glyphs'?"),
+        ("share: 0.2", "share: 2", 14, "less than or equal to 1"),
+        ("share: 0.2", "share: 0.1", 9, "must add up to 1"),
+        ("teacher: adapted", "teacher: adaptd", 11, "Did you mean 'adapted'?"),
+        ("teacher: adapted", "teacher: latency/float", 11, "comes later"),
+        ("model: student, data: digits.test", "model: student, data: digit.test", 17, "Did you mean 'digits'?"),
+        ("data: glyphs.train", "data: glyphs.support", 7, "few_shot"),
+        ("data: digits.test", "data: digits.tests", 17, "no role 'tests'"),
+        ("of: [accuracy/*, latency/float]", "of: [student]", 19, "'student' makes a checkpoint"),
+        ("model: resnet18", "model: resnet81", 7, "timm has no model 'resnet81'"),
+        ("id: adapted", "id: teacher", 8, "the id 'teacher' is used twice"),
+        ("id: latency/float", "id: accuracy", 18, "cannot both be folders"),
+        ("latency_ms: 5", "latency_ms: -5", 2, "greater than 0"),
+        ("latency_ms: 5", "latency_ms: 5, latency_ms: 6", 2, "duplicate key"),
+        ("name: small", "name: ../small", 1, "match pattern"),
+        ("id: teacher, ", "", 7, "needs the key 'id'"),
+        ("stages:", "stages: [", None, "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_their_line(tmp_path: Path, old: str, new: str, line: int | None, says: str) -> None:
+    assert old in GOOD
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, GOOD.replace(old, new, 1))
+    message = str(caught.value)
+    assert says in message
+    if line is not None:
+        assert f"recipe.yaml:{line}: " in message
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, GOOD.replace("rotate_degrees", "rotate").replace("share: 0.2", "shar: 0.2"))
+    assert "'rotate'" in str(caught.value)
+    assert "'shar'" in str(caught.value)
+
+
+def test_settings_change_values(tmp_path: Path) -> None:
+    recipe = load(
+        tmp_path,
+        GOOD,
+        "stages.student.epochs=3",
+        "stages.student.streams.0.share=0.5",
+        "stages.student.streams.1.share=0.5",
+        "datasets.digits.few_shot.draw=4",
+        "budget.top1_drop=0.01",
+        "stages.teacher.augmentation.horizontal_flip=0",
+    )
+    student = recipe.stages[2]
+    assert isinstance(student, Distill)
+    assert student.epochs == 3
+    assert student.streams[0].share == 0.5
+    assert recipe.datasets["digits"].few_shot is not None
+    assert recipe.datasets["digits"].few_shot.draw == 4
+    assert recipe.budget.top1_drop == 0.01
+    assert recipe.stages[0].augmentation.horizontal_flip == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("stages.studnet.epochs=3", "Did you mean 'student'?"),
+        ("stages.student.epochs", "form key.path=value"),
+        ("stages.student.epocs=3", "Did you mean 'epochs'?"),
+        ("stages.student.epochs=many", "valid integer"),
+    ],
+)
+def test_settings_that_fit_nothing(tmp_path: Path, setting: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=r".") as caught:
+        load(tmp_path, GOOD, setting)
+    assert says in str(caught.value)
+
+
+def test_paths_in_settings_start_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = GOOD.replace("{source: glyphs}", "{source: image_folder, path: here}")
+    monkeypatch.chdir(tmp_path)
+    recipe = load(tmp_path, text, "datasets.glyphs.path=there")
+    assert recipe.datasets["glyphs"].path == str(tmp_path / "there")
+
+
+def test_yaml_reads_as_yaml_1_2(tmp_path: Path) -> None:
+    text = GOOD.replace("{source: glyphs}", "{source: image_folder, path: x, include_classes: [no, yes]}")
+    assert load(tmp_path, text).datasets["glyphs"].include_classes == ("no", "yes")
+
+
+FOR_EACH = """\
+name: each
+datasets: {digits: {source: digits}}
+stages:
+  - for_each: {model: [resnet18, deit_tiny_patch16_224]}
+    stages:
+      - {stage: train, id: student, model: "${model}", data: digits.train}
+      - {stage: evaluate, id: accuracy, model: student, data: digits.test}
+  - {stage: report, id: report, of: [accuracy/*]}
+"""
+
+
+def test_for_each_makes_a_copy_per_value(tmp_path: Path) -> None:
+    recipe = load(tmp_path, FOR_EACH)
+    assert [stage.id for stage in recipe.stages] == [
+        "student/resnet18",
+        "accuracy/resnet18",
+        "student/deit_tiny_patch16_224",
+        "accuracy/deit_tiny_patch16_224",
+        "report",
+    ]
+    assert recipe.stages[3].model == "student/deit_tiny_patch16_224"
+    assert recipe.stages[-1].of == ("accuracy/resnet18", "accuracy/deit_tiny_patch16_224")
+
+
+def test_mistakes_in_a_for_each_block_keep_their_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:6: "):
+        load(tmp_path, FOR_EACH.replace("data: digits.train", "date: digits.train"))
+
+
+def test_the_schema_names_every_stage_and_source() -> None:
+    text = str(recipe_schema())
+    for word in ("distill", "image_folder", "latency_ms", "few_shot"):
+        assert word in text
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "just text", "\x00", "name: [", "a: *b"])
+def test_no_recipe_at_all(tmp_path: Path, content: str) -> None:
+    with pytest.raises(RecipeError):
+        load(tmp_path, content)
+
+
+def test_a_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe(tmp_path / "none.yaml")
