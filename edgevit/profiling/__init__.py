@@ -1,0 +1,24 @@
+"""How long a model takes: the one clock of the package, its statistics, and the conditions of a measurement."""
+
+from edgevit.profiling.measure import (
+    Clock,
+    Comparison,
+    Measurement,
+    MeasurePlan,
+    WallClock,
+    interleaved,
+    measure,
+)
+from edgevit.profiling.statistics import Interval, nearest_rank
+
+__all__ = [
+    "Clock",
+    "Comparison",
+    "Interval",
+    "MeasurePlan",
+    "Measurement",
+    "WallClock",
+    "interleaved",
+    "measure",
+    "nearest_rank",
+]

@@ -1,0 +1,89 @@
+"""What a measurement was taken on, read from the operating system. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# Those that decide which integer and half-precision kernels a runtime picks.
+RELEVANT_FLAGS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+
+_CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+
+
+@cache
+def cpu() -> dict[str, Any]:
+    """Model, architecture, logical cores and the instruction sets that matter; the same at every call."""
+    fields = _cpuinfo()
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    return {
+        "model": fields.get("model name") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "logical_cores": os.cpu_count() or 1,
+        "instruction_sets": [flag for flag in RELEVANT_FLAGS if flag in flags],
+    }
+
+
+@cache
+def gpus() -> tuple[dict[str, str], ...]:
+    """Name, driver and compute capability of each NVIDIA GPU that nvidia-smi lists; none without nvidia-smi."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    if answer.returncode != 0:
+        return ()
+    rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
+    return tuple({"model": row[0], "driver": row[1], "compute_capability": row[2]} for row in rows)
+
+
+def cpu_frequency() -> dict[str, str]:
+    """Governor and current frequency where the kernel tells them; a virtual machine mostly does not."""
+    names = {"governor": "scaling_governor", "current_khz": "scaling_cur_freq", "max_khz": "scaling_max_freq"}
+    return {name: text for name, file in names.items() if (text := _read(_CPU0 / file))}
+
+
+def load_average() -> float | None:
+    """Processes that were running or waiting, mean over the last minute; None where the system has no such number."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed package, without importing it."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpuinfo() -> dict[str, str]:
+    text = _read(Path("/proc/cpuinfo")).split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,114 @@
+"""Post-training quantization: float ONNX → the same graph with Q/DQ nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from edgevit.artifacts import Json
+from edgevit.errors import ArtifactError
+from edgevit.quantization.calibration import Batches, Calibrator, Ranges, activation_ranges
+from edgevit.quantization.dialects import DIALECTS, Dialect
+from edgevit.runtimes.onnx_files import is_quantized, operator_counts
+
+OLDEST_OPSET = 13
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized graph and what became of its operators."""
+
+    model: ModelProto
+    session_options: Json
+    quantized_ops: dict[str, int]
+    float_ops: dict[str, int]
+
+
+def quantized_onnx(
+    model: ModelProto, batches: Batches, calibrator: Calibrator, runtime: str, threads: int, where: object
+) -> Quantized:
+    """Calibrate a float graph and write Q/DQ nodes in the dialect of `runtime`.
+
+    Args:
+        batches: gives the calibration batches, the same at each call.
+        where: what errors name.
+
+    Raises:
+        ArtifactError: the graph is quantized already, is too old, or has nothing to quantize.
+        DataError: there are no calibration images, or activations that are not finite.
+    """
+    _check_quantizable(model, where)
+    dialect = DIALECTS[runtime]
+    named = _with_unique_node_names(model)
+    chosen = [node for node in named.graph.node if _is_quantizable(node, named, dialect)]
+    if not chosen:
+        raise ArtifactError(
+            "there is nothing to quantize", where=where, expected=f"any of {', '.join(dialect.operators)}"
+        )
+    ranges = activation_ranges(named, _activations(chosen, named, dialect), batches, calibrator, threads)
+    quantized = _with_qdq(named, chosen, ranges, dialect)
+    done = Counter(node.op_type for node in chosen)
+    return Quantized(quantized, dialect.session_options, dict(done), dict(operator_counts(named) - done))
+
+
+def _check_quantizable(model: ModelProto, where: object) -> None:
+    if is_quantized(model):
+        raise ArtifactError("the model is quantized already", where=where, expected="a float model")
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < OLDEST_OPSET:
+        raise ArtifactError(
+            "the model's opset is too old for one scale a channel",
+            where=where,
+            got=opset,
+            expected=f"opset {OLDEST_OPSET} or later",
+            next="export it again with a newer opset",
+        )
+
+
+def _with_unique_node_names(model: ModelProto) -> ModelProto:
+    """A copy in which every node has a name of its own: the writer chooses nodes by name."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    counts = Counter(node.name for node in named.graph.node)
+    for index, node in enumerate(named.graph.node):
+        if not node.name or counts[node.name] > 1:
+            node.name = f"{node.op_type}_{index}"
+    return named
+
+
+def _is_quantizable(node: NodeProto, model: ModelProto, dialect: Dialect) -> bool:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return node.op_type in dialect.operators and node.input[1] in weights
+
+
+def _activations(chosen: list[NodeProto], model: ModelProto, dialect: Dialect) -> list[str]:
+    """Tensors that get a Q/DQ pair, in the order of the graph."""
+    tensors = dict.fromkeys(node.input[0] for node in chosen)
+    tensors |= dict.fromkeys(node.output[0] for node in chosen if node.op_type not in dialect.float_outputs)
+    return list(tensors)
+
+
+def _with_qdq(model: ModelProto, chosen: list[NodeProto], ranges: Ranges, dialect: Dialect) -> ModelProto:
+    limits = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
+    }
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=dialect.activations,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+        nodes_to_quantize=[node.name for node in chosen],
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(dialect.operators),
+        extra_options={**dialect.writer_options, "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs)},
+    )
+    quantized: ModelProto = quantizer.quantize_model()
+    return quantized

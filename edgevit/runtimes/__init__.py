@@ -1,0 +1,1 @@
+"""What runs a model: one room a runtime, with the same file names, behind one `Session`."""

@@ -1,0 +1,104 @@
+"""The face that every runtime shows: a session that infers and that can be timed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgevit.artifacts import Artifact, IOSpec, Preprocess
+from edgevit.data.preprocess import open_image, preprocess
+from edgevit.profiling import Measurement, MeasurePlan
+from edgevit.profiling.conditions import cpu, cpu_frequency, gpus, package_version
+
+Arrays = dict[str, NDArray[Any]]
+Precision = Literal["float32", "float16"]
+
+PHOTO_SIZE = (480, 640)
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a session runs; none of it changes what the model computes beyond rounding."""
+
+    threads: int = 1
+    precision: Precision = "float32"
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    spec: IOSpec
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Outputs by name, in host memory."""
+
+    def latencies_ms(self, plan: MeasurePlan) -> Measurement:
+        """Time the model on seeded random inputs."""
+
+
+def runtime_of(model: Artifact) -> str:
+    """Which runtime opens this artifact."""
+    return "torch" if model.kind == "checkpoint" else str(model.metrics.get("runtime", "onnxruntime"))
+
+
+def fixed_batch(spec: IOSpec) -> int | None:
+    """The batch size that a model insists on, or None where any will do."""
+    batch = spec.inputs[0].shape[0]
+    return batch if isinstance(batch, int) else None
+
+
+def random_images(spec: IOSpec, count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Smooth seeded colour noise, preprocessed as pictures are: (count, 3, H, W)."""
+    generator = np.random.default_rng(seed)
+    pictures = (_picture(generator, spec.preprocess.height, spec.preprocess.width) for _ in range(count))
+    return preprocessed(pictures, spec.preprocess)
+
+
+def preprocessed(pictures: Iterable[NDArray[np.uint8]], rule: Preprocess) -> NDArray[np.float32]:
+    """RGB pictures (H, W, 3) of any sizes as one input tensor (N, 3, height, width)."""
+    keywords = rule.model_dump()
+    return np.stack([preprocess(picture, **keywords) for picture in pictures])
+
+
+def end_to_end(session: Session, batch_size: int) -> Callable[[], object]:
+    """A run from encoded JPEG pictures of 640×480 to outputs: decoding and preprocessing included."""
+    buffer = io.BytesIO()
+    Image.fromarray(_picture(np.random.default_rng(0), *PHOTO_SIZE)).save(buffer, "JPEG", quality=90)
+    encoded = buffer.getvalue()
+    name = session.spec.inputs[0].name
+
+    def run() -> Arrays:
+        decoded = (open_image(io.BytesIO(encoded)) for _ in range(batch_size))
+        return session.infer({name: preprocessed(decoded, session.spec.preprocess)})
+
+    return run
+
+
+def receipt(model: Artifact, runtime: str, device: str, options: SessionOptions) -> dict[str, Any]:
+    """What a latency was measured on and of: enough to take it again."""
+    packages = {name: package_version(name) for name in ("edgevit", runtime, "numpy")}
+    return {
+        "runtime": runtime,
+        "device": device,
+        "threads": options.threads,
+        "precision": options.precision,
+        "cpu": cpu(),
+        "cpu_frequency": cpu_frequency(),
+        "gpus": list(gpus()) if device == "cuda" else [],
+        "versions": packages,
+        "file_sha256": {name: entry.sha256 for name, entry in model.manifest.files.items() if entry.content},
+    }
+
+
+def _picture(generator: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
+    coarse = generator.integers(0, 256, (max(2, height // 8), max(2, width // 8), 3), dtype=np.uint8)
+    smooth: NDArray[np.int16] = np.asarray(Image.fromarray(coarse).resize((width, height)), np.int16)
+    grain = generator.integers(-24, 25, smooth.shape, dtype=np.int16)
+    picture: NDArray[np.uint8] = np.clip(smooth + grain, 0, 255).astype(np.uint8)
+    return picture

@@ -1,0 +1,272 @@
+"""ONNX files: read with clear errors, written with the same bytes each time, wrapped as artifacts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from pydantic import ValidationError
+
+import edgevit
+from edgevit.artifacts import (
+    Artifact,
+    FileEntry,
+    IOSpec,
+    Json,
+    Manifest,
+    Preprocess,
+    TensorSpec,
+    canonical_json,
+    sha256_of,
+    sha256_of_file,
+)
+from edgevit.errors import ArtifactError
+
+IOSPEC_KEY = "edgevit.iospec"
+SESSION_OPTIONS_KEY = "edgevit.session_options"
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
+KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
+WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
+
+
+def read_onnx(path: Path) -> ModelProto:
+    """The checked model in a file, with its weights.
+
+    Raises ArtifactError for a file that is missing, cut short, no ONNX, too large, or that needs operators which
+    ONNX Runtime does not have, and for weights that lie outside the file's folder.
+    """
+    if not path.is_file():
+        raise ArtifactError("there is no such file", where=path, expected="an ONNX file")
+    if path.stat().st_size > PROTOBUF_LIMIT_BYTES:
+        raise ArtifactError(
+            "the file is too large for one ONNX file",
+            where=path,
+            got=f"{path.stat().st_size} bytes",
+            expected=f"at most {PROTOBUF_LIMIT_BYTES}",
+            next="save it with external data (onnx.save_model(…, save_as_external_data=True))",
+        )
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        raise _not_onnx(path) from None
+    if not model.graph.node or not model.opset_import:
+        raise _not_onnx(path)
+    _refuse_custom_operators(model, path)
+    _load_external_data(model, path)
+    return model
+
+
+def write_onnx(model: ModelProto, path: Path, spec: IOSpec, session_options: Json | None = None) -> None:
+    """Check a model and write it with its IOSpec in the metadata.
+
+    Equal models give equal bytes: what exporters note about their own run (stack traces with paths of the machine,
+    source lines, versions of the exporter) is left out.
+    """
+    _strip_notes(model)
+    del model.metadata_props[:]
+    metadata = {IOSPEC_KEY: canonical_json(spec.model_dump(mode="json"))}
+    if session_options:
+        metadata[SESSION_OPTIONS_KEY] = canonical_json(session_options)
+    onnx.helper.set_model_props(model, metadata)
+    model.producer_name, model.producer_version = "edgevit", edgevit.__version__
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
+    """The IOSpec that edgevit wrote into a model, or the one its graph suggests.
+
+    A model made elsewhere keeps its names; its classes are called "0", "1", … and its pictures are normalised with
+    ImageNet's mean and std. Raises ArtifactError if it is no image classifier.
+    """
+    written = _metadata(model).get(IOSPEC_KEY)
+    if written is None:
+        return _inferred_iospec(model, where)
+    try:
+        return IOSpec.model_validate_json(written)
+    except ValidationError as error:
+        raise ArtifactError(f"{IOSPEC_KEY} cannot be read: {error.errors()[0]['msg']}", where=where) from None
+
+
+def artifact_from_onnx(path: Path) -> Artifact:
+    """A user's own ONNX file as an artifact, so that stages take it like any other. Nothing is written."""
+    model = read_onnx(path)
+    entries = {
+        name: FileEntry(sha256=sha256_of_file(path.parent / name), size=(path.parent / name).stat().st_size)
+        for name in (path.name, *sorted(_external_files(model)))
+    }
+    digest = sha256_of({name: entry.sha256 for name, entry in entries.items()})
+    manifest = Manifest(
+        kind="onnx",
+        id=path.stem,
+        key=digest,
+        digest=digest,
+        stage="file",
+        stage_version=1,
+        config={},
+        files=entries,
+        metrics=onnx_metrics(model, sum(entry.size for entry in entries.values())),
+        io=iospec_of_onnx(model, path),
+        session_options=json.loads(_metadata(model).get(SESSION_OPTIONS_KEY, "{}")),
+    )
+    return Artifact(path.resolve().parent, manifest)
+
+
+def onnx_file(artifact: Artifact) -> Path:
+    """The ONNX file of an artifact, its hash checked (and that of the weights beside it)."""
+    names = [name for name in artifact.manifest.files if name.endswith(".onnx")]
+    if len(names) != 1:
+        raise ArtifactError(
+            "one ONNX file is needed", where=artifact.path, got=", ".join(names) or "none", expected="model.onnx"
+        )
+    checked = {name: artifact.file(name) for name, entry in artifact.manifest.files.items() if entry.content}
+    return checked[names[0]]
+
+
+def onnx_metrics(model: ModelProto, size_bytes: int) -> Json:
+    """What a graph says about itself: parameters (weights, not scales or constants of shape), size, precision."""
+    return {
+        "params": sum(_parameters(model)),
+        "size_bytes": size_bytes,
+        "precision": "int8" if is_quantized(model) else "float32",
+    }
+
+
+def is_quantized(model: ModelProto) -> bool:
+    """Whether a graph holds quantized operators of any form."""
+    return any(mark in node.op_type for node in nodes(model) for mark in ("QuantizeLinear", "QLinear", "Integer"))
+
+
+def operator_counts(model: ModelProto) -> Counter[str]:
+    """How often each operator occurs."""
+    return Counter(node.op_type for node in nodes(model))
+
+
+def nodes(model: ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the graph, of its subgraphs and of the model's functions."""
+    yield from _nodes_of(model.graph.node)
+    for function in model.functions:
+        yield from _nodes_of(function.node)
+
+
+def _nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in some:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes_of(graph.node)
+
+
+def _not_onnx(path: Path) -> ArtifactError:
+    return ArtifactError(
+        "this is no ONNX model, or it was cut short", where=path, got=f"{path.stat().st_size} bytes", expected="ONNX"
+    )
+
+
+def _refuse_custom_operators(model: ModelProto, path: Path) -> None:
+    known = {*KNOWN_DOMAINS, *(function.domain for function in model.functions)}
+    custom = sorted({f"{node.domain}::{node.op_type}" for node in nodes(model) if node.domain not in known})
+    if custom:
+        raise ArtifactError(
+            "the model needs custom operators",
+            where=path,
+            got=", ".join(custom),
+            expected="operators of ONNX or ONNX Runtime",
+            next="export it without plugins",
+        )
+
+
+def _load_external_data(model: ModelProto, path: Path) -> None:
+    """Load the weights that lie beside the file; onnx itself refuses paths and links that lead out of the folder."""
+    for name in sorted(_external_files(model)):
+        if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+            raise ArtifactError(
+                "the weights lie outside the model's folder", where=path, got=name, expected=f"a file in {path.parent}"
+            )
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ArtifactError(f"the weights beside the file cannot be read: {error}", where=path) from None
+
+
+def _external_files(model: ModelProto) -> set[str]:
+    return {ExternalDataInfo(tensor).location for tensor in model.graph.initializer if uses_external_data(tensor)}
+
+
+def _metadata(model: ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _inferred_iospec(model: ModelProto, where: object) -> IOSpec:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    images = [value for value in model.graph.input if value.name not in weights]
+    if len(images) != 1 or not _is_image(images[0]):
+        raise ArtifactError(
+            "the model does not take one picture",
+            where=where,
+            got=", ".join(map(_described, images)) or "no input",
+            expected="one float32 input (batch, 3, height, width) of fixed height and width",
+        )
+    scores = next((value for value in model.graph.output if _is_scores(value)), None)
+    if scores is None:
+        raise ArtifactError(
+            "the model gives no class scores",
+            where=where,
+            got=", ".join(map(_described, model.graph.output)) or "no output",
+            expected="a float32 output (batch, classes) with a fixed number of classes",
+        )
+    image_shape, scores_shape = _shape(images[0]), _shape(scores)
+    height, width, classes = (int(size) for size in (*image_shape[2:], scores_shape[1]))
+    return IOSpec(
+        inputs=(TensorSpec(name=images[0].name, shape=image_shape, layout="NCHW", meaning="RGB image"),),
+        outputs=(TensorSpec(name=scores.name, shape=scores_shape, layout="NC", meaning="class scores"),),
+        preprocess=Preprocess(height=height, width=width),
+        classes=tuple(map(str, range(classes))),
+    )
+
+
+def _is_image(value: onnx.ValueInfoProto) -> bool:
+    shape = _shape(value)
+    fixed = len(shape) == 4 and shape[1] == 3 and all(isinstance(size, int) for size in shape[2:])
+    return fixed and value.type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def _is_scores(value: onnx.ValueInfoProto) -> bool:
+    shape = _shape(value)
+    return len(shape) == 2 and isinstance(shape[1], int) and value.type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "batch" for dim in dims)
+
+
+def _described(value: onnx.ValueInfoProto) -> str:
+    dtype = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+    return f"{value.name} {dtype} ({', '.join(map(str, _shape(value)))})"
+
+
+def _parameters(model: ModelProto) -> Iterator[int]:
+    """Elements of each weight, and of each bias that was stored as int32 beside quantized weights."""
+    for tensor in model.graph.initializer:
+        count = math.prod(tensor.dims)
+        if tensor.data_type in WEIGHT_TYPES and not tensor.name.endswith(("_scale", "_zero_point")) and tensor.dims:
+            yield count
+
+
+def _strip_notes(model: ModelProto) -> None:
+    model.doc_string = ""
+    graphs = [model.graph, *(attribute.g for node in nodes(model) for attribute in node.attribute if attribute.g.node)]
+    noted = [*nodes(model), *model.functions, *graphs]
+    for graph in graphs:
+        noted += [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for item in noted:
+        item.doc_string = ""
+        del item.metadata_props[:]

@@ -1,0 +1,135 @@
+"""Gates: does a file still compute what it was made from?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.artifacts import IOSpec
+from edgevit.errors import ParityError
+from edgevit.runtimes.base import Session, fixed_batch, random_images
+
+PROBES = 8
+NOISELESS_DB = 200.0
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """|got - expected| ≤ absolute + relative · max|expected|, for each output."""
+
+    absolute: float
+    relative: float
+
+
+# The one table. float32: rounding in another order of summation, deepest model of the catalogue, with room to spare.
+# int8: a kernel that fuses otherwise may round a value to the neighbouring step, and that grows with depth.
+TOLERANCES = {
+    "float32": Tolerance(absolute=1e-5, relative=5e-4),
+    "float16": Tolerance(absolute=1e-3, relative=2e-2),
+    "int8": Tolerance(absolute=1e-3, relative=2e-2),
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close two models are: the largest difference of any output, and the share of images with the same top-1.
+
+    Within the tolerance, top-1 can differ only where the two best scores tie to twice that tolerance.
+    """
+
+    max_difference: float
+    top1_agreement: float
+
+
+def check_sessions_agree(got: Session, expected: Session, precision: str, where: object) -> Agreement:
+    """Run both models on the same seeded pictures and hold their outputs against each other.
+
+    Raises ParityError where they differ by more than the tolerance of `precision`.
+    """
+    batch = fixed_batch(got.spec) or fixed_batch(expected.spec) or PROBES
+    images = random_images(expected.spec, batch)
+    return check_outputs_agree(
+        got.infer({got.spec.inputs[0].name: images}),
+        expected.infer({expected.spec.inputs[0].name: images}),
+        precision,
+        where,
+        expected.spec,
+    )
+
+
+def check_outputs_agree(
+    got: Mapping[str, NDArray[Any]],
+    expected: Mapping[str, NDArray[Any]],
+    precision: str,
+    where: object,
+    spec: IOSpec,
+) -> Agreement:
+    """The largest difference and top-1 agreement of two sets of outputs; raises ParityError beyond the tolerance."""
+    worst = max(_check_output(name, got, expected, TOLERANCES[precision], where) for name in expected)
+    logits = spec.outputs[0].name
+    return Agreement(worst, float(np.mean(got[logits].argmax(-1) == expected[logits].argmax(-1))))
+
+
+def sqnr_db(quantized: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Signal-to-quantization-noise ratio, 10·log10(Σ reference² / Σ (reference - quantized)²); NOISELESS_DB at most."""
+    reference64, quantized64 = reference.astype(np.float64), quantized.astype(np.float64)
+    noise = float(np.sum((reference64 - quantized64) ** 2))
+    signal = float(np.sum(reference64**2))
+    if noise == 0:
+        return NOISELESS_DB
+    return min(NOISELESS_DB, 10 * float(np.log10(signal / noise))) if signal > 0 else -NOISELESS_DB
+
+
+def check_sqnr(quantized: NDArray[Any], reference: NDArray[Any], floor_db: float, output: str, where: object) -> float:
+    """The SQNR of an output in dB; raises ParityError below `floor_db` or where a value is not finite."""
+    _check_finite(output, quantized, where)
+    value = sqnr_db(quantized, reference)
+    if value < floor_db:
+        raise ParityError(
+            f"output '{output}' of the quantized model is too far from the float one",
+            where=where,
+            got=f"{value:.1f} dB",
+            expected=f"at least {floor_db:g} dB (min_sqnr_db)",
+            next="calibrate on more images of the kind the model will see, or try calibrator: percentile or entropy",
+        )
+    return value
+
+
+def _check_output(
+    name: str,
+    got: Mapping[str, NDArray[Any]],
+    expected: Mapping[str, NDArray[Any]],
+    tolerance: Tolerance,
+    where: object,
+) -> float:
+    if name not in got:
+        raise ParityError(f"output '{name}' is gone", where=where, got=", ".join(got), expected=", ".join(expected))
+    if got[name].shape != expected[name].shape:
+        raise ParityError(
+            f"output '{name}' has another shape", where=where, got=got[name].shape, expected=expected[name].shape
+        )
+    _check_finite(name, got[name], where)
+    difference = float(np.abs(got[name].astype(np.float64) - expected[name]).max())
+    allowed = _allowed(expected[name], tolerance)
+    if not difference <= allowed:
+        raise ParityError(
+            f"output '{name}' differs from what it was made from",
+            where=where,
+            got=f"a largest difference of {difference:.3g}",
+            expected=f"at most {allowed:.3g}",
+        )
+    return difference
+
+
+def _check_finite(name: str, values: NDArray[Any], where: object) -> None:
+    bad = int(values.size - np.isfinite(values).sum())
+    if bad:
+        raise ParityError(f"output '{name}' is not finite", where=where, got=f"{bad} of {values.size} NaN or infinite")
+
+
+def _allowed(expected: NDArray[Any], tolerance: Tolerance) -> float:
+    return tolerance.absolute + tolerance.relative * float(np.abs(expected).max())
