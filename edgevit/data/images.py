@@ -1,0 +1,42 @@
+"""Pictures as arrays, with errors that name the file."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevit.data.preprocess import open_image
+from edgevit.errors import DataError
+
+Image = npt.NDArray[np.uint8]  # (height, width, 3), RGB
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"})
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends like a picture's. Hidden files (such as macOS's `._photo.jpg`) are none."""
+    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+
+
+def read_image(source: Path | bytes) -> Image:
+    """Decode a file, or the bytes of one, to RGB uint8 (height, width, 3), upright; see `open_image` for the modes.
+
+    Raises:
+        DataError: the file is missing, no picture, damaged, truncated or too large.
+    """
+    where = source if isinstance(source, Path) else "the bytes given"
+    try:
+        return open_image(source if isinstance(source, Path) else BytesIO(source))
+    except FileNotFoundError:
+        raise DataError("there is no such file", where=where, expected="a picture") from None
+    except ValueError as error:
+        raise DataError(str(error), where=where, expected="a whole JPEG, PNG, WebP, BMP, TIFF, GIF or PPM") from None
+
+
+def as_rgb(image: npt.NDArray[np.uint8]) -> Image:
+    """One picture of an array set, (H, W), (H, W, 1) or (H, W, 3), as (H, W, 3)."""
+    channels = image[..., np.newaxis] if image.ndim == 2 else image
+    return np.repeat(channels, 3, axis=2) if channels.shape[2] == 1 else channels

@@ -1,0 +1,252 @@
+"""From the data sets of a recipe to artifacts, and from an artifact to its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from edgevit.artifacts import Artifact, Json, Manifest, sha256_of
+from edgevit.configs import DatasetConfig, ImageFolder
+from edgevit.data.dataset import SPLITS, Dataset, Indices, Labels, Source, SubsetImages
+from edgevit.data.hashes import ImageState, ImageStates
+from edgevit.data.splits import lowest_of_each_class
+from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean
+from edgevit.progress import Progress
+
+_SHOWN = 5  # names in a note, before "and … more"
+
+
+def dataset_artifacts(
+    datasets: Mapping[str, DatasetConfig],
+    base: Path,
+    names: Iterable[str],
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Artifact]:
+    """An artifact for each of `names`, such as "digits" or "digits.support": a fingerprint of its content, no files.
+
+    Args:
+        datasets: the data sets of a recipe.
+        base: the folder that relative paths start from.
+        names: the data sets and roles that are wanted; others are not looked at.
+        cache: a JSON file that remembers the hashes of files which did not change.
+        progress: where reading many new pictures is shown.
+
+    Returns:
+        Artifacts whose provenance holds `notes`, the lines that a user should see.
+
+    Raises:
+        RecipeError: there is no such data set or role.
+        DataError: the data is missing, cannot be read, or is too little for the role.
+    """
+    states = ImageStates(cache, progress)
+    sources: dict[str, Source] = {}
+    artifacts = {}
+    for name in dict.fromkeys(names):
+        dataset, _, role = name.partition(".")
+        if dataset not in datasets:
+            raise _unknown_dataset(dataset, datasets)
+        if dataset not in sources:
+            sources[dataset] = read_source(dataset, datasets[dataset], base)
+        artifacts[name] = _artifact(name, role, datasets[dataset], sources[dataset], base, states)
+    states.save()
+    return artifacts
+
+
+def open_dataset(artifact: Artifact) -> Dataset:
+    """The samples of a data set's artifact.
+
+    Raises:
+        ArtifactError: the artifact is no data set.
+        DataError: the data is missing, or samples were added or removed since the artifact was made.
+    """
+    if artifact.kind != "dataset":
+        raise ArtifactError(f"this is a {artifact.kind}", where=artifact.id, expected="a dataset")
+    recorded = artifact.manifest.config
+    config: DatasetConfig = TypeAdapter(DatasetConfig).validate_python(recorded["dataset"])
+    source = read_source(artifact.id.partition(".")[0], config, Path(recorded["base"]))
+    dataset = select_role(artifact.id, recorded["role"], config, source, set(recorded["unreadable"]))
+    if len(dataset) != artifact.metrics["images"] or sha256_of(dataset.sample_ids) != recorded["sample_ids"]:
+        raise DataError(
+            "samples were added or removed while they were in use",
+            where=artifact.id,
+            got=f"{len(dataset)} images",
+            expected=f"the {artifact.metrics['images']} that were there at the start",
+            next="start the run again",
+        )
+    return dataset
+
+
+def read_source(name: str, config: DatasetConfig, base: Path) -> Source:
+    """All samples of a data set, of the classes to include, with relative paths starting from `base`.
+
+    Raises:
+        DataError: the data cannot be read, a class to include is not there, or there are fewer than two classes.
+    """
+    module = "cifar" if config.source in ("cifar10", "cifar100") else config.source
+    source: Source = import_module(f"edgevit.data.sources.{module}").read(config, base)
+    if config.include_classes is not None:
+        source = _only_classes(name, source, config.include_classes)
+    if len(source.classes) < 2:
+        got = ", ".join(source.classes) or "none"
+        raise DataError("a classifier needs at least two classes", where=f"data set '{name}'", got=got)
+    return source
+
+
+def select_role(
+    name: str, role: str, config: DatasetConfig, source: Source, unreadable: Collection[str] = frozenset()
+) -> Dataset:
+    """The samples of a role, without those that are `unreadable` (ids).
+
+    "" is everything; train, val and test are splits; `support` holds the first `shots` samples of each class of train,
+    by the hash of (draw, id); `pool` is the rest of train, without labels.
+
+    Raises:
+        RecipeError: the data set has no such role.
+        DataError: a class has too few samples for the support, or no sample is left.
+    """
+    indices = _candidates(name, role, config, source)
+    readable = np.array([source.ids[index] not in unreadable for index in indices], bool)
+    indices = indices[readable]
+    if role in ("support", "pool"):
+        support = _support(name, config, source, indices)
+        indices = support if role == "support" else np.setdiff1d(indices, support)
+    if not len(indices):
+        raise DataError("no image is left", where=name, next="add images, or use another role")
+    labels = None if role == "pool" else source.labels[indices]
+    notes = source.notes if labels is None else (*source.notes, *_missing_classes(labels, source))
+    return Dataset(name, source.classes, tuple(source.ids[i] for i in indices), labels, source.images, indices, notes)
+
+
+def roles_of(config: DatasetConfig, source: Source) -> list[str]:
+    """The roles that a data set has; everything in it, "", is always one more."""
+    present = set(source.splits)
+    few_shot = ["support", "pool"] if config.few_shot and "train" in present else []
+    return [split for split in SPLITS if split in present] + few_shot
+
+
+def _artifact(name: str, role: str, config: DatasetConfig, source: Source, base: Path, known: ImageStates) -> Artifact:
+    candidates = _candidates(name, role, config, source)
+    states = dict(zip(candidates.tolist(), source.images.states(candidates.tolist(), known), strict=True))
+    unreadable = {source.ids[i]: state.problem for i, state in states.items() if state.problem is not None}
+    if unreadable and isinstance(config, ImageFolder) and config.on_bad_image == "refuse":
+        raise DataError(
+            f"{len(unreadable)} images cannot be read",
+            where=name,
+            got=_listed([f"{sample_id} ({problem})" for sample_id, problem in unreadable.items()]),
+            next="mend or remove them, or set on_bad_image: skip",
+        )
+    dataset = select_role(name, role, config, source, set(unreadable))
+    digest = _fingerprint(dataset, states)
+    recorded: Json = {
+        "dataset": config.model_dump(mode="json"),
+        "role": role,
+        "base": str(base.absolute()),
+        "unreadable": sorted(unreadable),
+        "sample_ids": sha256_of(dataset.sample_ids),
+    }
+    notes = [f"{name}: {note}" for note in (*dataset.notes, *_skipped(unreadable))]
+    metrics = {"images": len(dataset), "classes": len(dataset.classes), "unreadable": len(unreadable)}
+    manifest = Manifest(
+        kind="dataset",
+        id=name,
+        key=digest,
+        digest=digest,
+        stage="dataset",
+        stage_version=1,
+        config=recorded,
+        metrics=metrics,
+        provenance={"notes": notes},
+    )
+    return Artifact(base.absolute(), manifest)
+
+
+def _fingerprint(dataset: Dataset, states: Mapping[int, ImageState]) -> str:
+    """Depends on the class names and on the id, content and label of each sample of this role, and on nothing else."""
+    labels = [None] * len(dataset) if dataset.labels is None else dataset.labels.tolist()
+    contents = [states[index].sha256 for index in dataset.indices.tolist()]
+    return sha256_of([dataset.classes, list(zip(dataset.sample_ids, contents, labels, strict=True))])
+
+
+def _candidates(name: str, role: str, config: DatasetConfig, source: Source) -> Indices:
+    """The samples that a role draws from."""
+    roles = roles_of(config, source)
+    if role and role not in roles:
+        missing_few_shot = role in ("support", "pool") and config.few_shot is None
+        raise RecipeError(
+            f"the data set has no role '{role}'",
+            where=name,
+            expected=", ".join(roles),
+            next="give the data set few_shot: {shots: 5}" if missing_few_shot else did_you_mean(role, roles),
+        )
+    split = "train" if role in ("support", "pool") else role
+    return np.flatnonzero([not split or one == split for one in source.splits])
+
+
+def _support(name: str, config: DatasetConfig, source: Source, train: Indices) -> Indices:
+    assert config.few_shot is not None
+    shots = config.few_shot.shots
+    labels = source.labels[train]
+    counts = np.bincount(labels, minlength=len(source.classes))
+    if counts.min() < shots:
+        short = [f"{source.classes[label]} has {counts[label]}" for label in np.flatnonzero(counts < shots)]
+        raise DataError(
+            "classes have too few training images for the support set",
+            where=name,
+            got=_listed(short),
+            expected=f"at least {shots} of each class",
+            next="add images, lower few_shot.shots, or name the other classes in include_classes",
+        )
+    ids = [source.ids[index] for index in train]
+    return train[lowest_of_each_class(ids, labels, shots, seed=f"draw {config.few_shot.draw}")]
+
+
+def _only_classes(name: str, source: Source, wanted: tuple[str, ...]) -> Source:
+    for class_name in wanted:
+        if class_name not in source.classes:
+            raise DataError(
+                f"there is no class '{class_name}'",
+                where=f"data set '{name}'",
+                expected=_listed(source.classes),
+                next=did_you_mean(class_name, source.classes),
+            )
+    kept = [label for label, class_name in enumerate(source.classes) if class_name in wanted]
+    indices = np.flatnonzero(np.isin(source.labels, kept))
+    return Source(
+        classes=tuple(source.classes[label] for label in kept),
+        ids=tuple(source.ids[i] for i in indices),
+        labels=np.searchsorted(kept, source.labels[indices]).astype(np.int64),
+        splits=tuple(source.splits[i] for i in indices),
+        images=SubsetImages(source.images, indices),
+        notes=source.notes,
+    )
+
+
+def _unknown_dataset(name: str, datasets: Mapping[str, DatasetConfig]) -> RecipeError:
+    return RecipeError(
+        f"there is no data set '{name}'", expected=", ".join(datasets), next=did_you_mean(name, datasets)
+    )
+
+
+def _missing_classes(labels: Labels, source: Source) -> list[str]:
+    missing = np.setdiff1d(np.arange(len(source.classes)), labels)
+    if not len(missing):
+        return []
+    names = _listed([source.classes[label] for label in missing])
+    return [f"{len(missing)} of {len(source.classes)} classes have no image here: {names}"]
+
+
+def _skipped(unreadable: Mapping[str, str]) -> list[str]:
+    if not unreadable:
+        return []
+    named = _listed([f"{sample_id} ({problem})" for sample_id, problem in unreadable.items()])
+    return [f"{len(unreadable)} images cannot be read and are skipped: {named}"]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

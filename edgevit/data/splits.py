@@ -1,0 +1,38 @@
+"""Which split a sample belongs to, and which samples are drawn as support: decided by hashes of ids, never by order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from edgevit.configs import Splits
+from edgevit.data.dataset import Indices, Labels, Split
+
+
+def split_by_hash(ids: Iterable[str], splits: Splits) -> tuple[Split, ...]:
+    """Assign each sample by the hash of (seed, id), so a sample stays where it is when others are added.
+
+    Every class is divided by the same fractions in expectation; a small class may miss a split.
+    """
+    return tuple(_split_at(unit_hash(f"{splits.seed}/{sample_id}"), splits) for sample_id in ids)
+
+
+def lowest_of_each_class(ids: Sequence[str], labels: Labels, count: int, seed: str) -> Indices:
+    """The `count` samples of each class whose hash of (seed, id) is lowest, in ascending order of position."""
+    order = sorted(range(len(ids)), key=lambda index: unit_hash(f"{seed}/{ids[index]}"))
+    ranked = labels[order]
+    chosen = [np.asarray(order)[ranked == label][:count] for label in np.unique(labels)]
+    return np.sort(np.concatenate(chosen)).astype(np.int64) if chosen else np.empty(0, np.int64)
+
+
+def unit_hash(text: str) -> float:
+    """A number in [0, 1) that looks uniform and depends on nothing but `text`."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def _split_at(position: float, splits: Splits) -> Split:
+    if position < splits.test:
+        return "test"
+    return "val" if position < splits.test + splits.val else "train"
