@@ -13,12 +13,12 @@ from edgevit.errors import DataError
 
 Image = npt.NDArray[np.uint8]  # (height, width, 3), RGB
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"})
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file's name ends like a picture's. Hidden files (such as macOS's `._photo.jpg`) are none."""
-    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_image(source: Path | bytes) -> Image:

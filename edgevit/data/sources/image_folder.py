@@ -13,7 +13,7 @@ import numpy as np
 from edgevit.configs import ImageFolder
 from edgevit.data.dataset import SPLITS, Source, Split
 from edgevit.data.hashes import ImageState, ImageStates
-from edgevit.data.images import EXTENSIONS, Image, is_image_name, read_image
+from edgevit.data.images import IMAGE_SUFFIXES, Image, is_image_name, read_image
 from edgevit.data.splits import split_by_hash
 from edgevit.errors import DataError
 
@@ -49,7 +49,7 @@ def read(config: ImageFolder, base: Path) -> Source:
             "there are no pictures in class folders here",
             where=root,
             got="; ".join(notes) or "no file with a picture's extension",
-            expected=f"{'train/' if has_splits else ''}CLASS/NAME, with {' '.join(sorted(EXTENSIONS))}",
+            expected=f"{'train/' if has_splits else ''}CLASS/NAME, with {' '.join(sorted(IMAGE_SUFFIXES))}",
         )
     samples.sort()
     if config.classes == "leaf":

@@ -1,0 +1,183 @@
+"""Training views in two steps: a random canvas (uint8), then what each model makes of that canvas (float).
+
+Teacher and student may want different sizes and normalisation of the same view: they share `augment`, and each has its
+own `normalise`. Every random draw comes from the view's key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+from PIL import ImageEnhance
+from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+from torch import Tensor
+from torch.nn import functional
+
+from edgevit.artifacts import Preprocess
+from edgevit.configs import Augmentation
+from edgevit.data.images import Image
+from edgevit.errors import RecipeError
+
+Box = tuple[float, float, float, float]  # left, top, width, height, in pixels
+
+_GREY = (124, 116, 104)  # what policies fill with: ImageNet's mean, as in timm
+_ERASED_AREA, _ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # Zhong et al. 2020, and timm's defaults
+_TRIES = 10
+
+
+def view_key(seed: int, epoch: int, view: int, sample: int) -> int:
+    """The one number that all random draws about a view come from."""
+    text = f"{seed}/{epoch}/{view}/{sample}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def augment(image: Image, augmentation: Augmentation, height: int, width: int, key: int) -> Image:
+    """A random view of a picture (H, W, 3) as a canvas (height, width, 3), uint8: a function of its arguments alone.
+
+    In this order: crop, rotation and flip (one resampling, bicubic); policy; colour jitter; erasing.
+    """
+    rng = random.Random(key)
+    box = random_box(image.shape[1], image.shape[0], augmentation.scale, augmentation.ratio, rng)
+    degrees = rng.uniform(-1, 1) * augmentation.rotate_degrees
+    flipped = rng.random() < augmentation.horizontal_flip
+    view = cut_out(Pillow.fromarray(image), box, height, width, degrees, flipped)
+    if augmentation.auto_augment:
+        with _global_draws_from(rng.getrandbits(32)):
+            view = policy(augmentation.auto_augment, min(height, width))(view)
+    if augmentation.color_jitter:
+        view = _jittered(view, augmentation.color_jitter, rng)
+    canvas = np.array(view)
+    if rng.random() < augmentation.random_erasing:
+        _erase(canvas, rng)
+    return canvas
+
+
+def normalise(canvases: Tensor, preprocess: Preprocess) -> Tensor:
+    """Canvases (N, H, W, 3), uint8, as a model's input (N, 3, height, width), float32, on the same device.
+
+    Resized (with antialiasing) where the model's size is another than the canvas's; then scaled to 0..1 and normalised.
+    """
+    images = canvases.permute(0, 3, 1, 2).to(torch.float32) / 255
+    size = (preprocess.height, preprocess.width)
+    if images.shape[2:] != size:
+        images = _resized(images, size, preprocess.interpolation)
+    mean, std = (
+        torch.tensor(values, device=images.device).view(3, 1, 1) for values in (preprocess.mean, preprocess.std)
+    )
+    return (images - mean) / std
+
+
+def random_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: random.Random
+) -> Box:
+    """A box of random area (`scale`: share of the picture) and aspect ratio, inside the picture.
+
+    Where none of ten fits, the largest central one of a permitted ratio, as in torchvision's RandomResizedCrop.
+    """
+    for _ in range(_TRIES):
+        area = rng.uniform(*scale) * width * height
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        box_width, box_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if box_width <= width and box_height <= height:
+            return rng.uniform(0, width - box_width), rng.uniform(0, height - box_height), box_width, box_height
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    box_width, box_height = min(width, height * aspect), min(height, width / aspect)
+    return (width - box_width) / 2, (height - box_height) / 2, box_width, box_height
+
+
+def cut_out(
+    picture: Pillow.Image, box: Box, height: int, width: int, degrees: float = 0.0, flipped: bool = False
+) -> Pillow.Image:
+    """The content of a box, turned counter-clockwise about its centre, then perhaps mirrored, as (height, width).
+
+    A turned picture that is much larger than the result is first averaged over blocks of pixels, so that nothing
+    aliases; what lies outside of it is black.
+    """
+    left, top, box_width, box_height = box
+    if not degrees:
+        edges = (left, top, left + box_width, top + box_height)
+        upright = picture.resize((width, height), Pillow.Resampling.BICUBIC, edges)
+        return upright.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT) if flipped else upright
+    block = int(min(box_width / width, box_height / height))
+    if block > 1:
+        # `reduce` pads an incomplete last block, so the scale is exactly 1 / block.
+        picture = picture.reduce(block)
+        left, top, box_width, box_height = (length / block for length in box)
+    across, down = box_width / width, box_height / height
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    mirror = -1 if flipped else 1
+    a, b, d, e = mirror * across * cos, -down * sin, mirror * across * sin, down * cos
+    c = left + box_width / 2 - a * width / 2 - b * height / 2
+    f = top + box_height / 2 - d * width / 2 - e * height / 2
+    return picture.transform((width, height), Pillow.Transform.AFFINE, (a, b, c, d, e, f), Pillow.Resampling.BICUBIC)
+
+
+@lru_cache(maxsize=16)
+def policy(name: str, size: int) -> Callable[[Pillow.Image], Pillow.Image]:
+    """timm's RandAugment ("rand-…"), AugMix ("augmix-…") or AutoAugment policy for pictures of this size.
+
+    Raises:
+        RecipeError: timm knows no such policy.
+    """
+    makers = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
+    make = makers.get(name.partition("-")[0], auto_augment_transform)
+    try:
+        made: Callable[[Pillow.Image], Pillow.Image] = make(
+            name, {"translate_const": int(size * 0.45), "img_mean": _GREY}
+        )
+    except (AssertionError, ValueError, KeyError) as error:
+        raise RecipeError(
+            f"timm knows no augmentation policy '{name}'", got=error, expected="such as rand-m9-mstd0.5-inc1"
+        ) from None
+    return made
+
+
+@contextmanager
+def _global_draws_from(seed: int) -> Iterator[None]:
+    """Seed Python's and numpy's global generators, which timm's policies draw from, and restore them afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def _jittered(picture: Pillow.Image, strength: float, rng: random.Random) -> Pillow.Image:
+    """Brightness, contrast and saturation, each times a factor in 1 ± strength, in random order."""
+    steps = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
+    rng.shuffle(steps)
+    for step in steps:
+        picture = step(picture).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
+    return picture
+
+
+def _erase(canvas: Image, rng: random.Random) -> None:
+    """Fill one random rectangle with noise."""
+    height, width = canvas.shape[:2]
+    for _ in range(_TRIES):
+        area = rng.uniform(*_ERASED_AREA) * height * width
+        aspect = math.exp(rng.uniform(math.log(_ERASED_ASPECT[0]), math.log(_ERASED_ASPECT[1])))
+        tall, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if tall < height and wide < width:
+            top, left = rng.randint(0, height - tall), rng.randint(0, width - wide)
+            noise = np.frombuffer(rng.randbytes(tall * wide * 3), np.uint8)
+            canvas[top : top + tall, left : left + wide] = noise.reshape(tall, wide, 3)
+            return
+
+
+def _resized(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    if interpolation == "nearest":
+        return functional.interpolate(images, size, mode="nearest-exact")
+    resized = functional.interpolate(images, size, mode=interpolation, align_corners=False, antialias=True)
+    return resized.clamp(0, 1)
