@@ -30,6 +30,12 @@ class Dialect:
     session_options: Json
 
 
+# onnxruntime, medians of one thread on a CPU with VNNI and AMX, random weights, 32 calibration images:
+#   uint8 activations, Q/DQ behind Conv only: deit_tiny 19.5 → 11.0 ms, repvit_m0_9 19.6 → 12.6, tiny_vit 30.5 → 21.9.
+#   A Conv needs the pair behind it to become QLinearConv: without it repvit takes 27.6 ms, tiny_vit 29.9.
+#   A MatMul or Gemm becomes MatMulIntegerToFloat without one, and a pair there costs 1 to 2.5 dB and no less time.
+#   int8 activations: int8 convolutions have no fast kernel here, repvit takes 26.6 ms.
+#   MatMulAddFusion turns MatMul + Add of a static batch into Gemm, which then stays float: deit_tiny 29.9 ms for 11.7.
 DIALECTS = {
     "onnxruntime": Dialect(
         activations=QuantType.QUInt8,

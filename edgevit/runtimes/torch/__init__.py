@@ -1,0 +1,1 @@
+"""PyTorch on the CPU, and on a CUDA device where there is one."""

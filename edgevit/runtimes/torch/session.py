@@ -1,0 +1,101 @@
+"""A checkpoint in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgevit.artifacts import Artifact, IOSpec
+from edgevit.errors import TargetError
+from edgevit.models import model_from_checkpoint
+from edgevit.profiling import Measurement, MeasurePlan, WallClock, measure
+from edgevit.profiling.measure import Work
+from edgevit.runtimes.base import Arrays, SessionOptions, end_to_end, random_images, receipt
+
+Device = Literal["cpu", "cuda"]
+
+
+class TorchSession:
+    """A module in eval mode that gives one tensor, the first output of its IOSpec."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: IOSpec,
+        device: Device,
+        options: SessionOptions,
+        conditions: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.spec = spec
+        self._dtype = getattr(torch, options.precision)
+        self._module = module.to(device, self._dtype)
+        self._device, self._threads, self._conditions = device, options.threads, conditions or {}
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        images = self._tensor(inputs[self.spec.inputs[0].name])
+        with _threads(self._threads), torch.inference_mode():
+            return {self.spec.outputs[0].name: self._module(images).float().cpu().numpy()}
+
+    def latencies_ms(self, plan: MeasurePlan) -> Measurement:
+        # End to end ends with the outputs in host memory, which wall time sees; kernels alone are timed by the GPU.
+        clock = CudaClock() if self._device == "cuda" and plan.boundary == "compute" else WallClock()
+        with _threads(self._threads), torch.inference_mode():
+            return measure(self.work(plan), plan, clock, self._conditions)
+
+    def work(self, plan: MeasurePlan) -> Callable[[], object]:
+        """What is timed: for `compute`, one run on images that are on the device already."""
+        if plan.boundary == "end_to_end":
+            return end_to_end(self, plan.batch_size)
+        images = self._tensor(random_images(self.spec, plan.batch_size))
+        return lambda: self._module(images)
+
+    def _tensor(self, images: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(images).to(self._device, self._dtype)
+
+
+class CudaClock(WallClock):
+    """Times work between two events on the current CUDA stream."""
+
+    def time_ms(self, work: Work) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+
+def open_session(model: Artifact, options: SessionOptions, device: Device) -> TorchSession:
+    """Load a checkpoint onto a device."""
+    if device == "cpu" and options.precision == "float16":
+        raise TargetError(
+            "torch has no fast half precision on a CPU",
+            got="precision: float16 on local-cpu",
+            expected="precision: float32",
+            next="set target: local-gpu, or precision: float32",
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TargetError(
+            "torch sees no CUDA device",
+            where="local-gpu",
+            got=f"torch {torch.__version__}",
+            next="install the CUDA build of torch (pytorch.org/get-started), or set target: local-cpu",
+        )
+    return TorchSession(
+        model_from_checkpoint(model), model.io, device, options, receipt(model, "torch", device, options)
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

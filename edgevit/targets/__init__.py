@@ -1,0 +1,6 @@
+"""Where a runtime lives: this machine's CPU and GPU. Importing this loads neither torch nor onnxruntime."""
+
+from edgevit.targets.base import Target, TargetInfo
+from edgevit.targets.local import TARGETS, target_for, target_info
+
+__all__ = ["TARGETS", "Target", "TargetInfo", "target_for", "target_info"]

@@ -1,0 +1,101 @@
+"""This machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Json
+from edgevit.errors import MissingDependency, TargetError, did_you_mean
+from edgevit.profiling.conditions import cpu, gpus, package_version
+from edgevit.runtimes.base import Session, SessionOptions, runtime_of
+from edgevit.targets.base import Target, TargetInfo
+
+# Runtimes are imported where they are used: `describe` enters store keys, and a finished recipe loads neither.
+
+
+class LocalCpu:
+    """The CPU of this machine."""
+
+    name = "local-cpu"
+    runtimes = ("onnxruntime", "torch")
+
+    def describe(self, runtime: str) -> TargetInfo:
+        return _info(self.name, runtime, self.runtimes, dict(cpu()))
+
+    def compile(self, model: Artifact, out: Path) -> Json:
+        from edgevit.runtimes.onnxruntime.engine import engine_from_onnx
+
+        return engine_from_onnx(model, out)
+
+    @contextmanager
+    def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
+        if runtime_of(model) == "torch":
+            from edgevit.runtimes.torch.session import open_session as open_torch
+
+            yield open_torch(model, options, "cpu")
+        else:
+            from edgevit.runtimes.onnxruntime.session import open_session as open_onnxruntime
+
+            yield open_onnxruntime(model, options)
+
+
+class LocalGpu:
+    """The first NVIDIA GPU of this machine, in torch."""
+
+    name = "local-gpu"
+    runtimes = ("torch",)
+
+    def describe(self, runtime: str) -> TargetInfo:
+        found = gpus()
+        if not found:
+            raise TargetError(
+                "there is no NVIDIA GPU here",
+                where=self.name,
+                got="nvidia-smi lists none",
+                next="set target: local-cpu, or install NVIDIA's driver",
+            )
+        return _info(self.name, runtime, self.runtimes, {"gpu": found[0], "cpu": cpu()["model"]})
+
+    def compile(self, model: Artifact, out: Path) -> Json:
+        raise _not_here("onnxruntime", self.name, self.runtimes)
+
+    @contextmanager
+    def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
+        self.describe(runtime_of(model))
+        from edgevit.runtimes.torch.session import open_session
+
+        yield open_session(model, options, "cuda")
+
+
+TARGETS: dict[str, Target] = {target.name: target for target in (LocalCpu(), LocalGpu())}
+
+
+def target_for(name: str) -> Target:
+    """The target of that name."""
+    if name not in TARGETS:
+        raise TargetError(f"there is no target '{name}'", expected=", ".join(TARGETS), next=did_you_mean(name, TARGETS))
+    return TARGETS[name]
+
+
+def target_info(name: str, runtime: str) -> Json:
+    """The fingerprint of a target for one runtime, as it enters store keys: cheap, and equal at every call."""
+    return target_for(name).describe(runtime).model_dump(mode="json")
+
+
+def _info(name: str, runtime: str, runtimes: tuple[str, ...], hardware: Json) -> TargetInfo:
+    if runtime not in runtimes:
+        raise _not_here(runtime, name, runtimes)
+    version = package_version(runtime)
+    if version is None:
+        raise MissingDependency(f"{runtime} is not installed", where=name, next=f"pip install {runtime}")
+    return TargetInfo(name=name, runtime=runtime, versions={runtime: version}, hardware=hardware)
+
+
+def _not_here(runtime: str, name: str, runtimes: tuple[str, ...]) -> TargetError:
+    return TargetError(
+        f"{runtime} does not run on {name}",
+        expected=f"{' or '.join(runtimes)} there",
+        next="set target: local-cpu" if name == "local-gpu" else None,
+    )
