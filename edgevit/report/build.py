@@ -1,0 +1,63 @@
+"""From measurements to report.json, report.md and report.html."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Json
+from edgevit.configs import Budget
+from edgevit.report.comparison import answer, comparisons, verdict
+from edgevit.report.page import page
+from edgevit.report.text import markdown
+from edgevit.report.variants import Lineup, lineup
+
+
+def write_report(measurements: Sequence[Artifact], budget: Budget, name: str, out: Path) -> Json:
+    """Write report.html, report.json and report.md into `out`; gives what report.json holds.
+
+    Args:
+        measurements: evaluations and latencies, in the order of the recipe; their store leads to the models.
+        name: the title, a recipe's name.
+
+    Raises:
+        ArtifactError: a file behind a measurement was altered, or a measured model is gone.
+    """
+    found = lineup(measurements)
+    report = report_json(found, budget, name)
+    (out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "report.md").write_text(markdown(report), encoding="utf-8")
+    (out / "report.html").write_text(page(report, found), encoding="utf-8")
+    return report
+
+
+def report_json(found: Lineup, budget: Budget, name: str) -> Json:
+    """Everything the page says, for programs: fractions, milliseconds, bytes; null where nothing was measured."""
+    return {
+        "schema_version": 1,
+        "name": name,
+        "budget": budget.model_dump(mode="json"),
+        "verdict": verdict(found, budget),
+        "answer": answer(found, budget),
+        "cautions": _cautions(found),
+        "deployed": found.deployed.id,
+        "float_student": found.float_student.id if found.float_student else None,
+        "teacher": found.teacher.id if found.teacher else None,
+        "comparisons": comparisons(found),
+        "variants": [one.as_json() for one in found.variants],
+        "table_note": _table_note(found),
+    }
+
+
+def _cautions(found: Lineup) -> list[str]:
+    """What makes a latency that the answer rests on doubtful."""
+    answering = [found.deployed, *(one for _, one in found.baselines())]
+    return [f"{one.id}: {warning}." for one in answering if one.latency_ms for warning in one.latency_ms["warnings"]]
+
+
+def _table_note(found: Lineup) -> str:
+    """The conditions under which the numbers of the table were taken, said once."""
+    tested = next((one.top1["data"] for one in (found.deployed, *found.variants) if one.top1), None)
+    accuracy = f"Top-1 on {tested} with 95% intervals. " if tested else ""
+    return f"{accuracy}Size is that of the file with the weights. A dash: not measured."

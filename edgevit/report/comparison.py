@@ -1,0 +1,212 @@
+"""The answer: does the deployed model meet the budget, and what did it gain and lose against what it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgevit.artifacts import Json
+from edgevit.configs import Budget
+from edgevit.report.statistics import Drop, paired_drop
+from edgevit.report.text import (
+    interval_percent,
+    milliseconds,
+    percent,
+    points,
+    precision_name,
+    ratio,
+    runtime_name,
+    size,
+)
+from edgevit.report.variants import Lineup, Variant, different_conditions
+
+BOUNDARIES = {"compute": "the model alone", "end_to_end": "with decoding and preprocessing"}
+SIZES = ("smaller", "larger", "large")
+SPEEDS = ("faster", "slower", "fast")
+VERDICTS = {True: "Yes, it meets the budget.", False: "No, it does not meet the budget."}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One part of the answer: a number of the deployed model and how it compares."""
+
+    title: str
+    value: str
+    sentences: tuple[str, ...]
+
+    def as_json(self) -> Json:
+        return {"title": self.title, "value": self.value, "sentences": list(self.sentences)}
+
+
+def verdict(found: Lineup, budget: Budget) -> Json:
+    """`meets_budget` is false if any limit is exceeded, null if one could not be judged or none was given."""
+    judged = list(_judged(found, budget))
+    if not judged:
+        return {"meets_budget": None, "reasons": ["No budget was given."]}
+    outcomes = [met for met, _ in judged]
+    meets = False if False in outcomes else None if None in outcomes else True
+    return {"meets_budget": meets, "reasons": [reason for _, reason in judged]}
+
+
+def answer(found: Lineup, budget: Budget) -> Json:
+    """The same in plain words, for the page, report.md and the terminal."""
+    meets = verdict(found, budget)["meets_budget"]
+    limits = budget.model_dump(exclude_none=True)
+    unknown = "It is not known whether it meets the budget." if limits else "No budget was given."
+    return {
+        "verdict": VERDICTS.get(meets, unknown),
+        "deployed": [_who(found.deployed)],
+        "points": [point.as_json() for point in (_smaller(found), _faster(found), _accuracy(found))],
+    }
+
+
+def drop_between(baseline: Variant, model: Variant) -> Drop | None:
+    """Paired over the images that both were measured on; None where there are none."""
+    shared = [name for name in baseline.correct if name in model.correct]
+    if not shared:
+        return None
+    before, after = (np.array([one.correct[name] for name in shared]) for one in (baseline, model))
+    return paired_drop(before, after)
+
+
+def comparisons(found: Lineup) -> Json:
+    """The numbers behind the sentences, by baseline; null where they may not be compared."""
+    return {
+        word.replace(" ", "_"): {
+            "id": baseline.id,
+            "times_smaller": baseline.size_bytes / found.deployed.size_bytes,
+            "times_faster": _times_faster(baseline, found.deployed),
+            "top1_drop": drop.__dict__ if (drop := drop_between(baseline, found.deployed)) else None,
+        }
+        for word, baseline in found.baselines()
+    }
+
+
+# Budget -------------------------------------------------------------------------------------------------------
+
+
+def _judged(found: Lineup, budget: Budget) -> Iterator[tuple[bool | None, str]]:
+    if budget.latency_ms is not None:
+        yield _judge_latency(found.deployed, budget.latency_ms)
+    if budget.top1_drop is not None:
+        yield _judge_drop(found, budget.top1_drop)
+    if budget.size_mib is not None:
+        yield _judge_size(found.deployed, budget.size_mib)
+
+
+def _judge_latency(deployed: Variant, limit_ms: float) -> tuple[bool | None, str]:
+    latency = deployed.latency_ms
+    if latency is None:
+        return None, f"The latency of {deployed.id} was not measured, so {limit_ms:g} ms cannot be judged."
+    met = latency["p50"] <= limit_ms
+    includes = latency["p50_low"] <= limit_ms < latency["p50_high"]
+    doubt = " The interval of the measurement includes the limit." if includes else ""
+    return met, f"Latency: p50 {milliseconds(latency['p50'])}, {_against(met)} {limit_ms:g} ms.{doubt}"
+
+
+def _judge_drop(found: Lineup, limit: float) -> tuple[bool | None, str]:
+    student = found.float_student
+    drop = drop_between(student, found.deployed) if student else None
+    if student is None or drop is None:
+        name = student.id if student else "a float student"
+        return None, f"Accuracy was not measured on the same images for {name} and {found.deployed.id}."
+    met = drop.value <= limit
+    doubt = " The interval of the difference includes the limit." if drop.low <= limit < drop.high else ""
+    lost = f"loses {points(drop.value)} points of top-1" if drop.value > 0 else "loses no top-1"
+    return met, f"Accuracy: {lost} against the float student, {_against(met)} {points(limit)} points.{doubt}"
+
+
+def _judge_size(deployed: Variant, limit_mib: float) -> tuple[bool, str]:
+    met = deployed.size_bytes / 2**20 <= limit_mib
+    return met, f"Size: {size(deployed.size_bytes)}, {_against(met)} {limit_mib:g} MiB."
+
+
+def _against(met: bool) -> str:
+    return "within the limit of" if met else "over the limit of"
+
+
+# Words --------------------------------------------------------------------------------------------------------
+
+
+def _who(deployed: Variant) -> str:
+    where = f", run by {runtime_name(deployed.runtime)} on {deployed.target}" if deployed.runtime else ""
+    return f"Deployed: {deployed.id} ({precision_name(deployed.precision)}{where})."
+
+
+def _smaller(found: Lineup) -> Point:
+    deployed = found.deployed
+    sentences = [
+        f"{_times(baseline.size_bytes / deployed.size_bytes, SIZES)} the {word} ({size(baseline.size_bytes)})."
+        for word, baseline in found.baselines()
+    ]
+    return Point("Size", size(deployed.size_bytes), tuple(sentences))
+
+
+def _faster(found: Lineup) -> Point:
+    deployed = found.deployed
+    if deployed.latency_ms is None:
+        return Point("Latency", "not measured", ())
+    conditions = (
+        f"Median of {deployed.latency_ms['n']:,} runs, batch {deployed.batch_size}, "
+        f"{_threads(deployed)}{BOUNDARIES[deployed.latency_ms['boundary']]}."
+    )
+    sentences = [_speed_sentence(word, baseline, deployed) for word, baseline in found.baselines()]
+    return Point("Latency", milliseconds(deployed.latency_ms["p50"]), (*sentences, conditions))
+
+
+def _threads(variant: Variant) -> str:
+    if variant.threads is None or variant.target == "local-gpu":
+        return ""
+    return f"{variant.threads} thread{'s' if variant.threads > 1 else ''}, "
+
+
+def _speed_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
+    if baseline.latency is None or deployed.latency is None or baseline.latency_ms is None:
+        return f"The {word}'s latency was not measured."
+    differences = different_conditions(baseline.latency, deployed.latency)
+    if differences:
+        return f"Not compared with the {word}: the two were measured under different conditions ({'; '.join(differences)})."
+    before, after = baseline.latency_ms, deployed.latency.metrics["latency_ms"]
+    other = f" on {runtime_name(baseline.runtime)}" if baseline.runtime != deployed.runtime else ""
+    overlap = before["p50_low"] <= after["p50_high"] and after["p50_low"] <= before["p50_high"]
+    doubt = "; the intervals overlap, so the order may be chance" if overlap else ""
+    return f"{_times(before['p50'] / after['p50'], SPEEDS)} the {word} ({milliseconds(before['p50'])}{other}{doubt})."
+
+
+def _times_faster(baseline: Variant, deployed: Variant) -> float | None:
+    if baseline.latency is None or deployed.latency is None or different_conditions(baseline.latency, deployed.latency):
+        return None
+    return float(baseline.latency.metrics["latency_ms"]["p50"] / deployed.latency.metrics["latency_ms"]["p50"])
+
+
+def _times(factor: float, words: tuple[str, str, str]) -> str:
+    better, worse, equal = words
+    if 0.995 < factor < 1.005:
+        return f"As {equal} as"
+    return f"{ratio(factor)} {better} than" if factor > 1 else f"{ratio(1 / factor)} {worse} than"
+
+
+def _accuracy(found: Lineup) -> Point:
+    top1 = found.deployed.top1
+    if top1 is None:
+        return Point("Accuracy", "not measured", ())
+    conditions = f"Top-1 on {top1['n']:,} images of {top1['data']}, 95% interval {interval_percent(top1)}%."
+    # The float student first: what it loses against it is the price of quantization and compilation.
+    sentences = [_drop_sentence(word, baseline, found.deployed) for word, baseline in reversed(found.baselines())]
+    return Point("Accuracy", percent(top1["value"]), (*sentences, conditions))
+
+
+def _drop_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
+    drop = drop_between(baseline, deployed)
+    if drop is None or baseline.top1 is None:
+        return f"Not compared with the {word}: the two were not measured on the same images."
+    change = f"Loses {points(drop.value)} points" if drop.value >= 0 else f"Gains {points(-drop.value)} points"
+    sign = 1 if drop.value >= 0 else -1
+    low, high = sorted((sign * drop.low, sign * drop.high))
+    doubt = ", which may be chance" if drop.may_be_chance else ""
+    return (
+        f"{change} against the {word} ({percent(baseline.top1['value'])}){doubt}: "
+        f"95% interval {points(low)} to {points(high)} points, on the same images."
+    )

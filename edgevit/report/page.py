@@ -1,0 +1,176 @@
+"""report.html: one file that needs nothing else, filled from a report.json and the artifacts behind it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from edgevit.artifacts import Artifact, Json
+from edgevit.report import plots, text
+from edgevit.report.statistics import reliability
+from edgevit.report.variants import Lineup, Variant, predictions
+
+HERE = Path(__file__).parent
+MOST_CONFUSED = 8
+LARGEST_CONFUSION_MATRIX = 100
+IN_THE_TABLE = ("params", "macs", "size_bytes", "precision", "runtime")
+BADGES = {True: "yes", False: "no", None: "unknown"}
+
+
+def page(report: Mapping[str, Any], found: Lineup) -> str:
+    """The whole HTML page. Whatever comes from data, recipes or files is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        {
+            name: getattr(text, name)
+            for name in ("count", "interval_percent", "milliseconds", "percent", "ratio", "significant", "size")
+        },
+        precision=text.precision_name,
+        runtime=text.runtime_name,
+        svg=Markup,
+        json=_pretty,
+    )
+    deployed = found.deployed
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        badge=BADGES[report["verdict"]["meets_budget"]],
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        overview=_overview(report, found),
+        latency=_latency(deployed),
+        curves=list(_training_curves(found)),
+        confusion=_confusion(deployed),
+        mistakes=list(_mistakes(deployed)),
+        calibration=_calibration(deployed),
+        quantization=_quantization(found),
+        provenance=[_provenance(one) for one in found.artifacts],
+    )
+
+
+def _overview(report: Mapping[str, Any], found: Lineup) -> Json | None:
+    limit_ms = report["budget"]["latency_ms"]
+    wide, narrow = (plots.accuracy_latency(found.variants, found.deployed, limit_ms, width) for width in (960, 380))
+    missing = [one.id for one in found.variants if not (one.top1 and one.latency_ms)]
+    return {"wide": wide, "narrow": narrow, "missing": missing} if wide and narrow else None
+
+
+def _latency(deployed: Variant) -> Json | None:
+    if deployed.latency is None:
+        return None
+    recorded = json.loads(deployed.latency.file("latency.json").read_text(encoding="utf-8"))
+    samples_ms = np.asarray(recorded["samples_ms"], dtype=np.float64)
+    numbers = deployed.latency.metrics["latency_ms"]
+    percentiles = {name: numbers[name] for name in ("p50", "p90", "p99")}
+    return {
+        "numbers": numbers,
+        "histogram": plots.latency_histogram(samples_ms, percentiles),
+        "run_order": plots.run_order(samples_ms),
+        "conditions": recorded["conditions"],
+    }
+
+
+def _training_curves(found: Lineup) -> Iterator[Json]:
+    for one in found.artifacts:
+        if one.kind == "checkpoint" and "metrics.jsonl" in one.manifest.files:
+            lines = [json.loads(line) for line in one.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+            if any(line.get("loss") is not None for line in lines):
+                yield {
+                    "id": one.id,
+                    "stage": one.manifest.stage,
+                    "plot": plots.training_curve(one.id, lines),
+                    "last": lines[-1],
+                }
+
+
+def _confusion(deployed: Variant) -> Json | None:
+    if deployed.evaluation is None:
+        return None
+    recorded = _evaluation_json(deployed.evaluation)
+    matrix, classes = np.asarray(recorded["confusion"], dtype=np.int64), recorded["classes"]
+    off_diagonal = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:MOST_CONFUSED]
+    pairs = [divmod(int(index), len(classes)) for index in order]
+    small = len(classes) <= LARGEST_CONFUSION_MATRIX
+    return {
+        "plot": plots.confusion_matrix(matrix, classes) if small else None,
+        "pairs": [
+            {"label": classes[label], "predicted": classes[predicted], "count": int(matrix[label, predicted]), "of": int(matrix[label].sum())}
+            for label, predicted in pairs
+            if off_diagonal[label, predicted] > 0
+        ],
+    }  # fmt: skip
+
+
+def _mistakes(deployed: Variant) -> Iterator[Json]:
+    if deployed.evaluation is None:
+        return
+    for one in _evaluation_json(deployed.evaluation)["wrong"]:
+        picture = base64.b64encode(deployed.evaluation.file(one["file"]).read_bytes()).decode("ascii")
+        yield {**one, "image": f"data:image/png;base64,{picture}"}
+
+
+def _calibration(deployed: Variant) -> Json | None:
+    if deployed.evaluation is None:
+        return None
+    table = predictions(deployed.evaluation)
+    correct = table["predicted"] == table["labels"]
+    confidence = table["confidence"].astype(np.float32)
+    return {
+        "ece": _evaluation_json(deployed.evaluation)["calibration"]["ece"],
+        "confidence": float(confidence.mean()),
+        "accuracy": float(correct.mean()),
+        "plot": plots.reliability_diagram(reliability(confidence, correct)),
+    }
+
+
+def _quantization(found: Lineup) -> Json | None:
+    """The last quantization behind the report, as its stage described it."""
+    stages = [one for one in found.artifacts if one.manifest.stage == "quantize"]
+    if not stages:
+        return None
+    last = stages[-1]
+    config = last.manifest.config
+    told = {"calibrator": config["calibrator"], "calibration_images": config["calibration_images"], **last.metrics}
+    facts = [(name.replace("_", " "), _fact(value)) for name, value in told.items() if name not in IN_THE_TABLE]
+    return {"id": last.id, "calibration": last.manifest.inputs["calibration"].id, "facts": facts}
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_fact(one)}" for name, one in value.items()) or "none"
+    if isinstance(value, float):
+        return text.significant(value)
+    return str(value)
+
+
+def _provenance(one: Artifact) -> Json:
+    manifest = one.manifest
+    return {
+        "id": one.id,
+        "stage": manifest.stage,
+        "kind": one.kind,
+        "key": manifest.key,
+        "digest": manifest.digest,
+        "inputs": {name: f"{ref.id} ({ref.digest[:12]})" for name, ref in manifest.inputs.items()},
+        "config": manifest.config,
+        "metrics": manifest.metrics,
+        "provenance": manifest.provenance,
+        "files": {name: entry.sha256 for name, entry in manifest.files.items() if not name.startswith("wrong/")},
+    }
+
+
+def _evaluation_json(evaluation: Artifact) -> Json:
+    recorded: Json = json.loads(evaluation.file("evaluation.json").read_text(encoding="utf-8"))
+    return recorded
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)

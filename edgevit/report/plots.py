@@ -1,0 +1,287 @@
+"""Figures as inline SVG whose colours are the page's CSS variables, so that they read well on light and dark."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from edgevit.report.statistics import ReliabilityBin
+from edgevit.report.text import significant
+from edgevit.report.variants import Variant
+
+# matplotlib wants real colours; these are exchanged for the page's variables in the finished SVG.
+INK, MUTED, GRID, ACCENT, SECOND, BAD = (f"#0a000{i}" for i in range(1, 7))
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", ACCENT: "--accent", SECOND: "--second", BAD: "--bad"}
+MARKERS = "osD^vP*X"
+DPI = 72
+MOST_CLASSES_WITH_NUMBERS = 20
+MOST_CLASSES_WITH_NAMES = 45
+RUN_ORDER_POINTS = 240
+
+Samples = NDArray[np.float64]
+Curve = Sequence[Mapping[str, Any]]
+
+
+def accuracy_latency(
+    variants: Sequence[Variant], deployed: Variant, budget_ms: float | None, width_px: int
+) -> str | None:
+    """Top-1 over p50 latency with 95% intervals, one marker shape a target; None if no variant has both."""
+    shown = [one for one in variants if one.top1 and one.latency_ms]
+    if not shown:
+        return None
+    targets = list(dict.fromkeys(one.target for one in shown))
+    with _figure(f"accuracy-latency-{width_px}", width_px, 340 if width_px > 500 else 320) as (figure, svg):
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        if budget_ms is not None:
+            axes.axvline(budget_ms, color=BAD, linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.annotate(
+                f"budget {budget_ms:g} ms", (budget_ms, 1), xycoords=("data", "axes fraction"), xytext=(4, -4),
+                textcoords="offset points", color=BAD, va="top", fontsize=11,
+            )  # fmt: skip
+        for one in shown:
+            _variant_marker(axes, one, MARKERS[targets.index(one.target) % len(MARKERS)], one is deployed)
+        _pad_limits(axes, shown, budget_ms)
+        _name_variants(axes, figure, shown, deployed)
+        _latency_ticks(axes)
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:.0f}%" if value % 1 == 0 else f"{value:.1f}%")
+        )
+        axes.set_xlabel("p50 latency, ms (log scale; left is faster)")
+        axes.set_ylabel("top-1 accuracy")
+        if len(targets) > 1:
+            for index, target in enumerate(targets):
+                axes.plot([], [], MARKERS[index % len(MARKERS)], color=MUTED, label=target)
+            axes.legend(loc="lower right", frameon=False)
+    return svg()
+
+
+def latency_histogram(samples_ms: Samples, percentiles: Mapping[str, float]) -> str:
+    """How often each latency occurred, up to a little beyond p99; slower runs are counted at the edge."""
+    limit = percentiles["p99"] * 1.15
+    slower = int((samples_ms > limit).sum())
+    with _figure("latency-histogram", 460, 250) as (figure, svg):
+        axes = figure.add_subplot()
+        axes.hist(samples_ms[samples_ms <= limit], bins=50, color=ACCENT, alpha=0.75)
+        for (name, value), height in zip(percentiles.items(), (0.98, 0.86, 0.74), strict=True):
+            axes.axvline(value, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
+            axes.annotate(
+                f"{name} {significant(value)}", (value, height), xycoords=("data", "axes fraction"), xytext=(3, 0),
+                textcoords="offset points", va="top", fontsize=11,
+            )  # fmt: skip
+        axes.margins(x=0.12)
+        axes.set_xlabel("latency, ms" + (f" ({slower:,} slower runs beyond the edge)" if slower else ""))
+        axes.set_ylabel("runs")
+    return svg()
+
+
+def run_order(samples_ms: Samples) -> str:
+    """Median and range of latency over the course of the measurement: drift, throttling and neighbours show here."""
+    parts = np.array_split(samples_ms, min(RUN_ORDER_POINTS, len(samples_ms)))
+    middle = np.cumsum([len(part) for part in parts]) - np.array([len(part) / 2 for part in parts])
+    with _figure("run-order", 460, 250) as (figure, svg):
+        axes = figure.add_subplot()
+        low, high = ([float(function(part)) for part in parts] for function in (np.min, np.max))
+        axes.fill_between(middle, low, high, color=ACCENT, alpha=0.25, linewidth=0, label="fastest to slowest")
+        axes.plot(middle, [float(np.median(part)) for part in parts], color=ACCENT, linewidth=1.3, label="median")
+        axes.set_ylim(0, float(np.percentile(high, 98)) * 1.3)
+        axes.set_xlim(0, len(samples_ms))
+        axes.set_xlabel(f"run, in order (each point {max(1, len(samples_ms) // len(parts))} runs)")
+        axes.set_ylabel("latency, ms")
+        axes.legend(loc="upper right", frameon=False, ncols=2, fontsize=10)
+    return svg()
+
+
+def training_curve(name: str, lines: Curve) -> str:
+    """Loss over epochs, and validation accuracy where it was measured."""
+    losses = [(float(one["epoch"]), float(one["loss"])) for one in lines if one.get("loss") is not None]
+    accuracies = [
+        (float(one["epoch"]), 100 * float(one["val_top1"])) for one in lines if one.get("val_top1") is not None
+    ]
+    panels = [(losses, "training loss", ACCENT), (accuracies, "validation top-1, %", SECOND)]
+    panels = [panel for panel in panels if panel[0]]
+    with _figure(f"training-{name}", 460, 210) as (figure, svg):
+        for index, (values, title, color) in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), index + 1)
+            axes.plot(*zip(*values, strict=True), color=color, linewidth=1.6, marker="o" if len(values) < 3 else None)
+            axes.set_title(title, loc="left")
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+    return svg()
+
+
+def confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> str:
+    """Rows are labels, columns predictions; the depth of a cell is its share of the row."""
+    size = len(classes)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    with _figure("confusion", 460, 460) as (figure, svg):
+        axes = figure.add_subplot()
+        for row, column in np.argwhere(confusion > 0):
+            color = ACCENT if row == column else BAD
+            axes.add_patch(
+                mpl.patches.Rectangle(
+                    (column - 0.5, row - 0.5), 1, 1, color=color, alpha=0.12 + 0.6 * shares[row, column], linewidth=0
+                )
+            )
+            if size <= MOST_CLASSES_WITH_NUMBERS:
+                axes.text(
+                    column, row, str(confusion[row, column]), ha="center", va="center", fontsize=11 if size <= 12 else 8
+                )
+        axes.set_xlim(-0.5, size - 0.5)
+        axes.set_ylim(size - 0.5, -0.5)
+        axes.set_aspect("equal")
+        axes.grid(False)
+        names = [_shortened(name) for name in classes] if size <= MOST_CLASSES_WITH_NAMES else []
+        ticks = range(len(names))
+        small = {"fontsize": 11 if size <= 20 else 7}
+        axes.set_yticks(ticks, names, **small)
+        axes.set_xticks(ticks, names, rotation=0 if max(map(len, names), default=0) <= 2 else 90, **small)
+        axes.tick_params(length=0)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("label")
+    return svg()
+
+
+def reliability_diagram(bins: Sequence[ReliabilityBin]) -> str:
+    """Accuracy over confidence; on the diagonal a model is as often right as it says."""
+    total = sum(one.count for one in bins)
+    with _figure("reliability", 460, 300) as (figure, svg):
+        axes = figure.add_subplot()
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        for one in bins:
+            width = 100 * (one.high - one.low)
+            axes.bar(
+                100 * one.low,
+                100 * one.accuracy,
+                width,
+                align="edge",
+                color=ACCENT,
+                alpha=0.15 + 0.7 * one.count / total,
+            )
+            axes.plot(100 * one.confidence, 100 * one.accuracy, "o", color=INK, markersize=3.5)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 102)
+        axes.set_xlabel("confidence, % (a darker bar holds more images)")
+        axes.set_ylabel("of these, right, %")
+    return svg()
+
+
+# Drawing ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _figure(name: str, width_px: int, height_px: int) -> Iterator[tuple[Figure, Callable[[], str]]]:
+    """A figure, and a function that gives its SVG once the block has ended."""
+    style = {
+        "svg.hashsalt": name,
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "font.size": 12,
+        "axes.titlesize": 12,
+        "axes.titlecolor": INK,
+        "axes.labelcolor": MUTED,
+        "axes.edgecolor": GRID,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "text.color": INK,
+        "xtick.color": GRID,
+        "ytick.color": GRID,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "xtick.labelsize": 11,
+        "ytick.labelsize": 11,
+        "legend.fontsize": 11,
+    }
+    text: list[str] = []
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(width_px / DPI, height_px / DPI), dpi=DPI, layout="constrained")
+        yield figure, lambda: text[0]
+        with warnings.catch_warnings():
+            # The browser chooses the font that has the glyph; matplotlib's own fonts only set the layout.
+            warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+            stream = StringIO()
+            figure.savefig(
+                stream,
+                format="svg",
+                transparent=True,
+                metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+            )
+        text.append(_for_the_page(stream.getvalue()))
+
+
+def _for_the_page(svg: str) -> str:
+    """Only the <svg> element, sized by the page, with CSS variables for colours and the page's font."""
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>\s*|<style[^>]*>.*?</style>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
+    svg = re.sub(r'<g id="[a-z0-9_]+"', "<g", svg)
+    svg = re.sub(r"font: (?:[a-z]+ )?([0-9.]+px) [^;\"]+", r"font-size: \1", svg)
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return svg
+
+
+def _variant_marker(axes: Axes, one: Variant, marker: str, is_deployed: bool) -> None:
+    top1, latency = one.top1, one.latency_ms
+    assert top1
+    assert latency
+    x, y = latency["p50"], 100 * top1["value"]
+    axes.errorbar(
+        x, y,
+        xerr=[[max(0, x - latency["p50_low"])], [max(0, latency["p50_high"] - x)]],
+        yerr=[[y - 100 * top1["low"]], [100 * top1["high"] - y]],
+        fmt=marker, color=ACCENT if is_deployed else MUTED, markersize=9 if is_deployed else 6.5,
+        elinewidth=1.3, capsize=0, zorder=3,
+    )  # fmt: skip
+
+
+def _pad_limits(axes: Axes, shown: Sequence[Variant], budget_ms: float | None) -> None:
+    """Half an order of magnitude at most on either side, and room for names."""
+    times = [one.latency_ms["p50"] for one in shown if one.latency_ms] + ([budget_ms] if budget_ms else [])
+    axes.set_xlim(min(times) / 1.6, max(times) * 2.2)
+    axes.margins(y=0.12)
+
+
+def _name_variants(axes: Axes, figure: Figure, shown: Sequence[Variant], deployed: Variant) -> None:
+    """Write each name beside its marker, pushed up where it would cover the one below."""
+    figure.draw_without_rendering()
+    line_px, lowest = 15.0, -np.inf
+    positions = [(axes.transData.transform((one.latency_ms["p50"], 100 * one.top1["value"])), one) for one in shown if one.latency_ms and one.top1]  # fmt: skip
+    for (_, y), one in sorted(positions, key=lambda pair: pair[0][1]):
+        text_y = max(y + 10, lowest + line_px)
+        lowest = text_y
+        assert one.latency_ms
+        assert one.top1
+        axes.annotate(
+            one.id, (one.latency_ms["p50"], 100 * one.top1["value"]), xytext=(8, (text_y - y) * 72 / DPI),
+            textcoords="offset points", va="center", fontsize=12, fontweight="bold" if one is deployed else "normal",
+            color=ACCENT if one is deployed else INK,
+        )  # fmt: skip
+
+
+def _latency_ticks(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _shortened(name: str, length: int = 18) -> str:
+    one_line = " ".join(name.split())
+    return one_line if len(one_line) <= length else one_line[: length - 1] + "…"

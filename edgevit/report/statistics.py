@@ -1,0 +1,74 @@
+"""Two models on the same images: how much accuracy one loses against the other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Top-1 of a baseline minus top-1 of a model, as a fraction, with its 95% interval over `n` shared images."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def may_be_chance(self) -> bool:
+        return self.low <= 0 <= self.high
+
+
+def paired_drop(baseline_correct: NDArray[np.bool_], model_correct: NDArray[np.bool_]) -> Drop:
+    """Drop of accuracy between two models that saw the same images in the same order.
+
+    Only images that one gets right and the other wrong tell the two apart, so the interval is far narrower than
+    that of two separate samples. Adjusted Wald interval for paired proportions (Bonett and Price 2012,
+    J. Educ. Behav. Stat. 37:479): (lost − gained) / n with one image added to both counts and two to n.
+
+    Args:
+        baseline_correct, model_correct: (n,) whether each image was labelled rightly; n ≥ 1.
+    """
+    n = len(baseline_correct)
+    lost = int(np.sum(baseline_correct & ~model_correct))
+    gained = int(np.sum(model_correct & ~baseline_correct))
+    lost_share, gained_share = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
+    centre = lost_share - gained_share
+    half = Z_95 * math.sqrt((lost_share + gained_share - centre**2) / (n + 2))
+    return Drop((lost - gained) / n, max(-1.0, centre - half), min(1.0, centre + half), n)
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Predictions whose confidence lies between two bounds."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(confidence: NDArray[np.float32], correct: NDArray[np.bool_], bins: int = 15) -> list[ReliabilityBin]:
+    """Bins of equal width over (0, 1] that hold at least one prediction (Guo et al. 2017)."""
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    found = []
+    for number in np.unique(index):
+        inside = index == number
+        found.append(
+            ReliabilityBin(
+                float(edges[number]),
+                float(edges[number + 1]),
+                int(inside.sum()),
+                float(confidence[inside].mean()),
+                float(correct[inside].mean()),
+            )
+        )
+    return found

@@ -1,0 +1,140 @@
+"""Numbers and sentences for people: the end of a run, and report.md."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH = 80
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
+PRECISIONS = {"float32": "FP32", "float16": "FP16", "int8": "INT8"}
+NOT_MEASURED = "–"
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The answer of a report.json in a few lines of at most 80 columns."""
+    answer = report["answer"]
+    lines = [answer["verdict"], *(f"  {line}" for line in answer["deployed"])]
+    lines += [f"  {one['title']}: {one['value']}. {' '.join(one['sentences'])}" for one in answer["points"]]
+    lines += [f"  Caution: {line}" for line in report["cautions"]]
+    return "\n".join(_wrapped(line) for line in lines)
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """report.md: the answer and the table of variants, readable as it is in a terminal of 80 columns."""
+    answer = report["answer"]
+    blocks = [
+        f"# {report['name']}",
+        f"**{answer['verdict']}** {' '.join(report['verdict']['reasons'])}",
+        *answer["deployed"],
+    ]
+    blocks += [f"- **{one['title']}: {one['value']}.** {' '.join(one['sentences'])}" for one in answer["points"]]
+    blocks += [f"> Caution: {line}" for line in report["cautions"]]
+    prose = "\n\n".join(_wrapped(block) for block in blocks)
+    return f"{prose}\n\n## Variants, from teacher to deployed\n\n{variants_table(report['variants'])}\n\n{_wrapped(report['table_note'])}\n"
+
+
+def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table with aligned columns; intervals are left out where 80 columns do not hold them."""
+    header = ("model", "type", "params", "size", "top-1", "p50")
+    rows = [
+        (
+            one["id"],
+            precision_name(one["precision"]),
+            count(one["params"]),
+            size(one["size_bytes"]),
+            percent(one["top1"]["value"]) if one["top1"] else NOT_MEASURED,
+            milliseconds(one["latency_ms"]["p50"]) if one["latency_ms"] else NOT_MEASURED,
+        )
+        for one in variants
+    ]
+    with_intervals = [
+        (*row[:4], f"{row[4]} ({interval_percent(one['top1'])})" if one["top1"] else row[4], row[5])
+        for row, one in zip(rows, variants, strict=True)
+    ]
+    table = _aligned([header, *with_intervals])
+    return table if len(table.splitlines()[0]) <= WIDTH else _aligned([header, *rows])
+
+
+# Numbers ------------------------------------------------------------------------------------------------------
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits, never an exponent: 0.0843 ms, 12.3 ms, 1,230 ms."""
+    return f"{significant(value)} ms"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """`digits` significant digits in plain notation."""
+    rounded = float(f"{value:.{digits}g}")
+    if rounded == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:,.{decimals}f}"
+
+
+def size(size_bytes: float) -> str:
+    """MiB, or KiB below a tenth of one."""
+    mib = size_bytes / 2**20
+    return f"{significant(mib)} MiB" if mib >= 0.1 else f"{significant(size_bytes / 2**10)} KiB"
+
+
+def count(value: float | None) -> str:
+    """5.42 M, 812 k, 96; a dash where it is not known."""
+    if value is None:
+        return NOT_MEASURED
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{significant(value / factor)} {unit}"
+    return f"{value:.0f}"
+
+
+def percent(fraction: float) -> str:
+    return f"{fraction:.1%}"
+
+
+def interval_percent(top1: Mapping[str, float]) -> str:
+    return f"{100 * top1['low']:.1f}–{100 * top1['high']:.1f}"
+
+
+def points(fraction: float) -> str:
+    """A difference of accuracies: 0.4 points, -1.2."""
+    return f"{100 * fraction:.1f}".replace("-0.0", "0.0").replace("-", "−")
+
+
+def ratio(value: float) -> str:
+    """How many times: 12.3×, 1.08×."""
+    return f"{significant(value)}×"
+
+
+def runtime_name(runtime: str | None) -> str:
+    return RUNTIMES.get(runtime or "", runtime or NOT_MEASURED)
+
+
+def precision_name(precision: str) -> str:
+    return PRECISIONS.get(precision, precision)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    numeric = [column > 1 for column in range(len(widths))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        return f"| {' | '.join(cells)} |"
+
+    rule = "|".join(
+        ("-" * (width + 1) + ":") if right else "-" * (width + 2) for width, right in zip(widths, numeric, strict=True)
+    )
+    return "\n".join([line(rows[0]), f"|{rule}|", *map(line, rows[1:])])
+
+
+def _wrapped(text: str) -> str:
+    indent = text[: len(text) - len(text.lstrip())]
+    hanging = "> " if text.startswith("> ") else indent + "  " if text.lstrip().startswith("- ") or indent else ""
+    return textwrap.fill(text.strip(), WIDTH, initial_indent=indent, subsequent_indent=hanging, break_on_hyphens=False)

@@ -1,0 +1,294 @@
+"""From measurements to variants: every model behind them, with what was measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.artifacts import Artifact, InputRef, Json, ancestors
+from edgevit.errors import ArtifactError
+
+MODEL_KINDS = ("checkpoint", "onnx", "engine")
+MODEL_FILES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "engine": "model.onnx"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model with its accuracy and its latency under one set of conditions; either may be missing."""
+
+    id: str
+    model: Artifact
+    parent_id: str | None
+    evaluation: Artifact | None
+    latency: Artifact | None
+
+    @property
+    def measurement(self) -> Artifact | None:
+        return self.latency or self.evaluation
+
+    @property
+    def runtime(self) -> str | None:
+        return self.measurement.metrics["runtime"] if self.measurement else None
+
+    @property
+    def target(self) -> str | None:
+        return self.measurement.metrics["target"] if self.measurement else None
+
+    @property
+    def precision(self) -> str:
+        return str((self.latency or self.model).metrics.get("precision") or precision_of(self.model))
+
+    @property
+    def params(self) -> int | None:
+        return self.model.metrics.get("params")
+
+    @property
+    def macs(self) -> int | None:
+        return self.model.metrics.get("macs")
+
+    @property
+    def size_bytes(self) -> int:
+        return size_bytes_of(self.model)
+
+    @property
+    def top1(self) -> Json | None:
+        if self.evaluation is None:
+            return None
+        return {**self.evaluation.metrics["top1"], "data": data_of(self.evaluation).id}
+
+    @property
+    def latency_ms(self) -> Json | None:
+        return self.latency.metrics["latency_ms"] if self.latency else None
+
+    @property
+    def threads(self) -> int | None:
+        return self.latency.metrics.get("threads") if self.latency else None
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.latency.metrics.get("batch_size") if self.latency else None
+
+    @cached_property
+    def correct(self) -> dict[str, bool]:
+        """Whether each test image was labelled rightly, by its id; empty where accuracy was not measured."""
+        if self.evaluation is None:
+            return {}
+        table = predictions(self.evaluation)
+        right = table["predicted"] == table["labels"]
+        return dict(zip(map(str, table["sample_ids"]), map(bool, right), strict=True))
+
+    def as_json(self) -> Json:
+        return {
+            "id": self.id,
+            "model": self.model.id,
+            "kind": self.model.kind,
+            "stage": self.model.manifest.stage,
+            "runtime": self.runtime,
+            "target": self.target,
+            "precision": self.precision,
+            "params": self.params,
+            "macs": self.macs,
+            "size_bytes": self.size_bytes,
+            "top1": self.top1,
+            "latency_ms": self.latency_ms,
+            "threads": self.threads,
+            "batch_size": self.batch_size,
+            "parent": self.parent_id,
+            "digest": self.model.digest,
+        }
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """Every variant from teacher to engine, and the three that the answer is about."""
+
+    variants: tuple[Variant, ...]
+    deployed: Variant
+    float_student: Variant | None
+    teacher: Variant | None
+    artifacts: tuple[Artifact, ...]
+
+    def baselines(self) -> list[tuple[str, Variant]]:
+        """What the deployed model is compared with: a word and the variant, without itself."""
+        named = (("teacher", self.teacher), ("float student", self.float_student))
+        return [(word, one) for word, one in named if one is not None and one is not self.deployed]
+
+
+def lineup(measurements: Sequence[Artifact]) -> Lineup:
+    """Find every model behind evaluations and latencies, and who plays which part.
+
+    Deployed is the most derived model (engine before onnx before checkpoint, then the last in order) with both
+    accuracy and latency measured, or, where no model has both, with either. The float student is its nearest
+    checkpoint, the teacher what that checkpoint or one before it was distilled from.
+
+    Raises:
+        ArtifactError: a measured model is no longer in the store.
+    """
+    artifacts = _all_behind(measurements)
+    models = {one.digest: one for one in artifacts if one.kind in MODEL_KINDS}
+    _check_models_are_there(measurements, models)
+    evaluations = [one for one in measurements if one.kind == "evaluation"]
+    latencies = [one for one in measurements if one.kind == "latency"]
+    deployed_model = _deployed(list(models.values()), evaluations, latencies)
+    main_data = _main_data(deployed_model, evaluations)
+    variants = [
+        variant
+        for model in models.values()
+        for variant in _variants_of(
+            model,
+            _parent_id(model),
+            _accuracy_on(main_data, model, evaluations),
+            [one for one in latencies if _model_digest(one) == model.digest],
+        )
+    ]
+    line = _line_of(deployed_model, models)
+    student = next((one for one in line if one.kind == "checkpoint"), None)
+    distilled = next((one for one in line if "teacher" in one.manifest.inputs), None)
+    teacher = models.get(distilled.manifest.inputs["teacher"].digest) if distilled else None
+    deployed = _last_measured(variants, deployed_model)
+    return Lineup(
+        tuple(variants),
+        deployed,
+        _variant_like(deployed, student, variants),
+        _variant_like(deployed, teacher, variants),
+        tuple(artifacts),
+    )
+
+
+def same_conditions(a: Variant, b: Variant) -> bool:
+    """Whether two latencies may be divided by each other."""
+    return a.latency is not None and b.latency is not None and not different_conditions(a.latency, b.latency)
+
+
+def different_conditions(a: Artifact, b: Artifact) -> list[str]:
+    """`threads: 1 and 4` for each condition in which two latencies differ. Runtime and precision are choices, no condition."""
+    both = [(name, a.metrics.get(name), b.metrics.get(name)) for name in ("target", "threads", "batch_size")]
+    both += [(name, a.metrics["latency_ms"][name], b.metrics["latency_ms"][name]) for name in ("boundary", "label")]
+    return [f"{name.replace('_', ' ')}: {one} and {other}" for name, one, other in both if one != other]
+
+
+def precision_of(model: Artifact) -> str:
+    """A checkpoint holds float32 weights unless it says otherwise."""
+    return str(model.metrics.get("precision", "float32"))
+
+
+def size_bytes_of(model: Artifact) -> int:
+    """Size of the file that holds the weights."""
+    stated = model.metrics.get("size_bytes")
+    return int(stated if stated is not None else model.manifest.files[MODEL_FILES[model.kind]].size)
+
+
+def data_of(evaluation: Artifact) -> InputRef:
+    """The data set an accuracy was measured on."""
+    return evaluation.manifest.inputs["data"]
+
+
+def predictions(evaluation: Artifact) -> dict[str, NDArray[np.generic]]:
+    """The arrays of an evaluation. Raises ArtifactError if the file was altered."""
+    with np.load(evaluation.file("predictions.npz"), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _all_behind(measurements: Iterable[Artifact]) -> list[Artifact]:
+    """Parents before children."""
+    found: dict[str, Artifact] = {}
+    for measurement in measurements:
+        for one in ancestors(measurement):
+            found.setdefault(one.digest, one)
+    return list(found.values())
+
+
+def _check_models_are_there(measurements: Iterable[Artifact], models: Mapping[str, Artifact]) -> None:
+    for one in measurements:
+        ref = one.manifest.inputs["model"]
+        if ref.digest not in models:
+            raise ArtifactError(
+                f"the model behind '{one.id}' is no longer in the store",
+                where=one.path,
+                got=f"no '{ref.id}' with digest {ref.digest}",
+                next=f"make it again: edgevit run RECIPE --fresh {ref.id}",
+            )
+
+
+def _deployed(models: Sequence[Artifact], evaluations: Sequence[Artifact], latencies: Sequence[Artifact]) -> Artifact:
+    accurate, timed = ({_model_digest(one) for one in some} for some in (evaluations, latencies))
+
+    def rank(numbered: tuple[int, Artifact]) -> tuple[int, int, int]:
+        number, model = numbered
+        measured = (model.digest in accurate) + (model.digest in timed)
+        return measured, MODEL_KINDS.index(model.kind), number
+
+    return max(enumerate(models), key=rank)[1]
+
+
+def _main_data(deployed: Artifact, evaluations: Sequence[Artifact]) -> str | None:
+    """Digest of the test images that the deployed model, or else any model, was last measured on."""
+    own = [one for one in evaluations if _model_digest(one) == deployed.digest]
+    return data_of((own or list(evaluations))[-1]).digest if evaluations else None
+
+
+def _accuracy_on(data: str | None, model: Artifact, evaluations: Sequence[Artifact]) -> list[Artifact]:
+    return [one for one in evaluations if _model_digest(one) == model.digest and data_of(one).digest == data]
+
+
+def _variants_of(
+    model: Artifact, parent_id: str | None, evaluations: Sequence[Artifact], latencies: Sequence[Artifact]
+) -> Iterator[Variant]:
+    """One variant a latency; or one a target where only accuracy was measured; or the bare model."""
+    for latency in latencies:
+        name = model.id if len(latencies) == 1 else f"{model.id}@{latency.id}"
+        yield Variant(name, model, parent_id, _accuracy_beside(latency, model, evaluations), latency)
+    timed = {one.metrics["target"] for one in latencies}
+    others = [one for one in evaluations if latencies and one.metrics["target"] not in timed]
+    for evaluation in others if latencies else evaluations[-1:]:
+        name = model.id if not latencies else f"{model.id}@{evaluation.id}"
+        yield Variant(name, model, parent_id, evaluation, None)
+    if not latencies and not evaluations:
+        yield Variant(model.id, model, parent_id, None, None)
+
+
+def _accuracy_beside(latency: Artifact, model: Artifact, evaluations: Sequence[Artifact]) -> Artifact | None:
+    """An accuracy belongs beside a latency only if both come from the same target and precision."""
+    if latency.metrics["precision"] != precision_of(model):
+        return None
+    same = [one for one in evaluations if one.metrics["target"] == latency.metrics["target"]]
+    return same[-1] if same else None
+
+
+def _line_of(model: Artifact, models: Mapping[str, Artifact]) -> list[Artifact]:
+    """A model and what it was made from, nearest first, without its teachers."""
+    line = [model]
+    while (ref := _made_from(line[-1])) and ref.digest in models:
+        line.append(models[ref.digest])
+    return line
+
+
+def _made_from(model: Artifact) -> InputRef | None:
+    inputs = model.manifest.inputs
+    return inputs.get("model") or inputs.get("init")
+
+
+def _parent_id(model: Artifact) -> str | None:
+    ref = _made_from(model) or model.manifest.inputs.get("teacher")
+    return ref.id if ref else None
+
+
+def _last_measured(variants: Iterable[Variant], model: Artifact) -> Variant:
+    own = [one for one in variants if one.model.digest == model.digest]
+    return max(
+        enumerate(own), key=lambda pair: ((pair[1].evaluation is not None) + (pair[1].latency is not None), pair[0])
+    )[1]
+
+
+def _variant_like(deployed: Variant, model: Artifact | None, variants: Iterable[Variant]) -> Variant | None:
+    """The variant of `model` whose latency was taken under the deployed one's conditions, where there is one."""
+    own = [one for one in variants if model is not None and one.model.digest == model.digest]
+    return max(own, key=lambda one: (same_conditions(one, deployed), one.latency is not None), default=None)
+
+
+def _model_digest(measurement: Artifact) -> str:
+    return measurement.manifest.inputs["model"].digest

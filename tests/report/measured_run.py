@@ -1,0 +1,213 @@
+"""A finished run without any training: a real store with artifacts in the formats that the stages write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgevit.artifacts import Artifact, Contents, IOSpec, Json, Manifest, Preprocess, sha256_of
+from edgevit.configs import STAGES, references
+from edgevit.store import Store, dotted, ingredients
+
+DIGITS = tuple("0123456789")
+SPEC = Preprocess(height=32, width=32)
+
+
+@dataclass
+class MeasuredRun:
+    """Artifacts by id, made one after the other into the store under `folder`."""
+
+    folder: Path
+    classes: tuple[str, ...] = DIGITS
+    images: int = 400
+    made: dict[str, Artifact] = field(default_factory=dict)
+
+    def dataset(self, name: str) -> None:
+        manifest = Manifest(
+            kind="dataset", id=name, key=name, digest=sha256_of(name)[:40], stage="dataset", stage_version=1, config={}
+        )
+        self.made[name] = Artifact(self.folder, manifest)
+
+    def checkpoint(self, name: str, stage: str, size: int, metrics: Json, epochs: int = 0, **config: object) -> None:
+        def write(out: Path, _: Path) -> Contents:
+            (out / "model.safetensors").write_bytes(name.encode() + bytes(size))
+            (out / "model.json").write_text(json.dumps({"model": "x", "num_classes": len(self.classes)}))
+            (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _curve(epochs)))
+            return Contents("checkpoint", metrics=metrics, logs=("metrics.jsonl",), io=self.spec)
+
+        self._make(name, stage, write, **config)
+
+    def onnx(self, name: str, stage: str, size: int, metrics: Json, **config: object) -> None:
+        def write(out: Path, _: Path) -> Contents:
+            (out / "model.onnx").write_bytes(name.encode() + bytes(size))
+            kind = "engine" if stage == "compile" else "onnx"
+            return Contents(kind, metrics={**metrics, "size_bytes": size}, io=self.spec)  # type: ignore[arg-type]
+
+        self._make(name, stage, write, **config)
+
+    def evaluation(
+        self, name: str, model: str, accuracy: float, data: str = "digits.test", target: str = "local-cpu"
+    ) -> None:
+        def write(out: Path, _: Path) -> Contents:
+            table = _predictions(accuracy, self.images, len(self.classes), seed=len(name))
+            np.savez(out / "predictions.npz", **table)
+            wrong = _write_wrong(out, table, self.classes)
+            confusion = np.zeros((len(self.classes),) * 2, int)
+            np.add.at(confusion, (table["labels"], table["predicted"]), 1)
+            document = {
+                "classes": self.classes,
+                "confusion": confusion.tolist(),
+                "per_class": [],
+                "calibration": {"ece": 0.0312, "bins": []},
+                "wrong": wrong,
+            }
+            (out / "evaluation.json").write_text(json.dumps(document))
+            share = float(np.mean(table["labels"] == table["predicted"]))
+            top1 = {"value": share, "low": share - 0.02, "high": min(1.0, share + 0.02), "n": self.images}
+            return Contents(
+                "evaluation",
+                metrics={"top1": top1, "images": self.images, "runtime": _runtime(self.made[model]), "target": target},
+            )
+
+        self._make(name, "evaluate", write, model=model, data=data, target=target)
+
+    def latency(self, name: str, model: str, p50_ms: float, **conditions: object) -> None:
+        def write(out: Path, _: Path) -> Contents:
+            samples = p50_ms * (1 + np.random.default_rng(len(name)).gamma(2, 0.03, 2000))
+            numbers = {
+                **{f"p{rank}": float(np.percentile(samples, rank, method="inverted_cdf")) for rank in (50, 90, 99)},
+                "p50_low": p50_ms * 1.03,
+                "p50_high": p50_ms * 1.08,
+                "n": len(samples),
+                "coefficient_of_variation": 0.04,
+                "boundary": conditions.get("boundary", "compute"),
+                "label": "measured",
+                "warnings": conditions.get("warnings", []),
+            }
+            receipt = {"device": "cpu", "cpu": {"model": "A CPU"}, "versions": {"onnxruntime": "1.31.0"}}
+            (out / "latency.json").write_text(json.dumps({"samples_ms": samples.tolist(), "conditions": receipt}))
+            metrics = {
+                "latency_ms": numbers,
+                "runtime": _runtime(self.made[model]),
+                "target": conditions.get("target", "local-cpu"),
+                "precision": self.made[model].metrics.get("precision", "float32"),
+                "threads": conditions.get("threads", 1),
+                "batch_size": 1,
+            }
+            return Contents("latency", metrics=metrics)
+
+        options = {key: conditions[key] for key in ("target", "threads", "boundary") if key in conditions}
+        self._make(name, "profile", write, model=model, **options)
+
+    @property
+    def spec(self) -> IOSpec:
+        return IOSpec.for_classifier(SPEC, self.classes)
+
+    def of(self, *names: str) -> list[Artifact]:
+        return [self.made[name] for name in names]
+
+    def _make(self, name: str, stage: str, write: object, **fields: object) -> None:
+        config = STAGES[stage].model_validate({"stage": stage, "id": name, **fields})
+        inputs = {dotted(path): self.made[one] for path, one, _ in references(config)}
+        parts = ingredients(config, inputs, None, None)
+        self.made[name] = Store(self.folder / ".store").make(config, inputs, parts, write)  # type: ignore[arg-type]
+
+
+def quickstart(folder: Path, classes: tuple[str, ...] = DIGITS) -> MeasuredRun:
+    """Teacher → adapted → student → tuned → onnx → int8 → engine, with accuracies and latencies."""
+    run = MeasuredRun(folder, classes)
+    for name in ("glyphs.train", "digits.support", "digits.pool", "digits.test"):
+        run.dataset(name)
+    big, small = {"params": 11_200_000, "macs": 37_000_000}, {"params": 1_340_000, "macs": 9_800_000}
+    run.checkpoint("teacher", "train", 1_500_000, big, epochs=12, model="resnet18", data="glyphs.train")
+    run.checkpoint("adapted", "fewshot", 1_520_000, big, model="teacher", support="digits.support", pool="digits.pool")
+    run.checkpoint(
+        "student",
+        "distill",
+        310_000,
+        small,
+        epochs=20,
+        teacher="adapted",
+        model="deit_tiny",
+        streams=[{"data": "digits.pool"}],
+    )
+    run.checkpoint(
+        "tuned", "fewshot", 310_000, {**small, "val_top1": 0.95}, epochs=5, model="student", support="digits.support"
+    )
+    run.onnx("onnx", "export", 318_000, {**small, "precision": "float32"}, model="tuned")
+    quantized = {
+        **small,
+        "precision": "int8",
+        "sqnr_db": 27.42,
+        "quantized_ops": {"Conv": 4, "MatMul": 24},
+        "float_ops": {"Softmax": 6},
+    }
+    run.onnx("int8", "quantize", 96_000, quantized, model="onnx", calibration="digits.pool")
+    run.onnx("engine", "compile", 95_000, {**small, "precision": "int8", "runtime": "onnxruntime"}, model="int8")
+    run.evaluation("teacher_accuracy", "adapted", 0.965)
+    run.evaluation("float_accuracy", "tuned", 0.945)
+    run.evaluation("accuracy", "engine", 0.9375)
+    run.latency("teacher_latency", "adapted", 4.3)
+    run.latency("float_latency", "tuned", 1.9)
+    run.latency("latency", "engine", 0.62)
+    return run
+
+
+ALL = ("teacher_accuracy", "float_accuracy", "accuracy", "teacher_latency", "float_latency", "latency")
+
+
+def _runtime(model: Artifact) -> str:
+    return "torch" if model.kind == "checkpoint" else "onnxruntime"
+
+
+def _curve(epochs: int) -> list[Json]:
+    return [
+        {"epoch": epoch, "step": 10 * epoch, "loss": 2.3 * 0.85**epoch, "learning_rate": 1e-3, "images_per_s": 900.0}
+        | ({"val_top1": 1 - 0.8 * 0.8**epoch} if epoch % 2 else {})
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def _predictions(accuracy: float, images: int, classes: int, seed: int) -> dict[str, np.ndarray]:
+    """Nested mistakes: the first images are the hard ones, so that two models differ in few of them."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(images) % classes
+    wrong = np.arange(images) < round((1 - accuracy) * images)
+    predicted = np.where(wrong, (labels + 1 + generator.integers(0, 2, images)) % classes, labels)
+    confidence = np.where(wrong, generator.uniform(0.3, 0.95, images), generator.uniform(0.6, 1.0, images)).astype(
+        np.float32
+    )
+    probabilities = np.full((images, classes), 0.0, np.float32)
+    probabilities[np.arange(images), predicted] = confidence
+    names = np.array([f"image_{index:04d}" for index in range(images)])
+    return {
+        "sample_ids": names,
+        "labels": labels,
+        "predicted": predicted,
+        "confidence": confidence,
+        "probabilities": probabilities,
+    }
+
+
+def _write_wrong(out: Path, table: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[Json]:
+    (out / "wrong").mkdir()
+    found = []
+    for number, index in enumerate(np.flatnonzero(table["labels"] != table["predicted"])[:24]):
+        file = f"wrong/{number:03d}.png"
+        pixels = np.random.default_rng(int(index)).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(out / file)
+        found.append(
+            {
+                "file": file,
+                "sample_id": str(table["sample_ids"][index]),
+                "label": classes[table["labels"][index]],
+                "predicted": classes[table["predicted"][index]],
+                "confidence": float(table["confidence"][index]),
+            }
+        )
+    return found
