@@ -1,0 +1,51 @@
+"""The catalogue of compact students: models that were built and run at the sizes it states.
+
+`catalogue.csv` is written by benchmarks/catalogue.py from fresh builds; nothing in it is copied from elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+from pathlib import Path
+
+from edgevit.artifacts import Frozen
+
+CATALOGUE_FILE = Path(__file__).with_name("catalogue.csv")
+
+
+class Entry(Frozen):
+    """One compact model. `params` and `macs` (one image) are those of 1,000 classes at `default_size` pixels.
+
+    `tested_sizes`: sides in pixels at which it was built and gave finite logits. `licence`: of timm's pretrained
+    weights; empty where timm has none.
+    """
+
+    name: str
+    family: str
+    params: int
+    macs: int
+    licence: str
+    distillation_token: bool
+    tested_sizes: tuple[int, ...]
+    default_size: int
+
+
+@cache
+def read() -> tuple[Entry, ...]:
+    """All entries, smallest first."""
+    with CATALOGUE_FILE.open(newline="") as file:
+        rows = [{**row, "tested_sizes": row["tested_sizes"].split()} for row in csv.DictReader(file)]
+    return tuple(Entry.model_validate(row) for row in rows)
+
+
+def write(entries: list[Entry]) -> None:
+    """Replace the catalogue."""
+    with CATALOGUE_FILE.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Entry.model_fields)
+        for entry in sorted(entries, key=lambda one: (one.params, one.name)):
+            row = entry.model_dump()
+            row["distillation_token"] = str(entry.distillation_token).lower()
+            row["tested_sizes"] = " ".join(str(size) for size in entry.tested_sizes)
+            writer.writerow(row.values())

@@ -1,0 +1,154 @@
+"""Checkpoints: safetensors and a description; weights from elsewhere come in without running anyone's code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.models import clean_state_dict
+from torch import Tensor, nn
+
+from edgevit.artifacts import Artifact, IOSpec
+from edgevit.errors import ArtifactError
+from edgevit.models.creation import BuiltModel, ModelDescription, build, classifier_prefixes, timm_model
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+SHOWN_KEYS = 3
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint in memory: the model in eval mode, its description and its IOSpec."""
+
+    module: nn.Module
+    description: ModelDescription
+    io: IOSpec
+
+
+def save_checkpoint(model: nn.Module, description: ModelDescription, out: Path) -> None:
+    """Write `model.safetensors` (the timm model's state dict) and `model.json` into folder `out`.
+
+    Equal weights give equal bytes.
+    """
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in timm_model(model).state_dict().items()}
+    save_file(state, out / WEIGHTS)
+    (out / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n")
+
+
+def model_from_checkpoint(artifact: Artifact) -> nn.Module:
+    """The model of a checkpoint, in eval mode, on the CPU; it gives one tensor, logits (batch, classes)."""
+    return open_checkpoint(artifact).module
+
+
+def open_checkpoint(artifact: Artifact, drop_path_rate: float = 0.0) -> Checkpoint:
+    """A checkpoint's model with its description and IOSpec.
+
+    Raises ArtifactError if the artifact is no checkpoint or was altered after it was made.
+    """
+    if artifact.kind != "checkpoint":
+        raise ArtifactError("this is no checkpoint", where=artifact.path, got=artifact.kind, expected="checkpoint")
+    description = _read_description(artifact.file(DESCRIPTION))
+    weights = artifact.file(WEIGHTS)
+    module = build(description, drop_path_rate).module
+    load_state(module, load_file(weights), weights)
+    return Checkpoint(module, description, artifact.io)
+
+
+def load_weights(built: BuiltModel, path: Path) -> None:
+    """Put a user's weights into a model. Where the classifier's shape differs, the model keeps its own.
+
+    Args:
+        path: a .safetensors file; or a .pth, .pt, .th that holds tensors only, bare or under "state_dict" or "model".
+
+    Raises:
+        ArtifactError: the file is missing, unreadable, would run code, or belongs to another model.
+    """
+    state = clean_state_dict(_read_tensors(path))
+    own = timm_model(built.module).state_dict()
+    for key in [key for key in state if key.startswith(classifier_prefixes(built.module))]:
+        if key in own and state[key].shape != own[key].shape:
+            state[key] = own[key]
+    load_state(built.module, state, path)
+
+
+def num_classes_of_weights(built: BuiltModel, path: Path) -> int:
+    """How many classes the classifier in a user's weights has; the model's own count where it has none."""
+    state = clean_state_dict(_read_tensors(path))
+    for prefix in classifier_prefixes(built.module):
+        if f"{prefix}weight" in state:
+            return int(state[f"{prefix}weight"].shape[0])
+    return built.description.num_classes
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
+    """Load a complete state dict; ArtifactError names the first keys and shapes that differ."""
+    target = timm_model(model)
+    own = target.state_dict()
+    missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if missing or unknown or reshaped:
+        parts = (("lacks", missing), ("has unknown", unknown), ("has another shape for", reshaped))
+        raise ArtifactError(
+            "these weights belong to another model",
+            where=where,
+            got="; ".join(f"{verb} {_shown(keys)}" for verb, keys in parts if keys),
+            expected=f"{len(own)} tensors of {type(target).__name__}",
+            next="check model, model_args and image_size",
+        )
+    target.load_state_dict(dict(state))
+
+
+def _read_description(path: Path) -> ModelDescription:
+    try:
+        return ModelDescription.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"not a model description: {error.errors()[0]['msg']}", where=path) from None
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ArtifactError("there is no such file", where=path, expected="weights: .safetensors, .pth, .pt or .th")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ArtifactError(f"not a safetensors file: {error}", where=path) from None
+    if path.suffix not in (".pth", ".pt", ".th"):
+        raise ArtifactError("unknown kind of weights", where=path, expected=".safetensors, .pth, .pt or .th")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ArtifactError(
+            "this file holds more than tensors: opening it could run code, so it was not opened",
+            where=path,
+            expected="tensors only",
+            next="ask its author for a .safetensors file",
+        ) from None
+    except (RuntimeError, EOFError, BadZipFile, KeyError, ValueError) as error:
+        raise ArtifactError(f"the file cannot be read: {str(error).splitlines()[0]}", where=path) from None
+    return _state_dict_in(loaded, path)
+
+
+def _state_dict_in(loaded: object, path: Path) -> dict[str, Tensor]:
+    for name in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
+            loaded = loaded[name]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ArtifactError("no state dict in this file", where=path, expected="a dictionary of tensors")
+    return loaded
+
+
+def _shown(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return ", ".join(keys[:SHOWN_KEYS]) + more

@@ -1,0 +1,32 @@
+"""What a model costs on paper: parameters and multiply-accumulates."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgevit.artifacts import Json, Preprocess
+
+
+def cost_of(model: nn.Module, preprocess: Preprocess) -> Json:
+    """The metrics that every checkpoint carries: {"params", "macs"}."""
+    return {"params": params_of(model), "macs": macs_of(model, preprocess.height, preprocess.width)}
+
+
+def params_of(model: nn.Module) -> int:
+    """The number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs_of(model: nn.Module, height: int, width: int) -> int:
+    """Multiply-accumulates of one image in eval mode: convolutions, matrix products and attention.
+
+    torch's counter counts two FLOPs for each; element-wise work (activations, norms) is left out, as is customary.
+    """
+    was_training = model.training
+    image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(image)
+    model.train(was_training)
+    return int(counter.get_total_flops() // 2)

@@ -1,0 +1,272 @@
+"""timm models made from a name and a few words, with errors a reader can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from timm.data.imagenet_info import ImageNetInfo
+from torch import Tensor, nn
+
+from edgevit.artifacts import Frozen, Json, Preprocess
+from edgevit.errors import ArtifactError, RecipeError
+from edgevit.models import catalogue
+from edgevit.models.distillation_token import DistillationTokenModel, has_distillation_token
+from edgevit.models.names import known_model, nearest_models
+
+CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
+
+
+class ModelDescription(Frozen):
+    """All that is needed to build a model again, but its weights; `model.json` in a checkpoint.
+
+    `licence` is that of the pretrained weights it started from, where there were any.
+    """
+
+    model: str
+    model_args: Json = {}
+    num_classes: int
+    distillation_token: bool = False
+    licence: str | None = None
+
+
+class BuiltModel(NamedTuple):
+    """A model in eval mode, what builds it again, and how pictures enter it."""
+
+    module: nn.Module
+    description: ModelDescription
+    preprocess: Preprocess
+
+
+def create_model(
+    name: str,
+    num_classes: int | None,
+    image_size: int | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+    *,
+    distillation_token: bool = False,
+    drop_path_rate: float = 0.0,
+    seed: int = 0,
+) -> BuiltModel:
+    """A timm model for square images, with weights drawn from `seed` or pretrained.
+
+    Args:
+        name: a timm model name, with or without the tag of its weights.
+        num_classes: outputs; None keeps the model's own.
+        image_size: side in pixels; None keeps the model's own. Models with position embeddings are built for it.
+        model_args: more arguments of timm's constructor, such as `patch_size` or `depth`.
+        pretrained: fetch the weights that timm knows; position embeddings are resampled to `image_size`.
+        distillation_token: train both heads of a model that has a distillation head.
+        drop_path_rate: stochastic depth while training; no part of the description.
+
+    Raises:
+        RecipeError: an unknown name or argument, a size the model cannot take, no distillation head.
+        ArtifactError: the pretrained weights cannot be fetched.
+    """
+    check_model_name(name)
+    args, size = _sized_args(name, dict(model_args or {}), image_size)
+    extra: Json = {"num_classes": num_classes} if num_classes is not None else {}
+    if drop_path_rate:
+        extra["drop_path_rate"] = drop_path_rate
+    model, args = _build(name, args, size, extra, pretrained, seed)
+    preprocess = preprocess_of(model, size)
+    _check_runs(model, name, preprocess.height)
+    if distillation_token:
+        model = _with_distillation_token(model, name)
+    description = ModelDescription(
+        model=name,
+        model_args=args,
+        num_classes=int(num_classes if num_classes is not None else model_config(model)["num_classes"]),
+        distillation_token=distillation_token,
+        licence=model_config(model).get("license") if pretrained else None,
+    )
+    return BuiltModel(model.eval(), description, preprocess)
+
+
+def build(description: ModelDescription, drop_path_rate: float = 0.0, seed: int = 0) -> BuiltModel:
+    """The model of a description, with weights drawn from `seed`."""
+    built = create_model(
+        description.model,
+        description.num_classes,
+        None,
+        description.model_args,
+        distillation_token=description.distillation_token,
+        drop_path_rate=drop_path_rate,
+        seed=seed,
+    )
+    return built._replace(description=description)
+
+
+def check_model_name(name: str) -> None:
+    """Raise RecipeError, with the nearest names, where timm has no model `name`."""
+    if not known_model(name):
+        near = nearest_models(name)
+        raise RecipeError(
+            "no timm model has this name",
+            got=name,
+            expected=f"for example {', '.join(near)}" if near else "a timm model name",
+            next="edgevit models  lists compact students; timm.list_models() lists all",
+        )
+
+
+def preprocess_of(model: nn.Module, image_size: int | None = None) -> Preprocess:
+    """How pictures enter a timm model: its own mean, std, interpolation and crop.
+
+    timm's crop fraction belongs to the size it was tuned for; at any other size the whole picture is used.
+    """
+    config = resolve_model_data_config(timm_model(model))  # type: ignore[no-untyped-call]
+    size = image_size or config["input_size"][-1]
+    interpolation = config["interpolation"]
+    return Preprocess(
+        height=size,
+        width=size,
+        resize="squash" if config["crop_mode"] == "squash" else "crop",
+        crop_pct=config["crop_pct"] if size == config["input_size"][-1] else 1.0,
+        interpolation=interpolation if interpolation in ("nearest", "bilinear", "bicubic") else "bicubic",
+        mean=_three(config["mean"]),
+        std=_three(config["std"]),
+    )
+
+
+def default_class_names(num_classes: int) -> tuple[str, ...]:
+    """Names for outputs that came without any: ImageNet's synsets where they are 1,000, else numbers."""
+    if num_classes == 1000:
+        return tuple(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
+    return tuple(str(index) for index in range(num_classes))
+
+
+def with_new_head(built: BuiltModel, num_classes: int, drop_path_rate: float = 0.0, seed: int = 0) -> BuiltModel:
+    """The same model and weights with a fresh classifier for `num_classes`, drawn from `seed`."""
+    description = built.description.model_copy(update={"num_classes": num_classes})
+    fresh = build(description, drop_path_rate, seed)
+    heads = classifier_prefixes(fresh.module)
+    kept = {key: value for key, value in timm_model(built.module).state_dict().items() if not key.startswith(heads)}
+    timm_model(fresh.module).load_state_dict(kept, strict=False)
+    return fresh._replace(preprocess=built.preprocess)
+
+
+def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """The beginnings of the classifier's keys in the state dict, as timm names them ("head.", "head_dist.")."""
+    names = model_config(model)["classifier"]
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+
+
+def timm_model(model: nn.Module) -> nn.Module:
+    """The timm model itself, without the wrapper of a distillation token."""
+    return model.model if isinstance(model, DistillationTokenModel) else model
+
+
+def model_config(model: nn.Module) -> Json:
+    """timm's record of a model: input size, classifier, licence."""
+    config: Json = timm_model(model).pretrained_cfg  # type: ignore[assignment]
+    return config
+
+
+def _sized_args(name: str, args: Json, image_size: int | None) -> tuple[Json, int | None]:
+    own = args.get("img_size")
+    if own is not None and image_size not in (None, own):
+        raise RecipeError(
+            f"two image sizes are given for {name}",
+            got=f"image_size {image_size} and model_args img_size {own}",
+            expected="one of them",
+        )
+    return args, image_size or own
+
+
+def _build(name: str, args: Json, size: int | None, extra: Json, pretrained: bool, seed: int) -> tuple[nn.Module, Json]:
+    """The model and the arguments that made it: `img_size` is among them where the constructor takes it."""
+    if size is not None and "img_size" not in args:
+        try:
+            return _timm_create(name, {**args, "img_size": size}, extra, pretrained, seed), {**args, "img_size": size}
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise _bad_argument(name, error) from None
+    try:
+        return _timm_create(name, args, extra, pretrained, seed), args
+    except TypeError as error:
+        raise _bad_argument(name, error) from None
+
+
+def _timm_create(name: str, args: Json, extra: Json, pretrained: bool, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **extra, **args)
+        except (AssertionError, ValueError, RuntimeError, OSError) as error:
+            if pretrained and isinstance(error, (RuntimeError, OSError)):
+                raise ArtifactError(
+                    f"the pretrained weights of {name} cannot be fetched: {_first_line(error)}",
+                    next="fetch the file where there is a network, and name it: weights: FILE.safetensors",
+                ) from None
+            raise RecipeError(
+                f"timm cannot build {name} with these arguments: {_first_line(error)}",
+                got={**args, **extra},
+                next="look at model_args and image_size",
+            ) from None
+    return model
+
+
+def _check_runs(model: nn.Module, name: str, size: int) -> None:
+    patch = _patch_size(model)
+    if patch and size % patch:
+        raise RecipeError(
+            f"{name} cannot take {size} px: its patches of {patch} px do not cover it",
+            got=f"image_size {size}",
+            expected=f"a multiple of {patch}, such as {max(1, round(size / patch)) * patch}",
+        )
+    try:
+        with torch.no_grad():
+            logits: Tensor = model.eval()(torch.zeros(1, 3, size, size))
+        if not torch.isfinite(logits).all():
+            raise ValueError("its output is not finite")
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"{name} cannot take {size} px: {_first_line(error)}", got=f"image_size {size}", expected=_what_works(name)
+        ) from None
+
+
+def _patch_size(model: nn.Module) -> int | None:
+    """The side of the patches of a plain ViT, which would leave out the rest of other sizes in silence."""
+    size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    return int(size[0]) if isinstance(size, (tuple, list)) else None
+
+
+def _what_works(name: str) -> str:
+    own = timm.models.get_pretrained_cfg(name)
+    sizes = {own.input_size[-1]} if own is not None else set()
+    for entry in catalogue.read():
+        if entry.name == name.partition(".")[0]:
+            sizes.update(entry.tested_sizes)
+    listed = ", ".join(str(size) for size in sorted(sizes))
+    return f"image_size {listed}" if listed else "the model's own size: leave image_size out"
+
+
+def _bad_argument(name: str, error: TypeError) -> RecipeError:
+    return RecipeError(
+        f"timm cannot build {name}: {_first_line(error)}",
+        expected="arguments that timm's constructor of this model takes",
+        next="look at model_args and drop_path_rate",
+    )
+
+
+def _with_distillation_token(model: nn.Module, name: str) -> nn.Module:
+    if not has_distillation_token(model):
+        raise RecipeError(
+            f"{name} has no distillation head",
+            got="distillation_token: true",
+            expected="a model that has one, such as deit_tiny_distilled_patch16_224, or distillation_token: false",
+        )
+    return DistillationTokenModel(model)
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in (values if len(values) == 3 else values * 3))
+    return first, second, third
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,57 @@
+"""Students with a distillation token: two heads to train, one answer to ship."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class TwoLogits(NamedTuple):
+    """What the two heads say, each (batch, classes)."""
+
+    class_logits: Tensor
+    distillation_logits: Tensor
+
+
+class DistillationTokenModel(nn.Module):
+    """A timm model with a class head and a distillation head (DeiT, LeViT, PiT, RepViT, EfficientFormer, …).
+
+    In training it gives both heads' logits. Otherwise it gives one tensor, log(½·softmax(a) + ½·softmax(b)): the
+    paper's late fusion adds the two softmaxes (Touvron et al. 2021, section 4), where DeiT's code averages the
+    logits. Its softmax is that mean.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        model.set_distilled_training(True)  # type: ignore[operator]
+        self.model = model
+        self.train(self.training)
+
+    def forward(self, images: Tensor) -> TwoLogits | Tensor:
+        class_logits, distillation_logits = self.model(images)
+        if self.training:
+            return TwoLogits(class_logits, distillation_logits)
+        return log_mean_softmax(class_logits, distillation_logits)
+
+    def train(self, mode: bool = True) -> DistillationTokenModel:
+        super().train(mode)
+        # timm gives both heads only from a module in training mode. That module itself holds neither dropout nor
+        # batch norm (its children do, and they keep `mode`), so it may always stay in it.
+        for module in self.model.modules():
+            if getattr(module, "distilled_training", False):
+                module.training = True
+        return self
+
+
+def has_distillation_token(model: nn.Module) -> bool:
+    """Whether this model has a distillation head, as built: some families have one only in some of their models."""
+    heads = (getattr(module, "head_dist", None) for module in model.modules())
+    return any(head is not None and not isinstance(head, nn.Identity) for head in heads)
+
+
+def log_mean_softmax(first: Tensor, second: Tensor) -> Tensor:
+    """log(½·softmax(first) + ½·softmax(second)) over the last dimension, without under- or overflow."""
+    log_probabilities = torch.stack([first.log_softmax(-1), second.log_softmax(-1)])
+    return log_probabilities.logsumexp(0) - torch.log(torch.tensor(2.0, dtype=first.dtype, device=first.device))

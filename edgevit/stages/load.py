@@ -1,0 +1,52 @@
+"""load: a timm model with pretrained weights, a user's weights, or as initialised → checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Contents, IOSpec
+from edgevit.configs import Load
+from edgevit.context import Context
+from edgevit.data import open_dataset
+from edgevit.errors import RecipeError
+from edgevit.models.checkpoints import load_weights, num_classes_of_weights, save_checkpoint
+from edgevit.models.cost import cost_of
+from edgevit.models.creation import BuiltModel, create_model, default_class_names, with_new_head
+
+
+def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    classes = config.classes
+    if "classes_of" in inputs:
+        classes = open_dataset(inputs["classes_of"]).classes
+    built = _built(config, None if classes is None else len(classes))
+    classes = classes or default_class_names(built.description.num_classes)
+    if built.description.licence:
+        context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")
+    save_checkpoint(built.module, built.description, out)
+    return Contents(
+        kind="checkpoint",
+        metrics=cost_of(built.module, built.preprocess),
+        io=IOSpec.for_classifier(built.preprocess, classes),
+        provenance={"weights": _origin(config), "weights_licence": built.description.licence},
+    )
+
+
+def _built(config: Load, num_classes: int | None) -> BuiltModel:
+    if config.weights is None:
+        return create_model(config.model, num_classes, config.image_size, config.model_args, config.pretrained)
+    if config.pretrained:
+        raise RecipeError("weights come from one place", got="pretrained: true and weights", expected="one of them")
+    weights = Path(config.weights)
+    built = create_model(config.model, num_classes, config.image_size, config.model_args)
+    if num_classes is None:
+        own = num_classes_of_weights(built, weights)
+        built = built if own == built.description.num_classes else with_new_head(built, own)
+    load_weights(built, weights)
+    return built
+
+
+def _origin(config: Load) -> str:
+    if config.weights is not None:
+        return config.weights
+    return f"timm:{config.model}" if config.pretrained else "initialised"
