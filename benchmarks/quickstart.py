@@ -1,0 +1,90 @@
+"""The quickstart over several support draws: accuracy, seconds and memory by stage.
+
+    python -m benchmarks.quickstart [--draws 5]
+
+For each draw: top-1 of the deployed INT8 student, of its float model and of the adapted teacher on the test half, and
+of nearest centroid on raw pixels for the same support and the same test images. The first draw is run in an empty
+store, as `make quickstart` does, and gives the seconds and the peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import NearestCentroid
+
+from benchmarks.common import ROOT, publish, spread
+from edgevit.artifacts import Artifact
+from edgevit.data import dataset_artifacts, open_dataset
+from edgevit.recipe import load_recipe
+
+RECIPE = ROOT / "recipes" / "quickstart.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=5)
+    draws = parser.parse_args().draws
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [_draw(draw, Path(folder)) for draw in range(draws)]
+    points = 100.0
+    above = [(row["top1"]["accuracy"] - row["nearest_centroid_on_pixels"]) * points for row in rows]
+    lost = [(row["top1"]["student_accuracy"] - row["top1"]["accuracy"]) * points for row in rows]
+    publish(
+        "quickstart",
+        {
+            "draws": rows,
+            "int8_points_above_nearest_centroid": {"mean": float(np.mean(above)), **spread(above)},
+            "int8_points_below_its_float_model": {"mean": float(np.mean(lost)), **spread(lost)},
+            "mean_top1": {name: float(np.mean([row["top1"][name] for row in rows])) for name in rows[0]["top1"]},
+        },
+    )
+
+
+def _draw(draw: int, runs: Path) -> dict[str, Any]:
+    setting = f"datasets.digits.few_shot.draw={draw}"
+    command = [
+        str(Path(sys.executable).with_name("edgevit")),
+        "run",
+        str(RECIPE),
+        "--runs",
+        str(runs),
+        "--set",
+        setting,
+    ]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    wall_s = time.perf_counter() - start
+    recipe = load_recipe(RECIPE, [setting])
+    stages = {stage.id: Artifact.load(runs / recipe.name / stage.id) for stage in recipe.stages}
+    return {
+        "draw": draw,
+        "wall_s": wall_s,
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10,
+        "stages": {
+            name: {key: one.manifest.provenance[key] for key in ("seconds", "peak_rss_mib")}
+            for name, one in stages.items()
+        },
+        "top1": {name: one.metrics["top1"]["value"] for name, one in stages.items() if one.kind == "evaluation"},
+        "p50_ms": {name: one.metrics["latency_ms"]["p50"] for name, one in stages.items() if one.kind == "latency"},
+        "nearest_centroid_on_pixels": _nearest_centroid(recipe.datasets),
+    }
+
+
+def _nearest_centroid(datasets: Any) -> float:
+    names = ("digits.support", "digits.test")
+    support, test = (open_dataset(one) for one in dataset_artifacts(datasets, ROOT, names).values())
+    pixels = [np.stack([data.image(i).ravel() for i in range(len(data))]).astype(float) for data in (support, test)]
+    return float(NearestCentroid().fit(pixels[0], support.labels).score(pixels[1], test.labels))
+
+
+if __name__ == "__main__":
+    main()
