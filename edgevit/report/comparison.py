@@ -34,10 +34,16 @@ class Point:
 
     title: str
     value: str
-    sentences: tuple[str, ...]
+    sentences: tuple[str, ...] = ()
+    conditions: str = ""
 
     def as_json(self) -> Json:
-        return {"title": self.title, "value": self.value, "sentences": list(self.sentences)}
+        return {
+            "title": self.title,
+            "value": self.value,
+            "sentences": list(self.sentences),
+            "conditions": self.conditions,
+        }
 
 
 def verdict(found: Lineup, budget: Budget) -> Json:
@@ -57,7 +63,7 @@ def answer(found: Lineup, budget: Budget) -> Json:
     unknown = "It is not known whether it meets the budget." if limits else "No budget was given."
     return {
         "verdict": VERDICTS.get(meets, unknown),
-        "deployed": [_who(found.deployed)],
+        "deployed": _who(found.deployed),
         "points": [point.as_json() for point in (_smaller(found), _faster(found), _accuracy(found))],
     }
 
@@ -141,19 +147,19 @@ def _smaller(found: Lineup) -> Point:
         f"{_times(baseline.size_bytes / deployed.size_bytes, SIZES)} the {word} ({size(baseline.size_bytes)})."
         for word, baseline in found.baselines()
     ]
-    return Point("Size", size(deployed.size_bytes), tuple(sentences))
+    return Point("Size", size(deployed.size_bytes), tuple(sentences), "The file that holds the weights.")
 
 
 def _faster(found: Lineup) -> Point:
     deployed = found.deployed
     if deployed.latency_ms is None:
-        return Point("Latency", "not measured", ())
+        return Point("Latency", "not measured")
     conditions = (
         f"Median of {deployed.latency_ms['n']:,} runs, batch {deployed.batch_size}, "
         f"{_threads(deployed)}{BOUNDARIES[deployed.latency_ms['boundary']]}."
     )
     sentences = [_speed_sentence(word, baseline, deployed) for word, baseline in found.baselines()]
-    return Point("Latency", milliseconds(deployed.latency_ms["p50"]), (*sentences, conditions))
+    return Point("Latency", milliseconds(deployed.latency_ms["p50"]), tuple(sentences), conditions)
 
 
 def _threads(variant: Variant) -> str:
@@ -167,7 +173,7 @@ def _speed_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
         return f"The {word}'s latency was not measured."
     differences = different_conditions(baseline.latency, deployed.latency)
     if differences:
-        return f"Not compared with the {word}: the two were measured under different conditions ({'; '.join(differences)})."
+        return f"Not compared with the {word}: measured under different conditions ({'; '.join(differences)})."
     before, after = baseline.latency_ms, deployed.latency.metrics["latency_ms"]
     other = f" on {runtime_name(baseline.runtime)}" if baseline.runtime != deployed.runtime else ""
     overlap = before["p50_low"] <= after["p50_high"] and after["p50_low"] <= before["p50_high"]
@@ -191,22 +197,23 @@ def _times(factor: float, words: tuple[str, str, str]) -> str:
 def _accuracy(found: Lineup) -> Point:
     top1 = found.deployed.top1
     if top1 is None:
-        return Point("Accuracy", "not measured", ())
+        return Point("Accuracy", "not measured")
     conditions = f"Top-1 on {top1['n']:,} images of {top1['data']}, 95% interval {interval_percent(top1)}%."
     # The float student first: what it loses against it is the price of quantization and compilation.
     sentences = [_drop_sentence(word, baseline, found.deployed) for word, baseline in reversed(found.baselines())]
-    return Point("Accuracy", percent(top1["value"]), (*sentences, conditions))
+    return Point("Accuracy", percent(top1["value"]), tuple(sentences), conditions)
 
 
 def _drop_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
     drop = drop_between(baseline, deployed)
     if drop is None or baseline.top1 is None:
         return f"Not compared with the {word}: the two were not measured on the same images."
-    change = f"Loses {points(drop.value)} points" if drop.value >= 0 else f"Gains {points(-drop.value)} points"
+    loses, gains = f"Loses {points(drop.value)} points against", f"Gains {points(-drop.value)} points against"
+    change = loses if drop.value > 0 else gains if drop.value < 0 else "As often right as"
     sign = 1 if drop.value >= 0 else -1
     low, high = sorted((sign * drop.low, sign * drop.high))
-    doubt = ", which may be chance" if drop.may_be_chance else ""
+    doubt = ", which may be chance" if drop.value and drop.may_be_chance else ""
     return (
-        f"{change} against the {word} ({percent(baseline.top1['value'])}){doubt}: "
+        f"{change} the {word} ({percent(baseline.top1['value'])}){doubt}: "
         f"95% interval {points(low)} to {points(high)} points, on the same images."
     )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.report import plots, text
@@ -21,6 +23,16 @@ HERE = Path(__file__).parent
 MOST_CONFUSED = 8
 LARGEST_CONFUSION_MATRIX = 100
 IN_THE_TABLE = ("params", "macs", "size_bytes", "precision", "runtime")
+NUMBERS = (
+    text.count,
+    text.interval_percent,
+    text.milliseconds,
+    text.percent,
+    text.precision_name,
+    text.runtime_name,
+    text.significant,
+    text.size,
+)
 BADGES = {True: "yes", False: "no", None: "unknown"}
 
 
@@ -29,21 +41,14 @@ def page(report: Mapping[str, Any], found: Lineup) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(
-        {
-            name: getattr(text, name)
-            for name in ("count", "interval_percent", "milliseconds", "percent", "ratio", "significant", "size")
-        },
-        precision=text.precision_name,
-        runtime=text.runtime_name,
-        svg=Markup,
-        json=_pretty,
-    )
+    environment.filters.update({function.__name__: function for function in NUMBERS})
+    environment.filters.update(svg=Markup, json=_pretty)
     deployed = found.deployed
     return environment.get_template("report.html.j2").render(
         report=report,
         badge=BADGES[report["verdict"]["meets_budget"]],
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        roles=_roles(report),
         overview=_overview(report, found),
         latency=_latency(deployed),
         curves=list(_training_curves(found)),
@@ -53,6 +58,11 @@ def page(report: Mapping[str, Any], found: Lineup) -> str:
         quantization=_quantization(found),
         provenance=[_provenance(one) for one in found.artifacts],
     )
+
+
+def _roles(report: Mapping[str, Any]) -> defaultdict[str, str]:
+    """The part that a variant plays in the answer, by its id."""
+    return defaultdict(str, {report[role]: role.replace("_", " ") for role in ("teacher", "float_student", "deployed")})
 
 
 def _overview(report: Mapping[str, Any], found: Lineup) -> Json | None:
@@ -79,15 +89,13 @@ def _latency(deployed: Variant) -> Json | None:
 
 def _training_curves(found: Lineup) -> Iterator[Json]:
     for one in found.artifacts:
-        if one.kind == "checkpoint" and "metrics.jsonl" in one.manifest.files:
-            lines = [json.loads(line) for line in one.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-            if any(line.get("loss") is not None for line in lines):
-                yield {
-                    "id": one.id,
-                    "stage": one.manifest.stage,
-                    "plot": plots.training_curve(one.id, lines),
-                    "last": lines[-1],
-                }
+        if one.kind != "checkpoint" or "metrics.jsonl" not in one.manifest.files:
+            continue
+        lines = [json.loads(line) for line in one.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        losses = [line["loss"] for line in lines if line.get("loss") is not None]
+        if losses:
+            plot = plots.training_curve(one.id, lines)
+            yield {"id": one.id, "stage": one.manifest.stage, "plot": plot, "last_loss": losses[-1]}
 
 
 def _confusion(deployed: Variant) -> Json | None:
@@ -95,18 +103,23 @@ def _confusion(deployed: Variant) -> Json | None:
         return None
     recorded = _evaluation_json(deployed.evaluation)
     matrix, classes = np.asarray(recorded["confusion"], dtype=np.int64), recorded["classes"]
-    off_diagonal = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:MOST_CONFUSED]
-    pairs = [divmod(int(index), len(classes)) for index in order]
     small = len(classes) <= LARGEST_CONFUSION_MATRIX
-    return {
-        "plot": plots.confusion_matrix(matrix, classes) if small else None,
-        "pairs": [
-            {"label": classes[label], "predicted": classes[predicted], "count": int(matrix[label, predicted]), "of": int(matrix[label].sum())}
-            for label, predicted in pairs
-            if off_diagonal[label, predicted] > 0
-        ],
-    }  # fmt: skip
+    plot = plots.confusion_matrix(matrix, classes) if small else None
+    return {"plot": plot, "pairs": list(_most_confused(matrix, classes))}
+
+
+def _most_confused(matrix: NDArray[np.int64], classes: Sequence[str]) -> Iterator[Json]:
+    mistakes = matrix - np.diag(np.diag(matrix))
+    for index in np.argsort(-mistakes, axis=None, kind="stable")[:MOST_CONFUSED]:
+        label, predicted = divmod(int(index), len(classes))
+        count = int(mistakes[label, predicted])
+        if count:
+            yield {
+                "label": classes[label],
+                "predicted": classes[predicted],
+                "count": count,
+                "of": int(matrix[label].sum()),
+            }
 
 
 def _mistakes(deployed: Variant) -> Iterator[Json]:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -28,6 +29,7 @@ DPI = 72
 MOST_CLASSES_WITH_NUMBERS = 20
 MOST_CLASSES_WITH_NAMES = 45
 RUN_ORDER_POINTS = 240
+LINE_PX = 15.0
 
 Samples = NDArray[np.float64]
 Curve = Sequence[Mapping[str, Any]]
@@ -37,34 +39,32 @@ def accuracy_latency(
     variants: Sequence[Variant], deployed: Variant, budget_ms: float | None, width_px: int
 ) -> str | None:
     """Top-1 over p50 latency with 95% intervals, one marker shape a target; None if no variant has both."""
-    shown = [one for one in variants if one.top1 and one.latency_ms]
+    shown = list(_placed(variants))
     if not shown:
         return None
     targets = list(dict.fromkeys(one.target for one in shown))
-    with _figure(f"accuracy-latency-{width_px}", width_px, 340 if width_px > 500 else 320) as (figure, svg):
+    with _figure(f"accuracy-latency-{width_px}", width_px, 340) as (figure, svg):
         axes = figure.add_subplot()
         axes.set_xscale("log")
-        if budget_ms is not None:
-            axes.axvline(budget_ms, color=BAD, linewidth=1.2, linestyle=(0, (4, 3)))
-            axes.annotate(
-                f"budget {budget_ms:g} ms", (budget_ms, 1), xycoords=("data", "axes fraction"), xytext=(4, -4),
-                textcoords="offset points", color=BAD, va="top", fontsize=11,
-            )  # fmt: skip
         for one in shown:
-            _variant_marker(axes, one, MARKERS[targets.index(one.target) % len(MARKERS)], one is deployed)
-        _pad_limits(axes, shown, budget_ms)
-        _name_variants(axes, figure, shown, deployed)
-        _latency_ticks(axes)
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:.0f}%" if value % 1 == 0 else f"{value:.1f}%")
-        )
+            _variant_marker(axes, one, MARKERS[targets.index(one.target) % len(MARKERS)], one.id == deployed.id)
+        times_ms = [one.x_ms for one in shown]
+        if budget_ms is not None:
+            times_ms.append(budget_ms)
+            _budget_line(axes, budget_ms)
+        axes.set_xlim(min(times_ms) / 1.6, max(times_ms) * 2.2)
+        axes.margins(y=0.12)
         axes.set_xlabel("p50 latency, ms (log scale; left is faster)")
-        axes.set_ylabel("top-1 accuracy")
+        axes.set_ylabel("top-1 accuracy, %")
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         if len(targets) > 1:
             for index, target in enumerate(targets):
                 axes.plot([], [], MARKERS[index % len(MARKERS)], color=MUTED, label=target)
             axes.legend(loc="lower right", frameon=False)
+        _name_variants(axes, figure, shown, deployed.id)
     return svg()
 
 
@@ -146,9 +146,9 @@ def confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> st
         axes.grid(False)
         names = [_shortened(name) for name in classes] if size <= MOST_CLASSES_WITH_NAMES else []
         ticks = range(len(names))
-        small = {"fontsize": 11 if size <= 20 else 7}
-        axes.set_yticks(ticks, names, **small)
-        axes.set_xticks(ticks, names, rotation=0 if max(map(len, names), default=0) <= 2 else 90, **small)
+        fontsize = 11 if size <= MOST_CLASSES_WITH_NUMBERS else 7
+        axes.set_yticks(ticks, names, fontsize=fontsize)
+        axes.set_xticks(ticks, names, rotation=0 if max(map(len, names), default=0) <= 2 else 90, fontsize=fontsize)
         axes.tick_params(length=0)
         axes.set_xlabel("predicted")
         axes.set_ylabel("label")
@@ -185,7 +185,7 @@ def reliability_diagram(bins: Sequence[ReliabilityBin]) -> str:
 @contextmanager
 def _figure(name: str, width_px: int, height_px: int) -> Iterator[tuple[Figure, Callable[[], str]]]:
     """A figure, and a function that gives its SVG once the block has ended."""
-    style = {
+    style: dict[Any, Any] = {
         "svg.hashsalt": name,
         "svg.fonttype": "none",
         "text.parse_math": False,
@@ -226,6 +226,31 @@ def _figure(name: str, width_px: int, height_px: int) -> Iterator[tuple[Figure, 
         text.append(_for_the_page(stream.getvalue()))
 
 
+@dataclass(frozen=True)
+class _Placed:
+    """A variant as a point with its 95% intervals."""
+
+    id: str
+    target: str | None
+    x_ms: float
+    x_range: tuple[float, float]
+    y_percent: float
+    y_range: tuple[float, float]
+
+
+def _placed(variants: Sequence[Variant]) -> Iterator[_Placed]:
+    for one in variants:
+        if (top1 := one.top1) and (latency := one.latency_ms):
+            yield _Placed(
+                one.id,
+                one.target,
+                latency["p50"],
+                (latency["p50_low"], latency["p50_high"]),
+                100 * top1["value"],
+                (100 * top1["low"], 100 * top1["high"]),
+            )
+
+
 def _for_the_page(svg: str) -> str:
     """Only the <svg> element, sized by the page, with CSS variables for colours and the page's font."""
     svg = svg[svg.index("<svg") :].strip()
@@ -238,48 +263,51 @@ def _for_the_page(svg: str) -> str:
     return svg
 
 
-def _variant_marker(axes: Axes, one: Variant, marker: str, is_deployed: bool) -> None:
-    top1, latency = one.top1, one.latency_ms
-    assert top1
-    assert latency
-    x, y = latency["p50"], 100 * top1["value"]
+def _variant_marker(axes: Axes, one: _Placed, marker: str, is_deployed: bool) -> None:
     axes.errorbar(
-        x, y,
-        xerr=[[max(0, x - latency["p50_low"])], [max(0, latency["p50_high"] - x)]],
-        yerr=[[y - 100 * top1["low"]], [100 * top1["high"] - y]],
-        fmt=marker, color=ACCENT if is_deployed else MUTED, markersize=9 if is_deployed else 6.5,
-        elinewidth=1.3, capsize=0, zorder=3,
-    )  # fmt: skip
+        one.x_ms,
+        one.y_percent,
+        xerr=np.abs([[one.x_ms - one.x_range[0]], [one.x_range[1] - one.x_ms]]),
+        yerr=np.abs([[one.y_percent - one.y_range[0]], [one.y_range[1] - one.y_percent]]),
+        fmt=marker,
+        color=ACCENT if is_deployed else MUTED,
+        markersize=9 if is_deployed else 6.5,
+        elinewidth=1.3,
+        zorder=3,
+    )
 
 
-def _pad_limits(axes: Axes, shown: Sequence[Variant], budget_ms: float | None) -> None:
-    """Half an order of magnitude at most on either side, and room for names."""
-    times = [one.latency_ms["p50"] for one in shown if one.latency_ms] + ([budget_ms] if budget_ms else [])
-    axes.set_xlim(min(times) / 1.6, max(times) * 2.2)
-    axes.margins(y=0.12)
-
-
-def _name_variants(axes: Axes, figure: Figure, shown: Sequence[Variant], deployed: Variant) -> None:
+def _name_variants(axes: Axes, figure: Figure, shown: Sequence[_Placed], deployed_id: str) -> None:
     """Write each name beside its marker, pushed up where it would cover the one below."""
     figure.draw_without_rendering()
-    line_px, lowest = 15.0, -np.inf
-    positions = [(axes.transData.transform((one.latency_ms["p50"], 100 * one.top1["value"])), one) for one in shown if one.latency_ms and one.top1]  # fmt: skip
-    for (_, y), one in sorted(positions, key=lambda pair: pair[0][1]):
-        text_y = max(y + 10, lowest + line_px)
+    lowest = -np.inf
+    for one in sorted(shown, key=lambda one: one.y_percent):
+        y = axes.transData.transform((one.x_ms, one.y_percent))[1]
+        text_y = max(y + 10, lowest + LINE_PX)
         lowest = text_y
-        assert one.latency_ms
-        assert one.top1
         axes.annotate(
-            one.id, (one.latency_ms["p50"], 100 * one.top1["value"]), xytext=(8, (text_y - y) * 72 / DPI),
-            textcoords="offset points", va="center", fontsize=12, fontweight="bold" if one is deployed else "normal",
-            color=ACCENT if one is deployed else INK,
-        )  # fmt: skip
+            one.id,
+            (one.x_ms, one.y_percent),
+            xytext=(8, text_y - y),
+            textcoords="offset pixels",
+            va="center",
+            fontweight="bold" if one.id == deployed_id else "normal",
+            color=ACCENT if one.id == deployed_id else INK,
+        )
 
 
-def _latency_ticks(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def _budget_line(axes: Axes, budget_ms: float) -> None:
+    axes.axvline(budget_ms, color=BAD, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.annotate(
+        f"budget {budget_ms:g} ms",
+        (budget_ms, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, -4),
+        textcoords="offset pixels",
+        color=BAD,
+        va="top",
+        fontsize=11,
+    )
 
 
 def _shortened(name: str, length: int = 18) -> str:

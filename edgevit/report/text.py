@@ -16,8 +16,7 @@ NOT_MEASURED = "–"
 def summary(report: Mapping[str, Any]) -> str:
     """The answer of a report.json in a few lines of at most 80 columns."""
     answer = report["answer"]
-    lines = [answer["verdict"], *(f"  {line}" for line in answer["deployed"])]
-    lines += [f"  {one['title']}: {one['value']}. {' '.join(one['sentences'])}" for one in answer["points"]]
+    lines = [answer["verdict"], f"  {answer['deployed']}", *(f"  {_told(one)}" for one in answer["points"])]
     lines += [f"  Caution: {line}" for line in report["cautions"]]
     return "\n".join(_wrapped(line) for line in lines)
 
@@ -25,15 +24,18 @@ def summary(report: Mapping[str, Any]) -> str:
 def markdown(report: Mapping[str, Any]) -> str:
     """report.md: the answer and the table of variants, readable as it is in a terminal of 80 columns."""
     answer = report["answer"]
-    blocks = [
+    texts = [
         f"# {report['name']}",
-        f"**{answer['verdict']}** {' '.join(report['verdict']['reasons'])}",
-        *answer["deployed"],
+        _wrapped(f"**{answer['verdict']}** {answer['deployed']}"),
+        "\n".join(_wrapped(f"- {reason}") for reason in report["verdict"]["reasons"]),
+        *(_wrapped(f"> Caution: {line}") for line in report["cautions"]),
+        "## In numbers",
+        "\n".join(_wrapped(f"- {_told(one)}") for one in answer["points"]),
+        "## Variants, from teacher to deployed",
+        variants_table(report["variants"]),
+        _wrapped(report["table_note"]),
     ]
-    blocks += [f"- **{one['title']}: {one['value']}.** {' '.join(one['sentences'])}" for one in answer["points"]]
-    blocks += [f"> Caution: {line}" for line in report["cautions"]]
-    prose = "\n\n".join(_wrapped(block) for block in blocks)
-    return f"{prose}\n\n## Variants, from teacher to deployed\n\n{variants_table(report['variants'])}\n\n{_wrapped(report['table_note'])}\n"
+    return "\n\n".join(texts) + "\n"
 
 
 def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
@@ -76,9 +78,9 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def size(size_bytes: float) -> str:
-    """MiB, or KiB below a tenth of one."""
+    """MiB, or KiB below one."""
     mib = size_bytes / 2**20
-    return f"{significant(mib)} MiB" if mib >= 0.1 else f"{significant(size_bytes / 2**10)} KiB"
+    return f"{significant(mib)} MiB" if mib >= 1 else f"{significant(size_bytes / 2**10)} KiB"
 
 
 def count(value: float | None) -> str:
@@ -117,6 +119,10 @@ def precision_name(precision: str) -> str:
     return PRECISIONS.get(precision, precision)
 
 
+def _told(point: Mapping[str, Any]) -> str:
+    return " ".join([f"{point['title']}: {point['value']}.", *point["sentences"], point["conditions"]]).rstrip()
+
+
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     numeric = [column > 1 for column in range(len(widths))]
@@ -128,10 +134,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
         )
         return f"| {' | '.join(cells)} |"
 
-    rule = "|".join(
-        ("-" * (width + 1) + ":") if right else "-" * (width + 2) for width, right in zip(widths, numeric, strict=True)
-    )
-    return "\n".join([line(rows[0]), f"|{rule}|", *map(line, rows[1:])])
+    rules = ["-" * (width + 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)]
+    return "\n".join([line(rows[0]), f"|{'|'.join(rules)}|", *map(line, rows[1:])])
 
 
 def _wrapped(text: str) -> str:

@@ -165,7 +165,7 @@ def same_conditions(a: Variant, b: Variant) -> bool:
 
 
 def different_conditions(a: Artifact, b: Artifact) -> list[str]:
-    """`threads: 1 and 4` for each condition in which two latencies differ. Runtime and precision are choices, no condition."""
+    """`threads: 1 and 4` for each condition in which two latencies differ; runtime and precision are no conditions."""
     both = [(name, a.metrics.get(name), b.metrics.get(name)) for name in ("target", "threads", "batch_size")]
     both += [(name, a.metrics["latency_ms"][name], b.metrics["latency_ms"][name]) for name in ("boundary", "label")]
     return [f"{name.replace('_', ' ')}: {one} and {other}" for name, one, other in both if one != other]
@@ -278,10 +278,9 @@ def _parent_id(model: Artifact) -> str | None:
 
 
 def _last_measured(variants: Iterable[Variant], model: Artifact) -> Variant:
+    """The variant of a model with most measured on it; of equals the last."""
     own = [one for one in variants if one.model.digest == model.digest]
-    return max(
-        enumerate(own), key=lambda pair: ((pair[1].evaluation is not None) + (pair[1].latency is not None), pair[0])
-    )[1]
+    return max(reversed(own), key=lambda one: (one.evaluation is not None) + (one.latency is not None))
 
 
 def _variant_like(deployed: Variant, model: Artifact | None, variants: Iterable[Variant]) -> Variant | None:
