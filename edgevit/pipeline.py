@@ -39,8 +39,7 @@ def run(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collect
     _check_ids(fresh, recipe)
     store = Store(runs / ".store")
     context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
-    done = dataset_artifacts(recipe.datasets, base, recipe.dataset_names(), cache=store.root / "hashes.json")
-    _say_notes(done, context)
+    done = _datasets(recipe, base, store, context)
     for number, config in enumerate(recipe.stages, 1):
         title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()})"
         done[config.id] = make(config, resolve(config, done), store, context, title, again=config.id in fresh)
@@ -99,10 +98,8 @@ class Reason:
 def why(recipe: Recipe, base: Path, runs: Path) -> list[Reason]:
     """For every stage: finished, or which field changed since it was last made in this run folder."""
     store = Store(runs / ".store")
-    done: dict[str, Artifact] = dict(
-        dataset_artifacts(recipe.datasets, base, recipe.dataset_names(), cache=store.root / "hashes.json")
-    )
     context = Context(budget=recipe.budget)
+    done = _datasets(recipe, base, store, context)
     found = []
     for config in recipe.stages:
         name = config.name()
@@ -176,10 +173,13 @@ def _outcome(artifact: Artifact) -> str:
     return ", ".join(words)
 
 
-def _say_notes(done: Mapping[str, Artifact], context: Context) -> None:
-    notes = [note for artifact in done.values() for note in artifact.metrics.get("notes", ())]
+def _datasets(recipe: Recipe, base: Path, store: Store, context: Context) -> dict[str, Artifact]:
+    cache = store.root / "hashes.json"
+    found = dataset_artifacts(recipe.datasets, base, recipe.dataset_names(), cache=cache, progress=context.progress)
+    notes = [note for artifact in found.values() for note in artifact.manifest.provenance["notes"]]
     for note in dict.fromkeys(notes):
         context.progress.say(f"note: {note}")
+    return found
 
 
 def _show(artifact: Artifact, shown: Path) -> None:

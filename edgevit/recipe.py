@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, LineCol
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from edgevit.artifacts import Frozen, Kind
@@ -169,11 +169,11 @@ def _copies(block: Mapping[str, Any], where: str) -> Iterator[Any]:
 def _substituted(node: Any, variable: str, value: Any, ids: set[str], suffix: str) -> Any:
     if isinstance(node, CommentedMap):
         copy = CommentedMap({key: _substituted(item, variable, value, ids, suffix) for key, item in node.items()})
-        copy._yaml_line_col = node.lc  # the copy answers with the lines of the block
+        setattr(copy, LineCol.attrib, node.lc)  # the copy answers with the lines of the block
         return copy
     if isinstance(node, CommentedSeq):
         items = CommentedSeq([_substituted(item, variable, value, ids, suffix) for item in node])
-        items._yaml_line_col = node.lc
+        setattr(items, LineCol.attrib, node.lc)
         return items
     if node == variable:
         return value

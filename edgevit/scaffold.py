@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from edgevit.configs import ImageFolder
 from edgevit.data import dataset_artifacts
@@ -29,7 +30,7 @@ def recipe_for_folder(folder: Path, target: str, recipe_folder: Path, latency_ms
     config = ImageFolder(source="image_folder", path=str(folder.absolute()), classes=_class_level(folder))
     roles = dataset_artifacts({"photos": config}, Path.cwd(), ["photos", "photos.train", "photos.test"])
     train, classes = roles["photos.train"].metrics["images"], roles["photos"].metrics["classes"]
-    few = train / len(classes) < FEW_IMAGES_PER_CLASS
+    few = train / classes < FEW_IMAGES_PER_CLASS
     text = _template().render(
         name=_recipe_name(folder),
         path=os.path.relpath(folder.absolute(), recipe_folder.absolute()),
@@ -40,11 +41,11 @@ def recipe_for_folder(folder: Path, target: str, recipe_folder: Path, latency_ms
         latency_ms=latency_ms,
     )
     kind = "few images: a few-shot recipe" if few else "enough images to train on"
-    counts = f"{len(classes)} classes, {roles['photos'].metrics['images']} images, {train} of them to train on"
+    counts = f"{classes} classes, {roles['photos'].metrics['images']} images, {train} of them to train on"
     return text, f"{folder}: {counts}; {kind}"
 
 
-def _class_level(folder: Path) -> str:
+def _class_level(folder: Path) -> Literal["top", "leaf"]:
     """`leaf` where class folders hold folders themselves."""
     tops = [one for split in ("train", "val", "test") if (one := folder / split).is_dir()] or [folder]
     class_folders = [one for top in tops for one in top.iterdir() if one.is_dir()]
@@ -59,7 +60,7 @@ def _recipe_name(folder: Path) -> str:
     return name.lower() or "photos"
 
 
-def _template():  # type: ignore[no-untyped-def]
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("edgevit"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -53,8 +53,8 @@ class Workshop:
         config = ImageFolder.model_validate(
             {"source": "image_folder", "path": str(folder.absolute()), "classes": classes}
         )
-        made: Artifact = dataset_artifacts({"images": config}, Path.cwd(), [name])[name]
-        for note in made.metrics.get("notes", ()):
+        made = dataset_artifacts({"images": config}, Path.cwd(), [name], progress=self._context.progress)[name]
+        for note in made.manifest.provenance["notes"]:
             self._context.progress.say(f"note: {note}")
         return made
 

@@ -43,8 +43,6 @@ def models(
 
     Example: edgevit models vit --max-params 6
     """
-    from dataclasses import asdict
-
     from edgevit.models.catalogue import read
 
     entries = [
@@ -55,7 +53,7 @@ def models(
         and (image_size is None or image_size in one.tested_sizes)
     ]
     if as_json:
-        print_json([asdict(one) for one in entries])
+        print_json([one.model_dump() for one in entries])
         return
     rows = [
         (

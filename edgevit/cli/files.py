@@ -171,20 +171,29 @@ def compare(
     Example: edgevit compare deit.onnx deit.int8.onnx --data photos/
     """
     from edgevit.comparison import compare_models
-    from edgevit.workshop import workshop
+    from edgevit.configs import Evaluate
+    from edgevit.profiling import MeasurePlan
+    from edgevit.runtimes.base import SessionOptions
+    from edgevit.workshop import parsed, workshop
 
+    plan = MeasurePlan(duration_s=duration_s, batch_size=batch)
     with workshop(terminal_context()) as shop:
-        images = shop.labelled_images(data) if data else None
-        answer = compare_models(
-            shop.model(first), shop.model(second), images, threads=threads, batch_size=batch, duration_s=duration_s
-        )
+        models = shop.model(first), shop.model(second)
+        evaluations = None
+        if data:
+            config = parsed(Evaluate, id="evaluation", model="model", data="images")
+            images = shop.labelled_images(data)
+            evaluations = (
+                shop.make(config, model=models[0], data=images),
+                shop.make(config, model=models[1], data=images),
+            )
+        answer = compare_models(*models, evaluations, SessionOptions(threads=threads), plan)
     if as_json:
-        print_json(answer)
+        print_json(answer.as_json())
     else:
-        print_table(("", first.name, second.name), answer["rows"])
-        typer.echo("\n".join(answer["sentences"]))
+        typer.echo("\n".join(answer.sentences(first.name, second.name)))
         next_command(f"edgevit bundle {second} --out bundle/")
-    if answer["worse"]:
+    if answer.other_is_worse:
         raise typer.Exit(1)
 
 

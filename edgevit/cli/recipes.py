@@ -9,6 +9,9 @@ import typer
 
 from edgevit.cli.output import JsonFlag, next_command, print_json, terminal_context
 
+if TYPE_CHECKING:
+    from edgevit.artifacts import Artifact
+
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 Settings = Annotated[
     list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the recipe; may be repeated.")
@@ -155,14 +158,8 @@ def schema() -> None:
 
 
 def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:
-    manifest = artifact.manifest
-    return {
-        "kind": artifact.kind,
-        "key": manifest.key,
-        "digest": artifact.digest,
-        "made": made,
-        "metrics": artifact.metrics,
-    }
+    key, digest = artifact.manifest.key, artifact.digest
+    return {"kind": artifact.kind, "key": key, "digest": digest, "made": made, "metrics": artifact.metrics}
 
 
 def _device(wanted: str) -> str:
@@ -172,10 +169,13 @@ def _device(wanted: str) -> str:
         raise TargetError(f"'{wanted}' is no device", where="--device", expected="auto, cpu or cuda")
     if wanted == "cpu":
         return "cpu"
-    from edgevit.targets import has_cuda
+    from edgevit.profiling.conditions import gpus
 
-    if has_cuda():
-        return "cuda"
+    if gpus():  # torch is imported only where an NVIDIA GPU answers
+        import torch
+
+        if torch.cuda.is_available():
+            return "cuda"
     if wanted == "cuda":
         raise TargetError("CUDA does not work here", where="--device cuda", next="edgevit doctor")
     return "cpu"

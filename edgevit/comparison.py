@@ -1,0 +1,81 @@
+"""Two models against each other: latencies interleaved in one run, accuracies on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from edgevit.artifacts import Artifact, Json
+from edgevit.profiling import Interval, MeasurePlan, interleaved
+from edgevit.profiling.measure import Measurement
+from edgevit.report.statistics import Drop, paired_drop
+from edgevit.runtimes.base import SessionOptions
+from edgevit.targets import target_for
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """What OTHER costs and gains against MODEL.
+
+    Attributes:
+        speedup: MODEL's p50 over OTHER's; above 1 where OTHER is faster.
+        drop: MODEL's top-1 minus OTHER's on the same images, where there were images.
+    """
+
+    model: Measurement
+    other: Measurement
+    speedup: float
+    interval: Interval
+    drop: Drop | None
+
+    @property
+    def other_is_worse(self) -> bool:
+        """Slower, or less accurate, by more than chance explains."""
+        return self.interval.high < 1 or (self.drop is not None and self.drop.low > 0)
+
+    def as_json(self) -> Json:
+        return {
+            "model": {"latency_ms": self.model.summary()},
+            "other": {"latency_ms": self.other.summary()},
+            "speedup": {"value": self.speedup, "low": self.interval.low, "high": self.interval.high},
+            "top1_drop": asdict(self.drop) if self.drop else None,
+            "other_is_worse": self.other_is_worse,
+        }
+
+    def sentences(self, model: str, other: str) -> list[str]:
+        """The answer in words."""
+        said = [
+            f"p50 {self.model.percentile_ms(50):.3g} ms: {model}",
+            f"p50 {self.other.percentile_ms(50):.3g} ms: {other}",
+            f"{other} runs {self.speedup:.2f}× as fast (95% interval "
+            f"{self.interval.low:.2f} to {self.interval.high:.2f})",
+        ]
+        if self.drop:
+            drop = self.drop
+            chance = ", which may be chance" if drop.may_be_chance else ""
+            said.append(
+                f"{other} loses {drop.value * 100:.2f} points of top-1 "
+                f"(95% interval {drop.low * 100:.2f} to {drop.high * 100:.2f}, {drop.n} images){chance}"
+            )
+        return said
+
+
+def compare_models(
+    model: Artifact,
+    other: Artifact,
+    evaluations: tuple[Artifact, Artifact] | None,
+    options: SessionOptions,
+    plan: MeasurePlan,
+) -> ModelComparison:
+    """Time two models in turns on this machine's CPU; hold their evaluations on the same images together."""
+    target = target_for("local-cpu")
+    with target.open(model, options) as one, target.open(other, options) as two:
+        timed = interleaved(one.work(plan), two.work(plan), plan)
+    drop = paired_drop(*(_correct(one) for one in evaluations)) if evaluations else None
+    return ModelComparison(timed.a, timed.b, timed.ratio, timed.interval, drop)
+
+
+def _correct(evaluation: Artifact) -> np.ndarray:
+    with np.load(evaluation.file("predictions.npz"), allow_pickle=False) as arrays:
+        return np.asarray(arrays["predicted"] == arrays["labels"])
