@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 LARGEST_IMAGE = 2**27  # pixels
 LONGEST_STRIP = 64  # aspect ratio beyond which a picture's far ends are cut off before it is resized
 

@@ -85,11 +85,11 @@ def random_box(
     for _ in range(_TRIES):
         area = rng.uniform(*scale) * width * height
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        box_width, box_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        box_width, box_height = max(1.0, math.sqrt(area * aspect)), max(1.0, math.sqrt(area / aspect))
         if box_width <= width and box_height <= height:
             return rng.uniform(0, width - box_width), rng.uniform(0, height - box_height), box_width, box_height
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    box_width, box_height = min(width, height * aspect), min(height, width / aspect)
+    box_width, box_height = max(1.0, min(width, height * aspect)), max(1.0, min(height, width / aspect))
     return (width - box_width) / 2, (height - box_height) / 2, box_width, box_height
 
 
@@ -103,7 +103,7 @@ def cut_out(
     """
     left, top, box_width, box_height = box
     if not degrees:
-        edges = (left, top, left + box_width, top + box_height)
+        edges = (left, top, min(left + box_width, picture.width), min(top + box_height, picture.height))
         upright = picture.resize((width, height), Pillow.Resampling.BICUBIC, edges)
         return upright.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT) if flipped else upright
     block = int(min(box_width / width, box_height / height))

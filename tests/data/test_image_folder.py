@@ -1,0 +1,198 @@
+"""Folders of pictures: layouts, splits, and everything that can be wrong with them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torchvision.datasets import ImageFolder as TorchvisionFolder
+
+from edgevit.configs import ImageFolder
+from edgevit.data import Dataset, dataset_artifacts, open_dataset, read_image
+from edgevit.errors import DataError, RecipeError
+
+from .conftest import MakePictures, write_picture
+
+
+def config(root: Path, **options: Any) -> ImageFolder:
+    return ImageFolder(source="image_folder", path=str(root), **options)
+
+
+def opened(root: Path, role: str = "photos", **options: Any) -> Dataset:
+    artifacts = dataset_artifacts({"photos": config(root, **options)}, root, [role])
+    return open_dataset(artifacts[role])
+
+
+def notes(root: Path, role: str, **options: Any) -> str:
+    artifacts = dataset_artifacts({"photos": config(root, **options)}, root, [role])
+    return "\n".join(artifacts[role].manifest.provenance["notes"])
+
+
+def test_agrees_with_torchvision(make_pictures: MakePictures):
+    root = make_pictures({"train/cat": 3, "train/dog/puppies": 2, "train/dog": 1, "train/eel": 2})
+    theirs, ours = TorchvisionFolder(str(root / "train")), opened(root, "photos.train")
+    assert list(ours.classes) == theirs.classes
+    by_id = {Path(path).relative_to(root).as_posix(): label for path, label in theirs.samples}
+    assert dict(zip(ours.sample_ids, ours.labels.tolist(), strict=True)) == by_id
+    index = ours.sample_ids.index("train/dog/puppies/001.png")
+    np.testing.assert_array_equal(ours.image(index), read_image(root / "train/dog/puppies/001.png"))
+
+
+def test_leaf_folders_name_the_class_and_equal_names_are_one_class(make_pictures: MakePictures):
+    root = make_pictures({"train/fruit/apple/gala": 2, "train/fruit/pear": 1, "train/sale/pear": 1})
+    data = opened(root, "photos.train", classes="leaf")
+    assert data.classes == ("gala", "pear")
+    assert data.labels.tolist() == [0, 0, 1, 1]
+    assert "class 'pear' is in 2 folders, taken as one" in data.notes
+
+
+def test_the_top_folder_names_the_class_of_what_is_nested_below(make_pictures: MakePictures):
+    data = opened(make_pictures({"fruit/apple": 1, "fruit/pear": 1, "fish": 1}), "photos")
+    assert data.classes == ("fish", "fruit")
+    assert data.labels.tolist() == [0, 1, 1]
+
+
+def test_classes_are_the_union_of_all_splits_and_gaps_are_said(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 2, "train/b": 2, "val/b": 1, "test/a": 1, "test/b": 1, "test/c": 1})
+    val = opened(root, "photos.val")
+    assert val.classes == ("a", "b", "c")
+    assert val.labels.tolist() == [1]
+    assert notes(root, "photos.val") == "photos.val: 2 of 3 classes have no image here: a, c"
+    assert "1 of 3 classes have no image here: c" in notes(root, "photos.train")
+    assert notes(root, "photos.test") == ""
+
+
+def test_fractions_are_kept_for_each_class(make_pictures: MakePictures):
+    root = make_pictures({"a": 300, "b": 300})
+    splits = {"val": 0.1, "test": 0.3}
+    for role, fraction in (("train", 0.6), ("val", 0.1), ("test", 0.3)):
+        counts = Counter(opened(root, f"photos.{role}", splits=splits).labels.tolist())
+        for label in (0, 1):
+            assert counts[label] == pytest.approx(300 * fraction, abs=4 * (300 * fraction * (1 - fraction)) ** 0.5)
+
+
+def test_a_picture_stays_in_its_split_when_others_are_added(make_pictures: MakePictures):
+    root = make_pictures({"a": 40, "b": 40})
+    before = {role: set(opened(root, f"photos.{role}").sample_ids) for role in ("train", "val", "test")}
+    make_pictures({"a": 60, "b": 60, "c": 20})
+    after = {role: set(opened(root, f"photos.{role}").sample_ids) for role in ("train", "val", "test")}
+    assert all(before[role] <= after[role] for role in before)
+    assert sum(map(len, after.values())) == 140
+    other_seed = set(opened(root, "photos.train", splits={"seed": 1}).sample_ids)
+    assert other_seed != after["train"]
+
+
+def test_an_unreadable_picture_is_named_counted_and_skipped(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 3, "train/b": 3})
+    whole = (root / "train/a/001.png").read_bytes()
+    (root / "train/a/001.png").write_bytes(whole[: len(whole) // 2])
+    (root / "train/b/000.png").write_text("no picture")
+    data = opened(root, "photos.train")
+    assert data.sample_ids == ("train/a/000.png", "train/a/002.png", "train/b/001.png", "train/b/002.png")
+    said = notes(root, "photos.train")
+    assert "2 images cannot be read and are skipped" in said
+    assert "train/a/001.png" in said
+    assert "train/b/000.png" in said
+
+
+def test_an_unreadable_picture_is_refused_where_asked(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})
+    (root / "train/a/001.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train/a/001\.png(.|\n)*on_bad_image: skip"):
+        opened(root, "photos.train", on_bad_image="refuse")
+    assert len(opened(root, "photos.test", on_bad_image="refuse")) == 2
+
+
+def test_support_is_drawn_from_readable_pictures(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 4, "train/b": 4})
+    (root / "train/a/000.png").write_bytes(b"")
+    support = opened(root, "photos.support", few_shot={"shots": 3})
+    assert support.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(DataError, match=r"too few(.|\n)*a has 3(.|\n)*at least 4"):
+        opened(root, "photos.support", few_shot={"shots": 4})
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({}, "there is no such folder"),
+        ({"a": 0, "b": 0}, "no pictures in class folders"),
+        ({".": 3}, "no pictures in class folders(.|\n)*3 pictures that lie in no class folder"),
+        ({"a": 5}, "at least two classes(.|\n)*got: a"),
+        ({"train/a": 5, "test/a": 5}, "at least two classes"),
+    ],
+)
+def test_folders_that_hold_no_classification_task(make_pictures: MakePictures, counts: dict[str, int], message: str):
+    with pytest.raises(DataError, match=message):
+        opened(make_pictures(counts))
+
+
+def test_a_file_is_no_folder(tmp_path: Path):
+    (tmp_path / "photos").write_text("")
+    with pytest.raises(DataError, match="this is a file"):
+        opened(tmp_path / "photos")
+
+
+def test_classes_can_be_chosen_and_a_misspelt_one_is_named(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 1, "train/berry": 2, "train/cherry": 1})
+    data = opened(root, "photos.train", include_classes=["cherry", "berry"])
+    assert data.classes == ("berry", "cherry")
+    assert data.labels.tolist() == [0, 0, 1]
+    np.testing.assert_array_equal(data.image(2), read_image(root / "train/cherry/000.png"))
+    with pytest.raises(DataError, match=r"no class 'bery'(.|\n)*Did you mean 'berry'"):
+        opened(root, include_classes=["bery", "a"])
+
+
+def test_links_are_followed_only_inside_the_folder(make_pictures: MakePictures, tmp_path: Path):
+    root = make_pictures({"train/a": 1, "train/b": 1})
+    write_picture(tmp_path / "outside.png", "outside")
+    (tmp_path / "elsewhere").mkdir()
+    write_picture(tmp_path / "elsewhere/x.png", "x")
+    (root / "train/a/inside.png").symlink_to(root / "train/b/000.png")
+    (root / "train/a/leads_out.png").symlink_to(tmp_path / "outside.png")
+    (root / "train/c").symlink_to(tmp_path / "elsewhere")
+    (root / "train/a/loop").symlink_to(root)
+    data = opened(root, "photos.train")
+    assert data.sample_ids == ("train/a/000.png", "train/a/inside.png", "train/b/000.png")
+    assert set(data.notes) == {
+        "1 links that lead out of the folder are passed over",
+        "2 links to folders are passed over",
+    }
+
+
+def test_other_files_and_hidden_ones_are_left_alone(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 1, "train/b": 1, "train/.thumbnails": 1, ".git/c": 1})
+    (root / "train/a/notes.txt").write_text("x")
+    (root / "train/a/._000.png").write_bytes(b"\0")
+    assert opened(root, "photos.train").sample_ids == ("train/a/000.png", "train/b/000.png")
+
+
+def test_a_name_that_is_no_text_is_said(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 1, "train/b": 1})
+    (Path(str(root) + "/train/a/\udcff.png")).write_bytes(b"")
+    assert "1 pictures whose names are not UTF-8 are passed over" in notes(root, "photos.train")
+
+
+def test_without_a_split_the_roles_there_are_are_named(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 1, "train/b": 1, "test/a": 1})
+    with pytest.raises(RecipeError, match=r"no role 'val'(.|\n)*expected: train, test"):
+        opened(root, "photos.val")
+
+
+def test_removing_a_picture_during_a_run_is_noticed(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 3, "train/b": 3})
+    artifact = dataset_artifacts({"photos": config(root)}, root, ["photos.train"])["photos.train"]
+    (root / "train/a/000.png").unlink()
+    write_picture(root / "train/a/new.png", "new")
+    with pytest.raises(DataError, match="added or removed"):
+        open_dataset(artifact)
+
+
+def test_grocery_photos_nest_two_or_three_levels(shared_data: Path, tmp_path: Path):
+    grocery = {"grocery": config(Path("grocery"), classes="leaf")}
+    artifacts = dataset_artifacts(grocery, shared_data, ["grocery.val"], cache=tmp_path / "states.json")
+    val = open_dataset(artifacts["grocery.val"])
+    assert (len(val), len(val.classes), len(np.unique(val.labels))) == (296, 81, 60)
+    assert "21 of 81 classes have no image here" in artifacts["grocery.val"].manifest.provenance["notes"][-1]
+    assert val.image(0).shape[2] == 3
