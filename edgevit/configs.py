@@ -166,7 +166,7 @@ class Augmentation(Frozen):
     cutmix: NonNegative = Field(0.0, description="alpha of cutmix; 0 is off")
 
 
-class _Training(Stage):
+class Training(Stage):
     """Fields of every stage that trains."""
 
     makes: ClassVar[Kind] = "checkpoint"
@@ -205,7 +205,7 @@ class Load(Stage):
     image_size: Count | None = None
 
 
-class Train(_Training):
+class Train(Training):
     """Train a classifier on labelled images."""
 
     stage: Literal["train"]
@@ -225,7 +225,7 @@ class Train(_Training):
         return self
 
 
-class Fewshot(_Training):
+class Fewshot(Training):
     """Adapt a checkpoint to the classes of a small support set, with or without an unlabelled pool."""
 
     stage: Literal["fewshot"]
@@ -263,7 +263,7 @@ class Objective(Frozen):
     )
 
 
-class Distill(_Training):
+class Distill(Training):
     """Train a student to agree with a teacher."""
 
     stage: Literal["distill"]

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from edgevit.models.creation import create_model as create_model
     from edgevit.models.creation import preprocess_of as preprocess_of
     from edgevit.models.creation import with_new_head as with_new_head
+    from edgevit.models.names import known_model as known_model
 
 _HOMES = {
     "checkpoints": ("load_weights", "model_from_checkpoint", "open_checkpoint", "save_checkpoint"),
     "cost": ("cost_of", "macs_of", "params_of"),
     "creation": ("BuiltModel", "ModelDescription", "create_model", "preprocess_of", "with_new_head"),
+    "names": ("known_model",),
 }
 
 

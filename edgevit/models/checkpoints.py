@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import torch
@@ -16,8 +16,16 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from edgevit.artifacts import Artifact, IOSpec
-from edgevit.errors import ArtifactError
-from edgevit.models.creation import BuiltModel, ModelDescription, build, classifier_prefixes, timm_model
+from edgevit.errors import ArtifactError, RecipeError
+from edgevit.models.creation import (
+    BuiltModel,
+    ModelDescription,
+    build,
+    classifier_prefixes,
+    create_model,
+    timm_model,
+    with_new_head,
+)
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHOWN_KEYS = 3
@@ -58,6 +66,40 @@ def open_checkpoint(artifact: Artifact, drop_path_rate: float = 0.0) -> Checkpoi
     module = build(description, drop_path_rate).module
     load_state(module, load_file(weights), weights)
     return Checkpoint(module, description, artifact.io)
+
+
+def starting_model(
+    name: str | None,
+    init: Artifact | None,
+    classes: tuple[str, ...],
+    image_size: int | None,
+    model_args: Mapping[str, Any],
+    *,
+    distillation_token: bool = False,
+    drop_path_rate: float = 0.0,
+    seed: int = 0,
+) -> BuiltModel:
+    """Where training starts: a new model, or the checkpoint `init`, with a fresh head where its classes differ."""
+    if init is None:
+        assert name is not None
+        return create_model(
+            name,
+            len(classes),
+            image_size,
+            model_args,
+            distillation_token=distillation_token,
+            drop_path_rate=drop_path_rate,
+            seed=seed,
+        )
+    module, description, io = open_checkpoint(init, drop_path_rate)
+    if image_size not in (None, io.preprocess.height):
+        raise RecipeError(
+            "a checkpoint keeps its image size",
+            got=f"image_size {image_size}",
+            expected=f"{io.preprocess.height}, as in {init.id}, or none",
+        )
+    built = BuiltModel(module, description, io.preprocess)
+    return built if io.classes == classes else with_new_head(built, len(classes), drop_path_rate, seed)
 
 
 def load_weights(built: BuiltModel, path: Path) -> None:

@@ -1,0 +1,177 @@
+"""Batches as a function of (seed, step): what a step sees depends on nothing that ran before it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from edgevit.artifacts import Preprocess
+from edgevit.configs import Augmentation
+from edgevit.data.dataset import Dataset, Indices
+from edgevit.data.loading import UNLABELLED, ViewDataset, epoch_order
+from edgevit.errors import DataError, RecipeError
+
+
+class Batch(NamedTuple):
+    """Views of samples from one or more streams.
+
+    Attributes:
+        canvases: (N, H, W, 3), uint8, or float32 in 0..255 where pictures were mixed.
+        labels: (N,) int64; UNLABELLED where there is none.
+        streams: (N,) int64, the stream that each sample comes from.
+        samples: (N,) int64, its index in that stream's data set.
+        partners: (N,) int64, the place in the batch of the picture that it was mixed with; its own where unmixed.
+        own_share: (N,) float32, the share of itself in the mixture; 1 where unmixed.
+    """
+
+    canvases: Tensor
+    labels: Tensor
+    streams: Tensor
+    samples: Tensor
+    partners: Tensor
+    own_share: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+@dataclass(frozen=True)
+class TrainingStream:
+    """A data set and its share of each batch. `labelled` false hides its labels."""
+
+    dataset: Dataset
+    share: float = 1.0
+    labelled: bool = True
+
+
+class Batches(TorchDataset[Batch]):
+    """The batch of each step. An epoch is a pass over the first stream; each stream has a count of its own passes.
+
+    Streams go on without a break from one of their epochs to the next, so every batch is full.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[TrainingStream],
+        canvas: Preprocess,
+        augmentation: Augmentation | None,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+    ) -> None:
+        for stream in streams:
+            if not len(stream.dataset):
+                raise DataError("there is no image to train on", where=stream.dataset.name)
+        self.streams, self.augmentation, self.seed = tuple(streams), augmentation, seed
+        self.counts = batch_shares([stream.share for stream in streams], batch_size)
+        self._views = [ViewDataset(stream.dataset, canvas, augmentation, seed) for stream in streams]
+        self._order = lru_cache(maxsize=2 * len(streams))(self._uncached_order)
+        self.images_per_epoch = len(streams[0].dataset)
+        self.total_steps = -(-epochs * self.images_per_epoch // self.counts[0])
+
+    def __len__(self) -> int:
+        return self.total_steps
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = [row for stream in range(len(self.streams)) for row in self._rows(stream, step)]
+        canvases = torch.stack([canvas for canvas, *_ in rows])
+        labels, streams, samples = (torch.tensor(column) for column in list(zip(*rows, strict=True))[1:])
+        unmixed = Batch(canvases, labels, streams, samples, torch.arange(len(rows)), torch.ones(len(rows)))
+        mixing = self.augmentation is not None and (self.augmentation.mixup or self.augmentation.cutmix)
+        return self._mixed(unmixed, step) if mixing else unmixed
+
+    def epoch_of(self, step: int) -> int:
+        """How many passes over the first stream are complete when `step` steps are done."""
+        return step * self.counts[0] // self.images_per_epoch
+
+    def load(self, first_step: int, workers: int) -> Iterator[Batch]:
+        """The batches from `first_step` on, made by worker processes where there are any: the same either way."""
+        return iter(DataLoader(self, batch_size=None, sampler=range(first_step, self.total_steps), num_workers=workers))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if key != "_order"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._order = lru_cache(maxsize=2 * len(self.streams))(self._uncached_order)
+
+    def _rows(self, stream: int, step: int) -> Iterator[tuple[Tensor, int, int, int]]:
+        source, count = self.streams[stream], self.counts[stream]
+        for position in range(step * count, (step + 1) * count):
+            epoch, place = divmod(position, len(source.dataset))
+            index = int(self._order(stream, epoch)[place])
+            canvas, label, _ = self._views[stream][epoch, stream, index]
+            yield canvas, label if source.labelled else UNLABELLED, stream, index
+
+    def _uncached_order(self, stream: int, epoch: int) -> Indices:
+        return epoch_order(self.seed, epoch, stream, len(self.streams[stream].dataset))
+
+    def _mixed(self, batch: Batch, step: int) -> Batch:
+        assert self.augmentation is not None
+        rng = np.random.default_rng(seed_of(self.seed, "mix", step))
+        partners = _partners(batch.streams.numpy(), rng)
+        kinds = [kind for kind in ("mixup", "cutmix") if getattr(self.augmentation, kind)]
+        kind = kinds[int(rng.integers(len(kinds)))]
+        alpha = getattr(self.augmentation, kind)
+        share = float(rng.beta(alpha, alpha))
+        canvases = batch.canvases.float()
+        if kind == "mixup":
+            canvases = share * canvases + (1 - share) * canvases[partners]
+        else:
+            top, bottom, left, right = _box(canvases.shape[1], canvases.shape[2], 1 - share, rng)
+            pasted = canvases[partners][:, top:bottom, left:right]
+            canvases[:, top:bottom, left:right] = pasted
+            share = 1 - (bottom - top) * (right - left) / (canvases.shape[1] * canvases.shape[2])
+        return batch._replace(
+            canvases=canvases, partners=partners, own_share=torch.full((len(partners),), share, dtype=torch.float32)
+        )
+
+
+def batch_shares(shares: Sequence[float], batch_size: int) -> list[int]:
+    """How many samples of a batch each stream gives: at least one each, `batch_size` in all (largest remainders)."""
+    if len(shares) > batch_size:
+        raise RecipeError(
+            "a batch is too small for its streams",
+            got=f"batch_size {batch_size}",
+            expected=f"at least {len(shares)}, one for each stream",
+        )
+    exact = [share / sum(shares) * batch_size for share in shares]
+    counts = [max(1, int(value)) for value in exact]
+    while sum(counts) < batch_size:
+        counts[max(range(len(counts)), key=lambda i: exact[i] - counts[i])] += 1
+    while sum(counts) > batch_size:
+        counts[max(range(len(counts)), key=lambda i: (counts[i] > 1, counts[i] - exact[i]))] -= 1
+    return counts
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that depends on all parts."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _partners(streams: Indices, rng: np.random.Generator) -> Tensor:
+    """A random partner for each place in the batch, from the same stream: labelled pictures keep a label."""
+    partners = np.arange(len(streams))
+    for stream in np.unique(streams):
+        places = np.flatnonzero(streams == stream)
+        partners[places] = rng.permutation(places)
+    return torch.from_numpy(partners)
+
+
+def _box(height: int, width: int, area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A box of about this share of the area, its centre anywhere (Yun et al. 2019): top, bottom, left, right."""
+    tall, wide = height * area**0.5, width * area**0.5
+    y, x = rng.uniform(0, height), rng.uniform(0, width)
+    top, bottom = np.clip([round(y - tall / 2), round(y + tall / 2)], 0, height)
+    left, right = np.clip([round(x - wide / 2), round(x + wide / 2)], 0, width)
+    return int(top), int(bottom), int(left), int(right)
