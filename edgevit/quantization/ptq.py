@@ -15,7 +15,7 @@ from edgevit.artifacts import Json
 from edgevit.errors import ArtifactError
 from edgevit.quantization.calibration import Batches, Calibrator, Ranges, activation_ranges
 from edgevit.quantization.dialects import DIALECTS, Dialect
-from edgevit.runtimes.onnx_files import is_quantized, operator_counts
+from edgevit.runtimes.files import is_quantized, operator_counts
 
 OLDEST_OPSET = 13
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevit.artifacts import Artifact, IOSpec, Preprocess
+from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.conditions import cpu, cpu_frequency, gpus, package_version
@@ -47,6 +48,11 @@ def runtime_of(model: Artifact) -> str:
     return "torch" if model.kind == "checkpoint" else str(model.metrics.get("runtime", "onnxruntime"))
 
 
+def carried_cost(model: Artifact) -> Json:
+    """Parameters and MACs, which stay what they were when a model is exported, quantized or compiled."""
+    return {name: model.metrics[name] for name in ("params", "macs") if name in model.metrics}
+
+
 def fixed_batch(spec: IOSpec) -> int | None:
     """The batch size that a model insists on, or None where any will do."""
     batch = spec.inputs[0].shape[0]
@@ -64,6 +70,20 @@ def preprocessed(pictures: Iterable[NDArray[np.uint8]], rule: Preprocess) -> NDA
     """RGB pictures (H, W, 3) of any sizes as one input tensor (N, 3, height, width)."""
     keywords = rule.model_dump()
     return np.stack([preprocess(picture, **keywords) for picture in pictures])
+
+
+def input_batches(
+    spec: IOSpec, pictures: Iterable[NDArray[np.uint8]], batch_size: int
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Input tensors and how many of their images count.
+
+    A model with a fixed batch size gets that one, the last filled up with copies of its last image.
+    """
+    fixed = fixed_batch(spec)
+    for group in _groups(pictures, fixed or batch_size):
+        batch = preprocessed(group, spec.preprocess)
+        missing = max(0, (fixed or 0) - len(group))
+        yield np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]), len(group)
 
 
 def end_to_end(session: Session, batch_size: int) -> Callable[[], object]:
@@ -94,6 +114,12 @@ def receipt(model: Artifact, runtime: str, device: str, options: SessionOptions)
         "versions": packages,
         "file_sha256": {name: entry.sha256 for name, entry in model.manifest.files.items() if entry.content},
     }
+
+
+def _groups(pictures: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
+    iterator = iter(pictures)
+    while group := list(islice(iterator, size)):
+        yield group
 
 
 def _picture(generator: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:

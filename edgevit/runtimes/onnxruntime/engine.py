@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.runtimes.onnx_files import onnx_file, write_onnx
+from edgevit.runtimes.files import onnx_file, write_onnx
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 ENGINE = "model.onnx"
+OWN_LAYOUT = "com.microsoft.nchwc"
 
 
 def engine_from_onnx(model: Artifact, out: Path) -> Json:
@@ -25,5 +26,13 @@ def engine_from_onnx(model: Artifact, out: Path) -> Json:
         optimized = Path(folder) / ENGINE
         inference_session(onnx_file(model), model.manifest.session_options, threads=1, optimized_path=optimized)
         session_options: Json = {"graph_optimization_level": "disabled"}
-        write_onnx(onnx.load(optimized), out / ENGINE, model.io, session_options)
+        write_onnx(_with_stable_names(onnx.load(optimized)), out / ENGINE, model.io, session_options)
     return session_options
+
+
+def _with_stable_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """ONNX Runtime numbers the nodes that it adds for its own memory layout in an order that changes between runs."""
+    for index, node in enumerate(model.graph.node):
+        if node.domain == OWN_LAYOUT:
+            node.name = f"{node.op_type}_{index}"
+    return model

@@ -13,7 +13,7 @@ from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan, measure
 from edgevit.runtimes.base import Arrays, SessionOptions, end_to_end, random_images, receipt
-from edgevit.runtimes.onnx_files import onnx_file
+from edgevit.runtimes.files import onnx_file
 
 PROVIDER = "CPUExecutionProvider"
 LEVELS = {

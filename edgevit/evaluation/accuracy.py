@@ -1,0 +1,65 @@
+"""Numbers about predictions. Labels and predictions are class indices, (n,) int64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.artifacts import Json
+
+Z_95 = 1.959963984540054
+BINS = 10
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """95% interval of a share of `n` independent trials (Wilson 1927)."""
+    share, z2 = correct / n, Z_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    """How often class `row` was taken for class `column`, (classes, classes)."""
+    pairs = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[Json]:
+    """Recall and precision of each class; None where it has no image, or was never predicted."""
+    correct, labelled, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    return [
+        {
+            "class": name,
+            "n": int(labelled[index]),
+            "recall": _share(correct[index], labelled[index]),
+            "precision": _share(correct[index], predicted[index]),
+        }
+        for index, name in enumerate(classes)
+    ]
+
+
+def calibration(confidence: NDArray[np.float32], correct: NDArray[np.bool_], bins: int = BINS) -> Json:
+    """Expected calibration error, Σ n_b/n · |accuracy_b - confidence_b| over bins of equal width (Guo et al. 2017)."""
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    found = [
+        {
+            "low": float(edges[one]),
+            "high": float(edges[one + 1]),
+            "n": int(inside.sum()),
+            "confidence": float(confidence[inside].mean()),
+            "accuracy": float(correct[inside].mean()),
+        }
+        for one in range(bins)
+        if (inside := index == one).any()
+    ]
+    ece = sum(one["n"] * abs(one["accuracy"] - one["confidence"]) for one in found) / len(correct)
+    return {"ece": ece, "bins": found}
+
+
+def _share(part: np.int64, whole: np.int64) -> float | None:
+    return float(part / whole) if whole else None

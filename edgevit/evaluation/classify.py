@@ -1,0 +1,95 @@
+"""A session run over a labelled data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.data import Dataset
+from edgevit.errors import DataError
+from edgevit.progress import Progress
+from edgevit.runtimes.base import Session, input_batches
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said about each image; labels are indices into the model's classes.
+
+    Attributes:
+        labels: (n,) int64.
+        probabilities: softmax of the logits, (n, classes) float32.
+    """
+
+    sample_ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        return np.asarray(self.probabilities.argmax(-1), np.int64)
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        return np.asarray(self.probabilities.max(-1), np.float32)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        return np.asarray(self.predicted == self.labels, np.bool_)
+
+
+def classify(session: Session, dataset: Dataset, batch_size: int, progress: Progress) -> Predictions:
+    """Run a model over every image of a data set, whose labels are matched to the model's classes by name.
+
+    Raises:
+        DataError: the data set is unlabelled or empty, or has a class that the model lacks.
+    """
+    labels = _labels_for(session, dataset, progress)
+    image, logits = session.spec.inputs[0].name, session.spec.outputs[0].name
+    probabilities = []
+    with progress.bar("evaluate", len(dataset), "images") as bar:
+        pictures = (dataset.image(index) for index in range(len(dataset)))
+        for batch, count in input_batches(session.spec, pictures, batch_size):
+            probabilities.append(_softmax(session.infer({image: batch})[logits][:count]))
+            bar.advance(count)
+    return Predictions(dataset.sample_ids, session.spec.classes, labels, np.concatenate(probabilities))
+
+
+def _labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
+    if dataset.labels is None or not len(dataset):
+        got = "no labels" if len(dataset) else "no images"
+        raise DataError("accuracy needs labelled images", where=dataset.name, got=got, next="evaluate on a test role")
+    mapping = _class_mapping(session.spec.classes, dataset, progress)
+    return mapping[dataset.labels]
+
+
+def _class_mapping(classes: Sequence[str], dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
+    """The model's index of each of the data set's classes."""
+    lacking = [name for name in dataset.classes if name not in classes]
+    if not lacking:
+        return np.array([classes.index(name) for name in dataset.classes], np.int64)
+    unnamed = list(classes) == [str(index) for index in range(len(classes))]
+    if unnamed and len(classes) == len(dataset.classes):
+        progress.say("the model does not name its classes: they are taken in the order of the data set's")
+        return np.arange(len(classes), dtype=np.int64)
+    raise DataError(
+        f"the model lacks {len(lacking)} of the {len(dataset.classes)} classes",
+        where=dataset.name,
+        got=_listed(lacking),
+        expected=f"among the model's {len(classes)}: {_listed(classes)}",
+        next="name these classes in the data set's include_classes, or evaluate a model trained on them",
+    )
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(-1, keepdims=True)).astype(np.float32)
+    return probabilities
+
+
+def _listed(names: Sequence[str], shown: int = 5) -> str:
+    more = f", … ({len(names) - shown} more)" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -1,0 +1,64 @@
+"""What stays of an evaluation: every prediction, a summary, and pictures of confident mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgevit.artifacts import Json
+from edgevit.data import Dataset
+from edgevit.evaluation.accuracy import calibration, confusion_matrix, per_class, wilson_interval
+from edgevit.evaluation.classify import Predictions
+
+SHOWN_MISTAKES = 24
+THUMBNAIL_SIDE = 192
+
+
+def write_evaluation(found: Predictions, dataset: Dataset, out: Path) -> Json:
+    """Write predictions.npz, evaluation.json and wrong/NNN.png into `out`; returns {top1, images}."""
+    np.savez_compressed(
+        out / "predictions.npz",
+        sample_ids=np.array(found.sample_ids, dtype=np.str_),
+        labels=found.labels,
+        predicted=found.predicted,
+        confidence=found.confidence,
+        probabilities=found.probabilities,
+    )
+    confusion = confusion_matrix(found.labels, found.predicted, len(found.classes))
+    summary = {
+        "classes": found.classes,
+        "confusion": confusion.tolist(),
+        "per_class": per_class(confusion, found.classes),
+        "calibration": calibration(found.confidence, found.correct),
+        "wrong": _write_mistakes(found, dataset, out),
+    }
+    (out / "evaluation.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    n, correct = len(found.labels), int(found.correct.sum())
+    low, high = wilson_interval(correct, n)
+    return {"top1": {"value": correct / n, "low": low, "high": high, "n": n}, "images": n}
+
+
+def _write_mistakes(found: Predictions, dataset: Dataset, out: Path) -> list[Json]:
+    """Thumbnails of the mistakes that the model was surest of, the surest first."""
+    wrong = np.flatnonzero(~found.correct)
+    surest = wrong[np.argsort(-found.confidence[wrong], kind="stable")][:SHOWN_MISTAKES]
+    (out / "wrong").mkdir()
+    mistakes = []
+    for number, index in enumerate(surest.tolist()):
+        name = f"wrong/{number:03d}.png"
+        picture = Image.fromarray(dataset.image(index))
+        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        picture.save(out / name)
+        mistakes.append(
+            {
+                "file": name,
+                "sample_id": found.sample_ids[index],
+                "label": found.classes[found.labels[index]],
+                "predicted": found.classes[found.predicted[index]],
+                "confidence": float(found.confidence[index]),
+            }
+        )
+    return mistakes

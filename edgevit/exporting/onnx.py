@@ -1,0 +1,145 @@
+"""A PyTorch classifier → one ONNX file, the same bytes each time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import torch
+from onnx import ModelProto
+from timm.utils.model import reparameterize_model
+from torch import nn
+
+from edgevit.artifacts import IOSpec
+from edgevit.errors import ArtifactError
+from edgevit.runtimes.files import write_onnx
+
+# Not 1, which exporters take for a constant.
+EXAMPLE_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the IOSpec with its batch dimension, and how it was exported.
+
+    Attributes:
+        exporter: "dynamo", or "torchscript" for a model that torch.export cannot trace.
+        dynamic_batch: whether any batch size will do; otherwise it is 1.
+    """
+
+    spec: IOSpec
+    exporter: str
+    dynamic_batch: bool
+
+
+def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dynamic_batch: bool) -> Exported:
+    """Export a classifier in eval mode, its parallel branches fused where timm can re-parameterise it.
+
+    torch.export with the batch size asked for comes first, then with batch size 1, then the same with TorchScript.
+
+    Args:
+        module: takes (N, 3, H, W) and gives logits (N, classes); it is left as it is.
+        path: the file to write.
+
+    Raises:
+        ArtifactError: no exporter can export the model, with the reason that each gave.
+    """
+    deployed = reparameterize_model(module)
+    reasons = []
+    for exporter in (_dynamo, _torchscript):
+        for dynamic in (True, False) if dynamic_batch else (False,):
+            try:
+                with _quiet(), torch.no_grad():
+                    model = exporter(deployed, spec, opset, dynamic)
+            except Exception as error:  # noqa: BLE001 - tracing runs the model's own code, which may raise anything
+                reasons.append(f"{exporter.__name__[1:]}: {_first_line(error)}")
+                continue
+            written = _with_batch(spec, "batch" if dynamic else 1)
+            write_onnx(model, path, written)
+            return Exported(written, exporter.__name__[1:], dynamic)
+    raise ArtifactError(
+        "the model cannot be exported to ONNX",
+        got="; ".join(dict.fromkeys(reasons)),
+        next="try another opset, or a model from `edgevit models`",
+    )
+
+
+def _dynamo(module: nn.Module, spec: IOSpec, opset: int, dynamic: bool) -> ModelProto:
+    program = torch.onnx.export(
+        module,
+        (_example(spec, dynamic),),
+        dynamo=True,
+        opset_version=opset,
+        input_names=[spec.inputs[0].name],
+        output_names=[spec.outputs[0].name],
+        dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic else None,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _torchscript(module: nn.Module, spec: IOSpec, opset: int, dynamic: bool) -> ModelProto:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        names = (spec.inputs[0].name, spec.outputs[0].name)
+        torch.onnx.export(
+            module,
+            (_example(spec, dynamic),),
+            str(file),
+            dynamo=False,
+            opset_version=opset,
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_axes={name: {0: "batch"} for name in names} if dynamic else None,
+        )
+        return onnx.load(file)
+
+
+def _example(spec: IOSpec, dynamic: bool) -> torch.Tensor:
+    return torch.zeros(EXAMPLE_BATCH if dynamic else 1, 3, spec.preprocess.height, spec.preprocess.width)
+
+
+def _with_batch(spec: IOSpec, batch: int | str) -> IOSpec:
+    tensors = {
+        name: tuple(one.model_copy(update={"shape": (batch, *one.shape[1:])}) for one in getattr(spec, name))
+        for name in ("inputs", "outputs")
+    }
+    return spec.model_copy(update=tensors)
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters print their progress and warn of their own internals; what matters is checked on the result.
+
+    TorchScript's tracer writes to the file descriptor of stderr from C++, so that is redirected, not sys.stderr.
+    """
+    before = logging.root.manager.disable
+    stderr = os.dup(2)
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            open(os.devnull, "w") as nowhere,
+        ):
+            warnings.simplefilter("ignore")
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        logging.disable(before)

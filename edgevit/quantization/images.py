@@ -1,0 +1,55 @@
+"""Which pictures calibrate a quantized model, and which judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.artifacts import IOSpec
+from edgevit.data import Dataset
+from edgevit.errors import DataError
+from edgevit.progress import Progress
+from edgevit.quantization.calibration import Batches
+from edgevit.runtimes.base import input_batches
+
+BATCH_SIZE = 8
+HELD_OUT = 64
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Positions in a data set: those that calibrate, and others (the same where there are no others) that judge."""
+
+    calibration: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+def choose_images(dataset: Dataset, count: int, seed: int, progress: Progress) -> ChosenImages:
+    """Draw `count` images, and up to 64 others, by a seed.
+
+    Raises:
+        DataError: the data set is empty.
+    """
+    if not len(dataset):
+        raise DataError("there are no calibration images", where=dataset.name, expected="at least one image")
+    if len(dataset) < count:
+        progress.say(f"{dataset.name} has {len(dataset)} images to calibrate on; {count} were asked for")
+    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    calibration, rest = order[:count], order[count : count + HELD_OUT]
+    return ChosenImages(tuple(calibration), tuple(rest or calibration[:HELD_OUT]))
+
+
+def image_batches(dataset: Dataset, positions: Sequence[int], spec: IOSpec, progress: Progress, title: str) -> Batches:
+    """A function that gives these images as input batches, the same at each call; read anew each time."""
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        with progress.bar(title, len(positions), "images") as bar:
+            pictures = (dataset.image(position) for position in positions)
+            for batch, images in input_batches(spec, pictures, BATCH_SIZE):
+                yield batch
+                bar.advance(images)
+
+    return batches

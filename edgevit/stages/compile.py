@@ -1,0 +1,35 @@
+"""compile: ONNX → the graph that the target's runtime loads, with the same outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Contents
+from edgevit.configs import Compile
+from edgevit.context import Context
+from edgevit.runtimes.base import carried_cost
+from edgevit.runtimes.files import onnx_file
+from edgevit.runtimes.onnxruntime.engine import ENGINE
+from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
+from edgevit.runtimes.parity import check_sessions_agree
+from edgevit.targets import target_for
+
+
+def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    model, file = inputs["model"], out / ENGINE
+    session_options = target_for(config.target).compile(model, out)
+    agreement = check_sessions_agree(
+        OnnxruntimeSession(file, model.io, session_options, threads=1),
+        OnnxruntimeSession(onnx_file(model), model.io, model.manifest.session_options, threads=1),
+        precision=model.metrics["precision"],
+        where=f"{config.id}, against its ONNX file '{model.id}'",
+    )
+    metrics = {
+        **carried_cost(model),
+        "precision": model.metrics["precision"],
+        "size_bytes": file.stat().st_size,
+        "runtime": config.runtime,
+        "max_difference": agreement.max_difference,
+    }
+    return Contents(kind="engine", metrics=metrics, io=model.io, session_options=session_options)

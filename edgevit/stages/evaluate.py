@@ -1,0 +1,23 @@
+"""evaluate: accuracy of a model where it will run → every prediction, top-1 with its interval, mistakes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Contents
+from edgevit.configs import Evaluate
+from edgevit.context import Context
+from edgevit.data import open_dataset
+from edgevit.evaluation import classify, write_evaluation
+from edgevit.runtimes.base import SessionOptions, runtime_of
+from edgevit.targets import target_for
+
+
+def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    model, dataset = inputs["model"], open_dataset(inputs["data"])
+    with target_for(config.target).open(model, SessionOptions(threads=os.cpu_count() or 1)) as session:
+        found = classify(session, dataset, config.batch_size, context.progress)
+    metrics = write_evaluation(found, dataset, out)
+    return Contents(kind="evaluation", metrics={**metrics, "runtime": runtime_of(model), "target": config.target})

@@ -1,0 +1,39 @@
+"""export: checkpoint → ONNX, the same function to within float32 rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Contents
+from edgevit.configs import Export
+from edgevit.context import Context
+from edgevit.exporting import onnx_from_module
+from edgevit.models import model_from_checkpoint
+from edgevit.runtimes.base import SessionOptions, carried_cost
+from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
+from edgevit.runtimes.parity import check_sessions_agree
+from edgevit.runtimes.torch.session import TorchSession
+
+
+def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    checkpoint, file = inputs["model"], out / "model.onnx"
+    module = model_from_checkpoint(checkpoint)
+    exported = onnx_from_module(module, checkpoint.io, file, config.opset, config.dynamic_batch)
+    if config.dynamic_batch and not exported.dynamic_batch:
+        context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
+    agreement = check_sessions_agree(
+        OnnxruntimeSession(file, exported.spec, session_options={}, threads=1),
+        TorchSession(module, exported.spec, "cpu", SessionOptions()),
+        precision="float32",
+        where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
+    )
+    metrics = {
+        **carried_cost(checkpoint),
+        "size_bytes": file.stat().st_size,
+        "precision": "float32",
+        "exporter": exported.exporter,
+        "opset": config.opset,
+        "max_difference": agreement.max_difference,
+    }
+    return Contents(kind="onnx", metrics=metrics, io=exported.spec)

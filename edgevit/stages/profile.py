@@ -1,0 +1,39 @@
+"""profile: latency of a model where it will run → every sample in run order, percentiles, conditions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Contents
+from edgevit.configs import Profile
+from edgevit.context import Context
+from edgevit.errors import TargetError
+from edgevit.profiling import MeasurePlan
+from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
+from edgevit.targets import target_for
+
+
+def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    model = inputs["model"]
+    if fixed_batch(model.io) not in (None, config.batch_size):
+        raise TargetError(
+            "the model has a fixed batch size", where=config.id, got=config.batch_size, expected=fixed_batch(model.io)
+        )
+    plan = MeasurePlan(config.warmup_s, config.duration_s, config.min_runs, config.batch_size, config.boundary)
+    with target_for(config.target).open(model, SessionOptions(config.threads, config.precision)) as session:
+        measured = session.latencies_ms(plan)
+    for warning in measured.warnings:
+        context.progress.say(f"{config.id}: {warning}")
+    record = {"samples_ms": measured.samples_ms.tolist(), "conditions": measured.conditions}
+    (out / "latency.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    metrics = {
+        "latency_ms": measured.summary(),
+        "runtime": runtime_of(model),
+        "target": config.target,
+        "precision": config.precision if model.kind == "checkpoint" else model.metrics["precision"],
+        "threads": config.threads,
+        "batch_size": config.batch_size,
+    }
+    return Contents(kind="latency", metrics=metrics)

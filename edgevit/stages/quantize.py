@@ -1,0 +1,46 @@
+"""quantize: ONNX → ONNX with INT8 weights and activations, close enough to the float one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Contents
+from edgevit.configs import Quantize
+from edgevit.context import Context
+from edgevit.data import open_dataset
+from edgevit.quantization import choose_images, image_batches, quantized_onnx
+from edgevit.runtimes.base import carried_cost
+from edgevit.runtimes.files import onnx_file, read_onnx, write_onnx
+from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
+from edgevit.runtimes.parity import check_quantized
+
+
+def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    model, dataset, file = inputs["model"], open_dataset(inputs["calibration"]), out / "model.onnx"
+    chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
+    calibration, held_out = (
+        image_batches(dataset, positions, model.io, context.progress, title)
+        for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
+    )
+    source, threads = onnx_file(model), os.cpu_count() or 1
+    quantized = quantized_onnx(read_onnx(source), calibration, config.calibrator, config.runtime, threads, config.id)
+    write_onnx(quantized.model, file, model.io, quantized.session_options)
+    sqnr_db = check_quantized(
+        OnnxruntimeSession(file, model.io, quantized.session_options, threads),
+        OnnxruntimeSession(source, model.io, model.manifest.session_options, threads),
+        held_out(),
+        config.min_sqnr_db,
+        where=f"{config.id}, against its float model '{model.id}'",
+    )
+    metrics = {
+        **carried_cost(model),
+        "size_bytes": file.stat().st_size,
+        "precision": "int8",
+        "quantized_ops": quantized.quantized_ops,
+        "float_ops": quantized.float_ops,
+        "calibration_images": len(chosen.calibration),
+        "sqnr_db": sqnr_db,
+    }
+    return Contents(kind="onnx", metrics=metrics, io=model.io, session_options=quantized.session_options)
