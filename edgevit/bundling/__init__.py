@@ -1,0 +1,5 @@
+"""What goes to the device: a model and all that is needed to run it, without edgevit."""
+
+from edgevit.bundling.build import check_bundle, write_bundle
+
+__all__ = ["check_bundle", "write_bundle"]
