@@ -101,7 +101,7 @@ class MeasuredRun:
             }
             return Contents("latency", metrics=metrics)
 
-        options = {key: conditions[key] for key in ("target", "threads", "boundary") if key in conditions}
+        options = {key: conditions[key] for key in ("target", "threads", "boundary", "duration_s") if key in conditions}
         self._make(name, "profile", write, model=model, **options)
 
     @property

@@ -1,0 +1,53 @@
+"""The page in a real browser: nothing is fetched, nothing fails, nothing sticks out on a phone."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgevit.configs import Budget
+from edgevit.report.build import write_report
+from tests.report.measured_run import ALL, quickstart
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = (
+    "--headless",
+    "--hide-scrollbars",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-component-update",
+    "--disable-background-networking",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=2000",
+)
+
+# A page of 390 px: headless Chromium makes no window that narrow, so the report is put in a frame.
+FRAME = """<!doctype html><iframe width=390 height=800 srcdoc="{page}"></iframe><pre id=found></pre><script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {{
+  const root = frame.contentDocument.documentElement;
+  const bad = [...frame.contentDocument.querySelectorAll("img")].filter(one => !one.naturalWidth).length;
+  const fetched = frame.contentWindow.performance.getEntriesByType("resource").map(one => one.name)
+    .filter(one => !one.startsWith("data:"));
+  document.querySelector("#found").textContent = JSON.stringify(
+    {{wide: root.scrollWidth, bad, fetched, narrowPlotShown: !!root.querySelector(".narrow").offsetHeight}});
+}};
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
+def test_the_page_on_a_phone(tmp_path: Path):
+    run = quickstart(tmp_path, classes=("a" * 90, *"123456789"))
+    write_report(run.of(*ALL), Budget(latency_ms=1.0), "quickstart" * 9, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.format(page=page.replace("&", "&amp;").replace('"', "&quot;")))
+    command = [str(CHROMIUM), *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", frame.as_uri()]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(answer.stdout.split('<pre id="found">')[1].split("</pre>")[0])
+    assert found == {"wide": 390, "bad": 0, "fetched": [], "narrowPlotShown": True}
+    assert "CONSOLE" not in answer.stderr

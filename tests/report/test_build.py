@@ -1,0 +1,114 @@
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from edgevit.configs import Budget
+from edgevit.errors import ArtifactError
+from edgevit.report import summary
+from edgevit.report.build import write_report
+from tests.report.measured_run import ALL, MeasuredRun, quickstart
+
+VARIANT_KEYS = {
+    "id", "stage", "runtime", "target", "precision", "params", "macs", "size_bytes", "top1", "latency_ms", "parent"
+}  # fmt: skip
+HOSTILE = "<script>alert(1)</script> & $x_1$ 'q'"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> MeasuredRun:
+    return quickstart(tmp_path_factory.mktemp("run"))
+
+
+def written(run: MeasuredRun, out: Path, *names: str, **budget: float) -> Path:
+    out.mkdir(exist_ok=True)
+    write_report(run.of(*(names or ALL)), Budget(**budget), "quickstart", out)
+    return out
+
+
+def test_report_json_holds_what_programs_need(run: MeasuredRun, tmp_path: Path):
+    report = json.loads((written(run, tmp_path / "out", latency_ms=1.0) / "report.json").read_text())
+    assert report["verdict"] == {"meets_budget": True, "reasons": [report["verdict"]["reasons"][0]]}
+    assert all(one.keys() >= VARIANT_KEYS for one in report["variants"])
+    engine = report["variants"][-1]
+    assert {"value", "low", "high", "n"} <= engine["top1"].keys()
+    assert {"p50", "p90", "p99", "n", "boundary", "label"} <= engine["latency_ms"].keys()
+    assert report["variants"][0]["top1"] is None
+
+
+def test_the_same_measurements_give_the_same_bytes(run: MeasuredRun, tmp_path: Path):
+    one, other = written(run, tmp_path / "one"), written(run, tmp_path / "other")
+    for name in ("report.html", "report.json", "report.md"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_text_fits_a_terminal_of_80_columns(run: MeasuredRun, tmp_path: Path):
+    out = written(run, tmp_path / "out", latency_ms=1.0, top1_drop=0.01)
+    text = (out / "report.md").read_text() + summary(json.loads((out / "report.json").read_text()))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.startswith("# quickstart\n\n**Yes, it meets the budget.**")
+
+
+class Elements(HTMLParser):
+    """Tags, ids and addresses of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.images_without_alt = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [str(values["id"])] if "id" in values else []
+        self.addresses += [str(values[name]) for name in ("src", "href", "xlink:href") if name in values]
+        self.images_without_alt += tag == "img" and not values.get("alt")
+
+
+def test_the_page_needs_nothing_else(run: MeasuredRun, tmp_path: Path):
+    html = (written(run, tmp_path / "out") / "report.html").read_text()
+    page = Elements(html)
+    assert all(one.startswith(("data:", "#")) for one in page.addresses)
+    assert "script" not in page.tags
+    assert "url(http" not in html
+    assert page.images_without_alt == 0
+    assert len(page.ids) == len(set(page.ids))
+    headings = [int(tag[1]) for tag in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1
+    assert headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(headings))
+
+
+def test_names_from_data_are_escaped_everywhere(tmp_path: Path):
+    run = quickstart(tmp_path, classes=(HOSTILE, *"12345678", "漢字"))
+    html = (written(run, tmp_path / "out") / "report.html").read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "script" not in Elements(html).tags
+
+
+def test_a_report_of_one_accuracy_has_no_empty_sections(run: MeasuredRun, tmp_path: Path):
+    html = (written(run, tmp_path / "out", "float_accuracy") / "report.html").read_text()
+    assert "What the deployed model gets wrong" in html
+    assert "Latency of the deployed model" not in html
+    assert "<h2>Quantization" not in html
+
+
+def test_a_thousand_classes_make_no_matrix(tmp_path: Path):
+    run = quickstart(tmp_path, classes=tuple(f"class {index}" for index in range(1000)))
+    html = (written(run, tmp_path / "out") / "report.html").read_text()
+    assert "Most frequent confusions" in html
+    assert "Confusion matrix" not in html
+
+
+def test_altered_predictions_are_refused(tmp_path: Path):
+    run = quickstart(tmp_path)
+    (run.made["accuracy"].path / "predictions.npz").write_bytes(b"altered")
+    with pytest.raises(ArtifactError, match="altered"):
+        written(run, tmp_path / "out")

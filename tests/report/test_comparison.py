@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+
+from edgevit.artifacts import Json
+from edgevit.configs import Budget
+from edgevit.report.build import report_json
+from edgevit.report.variants import lineup
+from tests.report.measured_run import ALL, MeasuredRun, quickstart
+
+
+def report(run: MeasuredRun, *names: str, **budget: float) -> Json:
+    return report_json(lineup(run.of(*(names or ALL))), Budget(**budget), "quickstart")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> MeasuredRun:
+    return quickstart(tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.parametrize(
+    ("budget", "meets"),
+    [
+        ({}, None),
+        ({"latency_ms": 1.0}, True),
+        ({"latency_ms": 0.1}, False),
+        ({"size_mib": 1.0}, True),
+        ({"size_mib": 0.01}, False),
+        ({"top1_drop": 0.01}, True),
+        ({"top1_drop": 0.001}, False),
+        ({"latency_ms": 1.0, "size_mib": 0.01}, False),
+    ],
+)
+def test_verdict(run: MeasuredRun, budget: dict[str, float], meets: bool | None):
+    verdict = report(run, **budget)["verdict"]
+    assert verdict["meets_budget"] is meets
+    assert len(verdict["reasons"]) == max(1, len(budget))
+
+
+def test_a_limit_that_was_not_measured_is_not_judged(run: MeasuredRun):
+    found = report(run, "accuracy", latency_ms=1.0, size_mib=1.0)
+    assert found["verdict"]["meets_budget"] is None
+    assert "not measured" in found["verdict"]["reasons"][0]
+    assert found["answer"]["verdict"] == "It is not known whether it meets the budget."
+
+
+def test_an_exceeded_limit_decides_even_where_another_is_unknown(run: MeasuredRun):
+    assert report(run, "accuracy", latency_ms=1.0, size_mib=0.01)["verdict"]["meets_budget"] is False
+
+
+def test_a_drop_within_the_limit_says_when_chance_could_hide_more(run: MeasuredRun):
+    (reason,) = report(run, top1_drop=0.01)["verdict"]["reasons"]
+    assert reason.endswith("The interval of the difference includes the limit.")
+
+
+def test_comparisons_hold_the_numbers_of_the_sentences(run: MeasuredRun):
+    found = report(run)
+    by_id = {one["id"]: one for one in found["variants"]}
+    teacher = found["comparisons"]["teacher"]
+    assert teacher["times_smaller"] == by_id["adapted"]["size_bytes"] / by_id["engine"]["size_bytes"]
+    assert teacher["times_faster"] == by_id["adapted"]["latency_ms"]["p50"] / by_id["engine"]["latency_ms"]["p50"]
+    student = found["comparisons"]["float_student"]
+    expected = by_id["tuned"]["top1"]["value"] - by_id["engine"]["top1"]["value"]
+    assert student["top1_drop"]["value"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "condition", [{"threads": 4}, {"boundary": "end_to_end"}, {"target": "local-gpu"}], ids=lambda one: next(iter(one))
+)
+def test_latencies_under_different_conditions_are_never_divided(tmp_path: Path, condition: dict[str, object]):
+    run = quickstart(tmp_path)
+    run.latency("other", "adapted", 3.0, **condition)
+    found = report(run, "teacher_accuracy", "accuracy", "latency", "other")
+    assert found["comparisons"]["teacher"]["times_faster"] is None
+    speed = next(one for one in found["answer"]["points"] if one["title"] == "Latency")
+    assert any("measured under different conditions" in one for one in speed["sentences"])
+
+
+def test_accuracy_on_other_images_is_not_compared(tmp_path: Path):
+    run = quickstart(tmp_path)
+    run.dataset("digits.val")
+    run.evaluation("float_val", "tuned", 0.99, data="digits.val")
+    found = report(run, "float_val", "accuracy", "latency", top1_drop=0.01)
+    assert found["verdict"]["meets_budget"] is None
+    assert found["comparisons"]["float_student"]["top1_drop"] is None
+
+
+def test_doubtful_latencies_carry_a_caution(tmp_path: Path):
+    run = quickstart(tmp_path)
+    run.latency("noisy", "engine", 0.7, duration_s=4, warnings=["the runs scatter by 40% of their mean"])
+    assert report(run, "accuracy", "noisy")["cautions"] == ["engine: the runs scatter by 40% of their mean."]

@@ -1,0 +1,67 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgevit.errors import ArtifactError
+from edgevit.report.variants import lineup
+from tests.report.measured_run import ALL, quickstart
+
+
+def test_every_model_behind_the_measurements_is_a_variant_in_order(tmp_path: Path):
+    found = lineup(quickstart(tmp_path).of(*ALL))
+    ids = [one.id for one in found.variants]
+    assert ids == ["teacher", "adapted", "student", "tuned", "onnx", "int8", "engine"]
+    parents = {one.id: one.parent_id for one in found.variants}
+    assert parents == {
+        "teacher": None, "adapted": "teacher", "student": "adapted", "tuned": "student",
+        "onnx": "tuned", "int8": "onnx", "engine": "int8",
+    }  # fmt: skip
+
+
+def test_parts_of_the_answer(tmp_path: Path):
+    found = lineup(quickstart(tmp_path).of(*ALL))
+    assert found.deployed.id == "engine"
+    assert found.float_student
+    assert found.float_student.id == "tuned"
+    assert found.teacher
+    assert found.teacher.id == "adapted"
+
+
+def test_one_measurement_is_enough_to_find_the_whole_line(tmp_path: Path):
+    found = lineup(quickstart(tmp_path).of("accuracy"))
+    assert found.deployed.id == "engine"
+    assert found.deployed.latency_ms is None
+    assert found.teacher
+    assert found.teacher.top1 is None
+
+
+def test_a_model_with_both_measurements_is_deployed_before_a_more_derived_one_with_one(tmp_path: Path):
+    run = quickstart(tmp_path)
+    assert lineup(run.of("float_accuracy", "float_latency", "accuracy")).deployed.id == "tuned"
+
+
+def test_a_model_timed_twice_is_two_variants(tmp_path: Path):
+    run = quickstart(tmp_path)
+    run.latency("latency_4", "engine", 0.3, threads=4)
+    found = lineup([*run.of(*ALL), run.made["latency_4"]])
+    engines = {one.id: one.threads for one in found.variants if one.model.id == "engine"}
+    assert engines == {"engine@latency": 1, "engine@latency_4": 4}
+
+
+def test_accuracy_from_another_target_is_not_put_beside_a_latency(tmp_path: Path):
+    run = quickstart(tmp_path)
+    run.latency("gpu_latency", "tuned", 0.5, target="local-gpu")
+    found = lineup(run.of("float_accuracy", "gpu_latency"))
+    tuned = {
+        one.id: (one.target, bool(one.top1), bool(one.latency_ms)) for one in found.variants if one.model.id == "tuned"
+    }
+    assert tuned == {"tuned": ("local-gpu", False, True), "tuned@float_accuracy": ("local-cpu", True, False)}
+
+
+def test_a_model_that_is_gone_from_the_store_is_named(tmp_path: Path):
+    run = quickstart(tmp_path)
+    shutil.rmtree(run.made["engine"].path)
+    with pytest.raises(ArtifactError, match="no longer in the store") as caught:
+        lineup(run.of("latency"))
+    assert "engine" in str(caught.value)
