@@ -31,7 +31,7 @@ class Images(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """All samples of a data set in a fixed order, whatever their role.
 
@@ -52,7 +52,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """The samples of one role, such as "digits.support".
 
@@ -81,7 +81,7 @@ class Dataset:
         return self.images[int(self.indices[index])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ArrayImages:
     """Pictures in memory, uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3)."""
 
@@ -94,7 +94,7 @@ class ArrayImages:
         return [ImageState(hashlib.sha256(self.pixels[index].tobytes()).hexdigest()) for index in indices]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SubsetImages:
     """Some pictures of another source, by their positions in it."""
 

@@ -46,7 +46,8 @@ def _load(file: Path) -> Arrays:
     if not file.is_file():
         raise DataError("there is no such file", where=file, next="correct the data set's 'path' in the recipe")
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened:
+            archive = np.load(opened, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError("this holds a single array", where=file, expected="an .npz with images and labels")
             return {name: archive[name] for name in archive.files}

@@ -1,0 +1,197 @@
+"""Random views: the same for the same key, different otherwise, and geometrically what they claim to be."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import functional
+
+from edgevit.artifacts import Preprocess
+from edgevit.configs import Augmentation
+from edgevit.data import augment, normalise, preprocess
+from edgevit.data.transforms import cut_out, policy, random_box, view_key
+from edgevit.errors import RecipeError
+
+STRONG = Augmentation(
+    rotate_degrees=20, color_jitter=0.4, random_erasing=1.0, auto_augment="rand-m9-mstd0.5-inc1", scale=(0.2, 1.0)
+)
+STILL = Augmentation(scale=(1, 1), ratio=(1, 1), horizontal_flip=0)
+
+
+def picture(height: int = 32, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = [128 + 90 * np.sin(rows / height * 5 + k) * np.cos(columns / width * 4 - k) for k in range(3)]
+    return np.stack(waves, axis=2).astype(np.uint8)
+
+
+# Determinism --------------------------------------------------------------------------------------------------
+
+
+@given(key=st.integers(0, 2**64 - 1))
+@settings(max_examples=50, deadline=None)
+def test_equal_keys_give_equal_pixels_whatever_the_global_generators_are(key: int):
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    before = augment(picture(), STRONG, 32, 32, key)
+    random.seed(2)
+    np.random.seed(2)
+    torch.manual_seed(2)
+    np.testing.assert_array_equal(augment(picture(), STRONG, 32, 32, key), before)
+
+
+def test_global_generators_are_left_as_they_were():
+    random.seed(0)
+    np.random.seed(0)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    augment(picture(), STRONG, 32, 32, key=7)
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_every_part_of_the_key_matters_and_keys_do_not_collide():
+    keys = {view_key(*parts) for parts in np.ndindex(4, 10, 4, 200)}
+    assert len(keys) == 4 * 10 * 4 * 200
+    views = {augment(picture(), Augmentation(), 32, 32, key).tobytes() for key in sorted(keys)[:200]}
+    assert len(views) > 190
+
+
+def test_the_source_picture_is_not_written_to():
+    source = picture()
+    source.setflags(write=False)
+    augment(source, STRONG, 32, 32, key=3)
+    np.testing.assert_array_equal(source, picture())
+
+
+# Geometry -----------------------------------------------------------------------------------------------------
+
+
+@given(
+    height=st.integers(1, 200),
+    width=st.integers(1, 200),
+    size=st.integers(1, 64),
+    key=st.integers(0, 2**64 - 1),
+    low=st.floats(0, 1),
+    degrees=st.sampled_from([0.0, 30.0]),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_picture_gives_a_canvas_of_the_size_asked_for(height, width, size, key, low, degrees):
+    augmentation = Augmentation(scale=(low, 1.0), rotate_degrees=degrees, random_erasing=0.5)
+    canvas = augment(picture(height, width), augmentation, size, size + 3, key)
+    assert (canvas.shape, canvas.dtype) == ((size, size + 3, 3), np.uint8)
+
+
+@given(
+    width=st.integers(1, 500),
+    height=st.integers(1, 500),
+    scale=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
+    ratio=st.tuples(st.floats(0.3, 3), st.floats(0.3, 3)).map(sorted),
+    seed=st.integers(0, 2**32),
+)
+def test_a_random_box_lies_inside_the_picture(width, height, scale, ratio, seed):
+    left, top, box_width, box_height = random_box(width, height, tuple(scale), tuple(ratio), random.Random(seed))
+    assert left >= 0
+    assert top >= 0
+    assert left + box_width <= width + 1e-9
+    assert top + box_height <= height + 1e-9
+    assert min(box_width, box_height) >= 1
+
+
+def test_boxes_have_the_areas_and_ratios_asked_for():
+    rng = random.Random(0)
+    boxes = np.array([random_box(1000, 1000, (0.3, 0.5), (0.75, 4 / 3), rng) for _ in range(2000)])
+    areas, ratios = boxes[:, 2] * boxes[:, 3] / 1e6, boxes[:, 2] / boxes[:, 3]
+    assert 0.3 <= areas.min() < 0.31
+    assert 0.49 < areas.max() <= 0.5
+    assert areas.mean() == pytest.approx(0.4, abs=0.01)
+    assert 0.75 <= ratios.min() < 0.77
+    assert 1.3 < ratios.max() <= 4 / 3
+    assert np.log(ratios).mean() == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_an_upright_cut_out_agrees_with_torchvisions_resized_crop(flipped: bool):
+    """But at the rim, where torchvision repeats the edge and this looks at the pixels beyond it."""
+    source = Image.fromarray(picture(80, 60))
+    got = cut_out(source, (10, 20, 40, 50), 32, 24, flipped=flipped)
+    expected = functional.resized_crop(source, 20, 10, 50, 40, [32, 24], functional.InterpolationMode.BICUBIC)
+    expected = functional.hflip(expected) if flipped else expected
+    np.testing.assert_array_equal(np.asarray(got)[4:-4, 4:-4], np.asarray(expected)[4:-4, 4:-4])
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("side", [64, 512])
+def test_a_turned_cut_out_agrees_with_rotation_then_crop(side: int, flipped: bool):
+    source = Image.fromarray(smooth(side, side))
+    got = cut_out(source, (0, 0, side, side), 64, 64, degrees=15, flipped=flipped)
+    turned = functional.rotate(source, 15, functional.InterpolationMode.BICUBIC)
+    expected = functional.resize(turned, [64, 64], functional.InterpolationMode.BICUBIC)
+    expected = functional.hflip(expected) if flipped else expected
+    inner = np.abs(np.asarray(got, int) - np.asarray(expected, int))[16:-16, 16:-16]
+    assert inner.max() <= 4
+
+
+def test_without_any_randomness_a_canvas_is_the_picture():
+    np.testing.assert_array_equal(augment(picture(), STILL, 32, 32, key=0), picture())
+
+
+def test_flips_come_as_often_as_asked():
+    turned = STILL.model_copy(update={"horizontal_flip": 0.3})
+    flipped = [np.array_equal(augment(picture(), turned, 32, 32, key), picture()[:, ::-1]) for key in range(1000)]
+    assert np.mean(flipped) == pytest.approx(0.3, abs=0.06)
+
+
+def test_erasing_fills_one_rectangle_of_a_permitted_area():
+    erasing = STILL.model_copy(update={"random_erasing": 1.0})
+    for key in range(100):
+        changed = (augment(picture(), erasing, 32, 32, key) != picture()).any(axis=2)
+        rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+        area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert 0.01 < area / 32**2 < 0.4
+        assert changed.sum() > 0.95 * area
+
+
+def test_colour_jitter_keeps_a_grey_picture_grey_and_varies_brightness():
+    grey = np.full((32, 32, 3), 100, np.uint8)
+    jitter = STILL.model_copy(update={"color_jitter": 0.4})
+    views = np.stack([augment(grey, jitter, 32, 32, key) for key in range(200)])
+    assert (views == views[..., :1]).all()
+    assert views.min() in range(58, 66)
+    assert views.max() in range(134, 142)
+
+
+def test_an_unknown_policy_is_named():
+    assert callable(policy("augmix-m3-w3", 32))
+    assert callable(policy("original", 32))
+    for name in ("rnad-m9", "rand-x9"):
+        with pytest.raises(RecipeError, match=f"no augmentation policy '{name}'"):
+            policy(name, 32)
+
+
+# Normalisation ------------------------------------------------------------------------------------------------
+
+
+def test_normalise_agrees_with_preprocess_where_sizes_agree():
+    spec = Preprocess(height=32, width=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
+    batch = torch.from_numpy(np.stack([picture(), 255 - picture()]))
+    expected = [preprocess(image.numpy(), **spec.model_dump()) for image in batch]
+    torch.testing.assert_close(normalise(batch, spec), torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [16, 64])
+def test_normalise_resizes_as_preprocess_does(size: int, interpolation: str):
+    """Up to rounding: PIL resizes whole numbers, torch resizes fractions."""
+    spec = Preprocess(height=size, width=size, interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1))
+    got = normalise(torch.from_numpy(smooth(32, 32))[None], spec)[0]
+    expected = preprocess(smooth(32, 32), **spec.model_dump())
+    assert np.abs(got.numpy() - expected).max() < 1.5 / 255
