@@ -16,13 +16,21 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.report import plots, text
-from edgevit.report.statistics import reliability
 from edgevit.report.variants import Lineup, Variant, predictions
 
 HERE = Path(__file__).parent
 MOST_CONFUSED = 8
 LARGEST_CONFUSION_MATRIX = 100
-IN_THE_TABLE = ("params", "macs", "size_bytes", "precision", "runtime")
+QUANTIZATION_FACTS = {
+    "calibrator": "Calibrator",
+    "calibration_images": "Calibration images",
+    "quantized_ops": "Quantized operators",
+    "float_ops": "Left in float",
+}
+AGREEMENTS = {
+    "max_difference": "largest difference of a logit",
+    "sqnr_db": "signal to quantization noise of the logits, dB",
+}
 NUMBERS = (
     text.count,
     text.interval_percent,
@@ -56,6 +64,7 @@ def page(report: Mapping[str, Any], found: Lineup) -> str:
         mistakes=list(_mistakes(deployed)),
         calibration=_calibration(deployed),
         quantization=_quantization(found),
+        agreements=list(_agreements(found)),
         provenance=[_provenance(one) for one in found.artifacts],
     )
 
@@ -133,14 +142,13 @@ def _mistakes(deployed: Variant) -> Iterator[Json]:
 def _calibration(deployed: Variant) -> Json | None:
     if deployed.evaluation is None:
         return None
-    table = predictions(deployed.evaluation)
-    correct = table["predicted"] == table["labels"]
-    confidence = table["confidence"].astype(np.float32)
+    recorded = _evaluation_json(deployed.evaluation)["calibration"]
+    mean_confidence = float(predictions(deployed.evaluation)["confidence"].mean())
     return {
-        "ece": _evaluation_json(deployed.evaluation)["calibration"]["ece"],
-        "confidence": float(confidence.mean()),
-        "accuracy": float(correct.mean()),
-        "plot": plots.reliability_diagram(reliability(confidence, correct)),
+        "ece": recorded["ece"],
+        "confidence": mean_confidence,
+        "accuracy": deployed.evaluation.metrics["top1"]["value"],
+        "plot": plots.reliability_diagram(recorded["bins"]),
     }
 
 
@@ -150,18 +158,28 @@ def _quantization(found: Lineup) -> Json | None:
     if not stages:
         return None
     last = stages[-1]
-    config = last.manifest.config
-    told = {"calibrator": config["calibrator"], "calibration_images": config["calibration_images"], **last.metrics}
-    facts = [(name.replace("_", " "), _fact(value)) for name, value in told.items() if name not in IN_THE_TABLE]
+    told = {"calibrator": last.manifest.config["calibrator"], **last.metrics}
+    facts = [(label, _fact(told[name])) for name, label in QUANTIZATION_FACTS.items() if name in told]
     return {"id": last.id, "calibration": last.manifest.inputs["calibration"].id, "facts": facts}
+
+
+def _agreements(found: Lineup) -> Iterator[Json]:
+    """How close each model is to what it was made from: what its parity gate measured."""
+    for one in found.variants:
+        for name, label in AGREEMENTS.items():
+            if name in one.model.metrics:
+                yield {
+                    "id": one.id,
+                    "parent": one.parent_id,
+                    "label": label,
+                    "value": one.model.metrics[name],
+                }
 
 
 def _fact(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_fact(one)}" for name, one in value.items()) or "none"
-    if isinstance(value, float):
-        return text.significant(value)
-    return str(value)
+    return text.significant(value) if isinstance(value, float) else str(value)
 
 
 def _provenance(one: Artifact) -> Json:

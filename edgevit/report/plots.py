@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from edgevit.report.statistics import ReliabilityBin
 from edgevit.report.text import significant
 from edgevit.report.variants import Variant
 
@@ -155,23 +154,17 @@ def confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> st
     return svg()
 
 
-def reliability_diagram(bins: Sequence[ReliabilityBin]) -> str:
+def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> str:
     """Accuracy over confidence; on the diagonal a model is as often right as it says."""
-    total = sum(one.count for one in bins)
+    total = sum(one["n"] for one in bins)
     with _figure("reliability", 460, 300) as (figure, svg):
         axes = figure.add_subplot()
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for one in bins:
-            width = 100 * (one.high - one.low)
-            axes.bar(
-                100 * one.low,
-                100 * one.accuracy,
-                width,
-                align="edge",
-                color=ACCENT,
-                alpha=0.15 + 0.7 * one.count / total,
-            )
-            axes.plot(100 * one.confidence, 100 * one.accuracy, "o", color=INK, markersize=3.5)
+            depth = 0.15 + 0.7 * one["n"] / total
+            width, height = 100 * (one["high"] - one["low"]), 100 * one["accuracy"]
+            axes.bar(100 * one["low"], height, width, align="edge", color=ACCENT, alpha=depth)
+            axes.plot(100 * one["confidence"], height, "o", color=INK, markersize=3.5)
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 102)
         axes.set_xlabel("confidence, % (a darker bar holds more images)")

@@ -42,33 +42,3 @@ def paired_drop(baseline_correct: NDArray[np.bool_], model_correct: NDArray[np.b
     centre = lost_share - gained_share
     half = Z_95 * math.sqrt((lost_share + gained_share - centre**2) / (n + 2))
     return Drop((lost - gained) / n, max(-1.0, centre - half), min(1.0, centre + half), n)
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Predictions whose confidence lies between two bounds."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    accuracy: float
-
-
-def reliability(confidence: NDArray[np.float32], correct: NDArray[np.bool_], bins: int = 15) -> list[ReliabilityBin]:
-    """Bins of equal width over (0, 1] that hold at least one prediction (Guo et al. 2017)."""
-    edges = np.linspace(0, 1, bins + 1)
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    found = []
-    for number in np.unique(index):
-        inside = index == number
-        found.append(
-            ReliabilityBin(
-                float(edges[number]),
-                float(edges[number + 1]),
-                int(inside.sum()),
-                float(confidence[inside].mean()),
-                float(correct[inside].mean()),
-            )
-        )
-    return found

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.calibration import calibration_curve
 
-from edgevit.report.statistics import paired_drop, reliability
+from edgevit.report.statistics import paired_drop
 
 
 def test_paired_drop_counts_only_images_on_which_the_two_differ():
@@ -43,14 +42,3 @@ def test_no_drop_between_equal_models(correct: list[bool]):
     drop = paired_drop(np.array(correct), np.array(correct))
     assert drop.value == 0
     assert drop.low == pytest.approx(-drop.high)
-
-
-def test_reliability_agrees_with_scikit_learn():
-    generator = np.random.default_rng(0)
-    confidence = generator.uniform(0.05, 1, 500).astype(np.float32)
-    correct = generator.uniform(size=500) < confidence
-    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=15)
-    bins = reliability(confidence, correct)
-    assert [one.accuracy for one in bins] == pytest.approx(list(accuracy), abs=1e-6)
-    assert [one.confidence for one in bins] == pytest.approx(list(mean_confidence), abs=1e-6)
-    assert sum(one.count for one in bins) == 500
