@@ -62,7 +62,6 @@ class Dataset:
         sample_ids: one for each sample.
         labels: (n,) int64, or None where this role hides them.
         images, indices: the pictures of the whole source, and which of them these samples are.
-        notes: what a user should know: unreadable images that were skipped, classes that are missing.
     """
 
     name: str
@@ -71,7 +70,6 @@ class Dataset:
     labels: Labels | None
     images: Images
     indices: Indices
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sample_ids)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from edgevit.artifacts import Artifact, Json, Manifest, sha256_of
 from edgevit.configs import DatasetConfig, ImageFolder
-from edgevit.data.dataset import SPLITS, Dataset, Indices, Labels, Source, SubsetImages
+from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
 from edgevit.data.hashes import ImageState, ImageStates
 from edgevit.data.splits import lowest_of_each_class
 from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean
@@ -118,8 +118,7 @@ def select_role(
     if not len(indices):
         raise DataError("no image is left", where=name, next="add images, or use another role")
     labels = None if role == "pool" else source.labels[indices]
-    notes = source.notes if labels is None else (*source.notes, *_missing_classes(labels, source))
-    return Dataset(name, source.classes, tuple(source.ids[i] for i in indices), labels, source.images, indices, notes)
+    return Dataset(name, source.classes, tuple(source.ids[i] for i in indices), labels, source.images, indices)
 
 
 def roles_of(config: DatasetConfig, source: Source) -> list[str]:
@@ -149,7 +148,8 @@ def _artifact(name: str, role: str, config: DatasetConfig, source: Source, base:
         "unreadable": sorted(unreadable),
         "sample_ids": sha256_of(dataset.sample_ids),
     }
-    notes = [f"{name}: {note}" for note in (*dataset.notes, *_skipped(unreadable))]
+    notes = [f"{name.partition('.')[0]}: {note}" for note in source.notes]
+    notes += [f"{name}: {note}" for note in (*_missing_classes(dataset), *_skipped(unreadable))]
     metrics = {"images": len(dataset), "classes": len(dataset.classes), "unreadable": len(unreadable)}
     manifest = Manifest(
         kind="dataset",
@@ -232,12 +232,12 @@ def _unknown_dataset(name: str, datasets: Mapping[str, DatasetConfig]) -> Recipe
     )
 
 
-def _missing_classes(labels: Labels, source: Source) -> list[str]:
-    missing = np.setdiff1d(np.arange(len(source.classes)), labels)
-    if not len(missing):
+def _missing_classes(dataset: Dataset) -> list[str]:
+    if dataset.labels is None:
         return []
-    names = _listed([source.classes[label] for label in missing])
-    return [f"{len(missing)} of {len(source.classes)} classes have no image here: {names}"]
+    missing = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels)
+    names = _listed([dataset.classes[label] for label in missing])
+    return [f"{len(missing)} of {len(dataset.classes)} classes have no image here: {names}"] if len(missing) else []
 
 
 def _skipped(unreadable: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
-from edgevit.configs import Cifar, Digits, Npz, Splits
+from edgevit.configs import Cifar, Digits, Npz
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.data.sources import cifar
 from edgevit.errors import DataError, RecipeError
@@ -186,8 +186,3 @@ def test_the_unpickler_builds_arrays_and_nothing_else(tmp_path: Path):
     with pytest.raises(pickle.UnpicklingError, match="has no place in a data file"):
         cifar._ArraysOnly(io.BytesIO(pickle.dumps(Malicious()))).load()
     assert not (tmp_path / "executed").exists()
-
-
-def test_fractions_that_leave_nothing_to_train_on_are_refused():
-    with pytest.raises(ValueError, match="below 1"):
-        Splits(val=0.5, test=0.5)

@@ -82,7 +82,7 @@ class FolderImages:
 
 def _check_folder(root: Path) -> None:
     if not root.exists():
-        raise DataError("there is no such folder", where=root, next="correct the data set's 'path' in the recipe")
+        raise DataError("there is no such folder", where=root, next="correct the path")
     if not root.is_dir():
         raise DataError("this is a file", where=root, expected="a folder of pictures")
 

@@ -44,7 +44,7 @@ def read(config: Npz, base: Path) -> Source:
 
 def _load(file: Path) -> Arrays:
     if not file.is_file():
-        raise DataError("there is no such file", where=file, next="correct the data set's 'path' in the recipe")
+        raise DataError("there is no such file", where=file, next="correct the path")
     try:
         with file.open("rb") as opened:
             archive = np.load(opened, allow_pickle=False)
