@@ -50,7 +50,9 @@ def write_bundle(model: Artifact, out: Path) -> Json:
     shutil.copyfile(HERE.parent / "data" / "preprocess.py", out / "preprocess.py")
     (out / "requirements.txt").write_text(_requirements(), encoding="utf-8")
     (out / "README.md").write_text(_readme(model), encoding="utf-8")
-    files = {path.name: {"sha256": sha256_of_file(path), "size": path.stat().st_size} for path in sorted(out.iterdir())}
+    files: dict[str, Json] = {
+        path.name: {"sha256": sha256_of_file(path), "size": path.stat().st_size} for path in sorted(out.iterdir())
+    }
     _write_json(out / RECORD, _record(model, files))
     size_bytes = sum(entry["size"] for entry in files.values())
     return {"precision": model.metrics.get("precision"), "runtime": "onnxruntime", "size_bytes": size_bytes}
