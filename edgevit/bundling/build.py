@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnx.external_data_helper import uses_external_data
 from PIL import Image
 
 from edgevit import __version__
@@ -84,10 +86,11 @@ def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
 def _copy_model(model: Artifact, to: Path) -> None:
     """The very bytes where it is one file; weights that lie beside it are taken in."""
     source = onnx_file(model)
-    if len([entry for entry in model.manifest.files.values() if entry.content]) == 1:
-        shutil.copyfile(source, to)
-    else:
+    graph = onnx.load(source, load_external_data=False).graph
+    if any(uses_external_data(tensor) for tensor in graph.initializer):
         write_onnx(read_onnx(source), to, model.io, model.manifest.session_options)
+    else:
+        shutil.copyfile(source, to)
 
 
 def _labels(model: Artifact) -> str:
