@@ -110,5 +110,7 @@ def _with_qdq(model: ModelProto, chosen: list[NodeProto], ranges: Ranges, dialec
         op_types_to_quantize=list(dialect.operators),
         extra_options={**dialect.writer_options, "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs)},
     )
-    quantized: ModelProto = quantizer.quantize_model()
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantized: ModelProto = quantizer.model.model
     return quantized

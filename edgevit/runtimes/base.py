@@ -48,6 +48,11 @@ def runtime_of(model: Artifact) -> str:
     return "torch" if model.kind == "checkpoint" else str(model.metrics.get("runtime", "onnxruntime"))
 
 
+def precision_of(model: Artifact, options: SessionOptions) -> str:
+    """The precision a session computes in: a file says its own, a checkpoint is run in the one that is asked for."""
+    return options.precision if model.kind == "checkpoint" else str(model.metrics["precision"])
+
+
 def carried_cost(model: Artifact) -> Json:
     """Parameters and MACs, which stay what they were when a model is exported, quantized or compiled."""
     return {name: model.metrics[name] for name in ("params", "macs") if name in model.metrics}
@@ -107,7 +112,7 @@ def receipt(model: Artifact, runtime: str, device: str, options: SessionOptions)
         "runtime": runtime,
         "device": device,
         "threads": options.threads,
-        "precision": options.precision,
+        "precision": precision_of(model, options),
         "cpu": cpu(),
         "cpu_frequency": cpu_frequency(),
         "gpus": list(gpus()) if device == "cuda" else [],

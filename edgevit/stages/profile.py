@@ -11,7 +11,7 @@ from edgevit.configs import Profile
 from edgevit.context import Context
 from edgevit.errors import TargetError
 from edgevit.profiling import MeasurePlan
-from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
+from edgevit.runtimes.base import SessionOptions, fixed_batch, precision_of, runtime_of
 from edgevit.targets import target_for
 
 
@@ -22,7 +22,8 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
             "the model has a fixed batch size", where=config.id, got=config.batch_size, expected=fixed_batch(model.io)
         )
     plan = MeasurePlan(config.warmup_s, config.duration_s, config.min_runs, config.batch_size, config.boundary)
-    with target_for(config.target).open(model, SessionOptions(config.threads, config.precision)) as session:
+    options = SessionOptions(config.threads, config.precision)
+    with target_for(config.target).open(model, options) as session:
         measured = session.latencies_ms(plan)
     for warning in measured.warnings:
         context.progress.say(f"{config.id}: {warning}")
@@ -32,7 +33,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
         "latency_ms": measured.summary(),
         "runtime": runtime_of(model),
         "target": config.target,
-        "precision": config.precision if model.kind == "checkpoint" else model.metrics["precision"],
+        "precision": precision_of(model, options),
         "threads": config.threads,
         "batch_size": config.batch_size,
     }

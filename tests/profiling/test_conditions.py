@@ -1,0 +1,37 @@
+"""What is read from this machine."""
+
+import platform
+from pathlib import Path
+
+import numpy
+import pytest
+
+from edgevit.profiling import conditions
+
+
+def test_the_cpu_is_described_the_same_at_every_call():
+    found = conditions.cpu()
+    assert found == conditions.cpu()
+    assert found["model"]
+    assert found["architecture"] == platform.machine()
+    assert set(found["instruction_sets"]) <= set(conditions.RELEVANT_FLAGS)
+
+
+def test_versions_are_those_of_the_packages():
+    assert conditions.package_version("numpy") == numpy.__version__
+    assert conditions.package_version("no-such-package-anywhere") is None
+
+
+def test_gpus_are_what_nvidia_smi_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "NVIDIA H200, 570.1, 9.0"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    conditions.gpus.cache_clear()
+    try:
+        assert conditions.gpus() == ({"model": "NVIDIA H200", "driver": "570.1", "compute_capability": "9.0"},)
+        program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
+        conditions.gpus.cache_clear()
+        assert conditions.gpus() == ()
+    finally:
+        conditions.gpus.cache_clear()

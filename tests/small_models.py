@@ -1,0 +1,81 @@
+"""A tiny ViT and a tiny hybrid, taken through the stages once for each test process."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgevit.artifacts import Artifact, FileEntry, Manifest, sha256_of_file
+from edgevit.configs import STAGES, Digits
+from edgevit.context import Context
+from edgevit.data import dataset_artifacts
+from edgevit.pipeline import make, resolve
+from edgevit.store import Store
+
+VIT = {
+    "model": "deit_tiny_patch16_224",
+    "model_args": {"patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3},
+    "image_size": 32,
+}
+HYBRID = {
+    "model": "repvit_m0_9",
+    "model_args": {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)},
+}
+
+
+class Workbench:
+    """Runs stages in a store that is gone when the process ends."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="edgevit-tests-")
+        self.store = Store(Path(self._folder.name))
+        self.made: dict[str, Artifact] = dict(
+            dataset_artifacts(
+                {"digits": Digits.model_validate({"source": "digits", "few_shot": {"shots": 5}})},
+                Path(),
+                ["digits.support", "digits.pool", "digits.test"],
+            )
+        )
+
+    def run(
+        self, stage: str, name: str, context: Context | None = None, again: bool = False, **fields: Any
+    ) -> Artifact:
+        config = STAGES[stage].model_validate({"stage": stage, "id": name, **fields})
+        self.made[name] = make(config, resolve(config, self.made), self.store, context or Context(), again=again)
+        return self.made[name]
+
+
+@cache
+def workbench() -> Workbench:
+    return Workbench()
+
+
+@cache
+def checkpoint(hybrid: bool = False) -> Artifact:
+    return workbench().run("load", f"checkpoint{hybrid:d}", classes_of="digits.test", **(HYBRID if hybrid else VIT))
+
+
+@cache
+def float_onnx(hybrid: bool = False) -> Artifact:
+    return workbench().run("export", f"float{hybrid:d}", model=checkpoint(hybrid).id)
+
+
+@cache
+def int8_onnx(hybrid: bool = False) -> Artifact:
+    return workbench().run(
+        "quantize", f"int8{hybrid:d}", model=float_onnx(hybrid).id, calibration="digits.pool", calibration_images=32
+    )
+
+
+@cache
+def engine(hybrid: bool = False) -> Artifact:
+    return workbench().run("compile", f"engine{hybrid:d}", model=int8_onnx(hybrid).id)
+
+
+def artifact_of(file: Path, like: Artifact, **changes: Any) -> Artifact:
+    """An artifact in memory around a file that a test has made, otherwise like another."""
+    entry = FileEntry(sha256=sha256_of_file(file), size=file.stat().st_size)
+    fields = {**like.manifest.model_dump(), "files": {file.name: entry.model_dump()}, **changes}
+    return Artifact(file.parent, Manifest.model_validate(fields))
