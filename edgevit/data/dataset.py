@@ -38,7 +38,7 @@ class Source:
     Attributes:
         classes: class names; a label is an index into them.
         ids: the id of each sample, unique and stable: a relative path, or a name made of its index.
-        labels: (n,) int64.
+        labels: (n,) int64, or None where the source has none.
         splits: the split that each sample belongs to.
         images: their pictures.
         notes: what a user should know about how the source was read.
@@ -46,7 +46,7 @@ class Source:
 
     classes: tuple[str, ...]
     ids: tuple[str, ...]
-    labels: Labels
+    labels: Labels | None
     splits: tuple[Split, ...]
     images: Images
     notes: tuple[str, ...] = ()

@@ -89,6 +89,8 @@ def read_source(name: str, config: DatasetConfig, base: Path) -> Source:
     """
     module = "cifar" if config.source in ("cifar10", "cifar100") else config.source
     source: Source = import_module(f"edgevit.data.sources.{module}").read(config, base)
+    if source.labels is None and not config.include_classes:
+        return source
     if config.include_classes is not None:
         source = _only_classes(name, source, config.include_classes)
     if len(source.classes) < 2:
@@ -117,14 +119,14 @@ def select_role(
         indices = support if role == "support" else np.setdiff1d(indices, support)
     if not len(indices):
         raise DataError("no image is left", where=name, next="add images, or use another role")
-    labels = None if role == "pool" else source.labels[indices]
+    labels = None if role == "pool" or source.labels is None else source.labels[indices]
     return Dataset(name, source.classes, tuple(source.ids[i] for i in indices), labels, source.images, indices)
 
 
 def roles_of(config: DatasetConfig, source: Source) -> list[str]:
     """The roles that a data set has; everything in it, "", is always one more."""
     present = set(source.splits)
-    few_shot = ["support", "pool"] if config.few_shot and "train" in present else []
+    few_shot = ["support", "pool"] if config.few_shot and source.labels is not None and "train" in present else []
     return [split for split in SPLITS if split in present] + few_shot
 
 
@@ -188,7 +190,8 @@ def _candidates(name: str, role: str, config: DatasetConfig, source: Source) -> 
 
 
 def _support(name: str, config: DatasetConfig, source: Source, train: Indices) -> Indices:
-    assert config.few_shot is not None
+    assert config.few_shot is not None, "roles_of offers no support without it"
+    assert source.labels is not None, "roles_of offers no support without them"
     shots = config.few_shot.shots
     labels = source.labels[train]
     counts = np.bincount(labels, minlength=len(source.classes))
@@ -214,6 +217,7 @@ def _only_classes(name: str, source: Source, wanted: tuple[str, ...]) -> Source:
                 expected=_listed(source.classes),
                 next=did_you_mean(class_name, source.classes),
             )
+    assert source.labels is not None, "without labels there is no class to be found above"
     kept = [label for label, class_name in enumerate(source.classes) if class_name in wanted]
     indices = np.flatnonzero(np.isin(source.labels, kept))
     return Source(

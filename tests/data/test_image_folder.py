@@ -144,6 +144,24 @@ def test_classes_can_be_chosen_and_a_misspelt_one_is_named(make_pictures: MakePi
         opened(root, include_classes=["bery", "a"])
 
 
+@pytest.mark.parametrize("counts", [{".": 3}, {"a": 2, "b/c": 1}, {"train/a": 1, "train": 1, "test/b": 1}])
+def test_without_labels_every_picture_counts(make_pictures: MakePictures, counts: dict[str, int]):
+    root = make_pictures(counts)
+    data = opened(root, classes="none")
+    assert data.labels is None
+    assert data.classes == ()
+    assert len(data) == 3
+    with pytest.raises(DataError, match="no class 'a'"):
+        opened(root, classes="none", include_classes=["a"])
+    with pytest.raises(RecipeError, match="no role 'support'"):
+        opened(root, "photos.support", classes="none", few_shot={"shots": 1})
+
+
+def test_a_folder_without_any_picture_is_refused_without_labels_too(make_pictures: MakePictures):
+    with pytest.raises(DataError, match=r"there are no pictures here(.|\n)*expected: NAME, with \.bmp"):
+        opened(make_pictures({"a": 0}), classes="none")
+
+
 def test_links_are_followed_only_inside_the_folder(make_pictures: MakePictures, tmp_path: Path):
     root = make_pictures({"train/a": 1, "train/b": 1})
     write_picture(tmp_path / "outside.png", "outside")

@@ -18,52 +18,39 @@ from edgevit.data.splits import split_by_hash
 from edgevit.errors import DataError
 
 
+@dataclass(frozen=True, order=True)
+class _Sample:
+    id: str
+    class_folders: tuple[str, ...]  # between the split (or PATH) and the picture
+
+
 def read(config: ImageFolder, base: Path) -> Source:
     """List PATH/{train,val,test}/CLASS/… where PATH/train exists, otherwise PATH/CLASS/…
 
+    With `classes: none` there are no class folders and no labels: every picture counts, however deep it lies.
     Symbolic links that lead out of PATH are not followed, nor are links to folders.
 
     Raises:
-        DataError: PATH is missing, is no folder, or has no pictures in class folders.
+        DataError: PATH is missing, is no folder, or has no pictures where they should be.
     """
     root = (base / Path(config.path).expanduser()).absolute()
     _check_folder(root)
     has_splits = (root / "train").is_dir()
-    levels_above_class = 1 if has_splits else 0
-    tops = [root / split for split in SPLITS if (root / split).is_dir()] if has_splits else [root]
-
     passed_over: Counter[str] = Counter()
-    samples = []  # (id, class name, folder)
-    for path in (path for top in tops for path in _pictures(top, root, passed_over)):
-        parts = path.relative_to(root).parts
-        folders = parts[levels_above_class:-1]
-        if folders:
-            class_name = folders[0] if config.classes == "top" else folders[-1]
-            samples.append(("/".join(parts), class_name, folders))
-        else:
-            passed_over["pictures that lie in no class folder"] += 1
-
+    samples = sorted(_samples(root, has_splits, config.classes != "none", passed_over))
     notes = [f"{count} {what} are passed over" for what, count in sorted(passed_over.items())]
     if not samples:
-        raise DataError(
-            "there are no pictures in class folders here",
-            where=root,
-            got="; ".join(notes) or "no file with a picture's extension",
-            expected=f"{'train/' if has_splits else ''}CLASS/NAME, with {' '.join(sorted(IMAGE_SUFFIXES))}",
-        )
-    samples.sort()
+        raise _nothing_found(root, has_splits, config.classes != "none", notes)
+    ids = tuple(sample.id for sample in samples)
+    splits = _first_folders(ids) if has_splits else split_by_hash(ids, config.splits)
+    images = FolderImages(root, ids)
+    if config.classes == "none":
+        return Source((), ids, None, splits, images, tuple(notes))
+    level = 0 if config.classes == "top" else -1
+    classes, labels = np.unique([sample.class_folders[level] for sample in samples], return_inverse=True)
     if config.classes == "leaf":
-        notes += _merged({(class_name, folders) for _, class_name, folders in samples})
-    ids = tuple(sample_id for sample_id, _, _ in samples)
-    classes, labels = np.unique([class_name for _, class_name, _ in samples], return_inverse=True)
-    return Source(
-        classes=tuple(classes.tolist()),
-        ids=ids,
-        labels=labels.astype(np.int64),
-        splits=_first_folders(ids) if has_splits else split_by_hash(ids, config.splits),
-        images=FolderImages(root, ids),
-        notes=tuple(notes),
-    )
+        notes += _merged({sample.class_folders for sample in samples})
+    return Source(tuple(classes.tolist()), ids, labels.astype(np.int64), splits, images, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -87,8 +74,29 @@ def _check_folder(root: Path) -> None:
         raise DataError("this is a file", where=root, expected="a folder of pictures")
 
 
+def _samples(root: Path, has_splits: bool, need_class: bool, passed_over: Counter[str]) -> Iterator[_Sample]:
+    """Every picture below `root`; what is passed over is counted by reason."""
+    tops = [root / split for split in SPLITS if (root / split).is_dir()] if has_splits else [root]
+    for path in (path for top in tops for path in _pictures(top, root, passed_over)):
+        parts = path.relative_to(root).parts
+        class_folders = parts[1 if has_splits else 0 : -1]
+        if class_folders or not need_class:
+            yield _Sample("/".join(parts), class_folders)
+        else:
+            passed_over["pictures that lie in no class folder"] += 1
+
+
+def _nothing_found(root: Path, has_splits: bool, need_class: bool, notes: list[str]) -> DataError:
+    layout = f"{'train/' if has_splits else ''}{'CLASS/' if need_class else ''}NAME"
+    return DataError(
+        f"there are no pictures {'in class folders ' if need_class else ''}here",
+        where=root,
+        got="; ".join(notes) or "no file with a picture's extension",
+        expected=f"{layout}, with {' '.join(sorted(IMAGE_SUFFIXES))}",
+    )
+
+
 def _pictures(top: Path, root: Path, passed_over: Counter[str]) -> Iterator[Path]:
-    """Every picture below `top`; what is passed over is counted by reason."""
     inside = root.resolve()
     for folder, subfolders, files in os.walk(top, onerror=_refuse):
         linked = [name for name in subfolders if (Path(folder) / name).is_symlink()]
@@ -121,9 +129,9 @@ def _first_folders(ids: Iterable[str]) -> tuple[Split, ...]:
     return tuple(named[sample_id.partition("/")[0]] for sample_id in ids)
 
 
-def _merged(found: set[tuple[str, tuple[str, ...]]]) -> list[str]:
+def _merged(folders: set[tuple[str, ...]]) -> list[str]:
     """A note for each class that has folders in several places."""
-    places = Counter(class_name for class_name, _ in found)
+    places = Counter(names[-1] for names in folders)
     return [
         f"class '{name}' is in {count} folders, taken as one" for name, count in sorted(places.items()) if count > 1
     ]
