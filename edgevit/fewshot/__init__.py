@@ -1,0 +1,1 @@
+"""Few-shot adaptation: heads on frozen features, label propagation through a pool, careful fine-tuning."""
