@@ -1,0 +1,66 @@
+"""What targets say about this machine, and what they refuse."""
+
+import subprocess
+import sys
+
+import pytest
+
+from edgevit.errors import MissingDependency, TargetError
+from edgevit.profiling import conditions
+from edgevit.runtimes.base import SessionOptions
+from edgevit.targets import local, target_for, target_info
+from tests.small_models import checkpoint, float_onnx
+
+
+def test_the_fingerprint_is_stable_and_names_the_runtimes_version():
+    import onnxruntime
+
+    first = target_info("local-cpu", "onnxruntime")
+    conditions.cpu.cache_clear()
+    assert target_info("local-cpu", "onnxruntime") == first
+    assert first["versions"] == {"onnxruntime": onnxruntime.__version__}
+    assert first["hardware"]["model"]
+    assert target_info("local-cpu", "torch") != first
+
+
+def test_describing_loads_no_runtime():
+    code = (
+        "import sys; from edgevit.targets import target_info; target_info('local-cpu', 'torch');"
+        "print([name for name in ('torch', 'onnxruntime', 'onnx', 'timm') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(local, "gpus", tuple)
+    with pytest.raises(TargetError, match="no NVIDIA GPU") as caught:
+        target_info("local-gpu", "torch")
+    assert "local-cpu" in caught.value.next
+    with pytest.raises(TargetError), target_for("local-gpu").open(checkpoint(), SessionOptions()):
+        pass
+
+
+def test_a_gpu_is_described_and_runs_torch_only(monkeypatch):
+    gpu = {"model": "NVIDIA H200", "driver": "570.1", "compute_capability": "9.0"}
+    monkeypatch.setattr(local, "gpus", lambda: (gpu,))
+    assert target_info("local-gpu", "torch")["hardware"]["gpu"] == gpu
+    with pytest.raises(TargetError, match="onnxruntime does not run on local-gpu"):
+        target_info("local-gpu", "onnxruntime")
+    with pytest.raises(TargetError), target_for("local-gpu").open(float_onnx(), SessionOptions()):
+        pass
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(TargetError, match="no target 'local-cpus'") as caught:
+        target_info("local-cpus", "torch")
+    assert caught.value.next == "Did you mean 'local-cpu'?"
+    with pytest.raises(TargetError, match="tensorrt does not run"):
+        target_info("local-cpu", "tensorrt")
+
+
+def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(local, "package_version", lambda name: None)
+    with pytest.raises(MissingDependency) as caught:
+        target_info("local-cpu", "onnxruntime")
+    assert caught.value.next == "pip install onnxruntime"
