@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from edgevit.artifacts import MANIFEST, Artifact, Contents, Json
+from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json
 from edgevit.configs import Stage, references
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
@@ -62,10 +62,10 @@ def make(
     return artifact
 
 
-def finished(recipe: Recipe, runs: Path) -> dict[str, Path]:
-    """Where the results that this run folder shows lie, by stage id."""
+def finished(recipe: Recipe, runs: Path) -> dict[str, InputRef]:
+    """What this run folder shows, by stage id."""
     shown = {config.id: runs / recipe.name / config.id for config in recipe.stages}
-    return {name: Artifact.load(path).path for name, path in shown.items() if (path / MANIFEST).is_file()}
+    return {name: Artifact.load(path).ref() for name, path in shown.items() if (path / MANIFEST).is_file()}
 
 
 def resolve(config: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:

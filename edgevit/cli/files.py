@@ -264,7 +264,7 @@ def _print_latency(made: Artifact) -> None:
     interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
     typer.echo(f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}")
     typer.echo(
-        f"{metrics['runtime']} on {metrics['target']}, {metrics['threads']} threads, batch {metrics['batch_size']}, "
+        f"{metrics['runtime']} on {metrics['target']}, threads {metrics['threads']}, batch {metrics['batch_size']}, "
         f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
     )
     for warning in metrics.get("warnings", ()):

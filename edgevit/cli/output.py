@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.context import Context
-from edgevit.progress import progress_for
+if TYPE_CHECKING:
+    from edgevit.context import Context
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
@@ -39,6 +39,9 @@ def next_command(command: str) -> None:
 
 def terminal_context(**changes: Any) -> Context:
     """The context of a command: progress goes to stderr."""
+    from edgevit.context import Context
+    from edgevit.progress import progress_for
+
     return Context(progress=progress_for(sys.stderr), **changes)
 
 

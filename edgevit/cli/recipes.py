@@ -47,7 +47,7 @@ def run(
     before = pipeline.finished(loaded, runs)
     done = pipeline.run(loaded, recipe.parent, runs, context, fresh)
     stages = {stage.id: done[stage.id] for stage in loaded.stages}
-    made = [name for name, artifact in stages.items() if before.get(name) != artifact.path]
+    made = [name for name, artifact in stages.items() if before.get(name) != artifact.ref()]
     folder = runs / loaded.name
     reports = [folder / name for name, artifact in stages.items() if artifact.kind == "report"]
     if as_json:

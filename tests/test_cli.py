@@ -1,0 +1,139 @@
+"""The command line, as a new user meets it: help, examples, statuses, no colour, 80 columns."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edgevit import __version__
+from edgevit.cli import app, main
+
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
+
+
+def run(*arguments: str) -> str:
+    answer = CliRunner(env={"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}).invoke(app, arguments)
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
+
+
+def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """The error that a command ends with, exit status 2 and no traceback."""
+    monkeypatch.setattr(sys, "argv", ["edgevit", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    return error
+
+
+def test_the_commands_are_all_there() -> None:
+    assert set(COMMANDS) == {
+        "run", "why", "init", "doctor", "models", "schema", "predict", "report",
+        "export", "quantize", "compile", "evaluate", "profile", "compare", "bundle",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_in_80_columns(command: str) -> None:
+    text = run(command, "--help")
+    assert f"Example: edgevit {command}" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "\x1b" not in text
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([EDGEVIT, "--help"], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    code = "import sys, edgevit.cli; print([m for m in ('torch', 'numpy', 'onnx', 'pydantic', 'timm') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_checking_a_recipe_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from edgevit import pipeline; from edgevit.recipe import load_recipe;"
+        "from edgevit.context import Context; r = load_recipe(Path(sys.argv[1]));"
+        "pipeline.why(r, Path('.'), Path(sys.argv[2]));"
+        "print([m for m in ('torch', 'onnxruntime', 'timm') if m in sys.modules])"
+    )
+    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+    answer = subprocess.run([sys.executable, "-c", code, recipe, tmp_path], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_version() -> None:
+    assert run("--version").strip() == f"edgevit {__version__}"
+
+
+def test_models_lists_the_catalogue() -> None:
+    entries = json.loads(run("models", "--json"))
+    assert len(entries) >= 25
+    assert all(entry["params"] < 30e6 for entry in entries)
+    small = json.loads(run("models", "vit", "--max-params", "3", "--json"))
+    assert small
+    assert all("vit" in entry["name"] and entry["params"] <= 3e6 for entry in small)
+    assert all(len(line) <= 100 for line in run("models").splitlines())
+
+
+def test_schema_is_json_schema() -> None:
+    schema = json.loads(run("schema"))
+    assert schema["properties"]["stages"]
+    assert schema["$schema"].startswith("https://json-schema.org/")
+
+
+def test_doctor_tries_what_it_names() -> None:
+    findings = {one["name"]: one for one in json.loads(run("doctor", "--json"))}
+    for name in ("python", "torch on cpu", "timm", "onnxruntime"):
+        assert findings[name]["state"] == "ok", findings[name]
+    for one in findings.values():
+        assert one["state"] == "ok" or one["mend"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "none.yaml"], "there is no such recipe"),
+        (["predict", "none.onnx", "image.png"], "none.onnx"),
+        (["report", "none"], "there is no report here"),
+        (["init", "none"], "there is no such folder"),
+        (["export", "--model", "resnet81", "--classes", "3", "--out", "m.onnx"], "resnet81"),
+        (["evaluate", ".", "--data", "."], "there is no model in this folder"),
+        (["run", "none.yaml", "--device", "tpu"], "none.yaml"),
+    ],
+)
+def test_errors_are_plain(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in fails(capsys, monkeypatch, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """A real full disk: /dev/full takes no byte."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full, which only Linux has")
+    with open("/dev/full", "w") as full:
+        answer = subprocess.run([EDGEVIT, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert answer.returncode == 2
+    assert "the disk is full" in answer.stderr
+
+
+def test_output_without_a_terminal_has_no_colour() -> None:
+    answer = subprocess.run(
+        [EDGEVIT, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"}
+    )
+    assert "\x1b" not in answer.stdout
