@@ -150,7 +150,8 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int):
     kept=st.floats(0.1, 1),
 )
 @settings(max_examples=300, deadline=None)
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about damaged metadata
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_damaged_bytes_are_read_or_refused_and_never_escape(format, damage, kept):
     content = bytearray(encoded(Image.fromarray(np.tile(RGB, (4, 4, 1))), format))
     for position, value in damage:
