@@ -27,8 +27,8 @@ MARKERS = "osD^vP*X"
 DPI = 72
 MOST_CLASSES_WITH_NUMBERS = 20
 MOST_CLASSES_WITH_NAMES = 45
-RUN_ORDER_POINTS = 240
-LINE_PX = 15.0
+RUN_ORDER_POINTS = 120
+LINE_PX, NAME_PX = 15.0, 120.0
 
 Samples = NDArray[np.float64]
 Curve = Sequence[Mapping[str, Any]]
@@ -81,7 +81,7 @@ def latency_histogram(samples_ms: Samples, percentiles: Mapping[str, float]) -> 
                 textcoords="offset points", va="top", fontsize=11,
             )  # fmt: skip
         axes.margins(x=0.12)
-        axes.set_xlabel("latency, ms" + (f" ({slower:,} slower runs beyond the edge)" if slower else ""))
+        axes.set_xlabel("latency, ms" + (f" (beyond the edge: {slower:,})" if slower else ""))
         axes.set_ylabel("runs")
     return svg()
 
@@ -104,10 +104,10 @@ def run_order(samples_ms: Samples) -> str:
 
 
 def training_curve(name: str, lines: Curve) -> str:
-    """Loss over epochs, and validation accuracy where it was measured."""
-    losses = [(float(one["epoch"]), float(one["loss"])) for one in lines if one.get("loss") is not None]
+    """Loss over steps, and validation accuracy where it was measured."""
+    losses = [(float(one["step"]), float(one["loss"])) for one in lines if one.get("loss") is not None]
     accuracies = [
-        (float(one["epoch"]), 100 * float(one["val_top1"])) for one in lines if one.get("val_top1") is not None
+        (float(one["step"]), 100 * float(one["val_top1"])) for one in lines if one.get("val_top1") is not None
     ]
     panels = [(losses, "training loss", ACCENT), (accuracies, "validation top-1, %", SECOND)]
     panels = [panel for panel in panels if panel[0]]
@@ -116,7 +116,7 @@ def training_curve(name: str, lines: Curve) -> str:
             axes = figure.add_subplot(1, len(panels), index + 1)
             axes.plot(*zip(*values, strict=True), color=color, linewidth=1.6, marker="o" if len(values) < 3 else None)
             axes.set_title(title, loc="left")
-            axes.set_xlabel("epoch")
+            axes.set_xlabel("step")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(5))
     return svg()
@@ -271,17 +271,19 @@ def _variant_marker(axes: Axes, one: _Placed, marker: str, is_deployed: bool) ->
 
 
 def _name_variants(axes: Axes, figure: Figure, shown: Sequence[_Placed], deployed_id: str) -> None:
-    """Write each name beside its marker, pushed up where it would cover the one below."""
+    """Write each name beside its marker, pushed up where it would cover another."""
     figure.draw_without_rendering()
-    lowest = -np.inf
+    taken: list[tuple[float, float]] = []
     for one in sorted(shown, key=lambda one: one.y_percent):
-        y = axes.transData.transform((one.x_ms, one.y_percent))[1]
-        text_y = max(y + 10, lowest + LINE_PX)
-        lowest = text_y
+        x, y = axes.transData.transform((one.x_ms, one.y_percent))
+        name_y = y + 10
+        while any(abs(x - other_x) < NAME_PX and abs(name_y - other_y) < LINE_PX for other_x, other_y in taken):
+            name_y += LINE_PX
+        taken.append((x, name_y))
         axes.annotate(
             one.id,
             (one.x_ms, one.y_percent),
-            xytext=(8, text_y - y),
+            xytext=(8, name_y - y),
             textcoords="offset pixels",
             va="center",
             fontweight="bold" if one.id == deployed_id else "normal",
