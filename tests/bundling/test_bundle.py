@@ -131,6 +131,17 @@ def test_unreadable_images_are_named_and_the_others_labelled(bundle: Path, photo
     assert len(answer.stdout.splitlines()) == 1
 
 
+def test_a_reader_that_stops_early_is_no_error(bundle: Path, photo: Path):
+    command = [sys.executable, "-u", "-B", str(bundle / "infer.py"), *[str(photo)] * 300]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        assert running.stderr
+        assert running.stdout.readline()
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 0
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "labels.txt", "iospec.json"])
 def test_nothing_altered_is_ever_loaded(bundle: Path, photo: Path, name: str):
     with (bundle / name).open("ab") as file:
