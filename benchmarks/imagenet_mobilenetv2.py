@@ -3,8 +3,8 @@
     python -m benchmarks.imagenet_mobilenetv2 imagenet_mobilenet_v2_1.0_224_int8w.npz mobilenetv2.safetensors
 
 The .npz holds, for convolution NN, `NN.weight_q` (int8, OIHW), `NN.scale` (per output channel) and `NN.bias`, batch
-norm folded in. The result fits `mobilenetv2_100` with MODEL_ARGS below, and stands in for pretrained weights where no hub
-can be reached.
+norm folded in. The result fits `mobilenetv2_100` with MODEL_ARGS below, and stands in for pretrained weights where no
+hub can be reached.
 """
 
 from __future__ import annotations

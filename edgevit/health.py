@@ -12,6 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from edgevit.errors import TargetError
+from edgevit.profiling.conditions import gpus
 from edgevit.provenance import version_of
 
 FREE_GIB_WANTED = 5
@@ -31,6 +33,25 @@ def examine() -> list[Finding]:
     """Try every runtime and device on this machine."""
     checks = (_python, _torch_cpu, _torch_cuda, _timm, _onnxruntime, _tensorrt, _disk)
     return [_tried(check) for check in checks]
+
+
+def training_device(wanted: str) -> str:
+    """The torch device for `auto`, `cpu` or `cuda`; torch is imported only where an NVIDIA GPU answers.
+
+    Raises:
+        TargetError: there is no such device, or CUDA does not work here.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise TargetError(f"'{wanted}' is no device", where="--device", expected="auto, cpu or cuda")
+    if wanted == "cpu" or (wanted == "auto" and not gpus()):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise TargetError("CUDA does not work here", where="--device cuda", next="edgevit doctor")
+    return "cpu"
 
 
 def _tried(check: Callable[[], Finding]) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from edgevit.configs import ImageFolder
 from edgevit.data import dataset_artifacts
 from edgevit.errors import DataError, TargetError
+from edgevit.progress import Progress
 
 TARGETS = ("local-cpu", "local-gpu")
 FEW_IMAGES_PER_CLASS = 20  # below this a class is taken for a few-shot one
 
 
-def recipe_for_folder(folder: Path, target: str, recipe_folder: Path, latency_ms: float | None) -> tuple[str, str]:
+def recipe_for_folder(
+    folder: Path, target: str, recipe_file: Path, latency_ms: float | None, progress: Progress
+) -> tuple[str, str]:
     """A recipe's text, and one line about what was found in the folder.
 
     Raises:
@@ -28,12 +32,14 @@ def recipe_for_folder(folder: Path, target: str, recipe_folder: Path, latency_ms
     if not folder.is_dir():
         raise DataError("there is no such folder", where=folder)
     config = ImageFolder(source="image_folder", path=str(folder.absolute()), classes=_class_level(folder))
-    roles = dataset_artifacts({"photos": config}, Path.cwd(), ["photos", "photos.train", "photos.test"])
+    names = ["photos", "photos.train", "photos.test"]
+    roles = dataset_artifacts({"photos": config}, Path.cwd(), names, progress=progress)
     train, classes = roles["photos.train"].metrics["images"], roles["photos"].metrics["classes"]
     few = train / classes < FEW_IMAGES_PER_CLASS
     text = _template().render(
         name=_recipe_name(folder),
-        path=os.path.relpath(folder.absolute(), recipe_folder.absolute()),
+        file=recipe_file,
+        path=_path_from(recipe_file.absolute().parent, folder.absolute()),
         classes=config.classes,
         has_test_folder=(folder / "test").is_dir(),
         few_shot=few,
@@ -54,15 +60,21 @@ def _class_level(folder: Path) -> Literal["top", "leaf"]:
 
 
 def _recipe_name(folder: Path) -> str:
-    name = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in folder.resolve().name).strip(
-        "-"
-    )
-    return name.lower() or "photos"
+    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "photos"
+
+
+def _path_from(start: Path, folder: Path) -> Path:
+    """Relative where recipe and photos lie together, so that they can move together; absolute elsewhere."""
+    return Path(os.path.relpath(folder, start)) if folder.is_relative_to(start.parent) else folder
 
 
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("edgevit"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("edgevit"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["quoted"] = lambda text: "'" + str(text).replace("'", "''") + "'"
     return environment.get_template("recipe.yaml.j2")

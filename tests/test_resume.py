@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,11 +67,11 @@ def digests(stages: dict[str, dict[str, object]]) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, object], float]]:
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], float]:
     """The digests of a run that nothing stopped, and its seconds."""
     start = time.monotonic()
     made = digests(Run(tmp_path_factory.mktemp("unbroken")).finish())
-    yield made, time.monotonic() - start
+    return made, time.monotonic() - start
 
 
 def killed_run(run: Run, kills: int, longest_s: float, seed: int) -> dict[str, dict[str, object]]:

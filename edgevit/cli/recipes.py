@@ -37,13 +37,14 @@ def run(
     Example: edgevit run recipes/quickstart.yaml --set stages.student.epochs=40
     """
     from edgevit import pipeline
+    from edgevit.health import training_device
     from edgevit.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings)
     if dry_run:
         why(recipe, settings, runs, as_json)
         return
-    context = terminal_context(device=_device(device), **({} if workers is None else {"workers": workers}))
+    context = terminal_context(device=training_device(device), **({} if workers is None else {"workers": workers}))
     before = pipeline.finished(loaded, runs)
     done = pipeline.run(loaded, recipe.parent, runs, context, fresh)
     stages = {stage.id: done[stage.id] for stage in loaded.stages}
@@ -116,7 +117,7 @@ def init(
 
     if out.exists() and not force:
         raise RecipeError("the file is already there", where=out, next="give another --out, or --force")
-    text, summary = recipe_for_folder(folder, target, out.parent, latency_ms)
+    text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
     out.write_text(text, encoding="utf-8")
     typer.echo(summary)
     typer.echo(f"wrote {out}")
@@ -160,25 +161,6 @@ def schema() -> None:
 def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:
     key, digest = artifact.manifest.key, artifact.digest
     return {"kind": artifact.kind, "key": key, "digest": digest, "made": made, "metrics": artifact.metrics}
-
-
-def _device(wanted: str) -> str:
-    from edgevit.errors import TargetError
-
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise TargetError(f"'{wanted}' is no device", where="--device", expected="auto, cpu or cuda")
-    if wanted == "cpu":
-        return "cpu"
-    from edgevit.profiling.conditions import gpus
-
-    if gpus():  # torch is imported only where an NVIDIA GPU answers
-        import torch
-
-        if torch.cuda.is_available():
-            return "cuda"
-    if wanted == "cuda":
-        raise TargetError("CUDA does not work here", where="--device cuda", next="edgevit doctor")
-    return "cpu"
 
 
 def _print_summaries(reports: list[Path]) -> None:

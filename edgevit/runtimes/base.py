@@ -42,6 +42,12 @@ class Session(Protocol):
     def latencies_ms(self, plan: MeasurePlan) -> Measurement:
         """Time the model on seeded random inputs."""
 
+    def work(self, plan: MeasurePlan) -> Callable[[], object]:
+        """One run of what `latencies_ms` times, for those who time two models in turns."""
+
+    def work(self, plan: MeasurePlan) -> Callable[[], object]:
+        """One run, as it is timed: what a comparison of two models interleaves."""
+
 
 def runtime_of(model: Artifact) -> str:
     """Which runtime opens this artifact."""
