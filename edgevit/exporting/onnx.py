@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -52,13 +53,14 @@ def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dy
     Raises:
         ArtifactError: no exporter can export the model, with the reason that each gave.
     """
-    deployed = reparameterize_model(module)
+    deployed = _re_parameterised(module)
     reasons = []
     for exporter in (_dynamo, _torchscript):
         for dynamic in (True, False) if dynamic_batch else (False,):
             try:
                 with _quiet(), torch.no_grad():
                     model = exporter(deployed, spec, opset, dynamic)
+                    _check_batch_is_open(model, dynamic)
             except Exception as error:  # noqa: BLE001 - tracing runs the model's own code, which may raise anything
                 reasons.append(f"{exporter.__name__[1:]}: {_first_line(error)}")
                 continue
@@ -70,6 +72,20 @@ def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dy
         got="; ".join(dict.fromkeys(reasons)),
         next="try another opset, or a model from `edgevit models`",
     )
+
+
+def _re_parameterised(module: nn.Module) -> nn.Module:
+    """A copy with its parallel branches fused. A pair of heads stays a pair: timm's fusion would average their logits."""
+    deployed: nn.Module = reparameterize_model(module)
+    for name, child in module.named_modules():
+        if getattr(child, "distilled_training", False) and hasattr(child, "fuse"):
+            deployed.set_submodule(name, copy.deepcopy(child))
+    return deployed
+
+
+def _check_batch_is_open(model: ModelProto, dynamic: bool) -> None:
+    if dynamic and model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
+        raise ValueError("the batch size became a constant")
 
 
 def _dynamo(module: nn.Module, spec: IOSpec, opset: int, dynamic: bool) -> ModelProto:
@@ -125,7 +141,7 @@ def _first_line(error: Exception) -> str:
 def _quiet() -> Iterator[None]:
     """Exporters print their progress and warn of their own internals; what matters is checked on the result.
 
-    TorchScript's tracer writes to the file descriptor of stderr from C++, so that is redirected, not sys.stderr.
+    TorchScript's tracer writes to the file descriptor of stderr from C++, so that is redirected too.
     """
     before = logging.root.manager.disable
     stderr = os.dup(2)
@@ -134,6 +150,7 @@ def _quiet() -> Iterator[None]:
         with (
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
             open(os.devnull, "w") as nowhere,
         ):
             warnings.simplefilter("ignore")

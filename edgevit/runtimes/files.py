@@ -42,23 +42,7 @@ def read_onnx(path: Path) -> ModelProto:
     Raises ArtifactError for a file that is missing, cut short, no ONNX, too large, or that needs operators which
     ONNX Runtime does not have, and for weights that lie outside the file's folder.
     """
-    if not path.is_file():
-        raise ArtifactError("there is no such file", where=path, expected="an ONNX file")
-    if path.stat().st_size > PROTOBUF_LIMIT_BYTES:
-        raise ArtifactError(
-            "the file is too large for one ONNX file",
-            where=path,
-            got=f"{path.stat().st_size} bytes",
-            expected=f"at most {PROTOBUF_LIMIT_BYTES}",
-            next="save it with external data (onnx.save_model(…, save_as_external_data=True))",
-        )
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError:
-        raise _not_onnx(path) from None
-    if not model.graph.node or not model.opset_import:
-        raise _not_onnx(path)
-    _refuse_custom_operators(model, path)
+    model = _without_external_data(path)
     _load_external_data(model, path)
     return model
 
@@ -97,10 +81,12 @@ def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
 
 def artifact_from_onnx(path: Path) -> Artifact:
     """A user's own ONNX file as an artifact, so that stages take it like any other. Nothing is written."""
-    model = read_onnx(path)
+    model = _without_external_data(path)
+    beside = sorted(_external_files(model))
+    _load_external_data(model, path)
     entries = {
         name: FileEntry(sha256=sha256_of_file(path.parent / name), size=(path.parent / name).stat().st_size)
-        for name in (path.name, *sorted(_external_files(model)))
+        for name in (path.name, *beside)
     }
     digest = sha256_of({name: entry.sha256 for name, entry in entries.items()})
     manifest = Manifest(
@@ -162,6 +148,27 @@ def _nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
                 yield from _nodes_of(graph.node)
+
+
+def _without_external_data(path: Path) -> ModelProto:
+    if not path.is_file():
+        raise ArtifactError("there is no such file", where=path, expected="an ONNX file")
+    if path.stat().st_size > PROTOBUF_LIMIT_BYTES:
+        raise ArtifactError(
+            "the file is too large for one ONNX file",
+            where=path,
+            got=f"{path.stat().st_size} bytes",
+            expected=f"at most {PROTOBUF_LIMIT_BYTES}",
+            next="save it with external data (onnx.save_model(…, save_as_external_data=True))",
+        )
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        raise _not_onnx(path) from None
+    if not model.graph.node or not model.opset_import:
+        raise _not_onnx(path)
+    _refuse_custom_operators(model, path)
+    return model
 
 
 def _not_onnx(path: Path) -> ArtifactError:
