@@ -75,7 +75,7 @@ def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dy
 
 
 def _re_parameterised(module: nn.Module) -> nn.Module:
-    """A copy with its parallel branches fused. A pair of heads stays a pair: timm's fusion would average their logits."""
+    """A copy with its parallel branches fused; two heads stay two, whose logits timm's fusion would average."""
     deployed: nn.Module = reparameterize_model(module)
     for name, child in module.named_modules():
         if getattr(child, "distilled_training", False) and hasattr(child, "fuse"):

@@ -43,9 +43,6 @@ class Session(Protocol):
         """Time the model on seeded random inputs."""
 
     def work(self, plan: MeasurePlan) -> Callable[[], object]:
-        """One run of what `latencies_ms` times, for those who time two models in turns."""
-
-    def work(self, plan: MeasurePlan) -> Callable[[], object]:
         """One run, as it is timed: what a comparison of two models interleaves."""
 
 
