@@ -42,6 +42,7 @@ def test_it_runs_on_the_threads_it_was_given():
     session = TorchSession(Looks(), SPEC, "cpu", SessionOptions(threads=1))
     session.infer({"image": random_images(SPEC, 1)})
     session.latencies_ms(MeasurePlan(warmup_s=0, duration_s=0, min_runs=3))
+    assert not session.work(MeasurePlan())().requires_grad
     assert set(seen) == {1}
 
 

@@ -39,20 +39,28 @@ class TorchSession:
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         images = self._tensor(inputs[self.spec.inputs[0].name])
         with _threads(self._threads), torch.inference_mode():
-            return {self.spec.outputs[0].name: self._module(images).float().cpu().numpy()}
+            return {self.spec.outputs[0].name: self._scores(images).float().cpu().numpy()}
 
     def latencies_ms(self, plan: MeasurePlan) -> Measurement:
         # End to end ends with the outputs in host memory, which wall time sees; kernels alone are timed by the GPU.
         clock = CudaClock() if self._device == "cuda" and plan.boundary == "compute" else WallClock()
-        with _threads(self._threads), torch.inference_mode():
-            return measure(self.work(plan), plan, clock, self._conditions)
+        return measure(self.work(plan), plan, clock, self._conditions)
 
     def work(self, plan: MeasurePlan) -> Callable[[], object]:
         """What is timed: for `compute`, one run on images that are on the device already."""
         if plan.boundary == "end_to_end":
             return end_to_end(self, plan.batch_size)
         images = self._tensor(random_images(self.spec, plan.batch_size))
-        return lambda: self._module(images)
+
+        def run() -> torch.Tensor:
+            with _threads(self._threads), torch.inference_mode():
+                return self._scores(images)
+
+        return run
+
+    def _scores(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self._module(images)
+        return scores
 
     def _tensor(self, images: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(images).to(self._device, self._dtype)
