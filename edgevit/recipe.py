@@ -214,7 +214,8 @@ def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator
             hint = "edgevit models lists compact students"
             yield RecipeError(f"timm has no model '{model}'", where=at("model"), expected=near, next=hint)
         for inner, name, takes in references(stage):
-            problem = _wrong_reference(name, takes.kinds, kinds, recipe, [one.id for one in recipe.stages[index:]])
+            later = [one.id for one in recipe.stages[index:]]
+            problem = _wrong_reference(name, takes.kinds, kinds, recipe, later) or _reads_test(name, stage)
             if problem:
                 yield RecipeError(problem[0], where=at(*inner), got=name, expected=problem[1])
         kinds[stage.id] = stage.makes
@@ -251,6 +252,12 @@ def _wrong_reference(
         f"there is no stage '{name}'. {hint}".rstrip(),
         f"an earlier {expected}: {', '.join(fitting) or 'there is none'}",
     )
+
+
+def _reads_test(name: str, stage: Stage) -> tuple[str, str] | None:
+    if name.endswith(".test") and stage.name() != "evaluate":
+        return "images of the test role are for evaluate alone", "another role, such as train, val or pool"
+    return None
 
 
 # Mistakes, explained ------------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def test_a_good_recipe_is_read(tmp_path: Path) -> None:
         ("data: digits.test", "data: digits.tests", 17, "no role 'tests'"),
         ("of: [accuracy/*, latency/float]", "of: [student]", 19, "'student' makes a checkpoint"),
         ("model: resnet18", "model: resnet81", 7, "timm has no model 'resnet81'"),
+        ("pool: digits.pool", "pool: digits.test", 8, "for evaluate alone"),
         ("id: adapted", "id: teacher", 8, "the id 'teacher' is used twice"),
         ("id: latency/float", "id: accuracy", 18, "cannot both be folders"),
         ("latency_ms: 5", "latency_ms: -5", 2, "greater than 0"),
