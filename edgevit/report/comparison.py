@@ -83,10 +83,10 @@ def comparisons(found: Lineup) -> Json:
         word.replace(" ", "_"): {
             "id": baseline.id,
             "times_smaller": baseline.size_bytes / found.deployed.size_bytes,
-            "times_faster": _times_faster(baseline, found.deployed),
+            "times_faster": _times_faster(timed, found.deployed),
             "top1_drop": drop.__dict__ if (drop := drop_between(baseline, found.deployed)) else None,
         }
-        for word, baseline in found.baselines()
+        for (word, baseline), (_, timed) in zip(found.baselines(), found.timed_baselines(), strict=True)
     }
 
 
@@ -158,7 +158,7 @@ def _faster(found: Lineup) -> Point:
         f"Median of {deployed.latency_ms['n']:,} runs, batch {deployed.batch_size}, "
         f"{_threads(deployed)}{BOUNDARIES[deployed.latency_ms['boundary']]}."
     )
-    sentences = [_speed_sentence(word, baseline, deployed) for word, baseline in found.baselines()]
+    sentences = [_speed_sentence(word, baseline, deployed) for word, baseline in found.timed_baselines()]
     return Point("Latency", milliseconds(deployed.latency_ms["p50"]), tuple(sentences), conditions)
 
 

@@ -104,11 +104,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Lineup:
-    """Every variant from teacher to engine, and the three that the answer is about."""
+    """Every variant from teacher to engine, and those that the answer is about.
+
+    Attributes:
+        float_student: the float model of the deployed one whose accuracy counts, the checkpoint or its ONNX file.
+        float_timed: the one of the two whose latency may be compared, in the deployed one's runtime if there is one.
+    """
 
     variants: tuple[Variant, ...]
     deployed: Variant
     float_student: Variant | None
+    float_timed: Variant | None
     teacher: Variant | None
     artifacts: tuple[Artifact, ...]
 
@@ -117,13 +123,21 @@ class Lineup:
         named = (("teacher", self.teacher), ("float student", self.float_student))
         return [(word, one) for word, one in named if one is not None and one is not self.deployed]
 
+    def timed_baselines(self) -> list[tuple[str, Variant]]:
+        """The same for latencies."""
+        return [
+            (word, self.float_timed if one is self.float_student and self.float_timed else one)
+            for word, one in self.baselines()
+        ]
+
 
 def lineup(measurements: Sequence[Artifact]) -> Lineup:
     """Find every model behind evaluations and latencies, and who plays which part.
 
     Deployed is the most derived model (engine before onnx before checkpoint, then the last in order) with both
     accuracy and latency measured, or, where no model has both, with either. The float student is its nearest
-    checkpoint, the teacher what that checkpoint or one before it was distilled from.
+    float checkpoint or the ONNX file
+    of it, the teacher what that checkpoint or one before it was distilled from.
 
     Raises:
         ArtifactError: a measured model is no longer in the store.
@@ -146,15 +160,20 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
         )
     ]
     line = _line_of(deployed_model, models)
-    student = next((one for one in line if one.kind == "checkpoint"), None)
     distilled = next((one for one in line if "teacher" in one.manifest.inputs), None)
     teacher = models.get(distilled.manifest.inputs["teacher"].digest) if distilled else None
     deployed = _last_measured(variants, deployed_model)
+    students = [_variant_like(deployed, model, variants) for model in _float_students(line)]
     return Lineup(
         tuple(variants),
         deployed,
-        _variant_like(deployed, student, variants),
-        _variant_like(deployed, teacher, variants),
+        max(students, key=lambda one: (one.evaluation is not None, one.model.kind == "checkpoint"), default=None),
+        max(
+            (one for one in students if same_conditions(one, deployed)),
+            key=lambda one: one.runtime == deployed.runtime,
+            default=None,
+        ),
+        _variant_like(deployed, teacher, variants) if teacher else None,
         tuple(artifacts),
     )
 
@@ -267,6 +286,12 @@ def _line_of(model: Artifact, models: Mapping[str, Artifact]) -> list[Artifact]:
     return line
 
 
+def _float_students(line: Sequence[Artifact]) -> list[Artifact]:
+    """The float models of the line, nearest first, up to its first checkpoint."""
+    checkpoint = next((place for place, one in enumerate(line) if one.kind == "checkpoint"), len(line) - 1)
+    return [one for one in line[: checkpoint + 1] if precision_of(one) == "float32"]
+
+
 def _made_from(model: Artifact) -> InputRef | None:
     inputs = model.manifest.inputs
     return inputs.get("model") or inputs.get("init")
@@ -283,10 +308,10 @@ def _last_measured(variants: Iterable[Variant], model: Artifact) -> Variant:
     return max(reversed(own), key=lambda one: (one.evaluation is not None) + (one.latency is not None))
 
 
-def _variant_like(deployed: Variant, model: Artifact | None, variants: Iterable[Variant]) -> Variant | None:
+def _variant_like(deployed: Variant, model: Artifact, variants: Iterable[Variant]) -> Variant:
     """The variant of `model` whose latency was taken under the deployed one's conditions, where there is one."""
-    own = [one for one in variants if model is not None and one.model.digest == model.digest]
-    return max(own, key=lambda one: (same_conditions(one, deployed), one.latency is not None), default=None)
+    own = [one for one in variants if one.model.digest == model.digest]
+    return max(own, key=lambda one: (same_conditions(one, deployed), one.latency is not None))
 
 
 def _model_digest(measurement: Artifact) -> str:

@@ -76,6 +76,18 @@ def test_latencies_under_different_conditions_are_never_divided(tmp_path: Path, 
     assert any("measured under different conditions" in one for one in speed["sentences"])
 
 
+def test_the_float_students_latency_may_be_that_of_its_onnx_file(tmp_path: Path):
+    run = quickstart(tmp_path)
+    run.latency("float_latency", "onnx", 2.0)
+    found = report(run, "float_accuracy", "accuracy", "latency", "float_latency")
+    by_id = {one["id"]: one for one in found["variants"]}
+    speedup = by_id["onnx"]["latency_ms"]["p50"] / by_id["engine"]["latency_ms"]["p50"]
+    student = found["comparisons"]["float_student"]
+    assert student["id"] == "tuned"
+    assert student["times_faster"] == pytest.approx(speedup)
+    assert student["top1_drop"] is not None
+
+
 def test_accuracy_on_other_images_is_not_compared(tmp_path: Path):
     run = quickstart(tmp_path)
     run.dataset("digits.val")
