@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-NEIGHBOURS = 10
-ALPHA = 0.9  # the share of its label that a node takes from its neighbours (Zhou et al. 2004; between 0 and 1)
+NEIGHBOURS = 5
+ALPHA = 0.97  # the share of its label that a node takes from its neighbours (Zhou et al. 2004; between 0 and 1)
 SCALES = np.geomspace(1, 100, 41)  # tried for the logits of nearest_centroid
 
 

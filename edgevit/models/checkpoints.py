@@ -63,7 +63,7 @@ def open_checkpoint(artifact: Artifact, drop_path_rate: float = 0.0) -> Checkpoi
         raise ArtifactError("this is no checkpoint", where=artifact.path, got=artifact.kind, expected="checkpoint")
     description = _read_description(artifact.file(DESCRIPTION))
     weights = artifact.file(WEIGHTS)
-    module = build(description, drop_path_rate).module
+    module = build(description, drop_path_rate)
     load_state(module, load_file(weights), weights)
     return Checkpoint(module, description, artifact.io)
 

@@ -87,18 +87,16 @@ def create_model(
     return BuiltModel(model.eval(), description, preprocess)
 
 
-def build(description: ModelDescription, drop_path_rate: float = 0.0, seed: int = 0) -> BuiltModel:
-    """The model of a description, with weights drawn from `seed`."""
-    built = create_model(
-        description.model,
-        description.num_classes,
-        None,
-        description.model_args,
-        distillation_token=description.distillation_token,
-        drop_path_rate=drop_path_rate,
-        seed=seed,
-    )
-    return built._replace(description=description)
+def build(description: ModelDescription, drop_path_rate: float = 0.0, seed: int = 0) -> nn.Module:
+    """The model of a description, in eval mode, with weights drawn from `seed`."""
+    check_model_name(description.model)
+    extra: Json = {"num_classes": description.num_classes}
+    if drop_path_rate:
+        extra["drop_path_rate"] = drop_path_rate
+    model, _ = _build(description.model, description.model_args, None, extra, pretrained=False, seed=seed)
+    if description.distillation_token:
+        model = _with_distillation_token(model, description.model)
+    return model.eval()
 
 
 def check_model_name(name: str) -> None:
@@ -143,10 +141,10 @@ def with_new_head(built: BuiltModel, num_classes: int, drop_path_rate: float = 0
     """The same model and weights with a fresh classifier for `num_classes`, drawn from `seed`."""
     description = built.description.model_copy(update={"num_classes": num_classes})
     fresh = build(description, drop_path_rate, seed)
-    heads = classifier_prefixes(fresh.module)
+    heads = classifier_prefixes(fresh)
     kept = {key: value for key, value in timm_model(built.module).state_dict().items() if not key.startswith(heads)}
-    timm_model(fresh.module).load_state_dict(kept, strict=False)
-    return fresh._replace(preprocess=built.preprocess)
+    timm_model(fresh).load_state_dict(kept, strict=False)
+    return BuiltModel(fresh, description, built.preprocess)
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:

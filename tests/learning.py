@@ -1,0 +1,81 @@
+"""Small models and data sets for tests of everything that learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgevit.artifacts import Artifact, FileEntry, IOSpec, Manifest, sha256_of_file
+from edgevit.configs import Augmentation, Train
+from edgevit.data.dataset import ArrayImages, Dataset
+from edgevit.models import BuiltModel, create_model, save_checkpoint
+
+TINY_VIT = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+
+
+def tiny_vit(num_classes: int = 3, seed: int = 0, **changes: object) -> BuiltModel:
+    """A ViT of 8,000 parameters for 16-pixel images."""
+    return create_model("vit_tiny_patch16_224", num_classes, 16, {**TINY_VIT, **changes}, seed=seed)
+
+
+def tiny_token_vit(num_classes: int = 3, seed: int = 0) -> BuiltModel:
+    """The same with a distillation token."""
+    return create_model(
+        "deit_tiny_distilled_patch16_224", num_classes, 16, TINY_VIT, distillation_token=True, seed=seed
+    )
+
+
+def blobs(
+    name: str = "blobs.train", per_class: int = 8, classes: int = 3, seed: int = 0, labelled: bool = True
+) -> Dataset:
+    """Noisy pictures (16×16) whose bright square stands in another place for each class."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), per_class)
+    pixels = rng.integers(0, 120, (len(labels), 16, 16), dtype=np.uint8)
+    for picture, label in zip(pixels, labels, strict=True):
+        picture[2:8, 1 + 5 * label : 6 + 5 * label] = 255
+    return Dataset(
+        name=name,
+        classes=tuple("abcdef"[:classes]),
+        sample_ids=tuple(f"{name}/{index}" for index in range(len(labels))),
+        labels=labels if labelled else None,
+        images=ArrayImages(pixels),
+        indices=np.arange(len(labels)),
+    )
+
+
+def train_config(**changes: object) -> Train:
+    """A short training run with little randomness."""
+    fields = {
+        "stage": "train",
+        "id": "model",
+        "model": "vit_tiny_patch16_224",
+        "data": "blobs.train",
+        "epochs": 2,
+        "batch_size": 6,
+        "learning_rate": 2e-3,
+        "augmentation": Augmentation(scale=(0.9, 1.0), horizontal_flip=0),
+    }
+    return Train.model_validate({**fields, **changes})
+
+
+def published_checkpoint(folder: Path, built: BuiltModel, classes: tuple[str, ...]) -> Artifact:
+    """The model as a finished checkpoint under `folder`."""
+    folder = folder / "checkpoint"
+    folder.mkdir(exist_ok=True)
+    save_checkpoint(built.module, built.description, folder)
+    files = {file.name: FileEntry(sha256=sha256_of_file(file), size=file.stat().st_size) for file in folder.iterdir()}
+    manifest = Manifest(
+        kind="checkpoint",
+        id="model",
+        key="0" * 64,
+        digest="1" * 64,
+        stage="train",
+        stage_version=1,
+        config={},
+        files=files,
+        io=IOSpec.for_classifier(built.preprocess, classes),
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return Artifact.load(folder)

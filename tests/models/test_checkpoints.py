@@ -1,0 +1,121 @@
+"""Weights on disk: whole, unaltered, of the right model, and never code."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgevit.artifacts import sha256_of_file
+from edgevit.errors import ArtifactError
+from edgevit.models import create_model, load_weights, model_from_checkpoint, open_checkpoint, save_checkpoint
+from edgevit.models.checkpoints import starting_model
+from tests.learning import TINY_VIT, published_checkpoint
+
+
+def test_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT)
+    artifact = published_checkpoint(tmp_path, built, ("a", "b", "c"))
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model_from_checkpoint(artifact)(images), built.module(images))
+    assert open_checkpoint(artifact).io.classes == ("a", "b", "c")
+
+
+def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT, seed=5)
+        save_checkpoint(built.module, built.description, tmp_path / name)
+    assert sha256_of_file(tmp_path / "one/model.safetensors") == sha256_of_file(tmp_path / "two/model.safetensors")
+
+
+def test_description_is_plain_json(tmp_path: Path) -> None:
+    built = create_model("deit_tiny_distilled_patch16_224", 3, 32, TINY_VIT, distillation_token=True)
+    save_checkpoint(built.module, built.description, tmp_path)
+    assert json.loads((tmp_path / "model.json").read_text()) == {
+        "model": "deit_tiny_distilled_patch16_224",
+        "model_args": {**TINY_VIT, "img_size": 32},
+        "num_classes": 3,
+        "distillation_token": True,
+        "licence": None,
+    }
+
+
+def test_altered_weights_are_refused(tmp_path: Path) -> None:
+    artifact = published_checkpoint(tmp_path, create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), ("a", "b", "c"))
+    file = artifact.path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ArtifactError, match="altered"):
+        model_from_checkpoint(artifact)
+
+
+class Malicious:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th"])
+def test_malicious_pickle_is_never_executed(tmp_path: Path, suffix: str) -> None:
+    file, trace = tmp_path / f"weights{suffix}", tmp_path / "executed"
+    torch.save({"state_dict": Malicious(trace)}, file)
+    with pytest.raises(ArtifactError, match="could run code") as caught:
+        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), file)
+    assert caught.value.where == file
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_rubbish_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not a checkpoint at all")
+    with pytest.raises(ArtifactError):
+        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "model.onnx"])
+def test_missing_and_unknown_files_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ArtifactError) as caught:
+        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), tmp_path / name)
+    assert caught.value.where == tmp_path / name
+
+
+def test_weights_of_another_model_name_the_first_keys_that_differ(tmp_path: Path) -> None:
+    state = create_model("vit_tiny_patch16_224", 3, 32, {**TINY_VIT, "embed_dim": 48}).module.state_dict()
+    state.pop("cls_token")
+    state["surplus"] = torch.zeros(1)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ArtifactError) as caught:
+        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), tmp_path / "w.safetensors")
+    got = str(caught.value.got)
+    assert "lacks cls_token" in got
+    assert "has unknown surplus" in got
+    assert "pos_embed (1, 17, 48) for (1, 17, 24)" in got
+
+
+def test_wrapped_state_dict_with_another_head_is_taken_without_its_head(tmp_path: Path) -> None:
+    theirs = create_model("vit_tiny_patch16_224", 9, 32, TINY_VIT, seed=1).module.state_dict()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in theirs.items()}}, tmp_path / "w.th")
+    built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT, seed=2)
+    own_head = built.module.state_dict()["head.weight"].clone()
+    load_weights(built, tmp_path / "w.th")
+    assert torch.equal(built.module.state_dict()["pos_embed"], theirs["pos_embed"])
+    assert torch.equal(built.module.state_dict()["head.weight"], own_head)
+
+
+def test_start_from_a_checkpoint_keeps_its_head_only_for_the_same_classes(tmp_path: Path) -> None:
+    built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT)
+    init = published_checkpoint(tmp_path, built, ("a", "b", "c"))
+    same = starting_model(None, init, ("a", "b", "c"), None, {})
+    other = starting_model(None, init, ("a", "b", "x"), None, {}, seed=1)
+    assert torch.equal(same.module.state_dict()["head.weight"], built.module.state_dict()["head.weight"])
+    assert not torch.equal(other.module.state_dict()["head.weight"], built.module.state_dict()["head.weight"])
+    assert torch.equal(other.module.state_dict()["pos_embed"], built.module.state_dict()["pos_embed"])

@@ -1,0 +1,97 @@
+"""A batch is a function of the seed and the step, whoever makes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgevit.configs import Augmentation
+from edgevit.errors import DataError, RecipeError
+from edgevit.training.batches import Batches, TrainingStream, batch_shares
+from tests.learning import blobs, tiny_vit
+
+CANVAS = tiny_vit().preprocess
+MIXING = Augmentation(mixup=0.8, cutmix=1.0)
+
+
+def batches(augmentation: Augmentation | None = MIXING, epochs: int = 3) -> Batches:
+    streams = [TrainingStream(blobs(per_class=3), 0.6), TrainingStream(blobs("blobs.pool", 5, labelled=False), 0.4)]
+    return Batches(streams, CANVAS, augmentation, batch_size=5, epochs=epochs, seed=4)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(workers: int) -> None:
+    expected = list(batches().load(0, workers=0))
+    for ours, theirs in zip(expected, batches().load(0, workers=workers), strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(ours, theirs, strict=True))
+
+
+def test_batches_after_a_step_do_not_depend_on_those_before_it() -> None:
+    expected = list(batches().load(0, workers=0))[4:]
+    for ours, theirs in zip(expected, batches().load(4, workers=0), strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(ours, theirs, strict=True))
+
+
+def test_each_stream_is_seen_once_in_each_of_its_passes() -> None:
+    made = list(batches(None).load(0, workers=0))
+    first = torch.cat([batch.samples[batch.streams == 0] for batch in made])
+    assert len(made) == 9  # 3 passes over 9 samples, 3 of them in each batch
+    for start in (0, 9, 18):
+        assert sorted(first[start : start + 9].tolist()) == list(range(9))
+    second = torch.cat([batch.samples[batch.streams == 1] for batch in made])
+    assert sorted(second[:15].tolist()) == list(range(15))
+
+
+def test_labels_of_the_pool_are_hidden() -> None:
+    for batch in batches(None).load(0, workers=0):
+        assert (batch.labels[batch.streams == 1] == -1).all()
+        assert (batch.labels[batch.streams == 0] >= 0).all()
+
+
+def test_views_of_a_sample_differ_from_pass_to_pass() -> None:
+    made = list(batches(Augmentation()).load(0, workers=0))
+    views = [batch.canvases[i] for batch in made for i in range(5) if batch.streams[i] == 0 and batch.samples[i] == 2]
+    assert len(views) == 3
+    assert not torch.equal(views[0], views[1])
+
+
+def test_mixup_is_the_mixture_that_it_says() -> None:
+    plain = batches(Augmentation())[2].canvases.float()
+    mixed = batches(Augmentation(mixup=0.8))[2]
+    share = mixed.own_share.view(-1, 1, 1, 1)
+    torch.testing.assert_close(mixed.canvases, share * plain + (1 - share) * plain[mixed.partners])
+    assert 0 < mixed.own_share[0] < 1
+    assert torch.equal(mixed.streams, mixed.streams[mixed.partners])
+
+
+def test_cutmix_share_is_the_share_of_pixels() -> None:
+    for step in range(9):
+        plain, mixed = batches(Augmentation())[step].canvases.float(), batches(Augmentation(cutmix=1.0))[step]
+        for i, partner in enumerate(mixed.partners.tolist()):
+            own = (mixed.canvases[i] == plain[i]).all(-1)
+            theirs = (mixed.canvases[i] == plain[partner]).all(-1)
+            assert (own | theirs).all()
+            if partner != i:
+                assert float(mixed.own_share[i]) <= float(own.float().mean()) + 1e-6
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=4), st.integers(4, 256))
+def test_shares_fill_the_batch(shares: list[float], batch_size: int) -> None:
+    counts = batch_shares(shares, batch_size)
+    assert sum(counts) == batch_size
+    assert min(counts) >= 1
+    exact = np.array(shares) / sum(shares) * batch_size
+    assert np.all(np.abs(np.array(counts) - exact) < len(shares))
+
+
+def test_batch_too_small_for_its_streams_is_refused() -> None:
+    with pytest.raises(RecipeError, match="too small"):
+        batch_shares([0.5, 0.3, 0.2], 2)
+
+
+def test_empty_stream_is_refused() -> None:
+    with pytest.raises(DataError, match="no image"):
+        Batches([TrainingStream(blobs(per_class=0))], CANVAS, None, 4, 1, 0)

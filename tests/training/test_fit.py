@@ -1,0 +1,243 @@
+"""The training loop: it learns, repeats itself to the bit, survives kills, and stops where numbers end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgevit.context import Context
+from edgevit.data.dataset import Dataset
+from edgevit.errors import RecipeError, TrainingError
+from edgevit.training.batches import Batch, TrainingStream
+from edgevit.training.fit import fit, optimizer_for
+from edgevit.training.inference import accuracy
+from edgevit.training.objectives import label_objective
+from tests.learning import blobs, tiny_token_vit, tiny_vit, train_config
+
+
+def trained(
+    folder: Path, val: Dataset | None = None, workers: int = 0, model: nn.Module | None = None, **changes: object
+) -> tuple[nn.Module, float | None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return fit(
+        model or tiny_vit(drop_rate=0.1).module,
+        label_objective(3),
+        [TrainingStream(blobs())],
+        train_config(**changes),
+        Context(work=folder, workers=workers),
+        preprocess=tiny_vit().preprocess,
+        out=folder,
+        val=val,
+        save_every_s=0.0,
+    )
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(left: nn.Module, right: nn.Module) -> None:
+    for (key, one), other in zip(left.state_dict().items(), right.state_dict().values(), strict=True):
+        assert torch.equal(one, other), key
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    val = blobs("blobs.val", seed=9)
+    model, top1 = trained(tmp_path, val, epochs=12)
+    assert top1 is not None
+    assert top1 > 0.9
+    assert top1 == accuracy(model, val, tiny_vit().preprocess, torch.device("cpu"))
+    assert not model.training
+
+
+def test_both_heads_of_a_token_student_learn(tmp_path: Path) -> None:
+    before = tiny_token_vit().module.state_dict()
+    after = trained(tmp_path, model=tiny_token_vit().module)[0].state_dict()
+    assert not torch.equal(before["model.head.weight"], after["model.head.weight"])
+    assert not torch.equal(before["model.head_dist.weight"], after["model.head_dist.weight"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_same_seed_gives_the_same_bits_whatever_the_workers(tmp_path: Path, workers: int) -> None:
+    first, _ = trained(tmp_path / "first")
+    second, _ = trained(tmp_path / "second", workers=workers)
+    other, _ = trained(tmp_path / "other", seed=1)
+    assert_same_weights(first, second)
+    assert not torch.equal(first.state_dict()["head.weight"], other.state_dict()["head.weight"])
+
+
+def test_random_state_of_the_caller_plays_no_part(tmp_path: Path) -> None:
+    first, _ = trained(tmp_path / "first")
+    torch.manual_seed(99)
+    second, _ = trained(tmp_path / "second")
+    assert_same_weights(first, second)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("killed_at", [1, 5, 7])
+def test_run_that_was_broken_off_ends_as_an_unbroken_one(
+    tmp_path: Path, killed_at: int, ema_decay: float | None
+) -> None:
+    val = blobs("blobs.val", 2, seed=9)
+    changes = {"epochs": 3, "ema_decay": ema_decay}
+    unbroken, _ = trained(tmp_path / "unbroken", val, **changes)
+    calls = 0
+
+    def breaks(outputs: Tensor, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == killed_at:
+            raise Killed
+        return label_objective(3)(outputs, batch)
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    with pytest.raises(Killed):
+        fit(
+            tiny_vit(drop_rate=0.1).module,
+            breaks,
+            [TrainingStream(blobs())],
+            train_config(**changes),
+            Context(work=broken),
+            preprocess=tiny_vit().preprocess,
+            out=broken,
+            val=val,
+            save_every_s=0.0,
+        )
+    resumed, _ = trained(broken, val, **changes)
+    assert_same_weights(unbroken, resumed)
+    clock = {"images_per_s"}
+    assert [{key: row[key] for key in row.keys() - clock} for row in rows(broken)] == [
+        {key: row[key] for key in row.keys() - clock} for row in rows(tmp_path / "unbroken")
+    ]
+
+
+KILLABLE = """
+import sys, time
+from pathlib import Path
+from edgevit.context import Context
+from edgevit.training.batches import TrainingStream
+from edgevit.training.fit import fit
+from edgevit.training.objectives import label_objective
+from tests.learning import blobs, tiny_vit, train_config
+
+def slow(outputs, batch):
+    time.sleep(0.02)
+    return label_objective(3)(outputs, batch)
+
+folder = Path(sys.argv[1])
+print("starts", flush=True)
+fit(tiny_vit(drop_rate=0.1).module, slow, [TrainingStream(blobs())], train_config(epochs=30), Context(work=folder),
+    preprocess=tiny_vit().preprocess, out=folder, save_every_s=0.0)
+"""
+
+
+def test_kill_9_leaves_a_state_to_go_on_from(tmp_path: Path) -> None:
+    unbroken, _ = trained(tmp_path / "unbroken", epochs=30)
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", KILLABLE, str(killed)], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 60
+    while not (killed / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    step = torch.load(killed / "last.pt", weights_only=True)["step"]
+    assert 0 < step < 120
+    resumed, _ = trained(killed, epochs=30)
+    assert_same_weights(unbroken, resumed)
+
+
+def test_half_written_last_line_of_the_log_is_dropped(tmp_path: Path) -> None:
+    trained(tmp_path, epochs=1)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 1, "st')
+    trained(tmp_path, epochs=1)
+    assert rows(tmp_path)[-1]["step"] == 4
+
+
+def test_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    calls = 0
+
+    def poisoned(outputs: Tensor, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return label_objective(3)(outputs, batch) * (float("nan") if calls == 6 else 1.0)
+
+    with pytest.raises(TrainingError) as caught:
+        fit(
+            tiny_vit().module,
+            poisoned,
+            [TrainingStream(blobs())],
+            train_config(epochs=3, schedule="constant", warmup_fraction=0),
+            Context(work=tmp_path, stage_id="teacher"),
+            preprocess=tiny_vit().preprocess,
+            out=tmp_path,
+            save_every_s=0.0,
+        )
+    said = str(caught.value)
+    assert calls == 6
+    assert "step 6 of 12" in said
+    assert "0.002" in said
+    assert str(tmp_path / "last.pt") in said
+    assert "lower learning_rate" in said
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["step"] == 5
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_rate_that_is_far_too_high_ends_in_an_error_not_in_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="diverged"):
+        trained(tmp_path, learning_rate=1e38, optimizer="sgd", epochs=20)
+
+
+def test_rows_say_where_training_stands(tmp_path: Path) -> None:
+    trained(tmp_path, blobs("blobs.val", 2), epochs=3)
+    logged = rows(tmp_path)
+    assert [row["epoch"] for row in logged if "val_top1" in row] == [1, 2, 3]
+    assert logged[-1]["step"] == 12
+    assert {"epoch", "step", "loss", "learning_rate", "images_per_s"} <= logged[0].keys()
+
+
+def test_no_epochs_leave_the_model_as_it_was(tmp_path: Path) -> None:
+    model, _ = trained(tmp_path, epochs=0)
+    assert_same_weights(model, tiny_vit(drop_rate=0.1).module)
+
+
+def test_moving_average_is_shipped_and_differs_from_the_weights(tmp_path: Path) -> None:
+    plain, _ = trained(tmp_path / "plain")
+    averaged, _ = trained(tmp_path / "averaged", ema_decay=0.9)
+    assert not torch.equal(plain.state_dict()["head.weight"], averaged.state_dict()["head.weight"])
+
+
+def test_norms_and_biases_have_no_weight_decay() -> None:
+    model = tiny_vit().module
+    decayed = {
+        id(p)
+        for group in optimizer_for(model, train_config()).param_groups
+        if group["weight_decay"]
+        for p in group["params"]
+    }
+    assert {name for name, p in model.named_parameters() if id(p) in decayed} == {
+        name for name, p in model.named_parameters() if p.ndim > 1 and name not in ("cls_token", "pos_embed")
+    }
+
+
+def test_unknown_optimiser_is_named() -> None:
+    with pytest.raises(RecipeError) as caught:
+        optimizer_for(tiny_vit().module, train_config(optimizer="adamv"))
+    assert "adam" in str(caught.value.next)

@@ -1,0 +1,69 @@
+"""Teachers that differ from their student in size, normalisation and classes; data sets that fit together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edgevit.artifacts import IOSpec, Preprocess
+from edgevit.configs import Objective
+from edgevit.data.transforms import normalise
+from edgevit.errors import RecipeError
+from edgevit.models import create_model
+from edgevit.training.batches import Batches, TrainingStream
+from edgevit.training.streams import distillation_streams, labelled_stream, student_classes, validation_set
+from edgevit.training.teachers import LiveTeacher, matching_columns
+from tests.learning import TINY_VIT, blobs, tiny_vit
+
+
+def test_teacher_sees_the_students_canvas_in_its_own_size_and_normalisation() -> None:
+    built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT)
+    preprocess = Preprocess(height=32, width=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    teacher = LiveTeacher(
+        built.module, IOSpec.for_classifier(preprocess, ("c", "a", "b")), ("a", "b", "c"), torch.device("cpu")
+    )
+    batch = Batches([TrainingStream(blobs())], tiny_vit().preprocess, None, 4, 1, 0)[0]
+    assert batch.canvases.shape == (4, 16, 16, 3)
+    expected = built.module(normalise(batch.canvases, preprocess))[:, [1, 2, 0]]
+    assert torch.equal(teacher(batch), expected)
+    assert not teacher(batch).requires_grad
+    assert not any(parameter.requires_grad for parameter in built.module.parameters())
+
+
+def test_classes_are_matched_by_name() -> None:
+    assert matching_columns(("x", "b", "a"), ("a", "b")).tolist() == [2, 1]
+
+
+def test_teacher_without_the_students_classes_is_refused_by_name() -> None:
+    with pytest.raises(RecipeError) as caught:
+        matching_columns(("cat", "dog"), ("dog", "7"))
+    assert "1 of the student's 2 classes" in str(caught.value)
+    assert "missing: 7" in str(caught.value)
+    assert "cat, dog" in str(caught.value)
+
+
+def test_labels_count_only_where_classes_are_the_students() -> None:
+    pool, support, other = blobs("p", labelled=False), blobs("s"), blobs("o", classes=2)
+    classes = student_classes([pool, support, other], ("teacher's",))
+    assert classes == ("a", "b", "c")
+    streams = distillation_streams([pool, support, other], [0.5, 0.25, 0.25], classes, [Objective(loss="hard")])
+    assert [stream.labelled for stream in streams] == [False, True, False]
+    assert student_classes([pool], ("x", "y")) == ("x", "y")
+
+
+def test_cross_entropy_without_any_label_is_refused() -> None:
+    with pytest.raises(RecipeError, match="needs labels"):
+        distillation_streams([blobs(labelled=False)], [1.0], ("a", "b", "c"), [Objective(loss="cross_entropy")])
+
+
+def test_training_needs_labels_and_two_classes() -> None:
+    with pytest.raises(RecipeError, match="needs labels"):
+        labelled_stream(blobs(labelled=False))
+    with pytest.raises(RecipeError, match="single class"):
+        labelled_stream(blobs(classes=1))
+
+
+def test_validation_set_of_other_classes_is_refused() -> None:
+    with pytest.raises(RecipeError, match="cannot validate"):
+        validation_set(blobs(classes=2), ("a", "b", "c"))
+    assert validation_set(None, ("a",)) is None
