@@ -1,0 +1,188 @@
+"""load, train, distill and fewshot as a recipe runs them, on digits and tiny models."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgevit.artifacts import Artifact
+from edgevit.context import Context
+from edgevit.data import open_dataset
+from edgevit.errors import ArtifactError, DataError, RecipeError
+from edgevit.models import create_model, model_from_checkpoint, save_checkpoint
+from edgevit.training.inference import accuracy
+from tests.small_models import VIT, workbench
+
+AUGMENTATION = {"horizontal_flip": 0, "scale": (0.8, 1.0)}
+SHORT = {"epochs": 2, "batch_size": 25, "augmentation": AUGMENTATION}
+TOKEN_VIT = {**VIT, "model": "deit_tiny_distilled_patch16_224", "distillation_token": True}
+
+
+def top1(model: Artifact, data: str = "digits.support") -> float:
+    dataset = open_dataset(workbench().made[data])
+    return accuracy(model_from_checkpoint(model), dataset, model.io.preprocess, torch.device("cpu"))
+
+
+@cache
+def teacher() -> Artifact:
+    fields = {**SHORT, "epochs": 60, "learning_rate": 2e-3}
+    return workbench().run("train", "teacher", **VIT, data="digits.support", val="digits.support", **fields)
+
+
+def distilled(name: str, **changes: Any) -> Artifact:
+    streams = ({"data": "digits.pool", "share": 0.8}, {"data": "digits.support", "share": 0.2})
+    fields = {**TOKEN_VIT, **SHORT, "teacher": teacher().id, "streams": streams, **changes}
+    return workbench().run("distill", name, **fields)
+
+
+# load
+
+
+def test_load_takes_classes_from_a_data_set() -> None:
+    model = workbench().run("load", "from-data", **VIT, classes_of="digits.support")
+    assert model.io.classes == tuple("0123456789")
+    assert model.io.outputs[0].shape == ("batch", 10)
+    assert model.metrics["params"] == sum(p.numel() for p in model_from_checkpoint(model).parameters())
+
+
+def test_load_names_the_outputs_of_a_model_of_a_thousand_by_synset() -> None:
+    model = workbench().run("load", "imagenet", **VIT)
+    assert (len(model.io.classes), model.io.classes[0]) == (1000, "n01440764")
+
+
+def test_load_takes_a_users_weights_and_their_number_of_classes(tmp_path: Path) -> None:
+    theirs = create_model(VIT["model"], 7, 32, VIT["model_args"], seed=3)
+    save_checkpoint(theirs.module, theirs.description, tmp_path)
+    model = workbench().run("load", "theirs", **VIT, weights=str(tmp_path / "model.safetensors"))
+    assert model.io.classes == tuple("0123456")
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model_from_checkpoint(model)(images), theirs.module(images))
+
+
+def test_load_refuses_weights_from_two_places(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").touch()
+    with pytest.raises(RecipeError, match="one place"):
+        workbench().run("load", "both", **VIT, pretrained=True, weights=str(tmp_path / "w.safetensors"))
+
+
+def test_load_says_where_a_missing_file_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(ArtifactError) as caught:
+        workbench().run("load", "rubbish", **VIT, weights=str(tmp_path / "w.safetensors"))
+    assert caught.value.where == tmp_path / "w.safetensors"
+
+
+# train
+
+
+def test_train_learns_and_keeps_its_curve() -> None:
+    model = teacher()
+    assert model.metrics["val_top1"] > 0.4
+    assert model.metrics["val_top1"] == pytest.approx(top1(model))
+    last = json.loads((model.path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["epoch"] == 60
+    assert not model.manifest.files["metrics.jsonl"].content
+
+
+def test_same_recipe_and_seed_give_the_same_weights_whatever_the_workers() -> None:
+    hashes = set()
+    for number, workers in enumerate((0, 0, 2)):
+        model = workbench().run(
+            "train", f"again{number}", Context(workers=workers), again=True, **VIT, data="digits.support", **SHORT
+        )
+        hashes.add((model.manifest.files["model.safetensors"].sha256, model.digest))
+    assert len(hashes) == 1
+
+
+def test_train_goes_on_from_a_checkpoint_with_a_new_head_for_other_classes() -> None:
+    base = workbench().run("load", "other-classes", **VIT, classes=("x", "y"))
+    model = workbench().run("train", "from-base", init=base.id, data="digits.support", **{**SHORT, "epochs": 0})
+    base_state, state = model_from_checkpoint(base).state_dict(), model_from_checkpoint(model).state_dict()
+    assert torch.equal(base_state["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
+    assert state["head.weight"].shape[0] == 10
+
+
+def test_train_on_a_pool_is_refused() -> None:
+    with pytest.raises(RecipeError, match="needs labels"):
+        workbench().run("train", "on-pool", **VIT, data="digits.pool", **SHORT)
+
+
+# distill
+
+
+def test_student_comes_to_agree_with_its_teacher() -> None:
+    student = distilled("student", epochs=12, learning_rate=2e-3, objectives=({"loss": "soft"},))
+    test = open_dataset(workbench().made["digits.pool"])
+    agreement = []
+    for model in (student, distilled("untrained", epochs=0)):
+        says = []
+        for one in (model, teacher()):
+            module = model_from_checkpoint(one)
+            images = torch.stack([torch.from_numpy(test.image(index)) for index in range(200)])
+            with torch.no_grad():
+                normalised = (images.permute(0, 3, 1, 2) / 255 - 0.45) / 0.225
+                says.append(module(normalised).argmax(-1))
+        agreement.append(float((says[0] == says[1]).float().mean()))
+    assert agreement[0] > agreement[1] + 0.2
+    assert top1(student) > 0.3
+
+
+def test_token_student_is_described_as_one_and_answers_with_one_tensor() -> None:
+    student = distilled("token")
+    assert json.loads((student.path / "model.json").read_text())["distillation_token"] is True
+    assert model_from_checkpoint(student)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_teacher_of_other_classes_is_refused() -> None:
+    stranger = workbench().run("load", "stranger", **VIT, classes=("cat", "dog"))
+    with pytest.raises(RecipeError, match="does not know 10 of the student's 10 classes"):
+        distilled("from-stranger", teacher=stranger.id)
+
+
+def test_label_loss_without_labels_is_refused() -> None:
+    with pytest.raises(RecipeError, match="needs labels"):
+        distilled("unlabelled", streams=({"data": "digits.pool"},))
+
+
+def test_another_size_for_a_checkpoint_is_refused() -> None:
+    with pytest.raises(RecipeError, match="keeps its image size"):
+        distilled("resized", model=None, model_args={}, init=teacher().id, image_size=64, distillation_token=False)
+
+
+# fewshot
+
+
+@pytest.mark.parametrize("method", [None, "nearest_centroid", "logistic_regression"])
+def test_fewshot_adapts_a_model_of_other_classes(method: str | None) -> None:
+    base = workbench().run("load", "foreign", **VIT, classes=("x", "y"))
+    model = workbench().run(
+        "fewshot",
+        f"adapted-{method}",
+        model=base.id,
+        support="digits.support",
+        pool="digits.pool",
+        method=method,
+        augmentation=AUGMENTATION,
+    )
+    assert model.metrics["method"] == (method or "label_propagation")
+    assert top1(model) > 0.35
+    assert model.io.classes == tuple("0123456789")
+
+
+def test_fewshot_finetunes_a_student() -> None:
+    student = distilled("to-tune")
+    tuned = workbench().run(
+        "fewshot", "tuned", model=student.id, support="digits.support", pool="digits.pool", method="finetune", **SHORT
+    )
+    assert (tuned.path / "metrics.jsonl").is_file()
+    assert json.loads((tuned.path / "model.json").read_text())["distillation_token"] is True
+
+
+def test_fewshot_without_labels_is_refused() -> None:
+    with pytest.raises(DataError, match="needs labels"):
+        workbench().run("fewshot", "no-labels", model=teacher().id, support="digits.pool", method="nearest_centroid")
