@@ -22,8 +22,8 @@ from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError, TrainingError, did_you_mean
 from edgevit.models.distillation_token import TwoLogits
-from edgevit.training.inference import accuracy
 from edgevit.training.batches import Batches, TrainingStream, seed_of
+from edgevit.training.inference import accuracy
 from edgevit.training.objectives import ObjectiveFunction, learning_rate_at
 
 LAST, METRICS = "last.pt", "metrics.jsonl"
