@@ -146,7 +146,7 @@ def _writer(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> 
     def write(out: Path, work: Path) -> Contents:
         start = time.monotonic()
         contents = stage_function(config.name())(config, inputs, context.at(config.id, work), out)
-        cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib": round(_peak_rss_mib(), 1)}
+        cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib_so_far": round(_peak_rss_mib(), 1)}
         return replace(contents, provenance={**contents.provenance, **provenance(), **cost})
 
     return write
