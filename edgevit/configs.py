@@ -141,6 +141,7 @@ class Stage(Frozen):
     makes: ClassVar[Kind]
     version: ClassVar[int] = 1
     reads_budget: ClassVar[bool] = False
+    reads_names: ClassVar[bool] = False  # of the recipe and of its stages
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")] = Field(
         description="the name by which later stages refer to this one, and its folder in the run"
@@ -367,6 +368,7 @@ class Report(Stage):
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
     reads_budget: ClassVar[bool] = True
+    reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
         min_length=1, description="evaluations and latencies; a pattern like latency/* collects"
     )

@@ -9,6 +9,13 @@ from pathlib import Path
 from edgevit.configs import Budget
 from edgevit.progress import Progress, SilentProgress
 
+MOST_WORKERS = 8
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 @dataclass(frozen=True)
 class Context:
@@ -26,7 +33,7 @@ class Context:
     """
 
     device: str = "cpu"
-    workers: int = field(default_factory=lambda: max(0, (os.cpu_count() or 1) - 2))
+    workers: int = field(default_factory=lambda: min(MOST_WORKERS, max(0, usable_cpus() - 2)))
     progress: Progress = field(default_factory=SilentProgress)
     budget: Budget = field(default_factory=Budget)
     stage_id: str = ""

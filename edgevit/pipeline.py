@@ -43,7 +43,7 @@ def run(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collect
     for number, config in enumerate(recipe.stages, 1):
         title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()})"
         done[config.id] = make(config, resolve(config, done), store, context, title, again=config.id in fresh)
-        _show(done[config.id], runs / recipe.name / config.id)
+        _show(done[config.id], runs / recipe.name, config.id)
     return done
 
 
@@ -76,7 +76,7 @@ def resolve(config: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
 def ingredients_of(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> Json:
     """What decides the result of a stage, its target's fingerprint included."""
     target = target_info(config.target, _runtime(config, inputs)) if hasattr(config, "target") else None
-    return ingredients(config, inputs, target, context.budget.model_dump(mode="json"))
+    return ingredients(config, inputs, target, context.budget.model_dump(mode="json"), context.recipe_name)
 
 
 def stage_function(name: str) -> StageFunction:
@@ -95,10 +95,11 @@ class Reason:
     reasons: tuple[str, ...]
 
 
-def why(recipe: Recipe, base: Path, runs: Path) -> list[Reason]:
+def why(recipe: Recipe, base: Path, runs: Path, fresh: Collection[str] = ()) -> list[Reason]:
     """For every stage: finished, or which field changed since it was last made in this run folder."""
+    _check_ids(fresh, recipe)
     store = Store(runs / ".store")
-    context = Context(budget=recipe.budget)
+    context = Context(budget=recipe.budget, recipe_name=recipe.name)
     done = _datasets(recipe, base, store, context)
     found = []
     for config in recipe.stages:
@@ -110,6 +111,9 @@ def why(recipe: Recipe, base: Path, runs: Path) -> list[Reason]:
             )
             continue
         parts = ingredients_of(config, resolve(config, done), context)
+        if config.id in fresh:
+            found.append(Reason(config.id, name, True, ("--fresh asks for it",)))
+            continue
         artifact = store.find(store.key(parts))
         if artifact:
             done[config.id] = artifact
@@ -182,13 +186,17 @@ def _datasets(recipe: Recipe, base: Path, store: Store, context: Context) -> dic
     return found
 
 
-def _show(artifact: Artifact, shown: Path) -> None:
+def _show(artifact: Artifact, run_folder: Path, stage_id: str) -> None:
     """Make a stage's folder in the run point at its artifact; a bundle is copied, since it may be changed in place."""
+    shown = run_folder / stage_id
+    for above in shown.relative_to(run_folder).parents:
+        if (run_folder / above).is_symlink() and above != Path():  # an older recipe had a stage of this name
+            (run_folder / above).unlink()
     shown.parent.mkdir(parents=True, exist_ok=True)
     if artifact.kind != "bundle":
         if shown.is_dir() and not shown.is_symlink():
             raise ArtifactError("a folder is in the way of a stage's result", where=shown, next="move it away")
-        replace_link(shown, Path(os.path.relpath(artifact.path, shown.parent)))
+        replace_link(shown, Path(os.path.relpath(artifact.path, shown.parent.resolve())))
         return
     if _same(shown, artifact):
         return

@@ -18,7 +18,7 @@ from edgevit.configs import DATASETS, STAGES, Budget, DatasetConfig, Stage, Stag
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 
-Path_ = tuple[str | int, ...]
+Location = tuple[str | int, ...]
 ROLES = ("train", "val", "test", "support", "pool")
 LARGEST_RECIPE = 1_000_000  # bytes
 
@@ -100,7 +100,10 @@ def _apply(document: CommentedMap, setting: str) -> None:
     where = f"--set {setting}"
     if not equals:
         raise RecipeError("a setting has the form key.path=value", where=where)
-    value = YAML(typ="safe", pure=True).load(text)
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise RecipeError("the value is not valid YAML", where=where, got=text) from error
     names = target.split(".")
     node: Any = document
     while len(names) > 1:
@@ -126,11 +129,15 @@ def _descend(node: Any, names: list[str], where: str) -> tuple[Any, list[str]]:
         elif isinstance(node, CommentedMap) and name in ("budget", "augmentation", "few_shot", "splits", "model_args"):
             node[name] = CommentedMap()
             return node[name], rest
-    known = [str(item.get("id")) for item in node] if isinstance(node, CommentedSeq) else list(node or ())
+    known: list[str] = []
+    if isinstance(node, CommentedSeq):
+        known = [str(item["id"]) for item in node if isinstance(item, Mapping) and "id" in item]
+    elif isinstance(node, Mapping):
+        known = list(map(str, node))
     raise RecipeError(
         f"there is no '{names[0]}' to set. {did_you_mean(names[0], known) or ''}".strip(),
         where=where,
-        expected=f"one of {', '.join(known)}",
+        expected=f"one of {', '.join(known)}" if known else None,
     )
 
 
@@ -147,7 +154,8 @@ def _expand_for_each(document: CommentedMap, path: Path) -> None:
         return
     expanded = CommentedSeq()
     for index, item in enumerate(stages):
-        copies = _copies(item, f"{path}:{stages.lc.item(index)[0] + 1}") if "for_each" in (item or ()) else [item]
+        is_block = isinstance(item, Mapping) and "for_each" in item
+        copies = _copies(item, f"{path}:{stages.lc.item(index)[0] + 1}") if is_block else [item]
         for copy in copies:
             expanded.append(copy)
             expanded.lc.add_kv_line_col(len(expanded) - 1, [*stages.lc.item(index), *stages.lc.item(index)])
@@ -159,6 +167,8 @@ def _copies(block: Mapping[str, Any], where: str) -> Iterator[Any]:
     if not isinstance(variables, Mapping) or len(variables) != 1 or not isinstance(stages, list):
         raise RecipeError("a for_each block is {for_each: {NAME: [values]}, stages: [...]}", where=where)
     ((name, values),) = variables.items()
+    if not isinstance(values, list):
+        raise RecipeError(f"for_each needs a list of values for '{name}'", where=where, got=values)
     ids = {stage["id"] for stage in stages if isinstance(stage, Mapping) and "id" in stage}
     for value in values:
         suffix = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value)).strip("-.")
@@ -215,7 +225,9 @@ def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator
             yield RecipeError(f"timm has no model '{model}'", where=at("model"), expected=near, next=hint)
         for inner, name, takes in references(stage):
             later = [one.id for one in recipe.stages[index:]]
-            problem = _wrong_reference(name, takes.kinds, kinds, recipe, later) or _reads_test(name, stage)
+            problem = _wrong_reference(name, takes.kinds, kinds, recipe, later)
+            if problem is None and inner != ("classes_of",) and stage.name() != "evaluate":
+                problem = _reads_test(name, recipe)
             if problem:
                 yield RecipeError(problem[0], where=at(*inner), got=name, expected=problem[1])
         kinds[stage.id] = stage.makes
@@ -254,17 +266,23 @@ def _wrong_reference(
     )
 
 
-def _reads_test(name: str, stage: Stage) -> tuple[str, str] | None:
-    if name.endswith(".test") and stage.name() != "evaluate":
-        return "images of the test role are for evaluate alone", "another role, such as train, val or pool"
-    return None
+def _reads_test(name: str, recipe: Recipe) -> tuple[str, str] | None:
+    """Only evaluate may read test images, and a data set named without a role holds its test images too."""
+    base, _, role = name.partition(".")
+    dataset = recipe.datasets.get(base)
+    if dataset is None or role not in ("", "test"):
+        return None
+    if not role and (dataset.source == "glyphs" or getattr(dataset, "classes", None) == "none"):
+        return None  # no test images in it
+    what = "images of the test role are" if role else f"'{base}' holds its test images too, which are"
+    return f"{what} for evaluate alone", f"a role such as {base}.train or {base}.pool"
 
 
 # Mistakes, explained ------------------------------------------------------------------------------------------
 
 
 def _explained(problem: Any, document: CommentedMap, path: Path) -> RecipeError:
-    loc: Path_ = problem["loc"]
+    loc: Location = problem["loc"]
     inner = _without_tags(loc, document)
     where = f"{path}:{_line(document, inner)}"
     owner, name = _owner(inner, document), loc[-1] if loc else ""
@@ -297,7 +315,7 @@ def _combined(problems: Sequence[RecipeError]) -> RecipeError:
     return RecipeError(f"{problems[0]}\n" + "\n".join(str(problem) for problem in problems[1:]))
 
 
-def _without_tags(loc: Path_, document: CommentedMap) -> Path_:
+def _without_tags(loc: Location, document: CommentedMap) -> Location:
     """pydantic's location without the union tags that it puts in, which the document does not have."""
     node: Any = document
     found: list[str | int] = []
@@ -312,7 +330,7 @@ def _without_tags(loc: Path_, document: CommentedMap) -> Path_:
     return tuple(found)
 
 
-def _line(document: CommentedMap, path: Path_) -> int:
+def _line(document: CommentedMap, path: Location) -> int:
     """1-based line of the key or item at `path`; of the nearest thing above it that has one."""
     node: Any = document
     line = 1
@@ -325,7 +343,7 @@ def _line(document: CommentedMap, path: Path_) -> int:
     return line
 
 
-def _owner(path: Path_, document: CommentedMap) -> str:
+def _owner(path: Location, document: CommentedMap) -> str:
     match path:
         case ("stages", int(index), *rest):
             stage = document["stages"][index]
@@ -341,7 +359,7 @@ def _owner(path: Path_, document: CommentedMap) -> str:
             return "the recipe"
 
 
-def _known_keys(loc: Path_) -> list[str]:
+def _known_keys(loc: Location) -> list[str]:
     """The keys that the record which holds the unknown key does have; union tags in `loc` name the record."""
     record: type[BaseModel] = Recipe
     for part in loc[:-1]:

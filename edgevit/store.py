@@ -26,6 +26,7 @@ from edgevit.artifacts import (
     FileEntry,
     Json,
     Manifest,
+    ancestors,
     content_digest,
     sha256_of,
     sha256_of_file,
@@ -36,7 +37,9 @@ from edgevit.errors import ArtifactError, RecipeError
 CURRENT = "current"
 
 
-def ingredients(config: Stage, inputs: Mapping[str, Artifact], target: Json | None, budget: Json | None) -> Json:
+def ingredients(
+    config: Stage, inputs: Mapping[str, Artifact], target: Json | None, budget: Json | None, recipe_name: str = ""
+) -> Json:
     """What decides the result of a stage. References are replaced by the content they name, paths by file hashes."""
     fields = config.model_dump(mode="json", exclude={"id", "stage"})
     for path, _, _ in references(config):
@@ -51,7 +54,12 @@ def ingredients(config: Stage, inputs: Mapping[str, Artifact], target: Json | No
         "config": fields,
         "target": target,
         "budget": budget if config.reads_budget else None,
+        "names": [recipe_name, *_names_behind(inputs)] if config.reads_names else None,
     }
+
+
+def _names_behind(inputs: Mapping[str, Artifact]) -> list[str]:
+    return [one.id for artifact in inputs.values() for one in ancestors(artifact)]
 
 
 def dotted(path: tuple[str | int, ...]) -> str:
@@ -72,7 +80,10 @@ class Store:
         folder = self.root / key / CURRENT
         if not (folder / MANIFEST).is_file():
             return None
-        artifact = Artifact.load(folder)
+        try:
+            artifact = Artifact.load(folder)
+        except ArtifactError:
+            return None  # a damaged manifest: made again, and replaced
         return (
             artifact
             if all(_has_size(artifact.path / name, one) for name, one in artifact.manifest.files.items())
@@ -126,10 +137,12 @@ class Store:
         _write_synced(out / MANIFEST, manifest.model_dump_json(indent=1))
         home = self.root / key / digest
         home.parent.mkdir(parents=True, exist_ok=True)
+        old = self.root / "tmp" / f"{key}-{digest}-old"
+        shutil.rmtree(old, ignore_errors=True)
         if home.exists():  # made before, with the same content; the new copy is known to be whole
-            shutil.move(home, self.root / "tmp" / f"{key}-{digest}-old")
+            os.rename(home, old)
         os.rename(out, home)
-        shutil.rmtree(self.root / "tmp" / f"{key}-{digest}-old", ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         replace_link(home.parent / CURRENT, Path(digest))
         return Artifact.load(home)
 

@@ -43,17 +43,17 @@ class Workshop:
 
     def labelled_images(self, folder: Path) -> Artifact:
         """A folder of class folders; of its test/ where it has one."""
-        return self._images(folder, "images.test" if (folder / "test").is_dir() else "images", "top")
+        return self._images(folder / "test" if (folder / "test").is_dir() else folder, "top")
 
     def unlabelled_images(self, folder: Path) -> Artifact:
         """Every image below a folder, labels unread."""
-        return self._images(folder, "images", "none")
+        return self._images(folder, "none")
 
-    def _images(self, folder: Path, name: str, classes: str) -> Artifact:
+    def _images(self, folder: Path, classes: str) -> Artifact:
         config = ImageFolder.model_validate(
             {"source": "image_folder", "path": str(folder.absolute()), "classes": classes}
         )
-        made = dataset_artifacts({"images": config}, Path.cwd(), [name], progress=self._context.progress)[name]
+        made = dataset_artifacts({"images": config}, Path.cwd(), ["images"], progress=self._context.progress)["images"]
         for note in made.manifest.provenance["notes"]:
             self._context.progress.say(f"note: {note}")
         return made

@@ -70,6 +70,7 @@ def test_a_good_recipe_is_read(tmp_path: Path) -> None:
         ("of: [accuracy/*, latency/float]", "of: [student]", 19, "'student' makes a checkpoint"),
         ("model: resnet18", "model: resnet81", 7, "timm has no model 'resnet81'"),
         ("pool: digits.pool", "pool: digits.test", 8, "for evaluate alone"),
+        ("pool: digits.pool", "pool: digits", 8, "'digits' holds its test images too"),
         ("id: adapted", "id: teacher", 8, "the id 'teacher' is used twice"),
         ("id: latency/float", "id: accuracy", 18, "cannot both be folders"),
         ("latency_ms: 5", "latency_ms: -5", 2, "greater than 0"),
@@ -124,6 +125,9 @@ def test_settings_change_values(tmp_path: Path) -> None:
         ("stages.student.epochs", "form key.path=value"),
         ("stages.student.epocs=3", "Did you mean 'epochs'?"),
         ("stages.student.epochs=many", "valid integer"),
+        ("stages.student.epochs=[", "not valid YAML"),
+        ("stages.student.epochs.a.b=3", "to set"),
+        ("name.a.b=3", "there is no 'a' to set"),
     ],
 )
 def test_settings_that_fit_nothing(tmp_path: Path, setting: str, says: str) -> None:
@@ -178,6 +182,14 @@ def test_the_schema_names_every_stage_and_source() -> None:
     text = str(recipe_schema())
     for word in ("distill", "image_folder", "latency_ms", "few_shot"):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    "stages", ["[3]", "{a: b}", "[{for_each: {m: 3}, stages: []}]", "[{for_each: {m: [a]}, stages: 3}]", "text", "[[]]"]
+)
+def test_stages_of_another_shape(tmp_path: Path, stages: str) -> None:
+    with pytest.raises(RecipeError):
+        load(tmp_path, f"name: small\ndatasets: {{}}\nstages: {stages}\n")
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "just text", "\x00", "name: [", "a: *b"])

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated
+import traceback
+from typing import Annotated, NoReturn
 
 import typer
 
 from edgevit import __version__
 from edgevit.cli import environment, files, recipes
 from edgevit.errors import EdgevitError
+
+INTERRUPTED = 130  # typer's status after Ctrl-C
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="edgevit",
@@ -61,7 +65,7 @@ for title, commands in (
 
 
 def main() -> None:
-    """Entry point. Exit status: 0 done; 1 a check, budget or comparison was not met; 2 the user can mend it."""
+    """Entry point. Exit status: 0 done; 1 a check or budget was not met; 2 the user can mend it; 70 a bug of ours."""
     # OpenMP threads that spin while they wait starve each other where other work shares the cores: training was seen
     # to run 3 to 15 times slower, and no slower than this on idle cores. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -70,13 +74,30 @@ def main() -> None:
     except EdgevitError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail(f"the disk is full: {error.filename or error}\n  next: free some room and run the same command again", 2)
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", 130)
+        if error.errno not in DISK_IS_FULL and error.filename is None:
+            _bug()
+        _fail(_explained(error), 2)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+        raise
+    except Exception:  # noqa: BLE001 - whatever else escapes is a bug of ours
+        _bug()
 
 
-def _fail(message: str, status: int) -> None:
+def _explained(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in DISK_IS_FULL:
+        return f"{where}the disk is full\n  next: free some room and run the same command again"
+    return f"{where}{error.strerror}"
+
+
+def _bug() -> NoReturn:
+    """The exception that is being handled, whole, and a status that means neither of the others."""
+    traceback.print_exc()
+    sys.exit(70)
+
+
+def _fail(message: str, status: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

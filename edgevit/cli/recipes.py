@@ -11,6 +11,7 @@ from edgevit.cli.output import JsonFlag, next_command, print_json, terminal_cont
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
+    from edgevit.pipeline import Reason
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 Settings = Annotated[
@@ -42,7 +43,7 @@ def run(
 
     loaded = load_recipe(recipe, settings)
     if dry_run:
-        why(recipe, settings, runs, as_json)
+        _print_plan(pipeline.why(loaded, recipe.parent, runs, fresh), recipe, settings, as_json)
         return
     context = terminal_context(device=training_device(device), **({} if workers is None else {"workers": workers}))
     before = pipeline.finished(loaded, runs)
@@ -77,24 +78,11 @@ def why(
 
     Example: edgevit why recipes/quickstart.yaml --set stages.student.epochs=40
     """
-    from dataclasses import asdict
-
     from edgevit import pipeline
     from edgevit.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings)
-    answers = pipeline.why(loaded, recipe.parent, runs)
-    if as_json:
-        print_json([asdict(one) for one in answers])
-        return
-    for one in answers:
-        typer.echo(f"{one.id} ({one.stage}): {'will run' if one.runs else 'finished'}")
-        for reason in one.reasons:
-            typer.echo(f"    {reason}")
-    pending = sum(one.runs for one in answers)
-    typer.echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
-    if pending:
-        next_command(f"edgevit run {recipe}" + "".join(f" --set {one}" for one in settings))
+    _print_plan(pipeline.why(loaded, recipe.parent, runs), recipe, settings, as_json)
 
 
 def init(
@@ -156,6 +144,22 @@ def schema() -> None:
     from edgevit.recipe import recipe_schema
 
     print_json(recipe_schema())
+
+
+def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        print_json([asdict(one) for one in answers])
+        return
+    for one in answers:
+        typer.echo(f"{one.id} ({one.stage}): {'will run' if one.runs else 'finished'}")
+        for reason in one.reasons:
+            typer.echo(f"    {reason}")
+    pending = sum(one.runs for one in answers)
+    typer.echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
+    if pending:
+        next_command(f"edgevit run {recipe}" + "".join(f" --set {one}" for one in settings))
 
 
 def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:

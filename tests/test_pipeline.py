@@ -1,0 +1,153 @@
+"""The loop, its run folder, and the commands around it, on a recipe of seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgevit import pipeline
+from edgevit.artifacts import MANIFEST, Artifact
+from edgevit.context import Context
+from edgevit.errors import ArtifactError
+from edgevit.recipe import Recipe, load_recipe
+
+EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
+RECIPE = """\
+name: small
+budget: {size_mib: 0.01}
+datasets: {digits: {source: digits}}
+stages:
+  - {stage: load, id: model, model: deit_tiny_patch16_224, image_size: 32, classes_of: digits,
+     model_args: {patch_size: 8, embed_dim: 48, depth: 1, num_heads: 3}}
+  - {stage: evaluate, id: accuracy, model: model, data: digits.test}
+  - {stage: report, id: report, of: [accuracy]}
+"""
+
+
+class Small:
+    """The recipe in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.runs = folder / "recipe.yaml", folder / "runs"
+        self.file.write_text(RECIPE)
+
+    def recipe(self, old: str = "", new: str = "") -> Recipe:
+        assert old in RECIPE
+        self.file.write_text(RECIPE.replace(old, new) if old else RECIPE)
+        return load_recipe(self.file)
+
+    def run(self, recipe: Recipe | None = None, fresh: tuple[str, ...] = ()) -> dict[str, Artifact]:
+        return pipeline.run(recipe or self.recipe(), self.file.parent, self.runs, Context(), fresh)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [EDGEVIT, *arguments, "--runs", str(self.runs)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    return Small(tmp_path)
+
+
+def test_the_run_folder_shows_each_stage(small: Small) -> None:
+    done = small.run()
+    for name in ("model", "accuracy", "report"):
+        assert Artifact.load(small.runs / "small" / name) == done[name]
+    assert small.run() == done
+    assert not any(one.runs for one in pipeline.why(small.recipe(), small.file.parent, small.runs))
+
+
+def test_why_names_what_changed(small: Small) -> None:
+    small.run()
+    changed = small.recipe("depth: 1", "depth: 2")
+    found = {one.id: one for one in pipeline.why(changed, small.file.parent, small.runs)}
+    assert found["model"].reasons == ("model_args.depth: 1 → 2",)
+    assert found["report"].reasons == ("it needs accuracy, to be made first",)
+    budget = small.recipe("size_mib: 0.01", "size_mib: 9")
+    assert [one.id for one in pipeline.why(budget, small.file.parent, small.runs) if one.runs] == ["report"]
+
+
+def test_a_report_follows_the_names_in_it(small: Small) -> None:
+    small.run()
+    small.run(small.recipe("name: small", "name: other"))
+    assert json.loads((small.runs / "other" / "report" / "report.json").read_text())["name"] == "other"
+
+
+def test_an_id_that_becomes_a_folder(small: Small) -> None:
+    first = small.run()
+    report = "  - {stage: report, id: report, of: [accuracy]}\n"
+    small.file.write_text(RECIPE.replace(report, "").replace("id: accuracy", "id: accuracy/float"))
+    second = small.run(load_recipe(small.file))
+    assert (small.runs / "small" / "accuracy" / "float" / MANIFEST).is_file()
+    assert sorted(path.name for path in first["accuracy"].path.iterdir()) == sorted(
+        path.name for path in second["accuracy/float"].path.iterdir()
+    )
+
+
+def test_runs_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
+    small = Small(tmp_path)
+    small.runs = tmp_path / "near" / "runs"
+    small.run()
+    assert (small.runs / "small" / "model" / MANIFEST).is_file()
+
+
+def test_an_altered_checkpoint_is_refused_and_made_again(small: Small) -> None:
+    done = small.run()
+    weights = done["model"].path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ArtifactError, match="altered"):
+        small.run(fresh=("accuracy",))
+    assert small.run(fresh=("model",))["model"].digest == done["model"].digest
+    small.run(fresh=("accuracy",))
+
+
+def test_a_damaged_manifest_is_made_again(small: Small) -> None:
+    done = small.run()
+    (done["accuracy"].path / MANIFEST).write_text("{")
+    assert small.run()["accuracy"].digest == done["accuracy"].digest
+
+
+def test_a_budget_that_is_not_met_is_status_1(small: Small) -> None:
+    answer = small.command("run", str(small.file))
+    assert answer.returncode == 1, answer.stderr
+    assert "does not meet the budget" in answer.stdout
+    again = small.command("run", str(small.file))
+    assert again.returncode == 1
+    assert "nothing was to be done" in again.stdout
+
+
+def test_a_dry_run_checks_what_is_to_be_made_again(small: Small) -> None:
+    answer = small.command("run", str(small.file), "--dry-run", "--fresh", "modell")
+    assert answer.returncode == 2
+    assert "Did you mean 'model'?" in answer.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_said(small: Small) -> None:
+    small.runs = Path("/proc/none")
+    answer = small.command("run", str(small.file))
+    assert answer.returncode == 2
+    assert "error: /proc/none" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_control_c_says_that_the_run_goes_on(small: Small) -> None:
+    command = [EDGEVIT, "run", str(small.file), "--runs", str(small.runs)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "[1/3] model" in process.stderr.readline()
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    _, rest = process.communicate()
+    assert process.returncode == 130
+    assert "goes on from here" in rest
