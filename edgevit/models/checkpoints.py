@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,7 @@ from zipfile import BadZipFile
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
@@ -29,6 +31,7 @@ from edgevit.models.creation import (
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHOWN_KEYS = 3
+PYTORCH_BEGINNINGS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # a zip, a bare pickle
 
 
 class Checkpoint(NamedTuple):
@@ -45,8 +48,16 @@ def save_checkpoint(model: nn.Module, description: ModelDescription, out: Path) 
     Equal weights give equal bytes.
     """
     state = {key: value.detach().cpu().contiguous().clone() for key, value in timm_model(model).state_dict().items()}
-    save_file(state, out / WEIGHTS)
+    write_to_disk(out / WEIGHTS, save(state))
     (out / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n")
+
+
+def write_to_disk(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that outlasts a power cut; OSError on a full disk, which torch and safetensors call otherwise."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def model_from_checkpoint(artifact: Artifact) -> nn.Module:
@@ -102,21 +113,26 @@ def starting_model(
     return built if io.classes == classes else with_new_head(built, len(classes), drop_path_rate, seed)
 
 
-def load_weights(built: BuiltModel, path: Path) -> None:
+def load_weights(built: BuiltModel, path: Path) -> bool:
     """Put a user's weights into a model. Where the classifier's shape differs, the model keeps its own.
 
     Args:
         path: a .safetensors file; or a .pth, .pt, .th that holds tensors only, bare or under "state_dict" or "model".
+
+    Returns:
+        Whether the classifier came from the file too.
 
     Raises:
         ArtifactError: the file is missing, unreadable, would run code, or belongs to another model.
     """
     state = clean_state_dict(_read_tensors(path))
     own = timm_model(built.module).state_dict()
-    for key in [key for key in state if key.startswith(classifier_prefixes(built.module))]:
-        if key in own and state[key].shape != own[key].shape:
-            state[key] = own[key]
-    load_state(built.module, state, path)
+    heads = classifier_prefixes(built.module)
+    new = {
+        key: own[key] for key in own if key.startswith(heads) and key in state and state[key].shape != own[key].shape
+    }
+    load_state(built.module, {**state, **new}, path)
+    return not new
 
 
 def num_classes_of_weights(built: BuiltModel, path: Path) -> int:
@@ -168,8 +184,13 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             raise ArtifactError(f"not a safetensors file: {error}", where=path) from None
     if path.suffix not in (".pth", ".pt", ".th"):
         raise ArtifactError("unknown kind of weights", where=path, expected=".safetensors, .pth, .pt or .th")
+    with path.open("rb") as file:
+        if not file.read(4).startswith(PYTORCH_BEGINNINGS):
+            raise ArtifactError("this is no PyTorch file", where=path, got=f"{path.stat().st_size} bytes")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on how a file was pickled
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ArtifactError(
             "this file holds more than tensors: opening it could run code, so it was not opened",
@@ -177,8 +198,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             expected="tensors only",
             next="ask its author for a .safetensors file",
         ) from None
-    except (RuntimeError, EOFError, BadZipFile, KeyError, ValueError) as error:
-        raise ArtifactError(f"the file cannot be read: {str(error).splitlines()[0]}", where=path) from None
+    except (RuntimeError, EOFError, BadZipFile, LookupError, ValueError, TypeError, AttributeError) as error:
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArtifactError(f"this is no whole PyTorch file: {first_line}", where=path) from None
     return _state_dict_in(loaded, path)
 
 

@@ -19,7 +19,7 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
     classes = config.classes
     if "classes_of" in inputs:
         classes = open_dataset(inputs["classes_of"]).classes
-    built = _built(config, None if classes is None else len(classes))
+    built = _built(config, None if classes is None else len(classes), context)
     classes = classes or default_class_names(built.description.num_classes)
     if built.description.licence:
         context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")
@@ -32,7 +32,7 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
     )
 
 
-def _built(config: Load, num_classes: int | None) -> BuiltModel:
+def _built(config: Load, num_classes: int | None, context: Context) -> BuiltModel:
     if config.weights is None:
         return create_model(config.model, num_classes, config.image_size, config.model_args, config.pretrained)
     if config.pretrained:
@@ -42,7 +42,9 @@ def _built(config: Load, num_classes: int | None) -> BuiltModel:
     if num_classes is None:
         own = num_classes_of_weights(built, weights)
         built = built if own == built.description.num_classes else with_new_head(built, own)
-    load_weights(built, weights)
+    if not load_weights(built, weights):
+        classes = built.description.num_classes
+        context.progress.say(f"{weights} has a classifier of another size: the one for {classes} classes is new")
     return built
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError, TrainingError, did_you_mean
+from edgevit.models.checkpoints import write_to_disk
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training.batches import Batches, TrainingStream, seed_of
 from edgevit.training.inference import accuracy
@@ -125,7 +127,7 @@ class _Run:
 
     def _train_on(self, batch: Any) -> tuple[float, float | None, int]:
         """One step. Gives its loss, the share of labelled samples that it got right, and its number of samples."""
-        rate = self.learning_rate
+        rate = self._learning_rate_of(self.step + 1)
         torch.manual_seed(seed_of(self.config.seed, "step", self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -133,7 +135,7 @@ class _Run:
         loss = self.objective(outputs, batch)
         loss_value = float(loss.detach())
         if not math.isfinite(loss_value):
-            raise self.diverged(f"the loss is {loss_value}")
+            raise self.diverged(f"the loss is {loss_value}", self.step + 1)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.clip_grad_norm is not None:
@@ -144,11 +146,10 @@ class _Run:
             self.ema.update(self.model, step=self.step)
         return loss_value, _share_right(outputs, batch.labels), len(batch.labels)
 
-    @property
-    def learning_rate(self) -> float:
-        config = self.config
-        total = self.batches.total_steps
-        return learning_rate_at(self.step, total, config.learning_rate, config.schedule, config.warmup_fraction)
+    def _learning_rate_of(self, step: int) -> float:
+        """The rate that step 1, 2, … is taken with."""
+        config, total = self.config, self.batches.total_steps
+        return learning_rate_at(step - 1, total, config.learning_rate, config.schedule, config.warmup_fraction)
 
     def _validate(self) -> float:
         assert self.val is not None
@@ -159,18 +160,18 @@ class _Run:
             "epoch": self.batches.epoch_of(self.step),
             "step": self.step,
             "loss": row.loss,
-            "learning_rate": self.learning_rate,
+            "learning_rate": self._learning_rate_of(self.step),
             "images_per_s": round(row.samples / max(seconds, 1e-9), 1),
         }
         self.log.add(done if val_top1 is None else {**done, "val_top1": val_top1})
 
-    def diverged(self, what: str) -> TrainingError:
+    def diverged(self, what: str, step: int) -> TrainingError:
         last = self.context.work / LAST
         kept = f"the last good state is kept in {last}" if last.is_file() else "nothing had been saved yet"
         return TrainingError(
             f"training diverged: {what}; {kept}",
-            where=f"stage '{self.context.stage_id}', step {self.step + 1} of {self.batches.total_steps}",
-            got=f"learning rate {self.learning_rate:.3g}",
+            where=f"stage '{self.context.stage_id}', step {step} of {self.batches.total_steps}",
+            got=f"learning rate {self._learning_rate_of(max(step, 1)):.3g}",
             expected="finite numbers",
             next="lower learning_rate, or set clip_grad_norm: 1",
         )
@@ -186,7 +187,9 @@ class _Run:
             "ema": None if self.ema is None else self.ema.module.state_dict(),
         }
         half = self.context.work / f"{LAST}.half"
-        torch.save(state, half)
+        serialised = io.BytesIO()
+        torch.save(state, serialised)
+        write_to_disk(half, serialised.getbuffer())
         os.replace(half, self.context.work / LAST)
 
     def _resume(self) -> None:
@@ -194,7 +197,7 @@ class _Run:
         self.context.work.mkdir(parents=True, exist_ok=True)
         if not last.is_file():
             return
-        state = torch.load(last, map_location=self.device, weights_only=True)
+        state = torch.load(last, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
@@ -260,7 +263,7 @@ def optimizer_for(model: nn.Module, config: Training) -> torch.optim.Optimizer:
 
 def _check_finite(model: nn.Module, run: _Run) -> None:
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise run.diverged("a weight is not finite")
+        raise run.diverged("a weight is not finite", run.step)
 
 
 def _share_right(outputs: Tensor | TwoLogits, labels: Tensor) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,29 @@ def test_malicious_pickle_is_never_executed(tmp_path: Path, suffix: str) -> None
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_rubbish_is_no_checkpoint(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"not a checkpoint at all")
-    with pytest.raises(ArtifactError):
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_bare_malicious_pickle_is_never_executed(tmp_path: Path, protocol: int) -> None:
+    file, trace = tmp_path / "weights.pth", tmp_path / "executed"
+    file.write_bytes(pickle.dumps({"state_dict": Malicious(trace)}, protocol))
+    with pytest.raises(ArtifactError, match="could run code"):
+        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), file)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("weights.safetensors", b"not a checkpoint at all", "not a safetensors file"),
+        ("weights.pth", b"not a checkpoint at all", "no PyTorch file"),
+        ("weights.pth", b"\x80rubbish", "no PyTorch file"),
+        ("weights.pth", b"", "no PyTorch file"),
+        ("weights.pth", b"PK\x03\x04 cut short", "no whole PyTorch file"),
+        ("weights.pth", b"\x80\x02.", "no whole PyTorch file"),
+    ],
+)
+def test_rubbish_is_no_checkpoint(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=said):
         load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), tmp_path / name)
 
 
@@ -106,7 +126,7 @@ def test_wrapped_state_dict_with_another_head_is_taken_without_its_head(tmp_path
     torch.save({"state_dict": {f"module.{key}": value for key, value in theirs.items()}}, tmp_path / "w.th")
     built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT, seed=2)
     own_head = built.module.state_dict()["head.weight"].clone()
-    load_weights(built, tmp_path / "w.th")
+    assert not load_weights(built, tmp_path / "w.th")
     assert torch.equal(built.module.state_dict()["pos_embed"], theirs["pos_embed"])
     assert torch.equal(built.module.state_dict()["head.weight"], own_head)
 

@@ -20,7 +20,7 @@ from edgevit.errors import RecipeError, TrainingError
 from edgevit.training.batches import Batch, TrainingStream
 from edgevit.training.fit import fit, optimizer_for
 from edgevit.training.inference import accuracy
-from edgevit.training.objectives import label_objective
+from edgevit.training.objectives import label_objective, learning_rate_at
 from tests.learning import blobs, tiny_token_vit, tiny_vit, train_config
 
 
@@ -162,6 +162,32 @@ def test_kill_9_leaves_a_state_to_go_on_from(tmp_path: Path) -> None:
     assert_same_weights(unbroken, resumed)
 
 
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from tests.training.test_fit import trained
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    trained(Path(sys.argv[1]))
+except OSError as error:
+    print(type(error).__name__, error.strerror)
+"""
+
+
+def test_full_disk_is_an_error_of_the_system_and_leaves_no_half_state(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == "OSError File too large\n"
+    assert not (tmp_path / "last.pt").exists()
+
+
 def test_half_written_last_line_of_the_log_is_dropped(tmp_path: Path) -> None:
     trained(tmp_path, epochs=1)
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -216,6 +242,37 @@ def test_rows_say_where_training_stands(tmp_path: Path) -> None:
 def test_no_epochs_leave_the_model_as_it_was(tmp_path: Path) -> None:
     model, _ = trained(tmp_path, epochs=0)
     assert_same_weights(model, tiny_vit(drop_rate=0.1).module)
+
+
+def test_rows_hold_the_rate_that_was_used(tmp_path: Path) -> None:
+    trained(tmp_path, epochs=1, schedule="cosine", warmup_fraction=0.0)
+    rates = [row["learning_rate"] for row in rows(tmp_path)]
+    assert rates == [learning_rate_at(step, 4, 2e-3, "cosine", 0.0) for step in range(4)]
+
+
+def test_weight_that_broke_in_the_last_step_names_that_step_and_its_rate(tmp_path: Path) -> None:
+    model = tiny_vit().module
+    calls = 0
+
+    def breaks_the_last(outputs: Tensor, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            outputs.register_hook(lambda gradient: gradient * float("nan"))
+        return label_objective(3)(outputs, batch)
+
+    with pytest.raises(TrainingError, match="a weight is not finite") as caught:
+        fit(
+            model,
+            breaks_the_last,
+            [TrainingStream(blobs())],
+            train_config(epochs=1, schedule="constant", warmup_fraction=0),
+            Context(work=tmp_path),
+            preprocess=tiny_vit().preprocess,
+            out=tmp_path,
+        )
+    assert "step 4 of 4" in str(caught.value)
+    assert caught.value.got == "learning rate 0.002"
 
 
 def test_moving_average_is_shipped_and_differs_from_the_weights(tmp_path: Path) -> None:
