@@ -18,7 +18,7 @@ from edgevit.artifacts import Preprocess
 from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset, Indices
 from edgevit.data.loading import UNLABELLED, ViewDataset, epoch_order
-from edgevit.errors import DataError, RecipeError
+from edgevit.errors import DataError, EdgevitError, RecipeError
 
 
 class Batch(NamedTuple):
@@ -95,7 +95,11 @@ class Batches(TorchDataset[Batch]):
 
     def load(self, first_step: int, workers: int) -> Iterator[Batch]:
         """The batches from `first_step` on, made by worker processes where there are any: the same either way."""
-        return iter(DataLoader(self, batch_size=None, sampler=range(first_step, self.total_steps), num_workers=workers))
+        steps = range(first_step, self.total_steps)
+        for made in DataLoader(_Made(self), batch_size=None, sampler=steps, num_workers=workers):
+            if isinstance(made, EdgevitError):
+                raise made
+            yield made
 
     def __getstate__(self) -> dict[str, object]:
         return {key: value for key, value in self.__dict__.items() if key != "_order"}
@@ -134,6 +138,19 @@ class Batches(TorchDataset[Batch]):
         return batch._replace(
             canvases=canvases, partners=partners, own_share=torch.full((len(partners),), share, dtype=torch.float32)
         )
+
+
+class _Made(TorchDataset[Batch | EdgevitError]):
+    """Batches, or why there is none: a DataLoader would bring a worker's error home as another one."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, step: int) -> Batch | EdgevitError:
+        try:
+            return self._batches[step]
+        except EdgevitError as error:
+            return error
 
 
 def batch_shares(shares: Sequence[float], batch_size: int) -> list[int]:

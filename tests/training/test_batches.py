@@ -95,3 +95,12 @@ def test_batch_too_small_for_its_streams_is_refused() -> None:
 def test_empty_stream_is_refused() -> None:
     with pytest.raises(DataError, match="no image"):
         Batches([TrainingStream(blobs(per_class=0))], CANVAS, None, 4, 1, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_error_of_a_worker_reaches_the_caller_as_it_is(workers: int) -> None:
+    with pytest.raises(RecipeError) as expected:
+        batches(Augmentation(auto_augment="no-such-policy"))[0]
+    with pytest.raises(RecipeError) as caught:
+        next(batches(Augmentation(auto_augment="no-such-policy")).load(0, workers))
+    assert str(caught.value) == str(expected.value)
