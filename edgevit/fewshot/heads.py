@@ -16,6 +16,7 @@ Labels = npt.NDArray[np.int64]
 
 NEIGHBOURS = 5
 ALPHA = 0.97  # the share of its label that a node takes from its neighbours (Zhou et al. 2004; between 0 and 1)
+LARGEST_POOL = 4000  # samples of the pool in the graph, whose matrix is dense
 SCALES = np.geomspace(1, 100, 41)  # tried for the logits of nearest_centroid
 
 
@@ -67,15 +68,15 @@ def label_propagation(support: Floats, labels: Labels, pool: Floats, num_classes
     """Class probabilities (pool samples, classes), spread over a graph of the nearest neighbours by cosine.
 
     F = (1 − α)(I − αS)⁻¹Y with S = D^-½ W D^-½ (Zhou et al. 2004, "Learning with local and global consistency"); W
-    joins each sample with its nearest neighbours, weight cos³ (Iscen et al. 2019). Columns are scaled to equal mass
-    before rows are normalised, so that no class floods the others.
+    joins each sample with its nearest neighbours, weight cos³ (Iscen et al. 2019). The rows of Y that belong to a class
+    sum to 1, so that a class with more support does not flood the others. Memory grows with the square of the samples.
     """
     directions = unit(np.concatenate([support, pool]) - centre)
     affinity = _neighbour_graph(directions)
     degree = np.maximum(affinity.sum(1), 1e-12)
     smooth = affinity / np.sqrt(np.outer(degree, degree))
     seeds = np.zeros((len(directions), num_classes))
-    seeds[np.arange(len(support)), labels] = 1
+    seeds[np.arange(len(support)), labels] = 1 / np.bincount(labels)[labels]
     spread = np.linalg.solve(np.eye(len(directions)) - ALPHA * smooth, seeds)[len(support) :]
     spread = np.maximum(spread, 0) + 1e-12
     probabilities: Floats = spread / spread.sum(1, keepdims=True)
@@ -85,11 +86,14 @@ def label_propagation(support: Floats, labels: Labels, pool: Floats, num_classes
 def through_pool(support: Floats, labels: Labels, pool: Floats, num_classes: int, centre: Floats) -> LinearHead:
     """Logistic regression on the support and on the pool's propagated labels, each weighted by how sure it is.
 
-    Sure: 1 − entropy/log(classes) of its probabilities (Iscen et al. 2019); a support sample counts 1.
+    Sure: 1 − entropy/log(classes) of its probabilities (Iscen et al. 2019); a support sample counts 1. Of a pool larger
+    than LARGEST_POOL, that many evenly spaced samples take part.
     """
+    if len(pool) > LARGEST_POOL:
+        pool = pool[np.linspace(0, len(pool) - 1, LARGEST_POOL).astype(np.int64)]
     probabilities = label_propagation(support, labels, pool, num_classes, centre)
     entropy = -(probabilities * np.log(probabilities)).sum(1)
-    certainty = 1 - entropy / np.log(num_classes)
+    certainty = np.clip(1 - entropy / np.log(num_classes), 0, 1)
     return logistic_regression(
         np.concatenate([support, pool]),
         np.concatenate([labels, probabilities.argmax(1)]),

@@ -130,3 +130,19 @@ def test_pool_helps_when_balanced_and_does_no_harm_when_not(counts: list[int], g
         ):
             heads.append((head.logits(queries).argmax(1) == truth).mean())
     assert np.mean(transductive) > np.mean(inductive) + gain
+
+
+def test_class_with_more_support_does_not_flood_the_others() -> None:
+    pool, truth = clusters(60, classes=2, spread=1.2, seed=1)
+    support, labels = clusters([1, 30], classes=2, spread=1.2)
+    spread = label_propagation(support, labels, pool, 2, pool.mean(0))
+    assert (spread.argmax(1) == truth)[truth == 0].mean() > 0.8
+
+
+def test_large_pool_takes_part_by_evenly_spaced_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    support, labels = clusters(3)
+    pool, _ = clusters(20, seed=1)
+    centre = pool.mean(0)
+    expected = through_pool(support, labels, pool[[0, 19, 39, 59, 79]], 4, centre)
+    monkeypatch.setattr("edgevit.fewshot.heads.LARGEST_POOL", 5)
+    assert np.array_equal(through_pool(support, labels, pool, 4, centre).weight, expected.weight)
