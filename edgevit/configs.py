@@ -59,7 +59,11 @@ class FewShot(Frozen):
 
 
 class Splits(Frozen):
-    """Fractions for a data set that has no splits of its own: stratified, by the hash of each sample's id."""
+    """Fractions for a data set that has no splits of its own.
+
+    Each sample goes where the hash of its id says, so that it stays there when others are added; every class is divided
+    by the same fractions in expectation.
+    """
 
     val: Fraction = 0.1
     test: Fraction = 0.2
@@ -230,7 +234,6 @@ class Fewshot(Training):
     """Adapt a checkpoint to the classes of a small support set, with or without an unlabelled pool."""
 
     stage: Literal["fewshot"]
-    version: ClassVar[int] = 1
 
     model: CheckpointRef
     support: DatasetRef

@@ -7,15 +7,17 @@ import re
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from edgevit.configs import ImageFolder
-from edgevit.data import dataset_artifacts
+from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.errors import DataError, TargetError
 from edgevit.progress import Progress
 
 TARGETS = ("local-cpu", "local-gpu")
-FEW_IMAGES_PER_CLASS = 20  # below this a class is taken for a few-shot one
+FEW_IMAGES_PER_CLASS = 20  # below this, on average, the recipe is a few-shot one
+SHOTS = 5
 
 
 def recipe_for_folder(
@@ -36,19 +38,30 @@ def recipe_for_folder(
     roles = dataset_artifacts({"photos": config}, Path.cwd(), names, progress=progress)
     train, classes = roles["photos.train"].metrics["images"], roles["photos"].metrics["classes"]
     few = train / classes < FEW_IMAGES_PER_CLASS
+    shots = _shots(open_dataset(roles["photos.train"])) if few else 0
     text = _template().render(
         name=_recipe_name(folder),
         file=recipe_file,
         path=_path_from(recipe_file.absolute().parent, folder.absolute()),
         classes=config.classes,
         has_test_folder=(folder / "test").is_dir(),
-        few_shot=few,
+        shots=shots,
         target=target,
         latency_ms=latency_ms,
     )
     kind = "few images: a few-shot recipe" if few else "enough images to train on"
     counts = f"{classes} classes, {roles['photos'].metrics['images']} images, {train} of them to train on"
     return text, f"{folder}: {counts}; {kind}"
+
+
+def _shots(train: Dataset) -> int:
+    """Five labelled images a class, or as many as leave one of the smallest class for the pool."""
+    assert train.labels is not None
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    if counts.min() < 2:
+        short = [f"{name} has {count}" for name, count in zip(train.classes, counts, strict=True) if count < 2]
+        raise DataError("classes have too few images to train on", got=", ".join(short), expected="2 of each or more")
+    return int(min(SHOTS, counts.min() - 1))
 
 
 def _class_level(folder: Path) -> Literal["top", "leaf"]:

@@ -124,7 +124,8 @@ def report(
 
     from edgevit.errors import ArtifactError
 
-    found = sorted({file.parent for file in (*run_folder.glob("report.json"), *run_folder.glob("*/report.json"))})
+    patterns = ("report.json", "*/report.json", "*/*/report.json")
+    found = sorted({file.parent for pattern in patterns for file in run_folder.glob(pattern)})
     if not found:
         expected = "a run that has a report stage"
         raise ArtifactError("there is no report here", where=run_folder, expected=expected, next="edgevit run RECIPE")

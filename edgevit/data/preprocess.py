@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 LARGEST_IMAGE = 2**27  # pixels
@@ -39,6 +39,8 @@ def open_image(file: str | PathLike[str] | IO[bytes]) -> npt.NDArray[np.uint8]:
             return np.asarray(_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError:
         raise
+    except UnidentifiedImageError as error:
+        raise ValueError("no picture of a known format, or damaged at its beginning") from error
     except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
         raise ValueError(f"cannot be read as a picture: {error or type(error).__name__}") from error
 

@@ -1,0 +1,129 @@
+"""Commands on plain files, one after the other as a user would, and the recipe that init writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from edgevit.artifacts import sha256_of_file
+from edgevit.cli import app
+from edgevit.configs import Digits
+from edgevit.data import dataset_artifacts, open_dataset
+from edgevit.errors import DataError, EdgevitError
+from edgevit.recipe import load_recipe
+
+
+def run(*arguments: object, status: int = 0) -> str:
+    answer = CliRunner().invoke(app, [str(one) for one in arguments])
+    if answer.exception is not None and not isinstance(answer.exception, SystemExit):
+        raise answer.exception
+    assert answer.exit_code == status, answer.output
+    return answer.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """photos/test/CLASS/*.png of three digits, and the files that the commands make of a small model."""
+    folder = tmp_path_factory.mktemp("files")
+    config = Digits(source="digits", include_classes=("0", "1", "2"))
+    digits = open_dataset(dataset_artifacts({"digits": config}, folder, ["digits.test"])["digits.test"])
+    assert digits.labels is not None
+    for index in range(60):
+        home = folder / "photos" / "test" / digits.classes[digits.labels[index]]
+        home.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.image(index)).save(home / f"{index}.png")
+    model = ("--model", "efficientvit_m0", "--image-size", 64, "--classes", 3)
+    run("export", *model, "--out", folder / "float.onnx")
+    run("quantize", folder / "float.onnx", "--calibration", folder / "photos", "--out", folder / "int8.onnx")
+    return folder
+
+
+def test_exporting_twice_gives_the_same_file(folder: Path, tmp_path: Path) -> None:
+    run("export", "--model", "efficientvit_m0", "--image-size", 64, "--classes", 3, "--out", tmp_path / "again.onnx")
+    assert sha256_of_file(tmp_path / "again.onnx") == sha256_of_file(folder / "float.onnx")
+
+
+def test_a_quantized_file_is_smaller(folder: Path) -> None:
+    assert (folder / "int8.onnx").stat().st_size < 0.5 * (folder / "float.onnx").stat().st_size
+
+
+def test_compile_evaluate_predict_and_bundle_agree(folder: Path, tmp_path: Path) -> None:
+    run("compile", folder / "int8.onnx", "--out", tmp_path / "engine.onnx")
+    answers = {}
+    for name, model in (("file", folder / "int8.onnx"), ("engine", tmp_path / "engine.onnx")):
+        answers[name] = json.loads(run("evaluate", model, "--data", folder / "photos", "--json"))["top1"]
+    assert answers["file"] == answers["engine"]
+    assert answers["file"]["n"] == 60
+    run("bundle", folder / "int8.onnx", "--out", tmp_path / "bundle")
+    predicted = [
+        json.loads(run("predict", model, folder / "photos", "--json"))
+        for model in (folder / "int8.onnx", tmp_path / "bundle")
+    ]
+    assert predicted[0] == predicted[1]
+    assert len(predicted[0]) == 60
+
+
+def test_profile_and_compare(folder: Path) -> None:
+    found = json.loads(run("profile", folder / "float.onnx", "--duration", 0.2, "--json"))
+    assert 0 < found["latency_ms"]["p50_low"] <= found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
+    both = ("compare", folder / "float.onnx", folder / "float.onnx", "--data", folder / "photos", "--duration", 0.5)
+    answer = json.loads(CliRunner().invoke(app, [str(one) for one in (*both, "--json")]).stdout)
+    assert answer["speedup"]["low"] <= answer["speedup"]["value"] <= answer["speedup"]["high"]
+    assert answer["speedup"]["value"] == pytest.approx(1, abs=0.3)
+    assert answer["top1_drop"]["value"] == 0
+
+
+def test_a_bad_option_is_named(folder: Path) -> None:
+    with pytest.raises(EdgevitError, match="--calibrator"):
+        run("quantize", folder / "float.onnx", "--calibration", folder / "photos", "--out", "x", "--calibrator", "max")
+
+
+def test_a_bundle_is_not_written_over(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdgevitError, match="already there"):
+        run("bundle", folder / "int8.onnx", "--out", tmp_path)
+
+
+def photos(folder: Path, counts: dict[str, int]) -> Path:
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (32, 32), (index, 2 * index, 3)).save(folder / name / f"{index}.png")
+    return folder
+
+
+def test_init_writes_a_recipe_that_loads(tmp_path: Path) -> None:
+    run(
+        "init", photos(tmp_path / "My Photos", {"a": 12, "it's": 12}), "--out", tmp_path / "new.yaml", "--latency-ms", 3
+    )
+    recipe = load_recipe(tmp_path / "new.yaml")
+    assert recipe.name == "my-photos"
+    assert recipe.budget.latency_ms == 3
+    few_shot = recipe.datasets["photos"].few_shot
+    assert few_shot is not None
+    made = dataset_artifacts(recipe.datasets, tmp_path, recipe.dataset_names())
+    assert made["photos.support"].metrics["images"] == 2 * few_shot.shots
+
+
+def test_init_for_many_images_trains_without_few_shot(tmp_path: Path) -> None:
+    run("init", photos(tmp_path / "many", {"a": 40, "b": 40}), "--out", tmp_path / "new.yaml")
+    recipe = load_recipe(tmp_path / "new.yaml")
+    assert recipe.datasets["photos"].few_shot is None
+    assert dataset_artifacts(recipe.datasets, tmp_path, recipe.dataset_names())
+
+
+def test_init_names_a_class_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too few images") as caught:
+        run("init", photos(tmp_path / "few", {"a": 12, "lonely": 1}), "--out", tmp_path / "new.yaml")
+    assert "lonely" in str(caught.value)
+    assert not (tmp_path / "new.yaml").exists()
+
+
+def test_init_does_not_write_over_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "new.yaml").write_text("mine")
+    with pytest.raises(EdgevitError, match="already there"):
+        run("init", photos(tmp_path / "few", {"a": 12, "b": 12}), "--out", tmp_path / "new.yaml")
+    assert (tmp_path / "new.yaml").read_text() == "mine"
