@@ -1,5 +1,5 @@
 """Checkpoint → ONNX."""
 
-from edgevit.exporting.onnx import Exported, onnx_from_module
+from edgevit.exporting.onnx import Exported, onnx_from_module, re_parameterised
 
-__all__ = ["Exported", "onnx_from_module"]
+__all__ = ["Exported", "onnx_from_module", "re_parameterised"]

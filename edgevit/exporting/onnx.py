@@ -53,7 +53,7 @@ def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dy
     Raises:
         ArtifactError: no exporter can export the model, with the reason that each gave.
     """
-    deployed = _re_parameterised(module)
+    deployed = re_parameterised(module)
     reasons = []
     for exporter in (_dynamo, _torchscript):
         for dynamic in (True, False) if dynamic_batch else (False,):
@@ -74,8 +74,8 @@ def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dy
     )
 
 
-def _re_parameterised(module: nn.Module) -> nn.Module:
-    """A copy with its parallel branches fused; two heads stay two, whose logits timm's fusion would average."""
+def re_parameterised(module: nn.Module) -> nn.Module:
+    """A copy as it is exported, its branches fused; two heads stay two, whose logits timm's fusion would average."""
     deployed: nn.Module = reparameterize_model(module)
     for name, child in module.named_modules():
         if getattr(child, "distilled_training", False) and hasattr(child, "fuse"):

@@ -57,7 +57,7 @@ def precision_of(model: Artifact, options: SessionOptions) -> str:
 
 
 def carried_cost(model: Artifact) -> Json:
-    """Parameters and MACs, which stay what they were when a model is exported, quantized or compiled."""
+    """Parameters and MACs, which stay what they were when an ONNX file is quantized or compiled."""
     return {name: model.metrics[name] for name in ("params", "macs") if name in model.metrics}
 
 

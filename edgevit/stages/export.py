@@ -8,9 +8,10 @@ from pathlib import Path
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Export
 from edgevit.context import Context
-from edgevit.exporting import onnx_from_module
+from edgevit.exporting import onnx_from_module, re_parameterised
 from edgevit.models import model_from_checkpoint
-from edgevit.runtimes.base import SessionOptions, carried_cost
+from edgevit.models.cost import cost_of
+from edgevit.runtimes.base import SessionOptions
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import check_sessions_agree
 from edgevit.runtimes.torch.session import TorchSession
@@ -29,7 +30,7 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
         where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
     )
     metrics = {
-        **carried_cost(checkpoint),
+        **cost_of(re_parameterised(module), checkpoint.io.preprocess),
         "size_bytes": file.stat().st_size,
         "precision": "float32",
         "exporter": exported.exporter,

@@ -15,6 +15,7 @@ from edgevit.errors import ArtifactError, DataError, ParityError, TargetError
 from edgevit.models import model_from_checkpoint
 from edgevit.progress import SilentProgress
 from edgevit.runtimes.base import random_images
+from edgevit.runtimes.files import artifact_from_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from tests.small_models import artifact_of, checkpoint, engine, float_onnx, int8_onnx, workbench
 
@@ -42,12 +43,19 @@ def test_an_exported_file_computes_what_the_checkpoint_does(hybrid):
     import torch
 
     artifact = float_onnx(hybrid)
-    assert artifact.metrics["params"] == checkpoint(hybrid).metrics["params"]
     for batch in (1, 5):
         images = random_images(artifact.io, batch, seed=batch)
         with torch.inference_mode():
             expected = model_from_checkpoint(checkpoint(hybrid))(torch.from_numpy(images)).numpy()
         np.testing.assert_allclose(outputs(artifact, images), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_cost_is_that_of_what_is_deployed():
+    of = {hybrid: (checkpoint(hybrid).metrics, float_onnx(hybrid).metrics) for hybrid in (False, True)}
+    assert all(of[False][0][name] == of[False][1][name] for name in ("params", "macs"))
+    assert all(of[True][0][name] > of[True][1][name] for name in ("params", "macs"))
+    in_file = artifact_from_onnx(float_onnx(True).file("model.onnx")).metrics["params"]
+    assert of[True][1]["params"] == pytest.approx(in_file, rel=0.05)  # the exporter folds the last norms too
 
 
 def test_the_hybrid_is_re_parameterised():
