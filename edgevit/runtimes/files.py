@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -18,6 +18,7 @@ import edgevit
 from edgevit.artifacts import (
     Artifact,
     FileEntry,
+    Frozen,
     IOSpec,
     Json,
     Manifest,
@@ -34,6 +35,13 @@ SESSION_OPTIONS_KEY = "edgevit.session_options"
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
 WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
+
+
+class _WrittenOptions(Frozen):
+    """The session options that a file may carry."""
+
+    graph_optimization_level: Literal["all", "disabled"] = "all"
+    disabled_optimizers: list[str] = []
 
 
 def read_onnx(path: Path) -> ModelProto:
@@ -68,15 +76,17 @@ def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
     """The IOSpec that edgevit wrote into a model, or the one its graph suggests.
 
     A model made elsewhere keeps its names; its classes are called "0", "1", … and its pictures are normalised with
-    ImageNet's mean and std. Raises ArtifactError if it is no image classifier.
+    ImageNet's mean and std. Raises ArtifactError if it is no image classifier, or not the one its IOSpec describes.
     """
     written = _metadata(model).get(IOSPEC_KEY)
     if written is None:
         return _inferred_iospec(model, where)
     try:
-        return IOSpec.model_validate_json(written)
+        spec = IOSpec.model_validate_json(written)
     except ValidationError as error:
-        raise ArtifactError(f"{IOSPEC_KEY} cannot be read: {error.errors()[0]['msg']}", where=where) from None
+        raise _unreadable(IOSPEC_KEY, error, where) from None
+    _check_graph_has(spec, model, where)
+    return spec
 
 
 def artifact_from_onnx(path: Path) -> Artifact:
@@ -100,7 +110,7 @@ def artifact_from_onnx(path: Path) -> Artifact:
         files=entries,
         metrics=onnx_metrics(model, sum(entry.size for entry in entries.values())),
         io=iospec_of_onnx(model, path),
-        session_options=json.loads(_metadata(model).get(SESSION_OPTIONS_KEY, "{}")),
+        session_options=_written_session_options(model, path),
     )
     return Artifact(path.resolve().parent, manifest)
 
@@ -121,7 +131,7 @@ def onnx_metrics(model: ModelProto, size_bytes: int) -> Json:
     return {
         "params": sum(_parameters(model)),
         "size_bytes": size_bytes,
-        "precision": "int8" if is_quantized(model) else "float32",
+        "precision": _precision(model),
     }
 
 
@@ -211,9 +221,46 @@ def _metadata(model: ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def _inferred_iospec(model: ModelProto, where: object) -> IOSpec:
+def _unreadable(key: str, error: ValidationError, where: object) -> ArtifactError:
+    return ArtifactError(f"{key} cannot be read: {error.errors()[0]['msg']}", where=where)
+
+
+def _written_session_options(model: ModelProto, where: object) -> Json:
+    written = _metadata(model).get(SESSION_OPTIONS_KEY, "{}")
+    try:
+        return _WrittenOptions.model_validate_json(written).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise _unreadable(SESSION_OPTIONS_KEY, error, where) from None
+
+
+def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
+    described = ([one.name for one in spec.inputs], [one.name for one in spec.outputs])
+    found = ([one.name for one in _images_of(model)], [one.name for one in model.graph.output])
+    if described != found:
+        raise ArtifactError(
+            f"{IOSPEC_KEY} names other inputs and outputs than the graph has",
+            where=where,
+            got=described,
+            expected=found,
+        )
+    scores = _shape(model.graph.output[0])
+    if len(scores) == 2 and isinstance(scores[1], int) and scores[1] != len(spec.classes):
+        raise ArtifactError(
+            f"{IOSPEC_KEY} names another number of classes than the graph has",
+            where=where,
+            got=len(spec.classes),
+            expected=scores[1],
+        )
+
+
+def _images_of(model: ModelProto) -> list[onnx.ValueInfoProto]:
+    """The graph's inputs, without the weights that old files list among them."""
     weights = {tensor.name for tensor in model.graph.initializer}
-    images = [value for value in model.graph.input if value.name not in weights]
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _inferred_iospec(model: ModelProto, where: object) -> IOSpec:
+    images = _images_of(model)
     if len(images) != 1 or not _is_image(images[0]):
         raise ArtifactError(
             "the model does not take one picture",
@@ -258,6 +305,13 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
 def _described(value: onnx.ValueInfoProto) -> str:
     dtype = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
     return f"{value.name} {dtype} ({', '.join(map(str, _shape(value)))})"
+
+
+def _precision(model: ModelProto) -> str:
+    if is_quantized(model):
+        return "int8"
+    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return "float16" if half else "float32"
 
 
 def _parameters(model: ModelProto) -> Iterator[int]:

@@ -87,15 +87,19 @@ def sqnr_db(quantized: NDArray[Any], reference: NDArray[Any]) -> float:
 def check_quantized(
     quantized: Session, reference: Session, batches: Iterable[NDArray[np.float32]], floor_db: float, where: object
 ) -> float:
-    """The SQNR of a quantized model's scores over some input batches, in dB.
+    """The SQNR of a quantized model's centred scores over some input batches, in dB.
 
-    Raises ParityError below `floor_db`, or where a value is not finite.
+    10·log10(Σ c(r)² / Σ (c(r) - c(q))²) over all images and classes, where c takes an image's mean score from each of
+    its scores: softmax does not see that offset, and a large one would hide a model that tells nothing apart.
+
+    Raises ParityError below `floor_db`, or where a value of either model is not finite.
     """
     images, output = quantized.spec.inputs[0].name, quantized.spec.outputs[0].name
     pairs = [(quantized.infer({images: batch})[output], reference.infer({images: batch})[output]) for batch in batches]
     got, expected = (np.concatenate(scores) for scores in zip(*pairs, strict=True))
     _check_finite(output, got, where)
-    value = sqnr_db(got, expected)
+    _check_finite(f"{output} of the float model", expected, where)
+    value = sqnr_db(_centred(got), _centred(expected))
     if value < floor_db:
         raise ParityError(
             f"output '{output}' of the quantized model is too far from the float one",
@@ -137,6 +141,12 @@ def _check_finite(name: str, values: NDArray[Any], where: object) -> None:
     bad = int(values.size - np.isfinite(values).sum())
     if bad:
         raise ParityError(f"output '{name}' is not finite", where=where, got=f"{bad} of {values.size} NaN or infinite")
+
+
+def _centred(scores: NDArray[Any]) -> NDArray[np.float64]:
+    wide = scores.astype(np.float64)
+    centred: NDArray[np.float64] = wide - wide.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _allowed(expected: NDArray[Any], tolerance: Tolerance) -> float:

@@ -10,7 +10,16 @@ from onnx import TensorProto, helper
 from edgevit.errors import ArtifactError
 from edgevit.runtimes import files
 from edgevit.runtimes.base import SessionOptions, random_images
-from edgevit.runtimes.files import IOSPEC_KEY, artifact_from_onnx, iospec_of_onnx, onnx_file, read_onnx, write_onnx
+from edgevit.runtimes.files import (
+    IOSPEC_KEY,
+    SESSION_OPTIONS_KEY,
+    artifact_from_onnx,
+    iospec_of_onnx,
+    onnx_file,
+    onnx_metrics,
+    read_onnx,
+    write_onnx,
+)
 from edgevit.runtimes.onnxruntime.session import open_session
 from tests.small_models import engine, float_onnx, int8_onnx
 
@@ -182,3 +191,39 @@ def test_what_onnxruntime_cannot_load_is_said(write):
     broken.graph.node[2].input[1] = "no such weight"
     with pytest.raises(ArtifactError, match="ONNX Runtime cannot load it"):
         open_session(artifact_from_onnx(write(broken)), SessionOptions())
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["not json", "[1]", '{"graph_optimization_level": "most"}', '{"intra_op": 3}', '{"disabled_optimizers": 1}'],
+)
+def test_session_options_that_cannot_be_read_are_refused(write, written):
+    model = classifier()
+    onnx.helper.set_model_props(model, {SESSION_OPTIONS_KEY: written})
+    with pytest.raises(ArtifactError, match=r"edgevit\.session_options cannot be read"):
+        artifact_from_onnx(write(model))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('"4"]', '"4","5"]', "number of classes"),
+        ('"name":"pixels"', '"name":"image"', "inputs and outputs"),
+        ('"name":"scores"', '"name":"logits"', "inputs and outputs"),
+    ],
+)
+def test_a_spec_of_another_graph_is_refused(old, new, what):
+    model = classifier()
+    written = iospec_of_onnx(model, "theirs.onnx").model_dump_json()
+    onnx.helper.set_model_props(model, {IOSPEC_KEY: written})
+    iospec_of_onnx(model, "theirs.onnx")
+    onnx.helper.set_model_props(model, {IOSPEC_KEY: written.replace(old, new)})
+    with pytest.raises(ArtifactError, match=what):
+        iospec_of_onnx(model, "theirs.onnx")
+
+
+def test_half_precision_weights_are_said():
+    model = classifier()
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float16), "weight"))
+    assert onnx_metrics(model, 0)["precision"] == "float16"

@@ -91,3 +91,26 @@ def test_the_floor_is_over_all_batches():
     with pytest.raises(ParityError, match="too far") as caught:
         check_quantized(quantized, reference, images, 20.1, "x")
     assert caught.value.got == "20.0 dB"
+
+
+def test_a_constant_model_fails_however_large_the_offset_of_its_scores():
+    class Varied(Constant):
+        def infer(self, inputs):
+            return {"logits": self.logits + np.random.default_rng(0).normal(size=(len(inputs["image"]), 4))}
+
+    images, offset = [np.zeros((64, 3, 8, 8), np.float32)], np.full(4, 100.0)
+    assert (
+        sqnr_db(
+            Constant(offset).infer({"image": images[0]})["logits"], Varied(offset).infer({"image": images[0]})["logits"]
+        )
+        > 30
+    )
+    with pytest.raises(ParityError, match="too far"):
+        check_quantized(Constant(offset), Varied(offset), images, 10, "x")
+
+
+def test_a_reference_that_is_not_finite_fails():
+    with pytest.raises(ParityError, match="float model' is not finite"):
+        check_quantized(
+            Constant([1, 0, 0, 0]), Constant([np.inf, 0, 0, 0]), [np.zeros((2, 3, 8, 8), np.float32)], -500, "x"
+        )

@@ -46,6 +46,16 @@ def test_it_runs_on_the_threads_it_was_given():
     assert set(seen) == {1}
 
 
+@pytest.mark.parametrize("boundary", ["compute", "end_to_end"])
+def test_threads_are_set_once_for_all_samples(boundary, monkeypatch):
+    threads, calls = torch.get_num_threads(), []
+    set_num_threads = torch.set_num_threads
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: [calls.append(count), set_num_threads(count)])
+    session = TorchSession(linear(), SPEC, "cpu", SessionOptions(threads=threads + 1))
+    session.latencies_ms(MeasurePlan(warmup_s=0, duration_s=0, min_runs=3, boundary=boundary))
+    assert calls == [threads + 1, threads]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_no_cuda_is_said():
     with pytest.raises(TargetError, match="no CUDA device"):

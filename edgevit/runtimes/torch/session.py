@@ -44,7 +44,8 @@ class TorchSession:
     def latencies_ms(self, plan: MeasurePlan) -> Measurement:
         # End to end ends with the outputs in host memory, which wall time sees; kernels alone are timed by the GPU.
         clock = CudaClock() if self._device == "cuda" and plan.boundary == "compute" else WallClock()
-        return measure(self.work(plan), plan, clock, self._conditions)
+        with _threads(self._threads):
+            return measure(self.work(plan), plan, clock, self._conditions)
 
     def work(self, plan: MeasurePlan) -> Callable[[], object]:
         """What is timed: for `compute`, one run on images that are on the device already."""
@@ -101,7 +102,11 @@ def open_session(model: Artifact, options: SessionOptions, device: Device) -> To
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
+    """Run on `count` threads; where they are that many already, torch is left alone, so that no sample pays for it."""
     before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
     torch.set_num_threads(count)
     try:
         yield
