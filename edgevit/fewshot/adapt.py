@@ -47,10 +47,10 @@ def fit_head(
         raise RecipeError("label_propagation spreads labels through a pool", expected="pool: DATASET.pool")
     built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
     device = torch.device(context.device)
-    support_features = features_of(built.module, support, built.preprocess, device, config.augmentation)
+    support_features = features_of(built.module, support, built.preprocess, device, config.augmentation, config.seed)
     seen = [support_features]
     if pool is not None:
-        seen.append(features_of(built.module, pool, built.preprocess, device, config.augmentation))
+        seen.append(features_of(built.module, pool, built.preprocess, device, config.augmentation, config.seed))
     centre = np.concatenate(seen).mean(0)
     if method == "nearest_centroid":
         head = heads.nearest_centroid(support_features, labels, num_classes, centre)
@@ -59,7 +59,7 @@ def fit_head(
     else:
         head = heads.through_pool(support_features, labels, seen[1], num_classes, centre)
     built.module.cpu()
-    return with_linear_head(built, head)
+    return with_linear_head(built, head, config.drop_path_rate)
 
 
 def finetune(

@@ -18,7 +18,12 @@ AUGMENTED_VIEWS = 8
 
 
 def features_of(
-    model: nn.Module, dataset: Dataset, preprocess: Preprocess, device: torch.device, augmentation: Augmentation
+    model: nn.Module,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    device: torch.device,
+    augmentation: Augmentation,
+    seed: int = 0,
 ) -> Floats:
     """What enters the model's classifier, (samples, dimensions): the mean of the plain picture's and its random views'.
 
@@ -27,16 +32,16 @@ def features_of(
     pooled = _Pooled(model).to(device).eval()
     plain = outputs_of(pooled, dataset, preprocess, device)
     views = [
-        outputs_of(pooled, dataset, preprocess, device, augmentation=augmentation, view=view)
+        outputs_of(pooled, dataset, preprocess, device, augmentation=augmentation, view=view, seed=seed)
         for view in range(AUGMENTED_VIEWS)
     ]
     averaged: Floats = ((plain + torch.stack(views).mean(0)) / 2).numpy().astype(np.float64)
     return averaged
 
 
-def with_linear_head(built: BuiltModel, head: LinearHead) -> BuiltModel:
+def with_linear_head(built: BuiltModel, head: LinearHead, drop_path_rate: float = 0.0) -> BuiltModel:
     """The same model with this classifier. Of a distillation-token student both heads get it, and are averaged."""
-    fresh = with_new_head(built, len(head.bias))
+    fresh = with_new_head(built, len(head.bias), drop_path_rate)
     model = timm_model(fresh.module)
     if fresh.description.distillation_token:
         model.set_distilled_training(False)  # type: ignore[operator]

@@ -144,3 +144,20 @@ def test_support_that_defines_no_classes_is_refused(tmp_path: Path, support: Dat
 def test_propagation_without_a_pool_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="through a pool"):
         fit_head(checkpoint(tmp_path), blobs("s"), None, "label_propagation", config(), Context())
+
+
+def test_seed_draws_other_views(tmp_path: Path) -> None:
+    built = tiny_vit()
+    first, again, other = (
+        features_of(built.module, blobs(), built.preprocess, CPU, GENTLE, seed) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_new_head_keeps_the_stochastic_depth_of_finetuning(tmp_path: Path) -> None:
+    start = open_checkpoint(published_checkpoint(tmp_path, tiny_vit(2, depth=2), ("x", "y")))
+    adapted = fit_head(start, blobs("s", 3), None, "nearest_centroid", config(drop_path_rate=0.5), Context())
+    images = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert not torch.equal(adapted.module(images), adapted.module.train()(images))
