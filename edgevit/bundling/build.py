@@ -95,7 +95,7 @@ def _copy_model(model: Artifact, to: Path) -> None:
 
 def _labels(model: Artifact) -> str:
     for name in model.io.classes:
-        if len(name.splitlines()) != 1:
+        if name.splitlines() != [name]:
             raise ArtifactError("a class name has to be one line of labels.txt", where=model.path, got=repr(name))
     return "".join(f"{name}\n" for name in model.io.classes)
 

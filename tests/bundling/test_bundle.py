@@ -233,7 +233,7 @@ def test_a_runner_that_does_not_run_fails_the_check(bundle: Path, model: Artifac
     assert "preprocess" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "", "line\u2028separator"])
+@pytest.mark.parametrize("name", ["two\nlines", "trailing\n", "trailing\r", "", "line\u2028separator"])
 def test_class_names_that_are_no_line_are_refused(tmp_path: Path, name: str):
     with pytest.raises(ArtifactError, match="one line"):
         bundled(small_model(tmp_path / "model", classes=(name, "other")), tmp_path / "bundle")
