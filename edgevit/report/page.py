@@ -153,11 +153,10 @@ def _calibration(deployed: Variant) -> Json | None:
 
 
 def _quantization(found: Lineup) -> Json | None:
-    """The last quantization behind the report, as its stage described it."""
-    stages = [one for one in found.artifacts if one.manifest.stage == "quantize"]
-    if not stages:
+    """The quantization behind the deployed model, as its stage described it."""
+    last = next((one for one in found.line if one.manifest.stage == "quantize"), None)
+    if last is None:
         return None
-    last = stages[-1]
     told = {"calibrator": last.manifest.config["calibrator"], **last.metrics}
     facts = [(label, _fact(told[name])) for name, label in QUANTIZATION_FACTS.items() if name in told]
     return {"id": last.id, "calibration": last.manifest.inputs["calibration"].id, "facts": facts}

@@ -107,6 +107,7 @@ class Lineup:
     """Every variant from teacher to engine, and those that the answer is about.
 
     Attributes:
+        line: the deployed model and what it was made from, nearest first, without teachers.
         float_student: the float model of the deployed one whose accuracy counts, the checkpoint or its ONNX file.
         float_timed: the one of the two whose latency may be compared, in the deployed one's runtime if there is one.
     """
@@ -116,6 +117,7 @@ class Lineup:
     float_student: Variant | None
     float_timed: Variant | None
     teacher: Variant | None
+    line: tuple[Artifact, ...]
     artifacts: tuple[Artifact, ...]
 
     def baselines(self) -> list[tuple[str, Variant]]:
@@ -174,6 +176,7 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
             default=None,
         ),
         _variant_like(deployed, teacher, variants) if teacher else None,
+        tuple(line),
         tuple(artifacts),
     )
 

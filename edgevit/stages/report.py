@@ -15,4 +15,5 @@ def run(config: Report, inputs: Mapping[str, Artifact], context: Context, out: P
     """A budget that is not met is an answer, not a failure: it stands in report.json's verdict."""
     measurements = [inputs[f"of.{index}"] for index in range(len(config.of))]
     report = write_report(measurements, context.budget, context.recipe_name or config.id, out)
-    return Contents("report", metrics={"meets_budget": report["verdict"]["meets_budget"]})
+    metrics = {"meets_budget": report["verdict"]["meets_budget"]}
+    return Contents("report", metrics=metrics, logs=("report.html",))

@@ -10,6 +10,8 @@ from edgevit.configs import Budget
 from edgevit.errors import ArtifactError
 from edgevit.report import summary
 from edgevit.report.build import write_report
+from edgevit.report.page import _quantization
+from edgevit.report.variants import lineup
 from tests.report.measured_run import ALL, MeasuredRun, quickstart
 
 VARIANT_KEYS = {
@@ -112,3 +114,13 @@ def test_altered_predictions_are_refused(tmp_path: Path):
     (run.made["accuracy"].path / "predictions.npz").write_bytes(b"altered")
     with pytest.raises(ArtifactError, match="altered"):
         written(run, tmp_path / "out")
+
+
+def test_the_quantization_shown_is_the_deployed_models(tmp_path: Path):
+    run = quickstart(tmp_path)
+    other = {"params": 1, "macs": 1, "precision": "int8", "calibration_images": 7}
+    run.onnx("tried", "quantize", 90_000, other, model="onnx", calibration="digits.pool")
+    run.evaluation("tried_accuracy", "tried", 0.5)
+    shown = _quantization(lineup(run.of(*ALL, "tried_accuracy")))
+    assert shown
+    assert shown["id"] == "int8"

@@ -17,7 +17,7 @@ from edgevit.progress import SilentProgress
 from edgevit.runtimes.base import random_images
 from edgevit.runtimes.files import artifact_from_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
-from tests.small_models import artifact_of, checkpoint, engine, float_onnx, int8_onnx, workbench
+from tests.small_models import VIT, artifact_of, checkpoint, engine, float_onnx, int8_onnx, workbench
 
 
 @dataclass
@@ -248,3 +248,9 @@ def test_a_checkpoint_is_profiled_in_torch():
         workbench().run("profile", "half", model=checkpoint().id, precision="float16")
     with pytest.raises(TargetError, match="precision that the file says"):
         workbench().run("profile", "half-onnx", model=float_onnx().id, precision="float16")
+
+
+def test_a_new_classifier_is_said(tmp_path):
+    said, weights = Said(), str(checkpoint().file("model.safetensors"))
+    workbench().run("load", "three", Context(progress=said), weights=weights, classes=["a", "b", "c"], **VIT)
+    assert said.lines == [f"{weights} has a classifier of another size: the one for 3 classes is new"]
