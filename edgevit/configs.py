@@ -210,6 +210,14 @@ class Load(Stage):
     image_size: Count | None = None
 
 
+def _check_start(config: Train | Distill) -> None:
+    if (config.model is None) == (config.init is None):
+        raise ValueError("give either 'model' (a timm name) or 'init' (an earlier checkpoint)")
+    fixed = [name for name in ("model_args", "distillation_token") if getattr(config, name, None)]
+    if config.init is not None and fixed:
+        raise ValueError(f"'{fixed[0]}' goes with 'model'; a checkpoint given as 'init' keeps its own")
+
+
 class Train(Training):
     """Train a classifier on labelled images."""
 
@@ -225,8 +233,7 @@ class Train(Training):
 
     @model_validator(mode="after")
     def _one_start(self) -> Train:
-        if (self.model is None) == (self.init is None):
-            raise ValueError("give either 'model' (a timm name) or 'init' (an earlier checkpoint)")
+        _check_start(self)
         return self
 
 
@@ -285,8 +292,7 @@ class Distill(Training):
 
     @model_validator(mode="after")
     def _checks(self) -> Distill:
-        if (self.model is None) == (self.init is None):
-            raise ValueError("give either 'model' (a timm name) or 'init' (an earlier checkpoint)")
+        _check_start(self)
         total = sum(stream.share for stream in self.streams)
         if len(self.streams) > 1 and abs(total - 1) > 1e-6:
             raise ValueError(f"the shares of the streams must add up to 1, got {total:g}")
