@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.common import publish, spread
-from edgevit.artifacts import Artifact, Manifest
+from edgevit.artifacts import Artifact, FileEntry, Manifest
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.pipeline import resolve, run, stage_function
@@ -65,9 +65,11 @@ def _by_hand(recipe: Recipe, folder: Path) -> None:
         out.mkdir(parents=True)
         work.mkdir(parents=True)
         contents = stage_function(config.name())(config, resolve(config, done), Context().at(config.id, work), out)
+        names = [path.name for path in out.iterdir()]
         manifest = Manifest.model_construct(
-            kind=contents.kind, id=config.id, key="", digest=config.id, config={}, files=_Unchecked(), inputs={},
-            metrics=contents.metrics, io=contents.io, session_options=contents.session_options,
+            kind=contents.kind, id=config.id, key="", digest=config.id, config={}, inputs={}, io=contents.io,
+            files={name: FileEntry(sha256="", size=0) for name in names}, metrics=contents.metrics,
+            session_options=contents.session_options,
         )  # fmt: skip
         done[config.id] = _Plain(out, manifest)
 
@@ -77,10 +79,6 @@ class _Plain(Artifact):
 
     def file(self, name: str) -> Path:
         return self.path / name
-
-
-class _Unchecked(dict[str, object]):
-    """Files without entries."""
 
 
 if __name__ == "__main__":

@@ -66,9 +66,10 @@ for title, commands in (
 
 def main() -> None:
     """Entry point. Exit status: 0 done; 1 a check or budget was not met; 2 the user can mend it; 70 a bug of ours."""
-    # OpenMP threads that spin while they wait starve each other where other work shares the cores: training was seen
-    # to run 3 to 15 times slower, and no slower than this on idle cores. Read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP threads that spin for long while they wait starve each other where other work shares the cores: training
+    # was seen to run 3 to 15 times slower. Not spinning at all costs a third on idle cores; this little costs nothing
+    # in either case. libgomp reads it when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except EdgevitError as error:
