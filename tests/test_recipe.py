@@ -72,7 +72,7 @@ def test_a_good_recipe_is_read(tmp_path: Path) -> None:
         ("pool: digits.pool", "pool: digits.test", 8, "for evaluate alone"),
         ("pool: digits.pool", "pool: digits", 8, "'digits' holds its test images too"),
         ("model: resnet18, data", "data", 7, "either 'model' (a timm name) or 'init'"),
-        ("    model: deit_tiny_patch16_224", "    init: adapted\n    model_args: {depth: 2}", 9, "'model_args' goes with"),
+        ("    model: deit_tiny_patch16_224", "    init: adapted\n    model_args: {depth: 2}", 9, "goes with 'model'"),
         ("id: adapted", "id: teacher", 8, "the id 'teacher' is used twice"),
         ("id: latency/float", "id: accuracy", 18, "cannot both be folders"),
         ("latency_ms: 5", "latency_ms: -5", 2, "greater than 0"),
