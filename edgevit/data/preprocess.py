@@ -40,7 +40,7 @@ def open_image(file: str | PathLike[str] | IO[bytes]) -> npt.NDArray[np.uint8]:
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
-        raise ValueError("no picture of a known format, or damaged at its beginning") from error
+        raise ValueError("cannot be read as a picture: no known format, or damaged at its beginning") from error
     except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
         raise ValueError(f"cannot be read as a picture: {error or type(error).__name__}") from error
 
