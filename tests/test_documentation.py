@@ -59,6 +59,10 @@ def test_the_readme_begins_with_its_two_commands() -> None:
     assert len(COMMANDS) == 9
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.findall(r"[A-Z]+_TABLE|OVERHEAD", README)
+
+
 @pytest.mark.parametrize("command", QUICK)
 def test_quick_commands(command: str, photos: Path) -> None:
     answer = run(command, photos)
