@@ -1,6 +1,6 @@
 """Seconds of each stage of a finished run, and the largest memory of its process, from the run's own manifests.
 
-    python -m benchmarks.stage_costs runs/quickstart
+python -m benchmarks.stage_costs runs/quickstart
 """
 
 from __future__ import annotations
