@@ -47,10 +47,11 @@ def fit_head(
         raise RecipeError("label_propagation spreads labels through a pool", expected="pool: DATASET.pool")
     built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
     device = torch.device(context.device)
-    support_features = features_of(built.module, support, built.preprocess, device, config.augmentation, config.seed)
+    how = (built.preprocess, device, config.augmentation, config.seed, context.progress)
+    support_features = features_of(built.module, support, *how)
     seen = [support_features]
     if pool is not None:
-        seen.append(features_of(built.module, pool, built.preprocess, device, config.augmentation, config.seed))
+        seen.append(features_of(built.module, pool, *how))
     centre = np.concatenate(seen).mean(0)
     if method == "nearest_centroid":
         head = heads.nearest_centroid(support_features, labels, num_classes, centre)

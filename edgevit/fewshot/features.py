@@ -12,6 +12,7 @@ from edgevit.data.dataset import Dataset
 from edgevit.errors import RecipeError
 from edgevit.fewshot.heads import Floats, LinearHead
 from edgevit.models.creation import BuiltModel, classifier_prefixes, timm_model, with_new_head
+from edgevit.progress import Progress, SilentProgress
 from edgevit.training.inference import outputs_of
 
 AUGMENTED_VIEWS = 8
@@ -24,17 +25,22 @@ def features_of(
     device: torch.device,
     augmentation: Augmentation,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Floats:
     """What enters the model's classifier, (samples, dimensions): the mean of the plain picture's and its random views'.
 
     The plain picture counts as much as all its views together.
     """
     pooled = _Pooled(model).to(device).eval()
-    plain = outputs_of(pooled, dataset, preprocess, device)
-    views = [
-        outputs_of(pooled, dataset, preprocess, device, augmentation=augmentation, view=view, seed=seed)
-        for view in range(AUGMENTED_VIEWS)
-    ]
+    views = []
+    with (progress or SilentProgress()).bar(dataset.name, (1 + AUGMENTED_VIEWS) * len(dataset), "views") as bar:
+        plain = outputs_of(pooled, dataset, preprocess, device)
+        bar.advance(len(dataset))
+        for view in range(AUGMENTED_VIEWS):
+            views.append(
+                outputs_of(pooled, dataset, preprocess, device, augmentation=augmentation, view=view, seed=seed)
+            )
+            bar.advance(len(dataset))
     averaged: Floats = ((plain + torch.stack(views).mean(0)) / 2).numpy().astype(np.float64)
     return averaged
 
