@@ -19,6 +19,7 @@ from edgevit.data import dataset_artifacts
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
 from edgevit.provenance import provenance
 from edgevit.recipe import Recipe
+from edgevit.runtimes.base import runtime_of
 from edgevit.store import Store, changed_fields, dotted, ingredients, replace_link
 from edgevit.targets import target_info
 
@@ -141,9 +142,9 @@ def _check_ids(ids: Collection[str], recipe: Recipe) -> None:
 
 
 def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:
-    """The runtime by which a stage runs its model: named by the stage, or given by the kind of model."""
+    """The runtime by which a stage runs its model: named by the stage, or the one that opens the model."""
     named: str | None = getattr(config, "runtime", None)
-    return named or ("torch" if inputs["model"].kind == "checkpoint" else "onnxruntime")
+    return named or runtime_of(inputs["model"])
 
 
 def _writer(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> Callable[[Path, Path], Contents]:

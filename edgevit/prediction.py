@@ -12,6 +12,7 @@ from edgevit.artifacts import Artifact
 from edgevit.data.images import IMAGE_SUFFIXES, is_image_name, read_image
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import DataError
+from edgevit.evaluation.classify import softmax
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for
 
@@ -24,7 +25,7 @@ def predict_images(model: Artifact, paths: Sequence[Path], top: int) -> list[dic
         for path in _images(paths):
             tensor = preprocess(read_image(path), **spec.preprocess.model_dump())[None]
             logits = session.infer({spec.inputs[0].name: tensor})[spec.outputs[0].name][0]
-            probabilities = _softmax(logits.astype(np.float64))
+            probabilities = softmax(logits)
             best = np.argsort(-probabilities, kind="stable")[:top]
             labels = [{"label": spec.classes[i], "confidence": round(float(probabilities[i]), 4)} for i in best]
             answers.append({"image": str(path), "labels": labels})
@@ -39,8 +40,3 @@ def _images(paths: Sequence[Path]) -> list[Path]:
             raise DataError("no images in this folder", where=path, expected=" ".join(sorted(IMAGE_SUFFIXES)))
         found += inside
     return found
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponent = np.exp(logits - logits.max())
-    return np.asarray(exponent / exponent.sum())

@@ -267,5 +267,3 @@ def _print_latency(made: Artifact) -> None:
         f"{metrics['runtime']} on {metrics['target']}, threads {metrics['threads']}, batch {metrics['batch_size']}, "
         f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
     )
-    for warning in metrics.get("warnings", ()):
-        typer.echo(f"warning: {warning}", err=True)

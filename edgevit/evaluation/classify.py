@@ -53,7 +53,7 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
     with progress.bar("evaluate", len(dataset), "images") as bar:
         pictures = (dataset.image(index) for index in range(len(dataset)))
         for batch, count in input_batches(session.spec, pictures, batch_size):
-            probabilities.append(_softmax(session.infer({image: batch})[logits][:count]))
+            probabilities.append(softmax(session.infer({image: batch})[logits][:count]))
             bar.advance(count)
     return Predictions(dataset.sample_ids, session.spec.classes, labels, np.concatenate(probabilities))
 
@@ -84,7 +84,8 @@ def _class_mapping(classes: Sequence[str], dataset: Dataset, progress: Progress)
     )
 
 
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities over the last axis, computed in float64."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(-1, keepdims=True)).astype(np.float32)
     return probabilities

@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +68,6 @@ def cpu_frequency() -> dict[str, str]:
 def load_average() -> float | None:
     """Processes that were running or waiting, mean over the last minute; None where the system has no such number."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def package_version(name: str) -> str | None:
-    """Version of an installed package, without importing it."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Z_95 = 1.959963984540054
+from edgevit.evaluation.accuracy import Z_95
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from PIL import Image
 from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.profiling import Measurement, MeasurePlan
-from edgevit.profiling.conditions import cpu, cpu_frequency, gpus, package_version
+from edgevit.profiling.conditions import cpu, cpu_frequency, gpus
+from edgevit.provenance import version_of
 
 Arrays = dict[str, NDArray[Any]]
 Precision = Literal["float32", "float16"]
@@ -110,7 +111,7 @@ def end_to_end(session: Session, batch_size: int) -> Callable[[], object]:
 
 def receipt(model: Artifact, runtime: str, device: str, options: SessionOptions) -> dict[str, Any]:
     """What a latency was measured on and of: enough to take it again."""
-    packages = {name: package_version(name) for name in ("edgevit", runtime, "numpy")}
+    packages = {name: version_of(name) for name in ("edgevit", runtime, "numpy")}
     return {
         "runtime": runtime,
         "device": device,

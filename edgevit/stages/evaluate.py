@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Evaluate
-from edgevit.context import Context
+from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.evaluation import classify, write_evaluation
 from edgevit.runtimes.base import SessionOptions, runtime_of
@@ -17,7 +16,7 @@ from edgevit.targets import target_for
 
 def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model, dataset = inputs["model"], open_dataset(inputs["data"])
-    with target_for(config.target).open(model, SessionOptions(threads=os.cpu_count() or 1)) as session:
+    with target_for(config.target).open(model, SessionOptions(threads=usable_cpus())) as session:
         found = classify(session, dataset, config.batch_size, context.progress)
     metrics = write_evaluation(found, dataset, out)
     return Contents(kind="evaluation", metrics={**metrics, "runtime": runtime_of(model), "target": config.target})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Quantize
-from edgevit.context import Context
+from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.quantization import choose_images, image_batches, quantized_onnx
 from edgevit.runtimes.base import carried_cost
@@ -24,7 +23,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         image_batches(dataset, positions, model.io, context.progress, title)
         for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
     )
-    source, threads = onnx_file(model), os.cpu_count() or 1
+    source, threads = onnx_file(model), usable_cpus()
     quantized = quantized_onnx(read_onnx(source), calibration, config.calibrator, config.runtime, threads, config.id)
     write_onnx(quantized.model, file, model.io, quantized.session_options)
     sqnr_db = check_quantized(

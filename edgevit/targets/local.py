@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.errors import MissingDependency, TargetError, did_you_mean
-from edgevit.profiling.conditions import cpu, gpus, package_version
+from edgevit.profiling.conditions import cpu, gpus
+from edgevit.provenance import version_of
 from edgevit.runtimes.base import Session, SessionOptions, runtime_of
 from edgevit.targets.base import Target, TargetInfo
 
@@ -87,7 +88,7 @@ def target_info(name: str, runtime: str) -> Json:
 def _info(name: str, runtime: str, runtimes: tuple[str, ...], hardware: Json) -> TargetInfo:
     if runtime not in runtimes:
         raise _not_here(runtime, name, runtimes)
-    version = package_version(runtime)
+    version = version_of(runtime)
     if version is None:
         raise MissingDependency(f"{runtime} is not installed", where=name, next=f"pip install {runtime}")
     return TargetInfo(name=name, runtime=runtime, versions={runtime: version}, hardware=hardware)

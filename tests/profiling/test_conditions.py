@@ -7,6 +7,7 @@ import numpy
 import pytest
 
 from edgevit.profiling import conditions
+from edgevit.provenance import version_of
 
 
 def test_the_cpu_is_described_the_same_at_every_call():
@@ -18,8 +19,8 @@ def test_the_cpu_is_described_the_same_at_every_call():
 
 
 def test_versions_are_those_of_the_packages():
-    assert conditions.package_version("numpy") == numpy.__version__
-    assert conditions.package_version("no-such-package-anywhere") is None
+    assert version_of("numpy") == numpy.__version__
+    assert version_of("no-such-package-anywhere") is None
 
 
 def test_gpus_are_what_nvidia_smi_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -60,7 +60,7 @@ def test_unknown_names_get_the_nearest():
 
 
 def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(local, "package_version", lambda name: None)
+    monkeypatch.setattr(local, "version_of", lambda name: None)
     with pytest.raises(MissingDependency) as caught:
         target_info("local-cpu", "onnxruntime")
     assert caught.value.next == "pip install onnxruntime"
