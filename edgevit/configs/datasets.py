@@ -1,0 +1,95 @@
+"""The data sets that a recipe may name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgevit.artifacts import Frozen
+from edgevit.configs.fields import Count, Fraction
+
+
+class FewShot(Frozen):
+    """A support set of `shots` labelled images a class; the rest of the training images is the unlabelled pool."""
+
+    shots: Count = Field(5, description="labelled images a class")
+    draw: Annotated[int, Field(ge=0)] = Field(0, description="which random draw of the support")
+
+
+class Splits(Frozen):
+    """Fractions for a data set that has no splits of its own.
+
+    Each sample goes where the hash of its id says, so that it stays there when others are added; every class is divided
+    by the same fractions in expectation.
+    """
+
+    val: Fraction = 0.1
+    test: Fraction = 0.2
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> Splits:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test must be below 1, got {self.val + self.test:g}")
+        return self
+
+
+class _Dataset(Frozen):
+    few_shot: FewShot | None = Field(None, description="adds the roles support and pool")
+    include_classes: tuple[str, ...] | None = Field(None, description="keep only these classes")
+
+
+class ImageFolder(_Dataset):
+    """Pictures in folders: PATH/{train,val,test}/CLASS/… or PATH/CLASS/…"""
+
+    source: Literal["image_folder"]
+    path: str = Field(description="folder, absolute or relative to the recipe")
+    classes: Literal["top", "leaf", "none"] = Field(
+        "top", description="which folder level names the class; none: pictures without labels"
+    )
+    splits: Splits = Field(Splits(), description="used where PATH has no train/val/test folders")
+    on_bad_image: Literal["skip", "refuse"] = Field("skip", description="what to do with a file that cannot be read")
+
+
+class Cifar(_Dataset):
+    """CIFAR-10 or CIFAR-100 in the official python format, from a local folder; md5 sums are checked."""
+
+    source: Literal["cifar10", "cifar100"]
+    path: str = Field(description="folder that holds cifar-10-batches-py or cifar-100-python")
+    val_fraction: Fraction = 0.0
+
+
+class Npz(_Dataset):
+    """Arrays `images` (N,H,W[,C]) uint8 and `labels` (N,), or the same with a role before: train_images, …"""
+
+    source: Literal["npz"]
+    path: str = Field(description="the .npz file")
+    splits: Splits = Splits()
+
+
+class Glyphs(_Dataset):
+    """Characters rendered from the fonts that matplotlib ships, without digits; made from a seed."""
+
+    source: Literal["glyphs"]
+    samples_per_class: Count = Field(200, description="training images of each character; a tenth as many to validate")
+    size: Count = Field(32, description="side in pixels")
+    seed: int = 0
+
+
+class Digits(_Dataset):
+    """scikit-learn's 1,797 scanned handwritten digits (8×8): a fixed half to train, the other half to test."""
+
+    source: Literal["digits"]
+
+
+DATASETS: dict[str, type[Frozen]] = {
+    "image_folder": ImageFolder,
+    "cifar10": Cifar,
+    "cifar100": Cifar,
+    "npz": Npz,
+    "glyphs": Glyphs,
+    "digits": Digits,
+}
+
+DatasetConfig = Annotated[ImageFolder | Cifar | Npz | Glyphs | Digits, Field(discriminator="source")]

@@ -1,0 +1,80 @@
+"""What fields of a recipe may be: numbers within bounds, references to what came before, files on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field
+
+from edgevit.artifacts import Kind
+
+M = TypeVar("M")
+C = TypeVar("C", bound=BaseModel)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Takes:
+    """Marks a field that names an earlier stage or a data set, and the kinds it may be."""
+
+    kinds: tuple[Kind, ...]
+
+
+@dataclass(frozen=True)
+class ReadsFile:
+    """Marks a field that names a file on disk: its content, not its path, enters the stage's key."""
+
+
+DatasetRef = Annotated[str, Takes(("dataset",))]
+CheckpointRef = Annotated[str, Takes(("checkpoint",))]
+OnnxRef = Annotated[str, Takes(("onnx",))]
+ModelRef = Annotated[str, Takes(("checkpoint", "onnx", "engine"))]
+FileModelRef = Annotated[str, Takes(("onnx", "engine"))]
+MeasurementRef = Annotated[str, Takes(("evaluation", "latency"))]
+
+
+def references(
+    config: BaseModel, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], str, Takes]]:
+    """Every (path, name, Takes) in a config: the fields that name an earlier stage or a data set."""
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        takes = next(_marks(info.annotation, info.metadata, Takes), None)
+        if takes and isinstance(value, str):
+            yield (*path, name), value, takes
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, BaseModel):
+                    yield from references(item, (*path, name, index))
+                elif takes and isinstance(item, str):
+                    yield (*path, name, index), item, takes
+        elif isinstance(value, BaseModel):
+            yield from references(value, (*path, name))
+
+
+def input_files(config: BaseModel) -> dict[str, Path]:
+    """The fields of a stage that name a file on disk."""
+    return {
+        name: Path(value)
+        for name, info in type(config).model_fields.items()
+        if (value := getattr(config, name)) is not None and any(_marks(info.annotation, info.metadata, ReadsFile))
+    }
+
+
+def with_absolute_files(config: C, base: Path) -> C:
+    """The same stage, its files named from the root; relative ones start from `base`."""
+    files = input_files(config)
+    return config.model_copy(update={name: str((base / path).absolute()) for name, path in files.items()})
+
+
+def _marks(annotation: object, metadata: list[Any], mark: type[M]) -> Iterator[M]:
+    yield from (item for item in metadata if isinstance(item, mark))
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _marks(argument, list(getattr(argument, "__metadata__", ())), mark)

@@ -1,0 +1,36 @@
+"""What all stages share, and the budget that some of them read."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from edgevit.artifacts import Frozen, Kind
+from edgevit.configs.fields import NonNegative, Positive
+
+
+class Budget(Frozen):
+    """What the deployed model may cost. A limit that is left out is not judged."""
+
+    latency_ms: Positive | None = Field(None, description="largest p50 latency, in ms")
+    top1_drop: NonNegative | None = Field(None, description="largest loss of top-1 against the float student")
+    size_mib: Positive | None = Field(None, description="largest model file, in MiB")
+
+
+class Stage(Frozen):
+    """What all stages share. `version` changes when a stage would give another result for the same inputs."""
+
+    makes: ClassVar[Kind]
+    version: ClassVar[int] = 1
+    reads_budget: ClassVar[bool] = False
+    reads_names: ClassVar[bool] = False  # of the recipe and of its stages
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")] = Field(
+        description="the name by which later stages refer to this one, and its folder in the run"
+    )
+
+    @classmethod
+    def name(cls) -> str:
+        """The name that recipes give as `stage`."""
+        return cls.__name__.lower()
