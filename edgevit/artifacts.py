@@ -194,7 +194,7 @@ class Artifact:
 def ancestors(artifact: Artifact) -> list[Artifact]:
     """Every artifact behind `artifact` that lies in the same store, parents before children, itself last.
 
-    An artifact of a store lies in <store>/<key>/<digest>; data sets have no directory and are left out.
+    An artifact of a store lies in <store>/<key>/<digest>; data sets of a recipe have no directory and are left out.
     """
     store = artifact.path.parent.parent
     found: dict[str, Artifact] = {}
@@ -202,7 +202,7 @@ def ancestors(artifact: Artifact) -> list[Artifact]:
     def visit(one: Artifact) -> None:
         for ref in one.manifest.inputs.values():
             folder = store / ref.key / ref.digest
-            if ref.kind != "dataset" and ref.digest not in found and (folder / MANIFEST).is_file():
+            if ref.digest not in found and (folder / MANIFEST).is_file():
                 visit(Artifact.load(folder))
         found[one.digest] = one
 

@@ -16,6 +16,7 @@ from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json
 from edgevit.configs import Stage, references
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
+from edgevit.data.relabelled import lying_where
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
 from edgevit.provenance import provenance
 from edgevit.recipe import Recipe
@@ -60,7 +61,7 @@ def make(
         artifact = store.make(config, inputs, parts, _writer(config, inputs, context), again=again)
         if title:
             context.progress.say(f"    {_outcome(artifact)}")
-    return artifact
+    return lying_where(artifact, inputs["data"]) if artifact.kind == "dataset" else artifact
 
 
 def finished(recipe: Recipe, runs: Path) -> dict[str, InputRef]:

@@ -21,6 +21,7 @@ from edgevit.models.names import known_model, nearest_models
 Location = tuple[str | int, ...]
 ROLES = ("train", "val", "test", "support", "pool")
 LARGEST_RECIPE = 1_000_000  # bytes
+NEED_TRUE_LABELS = (("evaluate", ("data",)), ("pseudolabel", ("calibration",)))
 
 
 class Recipe(Frozen):
@@ -32,9 +33,10 @@ class Recipe(Frozen):
     stages: tuple[StageConfig, ...] = Field(min_length=1)
 
     def dataset_names(self) -> list[str]:
-        """The data sets and roles that stages refer to ("digits.support"), each once."""
+        """The data sets and roles ("digits.support") that stages refer to and that no stage makes, each once."""
+        made = {stage.id for stage in self.stages}
         names = [name for stage in self.stages for _, name, takes in references(stage) if takes.kinds == ("dataset",)]
-        return list(dict.fromkeys(names))
+        return [name for name in dict.fromkeys(names) if name not in made]
 
 
 def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
@@ -212,7 +214,7 @@ def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator
         def at(*inner: str | int, index: int = index) -> str:
             return f"{path}:{_line(document, ('stages', index, *inner))}"
 
-        if stage.id in kinds or stage.id in recipe.datasets:
+        if stage.id in kinds or _is_dataset(stage.id, recipe):
             yield RecipeError(f"the id '{stage.id}' is used twice", where=at("id"))
         elif clash := next(
             (one for one in kinds if one.startswith(f"{stage.id}/") or stage.id.startswith(f"{one}/")), None
@@ -228,6 +230,8 @@ def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator
             problem = _wrong_reference(name, takes.kinds, kinds, recipe, later)
             if problem is None and inner != ("classes_of",) and stage.name() != "evaluate":
                 problem = _reads_test(name, recipe)
+            if problem is None and kinds.get(name) == "dataset" and (stage.name(), inner) in NEED_TRUE_LABELS:
+                problem = f"'{name}' has a teacher's labels, which are no truth to compare with", "a labelled data set"
             if problem:
                 yield RecipeError(problem[0], where=at(*inner), got=name, expected=problem[1])
         kinds[stage.id] = stage.makes
@@ -237,16 +241,8 @@ def _wrong_reference(
     name: str, wanted: tuple[Kind, ...], kinds: Mapping[str, Kind], recipe: Recipe, later: Sequence[str]
 ) -> tuple[str, str] | None:
     expected = " or ".join(wanted)
-    if "dataset" in wanted:
-        base, _, role = name.partition(".")
-        if base not in recipe.datasets:
-            hint = did_you_mean(base, recipe.datasets) or ""
-            return f"there is no data set '{base}'. {hint}".rstrip(), f"one of {', '.join(recipe.datasets)}"
-        roles = ROLES if recipe.datasets[base].few_shot else ROLES[:3]
-        if role and role not in roles:
-            more = "" if role not in ROLES else " (give the data set few_shot: {shots: 5})"
-            return f"data set '{base}' has no role '{role}'{more}", f"one of {', '.join(roles)}"
-        return None
+    if "dataset" in wanted and name not in kinds and name not in later:
+        return _wrong_dataset(name, kinds, recipe)
     if name in kinds:
         return (
             None
@@ -264,6 +260,24 @@ def _wrong_reference(
         f"there is no stage '{name}'. {hint}".rstrip(),
         f"an earlier {expected}: {', '.join(fitting) or 'there is none'}",
     )
+
+
+def _wrong_dataset(name: str, kinds: Mapping[str, Kind], recipe: Recipe) -> tuple[str, str] | None:
+    base, _, role = name.partition(".")
+    if base not in recipe.datasets:
+        known = [*recipe.datasets, *(one for one, kind in kinds.items() if kind == "dataset")]
+        hint = did_you_mean(base, known) or ""
+        return f"there is no data set '{base}'. {hint}".rstrip(), f"one of {', '.join(known)}"
+    roles = ROLES if recipe.datasets[base].few_shot else ROLES[:3]
+    if role and role not in roles:
+        more = "" if role not in ROLES else " (give the data set few_shot: {shots: 5})"
+        return f"data set '{base}' has no role '{role}'{more}", f"one of {', '.join(roles)}"
+    return None
+
+
+def _is_dataset(name: str, recipe: Recipe) -> bool:
+    base, _, role = name.partition(".")
+    return base in recipe.datasets and role in ("", *ROLES)
 
 
 def _reads_test(name: str, recipe: Recipe) -> tuple[str, str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from edgevit.configs.fields import (
     Count,
     DatasetRef,
     FileModelRef,
+    Fraction,
     MeasurementRef,
     ModelRef,
     NonNegative,
@@ -20,6 +21,21 @@ from edgevit.configs.fields import (
 )
 from edgevit.configs.stage import Stage
 from edgevit.configs.training import Distill, Fewshot, Load, Train
+
+
+class PseudoLabel(Stage):
+    """A teacher's labels for images without any (labels they have are ignored); those it is sure of are kept."""
+
+    stage: Literal["pseudolabel"]
+    makes: ClassVar[Kind] = "dataset"
+    teacher: CheckpointRef
+    data: DatasetRef
+    calibration: DatasetRef | None = Field(
+        None, description="labelled images that the teacher was not trained on: its temperature is fitted to them"
+    )
+    threshold: Fraction = Field(0.8, description="least confidence, after calibration")
+    balance: bool = Field(False, description="no class keeps more images than the median class; the surest stay")
+    most_per_class: Count | None = Field(None, description="no class keeps more than so many; the surest stay")
 
 
 class Export(Stage):
@@ -107,11 +123,8 @@ class Report(Stage):
 
 
 StageConfig = Annotated[
-    Load | Train | Fewshot | Distill | Export | Quantize | Compile | Evaluate | Profile | Bundle | Report,
+    Load | Train | Fewshot | Distill | PseudoLabel | Export | Quantize | Compile | Evaluate | Profile | Bundle | Report,
     Field(discriminator="stage"),
 ]
 
-STAGES: dict[str, type[Stage]] = {
-    config.name(): config
-    for config in (Load, Train, Fewshot, Distill, Export, Quantize, Compile, Evaluate, Profile, Bundle, Report)
-}
+STAGES: dict[str, type[Stage]] = {config.name(): config for config in get_args(get_args(StageConfig)[0])}

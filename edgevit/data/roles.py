@@ -13,6 +13,7 @@ from edgevit.artifacts import Artifact, Json, Manifest, sha256_of
 from edgevit.configs import DatasetConfig, ImageFolder
 from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
 from edgevit.data.hashes import ImageState, ImageStates
+from edgevit.data.relabelled import LABELS, labelled_data, relabelled
 from edgevit.data.splits import lowest_of_each_class
 from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean
 from edgevit.progress import Progress
@@ -58,14 +59,16 @@ def dataset_artifacts(
 
 
 def open_dataset(artifact: Artifact) -> Dataset:
-    """The samples of a data set's artifact.
+    """The samples of a data set's artifact: one that a recipe names, or one that a stage has labelled.
 
     Raises:
-        ArtifactError: the artifact is no data set.
+        ArtifactError: the artifact is no data set, or its labels were altered.
         DataError: the data is missing, or samples were added or removed since the artifact was made.
     """
     if artifact.kind != "dataset":
         raise ArtifactError(f"this is a {artifact.kind}", where=artifact.id, expected="a dataset")
+    if LABELS in artifact.manifest.files:
+        return relabelled(open_dataset(labelled_data(artifact)), artifact)
     recorded = artifact.manifest.config
     config: DatasetConfig = TypeAdapter(DatasetConfig).validate_python(recorded["dataset"])
     source = read_source(artifact.id.partition(".")[0], config, Path(recorded["base"]))
