@@ -33,12 +33,12 @@ def run(config: PseudoLabel, inputs: Mapping[str, Artifact], context: Context, o
     write_labels(out, guesses.classes, [guesses.sample_ids[index] for index in kept], guesses.labels[kept])
     write_guesses(guesses, kept, out / GUESSES)
     counts = np.bincount(guesses.labels[kept], minlength=len(guesses.classes)).tolist()
+    per_class = dict(zip(guesses.classes, counts, strict=True))
     found = f"kept {len(kept)} of {len(guesses.labels)} at ≥ {config.threshold:.2f}"
     how = f"T = {temperature:.3g}" if fitted else "not calibrated"
     progress.say(f"    {found} ({how}), {min(counts)} to {max(counts)} a class")
-    if missing := [name for name, count in zip(guesses.classes, counts, strict=True) if not count]:
+    if missing := [name for name, count in per_class.items() if not count]:
         progress.say(f"    no image for {len(missing)} of {len(counts)} classes: {listed(missing)}")
-    per_class = dict(zip(guesses.classes, counts, strict=True))
     return Contents(
         kind="dataset",
         metrics={"images": len(guesses.labels), "kept": len(kept), "per_class": per_class},
