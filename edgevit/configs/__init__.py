@@ -1,6 +1,19 @@
 """What a recipe may say: frozen records for data sets and stages. Every default lives here and nowhere else."""
 
-from edgevit.configs.datasets import DATASETS, Cifar, DatasetConfig, Digits, FewShot, Glyphs, ImageFolder, Npz, Splits
+from edgevit.configs.datasets import (
+    DATASETS,
+    Cifar,
+    DatasetConfig,
+    Digits,
+    EncodedImages,
+    FewShot,
+    Glyphs,
+    HuggingFace,
+    ImageFolder,
+    Npz,
+    Splits,
+    WebDataset,
+)
 from edgevit.configs.fields import input_files, references, with_absolute_files
 from edgevit.configs.objectives import Objective
 from edgevit.configs.stage import Budget, Stage
@@ -29,11 +42,13 @@ __all__ = [
     "DatasetConfig",
     "Digits",
     "Distill",
+    "EncodedImages",
     "Evaluate",
     "Export",
     "FewShot",
     "Fewshot",
     "Glyphs",
+    "HuggingFace",
     "ImageFolder",
     "Load",
     "Npz",
@@ -48,6 +63,7 @@ __all__ = [
     "Stream",
     "Train",
     "Training",
+    "WebDataset",
     "input_files",
     "references",
     "with_absolute_files",

@@ -40,7 +40,13 @@ class _Dataset(Frozen):
     include_classes: tuple[str, ...] | None = Field(None, description="keep only these classes")
 
 
-class ImageFolder(_Dataset):
+class EncodedImages(_Dataset):
+    """Data sets that hold picture files, any of which may be damaged."""
+
+    on_bad_image: Literal["skip", "refuse"] = Field("skip", description="what to do with a file that cannot be read")
+
+
+class ImageFolder(EncodedImages):
     """Pictures in folders: PATH/{train,val,test}/CLASS/… or PATH/CLASS/…"""
 
     source: Literal["image_folder"]
@@ -49,7 +55,33 @@ class ImageFolder(_Dataset):
         "top", description="which folder level names the class; none: pictures without labels"
     )
     splits: Splits = Field(Splits(), description="used where PATH has no train/val/test folders")
-    on_bad_image: Literal["skip", "refuse"] = Field("skip", description="what to do with a file that cannot be read")
+
+
+class WebDataset(EncodedImages):
+    """Tar shards in the layout of the webdataset package: KEY.jpg (or .png, …) beside KEY.cls or KEY.json.
+
+    A shard belongs to the split that its path names last, as in train-0000.tar or val/0000.tar. The names of numbered
+    classes are the lines of classes.txt beside the shards, where there is one.
+    """
+
+    source: Literal["webdataset"]
+    path: str = Field(description="folder of .tar shards, or their names, such as shards/train-{0000..0012}.tar")
+    labelled: bool = Field(True, description="false: pictures without labels, whatever lies beside them")
+    splits: Splits = Field(Splits(), description="used where no shard's path names train, val or test")
+
+
+class HuggingFace(EncodedImages):
+    """A Dataset or DatasetDict that the Hugging Face `datasets` package has saved with save_to_disk.
+
+    Needs the extra edgevit[huggingface]. Nothing is downloaded.
+    """
+
+    source: Literal["huggingface"]
+    path: str = Field(description="the local folder that save_to_disk wrote")
+    image_column: str | None = Field(None, description="by default image or img")
+    label_column: str | None = Field(None, description="by default label, labels or fine_label")
+    labelled: bool = Field(True, description="false: pictures without labels, whatever columns there are")
+    splits: Splits = Field(Splits(), description="used for a Dataset; a DatasetDict has its own")
 
 
 class Cifar(_Dataset):
@@ -85,6 +117,8 @@ class Digits(_Dataset):
 
 DATASETS: dict[str, type[Frozen]] = {
     "image_folder": ImageFolder,
+    "webdataset": WebDataset,
+    "huggingface": HuggingFace,
     "cifar10": Cifar,
     "cifar100": Cifar,
     "npz": Npz,
@@ -92,4 +126,6 @@ DATASETS: dict[str, type[Frozen]] = {
     "digits": Digits,
 }
 
-DatasetConfig = Annotated[ImageFolder | Cifar | Npz | Glyphs | Digits, Field(discriminator="source")]
+DatasetConfig = Annotated[
+    ImageFolder | WebDataset | HuggingFace | Cifar | Npz | Glyphs | Digits, Field(discriminator="source")
+]

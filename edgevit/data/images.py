@@ -21,19 +21,23 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def read_image(source: Path | bytes) -> Image:
+def read_image(source: Path | bytes, where: str = "the bytes given") -> Image:
     """Decode a file, or the bytes of one, to RGB uint8 (height, width, 3), upright; see `open_image` for the modes.
+
+    Args:
+        source: the file, or its bytes.
+        where: what an error calls the bytes.
 
     Raises:
         DataError: the file is missing, no picture, damaged, truncated or too large.
     """
-    where = source if isinstance(source, Path) else "the bytes given"
     try:
         return open_image(source if isinstance(source, Path) else BytesIO(source))
     except FileNotFoundError:
-        raise DataError("there is no such file", where=where, expected="a picture") from None
+        raise DataError("there is no such file", where=source, expected="a picture") from None
     except ValueError as error:
-        raise DataError(str(error), where=where, expected="a whole JPEG, PNG, WebP, BMP, TIFF, GIF or PPM") from None
+        place = source if isinstance(source, Path) else where
+        raise DataError(str(error), where=place, expected="a whole JPEG, PNG, WebP, BMP, TIFF, GIF or PPM") from None
 
 
 def as_rgb(image: npt.NDArray[np.uint8]) -> Image:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from edgevit.artifacts import Artifact, Json, Manifest, sha256_of
-from edgevit.configs import DatasetConfig, ImageFolder
+from edgevit.configs import DatasetConfig, EncodedImages
 from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
 from edgevit.data.hashes import ImageState, ImageStates
 from edgevit.data.relabelled import LABELS, labelled_data, relabelled
@@ -137,7 +137,7 @@ def _artifact(name: str, role: str, config: DatasetConfig, source: Source, base:
     candidates = _candidates(name, role, config, source)
     states = dict(zip(candidates.tolist(), source.images.states(candidates.tolist(), known), strict=True))
     unreadable = {source.ids[i]: state.problem for i, state in states.items() if state.problem is not None}
-    if unreadable and isinstance(config, ImageFolder) and config.on_bad_image == "refuse":
+    if unreadable and isinstance(config, EncodedImages) and config.on_bad_image == "refuse":
         raise DataError(
             f"{len(unreadable)} images cannot be read",
             where=name,

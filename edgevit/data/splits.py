@@ -10,6 +10,21 @@ import numpy as np
 from edgevit.configs import Splits
 from edgevit.data.dataset import Indices, Labels, Split
 
+_NAMED: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
+
+
+def split_named(word: str) -> Split | None:
+    """The split that goes by this name, or None."""
+    return _NAMED.get(word.lower())
+
 
 def split_by_hash(ids: Iterable[str], splits: Splits) -> tuple[Split, ...]:
     """Assign each sample by the hash of (seed, id), so a sample stays where it is when others are added.

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgevit.configs import ImageFolder
 from edgevit.data.dataset import SPLITS, Source, Split
-from edgevit.data.hashes import ImageState, ImageStates
+from edgevit.data.hashes import ImageState, ImageStates, StoredFile
 from edgevit.data.images import IMAGE_SUFFIXES, Image, is_image_name, read_image
 from edgevit.data.splits import split_by_hash
 from edgevit.errors import DataError
@@ -64,7 +64,7 @@ class FolderImages:
         return read_image(self.root / self.paths[index])
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
-        return known.of(self.root / self.paths[index] for index in indices)
+        return known.of(StoredFile(self.root / self.paths[index]) for index in indices)
 
 
 def _check_folder(root: Path) -> None:
