@@ -75,8 +75,10 @@ def parsed(config: type[S], **fields: Any) -> S:
         return config.model_validate({"stage": config.__name__.lower(), **fields})
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        option = f"--{str(problem['loc'][-1]).replace('_', '-')}"
-        raise RecipeError(str(problem["msg"]), where=option, got=problem["input"]) from None
+        names = [part for part in problem["loc"] if isinstance(part, str)]
+        option = f"--{names[-1].replace('_', '-')}" if names else None
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        raise RecipeError(message, where=option, got=problem["input"] if names else None) from None
 
 
 def _model_in_folder(path: Path) -> Artifact:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -103,26 +104,47 @@ def evaluate(
     data: DataPath,
     target: TargetName = "local-cpu",
     batch: Batch = 32,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="standard, or corruptions: blur, noise, JPEG, fog, … too.")
+    ] = "standard",
+    kinds: Annotated[str | None, typer.Option("--kinds", help="Of corruptions, e.g. blur,fog; all by default.")] = None,
+    severities: Annotated[
+        str | None, typer.Option("--severities", help="Of corruptions, e.g. 1,3,5; 1 to 5 by default.")
+    ] = None,
+    max_images: Annotated[
+        int | None, typer.Option("--max-images", min=1, help="Images to corrupt; 1000 by default.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure the accuracy of a model on labelled images.
+    """Measure the accuracy of a model on labelled images, or on the same images hurt in known ways.
 
     Example: edgevit evaluate deit.int8.onnx --data photos/
     """
     from edgevit.configs import Evaluate
     from edgevit.workshop import parsed, workshop
 
+    options = {
+        "kinds": kinds and kinds.split(","),
+        "severities": severities and severities.split(","),
+        "max_images": max_images,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
     with workshop(terminal_context()) as shop:
-        config = parsed(Evaluate, id="evaluation", model="model", data="images", target=target, batch_size=batch)
+        config = parsed(
+            Evaluate, id="evaluation", model="model", data="images", target=target, batch_size=batch,
+            protocol=protocol, **given,
+        )  # fmt: skip
         made = shop.make(config, model=shop.model(model), data=shop.labelled_images(data))
+        recorded = json.loads(made.file("evaluation.json").read_text(encoding="utf-8"))
+    corruptions = recorded.get("corruptions")
     if as_json:
-        print_json(made.metrics)
-    else:
-        top1 = made.metrics["top1"]
-        typer.echo(
-            f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images"
-        )
-        next_command(f"edgevit profile {model}")
+        print_json({**made.metrics, **({"corruptions": corruptions} if corruptions else {})})
+        return
+    top1 = made.metrics["top1"]
+    typer.echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
+    if corruptions:
+        _print_corruptions(corruptions)
+    next_command(f"edgevit profile {model}")
 
 
 def profile(
@@ -266,4 +288,18 @@ def _print_latency(made: Artifact) -> None:
     typer.echo(
         f"{metrics['runtime']} on {metrics['target']}, threads {metrics['threads']}, batch {metrics['batch_size']}, "
         f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
+    )
+
+
+def _print_corruptions(found: dict[str, Any]) -> None:
+    mean, severities = found["mean"], list(found["by_severity"])
+    typer.echo(f"under corruption {mean['value']:.2%}, 95% interval {mean['low']:.2%} to {mean['high']:.2%}")
+    rows = [*found["kinds"].items(), ("mean", found["by_severity"])]
+    means = [*found["by_kind"].values(), mean]
+    print_table(
+        ("top-1 at severity", *severities, "mean"),
+        (
+            (kind, *(f"{shares[severity]['value']:.1%}" for severity in severities), f"{over['value']:.1%}")
+            for (kind, shares), over in zip(rows, means, strict=True)
+        ),
     )

@@ -18,9 +18,11 @@ from edgevit.configs.fields import input_files, references, with_absolute_files
 from edgevit.configs.objectives import Objective
 from edgevit.configs.stage import Budget, Stage
 from edgevit.configs.stages import (
+    CORRUPTIONS,
     STAGES,
     Bundle,
     Compile,
+    Corruption,
     Evaluate,
     Export,
     Profile,
@@ -32,6 +34,7 @@ from edgevit.configs.stages import (
 from edgevit.configs.training import Augmentation, Distill, Fewshot, Load, Stream, Train, Training
 
 __all__ = [
+    "CORRUPTIONS",
     "DATASETS",
     "STAGES",
     "Augmentation",
@@ -39,6 +42,7 @@ __all__ = [
     "Bundle",
     "Cifar",
     "Compile",
+    "Corruption",
     "DatasetConfig",
     "Digits",
     "Distill",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgevit.artifacts import Kind
 from edgevit.configs.fields import (
@@ -21,6 +21,10 @@ from edgevit.configs.fields import (
 )
 from edgevit.configs.stage import Stage
 from edgevit.configs.training import Distill, Fewshot, Load, Train
+
+Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]
+CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
+Severity = Annotated[int, Field(ge=1, le=5)]
 
 
 class PseudoLabel(Stage):
@@ -83,6 +87,27 @@ class Evaluate(_OnTarget):
     model: ModelRef
     data: DatasetRef
     batch_size: Count = 32
+    protocol: Literal["standard", "corruptions"] = Field(
+        "standard", description="corruptions: the same images hurt in known ways too, alike for every model"
+    )
+    kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, min_length=1, description="with protocol: corruptions")
+    severities: tuple[Severity, ...] = Field((1, 2, 3, 4, 5), min_length=1, description="with protocol: corruptions")
+    max_images: Count = Field(
+        1000, description="with protocol: corruptions; of a larger set this many, drawn by the hash of their ids"
+    )
+    seed: int = Field(0, description="with protocol: corruptions; of their draws and of that of the images")
+
+    @model_validator(mode="after")
+    def _options_of_the_protocol(self) -> Self:
+        options = ("kinds", "severities", "max_images", "seed")
+        given = [name for name in options if getattr(self, name) != type(self).model_fields[name].default]
+        if self.protocol != "corruptions" and given:
+            raise ValueError(f"'{given[0]}' goes with protocol: corruptions")
+        for name in ("kinds", "severities"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"'{name}' names one of them twice")
+        return self
 
 
 class Profile(_OnTarget):

@@ -1,15 +1,20 @@
 """Accuracy: a session run over a data set, and what its answers are worth."""
 
-from edgevit.evaluation.accuracy import calibration, confusion_matrix, per_class, wilson_interval
+from edgevit.evaluation.accuracy import calibration, confusion_matrix, mean_accuracy, per_class, wilson_interval
 from edgevit.evaluation.classify import Predictions, classify
+from edgevit.evaluation.corruptions import classify_corrupted, drawn, write_corrupted
 from edgevit.evaluation.record import write_evaluation
 
 __all__ = [
     "Predictions",
     "calibration",
     "classify",
+    "classify_corrupted",
     "confusion_matrix",
+    "drawn",
+    "mean_accuracy",
     "per_class",
     "wilson_interval",
+    "write_corrupted",
     "write_evaluation",
 ]

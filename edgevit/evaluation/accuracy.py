@@ -14,12 +14,27 @@ Z_95 = 1.959963984540054
 BINS = 10
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+def wilson_interval(correct: float, n: float) -> tuple[float, float]:
     """95% interval of a share of `n` independent trials (Wilson 1927)."""
     share, z2 = correct / n, Z_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_accuracy(correct: NDArray[np.bool_]) -> Json:
+    """Share of right answers, {value, low, high, n}, where each of n images was asked about several times.
+
+    The answers about one image hang together, so the 95% interval is Wilson's at the effective number of answers
+    (Korn and Graubard 1998): that whose variance is that of the mean over images. Asked once, it is Wilson's own.
+
+    Args:
+        correct: (times, n), n ≥ 1.
+    """
+    n, value, variance = correct.shape[1], float(correct.mean()), float(correct.mean(0).var())
+    effective = min(n * value * (1 - value) / variance, correct.size) if variance else n
+    low, high = wilson_interval(value * effective, effective)
+    return {"value": value, "low": low, "high": high, "n": n}
 
 
 def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,18 +47,27 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
     Raises:
         DataError: the data set is unlabelled or empty, or has a class that the model lacks.
     """
-    labels = _labels_for(session, dataset, progress)
-    image, logits = session.spec.inputs[0].name, session.spec.outputs[0].name
-    probabilities = []
+    labels = labels_for(session, dataset, progress)
+    found = []
     with progress.bar("evaluate", len(dataset), "images") as bar:
         pictures = (dataset.image(index) for index in range(len(dataset)))
-        for batch, count in input_batches(session.spec, pictures, batch_size):
-            probabilities.append(softmax(session.infer({image: batch})[logits][:count]))
-            bar.advance(count)
-    return Predictions(dataset.sample_ids, session.spec.classes, labels, np.concatenate(probabilities))
+        for part in probabilities(session, pictures, batch_size):
+            found.append(part)
+            bar.advance(len(part))
+    return Predictions(dataset.sample_ids, session.spec.classes, labels, np.concatenate(found))
 
 
-def _labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
+def probabilities(
+    session: Session, pictures: Iterable[NDArray[np.uint8]], batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    """Softmax of the logits of each batch of RGB pictures, (n, classes)."""
+    image, logits = session.spec.inputs[0].name, session.spec.outputs[0].name
+    for batch, count in input_batches(session.spec, pictures, batch_size):
+        yield softmax(session.infer({image: batch})[logits][:count])
+
+
+def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
+    """The label of each sample as an index into the model's classes; raises as `classify` does."""
     if dataset.labels is None or not len(dataset):
         got = "no labels" if len(dataset) else "no images"
         raise DataError("accuracy needs labelled images", where=dataset.name, got=got, next="evaluate on a test role")

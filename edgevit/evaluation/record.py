@@ -17,8 +17,8 @@ SHOWN_MISTAKES = 24
 THUMBNAIL_SIDE = 192
 
 
-def write_evaluation(found: Predictions, dataset: Dataset, out: Path) -> Json:
-    """Write predictions.npz, evaluation.json and wrong/NNN.png into `out`; returns {top1, images}."""
+def write_evaluation(found: Predictions, dataset: Dataset, out: Path, **more: Json) -> Json:
+    """Write predictions.npz, evaluation.json (and in it what `more` names) and wrong/NNN.png; gives {top1, images}."""
     np.savez_compressed(
         out / "predictions.npz",
         sample_ids=np.array(found.sample_ids, dtype=np.str_),
@@ -34,6 +34,7 @@ def write_evaluation(found: Predictions, dataset: Dataset, out: Path) -> Json:
         "per_class": per_class(confusion, found.classes),
         "calibration": calibration(found.confidence, found.correct),
         "wrong": _write_mistakes(found, dataset, out),
+        **more,
     }
     (out / "evaluation.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     n, correct = len(found.labels), int(found.correct.sum())

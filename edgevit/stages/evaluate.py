@@ -9,7 +9,7 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Evaluate
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
-from edgevit.evaluation import classify, write_evaluation
+from edgevit.evaluation import classify, classify_corrupted, drawn, write_corrupted, write_evaluation
 from edgevit.runtimes.base import SessionOptions, runtime_of
 from edgevit.targets import target_for
 
@@ -17,6 +17,12 @@ from edgevit.targets import target_for
 def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model, dataset = inputs["model"], open_dataset(inputs["data"])
     with target_for(config.target).open(model, SessionOptions(threads=usable_cpus())) as session:
-        found = classify(session, dataset, config.batch_size, context.progress)
-    metrics = write_evaluation(found, dataset, out)
+        if config.protocol == "corruptions":
+            dataset = drawn(dataset, config.max_images, config.seed)
+            hurt = classify_corrupted(
+                session, dataset, config.kinds, config.severities, config.seed, config.batch_size, context.progress
+            )
+            metrics = write_corrupted(hurt, dataset, out)
+        else:
+            metrics = write_evaluation(classify(session, dataset, config.batch_size, context.progress), dataset, out)
     return Contents(kind="evaluation", metrics={**metrics, "runtime": runtime_of(model), "target": config.target})
