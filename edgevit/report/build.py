@@ -9,6 +9,7 @@ from pathlib import Path
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Budget
 from edgevit.report.comparison import answer, comparisons, verdict
+from edgevit.report.corruptions import under_corruption
 from edgevit.report.page import page
 from edgevit.report.text import markdown
 from edgevit.report.variants import Lineup, lineup
@@ -47,6 +48,7 @@ def report_json(found: Lineup, budget: Budget, name: str) -> Json:
         "comparisons": comparisons(found),
         "variants": [one.as_json() for one in found.variants],
         "table_note": _table_note(found),
+        "corruptions": under_corruption(found),
     }
 
 

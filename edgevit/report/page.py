@@ -65,6 +65,7 @@ def page(report: Mapping[str, Any], found: Lineup) -> str:
         calibration=_calibration(deployed),
         quantization=_quantization(found),
         agreements=list(_agreements(found)),
+        corruptions=[_under_corruption(number, group) for number, group in enumerate(report["corruptions"])],
         provenance=[_provenance(one) for one in found.artifacts],
     )
 
@@ -173,6 +174,17 @@ def _agreements(found: Lineup) -> Iterator[Json]:
                     "label": label,
                     "value": one.model.metrics[name],
                 }
+
+
+def _under_corruption(number: int, group: Mapping[str, Any]) -> Json:
+    wide, narrow = (plots.accuracy_by_severity(f"corruption-{number}", group, width) for width in (960, 380))
+    return {
+        "models": [one["id"] for one in group["models"]],
+        "rows": text.corruption_rows(group),
+        "note": text.corruption_note(group),
+        "wide": wide,
+        "narrow": narrow,
+    }
 
 
 def _fact(value: object) -> str:

@@ -24,6 +24,8 @@ from edgevit.report.variants import Variant
 INK, MUTED, GRID, ACCENT, SECOND, BAD = (f"#0a000{i}" for i in range(1, 7))
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", ACCENT: "--accent", SECOND: "--second", BAD: "--bad"}
 MARKERS = "osD^vP*X"
+LINE_COLORS = (ACCENT, SECOND, BAD, MUTED, INK)
+LINE_DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 DPI = 72
 MOST_CLASSES_WITH_NUMBERS = 20
 MOST_CLASSES_WITH_NAMES = 45
@@ -64,6 +66,27 @@ def accuracy_latency(
                 axes.plot([], [], MARKERS[index % len(MARKERS)], color=MUTED, label=target)
             axes.legend(loc="lower right", frameon=False)
         _name_variants(axes, figure, shown, deployed.id)
+    return svg()
+
+
+def accuracy_by_severity(name: str, group: Mapping[str, Any], width_px: int) -> str:
+    """Mean top-1 over all kinds of corruption against their severity, one line a model; severity 0 is unhurt."""
+    severities = [0, *group["severities"]]
+    with _figure(f"{name}-{width_px}", width_px, 280) as (figure, svg):
+        axes = figure.add_subplot()
+        for index, one in enumerate(group["models"]):
+            shares = [one["top1"], *(one["by_severity"][str(severity)] for severity in group["severities"])]
+            color = LINE_COLORS[index % len(LINE_COLORS)]
+            dashes = LINE_DASHES[index // len(LINE_COLORS) % len(LINE_DASHES)]
+            axes.plot(
+                severities, [100 * share["value"] for share in shares], color=color, linestyle=dashes, linewidth=1.6,
+                marker=MARKERS[index % len(MARKERS)], markersize=5, label=_shortened(one["id"]),
+            )  # fmt: skip
+        axes.set_xticks(severities)
+        axes.set_xlabel("severity (0: as they are)")
+        axes.set_ylabel("mean top-1, %")
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        figure.legend(loc="outside upper left", frameon=False, ncols=4 if width_px > 600 else 2)
     return svg()
 
 

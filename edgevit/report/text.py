@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 WIDTH = 80
@@ -34,6 +34,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## Variants, from teacher to deployed",
         variants_table(report["variants"]),
         _wrapped(report["table_note"]),
+        *(text for group in report["corruptions"] for text in _under_corruption(group)),
     ]
     return "\n\n".join(texts) + "\n"
 
@@ -58,6 +59,43 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
     ]
     table = _aligned([header, *with_intervals])
     return table if len(table.splitlines()[0]) <= WIDTH else _aligned([header, *rows])
+
+
+def corruption_rows(group: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, float]]]]:
+    """The rows of a table of accuracies under corruption, a column for each model: none, each kind, the mean."""
+    models = group["models"]
+    return [
+        ("none", [one["top1"] for one in models]),
+        *((kind, [one["by_kind"][kind] for one in models]) for kind in group["kinds"]),
+        ("mean of the kinds", [one["mean"] for one in models]),
+    ]
+
+
+def corruption_note(group: Mapping[str, Any]) -> str:
+    severities = ", ".join(map(str, group["severities"]))
+    return (
+        f"Top-1 on {group['n']:,} images of {group['data']}, each kind as the mean over the severities {severities}. "
+        "Every model saw the same pictures. These are not figures of ImageNet-C or CIFAR-10-C."
+    )
+
+
+def _under_corruption(group: Mapping[str, Any]) -> Iterator[str]:
+    """The section of report.md; models that 80 columns do not hold go on in a further table."""
+    yield "## Under corruption"
+    header = ("corruption", *(one["id"] for one in group["models"]))
+    rows = [header, *((name, *(percent(one["value"]) for one in shares)) for name, shares in corruption_rows(group))]
+    first = 1
+    while first < len(header):
+        last = first + 1
+        while last < len(header) and _fits([(row[0], *row[first : last + 1]) for row in rows]):
+            last += 1
+        yield _aligned([(row[0], *row[first:last]) for row in rows], text_columns=1)
+        first = last
+    yield _wrapped(corruption_note(group))
+
+
+def _fits(rows: Sequence[Sequence[str]]) -> bool:
+    return len(_aligned(rows, text_columns=1).splitlines()[0]) <= WIDTH
 
 
 # Numbers ------------------------------------------------------------------------------------------------------
@@ -123,9 +161,9 @@ def _told(point: Mapping[str, Any]) -> str:
     return " ".join([f"{point['title']}: {point['value']}.", *point["sentences"], point["conditions"]]).rstrip()
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def _aligned(rows: Sequence[Sequence[str]], text_columns: int = 2) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    numeric = [column > 1 for column in range(len(widths))]
+    numeric = [column >= text_columns for column in range(len(widths))]
 
     def line(row: Sequence[str]) -> str:
         cells = (

@@ -110,6 +110,7 @@ class Lineup:
         line: the deployed model and what it was made from, nearest first, without teachers.
         float_student: the float model of the deployed one whose accuracy counts, the checkpoint or its ONNX file.
         float_timed: the one of the two whose latency may be compared, in the deployed one's runtime if there is one.
+        corrupted: the evaluations under corruption, in the order of the recipe.
     """
 
     variants: tuple[Variant, ...]
@@ -119,6 +120,7 @@ class Lineup:
     teacher: Variant | None
     line: tuple[Artifact, ...]
     artifacts: tuple[Artifact, ...]
+    corrupted: tuple[Artifact, ...]
 
     def baselines(self) -> list[tuple[str, Variant]]:
         """What the deployed model is compared with: a word and the variant, without itself."""
@@ -139,7 +141,8 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
     Deployed is the most derived model (engine before onnx before checkpoint, then the last in order) with both
     accuracy and latency measured, or, where no model has both, with either. The float student is its nearest
     float checkpoint or the ONNX file
-    of it, the teacher what that checkpoint or one before it was distilled from.
+    of it, the teacher what that checkpoint or one before it was distilled from. An evaluation under corruption
+    speaks for a model's accuracy, by its clean images, only where the model has no other.
 
     Raises:
         ArtifactError: a measured model is no longer in the store.
@@ -147,7 +150,7 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
     artifacts = _all_behind(measurements)
     models = {one.digest: one for one in artifacts if one.kind in MODEL_KINDS}
     _check_models_are_there(measurements, models)
-    evaluations = [one for one in measurements if one.kind == "evaluation"]
+    evaluations = list(_of_clean_images(measurements))
     latencies = [one for one in measurements if one.kind == "latency"]
     deployed_model = _deployed(list(models.values()), evaluations, latencies)
     main_data = _main_data(deployed_model, evaluations)
@@ -158,7 +161,7 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
             model,
             _parent_id(model),
             _accuracy_on(main_data, model, evaluations),
-            [one for one in latencies if _model_digest(one) == model.digest],
+            [one for one in latencies if model_digest(one) == model.digest],
         )
     ]
     line = _line_of(deployed_model, models)
@@ -178,6 +181,7 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
         _variant_like(deployed, teacher, variants) if teacher else None,
         tuple(line),
         tuple(artifacts),
+        tuple(filter(is_under_corruption, measurements)),
     )
 
 
@@ -209,6 +213,15 @@ def data_of(evaluation: Artifact) -> InputRef:
     return evaluation.manifest.inputs["data"]
 
 
+def is_under_corruption(measurement: Artifact) -> bool:
+    return measurement.manifest.config.get("protocol") == "corruptions"
+
+
+def model_digest(measurement: Artifact) -> str:
+    """Digest of the model that was measured."""
+    return measurement.manifest.inputs["model"].digest
+
+
 def predictions(evaluation: Artifact) -> dict[str, NDArray[np.generic]]:
     """The arrays of an evaluation. Raises ArtifactError if the file was altered."""
     with np.load(evaluation.file("predictions.npz"), allow_pickle=False) as arrays:
@@ -224,6 +237,13 @@ def _all_behind(measurements: Iterable[Artifact]) -> list[Artifact]:
     return list(found.values())
 
 
+def _of_clean_images(measurements: Sequence[Artifact]) -> Iterator[Artifact]:
+    """Evaluations, those under corruption only of models that have no other."""
+    evaluations = [one for one in measurements if one.kind == "evaluation"]
+    plain = {model_digest(one) for one in evaluations if not is_under_corruption(one)}
+    yield from (one for one in evaluations if not (is_under_corruption(one) and model_digest(one) in plain))
+
+
 def _check_models_are_there(measurements: Iterable[Artifact], models: Mapping[str, Artifact]) -> None:
     for one in measurements:
         ref = one.manifest.inputs["model"]
@@ -237,7 +257,7 @@ def _check_models_are_there(measurements: Iterable[Artifact], models: Mapping[st
 
 
 def _deployed(models: Sequence[Artifact], evaluations: Sequence[Artifact], latencies: Sequence[Artifact]) -> Artifact:
-    accurate, timed = ({_model_digest(one) for one in some} for some in (evaluations, latencies))
+    accurate, timed = ({model_digest(one) for one in some} for some in (evaluations, latencies))
 
     def rank(numbered: tuple[int, Artifact]) -> tuple[int, int, int]:
         number, model = numbered
@@ -249,12 +269,12 @@ def _deployed(models: Sequence[Artifact], evaluations: Sequence[Artifact], laten
 
 def _main_data(deployed: Artifact, evaluations: Sequence[Artifact]) -> str | None:
     """Digest of the test images that the deployed model, or else any model, was last measured on."""
-    own = [one for one in evaluations if _model_digest(one) == deployed.digest]
+    own = [one for one in evaluations if model_digest(one) == deployed.digest]
     return data_of((own or list(evaluations))[-1]).digest if evaluations else None
 
 
 def _accuracy_on(data: str | None, model: Artifact, evaluations: Sequence[Artifact]) -> list[Artifact]:
-    return [one for one in evaluations if _model_digest(one) == model.digest and data_of(one).digest == data]
+    return [one for one in evaluations if model_digest(one) == model.digest and data_of(one).digest == data]
 
 
 def _variants_of(
@@ -315,7 +335,3 @@ def _variant_like(deployed: Variant, model: Artifact, variants: Iterable[Variant
     """The variant of `model` whose latency was taken under the deployed one's conditions, where there is one."""
     own = [one for one in variants if one.model.digest == model.digest]
     return max(own, key=lambda one: (same_conditions(one, deployed), one.latency is not None))
-
-
-def _model_digest(measurement: Artifact) -> str:
-    return measurement.manifest.inputs["model"].digest

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from edgevit.artifacts import Artifact, Contents, IOSpec, Json, Manifest, Preprocess, sha256_of
-from edgevit.configs import STAGES, references
-from edgevit.evaluation import Predictions, write_evaluation
+from edgevit.configs import STAGES, Evaluate, references
+from edgevit.evaluation import Predictions, write_corrupted, write_evaluation
+from edgevit.evaluation.corruptions import CorruptedPredictions
 from edgevit.store import Store, dotted, ingredients
 
 DIGITS = tuple("0123456789")
@@ -60,6 +61,24 @@ class MeasuredRun:
             return Contents("evaluation", metrics={**metrics, "runtime": runtime, "target": target})
 
         self._make(name, "evaluate", write, model=model, data=data, target=target)
+
+    def corrupted(self, name: str, model: str, accuracy: float, images: int | None = None, **options: object) -> None:
+        """An evaluation under corruption: each severity costs a tenth of the accuracy, of fog twice as much."""
+
+        def write(out: Path, _: Path) -> Contents:
+            config = Evaluate(stage="evaluate", id="e", model="m", data="d", protocol="corruptions", **options)  # type: ignore[arg-type]
+            clean = _predictions(accuracy, images or self.images, self.classes, seed=len(name))
+            shares = [
+                [accuracy * (1 - 0.1 * severity * (2 if kind == "fog" else 1)) for severity in config.severities]
+                for kind in config.kinds
+            ]
+            correct = np.arange(len(clean.labels)) >= np.round((1 - np.array(shares)) * len(clean.labels))[..., None]
+            found = CorruptedPredictions(clean, config.kinds, config.severities, correct)
+            metrics = write_corrupted(found, Noise(), out)  # type: ignore[arg-type]
+            runtime = _runtime(self.made[model])
+            return Contents("evaluation", metrics={**metrics, "runtime": runtime, "target": "local-cpu"})
+
+        self._make(name, "evaluate", write, model=model, data="digits.test", protocol="corruptions", **options)
 
     def latency(self, name: str, model: str, p50_ms: float, **conditions: object) -> None:
         def write(out: Path, _: Path) -> Contents:
