@@ -129,6 +129,16 @@ def test_every_tar_format_and_long_names(tmp_path: Path, format: int):
     assert data.image(1).tobytes() == np.asarray(Image.open(io.BytesIO(picture(f"{key}/2")))).tobytes()
 
 
+def test_what_tar_made_of_a_folder_is_the_same(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    for name, content in samples("abc"):
+        (tmp_path / "photos" / name).write_bytes(content)
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        archive.add(tmp_path / "photos", arcname=".")
+    assert opened(tmp_path).sample_ids == ("a", "b", "c")
+    assert notes(tmp_path) == ""
+
+
 # samples and labels
 
 
@@ -351,10 +361,10 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes):
 
 def test_a_member_of_negative_size_does_not_go_round_in_circles(tmp_path: Path):
     with (tmp_path / "0.tar").open("wb") as file:
-        for name in ("a.png", "b.png"):
+        for name in ("a.txt", "b.txt"):
             file.write(tarfile.TarInfo(name).tobuf())
-        member = tarfile.TarInfo("c.png")
-        member.size = -1536
+        member = tarfile.TarInfo("c.txt")
+        member.size = -1024  # the next header would be that of b.txt
         file.write(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     with pytest.raises(DataError, match="truncated or damaged"):
         opened(tmp_path)
@@ -387,7 +397,8 @@ def test_links_and_devices_are_passed_over_and_nothing_is_unpacked(tmp_path: Pat
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-        for name, kind in (("x.png", tarfile.SYMTYPE), ("y.png", tarfile.LNKTYPE), ("z.png", tarfile.CHRTYPE)):
+        kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.GNUTYPE_SPARSE)
+        for name, kind in zip(("w.png", "x.png", "y.png", "z.png"), kinds, strict=True):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, str(secret)
             archive.addfile(member)
@@ -395,7 +406,7 @@ def test_links_and_devices_are_passed_over_and_nothing_is_unpacked(tmp_path: Pat
         folder.type = tarfile.DIRTYPE
         archive.addfile(folder)
     assert opened(tmp_path / "web").sample_ids == ("../c", "a", "b")
-    assert "3 links, devices and sparse files are passed over" in notes(tmp_path / "web")
+    assert "4 links, devices and sparse files are passed over" in notes(tmp_path / "web")
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["0.tar", "secret.png", "web"]
 
 

@@ -7,16 +7,12 @@ random access, which draws that depend on (seed, epoch, view, sample) alone need
 from __future__ import annotations
 
 import glob
-import json
 import re
-import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -25,15 +21,12 @@ from edgevit.data.dataset import Indices, Source, Split
 from edgevit.data.hashes import ImageState, ImageStates, StoredFile, stamp_of
 from edgevit.data.images import IMAGE_SUFFIXES, Image, read_image
 from edgevit.data.labels import classes_and_labels
+from edgevit.data.shards import Picture, ShardIndex, index_of_shard, refuse_compressed
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
 
-_KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # as in webdataset: up to the file name's first dot
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
-_COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".zst": "zstd -d", ".xz": "unxz", ".bz2": "bunzip2"}
 _MOST_SHARDS = 100_000
-_LONGEST_LABEL = 2**20  # bytes of a .cls or .json
-_INDEXED_SHARDS = 4096  # kept in memory while the process runs
 
 
 def read(config: WebDataset, base: Path) -> Source:
@@ -49,7 +42,7 @@ def read(config: WebDataset, base: Path) -> Source:
     root, shards = _shards(config.path, base)
     splits = _splits_of_shards(root, shards)
     stamps = tuple(map(stamp_of, shards))
-    indices = [_indexed(shard, *stamp, config.labelled) for shard, stamp in zip(shards, stamps, strict=True)]
+    indices = [index_of_shard(shard, *stamp, config.labelled) for shard, stamp in zip(shards, stamps, strict=True)]
     pictures, notes = _pictures([str(shard.relative_to(root)) for shard in shards], indices, splits)
     if not pictures:
         expected = f"KEY and one of {' '.join(sorted(IMAGE_SUFFIXES))}"
@@ -60,13 +53,13 @@ def read(config: WebDataset, base: Path) -> Source:
         stamps=stamps,
         ids=ids,
         shard_of=np.array([shard for _, shard, _ in pictures], np.int64),
-        offsets=np.array([entry.offset for _, _, entry in pictures], np.int64),
-        sizes=np.array([entry.size for _, _, entry in pictures], np.int64),
+        offsets=np.array([picture.offset for _, _, picture in pictures], np.int64),
+        sizes=np.array([picture.size for _, _, picture in pictures], np.int64),
     )
     of_samples = split_by_hash(ids, config.splits) if splits is None else tuple(splits[i] for i in images.shard_of)
     if not config.labelled:
         return Source((), ids, None, of_samples, images, tuple(notes))
-    found = _labels([(sample_id, entry.label) for sample_id, _, entry in pictures], root)
+    found = _labels([(sample_id, picture.label) for sample_id, _, picture in pictures], root)
     classes, labels = classes_and_labels(found, _class_names(root), root)
     return Source(classes, ids, labels, of_samples, images, tuple(notes))
 
@@ -103,20 +96,6 @@ class ShardImages:
         return StoredFile(self.shards[self.shard_of[index]], int(self.offsets[index]), int(self.sizes[index]))
 
 
-class _Entry(NamedTuple):
-    """A picture in a shard."""
-
-    key: str
-    offset: int
-    size: int
-    label: int | str | None
-
-
-class _Index(NamedTuple):
-    entries: tuple[_Entry, ...]
-    passed_over: Mapping[str, int]
-
-
 def _shards(path: str, base: Path) -> tuple[Path, list[Path]]:
     """The folder that names start from, and the shards in the order of their names."""
     whole = (base / Path(path).expanduser()).absolute()
@@ -125,9 +104,8 @@ def _shards(path: str, base: Path) -> tuple[Path, list[Path]]:
         files = sorted(file for file in root.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(root)))
     else:
         root, files = _named_files(str(Path(path).expanduser()), base.absolute())
-    compressed = [file for file in files if file.suffix in _COMPRESSED and re.search(r"\.t(ar\.|gz)", file.name)]
-    if compressed:
-        raise _is_compressed(compressed[0], compressed[0].suffix)
+    for file in files:
+        refuse_compressed(file)
     shards = [file for file in files if file.suffix == ".tar"]
     if not shards:
         raise DataError("there are no shards here", where=whole, expected="files NAME.tar", next="correct the path")
@@ -168,15 +146,6 @@ def _expanded(pattern: str) -> Iterator[str]:
         yield from _expanded(pattern[: found.start()] + one + pattern[found.end() :])
 
 
-def _is_compressed(shard: Path, suffix: str) -> DataError:
-    return DataError(
-        "a compressed shard cannot be read by position",
-        where=shard,
-        expected="a plain .tar: pictures are compressed already",
-        next=f"{_COMPRESSED[suffix]} '{shard}'",
-    )
-
-
 def _splits_of_shards(root: Path, shards: Sequence[Path]) -> list[Split] | None:
     """The split that each shard's path names last, or None where no path names one."""
     named = [_split_in(shard.relative_to(root)) for shard in shards]
@@ -200,154 +169,25 @@ def _split_in(path: Path) -> Split | None:
 
 
 def _pictures(
-    names: Sequence[str], indices: Sequence[_Index], splits: Sequence[Split] | None
-) -> tuple[list[tuple[str, int, _Entry]], list[str]]:
-    """Every picture as (id, number of its shard, entry) in the order of ids, and what a user should know."""
+    names: Sequence[str], indices: Sequence[ShardIndex], splits: Sequence[Split] | None
+) -> tuple[list[tuple[str, int, Picture]], list[str]]:
+    """Every picture as (id, number of its shard, picture) in the order of ids, and what a user should know."""
     passed_over: Counter[str] = Counter()
-    found: list[tuple[str, int, _Entry]] = []
+    found: list[tuple[str, int, Picture]] = []
     for number, index in enumerate(indices):
         passed_over.update(index.passed_over)
         split = f"{splits[number]}/" if splits else ""
-        found += [(split + entry.key, number, entry) for entry in index.entries]
+        found += [(split + picture.key, number, picture) for picture in index.pictures]
     notes = [f"{count} {what} are passed over" for what, count in sorted(passed_over.items())]
     times = Counter(sample_id for sample_id, _, _ in found)
     if len(times) < len(found):
         repeated = sum(count for count in times.values() if count > 1)
         notes.append(f"{repeated} samples have keys that other shards use too: their shard's name is part of their id")
         found = [
-            (f"{names[number]}/{entry.key}" if times[sample_id] > 1 else sample_id, number, entry)
-            for sample_id, number, entry in found
+            (f"{names[number]}/{picture.key}" if times[sample_id] > 1 else sample_id, number, picture)
+            for sample_id, number, picture in found
         ]
-    return sorted(found, key=lambda picture: picture[0]), notes
-
-
-@lru_cache(maxsize=_INDEXED_SHARDS)
-def _indexed(shard: Path, size_bytes: int, mtime_ns: int, labelled: bool) -> _Index:
-    """Read all headers of a shard; its size and mtime are there for the cache to see a change."""
-    samples: dict[str, _Sample] = {}
-    passed_over: Counter[str] = Counter()
-    try:
-        with shard.open("rb") as file:
-            for member in _members(shard, file):
-                _take(member, samples, passed_over, shard, file, labelled)
-    except OSError as error:
-        raise DataError(f"the shard cannot be read: {error.strerror or error}", where=shard) from None
-    entries = [
-        _Entry(key, *sample.picture, sample.labels.get("cls", sample.labels.get("json")))
-        for key, sample in samples.items()
-        if sample.picture
-    ]
-    return _Index(tuple(entries), passed_over)
-
-
-@dataclass
-class _Sample:
-    """What one key stands for, while its shard is read."""
-
-    picture: tuple[int, int] | None = None  # offset, size
-    labels: dict[str, int | str | None] = field(default_factory=dict)  # by extension
-
-
-def _members(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Every member of a tar that is whole: it ends in a block of zeros, which tarfile itself does not ask for."""
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            last = -1
-            while (member := archive.next()) is not None:
-                if archive.offset <= last:
-                    raise tarfile.ReadError(f"a member of {member.size} bytes")
-                last = archive.offset
-                archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
-                yield member
-            file.seek(archive.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"no member and no end of the archive at byte {archive.offset}")
-    except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
-        file.seek(0)
-        if suffix := _compression(file.read(6)):
-            raise _is_compressed(shard, suffix) from None
-        raise DataError(
-            f"the shard is truncated or damaged: {error or type(error).__name__}",
-            where=shard,
-            got=f"{shard.stat().st_size} bytes",
-            next="fetch or write it again",
-        ) from None
-
-
-def _compression(beginning: bytes) -> str | None:
-    magic = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ": ".xz", b"BZh": ".bz2"}
-    return next((suffix for start, suffix in magic.items() if beginning.startswith(start)), None)
-
-
-def _take(
-    member: tarfile.TarInfo,
-    samples: dict[str, _Sample],
-    passed_over: Counter[str],
-    shard: Path,
-    file: BinaryIO,
-    labelled: bool,
-) -> None:
-    if not member.isreg() or member.issparse():
-        passed_over["links, devices and sparse files"] += not member.isdir()
-        return
-    matched = _KEY.fullmatch(member.name)
-    if not matched:
-        return
-    key, extension = matched[1], matched[2].lower()
-    if f".{extension}" in IMAGE_SUFFIXES:
-        if not _is_text(key):
-            passed_over["pictures whose names are not UTF-8"] += 1
-            return
-        sample = samples.setdefault(key, _Sample())
-        if sample.picture:
-            raise DataError("a sample has two pictures", where=shard, got=member.name, expected="one for each key")
-        sample.picture = member.offset_data, member.size
-    elif labelled and extension in ("cls", "json"):
-        where = f"{shard}: {member.name}"
-        if member.size > _LONGEST_LABEL:
-            raise DataError("this label is too long", where=where, got=f"{member.size} bytes")
-        file.seek(member.offset_data)
-        content = file.read(member.size)
-        label = _label_in_json(content, where) if extension == "json" else _label(_text(content, where), where)
-        samples.setdefault(key, _Sample()).labels[extension] = label
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _text(content: bytes, where: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise DataError("this label is no text", where=where, expected="a number or a name, in UTF-8") from None
-
-
-def _label_in_json(content: bytes, where: str) -> int | str | None:
-    """What stands under "label" or "class", or None where neither is there."""
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"this is no JSON: {error}", where=where) from None
-    label = record.get("label", record.get("class")) if isinstance(record, dict) else None
-    if label is None:
-        return None
-    if isinstance(label, bool) or not isinstance(label, int | str):
-        raise DataError("this label is no number and no name", where=where, got=json.dumps(label)[:50])
-    return _label(str(label), where)
-
-
-def _label(text: str, where: str) -> int | str:
-    name = text.strip()
-    if not name or not name.isprintable():
-        raise DataError(
-            "this label is no line of text", where=where, got=ascii(name[:50]), expected="a number or a name"
-        )
-    return int(name) if re.fullmatch(r"-?[0-9]{1,18}", name) else name
+    return sorted(found, key=lambda one: one[0]), notes
 
 
 def _labels(found: Sequence[tuple[str, int | str | None]], root: Path) -> list[int | str]:

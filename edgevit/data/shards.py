@@ -1,0 +1,190 @@
+"""What lies where in a tar shard: its pictures by offset and size, and the labels beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from edgevit.data.images import IMAGE_SUFFIXES
+from edgevit.errors import DataError
+
+_KEY = re.compile(r"(?:\./)?((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # webdataset's: up to the file name's first dot
+_LONGEST_LABEL = 2**20  # bytes of a .cls or .json
+_KEPT_INDICES = 4096  # shards whose index stays in memory while the process runs
+_COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".zst": "zstd -d", ".xz": "unxz", ".bz2": "bunzip2"}
+_MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ": ".xz", b"BZh": ".bz2"}
+
+
+class Picture(NamedTuple):
+    """The bytes offset to offset + size of a shard, and the number or name beside them, if there is one."""
+
+    key: str
+    offset: int
+    size: int
+    label: int | str | None
+
+
+class ShardIndex(NamedTuple):
+    """All pictures of a shard, and how many members were passed over, by reason."""
+
+    pictures: tuple[Picture, ...]
+    passed_over: Mapping[str, int]
+
+
+@lru_cache(maxsize=_KEPT_INDICES)
+def index_of_shard(shard: Path, size_bytes: int, mtime_ns: int, labelled: bool) -> ShardIndex:
+    """Read all headers of a shard and, where `labelled`, its .cls and .json files.
+
+    Its size and mtime are asked for so that an index that was read before serves again until they change.
+
+    Raises:
+        DataError: the shard is missing, compressed, truncated or damaged, or a label in it makes no sense.
+    """
+    try:
+        with shard.open("rb") as file:
+            samples = _Samples(shard, file, labelled)
+            for member in _members(shard, file):
+                samples.take(member)
+    except OSError as error:
+        raise DataError(f"the shard cannot be read: {error.strerror or error}", where=shard) from None
+    return samples.index()
+
+
+def refuse_compressed(shard: Path) -> None:
+    """Raises DataError where the name is that of a compressed shard."""
+    if shard.suffix == ".tgz" or (shard.suffix in _COMPRESSED and shard.name.endswith(f".tar{shard.suffix}")):
+        raise _is_compressed(shard, shard.suffix)
+
+
+def _members(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Every member of a tar that is whole: it ends in a block of zeros, which tarfile itself does not ask for."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            last = -1
+            while (member := archive.next()) is not None:
+                if archive.offset <= last:
+                    raise tarfile.ReadError(f"a member of {member.size} bytes")
+                last = archive.offset
+                archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
+                yield member
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no member and no end of the archive at byte {archive.offset}")
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        file.seek(0)
+        beginning = file.read(6)
+        for magic, suffix in _MAGIC.items():
+            if beginning.startswith(magic):
+                raise _is_compressed(shard, suffix) from None
+        raise DataError(
+            f"the shard is truncated or damaged: {error or type(error).__name__}",
+            where=shard,
+            got=f"{shard.stat().st_size} bytes",
+            next="fetch or write it again",
+        ) from None
+
+
+def _is_compressed(shard: Path, suffix: str) -> DataError:
+    return DataError(
+        "a compressed shard cannot be read by position",
+        where=shard,
+        expected="a plain .tar: pictures are compressed already",
+        next=f"{_COMPRESSED[suffix]} '{shard}'",
+    )
+
+
+@dataclass
+class _Sample:
+    """What one key stands for."""
+
+    picture: tuple[int, int] | None = None  # offset, size
+    labels: dict[str, int | str | None] = field(default_factory=dict)  # by extension
+
+
+class _Samples:
+    """The samples of a shard, while it is read member by member."""
+
+    def __init__(self, shard: Path, file: BinaryIO, labelled: bool) -> None:
+        self._shard, self._file, self._labelled = shard, file, labelled
+        self._by_key: dict[str, _Sample] = {}
+        self._passed_over: Counter[str] = Counter()
+
+    def take(self, member: tarfile.TarInfo) -> None:
+        named = _KEY.fullmatch(member.name)
+        if member.isdir() or not named:
+            return
+        key, extension = named[1], named[2].lower()
+        is_picture = f".{extension}" in IMAGE_SUFFIXES
+        if not member.isreg() or member.issparse():
+            self._passed_over["links, devices and sparse files"] += 1
+        elif is_picture and not _is_text(key):
+            self._passed_over["pictures whose names are not UTF-8"] += 1
+        elif is_picture:
+            self._take_picture(self._by_key.setdefault(key, _Sample()), member)
+        elif self._labelled and extension in ("cls", "json"):
+            self._by_key.setdefault(key, _Sample()).labels[extension] = self._label(member, extension)
+
+    def index(self) -> ShardIndex:
+        pictures = (
+            Picture(key, *sample.picture, sample.labels.get("cls", sample.labels.get("json")))
+            for key, sample in self._by_key.items()
+            if sample.picture
+        )
+        return ShardIndex(tuple(pictures), self._passed_over)
+
+    def _take_picture(self, sample: _Sample, member: tarfile.TarInfo) -> None:
+        if sample.picture:
+            raise DataError("a sample has two pictures", where=self._shard, got=member.name, expected="one a key")
+        sample.picture = member.offset_data, member.size
+
+    def _label(self, member: tarfile.TarInfo, extension: str) -> int | str | None:
+        where = f"{self._shard}: {member.name}"
+        if member.size > _LONGEST_LABEL:
+            raise DataError("this label is too long", where=where, got=f"{member.size} bytes")
+        self._file.seek(member.offset_data)
+        content = self._file.read(member.size)
+        return _label_in_json(content, where) if extension == "json" else _label(_text(content, where), where)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _label_in_json(content: bytes, where: str) -> int | str | None:
+    """What stands under "label" or "class", or None where neither is there."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"this is no JSON: {error}", where=where) from None
+    label = record.get("label", record.get("class")) if isinstance(record, dict) else None
+    if label is None:
+        return None
+    if isinstance(label, bool) or not isinstance(label, int | str):
+        raise DataError("this label is no number and no name", where=where, got=json.dumps(label)[:50])
+    return _label(str(label), where)
+
+
+def _text(content: bytes, where: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise DataError("this label is no text", where=where, expected="a number or a name, in UTF-8") from None
+
+
+def _label(text: str, where: str) -> int | str:
+    name = text.strip()
+    if not name or not name.isprintable():
+        got = ascii(name[:50])
+        raise DataError("this label is no line of text", where=where, got=got, expected="a number or a name")
+    return int(name) if re.fullmatch(r"-?[0-9]{1,18}", name) else name
