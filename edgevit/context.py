@@ -29,6 +29,8 @@ class Context:
         stage_id: the id of the stage that is running.
         work: a folder of this stage's key that survives a kill (training keeps `last.pt` there); removed once the
             stage has been published.
+        cache: a folder that all stages share and that may be removed at any time (what teachers said).
+        check: compute a sample of what is taken from the cache again, and compare.
         recipe_name: for titles.
     """
 
@@ -38,8 +40,10 @@ class Context:
     budget: Budget = field(default_factory=Budget)
     stage_id: str = ""
     work: Path = Path()
+    cache: Path = Path()
+    check: bool = False
     recipe_name: str = ""
 
-    def at(self, stage_id: str, work: Path) -> Context:
+    def at(self, stage_id: str, work: Path, cache: Path) -> Context:
         """The same context, for one stage."""
-        return replace(self, stage_id=stage_id, work=work)
+        return replace(self, stage_id=stage_id, work=work, cache=cache)

@@ -58,7 +58,7 @@ def make(
     if artifact is None:
         if title:
             context.progress.say(title)
-        artifact = store.make(config, inputs, parts, _writer(config, inputs, context), again=again)
+        artifact = store.make(config, inputs, parts, _writer(config, inputs, context, store.cache), again=again)
         if title:
             context.progress.say(f"    {_outcome(artifact)}")
     return lying_where(artifact, inputs["data"]) if artifact.kind == "dataset" else artifact
@@ -148,10 +148,12 @@ def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:
     return named or runtime_of(inputs["model"])
 
 
-def _writer(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> Callable[[Path, Path], Contents]:
+def _writer(
+    config: Stage, inputs: Mapping[str, Artifact], context: Context, cache: Path
+) -> Callable[[Path, Path], Contents]:
     def write(out: Path, work: Path) -> Contents:
         start = time.monotonic()
-        contents = stage_function(config.name())(config, inputs, context.at(config.id, work), out)
+        contents = stage_function(config.name())(config, inputs, context.at(config.id, work, cache), out)
         cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib_so_far": round(_peak_rss_mib(), 1)}
         return replace(contents, provenance={**contents.provenance, **provenance(), **cost})
 

@@ -5,6 +5,7 @@
     <runs>/.store/tmp/<key>/                        being written
     <runs>/.store/work/<key>/                       survives a kill (last.pt); removed when published
     <runs>/.store/lock/<key>                        held while a key is being made
+    <runs>/.store/cache/                            may be removed at any time (what teachers said)
 
 A key is the sha256 of what decides a result: stage, stage version, configuration, content of the inputs, target.
 """
@@ -71,6 +72,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.cache = root / "cache"
 
     def key(self, parts: Json) -> str:
         return sha256_of(parts)[:40]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from edgevit.artifacts import Artifact, FileEntry, IOSpec, Manifest, sha256_of_file
 from edgevit.configs import Augmentation, Train
@@ -79,3 +81,8 @@ def published_checkpoint(folder: Path, built: BuiltModel, classes: tuple[str, ..
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     return Artifact.load(folder)
+
+
+def random_logits(seed: int, samples: int = 6, classes: int = 5) -> Tensor:
+    """Logits in float64, drawn from a seed."""
+    return 3 * torch.randn(samples, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

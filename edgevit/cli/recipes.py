@@ -31,6 +31,9 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and say what would run.")] = False,
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compute a sample of what comes from the teacher cache again, and compare.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a recipe; finished stages are not run again, and a stopped run goes on.
@@ -45,7 +48,8 @@ def run(
     if dry_run:
         _print_plan(pipeline.why(loaded, recipe.parent, runs, fresh), recipe, settings, as_json)
         return
-    context = terminal_context(device=training_device(device), **({} if workers is None else {"workers": workers}))
+    loading = {} if workers is None else {"workers": workers}
+    context = terminal_context(device=training_device(device), check=check, **loading)
     before = pipeline.finished(loaded, runs)
     done = pipeline.run(loaded, recipe.parent, runs, context, fresh)
     stages = {stage.id: done[stage.id] for stage in loaded.stages}

@@ -15,7 +15,17 @@ from edgevit.configs.datasets import (
     WebDataset,
 )
 from edgevit.configs.fields import input_files, references, with_absolute_files
-from edgevit.configs.objectives import Objective
+from edgevit.configs.objectives import (
+    AttentionTransfer,
+    CrossEntropy,
+    DecoupledDistillation,
+    FeatureDistillation,
+    HardDistillation,
+    Objective,
+    SoftDistillation,
+    Tap,
+    TeacherTerm,
+)
 from edgevit.configs.stage import Budget, Stage
 from edgevit.configs.stages import (
     CORRUPTIONS,
@@ -31,27 +41,32 @@ from edgevit.configs.stages import (
     Report,
     StageConfig,
 )
-from edgevit.configs.training import Augmentation, Distill, Fewshot, Load, Stream, Train, Training
+from edgevit.configs.training import Augmentation, Distill, Fewshot, Load, Stream, TeacherCache, Train, Training
 
 __all__ = [
     "CORRUPTIONS",
     "DATASETS",
     "STAGES",
+    "AttentionTransfer",
     "Augmentation",
     "Budget",
     "Bundle",
     "Cifar",
     "Compile",
     "Corruption",
+    "CrossEntropy",
     "DatasetConfig",
+    "DecoupledDistillation",
     "Digits",
     "Distill",
     "EncodedImages",
     "Evaluate",
     "Export",
+    "FeatureDistillation",
     "FewShot",
     "Fewshot",
     "Glyphs",
+    "HardDistillation",
     "HuggingFace",
     "ImageFolder",
     "Load",
@@ -61,10 +76,14 @@ __all__ = [
     "PseudoLabel",
     "Quantize",
     "Report",
+    "SoftDistillation",
     "Splits",
     "Stage",
     "StageConfig",
     "Stream",
+    "Tap",
+    "TeacherCache",
+    "TeacherTerm",
     "Train",
     "Training",
     "WebDataset",

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from edgevit.artifacts import Frozen, Kind
 from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, Fraction, NonNegative, Positive, ReadsFile
-from edgevit.configs.objectives import Objective
+from edgevit.configs.objectives import (
+    AttentionTransfer,
+    CrossEntropy,
+    DecoupledDistillation,
+    FeatureDistillation,
+    HardDistillation,
+    Objective,
+)
 from edgevit.configs.stage import Stage
+
+# AugReg's grid (Steiner et al. 2021): alpha of mixup, RandAugment's layers and magnitude.
+AUGREG: dict[str, tuple[float, int, int]] = {
+    "none": (0.0, 0, 0),
+    "light1": (0.0, 2, 0),
+    "light2": (0.2, 2, 10),
+    "medium1": (0.2, 2, 15),
+    "medium2": (0.5, 2, 15),
+    "heavy1": (0.5, 2, 20),
+    "heavy2": (0.8, 2, 20),
+}
+Preset = Literal["none", "light1", "light2", "medium1", "medium2", "heavy1", "heavy2"]
 
 
 class Augmentation(Frozen):
-    """Random changes to training images; each draw is a function of (seed, epoch, view, sample)."""
+    """Random changes to training images; each draw is a function of (seed, epoch, view, sample).
 
+    A preset, which may be given alone by its name, sets `mixup` and `auto_augment` where they are not given.
+    """
+
+    preset: Preset | None = Field(None, description="strength after AugReg's grid")
     scale: tuple[Fraction, Fraction] = Field((0.6, 1.0), description="area of the random crop")
     ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
     horizontal_flip: Fraction = 0.5
@@ -23,7 +46,27 @@ class Augmentation(Frozen):
     random_erasing: Fraction = 0.0
     rotate_degrees: NonNegative = 0.0
     mixup: NonNegative = Field(0.0, description="alpha of mixup; 0 is off")
-    cutmix: NonNegative = Field(0.0, description="alpha of cutmix; 0 is off")
+    cutmix: NonNegative = Field(0.0, description="alpha of cutmix; 0 is off; with both, each batch draws one of them")
+    mix_probability: Fraction = Field(
+        1.0, description="share of the batches that are mixed, where mixup or cutmix is on"
+    )
+    repeats: Count = Field(1, description="views of each sample in a batch (repeated augmentation, Hoffer et al. 2020)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            given = {"preset": given}
+        if not isinstance(given, dict) or given.get("preset") not in AUGREG:
+            return given
+        mixup, layers, magnitude = AUGREG[given["preset"]]
+        policy = f"rand-m{magnitude}-n{layers}" if layers else None
+        return {"mixup": mixup, "auto_augment": policy, **given}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are mixed with others."""
+        return bool((self.mixup or self.cutmix) and self.mix_probability)
 
 
 class Training(Stage):
@@ -31,21 +74,70 @@ class Training(Stage):
 
     makes: ClassVar[Kind] = "checkpoint"
 
-    epochs: Annotated[int, Field(ge=0)] = Field(10, description="passes over the first stream")
+    epochs: Annotated[int, Field(ge=0)] = Field(
+        10, description="as many images as the first stream has, this many times"
+    )
     batch_size: Count = 64
+    accumulation: Count = Field(1, description="parts in which a batch is computed, one after another, to save memory")
     learning_rate: Annotated[float, Field(ge=0)] = 5e-4
+    learning_rate_batch: Count | None = Field(
+        None, description="the batch size that learning_rate is meant for; it is scaled in proportion to batch_size"
+    )
     weight_decay: NonNegative = 0.05
     optimizer: str = Field("adamw", description="any timm optimiser")
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "tanh", "poly", "step", "multistep"] = Field(
+        "cosine", description="timm's schedule of this name"
+    )
+    decay_epochs: tuple[Count, ...] = Field((), description="step: one, the interval; multistep: when the rate falls")
+    decay_rate: Fraction = Field(0.1, description="step, multistep: factor of each fall; poly: its power")
     warmup_fraction: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="factor of the learning rate from each layer to the one before it, for fine-tuning"
+    )
+    freeze: Literal["backbone"] | Count | None = Field(
+        None, description="what is not trained: all but the classifier, or this many first layers"
+    )
     clip_grad_norm: Positive | None = None
     label_smoothing: Fraction = 0.0
-    drop_path_rate: Fraction = 0.0
+    dropout: Fraction = Field(0.0, description="before the classifier, and in a ViT's embeddings and blocks")
+    drop_path_rate: Fraction = Field(0.0, description="stochastic depth")
+    regularization: Fraction = Field(0.0, description="AugReg's: sets dropout and drop_path_rate at once")
     ema_decay: Fraction | None = Field(
-        None, description="keep an exponential moving average of the weights, and ship it"
+        None, description="keep an exponential moving average of the weights (with warm-up), and ship it"
     )
-    augmentation: Augmentation = Augmentation()
+    augmentation: Annotated[
+        Augmentation, BeforeValidator(lambda given: given, json_schema_input_type=Preset | Augmentation)
+    ] = Augmentation()
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of autocast")
+    channels_last: bool = Field(False, description="memory layout; faster for convolutions on recent devices")
+    compile: bool = Field(False, description="torch.compile; needs a C++ compiler")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        if self.regularization and (self.dropout or self.drop_path_rate):
+            raise ValueError("'regularization' stands for dropout and drop_path_rate: give it, or these")
+        falls = {"step": (1, 1), "multistep": (1, 10**6)}.get(self.schedule, (0, 0))
+        if not falls[0] <= len(self.decay_epochs) <= falls[1]:
+            expected = {"step": "one number", "multistep": "one or more numbers"}.get(self.schedule, "none")
+            raise ValueError(
+                f"schedule '{self.schedule}' takes {expected} as decay_epochs, got {len(self.decay_epochs)}"
+            )
+        return self
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate for this batch size (Goyal et al. 2017: in proportion)."""
+        return self.learning_rate * (self.batch_size / (self.learning_rate_batch or self.batch_size))
+
+    @property
+    def model_rates(self) -> dict[str, float]:
+        """timm's arguments for what is dropped at random while training; those that are 0 are left out."""
+        rates = {
+            "drop_rate": self.dropout or self.regularization,
+            "drop_path_rate": self.drop_path_rate or self.regularization,
+        }
+        return {name: rate for name, rate in rates.items() if rate}
 
 
 class Load(Stage):
@@ -112,26 +204,67 @@ class Stream(Frozen):
     share: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of each batch; all shares add up to 1")
 
 
+class WeightedTeacher(Frozen):
+    """One of several teachers."""
+
+    model: CheckpointRef
+    weight: Positive = 1.0
+
+
+class TeacherCache(Frozen):
+    """Keep what the teacher says of each view; other students of the same views and teacher then need no teacher.
+
+    In full and in float32, the student is the same to the bit as without the cache (on one CPU).
+    """
+
+    top_k: Count | None = Field(
+        None, description="keep the k largest probabilities alone; the rest is spread evenly (TinyViT); all by default"
+    )
+    dtype: Literal["float32", "float16"] = "float32"
+
+
 class Distill(Training):
     """Train a student to agree with a teacher."""
 
     stage: Literal["distill"]
-    teacher: CheckpointRef
+    teacher: CheckpointRef | None = None
+    teachers: tuple[WeightedTeacher, ...] = Field(
+        (), description="several, whose weighted mean of probabilities teaches; or give `teacher`"
+    )
+    teacher_cache: TeacherCache | None = None
     model: str | None = Field(None, description="the student, a timm model name; or give `init`")
     model_args: dict[str, Any] = {}
     init: CheckpointRef | None = None
     distillation_token: bool = Field(False, description="a second token and head that learn from the teacher (DeiT)")
+    inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] = Field(
+        "mean_softmax", description="what a distillation-token student answers with: both heads (how), or one of them"
+    )
     image_size: Count | None = None
     streams: tuple[Stream, ...] = Field(min_length=1)
-    objectives: tuple[Objective, ...] = Field(
-        (Objective(loss="cross_entropy", weight=0.5), Objective(loss="hard", weight=0.5)), min_length=1
-    )
+    objectives: tuple[Objective, ...] = Field((CrossEntropy(weight=0.5), HardDistillation(weight=0.5)), min_length=1)
     val: DatasetRef | None = None
 
     @model_validator(mode="after")
     def _checks(self) -> Distill:
         _check_start(self)
+        if (self.teacher is None) == (not self.teachers):
+            raise ValueError("give either 'teacher' or 'teachers'")
         total = sum(stream.share for stream in self.streams)
         if len(self.streams) > 1 and abs(total - 1) > 1e-6:
             raise ValueError(f"the shares of the streams must add up to 1, got {total:g}")
+        if self.inference != "mean_softmax" and not self.distillation_token:
+            raise ValueError("'inference' chooses between two heads: it goes with distillation_token: true")
+        self._check_terms()
         return self
+
+    def _check_terms(self) -> None:
+        for term in self.objectives:
+            if isinstance(term, DecoupledDistillation) and self.augmentation.mixes:
+                raise ValueError("dkd is defined for one label a picture: leave out mixup and cutmix, or take 'soft'")
+            if isinstance(term, (FeatureDistillation, AttentionTransfer)):
+                if self.teacher_cache is not None:
+                    raise ValueError(
+                        f"the teacher cache keeps no features, which '{term.loss}' needs: leave one of them out"
+                    )
+                if len(self.teachers) > 1:
+                    raise ValueError(f"'{term.loss}' takes one teacher, got {len(self.teachers)}")

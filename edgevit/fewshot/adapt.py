@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgevit.artifacts import IOSpec
-from edgevit.configs import Fewshot, Objective
+from edgevit.configs import CrossEntropy, Fewshot, SoftDistillation
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.errors import DataError, RecipeError
@@ -23,7 +23,7 @@ from edgevit.training.objectives import distillation_objective, label_objective
 from edgevit.training.teachers import LiveTeacher
 
 # What keeps fine-tuning on a few images from forgetting: as much weight as the labels have.
-SELF_DISTILLATION = (Objective(loss="cross_entropy", weight=0.5), Objective(loss="soft", weight=0.5))
+SELF_DISTILLATION = (CrossEntropy(weight=0.5), SoftDistillation(weight=0.5))
 
 
 def default_method(pool: Dataset | None) -> str:
@@ -60,7 +60,7 @@ def fit_head(
     else:
         head = heads.through_pool(support_features, labels, seen[1], num_classes, centre)
     built.module.cpu()
-    return with_linear_head(built, head, config.drop_path_rate)
+    return with_linear_head(built, head, config.model_rates)
 
 
 def finetune(

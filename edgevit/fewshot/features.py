@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -45,9 +47,11 @@ def features_of(
     return averaged
 
 
-def with_linear_head(built: BuiltModel, head: LinearHead, drop_path_rate: float = 0.0) -> BuiltModel:
+def with_linear_head(
+    built: BuiltModel, head: LinearHead, drop_rates: Mapping[str, float] | None = None
+) -> BuiltModel:
     """The same model with this classifier. Of a distillation-token student both heads get it, and are averaged."""
-    fresh = with_new_head(built, len(head.bias), drop_path_rate)
+    fresh = with_new_head(built, len(head.bias), drop_rates)
     model = timm_model(fresh.module)
     if fresh.description.distillation_token:
         model.set_distilled_training(False)  # type: ignore[operator]
@@ -55,7 +59,7 @@ def with_linear_head(built: BuiltModel, head: LinearHead, drop_path_rate: float 
         for linear in classifiers(model):
             linear.weight.copy_(torch.from_numpy(head.weight))
             linear.bias.copy_(torch.from_numpy(head.bias))
-    description = fresh.description.model_copy(update={"distillation_token": False})
+    description = fresh.description.model_copy(update={"distillation_token": False, "inference": "mean_softmax"})
     return BuiltModel(model.eval(), description, built.preprocess)
 
 

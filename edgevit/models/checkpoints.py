@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from edgevit.artifacts import Artifact, IOSpec
+from edgevit.artifacts import Artifact, Contents, IOSpec, Json
 from edgevit.errors import ArtifactError, RecipeError
+from edgevit.models.cost import cost_of
 from edgevit.models.creation import (
     BuiltModel,
     ModelDescription,
@@ -28,6 +29,7 @@ from edgevit.models.creation import (
     timm_model,
     with_new_head,
 )
+from edgevit.models.distillation_token import Inference
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHOWN_KEYS = 3
@@ -52,6 +54,25 @@ def save_checkpoint(model: nn.Module, description: ModelDescription, out: Path) 
     (out / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n")
 
 
+def checkpoint_contents(
+    built: BuiltModel, classes: tuple[str, ...], out: Path, metrics: Json, provenance: Json, log: str | None = None
+) -> Contents:
+    """Write a model that a stage made into `out`; gives the stage's contents.
+
+    Args:
+        metrics, provenance: what the stage adds to the model's cost and licence.
+        log: a file in `out` that belongs to making it, and not to the result.
+    """
+    save_checkpoint(built.module, built.description, out)
+    return Contents(
+        kind="checkpoint",
+        metrics={**cost_of(built.module, built.preprocess), **metrics},
+        logs=(log,) if log is not None and (out / log).is_file() else (),
+        io=IOSpec.for_classifier(built.preprocess, classes),
+        provenance={"weights_licence": built.description.licence, **provenance},
+    )
+
+
 def write_to_disk(path: Path, content: bytes | memoryview) -> None:
     """Write a file that outlasts a power cut; OSError on a full disk, which torch and safetensors call otherwise."""
     with path.open("wb") as file:
@@ -65,7 +86,7 @@ def model_from_checkpoint(artifact: Artifact) -> nn.Module:
     return open_checkpoint(artifact).module
 
 
-def open_checkpoint(artifact: Artifact, drop_path_rate: float = 0.0) -> Checkpoint:
+def open_checkpoint(artifact: Artifact, drop_rates: Mapping[str, float] | None = None) -> Checkpoint:
     """A checkpoint's model with its description and IOSpec.
 
     Raises ArtifactError if the artifact is no checkpoint or was altered after it was made.
@@ -74,7 +95,7 @@ def open_checkpoint(artifact: Artifact, drop_path_rate: float = 0.0) -> Checkpoi
         raise ArtifactError("this is no checkpoint", where=artifact.path, got=artifact.kind, expected="checkpoint")
     description = _read_description(artifact.file(DESCRIPTION))
     weights = artifact.file(WEIGHTS)
-    module = build(description, drop_path_rate)
+    module = build(description, drop_rates)
     load_state(module, load_file(weights), weights)
     return Checkpoint(module, description, artifact.io)
 
@@ -87,7 +108,8 @@ def starting_model(
     model_args: Mapping[str, Any],
     *,
     distillation_token: bool = False,
-    drop_path_rate: float = 0.0,
+    inference: Inference = "mean_softmax",
+    drop_rates: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> BuiltModel:
     """Where training starts: a new model, or the checkpoint `init`, with a fresh head where its classes differ."""
@@ -99,10 +121,11 @@ def starting_model(
             image_size,
             model_args,
             distillation_token=distillation_token,
-            drop_path_rate=drop_path_rate,
+            inference=inference,
+            drop_rates=drop_rates,
             seed=seed,
         )
-    module, description, io = open_checkpoint(init, drop_path_rate)
+    module, description, io = open_checkpoint(init, drop_rates)
     if image_size not in (None, io.preprocess.height):
         raise RecipeError(
             "a checkpoint keeps its image size",
@@ -110,7 +133,7 @@ def starting_model(
             expected=f"{io.preprocess.height}, as in {init.id}, or none",
         )
     built = BuiltModel(module, description, io.preprocess)
-    return built if io.classes == classes else with_new_head(built, len(classes), drop_path_rate, seed)
+    return built if io.classes == classes else with_new_head(built, len(classes), drop_rates, seed)
 
 
 def load_weights(built: BuiltModel, path: Path) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgevit.artifacts import Frozen, Json, Preprocess
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.models import catalogue
-from edgevit.models.distillation_token import DistillationTokenModel, has_distillation_token
+from edgevit.models.distillation_token import DistillationTokenModel, Inference, has_distillation_token
 from edgevit.models.names import known_model, nearest_models
 
 CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
@@ -30,6 +30,7 @@ class ModelDescription(Frozen):
     model_args: Json = {}
     num_classes: int
     distillation_token: bool = False
+    inference: Inference = "mean_softmax"
     licence: str | None = None
 
 
@@ -49,7 +50,8 @@ def create_model(
     pretrained: bool = False,
     *,
     distillation_token: bool = False,
-    drop_path_rate: float = 0.0,
+    inference: Inference = "mean_softmax",
+    drop_rates: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> BuiltModel:
     """A timm model for square images, with weights drawn from `seed` or pretrained.
@@ -61,7 +63,8 @@ def create_model(
         model_args: more arguments of timm's constructor, such as `patch_size` or `depth`.
         pretrained: fetch the weights that timm knows; position embeddings are resampled to `image_size`.
         distillation_token: train both heads of a model that has a distillation head.
-        drop_path_rate: stochastic depth while training; no part of the description.
+        inference: what a model with both heads answers with.
+        drop_rates: timm's drop_rate and drop_path_rate while training; no part of the description.
 
     Raises:
         RecipeError: an unknown name or argument, a size the model cannot take, no distillation head.
@@ -69,33 +72,30 @@ def create_model(
     """
     check_model_name(name)
     args, size = _sized_args(name, dict(model_args or {}), image_size)
-    extra: Json = {"num_classes": num_classes} if num_classes is not None else {}
-    if drop_path_rate:
-        extra["drop_path_rate"] = drop_path_rate
+    extra: Json = {**({} if num_classes is None else {"num_classes": num_classes}), **(drop_rates or {})}
     model, args = _build(name, args, size, extra, pretrained, seed)
     preprocess = preprocess_of(model, size)
     _check_runs(model, name, preprocess.height)
     if distillation_token:
-        model = _with_distillation_token(model, name)
+        model = _with_distillation_token(model, name, inference)
     description = ModelDescription(
         model=name,
         model_args=args,
         num_classes=int(num_classes if num_classes is not None else model_config(model)["num_classes"]),
         distillation_token=distillation_token,
+        inference=inference,
         licence=model_config(model).get("license") if pretrained else None,
     )
     return BuiltModel(model.eval(), description, preprocess)
 
 
-def build(description: ModelDescription, drop_path_rate: float = 0.0, seed: int = 0) -> nn.Module:
+def build(description: ModelDescription, drop_rates: Mapping[str, float] | None = None, seed: int = 0) -> nn.Module:
     """The model of a description, in eval mode, with weights drawn from `seed`."""
     check_model_name(description.model)
-    extra: Json = {"num_classes": description.num_classes}
-    if drop_path_rate:
-        extra["drop_path_rate"] = drop_path_rate
+    extra: Json = {"num_classes": description.num_classes, **(drop_rates or {})}
     model, _ = _build(description.model, description.model_args, None, extra, pretrained=False, seed=seed)
     if description.distillation_token:
-        model = _with_distillation_token(model, description.model)
+        model = _with_distillation_token(model, description.model, description.inference)
     return model.eval()
 
 
@@ -137,10 +137,12 @@ def default_class_names(num_classes: int) -> tuple[str, ...]:
     return tuple(str(index) for index in range(num_classes))
 
 
-def with_new_head(built: BuiltModel, num_classes: int, drop_path_rate: float = 0.0, seed: int = 0) -> BuiltModel:
+def with_new_head(
+    built: BuiltModel, num_classes: int, drop_rates: Mapping[str, float] | None = None, seed: int = 0
+) -> BuiltModel:
     """The same model and weights with a fresh classifier for `num_classes`, drawn from `seed`."""
     description = built.description.model_copy(update={"num_classes": num_classes})
-    fresh = build(description, drop_path_rate, seed)
+    fresh = build(description, drop_rates, seed)
     heads = classifier_prefixes(fresh)
     kept = {key: value for key, value in timm_model(built.module).state_dict().items() if not key.startswith(heads)}
     timm_model(fresh).load_state_dict(kept, strict=False)
@@ -247,18 +249,18 @@ def _bad_argument(name: str, error: TypeError) -> RecipeError:
     return RecipeError(
         f"timm cannot build {name}: {_first_line(error)}",
         expected="arguments that timm's constructor of this model takes",
-        next="look at model_args and drop_path_rate",
+        next="look at model_args, dropout and drop_path_rate",
     )
 
 
-def _with_distillation_token(model: nn.Module, name: str) -> nn.Module:
+def _with_distillation_token(model: nn.Module, name: str, inference: Inference) -> nn.Module:
     if not has_distillation_token(model):
         raise RecipeError(
             f"{name} has no distillation head",
             got="distillation_token: true",
             expected="a model that has one, such as deit_tiny_distilled_patch16_224, or distillation_token: false",
         )
-    return DistillationTokenModel(model)
+    return DistillationTokenModel(model, inference)
 
 
 def _three(values: tuple[float, ...]) -> tuple[float, float, float]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+Inference = Literal["mean_softmax", "mean_logits", "class", "distillation"]
 
 
 class TwoLogits(NamedTuple):
@@ -18,13 +20,16 @@ class TwoLogits(NamedTuple):
 class DistillationTokenModel(nn.Module):
     """A timm model with a class head and a distillation head (DeiT, LeViT, PiT, RepViT, EfficientFormer, …).
 
-    In training it gives both heads' logits. Otherwise it gives one tensor, log(½·softmax(a) + ½·softmax(b)): the
-    paper's late fusion adds the two softmaxes (Touvron et al. 2021, section 4), where DeiT's code averages the
-    logits. Its softmax is that mean.
+    In training it gives both heads' logits. Otherwise it gives one tensor, by `inference`:
+
+    mean_softmax: log(½·softmax(a) + ½·softmax(b)), whose softmax is that mean: the paper's late fusion adds the two
+    softmaxes (Touvron et al. 2021, section 4). mean_logits: ½·(a + b), as DeiT's code does. class or distillation: the
+    logits of that head alone.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, inference: Inference = "mean_softmax") -> None:
         super().__init__()
+        self.inference = inference
         model.set_distilled_training(True)  # type: ignore[operator]
         self.model = model
         self.train(self.training)
@@ -33,7 +38,13 @@ class DistillationTokenModel(nn.Module):
         class_logits, distillation_logits = self.model(images)
         if self.training:
             return TwoLogits(class_logits, distillation_logits)
-        return log_mean_softmax(class_logits, distillation_logits)
+        if self.inference == "mean_softmax":
+            return log_mean_softmax(class_logits, distillation_logits)
+        if self.inference == "mean_logits":
+            mean: Tensor = (class_logits + distillation_logits) / 2
+            return mean
+        answer: Tensor = class_logits if self.inference == "class" else distillation_logits
+        return answer
 
     def train(self, mode: bool = True) -> DistillationTokenModel:
         super().train(mode)

@@ -1,30 +1,31 @@
-"""distill: a teacher and images, labelled or not → the student's checkpoint."""
+"""distill: teachers and images, labelled or not → the student's checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
-from edgevit.artifacts import Artifact, Contents, IOSpec
+from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Distill
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.models.checkpoints import open_checkpoint, save_checkpoint, starting_model
-from edgevit.models.cost import cost_of
+from edgevit.models.checkpoints import checkpoint_contents, starting_model
 from edgevit.training.fit import METRICS, fit
 from edgevit.training.objectives import distillation_objective
 from edgevit.training.streams import distillation_streams, student_classes, validation_set
-from edgevit.training.teachers import LiveTeacher
+from edgevit.training.students import with_projectors
+from edgevit.training.teaching import Teaching, common_canvas
 
 
 def run(config: Distill, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    teacher = open_checkpoint(inputs["teacher"])
-    datasets = [open_dataset(inputs[f"streams.{index}.data"]) for index in range(len(config.streams))]
-    classes = student_classes(datasets, teacher.io.classes)
+    paths = [f"teachers.{index}.model" for index in range(len(config.teachers))] or ["teacher"]
+    teachers = [inputs[path] for path in paths]
+    data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
+    datasets = [open_dataset(one) for one in data]
+    classes = student_classes(datasets, teachers[0].io.classes)
     shares = [stream.share for stream in config.streams]
     streams = distillation_streams(datasets, shares, classes, config.objectives)
+    val = open_dataset(inputs["val"]) if "val" in inputs else None
     built = starting_model(
         config.model,
         inputs.get("init"),
@@ -32,26 +33,22 @@ def run(config: Distill, inputs: Mapping[str, Artifact], context: Context, out: 
         config.image_size,
         config.model_args,
         distillation_token=config.distillation_token,
-        drop_path_rate=config.drop_path_rate,
+        inference=config.inference,
+        drop_rates=config.model_rates,
         seed=config.seed,
     )
-    live = LiveTeacher(teacher.module, teacher.io, classes, torch.device(context.device))
-    val = open_dataset(inputs["val"]) if "val" in inputs else None
+    canvas = common_canvas(built.preprocess, [teacher.io.preprocess for teacher in teachers])
+    teaching = Teaching(config, teachers, data, classes, canvas, context)
     trained, val_top1 = fit(
-        built.module,
-        distillation_objective(config.objectives, live, len(classes), config.label_smoothing),
+        with_projectors(built, config.objectives, teaching.channels, config.seed),
+        distillation_objective(config.objectives, teaching, len(classes), config.label_smoothing),
         streams,
         config,
         context,
         preprocess=built.preprocess,
+        canvas=canvas,
         out=out,
         val=validation_set(val, classes),
     )
-    save_checkpoint(trained, built.description, out)
-    return Contents(
-        kind="checkpoint",
-        metrics={**cost_of(trained, built.preprocess), "val_top1": val_top1},
-        logs=(METRICS,),
-        io=IOSpec.for_classifier(built.preprocess, classes),
-        provenance={"weights_licence": built.description.licence},
-    )
+    built = built._replace(module=trained)
+    return checkpoint_contents(built, classes, out, {"val_top1": val_top1}, teaching.summary(), METRICS)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents, IOSpec
+from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Fewshot
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.fewshot.adapt import default_method, finetune, fit_head
-from edgevit.models.checkpoints import open_checkpoint, save_checkpoint
-from edgevit.models.cost import cost_of
+from edgevit.models.checkpoints import checkpoint_contents, open_checkpoint
 from edgevit.training.fit import METRICS
 
 
 def run(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    checkpoint = open_checkpoint(inputs["model"], config.drop_path_rate)
+    checkpoint = open_checkpoint(inputs["model"], config.model_rates)
     support = open_dataset(inputs["support"])
     pool = open_dataset(inputs["pool"]) if "pool" in inputs else None
     method = config.method or default_method(pool)
@@ -24,11 +23,4 @@ def run(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: 
         adapted = finetune(checkpoint, support, pool, config, context, out)
     else:
         adapted = fit_head(checkpoint, support, pool, method, config, context)
-    save_checkpoint(adapted.module, adapted.description, out)
-    return Contents(
-        kind="checkpoint",
-        metrics={**cost_of(adapted.module, adapted.preprocess), "method": method},
-        logs=(METRICS,) if (out / METRICS).is_file() else (),
-        io=IOSpec.for_classifier(adapted.preprocess, support.classes),
-        provenance={"weights_licence": adapted.description.licence},
-    )
+    return checkpoint_contents(adapted, support.classes, out, {"method": method}, {}, METRICS)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents, IOSpec
+from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Load
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import RecipeError
-from edgevit.models.checkpoints import load_weights, num_classes_of_weights, save_checkpoint
-from edgevit.models.cost import cost_of
+from edgevit.models.checkpoints import checkpoint_contents, load_weights, num_classes_of_weights
 from edgevit.models.creation import BuiltModel, create_model, default_class_names, with_new_head
 
 
@@ -23,13 +22,7 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
     classes = classes or default_class_names(built.description.num_classes)
     if built.description.licence:
         context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")
-    save_checkpoint(built.module, built.description, out)
-    return Contents(
-        kind="checkpoint",
-        metrics=cost_of(built.module, built.preprocess),
-        io=IOSpec.for_classifier(built.preprocess, classes),
-        provenance={"weights": _origin(config), "weights_licence": built.description.licence},
-    )
+    return checkpoint_contents(built, classes, out, {}, {"weights": _origin(config)})
 
 
 def _built(config: Load, num_classes: int | None, context: Context) -> BuiltModel:

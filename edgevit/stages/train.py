@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents, IOSpec
+from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Train
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.models.checkpoints import save_checkpoint, starting_model
-from edgevit.models.cost import cost_of
+from edgevit.models.checkpoints import checkpoint_contents, starting_model
 from edgevit.training.fit import METRICS, fit
 from edgevit.training.objectives import label_objective
 from edgevit.training.streams import labelled_stream, validation_set
@@ -24,7 +23,7 @@ def run(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Pa
         data.classes,
         config.image_size,
         config.model_args,
-        drop_path_rate=config.drop_path_rate,
+        drop_rates=config.model_rates,
         seed=config.seed,
     )
     val = open_dataset(inputs["val"]) if "val" in inputs else None
@@ -38,11 +37,5 @@ def run(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Pa
         out=out,
         val=validation_set(val, data.classes),
     )
-    save_checkpoint(trained, built.description, out)
-    return Contents(
-        kind="checkpoint",
-        metrics={**cost_of(trained, built.preprocess), "val_top1": val_top1},
-        logs=(METRICS,),
-        io=IOSpec.for_classifier(built.preprocess, data.classes),
-        provenance={"weights_licence": built.description.licence},
-    )
+    built = built._replace(module=trained)
+    return checkpoint_contents(built, data.classes, out, {"val_top1": val_top1}, {}, METRICS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,8 +29,12 @@ class Batch(NamedTuple):
         labels: (N,) int64; UNLABELLED where there is none.
         streams: (N,) int64, the stream that each sample comes from.
         samples: (N,) int64, its index in that stream's data set.
-        partners: (N,) int64, the place in the batch of the picture that it was mixed with; its own where unmixed.
+        partners: (N,) int64, the row of the picture that it was mixed with; its own where unmixed.
+        partner_labels: (N,) int64, that picture's label.
         own_share: (N,) float32, the share of itself in the mixture; 1 where unmixed.
+        rows: (N,) int64, its place in the whole batch.
+        step: the batch's number, from 0.
+        done: the share of the training that lies before this batch.
     """
 
     canvases: Tensor
@@ -38,10 +42,23 @@ class Batch(NamedTuple):
     streams: Tensor
     samples: Tensor
     partners: Tensor
+    partner_labels: Tensor
     own_share: Tensor
+    rows: Tensor
+    step: int = 0
+    done: float = 0.0
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        """The same batch on a device."""
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def part(self, number: int, parts: int) -> Batch:
+        """Every `parts`-th sample, from sample `number` on, so that each part has its share of every stream."""
+        return self._with_each(lambda tensor: tensor[number::parts])
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed = {name: change(one) for name, one in self._asdict().items() if isinstance(one, Tensor)}
+        return self._replace(**changed)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -54,9 +71,11 @@ class TrainingStream:
 
 
 class Batches(TorchDataset[Batch]):
-    """The batch of each step. An epoch is a pass over the first stream; each stream has a count of its own passes.
+    """The batch of each step, a function of (seed, step) and of what is given here but `epochs`.
 
-    Streams go on without a break from one of their epochs to the next, so every batch is full.
+    An epoch is as many images as the first stream has; each stream has a count of its own passes. Streams go on without
+    a break from one pass to the next, so every batch is full. With repeated augmentation, a sample stands in a batch
+    several times, each time in a view of its own, and a pass takes that many epochs.
     """
 
     def __init__(
@@ -85,21 +104,33 @@ class Batches(TorchDataset[Batch]):
         rows = [row for stream in range(len(self.streams)) for row in self._rows(stream, step)]
         canvases = torch.stack([canvas for canvas, *_ in rows])
         labels, streams, samples = (torch.tensor(column) for column in list(zip(*rows, strict=True))[1:])
-        unmixed = Batch(canvases, labels, streams, samples, torch.arange(len(rows)), torch.ones(len(rows)))
-        mixing = self.augmentation is not None and (self.augmentation.mixup or self.augmentation.cutmix)
-        return self._mixed(unmixed, step) if mixing else unmixed
+        unmixed = Batch(
+            canvases,
+            labels,
+            streams,
+            samples,
+            partners=torch.arange(len(rows)),
+            partner_labels=labels,
+            own_share=torch.ones(len(rows)),
+            rows=torch.arange(len(rows)),
+            step=step,
+            done=step / self.total_steps,
+        )
+        return self._mixed(unmixed) if self.augmentation is not None and self.augmentation.mixes else unmixed
 
     def epoch_of(self, step: int) -> int:
-        """How many passes over the first stream are complete when `step` steps are done."""
+        """How many epochs are complete when `step` steps are done."""
         return step * self.counts[0] // self.images_per_epoch
 
     def load(self, first_step: int, workers: int) -> Iterator[Batch]:
         """The batches from `first_step` on, made by worker processes where there are any: the same either way."""
         steps = range(first_step, self.total_steps)
-        for made in DataLoader(_Made(self), batch_size=None, sampler=steps, num_workers=workers):
-            if isinstance(made, EdgevitError):
-                raise made
-            yield made
+        made = iter(DataLoader(_Made(self), batch_size=None, sampler=steps, num_workers=workers))
+        for _ in steps:
+            batch = _next(made)
+            if isinstance(batch, EdgevitError):
+                raise batch
+            yield batch
 
     def __getstate__(self) -> dict[str, object]:
         return {key: value for key, value in self.__dict__.items() if key != "_order"}
@@ -110,18 +141,22 @@ class Batches(TorchDataset[Batch]):
 
     def _rows(self, stream: int, step: int) -> Iterator[tuple[Tensor, int, int, int]]:
         source, count = self.streams[stream], self.counts[stream]
+        repeats = 1 if self.augmentation is None else self.augmentation.repeats
         for position in range(step * count, (step + 1) * count):
-            epoch, place = divmod(position, len(source.dataset))
-            index = int(self._order(stream, epoch)[place])
-            canvas, label, _ = self._views[stream][epoch, stream, index]
+            sample, repeat = divmod(position, repeats)
+            its_pass, place = divmod(sample, len(source.dataset))
+            index = int(self._order(stream, its_pass)[place])
+            canvas, label, _ = self._views[stream][its_pass, stream + repeat * len(self.streams), index]
             yield canvas, label if source.labelled else UNLABELLED, stream, index
 
-    def _uncached_order(self, stream: int, epoch: int) -> Indices:
-        return epoch_order(self.seed, epoch, stream, len(self.streams[stream].dataset))
+    def _uncached_order(self, stream: int, its_pass: int) -> Indices:
+        return epoch_order(self.seed, its_pass, stream, len(self.streams[stream].dataset))
 
-    def _mixed(self, batch: Batch, step: int) -> Batch:
+    def _mixed(self, batch: Batch) -> Batch:
         assert self.augmentation is not None
-        rng = np.random.default_rng(seed_of(self.seed, "mix", step))
+        rng = np.random.default_rng(seed_of(self.seed, "mix", batch.step))
+        if self.augmentation.mix_probability < 1 and rng.random() >= self.augmentation.mix_probability:
+            return batch
         partners = _partners(batch.streams.numpy(), rng)
         kinds = [kind for kind in ("mixup", "cutmix") if getattr(self.augmentation, kind)]
         kind = kinds[int(rng.integers(len(kinds)))]
@@ -136,7 +171,10 @@ class Batches(TorchDataset[Batch]):
             canvases[:, top:bottom, left:right] = pasted
             share = 1 - (bottom - top) * (right - left) / (canvases.shape[1] * canvases.shape[2])
         return batch._replace(
-            canvases=canvases, partners=partners, own_share=torch.full((len(partners),), share, dtype=torch.float32)
+            canvases=canvases,
+            partners=partners,
+            partner_labels=batch.labels[partners],
+            own_share=torch.full((len(partners),), share, dtype=torch.float32),
         )
 
 
@@ -151,6 +189,19 @@ class _Made(TorchDataset[Batch | EdgevitError]):
             return self._batches[step]
         except EdgevitError as error:
             return error
+
+
+def _next(made: Iterator[Batch | EdgevitError]) -> Batch | EdgevitError:
+    try:
+        return next(made)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "a process that loads images died",
+            got=str(error).splitlines()[0],
+            next="it may have run out of memory, also of shared memory: fewer --workers, or --workers 0",
+        ) from None
 
 
 def batch_shares(shares: Sequence[float], batch_size: int) -> list[int]:

@@ -7,12 +7,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
@@ -21,15 +19,19 @@ from edgevit.configs import Training
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
-from edgevit.errors import RecipeError, TrainingError, did_you_mean
+from edgevit.errors import TrainingError
 from edgevit.models.checkpoints import write_to_disk
 from edgevit.models.distillation_token import TwoLogits
-from edgevit.training.batches import Batches, TrainingStream, seed_of
+from edgevit.training.batches import Batch, Batches, TrainingStream, seed_of
 from edgevit.training.inference import accuracy
-from edgevit.training.objectives import ObjectiveFunction, learning_rate_at
+from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
+from edgevit.training.optimisation import freeze, optimizer_for, scheduler_for
+from edgevit.training.precision import autocast, is_out_of_memory
+from edgevit.training.students import WithFeatures, without_projectors
 
 LAST, METRICS = "last.pt", "metrics.jsonl"
 MOST_STEPS_BETWEEN_ROWS = 50
+SPIKE = 3.0  # a row's loss over the one before it
 
 
 def fit(
@@ -41,6 +43,7 @@ def fit(
     *,
     preprocess: Preprocess,
     out: Path,
+    canvas: Preprocess | None = None,
     val: Dataset | None = None,
     save_every_s: float = 20.0,
 ) -> tuple[nn.Module, float | None]:
@@ -50,25 +53,29 @@ def fit(
     moving average and the number of steps are all that has to survive a kill; they are kept in `context.work`.
 
     Args:
-        model: gives logits (batch, classes), or both heads' in training mode.
+        model: gives logits (batch, classes), both heads' in training mode, or WithFeatures.
         objective: the loss of the model's outputs for a batch.
         streams: where batches come from; an epoch is a pass over the first.
         preprocess: how canvases enter the model.
         out: where `metrics.jsonl` goes.
+        canvas: the size of the canvases; the model's own by default, larger where a teacher sees more.
         val: looked at after each epoch.
         save_every_s: least time between two saves within an epoch.
 
     Returns:
-        The trained model, in eval mode on the CPU (its moving average where `ema_decay` is given), and its accuracy on
-        `val`.
+        The trained model without projectors, in eval mode on the CPU (its moving average where `ema_decay` is given),
+        and its accuracy on `val`.
 
     Raises:
-        TrainingError: the loss or the weights are no longer finite; the last good state stays in `context.work`.
+        TrainingError: the loss or the weights are no longer finite, or the batch does not fit into memory; the last
+            good state stays in `context.work`.
     """
-    run = _Run(model, objective, streams, config, context, preprocess, val, save_every_s)
-    run.train()
+    batches = Batches(streams, canvas or preprocess, config.augmentation, config.batch_size, config.epochs, config.seed)
+    run = _Run(model, objective, batches, config, context, preprocess, val)
+    run.train(save_every_s)
     (out / METRICS).write_bytes((context.work / METRICS).read_bytes())
-    return run.trained.cpu().eval(), run.val_top1
+    trained: nn.Module = without_projectors(run.trained).cpu().eval()
+    return trained, run.val_top1
 
 
 class _Run:
@@ -78,20 +85,24 @@ class _Run:
         self,
         model: nn.Module,
         objective: ObjectiveFunction,
-        streams: Sequence[TrainingStream],
+        batches: Batches,
         config: Training,
         context: Context,
         preprocess: Preprocess,
         val: Dataset | None,
-        save_every_s: float,
     ) -> None:
         self.config, self.context, self.preprocess = config, context, preprocess
-        self.objective, self.val, self.save_every_s = objective, val, save_every_s
+        self.objective, self.batches, self.val = objective, batches, val
         self.device = torch.device(context.device)
-        self.model = model.to(self.device)
+        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model = model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.frozen = freeze(self.model, config)
         self.optimizer = optimizer_for(self.model, config)
+        steps_per_epoch = batches.total_steps / max(1, config.epochs)
+        self.scheduler = scheduler_for(self.optimizer, config, batches.total_steps, steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay, use_warmup=True)
-        self.batches = Batches(streams, preprocess, config.augmentation, config.batch_size, config.epochs, config.seed)
+        self.forward: Callable[[Tensor], Outputs] = torch.compile(self.model) if config.compile else self.model
         self.val_top1: float | None = None
         self.step = 0
         self.log = _MetricsLog(context.work / METRICS)
@@ -100,56 +111,77 @@ class _Run:
     def trained(self) -> nn.Module:
         return self.model if self.ema is None else self.ema.module
 
-    def train(self) -> None:
+    def train(self, save_every_s: float) -> None:
         self._resume()
         self.log.cut_after(self.step)
         total, batches = self.batches.total_steps, self.batches
         every = min(MOST_STEPS_BETWEEN_ROWS, max(1, total // 100))
-        saved_at = row_at = time.monotonic()
-        row = _Row()
+        saved_at = row_at = waits_since = time.monotonic()
+        row, last_loss = _Row(), math.inf
         with self.context.progress.bar(self.context.stage_id or "training", total, "steps") as bar:
             bar.advance(self.step)
             for batch in batches.load(self.step, self.context.workers):
+                row.waited_s += time.monotonic() - waits_since
                 row.add(*self._train_on(batch.to(self.device)))
                 bar.advance(1, loss=row.loss, **({} if row.accuracy is None else {"accuracy": row.accuracy}))
                 epoch_ended = batches.epoch_of(self.step) > batches.epoch_of(self.step - 1) or self.step == total
                 if epoch_ended and self.val is not None:
                     self.val_top1 = self._validate()
-                if not (epoch_ended or self.step % every == 0):
-                    continue
-                now = time.monotonic()
-                self._log(row, now - row_at, self.val_top1 if epoch_ended else None)
-                row, row_at = _Row(), now
-                if now - saved_at > (self.save_every_s / 10 if epoch_ended else self.save_every_s):
-                    self._save()
-                    saved_at = time.monotonic()
+                if epoch_ended or self.step % every == 0:
+                    now = time.monotonic()
+                    self._log(row, now - row_at, self.val_top1 if epoch_ended else None)
+                    self._mention_spike(last_loss, row.loss)
+                    row, row_at, last_loss = _Row(), now, row.loss
+                    if now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s):
+                        self._save()
+                        saved_at = time.monotonic()
+                waits_since = time.monotonic()
         _check_finite(self.trained, self)
 
-    def _train_on(self, batch: Any) -> tuple[float, float | None, int]:
+    def _train_on(self, batch: Batch) -> tuple[float, float | None, int]:
         """One step. Gives its loss, the share of labelled samples that it got right, and its number of samples."""
-        rate = self._learning_rate_of(self.step + 1)
         torch.manual_seed(seed_of(self.config.seed, "step", self.step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        outputs = self.model.train()(normalise(batch.canvases, self.preprocess))
-        loss = self.objective(outputs, batch)
-        loss_value = float(loss.detach())
-        if not math.isfinite(loss_value):
-            raise self.diverged(f"the loss is {loss_value}", self.step + 1)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.scheduler.step_update(self.step)
+        parts = min(self.config.accumulation, len(batch.labels))
+        try:
+            results = self._backward(batch, parts)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            results = None
+        if results is None:  # outside of the handler, which would keep the failed computation's memory
+            raise self._too_large(batch, parts)
         if self.config.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
-        return loss_value, _share_right(outputs, batch.labels), len(batch.labels)
+        return (*results, len(batch.labels))
 
-    def _learning_rate_of(self, step: int) -> float:
-        """The rate that step 1, 2, … is taken with."""
-        config, total = self.config, self.batches.total_steps
-        return learning_rate_at(step - 1, total, config.learning_rate, config.schedule, config.warmup_fraction)
+    def _backward(self, batch: Batch, parts: int) -> tuple[float, float | None]:
+        """Gradients of the batch's loss. Gives the loss and the share of labelled samples that were right."""
+        self.optimizer.zero_grad()
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+        loss_value, right = 0.0, _Share()
+        for part in [batch] if parts == 1 else [batch.part(number, parts) for number in range(parts)]:
+            images = normalise(part.canvases, self.preprocess).contiguous(memory_format=self.layout)
+            with autocast(self.device, self.config.precision):
+                outputs = self.forward(images)
+            outputs = _float32(outputs)
+            loss = self.objective(outputs, part)
+            if parts > 1:
+                loss = loss * (len(part.labels) / len(batch.labels))
+            loss_value += float(loss.detach())
+            if not math.isfinite(loss_value):
+                raise self.diverged(f"the loss is {loss_value}", self.step + 1)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            right.add(heads_of(outputs)[0], part.labels)
+        return loss_value, right.share
 
     def _validate(self) -> float:
         assert self.val is not None
@@ -160,10 +192,51 @@ class _Run:
             "epoch": self.batches.epoch_of(self.step),
             "step": self.step,
             "loss": row.loss,
-            "learning_rate": self._learning_rate_of(self.step),
+            "learning_rate": self._learning_rate(),
             "images_per_s": round(row.samples / max(seconds, 1e-9), 1),
+            "waiting": round(row.waited_s / max(seconds, 1e-9), 3),
         }
+        if row.accuracy is not None:
+            done["top1"] = row.accuracy
         self.log.add(done if val_top1 is None else {**done, "val_top1": val_top1})
+
+    def _learning_rate(self) -> float:
+        """The largest of the rates that are set."""
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    def _mention_spike(self, before: float, now: float) -> None:
+        if now > SPIKE * abs(before):
+            self.context.progress.say(
+                f"    the loss rose from {before:.3g} to {now:.3g} before step {self.step}; where it stays high, lower "
+                f"learning_rate (now {self._learning_rate():.3g}) or set clip_grad_norm: 1"
+            )
+
+    def _too_large(self, batch: Batch, parts: int) -> TrainingError:
+        fits = self._fitting_parts(batch, parts)
+        images = -(-len(batch.labels) // fits) if fits else 0
+        return TrainingError(
+            "the memory does not hold this batch",
+            where=f"stage '{self.context.stage_id}', step {self.step + 1} of {self.batches.total_steps}",
+            got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
+            expected=f"{images} images at once, which fit" if fits else "more memory: not even one image fits",
+            next=f"set accumulation: {fits}, which keeps the batch of {len(batch.labels)}" if fits else None,
+        )
+
+    def _fitting_parts(self, batch: Batch, parts: int) -> int | None:
+        """The smallest doubling of `parts` with which the batch can be computed, by trying one part."""
+        while parts < len(batch.labels):
+            parts = min(2 * parts, len(batch.labels))
+            self.optimizer.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                self._backward(batch.part(0, parts), 1)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                return parts
+        return None
 
     def diverged(self, what: str, step: int) -> TrainingError:
         last = self.context.work / LAST
@@ -171,7 +244,7 @@ class _Run:
         return TrainingError(
             f"training diverged: {what}; {kept}",
             where=f"stage '{self.context.stage_id}', step {step} of {self.batches.total_steps}",
-            got=f"learning rate {self._learning_rate_of(max(step, 1)):.3g}",
+            got=f"learning rate {self._learning_rate():.3g}",
             expected="finite numbers",
             next="lower learning_rate, or set clip_grad_norm: 1",
         )
@@ -184,6 +257,7 @@ class _Run:
             "val_top1": self.val_top1,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
         }
         half = self.context.work / f"{LAST}.half"
@@ -200,6 +274,7 @@ class _Run:
         state = torch.load(last, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.step, self.val_top1 = state["step"], state["val_top1"]
@@ -210,7 +285,7 @@ class _Row:
     """Means since the last row of the log."""
 
     def __init__(self) -> None:
-        self.steps, self.samples, self._loss, self._right = 0, 0, 0.0, list[float]()
+        self.steps, self.samples, self._loss, self._right, self.waited_s = 0, 0, 0.0, list[float](), 0.0
 
     def add(self, loss: float, right: float | None, samples: int) -> None:
         self.steps += 1
@@ -245,30 +320,33 @@ class _MetricsLog:
             file.write(json.dumps(row) + "\n")
 
 
-def optimizer_for(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    """timm's optimiser of this name; norms and biases have no weight decay. RecipeError for an unknown name."""
-    try:
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            model, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-    except (ValueError, AssertionError):
-        raise RecipeError(
-            "timm has no such optimiser",
-            got=config.optimizer,
-            expected="a name such as adamw, sgd, lamb or lion",
-            next=did_you_mean(config.optimizer, map(str, list_optimizers())),
-        ) from None
-    return optimizer
-
-
 def _check_finite(model: nn.Module, run: _Run) -> None:
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise run.diverged("a weight is not finite", run.step)
 
 
-def _share_right(outputs: Tensor | TwoLogits, labels: Tensor) -> float | None:
-    logits = outputs.class_logits if isinstance(outputs, TwoLogits) else outputs
-    labelled = labels >= 0
-    if not bool(labelled.any()):
-        return None
-    return float((logits.detach()[labelled].argmax(-1) == labels[labelled]).float().mean())
+class _Share:
+    """The share of labelled samples that were right."""
+
+    def __init__(self) -> None:
+        self._right, self._labelled = 0, 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        labelled = labels >= 0
+        self._labelled += int(labelled.sum())
+        self._right += int((logits.detach()[labelled].argmax(-1) == labels[labelled]).sum())
+
+    @property
+    def share(self) -> float | None:
+        return self._right / self._labelled if self._labelled else None
+
+
+def _float32(outputs: Outputs) -> Outputs:
+    """Losses are computed in float32, whatever autocast made."""
+    if isinstance(outputs, WithFeatures):
+        answer = _float32(outputs.answer)
+        assert not isinstance(answer, WithFeatures)
+        return WithFeatures(answer, {term: [one.float() for one in maps] for term, maps in outputs.features.items()})
+    if isinstance(outputs, TwoLogits):
+        return TwoLogits(*(logits.float() for logits in outputs))
+    return outputs.float()

@@ -1,61 +1,48 @@
-"""The losses, as pure functions of logits (samples, classes), and what makes one objective of several of them."""
+"""What makes one objective of several losses: which samples and which head each term applies to, and its weight."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgevit.configs import Objective
+from edgevit.configs import (
+    AttentionTransfer,
+    CrossEntropy,
+    DecoupledDistillation,
+    FeatureDistillation,
+    HardDistillation,
+    Objective,
+    SoftDistillation,
+    TeacherTerm,
+)
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training.batches import Batch
+from edgevit.training.losses import (
+    attention_transfer,
+    cross_entropy,
+    decoupled_distillation,
+    feature_distance,
+    hard_distillation,
+    soft_distillation,
+    standardized,
+)
+from edgevit.training.students import WithFeatures
+from edgevit.training.teachers import Teacher
 
-ObjectiveFunction = Callable[[Tensor | TwoLogits, Batch], Tensor]
-Teacher = Callable[[Batch], Tensor]
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """−Σ_c targets_c · log softmax(logits)_c, mean over the samples; `targets` are probabilities (samples, classes)."""
-    return -(targets * logits.log_softmax(-1)).sum(-1).mean()
-
-
-def hard_distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """CE(softmax(logits), argmax_c teacher_logits_c), mean over the samples. Touvron et al. 2021 (DeiT), eq. 3."""
-    return functional.cross_entropy(logits, teacher_logits.argmax(-1))
-
-
-def soft_distillation(
-    logits: Tensor,
-    teacher_logits: Tensor,
-    temperature: float = 1.0,
-    kl_reduction: Literal["batchmean", "mean"] = "batchmean",
-) -> Tensor:
-    """τ² · KL(softmax(teacher_logits/τ) ‖ softmax(logits/τ)). Hinton et al. 2015; Touvron et al. 2021, eq. 2.
-
-    "batchmean" sums over classes and takes the mean over samples, which is the equation; "mean" also divides by the
-    number of classes, as DeiT's code does.
-    """
-    divergence = functional.kl_div(
-        (logits / temperature).log_softmax(-1),
-        (teacher_logits / temperature).log_softmax(-1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    per = logits.shape[-1] if kl_reduction == "mean" else 1
-    return divergence * (temperature**2 / per)
+Outputs = Tensor | TwoLogits | WithFeatures
+ObjectiveFunction = Callable[[Outputs, Batch], Tensor]
 
 
 def label_objective(num_classes: int, label_smoothing: float = 0.0) -> ObjectiveFunction:
     """Cross-entropy with the labels; two heads both learn from them, with equal weight."""
 
-    def objective(outputs: Tensor | TwoLogits, batch: Batch) -> Tensor:
+    def objective(outputs: Outputs, batch: Batch) -> Tensor:
         targets, labelled = targets_of(batch, num_classes, label_smoothing)
-        heads = outputs if isinstance(outputs, TwoLogits) else (outputs,)
-        return torch.stack([_over(labelled, cross_entropy, logits, targets) for logits in heads]).mean()
+        return torch.stack([_over(labelled, cross_entropy, head, targets) for head in heads_of(outputs)]).mean()
 
     return objective
 
@@ -63,28 +50,41 @@ def label_objective(num_classes: int, label_smoothing: float = 0.0) -> Objective
 def distillation_objective(
     terms: Sequence[Objective], teacher: Teacher, num_classes: int, label_smoothing: float = 0.0
 ) -> ObjectiveFunction:
-    """Σ weight · term: labels for the samples that have one, the teacher's terms for all samples.
+    """Σ weight · term, each term a mean over the samples it applies to, and 0 where there is none.
 
     The teacher sees the batch's own canvases, mixed if they are. With two heads, labels go to the class head and the
-    teacher to the distillation head (DeiT, section 4).
+    teacher's logits to the distillation head (DeiT, section 4).
     """
 
-    def objective(outputs: Tensor | TwoLogits, batch: Batch) -> Tensor:
-        class_logits, distillation_logits = outputs if isinstance(outputs, TwoLogits) else (outputs, outputs)
+    def objective(outputs: Outputs, batch: Batch) -> Tensor:
+        class_logits, distillation_logits = heads_of(outputs)[0], heads_of(outputs)[-1]
         targets, labelled = targets_of(batch, num_classes, label_smoothing)
-        teacher_logits = teacher(batch)
+        answer = teacher(batch)
         total = class_logits.new_zeros(())
-        for term in terms:
-            if term.loss == "cross_entropy":
+        for index, term in enumerate(terms):
+            if isinstance(term, CrossEntropy):
                 loss = _over(labelled, cross_entropy, class_logits, targets)
-            elif term.loss == "hard":
-                loss = hard_distillation(distillation_logits, teacher_logits)
+            elif isinstance(term, (FeatureDistillation, AttentionTransfer)):
+                assert isinstance(outputs, WithFeatures)
+                pairs = zip(outputs.features[index], answer.features[index], strict=True)
+                measure = _feature_measure(term)
+                losses = [_over(_chosen(term, labelled), measure, ours, theirs) for ours, theirs in pairs]
+                loss = torch.stack(losses).mean()
             else:
-                loss = soft_distillation(distillation_logits, teacher_logits, term.temperature, term.kl_reduction)
-            total = total + term.weight * loss
+                assert answer.logits is not None
+                loss = _over(
+                    _chosen(term, labelled), _logit_measure(term), distillation_logits, answer.logits, batch.labels
+                )
+            total = total + _weight(term, batch.done) * loss
         return total
 
     return objective
+
+
+def heads_of(outputs: Outputs) -> tuple[Tensor, ...]:
+    """The logits (samples, classes) of a model's heads: one, or the class head's and the distillation head's."""
+    answer = outputs.answer if isinstance(outputs, WithFeatures) else outputs
+    return tuple(answer) if isinstance(answer, TwoLogits) else (answer,)
 
 
 def targets_of(batch: Batch, num_classes: int, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -93,25 +93,51 @@ def targets_of(batch: Batch, num_classes: int, label_smoothing: float = 0.0) -> 
     Smoothing s gives (1 − s) to the label and s/classes to every class (Szegedy et al. 2016). A picture mixed with an
     unlabelled one has no label.
     """
-    labelled = (batch.labels >= 0) & (batch.labels[batch.partners] >= 0)
-    own = functional.one_hot(batch.labels.clamp_min(0), num_classes).float()
+    labelled = (batch.labels >= 0) & (batch.partner_labels >= 0)
+    own, partners = (
+        functional.one_hot(labels.clamp_min(0), num_classes).float() for labels in (batch.labels, batch.partner_labels)
+    )
     share = batch.own_share.unsqueeze(1)
-    mixed = share * own + (1 - share) * own[batch.partners]
+    mixed = share * own + (1 - share) * partners
     return (1 - label_smoothing) * mixed + label_smoothing / num_classes, labelled
 
 
-def learning_rate_at(
-    step: int, total_steps: int, peak: float, schedule: Literal["cosine", "constant"], warmup_fraction: float
-) -> float:
-    """The learning rate of step 0, 1, …: a linear rise to `peak`, then constant or half a cosine that ends at 0."""
-    warmup_steps = math.ceil(warmup_fraction * total_steps)
-    if step < warmup_steps:
-        return peak * (step + 1) / (warmup_steps + 1)
-    if schedule == "constant":
-        return peak
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, total_steps - warmup_steps)))
+def _weight(term: Objective, done: float) -> float:
+    if isinstance(term, CrossEntropy) or not term.warmup_fraction:
+        return term.weight
+    return term.weight * min(1.0, done / term.warmup_fraction)
 
 
-def _over(chosen: Tensor, loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, targets: Tensor) -> Tensor:
+def _chosen(term: TeacherTerm, labelled: Tensor) -> Tensor:
+    if term.samples == "all":
+        return torch.ones_like(labelled)
+    return labelled if term.samples == "labelled" else ~labelled
+
+
+def _logit_measure(
+    term: HardDistillation | SoftDistillation | DecoupledDistillation,
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The loss of (student's logits, teacher's logits, labels)."""
+
+    def measure(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        if isinstance(term, HardDistillation):
+            return hard_distillation(logits, teacher_logits, term.label_smoothing)
+        if term.standardize:
+            logits, teacher_logits = standardized(logits), standardized(teacher_logits)
+        if isinstance(term, SoftDistillation):
+            return soft_distillation(logits, teacher_logits, term.temperature, term.kl_reduction)
+        return decoupled_distillation(logits, teacher_logits, labels, term.alpha, term.beta, term.temperature)
+
+    return measure
+
+
+def _feature_measure(term: FeatureDistillation | AttentionTransfer) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of (student's features, teacher's features)."""
+    if isinstance(term, AttentionTransfer):
+        return attention_transfer
+    return partial(feature_distance, distance=term.distance)
+
+
+def _over(chosen: Tensor, loss: Callable[..., Tensor], ours: Tensor, *others: Tensor) -> Tensor:
     """The loss over the chosen samples; 0 where none is."""
-    return loss(logits[chosen], targets[chosen]) if bool(chosen.any()) else logits.sum() * 0.0
+    return loss(ours[chosen], *(other[chosen] for other in others)) if bool(chosen.any()) else ours.sum() * 0.0

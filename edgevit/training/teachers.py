@@ -1,14 +1,35 @@
-"""Where a student's targets come from. Made so far: live, the teacher looks at the student's own view."""
+"""Where a student's targets come from: one teacher or several, live, each looking at the student's own view."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from edgevit.artifacts import IOSpec
+from edgevit.configs import AttentionTransfer, CrossEntropy, FeatureDistillation, Objective, Tap
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError
 from edgevit.training.batches import Batch
+from edgevit.training.precision import Precision, autocast
+from edgevit.training.students import Taps
+
+
+class Answer(NamedTuple):
+    """What a teacher says of a batch.
+
+    Attributes:
+        logits: (samples, student's classes), or None where only features are asked for.
+        features: for each term of the loss that compares features, by its index.
+    """
+
+    logits: Tensor | None
+    features: Mapping[int, Sequence[Tensor]] = {}
+
+
+Teacher = Callable[[Batch], Answer]
 
 
 class LiveTeacher:
@@ -17,20 +38,67 @@ class LiveTeacher:
     It sees the same canvases as the student, resized and normalised as its own IOSpec says. Its classes are matched
     with the student's by name; those that the student lacks are left out.
 
+    Args:
+        student_classes: what its logits are given for; None where only its features are asked for.
+        taps: the features that are asked for, for each term of the loss by its index.
+        precision: of autocast; the answer is float32 all the same.
+
     Raises:
-        RecipeError: it lacks a class of the student.
+        RecipeError: it lacks a class of the student, or a tap.
     """
 
-    def __init__(self, model: nn.Module, io: IOSpec, student_classes: tuple[str, ...], device: torch.device) -> None:
-        self._model = model.to(device).eval().requires_grad_(False)
-        self._preprocess = io.preprocess
-        self._columns = matching_columns(io.classes, student_classes).to(device)
+    def __init__(
+        self,
+        model: nn.Module,
+        io: IOSpec,
+        student_classes: tuple[str, ...] | None,
+        device: torch.device,
+        taps: Mapping[int, Sequence[Tap]] | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        self._model, self._device, self._precision = model.to(device).eval().requires_grad_(False), device, precision
+        self.preprocess = io.preprocess
+        self._columns = None if student_classes is None else matching_columns(io.classes, student_classes).to(device)
+        size = (self.preprocess.height, self.preprocess.width)
+        self._taps = Taps(self._model, taps, size, "teacher") if taps else None
+
+    @property
+    def channels(self) -> dict[int, list[int]]:
+        """The number of channels of each feature that is asked for."""
+        return {} if self._taps is None else self._taps.channels
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Tensor:
-        """Logits (samples, student's classes)."""
-        logits: Tensor = self._model(normalise(batch.canvases, self._preprocess))
-        return logits[:, self._columns]
+    def __call__(self, batch: Batch) -> Answer:
+        images = normalise(batch.canvases, self.preprocess)
+        features: dict[int, list[Tensor]] = {}
+        with autocast(self._device, self._precision):
+            if self._taps is None:
+                logits = self._model(images)
+            else:
+                logits, features = self._taps.forward(self._model, images)
+        features = {term: [one.float() for one in maps] for term, maps in features.items()}
+        return Answer(None if self._columns is None else logits[:, self._columns].float(), features)
+
+
+class EnsembleTeacher:
+    """Several teachers: log of the weighted mean of their probabilities (Hinton et al. 2015, section 3)."""
+
+    def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> None:
+        self._teachers, self._shares = teachers, [weight / sum(weights) for weight in weights]
+
+    def __call__(self, batch: Batch) -> Answer:
+        probabilities = []
+        for teacher, share in zip(self._teachers, self._shares, strict=True):
+            logits = teacher(batch).logits
+            assert logits is not None
+            probabilities.append(share * logits.float().softmax(-1))
+        tiny = torch.finfo(torch.float32).tiny
+        return Answer(torch.stack(probabilities).sum(0).clamp_min(tiny).log())
+
+
+def needs_logits(terms: Sequence[Objective]) -> bool:
+    """Whether any term looks at the teacher's logits."""
+    return any(not isinstance(term, (CrossEntropy, FeatureDistillation, AttentionTransfer)) for term in terms)
 
 
 def matching_columns(teacher_classes: tuple[str, ...], student_classes: tuple[str, ...]) -> Tensor:

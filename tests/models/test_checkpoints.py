@@ -42,6 +42,7 @@ def test_description_is_plain_json(tmp_path: Path) -> None:
         "model_args": {**TINY_VIT, "img_size": 32},
         "num_classes": 3,
         "distillation_token": True,
+        "inference": "mean_softmax",
         "licence": None,
     }
 

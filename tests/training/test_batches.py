@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgevit.configs import Augmentation
 from edgevit.errors import DataError, RecipeError
-from edgevit.training.batches import Batches, TrainingStream, batch_shares
+from edgevit.training.batches import Batch, Batches, TrainingStream, batch_shares
 from tests.learning import blobs, tiny_vit
 
 CANVAS = tiny_vit().preprocess
@@ -22,17 +26,24 @@ def batches(augmentation: Augmentation | None = MIXING, epochs: int = 3) -> Batc
     return Batches(streams, CANVAS, augmentation, batch_size=5, epochs=epochs, seed=4)
 
 
+def same(ours: Batch, theirs: Batch) -> bool:
+    return all(
+        torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+        for left, right in zip(ours, theirs, strict=True)
+    )
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers: int) -> None:
     expected = list(batches().load(0, workers=0))
     for ours, theirs in zip(expected, batches().load(0, workers=workers), strict=True):
-        assert all(torch.equal(left, right) for left, right in zip(ours, theirs, strict=True))
+        assert same(ours, theirs)
 
 
 def test_batches_after_a_step_do_not_depend_on_those_before_it() -> None:
     expected = list(batches().load(0, workers=0))[4:]
     for ours, theirs in zip(expected, batches().load(4, workers=0), strict=True):
-        assert all(torch.equal(left, right) for left, right in zip(ours, theirs, strict=True))
+        assert same(ours, theirs)
 
 
 def test_each_stream_is_seen_once_in_each_of_its_passes() -> None:
@@ -104,3 +115,58 @@ def test_error_of_a_worker_reaches_the_caller_as_it_is(workers: int) -> None:
     with pytest.raises(RecipeError) as caught:
         next(batches(Augmentation(auto_augment="no-such-policy")).load(0, workers))
     assert str(caught.value) == str(expected.value)
+
+
+def test_repeated_samples_stand_together_in_views_of_their_own() -> None:
+    repeated = Batches([TrainingStream(blobs(per_class=3))], CANVAS, Augmentation(repeats=3), 9, 3, seed=4)
+    assert len(repeated) == 3  # an epoch stays as many images as there are
+    seen = []
+    for batch in repeated.load(0, workers=0):
+        for first in (0, 3, 6):
+            assert len(set(batch.samples[first : first + 3].tolist())) == 1
+            assert not torch.equal(batch.canvases[first], batch.canvases[first + 1])
+            seen.append(int(batch.samples[first]))
+    assert sorted(seen) == list(range(9))
+
+
+def test_first_of_the_repeats_is_the_view_that_would_stand_alone() -> None:
+    alone = Batches([TrainingStream(blobs(per_class=3))], CANVAS, Augmentation(), 3, 3, seed=4)[0]
+    repeated = Batches([TrainingStream(blobs(per_class=3))], CANVAS, Augmentation(repeats=2), 6, 3, seed=4)[0]
+    assert torch.equal(alone.canvases, repeated.canvases[::2])
+
+
+def test_some_batches_are_mixed_where_so_many_should_be() -> None:
+    half = batches(Augmentation(mixup=0.8, mix_probability=0.5), epochs=40)
+    mixed = [bool((batch.own_share < 1).any()) for batch in half.load(0, workers=0)]
+    assert 0.3 < sum(mixed) / len(mixed) < 0.7
+
+
+def test_parts_hold_every_sample_once_and_each_its_share_of_every_stream() -> None:
+    batch = batches()[1]
+    parts = [batch.part(number, 2) for number in range(2)]
+    assert sorted(torch.cat([part.rows for part in parts]).tolist()) == list(range(5))
+    assert all(set(part.streams.tolist()) == {0, 1} for part in parts)
+    for part in parts:
+        assert torch.equal(part.partner_labels, batch.labels[part.partners])
+        assert torch.equal(part.canvases, batch.canvases[part.rows])
+
+
+def test_batch_says_how_much_of_the_training_is_behind() -> None:
+    made = list(batches().load(0, workers=0))
+    assert [batch.step for batch in made] == list(range(9))
+    assert made[3].done == pytest.approx(3 / 9)
+
+
+class DyingImages:
+    """Pictures whose process is killed while it reads them, as the kernel does when memory runs out."""
+
+    def __getitem__(self, index: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_loader_process_is_an_error_that_says_so() -> None:
+    dataset = replace(blobs(), images=DyingImages())  # type: ignore[arg-type]
+    dying = Batches([TrainingStream(dataset)], CANVAS, None, 4, 1, seed=0)
+    with pytest.raises(DataError, match="a process that loads images died") as caught:
+        list(dying.load(0, workers=1))
+    assert "--workers" in str(caught.value.next)

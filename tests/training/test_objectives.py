@@ -1,8 +1,6 @@
-"""Each loss against three lines in float64, against timm, and by its properties."""
+"""What is made of the losses: heads, labels, weights and which samples a term applies to; against timm's task."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import timm.loss
@@ -10,42 +8,46 @@ import timm.task
 import torch
 from torch import Tensor
 
-from edgevit.configs import Objective
+from edgevit.configs import (
+    AttentionTransfer,
+    CrossEntropy,
+    DecoupledDistillation,
+    FeatureDistillation,
+    HardDistillation,
+    Objective,
+    SoftDistillation,
+)
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training.batches import Batch
-from edgevit.training.objectives import (
+from edgevit.training.losses import (
+    attention_transfer,
     cross_entropy,
-    distillation_objective,
+    decoupled_distillation,
+    feature_distance,
     hard_distillation,
-    label_objective,
-    learning_rate_at,
     soft_distillation,
-    targets_of,
+    standardized,
 )
+from edgevit.training.objectives import distillation_objective, label_objective, targets_of
+from edgevit.training.students import WithFeatures
+from edgevit.training.teachers import Answer
+from tests.learning import random_logits
 
 
-def random_logits(seed: int, samples: int = 6, classes: int = 5) -> Tensor:
-    return 3 * torch.randn(samples, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def batch_of(labels: list[int], partners: list[int] | None = None, own_share: float = 1.0) -> Batch:
+def batch_of(labels: list[int], partners: list[int] | None = None, own_share: float = 1.0, done: float = 0.0) -> Batch:
     count = len(labels)
+    places = torch.arange(count) if partners is None else torch.tensor(partners)
     return Batch(
         canvases=torch.zeros(count, 2, 2, 3, dtype=torch.uint8),
         labels=torch.tensor(labels),
         streams=torch.zeros(count, dtype=torch.int64),
         samples=torch.arange(count),
-        partners=torch.arange(count) if partners is None else torch.tensor(partners),
+        partners=places,
+        partner_labels=torch.tensor(labels)[places],
         own_share=torch.full((count,), own_share),
+        rows=torch.arange(count),
+        done=done,
     )
-
-
-def test_cross_entropy_is_minus_the_mean_log_probability_of_the_target() -> None:
-    logits, targets = random_logits(0), random_logits(1).softmax(-1)
-    probabilities = logits.exp() / logits.exp().sum(1, keepdim=True)
-    expected = -sum(t * p.log() for t, p in zip(targets.flatten(), probabilities.flatten(), strict=True)) / 6
-    torch.testing.assert_close(cross_entropy(logits, targets), expected)
-    torch.testing.assert_close(cross_entropy(logits, targets), timm.loss.SoftTargetCrossEntropy()(logits, targets))
 
 
 def test_label_smoothing_is_timms() -> None:
@@ -54,43 +56,6 @@ def test_label_smoothing_is_timms() -> None:
     assert labelled.all()
     expected = timm.loss.LabelSmoothingCrossEntropy(0.1)(logits, torch.tensor(labels))
     torch.testing.assert_close(cross_entropy(logits, targets), expected)
-
-
-def test_hard_distillation_is_cross_entropy_with_the_teachers_argmax() -> None:
-    student, teacher = random_logits(0), random_logits(1)
-    log_probabilities = student - student.exp().sum(1, keepdim=True).log()
-    expected = -sum(log_probabilities[n, int(teacher[n].argmax())] for n in range(6)) / 6
-    torch.testing.assert_close(hard_distillation(student, teacher), expected)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-@pytest.mark.parametrize(("reduction", "divisor"), [("batchmean", 6), ("mean", 6 * 5)])
-def test_soft_distillation_is_the_scaled_divergence(temperature: float, reduction: str, divisor: int) -> None:
-    student, teacher = random_logits(0), random_logits(1)
-    p, q = (teacher / temperature).softmax(-1), (student / temperature).softmax(-1)
-    expected = temperature**2 * (p * (p.log() - q.log())).sum() / divisor
-    torch.testing.assert_close(soft_distillation(student, teacher, temperature, reduction), expected)  # type: ignore[arg-type]
-
-
-def test_soft_distillation_is_zero_at_equality_and_positive_elsewhere() -> None:
-    student, teacher = random_logits(0), random_logits(1)
-    assert soft_distillation(student, student + 7.0, 2.0).abs() < 1e-12
-    assert soft_distillation(student, teacher, 2.0) > 0
-
-
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_gradient_of_soft_distillation_is_the_difference_of_the_softmaxes(temperature: float) -> None:
-    student, teacher = random_logits(0).requires_grad_(), random_logits(1)
-    soft_distillation(student, teacher, temperature).backward()
-    expected = temperature * ((student / temperature).softmax(-1) - (teacher / temperature).softmax(-1)) / 6
-    torch.testing.assert_close(student.grad, expected.detach())
-
-
-def test_gradients_agree_with_finite_differences() -> None:
-    student, teacher = random_logits(0, 2, 3).requires_grad_(), random_logits(1, 2, 3)
-    assert torch.autograd.gradcheck(lambda logits: soft_distillation(logits, teacher, 2.0, "mean"), (student,))
-    assert torch.autograd.gradcheck(lambda logits: hard_distillation(logits, teacher), (student,))
-    assert torch.autograd.gradcheck(lambda logits: cross_entropy(logits, teacher.softmax(-1)), (student,))
 
 
 class FixedLogits(torch.nn.Module):
@@ -109,8 +74,11 @@ class FixedLogits(torch.nn.Module):
         assert enable
 
 
-@pytest.mark.parametrize(("kind", "loss"), [("hard", "hard"), ("soft", "soft")])
-def test_objective_is_timms_token_distillation_task(kind: str, loss: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "term"),
+    [("hard", HardDistillation(weight=0.5)), ("soft", SoftDistillation(weight=0.5, temperature=2.0))],
+)
+def test_objective_is_timms_token_distillation_task(kind: str, term: Objective) -> None:
     """timm's task with DeiT's weights: labels to the class head, the teacher to the distillation head."""
     class_logits, distillation_logits, teacher = (random_logits(seed).float() for seed in (0, 1, 2))
     labels = [0, 4, 2, 2, 1, 3]
@@ -125,31 +93,28 @@ def test_objective_is_timms_token_distillation_task(kind: str, loss: str) -> Non
         verbose=False,
     )
     expected = task(torch.zeros(6, 3, 4, 4), torch.tensor(labels))["loss"]
-    terms = [
-        Objective(loss="cross_entropy", weight=0.5),
-        Objective(loss=loss, weight=0.5, temperature=2.0),  # type: ignore[arg-type]
-    ]
-    objective = distillation_objective(terms, lambda batch: teacher, 5)
+    terms = [CrossEntropy(weight=0.5), term]
+    objective = distillation_objective(terms, lambda batch: Answer(teacher), 5)
     torch.testing.assert_close(objective(TwoLogits(class_logits, distillation_logits), batch_of(labels)), expected)
 
 
 def test_one_head_learns_all_terms() -> None:
     student, teacher = random_logits(0), random_logits(1)
-    terms = [Objective(loss="cross_entropy", weight=0.25), Objective(loss="hard", weight=2.0)]
+    terms = [CrossEntropy(weight=0.25), HardDistillation(weight=2.0)]
     labels = [0, 4, 2, 2, 1, 3]
     expected = 0.25 * torch.nn.functional.cross_entropy(student, torch.tensor(labels)) + 2 * hard_distillation(
         student, teacher
     )
     torch.testing.assert_close(
-        distillation_objective(terms, lambda batch: teacher, 5)(student, batch_of(labels)), expected
+        distillation_objective(terms, lambda batch: Answer(teacher), 5)(student, batch_of(labels)), expected
     )
 
 
 def test_unlabelled_samples_take_only_the_teachers_terms() -> None:
     student, teacher = random_logits(0).requires_grad_(), random_logits(1)
     labels = [0, -1, 2, -1, 1, -1]
-    terms = [Objective(loss="cross_entropy")]
-    loss = distillation_objective(terms, lambda batch: teacher, 5)(student, batch_of(labels))
+    terms = [CrossEntropy()]
+    loss = distillation_objective(terms, lambda batch: Answer(teacher), 5)(student, batch_of(labels))
     torch.testing.assert_close(
         loss,
         torch.nn.functional.cross_entropy(student, torch.tensor(labels), ignore_index=-1).detach(),
@@ -175,11 +140,54 @@ def test_mixed_pictures_have_mixed_targets_and_none_with_an_unlabelled_partner()
     assert labelled.tolist() == [True, True, False, False]
 
 
-def test_learning_rate_rises_then_follows_half_a_cosine() -> None:
-    rates = [learning_rate_at(step, 100, 1.0, "cosine", 0.1) for step in range(101)]
-    assert rates[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
-    assert rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[100] == pytest.approx(0.0, abs=1e-12)
-    assert learning_rate_at(99, 100, 1.0, "constant", 0.1) == 1.0
-    assert all(math.isfinite(rate) for rate in (learning_rate_at(0, 1, 1.0, "cosine", w) for w in (0.0, 0.5, 1.0)))
+LABELS = [0, -1, 2, -1, 1, -1]
+
+
+def value(term: Objective, done: float = 0.0, labels: list[int] = LABELS) -> Tensor:
+    student, teacher = random_logits(0), random_logits(1)
+    return distillation_objective([term], lambda batch: Answer(teacher), 5)(student, batch_of(labels, done=done))
+
+
+@pytest.mark.parametrize(("samples", "rows"), [("labelled", [0, 2, 4]), ("unlabelled", [1, 3, 5])])
+def test_term_applies_to_the_samples_that_it_names(samples: str, rows: list[int]) -> None:
+    student, teacher = random_logits(0)[rows], random_logits(1)[rows]
+    term = SoftDistillation(weight=3.0, temperature=2.0, samples=samples)  # type: ignore[arg-type]
+    torch.testing.assert_close(value(term), 3 * soft_distillation(student, teacher, 2.0))
+
+
+def test_weight_rises_over_the_warm_up() -> None:
+    term = HardDistillation(weight=2.0, warmup_fraction=0.2)
+    full = 2 * hard_distillation(random_logits(0), random_logits(1))
+    for done, share in ((0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.9, 1.0)):
+        torch.testing.assert_close(value(term, done), share * full)
+
+
+def test_dkd_applies_to_labelled_samples_and_may_be_standardized() -> None:
+    student, teacher = (standardized(random_logits(seed)[[0, 2, 4]]) for seed in (0, 1))
+    expected = decoupled_distillation(student, teacher, torch.tensor([0, 2, 1]), 1.0, 8.0, 2.0)
+    torch.testing.assert_close(value(DecoupledDistillation(temperature=2.0, standardize=True)), expected)
+
+
+def test_standardized_soft_distillation() -> None:
+    student, teacher = standardized(random_logits(0)), standardized(random_logits(1))
+    term = SoftDistillation(weight=9.0, temperature=2.0, standardize=True)
+    torch.testing.assert_close(value(term), 9 * soft_distillation(student, teacher, 2.0))
+
+
+def test_features_are_compared_term_by_term() -> None:
+    vectors, maps = [torch.randn(6, 4), torch.randn(6, 4)], [torch.randn(6, 3, 2, 2) for _ in range(4)]
+    terms = [
+        CrossEntropy(weight=0.5),
+        FeatureDistillation(weight=2.0),
+        AttentionTransfer(student=(0, 1), teacher=(2, 3), weight=5.0),
+    ]
+    logits, labels = random_logits(0).float(), [0, 4, 2, 2, 1, 3]
+    outputs = WithFeatures(logits, {1: [vectors[0]], 2: maps[:2]})
+    answer = Answer(None, {1: [vectors[1]], 2: maps[2:]})
+    expected = (
+        0.5 * torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
+        + 2.0 * feature_distance(*vectors, "cosine")
+        + 5.0 * (attention_transfer(maps[0], maps[2]) + attention_transfer(maps[1], maps[3])) / 2
+    )
+    loss = distillation_objective(terms, lambda batch: answer, 5)(outputs, batch_of(labels))
+    torch.testing.assert_close(loss, expected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgevit.artifacts import IOSpec, Preprocess
-from edgevit.configs import Objective
+from edgevit.configs import CrossEntropy, HardDistillation
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError
 from edgevit.models import create_model
@@ -25,8 +25,8 @@ def test_teacher_sees_the_students_canvas_in_its_own_size_and_normalisation() ->
     batch = Batches([TrainingStream(blobs())], tiny_vit().preprocess, None, 4, 1, 0)[0]
     assert batch.canvases.shape == (4, 16, 16, 3)
     expected = built.module(normalise(batch.canvases, preprocess))[:, [1, 2, 0]]
-    assert torch.equal(teacher(batch), expected)
-    assert not teacher(batch).requires_grad
+    assert torch.equal(teacher(batch).logits, expected)
+    assert not teacher(batch).logits.requires_grad
     assert not any(parameter.requires_grad for parameter in built.module.parameters())
 
 
@@ -46,14 +46,14 @@ def test_labels_count_only_where_classes_are_the_students() -> None:
     pool, support, other = blobs("p", labelled=False), blobs("s"), blobs("o", classes=2)
     classes = student_classes([pool, support, other], ("teacher's",))
     assert classes == ("a", "b", "c")
-    streams = distillation_streams([pool, support, other], [0.5, 0.25, 0.25], classes, [Objective(loss="hard")])
+    streams = distillation_streams([pool, support, other], [0.5, 0.25, 0.25], classes, [HardDistillation()])
     assert [stream.labelled for stream in streams] == [False, True, False]
     assert student_classes([pool], ("x", "y")) == ("x", "y")
 
 
 def test_cross_entropy_without_any_label_is_refused() -> None:
     with pytest.raises(RecipeError, match="needs labels"):
-        distillation_streams([blobs(labelled=False)], [1.0], ("a", "b", "c"), [Objective(loss="cross_entropy")])
+        distillation_streams([blobs(labelled=False)], [1.0], ("a", "b", "c"), [CrossEntropy()])
 
 
 def test_training_needs_labels_and_two_classes() -> None:

@@ -1,0 +1,107 @@
+"""Features from inside a timm model, beside its answer, in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.configs import Tap
+from edgevit.errors import RecipeError
+from edgevit.models.creation import timm_model
+from edgevit.models.distillation_token import TwoLogits
+
+
+def forward_with_taps(model: nn.Module, images: Tensor, taps: Sequence[Tap]) -> tuple[Tensor | TwoLogits, list[Tensor]]:
+    """A model's answer to images (N, 3, H, W), and its features at each tap.
+
+    "pooled" is what enters the classifier, (N, channels); "cls" the class token, (N, channels); a number an
+    intermediate layer in the order of timm's `forward_intermediates`, (N, channels, height, width), −1 the last.
+    """
+    inner = timm_model(model)
+    layers = sorted({tap for tap in taps if isinstance(tap, int)})
+    maps: dict[Tap, Tensor] = {}
+    if layers:
+        final, found = inner.forward_intermediates(images, indices=layers, output_fmt="NCHW")  # type: ignore[operator]
+        maps = dict(zip(layers, found, strict=True))
+    else:
+        final = inner.forward_features(images)  # type: ignore[operator]
+    if "pooled" in taps:
+        maps["pooled"] = inner.forward_head(final, pre_logits=True)  # type: ignore[operator]
+    if "cls" in taps:
+        maps["cls"] = final[:, 0]
+    answer = inner.forward_head(final)  # type: ignore[operator]
+    return (TwoLogits(*answer) if isinstance(answer, tuple) else answer), [maps[tap] for tap in taps]
+
+
+def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], who: str) -> tuple[list[Tap], list[int]]:
+    """The taps with layers counted from 0, and the number of channels at each.
+
+    Args:
+        size: height and width of the model's input.
+        who: "student" or "teacher", for errors.
+
+    Raises:
+        RecipeError: the model has no such tap; what it has is named.
+    """
+    inner = timm_model(model)
+    counted = [_from_start(tap, inner, size, who) for tap in taps]
+    if "cls" in taps and getattr(inner, "cls_token", None) is None:
+        raise RecipeError(
+            f"the {who}'s model has no class token",
+            got="cls",
+            expected="pooled, or the number of an intermediate layer",
+        )
+    images = _blank(inner, size)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            plain = inner(images)
+            answer, features = forward_with_taps(inner, images, counted)
+        if isinstance(answer, Tensor) and not torch.allclose(answer, plain, atol=1e-4, rtol=1e-4):
+            raise AttributeError("its features lead to another answer than its own")
+    except (AttributeError, TypeError, NotImplementedError) as error:
+        raise RecipeError(
+            f"timm gives no features of the {who}'s model: {error}",
+            got=type(inner).__name__,
+            expected="a model with forward_features, forward_head and forward_intermediates",
+            next="distil its logits instead: soft, hard or dkd",
+        ) from None
+    finally:
+        model.train(was_training)
+    return counted, [feature.shape[1] for feature in features]
+
+
+def _from_start(tap: Tap, inner: nn.Module, size: tuple[int, int], who: str) -> Tap:
+    if not isinstance(tap, int):
+        return tap
+    count = _layer_count(inner, size, who)
+    if not -count <= tap < count:
+        raise RecipeError(
+            f"the {who}'s model has {count} intermediate layers",
+            got=tap,
+            expected=f"0 to {count - 1}, or -{count} to -1",
+        )
+    return tap % count
+
+
+def _layer_count(inner: nn.Module, size: tuple[int, int], who: str) -> int:
+    if not hasattr(inner, "forward_intermediates"):
+        raise RecipeError(
+            f"timm gives no intermediate layers of the {who}'s model",
+            got=type(inner).__name__,
+            expected="pooled, or a model with forward_intermediates",
+        )
+    was_training = inner.training
+    inner.eval()
+    with torch.no_grad():
+        layers = inner.forward_intermediates(_blank(inner, size), intermediates_only=True)  # type: ignore[operator]
+    inner.train(was_training)
+    return len(layers)
+
+
+def _blank(inner: nn.Module, size: tuple[int, int]) -> Tensor:
+    parameter = next(inner.parameters())
+    return torch.zeros(2, 3, *size, device=parameter.device, dtype=parameter.dtype)

@@ -1,0 +1,100 @@
+"""Optimiser, learning-rate schedule and freezing, all timm's."""
+
+from __future__ import annotations
+
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from edgevit.configs import Training
+from edgevit.errors import RecipeError, did_you_mean
+from edgevit.models.creation import classifier_prefixes, timm_model
+from edgevit.training.students import StudentWithProjectors, without_projectors
+
+
+def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
+    """timm's optimiser of this name over all that is not frozen.
+
+    Norms, biases and what the model names (position embeddings, tokens) have no weight decay. With `layer_decay`, each
+    layer's rate is that factor times the rate of the layer after it (Bao et al. 2022, BEiT).
+
+    Raises:
+        RecipeError: timm has no optimiser of this name.
+    """
+    try:
+        optimizer: Optimizer = create_optimizer_v2(
+            timm_model(without_projectors(model)),
+            opt=config.optimizer,
+            lr=config.peak_learning_rate,
+            weight_decay=config.weight_decay,
+            layer_decay=config.layer_decay,
+        )
+    except (ValueError, AssertionError):
+        raise RecipeError(
+            "timm has no such optimiser",
+            got=config.optimizer,
+            expected="a name such as adamw, sgd, lamb or lion",
+            next=did_you_mean(config.optimizer, map(str, list_optimizers())),
+        ) from None
+    if isinstance(model, StudentWithProjectors) and len(model.projectors):
+        optimizer.add_param_group({"params": list(model.projectors.parameters())})
+    return optimizer
+
+
+def scheduler_for(optimizer: Optimizer, config: Training, total_steps: int, steps_per_epoch: float) -> Scheduler:
+    """timm's schedule, counted in steps: `step_update(n)` sets the rates of step n (from 0), whatever came before.
+
+    The rate rises in proportion over the warm-up; a cosine, tanh or poly schedule then falls to 0 at the last step.
+    """
+    warmup_steps = -(-config.warmup_fraction * total_steps // 1)
+    constant = config.schedule == "constant"
+    epochs = [epoch * steps_per_epoch for epoch in config.decay_epochs]
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="step" if constant else config.schedule,
+        num_epochs=max(1, total_steps - int(warmup_steps)),
+        decay_epochs=epochs[0] if epochs else 1,
+        decay_milestones=[round(epoch) for epoch in epochs],
+        decay_rate=1.0 if constant else config.decay_rate,
+        warmup_epochs=int(warmup_steps),
+        warmup_lr=config.peak_learning_rate / (warmup_steps + 1),
+        warmup_prefix=config.schedule not in ("step", "multistep", "constant"),
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    assert isinstance(scheduler, Scheduler)
+    return scheduler
+
+
+def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
+    """Stop the training of what `config.freeze` names; gives the modules to be kept in eval mode.
+
+    Layers are counted as timm groups them for layer decay: the stem, then each block, then the classifier.
+
+    Raises:
+        RecipeError: nothing would be left to train.
+    """
+    if config.freeze is None:
+        return []
+    inner = timm_model(without_projectors(model))
+    if config.freeze == "backbone":
+        heads = classifier_prefixes(inner)
+        frozen = {name for name, _ in inner.named_parameters() if not name.startswith(heads)}
+    else:
+        layers: dict[int, list[str]] = group_parameters(inner, inner.group_matcher(coarse=False))  # type: ignore[operator]
+        if config.freeze >= len(layers):
+            raise RecipeError(
+                "nothing would be left to train", got=f"freeze {config.freeze}", expected=f"1 to {len(layers) - 1}"
+            )
+        frozen = {name for layer in sorted(layers)[: config.freeze] for name in layers[layer]}
+    for name, parameter in inner.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return [module for module in inner.modules() if _is_frozen(module)]
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

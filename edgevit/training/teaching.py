@@ -1,0 +1,135 @@
+"""The teacher that a recipe asks for: one or several, live or from the cache, and watched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import torch
+
+from edgevit.artifacts import Artifact, Json, Preprocess
+from edgevit.configs import Distill
+from edgevit.context import Context
+from edgevit.models.checkpoints import open_checkpoint
+from edgevit.progress import Progress
+from edgevit.training.batches import Batch
+from edgevit.training.students import teacher_taps
+from edgevit.training.teacher_cache import CachedTeacher
+from edgevit.training.teachers import Answer, EnsembleTeacher, LiveTeacher, Teacher, needs_logits
+
+LABELS_TO_JUDGE_BY = 200
+DECIDE_PIXELS = ("torch", "timm", "numpy", "pillow")
+
+
+class Teaching:
+    """Who teaches, as `config` says.
+
+    Teachers are opened when they are first needed: not at all where the cache holds every answer.
+
+    Args:
+        artifacts: the teachers' checkpoints.
+        data: the data sets of the streams.
+        classes: the student's.
+        canvas: the size of the views.
+    """
+
+    def __init__(
+        self,
+        config: Distill,
+        artifacts: Sequence[Artifact],
+        data: Sequence[Artifact],
+        classes: tuple[str, ...],
+        canvas: Preprocess,
+        context: Context,
+    ) -> None:
+        self._config, self._artifacts, self._classes, self._context = config, artifacts, classes, context
+        self._opened: list[LiveTeacher] = []
+        self._cache: CachedTeacher | None = None
+        if config.teacher_cache is not None:
+            facts = self._facts(data, canvas)
+            self._cache = CachedTeacher(
+                self._live, context.cache, facts, config.teacher_cache, len(classes), config.batch_size, context.check
+            )
+        self._watched = _Watched(self._cache or self._live(), len(classes), context.progress)
+
+    def __call__(self, batch: Batch) -> Answer:
+        return self._watched(batch)
+
+    @property
+    def channels(self) -> dict[int, list[int]]:
+        """The number of channels of each feature that a term of the loss compares, by the term's index."""
+        return self._opened[0].channels if self._opened else {}
+
+    def summary(self) -> Json:
+        """What the teacher's answers were worth, for the record."""
+        if self._cache is None:
+            return {"teacher_top1_in_training": self._watched.top1}
+        self._context.progress.say(f"    {self._cache.summary()}")
+        answers = {"found": self._cache.found, "computed": self._cache.computed}
+        return {"teacher_top1_in_training": self._watched.top1, "teacher_cache": answers}
+
+    def _live(self) -> Teacher:
+        config, device = self._config, torch.device(self._context.device)
+        asked = self._classes if needs_logits(config.objectives) else None
+        for checkpoint in map(open_checkpoint, self._artifacts):
+            taps = teacher_taps(config.objectives)
+            self._opened.append(LiveTeacher(checkpoint.module, checkpoint.io, asked, device, taps, config.precision))
+        if len(self._opened) == 1:
+            return self._opened[0]
+        return EnsembleTeacher(self._opened, [teacher.weight for teacher in config.teachers])
+
+    def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
+        """All that decides a batch and what the teachers say of it."""
+        config = self._config
+        return {
+            "teachers": [one.digest for one in self._artifacts],
+            "teacher_weights": [one.weight for one in config.teachers],
+            "class_names": self._classes,
+            "streams": [[one.digest, stream.share] for one, stream in zip(data, config.streams, strict=True)],
+            "batch_size": config.batch_size,
+            "accumulation": config.accumulation,
+            "augmentation": config.augmentation.model_dump(mode="json"),
+            "canvas": canvas.model_dump(mode="json"),
+            "seed": config.seed,
+            "precision": config.precision,
+            "device": self._context.device,
+            "versions": {name: version(name) for name in DECIDE_PIXELS},
+        }
+
+
+class _Watched:
+    """A teacher whose answers are held against the labels where there are any; says so once where it is often wrong."""
+
+    def __init__(self, teacher: Teacher, num_classes: int, progress: Progress) -> None:
+        self._teacher, self._progress = teacher, progress
+        self._too_low = max(0.5, 1.5 / num_classes)
+        self._right, self._seen, self._judged = 0, 0, False
+
+    def __call__(self, batch: Batch) -> Answer:
+        answer = self._teacher(batch)
+        if answer.logits is not None:
+            labelled = (batch.labels >= 0) & (batch.own_share > 0.5)
+            self._seen += int(labelled.sum())
+            self._right += int((answer.logits.argmax(-1) == batch.labels)[labelled].sum())
+            self._judge()
+        return answer
+
+    @property
+    def top1(self) -> float | None:
+        """The share of labelled views that it got right."""
+        return self._right / self._seen if self._seen else None
+
+    def _judge(self) -> None:
+        if self._judged or self._seen < LABELS_TO_JUDGE_BY:
+            return
+        self._judged = True
+        if self._right < self._too_low * self._seen:
+            self._progress.say(
+                f"    the teacher is right in only {self._right / self._seen:.0%} of the labelled views: too little to "
+                "teach from; adapt it first (a fewshot or train stage), or augment less"
+            )
+
+
+def common_canvas(student: Preprocess, teachers: Sequence[Preprocess]) -> Preprocess:
+    """The largest input of all: each model makes its own picture of this one view, and none sees a blown-up one."""
+    return max([student, *teachers], key=lambda one: one.height * one.width)
