@@ -90,8 +90,8 @@ class Evaluate(_OnTarget):
     protocol: Literal["standard", "corruptions"] = Field(
         "standard", description="corruptions: the same images hurt in known ways too, alike for every model"
     )
-    kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, min_length=1, description="with protocol: corruptions")
-    severities: tuple[Severity, ...] = Field((1, 2, 3, 4, 5), min_length=1, description="with protocol: corruptions")
+    kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, description="with protocol: corruptions")
+    severities: tuple[Severity, ...] = Field((1, 2, 3, 4, 5), description="with protocol: corruptions")
     max_images: Count = Field(
         1000, description="with protocol: corruptions; of a larger set this many, drawn by the hash of their ids"
     )
@@ -105,8 +105,8 @@ class Evaluate(_OnTarget):
             raise ValueError(f"'{given[0]}' goes with protocol: corruptions")
         for name in ("kinds", "severities"):
             values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"'{name}' names one of them twice")
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"'{name}' names {'one of them twice' if values else 'none'}")
         return self
 
 

@@ -162,7 +162,7 @@ def test_clean_pictures_answer_as_classify_does():
         ("max_images: 10", "'max_images' goes with protocol: corruptions"),
         ("seed: 1", "'seed' goes with protocol: corruptions"),
         ("protocol: corruptions, kinds: [blurr]", "'brightness'"),
-        ("protocol: corruptions, kinds: []", "at least 1 item"),
+        ("protocol: corruptions, kinds: []", "'kinds' names none"),
         ("protocol: corruptions, kinds: [fog, fog]", "'kinds' names one of them twice"),
         ("protocol: corruptions, severities: [0]", "greater than or equal to 1"),
         ("protocol: corruptions, severities: [6]", "less than or equal to 5"),
