@@ -101,7 +101,7 @@ def test_the_readmes_recipes_are_valid(text: str, tmp_path: Path) -> None:
 
 
 def test_recipes_are_there() -> None:
-    assert [recipe.stem for recipe in RECIPES] == ["photos", "quickstart"]
+    assert [recipe.stem for recipe in RECIPES] == ["methods", "photos", "quickstart"]
     assert all(f"recipes/{recipe.name}" in README for recipe in RECIPES)
 
 
@@ -109,4 +109,4 @@ def test_recipes_are_there() -> None:
 def test_recipes_are_valid(recipe: Path) -> None:
     loaded = load_recipe(recipe)
     assert loaded.name == recipe.stem
-    assert {stage.name() for stage in loaded.stages} >= {"distill", "quantize", "compile", "report", "bundle"}
+    assert {stage.name() for stage in loaded.stages} >= {"distill", "evaluate", "report"}

@@ -73,6 +73,7 @@ class Training(Stage):
     """Fields of every stage that trains."""
 
     makes: ClassVar[Kind] = "checkpoint"
+    version: ClassVar[int] = 2
 
     epochs: Annotated[int, Field(ge=0)] = Field(
         10, description="as many images as the first stream has, this many times"

@@ -47,9 +47,7 @@ def features_of(
     return averaged
 
 
-def with_linear_head(
-    built: BuiltModel, head: LinearHead, drop_rates: Mapping[str, float] | None = None
-) -> BuiltModel:
+def with_linear_head(built: BuiltModel, head: LinearHead, drop_rates: Mapping[str, float] | None = None) -> BuiltModel:
     """The same model with this classifier. Of a distillation-token student both heads get it, and are averaged."""
     fresh = with_new_head(built, len(head.bias), drop_rates)
     model = timm_model(fresh.module)

@@ -139,6 +139,8 @@ def starting_model(
 def load_weights(built: BuiltModel, path: Path) -> bool:
     """Put a user's weights into a model. Where the classifier's shape differs, the model keeps its own.
 
+    Batch norm's count of batches, which old files lack and which plays no part in the answer, may be missing.
+
     Args:
         path: a .safetensors file; or a .pth, .pt, .th that holds tensors only, bare or under "state_dict" or "model".
 
@@ -154,7 +156,8 @@ def load_weights(built: BuiltModel, path: Path) -> bool:
     new = {
         key: own[key] for key in own if key.startswith(heads) and key in state and state[key].shape != own[key].shape
     }
-    load_state(built.module, {**state, **new}, path)
+    uncounted = {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in state}
+    load_state(built.module, {**state, **new, **uncounted}, path)
     return not new
 
 

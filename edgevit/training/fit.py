@@ -109,7 +109,8 @@ class _Run:
 
     @property
     def trained(self) -> nn.Module:
-        return self.model if self.ema is None else self.ema.module
+        trained: nn.Module = self.model if self.ema is None else self.ema.module
+        return trained
 
     def train(self, save_every_s: float) -> None:
         self._resume()

@@ -1,0 +1,172 @@
+"""Images a second of distillation: edgevit, edgevit with the teacher's answers kept, and a plain loop over timm's task.
+
+    python -m benchmarks.distillation_speed [--rounds 5] [--steps 40]
+
+Same teacher (a ResNet-18), same student (a ViT of a fifth of its MACs), batch, pictures (embedded characters at 64 px),
+augmentation (random crop and flip), loss (labels and softened KL), AdamW; one process, no loader workers, float32. All
+three take turns within each round. The plain loop is what timm's README shows: timm's transforms in a DataLoader,
+`timm.task.LogitDistillationTask`, backward, step; it neither saves nor logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm.task
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.optim import create_optimizer_v2
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmarks.common import publish, spread
+from edgevit.artifacts import IOSpec
+from edgevit.configs import Augmentation, CrossEntropy, Glyphs, SoftDistillation, TeacherCache, Train
+from edgevit.context import Context
+from edgevit.data import Dataset, dataset_artifacts, open_dataset
+from edgevit.models import BuiltModel, create_model
+from edgevit.models.cost import macs_of
+from edgevit.training.batches import TrainingStream
+from edgevit.training.fit import fit
+from edgevit.training.objectives import distillation_objective
+from edgevit.training.teacher_cache import CachedTeacher
+from edgevit.training.teachers import LiveTeacher, Teacher
+
+SIZE, BATCH = 64, 64
+STUDENT = {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
+TERMS = (CrossEntropy(weight=0.5), SoftDistillation(weight=0.5, temperature=3.0))
+SCALE, RATIO = (0.6, 1.0), (0.75, 4 / 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40)
+    asked = parser.parse_args()
+    data = _characters(asked.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        ways: dict[str, Callable[[int], float]] = {
+            "timm": lambda round_: _plain_loop(data, asked.steps),
+            "edgevit": lambda round_: _edgevit(data, asked.steps, Path(folder) / f"live{round_}", None),
+            "edgevit, teacher cached": lambda round_: _edgevit(
+                data, asked.steps, Path(folder) / f"cached{round_}", Path(folder) / "cache"
+            ),
+        }
+        for run in ways.values():  # warm-up; it also fills the cache, as a first student does
+            run(-1)
+        rounds = [{name: run(round_) for name, run in ways.items()} for round_ in range(asked.rounds)]
+    publish(
+        "distillation_speed",
+        {
+            "batch_size": BATCH,
+            "steps": asked.steps,
+            "image_size": SIZE,
+            "macs": {
+                "teacher": macs_of(_teacher(data).module, SIZE, SIZE),
+                "student": macs_of(_student(data).module, SIZE, SIZE),
+            },
+            "images_per_s": {name: spread([one[name] for one in rounds]) for name in ways},
+            "over_timm": {name: spread([one[name] / one["timm"] for one in rounds]) for name in ways if name != "timm"},
+        },
+    )
+
+
+def _characters(steps: int) -> Dataset:
+    per_class = -(-steps * BATCH // 98)
+    config = Glyphs(source="glyphs", samples_per_class=per_class, size=SIZE)
+    return open_dataset(dataset_artifacts({"glyphs": config}, Path(), ["glyphs.train"])["glyphs.train"])
+
+
+def _teacher(data: Dataset) -> BuiltModel:
+    return create_model("resnet18", len(data.classes), SIZE)
+
+
+def _student(data: Dataset) -> BuiltModel:
+    return create_model("deit_tiny_patch16_224", len(data.classes), SIZE, STUDENT)
+
+
+def _edgevit(data: Dataset, steps: int, folder: Path, cache: Path | None) -> float:
+    """Images a second of `fit`, from its call to its return."""
+    folder.mkdir(parents=True)
+    built, live = _student(data), _live(data)
+    teacher: Teacher = live
+    if cache is not None:
+        teacher = CachedTeacher(lambda: live, cache, {"benchmark": steps}, TeacherCache(), len(data.classes), BATCH)
+    config = Train(
+        stage="train",
+        id="student",
+        model="deit_tiny_patch16_224",
+        data="glyphs.train",
+        epochs=1,
+        batch_size=BATCH,
+        augmentation=Augmentation(scale=SCALE, ratio=RATIO),
+    )
+    start = time.perf_counter()
+    fit(
+        built.module,
+        distillation_objective(TERMS, teacher, len(data.classes)),
+        [TrainingStream(data)],
+        config,
+        Context(work=folder, workers=0),
+        preprocess=built.preprocess,
+        out=folder,
+    )
+    seconds = time.perf_counter() - start
+    return -(-len(data) // BATCH) * BATCH / seconds
+
+
+def _live(data: Dataset) -> LiveTeacher:
+    built = _teacher(data)
+    return LiveTeacher(
+        built.module, IOSpec.for_classifier(built.preprocess, data.classes), data.classes, torch.device("cpu")
+    )
+
+
+def _plain_loop(data: Dataset, steps: int) -> float:
+    """Images a second of timm's task over its own transforms."""
+    student = _student(data).module
+    task = timm.task.LogitDistillationTask(
+        student_model=student,
+        teacher_model=_teacher(data).module,
+        criterion=torch.nn.CrossEntropyLoss(),
+        distill_loss_weight=0.5,
+        task_loss_weight=0.5,
+        temperature=3.0,
+        verbose=False,
+    )
+    transform: Any = create_transform(
+        SIZE, is_training=True, scale=SCALE, ratio=RATIO, interpolation="bicubic", color_jitter=None, auto_augment=None
+    )
+    loader = DataLoader(_Pictures(data, transform), BATCH, shuffle=True)
+    optimizer = create_optimizer_v2(student, opt="adamw", lr=5e-4, weight_decay=0.05)
+    task.train()
+    seen, start = 0, time.perf_counter()
+    for images, labels in loader:
+        loss = task(images, labels)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen += len(labels)
+    return seen / (time.perf_counter() - start)
+
+
+class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    def __init__(self, data: Dataset, transform: Callable[[Image.Image], Tensor]) -> None:
+        self._data, self._transform = data, transform
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        assert self._data.labels is not None
+        return self._transform(Image.fromarray(self._data.image(index))), int(self._data.labels[index])
+
+
+if __name__ == "__main__":
+    main()
