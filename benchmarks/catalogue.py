@@ -7,10 +7,14 @@ Takes a few minutes on two cores. Parameters and multiply-accumulates are counte
 
 from __future__ import annotations
 
+from timm.utils.model import reparameterize_model
+from torch import nn
+
 from edgevit.errors import RecipeError
 from edgevit.models import catalogue, create_model, macs_of, params_of
 from edgevit.models.creation import CANDIDATE_SIZES, model_config
 from edgevit.models.distillation_token import has_distillation_token
+from edgevit.models.taps import layer_count
 
 FAMILIES = {
     "DeiT": ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"],
@@ -45,9 +49,16 @@ def entry_of(name: str, family: str) -> catalogue.Entry:
         macs=macs_of(own.module, size, size),
         licence=model_config(own.module).get("license") or "",
         distillation_token=has_distillation_token(own.module),
+        feature_layers=layer_count(own.module, (size, size)),
+        reparameterizable=folds(own.module),
         tested_sizes=tuple(candidate for candidate in CANDIDATE_SIZES if runs_at(name, candidate)),
         default_size=size,
     )
+
+
+def folds(model: nn.Module) -> bool:
+    """Whether timm folds branches of this model into single convolutions."""
+    return len(list(reparameterize_model(model).modules())) < len(list(model.modules()))
 
 
 def runs_at(name: str, size: int) -> bool:

@@ -58,16 +58,19 @@ def models(
     rows = [
         (
             one.name,
-            f"{one.params / 1e6:.2f}",
-            f"{one.macs / 1e6:.0f}",
+            f"{one.params / 1e6:.1f}M",
+            f"{one.macs / 1e6:.0f}M",
             "yes" if one.distillation_token else "",
             one.licence,
             _ranges(one.tested_sizes),
         )
         for one in entries
     ]
-    print_table(("model", "M params", "M MACs", "token", "licence", "sizes"), rows)
-    typer.echo(f"{len(entries)} models; token: has a distillation token; any other timm model works too")
+    print_table(("model", "params", "MACs", "token", "licence", "sizes"), rows)
+    typer.echo(
+        f"{len(entries)} models; token: has a distillation token. --json adds the number of layers whose\n"
+        "features can be compared. Any other timm model works too."
+    )
     if entries:
         next_command(f"edgevit export --model {entries[0].name} --classes 10 --out model.onnx")
 

@@ -17,8 +17,9 @@ CATALOGUE_FILE = Path(__file__).with_name("catalogue.csv")
 class Entry(Frozen):
     """One compact model. `params` and `macs` (one image) are those of 1,000 classes at `default_size` pixels.
 
-    `tested_sizes`: sides in pixels at which it was built and gave finite logits. `licence`: of timm's pretrained
-    weights; empty where timm has none.
+    `feature_layers`: intermediate layers that a distillation may compare. `reparameterizable`: branches of training can
+    be folded into single convolutions. `tested_sizes`: sides in pixels at which it was built and gave finite logits.
+    `licence`: of timm's pretrained weights; empty where timm has none.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Entry(Frozen):
     macs: int
     licence: str
     distillation_token: bool
+    feature_layers: int
+    reparameterizable: bool
     tested_sizes: tuple[int, ...]
     default_size: int
 
@@ -46,6 +49,7 @@ def write(entries: list[Entry]) -> None:
         writer.writerow(Entry.model_fields)
         for entry in sorted(entries, key=lambda one: (one.params, one.name)):
             row = entry.model_dump()
-            row["distillation_token"] = str(entry.distillation_token).lower()
+            for flag in ("distillation_token", "reparameterizable"):
+                row[flag] = str(row[flag]).lower()
             row["tested_sizes"] = " ".join(str(size) for size in entry.tested_sizes)
             writer.writerow(row.values())

@@ -74,10 +74,29 @@ def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], w
     return counted, [feature.shape[1] for feature in features]
 
 
+def layer_count(model: nn.Module, size: tuple[int, int]) -> int:
+    """How many intermediate layers timm gives of a model; 0 where it gives none."""
+    inner = timm_model(model)
+    if not hasattr(inner, "forward_intermediates"):
+        return 0
+    was_training = inner.training
+    inner.eval()
+    with torch.no_grad():
+        layers = inner.forward_intermediates(_blank(inner, size), intermediates_only=True)  # type: ignore[operator]
+    inner.train(was_training)
+    return len(layers)
+
+
 def _from_start(tap: Tap, inner: nn.Module, size: tuple[int, int], who: str) -> Tap:
     if not isinstance(tap, int):
         return tap
-    count = _layer_count(inner, size, who)
+    count = layer_count(inner, size)
+    if not count:
+        raise RecipeError(
+            f"timm gives no intermediate layers of the {who}'s model",
+            got=type(inner).__name__,
+            expected="pooled, or a model with forward_intermediates",
+        )
     if not -count <= tap < count:
         raise RecipeError(
             f"the {who}'s model has {count} intermediate layers",
@@ -85,21 +104,6 @@ def _from_start(tap: Tap, inner: nn.Module, size: tuple[int, int], who: str) -> 
             expected=f"0 to {count - 1}, or -{count} to -1",
         )
     return tap % count
-
-
-def _layer_count(inner: nn.Module, size: tuple[int, int], who: str) -> int:
-    if not hasattr(inner, "forward_intermediates"):
-        raise RecipeError(
-            f"timm gives no intermediate layers of the {who}'s model",
-            got=type(inner).__name__,
-            expected="pooled, or a model with forward_intermediates",
-        )
-    was_training = inner.training
-    inner.eval()
-    with torch.no_grad():
-        layers = inner.forward_intermediates(_blank(inner, size), intermediates_only=True)  # type: ignore[operator]
-    inner.train(was_training)
-    return len(layers)
 
 
 def _blank(inner: nn.Module, size: tuple[int, int]) -> Tensor:

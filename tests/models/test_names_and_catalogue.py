@@ -12,6 +12,7 @@ from edgevit.models import catalogue, create_model, macs_of, params_of
 from edgevit.models.creation import model_config
 from edgevit.models.distillation_token import has_distillation_token
 from edgevit.models.names import known_model, listed_names, nearest_models
+from edgevit.models.taps import layer_count
 
 
 def test_stored_names_are_timms() -> None:
@@ -52,5 +53,7 @@ def test_rows_agree_with_a_fresh_build(name: str) -> None:
     assert entry.params == params_of(built.module)
     assert entry.macs == macs_of(built.module, entry.default_size, entry.default_size)
     assert entry.distillation_token == has_distillation_token(built.module)
+    assert entry.feature_layers == layer_count(built.module, (entry.default_size, entry.default_size))
+    assert entry.reparameterizable == (name == "efficientvit_m0")
     assert entry.licence == model_config(built.module)["license"]
     assert create_model(name, 10, min(entry.tested_sizes)).preprocess.height == min(entry.tested_sizes)
