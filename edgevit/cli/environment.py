@@ -68,8 +68,8 @@ def models(
     ]
     print_table(("model", "params", "MACs", "token", "licence", "sizes"), rows)
     typer.echo(
-        f"{len(entries)} models; token: has a distillation token. --json adds the number of layers whose\n"
-        "features can be compared. Any other timm model works too."
+        f"{len(entries)} models; token: has a distillation token. --json adds the number of layers\n"
+        "whose features can be compared. Any other timm model works too."
     )
     if entries:
         next_command(f"edgevit export --model {entries[0].name} --classes 10 --out model.onnx")
