@@ -138,7 +138,10 @@ def _against(met: bool) -> str:
 
 def _who(deployed: Variant) -> str:
     where = f", run by {runtime_name(deployed.runtime)} on {deployed.target}" if deployed.runtime else ""
-    return f"Deployed: {deployed.id} ({precision_name(deployed.precision)}{where})."
+    which = f"{deployed.id} ({precision_name(deployed.precision)}{where})"
+    if deployed.model.kind == "checkpoint":
+        return f"Nothing was exported: the answer is about the last model, {which}."
+    return f"Deployed: {which}."
 
 
 def _smaller(found: Lineup) -> Point:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,7 @@ class CachedTeacher:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "facts.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         self._file = os.open(self.folder / "records", os.O_RDWR | os.O_CREAT, 0o644)
+        weakref.finalize(self, os.close, self._file)
         self.found, self.computed, self.checked = 0, 0, 0
 
     def __call__(self, batch: Batch) -> Answer:
@@ -72,9 +74,6 @@ class CachedTeacher:
         if self._check and (self.found == 1 or batch.step % CHECKED_STEPS == 0):
             self._compare(batch, kept)
         return Answer(kept.to(batch.labels.device))
-
-    def close(self) -> None:
-        os.close(self._file)
 
     def summary(self) -> str:
         """One line for people."""
