@@ -1,12 +1,12 @@
 """Every method of recipes/methods.yaml on CIFAR-10: the same student, views and number of images, several seeds.
 
-    python -m benchmarks.distillation_accuracy CIFAR WEIGHTS [--seeds 3] [--per-class 300] [--epochs 10] [--runs DIR]
+    python -m benchmarks.distillation_accuracy CIFAR WEIGHTS [--seeds 3] [--per-class 100] [--epochs 20] [--runs DIR]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet20-12fca82f.th (akamaster/pytorch_resnet_cifar10,
 91.7%): the teacher, which has seen all labels of the training images; students see `per-class` of them. The default is
 the scale of two CPU cores, about an hour; a run that was stopped goes on.
 
-For each method and seed: top-1 on the 10,000 test images, and the mean over corruptions on 500 of them; the difference
+For each method and seed: top-1 on the 10,000 test images, and the mean over corruptions on 200 of them; the difference
 to the student without a teacher, paired by seed (same weights at the start, same views in the same order).
 """
 
@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("cifar", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--per-class", type=int, default=300)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--per-class", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     recipe_file = asked.runs / "distillation-accuracy.yaml"
@@ -127,7 +127,7 @@ def _student(method: dict[str, Any], name: str, seed: int, epochs: int) -> dict[
 
 def _measured(model: str, name: str) -> list[dict[str, Any]]:
     clean = {"stage": "evaluate", "id": f"accuracy/{name}", "model": model, "data": "cifar.test", "batch_size": 100}
-    shifted = {"protocol": "corruptions", "severities": [1, 3, 5], "max_images": 500}
+    shifted = {"protocol": "corruptions", "severities": [1, 3, 5], "max_images": 200}
     return [clean, {**clean, "id": f"shifted/{name}", **shifted}]
 
 

@@ -14,7 +14,17 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq, LineCol
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from edgevit.artifacts import Frozen, Kind
-from edgevit.configs import DATASETS, STAGES, Budget, DatasetConfig, Stage, StageConfig, references, with_absolute_files
+from edgevit.configs import (
+    DATASETS,
+    OBJECTIVES,
+    STAGES,
+    Budget,
+    DatasetConfig,
+    Stage,
+    StageConfig,
+    references,
+    with_absolute_files,
+)
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 
@@ -377,7 +387,7 @@ def _known_keys(loc: Location) -> list[str]:
     """The keys that the record which holds the unknown key does have; union tags in `loc` name the record."""
     record: type[BaseModel] = Recipe
     for part in loc[:-1]:
-        tagged = STAGES.get(str(part)) or DATASETS.get(str(part))
+        tagged = STAGES.get(str(part)) or DATASETS.get(str(part)) or OBJECTIVES.get(str(part))
         field = record.model_fields.get(str(part))
         record = tagged or (_record_in(field.annotation) if field else None) or record
     return list(record.model_fields)

@@ -203,3 +203,63 @@ def test_no_recipe_at_all(tmp_path: Path, content: str) -> None:
 def test_a_missing_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
+
+
+DISTILL = """\
+name: taught
+datasets: {{digits: {{source: digits, few_shot: {{shots: 5}}}}}}
+stages:
+  - {{stage: load, id: teacher, model: resnet18, classes_of: digits}}
+  - {{stage: distill, id: student, teacher: teacher, model: deit_tiny_distilled_patch16_224,
+     streams: [{{data: digits.support}}], {fields}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("objectives: [{loss: cross_entropy}]", "no term learns from the teacher"),
+        ("distillation_token: true, objectives: [{loss: soft}]", "the class head of a distillation-token student"),
+        (
+            "distillation_token: true, objectives: [{loss: cross_entropy}, {loss: features}]",
+            "the distillation head of a distillation-token student",
+        ),
+        ("inference: class", "goes with distillation_token: true"),
+        ("teachers: [{model: teacher}]", "give either 'teacher' or 'teachers'"),
+        ("augmentation: {mixup: 0.2}, objectives: [{loss: dkd}]", "dkd is defined for one label a picture"),
+        ("teacher_cache: {}, objectives: [{loss: features}]", "the teacher cache keeps no features"),
+        ("objectives: [{loss: features, student: 1}]", "goes with an intermediate layer"),
+        ("objectives: [{loss: attention_transfer, student: [1, 2]}]", "layers go in pairs"),
+        ("objectives: [{loss: softt}]", "'softt' is no loss"),
+        ("objectives: [{loss: soft, temprature: 2}]", "Did you mean 'temperature'"),
+        ("regularization: 0.1, dropout: 0.1", "'regularization' stands for"),
+        ("schedule: step", "takes one number as decay_epochs"),
+        ("decay_rate: 0.5", "'decay_rate' goes with schedule step or multistep"),
+        ("augmentation: light9", "input should be .none., .light1."),
+    ],
+)
+def test_contradictions_of_a_distillation_are_named(tmp_path: Path, fields: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(tmp_path, DISTILL.format(fields=fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "distillation_token: true, inference: distillation, objectives: [{loss: soft}]",
+        "augmentation: light1, regularization: 0.1",
+        "augmentation: {preset: heavy2, horizontal_flip: 0}",
+        "schedule: multistep, decay_epochs: [3, 6], decay_rate: 0.2",
+        "freeze: backbone, layer_decay: 0.7, accumulation: 4, precision: bfloat16",
+    ],
+)
+def test_options_of_training_are_taken(tmp_path: Path, fields: str) -> None:
+    assert load(tmp_path, DISTILL.format(fields=fields)).stages
+
+
+def test_option_of_finetuning_is_refused_where_a_head_is_fitted(tmp_path: Path) -> None:
+    adapt = "  - {stage: fewshot, id: f, model: student, support: digits.support, epochs: 3}\n"
+    text = DISTILL.format(fields="epochs: 1") + adapt
+    with pytest.raises(RecipeError, match="'epochs' goes with method: finetune"):
+        load(tmp_path, text)
+    assert load(tmp_path, text.replace("epochs: 3", "epochs: 3, method: finetune")).stages

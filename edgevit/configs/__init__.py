@@ -16,6 +16,7 @@ from edgevit.configs.datasets import (
 )
 from edgevit.configs.fields import input_files, references, with_absolute_files
 from edgevit.configs.objectives import (
+    OBJECTIVES,
     AttentionTransfer,
     CrossEntropy,
     DecoupledDistillation,
@@ -46,6 +47,7 @@ from edgevit.configs.training import Augmentation, Distill, Fewshot, Load, Strea
 __all__ = [
     "CORRUPTIONS",
     "DATASETS",
+    "OBJECTIVES",
     "STAGES",
     "AttentionTransfer",
     "Augmentation",

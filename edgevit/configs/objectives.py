@@ -97,3 +97,12 @@ class AttentionTransfer(_FromTeacher):
 
 TeacherTerm = HardDistillation | SoftDistillation | DecoupledDistillation | FeatureDistillation | AttentionTransfer
 Objective = Annotated[CrossEntropy | TeacherTerm, Field(discriminator="loss")]
+
+OBJECTIVES: dict[str, type[Frozen]] = {
+    "cross_entropy": CrossEntropy,
+    "hard": HardDistillation,
+    "soft": SoftDistillation,
+    "dkd": DecoupledDistillation,
+    "features": FeatureDistillation,
+    "attention_transfer": AttentionTransfer,
+}

@@ -60,7 +60,8 @@ class Augmentation(Frozen):
         if not isinstance(given, dict) or given.get("preset") not in AUGREG:
             return given
         mixup, layers, magnitude = AUGREG[given["preset"]]
-        policy = f"rand-m{magnitude}-n{layers}" if layers else None
+        # Beyond 10, ranges go beyond what AutoAugment had, as in AugReg's code; each operation is always applied.
+        policy = f"rand-m{magnitude}-n{layers}-mmax30-p1" if layers else None
         return {"mixup": mixup, "auto_augment": policy, **given}
 
     @property
@@ -90,7 +91,8 @@ class Training(Stage):
         "cosine", description="timm's schedule of this name"
     )
     decay_epochs: tuple[Count, ...] = Field((), description="step: one, the interval; multistep: when the rate falls")
-    decay_rate: Fraction = Field(0.1, description="step, multistep: factor of each fall; poly: its power")
+    decay_rate: Fraction = Field(0.1, description="step, multistep: factor of each fall")
+    power: Positive = Field(1.0, description="of poly: the rate falls as (1 - share of the steps) to this power")
     warmup_fraction: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="factor of the learning rate from each layer to the one before it, for fine-tuning"
@@ -100,9 +102,9 @@ class Training(Stage):
     )
     clip_grad_norm: Positive | None = None
     label_smoothing: Fraction = 0.0
-    dropout: Fraction = Field(0.0, description="before the classifier, and in a ViT's embeddings and blocks")
+    dropout: Fraction = Field(0.0, description="timm's drop_rate: before the classifier")
     drop_path_rate: Fraction = Field(0.0, description="stochastic depth")
-    regularization: Fraction = Field(0.0, description="AugReg's: sets dropout and drop_path_rate at once")
+    regularization: Fraction = Field(0.0, description="sets dropout and drop_path_rate at once, after AugReg")
     ema_decay: Fraction | None = Field(
         None, description="keep an exponential moving average of the weights (with warm-up), and ship it"
     )
@@ -124,6 +126,9 @@ class Training(Stage):
             raise ValueError(
                 f"schedule '{self.schedule}' takes {expected} as decay_epochs, got {len(self.decay_epochs)}"
             )
+        for option, default, schedules in (("decay_rate", 0.1, ("step", "multistep")), ("power", 1.0, ("poly",))):
+            if getattr(self, option) != default and self.schedule not in schedules:
+                raise ValueError(f"'{option}' goes with schedule {' or '.join(schedules)}, not with '{self.schedule}'")
         return self
 
     @property
@@ -197,6 +202,15 @@ class Fewshot(Training):
         None, description="label_propagation where there is a pool, else logistic_regression"
     )
 
+    @model_validator(mode="after")
+    def _options_of_the_method(self) -> Fewshot:
+        if self.method == "finetune":
+            return self
+        for name in Training.model_fields.keys() - Stage.model_fields.keys() - {"augmentation", "seed"}:
+            if getattr(self, name) != Training.model_fields[name].default:
+                raise ValueError(f"'{name}' goes with method: finetune; a head is fitted without it")
+        return self
+
 
 class Stream(Frozen):
     """One source of training batches."""
@@ -237,8 +251,10 @@ class Distill(Training):
     model_args: dict[str, Any] = {}
     init: CheckpointRef | None = None
     distillation_token: bool = Field(False, description="a second token and head that learn from the teacher (DeiT)")
-    inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] = Field(
-        "mean_softmax", description="what a distillation-token student answers with: both heads (how), or one of them"
+    inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] | None = Field(
+        None,
+        description="what a distillation-token student answers with: both heads (how), or one of them; by default "
+        "mean_softmax, or what the checkpoint has",
     )
     image_size: Count | None = None
     streams: tuple[Stream, ...] = Field(min_length=1)
@@ -253,12 +269,16 @@ class Distill(Training):
         total = sum(stream.share for stream in self.streams)
         if len(self.streams) > 1 and abs(total - 1) > 1e-6:
             raise ValueError(f"the shares of the streams must add up to 1, got {total:g}")
-        if self.inference != "mean_softmax" and not self.distillation_token:
+        if self.inference is not None and not self.distillation_token and self.init is None:
             raise ValueError("'inference' chooses between two heads: it goes with distillation_token: true")
         self._check_terms()
         return self
 
     def _check_terms(self) -> None:
+        taught = any(not isinstance(term, CrossEntropy) for term in self.objectives)
+        if not taught:
+            raise ValueError("no term learns from the teacher: add one, such as hard, or take a train stage")
+        self._check_heads()
         for term in self.objectives:
             if isinstance(term, DecoupledDistillation) and self.augmentation.mixes:
                 raise ValueError("dkd is defined for one label a picture: leave out mixup and cutmix, or take 'soft'")
@@ -269,3 +289,21 @@ class Distill(Training):
                     )
                 if len(self.teachers) > 1:
                     raise ValueError(f"'{term.loss}' takes one teacher, got {len(self.teachers)}")
+
+    def _check_heads(self) -> None:
+        """Each head that a token student answers with needs a term that it learns from."""
+        if not self.distillation_token:
+            return
+        features = (CrossEntropy, FeatureDistillation, AttentionTransfer)
+        learns = {
+            "class": any(isinstance(term, CrossEntropy) for term in self.objectives),
+            "distillation": any(not isinstance(term, features) for term in self.objectives),
+        }
+        teachers = {"class": "cross_entropy", "distillation": "hard or soft"}
+        for head in learns:
+            if not learns[head] and self.inference in (None, "mean_softmax", "mean_logits", head):
+                other = next(one for one in learns if one != head)
+                raise ValueError(
+                    f"the {head} head of a distillation-token student would learn nothing: add {teachers[head]}, or "
+                    f"leave it out of the answer with inference: {other}"
+                )

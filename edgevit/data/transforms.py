@@ -12,11 +12,14 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image as Pillow
 from PIL import ImageEnhance
+from timm.data import auto_augment
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from torch import Tensor
 from torch.nn import functional
@@ -137,7 +140,21 @@ def policy(name: str, size: int) -> Callable[[Pillow.Image], Pillow.Image]:
         raise RecipeError(
             f"timm knows no augmentation policy '{name}'", got=error, expected="such as rand-m9-mstd0.5-inc1"
         ) from None
+    for operation in _operations(made):
+        if operation.aug_fn is auto_augment.posterize:
+            operation.aug_fn = _posterize
     return made
+
+
+def _operations(policy: Any) -> Iterator[Any]:
+    """The AugmentOps of a policy: RandAugment's and AugMix's `ops`, AutoAugment's lists of lists."""
+    for operation in chain(getattr(policy, "ops", ()), *getattr(policy, "policy", ())):
+        yield from _operations(operation) if not hasattr(operation, "aug_fn") else (operation,)
+
+
+def _posterize(picture: Pillow.Image, bits_to_keep: int, **_: Any) -> Pillow.Image:
+    """timm asks for 0 bits at the ends of its range, which Pillow refuses; one bit is the strongest that leaves any."""
+    return auto_augment.posterize(picture, max(1, bits_to_keep))  # type: ignore[no-any-return, no-untyped-call]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from edgevit.models.creation import (
     timm_model,
     with_new_head,
 )
-from edgevit.models.distillation_token import Inference
+from edgevit.models.distillation_token import DistillationTokenModel, Inference
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHOWN_KEYS = 3
@@ -108,7 +108,7 @@ def starting_model(
     model_args: Mapping[str, Any],
     *,
     distillation_token: bool = False,
-    inference: Inference = "mean_softmax",
+    inference: Inference | None = None,
     drop_rates: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> BuiltModel:
@@ -132,8 +132,22 @@ def starting_model(
             got=f"image_size {image_size}",
             expected=f"{io.preprocess.height}, as in {init.id}, or none",
         )
-    built = BuiltModel(module, description, io.preprocess)
+    built = _answering(BuiltModel(module, description, io.preprocess), inference)
     return built if io.classes == classes else with_new_head(built, len(classes), drop_rates, seed)
+
+
+def _answering(built: BuiltModel, inference: Inference | None) -> BuiltModel:
+    """The same model, which answers with these heads; with those that it has where None."""
+    if inference is None:
+        return built
+    if not isinstance(built.module, DistillationTokenModel):
+        raise RecipeError(
+            "this checkpoint has one head, so there is nothing to choose",
+            got=f"inference: {inference}",
+            expected="a checkpoint that was trained with distillation_token: true",
+        )
+    built.module.inference = inference
+    return built._replace(description=built.description.model_copy(update={"inference": inference}))
 
 
 def load_weights(built: BuiltModel, path: Path) -> bool:

@@ -50,7 +50,7 @@ def create_model(
     pretrained: bool = False,
     *,
     distillation_token: bool = False,
-    inference: Inference = "mean_softmax",
+    inference: Inference | None = None,
     drop_rates: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> BuiltModel:
@@ -77,13 +77,13 @@ def create_model(
     preprocess = preprocess_of(model, size)
     _check_runs(model, name, preprocess.height)
     if distillation_token:
-        model = _with_distillation_token(model, name, inference)
+        model = _with_distillation_token(model, name, inference or "mean_softmax")
     description = ModelDescription(
         model=name,
         model_args=args,
         num_classes=int(num_classes if num_classes is not None else model_config(model)["num_classes"]),
         distillation_token=distillation_token,
-        inference=inference,
+        inference=inference or "mean_softmax",
         licence=model_config(model).get("license") if pretrained else None,
     )
     return BuiltModel(model.eval(), description, preprocess)

@@ -35,9 +35,12 @@ class DistillationTokenModel(nn.Module):
         self.train(self.training)
 
     def forward(self, images: Tensor) -> TwoLogits | Tensor:
-        class_logits, distillation_logits = self.model(images)
-        if self.training:
-            return TwoLogits(class_logits, distillation_logits)
+        heads = TwoLogits(*self.model(images))
+        return heads if self.training else self.answer(heads)
+
+    def answer(self, heads: TwoLogits) -> Tensor:
+        """The one tensor, (batch, classes), that it gives outside of training."""
+        class_logits, distillation_logits = heads
         if self.inference == "mean_softmax":
             return log_mean_softmax(class_logits, distillation_logits)
         if self.inference == "mean_logits":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgevit.configs import Tap
 from edgevit.errors import RecipeError
 from edgevit.models.creation import timm_model
-from edgevit.models.distillation_token import TwoLogits
+from edgevit.models.distillation_token import DistillationTokenModel, TwoLogits
 
 
 def forward_with_taps(model: nn.Module, images: Tensor, taps: Sequence[Tap]) -> tuple[Tensor | TwoLogits, list[Tensor]]:
@@ -32,7 +32,10 @@ def forward_with_taps(model: nn.Module, images: Tensor, taps: Sequence[Tap]) -> 
     if "cls" in taps:
         maps["cls"] = final[:, 0]
     answer = inner.forward_head(final)  # type: ignore[operator]
-    return (TwoLogits(*answer) if isinstance(answer, tuple) else answer), [maps[tap] for tap in taps]
+    if isinstance(model, DistillationTokenModel):
+        heads = TwoLogits(*answer)
+        answer = heads if model.training else model.answer(heads)
+    return answer, [maps[tap] for tap in taps]
 
 
 def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], who: str) -> tuple[list[Tap], list[int]]:
@@ -58,9 +61,10 @@ def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], w
     model.eval()
     try:
         with torch.no_grad():
-            plain = inner(images)
-            answer, features = forward_with_taps(inner, images, counted)
-        if isinstance(answer, Tensor) and not torch.allclose(answer, plain, atol=1e-4, rtol=1e-4):
+            plain = model(images)
+            answer, features = forward_with_taps(model, images, counted)
+        assert isinstance(answer, Tensor)
+        if not torch.allclose(answer, plain, atol=1e-4, rtol=1e-4):
             raise AttributeError("its features lead to another answer than its own")
     except (AttributeError, TypeError, NotImplementedError) as error:
         raise RecipeError(

@@ -41,7 +41,12 @@ def run(config: PseudoLabel, inputs: Mapping[str, Artifact], context: Context, o
         progress.say(f"    no image for {len(missing)} of {len(counts)} classes: {listed(missing)}")
     return Contents(
         kind="dataset",
-        metrics={"images": len(guesses.labels), "kept": len(kept), "per_class": per_class},
+        metrics={
+            "images": len(guesses.labels),
+            "kept": len(kept),
+            "per_class": per_class,
+            "pictures": inputs["data"].digest,  # other pictures under the same names are another data set
+        },
         log_metrics={"temperature": temperature, "ece": _ece(fitted) if fitted else None},
         logs=(GUESSES,),
         provenance=record_of(inputs["data"]),

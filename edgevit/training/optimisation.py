@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.optim._param_groups import auto_group_layers
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -14,6 +15,8 @@ from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.creation import classifier_prefixes, timm_model
 from edgevit.training.students import StudentWithProjectors, without_projectors
 
+SECOND_ORDER = ("adahessian",)
+
 
 def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
     """timm's optimiser of this name over all that is not frozen.
@@ -21,9 +24,17 @@ def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
     Norms, biases and what the model names (position embeddings, tokens) have no weight decay. With `layer_decay`, each
     layer's rate is that factor times the rate of the layer after it (Bao et al. 2022, BEiT).
 
+    Projectors have no weight decay.
+
     Raises:
-        RecipeError: timm has no optimiser of this name.
+        RecipeError: timm has no optimiser of this name, or cannot make it here.
     """
+    if config.optimizer in SECOND_ORDER:
+        raise RecipeError(
+            "this optimiser needs second derivatives, which training does not compute",
+            got=config.optimizer,
+            expected="a first-order one, such as adamw",
+        )
     try:
         optimizer: Optimizer = create_optimizer_v2(
             timm_model(without_projectors(model)),
@@ -32,7 +43,11 @@ def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
             weight_decay=config.weight_decay,
             layer_decay=config.layer_decay,
         )
-    except (ValueError, AssertionError):
+    except (ValueError, AssertionError, ImportError) as error:
+        if config.optimizer in map(str, list_optimizers()):
+            raise RecipeError(
+                f"timm cannot make this optimiser here: {error}", got=config.optimizer, expected="adamw, or its package"
+            ) from None
         raise RecipeError(
             "timm has no such optimiser",
             got=config.optimizer,
@@ -58,7 +73,7 @@ def scheduler_for(optimizer: Optimizer, config: Training, total_steps: int, step
         num_epochs=max(1, total_steps - int(warmup_steps)),
         decay_epochs=epochs[0] if epochs else 1,
         decay_milestones=[round(epoch) for epoch in epochs],
-        decay_rate=1.0 if constant else config.decay_rate,
+        decay_rate=_decay_rate(config),
         warmup_epochs=int(warmup_steps),
         warmup_lr=config.peak_learning_rate / (warmup_steps + 1),
         warmup_prefix=config.schedule not in ("step", "multistep", "constant"),
@@ -67,6 +82,13 @@ def scheduler_for(optimizer: Optimizer, config: Training, total_steps: int, step
     )
     assert isinstance(scheduler, Scheduler)
     return scheduler
+
+
+def _decay_rate(config: Training) -> float:
+    """What timm calls decay_rate: for poly it is the power."""
+    if config.schedule == "constant":
+        return 1.0
+    return config.power if config.schedule == "poly" else config.decay_rate
 
 
 def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
@@ -84,15 +106,24 @@ def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
         heads = classifier_prefixes(inner)
         frozen = {name for name, _ in inner.named_parameters() if not name.startswith(heads)}
     else:
-        layers: dict[int, list[str]] = group_parameters(inner, inner.group_matcher(coarse=False))  # type: ignore[operator]
+        layers = _layers(inner)
         if config.freeze >= len(layers):
             raise RecipeError(
                 "nothing would be left to train", got=f"freeze {config.freeze}", expected=f"1 to {len(layers) - 1}"
             )
-        frozen = {name for layer in sorted(layers)[: config.freeze] for name in layers[layer]}
+        frozen = {name for layer in layers[: config.freeze] for name in layer}
     for name, parameter in inner.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return [module for module in inner.modules() if _is_frozen(module)]
+
+
+def _layers(model: nn.Module) -> list[list[str]]:
+    """The parameters of each layer, as timm groups them for layer decay."""
+    if hasattr(model, "group_matcher"):
+        layer_of: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    else:
+        layer_of = auto_group_layers(model)  # type: ignore[no-untyped-call]
+    return [[name for name, its in layer_of.items() if its == layer] for layer in sorted(set(layer_of.values()))]
 
 
 def _is_frozen(module: nn.Module) -> bool:

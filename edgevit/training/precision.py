@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+# torch's allocator on the CPU, oneDNN, cuBLAS and cuDNN.
+NO_MEMORY = ("can't allocate memory", "could not create a primitive", "could not create a memory", "ALLOC_FAILED")
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -18,5 +20,5 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether this is a device's, or the CPU allocator's, way to say that there is no memory left."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Whether this is a device's, or a library's, way to say that there is no memory left."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in NO_MEMORY)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from edgevit.configs import Objective
+import numpy as np
+
+from edgevit.configs import CrossEntropy, Objective
 from edgevit.data.dataset import Dataset
 from edgevit.errors import RecipeError
 from edgevit.training.batches import TrainingStream
@@ -29,18 +32,35 @@ def student_classes(datasets: Sequence[Dataset], teacher_classes: tuple[str, ...
 def distillation_streams(
     datasets: Sequence[Dataset], shares: Sequence[float], classes: tuple[str, ...], terms: Sequence[Objective]
 ) -> list[TrainingStream]:
-    """The streams of a distillation. A data set of other classes than the student's lends its pictures alone."""
+    """The streams of a distillation. Labels are matched with the student's classes by name.
+
+    A data set with a class that the student lacks lends its pictures alone.
+
+    Raises:
+        RecipeError: a term applies to labelled, or to unlabelled, samples alone, and no stream has any.
+    """
     streams = [
-        TrainingStream(dataset, share, labelled=dataset.labels is not None and dataset.classes == classes)
+        TrainingStream(aligned, share, labelled=aligned.labels is not None and aligned.classes == classes)
         for dataset, share in zip(datasets, shares, strict=True)
+        for aligned in (_aligned(dataset, classes),)
     ]
-    if any(term.loss == "cross_entropy" for term in terms) and not any(stream.labelled for stream in streams):
-        raise RecipeError(
-            "cross_entropy needs labels, and no stream has any",
-            got=", ".join(dataset.name for dataset in datasets),
-            expected="a labelled stream, or objectives hard and soft only",
-        )
+    for term in terms:
+        needs = "labelled" if isinstance(term, CrossEntropy) else term.samples
+        if needs != "all" and not any(stream.labelled == (needs == "labelled") for stream in streams):
+            raise RecipeError(
+                f"{term.loss} applies to {needs} images, and no stream has any with the student's classes",
+                got=", ".join(dataset.name for dataset in datasets),
+                expected=f"{'a' if needs == 'labelled' else 'an'} {needs} stream, or other objectives",
+            )
     return streams
+
+
+def _aligned(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The same samples, their labels in the order of `classes`, where these have all of the data set's."""
+    if dataset.labels is None or dataset.classes == classes or not set(dataset.classes) <= set(classes):
+        return dataset
+    order = np.array([classes.index(name) for name in dataset.classes], np.int64)
+    return replace(dataset, classes=classes, labels=order[dataset.labels])
 
 
 def validation_set(dataset: Dataset | None, classes: tuple[str, ...]) -> Dataset | None:

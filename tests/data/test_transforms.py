@@ -195,3 +195,23 @@ def test_normalise_resizes_as_preprocess_does(size: int, interpolation: str):
     got = normalise(torch.from_numpy(smooth(32, 32))[None], spec)[0]
     expected = preprocess(smooth(32, 32), **spec.model_dump())
     assert np.abs(got.numpy() - expected).max() < 1.5 / 255
+
+
+@pytest.mark.parametrize("policy", ["rand-m0-n2-p1", "rand-m10-n2-inc1-p1", "augmix-m10", "original", "3a"])
+def test_ends_of_a_policys_range_leave_a_picture(policy: str) -> None:
+    """timm's Posterize asks Pillow for 0 bits there."""
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    for key in range(150):
+        augment(image, Augmentation(auto_augment=policy), 32, 32, key)
+
+
+def test_presets_of_augreg_differ_from_each_other() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    strengths = {}
+    for preset in ("none", "light1", "light2", "medium1", "heavy1"):
+        augmentation = Augmentation.model_validate(preset)
+        views = [augment(image, augmentation, 32, 32, key) for key in range(12)]
+        strengths[preset] = (augmentation.mixup, np.stack(views).tobytes())
+    assert len(set(strengths.values())) == len(strengths)
+    pictures = [views for _, views in strengths.values()]
+    assert pictures[2] != pictures[3] != pictures[4]

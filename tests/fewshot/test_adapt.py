@@ -101,7 +101,7 @@ def predictions(model: torch.nn.Module, dataset: Dataset) -> torch.Tensor:
 @pytest.mark.parametrize("token", [False, True])
 def test_finetuning_learns_new_classes(tmp_path: Path, token: bool) -> None:
     start = checkpoint(tmp_path, ("x", "y"), token)
-    settings = config(epochs=30, batch_size=9, learning_rate=1e-3)
+    settings = config(method="finetune", epochs=30, batch_size=9, learning_rate=1e-3)
     context = Context(work=tmp_path / "work")
     tuned = finetune(start, blobs("s", 3), None, settings, context, tmp_path)
     assert accuracy(tuned.module, blobs("t", 20, seed=2), tuned.preprocess, CPU) > 0.9
@@ -115,7 +115,7 @@ def test_pool_holds_the_model_to_what_it_said_of_it(tmp_path: Path) -> None:
         start = checkpoint(tmp_path)
         before = predictions(start.module, pool)
         work = Context(work=tmp_path / f"work{number}")
-        settings = config(epochs=200, batch_size=batch_size, learning_rate=1e-3)
+        settings = config(method="finetune", epochs=200, batch_size=batch_size, learning_rate=1e-3)
         after = predictions(finetune(start, support, with_pool, settings, work, tmp_path).module, pool)
         moved.append(float((before.exp() * (before - after)).sum(-1).mean()))
     assert moved[0] < moved[1] / 2
@@ -124,7 +124,9 @@ def test_pool_holds_the_model_to_what_it_said_of_it(tmp_path: Path) -> None:
 def test_token_student_keeps_both_heads_through_finetuning(tmp_path: Path) -> None:
     start = checkpoint(tmp_path, token=True)
     pool = blobs("p", 4, labelled=False)
-    tuned = finetune(start, blobs("s", 2), pool, config(epochs=1, batch_size=6), Context(work=tmp_path), tmp_path)
+    tuned = finetune(
+        start, blobs("s", 2), pool, config(method="finetune", epochs=1, batch_size=6), Context(work=tmp_path), tmp_path
+    )
     assert tuned.description.distillation_token
 
 
@@ -157,7 +159,9 @@ def test_seed_draws_other_views(tmp_path: Path) -> None:
 
 def test_new_head_keeps_the_stochastic_depth_of_finetuning(tmp_path: Path) -> None:
     start = open_checkpoint(published_checkpoint(tmp_path, tiny_vit(2, depth=2), ("x", "y")))
-    adapted = fit_head(start, blobs("s", 3), None, "nearest_centroid", config(drop_path_rate=0.5), Context())
+    adapted = fit_head(
+        start, blobs("s", 3), None, "nearest_centroid", config(method="finetune", drop_path_rate=0.5), Context()
+    )
     images = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert not torch.equal(adapted.module(images), adapted.module.train()(images))

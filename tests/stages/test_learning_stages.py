@@ -34,6 +34,9 @@ def teacher() -> Artifact:
     return workbench().run("train", "teacher", **VIT, data="digits.support", val="digits.support", **fields)
 
 
+SOFT = ({"loss": "soft"}, {"loss": "cross_entropy", "weight": 0.1})
+
+
 def distilled(name: str, **changes: Any) -> Artifact:
     streams = ({"data": "digits.pool", "share": 0.8}, {"data": "digits.support", "share": 0.2})
     fields = {**TOKEN_VIT, **SHORT, "teacher": teacher().id, "streams": streams, **changes}
@@ -116,7 +119,7 @@ def test_train_on_a_pool_is_refused() -> None:
 
 
 def test_student_comes_to_agree_with_its_teacher() -> None:
-    student = distilled("student", epochs=12, learning_rate=2e-3, objectives=({"loss": "soft"},))
+    student = distilled("student", epochs=12, learning_rate=2e-3, objectives=SOFT)
     test = open_dataset(workbench().made["digits.pool"])
     agreement = []
     for model in (student, distilled("untrained", epochs=0)):
@@ -145,7 +148,7 @@ def test_teacher_of_other_classes_is_refused() -> None:
 
 
 def test_label_loss_without_labels_is_refused() -> None:
-    with pytest.raises(RecipeError, match="needs labels"):
+    with pytest.raises(RecipeError, match="applies to labelled"):
         distilled("unlabelled", streams=({"data": "digits.pool"},))
 
 

@@ -250,6 +250,10 @@ def test_folders_that_moved_keep_their_labels_and_changed_ones_do_not(tmp_path: 
     moved = written(tmp_path, ("data: digits.pool", "data: photos"), ("path: photos", "path: elsewhere"))
     assert not stale(moved, runs)
     assert len(open_dataset(run(moved, runs)["guessed"])) == done["guessed"].metrics["kept"]
+    with Image.open(tmp_path / "elsewhere" / "0.png") as picture:
+        other = picture.point(lambda value: value ^ 1)  # the same name, hardly another picture, the same label
+    other.save(tmp_path / "elsewhere" / "0.png")
+    assert run(moved, runs)["guessed"].digest != done["guessed"].digest
 
 
 @pytest.mark.parametrize(

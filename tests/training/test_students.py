@@ -137,3 +137,15 @@ def test_teacher_of_features_alone_needs_no_classes_in_common() -> None:
 def test_nothing_is_wrapped_where_no_feature_is_compared() -> None:
     built = tiny_vit()
     assert with_projectors(built, [CrossEntropy()], {}, 0) is built.module
+
+
+def test_teacher_with_two_heads_answers_with_one_beside_its_features() -> None:
+    built = tiny_token_vit()
+    io = IOSpec.for_classifier(built.preprocess, ("a", "b", "c"))
+    batch = Batches([TrainingStream(blobs())], built.preprocess, None, 4, 1, 0)[0]
+    taps = teacher_taps([FeatureDistillation()])
+    answer = LiveTeacher(built.module, io, ("a", "b", "c"), torch.device("cpu"), taps)(batch)
+    plain = LiveTeacher(built.module, io, ("a", "b", "c"), torch.device("cpu"))(batch)
+    assert answer.logits is not None
+    torch.testing.assert_close(answer.logits, plain.logits)
+    assert answer.features[0][0].shape == (4, 24)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgevit.artifacts import IOSpec, Preprocess
-from edgevit.configs import CrossEntropy, HardDistillation
+from edgevit.configs import CrossEntropy, DecoupledDistillation, HardDistillation, Objective, SoftDistillation
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError
 from edgevit.models import create_model
@@ -43,7 +43,7 @@ def test_teacher_without_the_students_classes_is_refused_by_name() -> None:
 
 
 def test_labels_count_only_where_classes_are_the_students() -> None:
-    pool, support, other = blobs("p", labelled=False), blobs("s"), blobs("o", classes=2)
+    pool, support, other = blobs("p", labelled=False), blobs("s"), blobs("o", classes=4)
     classes = student_classes([pool, support, other], ("teacher's",))
     assert classes == ("a", "b", "c")
     streams = distillation_streams([pool, support, other], [0.5, 0.25, 0.25], classes, [HardDistillation()])
@@ -52,8 +52,31 @@ def test_labels_count_only_where_classes_are_the_students() -> None:
 
 
 def test_cross_entropy_without_any_label_is_refused() -> None:
-    with pytest.raises(RecipeError, match="needs labels"):
+    with pytest.raises(RecipeError, match="cross_entropy applies to labelled"):
         distillation_streams([blobs(labelled=False)], [1.0], ("a", "b", "c"), [CrossEntropy()])
+
+
+@pytest.mark.parametrize(
+    ("term", "labelled", "needs"),
+    [
+        (DecoupledDistillation(), False, "dkd applies to labelled"),
+        (SoftDistillation(samples="labelled"), False, "soft applies to labelled"),
+        (SoftDistillation(samples="unlabelled"), True, "soft applies to unlabelled"),
+    ],
+)
+def test_term_that_no_stream_can_feed_is_refused(term: Objective, labelled: bool, needs: str) -> None:
+    with pytest.raises(RecipeError, match=needs):
+        distillation_streams([blobs(labelled=labelled)], [1.0], ("a", "b", "c"), [term])
+
+
+def test_labels_in_another_order_of_classes_keep_their_meaning() -> None:
+    plain = blobs()
+    (stream,) = distillation_streams([plain], [1.0], ("c", "x", "a", "b"), [CrossEntropy()])
+    assert stream.labelled
+    assert [("c", "x", "a", "b")[label] for label in stream.dataset.labels] == [  # type: ignore[union-attr]
+        plain.classes[label]
+        for label in plain.labels  # type: ignore[union-attr]
+    ]
 
 
 def test_training_needs_labels_and_two_classes() -> None:
