@@ -31,6 +31,7 @@ class Context:
             stage has been published.
         cache: a folder that all stages share and that may be removed at any time (what teachers said).
         check: compute a sample of what is taken from the cache again, and compare.
+        tensorboard: where event files of the training go, for TensorBoard; each stage has its own folder.
         recipe_name: for titles.
     """
 
@@ -42,8 +43,10 @@ class Context:
     work: Path = Path()
     cache: Path = Path()
     check: bool = False
+    tensorboard: Path | None = None
     recipe_name: str = ""
 
     def at(self, stage_id: str, work: Path, cache: Path) -> Context:
         """The same context, for one stage."""
-        return replace(self, stage_id=stage_id, work=work, cache=cache)
+        tensorboard = self.tensorboard and self.tensorboard / self.recipe_name / stage_id
+        return replace(self, stage_id=stage_id, work=work, cache=cache, tensorboard=tensorboard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -61,7 +62,37 @@ def make(
         artifact = store.make(config, inputs, parts, _writer(config, inputs, context, store.cache), again=again)
         if title:
             context.progress.say(f"    {_outcome(artifact)}")
-    return lying_where(artifact, inputs["data"]) if artifact.kind == "dataset" else artifact
+            context.progress.curves(_curves(artifact))
+    return _in_its_place(artifact, inputs)
+
+
+def finished_inputs(
+    recipe: Recipe, base: Path, runs: Path, context: Context, config: Stage
+) -> tuple[dict[str, Artifact], Context]:
+    """The inputs and the context of one stage, for work beside the run: nothing is made.
+
+    Raises:
+        ArtifactError: a stage that it needs is not finished.
+    """
+    store = Store(runs / ".store")
+    context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
+    done = _datasets(recipe, base, store, context)
+    stages = {stage.id: stage for stage in recipe.stages}
+
+    def inputs_of(stage: Stage) -> dict[str, Artifact]:
+        for _, name, _ in references(stage):
+            if name not in done:
+                done[name] = found(stages[name])
+        return resolve(stage, done)
+
+    def found(stage: Stage) -> Artifact:
+        inputs = inputs_of(stage)
+        artifact = store.find(store.key(ingredients_of(stage, inputs, context)))
+        if artifact is None:
+            raise ArtifactError(f"it is not finished, and '{config.id}' needs it", where=f"stage '{stage.id}'")
+        return _in_its_place(artifact, inputs)
+
+    return inputs_of(config), context.at(config.id, context.work, context.cache)
 
 
 def finished(recipe: Recipe, runs: Path) -> dict[str, InputRef]:
@@ -181,6 +212,18 @@ def _outcome(artifact: Artifact) -> str:
     if "size_bytes" in metrics:
         words.append(f"{metrics['size_bytes'] / 2**20:.2f} MiB")
     return ", ".join(words)
+
+
+def _in_its_place(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Artifact:
+    return lying_where(artifact, inputs["data"]) if artifact.kind == "dataset" else artifact
+
+
+def _curves(artifact: Artifact) -> dict[str, list[float]]:
+    """The course of a training, where the artifact comes from one."""
+    if "metrics.jsonl" not in artifact.manifest.files:
+        return {}
+    rows = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    return {name: [row[name] for row in rows if name in row] for name in ("loss", "val_top1")}
 
 
 def _datasets(recipe: Recipe, base: Path, store: Store, context: Context) -> dict[str, Artifact]:

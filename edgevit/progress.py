@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from statistics import mean
 from typing import Protocol, TextIO
+
+BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*#@"  # the courses of values, from small to large
+SPARKLINE_WIDTH = 12
 
 
 class Bar(Protocol):
@@ -20,6 +25,9 @@ class Progress(Protocol):
 
     def say(self, line: str) -> None:
         """A line that stays."""
+
+    def curves(self, curves: Mapping[str, Sequence[float]]) -> None:
+        """One line with the course of each of these values; those of less than two points are left out."""
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
@@ -38,6 +46,9 @@ class SilentProgress:
     def say(self, line: str) -> None:
         pass
 
+    def curves(self, curves: Mapping[str, Sequence[float]]) -> None:
+        pass
+
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
         yield SilentBar()
@@ -51,6 +62,9 @@ class PlainProgress:
 
     def say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
+
+    def curves(self, curves: Mapping[str, Sequence[float]]) -> None:
+        _say_curves(self, curves, self._stream.encoding)
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
@@ -92,6 +106,9 @@ class RichProgress:
     def say(self, line: str) -> None:
         self.console.print(line, markup=False)
 
+    def curves(self, curves: Mapping[str, Sequence[float]]) -> None:
+        _say_curves(self, curves, self.console.encoding)
+
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
         from rich import progress as rich_progress
@@ -117,6 +134,27 @@ class RichProgress:
                         bars.update(task, shown=" ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
             yield Shown()
+
+
+def sparkline(values: Sequence[float], levels: str, width: int = SPARKLINE_WIDTH) -> str:
+    """The course of `values` in at most `width` characters, from the first of `levels` (smallest) to the last."""
+    columns = min(width, len(values))
+    edges = [column * len(values) // columns for column in range(columns + 1)]
+    means = [mean(values[start:stop]) for start, stop in pairwise(edges)]
+    low, high = min(means), max(means)
+    steps = len(levels) - 1
+    return "".join(levels[round((one - low) / (high - low) * steps) if high > low else 0] for one in means)
+
+
+def _say_curves(progress: Progress, curves: Mapping[str, Sequence[float]], encoding: str | None) -> None:
+    levels = BLOCKS if encoding is None or encoding.lower().startswith("utf") else ASCII
+    shown = [
+        f"{name} {values[0]:.3g} {sparkline(values, levels)} {values[-1]:.3g}"
+        for name, values in curves.items()
+        if len(values) > 1
+    ]
+    if shown:
+        progress.say(f"    {', '.join(shown)}")
 
 
 def progress_for(stream: TextIO) -> Progress:

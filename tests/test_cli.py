@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from edgevit import __version__
 from edgevit.cli import app, main
 
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS = [command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback]
 EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
 
 
@@ -39,7 +39,7 @@ def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 
 def test_the_commands_are_all_there() -> None:
     assert set(COMMANDS) == {
-        "run", "why", "init", "doctor", "models", "schema", "predict", "report",
+        "run", "why", "lr-find", "init", "doctor", "models", "schema", "predict", "report",
         "export", "quantize", "compile", "evaluate", "profile", "compare", "bundle",
     }  # fmt: skip
 

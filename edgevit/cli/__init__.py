@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgevit import __version__
-from edgevit.cli import environment, files, recipes
+from edgevit.cli import environment, files, learning_rate, recipes
 from edgevit.errors import EdgevitError
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
@@ -44,7 +44,7 @@ def _root(
 
 
 for title, commands in (
-    ("Recipes", (recipes.run, recipes.why, recipes.init, recipes.report, recipes.schema)),
+    ("Recipes", (recipes.run, recipes.why, learning_rate.lr_find, recipes.init, recipes.report, recipes.schema)),
     (
         "Files",
         (

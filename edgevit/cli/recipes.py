@@ -34,6 +34,9 @@ def run(
     check: Annotated[
         bool, typer.Option("--check", help="Compute a sample of what comes from the teacher cache again, and compare.")
     ] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write curves for `tensorboard --logdir DIR`.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a recipe; finished stages are not run again, and a stopped run goes on.
@@ -43,13 +46,16 @@ def run(
     from edgevit import pipeline
     from edgevit.health import training_device
     from edgevit.recipe import load_recipe
+    from edgevit.training.event_files import check_tensorboard
 
     loaded = load_recipe(recipe, settings)
     if dry_run:
         _print_plan(pipeline.why(loaded, recipe.parent, runs, fresh), recipe, settings, as_json)
         return
     loading = {} if workers is None else {"workers": workers}
-    context = terminal_context(device=training_device(device), check=check, **loading)
+    if tensorboard:
+        check_tensorboard()
+    context = terminal_context(device=training_device(device), check=check, tensorboard=tensorboard, **loading)
     before = pipeline.finished(loaded, runs)
     done = pipeline.run(loaded, recipe.parent, runs, context, fresh)
     stages = {stage.id: done[stage.id] for stage in loaded.stages}

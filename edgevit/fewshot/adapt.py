@@ -18,8 +18,8 @@ from edgevit.fewshot.features import features_of, with_linear_head
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
 from edgevit.training.batches import TrainingStream
-from edgevit.training.fit import fit
 from edgevit.training.objectives import distillation_objective, label_objective
+from edgevit.training.setup import TrainingSetup
 from edgevit.training.teachers import LiveTeacher
 
 # What keeps fine-tuning on a few images from forgetting: as much weight as the labels have.
@@ -66,10 +66,14 @@ def fit_head(
 def finetune(
     checkpoint: Checkpoint, support: Dataset, pool: Dataset | None, config: Fewshot, context: Context, out: Path
 ) -> BuiltModel:
-    """All weights trained on the support; on the pool, the model must go on saying what it says now.
+    """All weights trained on the support; on the pool, the model must go on saying what it says now."""
+    return finetuning(checkpoint, support, pool, config, context).train(config, context, out)[0]
 
-    Where the classes are new, a linear head is fitted first (LP-FT, Kumar et al. 2022).
-    """
+
+def finetuning(
+    checkpoint: Checkpoint, support: Dataset, pool: Dataset | None, config: Fewshot, context: Context
+) -> TrainingSetup:
+    """What `finetune` trains. Where the classes are new, a linear head is fitted first (LP-FT, Kumar et al. 2022)."""
     check_support(support)
     start = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
     if checkpoint.io.classes != support.classes:
@@ -82,8 +86,7 @@ def finetune(
         io = IOSpec.for_classifier(start.preprocess, support.classes)
         itself = LiveTeacher(copy.deepcopy(start.module), io, support.classes, torch.device(context.device))
         objective = distillation_objective(SELF_DISTILLATION, itself, num_classes, config.label_smoothing)
-    tuned, _ = fit(start.module, objective, streams, config, context, preprocess=start.preprocess, out=out)
-    return start._replace(module=tuned)
+    return TrainingSetup(start, start.module, support.classes, objective, streams)
 
 
 def check_support(support: Dataset) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from edgevit.artifacts import Preprocess
 from edgevit.configs import Training
@@ -23,6 +25,7 @@ from edgevit.errors import TrainingError
 from edgevit.models.checkpoints import write_to_disk
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training.batches import Batch, Batches, TrainingStream, seed_of
+from edgevit.training.event_files import EventFile
 from edgevit.training.inference import accuracy
 from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
 from edgevit.training.optimisation import freeze, optimizer_for, scheduler_for
@@ -46,6 +49,7 @@ def fit(
     canvas: Preprocess | None = None,
     val: Dataset | None = None,
     save_every_s: float = 20.0,
+    scheduler: Callable[[Optimizer], Scheduler] | None = None,
 ) -> tuple[nn.Module, float | None]:
     """Train `model` in place.
 
@@ -61,6 +65,7 @@ def fit(
         canvas: the size of the canvases; the model's own by default, larger where a teacher sees more.
         val: looked at after each epoch.
         save_every_s: least time between two saves within an epoch.
+        scheduler: sets the learning rates of each step; as `config` says by default.
 
     Returns:
         The trained model without projectors, in eval mode on the CPU (its moving average where `ema_decay` is given),
@@ -71,7 +76,7 @@ def fit(
             good state stays in `context.work`.
     """
     batches = Batches(streams, canvas or preprocess, config.augmentation, config.batch_size, config.epochs, config.seed)
-    run = _Run(model, objective, batches, config, context, preprocess, val)
+    run = _Run(model, objective, batches, config, context, preprocess, val, scheduler)
     run.train(save_every_s)
     (out / METRICS).write_bytes((context.work / METRICS).read_bytes())
     trained: nn.Module = without_projectors(run.trained).cpu().eval()
@@ -90,6 +95,7 @@ class _Run:
         context: Context,
         preprocess: Preprocess,
         val: Dataset | None,
+        scheduler: Callable[[Optimizer], Scheduler] | None,
     ) -> None:
         self.config, self.context, self.preprocess = config, context, preprocess
         self.objective, self.batches, self.val = objective, batches, val
@@ -99,13 +105,17 @@ class _Run:
         self.frozen = freeze(self.model, config)
         self.optimizer = optimizer_for(self.model, config)
         steps_per_epoch = batches.total_steps / max(1, config.epochs)
-        self.scheduler = scheduler_for(self.optimizer, config, batches.total_steps, steps_per_epoch)
+        self.scheduler = (
+            scheduler(self.optimizer)
+            if scheduler
+            else scheduler_for(self.optimizer, config, batches.total_steps, steps_per_epoch)
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay, use_warmup=True)
         self.forward: Callable[[Tensor], Outputs] = torch.compile(self.model) if config.compile else self.model
         self.val_top1: float | None = None
         self.step = 0
-        self.log = _MetricsLog(context.work / METRICS)
+        self.log = _MetricsLog(context.work / METRICS, context.tensorboard)
 
     @property
     def trained(self) -> nn.Module:
@@ -305,20 +315,28 @@ class _Row:
 
 
 class _MetricsLog:
-    """`metrics.jsonl`: one JSON a line, flushed."""
+    """`metrics.jsonl`: one JSON a line, flushed; and the same as TensorBoard's event files, where they are wanted."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, tensorboard: Path | None) -> None:
+        self._path, self._tensorboard = path, tensorboard
+        self._events: EventFile | None = None
 
     def cut_after(self, step: int) -> None:
         """Drop the rows of steps that have to be done again, and a half-written last one."""
         lines = self._path.read_text().splitlines(keepends=True) if self._path.is_file() else []
         whole = [line for line in lines if line.endswith("\n")]
-        self._path.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        self._path.write_text("".join(kept))
+        if self._tensorboard:
+            self._events = EventFile(self._tensorboard)
+            for line in kept:
+                self._events.add(json.loads(line))
 
     def add(self, row: dict[str, float]) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        if self._events:
+            self._events.add(row)
 
 
 def _check_finite(model: nn.Module, run: _Run) -> None:
