@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,9 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and say what would run.")] = False,
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
+    ranks: Annotated[
+        int, typer.Option("--ranks", min=1, help="Processes that share a training; on CUDA, each has its own GPU.")
+    ] = 1,
     check: Annotated[
         bool, typer.Option("--check", help="Compute a sample of what comes from the teacher cache again, and compare.")
     ] = False,
@@ -55,9 +59,13 @@ def run(
     loading = {} if workers is None else {"workers": workers}
     if tensorboard:
         check_tensorboard()
-    context = terminal_context(device=training_device(device), check=check, tensorboard=tensorboard, **loading)
+    device = training_device(device)
+    if _follows_torchrun(device, ranks):
+        return
+    context = terminal_context(device=device, ranks=ranks, check=check, tensorboard=tensorboard, **loading)
     before = pipeline.finished(loaded, runs)
     done = pipeline.run(loaded, recipe.parent, runs, context, fresh)
+    _dismiss_torchrun(device)
     stages = {stage.id: done[stage.id] for stage in loaded.stages}
     made = [name for name, artifact in stages.items() if before.get(name) != artifact.ref()]
     folder = runs / loaded.name
@@ -155,6 +163,30 @@ def schema() -> None:
     from edgevit.recipe import recipe_schema
 
     print_json(recipe_schema())
+
+
+def _follows_torchrun(device: str, ranks: int) -> bool:
+    """Whether torchrun has started this process to follow another, which is then done."""
+    if not _under_torchrun():
+        return False
+    from edgevit.errors import RecipeError
+
+    if ranks > 1:
+        raise RecipeError("torchrun has started the ranks", where="--ranks", next="leave --ranks out, or torchrun")
+    from edgevit.training.ranks import follow
+
+    return follow(device)
+
+
+def _dismiss_torchrun(device: str) -> None:
+    if _under_torchrun():
+        from edgevit.training.ranks import dismiss
+
+        dismiss(device)
+
+
+def _under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_json: bool) -> None:

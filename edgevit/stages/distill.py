@@ -10,9 +10,11 @@ from edgevit.configs import Distill
 from edgevit.context import Context
 from edgevit.models.checkpoints import checkpoint_contents
 from edgevit.training.fit import METRICS
+from edgevit.training.ranks import on_ranks
 from edgevit.training.setup import distillation
 
 
+@on_ranks
 def run(config: Distill, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     setup, teaching = distillation(config, inputs, context)
     trained, val_top1 = setup.train(config, context, out)

@@ -21,6 +21,13 @@ from edgevit.data.loading import UNLABELLED, ViewDataset, epoch_order
 from edgevit.errors import DataError, EdgevitError, RecipeError
 
 
+class Counts(NamedTuple):
+    """How many samples there are, and how many of them have a label (their partner's included)."""
+
+    samples: int
+    labelled: int
+
+
 class Batch(NamedTuple):
     """Views of samples from one or more streams.
 
@@ -35,6 +42,7 @@ class Batch(NamedTuple):
         rows: (N,) int64, its place in the whole batch.
         step: the batch's number, from 0.
         done: the share of the training that lies before this batch.
+        whole: what the whole batch has, where this is a part of one.
     """
 
     canvases: Tensor
@@ -47,6 +55,17 @@ class Batch(NamedTuple):
     rows: Tensor
     step: int = 0
     done: float = 0.0
+    whole: Counts | None = None
+
+    @property
+    def labelled(self) -> Tensor:
+        """(N,) bool: which samples have a label; a picture mixed with an unlabelled one has none."""
+        return (self.labels >= 0) & (self.partner_labels >= 0)
+
+    @property
+    def counts(self) -> Counts:
+        """Of the whole batch."""
+        return self.whole or Counts(len(self.labels), int(self.labelled.sum()))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -54,7 +73,7 @@ class Batch(NamedTuple):
 
     def part(self, number: int, parts: int) -> Batch:
         """Every `parts`-th sample, from sample `number` on, so that each part has its share of every stream."""
-        return self._with_each(lambda tensor: tensor[number::parts])
+        return self._with_each(lambda tensor: tensor[number::parts])._replace(whole=self.counts)
 
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed = {name: change(one) for name, one in self._asdict().items() if isinstance(one, Tensor)}
@@ -76,6 +95,9 @@ class Batches(TorchDataset[Batch]):
     An epoch is as many images as the first stream has; each stream has a count of its own passes. Streams go on without
     a break from one pass to the next, so every batch is full. With repeated augmentation, a sample stands in a batch
     several times, each time in a view of its own, and a pass takes that many epochs.
+
+    Where `parts` processes share a training, number `part` makes `Batch.part(part, parts)` of each batch: the views of
+    these rows alone, and of the pictures that they are mixed with.
     """
 
     def __init__(
@@ -86,11 +108,20 @@ class Batches(TorchDataset[Batch]):
         batch_size: int,
         epochs: int,
         seed: int,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
+        if parts > batch_size:
+            raise RecipeError(
+                "a batch is too small for its ranks",
+                got=f"batch_size {batch_size}, {parts} ranks",
+                expected="at least one sample for each rank",
+            )
         for stream in streams:
             if not len(stream.dataset):
                 raise DataError("there is no image to train on", where=stream.dataset.name)
-        self.streams, self.augmentation, self.seed = tuple(streams), augmentation, seed
+        self.streams, self.canvas, self.augmentation, self.seed = tuple(streams), canvas, augmentation, seed
+        self.part, self.parts = part, parts
         self.counts = batch_shares([stream.share for stream in streams], batch_size)
         self._views = [ViewDataset(stream.dataset, canvas, augmentation, seed) for stream in streams]
         self._order = lru_cache(maxsize=2 * len(streams))(self._uncached_order)
@@ -101,22 +132,33 @@ class Batches(TorchDataset[Batch]):
         return self.total_steps
 
     def __getitem__(self, step: int) -> Batch:
-        rows = [row for stream in range(len(self.streams)) for row in self._rows(stream, step)]
-        canvases = torch.stack([canvas for canvas, *_ in rows])
-        labels, streams, samples = (torch.tensor(column) for column in list(zip(*rows, strict=True))[1:])
-        unmixed = Batch(
+        views = [view for stream in range(len(self.streams)) for view in self._views_of(stream, step)]
+        labels, streams, samples = (
+            torch.tensor(column) for column in zip(*((one.label, one.stream, one.sample) for one in views), strict=True)
+        )
+        mixture = self._mixture(step, streams)
+        everyone = torch.arange(len(views))
+        partners = everyone if mixture is None else mixture.partners
+        rows = everyone[self.part :: self.parts]
+        made = {row: self._canvas(views[row]) for row in {*rows.tolist(), *partners[rows].tolist()}}
+        canvases = torch.stack([made[row] for row in rows.tolist()])
+        if mixture is not None:
+            canvases = mixture.of(canvases.float(), torch.stack([made[row] for row in partners[rows].tolist()]).float())
+        partner_labels = labels[partners]
+        labelled = int(((labels >= 0) & (partner_labels >= 0)).sum())
+        return Batch(
             canvases,
-            labels,
-            streams,
-            samples,
-            partners=torch.arange(len(rows)),
-            partner_labels=labels,
-            own_share=torch.ones(len(rows)),
-            rows=torch.arange(len(rows)),
+            labels[rows],
+            streams[rows],
+            samples[rows],
+            partners[rows],
+            partner_labels[rows],
+            own_share=torch.full((len(rows),), 1.0 if mixture is None else mixture.own_share),
+            rows=rows,
             step=step,
             done=step / self.total_steps,
+            whole=None if self.parts == 1 else Counts(len(views), labelled),
         )
-        return self._mixed(unmixed) if self.augmentation is not None and self.augmentation.mixes else unmixed
 
     def epoch_of(self, step: int) -> int:
         """How many epochs are complete when `step` steps are done."""
@@ -139,43 +181,69 @@ class Batches(TorchDataset[Batch]):
         self.__dict__.update(state)
         self._order = lru_cache(maxsize=2 * len(self.streams))(self._uncached_order)
 
-    def _rows(self, stream: int, step: int) -> Iterator[tuple[Tensor, int, int, int]]:
+    def _views_of(self, stream: int, step: int) -> Iterator[_View]:
+        """A stream's rows of a batch."""
         source, count = self.streams[stream], self.counts[stream]
+        labels = source.dataset.labels if source.labelled else None
         repeats = 1 if self.augmentation is None else self.augmentation.repeats
         for position in range(step * count, (step + 1) * count):
             sample, repeat = divmod(position, repeats)
             its_pass, place = divmod(sample, len(source.dataset))
             index = int(self._order(stream, its_pass)[place])
-            canvas, label, _ = self._views[stream][its_pass, stream + repeat * len(self.streams), index]
-            yield canvas, label if source.labelled else UNLABELLED, stream, index
+            label = UNLABELLED if labels is None else int(labels[index])
+            yield _View(stream, its_pass, stream + repeat * len(self.streams), index, label)
+
+    def _canvas(self, view: _View) -> Tensor:
+        canvas, *_ = self._views[view.stream][view.its_pass, view.number, view.sample]
+        return canvas
 
     def _uncached_order(self, stream: int, its_pass: int) -> Indices:
         return epoch_order(self.seed, its_pass, stream, len(self.streams[stream].dataset))
 
-    def _mixed(self, batch: Batch) -> Batch:
-        assert self.augmentation is not None
-        rng = np.random.default_rng(seed_of(self.seed, "mix", batch.step))
+    def _mixture(self, step: int, streams: Tensor) -> _Mixture | None:
+        """How the pictures of a batch are mixed, if they are."""
+        if self.augmentation is None or not self.augmentation.mixes:
+            return None
+        rng = np.random.default_rng(seed_of(self.seed, "mix", step))
         if self.augmentation.mix_probability < 1 and rng.random() >= self.augmentation.mix_probability:
-            return batch
-        partners = _partners(batch.streams.numpy(), rng)
+            return None
+        partners = _partners(streams.numpy(), rng)
         kinds = [kind for kind in ("mixup", "cutmix") if getattr(self.augmentation, kind)]
         kind = kinds[int(rng.integers(len(kinds)))]
         alpha = getattr(self.augmentation, kind)
         share = float(rng.beta(alpha, alpha))
-        canvases = batch.canvases.float()
         if kind == "mixup":
-            canvases = share * canvases + (1 - share) * canvases[partners]
-        else:
-            top, bottom, left, right = _box(canvases.shape[1], canvases.shape[2], 1 - share, rng)
-            pasted = canvases[partners][:, top:bottom, left:right]
-            canvases[:, top:bottom, left:right] = pasted
-            share = 1 - (bottom - top) * (right - left) / (canvases.shape[1] * canvases.shape[2])
-        return batch._replace(
-            canvases=canvases,
-            partners=partners,
-            partner_labels=batch.labels[partners],
-            own_share=torch.full((len(partners),), share, dtype=torch.float32),
-        )
+            return _Mixture(partners, share)
+        height, width = self.canvas.height, self.canvas.width
+        top, bottom, left, right = _box(height, width, 1 - share, rng)
+        share = 1 - (bottom - top) * (right - left) / (height * width)
+        return _Mixture(partners, share, (slice(top, bottom), slice(left, right)))
+
+
+class _View(NamedTuple):
+    """What a row of a batch shows: view `number` of a stream's sample in one of its passes."""
+
+    stream: int
+    its_pass: int
+    number: int
+    sample: int
+    label: int
+
+
+class _Mixture(NamedTuple):
+    """Each row's partner, its own share, and for cutmix the box that its partner gives."""
+
+    partners: Tensor
+    own_share: float
+    box: tuple[slice, slice] | None = None
+
+    def of(self, canvases: Tensor, partners: Tensor) -> Tensor:
+        """Canvases (N, H, W, 3), float32, mixed with their partners'."""
+        if self.box is None:
+            return self.own_share * canvases + (1 - self.own_share) * partners
+        rows, columns = self.box
+        canvases[:, rows, columns] = partners[:, rows, columns]
+        return canvases
 
 
 class _Made(TorchDataset[Batch | EdgevitError]):

@@ -1,4 +1,4 @@
-"""The one training loop. It can be killed at any moment and goes on, on one device, to the same bits."""
+"""The one training loop. It can be killed at any moment and goes on, on as many ranks, to the same bits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -24,15 +25,17 @@ from edgevit.data.transforms import normalise
 from edgevit.errors import TrainingError
 from edgevit.models.checkpoints import write_to_disk
 from edgevit.models.distillation_token import TwoLogits
+from edgevit.training import ranks
 from edgevit.training.batches import Batch, Batches, TrainingStream, seed_of
 from edgevit.training.event_files import EventFile
 from edgevit.training.inference import accuracy
 from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
 from edgevit.training.optimisation import freeze, optimizer_for, scheduler_for
 from edgevit.training.precision import autocast, is_out_of_memory
+from edgevit.training.ranks import LAST
 from edgevit.training.students import WithFeatures, without_projectors
 
-LAST, METRICS = "last.pt", "metrics.jsonl"
+METRICS = "metrics.jsonl"
 MOST_STEPS_BETWEEN_ROWS = 50
 SPIKE = 3.0  # a row's loss over the one before it
 
@@ -56,6 +59,10 @@ def fit(
     The batch of a step, its dropout and its learning rate are functions of (seed, step), so that weights, optimiser,
     moving average and the number of steps are all that has to survive a kill; they are kept in `context.work`.
 
+    On several ranks (see `on_ranks`), all of which call this, each computes its rows of every batch; gradients and the
+    loss are those of the whole batch but for rounding. Dropout and the like draw otherwise than on one rank, and batch
+    normalisation sees a rank's rows; its running statistics are rank 0's. Rank 0 alone validates, logs and saves.
+
     Args:
         model: gives logits (batch, classes), both heads' in training mode, or WithFeatures.
         objective: the loss of the model's outputs for a batch.
@@ -69,16 +76,26 @@ def fit(
 
     Returns:
         The trained model without projectors, in eval mode on the CPU (its moving average where `ema_decay` is given),
-        and its accuracy on `val`.
+        and its accuracy on `val` (on rank 0).
 
     Raises:
         TrainingError: the loss or the weights are no longer finite, or the batch does not fit into memory; the last
             good state stays in `context.work`.
     """
-    batches = Batches(streams, canvas or preprocess, config.augmentation, config.batch_size, config.epochs, config.seed)
+    batches = Batches(
+        streams,
+        canvas or preprocess,
+        config.augmentation,
+        config.batch_size,
+        config.epochs,
+        config.seed,
+        ranks.rank(),
+        ranks.count(),
+    )
     run = _Run(model, objective, batches, config, context, preprocess, val, scheduler)
     run.train(save_every_s)
-    (out / METRICS).write_bytes((context.work / METRICS).read_bytes())
+    if run.is_first:
+        (out / METRICS).write_bytes((context.work / METRICS).read_bytes())
     trained: nn.Module = without_projectors(run.trained).cpu().eval()
     return trained, run.val_top1
 
@@ -98,10 +115,11 @@ class _Run:
         scheduler: Callable[[Optimizer], Scheduler] | None,
     ) -> None:
         self.config, self.context, self.preprocess = config, context, preprocess
-        self.objective, self.batches, self.val = objective, batches, val
+        self.is_first = ranks.rank() == 0
+        self.objective, self.batches, self.val = objective, batches, val if self.is_first else None
         self.device = torch.device(context.device)
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.model: nn.Module = model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         self.frozen = freeze(self.model, config)
         self.optimizer = optimizer_for(self.model, config)
         steps_per_epoch = batches.total_steps / max(1, config.epochs)
@@ -112,7 +130,8 @@ class _Run:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay, use_warmup=True)
-        self.forward: Callable[[Tensor], Outputs] = torch.compile(self.model) if config.compile else self.model
+        compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
+        self.forward = ranks.parallel(compiled)
         self.val_top1: float | None = None
         self.step = 0
         self.log = _MetricsLog(context.work / METRICS, context.tensorboard)
@@ -124,7 +143,8 @@ class _Run:
 
     def train(self, save_every_s: float) -> None:
         self._resume()
-        self.log.cut_after(self.step)
+        if self.is_first:
+            self.log.cut_after(self.step)
         total, batches = self.batches.total_steps, self.batches
         every = min(MOST_STEPS_BETWEEN_ROWS, max(1, total // 100))
         saved_at = row_at = waits_since = time.monotonic()
@@ -143,7 +163,7 @@ class _Run:
                     self._log(row, now - row_at, self.val_top1 if epoch_ended else None)
                     self._mention_spike(last_loss, row.loss)
                     row, row_at, last_loss = _Row(), now, row.loss
-                    if now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s):
+                    if self.is_first and now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s):
                         self._save()
                         saved_at = time.monotonic()
                 waits_since = time.monotonic()
@@ -151,16 +171,17 @@ class _Run:
 
     def _train_on(self, batch: Batch) -> tuple[float, float | None, int]:
         """One step. Gives its loss, the share of labelled samples that it got right, and its number of samples."""
-        torch.manual_seed(seed_of(self.config.seed, "step", self.step))
+        draws = ("step", self.step) if self.is_first else ("step", self.step, ranks.rank())
+        torch.manual_seed(seed_of(self.config.seed, *draws))
         self.scheduler.step_update(self.step)
         parts = min(self.config.accumulation, len(batch.labels))
         try:
-            results = self._backward(batch, parts)
+            computed = self._backward(batch, parts)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            results = None
-        if results is None:  # outside of the handler, which would keep the failed computation's memory
+            computed = None
+        if computed is None:  # outside of the handler, which would keep the failed computation's memory
             raise self._too_large(batch, parts)
         if self.config.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -170,29 +191,41 @@ class _Run:
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
-        return (*results, len(batch.labels))
+        loss, right, labelled = ranks.summed([computed[0], computed[1].right, computed[1].labelled], self.device)
+        return loss, right / labelled if labelled else None, batch.counts.samples
 
-    def _backward(self, batch: Batch, parts: int) -> tuple[float, float | None]:
-        """Gradients of the batch's loss. Gives the loss and the share of labelled samples that were right."""
+    def _backward(self, batch: Batch, parts: int, together: bool = True) -> tuple[float, _Right]:
+        """Gradients of the whole batch's loss, or with `together` false of these rows' share in it.
+
+        Gives these rows' share in the loss, and how many of their labelled samples were right.
+        """
         self.optimizer.zero_grad()
         self.model.train()
         for module in self.frozen:
             module.eval()
-        loss_value, right = 0.0, _Share()
-        for part in [batch] if parts == 1 else [batch.part(number, parts) for number in range(parts)]:
-            images = normalise(part.canvases, self.preprocess).contiguous(memory_format=self.layout)
-            with autocast(self.device, self.config.precision):
-                outputs = self.forward(images)
-            outputs = _float32(outputs)
-            loss = self.objective(outputs, part)
-            if parts > 1:
-                loss = loss * (len(part.labels) / len(batch.labels))
-            loss_value += float(loss.detach())
-            if not math.isfinite(loss_value):
-                raise self.diverged(f"the loss is {loss_value}", self.step + 1)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            right.add(heads_of(outputs)[0], part.labels)
-        return loss_value, right.share
+        loss, right = 0.0, _Right()
+        for number in range(parts):
+            part = batch if parts == 1 else batch.part(number, parts)
+            with nullcontext() if together and number == parts - 1 else ranks.unsynchronised(self.forward):
+                loss += self._backward_of(part, loss, right)
+        return loss, right
+
+    def _backward_of(self, part: Batch, loss_before: float, right: _Right) -> float:
+        """Adds the part's gradients, and counts what was right. Gives its share in the loss."""
+        images = normalise(part.canvases, self.preprocess).contiguous(memory_format=self.layout)
+        with autocast(self.device, self.config.precision):
+            outputs = self.forward(images)
+        outputs = _float32(outputs)
+        loss = self.objective(outputs, part)
+        if part.whole is not None:
+            loss = loss * (len(part.labels) / part.whole.samples)
+        value = float(loss.detach())
+        if not math.isfinite(loss_before + value):
+            raise self.diverged(f"the loss is {loss_before + value}", self.step + 1)
+        # DDP takes the mean over the ranks, where the whole batch's gradient is the sum of their shares.
+        self.scaler.scale(loss if ranks.count() == 1 else loss * ranks.count()).backward()  # type: ignore[no-untyped-call]
+        right.add(heads_of(outputs)[0], part.labels)
+        return value
 
     def _validate(self) -> float:
         assert self.val is not None
@@ -209,7 +242,10 @@ class _Run:
         }
         if row.accuracy is not None:
             done["top1"] = row.accuracy
-        self.log.add(done if val_top1 is None else {**done, "val_top1": val_top1})
+        if val_top1 is not None:
+            done["val_top1"] = val_top1
+        if self.is_first:
+            self.log.add(done)
 
     def _learning_rate(self) -> float:
         """The largest of the rates that are set."""
@@ -230,7 +266,7 @@ class _Run:
             where=f"stage '{self.context.stage_id}', step {self.step + 1} of {self.batches.total_steps}",
             got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
             expected=f"{images} images at once, which fit" if fits else "more memory: not even one image fits",
-            next=f"set accumulation: {fits}, which keeps the batch of {len(batch.labels)}" if fits else None,
+            next=f"set accumulation: {fits}, which keeps the batch of {batch.counts.samples}" if fits else None,
         )
 
     def _fitting_parts(self, batch: Batch, parts: int) -> int | None:
@@ -241,7 +277,7 @@ class _Run:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             try:
-                self._backward(batch.part(0, parts), 1)
+                self._backward(batch.part(0, parts), 1, together=False)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -344,20 +380,16 @@ def _check_finite(model: nn.Module, run: _Run) -> None:
         raise run.diverged("a weight is not finite", run.step)
 
 
-class _Share:
-    """The share of labelled samples that were right."""
+class _Right:
+    """How many samples have a label, and how many of them were right."""
 
     def __init__(self) -> None:
-        self._right, self._labelled = 0, 0
+        self.right, self.labelled = 0, 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         labelled = labels >= 0
-        self._labelled += int(labelled.sum())
-        self._right += int((logits.detach()[labelled].argmax(-1) == labels[labelled]).sum())
-
-    @property
-    def share(self) -> float | None:
-        return self._right / self._labelled if self._labelled else None
+        self.labelled += int(labelled.sum())
+        self.right += int((logits.detach()[labelled].argmax(-1) == labels[labelled]).sum())
 
 
 def _float32(outputs: Outputs) -> Outputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from edgevit.configs import (
     TeacherTerm,
 )
 from edgevit.models.distillation_token import TwoLogits
-from edgevit.training.batches import Batch
+from edgevit.training.batches import Batch, Counts
 from edgevit.training.losses import (
     attention_transfer,
     cross_entropy,
@@ -42,7 +43,8 @@ def label_objective(num_classes: int, label_smoothing: float = 0.0) -> Objective
 
     def objective(outputs: Outputs, batch: Batch) -> Tensor:
         targets, labelled = targets_of(batch, num_classes, label_smoothing)
-        return torch.stack([_over(labelled, cross_entropy, head, targets) for head in heads_of(outputs)]).mean()
+        losses = [_over(labelled, cross_entropy, head, targets) for head in heads_of(outputs)]
+        return torch.stack(losses).mean() * _balance("labelled", batch)
 
     return objective
 
@@ -52,6 +54,8 @@ def distillation_objective(
 ) -> ObjectiveFunction:
     """Σ weight · term, each term a mean over the samples it applies to, and 0 where there is none.
 
+    Of a part of a batch, each term is such that the mean over the parts, weighted by their numbers of samples, is the
+    whole batch's: a part with more labels than others counts for more where labels do.
     The teacher sees the batch's own canvases, mixed if they are. With two heads, labels go to the class head and the
     teacher's logits to the distillation head (DeiT, section 4).
     """
@@ -75,7 +79,8 @@ def distillation_objective(
                 loss = _over(
                     _chosen(term, labelled), _logit_measure(term), distillation_logits, answer.logits, batch.labels
                 )
-            total = total + _weight(term, batch.done) * loss
+            applies_to = "labelled" if isinstance(term, CrossEntropy) else term.samples
+            total = total + _weight(term, batch.done) * _balance(applies_to, batch) * loss
         return total
 
     return objective
@@ -93,13 +98,12 @@ def targets_of(batch: Batch, num_classes: int, label_smoothing: float = 0.0) -> 
     Smoothing s gives (1 − s) to the label and s/classes to every class (Szegedy et al. 2016). A picture mixed with an
     unlabelled one has no label.
     """
-    labelled = (batch.labels >= 0) & (batch.partner_labels >= 0)
     own, partners = (
         functional.one_hot(labels.clamp_min(0), num_classes).float() for labels in (batch.labels, batch.partner_labels)
     )
     share = batch.own_share.unsqueeze(1)
     mixed = share * own + (1 - share) * partners
-    return (1 - label_smoothing) * mixed + label_smoothing / num_classes, labelled
+    return (1 - label_smoothing) * mixed + label_smoothing / num_classes, batch.labelled
 
 
 def _weight(term: Objective, done: float) -> float:
@@ -112,6 +116,19 @@ def _chosen(term: TeacherTerm, labelled: Tensor) -> Tensor:
     if term.samples == "all":
         return torch.ones_like(labelled)
     return labelled if term.samples == "labelled" else ~labelled
+
+
+def _balance(samples: Literal["all", "labelled", "unlabelled"], batch: Batch) -> float:
+    """The share of these samples among the part's, over their share in the whole batch; 1 where both are equal."""
+
+    def how_many(counts: Counts) -> int:
+        unlabelled = counts.samples - counts.labelled
+        return {"all": counts.samples, "labelled": counts.labelled, "unlabelled": unlabelled}[samples]
+
+    if batch.whole is None:
+        return 1.0
+    here = Counts(len(batch.labels), int(batch.labelled.sum()))
+    return how_many(here) * batch.whole.samples / (max(1, how_many(batch.whole)) * here.samples)
 
 
 def _logit_measure(

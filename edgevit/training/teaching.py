@@ -12,6 +12,7 @@ from edgevit.configs import Distill
 from edgevit.context import Context
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
+from edgevit.training import ranks
 from edgevit.training.batches import Batch
 from edgevit.training.students import teacher_taps
 from edgevit.training.teacher_cache import CachedTeacher
@@ -61,12 +62,13 @@ class Teaching:
         return self._opened[0].channels if self._opened else {}
 
     def summary(self) -> Json:
-        """What the teacher's answers were worth, for the record."""
+        """What the teacher's answers were worth, for the record. All ranks have to call it."""
+        seen = {"teacher_top1_in_training": self._watched.top1(torch.device(self._context.device))}
         if self._cache is None:
-            return {"teacher_top1_in_training": self._watched.top1}
+            return seen
         self._context.progress.say(f"    {self._cache.summary()}")
         answers = {"found": self._cache.found, "computed": self._cache.computed}
-        return {"teacher_top1_in_training": self._watched.top1, "teacher_cache": answers}
+        return {**seen, "teacher_cache": answers}
 
     def _live(self) -> Teacher:
         config, device = self._config, torch.device(self._context.device)
@@ -88,6 +90,7 @@ class Teaching:
             "streams": [[one.digest, stream.share] for one, stream in zip(data, config.streams, strict=True)],
             "batch_size": config.batch_size,
             "accumulation": config.accumulation,
+            "ranks": ranks.count(),
             "augmentation": config.augmentation.model_dump(mode="json"),
             "canvas": canvas.model_dump(mode="json"),
             "seed": config.seed,
@@ -114,10 +117,10 @@ class _Watched:
             self._judge()
         return answer
 
-    @property
-    def top1(self) -> float | None:
-        """The share of labelled views that it got right."""
-        return self._right / self._seen if self._seen else None
+    def top1(self, device: torch.device) -> float | None:
+        """The share of labelled views that it got right, over all ranks."""
+        right, seen = ranks.summed([self._right, self._seen], device)
+        return right / seen if seen else None
 
     def _judge(self) -> None:
         if self._judged or self._seen < LABELS_TO_JUDGE_BY:

@@ -21,9 +21,9 @@ CANVAS = tiny_vit().preprocess
 MIXING = Augmentation(mixup=0.8, cutmix=1.0)
 
 
-def batches(augmentation: Augmentation | None = MIXING, epochs: int = 3) -> Batches:
+def batches(augmentation: Augmentation | None = MIXING, epochs: int = 3, part: int = 0, parts: int = 1) -> Batches:
     streams = [TrainingStream(blobs(per_class=3), 0.6), TrainingStream(blobs("blobs.pool", 5, labelled=False), 0.4)]
-    return Batches(streams, CANVAS, augmentation, batch_size=5, epochs=epochs, seed=4)
+    return Batches(streams, CANVAS, augmentation, batch_size=5, epochs=epochs, seed=4, part=part, parts=parts)
 
 
 def same(ours: Batch, theirs: Batch) -> bool:
@@ -31,6 +31,16 @@ def same(ours: Batch, theirs: Batch) -> bool:
         torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
         for left, right in zip(ours, theirs, strict=True)
     )
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(repeats=2), MIXING])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_each_rank_makes_its_part_of_the_whole_batch(parts: int, augmentation: Augmentation | None) -> None:
+    whole = batches(augmentation)
+    for part in range(parts):
+        ours = batches(augmentation, part=part, parts=parts)
+        for step in range(len(whole)):
+            assert same(ours[step], whole[step].part(part, parts))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

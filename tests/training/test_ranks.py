@@ -1,0 +1,375 @@
+"""Several ranks train as one process does, and where one dies the run ends, says so, and can go on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from edgevit.artifacts import Artifact, Contents, IOSpec
+from edgevit.cli import app
+from edgevit.configs import (
+    Augmentation,
+    CrossEntropy,
+    FeatureDistillation,
+    HardDistillation,
+    Objective,
+    SoftDistillation,
+    TeacherCache,
+    Train,
+)
+from edgevit.context import Context
+from edgevit.data.dataset import Dataset
+from edgevit.errors import DataError, RecipeError, TrainingError
+from edgevit.pipeline import ingredients_of
+from edgevit.progress import PlainProgress
+from edgevit.training.batches import Batch, Batches, TrainingStream
+from edgevit.training.fit import fit
+from edgevit.training.objectives import ObjectiveFunction, Outputs, distillation_objective, label_objective
+from edgevit.training.ranks import on_ranks, rank
+from edgevit.training.students import teacher_taps, with_projectors
+from edgevit.training.teacher_cache import CachedTeacher
+from edgevit.training.teachers import LiveTeacher, Teacher
+from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit, train_config
+
+PREPROCESS = tiny_vit().preprocess
+MIXED = Augmentation(scale=(0.9, 1.0), mixup=0.8, cutmix=1.0)
+LABELLED = (TrainingStream(blobs()),)
+# Rows 0 to 2 of 7 have labels: two of rank 0's four rows, one of rank 1's three.
+UNEVEN = (
+    TrainingStream(blobs(), 0.4),
+    TrainingStream(blobs("blobs.pool", seed=5, labelled=False), 0.6, labelled=False),
+)
+TERMS = (CrossEntropy(weight=0.5), SoftDistillation(weight=0.3), HardDistillation(weight=0.2, samples="unlabelled"))
+FEATURES = (FeatureDistillation(student=0, teacher=0),)
+
+
+def train(folder: Path, context: Context, **changes: object) -> nn.Module:
+    """A training run of 20 steps or so, in and into a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    return fitted(tiny_vit().module, label_objective(3), LABELLED, folder, context, **changes)
+
+
+def fitted(
+    model: nn.Module,
+    objective: ObjectiveFunction,
+    streams: tuple[TrainingStream, ...],
+    folder: Path,
+    context: Context,
+    val: Dataset | None = None,
+    save_every_s: float = 20.0,
+    **changes: object,
+) -> nn.Module:
+    config = train_config(**{"epochs": 5, "optimizer": "sgd", "learning_rate": 0.1, **changes})
+    at = replace(context, work=folder)
+    trained, _ = fit(
+        model, objective, streams, config, at, preprocess=PREPROCESS, out=folder, val=val, save_every_s=save_every_s
+    )
+    return trained
+
+
+def teacher(taps: tuple[Objective, ...] = ()) -> LiveTeacher:
+    io = IOSpec.for_classifier(PREPROCESS, ("a", "b", "c"))
+    return LiveTeacher(tiny_vit(seed=7).module, io, ("a", "b", "c"), torch.device("cpu"), teacher_taps(taps) or None)
+
+
+def distil(folder: Path, context: Context, who: Teacher | None = None, **changes: object) -> nn.Module:
+    folder.mkdir(exist_ok=True)
+    objective = distillation_objective(TERMS, who or teacher(), 3, label_smoothing=0.1)
+    changes = {"batch_size": 7, "augmentation": MIXED, "epochs": 2, **changes}
+    return fitted(tiny_token_vit().module, objective, UNEVEN, folder, context, **changes)
+
+
+def distil_features(folder: Path, context: Context) -> nn.Module:
+    folder.mkdir(exist_ok=True)
+    asked = teacher(FEATURES)
+    student = with_projectors(tiny_vit(), FEATURES, asked.channels, seed=0)
+    return fitted(student, distillation_objective(FEATURES, asked, 3), LABELLED, folder, context, weight_decay=0.1)
+
+
+def distil_from_cache(folder: Path, context: Context) -> nn.Module:
+    cached = CachedTeacher(teacher, folder / "cache", {"ranks": "any"}, TeacherCache(), 3, 7)
+    distil(folder, context, cached)
+    assert cached.found == 0
+    again = distil(folder / "again", context, cached)
+    assert cached.found == cached.computed
+    return again
+
+
+LONG = {"epochs": 15, "learning_rate": 0.02}
+Case = Callable[[Path, Context], nn.Module]
+CASES: dict[str, Case] = {
+    "labels": train,
+    "long": lambda folder, context: train(folder, context, **LONG),
+    "validated": lambda folder, context: train(folder, context, val=blobs("blobs.val", 2, seed=9), ema_decay=0.9),
+    "uneven": lambda folder, context: train(folder, context, batch_size=5, clip_grad_norm=1.0),
+    "parts": lambda folder, context: train(folder, context, accumulation=2),
+    "mixed": lambda folder, context: train(folder, context, augmentation=MIXED),
+    "distilled": distil,
+    "distilled in parts": lambda folder, context: distil(folder, context, accumulation=2),
+    "features": distil_features,
+    "cached": distil_from_cache,
+}
+
+
+@on_ranks
+def all_cases(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    for name, case in CASES.items():
+        trained = case(context.work / name, context)
+        torch.save(trained.state_dict(), out / f"{name}.pt")
+    context.progress.say(f"rank {rank()} is done")
+    return Contents(kind="checkpoint", metrics={"stage": context.stage_id})
+
+
+class Heard(PlainProgress):
+    """Progress that is remembered."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def launch(run: Callable[..., Contents], folder: Path, ranks: int, **changes: object) -> Contents:
+    folder.mkdir(exist_ok=True)
+    context = Context(**{"ranks": ranks, "work": folder, "workers": 0, "stage_id": "student", **changes})  # type: ignore[arg-type]
+    return run(train_config(), {}, context, folder)
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders of all cases with one rank, and with two."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    launch(all_cases, one, 1)
+    heard = Heard()
+    assert launch(all_cases, two, 2, progress=heard).metrics == {"stage": "student"}
+    assert heard.lines[-1] == "rank 0 is done"
+    assert "student: 20/20 steps" in heard.lines[0]
+    return one, two
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_train_as_one_process_does(one_and_two: tuple[Path, Path], name: str) -> None:
+    one, two = (rows(folder / name) for folder in one_and_two)
+    assert len(one) == len(two) >= 14
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+        assert {key: ours.get(key) for key in ("step", "epoch", "top1", "val_top1", "learning_rate")} == {
+            key: theirs.get(key) for key in ("step", "epoch", "top1", "val_top1", "learning_rate")
+        }
+    weights, others = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in one_and_two)
+    for key, weight in weights.items():
+        torch.testing.assert_close(weight, others[key], atol=1e-4, rtol=1e-4, msg=key)
+
+
+def test_parts_of_a_batch_are_weighted_by_what_has_labels(one_and_two: tuple[Path, Path]) -> None:
+    """Some of the parts have no label at all."""
+    whole, parts = (rows(one_and_two[0] / name) for name in ("distilled", "distilled in parts"))
+    for ours, theirs in zip(whole, parts, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+def slowly(outputs: Outputs, batch: Batch) -> Tensor:
+    time.sleep(0.03)
+    return label_objective(3)(outputs, batch)
+
+
+@on_ranks
+def train_slowly(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    trained = fitted(tiny_vit().module, slowly, LABELLED, context.work, context, save_every_s=0.0, **LONG)
+    torch.save(trained.state_dict(), out / "weights.pt")
+    return Contents(kind="checkpoint")
+
+
+def processes_of(session: int) -> set[int]:
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.add(int(status.parent.name))
+    return found
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_kill_9_of_a_rank_ends_the_run_which_then_goes_on(one_and_two: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    before = processes_of(os.getsid(0))
+    killed: list[float] = []
+
+    def kill() -> None:
+        while not (broken / "last.pt").exists():
+            time.sleep(0.02)
+        time.sleep(0.2)
+        second = max(multiprocessing.active_children(), key=lambda process: int(process.name.rsplit("-", 1)[1]))
+        os.kill(second.pid or 0, signal.SIGKILL)
+        killed.append(time.monotonic())
+
+    threading.Thread(target=kill).start()
+    with pytest.raises(TrainingError) as ended:
+        launch(train_slowly, broken, 2, workers=2)
+    assert time.monotonic() - killed[0] < 5
+    wait_until(lambda: processes_of(os.getsid(0)) <= before, 5)
+    step = torch.load(broken / "last.pt", weights_only=True)["step"]
+    assert 0 < step < 60
+    assert "stage 'student': a process of the training died" in str(ended.value)
+    assert "rank 1 of 2" in str(ended.value)
+    assert "was ended by SIGKILL" in str(ended.value)
+    assert f"the same command goes on after step {step}" in str(ended.value)
+
+    heard = Heard()
+    launch(train_slowly, broken, 2, workers=2, progress=heard)
+    assert heard.lines[0] == f"    goes on after step {step} of 60"
+    unbroken = torch.load(one_and_two[1] / "long.pt", weights_only=True)
+    resumed = torch.load(broken / "weights.pt", weights_only=True)
+    for key, weight in unbroken.items():
+        assert torch.equal(weight, resumed[key]), key
+
+
+@on_ranks
+def fail(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    def objective(outputs: Outputs, batch: Batch) -> Tensor:
+        if rank() == 1 and batch.step == 2:
+            raise DataError("this image cannot be read", where="7.jpg")
+        return label_objective(3)(outputs, batch)
+
+    fitted(tiny_vit().module, objective, LABELLED, context.work, context)
+    return Contents(kind="checkpoint")
+
+
+def test_error_of_a_rank_is_the_error_of_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"7\.jpg: this image cannot be read"):
+        launch(fail, tmp_path, 2)
+    assert not multiprocessing.active_children()
+
+
+@on_ranks
+def has_a_bug(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    return Contents(kind="checkpoint", metrics={"one over the rank": 1 / rank()})
+
+
+@pytest.mark.slow
+def test_bug_keeps_the_traceback_of_its_rank(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)rank 0: Traceback.*ZeroDivisionError"):
+        launch(has_a_bug, tmp_path, 2)
+
+
+def test_batch_smaller_than_its_ranks_is_refused() -> None:
+    with pytest.raises(RecipeError, match="too small for its ranks"):
+        Batches(LABELLED, PREPROCESS, None, batch_size=2, epochs=1, seed=0, part=0, parts=3)
+
+
+def test_help_names_ranks() -> None:
+    text = CliRunner(env={"COLUMNS": "80", "TERM": "dumb"}).invoke(app, ["run", "--help"]).stdout
+    assert "--ranks" in text
+    assert "Processes that share a training" in text
+
+
+def test_keys_know_nothing_of_ranks(tmp_path: Path) -> None:
+    inputs = {"data": published_checkpoint(tmp_path, tiny_vit(), ("a", "b", "c"))}
+    parts = [ingredients_of(train_config(), inputs, Context(ranks=ranks)) for ranks in (1, 2)]
+    assert parts[0] == parts[1]
+
+
+RECIPE = """\
+name: small
+datasets: {digits: {source: digits, few_shot: {shots: 8}}}
+stages:
+  - {stage: train, id: teacher, model: vit_tiny_patch16_224, image_size: 32, data: digits.support, epochs: 40,
+     batch_size: 16, model_args: &small {patch_size: 8, embed_dim: 48, depth: 2, num_heads: 3}}
+  - {stage: distill, id: student, teacher: teacher, model: vit_tiny_patch16_224, image_size: 32, epochs: 5,
+     batch_size: 15, model_args: *small, augmentation: {mixup: 0.2}, teacher_cache: {},
+     streams: [{data: digits.support, share: 0.4}, {data: digits.pool, share: 0.6}]}
+  - {stage: fewshot, id: tuned, method: finetune, model: student, support: digits.support, epochs: 2}
+"""
+EDGEVIT = [sys.executable, "-c", "from edgevit.cli import main; main()"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python"]
+
+
+class Run:
+    """The recipe in a folder of its own."""
+
+    def __init__(self, folder: Path, *options: str, launcher: Sequence[str] = ()) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "recipe.yaml").write_text(RECIPE)
+        self.runs = folder / "runs"
+        arguments = ["run", str(folder / "recipe.yaml"), "--runs", str(self.runs), "--workers", "0", "--json"]
+        self.command = [*launcher, *EDGEVIT, *arguments, "--device", "cpu", *options]
+
+    def finish(self) -> dict[str, dict[str, object]]:
+        """Run to the end; what each stage made."""
+        answer = subprocess.run(self.command, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr
+        stages: dict[str, dict[str, object]] = json.loads(answer.stdout)["stages"]
+        return stages
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def saves(self) -> bool:
+        return any(self.runs.glob(".store/work/*/last.pt"))
+
+
+def digests(stages: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    return {name: stage["digest"] for name, stage in stages.items()}
+
+
+@pytest.mark.slow
+def test_recipe_on_two_ranks(tmp_path: Path) -> None:
+    """From the command line: what torchrun's ranks make, what a killed run makes, and what it says when it is."""
+    made = Run(tmp_path / "unbroken", "--ranks", "2").finish()
+    assert not any(stage["made"] for stage in Run(tmp_path / "unbroken").finish().values())
+    assert digests(Run(tmp_path / "torchrun", launcher=TORCHRUN).finish()) == digests(made)
+
+    broken = Run(tmp_path / "broken", "--ranks", "2")
+    process = broken.start()
+    wait_until(broken.saves, 60)
+    os.kill(max(ranks_below(process.pid)), signal.SIGKILL)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "error: stage 'teacher': a process of the training died" in said
+    assert "the same command goes on after step" in said
+    assert "Traceback" not in said
+    assert "leaked" not in said
+    wait_until(lambda: not processes_of(process.pid), 5)
+
+    process = broken.start()
+    wait_until(lambda: len(ranks_below(process.pid)) == 2, 60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=20)
+    wait_until(lambda: not processes_of(process.pid), 5)
+    assert digests(broken.finish()) == digests(made)
+
+
+def ranks_below(pid: int) -> list[int]:
+    """The processes that lead groups of their own in the session of `pid`."""
+    return [one for one in processes_of(pid) if one != pid and os.getpgid(one) == one]
