@@ -58,6 +58,11 @@ class Batch(NamedTuple):
     whole: Counts | None = None
 
     @property
+    def main_labels(self) -> Tensor:
+        """(N,) int64: the label of the picture that has the larger share; UNLABELLED where it has none."""
+        return torch.where(self.own_share >= 0.5, self.labels, self.partner_labels)
+
+    @property
     def labelled(self) -> Tensor:
         """(N,) bool: which samples have a label; a picture mixed with an unlabelled one has none."""
         return (self.labels >= 0) & (self.partner_labels >= 0)

@@ -155,17 +155,19 @@ class _Run:
                 row.waited_s += time.monotonic() - waits_since
                 row.add(*self._train_on(batch.to(self.device)))
                 bar.advance(1, loss=row.loss, **({} if row.accuracy is None else {"accuracy": row.accuracy}))
+                now = time.monotonic()  # before it looks at anything but the training
                 epoch_ended = batches.epoch_of(self.step) > batches.epoch_of(self.step - 1) or self.step == total
                 if epoch_ended and self.val is not None:
                     self.val_top1 = self._validate()
                 if epoch_ended or self.step % every == 0:
-                    now = time.monotonic()
                     self._log(row, now - row_at, self.val_top1 if epoch_ended else None)
                     self._mention_spike(last_loss, row.loss)
-                    row, row_at, last_loss = _Row(), now, row.loss
+                    last_loss, row = row.loss, _Row()
                     if self.is_first and now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s):
                         self._save()
                         saved_at = time.monotonic()
+                if not row.steps:
+                    row_at = time.monotonic()
                 waits_since = time.monotonic()
         _check_finite(self.trained, self)
 
@@ -224,7 +226,7 @@ class _Run:
             raise self.diverged(f"the loss is {loss_before + value}", self.step + 1)
         # DDP takes the mean over the ranks, where the whole batch's gradient is the sum of their shares.
         self.scaler.scale(loss if ranks.count() == 1 else loss * ranks.count()).backward()  # type: ignore[no-untyped-call]
-        right.add(heads_of(outputs)[0], part.labels)
+        right.add(heads_of(outputs)[0], part.main_labels)
         return value
 
     def _validate(self) -> float:
@@ -265,14 +267,14 @@ class _Run:
             "the memory does not hold this batch",
             where=f"stage '{self.context.stage_id}', step {self.step + 1} of {self.batches.total_steps}",
             got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
-            expected=f"{images} images at once, which fit" if fits else "more memory: not even one image fits",
+            expected=f"{images} images at once, which fit" if fits else "more memory: not even two images fit",
             next=f"set accumulation: {fits}, which keeps the batch of {batch.counts.samples}" if fits else None,
         )
 
     def _fitting_parts(self, batch: Batch, parts: int) -> int | None:
         """The smallest doubling of `parts` with which the batch can be computed, by trying one part."""
-        while parts < len(batch.labels):
-            parts = min(2 * parts, len(batch.labels))
+        while len(batch.labels) >= 4 * parts:  # batch normalisation needs two images at once
+            parts *= 2
             self.optimizer.zero_grad()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()

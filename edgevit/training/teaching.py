@@ -13,7 +13,7 @@ from edgevit.context import Context
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
 from edgevit.training import ranks
-from edgevit.training.batches import Batch
+from edgevit.training.batches import Batch, batch_shares
 from edgevit.training.students import teacher_taps
 from edgevit.training.teacher_cache import CachedTeacher
 from edgevit.training.teachers import Answer, EnsembleTeacher, LiveTeacher, Teacher, needs_logits
@@ -83,16 +83,19 @@ class Teaching:
     def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
         """All that decides a batch and what the teachers say of it."""
         config = self._config
+        weights = [one.weight for one in config.teachers] or [1.0]
+        counts = batch_shares([stream.share for stream in config.streams], config.batch_size)
         return {
+            "version": config.version,
             "teachers": [one.digest for one in self._artifacts],
-            "teacher_weights": [one.weight for one in config.teachers],
+            "teacher_weights": [weight / sum(weights) for weight in weights],
             "class_names": self._classes,
-            "streams": [[one.digest, stream.share] for one, stream in zip(data, config.streams, strict=True)],
+            "streams": [[one.digest, count] for one, count in zip(data, counts, strict=True)],
             "batch_size": config.batch_size,
             "accumulation": config.accumulation,
             "ranks": ranks.count(),
             "augmentation": config.augmentation.model_dump(mode="json"),
-            "canvas": canvas.model_dump(mode="json"),
+            "canvas": [canvas.height, canvas.width],
             "seed": config.seed,
             "precision": config.precision,
             "device": self._context.device,
@@ -111,9 +114,9 @@ class _Watched:
     def __call__(self, batch: Batch) -> Answer:
         answer = self._teacher(batch)
         if answer.logits is not None:
-            labelled = (batch.labels >= 0) & (batch.own_share > 0.5)
-            self._seen += int(labelled.sum())
-            self._right += int((answer.logits.argmax(-1) == batch.labels)[labelled].sum())
+            labels = batch.main_labels
+            self._seen += int((labels >= 0).sum())
+            self._right += int((answer.logits.argmax(-1) == labels).sum())
             self._judge()
         return answer
 

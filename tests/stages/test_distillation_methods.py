@@ -93,6 +93,19 @@ def test_other_views_find_nothing_in_the_cache(change: dict[str, Any]) -> None:
     assert other.manifest.provenance["teacher_cache"]["found"] == 0
 
 
+def test_what_decides_no_answer_does_not_part_the_caches() -> None:
+    distilled("one-way", teacher_cache={}, seed=11)
+    other = distilled(
+        "another-way",
+        teacher=None,
+        teachers=({"model": teacher().id, "weight": 5},),
+        model="vit_tiny_patch16_224",  # another mean and deviation, the same canvas
+        teacher_cache={},
+        seed=11,
+    )
+    assert other.manifest.provenance["teacher_cache"]["computed"] == 0
+
+
 def test_check_computes_a_sample_again_and_notices_a_cache_that_lies(tmp_path: Path) -> None:
     distilled("checked", teacher_cache={}, seed=7)
     said = io.StringIO()

@@ -91,13 +91,13 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"precision": "float16", "clip_grad_norm": 1.0}], ids=str)
 @pytest.mark.parametrize("killed_at", [1, 5, 7])
 def test_run_that_was_broken_off_ends_as_an_unbroken_one(
-    tmp_path: Path, killed_at: int, ema_decay: float | None
+    tmp_path: Path, killed_at: int, changes: dict[str, object]
 ) -> None:
     val = blobs("blobs.val", 2, seed=9)
-    changes = {"epochs": 3, "ema_decay": ema_decay}
+    changes = {"epochs": 3, **changes}
     unbroken, _ = trained(tmp_path / "unbroken", val, **changes)
     calls = 0
 
@@ -311,7 +311,7 @@ def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_learns_and_resumes(tmp_path: Path, precision: str) -> None:
+def test_half_precision_learns(tmp_path: Path, precision: str) -> None:
     val = blobs("blobs.val", seed=9)
     model, top1 = trained(tmp_path / "half", val, epochs=12, precision=precision)
     assert top1 is not None
@@ -319,8 +319,6 @@ def test_half_precision_learns_and_resumes(tmp_path: Path, precision: str) -> No
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     single, _ = trained(tmp_path / "single", val, epochs=12)
     assert not torch.equal(model.state_dict()["head.weight"], single.state_dict()["head.weight"])
-    again, _ = trained(tmp_path / "half", val, epochs=12, precision=precision)
-    assert_same_weights(model, again)
 
 
 def test_layout_in_memory_changes_nothing_but_rounding(tmp_path: Path) -> None:
