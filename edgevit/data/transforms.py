@@ -68,7 +68,8 @@ def normalise(canvases: Tensor, preprocess: Preprocess) -> Tensor:
 
     Resized (with antialiasing) where the model's size is another than the canvas's; then scaled to 0..1 and normalised.
     """
-    images = canvases.permute(0, 3, 1, 2).to(torch.float32) / 255
+    # Channels first in memory too: of a canvas's own layout, a ResNet-18 on a CPU takes a quarter longer.
+    images = canvases.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
     size = (preprocess.height, preprocess.width)
     if images.shape[2:] != size:
         images = _resized(images, size, preprocess.interpolation)
