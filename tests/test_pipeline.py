@@ -122,9 +122,10 @@ def test_a_budget_that_is_not_met_is_status_1(small: Small) -> None:
     answer = small.command("run", str(small.file))
     assert answer.returncode == 1, answer.stderr
     assert "does not meet the budget" in answer.stdout
-    again = small.command("run", str(small.file))
+    again = small.command("run", str(small.file), "--check")
     assert again.returncode == 1
     assert "nothing was to be done" in again.stdout
+    assert "--check compared nothing" in again.stdout
 
 
 def test_a_dry_run_checks_what_is_to_be_made_again(small: Small) -> None:

@@ -76,6 +76,8 @@ def run(
     else:
         if not made:
             typer.echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing was to be done")
+            if check:
+                typer.echo("--check compared nothing: it looks at stages that run; --fresh ID makes one run again")
         _print_summaries(reports)
         bundles = [folder / name for name, artifact in stages.items() if artifact.kind == "bundle"]
         if reports:
