@@ -1,6 +1,6 @@
 """Every method of recipes/methods.yaml on CIFAR-10: the same student, views and number of images, several seeds.
 
-    python -m benchmarks.distillation_accuracy CIFAR WEIGHTS [--seeds 3] [--per-class 100] [--epochs 20] [--runs DIR]
+    python -m benchmarks.distillation_accuracy CIFAR WEIGHTS [--seeds 3] [--per-class 100] [--epochs 20] [--methods …]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet20-12fca82f.th (akamaster/pytorch_resnet_cifar10,
 91.7%): the teacher, which has seen all labels of the training images; students see `per-class` of them. The default is
@@ -49,11 +49,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--per-class", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--methods", nargs="*", help="by their ids in the recipe; all by default", metavar="METHOD")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     recipe_file = asked.runs / "distillation-accuracy.yaml"
     recipe_file.parent.mkdir(parents=True, exist_ok=True)
-    recipe = _recipe(asked.cifar.absolute(), asked.weights.absolute(), asked.seeds, asked.per_class, asked.epochs)
+    recipe = _recipe(asked)
     with recipe_file.open("w") as file:
         YAML().dump(recipe, file)
     torch.set_num_threads(2)
@@ -69,7 +70,7 @@ def main() -> None:
             "teacher_top1": done["accuracy/teacher"].metrics["top1"],
             "teacher_corrupted_top1": done["shifted/teacher"].metrics["corrupted_top1"],
             "rows": rows,
-            "int8": {name: _figures(done, f"{name}/int8") for name in ("hard",) if f"accuracy/{name}/int8" in done},
+            "hard_seed0_in_int8": _figures(done, "hard/int8") if "accuracy/hard/int8" in done else None,
             "methods": {
                 method: _summary(rows, method, asked.seeds) for method in dict.fromkeys(row["method"] for row in rows)
             },
@@ -77,37 +78,35 @@ def main() -> None:
     )
 
 
-def _recipe(cifar: Path, weights: Path, seeds: int, per_class: int, epochs: int) -> dict[str, Any]:
-    methods = [stage for stage in load_recipe(METHODS).stages if stage.id.startswith("student/")]
+def _recipe(asked: argparse.Namespace) -> dict[str, Any]:
+    students = [stage for stage in load_recipe(METHODS).stages if stage.id.startswith("student/")]
+    methods = {stage.id.removeprefix("student/"): stage for stage in students}
+    chosen = asked.methods or list(methods)
     stages: list[dict[str, Any]] = [
         {
             "stage": "load",
             "id": "teacher",
             "model": "cifar_resnet20",
-            "weights": str(weights),
+            "weights": str(asked.weights.absolute()),
             "classes_of": "cifar.support",
-        },
-        {
-            "stage": "pseudolabel",
-            "id": "guessed",
-            "teacher": "teacher",
-            "data": "cifar.pool",
-            "most_per_class": per_class,
         },
         *_measured("teacher", "teacher"),
     ]
-    for seed in range(seeds):
-        for method in methods:
-            name = f"seed{seed}/{method.id.removeprefix('student/')}"
-            stages.append(_student(method.model_dump(mode="json"), name, seed, epochs))
+    if "pseudo-labels" in chosen:
+        guess = {"stage": "pseudolabel", "id": "guessed", "teacher": "teacher", "data": "cifar.pool"}
+        stages.append({**guess, "most_per_class": asked.per_class})
+    for seed in range(asked.seeds):
+        for method in chosen:
+            name = f"seed{seed}/{method}"
+            stages.append(_student(methods[method].model_dump(mode="json"), name, seed, asked.epochs))
             stages += _measured(f"student/{name}", name)
-    hard = "student/seed0/hard"
-    stages += [
-        {"stage": "export", "id": "onnx", "model": hard},
-        {"stage": "quantize", "id": "int8", "model": "onnx", "calibration": "cifar.support"},
-        *_measured("int8", "hard/int8"),
-    ]
-    data = {"source": "cifar10", "path": str(cifar), "few_shot": {"shots": per_class, "draw": 0}}
+    if "hard" in chosen:
+        stages += [
+            {"stage": "export", "id": "onnx", "model": "student/seed0/hard"},
+            {"stage": "quantize", "id": "int8", "model": "onnx", "calibration": "cifar.support"},
+            *_measured("int8", "hard/int8"),
+        ]
+    data = {"source": "cifar10", "path": str(asked.cifar.absolute()), "few_shot": {"shots": asked.per_class, "draw": 0}}
     return {"name": "distillation-accuracy", "datasets": {"cifar": data}, "stages": stages}
 
 

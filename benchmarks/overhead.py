@@ -24,7 +24,7 @@ RECIPE = """\
 name: overhead
 datasets: {digits: {source: digits}}
 stages:
-  - {stage: train, id: model, model: deit_tiny_patch16_224, image_size: 32, data: digits.train, epochs: 8,
+  - {stage: train, id: model, model: deit_tiny_patch16_224, image_size: 32, data: digits.train, epochs: 40,
      model_args: {img_size: 32, patch_size: 8, embed_dim: 96, depth: 4, num_heads: 3}}
   - {stage: export, id: onnx, model: model}
   - {stage: quantize, id: int8, model: onnx, calibration: digits.train, min_sqnr_db: 0}
@@ -64,7 +64,9 @@ def _by_hand(recipe: Recipe, folder: Path) -> None:
         out, work = folder / config.id, folder / "work" / config.id
         out.mkdir(parents=True)
         work.mkdir(parents=True)
-        contents = stage_function(config.name())(config, resolve(config, done), Context().at(config.id, work), out)
+        contents = stage_function(config.name())(
+            config, resolve(config, done), Context().at(config.id, work, folder / "cache"), out
+        )
         names = [path.name for path in out.iterdir()]
         manifest = Manifest.model_construct(
             kind=contents.kind, id=config.id, key="", digest=config.id, config={}, inputs={}, io=contents.io,

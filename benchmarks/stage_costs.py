@@ -1,4 +1,4 @@
-"""Seconds of each stage of a finished run, and the largest memory of its process, from the run's own manifests.
+"""Seconds of each stage of a finished run, its largest memory, and what it measured, from the run's own manifests.
 
 python -m benchmarks.stage_costs runs/quickstart
 """
@@ -11,17 +11,23 @@ from pathlib import Path
 from benchmarks.common import publish
 from edgevit.artifacts import MANIFEST, Artifact
 
+SHOWN = ("top1", "corrupted_top1", "latency_ms", "size_bytes")
+
 
 def main() -> None:
     run = Path(sys.argv[1])
     shown = [path.parent for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}") for path in run.glob(pattern)]
-    costs = {path.relative_to(run).as_posix(): Artifact.load(path).manifest.provenance for path in shown}
+    stages = {path.relative_to(run).as_posix(): Artifact.load(path).manifest for path in shown}
+    costs = {name: one.provenance for name, one in stages.items()}
     publish(
         f"stage_costs_{run.name}",
         {
             "seconds": {name: one["seconds"] for name, one in costs.items()},
             "total_s": sum(one["seconds"] for one in costs.values()),
             "peak_rss_mib": max(one["peak_rss_mib_so_far"] for one in costs.values()),
+            "measured": {
+                name: {key: one.metrics[key] for key in SHOWN if key in one.metrics} for name, one in stages.items()
+            },
         },
     )
 
