@@ -16,7 +16,7 @@ Anything else that escapes is a bug of edgevit's own and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -93,3 +93,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """`Did you mean 'x'?` for the known name nearest to `name`, or None where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else None
+
+
+def listed(names: Sequence[str], shown: int = 5) -> str:
+    """`a, b and 3 more`: the first of many names."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -15,10 +15,8 @@ from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
 from edgevit.data.hashes import ImageState, ImageStates
 from edgevit.data.relabelled import LABELS, labelled_data, relabelled
 from edgevit.data.splits import lowest_of_each_class
-from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean
+from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean, listed
 from edgevit.progress import Progress
-
-_SHOWN = 5  # names in a note, before "and … more"
 
 
 def dataset_artifacts(
@@ -141,7 +139,7 @@ def _artifact(name: str, role: str, config: DatasetConfig, source: Source, base:
         raise DataError(
             f"{len(unreadable)} images cannot be read",
             where=name,
-            got=_listed([f"{sample_id} ({problem})" for sample_id, problem in unreadable.items()]),
+            got=listed([f"{sample_id} ({problem})" for sample_id, problem in unreadable.items()]),
             next="mend or remove them, or set on_bad_image: skip",
         )
     dataset = select_role(name, role, config, source, set(unreadable))
@@ -203,7 +201,7 @@ def _support(name: str, config: DatasetConfig, source: Source, train: Indices) -
         raise DataError(
             "classes have too few training images for the support set",
             where=name,
-            got=_listed(short),
+            got=listed(short),
             expected=f"at least {shots} of each class",
             next="add images, lower few_shot.shots, or name the other classes in include_classes",
         )
@@ -217,7 +215,7 @@ def _only_classes(name: str, source: Source, wanted: tuple[str, ...]) -> Source:
             raise DataError(
                 f"there is no class '{class_name}'",
                 where=f"data set '{name}'",
-                expected=_listed(source.classes),
+                expected=listed(source.classes),
                 next=did_you_mean(class_name, source.classes),
             )
     assert source.labels is not None, "without labels there is no class to be found above"
@@ -243,17 +241,12 @@ def _missing_classes(dataset: Dataset) -> list[str]:
     if dataset.labels is None:
         return []
     missing = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels)
-    names = _listed([dataset.classes[label] for label in missing])
+    names = listed([dataset.classes[label] for label in missing])
     return [f"{len(missing)} of {len(dataset.classes)} classes have no image here: {names}"] if len(missing) else []
 
 
 def _skipped(unreadable: Mapping[str, str]) -> list[str]:
     if not unreadable:
         return []
-    named = _listed([f"{sample_id} ({problem})" for sample_id, problem in unreadable.items()])
+    named = listed([f"{sample_id} ({problem})" for sample_id, problem in unreadable.items()])
     return [f"{len(unreadable)} images cannot be read and are skipped: {named}"]
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

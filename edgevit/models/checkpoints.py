@@ -18,7 +18,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from edgevit.artifacts import Artifact, Contents, IOSpec, Json
-from edgevit.errors import ArtifactError, RecipeError
+from edgevit.errors import ArtifactError, RecipeError, listed
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import (
     BuiltModel,
@@ -200,7 +200,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> No
         raise ArtifactError(
             "these weights belong to another model",
             where=where,
-            got="; ".join(f"{verb} {_shown(keys)}" for verb, keys in parts if keys),
+            got="; ".join(f"{verb} {listed(keys, SHOWN_KEYS)}" for verb, keys in parts if keys),
             expected=f"{len(own)} tensors of {type(target).__name__}",
             next="check model, model_args and image_size",
         )
@@ -251,8 +251,3 @@ def _state_dict_in(loaded: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ArtifactError("no state dict in this file", where=path, expected="a dictionary of tensors")
     return loaded
-
-
-def _shown(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
-    return ", ".join(keys[:SHOWN_KEYS]) + more

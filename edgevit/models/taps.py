@@ -49,7 +49,8 @@ def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], w
         RecipeError: the model has no such tap; what it has is named.
     """
     inner = timm_model(model)
-    counted = [_from_start(tap, inner, size, who) for tap in taps]
+    count = layer_count(inner, size) if any(isinstance(tap, int) for tap in taps) else 0
+    counted = [_from_start(tap, count, inner, who) for tap in taps]
     if "cls" in taps and getattr(inner, "cls_token", None) is None:
         raise RecipeError(
             f"the {who}'s model has no class token",
@@ -91,10 +92,9 @@ def layer_count(model: nn.Module, size: tuple[int, int]) -> int:
     return len(layers)
 
 
-def _from_start(tap: Tap, inner: nn.Module, size: tuple[int, int], who: str) -> Tap:
+def _from_start(tap: Tap, count: int, inner: nn.Module, who: str) -> Tap:
     if not isinstance(tap, int):
         return tap
-    count = layer_count(inner, size)
     if not count:
         raise RecipeError(
             f"timm gives no intermediate layers of the {who}'s model",

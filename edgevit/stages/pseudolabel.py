@@ -13,9 +13,10 @@ from edgevit.configs import PseudoLabel
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.relabelled import record_of, write_labels
+from edgevit.errors import listed
 from edgevit.evaluation import calibration as calibration_error
 from edgevit.models.checkpoints import open_checkpoint
-from edgevit.training.pseudolabels import Calibration, calibrate, guess, listed, surest, write_guesses
+from edgevit.training.pseudolabels import Calibration, calibrate, guess, surest, write_guesses
 
 GUESSES = "guesses.csv"
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgevit.data.dataset import Dataset, Indices, Labels
-from edgevit.errors import DataError
+from edgevit.errors import DataError, listed
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.progress import Progress
 from edgevit.training.inference import outputs_of
@@ -22,7 +22,6 @@ Floats = NDArray[np.float64]
 COLDEST, HOTTEST = 1e-3, 1e3  # temperatures between which the best one is looked for
 BISECTIONS = 60
 SAMPLES_A_STEP = 256  # of the progress bar
-SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,10 +173,6 @@ def _labels_among(classes: tuple[str, ...], dataset: Dataset) -> Labels:
             next="calibrate on a data set of the teacher's classes, or name them in its include_classes",
         )
     return np.array([classes.index(name) for name in dataset.classes], np.int64)[dataset.labels]
-
-
-def listed(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _none_is_sure(guesses: Guesses, threshold: float) -> DataError:

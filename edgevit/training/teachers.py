@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgevit.artifacts import IOSpec
 from edgevit.configs import AttentionTransfer, CrossEntropy, FeatureDistillation, Objective, Tap
 from edgevit.data.transforms import normalise
-from edgevit.errors import RecipeError
+from edgevit.errors import RecipeError, listed
 from edgevit.training.batches import Batch
 from edgevit.training.precision import Precision, autocast
 from edgevit.training.students import Taps
@@ -108,12 +108,8 @@ def matching_columns(teacher_classes: tuple[str, ...], student_classes: tuple[st
     if missing:
         raise RecipeError(
             f"the teacher does not know {len(missing)} of the student's {len(student_classes)} classes",
-            got=f"missing: {_shown(missing)}; the teacher's classes: {_shown(teacher_classes)}",
+            got=f"missing: {listed(missing)}; the teacher's classes: {listed(teacher_classes)}",
             expected="a teacher trained on, or adapted to, the student's classes",
             next="adapt it first: a fewshot or train stage before this one",
         )
     return torch.tensor([place[name] for name in student_classes])
-
-
-def _shown(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
