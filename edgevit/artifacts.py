@@ -18,6 +18,7 @@ Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency
 Json = dict[str, Any]
 
 MANIFEST = "manifest.json"
+EMBEDDING = "embedding"
 
 
 class Frozen(BaseModel):
@@ -68,6 +69,16 @@ class IOSpec(Frozen):
         )
         logits = TensorSpec(name="logits", shape=(batch, len(classes)), layout="NC", meaning="class scores")
         return cls(inputs=(image,), outputs=(logits,), preprocess=preprocess, classes=classes)
+
+    def with_embedding(self, width: int) -> IOSpec:
+        """The same with a second output, `embedding` (N, width): what enters the classifier."""
+        batch = self.outputs[0].shape[0]
+        embedding = TensorSpec(name=EMBEDDING, shape=(batch, width), layout="NC", meaning="features")
+        return self.model_copy(update={"outputs": (*self.outputs, embedding)})
+
+    @property
+    def has_embedding(self) -> bool:
+        return any(output.name == EMBEDDING for output in self.outputs)
 
 
 class FileEntry(Frozen):

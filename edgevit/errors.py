@@ -6,7 +6,8 @@ EdgevitError                 the base: printed without a traceback
 ├── MissingDependency        an optional package is not installed                   exit 2
 ├── TargetError              a device or a runtime cannot do what was asked         exit 2
 ├── ArtifactError            a file made earlier is missing, altered or of the wrong kind   exit 2
-├── TrainingError            a training run cannot go on (a loss that diverged)     exit 2
+├── TrainingError            a training run cannot go on (a rank that died)         exit 2
+│   └── Diverged             its loss or a weight is no longer a finite number      exit 2
 └── CheckFailed              a check, budget or comparison was not met              exit 1
     └── ParityError          a file does not agree with what it was made from       exit 1
 
@@ -77,6 +78,10 @@ class ArtifactError(EdgevitError):
 
 class TrainingError(EdgevitError):
     """A training run cannot go on."""
+
+
+class Diverged(TrainingError):
+    """The loss or a weight is no longer a finite number."""
 
 
 class CheckFailed(EdgevitError):

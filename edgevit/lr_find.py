@@ -8,10 +8,10 @@ from pathlib import Path
 from edgevit.artifacts import Artifact
 from edgevit.configs import Distill, Fewshot, Train
 from edgevit.context import Context
-from edgevit.data import open_dataset
 from edgevit.errors import RecipeError, did_you_mean
-from edgevit.fewshot.adapt import finetuning
-from edgevit.models.checkpoints import open_checkpoint
+from edgevit.fewshot.adapt import task_of
+from edgevit.fewshot.finetuning import finetuning
+from edgevit.models.checkpoints import open_to_train
 from edgevit.pipeline import finished_inputs
 from edgevit.recipe import Recipe
 from edgevit.training.lr_finder import STEPS, RangeTest, range_test
@@ -57,6 +57,4 @@ def _setup(config: TrainedBySteps, inputs: Mapping[str, Artifact], context: Cont
         return supervised(config, inputs)
     if isinstance(config, Distill):
         return distillation(config.model_copy(update={"teacher_cache": None}), inputs, context)[0]
-    checkpoint = open_checkpoint(inputs["model"], config.model_rates)
-    pool = open_dataset(inputs["pool"]) if "pool" in inputs else None
-    return finetuning(checkpoint, open_dataset(inputs["support"]), pool, config, context)
+    return finetuning(open_to_train(inputs["model"], config.model_rates), task_of(inputs), config, context)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifacts import Artifact
+from edgevit.artifacts import EMBEDDING, Artifact
+from edgevit.bundling.prototypes import PrototypeHead, SupportSet
 from edgevit.data.images import IMAGE_SUFFIXES, is_image_name, read_image
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import DataError
@@ -17,17 +18,25 @@ from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for
 
 
-def predict_images(model: Artifact, paths: Sequence[Path], top: int) -> list[dict[str, Any]]:
-    """`{image, labels: [{label, confidence}]}` for each image; folders give the images below them, sorted."""
+def predict_images(
+    model: Artifact, paths: Sequence[Path], top: int, classes: tuple[SupportSet, PrototypeHead] | None = None
+) -> list[dict[str, Any]]:
+    """`{image, labels: [{label, confidence}]}` for each image; folders give the images below them, sorted.
+
+    Args:
+        classes: what answers in place of the model's own classifier.
+    """
     spec = model.io
+    names = classes[0].classes if classes else spec.classes
     answers = []
     with target_for("local-cpu").open(model, SessionOptions()) as session:
         for path in _images(paths):
             tensor = preprocess(read_image(path), **spec.preprocess.model_dump())[None]
-            logits = session.infer({spec.inputs[0].name: tensor})[spec.outputs[0].name][0]
-            probabilities = softmax(logits)
+            outputs = session.infer({spec.inputs[0].name: tensor})
+            logits = classes[1].logits(outputs[EMBEDDING]) if classes else outputs[spec.outputs[0].name]
+            probabilities = softmax(logits[0])
             best = np.argsort(-probabilities, kind="stable")[:top]
-            labels = [{"label": spec.classes[i], "confidence": round(float(probabilities[i]), 4)} for i in best]
+            labels = [{"label": names[i], "confidence": round(float(probabilities[i]), 4)} for i in best]
             answers.append({"image": str(path), "labels": labels})
     return answers
 

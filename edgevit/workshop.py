@@ -17,6 +17,7 @@ from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.pipeline import make
+from edgevit.progress import Progress
 from edgevit.store import Store
 
 S = TypeVar("S", bound=Stage)
@@ -36,7 +37,7 @@ class Workshop:
     def model(self, path: Path) -> Artifact:
         """The model in an ONNX file, a bundle or the folder of a stage."""
         if path.is_dir():
-            return _model_in_folder(path)
+            return _model_in_folder(path, self._context.progress)
         from edgevit.runtimes.files import artifact_from_onnx
 
         return artifact_from_onnx(path)
@@ -44,6 +45,10 @@ class Workshop:
     def labelled_images(self, folder: Path) -> Artifact:
         """A folder of class folders; of its test/ where it has one."""
         return self._images(folder / "test" if (folder / "test").is_dir() else folder, "top")
+
+    def support_images(self, folder: Path) -> Artifact:
+        """A folder of class folders."""
+        return self._images(folder, "top")
 
     def unlabelled_images(self, folder: Path) -> Artifact:
         """Every image below a folder, labels unread."""
@@ -81,7 +86,7 @@ def parsed(config: type[S], **fields: Any) -> S:
         raise RecipeError(message, where=option, got=problem["input"] if names else None) from None
 
 
-def _model_in_folder(path: Path) -> Artifact:
+def _model_in_folder(path: Path, progress: Progress) -> Artifact:
     if not (path / MANIFEST).is_file():
         expected = "an ONNX file, a bundle, or runs/NAME/ID of a model"
         raise ArtifactError("there is no model in this folder", where=path, expected=expected)
@@ -89,7 +94,14 @@ def _model_in_folder(path: Path) -> Artifact:
     if artifact.kind not in MODEL_KINDS:
         raise ArtifactError(f"this is a {artifact.kind}, not a model", where=path, expected=" or ".join(MODEL_KINDS))
     if artifact.kind == "bundle":
+        from edgevit.bundling import classes_since
         from edgevit.runtimes.files import artifact_from_onnx
 
+        if classes := classes_since(path):
+            now, own = len(classes[0].classes), len(artifact.io.classes)
+            progress.say(
+                f"note: {path} was changed to {now} classes by enroll: predict answers with these, other commands with "
+                f"the model's own {own}"
+            )
         return artifact_from_onnx(artifact.file("model.onnx"))
     return artifact

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -15,48 +16,60 @@ from onnx.external_data_helper import uses_external_data
 from PIL import Image
 
 from edgevit import __version__
-from edgevit.artifacts import Artifact, Json, sha256_of_file
+from edgevit.artifacts import EMBEDDING, Artifact, Json, sha256_of_file
+from edgevit.bundling.classes import write_classes
+from edgevit.bundling.prototypes import FILE as CLASSES
+from edgevit.bundling.prototypes import head_of, read_support
+from edgevit.bundling.runner import ENROLLING, HERE, RECORD, RUNNER, environment, write_runner
+from edgevit.data import Dataset
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
+from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import SessionOptions, fixed_batch
 from edgevit.runtimes.files import onnx_file, read_onnx, write_onnx
 from edgevit.runtimes.onnxruntime.session import PROVIDER, open_session
 
-HERE = Path(__file__).parent
-RECORD = "bundle.json"
 PACKAGES = ("numpy", "pillow", "onnxruntime")
-LICENCES = (
-    "infer.py and preprocess.py: Apache-2.0, from edgevit.",
-    "model.onnx: as the weights it was started from, and the images it was trained on, allow; not recorded here.",
+MODEL_LICENCE = (
+    "model.onnx: as the weights it was started from, and the images it was trained on, allow; not recorded here."
 )
 PORTABLE = "A portable ONNX file: any machine with this runtime runs it."
 MACHINE_SPECIFIC = (
     "This graph was optimised for the machine it was compiled on: it is what was measured, and other machines may "
     "refuse it or run it slowly. Bundle the ONNX file it was compiled from to have a portable one."
 )
-# Confidences of one picture in two processes with the same kernels; float32 rounding is all that may differ.
-CONFIDENCE_TOLERANCE = 1e-4
+# Of one picture in two processes with the same kernels; float32 rounding is all that may differ.
+TOLERANCE = 1e-4
 
 
-def write_bundle(model: Artifact, out: Path) -> Json:
+def write_bundle(model: Artifact, out: Path, support: Dataset | None = None, progress: Progress | None = None) -> Json:
     """Fill `out` with the model, its labels and IOSpec, a runner, and the record of them; gives the bundle's metrics.
 
+    Args:
+        support: labelled images of each class; with them the bundle can take more classes later.
+
     Raises:
-        ArtifactError: the model's file was altered, or a class name cannot be a line of labels.txt.
+        ArtifactError: the model's file was altered, a class name cannot be a line of labels.txt, or there is a support
+            set and the model gives no embedding.
+        DataError: the support set is unlabelled or too large, or its classes are not the model's.
     """
     _copy_model(model, out / "model.onnx")
     (out / "labels.txt").write_text(_labels(model), encoding="utf-8", newline="\n")
     _write_json(out / "iospec.json", model.io.model_dump(mode="json"))
-    shutil.copyfile(HERE / "infer.py", out / "infer.py")
-    shutil.copyfile(HERE.parent / "data" / "preprocess.py", out / "preprocess.py")
+    programs = RUNNER if support is None else RUNNER | ENROLLING
+    write_runner(out, programs)
     (out / "requirements.txt").write_text(_requirements(), encoding="utf-8")
-    (out / "README.md").write_text(_readme(model), encoding="utf-8")
+    (out / "README.md").write_text(_readme(model, support is not None), encoding="utf-8")
     files: dict[str, Json] = {
         path.name: {"sha256": sha256_of_file(path), "size": path.stat().st_size} for path in sorted(out.iterdir())
     }
-    _write_json(out / RECORD, _record(model, files))
-    size_bytes = sum(entry["size"] for entry in files.values())
+    record = _record(model, files, programs)
+    if support is not None:
+        classes = write_classes(model, support, out, progress or SilentProgress())
+        record["changeable"] = {CLASSES: {"sha256_as_bundled": classes.sha256, "images": len(classes.labels)}}
+    size_bytes = sum(path.stat().st_size for path in out.iterdir())
+    _write_json(out / RECORD, record)
     return {"precision": model.metrics.get("precision"), "runtime": "onnxruntime", "size_bytes": size_bytes}
 
 
@@ -72,15 +85,28 @@ def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
     picture = work / "picture.png"
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((320, 240)).save(picture)
-    label, confidence = _labelled_by_bundle(bundle, picture)
-    expected_label, expected_confidence = _labelled_here(model, picture)
-    if label != expected_label or abs(confidence - expected_confidence) > CONFIDENCE_TOLERANCE:
+    got, expected = _labelled_by_bundle(bundle, picture), _labelled_here(model, bundle, picture)
+    if got.label != expected.label or any(
+        abs(one - other) > TOLERANCE for one, other in zip(got.numbers, expected.numbers, strict=True)
+    ):
         raise ParityError(
             "the bundle's infer.py does not agree with the model it was made from",
             where=bundle,
-            got=f"'{label}' at {confidence:.4f}",
-            expected=f"'{expected_label}' at {expected_confidence:.4f}",
+            got=str(got),
+            expected=str(expected),
         )
+    if (bundle / CLASSES).is_file():
+        _run(bundle, "enroll.py", "--list")
+
+
+class _Labelled(NamedTuple):
+    """The likeliest label, its confidence, and in a bundle with classes as data the cosine with the nearest of them."""
+
+    label: str
+    numbers: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"'{self.label}' at " + ", ".join(f"{number:.4f}" for number in self.numbers)
 
 
 def _copy_model(model: Artifact, to: Path) -> None:
@@ -100,7 +126,7 @@ def _labels(model: Artifact) -> str:
     return "".join(f"{name}\n" for name in model.io.classes)
 
 
-def _record(model: Artifact, files: Json) -> Json:
+def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
     compiled = model.kind == "engine"
     return {
         "format": "edgevit-bundle",
@@ -126,7 +152,7 @@ def _record(model: Artifact, files: Json) -> Json:
             "stage": model.manifest.stage,
             "inputs": {name: ref.model_dump() for name, ref in model.manifest.inputs.items()},
         },
-        "licences": list(LICENCES),
+        "licences": [f"{', '.join(programs)}: Apache-2.0, from edgevit.", MODEL_LICENCE],
     }
 
 
@@ -135,40 +161,45 @@ def _requirements() -> str:
     return f"# The versions that this bundle was verified with.\n{pinned}"
 
 
-def _readme(model: Artifact) -> str:
+def _readme(model: Artifact, takes_classes: bool) -> str:
     spec = model.io
-    return (
-        (HERE / "README.txt")
-        .read_text(encoding="utf-8")
-        .format(
-            note=MACHINE_SPECIFIC if model.kind == "engine" else PORTABLE,
-            classes=len(spec.classes),
-            height=spec.preprocess.height,
-            width=spec.preprocess.width,
-        )
+    names = ("README.txt", "README.enroll.txt") if takes_classes else ("README.txt",)
+    return "".join((HERE / name).read_text(encoding="utf-8") for name in names).format(
+        note=MACHINE_SPECIFIC if model.kind == "engine" else PORTABLE,
+        classes=len(spec.classes),
+        height=spec.preprocess.height,
+        width=spec.preprocess.width,
     )
 
 
-def _labelled_by_bundle(bundle: Path, picture: Path) -> tuple[str, float]:
+def _labelled_by_bundle(bundle: Path, picture: Path) -> _Labelled:
+    answer = json.loads(_run(bundle, "infer.py", "--verify", "--json", str(picture)))
+    best = answer["labels"][0]
+    return _Labelled(best["label"], (best["confidence"], *([answer["cosine"]] if "cosine" in answer else [])))
+
+
+def _run(bundle: Path, program: str, *arguments: str) -> str:
     # -B: no __pycache__ beside the files that are about to be recorded.
-    command = [sys.executable, "-B", str(bundle / "infer.py"), "--verify", "--json", str(picture)]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
+    command = [sys.executable, "-B", str(bundle / program), *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment(), check=False)
     if answer.returncode != 0:
-        raise ParityError("the bundle's infer.py does not run", where=bundle, got=answer.stderr.strip())
-    best = json.loads(answer.stdout)["labels"][0]
-    return best["label"], best["confidence"]
+        raise ParityError(f"the bundle's {program} does not run", where=bundle, got=answer.stderr.strip())
+    return answer.stdout
 
 
-def _labelled_here(model: Artifact, picture: Path) -> tuple[str, float]:
+def _labelled_here(model: Artifact, bundle: Path, picture: Path) -> _Labelled:
     spec = model.io
     pixels = preprocess(open_image(picture), **spec.preprocess.model_dump())
     images = np.repeat(pixels[np.newaxis], fixed_batch(spec) or 1, axis=0)
-    session = open_session(model, SessionOptions())
-    logits = session.infer({spec.inputs[0].name: images})[spec.outputs[0].name][0].astype(np.float64)
+    outputs = open_session(model, SessionOptions()).infer({spec.inputs[0].name: images})
+    logits = outputs[spec.outputs[0].name][0].astype(np.float64)
     exponents = np.exp(logits - logits.max())
     best = int(exponents.argmax())
-    return spec.classes[best], float(exponents[best] / exponents.sum())
+    numbers = [float(exponents[best] / exponents.sum())]
+    if (bundle / CLASSES).is_file():
+        head = head_of(read_support(bundle / CLASSES))
+        numbers.append(float(head.cosines(outputs[EMBEDDING][:1]).max()))
+    return _Labelled(spec.classes[best], tuple(numbers))
 
 
 def _write_json(path: Path, value: Json) -> None:

@@ -3,6 +3,7 @@
     python infer.py photo.jpg folder/
     python infer.py --json --top 3 photo.jpg
     python infer.py --verify
+    python infer.py --unknown photo.jpg      # in a bundle that has a classes.npz
 
 In a program, with this folder on sys.path: `from infer import Classifier; Classifier().predict(["photo.jpg"])`.
 Exit status: 0 done; 1 some images could not be read; 2 the bundle or the call is wrong.
@@ -17,7 +18,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,16 +31,38 @@ LEVELS = {
     "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 ERRORS_ONLY = 3
+CLASSES = "classes.npz"
+UNKNOWN = "unknown"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 HERE = Path(__file__).resolve().parent
+EXPORT_EMBEDDING = "export the model with embedding: true, and bundle it with support: DATASET.support"
+NO_THRESHOLD = "no image is unknown here: that needs a classes.npz with two images of a class or more"
 
 
 class BundleError(Exception):
     """A file of the bundle is missing or was altered."""
 
 
+class Answer(NamedTuple):
+    """What the model says about an image.
+
+    Attributes:
+        labels: the likeliest (label, confidence), best first.
+        cosine: how near the image is to the nearest class of classes.npz, -1 to 1; None in a bundle without that.
+        unknown: whether that is too far for any class; None where it cannot be told.
+    """
+
+    labels: list[tuple[str, float]]
+    cosine: float | None
+    unknown: bool | None
+
+
 class Classifier:
-    """The model of a bundle, ready to label images."""
+    """The model of a bundle, ready to label images.
+
+    As bundled, the model's own classifier answers. Once classes were added or removed (classes.npz), the prototypes of
+    the classes that are there now do.
+    """
 
     def __init__(self, folder: str | Path = HERE, threads: int = 1) -> None:
         """Load a bundle. Raises BundleError if the model, its labels or its IOSpec is not what the bundle recorded."""
@@ -49,7 +72,18 @@ class Classifier:
             check_file(self.folder, name, self.record["files"][name])
         self.labels = (self.folder / "labels.txt").read_text(encoding="utf-8").splitlines()
         self.spec = json.loads((self.folder / "iospec.json").read_text(encoding="utf-8"))
+        self.support = read_classes(self.folder, self.record)
+        self._head: Any = None
+        self._answers_by_head = False
+        if self.support is not None:
+            self._use_classes()
         self._session = self._load(threads)
+
+    @property
+    def threshold(self) -> float | None:
+        """The cosine below which an image is of none of the classes; None where it cannot be told."""
+        threshold: float | None = self._head and self._head.threshold
+        return threshold
 
     def predict(self, images: Iterable[Image], top: int = 1) -> list[list[tuple[str, float]]]:
         """The `top` likeliest (label, confidence) of each image, best first.
@@ -60,23 +94,61 @@ class Classifier:
         Raises:
             ValueError: an image cannot be read.
         """
-        return [self._likeliest(self.logits(image), top) for image in images]
+        return [self.answer(image, top).labels for image in images]
+
+    def answer(self, image: Image, top: int = 1) -> Answer:
+        """The `top` likeliest labels of one image, and whether it is of any of the classes."""
+        if self._head is None:
+            return Answer(self._likeliest(self.logits(image), top), None, None)
+        scores, embedding = self._run(image, [output["name"] for output in self.spec["outputs"][:2]])
+        if self._answers_by_head:
+            scores = self._head.logits(embedding)
+        cosine = float(self._head.cosines(embedding).max())
+        unknown = None if self.threshold is None else cosine < self.threshold
+        return Answer(self._likeliest(scores[0], top), cosine, unknown)
 
     def logits(self, image: Image) -> npt.NDArray[np.float32]:
-        """The scores (classes,) that the model gives one image."""
+        """The scores (classes,) of one image, in the order of `labels`."""
+        if self._answers_by_head:
+            answered: npt.NDArray[np.float32] = self._head.logits(self.embedding(image)[np.newaxis])[0]
+            return answered
+        (scores,) = self._run(image, [self.spec["outputs"][0]["name"]])
+        first: npt.NDArray[np.float32] = scores[0]
+        return first
+
+    def embedding(self, image: Image) -> npt.NDArray[np.float32]:
+        """What enters the model's classifier, (dimensions,). Raises BundleError if the model does not give it."""
+        names = [output["name"] for output in self.spec["outputs"]]
+        if "embedding" not in names:
+            raise BundleError(f"{self.folder}: the model gives no embedding\n  next: {EXPORT_EMBEDDING}")
+        (embeddings,) = self._run(image, ["embedding"])
+        first: npt.NDArray[np.float32] = embeddings[0]
+        return first
+
+    def _run(self, image: Image, outputs: list[str]) -> list[npt.NDArray[np.float32]]:
+        """These outputs for one image, each (1, …)."""
         picture = image if isinstance(image, np.ndarray) else open_image(image)
         pixels = preprocess(picture, **self.spec["preprocess"])
         batch = self.spec["inputs"][0]["shape"][0]
         repeated = np.repeat(pixels[np.newaxis], batch if isinstance(batch, int) else 1, axis=0)
-        (scores,) = self._session.run([self.spec["outputs"][0]["name"]], {self.spec["inputs"][0]["name"]: repeated})
-        first: npt.NDArray[np.float32] = scores[0]
-        return first
+        return [given[:1] for given in self._session.run(outputs, {self.spec["inputs"][0]["name"]: repeated})]
 
-    def _likeliest(self, logits: npt.NDArray[np.float32], top: int) -> list[tuple[str, float]]:
+    def _likeliest(self, logits: npt.NDArray[Any], top: int) -> list[tuple[str, float]]:
         exponents = np.exp(logits.astype(np.float64) - logits.max())
         confidence = exponents / exponents.sum()
         best = np.argsort(-confidence, kind="stable")[:top]
         return [(self.labels[index], float(confidence[index])) for index in best]
+
+    def _use_classes(self) -> None:
+        from prototypes import head_of  # type: ignore[import-not-found]  # in bundles with a classes.npz only
+
+        width, got = self.spec["outputs"][1]["shape"][1], self.support.embeddings.shape[1]
+        if width != got:
+            raise BundleError(f"{self.folder / CLASSES}: is of another model\n  got: {got}\n  expected: {width}")
+        self._head = head_of(self.support)
+        self._answers_by_head = self.support.sha256 != self.record["changeable"][CLASSES]["sha256_as_bundled"]
+        if self._answers_by_head:
+            self.labels = list(self.support.classes)
 
     def _load(self, threads: int) -> onnxruntime.InferenceSession:
         recorded = self.record["session_options"]
@@ -94,11 +166,28 @@ class Classifier:
 
 
 def verify(folder: Path) -> int:
-    """Check every file of a bundle; gives their number. Files that the bundle does not name are no concern of it."""
-    files = read_record(folder)["files"]
+    """Check every file of a bundle; gives how many have to be as they were bundled.
+
+    classes.npz, which may change, is held against its own hash. Files that the bundle does not name are no concern.
+    """
+    record = read_record(folder)
+    files = record["files"]
     for name, entry in files.items():
         check_file(folder, name, entry)
+    read_classes(folder, record)
     return len(files)
+
+
+def read_classes(folder: Path, record: dict[str, Any]) -> Any:
+    """The support set in a bundle's classes.npz, which holds a hash of its own; None in a bundle without that file."""
+    if CLASSES not in record.get("changeable", {}):
+        return None
+    from prototypes import ClassesError, read_support
+
+    try:
+        return read_support(folder / CLASSES)
+    except ClassesError as error:
+        raise BundleError(str(error)) from None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -137,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads")
     parser.add_argument("--verify", action="store_true", help="check the hash of every file of the bundle")
+    parser.add_argument("--unknown", action="store_true", help="say so where an image is of none of the classes")
     options = parser.parse_args(arguments)
     if not options.images and not options.verify:
         parser.error("give an image, a folder, or --verify")
@@ -145,7 +235,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.verify:
             print(f"{verify(HERE)} files, all as they were bundled", file=sys.stderr)
-        return label_files(Classifier(HERE, options.threads), options) if options.images else 0
+        if not options.images:
+            return 0
+        classifier = Classifier(HERE, options.threads)
+        if options.unknown and classifier.threshold is None:
+            raise BundleError(f"{HERE}: {NO_THRESHOLD}")
+        return label_files(classifier, options)
     except BundleError as error:
         print(error, file=sys.stderr)
         return 2
@@ -159,17 +254,27 @@ def label_files(classifier: Classifier, options: argparse.Namespace) -> int:
     status = 0
     for path in image_files(options.images):
         try:
-            (likeliest,) = classifier.predict([path], options.top)
+            answer = classifier.answer(path, options.top)
         except (OSError, ValueError) as error:
             print(f"{path}: {error}", file=sys.stderr)
             status = 1
             continue
-        if options.json:
-            labels = [{"label": label, "confidence": confidence} for label, confidence in likeliest]
-            print(json.dumps({"image": str(path), "labels": labels}, ensure_ascii=False))
-        else:
-            print(f"{path}: " + ", ".join(f"{label} {confidence:.1%}" for label, confidence in likeliest))
+        print(json.dumps(as_json(path, answer), ensure_ascii=False) if options.json else line(path, answer, options))
     return status
+
+
+def as_json(path: Path, answer: Answer) -> dict[str, Any]:
+    """One answer for a program."""
+    labels = [{"label": label, "confidence": confidence} for label, confidence in answer.labels]
+    about = {} if answer.cosine is None else {"cosine": answer.cosine, "unknown": answer.unknown}
+    return {"image": str(path), "labels": labels, **about}
+
+
+def line(path: Path, answer: Answer, options: argparse.Namespace) -> str:
+    """One answer for a person."""
+    if options.unknown and answer.unknown:
+        return f"{path}: {UNKNOWN} (cosine {answer.cosine:.3f})"
+    return f"{path}: " + ", ".join(f"{label} {confidence:.1%}" for label, confidence in answer.labels)
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:

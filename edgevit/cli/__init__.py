@@ -56,6 +56,7 @@ for title, commands in (
             files.profile,
             files.compare,
             files.bundle,
+            files.enroll,
         ),
     ),
     ("This machine", (environment.doctor, environment.models)),

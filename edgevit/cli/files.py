@@ -36,6 +36,9 @@ def export(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's pretrained weights.")] = False,
     image_size: Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the input in pixels.")] = None,
     opset: Annotated[int, typer.Option("--opset", min=17, max=23)] = 20,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Export a timm model to ONNX, checked against torch.
@@ -51,7 +54,8 @@ def export(
             Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
                  weights=str(weights.absolute()) if weights else None, image_size=image_size)
         )  # fmt: skip
-        exported = shop.make(Export(stage="export", id="onnx", model="checkpoint", opset=opset), model=loaded)
+        config = Export(stage="export", id="onnx", model="checkpoint", opset=opset, embedding=embedding)
+        exported = shop.make(config, model=loaded)
         _deliver(exported, out, as_json)
     next_command(f"edgevit quantize {out} --calibration FOLDER --out {out.with_suffix('.int8.onnx')}")
 
@@ -219,7 +223,15 @@ def compare(
         raise typer.Exit(1)
 
 
-def bundle(model: ModelPath, out: Out, as_json: JsonFlag = False) -> None:
+def bundle(
+    model: ModelPath,
+    out: Out,
+    support: Annotated[
+        Path | None,
+        typer.Option("--support", help="Folder CLASS/*.jpg of images of each class: the bundle can take more classes."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Pack a model for a device: model, labels, IOSpec, a runner, and the hash of each file.
 
     Example: edgevit bundle deit.int8.onnx --out bundle/
@@ -231,13 +243,45 @@ def bundle(model: ModelPath, out: Out, as_json: JsonFlag = False) -> None:
     if out.exists():
         raise ArtifactError("the folder is already there", where=out, next="give another --out")
     with workshop(terminal_context()) as shop:
-        made = shop.make(Bundle(stage="bundle", id="bundle", model="model"), model=shop.model(model))
+        images = {"support": shop.support_images(support)} if support else {}
+        config = Bundle(stage="bundle", id="bundle", model="model", support="support" if support else None)
+        made = shop.make(config, model=shop.model(model), **images)
         shutil.copytree(made.path, out)
     if as_json:
         print_json({"out": out, "files": sorted(made.manifest.files), "metrics": made.metrics})
     else:
         typer.echo(f"wrote {out}: {', '.join(sorted(made.manifest.files))}")
     next_command(f"python {out / 'infer.py'} IMAGE")
+
+
+def enroll(
+    bundle: Annotated[Path, typer.Argument(help="A bundle that was made with images of each class.", metavar="BUNDLE")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Images of the class, or folders of them.", metavar="IMAGE...")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--class", help="The class to add.")] = None,
+    remove: Annotated[str | None, typer.Option("--remove", help="The class to remove.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show the classes, the check and the threshold.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="The class is there: add images to it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take a class that cannot be told apart.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add a class to a bundle from a few images, without training, or remove one; exit status 1 where it is refused.
+
+    Example: edgevit enroll bundle/ --class gasket images/*.jpg
+    """
+    from edgevit.bundling import enroll as enroll_in
+
+    if (name is None) == (not images) and [name is not None, remove is not None, show].count(True) == 1:
+        options = (
+            [f"--class={name}"] if name is not None else [f"--remove={remove}"] if remove is not None else ["--list"]
+        )
+    else:
+        raise typer.BadParameter("give --class NAME and images, --remove NAME, or --list")
+    flags = {"--add": add, "--force": force, "--json": as_json}
+    options += [flag for flag, wanted in flags.items() if wanted]
+    typer.echo(enroll_in(bundle, [*options, "--", *map(str, images or [])]), nl=False)
+    next_command(f"edgevit predict {bundle} IMAGE")
 
 
 def predict(
@@ -250,11 +294,13 @@ def predict(
 
     Example: edgevit predict runs/quickstart/bundle photo.jpg
     """
+    from edgevit.bundling import classes_since
     from edgevit.prediction import predict_images
     from edgevit.workshop import workshop
 
     with workshop(terminal_context()) as shop:
-        answers = predict_images(shop.model(model), images, top)
+        artifact = shop.model(model)
+        answers = predict_images(artifact, images, top, classes_since(artifact.path) if model.is_dir() else None)
     if as_json:
         print_json(answers)
     else:

@@ -14,6 +14,8 @@ from edgevit.configs.datasets import (
     Splits,
     WebDataset,
 )
+from edgevit.configs.evaluation import CORRUPTIONS, Corruption, Evaluate
+from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod, View
 from edgevit.configs.fields import input_files, references, with_absolute_files
 from edgevit.configs.objectives import (
     OBJECTIVES,
@@ -29,12 +31,9 @@ from edgevit.configs.objectives import (
 )
 from edgevit.configs.stage import Budget, Stage
 from edgevit.configs.stages import (
-    CORRUPTIONS,
     STAGES,
     Bundle,
     Compile,
-    Corruption,
-    Evaluate,
     Export,
     Profile,
     PseudoLabel,
@@ -42,11 +41,12 @@ from edgevit.configs.stages import (
     Report,
     StageConfig,
 )
-from edgevit.configs.training import Augmentation, Distill, Fewshot, Load, Stream, TeacherCache, Train, Training
+from edgevit.configs.training import Augmentation, Distill, Load, Stream, TeacherCache, Train, Training
 
 __all__ = [
     "CORRUPTIONS",
     "DATASETS",
+    "HEAD_METHODS",
     "OBJECTIVES",
     "STAGES",
     "AttentionTransfer",
@@ -69,6 +69,7 @@ __all__ = [
     "Fewshot",
     "Glyphs",
     "HardDistillation",
+    "HeadMethod",
     "HuggingFace",
     "ImageFolder",
     "Load",
@@ -88,6 +89,7 @@ __all__ = [
     "TeacherTerm",
     "Train",
     "Training",
+    "View",
     "WebDataset",
     "input_files",
     "references",

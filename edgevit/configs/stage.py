@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,3 +34,9 @@ class Stage(Frozen):
     def name(cls) -> str:
         """The name that recipes give as `stage`."""
         return cls.__name__.lower()
+
+
+class OnTarget(Stage):
+    """What the stages share that run a model where it will run."""
+
+    target: Literal["local-cpu", "local-gpu"] = "local-cpu"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from edgevit.artifacts import Kind
+from edgevit.configs.evaluation import Evaluate
+from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
     CheckpointRef,
     Count,
@@ -19,12 +21,8 @@ from edgevit.configs.fields import (
     OnnxRef,
     Positive,
 )
-from edgevit.configs.stage import Stage
-from edgevit.configs.training import Distill, Fewshot, Load, Train
-
-Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]
-CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
-Severity = Annotated[int, Field(ge=1, le=5)]
+from edgevit.configs.stage import OnTarget, Stage
+from edgevit.configs.training import Distill, Load, Train
 
 
 class PseudoLabel(Stage):
@@ -50,6 +48,9 @@ class Export(Stage):
     model: CheckpointRef
     opset: Annotated[int, Field(ge=17, le=23)] = 20
     dynamic_batch: bool = True
+    embedding: bool = Field(
+        False, description="a second output, what enters the classifier, so that classes can be added to the bundle"
+    )
 
 
 class Quantize(Stage):
@@ -66,11 +67,7 @@ class Quantize(Stage):
     seed: int = 0
 
 
-class _OnTarget(Stage):
-    target: Literal["local-cpu", "local-gpu"] = "local-cpu"
-
-
-class Compile(_OnTarget):
+class Compile(OnTarget):
     """ONNX → what the target's runtime loads."""
 
     stage: Literal["compile"]
@@ -79,38 +76,7 @@ class Compile(_OnTarget):
     runtime: Literal["onnxruntime"] = "onnxruntime"
 
 
-class Evaluate(_OnTarget):
-    """Accuracy of a checkpoint, an ONNX file or an engine, by running it where it will run."""
-
-    stage: Literal["evaluate"]
-    makes: ClassVar[Kind] = "evaluation"
-    model: ModelRef
-    data: DatasetRef
-    batch_size: Count = 32
-    protocol: Literal["standard", "corruptions"] = Field(
-        "standard", description="corruptions: the same images hurt in known ways too, alike for every model"
-    )
-    kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, description="with protocol: corruptions")
-    severities: tuple[Severity, ...] = Field((1, 2, 3, 4, 5), description="with protocol: corruptions")
-    max_images: Count = Field(
-        1000, description="with protocol: corruptions; of a larger set this many, drawn by the hash of their ids"
-    )
-    seed: int = Field(0, description="with protocol: corruptions; of their draws and of that of the images")
-
-    @model_validator(mode="after")
-    def _options_of_the_protocol(self) -> Self:
-        options = ("kinds", "severities", "max_images", "seed")
-        given = [name for name in options if getattr(self, name) != type(self).model_fields[name].default]
-        if self.protocol != "corruptions" and given:
-            raise ValueError(f"'{given[0]}' goes with protocol: corruptions")
-        for name in ("kinds", "severities"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"'{name}' names {'one of them twice' if values else 'none'}")
-        return self
-
-
-class Profile(_OnTarget):
+class Profile(OnTarget):
     """Latency of a checkpoint, an ONNX file or an engine."""
 
     stage: Literal["profile"]
@@ -133,6 +99,11 @@ class Bundle(Stage):
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
     model: FileModelRef
+    support: DatasetRef | None = Field(
+        None,
+        description="labelled images of each class: with them the bundle can take more classes on the device; needs a "
+        "model that was exported with embedding: true",
+    )
 
 
 class Report(Stage):

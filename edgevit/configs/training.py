@@ -190,28 +190,6 @@ class Train(Training):
         return self
 
 
-class Fewshot(Training):
-    """Adapt a checkpoint to the classes of a small support set, with or without an unlabelled pool."""
-
-    stage: Literal["fewshot"]
-
-    model: CheckpointRef
-    support: DatasetRef
-    pool: DatasetRef | None = None
-    method: Literal["nearest_centroid", "logistic_regression", "label_propagation", "finetune"] | None = Field(
-        None, description="label_propagation where there is a pool, else logistic_regression"
-    )
-
-    @model_validator(mode="after")
-    def _options_of_the_method(self) -> Fewshot:
-        if self.method == "finetune":
-            return self
-        for name in Training.model_fields.keys() - Stage.model_fields.keys() - {"augmentation", "seed"}:
-            if getattr(self, name) != Training.model_fields[name].default:
-                raise ValueError(f"'{name}' goes with method: finetune; a head is fitted without it")
-        return self
-
-
 class Stream(Frozen):
     """One source of training batches."""
 

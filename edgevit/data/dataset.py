@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -77,6 +77,15 @@ class Dataset:
     def image(self, index: int) -> Image:
         """Sample `index`, uint8 (H, W, 3), RGB."""
         return self.images[int(self.indices[index])]
+
+    def subset(self, positions: Indices) -> Dataset:
+        """The samples at these positions, in this order, under the same name and with the same classes."""
+        return replace(
+            self,
+            sample_ids=tuple(self.sample_ids[position] for position in positions),
+            labels=None if self.labels is None else self.labels[positions],
+            indices=self.indices[positions],
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgevit.configs import Splits
-from edgevit.data.dataset import Indices, Labels, Split
+from edgevit.data.dataset import Dataset, Indices, Labels, Split
 
 _NAMED: dict[str, Split] = {
     "train": "train",
@@ -40,6 +40,12 @@ def lowest_of_each_class(ids: Sequence[str], labels: Labels, count: int, seed: s
     ranked = labels[order]
     chosen = [np.asarray(order)[ranked == label][:count] for label in np.unique(labels)]
     return np.sort(np.concatenate(chosen)).astype(np.int64) if chosen else np.empty(0, np.int64)
+
+
+def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """The `count` samples whose hash of (seed, id) is lowest, in their order; all of a smaller data set."""
+    ranks = np.argsort([unit_hash(f"corruptions {seed}/{name}") for name in dataset.sample_ids], kind="stable")
+    return dataset.subset(np.sort(ranks[:count]))
 
 
 def unit_hash(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from edgevit.evaluation.accuracy import calibration, confusion_matrix, mean_accuracy, per_class, wilson_interval
 from edgevit.evaluation.classify import Predictions, classify
-from edgevit.evaluation.corruptions import classify_corrupted, drawn, write_corrupted
+from edgevit.evaluation.corruptions import classify_corrupted, write_corrupted
 from edgevit.evaluation.record import write_evaluation
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "classify",
     "classify_corrupted",
     "confusion_matrix",
-    "drawn",
     "mean_accuracy",
     "per_class",
     "wilson_interval",

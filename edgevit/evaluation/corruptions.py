@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from edgevit.configs import Corruption
 from edgevit.context import usable_cpus
 from edgevit.data import Dataset
 from edgevit.data.corruptions import COMMON_SHORT_SIDE, at_common_size, corrupt
-from edgevit.data.splits import unit_hash
 from edgevit.evaluation.accuracy import mean_accuracy
 from edgevit.evaluation.classify import Predictions, labels_for, probabilities
 from edgevit.evaluation.record import write_evaluation
@@ -39,18 +38,6 @@ class CorruptedPredictions:
     kinds: tuple[Corruption, ...]
     severities: tuple[int, ...]
     correct: NDArray[np.bool_]
-
-
-def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """The `count` samples whose hash of (seed, id) is lowest, in their order; all of a smaller data set."""
-    ranks = np.argsort([unit_hash(f"corruptions {seed}/{name}") for name in dataset.sample_ids], kind="stable")
-    kept = np.sort(ranks[:count])
-    return replace(
-        dataset,
-        sample_ids=tuple(dataset.sample_ids[index] for index in kept),
-        labels=None if dataset.labels is None else dataset.labels[kept],
-        indices=dataset.indices[kept],
-    )
 
 
 def classify_corrupted(

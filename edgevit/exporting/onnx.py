@@ -21,6 +21,8 @@ from torch import nn
 
 from edgevit.artifacts import IOSpec
 from edgevit.errors import ArtifactError
+from edgevit.models.creation import timm_model
+from edgevit.models.embedding import WithEmbedding, classifiers
 from edgevit.runtimes.files import write_onnx
 
 # Not 1, which exporters take for a constant.
@@ -44,6 +46,8 @@ class Exported:
 def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dynamic_batch: bool) -> Exported:
     """Export a classifier in eval mode, its parallel branches fused where timm can re-parameterise it.
 
+    Where `spec` has an embedding, what enters the classifier becomes the second output.
+
     torch.export with the batch size asked for comes first, then with batch size 1, then the same with TorchScript.
 
     Args:
@@ -53,7 +57,7 @@ def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dy
     Raises:
         ArtifactError: no exporter can export the model, with the reason that each gave.
     """
-    deployed = re_parameterised(module)
+    deployed = WithEmbedding(re_parameterised(module, spec)) if spec.has_embedding else re_parameterised(module, spec)
     reasons = []
     for exporter in (_dynamo, _torchscript):
         for dynamic in (True, False) if dynamic_batch else (False,):
@@ -74,11 +78,18 @@ def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dy
     )
 
 
-def re_parameterised(module: nn.Module) -> nn.Module:
-    """A copy as it is exported, its branches fused; two heads stay two, whose logits timm's fusion would average."""
+def re_parameterised(module: nn.Module, spec: IOSpec) -> nn.Module:
+    """A copy as it is exported, its branches fused.
+
+    Two heads stay two, whose logits timm's fusion would average; and a classifier whose input is wanted stays apart
+    from the norm before it.
+    """
     deployed: nn.Module = reparameterize_model(module)
+    linears = set(classifiers(module)) if spec.has_embedding else set()
     for name, child in module.named_modules():
-        if getattr(child, "distilled_training", False) and hasattr(child, "fuse"):
+        two_heads = getattr(child, "distilled_training", False)
+        whole = child is module or child is timm_model(module)
+        if hasattr(child, "fuse") and (two_heads or (not whole and linears & set(child.modules()))):
             deployed.set_submodule(name, copy.deepcopy(child))
     return deployed
 
@@ -95,7 +106,7 @@ def _dynamo(module: nn.Module, spec: IOSpec, opset: int, dynamic: bool) -> Model
         dynamo=True,
         opset_version=opset,
         input_names=[spec.inputs[0].name],
-        output_names=[spec.outputs[0].name],
+        output_names=[output.name for output in spec.outputs],
         dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic else None,
         verbose=False,
     )
@@ -106,16 +117,16 @@ def _dynamo(module: nn.Module, spec: IOSpec, opset: int, dynamic: bool) -> Model
 def _torchscript(module: nn.Module, spec: IOSpec, opset: int, dynamic: bool) -> ModelProto:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        names = (spec.inputs[0].name, spec.outputs[0].name)
+        image, outputs = spec.inputs[0].name, [output.name for output in spec.outputs]
         torch.onnx.export(
             module,
             (_example(spec, dynamic),),
             str(file),
             dynamo=False,
             opset_version=opset,
-            input_names=[names[0]],
-            output_names=[names[1]],
-            dynamic_axes={name: {0: "batch"} for name in names} if dynamic else None,
+            input_names=[image],
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in (image, *outputs)} if dynamic else None,
         )
         return onnx.load(file)
 

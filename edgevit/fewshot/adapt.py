@@ -2,91 +2,108 @@
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
+from collections.abc import Mapping
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from edgevit.artifacts import IOSpec
-from edgevit.configs import CrossEntropy, Fewshot, SoftDistillation
+from edgevit.artifacts import Artifact
+from edgevit.configs import Fewshot
 from edgevit.context import Context
-from edgevit.data.dataset import Dataset
-from edgevit.errors import DataError, RecipeError
-from edgevit.fewshot import heads
-from edgevit.fewshot.features import features_of, with_linear_head
+from edgevit.data import open_dataset
+from edgevit.data.dataset import Dataset, Labels
+from edgevit.data.splits import drawn
+from edgevit.errors import DataError
+from edgevit.fewshot.choice import default_method
+from edgevit.fewshot.features import features_of, with_head
+from edgevit.fewshot.heads import Floats
+from edgevit.fewshot.methods import fit_head
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
-from edgevit.training.batches import TrainingStream
-from edgevit.training.objectives import distillation_objective, label_objective
-from edgevit.training.setup import TrainingSetup
-from edgevit.training.teachers import LiveTeacher
-
-# What keeps fine-tuning on a few images from forgetting: as much weight as the labels have.
-SELF_DISTILLATION = (CrossEntropy(weight=0.5), SoftDistillation(weight=0.5))
 
 
-def default_method(pool: Dataset | None) -> str:
-    """The method where a recipe names none: what the unlabelled images allow."""
-    return "logistic_regression" if pool is None else "label_propagation"
+class Task(NamedTuple):
+    """What there is to learn from.
+
+    Attributes:
+        pool: images without labels.
+        base: images whose mean feature the heads start from.
+    """
+
+    support: Dataset
+    pool: Dataset | None = None
+    base: Dataset | None = None
 
 
-def fit_head(
-    checkpoint: Checkpoint, support: Dataset, pool: Dataset | None, method: str, config: Fewshot, context: Context
-) -> BuiltModel:
-    """The checkpoint's features, frozen, and a new linear classifier of the support's classes.
+class TaskFeatures(NamedTuple):
+    """The features of a task, all that a head is fitted to: (samples, dimensions), and the mean of the base's."""
+
+    support: Floats
+    labels: Labels
+    num_classes: int
+    pool: Floats | None
+    base: Floats | None
+
+
+def task_of(inputs: Mapping[str, Artifact]) -> Task:
+    """The task of a stage's inputs `support`, `pool` and `base`."""
+    pool, base = (open_dataset(inputs[name]) if name in inputs else None for name in ("pool", "base"))
+    return Task(open_dataset(inputs["support"]), pool, base)
+
+
+def adapt_head(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> BuiltModel:
+    """The checkpoint with a new classifier by the default method; see `with_fitted_head`."""
+    features = task_features(checkpoint, task, config, context)
+    return with_fitted_head(checkpoint, features, default_method(task.pool is not None), config)
+
+
+def task_features(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> TaskFeatures:
+    """The checkpoint's features of a task.
 
     Raises:
         DataError: a class has no support image, or there is a single class.
-        RecipeError: the method needs a pool and there is none.
     """
-    check_support(support)
-    assert support.labels is not None
-    labels, num_classes = support.labels, len(support.classes)
-    if method == "label_propagation" and pool is None:
-        raise RecipeError("label_propagation spreads labels through a pool", expected="pool: DATASET.pool")
-    built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
+    check_support(task.support)
+    assert task.support.labels is not None
     device = torch.device(context.device)
-    how = (built.preprocess, device, config.augmentation, config.seed, context.progress)
-    support_features = features_of(built.module, support, *how)
-    seen = [support_features]
-    if pool is not None:
-        seen.append(features_of(built.module, pool, *how))
-    centre = np.concatenate(seen).mean(0)
-    if method == "nearest_centroid":
-        head = heads.nearest_centroid(support_features, labels, num_classes, centre)
-    elif method == "logistic_regression":
-        head = heads.logistic_regression(support_features, labels, num_classes, centre)
-    else:
-        head = heads.through_pool(support_features, labels, seen[1], num_classes, centre)
-    built.module.cpu()
-    return with_linear_head(built, head, config.model_rates)
+
+    def of(dataset: Dataset) -> Floats:
+        return features_of(
+            checkpoint.module,
+            dataset,
+            checkpoint.io.preprocess,
+            device,
+            config.augmentation,
+            config.random_views,
+            config.seed,
+            context.progress,
+        )
+
+    def of_some(dataset: Dataset | None) -> Floats | None:
+        return None if dataset is None else of(drawn(dataset, config.max_pool_images, config.seed))
+
+    base = of_some(task.base)
+    features = TaskFeatures(
+        of(task.support),
+        task.support.labels,
+        len(task.support.classes),
+        of_some(task.pool),
+        None if base is None else base.mean(0),
+    )
+    checkpoint.module.cpu()
+    return features
 
 
-def finetune(
-    checkpoint: Checkpoint, support: Dataset, pool: Dataset | None, config: Fewshot, context: Context, out: Path
-) -> BuiltModel:
-    """All weights trained on the support; on the pool, the model must go on saying what it says now."""
-    return finetuning(checkpoint, support, pool, config, context).train(config, context, out)[0]
+def with_fitted_head(checkpoint: Checkpoint, features: TaskFeatures, method: str, config: Fewshot) -> BuiltModel:
+    """The checkpoint with a new classifier, fitted to features of its own.
 
-
-def finetuning(
-    checkpoint: Checkpoint, support: Dataset, pool: Dataset | None, config: Fewshot, context: Context
-) -> TrainingSetup:
-    """What `finetune` trains. Where the classes are new, a linear head is fitted first (LP-FT, Kumar et al. 2022)."""
-    check_support(support)
-    start = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
-    if checkpoint.io.classes != support.classes:
-        start = fit_head(checkpoint, support, pool, default_method(pool), config, context)
-    num_classes = len(support.classes)
-    streams = [TrainingStream(support)]
-    objective = label_objective(num_classes, config.label_smoothing)
-    if pool is not None:
-        streams = [TrainingStream(support, 0.5), TrainingStream(pool, 0.5, labelled=False)]
-        io = IOSpec.for_classifier(start.preprocess, support.classes)
-        itself = LiveTeacher(copy.deepcopy(start.module), io, support.classes, torch.device(context.device))
-        objective = distillation_objective(SELF_DISTILLATION, itself, num_classes, config.label_smoothing)
-    return TrainingSetup(start, start.module, support.classes, objective, streams)
+    Raises:
+        RecipeError: the method needs a pool and there is none, or a classifier that the model cannot have.
+    """
+    support, labels, num_classes, pool, base = features
+    head = fit_head(method, support, labels, num_classes, pool, base).head
+    built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
+    return with_head(built, head, config.model_rates)
 
 
 def check_support(support: Dataset) -> None:

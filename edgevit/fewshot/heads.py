@@ -1,6 +1,7 @@
-"""Classifiers made from a handful of labelled features, each a linear layer in the end.
+"""Classifiers made from a handful of labelled features.
 
-Features are (samples, dimensions) float64; labels (samples,) in 0..num_classes-1. Nothing here draws at random.
+Features are (samples, dimensions) float64; labels (samples,) in 0..num_classes-1, every class at least once. `centre`
+(dimensions,) is what all features are taken relative to. Nothing here draws at random.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from sklearn.linear_model import LogisticRegression
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-NEIGHBOURS = 5
-ALPHA = 0.97  # the share of its label that a node takes from its neighbours (Zhou et al. 2004; between 0 and 1)
-LARGEST_POOL = 4000  # samples of the pool in the graph, whose matrix is dense
-SCALES = np.geomspace(1, 100, 41)  # tried for the logits of nearest_centroid
+SCALES = np.geomspace(1, 100, 41)  # tried for the logits of a head that has no likelihood of its own
+PENALTIES = np.geomspace(1e-3, 1e3, 25)  # tried by ridge
+NEIGHBOURS = (1, 3, 5, 9)  # tried by k_nearest_neighbours
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,34 @@ class LinearHead:
     bias: Floats
 
     def logits(self, features: Floats) -> Floats:
+        """(samples, classes)."""
         logits: Floats = features @ self.weight.T + self.bias
         return logits
+
+
+@dataclass(frozen=True)
+class NeighbourHead:
+    """Votes of the `k` support samples nearest by cosine; a vote weighs exp(scale · cosine).
+
+    Attributes:
+        directions: (support samples, dimensions), unit vectors from `centre`.
+        labels: their classes.
+    """
+
+    directions: Floats
+    labels: Labels
+    num_classes: int
+    centre: Floats
+    k: int
+    scale: float
+
+    def logits(self, features: Floats) -> Floats:
+        """Logarithm of each class's share of the votes, (samples, classes)."""
+        cosines = unit(features - self.centre) @ self.directions.T
+        return _votes(cosines, self.labels, self.num_classes, self.k, self.scale)
+
+
+Head = LinearHead | NeighbourHead
 
 
 def nearest_centroid(features: Floats, labels: Labels, num_classes: int, centre: Floats) -> LinearHead:
@@ -39,9 +65,36 @@ def nearest_centroid(features: Floats, labels: Labels, num_classes: int, centre:
     logits is the one under which each support sample is most likely, given the centroids of the others.
     """
     directions = unit(features - centre)
-    centroids = unit(np.stack([directions[labels == label].mean(0) for label in range(num_classes)]))
-    scale = _scale(_left_out_cosines(directions, labels, centroids), labels) / _mean_length(features - centre)
+    centroids = class_directions(directions, labels, num_classes)
+    scale = likeliest_scale(left_out_cosines(directions, labels, centroids), labels) / mean_length(features - centre)
     return LinearHead(scale * centroids, -scale * centroids @ centre)
+
+
+def ridge(features: Floats, labels: Labels, num_classes: int, centre: Floats) -> LinearHead:
+    """Least squares on targets ±1 with an L2 penalty, on features centred and scaled to a mean length of 1.
+
+    The penalty is that of the least squared error over samples left out, in closed form (Allen 1974, PRESS); the scale
+    of the logits the one under which these samples are most likely.
+    """
+    length = mean_length(features - centre)
+    samples = (features - centre) / length
+    mean = samples.mean(0)
+    targets = 2.0 * one_hot(labels, num_classes) - 1
+    values, vectors = np.linalg.eigh((samples - mean) @ (samples - mean).T)
+    values = np.maximum(values, 0)
+    best_error, penalty, left_out = np.inf, 0.0, targets
+    for candidate in PENALTIES:
+        hat = (vectors * (values / (values + candidate))) @ vectors.T + 1 / len(samples)
+        leverage = np.minimum(np.diag(hat), 1 - 1e-9)[:, None]
+        predicted = (hat @ targets - leverage * targets) / (1 - leverage)
+        error = float(((targets - predicted) ** 2).sum())
+        if error < best_error:
+            best_error, penalty, left_out = error, float(candidate), predicted
+    dual = (vectors / (values + penalty)) @ vectors.T @ (targets - targets.mean(0))
+    scale = likeliest_scale(left_out, labels)
+    weight = scale * (dual.T @ (samples - mean))
+    bias = scale * targets.mean(0) - weight @ mean
+    return LinearHead(weight / length, bias - weight @ centre / length)
 
 
 def logistic_regression(
@@ -50,11 +103,10 @@ def logistic_regression(
     """Multinomial logistic regression with an L2 penalty on features centred and scaled to a mean length of 1.
 
     Args:
-        features, labels: every class must occur.
         weights: how much each sample counts; 1 by default.
         c: scikit-learn's inverse strength of the penalty.
     """
-    scale = _mean_length(features - centre)
+    scale = mean_length(features - centre)
     model = LogisticRegression(C=c, max_iter=2000)
     model.fit((features - centre) / scale, labels, sample_weight=weights)
     coefficients, intercept = model.coef_, model.intercept_
@@ -64,43 +116,17 @@ def logistic_regression(
     return LinearHead(weight, intercept - weight @ centre)
 
 
-def label_propagation(support: Floats, labels: Labels, pool: Floats, num_classes: int, centre: Floats) -> Floats:
-    """Class probabilities (pool samples, classes), spread over a graph of the nearest neighbours by cosine.
-
-    F = (1 − α)(I − αS)⁻¹Y with S = D^-½ W D^-½ (Zhou et al. 2004, "Learning with local and global consistency"); W
-    joins each sample with its nearest neighbours, weight cos³ (Iscen et al. 2019). The rows of Y that belong to a class
-    sum to 1, so that a class with more support does not flood the others. Memory grows with the square of the samples.
-    """
-    directions = unit(np.concatenate([support, pool]) - centre)
-    affinity = _neighbour_graph(directions)
-    degree = np.maximum(affinity.sum(1), 1e-12)
-    smooth = affinity / np.sqrt(np.outer(degree, degree))
-    seeds = np.zeros((len(directions), num_classes))
-    seeds[np.arange(len(support)), labels] = 1 / np.bincount(labels)[labels]
-    spread = np.linalg.solve(np.eye(len(directions)) - ALPHA * smooth, seeds)[len(support) :]
-    spread = np.maximum(spread, 0) + 1e-12
-    probabilities: Floats = spread / spread.sum(1, keepdims=True)
-    return probabilities
-
-
-def through_pool(support: Floats, labels: Labels, pool: Floats, num_classes: int, centre: Floats) -> LinearHead:
-    """Logistic regression on the support and on the pool's propagated labels, each weighted by how sure it is.
-
-    Sure: 1 − entropy/log(classes) of its probabilities (Iscen et al. 2019); a support sample counts 1. Of a pool larger
-    than LARGEST_POOL, that many evenly spaced samples take part.
-    """
-    if len(pool) > LARGEST_POOL:
-        pool = pool[np.linspace(0, len(pool) - 1, LARGEST_POOL).astype(np.int64)]
-    probabilities = label_propagation(support, labels, pool, num_classes, centre)
-    entropy = -(probabilities * np.log(probabilities)).sum(1)
-    certainty = np.clip(1 - entropy / np.log(num_classes), 0, 1)
-    return logistic_regression(
-        np.concatenate([support, pool]),
-        np.concatenate([labels, probabilities.argmax(1)]),
-        num_classes,
-        centre,
-        np.concatenate([np.ones(len(support)), certainty]),
-    )
+def k_nearest_neighbours(features: Floats, labels: Labels, num_classes: int, centre: Floats) -> NeighbourHead:
+    """The classes of the nearest support samples; k and the weight of their votes as the support left out has it."""
+    directions = unit(features - centre)
+    cosines = directions @ directions.T
+    np.fill_diagonal(cosines, -np.inf)
+    best = (-np.inf, 1, 1.0)
+    for k in (k for k in NEIGHBOURS if k < len(labels)) if len(labels) > num_classes else ():
+        for scale in SCALES:
+            likelihood = _mean_log_likelihood(_votes(cosines, labels, num_classes, k, scale), labels)
+            best = max(best, (likelihood, -k, float(scale)))
+    return NeighbourHead(directions, labels, num_classes, centre, abs(best[1]), best[2])
 
 
 def unit(vectors: Floats) -> Floats:
@@ -109,19 +135,12 @@ def unit(vectors: Floats) -> Floats:
     return divided
 
 
-def _neighbour_graph(directions: Floats) -> Floats:
-    """Symmetric weights (n, n): cos³ where one sample is among the other's nearest, else 0."""
-    cosines = directions @ directions.T
-    np.fill_diagonal(cosines, -1)
-    neighbours = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]
-    rows = np.arange(len(directions))[:, None]
-    graph = np.zeros_like(cosines)
-    graph[rows, neighbours] = np.maximum(cosines[rows, neighbours], 0) ** 3
-    symmetric: Floats = (graph + graph.T) / 2
-    return symmetric
+def class_directions(directions: Floats, labels: Labels, num_classes: int) -> Floats:
+    """The direction of each class's mean, (classes, dimensions)."""
+    return unit(np.stack([directions[labels == label].mean(0) for label in range(num_classes)]))
 
 
-def _left_out_cosines(directions: Floats, labels: Labels, centroids: Floats) -> Floats:
+def left_out_cosines(directions: Floats, labels: Labels, centroids: Floats) -> Floats:
     """Cosines of each sample with the class centroids, its own class's made without it (where it has others)."""
     cosines = directions @ centroids.T
     for label in range(len(centroids)):
@@ -132,17 +151,39 @@ def _left_out_cosines(directions: Floats, labels: Labels, centroids: Floats) -> 
     return cosines
 
 
-def _scale(cosines: Floats, labels: Labels) -> float:
-    """The scale that makes the labels most likely under softmax(scale · cosines)."""
-    rows = np.arange(len(labels))
-    likelihoods = [_log_softmax(scale * cosines)[rows, labels].mean() for scale in SCALES]
-    return float(SCALES[int(np.argmax(likelihoods))])
+def likeliest_scale(scores: Floats, labels: Labels) -> float:
+    """The scale that makes the labels most likely under softmax(scale · scores)."""
+    return float(SCALES[int(np.argmax([_mean_log_likelihood(scale * scores, labels) for scale in SCALES]))])
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities over the last axis."""
+    return np.exp(_log_softmax(logits))
+
+
+def one_hot(labels: Labels, num_classes: int) -> Floats:
+    """(samples, classes)."""
+    return np.eye(num_classes)[labels]
+
+
+def mean_length(vectors: Floats) -> float:
+    """Mean length of the rows; 1 where all are 0."""
+    return float(np.linalg.norm(vectors, axis=1).mean()) or 1.0
+
+
+def _votes(cosines: Floats, labels: Labels, num_classes: int, k: int, scale: float) -> Floats:
+    """Logarithm of each class's share of the votes of the k nearest; a class without a vote has e^-30 of one."""
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    weights = np.exp(scale * (np.take_along_axis(cosines, nearest, 1) - cosines.max(1, keepdims=True)))
+    votes = np.einsum("nk,nkc->nc", weights, one_hot(labels, num_classes)[nearest])
+    logits: Floats = np.log(votes / votes.sum(1, keepdims=True) + 1e-13)
+    return logits
+
+
+def _mean_log_likelihood(logits: Floats, labels: Labels) -> float:
+    return float(_log_softmax(logits)[np.arange(len(labels)), labels].mean())
 
 
 def _log_softmax(logits: Floats) -> Floats:
     normalised: Floats = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     return normalised
-
-
-def _mean_length(vectors: Floats) -> float:
-    return float(np.linalg.norm(vectors, axis=1).mean()) or 1.0

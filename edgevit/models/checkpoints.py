@@ -86,18 +86,17 @@ def model_from_checkpoint(artifact: Artifact) -> nn.Module:
     return open_checkpoint(artifact).module
 
 
-def open_checkpoint(artifact: Artifact, drop_rates: Mapping[str, float] | None = None) -> Checkpoint:
+def open_checkpoint(artifact: Artifact) -> Checkpoint:
     """A checkpoint's model with its description and IOSpec.
 
     Raises ArtifactError if the artifact is no checkpoint or was altered after it was made.
     """
-    if artifact.kind != "checkpoint":
-        raise ArtifactError("this is no checkpoint", where=artifact.path, got=artifact.kind, expected="checkpoint")
-    description = _read_description(artifact.file(DESCRIPTION))
-    weights = artifact.file(WEIGHTS)
-    module = build(description, drop_rates)
-    load_state(module, load_file(weights), weights)
-    return Checkpoint(module, description, artifact.io)
+    return _opened(artifact, _description_of(artifact))
+
+
+def open_to_train(artifact: Artifact, drop_rates: Mapping[str, float]) -> Checkpoint:
+    """The same to go on training from: with these rates, and without test-time views."""
+    return _opened(artifact, _description_of(artifact).model_copy(update={"test_time_views": ()}), drop_rates)
 
 
 def starting_model(
@@ -112,7 +111,10 @@ def starting_model(
     drop_rates: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> BuiltModel:
-    """Where training starts: a new model, or the checkpoint `init`, with a fresh head where its classes differ."""
+    """Where training starts: a new model, or the checkpoint `init`, with a fresh head where its classes differ.
+
+    Test-time views of the checkpoint are dropped: what is trained is the model of one picture.
+    """
     if init is None:
         assert name is not None
         return create_model(
@@ -125,7 +127,7 @@ def starting_model(
             drop_rates=drop_rates,
             seed=seed,
         )
-    module, description, io = open_checkpoint(init, drop_rates)
+    module, description, io = open_to_train(init, drop_rates or {})
     if image_size not in (None, io.preprocess.height):
         raise RecipeError(
             "a checkpoint keeps its image size",
@@ -205,6 +207,21 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> No
             next="check model, model_args and image_size",
         )
     target.load_state_dict(dict(state))
+
+
+def _description_of(artifact: Artifact) -> ModelDescription:
+    if artifact.kind != "checkpoint":
+        raise ArtifactError("this is no checkpoint", where=artifact.path, got=artifact.kind, expected="checkpoint")
+    return _read_description(artifact.file(DESCRIPTION))
+
+
+def _opened(
+    artifact: Artifact, description: ModelDescription, drop_rates: Mapping[str, float] | None = None
+) -> Checkpoint:
+    weights = artifact.file(WEIGHTS)
+    module = build(description, drop_rates)
+    load_state(module, load_file(weights), weights)
+    return Checkpoint(module, description, artifact.io)
 
 
 def _read_description(path: Path) -> ModelDescription:

@@ -12,10 +12,13 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from edgevit.artifacts import Frozen, Json, Preprocess
+from edgevit.configs import View
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.models import catalogue
 from edgevit.models.distillation_token import DistillationTokenModel, Inference, has_distillation_token
 from edgevit.models.names import known_model, nearest_models
+from edgevit.models.neighbours import NearestNeighbours, Neighbours
+from edgevit.models.views import MultiViewModel
 
 CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
 
@@ -32,6 +35,8 @@ class ModelDescription(Frozen):
     distillation_token: bool = False
     inference: Inference = "mean_softmax"
     licence: str | None = None
+    test_time_views: tuple[View, ...] = ()
+    neighbours: Neighbours | None = None
 
 
 class BuiltModel(NamedTuple):
@@ -94,8 +99,12 @@ def build(description: ModelDescription, drop_rates: Mapping[str, float] | None 
     check_model_name(description.model)
     extra: Json = {"num_classes": description.num_classes, **(drop_rates or {})}
     model, _ = _build(description.model, description.model_args, None, extra, pretrained=False, seed=seed)
+    if description.neighbours is not None:
+        _put_neighbours(model, description.num_classes, description.neighbours)
     if description.distillation_token:
         model = _with_distillation_token(model, description.model, description.inference)
+    if description.test_time_views:
+        model = MultiViewModel(model, description.test_time_views)
     return model.eval()
 
 
@@ -138,15 +147,42 @@ def default_class_names(num_classes: int) -> tuple[str, ...]:
 
 
 def with_new_head(
-    built: BuiltModel, num_classes: int, drop_rates: Mapping[str, float] | None = None, seed: int = 0
+    built: BuiltModel,
+    num_classes: int,
+    drop_rates: Mapping[str, float] | None = None,
+    seed: int = 0,
+    neighbours: Neighbours | None = None,
 ) -> BuiltModel:
-    """The same model and weights with a fresh classifier for `num_classes`, drawn from `seed`."""
-    description = built.description.model_copy(update={"num_classes": num_classes})
+    """The same model and weights with a fresh classifier for `num_classes`: a linear one, drawn from `seed`, or k
+    nearest neighbours, which remember nothing yet.
+    """
+    description = built.description.model_copy(update={"num_classes": num_classes, "neighbours": neighbours})
     fresh = build(description, drop_rates, seed)
     heads = classifier_prefixes(fresh)
     kept = {key: value for key, value in timm_model(built.module).state_dict().items() if not key.startswith(heads)}
     timm_model(fresh).load_state_dict(kept, strict=False)
     return BuiltModel(fresh, description, built.preprocess)
+
+
+def _put_neighbours(model: nn.Module, num_classes: int, neighbours: Neighbours) -> None:
+    prefixes = classifier_prefixes(model)
+    classifier = dict(model.named_modules()).get(prefixes[0].removesuffix("."))
+    if len(prefixes) > 1 or not isinstance(classifier, nn.Linear):
+        raise RecipeError(
+            "k nearest neighbours take the place of one linear classifier, which this model does not end in",
+            got=type(model).__name__,
+            expected="a model with one, or another method",
+        )
+    layer = NearestNeighbours(classifier.in_features, num_classes, neighbours)
+    model.set_submodule(prefixes[0].removesuffix("."), layer)
+
+
+def with_test_time_views(built: BuiltModel, views: tuple[View, ...]) -> BuiltModel:
+    """The same model, which answers with the mean over the picture and these views of it; as it is where none."""
+    if not views:
+        return built
+    description = built.description.model_copy(update={"test_time_views": views})
+    return BuiltModel(MultiViewModel(built.module, views).eval(), description, built.preprocess)
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
@@ -156,8 +192,9 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 
 def timm_model(model: nn.Module) -> nn.Module:
-    """The timm model itself, without the wrapper of a distillation token."""
-    return model.model if isinstance(model, DistillationTokenModel) else model
+    """The timm model itself, without the wrappers of test-time views and of a distillation token."""
+    inner = model.model if isinstance(model, MultiViewModel) else model
+    return inner.model if isinstance(inner, DistillationTokenModel) else inner
 
 
 def model_config(model: nn.Module) -> Json:

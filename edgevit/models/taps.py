@@ -11,6 +11,7 @@ from edgevit.configs import Tap
 from edgevit.errors import RecipeError
 from edgevit.models.creation import timm_model
 from edgevit.models.distillation_token import DistillationTokenModel, TwoLogits
+from edgevit.models.views import MultiViewModel
 
 
 def forward_with_taps(model: nn.Module, images: Tensor, taps: Sequence[Tap]) -> tuple[Tensor | TwoLogits, list[Tensor]]:
@@ -18,6 +19,7 @@ def forward_with_taps(model: nn.Module, images: Tensor, taps: Sequence[Tap]) -> 
 
     "pooled" is what enters the classifier, (N, channels); "cls" the class token, (N, channels); a number an
     intermediate layer in the order of timm's `forward_intermediates`, (N, channels, height, width), −1 the last.
+    Of a model with test-time views the features are the plain picture's, the answer takes another pass.
     """
     inner = timm_model(model)
     layers = sorted({tap for tap in taps if isinstance(tap, int)})
@@ -32,7 +34,9 @@ def forward_with_taps(model: nn.Module, images: Tensor, taps: Sequence[Tap]) -> 
     if "cls" in taps:
         maps["cls"] = final[:, 0]
     answer = inner.forward_head(final)  # type: ignore[operator]
-    if isinstance(model, DistillationTokenModel):
+    if isinstance(model, MultiViewModel):
+        answer = model(images)
+    elif isinstance(model, DistillationTokenModel):
         heads = TwoLogits(*answer)
         answer = heads if model.training else model.answer(heads)
     return answer, [maps[tap] for tap in taps]

@@ -113,4 +113,18 @@ def _with_qdq(model: ModelProto, chosen: list[NodeProto], ranges: Ranges, dialec
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     quantized: ModelProto = quantizer.model.model
+    for output in model.graph.output:
+        _give_out_unrounded(quantized, output.name)
     return quantized
+
+
+def _give_out_unrounded(model: ModelProto, output: str) -> None:
+    """Where the writer gave an output of the graph a Q/DQ pair of its own, give out what enters the pair."""
+    maker = {name: node for node in model.graph.node for name in node.output}
+    if maker[output].op_type != "DequantizeLinear":
+        return
+    entering = maker[maker[output].input[0]].input[0]
+    renamed = {entering: output, output: f"{output}_rounded"}
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.artifacts import IOSpec
+from edgevit.artifacts import EMBEDDING, IOSpec
 from edgevit.errors import ParityError
 from edgevit.runtimes.base import Session, fixed_batch, random_images
 
@@ -94,9 +94,8 @@ def check_quantized(
 
     Raises ParityError below `floor_db`, or where a value of either model is not finite.
     """
-    images, output = quantized.spec.inputs[0].name, quantized.spec.outputs[0].name
-    pairs = [(quantized.infer({images: batch})[output], reference.infer({images: batch})[output]) for batch in batches]
-    got, expected = (np.concatenate(scores) for scores in zip(*pairs, strict=True))
+    output = quantized.spec.outputs[0].name
+    got, expected = _outputs(quantized, reference, batches, output)
     _check_finite(output, got, where)
     _check_finite(f"{output} of the float model", expected, where)
     value = sqnr_db(_centred(got), _centred(expected))
@@ -109,6 +108,25 @@ def check_quantized(
             next="calibrate on more images of the kind the model will see, or try calibrator: percentile or entropy",
         )
     return value
+
+
+def embedding_sqnr_db(quantized: Session, reference: Session, batches: Iterable[NDArray[np.float32]]) -> float:
+    """The SQNR of a quantized model's embedding over some input batches, in dB.
+
+    The reference's mean embedding is taken from both: directions from there are what tells classes apart.
+    """
+    got, expected = _outputs(quantized, reference, batches, EMBEDDING)
+    centre = expected.mean(0, dtype=np.float64)
+    return sqnr_db(got - centre, expected - centre)
+
+
+def _outputs(
+    quantized: Session, reference: Session, batches: Iterable[NDArray[np.float32]], output: str
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    images = quantized.spec.inputs[0].name
+    pairs = [(quantized.infer({images: batch})[output], reference.infer({images: batch})[output]) for batch in batches]
+    got, expected = (np.concatenate(values) for values in zip(*pairs, strict=True))
+    return got, expected
 
 
 def _check_output(

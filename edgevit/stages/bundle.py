@@ -9,11 +9,13 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.bundling.build import check_bundle, write_bundle
 from edgevit.configs import Bundle
 from edgevit.context import Context
+from edgevit.data import open_dataset
 
 
 def run(config: Bundle, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     """Write the bundle, then run its own `infer.py` in a process of its own and compare with the model here."""
     model = inputs["model"]
-    metrics = write_bundle(model, out)
+    support = open_dataset(inputs["support"]) if "support" in inputs else None
+    metrics = write_bundle(model, out, support, context.progress)
     check_bundle(model, out, context.work)
     return Contents("bundle", metrics=metrics, io=model.io, session_options=model.manifest.session_options)

@@ -9,7 +9,8 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Evaluate
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
-from edgevit.evaluation import classify, classify_corrupted, drawn, write_corrupted, write_evaluation
+from edgevit.data.splits import drawn
+from edgevit.evaluation import classify, classify_corrupted, write_corrupted, write_evaluation
 from edgevit.runtimes.base import SessionOptions, runtime_of
 from edgevit.targets import target_for
 

@@ -11,6 +11,7 @@ from edgevit.context import Context
 from edgevit.exporting import onnx_from_module, re_parameterised
 from edgevit.models import model_from_checkpoint
 from edgevit.models.cost import cost_of
+from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.runtimes.base import SessionOptions
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import check_sessions_agree
@@ -20,17 +21,20 @@ from edgevit.runtimes.torch.session import TorchSession
 def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     checkpoint, file = inputs["model"], out / "model.onnx"
     module = model_from_checkpoint(checkpoint)
-    exported = onnx_from_module(module, checkpoint.io, file, config.opset, config.dynamic_batch)
+    spec = checkpoint.io
+    if config.embedding:
+        spec = spec.with_embedding(embedding_width(module, spec.preprocess))
+    exported = onnx_from_module(module, spec, file, config.opset, config.dynamic_batch)
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(
         OnnxruntimeSession(file, exported.spec, session_options={}, threads=1),
-        TorchSession(module, exported.spec, "cpu", SessionOptions()),
+        TorchSession(WithEmbedding(module) if config.embedding else module, exported.spec, "cpu", SessionOptions()),
         precision="float32",
         where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
     )
     metrics = {
-        **cost_of(re_parameterised(module), checkpoint.io.preprocess),
+        **cost_of(re_parameterised(module, spec), spec.preprocess),
         "size_bytes": file.stat().st_size,
         "precision": "float32",
         "exporter": exported.exporter,

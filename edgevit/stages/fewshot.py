@@ -5,35 +5,60 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents
+from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import Fewshot
 from edgevit.context import Context
-from edgevit.data import open_dataset
-from edgevit.data.dataset import Dataset
-from edgevit.fewshot.adapt import default_method, finetune, fit_head
-from edgevit.models.checkpoints import Checkpoint, checkpoint_contents, open_checkpoint
+from edgevit.fewshot.adapt import Task, task_features, task_of, with_fitted_head
+from edgevit.fewshot.automatic import UNCHANGED, choose_method
+from edgevit.fewshot.choice import default_method
+from edgevit.fewshot.finetuning import finetune
+from edgevit.fewshot.learning_rate import choose_learning_rate
+from edgevit.models.checkpoints import Checkpoint, checkpoint_contents, open_to_train
+from edgevit.models.creation import BuiltModel, with_test_time_views
 from edgevit.training.fit import METRICS
 from edgevit.training.ranks import on_ranks
 
 
 def run(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    return (_finetuned if config.method == "finetune" else _with_head)(config, inputs, context, out)
+    may_train = "finetune" in (config.method, *config.candidates)
+    return (_adapted_on_ranks if may_train else _adapted)(config, inputs, context, out)
 
 
 @on_ranks
-def _finetuned(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    checkpoint, support, pool = _opened(config, inputs)
-    tuned = finetune(checkpoint, support, pool, config, context, out)
-    return checkpoint_contents(tuned, support.classes, out, {"method": "finetune"}, {}, METRICS)
+def _adapted_on_ranks(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    return _adapted(config, inputs, context, out)
 
 
-def _with_head(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    checkpoint, support, pool = _opened(config, inputs)
-    method = config.method or default_method(pool)
-    adapted = fit_head(checkpoint, support, pool, method, config, context)
-    return checkpoint_contents(adapted, support.classes, out, {"method": method}, {})
+def _adapted(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    checkpoint, task = open_to_train(inputs["model"], config.model_rates), task_of(inputs)
+    adapt = _finetuned if config.method == "finetune" else _with_head
+    adapted, method, found = adapt(checkpoint, task, config, context, out)
+    adapted = with_test_time_views(adapted, config.test_time_views)
+    return checkpoint_contents(adapted, task.support.classes, out, {"method": method}, found, METRICS)
 
 
-def _opened(config: Fewshot, inputs: Mapping[str, Artifact]) -> tuple[Checkpoint, Dataset, Dataset | None]:
-    pool = open_dataset(inputs["pool"]) if "pool" in inputs else None
-    return open_checkpoint(inputs["model"], config.model_rates), open_dataset(inputs["support"]), pool
+def _finetuned(
+    checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path
+) -> tuple[BuiltModel, str, Json]:
+    found: Json = {}
+    if config.learning_rates is not None:
+        chosen = choose_learning_rate(checkpoint, task, config, context)
+        config, found = config.model_copy(update={"learning_rate": chosen.learning_rate}), chosen.summary()
+    return finetune(checkpoint, task, config, context, out), "finetune", found
+
+
+def _with_head(
+    checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path
+) -> tuple[BuiltModel, str, Json]:
+    features = task_features(checkpoint, task, config, context)
+    if config.method != "auto":
+        method = config.method or default_method(task.pool is not None)
+        return with_fitted_head(checkpoint, features, method, config), method, {}
+    choice = choose_method(checkpoint, task, features, config, context)
+    if choice.method == "finetune":
+        config = config.model_copy(update={"learning_rate": choice.learning_rate})
+        return finetune(checkpoint, task, config, context, out), choice.method, choice.summary()
+    if choice.method == UNCHANGED:
+        built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
+        return built, choice.method, choice.summary()
+    return with_fitted_head(checkpoint, features, choice.method, config), choice.method, choice.summary()

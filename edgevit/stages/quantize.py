@@ -13,7 +13,7 @@ from edgevit.quantization import choose_images, image_batches, quantized_onnx
 from edgevit.runtimes.base import carried_cost
 from edgevit.runtimes.files import onnx_file, read_onnx, write_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
-from edgevit.runtimes.parity import check_quantized
+from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -26,13 +26,14 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     source, threads = onnx_file(model), usable_cpus()
     quantized = quantized_onnx(read_onnx(source), calibration, config.calibrator, config.runtime, threads, config.id)
     write_onnx(quantized.model, file, model.io, quantized.session_options)
-    sqnr_db = check_quantized(
+    sessions = (
         OnnxruntimeSession(file, model.io, quantized.session_options, threads),
         OnnxruntimeSession(source, model.io, model.manifest.session_options, threads),
-        held_out(),
-        config.min_sqnr_db,
-        where=f"{config.id}, against its float model '{model.id}'",
     )
+    where = f"{config.id}, against its float model '{model.id}'"
+    noise = {"sqnr_db": check_quantized(*sessions, held_out(), config.min_sqnr_db, where)}
+    if model.io.has_embedding:
+        noise["embedding_sqnr_db"] = embedding_sqnr_db(*sessions, held_out())
     metrics = {
         **carried_cost(model),
         "size_bytes": file.stat().st_size,
@@ -44,7 +45,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     return Contents(
         kind="onnx",
         metrics=metrics,
-        log_metrics={"sqnr_db": sqnr_db},  # its last digits depend on the number of threads
+        log_metrics=noise,  # its last digits depend on the number of threads
         io=model.io,
         session_options=quantized.session_options,
     )

@@ -22,7 +22,7 @@ from edgevit.configs import Training
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
-from edgevit.errors import TrainingError
+from edgevit.errors import Diverged, TrainingError
 from edgevit.models.checkpoints import write_to_disk
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training import ranks
@@ -79,8 +79,8 @@ def fit(
         and its accuracy on `val` (on rank 0).
 
     Raises:
-        TrainingError: the loss or the weights are no longer finite, or the batch does not fit into memory; the last
-            good state stays in `context.work`.
+        Diverged: the loss or the weights are no longer finite; the last good state stays in `context.work`.
+        TrainingError: the batch does not fit into memory.
     """
     batches = Batches(
         streams,
@@ -287,10 +287,10 @@ class _Run:
                 return parts
         return None
 
-    def diverged(self, what: str, step: int) -> TrainingError:
+    def diverged(self, what: str, step: int) -> Diverged:
         last = self.context.work / LAST
         kept = f"the last good state is kept in {last}" if last.is_file() else "nothing had been saved yet"
-        return TrainingError(
+        return Diverged(
             f"training diverged: {what}; {kept}",
             where=f"stage '{self.context.stage_id}', step {step} of {self.batches.total_steps}",
             got=f"learning rate {self._learning_rate():.3g}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
 from timm.optim._param_groups import auto_group_layers
@@ -94,27 +96,32 @@ def _decay_rate(config: Training) -> float:
 def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
     """Stop the training of what `config.freeze` names; gives the modules to be kept in eval mode.
 
-    Layers are counted as timm groups them for layer decay: the stem, then each block, then the classifier.
+    Layers are counted as timm groups them for layer decay: the stem, then each block, then the classifier. Where it
+    names nothing, the model stays as it is: parameters may be frozen already. Modules are kept in eval mode if all of
+    their parameters are frozen; batch normalisation, whose running statistics then stay as they are, if any is.
 
     Raises:
         RecipeError: nothing would be left to train.
     """
-    if config.freeze is None:
-        return []
     inner = timm_model(without_projectors(model))
-    if config.freeze == "backbone":
+    if config.freeze is not None:
+        _freeze(inner, config.freeze)
+    return [module for module in inner.modules() if _is_frozen(module)]
+
+
+def _freeze(inner: nn.Module, what: Literal["backbone"] | int) -> None:
+    if what == "backbone":
         heads = classifier_prefixes(inner)
         frozen = {name for name, _ in inner.named_parameters() if not name.startswith(heads)}
     else:
         layers = _layers(inner)
-        if config.freeze >= len(layers):
+        if what >= len(layers):
             raise RecipeError(
-                "nothing would be left to train", got=f"freeze {config.freeze}", expected=f"1 to {len(layers) - 1}"
+                "nothing would be left to train", got=f"freeze {what}", expected=f"1 to {len(layers) - 1}"
             )
-        frozen = {name for layer in layers[: config.freeze] for name in layer}
+        frozen = {name for layer in layers[:what] for name in layer}
     for name, parameter in inner.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    return [module for module in inner.modules() if _is_frozen(module)]
 
 
 def _layers(model: nn.Module) -> list[list[str]]:
@@ -127,5 +134,5 @@ def _layers(model: nn.Module) -> list[list[str]]:
 
 
 def _is_frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(trained) and not (all(trained) if isinstance(module, nn.modules.batchnorm._BatchNorm) else any(trained))

@@ -164,6 +164,11 @@ def summed(values: list[float], device: torch.device) -> list[float]:
     return [float(value) for value in total]
 
 
+def of_first(values: list[float], device: torch.device) -> list[float]:
+    """Rank 0's values. All ranks have to call it."""
+    return summed(values if rank() == 0 else [0.0] * len(values), device)
+
+
 class _Ranks:
     """The processes of one stage. They end with this block, whatever happens in it."""
 

@@ -13,8 +13,9 @@ from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
 from edgevit.errors import DataError, RecipeError
-from edgevit.fewshot.adapt import default_method, finetune, fit_head
+from edgevit.fewshot.adapt import default_method, fit_head
 from edgevit.fewshot.features import classifiers, features_of, with_linear_head
+from edgevit.fewshot.finetuning import finetune
 from edgevit.fewshot.heads import LinearHead
 from edgevit.models import create_model, open_checkpoint
 from edgevit.models.checkpoints import Checkpoint

@@ -44,6 +44,7 @@ def test_description_is_plain_json(tmp_path: Path) -> None:
         "distillation_token": True,
         "inference": "mean_softmax",
         "licence": None,
+        "test_time_views": [],
     }
 
 

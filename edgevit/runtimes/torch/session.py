@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ Device = Literal["cpu", "cuda"]
 
 
 class TorchSession:
-    """A module in eval mode that gives one tensor, the first output of its IOSpec."""
+    """A module in eval mode that gives the outputs of its IOSpec: one tensor, or as many as there are."""
 
     def __init__(
         self,
@@ -39,7 +39,8 @@ class TorchSession:
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         images = self._tensor(inputs[self.spec.inputs[0].name])
         with _threads(self._threads), torch.inference_mode():
-            return {self.spec.outputs[0].name: self._scores(images).float().cpu().numpy()}
+            outputs = [output.float().cpu().numpy() for output in self._outputs(images)]
+        return {spec.name: output for spec, output in zip(self.spec.outputs, outputs, strict=True)}
 
     def latencies_ms(self, plan: MeasurePlan) -> Measurement:
         # End to end ends with the outputs in host memory, which wall time sees; kernels alone are timed by the GPU.
@@ -53,15 +54,15 @@ class TorchSession:
             return end_to_end(self, plan.batch_size)
         images = self._tensor(random_images(self.spec, plan.batch_size))
 
-        def run() -> torch.Tensor:
+        def run() -> Sequence[torch.Tensor]:
             with _threads(self._threads), torch.inference_mode():
-                return self._scores(images)
+                return self._outputs(images)
 
         return run
 
-    def _scores(self, images: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self._module(images)
-        return scores
+    def _outputs(self, images: torch.Tensor) -> Sequence[torch.Tensor]:
+        given = self._module(images)
+        return given if isinstance(given, tuple) else (given,)
 
     def _tensor(self, images: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(images).to(self._device, self._dtype)

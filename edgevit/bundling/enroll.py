@@ -1,0 +1,262 @@
+"""Add a class to this bundle from a few images, or remove one; nothing is trained.
+
+    python enroll.py --class gasket images/*.jpg
+    python enroll.py --class gasket --add more/*.jpg
+    python enroll.py --remove gasket
+    python enroll.py --list
+
+Needs numpy, Pillow and ONNX Runtime, on Linux or macOS. Exit status: 0 done; 1 the class cannot be told apart from the
+others, and nothing was changed; 2 the bundle, the call or an image is wrong, and nothing was changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# These lie beside this file in a bundle.
+from infer import (  # type: ignore[import-not-found]
+    CLASSES,
+    EXPORT_EMBEDDING,
+    HERE,
+    UNKNOWN,
+    BundleError,
+    Classifier,
+    image_files,
+)
+from prototypes import (  # type: ignore[import-not-found]
+    ClassesError,
+    Indistinguishable,
+    LeftOut,
+    SupportSet,
+    head_of,
+    left_out,
+    write_support,
+)
+
+SAME_IMAGE = 1e-4  # difference of two embeddings, as a share of the largest value
+STORE = ".store"
+
+
+def enroll(folder: Path, name: str, images: Sequence[Path], add: bool = False, force: bool = False) -> dict[str, Any]:
+    """Add a class, or with `add` images of a class that is there; gives what was done and the check.
+
+    Raises:
+        ClassesError: the name or an image cannot be taken; Indistinguishable, unless `force`, where more than half of
+            the class's images are nearer to another class. Nothing was changed then.
+        BundleError: the bundle takes no classes, or a file of it was altered.
+    """
+    with changing(folder):
+        classifier = Classifier(folder)
+        before = support_of(classifier)
+        check_name(name, before, add)
+        files = list(image_files(images))
+        if not files:
+            raise ClassesError("there are no images", ", ".join(map(str, images)), "image files, or folders of them")
+        embeddings = np.stack([embedding_of(classifier, file) for file in files])
+        check_new(before, embeddings, files)
+        after = before.with_images(name, embeddings)
+        checked = left_out(after)
+        astray, count = checked.astray(name), len(after.images_of(name))
+        if sum(astray.values()) > count / 2 and not force:
+            raise Indistinguishable(
+                f"'{name}' cannot be told apart from the classes that are there",
+                f"{sum(astray.values())} of {count} images are nearer to another class: {listed(astray)}",
+                "at most half of them",
+                "take images that show what is different; --force takes these all the same",
+            )
+        write_support(after, folder / CLASSES)
+    taken = {"class": name, "taken": len(files), "images": count, "checked": count > 1, "nearer_to": astray}
+    return {**taken, **compared(left_out(before), checked)}
+
+
+def remove(folder: Path, name: str) -> dict[str, Any]:
+    """Remove a class; gives what was done. Raises as `enroll` does."""
+    with changing(folder):
+        before = support_of(Classifier(folder))
+        if name not in before.classes:
+            raise ClassesError(f"there is no class '{name}'", expected=", ".join(before.classes))
+        if len(before.classes) == 2:
+            raise ClassesError("one class would be left, and there would be nothing to tell apart", expected="two")
+        after = before.without(name)
+        write_support(after, folder / CLASSES)
+    return {"class": name, "removed": len(before.images_of(name)), **compared(left_out(before), left_out(after))}
+
+
+def listing(folder: Path) -> dict[str, Any]:
+    """The classes of a bundle, how many images made each and how many of these are nearer to another class."""
+    support = support_of(Classifier(folder))
+    checked = left_out(support)
+    classes = [
+        {"class": name, "images": len(support.images_of(name)), "nearer_to": checked.astray(name)}
+        for name in support.classes
+    ]
+    return {"classes": classes, "accuracy": checked.accuracy, "threshold": head_of(support).threshold}
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Hold a bundle while it is changed, so that of two processes neither undoes what the other does."""
+    if folder.resolve().parent.parent.name == STORE:
+        raise BundleError(
+            f"{folder}: is a stored result, which nothing may change\n  next: change the copy in runs/NAME/ID, or one "
+            f"of your own: cp -rL {folder} my-bundle"
+        )
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def support_of(classifier: Any) -> SupportSet:
+    """The support set of a bundle. Raises BundleError in one that takes no classes."""
+    if classifier.support is None:
+        raise BundleError(f"{classifier.folder}: this bundle takes no classes\n  next: {EXPORT_EMBEDDING}")
+    return classifier.support
+
+
+def check_name(name: str, support: SupportSet, add: bool) -> None:
+    """Raise ClassesError where a class cannot have this name."""
+    if not name.isprintable() or name != name.strip() or not name or name == UNKNOWN:
+        raise ClassesError("a class cannot have this name", repr(name), f"one line of text, and not '{UNKNOWN}'")
+    if name in support.classes and not add:
+        next_step = f"--add adds images to it, or --remove {name} first"
+        raise ClassesError(f"'{name}' is there already", counted(len(support.images_of(name))), next=next_step)
+    if add and name not in support.classes:
+        raise ClassesError(f"there is no class '{name}' to add images to", expected=", ".join(support.classes))
+
+
+def embedding_of(classifier: Any, file: Path) -> npt.NDArray[np.float32]:
+    """What the model sees in a file. Raises ClassesError if it is no picture."""
+    try:
+        embedding: npt.NDArray[np.float32] = classifier.embedding(file)
+    except (OSError, ValueError) as error:
+        raise ClassesError(f"{file}: {error}", next="leave this image out; no image was taken") from None
+    return embedding
+
+
+def check_new(support: SupportSet, embeddings: npt.NDArray[np.float32], files: Sequence[Path]) -> None:
+    """Raise ClassesError where the model sees the same in two of the images, or in one and a stored one."""
+    for index, embedding in enumerate(embeddings):
+        near = SAME_IMAGE * np.abs(embedding).max()
+        if len(stored := np.flatnonzero(np.abs(support.embeddings - embedding).max(1) <= near)):
+            owner = support.classes[support.labels[stored[0]]]
+            raise ClassesError(
+                f"{files[index]}: is there already, as an image of '{owner}'",
+                next="leave it out; the same image cannot stand for two classes, or count twice",
+            )
+        if len(twice := np.flatnonzero(np.abs(embeddings[:index] - embedding).max(1) <= near)):
+            raise ClassesError(f"{files[index]}: is the same image as {files[twice[0]]}", next="leave one of them out")
+
+
+def compared(before: LeftOut, after: LeftOut) -> dict[str, Any]:
+    """What a change did to all classes."""
+    return {
+        "classes": len(after.support.classes),
+        "accuracy_before": before.accuracy,
+        "accuracy": after.accuracy,
+        "threshold": head_of(after.support).threshold,
+    }
+
+
+def sentences(done: dict[str, Any]) -> Iterator[str]:
+    """What was done, in words."""
+    name = done["class"]
+    if "removed" in done:
+        yield f"removed {name} and its {counted(done['removed'])}; {done['classes']} classes"
+    else:
+        more = f", {counted(done['images'])} in all" if done["images"] > done["taken"] else ""
+        yield f"{name}: {counted(done['taken'])} taken{more}; {done['classes']} classes"
+        if not done["checked"]:
+            yield f"{name}: a single image, so that nothing could be checked; --add more"
+        elif done["nearer_to"]:
+            nearer = sum(done["nearer_to"].values())
+            yield f"{name}: {nearer} of {counted(done['images'])} nearer to another class: {listed(done['nearer_to'])}"
+        else:
+            yield f"{name}: all {counted(done['images'])} nearest to their own class"
+    before, now = percent(done["accuracy_before"]), percent(done["accuracy"])
+    yield f"all classes, each image left out in turn: {before} right before, {now} now"
+    yield threshold_line(done)
+
+
+def list_lines(listed_classes: dict[str, Any]) -> Iterator[str]:
+    """The classes, in words."""
+    for one in listed_classes["classes"]:
+        nearer = f", {sum(one['nearer_to'].values())} nearer to {listed(one['nearer_to'])}" if one["nearer_to"] else ""
+        yield f"{one['class']}: {counted(one['images'])}{nearer}"
+    yield f"each image left out in turn: {percent(listed_classes['accuracy'])} right"
+    yield threshold_line(listed_classes)
+
+
+def threshold_line(done: dict[str, Any]) -> str:
+    """The threshold, in words."""
+    threshold = done["threshold"]
+    return "unknown: no threshold" if threshold is None else f"unknown: an image whose cosine is below {threshold:.3f}"
+
+
+def listed(astray: dict[str, int]) -> str:
+    """`washer 3, nut 1`."""
+    return ", ".join(f"{name} {count}" for name, count in astray.items())
+
+
+def counted(images: int) -> str:
+    """`1 image`, `5 images`."""
+    return f"{images} image" + "s" * (images != 1)
+
+
+def percent(share: float | None) -> str:
+    """`96.0%`, or `nothing` where nothing was tested."""
+    return "nothing" if share is None else f"{share:.1%}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives the exit status."""
+    parser = argparse.ArgumentParser(description="Add a class to this bundle from a few images, or remove one.")
+    parser.add_argument("images", nargs="*", type=Path, help="images of the class, or folders of them")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--class", dest="name", metavar="NAME", help="the class to add")
+    action.add_argument("--remove", metavar="NAME", help="the class to remove")
+    action.add_argument("--list", action="store_true", help="show the classes, the check and the threshold")
+    parser.add_argument("--add", action="store_true", help="the class is there: add images to it")
+    parser.add_argument("--force", action="store_true", help="take a class that cannot be told apart")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument("--bundle", type=Path, default=HERE, help="another bundle than the one this file lies in")
+    options = parser.parse_args(arguments)
+    if (options.name is None) == bool(options.images):
+        parser.error("images go with --class NAME, and with nothing else")
+    try:
+        if options.list:
+            done = listing(options.bundle)
+        elif options.remove is not None:
+            done = remove(options.bundle, options.remove)
+        else:
+            done = enroll(options.bundle, options.name, options.images, options.add, options.force)
+    except Indistinguishable as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (BundleError, ClassesError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(done, ensure_ascii=False) if options.json else "\n".join(lines_of(done)))
+    return 0
+
+
+def lines_of(done: dict[str, Any]) -> Iterator[str]:
+    """The answer of any of the three actions, in words."""
+    return sentences(done) if "class" in done else list_lines(done)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

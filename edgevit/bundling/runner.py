@@ -1,0 +1,24 @@
+"""The programs that ship in bundles, and how they are run from here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RECORD = "bundle.json"
+RUNNER = {"infer.py": HERE / "infer.py", "preprocess.py": HERE.parent / "data" / "preprocess.py"}
+ENROLLING = {"enroll.py": HERE / "enroll.py", "prototypes.py": HERE / "prototypes.py"}
+
+
+def write_runner(out: Path, programs: Mapping[str, Path]) -> None:
+    """Copy programs side by side, as they find each other."""
+    for name, source in programs.items():
+        shutil.copyfile(source, out / name)
+
+
+def environment() -> dict[str, str]:
+    """The environment variables, without those that add to what a program can import."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -1,0 +1,90 @@
+"""The stage that adapts a model to a few images, and its methods."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, NonNegative
+from edgevit.configs.stage import Stage
+from edgevit.configs.training import Training
+
+HeadMethod = Literal[
+    "nearest_centroid",
+    "ridge",
+    "logistic_regression",
+    "knn",
+    "label_propagation",
+    "gaussian_mixture",
+    "balanced_mixture",
+    "alpha_tim",
+]
+HEAD_METHODS: tuple[HeadMethod, ...] = get_args(HeadMethod)
+
+
+View = Literal["flip", "zoom"]
+
+
+class Fewshot(Training):
+    """Adapt a checkpoint to the classes of a small support set, with or without an unlabelled pool."""
+
+    stage: Literal["fewshot"]
+
+    model: CheckpointRef
+    support: DatasetRef
+    pool: DatasetRef | None = None
+    base: DatasetRef | None = Field(
+        None, description="heads take features relative to the mean of these; by default to that of support and pool"
+    )
+    method: Literal["auto", "finetune"] | HeadMethod | None = Field(
+        None, description="label_propagation where there is a pool, else logistic_regression; auto: by cross-validation"
+    )
+    candidates: tuple[HeadMethod | Literal["finetune"], ...] = Field(
+        (), description="what auto chooses from; by default all heads that need no balanced pool"
+    )
+    max_pool_images: Count = Field(
+        4000, description="heads look at so many images of a larger pool, drawn by the hash of their ids"
+    )
+
+    random_views: Annotated[int, Field(ge=0)] = Field(
+        8, description="heads are fitted to the mean feature of each image and of so many random views of it"
+    )
+    tune: Literal["all", "norm", "bias", "lora"] = Field(
+        "all",
+        description="what finetune trains beside the classifier: all weights, the normalisation layers, the biases "
+        "(BitFit), or a change of low rank to each linear layer and convolution (LoRA)",
+    )
+    lora_rank: Count = Field(4, description="of tune: lora: the largest rank of the change to a layer's weights")
+    learning_rates: Annotated[tuple[NonNegative, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="candidates, one of which finetune chooses by cross-validation inside the support; 0 keeps the "
+        "model as the head fit left it. With one image of a class it takes learning_rate",
+    )
+    test_time_views: tuple[View, ...] = Field(
+        (), description="answers are the mean over the picture and these views of it; each costs one more pass"
+    )
+
+    @model_validator(mode="after")
+    def _options_of_the_method(self) -> Fewshot:
+        if self.candidates and self.method != "auto":
+            raise ValueError("'candidates' goes with method: auto")
+        if self.method == "finetune" or "finetune" in self.candidates:
+            return self
+        options = Training.model_fields.keys() - Stage.model_fields.keys() - {"augmentation", "seed"}
+        for name in (*sorted(options), "tune", "lora_rank", "learning_rates"):
+            if getattr(self, name) != Fewshot.model_fields[name].default:
+                raise ValueError(f"'{name}' goes with method: finetune; a head is fitted without it")
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_finetuning(self) -> Fewshot:
+        if self.lora_rank != Fewshot.model_fields["lora_rank"].default and self.tune != "lora":
+            raise ValueError(f"'lora_rank' goes with tune: lora, not with tune: {self.tune}")
+        if self.tune != "all" and self.freeze is not None:
+            raise ValueError(f"'freeze' and tune: {self.tune} both say what is trained: give one of them")
+        for name in ("candidates", "learning_rates", "test_time_views"):
+            values = getattr(self, name) or ()
+            if len(set(values)) < len(values):
+                raise ValueError(f"'{name}' names something twice: {', '.join(map(str, values))}")
+        return self

@@ -1,0 +1,167 @@
+"""Classifiers made from a handful of labelled features and many without labels.
+
+As in `heads`: features (samples, dimensions) float64, every class at least once in `labels`; nothing draws at random.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, diags_array, eye_array
+from scipy.sparse.linalg import cg
+from torch import Tensor
+
+from edgevit.fewshot.heads import (
+    Floats,
+    Labels,
+    LinearHead,
+    class_directions,
+    left_out_cosines,
+    likeliest_scale,
+    logistic_regression,
+    mean_length,
+    one_hot,
+    softmax,
+    unit,
+)
+
+NEIGHBOURS = 5
+ALPHA = 0.97  # the share of its label that a node takes from its neighbours (Zhou et al. 2004; between 0 and 1)
+BLOCK = 1024  # rows of the matrix of cosines that are in memory at once
+ITERATIONS = 50  # of expectation and maximisation, at most
+TIM_TEMPERATURE, TIM_RATE, TIM_STEPS = 15.0, 1e-4, 1000  # as the authors of α-TIM set them
+
+
+class Transduced(NamedTuple):
+    """A head, and the class probabilities of the samples without labels, (samples, classes)."""
+
+    head: LinearHead
+    probabilities: Floats
+
+
+def label_propagation(support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats) -> Transduced:
+    """Labels spread over a graph of nearest neighbours; then logistic regression on all samples.
+
+    F = (1 − α)(I − αS)⁻¹Y with S = D^-½ W D^-½ (Zhou et al. 2004, "Learning with local and global consistency"); W
+    joins each sample with its nearest neighbours by cosine, weight cos³ (Iscen et al. 2019). The rows of Y that belong
+    to a class sum to 1, so that a class with more support does not flood the others.
+
+    In the regression a sample of the pool counts as much as it is sure: 1 − entropy/log(classes) of its probabilities
+    (Iscen et al. 2019); a support sample counts 1.
+    """
+    affinity = _neighbour_graph(unit(np.concatenate([support, pool]) - centre))
+    scaling = diags_array(1 / np.sqrt(np.maximum(affinity.sum(1), 1e-12)))
+    system = eye_array(affinity.shape[0]) - ALPHA * (scaling @ affinity @ scaling)
+    seeds = one_hot(labels, num_classes) / np.bincount(labels)[labels][:, None]
+    spread = np.zeros((affinity.shape[0], num_classes))
+    for label in range(num_classes):
+        start = np.concatenate([seeds[:, label], np.zeros(len(pool))])
+        spread[:, label], _ = cg(system, start, rtol=1e-8, atol=0)
+    spread = np.maximum(spread[len(support) :], 0) + 1e-12
+    probabilities = spread / spread.sum(1, keepdims=True)
+    entropy = -(probabilities * np.log(probabilities)).sum(1)
+    certainty = np.clip(1 - entropy / np.log(num_classes), 0, 1)
+    head = logistic_regression(
+        np.concatenate([support, pool]),
+        np.concatenate([labels, probabilities.argmax(1)]),
+        num_classes,
+        centre,
+        np.concatenate([np.ones(len(support)), certainty]),
+    )
+    return Transduced(head, probabilities)
+
+
+def gaussian_mixture(
+    support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats, balanced: bool = False
+) -> Transduced:
+    """Expectation and maximisation from the support's class means, all classes equally wide (soft k-means by cosine).
+
+    Directions from `centre` are a mixture of von Mises-Fisher distributions of one concentration (Banerjee et al.
+    2005), the one under which each support sample is most likely given the others of its class. Support samples keep
+    their labels.
+
+    Args:
+        balanced: the pool holds as many samples of each class: its probabilities are those of an optimal transport
+            under that condition (Hu et al. 2021, PT-MAP). Otherwise all classes are equally likely beforehand.
+    """
+    known, unknown = unit(support - centre), unit(pool - centre)
+    means = class_directions(known, labels, num_classes)
+    concentration = likeliest_scale(left_out_cosines(known, labels, means), labels)
+    labelled = one_hot(labels, num_classes)
+    probabilities = np.zeros((len(pool), num_classes))
+    for _ in range(ITERATIONS):
+        before, probabilities = probabilities, softmax(concentration * unknown @ means.T)
+        if balanced:
+            probabilities = _balanced(probabilities)
+        means = unit(labelled.T @ known + probabilities.T @ unknown)
+        if np.abs(probabilities - before).max() < 1e-3:
+            break
+    weight = concentration / mean_length(support - centre) * means
+    return Transduced(LinearHead(weight, -weight @ centre), probabilities)
+
+
+def alpha_tim(support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats) -> Transduced:
+    """Prototypes that fit the support and tell the pool's samples apart, for pools of unknown balance (α-TIM).
+
+    Minimises cross-entropy on the support − H_α(mean prediction on the pool) + mean H_α(prediction), with Tsallis
+    entropies H_α(p) = (1 − Σ p^α)/(α − 1) (Veilleux et al. 2021); logits are −τ/2·|z − w|² of unit directions z. α is
+    the authors': 2 for one shot, 7 for five and more.
+    """
+    known, unknown = (torch.from_numpy(unit(one - centre)) for one in (support, pool))
+    targets = torch.from_numpy(labels)
+    prototypes = torch.stack([known[targets == label].mean(0) for label in range(num_classes)]).requires_grad_()
+    alpha = float(np.interp(len(labels) / num_classes, (1, 5), (2, 7)))
+    optimizer = torch.optim.Adam([prototypes], lr=TIM_RATE)
+    with torch.enable_grad():
+        for _ in range(TIM_STEPS):
+            predictions = _tim_logits(unknown, prototypes).softmax(-1)
+            supervised = torch.nn.functional.cross_entropy(_tim_logits(known, prototypes), targets)
+            information = _tsallis(predictions.mean(0), alpha) - _tsallis(predictions, alpha).mean()
+            optimizer.zero_grad()
+            (supervised - information).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    found: Floats = prototypes.detach().numpy()
+    # On unit directions, |z|² is the same for all classes and drops out.
+    weight = TIM_TEMPERATURE / mean_length(support - centre) * found
+    head = LinearHead(weight, -weight @ centre - TIM_TEMPERATURE / 2 * (found**2).sum(1))
+    return Transduced(head, softmax(_tim_logits(unknown, prototypes.detach()).numpy()))
+
+
+def _tim_logits(directions: Tensor, prototypes: Tensor) -> Tensor:
+    return TIM_TEMPERATURE * (directions @ prototypes.T - (prototypes**2).sum(-1) / 2)
+
+
+def _tsallis(probabilities: Tensor, alpha: float) -> Tensor:
+    """H_α of the last axis."""
+    return (1 - (probabilities + 1e-12).pow(alpha).sum(-1)) / (alpha - 1)
+
+
+def _balanced(probabilities: Floats) -> Floats:
+    """The nearest probabilities whose columns all have the same sum (Sinkhorn and Knopp 1967)."""
+    share = len(probabilities) / probabilities.shape[1]
+    for _ in range(1000):
+        probabilities = probabilities * (share / np.maximum(probabilities.sum(0), 1e-300))
+        sums = probabilities.sum(1, keepdims=True)
+        probabilities = probabilities / np.maximum(sums, 1e-300)
+        if np.abs(sums - 1).max() < 1e-6:
+            break
+    return probabilities
+
+
+def _neighbour_graph(directions: Floats) -> csr_array:
+    """Symmetric weights (n, n): cos³ where one sample is among the other's nearest, else 0."""
+    rows, columns, weights = [], [], []
+    for start in range(0, len(directions), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(directions)))
+        cosines = directions[block] @ directions.T
+        cosines[np.arange(len(block)), block] = -1
+        nearest = np.argpartition(-cosines, min(NEIGHBOURS, cosines.shape[1] - 1), axis=1)[:, :NEIGHBOURS]
+        rows.append(np.repeat(block, nearest.shape[1]))
+        columns.append(nearest.ravel())
+        weights.append(np.maximum(np.take_along_axis(cosines, nearest, 1), 0).ravel() ** 3)
+    graph = csr_array(
+        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=(len(directions),) * 2
+    )
+    return csr_array((graph + graph.T) / 2)

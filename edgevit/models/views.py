@@ -1,0 +1,53 @@
+"""Test-time views: a model that looks at a picture more than once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.configs import View
+
+ZOOM = 7 / 8  # the share of each side that a zoomed view shows
+
+
+class MultiViewModel(nn.Module):
+    """A classifier whose answer is the mean of its logits for the picture and for other views of it.
+
+    All views go through the model as one batch, so that an exported graph holds the model once. In training mode the
+    model sees the plain picture alone, and answers as it does by itself.
+    """
+
+    def __init__(self, model: nn.Module, views: tuple[View, ...]) -> None:
+        super().__init__()
+        self.model, self.views = model, views
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            plain: Tensor = self.model(images)
+            return plain
+        logits = self.model(torch.cat([images, *(VIEWS[view](images) for view in self.views)]))
+        return self.mean_over_views(logits)
+
+    def mean_over_views(self, values: Tensor) -> Tensor:
+        """(views · N, …) as they went through the model → (N, …)."""
+        mean: Tensor = values.reshape(1 + len(self.views), -1, values.shape[-1]).mean(0)
+        return mean
+
+
+def flipped(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W), mirrored from left to right."""
+    return images.flip(-1)
+
+
+def zoomed(images: Tensor) -> Tensor:
+    """The middle of images (N, 3, H, W), ZOOM of each side, resized to the whole size bilinearly."""
+    height, width = images.shape[-2:]
+    rows, columns = round(ZOOM * height), round(ZOOM * width)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    middle = images[..., top : top + rows, left : left + columns]
+    return nn.functional.interpolate(middle, size=(height, width), mode="bilinear", align_corners=False)
+
+
+VIEWS: Mapping[View, Callable[[Tensor], Tensor]] = {"flip": flipped, "zoom": zoomed}

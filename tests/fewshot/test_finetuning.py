@@ -1,0 +1,215 @@
+"""Fine-tuning of a part of the weights: what is named changes, nothing else, and kills leave no trace."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgevit.configs import Fewshot
+from edgevit.context import Context
+from edgevit.errors import RecipeError
+from edgevit.fewshot.finetuning import choose_what_is_trained, finetune, finetuning
+from edgevit.models import BuiltModel, create_model, open_checkpoint
+from edgevit.models.checkpoints import Checkpoint
+from edgevit.models.lora import merge_lora
+from edgevit.training.batches import Batch
+from edgevit.training.fit import fit
+from edgevit.training.inference import accuracy
+from edgevit.training.objectives import Outputs
+from edgevit.training.setup import TrainingSetup
+from tests.fewshot.test_adapt import CPU, checkpoint, config
+from tests.learning import blobs, published_checkpoint
+
+SETTINGS = {"method": "finetune", "epochs": 4, "batch_size": 6, "learning_rate": 2e-3}
+PARTS = ("norm", "bias", "lora")
+
+
+def settings(tune: str, **changes: object) -> Fewshot:
+    return config(**{**SETTINGS, "tune": tune, **changes})
+
+
+def small_convnet(folder: Path, classes: tuple[str, ...] = ("a", "b", "c")) -> Checkpoint:
+    """With batch normalisation, depthwise convolutions among its layers."""
+    built = create_model("repvit_m0_9", len(classes), 32, {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)})
+    return open_checkpoint(published_checkpoint(folder, built, classes))
+
+
+def changed(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    return {key for key in before if not torch.equal(before[key], after[key])}
+
+
+def tuned(start: Checkpoint, settings: Fewshot, folder: Path) -> BuiltModel:
+    return finetune(start, blobs("s", 3), None, settings, Context(work=folder / "work", workers=0), folder)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+@pytest.mark.parametrize(
+    ("tune", "expected"),
+    [
+        ("norm", {"blocks.0.norm1.weight", "blocks.0.norm2.bias", "norm.weight", "norm.bias"}),
+        ("bias", {"patch_embed.proj.bias", "blocks.0.norm1.bias", "blocks.0.attn.qkv.bias", "blocks.0.mlp.fc1.bias"}),
+        ("lora", {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight"}),
+    ],
+)
+def test_only_what_is_named_and_the_classifier_change(
+    tmp_path: Path, tune: str, expected: set[str], ema_decay: float | None
+) -> None:
+    start = checkpoint(tmp_path)
+    before = copy.deepcopy(start.module.state_dict())
+    got = changed(before, tuned(start, settings(tune, ema_decay=ema_decay), tmp_path).module)
+    assert got >= expected | {"head.weight", "head.bias"}
+    words = {"norm": "norm", "bias": "bias", "lora": "weight"}
+    assert all(words[tune] in key for key in got if not key.startswith("head."))
+    if tune == "lora":
+        assert not any("norm" in key for key in got)
+
+
+@pytest.mark.parametrize("tune", PARTS)
+@pytest.mark.parametrize("token", [False, True])
+def test_a_part_is_enough_to_learn_new_classes(tmp_path: Path, tune: str, token: bool) -> None:
+    start = checkpoint(tmp_path, ("x", "y"), token)
+    model = tuned(start, settings(tune, epochs=30, batch_size=9), tmp_path)
+    assert accuracy(model.module, blobs("t", 20, seed=2), model.preprocess, CPU) > 0.85
+
+
+@pytest.mark.parametrize(("tune", "statistics_move"), [("norm", True), ("bias", False), ("lora", False)])
+def test_running_statistics_move_only_where_all_of_the_normalisation_is_trained(
+    tmp_path: Path, tune: str, statistics_move: bool
+) -> None:
+    start = small_convnet(tmp_path)
+    before = copy.deepcopy(start.module.state_dict())
+    got = changed(before, tuned(start, settings(tune, epochs=1), tmp_path).module)
+    assert any("running" in key for key in got) == statistics_move
+    depthwise = {name for name, one in start.module.named_modules() if isinstance(one, nn.Conv2d) and one.groups > 1}
+    assert depthwise
+    assert not got & {f"{name}.weight" for name in depthwise}
+
+
+@pytest.mark.parametrize("tune", ["all", *PARTS])
+@pytest.mark.parametrize("changes", [{"epochs": 0}, {"learning_rate": 0}], ids=str)
+def test_no_training_changes_nothing(tmp_path: Path, tune: str, changes: dict[str, object]) -> None:
+    for start in (checkpoint(tmp_path), small_convnet(tmp_path)):
+        before = copy.deepcopy(start.module.state_dict())
+        assert not changed(before, tuned(start, settings(tune, **changes), tmp_path).module)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_weights_change_by_at_most_the_rank(tmp_path: Path, rank: int) -> None:
+    start = checkpoint(tmp_path)
+    before = copy.deepcopy(start.module.state_dict())
+    after = tuned(start, settings("lora", lora_rank=rank, learning_rate=2e-2), tmp_path).module.state_dict()
+    for name in ("blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "patch_embed.proj.weight"):
+        change = (after[name].double() - before[name].double()).flatten(1)
+        assert 1 <= int(torch.linalg.matrix_rank(change, atol=1e-5)) <= rank
+
+
+def test_weight_decay_and_layer_decay_take_lora(tmp_path: Path) -> None:
+    start = checkpoint(tmp_path)
+    before = copy.deepcopy(start.module.state_dict())
+    got = changed(before, tuned(start, settings("lora", weight_decay=0.1, layer_decay=0.7), tmp_path).module)
+    assert "blocks.0.attn.qkv.weight" in got
+    assert "pos_embed" not in got
+
+
+def test_pool_teaches_with_the_model_as_it_was(tmp_path: Path) -> None:
+    pool = blobs("p", 6, seed=1, labelled=False)
+    setup = finetuning(checkpoint(tmp_path), blobs("s", 3), pool, settings("lora"), Context(workers=0))
+    assert [stream.labelled for stream in setup.streams] == [True, False]
+    setup.train(settings("lora"), Context(work=tmp_path / "work", workers=0), tmp_path)
+    assert (tmp_path / "metrics.jsonl").is_file()
+
+
+def test_a_model_without_normalisation_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no normalisation layer"):
+        choose_what_is_trained(create_model("vgg11", 3, 32, {"num_features": 8}).module, settings("norm"))
+
+
+def trained(setup: TrainingSetup, folder: Path) -> nn.Module:
+    """As `finetune` trains, with a save after every step."""
+    model, _ = fit(
+        setup.model,
+        setup.objective,
+        setup.streams,
+        settings("lora", epochs=10, ema_decay=0.9),
+        Context(work=folder, workers=0),
+        preprocess=setup.start.preprocess,
+        out=folder,
+        save_every_s=0.0,
+    )
+    merge_lora(model)
+    return model
+
+
+def setup_of(folder: Path) -> TrainingSetup:
+    folder.mkdir(exist_ok=True)
+    return finetuning(small_convnet(folder, ("x", "y")), blobs("s", 3), None, settings("lora"), Context(workers=0))
+
+
+def slow(setup: TrainingSetup) -> TrainingSetup:
+    def objective(outputs: Outputs, batch: Batch) -> torch.Tensor:
+        time.sleep(0.05)
+        return setup.objective(outputs, batch)
+
+    return TrainingSetup(setup.start, setup.model, setup.classes, objective, setup.streams)
+
+
+KILLABLE = """
+import sys
+from pathlib import Path
+from tests.fewshot.test_finetuning import setup_of, slow, trained
+
+trained(slow(setup_of(Path(sys.argv[1]))), Path(sys.argv[1]))
+"""
+
+
+def test_kill_9_leaves_a_state_from_which_the_same_bits_are_reached(tmp_path: Path) -> None:
+    unbroken = trained(setup_of(tmp_path / "unbroken"), tmp_path / "unbroken").state_dict()
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLABLE, str(killed)], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 60
+    while not (killed / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < torch.load(killed / "last.pt", weights_only=True)["step"] < 15
+    resumed = trained(setup_of(killed), killed).state_dict()
+    assert unbroken.keys() == resumed.keys()
+    for key in unbroken:
+        assert torch.equal(unbroken[key], resumed[key]), key
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": None, "tune": "norm"}, "'tune' goes with method: finetune"),
+        ({"method": None, "learning_rates": (0, 1e-3)}, "'learning_rates' goes with method: finetune"),
+        ({"method": None, "lora_rank": 2}, "'lora_rank' goes with method: finetune"),
+        ({"lora_rank": 2}, "goes with tune: lora, not with tune: all"),
+        ({"lora_rank": 0, "tune": "lora"}, "greater than or equal to 1"),
+        ({"tune": "bias", "freeze": "backbone"}, "give one of them"),
+        ({"learning_rates": ()}, "at least 1 item"),
+        ({"learning_rates": (1e-3, -1.0)}, "greater than or equal to 0"),
+        ({"learning_rates": (1e-3, 0, 0.001)}, "names something twice: 0.001, 0.0, 0.001"),
+        ({"test_time_views": ("flip", "flip")}, "names something twice: flip, flip"),
+        ({"test_time_views": ("rotate",)}, "'flip' or 'zoom'"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        config(**{"method": "finetune", **changes})
+
+
+def test_views_go_with_every_method() -> None:
+    assert config(test_time_views=("flip",)).test_time_views == ("flip",)
