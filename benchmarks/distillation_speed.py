@@ -5,18 +5,21 @@
 Same teacher (a ResNet-18), same student (a ViT of a fifth of its MACs), batch, pictures (embedded characters at 64 px),
 augmentation (random crop and flip), loss (labels and softened KL), AdamW; one process, no loader workers, float32. All
 three take turns within each round. The plain loop is what timm's README shows: timm's transforms in a DataLoader,
-`timm.task.LogitDistillationTask`, backward, step; it neither saves nor logs.
+`timm.task.LogitDistillationTask`, backward, step; it neither saves nor logs. `waiting` is the share of edgevit's time
+that went by until a batch was there; without loader workers, that is the time to make it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import timm.task
 import torch
 from PIL import Image
@@ -33,7 +36,7 @@ from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.models import BuiltModel, create_model
 from edgevit.models.cost import macs_of
 from edgevit.training.batches import TrainingStream
-from edgevit.training.fit import fit
+from edgevit.training.fit import METRICS, fit
 from edgevit.training.objectives import distillation_objective
 from edgevit.training.teacher_cache import CachedTeacher
 from edgevit.training.teachers import LiveTeacher, Teacher
@@ -51,8 +54,8 @@ def main() -> None:
     asked = parser.parse_args()
     data = _characters(asked.steps)
     with tempfile.TemporaryDirectory() as folder:
-        ways: dict[str, Callable[[int], float]] = {
-            "timm": lambda round_: _plain_loop(data, asked.steps),
+        ways: dict[str, Callable[[int], Speed]] = {
+            "timm": lambda round_: Speed(_plain_loop(data, asked.steps)),
             "edgevit": lambda round_: _edgevit(data, asked.steps, Path(folder) / f"live{round_}", None),
             "edgevit, teacher cached": lambda round_: _edgevit(
                 data, asked.steps, Path(folder) / f"cached{round_}", Path(folder) / "cache"
@@ -61,6 +64,7 @@ def main() -> None:
         for run in ways.values():  # warm-up; it also fills the cache, as a first student does
             run(-1)
         rounds = [{name: run(round_) for name, run in ways.items()} for round_ in range(asked.rounds)]
+    ours = [name for name in ways if name != "timm"]
     publish(
         "distillation_speed",
         {
@@ -71,10 +75,20 @@ def main() -> None:
                 "teacher": macs_of(_teacher(data).module, SIZE, SIZE),
                 "student": macs_of(_student(data).module, SIZE, SIZE),
             },
-            "images_per_s": {name: spread([one[name] for one in rounds]) for name in ways},
-            "over_timm": {name: spread([one[name] / one["timm"] for one in rounds]) for name in ways if name != "timm"},
+            "images_per_s": {name: spread([one[name].images_per_s for one in rounds]) for name in ways},
+            "over_timm": {
+                name: spread([one[name].images_per_s / one["timm"].images_per_s for one in rounds]) for name in ours
+            },
+            "waiting": {name: spread([one[name].waiting for one in rounds]) for name in ours},
         },
     )
+
+
+class Speed(NamedTuple):
+    """Images a second, and the share of the time that went by waiting for batches, where that is known."""
+
+    images_per_s: float
+    waiting: float = float("nan")
 
 
 def _characters(steps: int) -> Dataset:
@@ -91,8 +105,8 @@ def _student(data: Dataset) -> BuiltModel:
     return create_model("deit_tiny_patch16_224", len(data.classes), SIZE, STUDENT)
 
 
-def _edgevit(data: Dataset, steps: int, folder: Path, cache: Path | None) -> float:
-    """Images a second of `fit`, from its call to its return."""
+def _edgevit(data: Dataset, steps: int, folder: Path, cache: Path | None) -> Speed:
+    """Images a second of `fit`, from its call to its return, and what its log says of waiting."""
     folder.mkdir(parents=True)
     built, live = _student(data), _live(data)
     teacher: Teacher = live
@@ -118,7 +132,14 @@ def _edgevit(data: Dataset, steps: int, folder: Path, cache: Path | None) -> flo
         out=folder,
     )
     seconds = time.perf_counter() - start
-    return -(-len(data) // BATCH) * BATCH / seconds
+    return Speed(-(-len(data) // BATCH) * BATCH / seconds, _waiting(folder / METRICS))
+
+
+def _waiting(metrics: Path) -> float:
+    """The mean over a training's time of the share that each row of its log gives."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = np.diff([0, *(row["step"] for row in rows)])
+    return float(np.average([row["waiting"] for row in rows], weights=steps / [row["images_per_s"] for row in rows]))
 
 
 def _live(data: Dataset) -> LiveTeacher:

@@ -19,7 +19,11 @@ from edgevit.configs import (
     OBJECTIVES,
     STAGES,
     Budget,
+    Bundle,
+    Compile,
     DatasetConfig,
+    Export,
+    Quantize,
     Stage,
     StageConfig,
     references,
@@ -242,6 +246,8 @@ def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator
                 problem = _reads_test(name, recipe)
             if problem is None and kinds.get(name) == "dataset" and (stage.name(), inner) in NEED_TRUE_LABELS:
                 problem = f"'{name}' has a teacher's labels, which are no truth to compare with", "a labelled data set"
+            if problem is None and (stage.name(), inner) == ("bundle", ("support",)):
+                problem = _without_embedding(stage, recipe.stages[:index])
             if problem:
                 yield RecipeError(problem[0], where=at(*inner), got=name, expected=problem[1])
         kinds[stage.id] = stage.makes
@@ -283,6 +289,17 @@ def _wrong_dataset(name: str, kinds: Mapping[str, Kind], recipe: Recipe) -> tupl
         more = "" if role not in ROLES else " (give the data set few_shot: {shots: 5})"
         return f"data set '{base}' has no role '{role}'{more}", f"one of {', '.join(roles)}"
     return None
+
+
+def _without_embedding(bundle: Stage, earlier: Sequence[Stage]) -> tuple[str, str] | None:
+    """A bundle's support is for models that were exported with an embedding: said before anything is trained."""
+    by_id = {stage.id: stage for stage in earlier}
+    source: Stage | None = bundle
+    while isinstance(source, (Bundle, Quantize, Compile)):
+        source = by_id.get(source.model)
+    if not isinstance(source, Export) or source.embedding:
+        return None
+    return "a bundle that takes classes needs a model with an embedding", f"embedding: true in stage '{source.id}'"
 
 
 def _is_dataset(name: str, recipe: Recipe) -> bool:

@@ -40,7 +40,7 @@ def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 def test_the_commands_are_all_there() -> None:
     assert set(COMMANDS) == {
         "run", "why", "lr-find", "init", "doctor", "models", "schema", "predict", "report",
-        "export", "quantize", "compile", "evaluate", "profile", "compare", "bundle",
+        "export", "quantize", "compile", "evaluate", "profile", "compare", "bundle", "enroll",
     }  # fmt: skip
 
 

@@ -53,6 +53,22 @@ def test_a_good_recipe_is_read(tmp_path: Path) -> None:
     assert report.of == ("accuracy/float", "latency/float")
 
 
+def test_a_bundle_that_takes_classes_needs_an_embedding_from_the_start(tmp_path: Path) -> None:
+    stages = """\
+  - {stage: export, id: onnx, model: student}
+  - {stage: quantize, id: int8, model: onnx, calibration: digits.pool}
+  - {stage: compile, id: engine, model: int8}
+  - {stage: bundle, id: bundle, model: engine, support: digits.support}
+"""
+    with pytest.raises(RecipeError, match="needs a model with an embedding") as caught:
+        load(tmp_path, GOOD + stages)
+    assert "recipe.yaml:23" in str(caught.value)
+    assert "embedding: true in stage 'onnx'" in str(caught.value)
+    assert load(tmp_path, GOOD + stages, "stages.onnx.embedding=true")
+    with pytest.raises(RecipeError, match="for evaluate alone"):
+        load(tmp_path, GOOD + stages.replace("digits.support", "digits.test"), "stages.onnx.embedding=true")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "says"),
     [

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from edgevit.artifacts import EMBEDDING, Artifact
+from edgevit.artifacts import EMBEDDING, Artifact, sha256_of_file
 from edgevit.bundling.prototypes import (
     FILE,
     LARGEST_FILE,
@@ -32,7 +32,7 @@ from edgevit.runtimes.onnxruntime.session import open_session
 
 
 def write_classes(model: Artifact, support: Dataset, out: Path, progress: Progress) -> SupportSet:
-    """Write `classes.npz`: what this very model sees in each image of the support set.
+    """Write `classes.npz` beside a bundle's `model.onnx`: what this very model sees in each image of the support set.
 
     Raises:
         ArtifactError: the model gives no embedding.
@@ -53,7 +53,7 @@ def write_classes(model: Artifact, support: Dataset, out: Path, progress: Progre
             embeddings.append(session.infer({model.io.inputs[0].name: batch})[EMBEDDING][0])
             bar.advance()
     try:
-        made = SupportSet(model.io.classes, np.stack(embeddings), labels)
+        made = SupportSet(model.io.classes, np.stack(embeddings), labels, sha256_of_file(out / "model.onnx"))
         write_support(made, out / FILE)
     except ClassesError as error:
         raise DataError(str(error), where=support.name) from None

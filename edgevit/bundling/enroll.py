@@ -77,31 +77,43 @@ def enroll(folder: Path, name: str, images: Sequence[Path], add: bool = False, f
             )
         write_support(after, folder / CLASSES)
     taken = {"class": name, "taken": len(files), "images": count, "checked": count > 1, "nearer_to": astray}
-    return {**taken, **compared(left_out(before), checked)}
+    return {**taken, **compared(left_out(before), checked), "by_model": answers_by_model(classifier, after)}
 
 
 def remove(folder: Path, name: str) -> dict[str, Any]:
     """Remove a class; gives what was done. Raises as `enroll` does."""
     with changing(folder):
-        before = support_of(Classifier(folder))
+        classifier = Classifier(folder)
+        before = support_of(classifier)
         if name not in before.classes:
             raise ClassesError(f"there is no class '{name}'", expected=", ".join(before.classes))
         if len(before.classes) == 2:
             raise ClassesError("one class would be left, and there would be nothing to tell apart", expected="two")
         after = before.without(name)
         write_support(after, folder / CLASSES)
-    return {"class": name, "removed": len(before.images_of(name)), **compared(left_out(before), left_out(after))}
+    removed = {"class": name, "removed": len(before.images_of(name))}
+    return {
+        **removed,
+        **compared(left_out(before), left_out(after)),
+        "by_model": answers_by_model(classifier, after),
+    }
 
 
 def listing(folder: Path) -> dict[str, Any]:
     """The classes of a bundle, how many images made each and how many of these are nearer to another class."""
-    support = support_of(Classifier(folder))
+    classifier = Classifier(folder)
+    support = support_of(classifier)
     checked = left_out(support)
     classes = [
         {"class": name, "images": len(support.images_of(name)), "nearer_to": checked.astray(name)}
         for name in support.classes
     ]
-    return {"classes": classes, "accuracy": checked.accuracy, "threshold": head_of(support).threshold}
+    return {
+        "classes": classes,
+        "accuracy": checked.accuracy,
+        "threshold": head_of(support).threshold,
+        "by_model": answers_by_model(classifier, support),
+    }
 
 
 @contextmanager
@@ -171,6 +183,12 @@ def compared(before: LeftOut, after: LeftOut) -> dict[str, Any]:
     }
 
 
+def answers_by_model(classifier: Any, support: SupportSet) -> bool:
+    """Whether these classes are those that were bundled, so that the model's own classifier answers."""
+    as_bundled = classifier.record["changeable"][CLASSES]["sha256_as_bundled"]
+    return bool(support.sha256 == as_bundled)
+
+
 def sentences(done: dict[str, Any]) -> Iterator[str]:
     """What was done, in words."""
     name = done["class"]
@@ -188,27 +206,31 @@ def sentences(done: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: all {counted(done['images'])} nearest to their own class"
     before, now = percent(done["accuracy_before"]), percent(done["accuracy"])
     yield f"all classes, each image left out in turn: {before} right before, {now} now"
-    yield threshold_line(done)
+    yield from last_lines(done)
 
 
 def list_lines(listed_classes: dict[str, Any]) -> Iterator[str]:
     """The classes, in words."""
     for one in listed_classes["classes"]:
-        nearer = f", {sum(one['nearer_to'].values())} nearer to {listed(one['nearer_to'])}" if one["nearer_to"] else ""
+        nearer = f", some nearer to {listed(one['nearer_to'])}" if one["nearer_to"] else ""
         yield f"{one['class']}: {counted(one['images'])}{nearer}"
     yield f"each image left out in turn: {percent(listed_classes['accuracy'])} right"
-    yield threshold_line(listed_classes)
+    yield from last_lines(listed_classes)
 
 
-def threshold_line(done: dict[str, Any]) -> str:
-    """The threshold, in words."""
+def last_lines(done: dict[str, Any]) -> Iterator[str]:
+    """The threshold, and what answers."""
     threshold = done["threshold"]
-    return "unknown: no threshold" if threshold is None else f"unknown: an image whose cosine is below {threshold:.3f}"
+    yield "unknown: no threshold" if threshold is None else f"unknown: an image whose cosine is below {threshold:.3f}"
+    if done["by_model"]:
+        yield "infer.py answers with the model's own classifier, as it was bundled"
+    else:
+        yield "infer.py answers with the class whose images are nearest, not with the model's own classifier"
 
 
 def listed(astray: dict[str, int]) -> str:
-    """`washer 3, nut 1`."""
-    return ", ".join(f"{name} {count}" for name, count in astray.items())
+    """`washer (3), nut (1)`."""
+    return ", ".join(f"{name} ({count})" for name, count in astray.items())
 
 
 def counted(images: int) -> str:

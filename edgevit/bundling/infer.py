@@ -142,9 +142,10 @@ class Classifier:
     def _use_classes(self) -> None:
         from prototypes import head_of  # type: ignore[import-not-found]  # in bundles with a classes.npz only
 
-        width, got = self.spec["outputs"][1]["shape"][1], self.support.embeddings.shape[1]
-        if width != got:
-            raise BundleError(f"{self.folder / CLASSES}: is of another model\n  got: {got}\n  expected: {width}")
+        got, expected = self.support.model, self.record["files"]["model.onnx"]["sha256"]
+        if got != expected:
+            file = self.folder / CLASSES
+            raise BundleError(f"{file}: is of another model\n  got: sha256 {got}\n  expected: sha256 {expected}")
         self._head = head_of(self.support)
         self._answers_by_head = self.support.sha256 != self.record["changeable"][CLASSES]["sha256_as_bundled"]
         if self._answers_by_head:

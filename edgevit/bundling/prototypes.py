@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 FILE = "classes.npz"
 FORMAT_VERSION = 1
+FIELDS = ("format_version", "classes", "embeddings", "labels", "model", "sha256")
 LARGEST_FILE = 2**26  # bytes: 13,000 images in 1,280 dimensions
 KEPT_SHARE = 0.95  # of the support set's own images, by the threshold for unknown ones
 SCALES = np.geomspace(1, 100, 41)  # tried for the logits
@@ -44,12 +45,15 @@ class Indistinguishable(ClassesError):
 class SupportSet:
     """Embeddings (n, dimensions) float32 of images, with labels (n,) int64 that are indices into `classes`.
 
+    `model` is the sha256 of the model file that gave them: another one's embeddings lie elsewhere.
+
     Raises ClassesError unless there are two classes or more, each with a name of its own and an image.
     """
 
     classes: tuple[str, ...]
     embeddings: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
+    model: str
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -59,17 +63,16 @@ class SupportSet:
     def with_images(self, name: str, embeddings: npt.NDArray[np.float32]) -> SupportSet:
         """The same and these images, of a class that is there or of a new one."""
         classes = self.classes if name in self.classes else (*self.classes, name)
-        labels = np.full(len(embeddings), classes.index(name), np.int64)
-        return SupportSet(classes, np.concatenate([self.embeddings, embeddings]), np.concatenate([self.labels, labels]))
+        labels = np.concatenate([self.labels, np.full(len(embeddings), classes.index(name), np.int64)])
+        return SupportSet(classes, np.concatenate([self.embeddings, embeddings]), labels, self.model)
 
     def without(self, name: str) -> SupportSet:
         """The same without a class; exactly what it was before that class was added."""
         label = self.classes.index(name)
         kept = self.labels != label
+        classes = tuple(one for one in self.classes if one != name)
         labels = self.labels[kept]
-        return SupportSet(
-            tuple(one for one in self.classes if one != name), self.embeddings[kept], labels - (labels > label)
-        )
+        return SupportSet(classes, self.embeddings[kept], labels - (labels > label), self.model)
 
     def images_of(self, name: str) -> npt.NDArray[np.float32]:
         """The embeddings of a class, in the order in which they came."""
@@ -79,7 +82,8 @@ class SupportSet:
     @cached_property
     def sha256(self) -> str:
         """Hex digest of the content."""
-        digest = hashlib.sha256(json.dumps([FORMAT_VERSION, self.classes, self.embeddings.shape]).encode())
+        about = json.dumps([FORMAT_VERSION, self.classes, self.model, self.embeddings.shape])
+        digest = hashlib.sha256(about.encode())
         digest.update(np.ascontiguousarray(self.embeddings, "<f4").tobytes())
         digest.update(np.ascontiguousarray(self.labels, "<i8").tobytes())
         return digest.hexdigest()
@@ -182,7 +186,7 @@ def read_support(path: Path) -> SupportSet:
         raise ClassesError(f"{path}: is too large", f"{path.stat().st_size} bytes", f"at most {LARGEST_FILE}")
     try:
         arrays = _arrays(path.read_bytes())
-        version, written = int(arrays["format_version"]), str(arrays["sha256"])
+        version, written, model = int(arrays["format_version"]), str(arrays["sha256"]), str(arrays["model"])
         classes = tuple(str(name) for name in arrays["classes"].tolist())
         embeddings, labels = arrays["embeddings"].astype("<f4", copy=False), arrays["labels"].astype("<i8", copy=False)
     except Exception as error:  # noqa: BLE001 - zipfile and numpy raise a dozen kinds on damaged bytes
@@ -190,7 +194,7 @@ def read_support(path: Path) -> SupportSet:
     if version != FORMAT_VERSION:
         raise ClassesError(f"{path}: is of another format", version, FORMAT_VERSION, "bundle the model again")
     try:
-        support = SupportSet(classes, embeddings, labels)
+        support = SupportSet(classes, embeddings, labels, model)
     except ClassesError as error:
         raise ClassesError(f"{path}: {error}", next=_RESTORE) from None
     if support.sha256 != written:
@@ -210,6 +214,7 @@ def write_support(support: SupportSet, path: Path) -> None:
         classes=np.array(support.classes),
         embeddings=support.embeddings,
         labels=support.labels,
+        model=np.array(support.model),
         sha256=np.array(support.sha256),
     )
     if content.tell() > LARGEST_FILE:
@@ -277,4 +282,4 @@ def _arrays(content: bytes) -> dict[str, npt.NDArray[np.generic]]:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
             raise ValueError("it was compressed")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in ("format_version", "classes", "embeddings", "labels", "sha256")}
+        return {name: arrays[name] for name in FIELDS}

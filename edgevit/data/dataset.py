@@ -20,7 +20,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class Images(Protocol):
-    """The pictures of a source, by position. Must pickle: loader workers get a copy."""
+    """The pictures of a source, by position. Must pickle: loader workers get a copy. Threads read at once."""
 
     def __getitem__(self, index: int) -> Image:
         """Picture `index`, uint8 (H, W, 3), RGB. Raises DataError where it cannot be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from edgevit.artifacts import Artifact, Json, Manifest, sha256_of
-from edgevit.configs import DatasetConfig, EncodedImages
+from edgevit.configs import DatasetConfig, EncodedImages, ImageFolder
 from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
+from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
 from edgevit.data.hashes import ImageState, ImageStates
 from edgevit.data.relabelled import LABELS, labelled_data, relabelled
 from edgevit.data.splits import lowest_of_each_class
@@ -43,15 +45,19 @@ def dataset_artifacts(
         DataError: the data is missing, cannot be read, or is too little for the role.
     """
     states = ImageStates(cache, progress)
+    wanted = {name: name.partition(".") for name in names}
     sources: dict[str, Source] = {}
-    artifacts = {}
-    for name in dict.fromkeys(names):
-        dataset, _, role = name.partition(".")
+    for dataset, _, _ in wanted.values():
         if dataset not in datasets:
             raise _unknown_dataset(dataset, datasets)
         if dataset not in sources:
             sources[dataset] = read_source(dataset, datasets[dataset], base)
-        artifacts[name] = _artifact(name, role, datasets[dataset], sources[dataset], base, states)
+    for dataset, notes in {name: label_notes(name, datasets, sources) for name in sources}.items():
+        sources[dataset] = replace(sources[dataset], notes=(*sources[dataset].notes, *notes))
+    artifacts = {
+        name: _artifact(name, role, datasets[dataset], sources[dataset], base, states)
+        for name, (dataset, _, role) in wanted.items()
+    }
     states.save()
     return artifacts
 
@@ -95,8 +101,7 @@ def read_source(name: str, config: DatasetConfig, base: Path) -> Source:
     if config.include_classes is not None:
         source = _only_classes(name, source, config.include_classes)
     if len(source.classes) < 2:
-        got = ", ".join(source.classes) or "none"
-        raise DataError("a classifier needs at least two classes", where=f"data set '{name}'", got=got)
+        raise _too_few_classes(name, config, source)
     return source
 
 
@@ -229,6 +234,20 @@ def _only_classes(name: str, source: Source, wanted: tuple[str, ...]) -> Source:
         images=SubsetImages(source.images, indices),
         notes=source.notes,
     )
+
+
+def _too_few_classes(name: str, config: DatasetConfig, source: Source) -> DataError:
+    got = ", ".join(source.classes) or "none"
+    what_next = None
+    if isinstance(config, ImageFolder) and not config.include_classes:
+        got = "; ".join((f"one folder, '{source.classes[0]}', with all {len(source.ids)} pictures", *source.notes))
+        below = inner_folders(source)
+        what_next = (
+            f"set classes: leaf if the folders in it are the classes ({listed(below)})"
+            if len(below) > 1
+            else GIVE_CLASSES
+        )
+    return DataError("a classifier needs at least two classes", where=f"data set '{name}'", got=got, next=what_next)
 
 
 def _unknown_dataset(name: str, datasets: Mapping[str, DatasetConfig]) -> RecipeError:

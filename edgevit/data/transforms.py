@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -34,6 +35,7 @@ Box = tuple[float, float, float, float]  # left, top, width, height, in pixels
 _GREY = (124, 116, 104)  # what policies fill with: ImageNet's mean, as in timm
 _ERASED_AREA, _ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # Zhong et al. 2020, and timm's defaults
 _TRIES = 10
+_global_draws = threading.Lock()
 
 
 def view_key(seed: int, epoch: int, view: int, sample: int) -> int:
@@ -73,8 +75,9 @@ def normalise(canvases: Tensor, preprocess: Preprocess) -> Tensor:
     size = (preprocess.height, preprocess.width)
     if images.shape[2:] != size:
         images = _resized(images, size, preprocess.interpolation)
-    mean, std = (
-        torch.tensor(values, device=images.device).view(3, 1, 1) for values in (preprocess.mean, preprocess.std)
+    mean, std = (  # a blocking copy would wait for all that the device still has to do
+        torch.tensor(values).view(3, 1, 1).to(images.device, non_blocking=True)
+        for values in (preprocess.mean, preprocess.std)
     )
     return (images - mean) / std
 
@@ -160,15 +163,19 @@ def _posterize(picture: Pillow.Image, bits_to_keep: int, **_: Any) -> Pillow.Ima
 
 @contextmanager
 def _global_draws_from(seed: int) -> Iterator[None]:
-    """Seed Python's and numpy's global generators, which timm's policies draw from, and restore them afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+    """Seed Python's and numpy's global generators, which timm's policies draw from, and restore them afterwards.
+
+    One thread at a time.
+    """
+    with _global_draws:
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 def _jittered(picture: Pillow.Image, strength: float, rng: random.Random) -> Pillow.Image:

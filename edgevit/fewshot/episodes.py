@@ -14,7 +14,7 @@ from edgevit.data.dataset import Indices, Labels
 from edgevit.errors import DataError, listed
 from edgevit.fewshot.choice import best, default_candidates, default_method, head_scores
 from edgevit.fewshot.heads import Floats
-from edgevit.fewshot.methods import Fitted, fit_head
+from edgevit.fewshot.methods import TRANSDUCTIVE, fit_head
 from edgevit.progress import Progress
 
 
@@ -105,7 +105,8 @@ def play(
 ) -> Played:
     """Accuracy of each method on each episode.
 
-    Transductive methods learn from the pool where there is one, otherwise from the episode's queries, all at once.
+    Transductive methods learn from the pool where there is one, otherwise from the episode's queries, all at once; auto
+    chooses among those that need no pool where there is none.
     """
     accuracies = np.zeros((len(methods), count))
     seconds = [0.0] * len(methods)
@@ -114,16 +115,18 @@ def play(
         for number, episode in enumerate(episodes):
             support, queries = support_features[episode.support], query_features[episode.queries]
             ways = int(episode.support_labels.max()) + 1
-            pool = queries if pool_features is None else pool_features
             for place, method in enumerate(methods):
+                # Queries are a pool for transduction alone: an inductive method answers each by itself.
+                pool = queries if pool_features is None and method in TRANSDUCTIVE else pool_features
                 start = time.perf_counter()
                 name = method
                 if method == "auto":
                     name = _chosen(support, episode.support_labels, ways, pool, base, number)
                     chosen[name] = chosen.get(name, 0) + 1
                 fitted = fit_head(name, support, episode.support_labels, ways, pool, base)
-                answers = _answers(fitted, queries, pool_features is None)
+                answers = fitted.pool_probabilities if pool is queries else fitted.head.logits(queries)
                 seconds[place] += time.perf_counter() - start
+                assert answers is not None
                 accuracies[place, number] = (answers.argmax(1) == episode.query_labels).mean()
             bar.advance()
     return Played(tuple(methods), accuracies, tuple(seconds), chosen)
@@ -160,12 +163,6 @@ def _chosen(support: Floats, labels: Labels, ways: int, pool: Floats | None, bas
     candidates = default_candidates(pool is not None)
     scores = head_scores(candidates, support, labels, ways, pool, base, seed)
     return best(scores, candidates) if scores else default_method(pool is not None)
-
-
-def _answers(fitted: Fitted, queries: Floats, queries_are_pool: bool) -> Floats:
-    if queries_are_pool and fitted.pool_probabilities is not None:
-        return fitted.pool_probabilities
-    return fitted.head.logits(queries)
 
 
 def _members(labels: Labels) -> dict[int, Indices]:

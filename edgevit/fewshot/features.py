@@ -35,14 +35,11 @@ def features_of(
     """
     pooled = Pooled(model).to(device).eval()
     with (progress or SilentProgress()).bar(dataset.name, (1 + random_views) * len(dataset), "views") as bar:
-        plain = outputs_of(pooled, dataset, preprocess, device)
-        bar.advance(len(dataset))
-        views = []
-        for view in range(random_views):
-            views.append(
-                outputs_of(pooled, dataset, preprocess, device, augmentation=augmentation, view=view, seed=seed)
-            )
-            bar.advance(len(dataset))
+        plain = outputs_of(pooled, dataset, preprocess, device, bar=bar)
+        views = [
+            outputs_of(pooled, dataset, preprocess, device, augmentation=augmentation, view=view, seed=seed, bar=bar)
+            for view in range(random_views)
+        ]
     averaged = (plain + torch.stack(views).mean(0)) / 2 if views else plain
     features: Floats = averaged.numpy().astype(np.float64)
     return features

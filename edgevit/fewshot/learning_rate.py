@@ -74,14 +74,16 @@ def choose_learning_rate(checkpoint: Checkpoint, task: Task, config: Fewshot, co
         )
     parts = folds(labels, count, config.seed)
     trainings = _Trainings(checkpoint, task, config, context)
-    with context.progress.bar(context.stage_id or "learning rates", count * len(config.learning_rates), "fits") as bar:
+    with context.progress.bar(
+        context.stage_id or "learning rates", count * len(config.learning_rates), "trainings"
+    ) as bar:
         by_fold = [trainings.scores(number, fold, bar) for number, fold in enumerate(parts)]
     sizes = [len(fold.held_out) for fold in parts]
     chosen = _best({rate: mean_score([one[rate] for one in by_fold], sizes) for rate in config.learning_rates})
     for rate, one in chosen.scores.items():
         context.progress.say(
             f"    learning rate {rate:g}: {one.accuracy:.1%} of held-out images right, mean log-likelihood "
-            f"{one.log_likelihood:.3g}{', chosen' if rate == chosen.learning_rate else ''}"
+            f"{one.log_likelihood:.4f}{', chosen' if rate == chosen.learning_rate else ''}"
         )
     return chosen
 

@@ -44,15 +44,16 @@ def fit_head(
     """A classifier of features (samples, dimensions), fitted by the method of this name.
 
     Args:
-        pool: features without labels. Only transductive methods look at them.
-        base: the mean of other features, to be the centre; by default that of all features the method looks at.
+        pool: features without labels. Inductive methods look at their mean alone.
+        base: the mean of other features, to be the centre; by default that of support and pool.
 
     Raises:
         RecipeError: the method is transductive, and there is no pool.
     """
+    seen = support if pool is None else np.concatenate([support, pool])
+    centre = seen.mean(0) if base is None else base
     if method in INDUCTIVE:
-        return Fitted(INDUCTIVE[method](support, labels, num_classes, support.mean(0) if base is None else base))
+        return Fitted(INDUCTIVE[method](support, labels, num_classes, centre))
     if pool is None:
         raise RecipeError(f"{method} learns from images without labels", expected="pool: DATASET.pool")
-    centre = np.concatenate([support, pool]).mean(0) if base is None else base
     return Fitted(*TRANSDUCTIVE[method](support, labels, num_classes, centre, pool))

@@ -47,9 +47,6 @@ def label_propagation(support: Floats, labels: Labels, num_classes: int, centre:
     F = (1 − α)(I − αS)⁻¹Y with S = D^-½ W D^-½ (Zhou et al. 2004, "Learning with local and global consistency"); W
     joins each sample with its nearest neighbours by cosine, weight cos³ (Iscen et al. 2019). The rows of Y that belong
     to a class sum to 1, so that a class with more support does not flood the others.
-
-    In the regression a sample of the pool counts as much as it is sure: 1 − entropy/log(classes) of its probabilities
-    (Iscen et al. 2019); a support sample counts 1.
     """
     affinity = _neighbour_graph(unit(np.concatenate([support, pool]) - centre))
     scaling = diags_array(1 / np.sqrt(np.maximum(affinity.sum(1), 1e-12)))
@@ -61,22 +58,13 @@ def label_propagation(support: Floats, labels: Labels, num_classes: int, centre:
         spread[:, label], _ = cg(system, start, rtol=1e-8, atol=0)
     spread = np.maximum(spread[len(support) :], 0) + 1e-12
     probabilities = spread / spread.sum(1, keepdims=True)
-    entropy = -(probabilities * np.log(probabilities)).sum(1)
-    certainty = np.clip(1 - entropy / np.log(num_classes), 0, 1)
-    head = logistic_regression(
-        np.concatenate([support, pool]),
-        np.concatenate([labels, probabilities.argmax(1)]),
-        num_classes,
-        centre,
-        np.concatenate([np.ones(len(support)), certainty]),
-    )
-    return Transduced(head, probabilities)
+    return Transduced(_regression(support, labels, num_classes, centre, pool, probabilities), probabilities)
 
 
 def gaussian_mixture(
     support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats, balanced: bool = False
 ) -> Transduced:
-    """Expectation and maximisation from the support's class means, all classes equally wide (soft k-means by cosine).
+    """Expectation and maximisation from the support's class means (soft k-means by cosine); then logistic regression.
 
     Directions from `centre` are a mixture of von Mises-Fisher distributions of one concentration (Banerjee et al.
     2005), the one under which each support sample is most likely given the others of its class. Support samples keep
@@ -84,32 +72,36 @@ def gaussian_mixture(
 
     Args:
         balanced: the pool holds as many samples of each class: its probabilities are those of an optimal transport
-            under that condition (Hu et al. 2021, PT-MAP). Otherwise all classes are equally likely beforehand.
+            under that condition (Hu et al. 2021, PT-MAP). Otherwise the shares of the classes are estimated too.
     """
     known, unknown = unit(support - centre), unit(pool - centre)
     means = class_directions(known, labels, num_classes)
     concentration = likeliest_scale(left_out_cosines(known, labels, means), labels)
     labelled = one_hot(labels, num_classes)
+    shares = np.full(num_classes, 1 / num_classes)
     probabilities = np.zeros((len(pool), num_classes))
     for _ in range(ITERATIONS):
-        before, probabilities = probabilities, softmax(concentration * unknown @ means.T)
+        before = probabilities
+        probabilities = softmax(concentration * unknown @ means.T + np.log(shares))
         if balanced:
             probabilities = _balanced(probabilities)
+        else:
+            shares = (probabilities.sum(0) + 1) / (len(pool) + num_classes)
         means = unit(labelled.T @ known + probabilities.T @ unknown)
         if np.abs(probabilities - before).max() < 1e-3:
             break
-    weight = concentration / mean_length(support - centre) * means
-    return Transduced(LinearHead(weight, -weight @ centre), probabilities)
+    return Transduced(_regression(support, labels, num_classes, centre, pool, probabilities), probabilities)
 
 
 def alpha_tim(support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats) -> Transduced:
     """Prototypes that fit the support and tell the pool's samples apart, for pools of unknown balance (α-TIM).
 
     Minimises cross-entropy on the support − H_α(mean prediction on the pool) + mean H_α(prediction), with Tsallis
-    entropies H_α(p) = (1 − Σ p^α)/(α − 1) (Veilleux et al. 2021); logits are −τ/2·|z − w|² of unit directions z. α is
-    the authors': 2 for one shot, 7 for five and more.
+    entropies H_α(p) = (1 − Σ p^α)/(α − 1) (Veilleux et al. 2021); logits are −τ/2·|z − w|² of features z divided by
+    their length. α is the authors': 2 for one shot, 7 for five and more; as theirs, the features are not taken
+    relative to `centre`.
     """
-    known, unknown = (torch.from_numpy(unit(one - centre)) for one in (support, pool))
+    known, unknown = (torch.from_numpy(unit(one)) for one in (support, pool))
     targets = torch.from_numpy(labels)
     prototypes = torch.stack([known[targets == label].mean(0) for label in range(num_classes)]).requires_grad_()
     alpha = float(np.interp(len(labels) / num_classes, (1, 5), (2, 7)))
@@ -123,10 +115,29 @@ def alpha_tim(support: Floats, labels: Labels, num_classes: int, centre: Floats,
             (supervised - information).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     found: Floats = prototypes.detach().numpy()
-    # On unit directions, |z|² is the same for all classes and drops out.
-    weight = TIM_TEMPERATURE / mean_length(support - centre) * found
-    head = LinearHead(weight, -weight @ centre - TIM_TEMPERATURE / 2 * (found**2).sum(1))
+    # On unit vectors, |z|² is the same for all classes and drops out.
+    weight = TIM_TEMPERATURE / mean_length(support) * found
+    head = LinearHead(weight, -TIM_TEMPERATURE / 2 * (found**2).sum(1))
     return Transduced(head, softmax(_tim_logits(unknown, prototypes.detach()).numpy()))
+
+
+def _regression(
+    support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats, probabilities: Floats
+) -> LinearHead:
+    """Logistic regression on the support and on the pool's likeliest labels.
+
+    A sample of the pool counts as much as it is sure, 1 − entropy/log(classes) (Iscen et al. 2019); one of the support
+    counts 1.
+    """
+    entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(1)
+    certainty = np.clip(1 - entropy / np.log(num_classes), 0, 1)
+    return logistic_regression(
+        np.concatenate([support, pool]),
+        np.concatenate([labels, probabilities.argmax(1)]),
+        num_classes,
+        centre,
+        np.concatenate([np.ones(len(support)), certainty]),
+    )
 
 
 def _tim_logits(directions: Tensor, prototypes: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from edgevit.data.dataset import Dataset, Indices
 from edgevit.data.loading import UNLABELLED, ViewDataset, epoch_order
 from edgevit.errors import DataError, EdgevitError, RecipeError
 
+_LOADER_DIED = ("DataLoader worker", "Pin memory thread")
+
 
 class Counts(NamedTuple):
     """How many samples there are, and how many of them have a label (their partner's included)."""
@@ -66,6 +68,11 @@ class Batch(NamedTuple):
     def labelled(self) -> Tensor:
         """(N,) bool: which samples have a label; a picture mixed with an unlabelled one has none."""
         return (self.labels >= 0) & (self.partner_labels >= 0)
+
+    @property
+    def samples_in_all(self) -> int:
+        """Of the whole batch, as `counts` has it, but known without a look at the device."""
+        return len(self.labels) if self.whole is None else self.whole.samples
 
     @property
     def counts(self) -> Counts:
@@ -169,10 +176,13 @@ class Batches(TorchDataset[Batch]):
         """How many epochs are complete when `step` steps are done."""
         return step * self.counts[0] // self.images_per_epoch
 
-    def load(self, first_step: int, workers: int) -> Iterator[Batch]:
-        """The batches from `first_step` on, made by worker processes where there are any: the same either way."""
+    def load(self, first_step: int, workers: int, pinned: bool = False) -> Iterator[Batch]:
+        """The batches from `first_step` on, made by worker processes where there are any: the same either way.
+
+        With `pinned`, in memory from which a GPU copies while the process goes on.
+        """
         steps = range(first_step, self.total_steps)
-        made = iter(DataLoader(_Made(self), batch_size=None, sampler=steps, num_workers=workers))
+        made = iter(DataLoader(_Made(self), batch_size=None, sampler=steps, num_workers=workers, pin_memory=pinned))
         for _ in steps:
             batch = _next(made)
             if isinstance(batch, EdgevitError):
@@ -268,7 +278,7 @@ def _next(made: Iterator[Batch | EdgevitError]) -> Batch | EdgevitError:
     try:
         return next(made)
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not any(words in str(error) for words in _LOADER_DIED):
             raise
         raise DataError(
             "a process that loads images died",

@@ -151,7 +151,7 @@ class _Run:
         row, last_loss = _Row(), math.inf
         with self.context.progress.bar(self.context.stage_id or "training", total, "steps") as bar:
             bar.advance(self.step)
-            for batch in batches.load(self.step, self.context.workers):
+            for batch in batches.load(self.step, self.context.workers, pinned=self.device.type == "cuda"):
                 row.waited_s += time.monotonic() - waits_since
                 row.add(*self._train_on(batch.to(self.device)))
                 bar.advance(1, loss=row.loss, **({} if row.accuracy is None else {"accuracy": row.accuracy}))
@@ -193,27 +193,30 @@ class _Run:
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
-        loss, right, labelled = ranks.summed([computed[0], computed[1].right, computed[1].labelled], self.device)
-        return loss, right / labelled if labelled else None, batch.counts.samples
+        loss, right, labelled = ranks.summed(computed, self.device)
+        return loss, right / labelled if labelled else None, batch.samples_in_all
 
-    def _backward(self, batch: Batch, parts: int, together: bool = True) -> tuple[float, _Right]:
+    def _backward(self, batch: Batch, parts: int, together: bool = True) -> list[float]:
         """Gradients of the whole batch's loss, or with `together` false of these rows' share in it.
 
-        Gives these rows' share in the loss, and how many of their labelled samples were right.
+        Gives these rows' share in the loss, how many of their samples were right, and how many have a label.
         """
         self.optimizer.zero_grad()
         self.model.train()
         for module in self.frozen:
             module.eval()
-        loss, right = 0.0, _Right()
+        tallies = []
         for number in range(parts):
             part = batch if parts == 1 else batch.part(number, parts)
             with nullcontext() if together and number == parts - 1 else ranks.unsynchronised(self.forward):
-                loss += self._backward_of(part, loss, right)
-        return loss, right
+                tallies.append(self._backward_of(part))
+        tally: list[float] = torch.stack(tallies).sum(0).tolist()  # waits for the device once, not in the middle
+        if not math.isfinite(tally[0]):
+            raise self.diverged(f"the loss is {tally[0]}", self.step + 1)
+        return tally
 
-    def _backward_of(self, part: Batch, loss_before: float, right: _Right) -> float:
-        """Adds the part's gradients, and counts what was right. Gives its share in the loss."""
+    def _backward_of(self, part: Batch) -> Tensor:
+        """Adds the part's gradients. Gives what `_tally` does of its share in the loss."""
         images = normalise(part.canvases, self.preprocess).contiguous(memory_format=self.layout)
         with autocast(self.device, self.config.precision):
             outputs = self.forward(images)
@@ -221,13 +224,9 @@ class _Run:
         loss = self.objective(outputs, part)
         if part.whole is not None:
             loss = loss * (len(part.labels) / part.whole.samples)
-        value = float(loss.detach())
-        if not math.isfinite(loss_before + value):
-            raise self.diverged(f"the loss is {loss_before + value}", self.step + 1)
         # DDP takes the mean over the ranks, where the whole batch's gradient is the sum of their shares.
         self.scaler.scale(loss if ranks.count() == 1 else loss * ranks.count()).backward()  # type: ignore[no-untyped-call]
-        right.add(heads_of(outputs)[0], part.main_labels)
-        return value
+        return _tally(loss, heads_of(outputs)[0], part.main_labels)
 
     def _validate(self) -> float:
         assert self.val is not None
@@ -268,7 +267,7 @@ class _Run:
             where=f"stage '{self.context.stage_id}', step {self.step + 1} of {self.batches.total_steps}",
             got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
             expected=f"{images} images at once, which fit" if fits else "more memory: not even two images fit",
-            next=f"set accumulation: {fits}, which keeps the batch of {batch.counts.samples}" if fits else None,
+            next=f"set accumulation: {fits}, which keeps the batch of {batch.samples_in_all}" if fits else None,
         )
 
     def _fitting_parts(self, batch: Batch, parts: int) -> int | None:
@@ -382,16 +381,10 @@ def _check_finite(model: nn.Module, run: _Run) -> None:
         raise run.diverged("a weight is not finite", run.step)
 
 
-class _Right:
-    """How many samples have a label, and how many of them were right."""
-
-    def __init__(self) -> None:
-        self.right, self.labelled = 0, 0
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        labelled = labels >= 0
-        self.labelled += int(labelled.sum())
-        self.right += int((logits.detach()[labelled].argmax(-1) == labels[labelled]).sum())
+def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss, how many samples are right, and how many have a label: (3,) float64, left on the device."""
+    right = logits.detach().argmax(-1) == labels  # never UNLABELLED
+    return torch.stack([loss.detach().double(), right.sum().double(), (labels >= 0).sum().double()])
 
 
 def _float32(outputs: Outputs) -> Outputs:

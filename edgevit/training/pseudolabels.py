@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ Floats = NDArray[np.float64]
 
 COLDEST, HOTTEST = 1e-3, 1e3  # temperatures between which the best one is looked for
 BISECTIONS = 60
-SAMPLES_A_STEP = 256  # of the progress bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +126,9 @@ def softmax(logits: Floats, temperature: float) -> Floats:
 
 def logits_of(teacher: Checkpoint, dataset: Dataset, device: torch.device, progress: Progress) -> Floats:
     """(samples, teacher's classes). Raises DataError if one of them is no number."""
-    module, parts = teacher.module.to(device), []
+    module = teacher.module.to(device)
     with progress.bar(f"ask about {dataset.name}", len(dataset), "images") as bar:
-        for part in _parts(dataset):
-            parts.append(outputs_of(module, part, teacher.io.preprocess, device))
-            bar.advance(len(part))
-    logits = torch.cat(parts).double()
+        logits = outputs_of(module, dataset, teacher.io.preprocess, device, bar=bar).double()
     if not logits.isfinite().all():
         raise DataError("the teacher's answers are no finite numbers", where=dataset.name, next="train it again")
     return logits.numpy()
@@ -149,12 +144,6 @@ def write_guesses(guesses: Guesses, kept: Indices, file: Path) -> None:
             guesses.sample_ids, guesses.labels, guesses.confidence, chosen, strict=True
         ):
             table.writerow((sample_id, guesses.classes[label], f"{confidence:.4f}", "yes" if is_kept else "no"))
-
-
-def _parts(dataset: Dataset) -> Iterator[Dataset]:
-    for start in range(0, len(dataset), SAMPLES_A_STEP):
-        here = slice(start, start + SAMPLES_A_STEP)
-        yield replace(dataset, sample_ids=dataset.sample_ids[here], labels=None, indices=dataset.indices[here])
 
 
 def _labels_among(classes: tuple[str, ...], dataset: Dataset) -> Labels:

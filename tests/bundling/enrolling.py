@@ -1,21 +1,27 @@
-"""A bundle of an INT8 ViT that knows eight of the ten digits, made through the stages, and images of the other two."""
+"""A bundle of an INT8 model that knows eight of the ten digits, made through the stages, and images of the others."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from sklearn.neural_network import MLPClassifier
 
-from edgevit.artifacts import Artifact
+from edgevit.artifacts import Artifact, IOSpec, Preprocess
 from edgevit.configs import Digits
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.dataset import Dataset
-from tests.small_models import VIT, Workbench, workbench
+from edgevit.data.preprocess import preprocess
+from edgevit.runtimes.files import artifact_from_onnx, write_onnx
+from tests.small_models import Workbench, workbench
 
 KNOWN = tuple("01235678")
-NEW = "4"
+HIDDEN = 64
 
 
 @cache
@@ -26,19 +32,48 @@ def digits_of_eight() -> Workbench:
     configs = {
         "eight": Digits.model_validate({"source": "digits", "include_classes": KNOWN, "few_shot": few_shot}),
         "others": Digits.model_validate({"source": "digits", "include_classes": ("4", "9")}),
+        "three": Digits.model_validate({"source": "digits", "include_classes": ("0", "1", "2")}),
     }
-    names = ["eight.support", "eight.pool", "eight.test", "others.train", "others.test"]
+    names = ["eight.train", "eight.support", "eight.pool", "eight.test", "others.train", "others.test", "three.train"]
     bench.made.update(dataset_artifacts(configs, Path(), names))
     return bench
 
 
 @cache
 def quantized() -> Artifact:
-    """The model with random weights: its features tell digits apart well enough."""
+    """A perceptron with one hidden layer, trained by scikit-learn, as INT8: the hidden layer is the embedding."""
     bench = digits_of_eight()
-    bench.run("load", "eight-checkpoint", classes_of="eight.test", **VIT)
-    bench.run("export", "eight-onnx", model="eight-checkpoint", embedding=True)
-    return bench.run("quantize", "eight-int8", model="eight-onnx", calibration="eight.pool", calibration_images=32)
+    folder = Path(tempfile.mkdtemp(dir=bench.store.root))
+    bench.made["eight-onnx"] = perceptron(folder, data("eight.train"))
+    return bench.run("quantize", "eight-int8", model="eight-onnx", calibration="eight.pool", calibration_images=64)
+
+
+def perceptron(folder: Path, digits: Dataset) -> Artifact:
+    """pixels → hidden layer → ReLU: embedding → logits, as an ONNX file with its IOSpec."""
+    assert digits.labels is not None
+    rule = Preprocess(height=8, width=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    pixels = np.stack([preprocess(digits.image(index), **rule.model_dump()) for index in range(len(digits))])
+    fitted = MLPClassifier((HIDDEN,), random_state=0, learning_rate_init=0.01, max_iter=500, tol=1e-3)
+    fitted.fit(pixels.reshape(len(pixels), -1), digits.labels)
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["pixels"]),
+        helper.make_node("Gemm", ["pixels", "weight0", "bias0"], ["hidden"]),
+        helper.make_node("Relu", ["hidden"], ["embedding"]),
+        helper.make_node("Gemm", ["embedding", "weight1", "bias1"], ["logits"]),
+    ]
+    spec = IOSpec.for_classifier(rule, digits.classes).with_embedding(HIDDEN)
+    values = {"weight0": fitted.coefs_[0], "weight1": fitted.coefs_[1]}
+    values |= {"bias0": fitted.intercepts_[0], "bias1": fitted.intercepts_[1]}
+    graph = helper.make_graph(
+        nodes,
+        "perceptron",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info(one.name, TensorProto.FLOAT, list(one.shape)) for one in spec.outputs],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    write_onnx(model, folder / "model.onnx", spec)
+    return artifact_from_onnx(folder / "model.onnx")
 
 
 @cache

@@ -15,13 +15,14 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from edgevit.artifacts import Artifact, IOSpec, Preprocess
-from edgevit.bundling import write_bundle
+from edgevit.bundling import enroll, write_bundle
 from edgevit.configs import Evaluate, ImageFolder, Splits
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.prediction import predict_images
 from edgevit.runtimes.files import artifact_from_onnx, write_onnx
 from edgevit.stages import evaluate
+from tests.bundling.enrolling import copied_bundle, digit_files
 from tests.bundling.small_model import small_model
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "imagenet_samples"
@@ -75,6 +76,18 @@ def test_same_confidences_on_photos(python: Path, tmp_path: Path):
         assert [one["label"] for one in got["labels"]] == [one["label"] for one in wanted["labels"]]
         for one, other in zip(got["labels"], wanted["labels"], strict=True):
             assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
+
+
+def test_enrolment(python: Path, tmp_path: Path):
+    bundle, other = copied_bundle(tmp_path / "bundle"), copied_bundle(tmp_path / "other")
+    fours, tests = digit_files(tmp_path / "fours", "4", 5), digit_files(tmp_path / "tests", "4", 20, 5)
+    command = [python, "-B", bundle / "enroll.py", "--json", "--class", "four", *fours]
+    done = json.loads(subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stdout)
+    assert (done["taken"], done["classes"], done["nearer_to"]) == (5, 9, {})
+    found = [one["labels"][0]["label"] for one in labelled(python, bundle, "--unknown", *tests)]
+    assert found.count("four") >= 16
+    enroll(other, ["--class", "four", *map(str, fours)])
+    assert (bundle / "classes.npz").read_bytes() == (other / "classes.npz").read_bytes()
 
 
 def labelled(python: Path, bundle: Path, *arguments: object) -> list[dict[str, Any]]:

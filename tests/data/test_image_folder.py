@@ -118,14 +118,56 @@ def test_support_is_drawn_from_readable_pictures(make_pictures: MakePictures):
     [
         ({}, "there is no such folder"),
         ({"a": 0, "b": 0}, "no pictures in class folders"),
-        ({".": 3}, "no pictures in class folders(.|\n)*3 pictures that lie in no class folder"),
-        ({"a": 5}, "at least two classes(.|\n)*got: a"),
-        ({"train/a": 5, "test/a": 5}, "at least two classes"),
+        ({".": 3}, "no pictures in class folders(.|\n)*3 pictures that lie in no class folder(.|\n)*set classes: none"),
+        ({"a": 5}, "at least two classes(.|\n)*got: one folder, 'a', with all 5 pictures\n(.|\n)*set classes: none"),
+        ({"a": 5, ".": 2}, "one folder, 'a', with all 5 pictures; 2 pictures that lie in no class folder are passed"),
+        ({"train/a": 5, "test/a": 5}, "at least two classes(.|\n)*one folder, 'a', with all 10(.|\n)*classes: none"),
+        (
+            {"all/pear": 2, "all/apple": 2},
+            r"one folder, 'all'(.|\n)*classes: leaf if .* are the classes \(apple, pear\)",
+        ),
+        ({"train/all/b": 2, "train/all/a": 2}, r"one folder, 'all'(.|\n)*classes: leaf if .* are the classes \(a, b\)"),
     ],
 )
 def test_folders_that_hold_no_classification_task(make_pictures: MakePictures, counts: dict[str, int], message: str):
     with pytest.raises(DataError, match=message):
         opened(make_pictures(counts))
+
+
+@pytest.mark.parametrize("folders", [["pool/apple", "pool/pear"], ["pool/train/apple", "pool/train/pear"]])
+def test_unlabelled_folders_that_bear_the_names_of_classes_are_said_once(
+    make_pictures: MakePictures, folders: list[str]
+):
+    root = make_pictures({"photos/apple": 3, "photos/pear": 3, "photos/plum": 3, **dict.fromkeys(folders, 2)})
+    datasets = {
+        "photos": config(root / "photos", splits={"val": 0, "test": 0}),
+        "loose": config(root / "pool", classes="none", splits={"val": 0, "test": 0}),
+    }
+    artifacts = dataset_artifacts(datasets, root, ["loose.train", "loose", "photos"])
+    said = {note for artifact in artifacts.values() for note in artifact.manifest.provenance["notes"]}
+    assert said == {"loose: its folders bear names of classes of photos (apple, pear); they are not used as labels"}
+    alone = dataset_artifacts(datasets, root, ["loose.train"])["loose.train"]
+    assert alone.manifest.provenance["notes"] == []
+    assert alone.digest == artifacts["loose.train"].digest
+    assert open_dataset(alone).labels is None
+
+
+def test_unlabelled_folders_of_other_names_need_no_word(make_pictures: MakePictures):
+    root = make_pictures({"photos/apple": 3, "photos/pear": 3, "pool/camera 1": 2, "pool/pear": 2})
+    datasets = {"photos": config(root / "photos"), "loose": config(root / "pool", classes="none")}
+    assert all(
+        artifact.manifest.provenance["notes"] == []
+        for artifact in dataset_artifacts(datasets, root, ["loose", "photos"]).values()
+    )
+
+
+def test_a_class_that_is_named_like_no_class_is_said(make_pictures: MakePictures):
+    root = make_pictures({"apple": 3, "pear": 3, "Unlabelled": 3})
+    assert notes(root, "photos") == (
+        "photos: the folder 'Unlabelled' is taken as a class; pictures without labels go into a data set with "
+        "classes: none"
+    )
+    assert notes(root, "photos", include_classes=["apple", "pear"]) == ""
 
 
 def test_a_file_is_no_folder(tmp_path: Path):

@@ -73,3 +73,17 @@ def test_an_epochs_order_is_a_permutation_that_its_numbers_decide(seed: int, epo
 def test_orders_differ_between_epochs_streams_and_seeds():
     orders = [epoch_order(*numbers, n=50).tolist() for numbers in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
     assert len({tuple(order) for order in orders}) == 4
+
+
+def test_subset_has_the_samples_of_its_positions() -> None:
+    whole = opened("digits.support")
+    positions = np.array([7, 2, 30])
+    some = whole.subset(positions)
+    assert (len(some), some.classes, some.name) == (3, whole.classes, whole.name)
+    assert whole.labels is not None
+    assert some.labels is not None
+    for place, position in enumerate(positions):
+        assert some.sample_ids[place] == whole.sample_ids[position]
+        assert some.labels[place] == whole.labels[position]
+        assert np.array_equal(some.image(place), whole.image(position))
+    assert opened("digits.pool").subset(positions).labels is None

@@ -15,8 +15,8 @@ from edgevit.cli import app
 from edgevit.configs import CORRUPTIONS, Evaluate
 from edgevit.data import open_dataset
 from edgevit.data.corruptions import at_common_size, corrupt
-from edgevit.errors import RecipeError
 from edgevit.data.splits import drawn
+from edgevit.errors import RecipeError
 from edgevit.evaluation import classify, classify_corrupted, mean_accuracy, wilson_interval
 from edgevit.evaluation import corruptions as room
 from edgevit.progress import SilentProgress

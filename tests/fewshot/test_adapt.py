@@ -13,12 +13,14 @@ from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
 from edgevit.errors import DataError, RecipeError
-from edgevit.fewshot.adapt import default_method, fit_head
+from edgevit.fewshot.adapt import Task, task_features, with_fitted_head
+from edgevit.fewshot.choice import default_method
 from edgevit.fewshot.features import classifiers, features_of, with_linear_head
 from edgevit.fewshot.finetuning import finetune
 from edgevit.fewshot.heads import LinearHead
 from edgevit.models import create_model, open_checkpoint
 from edgevit.models.checkpoints import Checkpoint
+from edgevit.models.creation import BuiltModel
 from edgevit.training.inference import accuracy, outputs_of
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit
 
@@ -34,6 +36,10 @@ def config(**changes: object) -> Fewshot:
 def checkpoint(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), token: bool = False) -> Checkpoint:
     built = tiny_token_vit(len(classes)) if token else tiny_vit(len(classes))
     return open_checkpoint(published_checkpoint(folder, built, classes))
+
+
+def adapted_to(start: Checkpoint, task: Task, method: str, settings: Fewshot) -> BuiltModel:
+    return with_fitted_head(start, task_features(start, task, settings, Context()), method, settings)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,7 @@ def test_each_method_learns_new_classes_from_a_few_images(tmp_path: Path, method
     start = checkpoint(tmp_path, ("x", "y"), token)
     before = start.module.state_dict()["model.pos_embed" if token else "pos_embed"].clone()
     support, pool, test = blobs("s", 3), blobs("p", 10, seed=1, labelled=False), blobs("t", 20, seed=2)
-    adapted = fit_head(start, support, pool, method, config(), Context())
+    adapted = adapted_to(start, Task(support, pool), method, config())
     assert accuracy(adapted.module, test, adapted.preprocess, CPU) > 0.65  # of a random network's features
     assert torch.equal(adapted.module.state_dict()["pos_embed"], before)
 
@@ -85,14 +91,14 @@ def test_each_method_learns_new_classes_from_a_few_images(tmp_path: Path, method
 def test_adaptation_repeats_itself_to_the_bit(tmp_path: Path) -> None:
     support, pool = blobs("s", 3), blobs("p", 10, seed=1, labelled=False)
     start = checkpoint(tmp_path)
-    first, second = (fit_head(start, support, pool, "label_propagation", config(), Context()) for _ in range(2))
+    first, second = (adapted_to(start, Task(support, pool), "label_propagation", config()) for _ in range(2))
     for one, other in zip(first.module.state_dict().values(), second.module.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_method_follows_from_the_pool() -> None:
-    assert default_method(None) == "logistic_regression"
-    assert default_method(blobs(labelled=False)) == "label_propagation"
+    assert default_method(has_pool=False) == "logistic_regression"
+    assert default_method(has_pool=True) == "label_propagation"
 
 
 def predictions(model: torch.nn.Module, dataset: Dataset) -> torch.Tensor:
@@ -104,7 +110,7 @@ def test_finetuning_learns_new_classes(tmp_path: Path, token: bool) -> None:
     start = checkpoint(tmp_path, ("x", "y"), token)
     settings = config(method="finetune", epochs=30, batch_size=9, learning_rate=1e-3)
     context = Context(work=tmp_path / "work")
-    tuned = finetune(start, blobs("s", 3), None, settings, context, tmp_path)
+    tuned = finetune(start, Task(blobs("s", 3)), settings, context, tmp_path)
     assert accuracy(tuned.module, blobs("t", 20, seed=2), tuned.preprocess, CPU) > 0.9
     assert (tmp_path / "metrics.jsonl").is_file()
 
@@ -117,7 +123,7 @@ def test_pool_holds_the_model_to_what_it_said_of_it(tmp_path: Path) -> None:
         before = predictions(start.module, pool)
         work = Context(work=tmp_path / f"work{number}")
         settings = config(method="finetune", epochs=200, batch_size=batch_size, learning_rate=1e-3)
-        after = predictions(finetune(start, support, with_pool, settings, work, tmp_path).module, pool)
+        after = predictions(finetune(start, Task(support, with_pool), settings, work, tmp_path).module, pool)
         moved.append(float((before.exp() * (before - after)).sum(-1).mean()))
     assert moved[0] < moved[1] / 2
 
@@ -126,7 +132,11 @@ def test_token_student_keeps_both_heads_through_finetuning(tmp_path: Path) -> No
     start = checkpoint(tmp_path, token=True)
     pool = blobs("p", 4, labelled=False)
     tuned = finetune(
-        start, blobs("s", 2), pool, config(method="finetune", epochs=1, batch_size=6), Context(work=tmp_path), tmp_path
+        start,
+        Task(blobs("s", 2), pool),
+        config(method="finetune", epochs=1, batch_size=6),
+        Context(work=tmp_path),
+        tmp_path,
     )
     assert tuned.description.distillation_token
 
@@ -141,18 +151,18 @@ def test_token_student_keeps_both_heads_through_finetuning(tmp_path: Path) -> No
 )
 def test_support_that_defines_no_classes_is_refused(tmp_path: Path, support: Dataset, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        fit_head(checkpoint(tmp_path), support, None, "nearest_centroid", config(), Context())
+        adapted_to(checkpoint(tmp_path), Task(support), "nearest_centroid", config())
 
 
 def test_propagation_without_a_pool_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="through a pool"):
-        fit_head(checkpoint(tmp_path), blobs("s"), None, "label_propagation", config(), Context())
+    with pytest.raises(RecipeError, match="images without labels"):
+        adapted_to(checkpoint(tmp_path), Task(blobs("s")), "label_propagation", config())
 
 
 def test_seed_draws_other_views(tmp_path: Path) -> None:
     built = tiny_vit()
     first, again, other = (
-        features_of(built.module, blobs(), built.preprocess, CPU, GENTLE, seed) for seed in (0, 0, 1)
+        features_of(built.module, blobs(), built.preprocess, CPU, GENTLE, 2, seed) for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -160,9 +170,8 @@ def test_seed_draws_other_views(tmp_path: Path) -> None:
 
 def test_new_head_keeps_the_stochastic_depth_of_finetuning(tmp_path: Path) -> None:
     start = open_checkpoint(published_checkpoint(tmp_path, tiny_vit(2, depth=2), ("x", "y")))
-    adapted = fit_head(
-        start, blobs("s", 3), None, "nearest_centroid", config(method="finetune", drop_path_rate=0.5), Context()
-    )
+    settings = config(method="finetune", drop_path_rate=0.5)
+    adapted = adapted_to(start, Task(blobs("s", 3)), "nearest_centroid", settings)
     images = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert not torch.equal(adapted.module(images), adapted.module.train()(images))

@@ -180,3 +180,12 @@ def test_killed_loader_process_is_an_error_that_says_so() -> None:
     with pytest.raises(DataError, match="a process that loads images died") as caught:
         list(dying.load(0, workers=1))
     assert "--workers" in str(caught.value.next)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pinned_batches_are_the_same(workers: int) -> None:
+    made = list(batches().load(0, workers, pinned=True))
+    for ours, theirs in zip(batches().load(0, workers=0), made, strict=True):
+        assert same(ours, theirs)
+        assert all(one.is_pinned() for one in theirs if isinstance(one, torch.Tensor))

@@ -20,7 +20,6 @@ from edgevit.models.checkpoints import Checkpoint
 from edgevit.progress import SilentProgress
 from edgevit.training.inference import outputs_of
 from edgevit.training.pseudolabels import (
-    SAMPLES_A_STEP,
     Guesses,
     calibrate,
     fitted_temperature,
@@ -99,12 +98,12 @@ def test_temperature_never_changes_the_label(temperature: float, seed: int) -> N
 
 
 def test_guesses_are_the_teachers_answers_whatever_labels_the_data_has() -> None:
-    teacher, data = checkpoint(), blobs(per_class=SAMPLES_A_STEP // 2)  # more than one step of the bar
+    teacher, data = checkpoint(), blobs(per_class=40)  # more than one batch
     found = guess(teacher, data, 2.0, CPU, SILENT)
     expected = outputs_of(teacher.module, data, teacher.io.preprocess, CPU).double()
     assert found.labels.tolist() == expected.argmax(-1).tolist()
     assert found.confidence == pytest.approx((expected / 2).softmax(-1).amax(-1).numpy(), abs=1e-6)
-    unlabelled = guess(teacher, blobs(per_class=SAMPLES_A_STEP // 2, labelled=False), 2.0, CPU, SILENT)
+    unlabelled = guess(teacher, blobs(per_class=40, labelled=False), 2.0, CPU, SILENT)
     assert np.array_equal(found.labels, unlabelled.labels)
 
 

@@ -12,10 +12,13 @@ import numpy as np
 
 from edgevit.configs import ImageFolder
 from edgevit.data.dataset import SPLITS, Source, Split
+from edgevit.data.folder_names import GIVE_CLASSES
 from edgevit.data.hashes import ImageState, ImageStates, StoredFile
 from edgevit.data.images import IMAGE_SUFFIXES, Image, is_image_name, read_image
 from edgevit.data.splits import split_by_hash
 from edgevit.errors import DataError
+
+IN_NO_CLASS_FOLDER = "pictures that lie in no class folder"
 
 
 @dataclass(frozen=True, order=True)
@@ -83,7 +86,7 @@ def _samples(root: Path, has_splits: bool, need_class: bool, passed_over: Counte
         if class_folders or not need_class:
             yield _Sample("/".join(parts), class_folders)
         else:
-            passed_over["pictures that lie in no class folder"] += 1
+            passed_over[IN_NO_CLASS_FOLDER] += 1
 
 
 def _nothing_found(root: Path, has_splits: bool, need_class: bool, notes: list[str]) -> DataError:
@@ -93,6 +96,7 @@ def _nothing_found(root: Path, has_splits: bool, need_class: bool, notes: list[s
         where=root,
         got="; ".join(notes) or "no file with a picture's extension",
         expected=f"{layout}, with {' '.join(sorted(IMAGE_SUFFIXES))}",
+        next=GIVE_CLASSES if any(IN_NO_CLASS_FOLDER in note for note in notes) else None,
     )
 
 

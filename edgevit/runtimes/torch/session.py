@@ -54,9 +54,9 @@ class TorchSession:
             return end_to_end(self, plan.batch_size)
         images = self._tensor(random_images(self.spec, plan.batch_size))
 
-        def run() -> Sequence[torch.Tensor]:
+        def run() -> object:
             with _threads(self._threads), torch.inference_mode():
-                return self._outputs(images)
+                return self._module(images)
 
         return run
 
