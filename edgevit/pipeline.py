@@ -203,6 +203,8 @@ def _outcome(artifact: Artifact) -> str:
     if "top1" in metrics:
         top1 = metrics["top1"]
         words.append(f"top-1 {top1['value']:.1%} ({top1['low']:.1%} to {top1['high']:.1%}, n {top1['n']})")
+    if "episodes" in metrics:
+        words += [f"{name} {one['value']:.1%}" for name, one in metrics["episodes"].items()]
     if "corrupted_top1" in metrics:
         words.append(f"{metrics['corrupted_top1']['value']:.1%} under corruption")
     if "latency_ms" in metrics:

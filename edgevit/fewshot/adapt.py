@@ -101,7 +101,7 @@ def with_fitted_head(checkpoint: Checkpoint, features: TaskFeatures, method: str
         RecipeError: the method needs a pool and there is none, or a classifier that the model cannot have.
     """
     support, labels, num_classes, pool, base = features
-    head = fit_head(method, support, labels, num_classes, pool, base).head
+    head = fit_head(method, support, labels, num_classes, pool, base)
     built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
     return with_head(built, head, config.model_rates)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from edgevit.configs import HEAD_METHODS
 from edgevit.fewshot.crossvalidation import Score, fold_count, folds, mean_score, score
 from edgevit.fewshot.heads import Floats, Labels
-from edgevit.fewshot.methods import TRANSDUCTIVE, fit_head
+from edgevit.fewshot.methods import TRANSDUCTIVE, fit_head, pool_probabilities
 
 REPEATS = 3  # of the cross-validation, each with folds of its own
 NOT_BY_DEFAULT = ("balanced_mixture", "alpha_tim")  # assumes a balanced pool; takes a hundred times as long
@@ -33,7 +35,10 @@ def head_scores(
     base: Floats | None = None,
     seed: int = 0,
 ) -> dict[str, Score]:
-    """The cross-validated score of each method, as `fit_head` fits it; none where a class has a single sample."""
+    """The cross-validated score of each method; none where a class has a single sample.
+
+    For transductive methods, the samples that are held out join the pool.
+    """
     count = fold_count(labels)
     if count < 2:
         return {}
@@ -42,8 +47,15 @@ def head_scores(
     for method in candidates:
         scores = []
         for train, held_out in parts:
-            head = fit_head(method, support[train], labels[train], num_classes, pool, base).head
-            scores.append(score(head.logits(support[held_out]), labels[held_out]))
+            known, asked = support[train], support[held_out]
+            if method in TRANSDUCTIVE:
+                assert pool is not None
+                everything = np.concatenate([pool, asked])
+                found_in_pool = pool_probabilities(method, known, labels[train], num_classes, everything, base)
+                logits = np.log(found_in_pool[len(pool) :] + 1e-12)
+            else:
+                logits = fit_head(method, known, labels[train], num_classes, pool, base).logits(asked)
+            scores.append(score(logits, labels[held_out]))
         found[method] = mean_score(scores, [len(fold.held_out) for fold in parts])
     return found
 

@@ -14,7 +14,7 @@ from edgevit.data.dataset import Indices, Labels
 from edgevit.errors import DataError, listed
 from edgevit.fewshot.choice import best, default_candidates, default_method, head_scores
 from edgevit.fewshot.heads import Floats
-from edgevit.fewshot.methods import TRANSDUCTIVE, fit_head
+from edgevit.fewshot.methods import TRANSDUCTIVE, fit_head, pool_probabilities
 from edgevit.progress import Progress
 
 
@@ -88,14 +88,14 @@ class Played(NamedTuple):
     """
 
     methods: tuple[str, ...]
+    ways: int
     accuracies: Floats
     seconds: tuple[float, ...]
     chosen: dict[str, int]
 
 
 def play(
-    episodes: Iterator[Episode],
-    count: int,
+    episodes: Sequence[Episode],
     methods: Sequence[str],
     support_features: Floats,
     query_features: Floats,
@@ -108,13 +108,13 @@ def play(
     Transductive methods learn from the pool where there is one, otherwise from the episode's queries, all at once; auto
     chooses among those that need no pool where there is none.
     """
-    accuracies = np.zeros((len(methods), count))
+    accuracies = np.zeros((len(methods), len(episodes)))
     seconds = [0.0] * len(methods)
     chosen: dict[str, int] = {}
-    with progress.bar("episodes", count, "episodes") as bar:
+    ways = int(episodes[0].support_labels.max()) + 1
+    with progress.bar("episodes", len(episodes), "episodes") as bar:
         for number, episode in enumerate(episodes):
             support, queries = support_features[episode.support], query_features[episode.queries]
-            ways = int(episode.support_labels.max()) + 1
             for place, method in enumerate(methods):
                 # Queries are a pool for transduction alone: an inductive method answers each by itself.
                 pool = queries if pool_features is None and method in TRANSDUCTIVE else pool_features
@@ -123,28 +123,24 @@ def play(
                 if method == "auto":
                     name = _chosen(support, episode.support_labels, ways, pool, base, number)
                     chosen[name] = chosen.get(name, 0) + 1
-                fitted = fit_head(name, support, episode.support_labels, ways, pool, base)
-                answers = fitted.pool_probabilities if pool is queries else fitted.head.logits(queries)
+                if pool is queries:
+                    answers = pool_probabilities(name, support, episode.support_labels, ways, pool, base)
+                else:
+                    answers = fit_head(name, support, episode.support_labels, ways, pool, base).logits(queries)
                 seconds[place] += time.perf_counter() - start
-                assert answers is not None
                 accuracies[place, number] = (answers.argmax(1) == episode.query_labels).mean()
             bar.advance()
-    return Played(tuple(methods), accuracies, tuple(seconds), chosen)
+    return Played(tuple(methods), ways, accuracies, tuple(seconds), chosen)
 
 
 def summary(played: Played) -> dict[str, Json]:
-    """Of each method its mean accuracy with 95% interval (Student's t over episodes), least, greatest and seconds.
+    """Of each method its mean accuracy with 95% interval (Student's t over episodes), least and greatest.
 
     From the second method on, `gain` is the mean difference to the first, paired by episode, with its interval.
     """
     found: dict[str, Json] = {}
-    for method, accuracies, seconds in zip(played.methods, played.accuracies, played.seconds, strict=True):
-        found[method] = {
-            **mean_interval(accuracies),
-            "min": float(accuracies.min()),
-            "max": float(accuracies.max()),
-            "seconds": seconds,
-        }
+    for method, accuracies in zip(played.methods, played.accuracies, strict=True):
+        found[method] = {**mean_interval(accuracies), "min": float(accuracies.min()), "max": float(accuracies.max())}
         if method != played.methods[0]:
             found[method]["gain"] = mean_interval(accuracies - played.accuracies[0])
     return found
@@ -166,7 +162,7 @@ def _chosen(support: Floats, labels: Labels, ways: int, pool: Floats | None, bas
 
 
 def _members(labels: Labels) -> dict[int, Indices]:
-    return {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+    return {int(label): np.flatnonzero(labels == label) for label in np.unique(labels) if label >= 0}
 
 
 def _query_counts(plan: Plan, ways: int, rng: np.random.Generator) -> Indices | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,19 +17,12 @@ INDUCTIVE: dict[str, Callable[[Floats, Labels, int, Floats], Head]] = {
     "logistic_regression": heads.logistic_regression,
     "knn": heads.k_nearest_neighbours,
 }
-TRANSDUCTIVE: dict[str, Callable[[Floats, Labels, int, Floats, Floats], transduction.Transduced]] = {
+TRANSDUCTIVE: dict[str, Callable[[Floats, Labels, int, Floats, Floats], Floats]] = {
     "label_propagation": transduction.label_propagation,
     "gaussian_mixture": transduction.gaussian_mixture,
     "balanced_mixture": partial(transduction.gaussian_mixture, balanced=True),
     "alpha_tim": transduction.alpha_tim,
 }
-
-
-class Fitted(NamedTuple):
-    """A head, and what its method says of the pool, (samples, classes), where it looks at one."""
-
-    head: Head
-    pool_probabilities: Floats | None = None
 
 
 def fit_head(
@@ -40,8 +32,11 @@ def fit_head(
     num_classes: int,
     pool: Floats | None = None,
     base: Floats | None = None,
-) -> Fitted:
+) -> Head:
     """A classifier of features (samples, dimensions), fitted by the method of this name.
+
+    A transductive method labels the pool, and logistic regression learns from support and pool. There a sample of the
+    pool counts as much as it is sure, 1 − entropy/log(classes) (Iscen et al. 2019); one of the support counts 1.
 
     Args:
         pool: features without labels. Inductive methods look at their mean alone.
@@ -50,10 +45,45 @@ def fit_head(
     Raises:
         RecipeError: the method is transductive, and there is no pool.
     """
-    seen = support if pool is None else np.concatenate([support, pool])
-    centre = seen.mean(0) if base is None else base
+    centre = _centre(support, pool, base)
     if method in INDUCTIVE:
-        return Fitted(INDUCTIVE[method](support, labels, num_classes, centre))
+        return INDUCTIVE[method](support, labels, num_classes, centre)
+    probabilities = pool_probabilities(method, support, labels, num_classes, pool, base)
+    assert pool is not None
+    entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(1)
+    certainty = np.clip(1 - entropy / np.log(num_classes), 0, 1)
+    return heads.logistic_regression(
+        np.concatenate([support, pool]),
+        np.concatenate([labels, probabilities.argmax(1)]),
+        num_classes,
+        centre,
+        np.concatenate([np.ones(len(support)), certainty]),
+    )
+
+
+def pool_probabilities(
+    method: str,
+    support: Floats,
+    labels: Labels,
+    num_classes: int,
+    pool: Floats | None,
+    base: Floats | None = None,
+) -> Floats:
+    """What a method says of the pool, (samples, classes): a transductive one looks at all of it at once.
+
+    Raises:
+        RecipeError: the method is transductive, and there is no pool.
+    """
+    if method in INDUCTIVE:
+        assert pool is not None
+        return heads.softmax(fit_head(method, support, labels, num_classes, None, base).logits(pool))
     if pool is None:
         raise RecipeError(f"{method} learns from images without labels", expected="pool: DATASET.pool")
-    return Fitted(*TRANSDUCTIVE[method](support, labels, num_classes, centre, pool))
+    return TRANSDUCTIVE[method](support, labels, num_classes, _centre(support, pool, base), pool)
+
+
+def _centre(support: Floats, pool: Floats | None, base: Floats | None) -> Floats:
+    if base is not None:
+        return base
+    centre: Floats = (support if pool is None else np.concatenate([support, pool])).mean(0)
+    return centre

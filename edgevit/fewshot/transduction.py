@@ -1,11 +1,10 @@
-"""Classifiers made from a handful of labelled features and many without labels.
+"""What many features without labels say about themselves, given a handful that have some.
 
 As in `heads`: features (samples, dimensions) float64, every class at least once in `labels`; nothing draws at random.
+Each gives class probabilities of the pool, (samples, classes).
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +15,9 @@ from torch import Tensor
 from edgevit.fewshot.heads import (
     Floats,
     Labels,
-    LinearHead,
     class_directions,
     left_out_cosines,
     likeliest_scale,
-    logistic_regression,
-    mean_length,
     one_hot,
     softmax,
     unit,
@@ -34,15 +30,8 @@ ITERATIONS = 50  # of expectation and maximisation, at most
 TIM_TEMPERATURE, TIM_RATE, TIM_STEPS = 15.0, 1e-4, 1000  # as the authors of α-TIM set them
 
 
-class Transduced(NamedTuple):
-    """A head, and the class probabilities of the samples without labels, (samples, classes)."""
-
-    head: LinearHead
-    probabilities: Floats
-
-
-def label_propagation(support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats) -> Transduced:
-    """Labels spread over a graph of nearest neighbours; then logistic regression on all samples.
+def label_propagation(support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats) -> Floats:
+    """Labels spread over a graph of nearest neighbours.
 
     F = (1 − α)(I − αS)⁻¹Y with S = D^-½ W D^-½ (Zhou et al. 2004, "Learning with local and global consistency"); W
     joins each sample with its nearest neighbours by cosine, weight cos³ (Iscen et al. 2019). The rows of Y that belong
@@ -57,14 +46,14 @@ def label_propagation(support: Floats, labels: Labels, num_classes: int, centre:
         start = np.concatenate([seeds[:, label], np.zeros(len(pool))])
         spread[:, label], _ = cg(system, start, rtol=1e-8, atol=0)
     spread = np.maximum(spread[len(support) :], 0) + 1e-12
-    probabilities = spread / spread.sum(1, keepdims=True)
-    return Transduced(_regression(support, labels, num_classes, centre, pool, probabilities), probabilities)
+    probabilities: Floats = spread / spread.sum(1, keepdims=True)
+    return probabilities
 
 
 def gaussian_mixture(
     support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats, balanced: bool = False
-) -> Transduced:
-    """Expectation and maximisation from the support's class means (soft k-means by cosine); then logistic regression.
+) -> Floats:
+    """Expectation and maximisation from the support's class means (soft k-means by cosine).
 
     Directions from `centre` are a mixture of von Mises-Fisher distributions of one concentration (Banerjee et al.
     2005), the one under which each support sample is most likely given the others of its class. Support samples keep
@@ -90,11 +79,11 @@ def gaussian_mixture(
         means = unit(labelled.T @ known + probabilities.T @ unknown)
         if np.abs(probabilities - before).max() < 1e-3:
             break
-    return Transduced(_regression(support, labels, num_classes, centre, pool, probabilities), probabilities)
+    return probabilities
 
 
-def alpha_tim(support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats) -> Transduced:
-    """Prototypes that fit the support and tell the pool's samples apart, for pools of unknown balance (α-TIM).
+def alpha_tim(support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats) -> Floats:
+    """What prototypes say that fit the support and tell the pool's samples apart, for pools of any balance (α-TIM).
 
     Minimises cross-entropy on the support − H_α(mean prediction on the pool) + mean H_α(prediction), with Tsallis
     entropies H_α(p) = (1 − Σ p^α)/(α − 1) (Veilleux et al. 2021); logits are −τ/2·|z − w|² of features z divided by
@@ -114,30 +103,7 @@ def alpha_tim(support: Floats, labels: Labels, num_classes: int, centre: Floats,
             optimizer.zero_grad()
             (supervised - information).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    found: Floats = prototypes.detach().numpy()
-    # On unit vectors, |z|² is the same for all classes and drops out.
-    weight = TIM_TEMPERATURE / mean_length(support) * found
-    head = LinearHead(weight, -TIM_TEMPERATURE / 2 * (found**2).sum(1))
-    return Transduced(head, softmax(_tim_logits(unknown, prototypes.detach()).numpy()))
-
-
-def _regression(
-    support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats, probabilities: Floats
-) -> LinearHead:
-    """Logistic regression on the support and on the pool's likeliest labels.
-
-    A sample of the pool counts as much as it is sure, 1 − entropy/log(classes) (Iscen et al. 2019); one of the support
-    counts 1.
-    """
-    entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(1)
-    certainty = np.clip(1 - entropy / np.log(num_classes), 0, 1)
-    return logistic_regression(
-        np.concatenate([support, pool]),
-        np.concatenate([labels, probabilities.argmax(1)]),
-        num_classes,
-        centre,
-        np.concatenate([np.ones(len(support)), certainty]),
-    )
+    return softmax(_tim_logits(unknown, prototypes.detach()).numpy())
 
 
 def _tim_logits(directions: Tensor, prototypes: Tensor) -> Tensor:

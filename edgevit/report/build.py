@@ -10,6 +10,7 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Budget
 from edgevit.report.comparison import answer, comparisons, verdict
 from edgevit.report.corruptions import under_corruption
+from edgevit.report.episodes import over_episodes
 from edgevit.report.page import page
 from edgevit.report.text import markdown
 from edgevit.report.variants import Lineup, lineup
@@ -49,6 +50,7 @@ def report_json(found: Lineup, budget: Budget, name: str) -> Json:
         "variants": [one.as_json() for one in found.variants],
         "table_note": _table_note(found),
         "corruptions": under_corruption(found),
+        "episodes": over_episodes(found),
     }
 
 

@@ -36,6 +36,7 @@ NUMBERS = (
     text.interval_percent,
     text.milliseconds,
     text.percent,
+    text.plus_minus,
     text.precision_name,
     text.runtime_name,
     text.significant,
@@ -66,6 +67,7 @@ def page(report: Mapping[str, Any], found: Lineup) -> str:
         quantization=_quantization(found),
         agreements=list(_agreements(found)),
         corruptions=[_under_corruption(number, group) for number, group in enumerate(report["corruptions"])],
+        episodes=[_over_episodes(group) for group in report["episodes"]],
         provenance=[_provenance(one) for one in found.artifacts],
     )
 
@@ -184,6 +186,15 @@ def _under_corruption(number: int, group: Mapping[str, Any]) -> Json:
         "note": text.corruption_note(group),
         "wide": wide,
         "narrow": narrow,
+    }
+
+
+def _over_episodes(group: Mapping[str, Any]) -> Json:
+    return {
+        "title": f"{group['ways']}-way {group['shots']}-shot",
+        "models": [one["id"] for one in group["models"]],
+        "rows": text.episode_rows(group),
+        "note": text.episode_note(group),
     }
 
 

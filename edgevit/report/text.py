@@ -35,6 +35,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         variants_table(report["variants"]),
         _wrapped(report["table_note"]),
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
+        *(text for group in report["episodes"] for text in _over_episodes(group)),
     ]
     return "\n\n".join(texts) + "\n"
 
@@ -80,18 +81,57 @@ def corruption_note(group: Mapping[str, Any]) -> str:
 
 
 def _under_corruption(group: Mapping[str, Any]) -> Iterator[str]:
-    """The section of report.md; models that 80 columns do not hold go on in a further table."""
+    """The section of report.md."""
     yield "## Under corruption"
     header = ("corruption", *(one["id"] for one in group["models"]))
     rows = [header, *((name, *(percent(one["value"]) for one in shares)) for name, shares in corruption_rows(group))]
+    yield from _in_tables(rows)
+    yield _wrapped(corruption_note(group))
+
+
+def episode_rows(group: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
+    """The rows of a table of few-shot accuracies: a method, and what it reached on each model's features."""
+    return [(name, [one["methods"].get(name) for one in group["models"]]) for name in group["methods"]]
+
+
+def episode_note(group: Mapping[str, Any]) -> str:
+    queries = "all other images" if group["queries"] is None else f"{group['queries']} images of each class"
+    learned = f"; transduction learns from {group['pool']}" if group["pool"] else "; transduction learns from them"
+    uneven = "" if group["imbalance"] is None else f", in shares drawn from Dirichlet({group['imbalance']:g})"
+    return (
+        f"{group['episodes']:,} draws of {group['ways']} classes with {group['shots']} labelled images of each from "
+        f"{group['support'] or group['data']}, tested on {queries} of {group['data']}{uneven}{learned}. Mean top-1 "
+        "with its 95% interval over the draws, and the lowest and highest of them. Every model and method had the same "
+        "draws."
+    )
+
+
+def plus_minus(share: Mapping[str, Any] | None) -> str:
+    """A mean with half of its interval: 67.1% ± 0.8."""
+    if share is None:
+        return NOT_MEASURED
+    half = "" if share["low"] is None else f" ± {50 * (share['high'] - share['low']):.1f}"
+    return f"{percent(share['value'])}{half}"
+
+
+def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
+    """The section of report.md."""
+    yield f"## {group['ways']}-way {group['shots']}-shot"
+    header = ("method", *(one["id"] for one in group["models"]))
+    rows = [header, *((name, *map(plus_minus, shares)) for name, shares in episode_rows(group))]
+    yield from _in_tables(rows)
+    yield _wrapped(episode_note(group))
+
+
+def _in_tables(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table; columns that 80 characters do not hold go on in a further one."""
     first = 1
-    while first < len(header):
+    while first < len(rows[0]):
         last = first + 1
-        while last < len(header) and _fits([(row[0], *row[first : last + 1]) for row in rows]):
+        while last < len(rows[0]) and _fits([(row[0], *row[first : last + 1]) for row in rows]):
             last += 1
         yield _aligned([(row[0], *row[first:last]) for row in rows], text_columns=1)
         first = last
-    yield _wrapped(corruption_note(group))
 
 
 def _fits(rows: Sequence[Sequence[str]]) -> bool:

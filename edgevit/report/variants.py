@@ -111,6 +111,7 @@ class Lineup:
         float_student: the float model of the deployed one whose accuracy counts, the checkpoint or its ONNX file.
         float_timed: the one of the two whose latency may be compared, in the deployed one's runtime if there is one.
         corrupted: the evaluations under corruption, in the order of the recipe.
+        episodic: the evaluations over few-shot episodes, likewise; they say nothing of a model's own classes.
     """
 
     variants: tuple[Variant, ...]
@@ -121,6 +122,7 @@ class Lineup:
     line: tuple[Artifact, ...]
     artifacts: tuple[Artifact, ...]
     corrupted: tuple[Artifact, ...]
+    episodic: tuple[Artifact, ...]
 
     def baselines(self) -> list[tuple[str, Variant]]:
         """What the deployed model is compared with: a word and the variant, without itself."""
@@ -182,6 +184,7 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
         tuple(line),
         tuple(artifacts),
         tuple(filter(is_under_corruption, measurements)),
+        tuple(filter(is_over_episodes, measurements)),
     )
 
 
@@ -217,6 +220,10 @@ def is_under_corruption(measurement: Artifact) -> bool:
     return measurement.manifest.config.get("protocol") == "corruptions"
 
 
+def is_over_episodes(measurement: Artifact) -> bool:
+    return measurement.manifest.config.get("protocol") == "episodes"
+
+
 def model_digest(measurement: Artifact) -> str:
     """Digest of the model that was measured."""
     return measurement.manifest.inputs["model"].digest
@@ -239,7 +246,7 @@ def _all_behind(measurements: Iterable[Artifact]) -> list[Artifact]:
 
 def _of_clean_images(measurements: Sequence[Artifact]) -> Iterator[Artifact]:
     """Evaluations, those under corruption only of models that have no other."""
-    evaluations = [one for one in measurements if one.kind == "evaluation"]
+    evaluations = [one for one in measurements if one.kind == "evaluation" and not is_over_episodes(one)]
     plain = {model_digest(one) for one in evaluations if not is_under_corruption(one)}
     yield from (one for one in evaluations if not (is_under_corruption(one) and model_digest(one) in plain))
 

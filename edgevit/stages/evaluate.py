@@ -5,25 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents
+from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import Evaluate
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.data.splits import drawn
 from edgevit.evaluation import classify, classify_corrupted, write_corrupted, write_evaluation
-from edgevit.runtimes.base import SessionOptions, runtime_of
+from edgevit.runtimes.base import Session, SessionOptions, runtime_of
 from edgevit.targets import target_for
 
 
 def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    model, dataset = inputs["model"], open_dataset(inputs["data"])
+    model = inputs["model"]
     with target_for(config.target).open(model, SessionOptions(threads=usable_cpus())) as session:
-        if config.protocol == "corruptions":
-            dataset = drawn(dataset, config.max_images, config.seed)
-            hurt = classify_corrupted(
-                session, dataset, config.kinds, config.severities, config.seed, config.batch_size, context.progress
-            )
-            metrics = write_corrupted(hurt, dataset, out)
-        else:
-            metrics = write_evaluation(classify(session, dataset, config.batch_size, context.progress), dataset, out)
-    return Contents(kind="evaluation", metrics={**metrics, "runtime": runtime_of(model), "target": config.target})
+        metrics = PROTOCOLS[config.protocol](config, inputs, session, context, out)
+    logs = ("episodes.json",) if config.protocol == "episodes" else ()  # for the times in it
+    found = {**metrics, "runtime": runtime_of(model), "target": config.target}
+    return Contents(kind="evaluation", metrics=found, logs=logs)
+
+
+def _standard(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path) -> Json:
+    dataset = open_dataset(inputs["data"])
+    return write_evaluation(classify(session, dataset, config.batch_size, context.progress), dataset, out)
+
+
+def _corruptions(
+    config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path
+) -> Json:
+    dataset = drawn(open_dataset(inputs["data"]), config.max_images, config.seed)
+    hurt = classify_corrupted(
+        session, dataset, config.kinds, config.severities, config.seed, config.batch_size, context.progress
+    )
+    return write_corrupted(hurt, dataset, out)
+
+
+def _episodes(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path) -> Json:
+    from edgevit.fewshot.embeddings import Embedder
+    from edgevit.fewshot.protocol import play_episodes, write_episodes
+
+    device = "cuda" if config.target == "local-gpu" else "cpu"
+    embed = Embedder(inputs["model"], session, device, config.batch_size, context.progress)
+    return write_episodes(play_episodes(config, inputs, embed, context.progress), out)
+
+
+PROTOCOLS = {"standard": _standard, "corruptions": _corruptions, "episodes": _episodes}

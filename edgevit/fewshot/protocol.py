@@ -1,0 +1,94 @@
+"""protocol: episodes of evaluate — a model's features as a start for new classes, over many draws."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgevit.artifacts import Artifact, Json
+from edgevit.configs import Evaluate
+from edgevit.data import open_dataset
+from edgevit.data.dataset import Dataset, Labels
+from edgevit.data.splits import drawn
+from edgevit.errors import DataError, listed
+from edgevit.fewshot.episodes import Plan, Played, draw_episodes, play, summary
+from edgevit.fewshot.heads import Floats
+from edgevit.progress import Progress
+
+Embed = Callable[[Dataset], Floats]
+RECORD = "episodes.json"
+
+
+def play_episodes(config: Evaluate, inputs: Mapping[str, Artifact], embed: Embed, progress: Progress) -> Played:
+    """Accuracy of each method on each episode that the config asks for; every image goes through the model once.
+
+    Raises:
+        DataError: images without labels, classes with too few images, queries of a class that the support lacks.
+    """
+    data = _labelled(open_dataset(inputs["data"]))
+    assert data.labels is not None
+    support = _labelled(open_dataset(inputs["support"])) if "support" in inputs else None
+    plan = Plan(config.ways, config.shots, config.queries, config.episodes, config.imbalance, config.seed)
+    episodes = (
+        draw_episodes(data.labels, None, plan)
+        if support is None
+        else draw_episodes(_labels_in(support, data), data.labels, plan)
+    )
+    query_features = embed(data)
+    return play(
+        list(episodes),
+        config.methods,
+        query_features if support is None else embed(support),
+        query_features,
+        _some(config, inputs, "pool", embed),
+        base if (base := _some(config, inputs, "base", embed)) is None else base.mean(0),
+        progress,
+    )
+
+
+def write_episodes(played: Played, out: Path) -> Json:
+    """Write episodes.npz (each method's accuracy on each episode) and episodes.json; gives the latter without times."""
+    np.savez_compressed(
+        out / "episodes.npz", methods=np.array(played.methods, dtype=np.str_), accuracies=played.accuracies
+    )
+    found = summary(played)
+    seconds = dict(zip(played.methods, played.seconds, strict=True))
+    metrics = {"episodes": found, "ways": played.ways, **({"auto_chose": played.chosen} if played.chosen else {})}
+    (out / RECORD).write_text(json.dumps({**metrics, "seconds": seconds}, indent=1) + "\n", encoding="utf-8")
+    return metrics
+
+
+def _labelled(dataset: Dataset) -> Dataset:
+    if dataset.labels is None or not len(dataset):
+        got = "no labels" if len(dataset) else "no images"
+        raise DataError("episodes need labelled images", where=dataset.name, got=got)
+    return dataset
+
+
+def _labels_in(support: Dataset, data: Dataset) -> Labels:
+    """The support's labels as indices into the data's classes, matched by name; −1 for classes that only it has."""
+    assert support.labels is not None
+    assert data.labels is not None
+    asked = [data.classes[label] for label in np.unique(data.labels)]
+    lacking = [name for name in asked if name not in support.classes]
+    if lacking:
+        raise DataError(
+            f"the support lacks {len(lacking)} of the {len(asked)} classes that are asked about",
+            where=f"{support.name}, {data.name}",
+            got=f"no {listed(lacking)}",
+            expected=f"among the support's {len(support.classes)}: {listed(support.classes)}",
+            next="name the others in the data set's include_classes",
+        )
+    places = {name: place for place, name in enumerate(data.classes)}
+    mapping = np.array([places.get(name, -1) for name in support.classes], np.int64)
+    return mapping[support.labels]
+
+
+def _some(config: Evaluate, inputs: Mapping[str, Artifact], name: str, embed: Embed) -> Floats | None:
+    """Features of at most `max_pool_images` images of an input, if there is one."""
+    if name not in inputs:
+        return None
+    return embed(drawn(open_dataset(inputs[name]), config.max_pool_images, config.seed))
