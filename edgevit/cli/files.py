@@ -109,7 +109,8 @@ def evaluate(
     target: TargetName = "local-cpu",
     batch: Batch = 32,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="standard, or corruptions: blur, noise, JPEG, fog, … too.")
+        str,
+        typer.Option("--protocol", help="standard; corruptions: blur, noise, JPEG, fog, … too; episodes: few-shot."),
     ] = "standard",
     kinds: Annotated[str | None, typer.Option("--kinds", help="Of corruptions, e.g. blur,fog; all by default.")] = None,
     severities: Annotated[
@@ -118,9 +119,18 @@ def evaluate(
     max_images: Annotated[
         int | None, typer.Option("--max-images", min=1, help="Images to corrupt; 1000 by default.")
     ] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="Of episodes, e.g. nearest_centroid,ridge,auto.")
+    ] = None,
+    ways: Annotated[int | None, typer.Option("--ways", min=2, help="Classes in an episode; all by default.")] = None,
+    shots: Annotated[int | None, typer.Option("--shots", min=1, help="Labelled images a class; 5 by default.")] = None,
+    queries: Annotated[
+        int | None, typer.Option("--queries", min=1, help="Images a class to be answered; all others by default.")
+    ] = None,
+    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="How many; 600 by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure the accuracy of a model on labelled images, or on the same images hurt in known ways.
+    """Measure the accuracy of a model on labelled images, also when they are hurt, or as a start for new classes.
 
     Example: edgevit evaluate deit.int8.onnx --data photos/
     """
@@ -131,6 +141,11 @@ def evaluate(
         "kinds": kinds and kinds.split(","),
         "severities": severities and severities.split(","),
         "max_images": max_images,
+        "methods": methods and methods.split(","),
+        "ways": ways,
+        "shots": shots,
+        "queries": queries,
+        "episodes": episodes,
     }
     given = {name: value for name, value in options.items() if value is not None}
     with workshop(terminal_context()) as shop:
@@ -139,10 +154,14 @@ def evaluate(
             protocol=protocol, **given,
         )  # fmt: skip
         made = shop.make(config, model=shop.model(model), data=shop.labelled_images(data))
-        recorded = json.loads(made.file("evaluation.json").read_text(encoding="utf-8"))
+        of_episodes = protocol == "episodes"
+        recorded = {} if of_episodes else json.loads(made.file("evaluation.json").read_text(encoding="utf-8"))
     corruptions = recorded.get("corruptions")
     if as_json:
         print_json({**made.metrics, **({"corruptions": corruptions} if corruptions else {})})
+        return
+    if of_episodes:
+        _print_episodes(made.metrics["episodes"])
         return
     top1 = made.metrics["top1"]
     typer.echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
@@ -334,6 +353,22 @@ def _print_latency(made: Artifact) -> None:
     typer.echo(
         f"{metrics['runtime']} on {metrics['target']}, threads {metrics['threads']}, batch {metrics['batch_size']}, "
         f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
+    )
+
+
+def _print_episodes(found: dict[str, Any]) -> None:
+    print_table(
+        ("method", "mean top-1", "95% interval", "lowest", "highest"),
+        (
+            (
+                name,
+                f"{one['value']:.2%}",
+                "–" if one["low"] is None else f"{one['low']:.2%} to {one['high']:.2%}",
+                f"{one['min']:.1%}",
+                f"{one['max']:.1%}",
+            )
+            for name, one in found.items()
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from edgevit.configs.datasets import (
     WebDataset,
 )
 from edgevit.configs.evaluation import CORRUPTIONS, Corruption, Evaluate
-from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod, View
+from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod
 from edgevit.configs.fields import input_files, references, with_absolute_files
 from edgevit.configs.objectives import (
     OBJECTIVES,
@@ -41,7 +41,7 @@ from edgevit.configs.stages import (
     Report,
     StageConfig,
 )
-from edgevit.configs.training import Augmentation, Distill, Load, Stream, TeacherCache, Train, Training
+from edgevit.configs.training import Augmentation, Distill, Load, Stream, TeacherCache, Train, Training, View
 
 __all__ = [
     "CORRUPTIONS",

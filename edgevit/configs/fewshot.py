@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, NonNegative
 from edgevit.configs.stage import Stage
-from edgevit.configs.training import Training
+from edgevit.configs.training import Training, Views
 
 HeadMethod = Literal[
     "nearest_centroid",
@@ -21,9 +21,6 @@ HeadMethod = Literal[
     "alpha_tim",
 ]
 HEAD_METHODS: tuple[HeadMethod, ...] = get_args(HeadMethod)
-
-
-View = Literal["flip", "zoom"]
 
 
 class Fewshot(Training):
@@ -61,7 +58,7 @@ class Fewshot(Training):
         description="candidates, one of which finetune chooses by cross-validation inside the support; 0 keeps the "
         "model as the head fit left it. With one image of a class it takes learning_rate",
     )
-    test_time_views: tuple[View, ...] = Field(
+    test_time_views: Views = Field(
         (), description="answers are the mean over the picture and these views of it; each costs one more pass"
     )
 
@@ -83,7 +80,7 @@ class Fewshot(Training):
             raise ValueError(f"'lora_rank' goes with tune: lora, not with tune: {self.tune}")
         if self.tune != "all" and self.freeze is not None:
             raise ValueError(f"'freeze' and tune: {self.tune} both say what is trained: give one of them")
-        for name in ("candidates", "learning_rates", "test_time_views"):
+        for name in ("candidates", "learning_rates"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"'{name}' names something twice: {', '.join(map(str, values))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edgevit.artifacts import Frozen, Kind
 from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, Fraction, NonNegative, Positive, ReadsFile
@@ -146,6 +146,18 @@ class Training(Stage):
         return {name: rate for name, rate in rates.items() if rate}
 
 
+View = Literal["flip", "zoom"]
+
+
+def _no_view_twice(views: tuple[View, ...]) -> tuple[View, ...]:
+    if len(set(views)) < len(views):
+        raise ValueError(f"a view is named twice: {', '.join(views)}")
+    return views
+
+
+Views = Annotated[tuple[View, ...], AfterValidator(_no_view_twice)]
+
+
 class Load(Stage):
     """Take a timm model: pretrained, from a safetensors or timm checkpoint on disk, or as initialised."""
 
@@ -161,6 +173,9 @@ class Load(Stage):
     classes: tuple[str, ...] | None = Field(None, description="class names in the order of the outputs")
     classes_of: DatasetRef | None = Field(None, description="or the data set that has them")
     image_size: Count | None = None
+    test_time_views: Views = Field(
+        (), description="answers are the mean over the picture and these views of it; each costs one more pass"
+    )
 
 
 def _check_start(config: Train | Distill) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
+from edgevit.models.neighbours import LEAST_SHARE
+
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
@@ -172,11 +174,11 @@ def mean_length(vectors: Floats) -> float:
 
 
 def _votes(cosines: Floats, labels: Labels, num_classes: int, k: int, scale: float) -> Floats:
-    """Logarithm of each class's share of the votes of the k nearest; a class without a vote has e^-30 of one."""
+    """Logarithm of each class's share of the votes of the k nearest; a class without a vote has LEAST_SHARE."""
     nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     weights = np.exp(scale * (np.take_along_axis(cosines, nearest, 1) - cosines.max(1, keepdims=True)))
     votes = np.einsum("nk,nkc->nc", weights, one_hot(labels, num_classes)[nearest])
-    logits: Floats = np.log(votes / votes.sum(1, keepdims=True) + 1e-13)
+    logits: Floats = np.log(np.maximum(votes / votes.sum(1, keepdims=True), LEAST_SHARE))
     return logits
 
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import Frozen
 
+LEAST_SHARE = 1e-6  # of a class that no neighbour votes for
+
 
 class Neighbours(Frozen):
     """What builds the layer again but its tensors: how many samples it remembers, and how they vote."""
@@ -38,4 +40,4 @@ class NearestNeighbours(nn.Module):
         nearest, places = cosines.topk(self.neighbours.k, dim=-1)
         weights = (self.neighbours.scale * (nearest - nearest[:, :1])).exp().unsqueeze(-1)
         votes = (weights * self.votes[places]).sum(1)
-        return torch.log(votes / votes.sum(-1, keepdim=True) + 1e-13)
+        return torch.log((votes / votes.sum(-1, keepdim=True)).clamp(min=LEAST_SHARE))

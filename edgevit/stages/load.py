@@ -11,7 +11,13 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import RecipeError
 from edgevit.models.checkpoints import checkpoint_contents, load_weights, num_classes_of_weights
-from edgevit.models.creation import BuiltModel, create_model, default_class_names, with_new_head
+from edgevit.models.creation import (
+    BuiltModel,
+    create_model,
+    default_class_names,
+    with_new_head,
+    with_test_time_views,
+)
 
 
 def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -19,6 +25,7 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
     if "classes_of" in inputs:
         classes = open_dataset(inputs["classes_of"]).classes
     built = _built(config, None if classes is None else len(classes), context)
+    built = with_test_time_views(built, config.test_time_views)
     classes = classes or default_class_names(built.description.num_classes)
     if built.description.licence:
         context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")
