@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from edgevit.errors import RecipeError
 from edgevit.fewshot import heads, transduction
@@ -47,18 +49,20 @@ def fit_head(
     """
     centre = _centre(support, pool, base)
     if method in INDUCTIVE:
-        return INDUCTIVE[method](support, labels, num_classes, centre)
+        with _one_thread():
+            return INDUCTIVE[method](support, labels, num_classes, centre)
     probabilities = pool_probabilities(method, support, labels, num_classes, pool, base)
     assert pool is not None
     entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(1)
     certainty = np.clip(1 - entropy / np.log(num_classes), 0, 1)
-    return heads.logistic_regression(
-        np.concatenate([support, pool]),
-        np.concatenate([labels, probabilities.argmax(1)]),
-        num_classes,
-        centre,
-        np.concatenate([np.ones(len(support)), certainty]),
-    )
+    with _one_thread():
+        return heads.logistic_regression(
+            np.concatenate([support, pool]),
+            np.concatenate([labels, probabilities.argmax(1)]),
+            num_classes,
+            centre,
+            np.concatenate([np.ones(len(support)), certainty]),
+        )
 
 
 def pool_probabilities(
@@ -79,7 +83,8 @@ def pool_probabilities(
         return heads.softmax(fit_head(method, support, labels, num_classes, None, base).logits(pool))
     if pool is None:
         raise RecipeError(f"{method} learns from images without labels", expected="pool: DATASET.pool")
-    return TRANSDUCTIVE[method](support, labels, num_classes, _centre(support, pool, base), pool)
+    with _one_thread():
+        return TRANSDUCTIVE[method](support, labels, num_classes, _centre(support, pool, base), pool)
 
 
 def _centre(support: Floats, pool: Floats | None, base: Floats | None) -> Floats:
@@ -87,3 +92,9 @@ def _centre(support: Floats, pool: Floats | None, base: Floats | None) -> Floats
         return base
     centre: Floats = (support if pool is None else np.concatenate([support, pool])).mean(0)
     return centre
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """For products of thin matrices, where further threads spend their time waiting for each other."""
+    limited: AbstractContextManager[object] = threadpool_limits(limits=1)
+    return limited
