@@ -35,6 +35,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         variants_table(report["variants"]),
         _wrapped(report["table_note"]),
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
+        *(text for one in report["advice"] for text in _about_a_support(one)),
     ]
     return "\n\n".join(texts) + "\n"
 
@@ -92,6 +93,11 @@ def _under_corruption(group: Mapping[str, Any]) -> Iterator[str]:
         yield _aligned([(row[0], *row[first:last]) for row in rows], text_columns=1)
         first = last
     yield _wrapped(corruption_note(group))
+
+
+def _about_a_support(one: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {one['title']}"
+    yield "\n".join(_wrapped(f"- {sentence}") for sentence in one["sentences"])
 
 
 def _fits(rows: Sequence[Sequence[str]]) -> bool:
