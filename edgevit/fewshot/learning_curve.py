@@ -21,7 +21,7 @@ MOST_POINTS = 6
 FEWEST_POINTS = 3  # for the law
 FURTHER_SHOTS = 5
 REPLICATES = 500  # of the bootstrap
-LAW = "error = a · shots^-b, b ≥ 0"
+LAW = "error = a · shots^-b"
 
 
 class Estimate(NamedTuple):
@@ -82,7 +82,7 @@ def learning_curve(features: Floats, labels: Labels, num_classes: int, centre: F
     answers = _answers(_in_their_span(unit(features - centre)), labels, num_classes, shots, seed)
     accuracies = 1 - answers.wrong.sum((1, 2)) / answers.held_out.sum((1, 2))
     points = tuple(
-        Point(k, Estimate(one, *wilson_interval(round(one * len(labels)), len(labels))))
+        Point(k, Estimate(one, *wilson_interval(one * len(labels), len(labels))))
         for k, one in zip(shots, accuracies.tolist(), strict=True)
     )
     if len(shots) < FEWEST_POINTS or not answers.wrong[-1].any():
@@ -132,7 +132,7 @@ def _answers(directions: Floats, labels: Labels, num_classes: int, shots: list[i
 
 
 def _errors(answers: _Answers, draw_weights: Floats, image_weights: Floats) -> Floats:
-    """The share of wrong answers, (replicates, shots), never 0: half an image more is wrong, and half one right.
+    """The share of wrong answers, (replicates, shots), never 0: half an image more is wrong, half of one more right.
 
     Args:
         draw_weights: (replicates, draws).
@@ -141,10 +141,11 @@ def _errors(answers: _Answers, draw_weights: Floats, image_weights: Floats) -> F
 
     def weighed(counts: npt.NDArray[np.bool_]) -> Floats:
         over_draws = np.tensordot(draw_weights, counts.astype(np.float64), axes=(1, 1))
-        means: Floats = (over_draws * image_weights[:, None]).sum(-1) / draw_weights.sum(1, keepdims=True)
-        return means
+        total: Floats = (over_draws * image_weights[:, None]).sum(-1)
+        return total
 
-    errors: Floats = (weighed(answers.wrong) + 0.5) / (weighed(answers.held_out) + 1)
+    images = image_weights.shape[1]
+    errors: Floats = (images * weighed(answers.wrong) / weighed(answers.held_out) + 0.5) / (images + 1)
     return errors
 
 

@@ -65,5 +65,5 @@ def _on_more_images(curve: Mapping[str, Any]) -> Iterator[str]:
         then, now = outlook["accuracy"], outlook["now"]
         yield (
             f"With {outlook['shots']} images a class it would be about {percent(then['value'])} "
-            f"({interval_percent(then)}) instead of {percent(now['value'])}, if {curve['law']} holds."
+            f"({interval_percent(then)}) instead of {percent(now['value'])}, by the law {curve['law']}."
         )

@@ -52,7 +52,7 @@ def test_the_section_says_what_was_found(tmp_path: Path):
     assert one["mislabelled"] == told["mislabelled"]
     assert page.count("About the support") == text.count("## About the support") == 1
     for said in (page, text):
-        for word in ("train/1.jpg", "train/7.jpg", "The pool looks unlike the", "60", "11 images a class"):
+        for word in ("train/1.jpg", "train/7.jpg", "The pool looks unlike the", "60", "10 images a class"):
             assert word in said, word
     assert "<b>bolt" not in page
     assert "predicted" in page
