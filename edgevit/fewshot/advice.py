@@ -23,7 +23,7 @@ FEWEST_IN_CLASS = 4  # images, for a class to tell a stranger: with three, guess
 SURE_OF_ANOTHER, LEAST_OF_OWN = 0.8, 0.05  # probabilities of an image that is likely mislabelled
 DUPLICATE_COSINE = 0.95
 DUPLICATE_NEARNESS = 0.2  # of the distance, 1 - cosine, that the nearest neighbours in the class have
-MOST_CONFUSED = 5
+MOST_CONFUSED, FEWEST_CONFUSED = 5, 2  # pairs of classes told; images of a pair, since one is no pattern
 FEWEST_FOR_QUANTILE = 20  # images whose 5% quantile means something
 FAR_QUANTILE, UNLIKE_SHARE = 0.05, 0.5
 WIDTH = 80
@@ -210,7 +210,7 @@ def _confused(cosines: Floats, labels: Labels, counts: Labels, classes: Sequence
     pairs = np.triu(confusion + confusion.T, 1)
     for index in np.argsort(-pairs, axis=None, kind="stable")[:MOST_CONFUSED].tolist():
         one, other = divmod(index, len(classes))
-        if pairs[one, other]:
+        if pairs[one, other] >= FEWEST_CONFUSED:
             yield Confused((classes[one], classes[other]), int(pairs[one, other]), int(counts[[one, other]].sum()))
 
 

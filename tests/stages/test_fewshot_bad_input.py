@@ -23,7 +23,7 @@ datasets:
   support: {source: image_folder, path: support, splits: {val: 0, test: 0}}
   query: {source: image_folder, path: query, splits: {val: 0, test: 0}}
 stages:
-  - {stage: load, id: base, model: deit_tiny_patch16_224, image_size: 16, classes: [x, y],
+  - {stage: load, id: base, model: deit_tiny_patch16_224, image_size: 16, classes_of: query.train,
      model_args: {patch_size: 8, embed_dim: 24, depth: 1, num_heads: 2}}
   - {stage: fewshot, id: adapted, model: base, support: support.train, method: nearest_centroid, random_views: 1}
   - {stage: evaluate, id: accuracy, model: adapted, data: query}
@@ -96,3 +96,4 @@ def test_an_unequal_support_and_alike_names_are_said_once(tmp_path: Path) -> Non
         "note: support.train: classes have from 1 ('oil filter') to 4 ('Oil_Filter') images"
     ]
     assert len([line for line in said if line.startswith("note: support: classes whose names differ")]) == 1
+    assert not any("accuracy is measured on" in line for line in said), "names of classes are no images"
