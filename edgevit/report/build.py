@@ -48,9 +48,9 @@ def report_json(found: Lineup, budget: Budget, name: str) -> Json:
         "teacher": found.teacher.id if found.teacher else None,
         "comparisons": comparisons(found),
         "variants": [one.as_json() for one in found.variants],
+        "advice": about_supports(found),
         "table_note": _table_note(found),
         "corruptions": under_corruption(found),
-        "advice": about_supports(found),
     }
 
 
