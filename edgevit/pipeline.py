@@ -17,6 +17,7 @@ from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json
 from edgevit.configs import Stage, references
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
+from edgevit.data.duplicates import Uses
 from edgevit.data.relabelled import lying_where
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
 from edgevit.provenance import provenance
@@ -230,11 +231,25 @@ def _curves(artifact: Artifact) -> dict[str, list[float]]:
 
 def _datasets(recipe: Recipe, base: Path, store: Store, context: Context) -> dict[str, Artifact]:
     cache = store.root / "hashes.json"
-    found = dataset_artifacts(recipe.datasets, base, recipe.dataset_names(), cache=cache, progress=context.progress)
+    found = dataset_artifacts(
+        recipe.datasets, base, recipe.dataset_names(), cache=cache, progress=context.progress, uses=_uses(recipe)
+    )
     notes = [note for artifact in found.values() for note in artifact.manifest.provenance["notes"]]
     for note in dict.fromkeys(notes):
         context.progress.say(f"note: {note}")
     return found
+
+
+def _uses(recipe: Recipe) -> Uses:
+    """What the stages of a recipe do with its data sets; names of classes are no images."""
+    read = [(stage.name(), path, name) for stage in recipe.stages for path, name, _ in references(stage)]
+    names = set(recipe.dataset_names())
+    tested = {name for stage, path, name in read if (stage, path) == ("evaluate", ("data",))}
+    learned = {
+        name for stage, path, name in read if path != ("classes_of",) and (stage, path) != ("evaluate", ("data",))
+    }
+    supports = {name for stage, path, name in read if stage in ("fewshot", "bundle") and path == ("support",)}
+    return Uses(*(frozenset(some & names) for some in (tested, learned, supports)))
 
 
 def _show(artifact: Artifact, run_folder: Path, stage_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,7 @@ class Fewshot(Training):
     """Adapt a checkpoint to the classes of a small support set, with or without an unlabelled pool."""
 
     stage: Literal["fewshot"]
+    version: ClassVar[int] = 3
 
     model: CheckpointRef
     support: DatasetRef

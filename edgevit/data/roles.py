@@ -12,9 +12,11 @@ from pydantic import TypeAdapter
 
 from edgevit.artifacts import Artifact, Json, Manifest, sha256_of
 from edgevit.configs import DatasetConfig, EncodedImages, ImageFolder
+from edgevit.data.class_names import alike_notes, check_class_names
 from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
+from edgevit.data.duplicates import Hashed, Uses, duplicate_notes, is_support
 from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
-from edgevit.data.hashes import ImageState, ImageStates
+from edgevit.data.hashes import ImageStates
 from edgevit.data.relabelled import LABELS, labelled_data, relabelled
 from edgevit.data.splits import lowest_of_each_class
 from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean, listed
@@ -27,6 +29,7 @@ def dataset_artifacts(
     names: Iterable[str],
     cache: Path | None = None,
     progress: Progress | None = None,
+    uses: Uses | None = None,
 ) -> dict[str, Artifact]:
     """An artifact for each of `names`, such as "digits" or "digits.support": a fingerprint of its content, no files.
 
@@ -36,14 +39,17 @@ def dataset_artifacts(
         names: the data sets and roles that are wanted; others are not looked at.
         cache: a JSON file that remembers the hashes of files which did not change.
         progress: where reading many new pictures is shown.
+        uses: what the data sets are for, which decides what is said about pictures that occur twice.
 
     Returns:
         Artifacts whose provenance holds `notes`, the lines that a user should see.
 
     Raises:
         RecipeError: there is no such data set or role.
-        DataError: the data is missing, cannot be read, or is too little for the role.
+        DataError: the data is missing, cannot be read, is too little for the role, or has a picture in the support and
+            in what is tested, or under two classes of the support.
     """
+    uses = uses or Uses()
     states = ImageStates(cache, progress)
     wanted = {name: name.partition(".") for name in names}
     sources: dict[str, Source] = {}
@@ -54,11 +60,24 @@ def dataset_artifacts(
             sources[dataset] = read_source(dataset, datasets[dataset], base)
     for dataset, notes in {name: label_notes(name, datasets, sources) for name in sources}.items():
         sources[dataset] = replace(sources[dataset], notes=(*sources[dataset].notes, *notes))
-    artifacts = {
-        name: _artifact(name, role, datasets[dataset], sources[dataset], base, states)
+    found = {
+        name: _hashed(name, role, datasets[dataset], sources[dataset], states)
         for name, (dataset, _, role) in wanted.items()
     }
     states.save()
+    hashed = {name: one for name, (one, _) in found.items()}
+    artifacts = {}
+    for name, (dataset, _, role) in wanted.items():
+        own = hashed[name].dataset
+        notes = [*_missing_classes(own), *duplicate_notes(name, hashed, uses), *_skipped(found[name][1])]
+        if is_support(name, own, uses):
+            notes += _unequal(own)
+        artifacts[name] = _artifact(
+            hashed[name],
+            {"dataset": datasets[dataset].model_dump(mode="json"), "role": role, "base": str(base.absolute())},
+            sorted(found[name][1]),
+            [*(f"{dataset}: {note}" for note in sources[dataset].notes), *(f"{name}: {note}" for note in notes)],
+        )
     return artifacts
 
 
@@ -96,13 +115,14 @@ def read_source(name: str, config: DatasetConfig, base: Path) -> Source:
     """
     module = "cifar" if config.source in ("cifar10", "cifar100") else config.source
     source: Source = import_module(f"edgevit.data.sources.{module}").read(config, base)
+    check_class_names(source.classes, f"data set '{name}'")
     if source.labels is None and not config.include_classes:
         return source
     if config.include_classes is not None:
         source = _only_classes(name, source, config.include_classes)
     if len(source.classes) < 2:
         raise _too_few_classes(name, config, source)
-    return source
+    return replace(source, notes=(*source.notes, *alike_notes(source.classes)))
 
 
 def select_role(
@@ -136,7 +156,10 @@ def roles_of(config: DatasetConfig, source: Source) -> list[str]:
     return [split for split in SPLITS if split in present] + few_shot
 
 
-def _artifact(name: str, role: str, config: DatasetConfig, source: Source, base: Path, known: ImageStates) -> Artifact:
+def _hashed(
+    name: str, role: str, config: DatasetConfig, source: Source, known: ImageStates
+) -> tuple[Hashed, dict[str, str]]:
+    """The samples of a role with their hashes; and those that cannot be read, with the reason."""
     candidates = _candidates(name, role, config, source)
     states = dict(zip(candidates.tolist(), source.images.states(candidates.tolist(), known), strict=True))
     unreadable = {source.ids[i]: state.problem for i, state in states.items() if state.problem is not None}
@@ -148,35 +171,31 @@ def _artifact(name: str, role: str, config: DatasetConfig, source: Source, base:
             next="mend or remove them, or set on_bad_image: skip",
         )
     dataset = select_role(name, role, config, source, set(unreadable))
-    digest = _fingerprint(dataset, states)
-    recorded: Json = {
-        "dataset": config.model_dump(mode="json"),
-        "role": role,
-        "base": str(base.absolute()),
-        "unreadable": sorted(unreadable),
-        "sample_ids": sha256_of(dataset.sample_ids),
-    }
-    notes = [f"{name.partition('.')[0]}: {note}" for note in source.notes]
-    notes += [f"{name}: {note}" for note in (*_missing_classes(dataset), *_skipped(unreadable))]
-    metrics = {"images": len(dataset), "classes": len(dataset.classes), "unreadable": len(unreadable)}
+    return Hashed(dataset, tuple(states[index].sha256 for index in dataset.indices.tolist())), unreadable
+
+
+def _artifact(hashed: Hashed, config: Json, unreadable: list[str], notes: list[str]) -> Artifact:
+    dataset = hashed.dataset
+    digest = _fingerprint(hashed)
+    base = Path(config["base"])
     manifest = Manifest(
         kind="dataset",
-        id=name,
+        id=dataset.name,
         key=digest,
         digest=digest,
         stage="dataset",
         stage_version=1,
-        config=recorded,
-        metrics=metrics,
+        config={**config, "unreadable": unreadable, "sample_ids": sha256_of(dataset.sample_ids)},
+        metrics={"images": len(dataset), "classes": len(dataset.classes), "unreadable": len(unreadable)},
         provenance={"notes": notes},
     )
-    return Artifact(base.absolute(), manifest)
+    return Artifact(base, manifest)
 
 
-def _fingerprint(dataset: Dataset, states: Mapping[int, ImageState]) -> str:
+def _fingerprint(hashed: Hashed) -> str:
     """Depends on the class names and on the id, content and label of each sample of this role, and on nothing else."""
+    dataset, contents = hashed
     labels = [None] * len(dataset) if dataset.labels is None else dataset.labels.tolist()
-    contents = [states[index].sha256 for index in dataset.indices.tolist()]
     return sha256_of([dataset.classes, list(zip(dataset.sample_ids, contents, labels, strict=True))])
 
 
@@ -262,6 +281,16 @@ def _missing_classes(dataset: Dataset) -> list[str]:
     missing = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels)
     names = listed([dataset.classes[label] for label in missing])
     return [f"{len(missing)} of {len(dataset.classes)} classes have no image here: {names}"] if len(missing) else []
+
+
+def _unequal(support: Dataset) -> list[str]:
+    assert support.labels is not None, "a support is labelled"
+    counts = np.bincount(support.labels, minlength=len(support.classes))
+    least, most = int(counts.argmin()), int(counts.argmax())
+    if counts[least] == counts[most]:
+        return []
+    fewest, largest = (f"{counts[label]} ('{support.classes[label]}')" for label in (least, most))
+    return [f"classes have from {fewest} to {largest} images"]
 
 
 def _skipped(unreadable: Mapping[str, str]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Budget
+from edgevit.report.advice import about_supports
 from edgevit.report.comparison import answer, comparisons, verdict
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.episodes import over_episodes
@@ -48,6 +49,7 @@ def report_json(found: Lineup, budget: Budget, name: str) -> Json:
         "teacher": found.teacher.id if found.teacher else None,
         "comparisons": comparisons(found),
         "variants": [one.as_json() for one in found.variants],
+        "advice": about_supports(found),
         "table_note": _table_note(found),
         "corruptions": under_corruption(found),
         "episodes": over_episodes(found),

@@ -34,6 +34,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## Variants, from teacher to deployed",
         variants_table(report["variants"]),
         _wrapped(report["table_note"]),
+        *(text for one in report["advice"] for text in _about_a_support(one)),
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
         *(text for group in report["episodes"] for text in _over_episodes(group)),
     ]
@@ -60,6 +61,11 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
     ]
     table = _aligned([header, *with_intervals])
     return table if len(table.splitlines()[0]) <= WIDTH else _aligned([header, *rows])
+
+
+def _about_a_support(one: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {one['title']}"
+    yield "\n".join(_wrapped(f"- {sentence}") for sentence in one["sentences"])
 
 
 def corruption_rows(group: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, float]]]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import Fewshot
 from edgevit.context import Context
-from edgevit.fewshot.adapt import Task, task_features, task_of, with_fitted_head
+from edgevit.fewshot.adapt import Task, TaskFeatures, task_features, task_of, with_fitted_head
+from edgevit.fewshot.advice import ADVICE, advice
 from edgevit.fewshot.automatic import UNCHANGED, choose_method
 from edgevit.fewshot.choice import default_method
 from edgevit.fewshot.finetuning import finetune
@@ -51,6 +53,7 @@ def _with_head(
     checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path
 ) -> tuple[BuiltModel, str, Json]:
     features = task_features(checkpoint, task, config, context)
+    _advise(features, task, config, context, out)
     if config.method != "auto":
         method = config.method or default_method(task.pool is not None)
         return with_fitted_head(checkpoint, features, method, config), method, {}
@@ -62,3 +65,14 @@ def _with_head(
         built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
         return built, choice.method, choice.summary()
     return with_fitted_head(checkpoint, features, choice.method, config), choice.method, choice.summary()
+
+
+def _advise(features: TaskFeatures, task: Task, config: Fewshot, context: Context, out: Path) -> None:
+    """Write advice.json and say the gist of it; of a large support there is none."""
+    support, labels, _, pool, base = features
+    given = advice(support, labels, task.support.classes, task.support.sample_ids, pool, base, config.seed)
+    if given is None:
+        return
+    (out / ADVICE).write_text(json.dumps(given.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for line in given.lines():
+        context.progress.say(line)

@@ -34,8 +34,19 @@ class MeasuredRun:
         )
         self.made[name] = Artifact(self.folder, manifest)
 
-    def checkpoint(self, name: str, stage: str, size: int, metrics: Json, epochs: int = 0, **config: object) -> None:
+    def checkpoint(
+        self,
+        name: str,
+        stage: str,
+        size: int,
+        metrics: Json,
+        epochs: int = 0,
+        advice: Json | None = None,
+        **config: object,
+    ) -> None:
         def write(out: Path, _: Path) -> Contents:
+            if advice:
+                (out / "advice.json").write_text(json.dumps(advice))
             (out / "model.safetensors").write_bytes(name.encode() + bytes(size))
             (out / "model.json").write_text(json.dumps({"model": "x", "num_classes": len(self.classes)}))
             (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _curve(epochs)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, DataError, RecipeError
 from edgevit.models import create_model, model_from_checkpoint, save_checkpoint
+from edgevit.progress import PlainProgress
 from edgevit.training.inference import accuracy
 from tests.small_models import VIT, workbench
 
@@ -189,3 +191,23 @@ def test_fewshot_finetunes_a_student() -> None:
 def test_fewshot_without_labels_is_refused() -> None:
     with pytest.raises(DataError, match="needs labels"):
         workbench().run("fewshot", "no-labels", model=teacher().id, support="digits.pool", method="nearest_centroid")
+
+
+def test_fewshot_gives_advice_about_its_support(capsys: pytest.CaptureFixture[str]) -> None:
+    base = workbench().run("load", "to-advise", **VIT, classes=("x", "y"))
+    fields = {"model": base.id, "support": "digits.support", "pool": "digits.pool", "augmentation": AUGMENTATION}
+    context = Context(progress=PlainProgress(sys.stdout))
+    model = workbench().run("fewshot", "advised", context, method="nearest_centroid", seed=1, **fields)
+    found = json.loads(model.file("advice.json").read_text())
+    assert model.manifest.files["advice.json"].content
+    assert (found["images"], found["classes"], found["shots"]) == (50, 10, 5)
+    assert [one["shots"] for one in found["learning_curve"]["points"]] == [1, 2, 3, 4]
+    assert found["learning_curve"]["outlook"]["shots"] == 10
+    assert found["pool"]["unlike"] is False
+    said = [line for line in capsys.readouterr().out.splitlines() if "more images a class" in line]
+    assert len(said) == 1
+
+
+def test_finetuning_alone_computes_no_features_to_advise_from() -> None:
+    fields = {"model": teacher().id, "support": "digits.support", "method": "finetune", **SHORT, "epochs": 0}
+    assert "advice.json" not in workbench().run("fewshot", "unadvised", **fields).manifest.files

@@ -1,0 +1,72 @@
+"""Class names as people give them: kept to the letter, or refused before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgevit.configs import Glyphs, ImageFolder
+from edgevit.data import dataset_artifacts, open_dataset
+from edgevit.data.class_names import alike_notes
+from edgevit.errors import DataError
+
+from .conftest import MakePictures
+
+
+def opened(root: Path, classes: str = "top") -> tuple[tuple[str, ...], list[str]]:
+    config = ImageFolder.model_validate({"source": "image_folder", "path": str(root), "classes": classes})
+    made = dataset_artifacts({"photos": config}, Path(), ["photos"])["photos"]
+    return open_dataset(made).classes, made.manifest.provenance["notes"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["🔩 M8", "Ölfilter", " spaced out ", "a&b <c>", "..hidden-ish".lstrip("."), "x" * 255, "-rf", "%s{0}", "שלום"],
+)
+def test_odd_names_stay_as_they_are(make_pictures: MakePictures, name: str):
+    classes, notes = opened(make_pictures({name: 2, "plain": 2}))
+    assert set(classes) == {name, "plain"}
+    assert notes == []
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "cut\x85here", "page\x0cbreak"])
+def test_a_name_of_several_lines_is_refused_before_any_work(make_pictures: MakePictures, name: str):
+    with pytest.raises(DataError, match=r"data set 'photos': a class name has to be one line"):
+        opened(make_pictures({name: 2, "plain": 2}))
+
+
+def test_folders_with_a_leading_dot_are_no_classes(make_pictures: MakePictures):
+    assert opened(make_pictures({".ipynb_checkpoints": 2, "a": 2, "b": 2}))[0] == ("a", "b")
+
+
+def test_a_leaf_is_named_without_the_folders_above(make_pictures: MakePictures):
+    assert opened(make_pictures({"metal/nut": 2, "food/nut": 1, "food/egg": 2}), "leaf")[0] == ("egg", "nut")
+
+
+def test_classes_that_differ_in_spelling_alone_are_told(make_pictures: MakePictures):
+    classes, notes = opened(make_pictures({"Oil Filter": 2, "oil_filter": 2, "gear": 2}))
+    assert len(classes) == 3
+    assert notes == [
+        "photos: classes whose names differ in spelling alone are taken as different: 'Oil Filter' and 'oil_filter'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "alike"),
+    [
+        (("Oil-Filter", "OILFILTER"), True),
+        (("Öl", "O\u0308l"), True),  # one character, and a letter with a mark
+        (("STRASSE", "Straße"), True),
+        (("filter 1", "filter 2"), False),
+        (("a", "A"), False),
+        (("--", "__"), False),
+    ],
+)
+def test_what_counts_as_the_same_spelling(names: tuple[str, str], alike: bool):
+    assert bool(alike_notes(names)) == alike
+
+
+def test_letters_of_either_case_are_no_duplicates():
+    glyphs = Glyphs(source="glyphs", samples_per_class=1)
+    assert dataset_artifacts({"g": glyphs}, Path(), ["g.train"])["g.train"].manifest.provenance["notes"] == []
