@@ -8,7 +8,8 @@ image, and is not changed. Each draw takes 5 of 300 training images of each clas
 learn from 3,000 other training images without labels; all 10,000 test images are answered. Draws are the same for all
 methods and features.
 
-Rows: raw pixels, a network with random weights, the teacher in float32 and in INT8, each by every head.
+Rows: raw pixels, a network with random weights, and the teacher, each by every head; for the teacher those that learn
+from the pool too, and `auto`, which chooses inside each support.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main() -> None:
             "macs": done["teacher"].metrics["macs"],
             "features": {
                 "raw pixels": _on_raw_pixels(asked),
-                **{name: _figures(done[f"heads/{name}"]) for name in ("random", "teacher", "int8")},
+                **{name: _figures(done[f"heads/{name}"]) for name in ("random", "teacher")},
             },
             "auto": _figures(done["auto"]),
         },
@@ -97,10 +98,7 @@ def _recipe(asked: argparse.Namespace, weights: Path) -> dict[str, Any]:
         "stages": [
             {**network, "id": "teacher", "weights": str(weights)},
             {**network, "id": "random", "classes_of": "cifar.support"},
-            {"stage": "export", "id": "onnx", "model": "teacher", "embedding": True},
-            {"stage": "quantize", "id": "int8", "model": "onnx", "calibration": "cifar.pool"},
             {**episodes, "id": "heads/teacher", "model": "teacher", "methods": list(METHODS)},
-            {**episodes, "id": "heads/int8", "model": "int8", "methods": list(METHODS)},
             {**episodes, "id": "heads/random", "model": "random", "methods": list(INDUCTIVE)},
             {
                 **episodes,
