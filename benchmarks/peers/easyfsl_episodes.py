@@ -85,7 +85,7 @@ def main() -> None:
         rows[name] = _play(method, settings, tasks["features"], played)
         if not method.is_transductive():
             rows[f"{name}, centred"] = _play(method, settings, tasks["features"], played, tasks["centre"])
-    asked.answer.write_text(json.dumps({"version": easyfsl.__version__, "methods": rows}))
+    asked.answer.write_text(json.dumps(rows))
 
 
 def _episodes(tasks: dict[str, Tensor]) -> Iterator[Episode]:
@@ -114,7 +114,7 @@ def _play(
         accuracies.append(float((predicted == query_labels).float().mean()))
     return {
         "transductive": method.is_transductive(),
-        "settings": {**NORMALISED, **settings, "centred": centre is not None},
+        "settings": {"easyfsl": easyfsl.__version__, "centred": centre is not None, **NORMALISED, **settings},
         "accuracies": accuracies,
         "seconds": seconds,
     }
