@@ -6,8 +6,8 @@ PYTHON has easyfsl 1.5.0. TASKS.npz holds `features` (n, d), `centre` (d,) and, 
 `support` and `queries`, the labels `support_labels` and `query_labels`, and `query_counts`, one for each episode.
 
 Every method runs as its authors' benchmark runs it (scripts/methods_configs.json, chosen on miniImageNet's validation
-classes): features divided by their length, and these step counts, rates and temperatures. The inductive ones also run
-on features relative to `centre`, as SimpleShot's paper has it. Left out: MatchingNetworks, RelationNetworks and FEAT,
+classes): features divided by their length, and these step counts, rates and temperatures. All but PT-MAP, which needs
+features that are not negative, also run on features relative to `centre`, as SimpleShot's paper has it. Left out: MatchingNetworks, RelationNetworks and FEAT,
 which need trained modules of their own.
 """
 
@@ -83,7 +83,7 @@ def main() -> None:
     for name, (method, settings) in METHODS.items():
         played = episodes[: asked.slow_episodes] if name in SLOW else episodes
         rows[name] = _play(method, settings, tasks["features"], played)
-        if not method.is_transductive():
+        if method is not PTMAP:
             rows[f"{name}, centred"] = _play(method, settings, tasks["features"], played, tasks["centre"])
     asked.answer.write_text(json.dumps(rows))
 
