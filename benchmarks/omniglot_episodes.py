@@ -11,10 +11,11 @@ made by turning characters by 90°, as many papers add them. What enters its cla
 average, shares from Dirichlet(2), since of the 20 images of a character only 15 are left beside five shots.
 
 edgevit takes all features relative to the mean of the background's; EasyFSL's methods run with and without (PT-MAP
-without). Transductive methods answer all queries of an episode at once. `gain` is each method's mean difference, paired by episode, to the best of EasyFSL's methods that
-sees as much (inductive or transductive), over the episodes that both have run. The two sides take turns, setting by
-setting; auto, α-TIM and PT-MAP run on the first 100 episodes. seconds are of the n episodes that a row says.
-About an hour on two cores, of which the backbone is five minutes and trained once.
+without). Transductive methods answer all queries of an episode at once. `gain` is each method's mean difference, paired
+by episode, to the best of EasyFSL's methods that sees as much (inductive or transductive), over the episodes that both
+have run. The two sides take turns, setting by setting; auto, α-TIM and PT-MAP run on the first 100 episodes, and
+seconds are of the n episodes that a row says. About an hour on two cores, of which the backbone is five minutes and is
+trained once.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ PYTHON has easyfsl 1.5.0. TASKS.npz holds `features` (n, d), `centre` (d,) and, 
 
 Every method runs as its authors' benchmark runs it (scripts/methods_configs.json, chosen on miniImageNet's validation
 classes): features divided by their length, and these step counts, rates and temperatures. All but PT-MAP, which needs
-features that are not negative, also run on features relative to `centre`, as SimpleShot's paper has it. Left out: MatchingNetworks, RelationNetworks and FEAT,
-which need trained modules of their own.
+features that are not negative, also run on features relative to `centre`, as SimpleShot's paper has it. Left out:
+MatchingNetworks, RelationNetworks and FEAT, which need trained modules of their own.
 """
 
 from __future__ import annotations
