@@ -142,6 +142,33 @@ def class_directions(directions: Floats, labels: Labels, num_classes: int) -> Fl
     return unit(np.stack([directions[labels == label].mean(0) for label in range(num_classes)]))
 
 
+def whitened(support: Floats, labels: Labels, num_classes: int, others: Floats) -> tuple[Floats, Floats]:
+    """Both sets of samples times C^-½, up to a factor, where C is the covariance within the support's classes.
+
+    C is shrunk towards a multiple of the identity as far as its few samples demand (OAS, Chen et al. 2010: where the
+    spread is the same in all directions, almost wholly); where no two samples of a class differ, nothing changes. Along
+    directions in which samples of one class differ much, what tells classes apart then counts less (as in linear
+    discriminant analysis).
+    """
+    contrasts = np.concatenate([_contrasts(support[labels == label]) for label in range(num_classes)])
+    count, dimensions = contrasts.shape
+    if not contrasts.any():
+        return support, others
+    _, lengths, axes = np.linalg.svd(contrasts, full_matrices=False)
+    variances = lengths**2 / count  # along the axes; 0 along whatever they do not span
+    mean, mean_square = variances.sum() / dimensions, (variances**2).sum() / dimensions**2
+    excess = (count + 1) * max(mean_square - mean**2 / dimensions, 1e-12 * mean_square)
+    shrinkage = min((mean_square + mean**2) / excess, 1)
+    floor = shrinkage * mean
+    factors = np.sqrt(floor / ((1 - shrinkage) * variances + floor))
+
+    def changed(samples: Floats) -> Floats:
+        found: Floats = samples - (samples @ axes.T * (1 - factors)) @ axes
+        return found
+
+    return changed(support), changed(others)
+
+
 def left_out_cosines(directions: Floats, labels: Labels, centroids: Floats) -> Floats:
     """Cosines of each sample with the class centroids, its own class's made without it (where it has others)."""
     cosines = directions @ centroids.T
@@ -171,6 +198,16 @@ def one_hot(labels: Labels, num_classes: int) -> Floats:
 def mean_length(vectors: Floats) -> float:
     """Mean length of the rows; 1 where all are 0."""
     return float(np.linalg.norm(vectors, axis=1).mean()) or 1.0
+
+
+def _contrasts(samples: Floats) -> Floats:
+    """Each sample but the first against the mean of those before it (Helmert): independent, of the samples' covariance.
+
+    Residuals about the mean are not: two samples have two residuals, but one difference.
+    """
+    before = np.arange(1, len(samples))[:, None]
+    contrasts: Floats = (samples[1:] - samples.cumsum(0)[:-1] / before) * np.sqrt(before / (before + 1))
+    return contrasts
 
 
 def _votes(cosines: Floats, labels: Labels, num_classes: int, k: int, scale: float) -> Floats:

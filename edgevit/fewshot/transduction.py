@@ -21,6 +21,7 @@ from edgevit.fewshot.heads import (
     one_hot,
     softmax,
     unit,
+    whitened,
 )
 
 NEIGHBOURS = 5
@@ -34,10 +35,11 @@ def label_propagation(support: Floats, labels: Labels, num_classes: int, centre:
     """Labels spread over a graph of nearest neighbours.
 
     F = (1 − α)(I − αS)⁻¹Y with S = D^-½ W D^-½ (Zhou et al. 2004, "Learning with local and global consistency"); W
-    joins each sample with its nearest neighbours by cosine, weight cos³ (Iscen et al. 2019). The rows of Y that belong
-    to a class sum to 1, so that a class with more support does not flood the others.
+    joins each sample with its nearest neighbours by cosine, weight cos³ (Iscen et al. 2019), whitened by the spread
+    within the support's classes. The rows of Y that belong to a class sum to 1, so that a class with more support does
+    not flood the others.
     """
-    affinity = _neighbour_graph(unit(np.concatenate([support, pool]) - centre))
+    affinity = _neighbour_graph(np.concatenate(_directions(support, labels, num_classes, centre, pool)))
     scaling = diags_array(1 / np.sqrt(np.maximum(affinity.sum(1), 1e-12)))
     system = eye_array(affinity.shape[0]) - ALPHA * (scaling @ affinity @ scaling)
     seeds = one_hot(labels, num_classes) / np.bincount(labels)[labels][:, None]
@@ -55,15 +57,15 @@ def gaussian_mixture(
 ) -> Floats:
     """Expectation and maximisation from the support's class means (soft k-means by cosine).
 
-    Directions from `centre` are a mixture of von Mises-Fisher distributions of one concentration (Banerjee et al.
-    2005), the one under which each support sample is most likely given the others of its class. Support samples keep
-    their labels.
+    Directions from `centre`, whitened by the spread within the support's classes, are a mixture of von Mises-Fisher
+    distributions of one concentration (Banerjee et al. 2005), the one under which each support sample is most likely
+    given the others of its class. Support samples keep their labels.
 
     Args:
         balanced: the pool holds as many samples of each class: its probabilities are those of an optimal transport
             under that condition (Hu et al. 2021, PT-MAP). Otherwise the shares of the classes are estimated too.
     """
-    known, unknown = unit(support - centre), unit(pool - centre)
+    known, unknown = _directions(support, labels, num_classes, centre, pool)
     means = class_directions(known, labels, num_classes)
     concentration = likeliest_scale(left_out_cosines(known, labels, means), labels)
     labelled = one_hot(labels, num_classes)
@@ -71,10 +73,11 @@ def gaussian_mixture(
     probabilities = np.zeros((len(pool), num_classes))
     for _ in range(ITERATIONS):
         before = probabilities
-        probabilities = softmax(concentration * unknown @ means.T + np.log(shares))
+        scores = concentration * unknown @ means.T
         if balanced:
-            probabilities = _balanced(probabilities)
-        else:
+            shares = _balancing_shares(scores, shares)
+        probabilities = softmax(scores + np.log(shares))
+        if not balanced:
             shares = (probabilities.sum(0) + 1) / (len(pool) + num_classes)
         means = unit(labelled.T @ known + probabilities.T @ unknown)
         if np.abs(probabilities - before).max() < 1e-3:
@@ -115,16 +118,29 @@ def _tsallis(probabilities: Tensor, alpha: float) -> Tensor:
     return (1 - (probabilities + 1e-12).pow(alpha).sum(-1)) / (alpha - 1)
 
 
-def _balanced(probabilities: Floats) -> Floats:
-    """The nearest probabilities whose columns all have the same sum (Sinkhorn and Knopp 1967)."""
-    share = len(probabilities) / probabilities.shape[1]
+def _directions(
+    support: Floats, labels: Labels, num_classes: int, centre: Floats, pool: Floats
+) -> tuple[Floats, Floats]:
+    """Unit vectors of support and pool, in which the support's classes spread alike in all directions."""
+    known, unknown = whitened(unit(support - centre), labels, num_classes, unit(pool - centre))
+    return unit(known), unit(unknown)
+
+
+def _balancing_shares(scores: Floats, shares: Floats) -> Floats:
+    """Shares (classes,) under which softmax(scores + log shares) gives each class as much (Sinkhorn and Knopp 1967).
+
+    Args:
+        shares: where to start.
+    """
+    kernel = np.exp(scores - scores.max(1, keepdims=True))
+    even = scores.shape[0] / scores.shape[1]
     for _ in range(1000):
-        probabilities = probabilities * (share / np.maximum(probabilities.sum(0), 1e-300))
-        sums = probabilities.sum(1, keepdims=True)
-        probabilities = probabilities / np.maximum(sums, 1e-300)
-        if np.abs(sums - 1).max() < 1e-6:
+        given = shares * (kernel.T @ (1 / (kernel @ shares)))
+        shares = shares * even / given
+        if np.abs(given / even - 1).max() < 1e-6:
             break
-    return probabilities
+    balanced: Floats = shares / shares.sum()
+    return balanced
 
 
 def _neighbour_graph(directions: Floats) -> csr_array:

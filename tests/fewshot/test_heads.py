@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.linalg import fractional_matrix_power, helmert
+from sklearn.covariance import oas
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
@@ -16,6 +19,7 @@ from edgevit.fewshot.heads import (
     one_hot,
     ridge,
     unit,
+    whitened,
 )
 from tests.fewshot.clusters import clusters, moons
 
@@ -123,3 +127,34 @@ def test_neighbours_are_counted_by_the_support_left_out() -> None:
     noisy[::7] = 1 - noisy[::7]
     assert k_nearest_neighbours(samples, noisy, 2, np.zeros(3)).k > 1
     assert k_nearest_neighbours(samples, labels, 2, np.zeros(3)).k == 1
+
+
+@pytest.mark.parametrize("shots", [2, 40])  # fewer samples than dimensions, and more
+def test_whitening_is_the_inverse_root_of_the_shrunk_covariance_within_classes(shots: int) -> None:
+    support, labels = clusters(shots, classes=3, spread=1.5)
+    others, _ = clusters(7, classes=3, spread=1.5, seed=1)
+    contrasts = np.concatenate([helmert(shots) @ support[labels == label] for label in range(3)])
+    root = fractional_matrix_power(oas(contrasts, assume_centered=True)[0], -0.5)
+    found, expected = np.concatenate(whitened(support, labels, 3, others)), np.concatenate([support, others]) @ root
+    ratio = np.linalg.norm(expected) / np.linalg.norm(found)
+    np.testing.assert_allclose(found * ratio, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_nearest_mean_after_whitening_is_linear_discriminant_analysis() -> None:
+    stretch = np.linspace(1, 5, 8)
+    support, labels = clusters(500, spread=1.5)
+    queries, _ = clusters(50, spread=1.5, seed=1)
+    support, queries = support * stretch, queries * stretch
+    known, unknown = whitened(support, labels, 4, queries)
+    means = np.stack([known[labels == label].mean(0) for label in range(4)])
+    nearest = ((unknown[:, None] - means) ** 2).sum(2).argmin(1)
+    reference = LinearDiscriminantAnalysis(solver="lsqr").fit(support, labels)
+    assert (nearest == reference.predict(queries)).mean() > 0.98
+
+
+def test_whitening_changes_nothing_where_no_class_spreads() -> None:
+    support, labels = clusters(1)
+    for known, named in ((support, labels), (np.repeat(support, 2, 0), np.repeat(labels, 2))):
+        found, others = whitened(known, named, 4, support)
+        np.testing.assert_array_equal(found, known)
+        np.testing.assert_array_equal(others, support)
