@@ -35,11 +35,10 @@ def label_propagation(support: Floats, labels: Labels, num_classes: int, centre:
     """Labels spread over a graph of nearest neighbours.
 
     F = (1 − α)(I − αS)⁻¹Y with S = D^-½ W D^-½ (Zhou et al. 2004, "Learning with local and global consistency"); W
-    joins each sample with its nearest neighbours by cosine, weight cos³ (Iscen et al. 2019), whitened by the spread
-    within the support's classes. The rows of Y that belong to a class sum to 1, so that a class with more support does
-    not flood the others.
+    joins each sample with its nearest neighbours by cosine, weight cos³ (Iscen et al. 2019). The rows of Y that belong
+    to a class sum to 1, so that a class with more support does not flood the others.
     """
-    affinity = _neighbour_graph(np.concatenate(_directions(support, labels, num_classes, centre, pool)))
+    affinity = _neighbour_graph(unit(np.concatenate([support, pool]) - centre))
     scaling = diags_array(1 / np.sqrt(np.maximum(affinity.sum(1), 1e-12)))
     system = eye_array(affinity.shape[0]) - ALPHA * (scaling @ affinity @ scaling)
     seeds = one_hot(labels, num_classes) / np.bincount(labels)[labels][:, None]

@@ -40,11 +40,17 @@ class WithEmbedding(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A classifier that answers with its embedding alone."""
+    """A classifier that answers with its embedding alone.
+
+    Where it has convolutions in groups its weights are laid out channels-last: MobileNetV2 takes half the time so on a
+    CPU, while others, such as ResNet-18, lose a fifth.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = WithEmbedding(model)
+        if any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules()):
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         embedding: Tensor = self.model(images)[1]
