@@ -67,6 +67,18 @@ def test_compile_evaluate_predict_and_bundle_agree(folder: Path, tmp_path: Path)
     assert len(predicted[0]) == 60
 
 
+def test_episodes_of_a_file(folder: Path) -> None:
+    options = ("--protocol", "episodes", "--shots", 2, "--queries", 5, "--episodes", 4, "--methods", "ridge,auto")
+    asked = ("evaluate", folder / "float.onnx", "--data", folder / "photos", *options)
+    found = json.loads(run(*asked, "--json"))
+    assert list(found["episodes"]) == ["ridge", "auto"]
+    assert found["ways"] == 3
+    shown = run(*asked)
+    assert f"{found['episodes']['ridge']['value']:.2%}" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    run("evaluate", folder / "float.onnx", "--data", folder / "photos", "--shots", 2, status=2)
+
+
 def test_profile_and_compare(folder: Path) -> None:
     found = json.loads(run("profile", folder / "float.onnx", "--duration", 0.2, "--json"))
     assert 0 < found["latency_ms"]["p50_low"] <= found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]

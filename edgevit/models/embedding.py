@@ -50,7 +50,7 @@ class Pooled(nn.Module):
         super().__init__()
         self.model = WithEmbedding(model)
         if any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules()):
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         embedding: Tensor = self.model(images)[1]
