@@ -76,7 +76,8 @@ def test_episodes_of_a_file(folder: Path) -> None:
     shown = run(*asked)
     assert f"{found['episodes']['ridge']['value']:.2%}" in shown
     assert max(map(len, shown.splitlines())) <= 80
-    run("evaluate", folder / "float.onnx", "--data", folder / "photos", "--shots", 2, status=2)
+    with pytest.raises(EdgevitError, match="'shots' goes with protocol: episodes"):
+        run("evaluate", folder / "float.onnx", "--data", folder / "photos", "--shots", 2)
 
 
 def test_profile_and_compare(folder: Path) -> None:
