@@ -101,10 +101,10 @@ def test_a_bundle_is_not_written_over(folder: Path, tmp_path: Path) -> None:
 
 
 def photos(folder: Path, counts: dict[str, int]) -> Path:
-    for name, count in counts.items():
+    for number, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
         for index in range(count):
-            Image.new("RGB", (32, 32), (index, 2 * index, 3)).save(folder / name / f"{index}.png")
+            Image.new("RGB", (32, 32), (index, 2 * index, number)).save(folder / name / f"{index}.png")
     return folder
 
 

@@ -167,7 +167,7 @@ def test_clean_pictures_answer_as_classify_does():
         ("protocol: corruptions, kinds: [fog, fog]", "'kinds' names one of them twice"),
         ("protocol: corruptions, severities: [0]", "greater than or equal to 1"),
         ("protocol: corruptions, severities: [6]", "less than or equal to 5"),
-        ("protocol: corruption", "'standard' or 'corruptions'"),
+        ("protocol: corruption", "'standard', 'corruptions' or 'episodes'"),
         ("protocol: corruptions, max_images: 0", "greater than or equal to 1"),
     ],
 )

@@ -45,6 +45,7 @@ def test_description_is_plain_json(tmp_path: Path) -> None:
         "inference": "mean_softmax",
         "licence": None,
         "test_time_views": [],
+        "neighbours": None,
     }
 
 
