@@ -53,7 +53,8 @@ def _with_head(
     checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path
 ) -> tuple[BuiltModel, str, Json]:
     features = task_features(checkpoint, task, config, context)
-    _advise(features, task, config, context, out)
+    if checkpoint.io.classes != task.support.classes:  # else it has learned from these images, and finds them easy
+        _advise(features, task, config, context, out)
     if config.method != "auto":
         method = config.method or default_method(task.pool is not None)
         return with_fitted_head(checkpoint, features, method, config), method, {}
