@@ -2,6 +2,8 @@
 
     python -m benchmarks.cifar10_few_shot CIFAR WEIGHTS [--draws 100] [--auto-draws 20] [--runs runs]
 
+About an hour on two cores; features are kept in --runs, and a run that was stopped goes on after them.
+
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is imagenet_mobilenet_v2_1.0_224_int8w.npz (see
 imagenet_mobilenetv2.py). The network sees pictures at 192 pixels (bicubic), answers over the picture and its mirror
 image, and is not changed. Each draw takes 5 of 300 training images of each class as its support; transductive methods
@@ -15,6 +17,7 @@ from the pool too, and `auto`, which chooses inside each support.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +32,21 @@ from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Cifar
+from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.dataset import Dataset
+from edgevit.data.splits import drawn
+from edgevit.fewshot.embeddings import Embedder
 from edgevit.fewshot.episodes import Plan, draw_episodes, play, summary
 from edgevit.fewshot.heads import Floats
-from edgevit.progress import SilentProgress
 from edgevit.recipe import load_recipe
+from edgevit.runtimes.base import SessionOptions
+from edgevit.targets import target_for
 
 SIDE, SHOTS, UNIVERSE, POOL = 192, 5, 300, 3000
 INDUCTIVE = ("nearest_centroid", "ridge", "logistic_regression", "knn")
 METHODS = (*INDUCTIVE, "label_propagation", "gaussian_mixture", "balanced_mixture")
+Features = dict[str, Floats]
 
 
 def main() -> None:
@@ -50,11 +58,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     asked.runs.mkdir(parents=True, exist_ok=True)
-    recipe_file = asked.runs / "cifar10-few-shot.yaml"
-    with recipe_file.open("w") as file:
-        YAML().dump(_recipe(asked, _weights(asked)), file)
     torch.set_num_threads(2)
-    done = pipeline.run(load_recipe(recipe_file), recipe_file.parent, asked.runs, terminal_context())
+    context, data, models = terminal_context(), _data(asked.cifar), _models(asked)
+    teacher = _features(models["teacher"], data, asked.runs, context)
+    random = _features(models["random"], data, asked.runs, context)
+    pixels = {role: _pixels(dataset) for role, dataset in data.items()}
     publish(
         "cifar10_few_shot",
         {
@@ -62,17 +70,29 @@ def main() -> None:
             "side_px": SIDE,
             "support_drawn_from": 10 * UNIVERSE,
             "pool_images": POOL,
-            "macs": done["teacher"].metrics["macs"],
+            "macs": models["teacher"].metrics["macs"],
             "features": {
-                "raw pixels": _on_raw_pixels(asked),
-                **{name: _figures(done[f"heads/{name}"]) for name in ("random", "teacher")},
+                "raw pixels": _played(pixels, data, INDUCTIVE, asked.draws, context),
+                "random": _played(random, data, INDUCTIVE, asked.draws, context),
+                "teacher": _played(teacher, data, METHODS, asked.draws, context),
             },
-            "auto": _figures(done["auto"]),
+            "auto": _played(teacher, data, ("auto", *METHODS), asked.auto_draws, context),
         },
     )
 
 
-def _recipe(asked: argparse.Namespace, weights: Path) -> dict[str, Any]:
+def _data(cifar: Path) -> dict[str, Dataset]:
+    few_shot = {"shots": UNIVERSE, "draw": 0}
+    config = Cifar.model_validate({"source": "cifar10", "path": str(cifar.absolute()), "few_shot": few_shot})
+    made = dataset_artifacts({"cifar": config}, Path(), [f"cifar.{role}" for role in ("support", "pool", "test")])
+    opened = {name.removeprefix("cifar."): open_dataset(one) for name, one in made.items()}
+    return {**opened, "pool": drawn(opened["pool"], POOL, seed=0)}
+
+
+def _models(asked: argparse.Namespace) -> dict[str, Artifact]:
+    weights = (asked.runs / "imagenet_mobilenetv2.safetensors").absolute()
+    if not weights.is_file():
+        save_file(imagenet_mobilenetv2.state_dict(asked.weights), weights)
     overlay = {**imagenet_mobilenetv2.MODEL_ARGS["pretrained_cfg_overlay"], "interpolation": "bicubic"}
     network = {
         "stage": "load",
@@ -81,67 +101,41 @@ def _recipe(asked: argparse.Namespace, weights: Path) -> dict[str, Any]:
         "image_size": SIDE,
         "test_time_views": ["flip"],
     }
-    episodes = {
-        "stage": "evaluate",
-        "protocol": "episodes",
-        "data": "cifar.test",
-        "support": "cifar.support",
-        "pool": "cifar.pool",
-        "max_pool_images": POOL,
-        "shots": SHOTS,
-        "episodes": asked.draws,
-    }
-    data = {"source": "cifar10", "path": str(asked.cifar.absolute()), "few_shot": {"shots": UNIVERSE, "draw": 0}}
-    return {
-        "name": "cifar10-few-shot",
-        "datasets": {"cifar": data},
-        "stages": [
-            {**network, "id": "teacher", "weights": str(weights)},
-            {**network, "id": "random", "classes_of": "cifar.support"},
-            {**episodes, "id": "heads/teacher", "model": "teacher", "methods": list(METHODS)},
-            {**episodes, "id": "heads/random", "model": "random", "methods": list(INDUCTIVE)},
-            {
-                **episodes,
-                "id": "auto",
-                "model": "teacher",
-                "methods": ["auto", *METHODS],
-                "episodes": asked.auto_draws,
-            },
-        ],
-    }
+    stages = [{**network, "id": "teacher", "weights": str(weights)}, {**network, "id": "random"}]
+    recipe_file = asked.runs / "cifar10-few-shot.yaml"
+    with recipe_file.open("w") as file:
+        YAML().dump({"name": "cifar10-few-shot", "datasets": {}, "stages": stages}, file)
+    return pipeline.run(load_recipe(recipe_file), recipe_file.parent, asked.runs, terminal_context())
 
 
-def _weights(asked: argparse.Namespace) -> Path:
-    path: Path = (asked.runs / "imagenet_mobilenetv2.safetensors").absolute()
-    if not path.is_file():
-        save_file(imagenet_mobilenetv2.state_dict(asked.weights), path)
-    return path
-
-
-def _figures(evaluation: Artifact) -> dict[str, Any]:
-    with np.load(evaluation.file("episodes.npz"), allow_pickle=False) as arrays:
-        accuracies = dict(zip(arrays["methods"].tolist(), arrays["accuracies"].round(4).tolist(), strict=True))
-    found = {name: {**one, "accuracies": accuracies[name]} for name, one in evaluation.metrics["episodes"].items()}
-    chosen = evaluation.metrics.get("auto_chose")
-    return {"methods": found, **({"auto_chose": chosen} if chosen else {})}
-
-
-def _on_raw_pixels(asked: argparse.Namespace) -> dict[str, Any]:
-    """The same draws on the pictures themselves."""
-    config = Cifar.model_validate(
-        {"source": "cifar10", "path": str(asked.cifar.absolute()), "few_shot": {"shots": UNIVERSE, "draw": 0}}
-    )
-    made = dataset_artifacts({"cifar": config}, Path(), ["cifar.support", "cifar.test"])
-    support, test = (open_dataset(made[f"cifar.{role}"]) for role in ("support", "test"))
-    assert support.labels is not None
-    plan = Plan(None, SHOTS, None, asked.draws)
-    episodes = list(draw_episodes(support.labels, test.labels, plan))
-    played = play(episodes, INDUCTIVE, _pixels(support), _pixels(test), None, None, SilentProgress())
-    return {"methods": summary(played)}
+def _features(model: Artifact, data: dict[str, Dataset], runs: Path, context: Context) -> Features:
+    file = runs / f"features-{model.digest[:12]}.npz"
+    if not file.is_file():
+        with target_for("local-cpu").open(model, SessionOptions(threads=2)) as session:
+            embed = Embedder(model, session, "cpu", 32, context.progress)
+            np.savez(file, **{role: embed(dataset) for role, dataset in data.items()})
+    with np.load(file, allow_pickle=False) as arrays:
+        return {role: arrays[role] for role in data}
 
 
 def _pixels(dataset: Dataset) -> Floats:
     return np.stack([dataset.image(index).reshape(-1) for index in range(len(dataset))]) / 255.0
+
+
+def _played(
+    features: Features, data: dict[str, Dataset], methods: Sequence[str], draws: int, context: Context
+) -> dict[str, Any]:
+    support, test = data["support"].labels, data["test"].labels
+    assert support is not None
+    episodes = list(draw_episodes(support, test, Plan(None, SHOTS, None, draws)))
+    pool, base = features["pool"], None
+    played = play(episodes, methods, features["support"], features["test"], pool, base, context.progress)
+    seconds = dict(zip(played.methods, played.seconds, strict=True))
+    accuracies = dict(zip(played.methods, played.accuracies.round(4).tolist(), strict=True))
+    found = {
+        name: {**one, "seconds": seconds[name], "accuracies": accuracies[name]} for name, one in summary(played).items()
+    }
+    return {"methods": found, **({"auto_chose": played.chosen} if played.chosen else {})}
 
 
 if __name__ == "__main__":

@@ -12,21 +12,22 @@ from edgevit.artifacts import Json
 from edgevit.configs import Fewshot
 from edgevit.context import Context
 from edgevit.fewshot.adapt import Task, TaskFeatures
-from edgevit.fewshot.choice import best, default_candidates, default_method, head_scores
+from edgevit.fewshot.choice import best, default_candidates, head_scores
 from edgevit.fewshot.crossvalidation import Score, fold_count, score
 from edgevit.fewshot.learning_rate import choose_learning_rate
 from edgevit.models.checkpoints import Checkpoint
+from edgevit.models.embedding import classifiers
 from edgevit.training.inference import outputs_of
 
 UNCHANGED = "unchanged"
 
 
 class Choice(NamedTuple):
-    """A method, the score of every candidate (none where nothing could be validated), and the rate of fine-tuning."""
+    """A method, the rate of fine-tuning, and the score of every candidate: none where nothing could be validated."""
 
     method: str
+    learning_rate: float
     scores: dict[str, Score]
-    learning_rate: float | None = None
 
     def summary(self) -> Json:
         """For the record."""
@@ -43,25 +44,26 @@ def choose_method(
     """The candidate that answers most held-out images of the support rightly; of equals the likeliest.
 
     A model that knows the classes already may stay as it is: "unchanged" is a candidate too, scored on the support.
-    Where a class has a single image nothing can be held out, and it is the default method.
+    Where a class has a single image nothing can be held out, and it is the first candidate.
+
+    Raises:
+        RecipeError: a candidate is named that needs a pool, and there is none.
     """
-    has_pool = task.pool is not None
-    candidates = config.candidates or default_candidates(has_pool)
-    heads = [name for name in candidates if name != "finetune"]
+    candidates = config.candidates or _candidates(checkpoint, has_pool=task.pool is not None)
+    rate = config.learning_rate
     if fold_count(features.labels) < 2:
-        method = default_method(has_pool)
         context.progress.say(
-            f"    a class has a single image, so that nothing can be cross-validated: the method is {method}"
+            f"    a class has a single image, so that nothing can be cross-validated: the method is {candidates[0]}"
         )
-        return Choice(method, {})
+        return Choice(candidates[0], rate, {})
+    heads = [name for name in candidates if name != "finetune"]
     scores: dict[str, Score] = {}
     with context.progress.bar("cross-validation", len(heads), "methods") as bar:
         for name in heads:
             scores |= head_scores([name], *features, config.seed)
             bar.advance()
-    rate = None
     if "finetune" in config.candidates:
-        rates = config.learning_rates or (config.learning_rate,)
+        rates = config.learning_rates or (rate,)
         chosen = choose_learning_rate(checkpoint, task, config.model_copy(update={"learning_rates": rates}), context)
         rate = chosen.learning_rate
         scores["finetune"] = chosen.scores[rate]
@@ -73,7 +75,13 @@ def choose_method(
             f"    {name}: {one.accuracy:.1%} of held-out images right, mean log-likelihood "
             f"{one.log_likelihood:.3g}{', chosen' if name == method else ''}"
         )
-    return Choice(method, scores, rate)
+    return Choice(method, rate, scores)
+
+
+def _candidates(checkpoint: Checkpoint, has_pool: bool) -> tuple[str, ...]:
+    """What a recipe need not name: all heads that this model can have."""
+    two_heads = len(classifiers(checkpoint.module)) > 1
+    return tuple(name for name in default_candidates(has_pool) if not (two_heads and name == "knn"))
 
 
 def _unchanged(checkpoint: Checkpoint, task: Task, context: Context) -> Score:

@@ -48,8 +48,7 @@ def head_scores(
         scores = []
         for train, held_out in parts:
             known, asked = support[train], support[held_out]
-            if method in TRANSDUCTIVE:
-                assert pool is not None
+            if method in TRANSDUCTIVE and pool is not None:
                 everything = np.concatenate([pool, asked])
                 found_in_pool = pool_probabilities(method, known, labels[train], num_classes, everything, base)
                 logits = np.log(found_in_pool[len(pool) :] + 1e-12)

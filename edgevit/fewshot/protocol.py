@@ -37,14 +37,14 @@ def play_episodes(config: Evaluate, inputs: Mapping[str, Artifact], embed: Embed
         if support is None
         else draw_episodes(_labels_in(support, data), data.labels, plan)
     )
-    query_features = embed(data)
+    query_features, base = embed(data), _some(config, inputs, "base", embed)
     return play(
         list(episodes),
         config.methods,
         query_features if support is None else embed(support),
         query_features,
         _some(config, inputs, "pool", embed),
-        base if (base := _some(config, inputs, "base", embed)) is None else base.mean(0),
+        None if base is None else base.mean(0),
         progress,
     )
 

@@ -11,7 +11,8 @@ from sklearn.model_selection import StratifiedKFold
 
 from edgevit.configs import Fewshot
 from edgevit.context import Context
-from edgevit.fewshot.adapt import Task, task_features
+from edgevit.errors import RecipeError
+from edgevit.fewshot.adapt import Task, task_features, with_fitted_head
 from edgevit.fewshot.automatic import UNCHANGED, choose_method
 from edgevit.fewshot.choice import REPEATS, best, default_candidates, head_scores
 from edgevit.fewshot.crossvalidation import Score
@@ -85,6 +86,24 @@ def test_a_single_image_of_each_class_takes_the_stated_default(tmp_path: Path) -
     said = Said()
     assert auto(tmp_path, 1, said) == "logistic_regression"
     assert any("nothing can be cross-validated" in line for line in said.lines)
+
+
+def test_a_model_with_two_heads_takes_no_neighbours(tmp_path: Path) -> None:
+    said = Said()
+    settings = config(method="auto", random_views=0)
+    start, task = checkpoint(tmp_path, ("x", "y"), token=True), Task(blobs("s", 3))
+    context = Context(work=tmp_path / "work", workers=0, progress=said)
+    features = task_features(start, task, settings, context)
+    chosen = choose_method(start, task, features, settings, context)
+    assert "knn" not in chosen.scores
+    with_fitted_head(start, features, chosen.method, settings)
+    with pytest.raises(RecipeError, match="take the place of one linear classifier"):
+        with_fitted_head(start, features, "knn", settings)
+
+
+def test_a_candidate_that_needs_a_pool_is_refused_without_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="images without labels"):
+        auto(tmp_path, 3, Said(), candidates=("ridge", "gaussian_mixture"))
 
 
 def test_a_model_that_knows_the_classes_may_stay_as_it_is(tmp_path: Path) -> None:
