@@ -52,11 +52,15 @@ def test_help_shows_an_example_in_80_columns(command: str) -> None:
     assert "\x1b" not in text
 
 
-def test_help_is_instant_and_imports_nothing_heavy() -> None:
+def cpu_seconds_of_help() -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([EDGEVIT, "--help"], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    assert min(cpu_seconds_of_help() for _ in range(3)) < 0.3
     heavy = ("torch", "numpy", "onnx", "pydantic", "timm")
     code = f"import sys, edgevit.cli; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
