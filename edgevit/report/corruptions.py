@@ -7,17 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.report.variants import Lineup, data_of, model_digest
+from edgevit.report.variants import Lineup, data_of, grouped, model_digest
 
 
 def under_corruption(found: Lineup) -> list[Json]:
     """One record for each set of hurt pictures: {data, n, kinds, severities, models}, models from teacher to engine."""
-    order = [one.digest for one in found.artifacts]
-    evaluations = sorted(found.corrupted, key=lambda one: order.index(model_digest(one)))
-    groups: dict[str, list[Artifact]] = {}
-    for one in evaluations:
-        groups.setdefault(_pictures(one), []).append(one)
-    return [_side_by_side(group) for group in groups.values()]
+    return [_side_by_side(group) for group in grouped(found, found.corrupted, _pictures)]
 
 
 def _pictures(evaluation: Artifact) -> str:

@@ -6,19 +6,14 @@ import json
 from collections.abc import Sequence
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.report.variants import Lineup, data_of, model_digest
+from edgevit.report.variants import Lineup, data_of, grouped
 
 DRAWN_BY = ("ways", "shots", "queries", "episodes", "imbalance", "seed")
 
 
 def over_episodes(found: Lineup) -> list[Json]:
     """One record for each set of draws: {data, ways, shots, …, methods, models}, models from teacher to engine."""
-    order = [one.digest for one in found.artifacts]
-    evaluations = sorted(found.episodic, key=lambda one: order.index(model_digest(one)))
-    groups: dict[str, list[Artifact]] = {}
-    for one in evaluations:
-        groups.setdefault(_draws(one), []).append(one)
-    return [_side_by_side(group) for group in groups.values()]
+    return [_side_by_side(group) for group in grouped(found, found.episodic, _draws)]
 
 
 def _draws(evaluation: Artifact) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -186,6 +186,17 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
         tuple(filter(is_under_corruption, measurements)),
         tuple(filter(is_over_episodes, measurements)),
     )
+
+
+def grouped(
+    found: Lineup, evaluations: Sequence[Artifact], of: Callable[[Artifact], str]
+) -> Iterable[Sequence[Artifact]]:
+    """Evaluations that say the same by `of`, each group with its models from teacher to engine."""
+    order = [one.digest for one in found.artifacts]
+    groups: dict[str, list[Artifact]] = {}
+    for one in sorted(evaluations, key=lambda one: order.index(model_digest(one))):
+        groups.setdefault(of(one), []).append(one)
+    return groups.values()
 
 
 def same_conditions(a: Variant, b: Variant) -> bool:
