@@ -17,6 +17,7 @@ from edgevit.data.duplicates import LARGEST_SUPPORT
 from edgevit.errors import listed
 from edgevit.fewshot.heads import Floats, class_directions, left_out_cosines, likeliest_scale, softmax, unit
 from edgevit.fewshot.learning_curve import FURTHER_SHOTS, LAW, LearningCurve, learning_curve
+from edgevit.fewshot.methods import centre_of
 
 ADVICE = "advice.json"
 FEWEST_IN_CLASS = 4  # images, for a class to tell a stranger: with three, guesses were no better than chance
@@ -145,8 +146,7 @@ def advice(
     """
     if len(labels) > LARGEST_SUPPORT:
         return None
-    seen = support if pool is None else np.concatenate([support, pool])
-    centre = seen.mean(0) if base is None else base
+    centre = centre_of(support, pool, base)
     directions = unit(support - centre)
     counts = np.bincount(labels, minlength=len(classes))
     centroids = class_directions(directions, labels, len(classes))

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
 from edgevit.data.dataset import Indices, Labels
-from edgevit.fewshot.heads import Floats
+from edgevit.fewshot.heads import Floats, log_softmax
 
 MOST_FOLDS = 5
 
@@ -49,9 +49,8 @@ def folds(labels: Labels, count: int, seed: int) -> list[Fold]:
 
 def score(logits: Floats, labels: Labels) -> Score:
     """The score of answers (samples, classes); log-probabilities are logits too."""
-    log_probabilities = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     right = logits.argmax(1) == labels
-    return Score(float(right.mean()), float(log_probabilities[np.arange(len(labels)), labels].mean()))
+    return Score(float(right.mean()), float(log_softmax(logits)[np.arange(len(labels)), labels].mean()))
 
 
 def mean_score(scores: Sequence[Score], sizes: Sequence[int]) -> Score:

@@ -185,9 +185,15 @@ def likeliest_scale(scores: Floats, labels: Labels) -> float:
     return float(SCALES[int(np.argmax([_mean_log_likelihood(scale * scores, labels) for scale in SCALES]))])
 
 
+def log_softmax(logits: Floats) -> Floats:
+    """Logarithms of the probabilities over the last axis."""
+    normalised: Floats = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    return normalised
+
+
 def softmax(logits: Floats) -> Floats:
     """Probabilities over the last axis."""
-    return np.exp(_log_softmax(logits))
+    return np.exp(log_softmax(logits))
 
 
 def one_hot(labels: Labels, num_classes: int) -> Floats:
@@ -220,9 +226,4 @@ def _votes(cosines: Floats, labels: Labels, num_classes: int, k: int, scale: flo
 
 
 def _mean_log_likelihood(logits: Floats, labels: Labels) -> float:
-    return float(_log_softmax(logits)[np.arange(len(labels)), labels].mean())
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    normalised: Floats = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    return normalised
+    return float(log_softmax(logits)[np.arange(len(labels)), labels].mean())

@@ -47,7 +47,7 @@ def fit_head(
     Raises:
         RecipeError: the method is transductive, and there is no pool.
     """
-    centre = _centre(support, pool, base)
+    centre = centre_of(support, pool, base)
     if method in INDUCTIVE:
         with _one_thread():
             return INDUCTIVE[method](support, labels, num_classes, centre)
@@ -84,10 +84,11 @@ def pool_probabilities(
     if pool is None:
         raise RecipeError(f"{method} learns from images without labels", expected="pool: DATASET.pool")
     with _one_thread():
-        return TRANSDUCTIVE[method](support, labels, num_classes, _centre(support, pool, base), pool)
+        return TRANSDUCTIVE[method](support, labels, num_classes, centre_of(support, pool, base), pool)
 
 
-def _centre(support: Floats, pool: Floats | None, base: Floats | None) -> Floats:
+def centre_of(support: Floats, pool: Floats | None, base: Floats | None) -> Floats:
+    """What features are taken relative to, (dimensions,): the base, or else the mean of support and pool."""
     if base is not None:
         return base
     centre: Floats = (support if pool is None else np.concatenate([support, pool])).mean(0)
