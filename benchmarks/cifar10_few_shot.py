@@ -109,13 +109,9 @@ def _models(asked: argparse.Namespace) -> dict[str, Artifact]:
 
 
 def _features(model: Artifact, data: dict[str, Dataset], runs: Path, context: Context) -> Features:
-    file = runs / f"features-{model.digest[:12]}.npz"
-    if not file.is_file():
-        with target_for("local-cpu").open(model, SessionOptions(threads=2)) as session:
-            embed = Embedder(model, session, "cpu", 32, context.progress)
-            np.savez(file, **{role: embed(dataset) for role, dataset in data.items()})
-    with np.load(file, allow_pickle=False) as arrays:
-        return {role: arrays[role] for role in data}
+    with target_for("local-cpu").open(model, SessionOptions(threads=2)) as session:
+        embed = Embedder(model, session, "cpu", 32, context.progress, runs / ".store" / "cache")
+        return {role: embed(dataset) for role, dataset in data.items()}
 
 
 def _pixels(dataset: Dataset) -> Floats:

@@ -30,7 +30,7 @@ class Context:
         stage_id: the id of the stage that is running.
         work: a folder of this stage's key that survives a kill (training keeps `last.pt` there); removed once the
             stage has been published.
-        cache: a folder that all stages share and that may be removed at any time (what teachers said).
+        cache: a folder that all stages share and that may be removed at any time (what teachers said, embeddings).
         check: compute a sample of what is taken from the cache again, and compare.
         tensorboard: where event files of the training go, for TensorBoard; each stage has its own folder.
         recipe_name: for titles.
@@ -43,12 +43,12 @@ class Context:
     budget: Budget = field(default_factory=Budget)
     stage_id: str = ""
     work: Path = Path()
-    cache: Path = Path()
+    cache: Path | None = None
     check: bool = False
     tensorboard: Path | None = None
     recipe_name: str = ""
 
-    def at(self, stage_id: str, work: Path, cache: Path) -> Context:
+    def at(self, stage_id: str, work: Path, cache: Path | None) -> Context:
         """The same context, for one stage."""
         tensorboard = self.tensorboard and self.tensorboard / self.recipe_name / stage_id
         return replace(self, stage_id=stage_id, work=work, cache=cache, tensorboard=tensorboard)

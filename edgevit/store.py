@@ -5,7 +5,7 @@
     <runs>/.store/tmp/<key>/                        being written
     <runs>/.store/work/<key>/                       survives a kill (last.pt); removed when published
     <runs>/.store/lock/<key>                        held while a key is being made
-    <runs>/.store/cache/                            may be removed at any time (what teachers said)
+    <runs>/.store/cache/                            may be removed at any time (what teachers said, embeddings)
 
 A key is the sha256 of what decides a result: stage, stage version, configuration, content of the inputs, target.
 """

@@ -240,6 +240,11 @@ class Distill(Training):
         (), description="several, whose weighted mean of probabilities teaches; or give `teacher`"
     )
     teacher_cache: TeacherCache | None = None
+    teacher_view: Literal["same", "plain"] = Field(
+        "same",
+        description="what the teacher sees of an image: the student's view; or the plain image, once, which costs a "
+        "slow teacher far less, where views change little",
+    )
     model: str | None = Field(None, description="the student, a timm model name; or give `init`")
     model_args: dict[str, Any] = {}
     init: CheckpointRef | None = None
@@ -265,7 +270,19 @@ class Distill(Training):
         if self.inference is not None and not self.distillation_token and self.init is None:
             raise ValueError("'inference' chooses between two heads: it goes with distillation_token: true")
         self._check_terms()
+        if self.teacher_view == "plain":
+            self._check_plain_view()
         return self
+
+    def _check_plain_view(self) -> None:
+        if self.augmentation.mixes:
+            raise ValueError("teacher_view: plain has no answer to mixed pictures: leave out mixup and cutmix")
+        if self.teacher_cache is not None:
+            raise ValueError("teacher_view: plain keeps what it needs without teacher_cache: leave that out")
+        for term in self.objectives:
+            inner = isinstance(term, FeatureDistillation) and term.teacher != "pooled"
+            if inner or isinstance(term, AttentionTransfer):
+                raise ValueError(f"teacher_view: plain keeps pooled features alone, '{term.loss}' here needs others")
 
     def _check_terms(self) -> None:
         taught = any(not isinstance(term, CrossEntropy) for term in self.objectives)

@@ -20,6 +20,7 @@ from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import fit_head
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
+from edgevit.training.frozen import FrozenModel
 
 
 class Task(NamedTuple):
@@ -65,30 +66,20 @@ def task_features(checkpoint: Checkpoint, task: Task, config: Fewshot, context: 
     """
     check_support(task.support)
     assert task.support.labels is not None
-    device = torch.device(context.device)
+    pool, base = (
+        None if one is None else drawn(one, config.max_pool_images, config.seed) for one in (task.pool, task.base)
+    )
+    model = FrozenModel(checkpoint.module, checkpoint.io.preprocess, torch.device(context.device), context.cache)
 
     def of(dataset: Dataset) -> Floats:
-        return features_of(
-            checkpoint.module,
-            dataset,
-            checkpoint.io.preprocess,
-            device,
-            config.augmentation,
-            config.random_views,
-            config.seed,
-            context.progress,
-        )
+        return features_of(model, dataset, config.augmentation, config.random_views, config.seed, context.progress)
 
-    def of_some(dataset: Dataset | None) -> Floats | None:
-        return None if dataset is None else of(drawn(dataset, config.max_pool_images, config.seed))
-
-    base = of_some(task.base)
     features = TaskFeatures(
         of(task.support),
         task.support.labels,
         len(task.support.classes),
-        of_some(task.pool),
-        None if base is None else base.mean(0),
+        None if pool is None else of(pool),
+        None if base is None else of(base).mean(0),
     )
     checkpoint.module.cpu()
     return features

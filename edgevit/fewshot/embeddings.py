@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -9,25 +11,32 @@ from edgevit.artifacts import EMBEDDING, Artifact
 from edgevit.data.dataset import Dataset
 from edgevit.fewshot.heads import Floats
 from edgevit.models.checkpoints import open_checkpoint
-from edgevit.models.embedding import Pooled
 from edgevit.progress import Progress
 from edgevit.runtimes.base import Session, input_batches
-from edgevit.training.inference import outputs_of
+from edgevit.training.frozen import FrozenModel
 
 
 class Embedder:
     """What enters the classifier of a model: of a checkpoint, or of a file that was exported with its embedding.
 
-    A file without gives its logits, which are features too, and says so.
+    Those of a checkpoint are kept in the cache. A file without gives its logits, which are features too, and says so.
     """
 
-    def __init__(self, model: Artifact, session: Session, device: str, batch_size: int, progress: Progress) -> None:
-        self._session, self._device = session, torch.device(device)
-        self._batch_size, self._progress = batch_size, progress
-        self._pooled: Pooled | None = None
+    def __init__(
+        self,
+        model: Artifact,
+        session: Session,
+        device: str,
+        batch_size: int,
+        progress: Progress,
+        cache: Path | None = None,
+    ) -> None:
+        self._session, self._batch_size, self._progress = session, batch_size, progress
+        self._frozen: FrozenModel | None = None
         if model.kind == "checkpoint":
-            self._pooled = Pooled(open_checkpoint(model).module).to(self._device).eval()
-        self.output = EMBEDDING if self._pooled or session.spec.has_embedding else session.spec.outputs[0].name
+            module, preprocess = open_checkpoint(model).module, session.spec.preprocess
+            self._frozen = FrozenModel(module, preprocess, torch.device(device), cache)
+        self.output = EMBEDDING if self._frozen or session.spec.has_embedding else session.spec.outputs[0].name
         if self.output != EMBEDDING:
             progress.say(
                 "    the model gives no embedding: its logits are the features (export it with embedding: true)"
@@ -36,10 +45,8 @@ class Embedder:
     def __call__(self, dataset: Dataset) -> Floats:
         """Features (samples, dimensions) of a data set in its order."""
         with self._progress.bar(f"features of {dataset.name}", len(dataset), "images") as bar:
-            if self._pooled is not None:
-                preprocess = self._session.spec.preprocess
-                found = outputs_of(self._pooled, dataset, preprocess, self._device, self._batch_size, bar=bar)
-                return found.numpy().astype(np.float64)
+            if self._frozen is not None:
+                return self._frozen.embeddings(dataset, self._batch_size, bar).numpy().astype(np.float64)
             image = self._session.spec.inputs[0].name
             parts = []
             pictures = (dataset.image(index) for index in range(len(dataset)))

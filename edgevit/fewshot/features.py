@@ -8,22 +8,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgevit.artifacts import Preprocess
 from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset
 from edgevit.fewshot.heads import Floats, Head, LinearHead, NeighbourHead, one_hot
 from edgevit.models.creation import BuiltModel, timm_model, with_new_head
-from edgevit.models.embedding import Pooled, classifiers
+from edgevit.models.embedding import classifiers
 from edgevit.models.neighbours import NearestNeighbours, Neighbours
 from edgevit.progress import Progress, SilentProgress
-from edgevit.training.inference import outputs_of
+from edgevit.training.frozen import FrozenModel
 
 
 def features_of(
-    model: nn.Module,
+    model: FrozenModel,
     dataset: Dataset,
-    preprocess: Preprocess,
-    device: torch.device,
     augmentation: Augmentation,
     random_views: int = 0,
     seed: int = 0,
@@ -33,13 +30,9 @@ def features_of(
 
     With random views, the mean of the plain picture's and theirs, the plain picture counting as much as all of them.
     """
-    pooled = Pooled(model).to(device).eval()
     with (progress or SilentProgress()).bar(dataset.name, (1 + random_views) * len(dataset), "views") as bar:
-        plain = outputs_of(pooled, dataset, preprocess, device, bar=bar)
-        views = [
-            outputs_of(pooled, dataset, preprocess, device, augmentation=augmentation, view=view, seed=seed, bar=bar)
-            for view in range(random_views)
-        ]
+        plain = model.embeddings(dataset, bar=bar)
+        views = [model.embeddings_of_views(dataset, augmentation, view, seed, bar) for view in range(random_views)]
     averaged = (plain + torch.stack(views).mean(0)) / 2 if views else plain
     features: Floats = averaged.numpy().astype(np.float64)
     return features

@@ -44,7 +44,7 @@ def _episodes(config: Evaluate, inputs: Mapping[str, Artifact], session: Session
     from edgevit.fewshot.protocol import play_episodes, write_episodes
 
     device = "cuda" if config.target == "local-gpu" else "cpu"
-    embed = Embedder(inputs["model"], session, device, config.batch_size, context.progress)
+    embed = Embedder(inputs["model"], session, device, config.batch_size, context.progress, context.cache)
     return write_episodes(play_episodes(config, inputs, embed, context.progress), out)
 
 

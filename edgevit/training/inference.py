@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.artifacts import Preprocess
-from edgevit.configs import Augmentation
 from edgevit.context import MOST_WORKERS, usable_cpus
 from edgevit.data.dataset import Dataset
 from edgevit.data.loading import ViewDataset
@@ -28,39 +27,50 @@ def accuracy(
     """The share of a labelled data set that the model, in eval mode, gets right."""
     if dataset.labels is None:
         raise DataError("accuracy needs labels", where=dataset.name)
-    predicted = outputs_of(model, dataset, preprocess, device, batch_size).argmax(-1)
+    was_training = model.training
+    predicted = outputs_of(model.eval(), dataset, preprocess, device, batch_size).argmax(-1)
+    model.train(was_training)
     return float((predicted == torch.from_numpy(dataset.labels)).float().mean())
 
 
-@torch.no_grad()
 def outputs_of(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     dataset: Dataset,
     preprocess: Preprocess,
     device: torch.device,
     batch_size: int = 64,
-    augmentation: Augmentation | None = None,
-    view: int = 0,
-    seed: int = 0,
     bar: Bar | None = None,
 ) -> Tensor:
-    """The outputs (samples, …) on the CPU of the model, in eval mode, for a data set in its order.
+    """The outputs (samples, …) on the CPU of a model in eval mode for a data set in its order."""
 
-    With an augmentation, for view number `view` of each sample. `bar` advances by each batch's samples.
+    def answer(canvases: Tensor) -> Tensor:
+        return model(images_on(device, canvases, preprocess)).cpu()
+
+    return over_canvases(answer, ViewDataset(dataset, preprocess, None, seed=0), 0, batch_size, bar)
+
+
+@torch.no_grad()
+def over_canvases(
+    answer: Callable[[Tensor], Tensor], views: ViewDataset, view: int, batch_size: int = 64, bar: Bar | None = None
+) -> Tensor:
+    """What `answer` gives, (samples, …), for batches of canvases (N, H, W, 3) of view number `view` of each sample.
+
+    `bar` advances by each batch's samples.
     """
-    was_training = model.training
-    model.eval()
-    views, outputs = ViewDataset(dataset, preprocess, augmentation, seed), []
+    outputs = []
     with closing(_canvases(views, view, batch_size)) as batches:
         for canvases in batches:
-            if device.type == "cuda":
-                canvases = canvases.pin_memory()
-            images = normalise(canvases.to(device, non_blocking=True), preprocess)
-            outputs.append(model(images).cpu())
+            outputs.append(answer(canvases))
             if bar:
                 bar.advance(len(canvases))
-    model.train(was_training)
     return torch.cat(outputs)
+
+
+def images_on(device: torch.device, canvases: Tensor, preprocess: Preprocess) -> Tensor:
+    """Canvases as they enter a model on this device."""
+    if device.type == "cuda":
+        canvases = canvases.pin_memory()
+    return normalise(canvases.to(device, non_blocking=True), preprocess)
 
 
 def _canvases(views: ViewDataset, view: int, batch_size: int) -> Generator[Tensor]:

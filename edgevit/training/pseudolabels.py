@@ -14,6 +14,7 @@ from edgevit.data.dataset import Dataset, Indices, Labels
 from edgevit.errors import DataError, listed
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.progress import Progress
+from edgevit.training.frozen import fast_forward
 from edgevit.training.inference import outputs_of
 
 Floats = NDArray[np.float64]
@@ -126,9 +127,10 @@ def softmax(logits: Floats, temperature: float) -> Floats:
 
 def logits_of(teacher: Checkpoint, dataset: Dataset, device: torch.device, progress: Progress) -> Floats:
     """(samples, teacher's classes). Raises DataError if one of them is no number."""
-    module = teacher.module.to(device)
+    preprocess = teacher.io.preprocess
     with progress.bar(f"ask about {dataset.name}", len(dataset), "images") as bar:
-        logits = outputs_of(module, dataset, teacher.io.preprocess, device, bar=bar).double()
+        forward = fast_forward(teacher.module, preprocess, device, len(dataset))
+        logits = outputs_of(forward, dataset, preprocess, device, bar=bar).double()
     if not logits.isfinite().all():
         raise DataError("the teacher's answers are no finite numbers", where=dataset.name, next="train it again")
     return logits.numpy()

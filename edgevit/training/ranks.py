@@ -169,6 +169,16 @@ def of_first(values: list[float], device: torch.device) -> list[float]:
     return summed(values if rank() == 0 else [0.0] * len(values), device)
 
 
+@contextmanager
+def first_before_others(device: torch.device) -> Iterator[None]:
+    """A block that rank 0 is done with before the others enter it, to find what it has kept. All ranks enter it."""
+    if rank():
+        summed([0.0], device)
+    yield
+    if not rank():
+        summed([0.0], device)
+
+
 class _Ranks:
     """The processes of one stage. They end with this block, whatever happens in it."""
 

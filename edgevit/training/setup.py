@@ -100,8 +100,9 @@ def distillation(config: Distill, inputs: Mapping[str, Artifact], context: Conte
         drop_rates=config.model_rates,
         seed=config.seed,
     )
-    canvas = common_canvas(start.preprocess, [teacher.io.preprocess for teacher in teachers])
-    teaching = Teaching(config, teachers, data, classes, canvas, context)
+    looking = teachers if config.teacher_view == "same" else []
+    canvas = common_canvas(start.preprocess, [teacher.io.preprocess for teacher in looking])
+    teaching = Teaching(config, teachers, data, [stream.dataset for stream in streams], classes, canvas, context)
     setup = TrainingSetup(
         start=start,
         model=with_projectors(start, config.objectives, teaching.channels, config.seed),

@@ -1,8 +1,9 @@
-"""Where a student's targets come from: one teacher or several, live, each looking at the student's own view."""
+"""Where a student's targets come from: one teacher or several, looking at the student's views or at plain images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,9 +11,14 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import IOSpec
 from edgevit.configs import AttentionTransfer, CrossEntropy, FeatureDistillation, Objective, Tap
+from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError, listed
+from edgevit.models.embedding import classifiers
+from edgevit.progress import Progress
+from edgevit.training import ranks
 from edgevit.training.batches import Batch
+from edgevit.training.frozen import FrozenModel
 from edgevit.training.precision import Precision, autocast
 from edgevit.training.students import Taps
 
@@ -78,6 +84,62 @@ class LiveTeacher:
                 logits, features = self._taps.forward(self._model, images)
         features = {term: [one.float() for one in maps] for term, maps in features.items()}
         return Answer(None if self._columns is None else logits[:, self._columns].float(), features)
+
+
+class PlainTeacher:
+    """A model that has looked at each plain image once, and answers by that for every view of it.
+
+    Beyer et al. 2022 warn that a teacher that does not see the student's view teaches worse
+    over a long training; it is for teachers that are too slow to see every view.
+
+    Args:
+        datasets: of the streams, in their order.
+        student_classes: as for `LiveTeacher`.
+        terms: indices of the terms of the loss that compare pooled features.
+        cache: see `FrozenModel`.
+
+    Raises:
+        RecipeError: it lacks a class of the student, or ends in two classifiers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        io: IOSpec,
+        student_classes: tuple[str, ...] | None,
+        device: torch.device,
+        datasets: Sequence[Dataset],
+        terms: Sequence[int],
+        cache: Path | None,
+        progress: Progress,
+    ) -> None:
+        self._columns = None if student_classes is None else matching_columns(io.classes, student_classes).to(device)
+        if len(classifiers(model)) > 1:
+            raise RecipeError(
+                "teacher_view: plain goes by what enters the teacher's one classifier, and this teacher has two",
+                next="leave teacher_view out, or take another teacher",
+            )
+        self._terms, self._embeddings = terms, list[Tensor]()
+        frozen = FrozenModel(model, io.preprocess, device, cache)
+        for dataset in datasets:
+            with ranks.first_before_others(device), progress.bar(f"show {dataset.name}", len(dataset), "images") as bar:
+                self._embeddings.append(frozen.embeddings(dataset, bar=bar))
+        (self._classifier,) = classifiers(model.to(device).eval().requires_grad_(False))
+
+    @property
+    def channels(self) -> dict[int, list[int]]:
+        """The number of channels of each feature that is asked for."""
+        return {term: [self._embeddings[0].shape[1]] for term in self._terms}
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Answer:
+        streams, samples = batch.streams.cpu(), batch.samples.cpu()
+        rows = torch.empty(len(streams), self._embeddings[0].shape[1])
+        for stream, embeddings in enumerate(self._embeddings):
+            rows[streams == stream] = embeddings[samples[streams == stream]]
+        rows = rows.to(batch.labels.device)
+        logits = None if self._columns is None else self._classifier(rows)[:, self._columns].float()
+        return Answer(logits, {term: [rows] for term in self._terms})
 
 
 class EnsembleTeacher:

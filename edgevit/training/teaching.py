@@ -10,13 +10,14 @@ import torch
 from edgevit.artifacts import Artifact, Json, Preprocess
 from edgevit.configs import Distill
 from edgevit.context import Context
+from edgevit.data.dataset import Dataset
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
 from edgevit.training import ranks
 from edgevit.training.batches import Batch, batch_shares
 from edgevit.training.students import teacher_taps
 from edgevit.training.teacher_cache import CachedTeacher
-from edgevit.training.teachers import Answer, EnsembleTeacher, LiveTeacher, Teacher, needs_logits
+from edgevit.training.teachers import Answer, EnsembleTeacher, LiveTeacher, PlainTeacher, Teacher, needs_logits
 
 LABELS_TO_JUDGE_BY = 200
 DECIDE_PIXELS = ("torch", "timm", "numpy", "pillow")
@@ -30,6 +31,7 @@ class Teaching:
     Args:
         artifacts: the teachers' checkpoints.
         data: the data sets of the streams.
+        datasets: the same, opened.
         classes: the student's.
         canvas: the size of the views.
     """
@@ -39,17 +41,19 @@ class Teaching:
         config: Distill,
         artifacts: Sequence[Artifact],
         data: Sequence[Artifact],
+        datasets: Sequence[Dataset],
         classes: tuple[str, ...],
         canvas: Preprocess,
         context: Context,
     ) -> None:
-        self._config, self._artifacts, self._classes, self._context = config, artifacts, classes, context
-        self._opened: list[LiveTeacher] = []
+        self._config, self._artifacts, self._datasets = config, artifacts, datasets
+        self._classes, self._context = classes, context
+        self._opened: list[LiveTeacher | PlainTeacher] = []
         self._cache: CachedTeacher | None = None
         if config.teacher_cache is not None:
-            facts = self._facts(data, canvas)
+            facts, folder = self._facts(data, canvas), (context.cache or context.work) / "answers"
             self._cache = CachedTeacher(
-                self._live, context.cache, facts, config.teacher_cache, len(classes), config.batch_size, context.check
+                self._live, folder, facts, config.teacher_cache, len(classes), config.batch_size, context.check
             )
         self._watched = _Watched(self._cache or self._live(), len(classes), context.progress)
 
@@ -71,14 +75,19 @@ class Teaching:
         return {**seen, "teacher_cache": answers}
 
     def _live(self) -> Teacher:
-        config, device = self._config, torch.device(self._context.device)
-        asked = self._classes if needs_logits(config.objectives) else None
-        for checkpoint in map(open_checkpoint, self._artifacts):
-            taps = teacher_taps(config.objectives)
-            self._opened.append(LiveTeacher(checkpoint.module, checkpoint.io, asked, device, taps, config.precision))
+        config = self._config
+        self._opened += map(self._open, self._artifacts)
         if len(self._opened) == 1:
             return self._opened[0]
         return EnsembleTeacher(self._opened, [teacher.weight for teacher in config.teachers])
+
+    def _open(self, artifact: Artifact) -> LiveTeacher | PlainTeacher:
+        config, context, device = self._config, self._context, torch.device(self._context.device)
+        module, io = open_checkpoint(artifact).module, artifact.io
+        asked, taps = self._classes if needs_logits(config.objectives) else None, teacher_taps(config.objectives)
+        if config.teacher_view == "plain":
+            return PlainTeacher(module, io, asked, device, self._datasets, [*taps], context.cache, context.progress)
+        return LiveTeacher(module, io, asked, device, taps, config.precision)
 
     def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
         """All that decides a batch and what the teachers say of it."""

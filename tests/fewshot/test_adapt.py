@@ -21,6 +21,7 @@ from edgevit.fewshot.heads import LinearHead
 from edgevit.models import create_model, open_checkpoint
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
+from edgevit.training.frozen import FrozenModel
 from edgevit.training.inference import accuracy, outputs_of
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit
 
@@ -73,7 +74,7 @@ def test_features_without_augmentation_are_timms(tmp_path: Path) -> None:
     images = normalise(canvases, built.preprocess)
     with torch.no_grad():
         expected = built.module.forward_head(built.module.forward_features(images), pre_logits=True)
-    got = features_of(built.module, dataset, built.preprocess, CPU, still)
+    got = features_of(FrozenModel(built.module, built.preprocess, CPU), dataset, still)
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-5)
 
 
@@ -162,7 +163,7 @@ def test_propagation_without_a_pool_is_refused(tmp_path: Path) -> None:
 def test_seed_draws_other_views(tmp_path: Path) -> None:
     built = tiny_vit()
     first, again, other = (
-        features_of(built.module, blobs(), built.preprocess, CPU, GENTLE, 2, seed) for seed in (0, 0, 1)
+        features_of(FrozenModel(built.module, built.preprocess, CPU), blobs(), GENTLE, 2, seed) for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)

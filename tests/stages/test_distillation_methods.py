@@ -72,6 +72,15 @@ def test_student_of_the_cache_is_the_student_without_it_to_the_bit(accumulation:
     assert second.manifest.provenance["teacher_cache"] == {"found": steps, "computed": 0}
 
 
+def test_a_teacher_that_looks_once_teaches_its_features_and_its_answers() -> None:
+    both = [{"loss": "features"}, {"loss": "soft"}]
+    student = distilled("plain-view", teacher_view="plain", objectives=both)
+    other = distilled("same-view", objectives=both)
+    assert student.manifest.provenance["teacher_top1_in_training"] > 0
+    assert not same_weights(student, other)
+    assert same_weights(student, distilled("plain-view", again=True, teacher_view="plain", objectives=both))
+
+
 def test_longer_training_takes_up_what_a_shorter_one_has_kept() -> None:
     short = distilled("short", teacher_cache={}, seed=5)
     long = distilled("long", teacher_cache={}, seed=5, epochs=4)
@@ -113,7 +122,7 @@ def test_check_computes_a_sample_again_and_notices_a_cache_that_lies(tmp_path: P
     assert "computed again and equal" in said.getvalue()
     other = distilled("elsewhere", teacher_cache={}, seed=7, teacher=teacher("other-teacher", seed=1).id)
     assert other.manifest.provenance["teacher_cache"]["found"] == 0
-    folders = sorted((workbench().store.cache).iterdir(), key=lambda folder: folder.stat().st_mtime)
+    folders = sorted((workbench().store.cache / "answers").iterdir(), key=lambda folder: folder.stat().st_mtime)
     lying = next(folder for folder in reversed(folders) if '"seed": 7' in (folder / "facts.json").read_text())
     honest = next(
         folder for folder in folders if folder != lying and '"seed": 7' in (folder / "facts.json").read_text()

@@ -26,7 +26,7 @@ from edgevit.data.sources.image_folder import FolderImages
 from edgevit.data.transforms import normalise
 from edgevit.errors import DataError
 from edgevit.training import inference
-from edgevit.training.inference import BATCHES_AHEAD, outputs_of
+from edgevit.training.inference import BATCHES_AHEAD, images_on, outputs_of, over_canvases
 
 from ..learning import blobs, tiny_vit
 
@@ -73,8 +73,8 @@ def test_equals_making_one_canvas_after_another(
         for start in range(0, len(photos), batch_size):
             canvases = [views[0, 2, index][0] for index in range(start, min(start + batch_size, len(photos)))]
             expected.append(built.module.eval()(normalise(torch.stack(canvases), built.preprocess)))
-    found = outputs_of(
-        built.module, photos, built.preprocess, CPU, batch_size, augmentation=augmentation, view=2, seed=5
+    found = over_canvases(
+        lambda canvases: built.module(images_on(CPU, canvases, built.preprocess)), views, 2, batch_size
     )
     assert torch.equal(found, torch.cat(expected))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states

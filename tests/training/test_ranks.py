@@ -42,7 +42,7 @@ from edgevit.training.objectives import ObjectiveFunction, Outputs, distillation
 from edgevit.training.ranks import on_ranks, rank
 from edgevit.training.students import teacher_taps, with_projectors
 from edgevit.training.teacher_cache import CachedTeacher
-from edgevit.training.teachers import LiveTeacher, Teacher
+from edgevit.training.teachers import LiveTeacher, PlainTeacher, Teacher
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit, train_config
 
 PREPROCESS = tiny_vit().preprocess
@@ -109,6 +109,15 @@ def distil_from_cache(folder: Path, context: Context) -> nn.Module:
     return again
 
 
+def distil_by_plain_images(folder: Path, context: Context) -> nn.Module:
+    io, cpu = IOSpec.for_classifier(PREPROCESS, ("a", "b", "c")), torch.device("cpu")
+    datasets = [stream.dataset for stream in UNEVEN]
+    who = PlainTeacher(
+        tiny_vit(seed=7).module, io, ("a", "b", "c"), cpu, datasets, [], folder / "cache", context.progress
+    )
+    return distil(folder, context, who, augmentation=Augmentation(scale=(0.9, 1.0)))
+
+
 LONG = {"epochs": 15, "learning_rate": 0.02}
 Case = Callable[[Path, Context], nn.Module]
 CASES: dict[str, Case] = {
@@ -122,6 +131,7 @@ CASES: dict[str, Case] = {
     "distilled in parts": lambda folder, context: distil(folder, context, accumulation=2),
     "features": distil_features,
     "cached": distil_from_cache,
+    "plain": distil_by_plain_images,
 }
 
 

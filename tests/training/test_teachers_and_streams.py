@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from edgevit.artifacts import IOSpec, Preprocess
-from edgevit.configs import CrossEntropy, DecoupledDistillation, HardDistillation, Objective, SoftDistillation
+from edgevit.configs import (
+    Augmentation,
+    CrossEntropy,
+    DecoupledDistillation,
+    HardDistillation,
+    Objective,
+    SoftDistillation,
+)
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError
 from edgevit.models import create_model
+from edgevit.progress import SilentProgress
 from edgevit.training.batches import Batches, TrainingStream
 from edgevit.training.streams import distillation_streams, labelled_stream, student_classes, validation_set
-from edgevit.training.teachers import LiveTeacher, matching_columns
-from tests.learning import TINY_VIT, blobs, tiny_vit
+from edgevit.training.teachers import LiveTeacher, PlainTeacher, matching_columns
+from tests.learning import TINY_VIT, blobs, tiny_token_vit, tiny_vit
 
 
 def test_teacher_sees_the_students_canvas_in_its_own_size_and_normalisation() -> None:
@@ -28,6 +38,39 @@ def test_teacher_sees_the_students_canvas_in_its_own_size_and_normalisation() ->
     assert torch.equal(teacher(batch).logits, expected)
     assert not teacher(batch).logits.requires_grad
     assert not any(parameter.requires_grad for parameter in built.module.parameters())
+
+
+def test_plain_teacher_says_of_every_view_what_a_live_one_says_of_the_plain_image(tmp_path: Path) -> None:
+    built, pool, support = tiny_vit(seed=3), blobs("p", labelled=False, seed=1), blobs("s", seed=2)
+    io, cpu, wanted = IOSpec.for_classifier(built.preprocess, ("c", "a", "b")), torch.device("cpu"), ("a", "b", "c")
+    live = LiveTeacher(built.module, io, wanted, cpu, {1: ["pooled"]})
+    teacher = PlainTeacher(built.module, io, wanted, cpu, [pool, support], [1], tmp_path, SilentProgress())
+    streams = [TrainingStream(pool, 0.5, labelled=False), TrainingStream(support, 0.5)]
+    plain = Batches(streams, built.preprocess, None, 7, 1, seed=4)[2]
+    views = Batches(streams, built.preprocess, Augmentation(scale=(0.2, 0.5)), 7, 1, seed=4)[2]
+    assert torch.equal(plain.samples, views.samples)
+    assert not torch.equal(plain.canvases, views.canvases)
+    expected = live(plain)
+    for answer in (teacher(plain), teacher(views)):
+        assert answer.logits is not None
+        assert torch.allclose(answer.logits, expected.logits, atol=1e-5)
+        assert torch.allclose(answer.features[1][0], expected.features[1][0], atol=1e-5)
+        assert not answer.logits.requires_grad
+    assert teacher.channels == live.channels
+
+
+def test_plain_teacher_of_features_alone_needs_no_classes_of_the_student(tmp_path: Path) -> None:
+    built, data = tiny_vit(), blobs(classes=2)
+    io = IOSpec.for_classifier(built.preprocess, ("x", "y", "z"))
+    teacher = PlainTeacher(built.module, io, None, torch.device("cpu"), [data], [0], tmp_path, SilentProgress())
+    assert teacher(Batches([TrainingStream(data)], built.preprocess, None, 4, 1, seed=0)[0]).logits is None
+
+
+def test_plain_teacher_with_two_classifiers_is_refused(tmp_path: Path) -> None:
+    built = tiny_token_vit()
+    io = IOSpec.for_classifier(built.preprocess, ("a", "b", "c"))
+    with pytest.raises(RecipeError, match="this teacher has two"):
+        PlainTeacher(built.module, io, None, torch.device("cpu"), [blobs()], [0], tmp_path, SilentProgress())
 
 
 def test_classes_are_matched_by_name() -> None:
