@@ -51,6 +51,6 @@ class Embedder:
             parts = []
             pictures = (dataset.image(index) for index in range(len(dataset)))
             for batch, count in input_batches(self._session.spec, pictures, self._batch_size):
-                parts.append(self._session.infer({image: batch})[self.output][:count])
+                parts.append(self._session.infer({image: batch})[self.output][:count].astype(np.float64))  # a copy
                 bar.advance(count)
-        return np.concatenate(parts).astype(np.float64)
+        return np.concatenate(parts)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -51,8 +51,9 @@ def quantized_onnx(
         raise ArtifactError(
             "there is nothing to quantize", where=where, expected=f"any of {', '.join(dialect.operators)}"
         )
-    ranges = activation_ranges(named, _activations(chosen, named, dialect), batches, calibrator, threads)
-    quantized = _with_qdq(named, chosen, ranges, dialect)
+    clipping = _clipping_nodes(chosen, named)
+    ranges = activation_ranges(named, _activations([*chosen, *clipping], named, dialect), batches, calibrator, threads)
+    quantized = _with_qdq(named, [*chosen, *clipping], ranges, dialect)
     done = Counter(node.op_type for node in chosen)
     return Quantized(quantized, dialect.session_options, dict(done), dict(operator_counts(named) - done))
 
@@ -87,6 +88,30 @@ def _is_quantizable(node: NodeProto, model: ModelProto, dialect: Dialect) -> boo
     return node.op_type in dialect.operators and node.input[1] in weights
 
 
+def _clipping_nodes(chosen: list[NodeProto], model: ModelProto) -> list[NodeProto]:
+    """Relu and Clip behind a convolution, which the writer drops: they are what the range of integers does anyway.
+
+    A pair before them would spend integers on what they cut off: MobileNetV2 comes to 1.7 dB so, and to 14 without.
+    """
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    given_out = {output.name for output in model.graph.output}
+    convolved = {node.output[0] for node in chosen if node.op_type == "Conv"}
+    alone = {name for name in convolved if readers[name] == 1 and name not in given_out}
+    return [node for node in model.graph.node if node.input and node.input[0] in alone and _cuts_at_zero(node, model)]
+
+
+def _cuts_at_zero(node: NodeProto, model: ModelProto) -> bool:
+    """Whether a node is Relu, or Clip to an interval that holds 0, as every range of integers does."""
+    if node.op_type != "Clip":
+        return node.op_type == "Relu"
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    bounds = [constants.get(name) for name in node.input[1:3]]
+    if len(bounds) < 2 or None in bounds:
+        return False
+    low, high = (float(numpy_helper.to_array(bound)) for bound in bounds if bound is not None)
+    return low <= 0 <= high
+
+
 def _activations(chosen: list[NodeProto], model: ModelProto, dialect: Dialect) -> list[str]:
     """Tensors that get a Q/DQ pair, in the order of the graph."""
     tensors = dict.fromkeys(node.input[0] for node in chosen)
@@ -107,7 +132,7 @@ def _with_qdq(model: ModelProto, chosen: list[NodeProto], ranges: Ranges, dialec
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
         nodes_to_quantize=[node.name for node in chosen],
         nodes_to_exclude=[],
-        op_types_to_quantize=list(dialect.operators),
+        op_types_to_quantize=[*dialect.operators, "Relu", "Clip"],
         extra_options={**dialect.writer_options, "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs)},
     )
     quantizer.quantize_model()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgevit.artifacts import EMBEDDING, IOSpec, Preprocess, sha256_of
@@ -103,57 +101,72 @@ class FrozenModel:
         return self._forward(images_on(self._device, canvases, self._preprocess)).float().cpu()
 
 
-class _Shard(NamedTuple):
-    keys: NDArray[np.uint8]
-    rows: NDArray[np.float32]
-
-
 class _Kept:
-    """Rows known by the hash of a canvas, in files of many rows each, which are written whole or not at all."""
+    """Rows known by the hash of a canvas, in files of many rows each, which are written whole or not at all.
+
+    In memory they lie in one block: many small ones between the large ones of a model would keep those from being used
+    again, and memory would grow with every batch.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._known: dict[bytes, Tensor] = {}
-        self._new: dict[bytes, Tensor] = {}
+        self._places: dict[bytes, int] = {}
+        self._block = torch.empty(0, 0)
+        self._saved = 0
         for file in sorted(folder.glob("*.npz")):
-            self._known.update(_read_shard(file))
+            self._add(*_read_shard(file))
+        self._saved = len(self._places)
 
     def rows(self, canvases: Tensor, compute: Forward) -> Tensor:
         """A row for each canvas (N, H, W, 3), computed for those that are not known."""
         keys = [hashlib.blake2b(one.tobytes(), digest_size=KEY_BYTES).digest() for one in canvases.numpy()]
-        missing = [place for place, key in enumerate(keys) if key not in self._known]
+        missing = [place for place, key in enumerate(keys) if key not in self._places]
         if missing:
-            found = compute(canvases[missing])
-            added = {keys[place]: row for place, row in zip(missing, found.unbind(), strict=True)}
-            self._known |= added
-            self._new |= added
-            if len(self._new) >= SHARD_ROWS:
+            self._add([keys[place] for place in missing], compute(canvases[missing]))
+            if len(self._places) - self._saved >= SHARD_ROWS:
                 self.save()
-        return torch.stack([self._known[key] for key in keys])
+        return self._block[[self._places[key] for key in keys]]
 
     def save(self) -> None:
         """Write what is new. A reader sees a file whole or not at all."""
-        if not self._new:
+        known = len(self._places)
+        if self._saved == known:
             return
-        keys = np.frombuffer(b"".join(self._new), np.uint8).reshape(-1, KEY_BYTES)
+        new = [key for key, place in self._places.items() if place >= self._saved]
+        keys = np.frombuffer(b"".join(new), np.uint8).reshape(-1, KEY_BYTES)
         file = self._folder / f"{uuid4().hex}.npz"
         half = file.with_suffix(".half")
         with half.open("wb") as stream:
-            np.savez(stream, keys=keys, rows=torch.stack(list(self._new.values())).numpy())
+            np.savez(stream, keys=keys, rows=self._block[self._saved : known].numpy())
         os.replace(half, file)
-        self._new = {}
+        self._saved = known
+
+    def _add(self, keys: Sequence[bytes], rows: Tensor) -> None:
+        for key, row in zip(keys, rows, strict=True):
+            if key in self._places:
+                continue
+            place = len(self._places)
+            if place >= len(self._block):
+                larger = torch.empty(max(SHARD_ROWS, 2 * place), rows.shape[1])
+                if place:
+                    larger[:place] = self._block[:place]
+                self._block = larger
+            self._block[place] = row
+            self._places[key] = place
 
 
-def _read_shard(file: Path) -> dict[bytes, Tensor]:
+def _read_shard(file: Path) -> tuple[Sequence[bytes], Tensor]:
     """The rows of a file; none of a damaged one, which is removed."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            shard = _Shard(arrays["keys"], arrays["rows"])
-        return dict(zip(map(bytes, shard.keys), torch.from_numpy(shard.rows).unbind(), strict=True))
+            keys, rows = [key.tobytes() for key in arrays["keys"]], torch.from_numpy(arrays["rows"])
+        if len(keys) != len(rows) or rows.ndim != 2:
+            raise ValueError("not as it was written")
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         file.unlink(missing_ok=True)
-        return {}
+        return [], torch.empty(0, 0)
+    return keys, rows
 
 
 def _body_key(model: nn.Module, preprocess: Preprocess, device: torch.device) -> str:

@@ -57,13 +57,17 @@ def over_canvases(
 
     `bar` advances by each batch's samples.
     """
-    outputs = []
+    outputs, done = torch.empty(0), 0
     with closing(_canvases(views, view, batch_size)) as batches:
         for canvases in batches:
-            outputs.append(answer(canvases))
+            answers = answer(canvases)
+            if not done:  # one block: small ones between the model's large ones would keep these from being used again
+                outputs = answers.new_empty((len(views), *answers.shape[1:]))
+            outputs[done : done + len(canvases)] = answers
+            done += len(canvases)
             if bar:
                 bar.advance(len(canvases))
-    return torch.cat(outputs)
+    return outputs
 
 
 def images_on(device: torch.device, canvases: Tensor, preprocess: Preprocess) -> Tensor:

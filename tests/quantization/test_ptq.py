@@ -1,0 +1,82 @@
+"""Where the Q/DQ pairs go, on graphs of a few nodes, and what they cost in accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from edgevit.quantization.ptq import quantized_onnx
+from edgevit.runtimes.files import operator_counts
+
+
+def convolved(*nodes: NodeProto, outputs: tuple[str, ...] = ("logits",), **bounds: float | None) -> ModelProto:
+    """image → Conv → c → `nodes` → outputs, with weights that no rounding to 8 bits changes."""
+    weight = np.random.default_rng(0).integers(-127, 128, (4, 3, 3, 3)).astype(np.float32)
+    weight[:, 0, 0, 0] = 127
+    weights = [numpy_helper.from_array(weight * np.float32(0.001), "w")]
+    weights += [numpy_helper.from_array(np.float32(value), name) for name, value in bounds.items() if value is not None]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "w"], ["c"], "conv"), *nodes],
+        "convolved",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4, 6, 6]) for name in outputs],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def outputs_of(model: ModelProto, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, {"image": images}))
+
+
+def quantized(model: ModelProto) -> tuple[ModelProto, float]:
+    """The quantized graph, and the largest error of its first output on images of integers from 0 to 255."""
+    images = np.random.default_rng(1).integers(0, 256, (8, 3, 8, 8)).astype(np.float32)
+    images[0, 0, 0, :2] = 0, 255
+    made = quantized_onnx(model, lambda: [images], "minmax", "onnxruntime", 1, "test").model
+    onnx.checker.check_model(made)
+    return made, float(np.abs(outputs_of(made, images)[0] - outputs_of(model, images)[0]).max())
+
+
+RELU = helper.make_node("Relu", ["c"], ["r"], "act")
+CLIP = helper.make_node("Clip", ["c", "low", "high"], ["r"], "act")
+READ = helper.make_node("Identity", ["r"], ["logits"], "read")
+
+
+@pytest.mark.parametrize(
+    ("model", "width"),
+    [
+        (convolved(RELU, READ), 180.0),
+        (convolved(CLIP, READ, low=0.0, high=6.0), 6.0),
+        (convolved(CLIP, READ, low=-1.0, high=1.0), 2.0),
+    ],
+    ids=["relu", "relu6", "hardtanh"],
+)
+def test_what_a_nonlinearity_cuts_off_gets_no_integers_and_the_range_does_the_cutting(
+    model: ModelProto, width: float
+) -> None:
+    made, error = quantized(model)
+    assert not {"Relu", "Clip"} & operator_counts(made).keys()
+    assert error <= 1.01 * width / 255 / 2, "half a step"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        convolved(CLIP, READ, low=1.0, high=6.0),
+        convolved(RELU, helper.make_node("Add", ["r", "c"], ["logits"], "sum")),
+        convolved(RELU, READ, outputs=("logits", "c")),
+        convolved(helper.make_node("Clip", ["c", "low"], ["r"], "act"), READ, low=0.0),
+        convolved(helper.make_node("Clip", ["c", "", "high"], ["r"], "act"), READ, high=6.0),
+    ],
+    ids=["above zero", "read elsewhere", "given out", "no upper bound", "no lower bound"],
+)
+def test_a_nonlinearity_that_a_range_cannot_stand_for_stays(model: ModelProto) -> None:
+    made, error = quantized(model)
+    assert {"Relu", "Clip"} & operator_counts(made).keys()
+    assert error <= 1.5
