@@ -12,6 +12,7 @@ from edgevit.report.advice import about_supports
 from edgevit.report.comparison import answer, comparisons, verdict
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.episodes import over_episodes
+from edgevit.report.lineage import learned_from
 from edgevit.report.page import page
 from edgevit.report.text import markdown
 from edgevit.report.variants import Lineup, lineup
@@ -51,6 +52,7 @@ def report_json(found: Lineup, budget: Budget, name: str) -> Json:
         "variants": [one.as_json() for one in found.variants],
         "advice": about_supports(found),
         "table_note": _table_note(found),
+        "learned_from": learned_from(found),
         "corruptions": under_corruption(found),
         "episodes": over_episodes(found),
     }

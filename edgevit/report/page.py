@@ -59,6 +59,8 @@ def page(report: Mapping[str, Any], found: Lineup) -> str:
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         roles=_roles(report),
         overview=_overview(report, found),
+        learned_from=text.learned_from_lines(report["learned_from"]),
+        learned_from_note=text.LEARNED_FROM_NOTE,
         latency=_latency(deployed),
         curves=list(_training_curves(found)),
         confusion=_confusion(deployed),

@@ -11,6 +11,10 @@ WIDTH = 80
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 PRECISIONS = {"float32": "FP32", "float16": "FP16", "int8": "INT8"}
 NOT_MEASURED = "–"
+LEARNED_FROM_NOTE = (
+    "All images behind a model and its teachers, with labels or without, and those it was calibrated on. Figures are "
+    "comparable within a line; from line to line, what was learned from counts too."
+)
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -34,6 +38,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## Variants, from teacher to deployed",
         variants_table(report["variants"]),
         _wrapped(report["table_note"]),
+        *_learned_from(report["learned_from"]),
         *(text for one in report["advice"] for text in _about_a_support(one)),
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
         *(text for group in report["episodes"] for text in _over_episodes(group)),
@@ -61,6 +66,19 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
     ]
     table = _aligned([header, *with_intervals])
     return table if len(table.splitlines()[0]) <= WIDTH else _aligned([header, *rows])
+
+
+def learned_from_lines(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each group of models that learned from the same data sets."""
+    return [f"{', '.join(one['data'])}: {', '.join(one['models'])}" for one in groups]
+
+
+def _learned_from(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The section of report.md."""
+    if groups:
+        yield "## Learned from"
+        yield "\n".join(_wrapped(f"- {line}") for line in learned_from_lines(groups))
+        yield _wrapped(LEARNED_FROM_NOTE)
 
 
 def _about_a_support(one: Mapping[str, Any]) -> Iterator[str]:

@@ -41,6 +41,13 @@ def test_report_json_holds_what_programs_need(run: MeasuredRun, tmp_path: Path):
     assert report["variants"][0]["top1"] is None
 
 
+def test_the_page_and_the_text_say_what_the_models_learned_from(run: MeasuredRun, tmp_path: Path):
+    out = written(run, tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        said = " ".join((out / name).read_text().split())
+        assert "digits.pool, digits.support, glyphs.train: adapted, student, tuned, onnx, int8, engine" in said
+
+
 def test_the_same_measurements_give_the_same_bytes(run: MeasuredRun, tmp_path: Path):
     one, other = written(run, tmp_path / "one"), written(run, tmp_path / "other")
     for name in ("report.html", "report.json", "report.md"):

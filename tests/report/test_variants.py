@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from edgevit.errors import ArtifactError
+from edgevit.report.lineage import learned_from
 from edgevit.report.variants import lineup
 from tests.report.measured_run import ALL, quickstart
 
@@ -65,3 +66,22 @@ def test_a_model_that_is_gone_from_the_store_is_named(tmp_path: Path):
     with pytest.raises(ArtifactError, match="no longer in the store") as caught:
         lineup(run.of("latency"))
     assert "engine" in str(caught.value)
+
+
+def test_models_stand_apart_by_the_data_that_they_and_their_teachers_learned_from(tmp_path: Path):
+    run = quickstart(tmp_path)
+    run.dataset("elsewhere.train")
+    options = {"teacher": "adapted", "model": "deit_tiny", "val": "digits.test"}
+    run.checkpoint("other", "distill", 300_000, {}, streams=[{"data": "elsewhere.train"}], **options)
+    run.checkpoint("only-named", "load", 300_000, {}, model="deit_tiny", classes_of="digits.test")
+    run.evaluation("other_accuracy", "other", 0.9)
+    run.evaluation("named_accuracy", "only-named", 0.1)
+    groups = {
+        tuple(one["data"]): one["models"]
+        for one in learned_from(lineup(run.of("teacher_accuracy", "accuracy", "other_accuracy", "named_accuracy")))
+    }
+    target = ("digits.pool", "digits.support", "glyphs.train")
+    assert groups.pop(("glyphs.train",)) == ["teacher"]
+    assert groups.pop(target) == ["adapted", "student", "tuned", "onnx", "int8", "engine"]
+    assert groups.pop(("digits.pool", "digits.support", "elsewhere.train", "glyphs.train")) == ["other"]
+    assert not groups, "names of classes teach nothing, and validation neither"
