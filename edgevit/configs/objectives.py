@@ -73,6 +73,11 @@ class FeatureDistillation(_FromTeacher):
         description="pooled: what enters the classifier; cls: the class token; a number: an intermediate layer",
     )
     teacher: Tap = "pooled"
+    standardize: bool = Field(
+        False,
+        description="z-score each channel of the teacher's over the batch first, so that what all images share counts "
+        "for nothing",
+    )
 
     @model_validator(mode="after")
     def _vector_with_vector(self) -> FeatureDistillation:

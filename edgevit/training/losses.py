@@ -59,13 +59,20 @@ def standardized(logits: Tensor) -> Tensor:
     return centred / (logits.std(-1, keepdim=True) + 1e-7)
 
 
-def feature_distance(student: Tensor, teacher: Tensor, distance: Literal["cosine", "mse"]) -> Tensor:
+def feature_distance(
+    student: Tensor, teacher: Tensor, distance: Literal["cosine", "mse"], standardize: bool = False
+) -> Tensor:
     """Between features (samples, channels) or maps (samples, channels, height, width) of equally many channels.
 
     "cosine": 1 − cos of the channel vectors; "mse": squared difference (Romero et al. 2015, FitNets); both mean over
     samples and positions (and channels, for mse). The teacher's map is resized to the student's positions.
+
+    With `standardize` each channel of the teacher's has mean 0 and variance 1 over the batch first, as by the batch
+    norm of Miles and Mikolajczyk (2024): what all images share then counts for nothing.
     """
     teacher = _at_positions_of(student, teacher)
+    if standardize:
+        teacher = functional.batch_norm(teacher, None, None, training=True)
     if distance == "mse":
         return functional.mse_loss(student, teacher)
     return (1 - functional.cosine_similarity(student, teacher, dim=1)).mean()

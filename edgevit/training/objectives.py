@@ -152,7 +152,7 @@ def _feature_measure(term: FeatureDistillation | AttentionTransfer) -> Callable[
     """The loss of (student's features, teacher's features)."""
     if isinstance(term, AttentionTransfer):
         return attention_transfer
-    return partial(feature_distance, distance=term.distance)
+    return partial(feature_distance, distance=term.distance, standardize=term.standardize)
 
 
 def _over(chosen: Tensor, loss: Callable[..., Tensor], ours: Tensor, *others: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from edgevit.models.embedding import classifiers
 from edgevit.progress import Progress
 from edgevit.training import ranks
 from edgevit.training.batches import Batch
-from edgevit.training.frozen import FrozenModel
+from edgevit.training.frozen import Forward, FrozenModel, fast_forward
 from edgevit.training.precision import Precision, autocast
 from edgevit.training.students import Taps
 
@@ -48,6 +48,7 @@ class LiveTeacher:
         student_classes: what its logits are given for; None where only its features are asked for.
         taps: the features that are asked for, for each term of the loss by its index.
         precision: of autocast; the answer is float32 all the same.
+        images: how many it will see, which decides how it is run where logits alone are asked for.
 
     Raises:
         RecipeError: it lacks a class of the student, or a tap.
@@ -61,9 +62,13 @@ class LiveTeacher:
         device: torch.device,
         taps: Mapping[int, Sequence[Tap]] | None = None,
         precision: Precision = "float32",
+        images: int = 0,
     ) -> None:
         self._model, self._device, self._precision = model.to(device).eval().requires_grad_(False), device, precision
         self.preprocess = io.preprocess
+        self._forward: Forward = self._model
+        if not taps and precision == "float32":
+            self._forward = fast_forward(self._model, io.preprocess, device, images)
         self._columns = None if student_classes is None else matching_columns(io.classes, student_classes).to(device)
         size = (self.preprocess.height, self.preprocess.width)
         self._taps = Taps(self._model, taps, size, "teacher") if taps else None
@@ -79,9 +84,11 @@ class LiveTeacher:
         features: dict[int, list[Tensor]] = {}
         with autocast(self._device, self._precision):
             if self._taps is None:
-                logits = self._model(images)
+                logits = self._forward(images)
             else:
-                logits, features = self._taps.forward(self._model, images)
+                answer, features = self._taps.forward(self._model, images)
+                assert isinstance(answer, Tensor)
+                logits = answer
         features = {term: [one.float() for one in maps] for term, maps in features.items()}
         return Answer(None if self._columns is None else logits[:, self._columns].float(), features)
 

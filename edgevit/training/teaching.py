@@ -87,7 +87,9 @@ class Teaching:
         asked, taps = self._classes if needs_logits(config.objectives) else None, teacher_taps(config.objectives)
         if config.teacher_view == "plain":
             return PlainTeacher(module, io, asked, device, self._datasets, [*taps], context.cache, context.progress)
-        return LiveTeacher(module, io, asked, device, taps, config.precision)
+        images = config.epochs * len(self._datasets[0]) * sum(one.share for one in config.streams)
+        seen = round(images / config.streams[0].share / ranks.count())
+        return LiveTeacher(module, io, asked, device, taps, config.precision, seen)
 
     def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
         """All that decides a batch and what the teachers say of it."""

@@ -133,6 +133,26 @@ def test_cosine_distance_looks_at_direction_alone() -> None:
     )
 
 
+def test_what_all_images_share_counts_for_nothing_once_a_teachers_channels_are_standardized() -> None:
+    student, teacher = random_logits(0), random_logits(1)
+    z = (teacher - teacher.mean(0)) / (teacher.var(0, unbiased=False) + 1e-5).sqrt()
+    for distance in ("cosine", "mse"):
+        expected = feature_distance(student, z, distance)
+        torch.testing.assert_close(feature_distance(student, teacher, distance, standardize=True), expected)
+    scales = torch.linspace(50, 90, teacher.shape[1], dtype=teacher.dtype)
+    plain, moved = (
+        feature_distance(student, one, "cosine", standardize=True) for one in (teacher, scales * teacher + scales)
+    )
+    torch.testing.assert_close(moved, plain, atol=1e-5, rtol=0)
+    maps = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    flat = maps.transpose(1, 3).reshape(-1, 3)
+    ours = torch.zeros_like(maps)
+    torch.testing.assert_close(
+        feature_distance(ours, maps, "mse", standardize=True),
+        feature_distance(torch.zeros_like(flat), flat, "mse", standardize=True),
+    )
+
+
 def test_maps_are_compared_at_the_students_positions() -> None:
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(2, 3, 4, 4, generator=generator)
