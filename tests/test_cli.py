@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,17 @@ def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
     assert error.startswith("error: ")
     assert "Traceback" not in error
     return error
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    recipe = tmp_path / "some.yaml"
+    recipe.write_text("name: some\ndatasets: {}\nstages: [{stage: load, id: model, model: resnet18}]\n")
+    setting = "stages.model.model_args={pretrained_cfg_overlay: {interpolation: 'bicubic'}}"
+    command = ["why", str(recipe), "--runs", str(tmp_path), "--set", setting]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 0, answer.output
+    said = answer.stderr.splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(said) == ["edgevit", "run", str(recipe), "--set", setting]
 
 
 def test_the_commands_are_all_there() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.output import JsonFlag, next_command, print_json, terminal_context
+from edgevit.cli.output import JsonFlag, next_command, print_json, set_options, terminal_context
 from edgevit.cli.recipes import Device, RecipeFile, Runs, Settings
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def lr_find(
     loaded = load_recipe(recipe, settings)
     loading = {} if workers is None else {"workers": workers}
     context = terminal_context(device=training_device(device), **loading)
-    changes = "".join(f" --set {one}" for one in settings)
+    changes = set_options(settings)
     command = f"edgevit run {recipe}{changes}"
     try:
         found = range_test_of(loaded, recipe.parent, runs, context, stage, steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,11 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
             for cell, width, right in zip(row, widths, numeric, strict=True)
         )
         typer.echo(line.rstrip())
+
+
+def set_options(settings: Sequence[str]) -> str:
+    """ " --set …" for each change of a recipe, to be pasted into a shell."""
+    return "".join(f" --set {shlex.quote(one)}" for one in settings)
 
 
 def next_command(command: str) -> None:

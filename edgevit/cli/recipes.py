@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.output import JsonFlag, next_command, print_json, terminal_context
+from edgevit.cli.output import JsonFlag, next_command, print_json, set_options, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -204,7 +204,7 @@ def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_jso
     pending = sum(one.runs for one in answers)
     typer.echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
     if pending:
-        next_command(f"edgevit run {recipe}" + "".join(f" --set {one}" for one in settings))
+        next_command(f"edgevit run {recipe}{set_options(settings)}")
 
 
 def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:

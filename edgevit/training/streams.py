@@ -11,6 +11,7 @@ from edgevit.configs import CrossEntropy, Objective
 from edgevit.data.dataset import Dataset
 from edgevit.errors import RecipeError
 from edgevit.training.batches import TrainingStream
+from edgevit.training.students import FEATURE_TERMS
 
 
 def labelled_stream(dataset: Dataset) -> TrainingStream:
@@ -34,13 +35,15 @@ def distillation_streams(
 ) -> list[TrainingStream]:
     """The streams of a distillation. Labels are matched with the student's classes by name.
 
-    A data set with a class that the student lacks lends its pictures alone.
+    A data set with a class that the student lacks lends its pictures alone; so do all where only features are compared,
+    which leaves the classifier as it was.
 
     Raises:
         RecipeError: a term applies to labelled, or to unlabelled, samples alone, and no stream has any.
     """
+    reads_labels = any(not isinstance(term, FEATURE_TERMS) or term.samples != "all" for term in terms)
     streams = [
-        TrainingStream(aligned, share, labelled=aligned.labels is not None and aligned.classes == classes)
+        TrainingStream(aligned, share, reads_labels and aligned.labels is not None and aligned.classes == classes)
         for dataset, share in zip(datasets, shares, strict=True)
         for aligned in (_aligned(dataset, classes),)
     ]
