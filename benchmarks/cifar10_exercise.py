@@ -90,6 +90,7 @@ def _draw(draw: int, asked: argparse.Namespace) -> dict[str, Any]:
     return {
         "draw": draw,
         "wall_s": wall_s,
+        "stage_seconds": sum(one.manifest.provenance["seconds"] for one in measured.values()),
         "seconds": {name: one.manifest.provenance["seconds"] for name, one in measured.items()},
         "top1": top1,
         "p50_ms": {name: one.metrics["latency_ms"]["p50"] for name, one in _of("latency", measured)},
