@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
 
 from benchmarks import imagenet_mobilenetv2
 from benchmarks.common import ROOT, publish
@@ -65,18 +64,12 @@ def parser_for(description: str | None, draws: int) -> argparse.ArgumentParser:
 
 def settings_of(asked: argparse.Namespace) -> list[str]:
     """Where the recipe finds its data, and weights that need no network."""
-    asked.runs.mkdir(parents=True, exist_ok=True)
-    weights = (asked.runs / "imagenet_mobilenetv2.safetensors").absolute()
-    if not weights.is_file():
-        save_file(imagenet_mobilenetv2.state_dict(asked.weights), weights)
-    overlay = {**imagenet_mobilenetv2.MODEL_ARGS["pretrained_cfg_overlay"], "interpolation": "bicubic"}
-    model_args = {**imagenet_mobilenetv2.MODEL_ARGS, "pretrained_cfg_overlay": overlay}
     return [
         f"datasets.cifar.path={asked.cifar.absolute()}",
         f"datasets.elsewhere={{source: npz, path: {asked.elsewhere.absolute()}}}",
         "stages.imagenet.pretrained=false",
-        f"stages.imagenet.weights={weights}",
-        f"stages.imagenet.model_args={model_args}",
+        f"stages.imagenet.weights={imagenet_mobilenetv2.weights_file(asked)}",
+        f"stages.imagenet.model_args={imagenet_mobilenetv2.BICUBIC_ARGS}",
     ]
 
 

@@ -1,21 +1,17 @@
-"""CIFAR-10, 10 classes with 5 labelled images each: what heads reach on a network's features, over many draws.
+"""CIFAR-10, 10 classes with 5 labelled images each, on the features of a network trained on ImageNet: what heads reach.
 
-    python -m benchmarks.cifar10_few_shot CIFAR ELSEWHERE WEIGHTS [--draws 100] [--auto-draws 20] [--runs runs]
+    python -m benchmarks.cifar10_few_shot CIFAR WEIGHTS [--draws 100] [--auto-draws 20] [--runs runs]
 
-Features and trained networks are kept in --runs, and a run that was stopped goes on after them; from nothing about an
-hour and a quarter on two cores.
+About an hour on two cores; features are kept in --runs, and a run that was stopped goes on after them.
 
-CIFAR is a folder with cifar-10-batches-py. ELSEWHERE is an .npz of other images without use of their labels, here the
-first 25,000 training images of CIFAR-100. WEIGHTS is imagenet_mobilenet_v2_1.0_224_int8w.npz (see
-imagenet_mobilenetv2.py).
+CIFAR is a folder with cifar-10-batches-py. WEIGHTS is imagenet_mobilenet_v2_1.0_224_int8w.npz (see
+imagenet_mobilenetv2.py). The network sees pictures at 192 pixels (bicubic), answers over the picture and its mirror
+image, and is not changed. Each draw takes 5 of 300 training images of each class as its support; transductive methods
+learn from 3,000 other training images without labels; all 10,000 test images are answered. Draws are the same for all
+methods and features.
 
-Each draw takes 5 of 300 training images of each class as its support; transductive methods learn from 3,000 other
-training images without labels; all 10,000 test images are answered. Draws are the same for all methods and features.
-
-Features: raw pixels; MobileNetV2 with random weights; the teacher, MobileNetV2 trained on ImageNet, which sees pictures
-at 192 pixels (bicubic) and their mirror images; the same in INT8; and the students' bodies of
-recipes/cifar10-10way-5shot.yaml in INT8, which have learned the teacher's features without labels, from ELSEWHERE
-(track a) or from CIFAR-10's training images (track b). INT8 networks are calibrated on ELSEWHERE, b on CIFAR-10.
+Rows: raw pixels, a network with random weights, and the teacher, each by every head; for the teacher those that learn
+from the pool too, and `auto`, which chooses inside each support.
 """
 
 from __future__ import annotations
@@ -27,60 +23,64 @@ from typing import Any
 
 import numpy as np
 import torch
+from ruamel.yaml import YAML
 
-from benchmarks.cifar10_exercise import RECIPE, parser_for, settings_of
+from benchmarks import imagenet_mobilenetv2
 from benchmarks.common import publish
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
-from edgevit.configs import Cifar, Export, Quantize
+from edgevit.configs import Cifar
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.dataset import Dataset
 from edgevit.data.splits import drawn
 from edgevit.fewshot.embeddings import Embedder
-from edgevit.fewshot.episodes import Plan, draw_episodes, mean_interval, play, summary
+from edgevit.fewshot.episodes import Plan, draw_episodes, play, summary
 from edgevit.fewshot.heads import Floats
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for
 
-SHOTS, UNIVERSE, POOL = 5, 300, 3000
-COSTS = ("macs", "params", "size_bytes", "sqnr_db")
-WITH_POOL = ("teacher", "teacher INT8", "student a INT8", "student b INT8")
+SIDE, SHOTS, UNIVERSE, POOL = 192, 5, 300, 3000
 INDUCTIVE = ("nearest_centroid", "ridge", "logistic_regression", "knn")
 METHODS = (*INDUCTIVE, "label_propagation", "gaussian_mixture", "balanced_mixture")
 Features = dict[str, Floats]
 
 
 def main() -> None:
-    parser = parser_for(__doc__, draws=100)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cifar", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--auto-draws", type=int, default=20)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
+    asked.runs.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
-    context, data = terminal_context(), _data(asked.cifar)
-    models = _models(asked, context)
-    features = {name: _features(model, data, asked.runs, context) for name, model in models.items()}
-    features["raw pixels"] = {role: _pixels(dataset) for role, dataset in data.items()}
-    played = {
-        name: _played(one, data, METHODS if name in WITH_POOL else INDUCTIVE, asked.draws, context)
-        for name, one in features.items()
-    }
+    context, data, models = terminal_context(), data_of(asked.cifar), _models(asked)
+    teacher = features_of(models["teacher"], data, asked.runs, context)
+    random = features_of(models["random"], data, asked.runs, context)
+    pixels = {role: _pixels(dataset) for role, dataset in data.items()}
     publish(
         "cifar10_few_shot",
         {
             "shots": SHOTS,
+            "side_px": SIDE,
             "support_drawn_from": 10 * UNIVERSE,
             "pool_images": POOL,
-            "models": {name: {key: model.metrics.get(key) for key in COSTS} for name, model in models.items()},
-            "features": played,
-            "gains_over_the_teachers_nearest_centroid": _gains(played),
-            "auto": _played(features["teacher"], data, ("auto", *METHODS), asked.auto_draws, context),
+            "macs": models["teacher"].metrics["macs"],
+            "features": {
+                "raw pixels": played(pixels, data, INDUCTIVE, asked.draws, context),
+                "random": played(random, data, INDUCTIVE, asked.draws, context),
+                "teacher": played(teacher, data, METHODS, asked.draws, context),
+            },
+            "auto": played(teacher, data, ("auto", *METHODS), asked.auto_draws, context),
         },
     )
 
 
-def _data(cifar: Path) -> dict[str, Dataset]:
+def data_of(cifar: Path) -> dict[str, Dataset]:
     few_shot = {"shots": UNIVERSE, "draw": 0}
     config = Cifar.model_validate({"source": "cifar10", "path": str(cifar.absolute()), "few_shot": few_shot})
     made = dataset_artifacts({"cifar": config}, Path(), [f"cifar.{role}" for role in ("support", "pool", "test")])
@@ -88,68 +88,48 @@ def _data(cifar: Path) -> dict[str, Dataset]:
     return {**opened, "pool": drawn(opened["pool"], POOL, seed=0)}
 
 
-def _models(asked: argparse.Namespace, context: Context) -> dict[str, Artifact]:
-    """The models whose features are compared, by what they are called in the result."""
-    recipe = load_recipe(RECIPE, settings_of(asked))
-    kept = [stage for stage in recipe.stages if stage.id in ("imagenet", "body/a", "body/b")]
-    random = kept[0].model_copy(update={"id": "random", "weights": None})
-    made = [*kept, random]
-    for model, calibration in (("imagenet", "elsewhere"), ("body/a", "elsewhere"), ("body/b", "cifar.train")):
-        name = model.replace("/", "-")
-        made.append(Export(stage="export", id=f"onnx/{name}", model=model, embedding=True))
-        made.append(Quantize(stage="quantize", id=f"int8/{name}", model=f"onnx/{name}", calibration=calibration))
-    done = pipeline.run(recipe.model_copy(update={"stages": tuple(made)}), RECIPE.parent, asked.runs, context)
-    names = {
-        "random": "random",
-        "teacher": "imagenet",
-        "teacher INT8": "int8/imagenet",
-        "student a INT8": "int8/body-a",
-        "student b INT8": "int8/body-b",
+def _models(asked: argparse.Namespace) -> dict[str, Artifact]:
+    network = {
+        "stage": "load",
+        "model": imagenet_mobilenetv2.MODEL,
+        "model_args": imagenet_mobilenetv2.BICUBIC_ARGS,
+        "image_size": SIDE,
+        "test_time_views": ["flip"],
     }
-    return {name: done[stage] for name, stage in names.items()}
+    stages = [
+        {**network, "id": "teacher", "weights": str(imagenet_mobilenetv2.weights_file(asked))},
+        {**network, "id": "random"},
+    ]
+    recipe_file = asked.runs / "cifar10-few-shot.yaml"
+    with recipe_file.open("w") as file:
+        YAML().dump({"name": "cifar10-few-shot", "datasets": {}, "stages": stages}, file)
+    return pipeline.run(load_recipe(recipe_file), recipe_file.parent, asked.runs, terminal_context())
 
 
-def _features(model: Artifact, data: dict[str, Dataset], runs: Path, context: Context) -> Features:
-    """The embeddings of each data set; those of files are kept here, those of checkpoints in the store's cache."""
-    file = runs / f"features-{model.digest[:12]}.npz"
-    if not file.is_file():
-        with target_for("local-cpu").open(model, SessionOptions(threads=2)) as session:
-            embed = Embedder(model, session, "cpu", 32, context.progress, runs / ".store" / "cache")
-            np.savez(file, **{role: embed(dataset) for role, dataset in data.items()})
-    with np.load(file, allow_pickle=False) as arrays:
-        return {role: arrays[role] for role in data}
+def features_of(model: Artifact, data: dict[str, Dataset], runs: Path, context: Context) -> Features:
+    with target_for("local-cpu").open(model, SessionOptions(threads=2)) as session:
+        embed = Embedder(model, session, "cpu", 32, context.progress, runs / ".store" / "cache")
+        return {role: embed(dataset) for role, dataset in data.items()}
 
 
 def _pixels(dataset: Dataset) -> Floats:
     return np.stack([dataset.image(index).reshape(-1) for index in range(len(dataset))]) / 255.0
 
 
-def _played(
+def played(
     features: Features, data: dict[str, Dataset], methods: Sequence[str], draws: int, context: Context
 ) -> dict[str, Any]:
     support, test = data["support"].labels, data["test"].labels
     assert support is not None
     episodes = list(draw_episodes(support, test, Plan(None, SHOTS, None, draws)))
     pool, base = features["pool"], None
-    played = play(episodes, methods, features["support"], features["test"], pool, base, context.progress)
-    seconds = dict(zip(played.methods, played.seconds, strict=True))
-    accuracies = dict(zip(played.methods, played.accuracies.round(4).tolist(), strict=True))
-    found = {
-        name: {**one, "seconds": seconds[name], "accuracies": accuracies[name]} for name, one in summary(played).items()
+    found = play(episodes, methods, features["support"], features["test"], pool, base, context.progress)
+    seconds = dict(zip(found.methods, found.seconds, strict=True))
+    accuracies = dict(zip(found.methods, found.accuracies.round(4).tolist(), strict=True))
+    rows = {
+        name: {**one, "seconds": seconds[name], "accuracies": accuracies[name]} for name, one in summary(found).items()
     }
-    return {"methods": found, **({"auto_chose": played.chosen} if played.chosen else {})}
-
-
-def _gains(played: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each method on each network's features, paired by draw."""
-    reference = np.array(played["teacher"]["methods"]["nearest_centroid"]["accuracies"])
-    return {
-        name: {
-            method: mean_interval(np.array(one["accuracies"]) - reference) for method, one in result["methods"].items()
-        }
-        for name, result in played.items()
-        if name in WITH_POOL
-    }
+    return {"methods": rows, **({"auto_chose": found.chosen} if found.chosen else {})}
 
 
 if __name__ == "__main__":

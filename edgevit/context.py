@@ -31,7 +31,7 @@ class Context:
         work: a folder of this stage's key that survives a kill (training keeps `last.pt` there); removed once the
             stage has been published.
         cache: a folder that all stages share and that may be removed at any time (what teachers said, embeddings).
-        check: compute a sample of what is taken from the cache again, and compare.
+        check: compute a sample of what teachers said, taken from the cache, again, and compare.
         tensorboard: where event files of the training go, for TensorBoard; each stage has its own folder.
         recipe_name: for titles.
     """

@@ -101,7 +101,7 @@ def test_the_readmes_recipes_are_valid(text: str, tmp_path: Path) -> None:
 
 
 def test_recipes_are_there() -> None:
-    assert [recipe.stem for recipe in RECIPES] == ["methods", "photos", "quickstart"]
+    assert [recipe.stem for recipe in RECIPES] == ["cifar10-10way-5shot", "methods", "photos", "quickstart"]
     assert all(f"recipes/{recipe.name}" in README for recipe in RECIPES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -204,7 +205,7 @@ def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_jso
     pending = sum(one.runs for one in answers)
     typer.echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
     if pending:
-        next_command(f"edgevit run {recipe}{set_options(settings)}")
+        next_command(f"edgevit run {shlex.quote(str(recipe))}{set_options(settings)}")
 
 
 def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:

@@ -75,8 +75,8 @@ class FeatureDistillation(_FromTeacher):
     teacher: Tap = "pooled"
     standardize: bool = Field(
         False,
-        description="z-score each channel of the teacher's over the batch first, so that what all images share counts "
-        "for nothing",
+        description="z-score each channel of the teacher's features first, so that what all images share counts for "
+        "nothing; over the images computed at once, so that accumulation and ranks change it a little",
     )
 
     @model_validator(mode="after")

@@ -242,8 +242,8 @@ class Distill(Training):
     teacher_cache: TeacherCache | None = None
     teacher_view: Literal["same", "plain"] = Field(
         "same",
-        description="what the teacher sees of an image: the student's view; or the plain image, once, which costs a "
-        "slow teacher far less, where views change little",
+        description="what the teacher sees of an image: the student's view; or the plain image, once, for a teacher "
+        "that is slow beside the student; augment gently then",
     )
     model: str | None = Field(None, description="the student, a timm model name; or give `init`")
     model_args: dict[str, Any] = {}

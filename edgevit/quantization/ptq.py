@@ -54,8 +54,8 @@ def quantized_onnx(
     clipping = _clipping_nodes(chosen, named)
     ranges = activation_ranges(named, _activations([*chosen, *clipping], named, dialect), batches, calibrator, threads)
     quantized = _with_qdq(named, [*chosen, *clipping], ranges, dialect)
-    done = Counter(node.op_type for node in chosen)
-    return Quantized(quantized, dialect.session_options, dict(done), dict(operator_counts(named) - done))
+    done, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
+    return Quantized(quantized, dialect.session_options, dict(done), dict(operator_counts(named) - done - dropped))
 
 
 def _check_quantizable(model: ModelProto, where: object) -> None:
@@ -97,7 +97,11 @@ def _clipping_nodes(chosen: list[NodeProto], model: ModelProto) -> list[NodeProt
     given_out = {output.name for output in model.graph.output}
     convolved = {node.output[0] for node in chosen if node.op_type == "Conv"}
     alone = {name for name in convolved if readers[name] == 1 and name not in given_out}
-    return [node for node in model.graph.node if node.input and node.input[0] in alone and _cuts_at_zero(node, model)]
+    return [
+        node
+        for node in model.graph.node
+        if node.input and node.input[0] in alone and node.output[0] not in given_out and _cuts_at_zero(node, model)
+    ]
 
 
 def _cuts_at_zero(node: NodeProto, model: ModelProto) -> bool:
@@ -105,11 +109,15 @@ def _cuts_at_zero(node: NodeProto, model: ModelProto) -> bool:
     if node.op_type != "Clip":
         return node.op_type == "Relu"
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    bounds = [constants.get(name) for name in node.input[1:3]]
-    if len(bounds) < 2 or None in bounds:
-        return False
-    low, high = (float(numpy_helper.to_array(bound)) for bound in bounds if bound is not None)
-    return low <= 0 <= high
+    constants |= {
+        one.output[0]: attribute.t
+        for one in model.graph.node
+        if one.op_type == "Constant"
+        for attribute in one.attribute
+        if attribute.name == "value"
+    }
+    bounds = [numpy_helper.to_array(constants[name]).item() for name in node.input[1:3] if name in constants]
+    return len(bounds) == 2 and bounds[0] <= 0 <= bounds[1]
 
 
 def _activations(chosen: list[NodeProto], model: ModelProto, dialect: Dialect) -> list[str]:

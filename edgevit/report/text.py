@@ -12,8 +12,8 @@ RUNTIMES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "openvino": "Open
 PRECISIONS = {"float32": "FP32", "float16": "FP16", "int8": "INT8"}
 NOT_MEASURED = "–"
 LEARNED_FROM_NOTE = (
-    "All images behind a model and its teachers, with labels or without, and those it was calibrated on. Figures are "
-    "comparable within a line; from line to line, what was learned from counts too."
+    "All images of this recipe behind a model and its teachers, with labels or without, and those it was calibrated "
+    "on; not those of pretrained weights. From line to line, what was learned from counts too."
 )
 
 

@@ -67,10 +67,13 @@ def feature_distance(
     "cosine": 1 − cos of the channel vectors; "mse": squared difference (Romero et al. 2015, FitNets); both mean over
     samples and positions (and channels, for mse). The teacher's map is resized to the student's positions.
 
-    With `standardize` each channel of the teacher's has mean 0 and variance 1 over the batch first, as by the batch
-    norm of Miles and Mikolajczyk (2024): what all images share then counts for nothing.
+    With `standardize` each channel of the teacher's features has mean 0 and variance 1 over these samples first, as by
+    the batch norm of Miles and Mikolajczyk (2024): what all images share then counts for nothing. A single sample has
+    nothing beside that, and the distance is 0.
     """
     teacher = _at_positions_of(student, teacher)
+    if standardize and teacher.numel() == teacher.shape[1]:
+        return student.sum() * 0.0
     if standardize:
         teacher = functional.batch_norm(teacher, None, None, training=True)
     if distance == "mse":

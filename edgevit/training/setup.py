@@ -86,7 +86,7 @@ def distillation(config: Distill, inputs: Mapping[str, Artifact], context: Conte
     teachers = [inputs[path] for path in paths]
     data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
     datasets = [open_dataset(one) for one in data]
-    classes = student_classes(datasets, teachers[0].io.classes)
+    classes = student_classes(datasets, teachers[0].io.classes, config.objectives)
     shares = [stream.share for stream in config.streams]
     streams = distillation_streams(datasets, shares, classes, config.objectives)
     start = starting_model(

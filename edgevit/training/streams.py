@@ -25,9 +25,25 @@ def labelled_stream(dataset: Dataset) -> TrainingStream:
     return TrainingStream(dataset)
 
 
-def student_classes(datasets: Sequence[Dataset], teacher_classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the first stream that has labels; the teacher's where none has."""
-    return next((dataset.classes for dataset in datasets if dataset.labels is not None), teacher_classes)
+def student_classes(
+    datasets: Sequence[Dataset], teacher_classes: tuple[str, ...], terms: Sequence[Objective]
+) -> tuple[str, ...]:
+    """Those of the first stream whose labels the teacher knows.
+
+    Where there is none, the teacher's; but the first labelled stream's where a term needs labels, or no term asks the
+    teacher for its classes.
+    """
+    labelled = [dataset.classes for dataset in datasets if dataset.labels is not None]
+    known = [classes for classes in labelled if set(classes) <= set(teacher_classes)]
+    if known:
+        return known[0]
+    needs_labels = any(isinstance(term, CrossEntropy) or term.samples == "labelled" for term in terms)
+    return labelled[0] if labelled and (needs_labels or not needs_logits(terms)) else teacher_classes
+
+
+def needs_logits(terms: Sequence[Objective]) -> bool:
+    """Whether any term looks at the teacher's logits."""
+    return any(not isinstance(term, (CrossEntropy, *FEATURE_TERMS)) for term in terms)
 
 
 def distillation_streams(
@@ -35,15 +51,15 @@ def distillation_streams(
 ) -> list[TrainingStream]:
     """The streams of a distillation. Labels are matched with the student's classes by name.
 
-    A data set with a class that the student lacks lends its pictures alone; so do all where only features are compared,
-    which leaves the classifier as it was.
+    A data set with a class that the student lacks lends its pictures alone. So do all of them where no term reads
+    labels: the accuracy of a classifier that learns nothing is not worth showing.
 
     Raises:
         RecipeError: a term applies to labelled, or to unlabelled, samples alone, and no stream has any.
     """
     reads_labels = any(not isinstance(term, FEATURE_TERMS) or term.samples != "all" for term in terms)
     streams = [
-        TrainingStream(aligned, share, reads_labels and aligned.labels is not None and aligned.classes == classes)
+        TrainingStream(aligned, share, labelled=reads_labels and _has_labels_of(aligned, classes))
         for dataset, share in zip(datasets, shares, strict=True)
         for aligned in (_aligned(dataset, classes),)
     ]
@@ -56,6 +72,10 @@ def distillation_streams(
                 expected=f"{'a' if needs == 'labelled' else 'an'} {needs} stream, or other objectives",
             )
     return streams
+
+
+def _has_labels_of(dataset: Dataset, classes: tuple[str, ...]) -> bool:
+    return dataset.labels is not None and dataset.classes == classes
 
 
 def _aligned(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.artifacts import IOSpec
-from edgevit.configs import AttentionTransfer, CrossEntropy, FeatureDistillation, Objective, Tap
+from edgevit.configs import Tap
 from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError, listed
@@ -48,7 +48,7 @@ class LiveTeacher:
         student_classes: what its logits are given for; None where only its features are asked for.
         taps: the features that are asked for, for each term of the loss by its index.
         precision: of autocast; the answer is float32 all the same.
-        images: how many it will see, which decides how it is run where logits alone are asked for.
+        images: how many it will see at least; see `fast_forward`.
 
     Raises:
         RecipeError: it lacks a class of the student, or a tap.
@@ -96,6 +96,8 @@ class LiveTeacher:
 class PlainTeacher:
     """A model that has looked at each plain image once, and answers by that for every view of it.
 
+    Its pooled features are what enters its classifier, the mean over its test-time views where it has some.
+
     Beyer et al. 2022 warn that a teacher that does not see the student's view teaches worse
     over a long training; it is for teachers that are too slow to see every view.
 
@@ -127,10 +129,11 @@ class PlainTeacher:
                 next="leave teacher_view out, or take another teacher",
             )
         self._terms, self._embeddings = terms, list[Tensor]()
-        frozen = FrozenModel(model, io.preprocess, device, cache)
-        for dataset in datasets:
-            with ranks.first_before_others(device), progress.bar(f"show {dataset.name}", len(dataset), "images") as bar:
-                self._embeddings.append(frozen.embeddings(dataset, bar=bar))
+        with ranks.first_before_others(device):
+            frozen = FrozenModel(model, io.preprocess, device, cache)
+            for dataset in datasets:
+                with progress.bar(f"show {dataset.name}", len(dataset), "images") as bar:
+                    self._embeddings.append(frozen.embeddings(dataset, bar=bar))
         (self._classifier,) = classifiers(model.to(device).eval().requires_grad_(False))
 
     @property
@@ -163,11 +166,6 @@ class EnsembleTeacher:
             probabilities.append(share * logits.float().softmax(-1))
         tiny = torch.finfo(torch.float32).tiny
         return Answer(torch.stack(probabilities).sum(0).clamp_min(tiny).log())
-
-
-def needs_logits(terms: Sequence[Objective]) -> bool:
-    """Whether any term looks at the teacher's logits."""
-    return any(not isinstance(term, (CrossEntropy, FeatureDistillation, AttentionTransfer)) for term in terms)
 
 
 def matching_columns(teacher_classes: tuple[str, ...], student_classes: tuple[str, ...]) -> Tensor:

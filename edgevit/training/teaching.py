@@ -15,12 +15,14 @@ from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
 from edgevit.training import ranks
 from edgevit.training.batches import Batch, batch_shares
+from edgevit.training.streams import needs_logits
 from edgevit.training.students import teacher_taps
 from edgevit.training.teacher_cache import CachedTeacher
-from edgevit.training.teachers import Answer, EnsembleTeacher, LiveTeacher, PlainTeacher, Teacher, needs_logits
+from edgevit.training.teachers import Answer, EnsembleTeacher, LiveTeacher, PlainTeacher, Teacher
 
 LABELS_TO_JUDGE_BY = 200
-DECIDE_PIXELS = ("torch", "timm", "numpy", "pillow")
+FEWEST_VIEWS = 3000  # of any training, however short: what a teacher says must not depend on the length
+DECIDE_ANSWERS = ("torch", "timm", "numpy", "pillow", "onnxruntime")
 
 
 class Teaching:
@@ -87,9 +89,7 @@ class Teaching:
         asked, taps = self._classes if needs_logits(config.objectives) else None, teacher_taps(config.objectives)
         if config.teacher_view == "plain":
             return PlainTeacher(module, io, asked, device, self._datasets, [*taps], context.cache, context.progress)
-        images = config.epochs * len(self._datasets[0]) * sum(one.share for one in config.streams)
-        seen = round(images / config.streams[0].share / ranks.count())
-        return LiveTeacher(module, io, asked, device, taps, config.precision, seen)
+        return LiveTeacher(module, io, asked, device, taps, config.precision, images=FEWEST_VIEWS)
 
     def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
         """All that decides a batch and what the teachers say of it."""
@@ -110,7 +110,7 @@ class Teaching:
             "seed": config.seed,
             "precision": config.precision,
             "device": self._context.device,
-            "versions": {name: version(name) for name in DECIDE_PIXELS},
+            "versions": {name: version(name) for name in DECIDE_ANSWERS},
         }
 
 

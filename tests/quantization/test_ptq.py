@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -34,12 +36,21 @@ def outputs_of(model: ModelProto, images: NDArray[np.float32]) -> list[NDArray[n
     return list(session.run(None, {"image": images}))
 
 
+def constant(name: str, value: float) -> NodeProto:
+    return helper.make_node(
+        "Constant", [], [name], f"constant {name}", value=numpy_helper.from_array(np.float32(value))
+    )
+
+
 def quantized(model: ModelProto) -> tuple[ModelProto, float]:
     """The quantized graph, and the largest error of its first output on images of integers from 0 to 255."""
     images = np.random.default_rng(1).integers(0, 256, (8, 3, 8, 8)).astype(np.float32)
     images[0, 0, 0, :2] = 0, 255
-    made = quantized_onnx(model, lambda: [images], "minmax", "onnxruntime", 1, "test").model
+    found = quantized_onnx(model, lambda: [images], "minmax", "onnxruntime", 1, "test")
+    made = found.model
     onnx.checker.check_model(made)
+    left = Counter(operator_counts(made))
+    assert all(left[name] == found.float_ops.get(name, 0) for name in ("Relu", "Clip"))
     return made, float(np.abs(outputs_of(made, images)[0] - outputs_of(model, images)[0]).max())
 
 
@@ -54,8 +65,9 @@ READ = helper.make_node("Identity", ["r"], ["logits"], "read")
         (convolved(RELU, READ), 180.0),
         (convolved(CLIP, READ, low=0.0, high=6.0), 6.0),
         (convolved(CLIP, READ, low=-1.0, high=1.0), 2.0),
+        (convolved(constant("low", 0.0), constant("high", 6.0), CLIP, READ), 6.0),
     ],
-    ids=["relu", "relu6", "hardtanh"],
+    ids=["relu", "relu6", "hardtanh", "constants"],
 )
 def test_what_a_nonlinearity_cuts_off_gets_no_integers_and_the_range_does_the_cutting(
     model: ModelProto, width: float
@@ -71,10 +83,11 @@ def test_what_a_nonlinearity_cuts_off_gets_no_integers_and_the_range_does_the_cu
         convolved(CLIP, READ, low=1.0, high=6.0),
         convolved(RELU, helper.make_node("Add", ["r", "c"], ["logits"], "sum")),
         convolved(RELU, READ, outputs=("logits", "c")),
+        convolved(helper.make_node("Relu", ["c"], ["logits"], "act")),
         convolved(helper.make_node("Clip", ["c", "low"], ["r"], "act"), READ, low=0.0),
         convolved(helper.make_node("Clip", ["c", "", "high"], ["r"], "act"), READ, high=6.0),
     ],
-    ids=["above zero", "read elsewhere", "given out", "no upper bound", "no lower bound"],
+    ids=["above zero", "read elsewhere", "given out", "the answer itself", "no upper bound", "no lower bound"],
 )
 def test_a_nonlinearity_that_a_range_cannot_stand_for_stays(model: ModelProto) -> None:
     made, error = quantized(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import timm.loss
 import torch
@@ -151,6 +153,16 @@ def test_what_all_images_share_counts_for_nothing_once_a_teachers_channels_are_s
         feature_distance(ours, maps, "mse", standardize=True),
         feature_distance(torch.zeros_like(flat), flat, "mse", standardize=True),
     )
+
+
+@pytest.mark.parametrize("distance", ["cosine", "mse"])
+def test_a_single_sample_has_nothing_beside_what_all_share(distance: Literal["cosine", "mse"]) -> None:
+    student = random_logits(0)[:1].requires_grad_()
+    loss = feature_distance(student, random_logits(1)[:1], distance, standardize=True)
+    loss.backward()
+    assert loss == 0
+    assert student.grad is not None
+    assert not student.grad.any()
 
 
 def test_maps_are_compared_at_the_students_positions() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,9 @@ def distil_by_plain_images(folder: Path, context: Context) -> nn.Module:
     who = PlainTeacher(
         tiny_vit(seed=7).module, io, ("a", "b", "c"), cpu, datasets, [], folder / "cache", context.progress
     )
+    kept = [np.load(file)["keys"] for file in (folder / "cache").rglob("*.npz")]
+    keys = [key.tobytes() for some in kept for key in some]
+    assert len(keys) == len(set(keys)), "one rank computes what the others find"
     return distil(folder, context, who, augmentation=Augmentation(scale=(0.9, 1.0)))
 
 

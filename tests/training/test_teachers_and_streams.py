@@ -12,6 +12,7 @@ from edgevit.configs import (
     Augmentation,
     CrossEntropy,
     DecoupledDistillation,
+    FeatureDistillation,
     HardDistillation,
     Objective,
     SoftDistillation,
@@ -87,11 +88,31 @@ def test_teacher_without_the_students_classes_is_refused_by_name() -> None:
 
 def test_labels_count_only_where_classes_are_the_students() -> None:
     pool, support, other = blobs("p", labelled=False), blobs("s"), blobs("o", classes=4)
-    classes = student_classes([pool, support, other], ("teacher's",))
+    classes = student_classes([pool, support, other], ("a", "b", "c"), [HardDistillation()])
     assert classes == ("a", "b", "c")
     streams = distillation_streams([pool, support, other], [0.5, 0.25, 0.25], classes, [HardDistillation()])
     assert [stream.labelled for stream in streams] == [False, True, False]
-    assert student_classes([pool], ("x", "y")) == ("x", "y")
+    assert student_classes([pool], ("x", "y"), [HardDistillation()]) == ("x", "y")
+
+
+def test_a_foreign_data_set_with_labels_in_first_place_lends_its_pictures_alone() -> None:
+    elsewhere, support = blobs("o", classes=4), blobs("s")
+    known, both = ("a", "b", "c"), [SoftDistillation(), FeatureDistillation(), CrossEntropy()]
+    classes = student_classes([elsewhere, support], known, both)
+    assert classes == known
+    streams = distillation_streams([elsewhere, support], [0.9, 0.1], classes, both)
+    assert [stream.labelled for stream in streams] == [False, True]
+    assert student_classes([elsewhere], known, [SoftDistillation()]) == known
+    assert student_classes([elsewhere], ("x", "y"), [SoftDistillation(), CrossEntropy()]) == elsewhere.classes
+
+
+def test_where_no_term_reads_labels_none_is_shown() -> None:
+    data = blobs()
+    for term, shown in ((FeatureDistillation(), False), (FeatureDistillation(samples="labelled"), True)):
+        classes = student_classes([data], ("x", "y"), [term])
+        assert classes == data.classes
+        (stream,) = distillation_streams([data], [1.0], classes, [term])
+        assert stream.labelled == shown
 
 
 def test_cross_entropy_without_any_label_is_refused() -> None:
