@@ -180,7 +180,7 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
             key=lambda one: one.runtime == deployed.runtime,
             default=None,
         ),
-        _variant_like(deployed, teacher, variants) if teacher else None,
+        _teacher_variant(deployed, teacher, models, variants) if teacher else None,
         tuple(line),
         tuple(artifacts),
         tuple(filter(is_under_corruption, measurements)),
@@ -347,6 +347,20 @@ def _last_measured(variants: Iterable[Variant], model: Artifact) -> Variant:
     """The variant of a model with most measured on it; of equals the last."""
     own = [one for one in variants if one.model.digest == model.digest]
     return max(reversed(own), key=lambda one: (one.evaluation is not None) + (one.latency is not None))
+
+
+def _teacher_variant(
+    deployed: Variant, teacher: Artifact, models: Mapping[str, Artifact], variants: Sequence[Variant]
+) -> Variant:
+    """The teacher, or its float ONNX file where more was measured on that."""
+    exports = [one for one in models.values() if one.manifest.stage == "export" and _is_made_from(one, teacher)]
+    candidates = [_variant_like(deployed, model, variants) for model in (teacher, *exports)]
+    return max(candidates, key=lambda one: (one.evaluation is not None, one.latency is not None))
+
+
+def _is_made_from(model: Artifact, other: Artifact) -> bool:
+    ref = _made_from(model)
+    return ref is not None and ref.digest == other.digest
 
 
 def _variant_like(deployed: Variant, model: Artifact, variants: Iterable[Variant]) -> Variant:

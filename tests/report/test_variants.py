@@ -85,3 +85,17 @@ def test_models_stand_apart_by_the_data_that_they_and_their_teachers_learned_fro
     assert groups.pop(target) == ["adapted", "student", "tuned", "onnx", "int8", "engine"]
     assert groups.pop(("digits.pool", "digits.support", "elsewhere.train", "glyphs.train")) == ["other"]
     assert not groups, "names of classes teach nothing, and validation neither"
+
+
+@pytest.mark.parametrize("measured", [("onnx-teacher",), ("onnx-teacher", "adapted")])
+def test_a_teacher_is_compared_by_its_onnx_file_where_that_alone_was_measured(
+    tmp_path: Path, measured: tuple[str, ...]
+):
+    run = quickstart(tmp_path)
+    run.onnx("onnx-teacher", "export", 1_500_000, {"precision": "float32"}, model="adapted")
+    for model in measured:
+        run.evaluation(f"of-{model}", model, 0.96)
+    found = lineup(run.of("accuracy", "latency", *(f"of-{model}" for model in measured)))
+    assert found.teacher is not None
+    assert found.teacher.model.id == measured[-1]
+    assert found.teacher.evaluation is not None
