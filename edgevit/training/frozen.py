@@ -114,7 +114,7 @@ def _in_onnxruntime(model: nn.Module, preprocess: Preprocess, embedding: bool) -
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             onnx_from_module(model, spec, file, OPSET, dynamic_batch=True)
-            session = inference_session(file, {}, threads=torch.get_num_threads())
+            session = inference_session(file, {}, threads=torch.get_num_threads(), spins=False)
     except EdgevitError:
         return None
     image, output = spec.inputs[0].name, EMBEDDING if embedding else spec.outputs[0].name

@@ -68,18 +68,21 @@ def open_session(model: Artifact, options: SessionOptions) -> OnnxruntimeSession
 
 
 def inference_session(
-    path: Path, session_options: Json, threads: int, optimized_path: Path | None = None
+    path: Path, session_options: Json, threads: int, optimized_path: Path | None = None, spins: bool = True
 ) -> onnxruntime.InferenceSession:
     """ONNX Runtime's own session: one provider, `threads` threads, no other fallback.
 
     Args:
         session_options: {"graph_optimization_level": "all" | "disabled", "disabled_optimizers": [names]}.
         optimized_path: where the graph is written as it was optimised.
+        spins: whether threads that wait for work keep their cores busy; no, where other work alternates with it.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
+    if not spins:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.graph_optimization_level = LEVELS[session_options.get("graph_optimization_level", "all")]
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
