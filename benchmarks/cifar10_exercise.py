@@ -2,7 +2,7 @@
 
     python -m benchmarks.cifar10_exercise CIFAR ELSEWHERE WEIGHTS [--draws 3] [--runs runs]
 
-CIFAR, ELSEWHERE and WEIGHTS are as for cifar10_few_shot.py. The first draw starts from an empty --runs and gives the
+CIFAR, ELSEWHERE and WEIGHTS are as for cifar10_students.py. The first draw starts from an empty --runs and gives the
 seconds from data to report; the students' bodies, which know no label, are trained in it and serve the other draws.
 Draw 0, the recipe's own, is left out: it was looked at while the recipe was made.
 """

@@ -14,7 +14,6 @@ from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset
 from edgevit.data.loading import ViewDataset
 from edgevit.errors import EdgevitError
-from edgevit.exporting import onnx_from_module
 from edgevit.models.cost import macs_of
 from edgevit.models.embedding import Pooled, embedding_width
 from edgevit.progress import Bar
@@ -46,8 +45,9 @@ def fast_forward(
 
 def is_worth_exporting(model: nn.Module, preprocess: Preprocess, device: torch.device, images: int) -> bool:
     """Whether so many images take much longer in PyTorch than the export and ONNX Runtime do."""
-    macs = macs_of(model, preprocess.height, preprocess.width)
-    return device.type == "cpu" and images * macs >= WORTH_EXPORTING_MACS
+    if device.type != "cpu" or not images:
+        return False  # without counting, which takes a picture through the model
+    return images * macs_of(model, preprocess.height, preprocess.width) >= WORTH_EXPORTING_MACS
 
 
 class FrozenModel:
@@ -102,6 +102,7 @@ class FrozenModel:
 @torch.no_grad()
 def _in_onnxruntime(model: nn.Module, preprocess: Preprocess, embedding: bool) -> Forward | None:
     """The model in ONNX Runtime, or None where it cannot be exported or answers otherwise there."""
+    from edgevit.exporting import onnx_from_module  # here alone: most trainings do without ONNX
     from edgevit.runtimes.onnxruntime.session import inference_session
 
     pictures = torch.randn(2, 3, preprocess.height, preprocess.width, generator=torch.Generator().manual_seed(0))

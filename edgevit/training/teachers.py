@@ -98,8 +98,8 @@ class PlainTeacher:
 
     Its pooled features are what enters its classifier, the mean over its test-time views where it has some.
 
-    Beyer et al. 2022 warn that a teacher that does not see the student's view teaches worse
-    over a long training; it is for teachers that are too slow to see every view.
+    Beyer et al. 2022 warn that a teacher that does not see the student's view teaches worse over a long training; it is
+    for teachers that are too slow to see every view.
 
     Args:
         datasets: of the streams, in their order.
