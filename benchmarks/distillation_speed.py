@@ -161,9 +161,8 @@ def _plain_loop(data: Dataset, steps: int) -> float:
         temperature=3.0,
         verbose=False,
     )
-    transform: Any = create_transform(
-        SIZE, is_training=True, scale=SCALE, ratio=RATIO, interpolation="bicubic", color_jitter=None, auto_augment=None
-    )
+    as_ours: dict[str, Any] = {"interpolation": "bicubic", "color_jitter": None, "auto_augment": None}
+    transform: Any = create_transform(SIZE, is_training=True, scale=SCALE, ratio=RATIO, **as_ours)
     loader = DataLoader(_Pictures(data, transform), BATCH, shuffle=True)
     optimizer = create_optimizer_v2(student, opt="adamw", lr=5e-4, weight_decay=0.05)
     task.train()

@@ -38,7 +38,7 @@ def main() -> None:
 
 def state_dict(source: Path) -> dict[str, torch.Tensor]:
     """The weights of timm's mobilenetv2_100: each convolution in order, its bias in the batch norm that follows."""
-    model = timm.create_model(MODEL, **MODEL_ARGS).eval()
+    model: Any = timm.create_model(MODEL, **MODEL_ARGS).eval()
     with np.load(source, allow_pickle=False) as arrays:
         layers = [(arrays[f"{i:02}.weight_q"] * _per_output(arrays, i), arrays[f"{i:02}.bias"]) for i in range(53)]
     convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]

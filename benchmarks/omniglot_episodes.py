@@ -97,7 +97,7 @@ def main() -> None:
         for split, role in (("background", "train"), ("evaluation", "test")):
             write_dataset(file[f"{split}_bits"], file[f"{split}_chars"][file[f"{split}_labels"]], role, folder / split)
     features = trained_features(folder, asked.epochs, asked.runs)
-    settings = {}
+    settings: dict[str, Any] = {}
     for name, plan in plans(asked.episodes).items():
         load = os.getloadavg()[0]
         rows = play_both(features, plan, asked, folder, ours_first=len(settings) % 2 == 0)
@@ -122,7 +122,8 @@ def write_dataset(bits: npt.NDArray[np.uint8], names: npt.NDArray[np.str_], role
     """Rows of bits as an .npz data set of this role: white on black, SIDE × SIDE."""
     ink = np.unpackbits(bits, axis=-1)[..., : bits.shape[1]] * np.uint8(255)
     images = [np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BOX)) for one in ink]
-    np.savez(stem.with_suffix(".npz"), **{f"{role}_images": np.stack(images), f"{role}_labels": names})
+    arrays: dict[str, Any] = {f"{role}_images": np.stack(images), f"{role}_labels": names}
+    np.savez(stem.with_suffix(".npz"), **arrays)
 
 
 def trained_features(folder: Path, epochs: int, runs: Path) -> Features:
@@ -167,7 +168,7 @@ def played(features: Features, episodes: list[Episode], slow_episodes: int, thre
     with threadpool_limits(threads):
         for names, chosen in ((fast, episodes), (SLOW, episodes[:slow_episodes])):
             values, progress = features.values, SilentProgress()
-            found = play(iter(chosen), len(chosen), names, values, values, None, features.centre, progress)
+            found = play(chosen, names, values, values, None, features.centre, progress)
             for name, accuracies, seconds in zip(found.methods, found.accuracies, found.seconds, strict=True):
                 settings = {"chosen": found.chosen} if name == "auto" else {}
                 rows[f"edgevit {name}"] = Row(name in TRANSDUCTIVE, accuracies, seconds, settings)
@@ -177,12 +178,15 @@ def played(features: Features, episodes: list[Episode], slow_episodes: int, thre
 def peer_played(features: Features, episodes: list[Episode], asked: argparse.Namespace, folder: Path) -> dict[str, Row]:
     """Every method of EasyFSL, in the peer's Python."""
     tasks, answer = folder / "tasks.npz", folder / "answer.json"
+    drawn: dict[str, Any] = {
+        field: np.concatenate([getattr(episode, field) for episode in episodes]) for field in Episode._fields
+    }
     np.savez(
         tasks,
         features=features.values.astype(np.float32),
         centre=features.centre.astype(np.float32),
         query_counts=np.array([len(episode.queries) for episode in episodes]),
-        **{field: np.concatenate([getattr(episode, field) for episode in episodes]) for field in Episode._fields},
+        **drawn,
     )
     limits = ["--slow-episodes", str(asked.slow_episodes), "--threads", str(asked.threads)]
     subprocess.run([asked.peer, PEER, tasks, answer, *limits], check=True)

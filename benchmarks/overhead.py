@@ -41,7 +41,8 @@ def main() -> None:
         file.write_text(RECIPE)
         recipe = load_recipe(file)
         _by_hand(recipe, Path(folder) / "warm-up")
-        by_hand, piped = [], []
+        by_hand: list[float] = []
+        piped: list[float] = []
         for pair in range(pairs):
             sides = [(by_hand, _by_hand), (piped, _piped)]
             for seconds, side in sides if pair % 2 == 0 else reversed(sides):
@@ -71,7 +72,7 @@ def _by_hand(recipe: Recipe, folder: Path) -> None:
         manifest = Manifest.model_construct(
             kind=contents.kind, id=config.id, key="", digest=config.id, config={}, inputs={}, io=contents.io,
             files={name: FileEntry(sha256="", size=0) for name in names}, metrics=contents.metrics,
-            session_options=contents.session_options,
+            stage=config.name(), stage_version=config.version, session_options=contents.session_options,
         )  # fmt: skip
         done[config.id] = _Plain(out, manifest)
 

@@ -37,12 +37,11 @@ def main() -> None:
             config = Profile(
                 stage="profile", id=f"latency{number}", model="onnx", duration_s=DURATION_S + number * 1e-9
             )
-            sides = [lambda: bare.append(_bare_p50_ms(onnx.file("model.onnx")))]
-            sides.append(
-                lambda config=config: profiled.append(shop.make(config, model=onnx).metrics["latency_ms"]["p50"])
-            )
-            for side in sides if number % 2 == 0 else reversed(sides):
-                side()
+            for ours in (False, True) if number % 2 == 0 else (True, False):
+                if ours:
+                    profiled.append(shop.make(config, model=onnx).metrics["latency_ms"]["p50"])
+                else:
+                    bare.append(_bare_p50_ms(onnx.file("model.onnx")))
     ratios = [two / one for one, two in zip(bare, profiled, strict=True)]
     result = {"bare_p50_ms": bare, "profile_p50_ms": profiled, "profile_over_bare": ratios}
     publish("profile_agreement", {name: spread(values) for name, values in result.items()})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.optim._param_groups import auto_group_layers
-from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
+from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
