@@ -23,11 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from ruamel.yaml import YAML
 
-from benchmarks import imagenet_mobilenetv2
 from benchmarks.common import publish
-from edgevit import pipeline
+from benchmarks.imagenet_mobilenetv2 import networks
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Cifar
@@ -38,7 +36,6 @@ from edgevit.data.splits import drawn
 from edgevit.fewshot.embeddings import Embedder
 from edgevit.fewshot.episodes import Plan, draw_episodes, play, summary
 from edgevit.fewshot.heads import Floats
-from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for
 
@@ -58,9 +55,10 @@ def main() -> None:
     asked = parser.parse_args()
     asked.runs.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
-    context, data, models = terminal_context(), data_of(asked.cifar), _models(asked)
+    context, data, models = terminal_context(), data_of(asked.cifar), networks(asked, SIDE)
     teacher = features_of(models["teacher"], data, asked.runs, context)
     random = features_of(models["random"], data, asked.runs, context)
+    plan, few = Plan(None, SHOTS, None, asked.draws), Plan(None, SHOTS, None, asked.auto_draws)
     pixels = {role: _pixels(dataset) for role, dataset in data.items()}
     publish(
         "cifar10_few_shot",
@@ -71,11 +69,11 @@ def main() -> None:
             "pool_images": POOL,
             "macs": models["teacher"].metrics["macs"],
             "features": {
-                "raw pixels": played(pixels, data, INDUCTIVE, asked.draws, context),
-                "random": played(random, data, INDUCTIVE, asked.draws, context),
-                "teacher": played(teacher, data, METHODS, asked.draws, context),
+                "raw pixels": played(pixels, data, INDUCTIVE, plan, context),
+                "random": played(random, data, INDUCTIVE, plan, context),
+                "teacher": played(teacher, data, METHODS, plan, context),
             },
-            "auto": played(teacher, data, ("auto", *METHODS), asked.auto_draws, context),
+            "auto": played(teacher, data, ("auto", *METHODS), few, context),
         },
     )
 
@@ -86,24 +84,6 @@ def data_of(cifar: Path) -> dict[str, Dataset]:
     made = dataset_artifacts({"cifar": config}, Path(), [f"cifar.{role}" for role in ("support", "pool", "test")])
     opened = {name.removeprefix("cifar."): open_dataset(one) for name, one in made.items()}
     return {**opened, "pool": drawn(opened["pool"], POOL, seed=0)}
-
-
-def _models(asked: argparse.Namespace) -> dict[str, Artifact]:
-    network = {
-        "stage": "load",
-        "model": imagenet_mobilenetv2.MODEL,
-        "model_args": imagenet_mobilenetv2.BICUBIC_ARGS,
-        "image_size": SIDE,
-        "test_time_views": ["flip"],
-    }
-    stages = [
-        {**network, "id": "teacher", "weights": str(imagenet_mobilenetv2.weights_file(asked))},
-        {**network, "id": "random"},
-    ]
-    recipe_file = asked.runs / "cifar10-few-shot.yaml"
-    with recipe_file.open("w") as file:
-        YAML().dump({"name": "cifar10-few-shot", "datasets": {}, "stages": stages}, file)
-    return pipeline.run(load_recipe(recipe_file), recipe_file.parent, asked.runs, terminal_context())
 
 
 def features_of(model: Artifact, data: dict[str, Dataset], runs: Path, context: Context) -> Features:
@@ -117,12 +97,13 @@ def _pixels(dataset: Dataset) -> Floats:
 
 
 def played(
-    features: Features, data: dict[str, Dataset], methods: Sequence[str], draws: int, context: Context
+    features: Features, data: dict[str, Dataset], methods: Sequence[str], plan: Plan, context: Context
 ) -> dict[str, Any]:
+    """Each method's accuracies over the episodes that the plan draws from support and test, and what came of them."""
     support, test = data["support"].labels, data["test"].labels
     assert support is not None
-    episodes = list(draw_episodes(support, test, Plan(None, SHOTS, None, draws)))
-    pool, base = features["pool"], None
+    episodes = list(draw_episodes(support, test, plan))
+    pool, base = features.get("pool"), None
     found = play(episodes, methods, features["support"], features["test"], pool, base, context.progress)
     seconds = dict(zip(found.methods, found.seconds, strict=True))
     accuracies = dict(zip(found.methods, found.accuracies.round(4).tolist(), strict=True))

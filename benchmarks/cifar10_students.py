@@ -21,14 +21,14 @@ import numpy as np
 import torch
 
 from benchmarks.cifar10_exercise import RECIPE, parser_for, settings_of
-from benchmarks.cifar10_few_shot import data_of, features_of, played
+from benchmarks.cifar10_few_shot import SHOTS, data_of, features_of, played
 from benchmarks.common import publish
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Export, Quantize
 from edgevit.context import Context
-from edgevit.fewshot.episodes import mean_interval
+from edgevit.fewshot.episodes import Plan, mean_interval
 from edgevit.recipe import load_recipe
 
 METHODS = ("nearest_centroid", "logistic_regression", "label_propagation", "gaussian_mixture")
@@ -41,11 +41,11 @@ def main() -> None:
     asked = parser_for(__doc__, draws=20).parse_args()
     torch.set_num_threads(2)
     context, data = terminal_context(), data_of(asked.cifar)
-    models = _models(asked, context)
+    models, plan = _models(asked, context), Plan(None, SHOTS, None, asked.draws)
     found = {}
     for name, model in models.items():
         features = features_of(model, data, asked.runs, context)
-        found[name] = played(features, data, METHODS, asked.draws, context)["methods"]
+        found[name] = played(features, data, METHODS, plan, context)["methods"]
     reference = np.array(found["imagenet"]["nearest_centroid"]["accuracies"])
     gains = {
         name: {method: mean_interval(np.array(one["accuracies"]) - reference) for method, one in methods.items()}
