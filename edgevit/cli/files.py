@@ -36,6 +36,9 @@ def export(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's pretrained weights.")] = False,
     image_size: Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the input in pixels.")] = None,
     opset: Annotated[int, typer.Option("--opset", min=17, max=23)] = 20,
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, or float16 for TensorRT; quantize takes float32.")
+    ] = "float32",
     embedding: Annotated[
         bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
     ] = False,
@@ -46,7 +49,7 @@ def export(
     Example: edgevit export --model deit_tiny_patch16_224 --classes 10 --out deit.onnx
     """
     from edgevit.configs import Export, Load
-    from edgevit.workshop import workshop
+    from edgevit.workshop import parsed, workshop
 
     names = tuple(str(index) for index in range(classes)) if classes else None
     with workshop(terminal_context()) as shop:
@@ -54,9 +57,12 @@ def export(
             Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
                  weights=str(weights.absolute()) if weights else None, image_size=image_size)
         )  # fmt: skip
-        config = Export(stage="export", id="onnx", model="checkpoint", opset=opset, embedding=embedding)
+        config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, embedding=embedding)
         exported = shop.make(config, model=loaded)
         _deliver(exported, out, as_json)
+    if precision == "float16":
+        next_command(f"edgevit check {out}")
+        return
     next_command(f"edgevit quantize {out} --calibration FOLDER --out {out.with_suffix('.int8.onnx')}")
 
 
@@ -66,6 +72,9 @@ def quantize(
     out: Out,
     images: Annotated[int, typer.Option("--images", min=1, help="How many images to calibrate on.")] = 256,
     calibrator: Annotated[str, typer.Option("--calibrator", help="minmax, entropy or percentile.")] = "minmax",
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="What will run it: onnxruntime, or tensorrt, with floats in float16.")
+    ] = "onnxruntime",
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize an ONNX model to INT8, calibrated on images and checked against the float model.
@@ -77,11 +86,17 @@ def quantize(
 
     with workshop(terminal_context()) as shop:
         config = parsed(
-            Quantize, id="int8", model="model", calibration="images", calibration_images=images, calibrator=calibrator
+            Quantize,
+            id="int8",
+            model="model",
+            calibration="images",
+            calibration_images=images,
+            calibrator=calibrator,
+            runtime=runtime,
         )
         made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
         _deliver(made, out, as_json)
-    next_command(f"edgevit compare {model} {out}")
+    next_command(f"edgevit check {out}" if runtime == "tensorrt" else f"edgevit compare {model} {out}")
 
 
 def compile(

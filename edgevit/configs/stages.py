@@ -48,6 +48,9 @@ class Export(Stage):
     model: CheckpointRef
     opset: Annotated[int, Field(ge=17, le=23)] = 20
     dynamic_batch: bool = True
+    precision: Literal["float32", "float16"] = Field(
+        "float32", description="float16: all but inputs and outputs, for TensorRT; what is to be quantized is float32"
+    )
     embedding: bool = Field(
         False, description="a second output, what enters the classifier, so that classes can be added to the bundle"
     )
@@ -63,7 +66,9 @@ class Quantize(Stage):
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
     calibrator: Literal["minmax", "entropy", "percentile"] = "minmax"
-    runtime: Literal["onnxruntime"] = "onnxruntime"
+    runtime: Literal["onnxruntime", "tensorrt"] = Field(
+        "onnxruntime", description="whose dialect the graph is written in; what stays float is float16 for tensorrt"
+    )
     min_sqnr_db: float = Field(10.0, description="parity gate: least signal-to-quantization-noise ratio of the logits")
     seed: int = 0
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from onnxruntime.quantization import QuantType
 
@@ -20,7 +21,9 @@ class Dialect:
             (attention) stay float.
         float_outputs: operator types whose outputs get no Q/DQ pair.
         writer_options: further options of onnxruntime's Q/DQ writer.
-        session_options: what the runtime must be told to read the graph as it was meant.
+        session_options: what onnxruntime must be told to read the graph as it was meant.
+        whole_tiles: products and convolutions whose sizes do not fill the tiles of tensor cores stay float.
+        floats: the type of what is not quantized.
     """
 
     activations: Any
@@ -28,6 +31,8 @@ class Dialect:
     float_outputs: tuple[str, ...]
     writer_options: Json
     session_options: Json
+    whole_tiles: bool = False
+    floats: Literal["float32", "float16"] = "float32"
 
 
 # onnxruntime, medians of one thread on a CPU with VNNI and AMX, random weights, 32 calibration images:
@@ -39,6 +44,9 @@ class Dialect:
 # Where float convolutions in ONNX Runtime's blocked layout are as fast, INT8 gains nothing: efficientvit_b0 0.8 times
 # the speed of float, mobilevit_xxs 0.9, fastvit_t8 0.6, depthwise convolutions left float or not. Measure both.
 # On x86 without VNNI, products of uint8 by int8 may saturate; the SQNR gate, run on this machine, sees it.
+# tensorrt, by NVIDIA's builder (TensorRT for RTX 1.7.1): zero points are 0, scales of activations one a tensor, biases
+# float, nothing behind a product is quantized. What stays float is float16: attention of deit_tiny is 12 fused kernels
+# then and none in float32. The same graph is the fastest that OpenVINO was seen to run.
 DIALECTS = {
     "onnxruntime": Dialect(
         activations=QuantType.QUInt8,
@@ -46,5 +54,25 @@ DIALECTS = {
         float_outputs=("MatMul", "Gemm"),
         writer_options={"WeightSymmetric": True, "ActivationSymmetric": False},
         session_options={"disabled_optimizers": ["MatMulAddFusion"]},
-    )
+    ),
+    "tensorrt": Dialect(
+        activations=QuantType.QInt8,
+        operators=("Conv", "MatMul", "Gemm"),
+        float_outputs=("Conv", "MatMul", "Gemm"),
+        writer_options={"WeightSymmetric": True, "ActivationSymmetric": True, "QuantizeBias": False},
+        session_options={"disabled_optimizers": ["MatMulAddFusion"]},
+        whole_tiles=True,
+        floats="float16",
+    ),
 }
+SMALLEST_SIDE, CHANNEL_MULTIPLE = 16, 8
+
+
+def fills_tiles(operator: str, weight: Sequence[int]) -> bool:
+    """Whether weights of this shape are large enough for INT8 on tensor cores.
+
+    Sides of at least 16 for a product; numbers of channels, of a group, that are multiples of 8 for a convolution.
+    """
+    if operator.startswith("Conv"):
+        return all(channels % CHANNEL_MULTIPLE == 0 for channels in weight[:2])
+    return min(weight[-2:]) >= SMALLEST_SIDE

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -14,8 +14,9 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from edgevit.artifacts import Json
 from edgevit.errors import ArtifactError
 from edgevit.quantization.calibration import Batches, Calibrator, Ranges, activation_ranges
-from edgevit.quantization.dialects import DIALECTS, Dialect
-from edgevit.runtimes.files import is_quantized, operator_counts
+from edgevit.quantization.dialects import DIALECTS, Dialect, fills_tiles
+from edgevit.runtimes.files import is_quantized, operator_counts, with_unique_node_names
+from edgevit.runtimes.float16 import with_float16
 
 OLDEST_OPSET = 13
 
@@ -45,15 +46,17 @@ def quantized_onnx(
     """
     _check_quantizable(model, where)
     dialect = DIALECTS[runtime]
-    named = _with_unique_node_names(model)
+    named = with_unique_node_names(model)
     chosen = [node for node in named.graph.node if _is_quantizable(node, named, dialect)]
     if not chosen:
         raise ArtifactError(
             "there is nothing to quantize", where=where, expected=f"any of {', '.join(dialect.operators)}"
         )
-    clipping = _clipping_nodes(chosen, named)
+    clipping = [] if "Conv" in dialect.float_outputs else _clipping_nodes(chosen, named)
     ranges = activation_ranges(named, _activations([*chosen, *clipping], named, dialect), batches, calibrator, threads)
     quantized = _with_qdq(named, [*chosen, *clipping], ranges, dialect)
+    if dialect.floats == "float16":
+        quantized = with_float16(quantized)
     done, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
     return Quantized(quantized, dialect.session_options, dict(done), dict(operator_counts(named) - done - dropped))
 
@@ -61,6 +64,13 @@ def quantized_onnx(
 def _check_quantizable(model: ModelProto, where: object) -> None:
     if is_quantized(model):
         raise ArtifactError("the model is quantized already", where=where, expected="a float model")
+    if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer):
+        raise ArtifactError(
+            "the model's weights are float16 already",
+            where=where,
+            expected="a float32 model",
+            next="export it in float32: quantize --runtime tensorrt makes float16 of what stays float",
+        )
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
         raise ArtifactError(
@@ -72,20 +82,11 @@ def _check_quantizable(model: ModelProto, where: object) -> None:
         )
 
 
-def _with_unique_node_names(model: ModelProto) -> ModelProto:
-    """A copy in which every node has a name of its own: the writer chooses nodes by name."""
-    named = ModelProto()
-    named.CopyFrom(model)
-    counts = Counter(node.name for node in named.graph.node)
-    for index, node in enumerate(named.graph.node):
-        if not node.name or counts[node.name] > 1:
-            node.name = f"{node.op_type}_{index}"
-    return named
-
-
 def _is_quantizable(node: NodeProto, model: ModelProto, dialect: Dialect) -> bool:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return node.op_type in dialect.operators and node.input[1] in weights
+    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    if node.op_type not in dialect.operators or node.input[1] not in weights:
+        return False
+    return not dialect.whole_tiles or fills_tiles(node.op_type, weights[node.input[1]])
 
 
 def _clipping_nodes(chosen: list[NodeProto], model: ModelProto) -> list[NodeProto]:

@@ -152,6 +152,17 @@ def nodes(model: ModelProto) -> Iterator[onnx.NodeProto]:
         yield from _nodes_of(function.node)
 
 
+def with_unique_node_names(model: ModelProto) -> ModelProto:
+    """A copy in which every node has a name of its own, for what knows nodes by their names."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    counts = Counter(node.name for node in named.graph.node)
+    for index, node in enumerate(named.graph.node):
+        if not node.name or counts[node.name] > 1:
+            node.name = f"{node.op_type}_{index}"
+    return named
+
+
 def _nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in some:
         yield node

@@ -13,6 +13,8 @@ from edgevit.models import model_from_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.runtimes.base import SessionOptions
+from edgevit.runtimes.files import read_onnx, write_onnx
+from edgevit.runtimes.float16 import with_float16
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import check_sessions_agree
 from edgevit.runtimes.torch.session import TorchSession
@@ -25,18 +27,20 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
     if config.embedding:
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
     exported = onnx_from_module(module, spec, file, config.opset, config.dynamic_batch)
+    if config.precision == "float16":
+        write_onnx(with_float16(read_onnx(file)), file, exported.spec)
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(
         OnnxruntimeSession(file, exported.spec, session_options={}, threads=1),
         TorchSession(WithEmbedding(module) if config.embedding else module, exported.spec, "cpu", SessionOptions()),
-        precision="float32",
+        precision=config.precision,
         where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
     )
     metrics = {
         **cost_of(re_parameterised(module, spec), spec.preprocess),
         "size_bytes": file.stat().st_size,
-        "precision": "float32",
+        "precision": config.precision,
         "exporter": exported.exporter,
         "opset": config.opset,
         "max_difference": agreement.max_difference,

@@ -1,0 +1,121 @@
+"""An ONNX graph with the questions that rules and checks put to it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto
+
+from edgevit.runtimes.files import with_unique_node_names
+
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+INT8 = TensorProto.INT8
+# Between the two products of an attention, beside the softmax itself.
+AROUND_SOFTMAX = ("QuantizeLinear", "DequantizeLinear", "Cast", "Add", "Mul", "Div", "Where", "Dropout", "IsNaN")
+
+
+class Graph:
+    """The main graph of a model, each node under a name of its own."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = with_unique_node_names(model)
+        graph = self.model.graph
+        self.nodes: list[NodeProto] = list(graph.node)
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.constants |= {
+            node.output[0]: attribute.t
+            for node in self.nodes
+            if node.op_type == "Constant"
+            for attribute in node.attribute
+            if attribute.name == "value"
+        }
+        self.maker = {name: node for node in self.nodes for name in node.output if name}
+        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            for name in node.input:
+                self.readers[name].append(node)
+        self._types, self._shapes = _types_and_shapes(self.model)
+
+    def opset(self) -> int:
+        """Of ONNX's own operators."""
+        return next((one.version for one in self.model.opset_import if one.domain in ("", "ai.onnx")), 0)
+
+    def of_type(self, *operators: str) -> Iterator[NodeProto]:
+        """Nodes of these operators, in the order of the graph."""
+        return (node for node in self.nodes if node.op_type in operators)
+
+    def element_type(self, name: str) -> int | None:
+        """TensorProto's number of a tensor's type, where it is known."""
+        return self.constants[name].data_type if name in self.constants else self._types.get(name)
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """A tensor's shape, None where it or a size of it is not known."""
+        return tuple(self.constants[name].dims) if name in self.constants else self._shapes.get(name)
+
+    def stored_type(self, pair_end: NodeProto) -> int | None:
+        """The type of the integers that a DequantizeLinear reads."""
+        return self.element_type(pair_end.input[0]) or _zero_point_type(pair_end, self)
+
+    def is_dequantized(self, name: str) -> bool:
+        """Whether a tensor comes from a DequantizeLinear."""
+        return name in self.maker and self.maker[name].op_type == "DequantizeLinear"
+
+    def is_weight(self, name: str) -> bool:
+        """Whether a tensor is constant, quantized or not."""
+        if self.is_dequantized(name) or (name in self.maker and self.maker[name].op_type == "QuantizeLinear"):
+            return self.is_weight(self.maker[name].input[0])
+        return name in self.constants
+
+    def asked_precision(self, product: NodeProto) -> str:
+        """What a product's operands are: int8 where both are dequantized from it, else the type of its numbers."""
+        operands = product.input[:2]
+        if all(self.is_dequantized(name) for name in operands):
+            stored = {self.stored_type(self.maker[name]) for name in operands}
+            if len(stored) == 1:
+                return type_name(stored.pop())
+        return type_name(self.element_type(product.output[0]) or self.element_type(operands[0]))
+
+    def attentions(self) -> list[NodeProto]:
+        """The Softmax nodes whose weights, perhaps after a pair or a mask, enter a product of two activations."""
+        return [node for node in self.of_type("Softmax") if self._enters_product(node.output[0], steps=4)]
+
+    def _enters_product(self, name: str, steps: int) -> bool:
+        for reader in self.readers[name]:
+            if reader.op_type == "MatMul" and not any(self.is_weight(one) for one in reader.input[:2]):
+                return True
+            if steps and reader.op_type in AROUND_SOFTMAX and self._enters_product(reader.output[0], steps - 1):
+                return True
+        return False
+
+
+def type_name(number: int | None) -> str:
+    """float32, int8, …; "unknown" for None."""
+    names = {int(TensorProto.FLOAT): "float32", int(TensorProto.FLOAT8E4M3FN): "float8"}
+    if number is None:
+        return "unknown"
+    return names.get(number) or str(TensorProto.DataType.Name(number)).lower()
+
+
+def _types_and_shapes(model: ModelProto) -> tuple[dict[str, int], dict[str, tuple[int | None, ...]]]:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        inferred = model.graph
+    types, shapes = {}, {}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        tensor = value.type.tensor_type
+        types[value.name] = tensor.elem_type
+        if tensor.HasField("shape"):
+            shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return types, shapes
+
+
+def _zero_point_type(node: NodeProto, graph: Graph) -> int | None:
+    maker = graph.maker.get(node.input[0])
+    if maker is None or maker.op_type != "QuantizeLinear":
+        return None
+    if len(maker.input) > 2 and maker.input[2]:
+        return graph.element_type(maker.input[2])
+    return next((one.i for one in maker.attribute if one.name == "output_dtype" and one.i), TensorProto.UINT8)

@@ -1,0 +1,199 @@
+"""NVIDIA's own ONNX parser and builder, asked on a machine without a GPU.
+
+TensorRT for RTX builds engines ahead of time on a CPU. Its libraries are in the wheel of ONNX Runtime's plugin, and
+TensorRT 11's Python bindings run on them, which NVIDIA documents nowhere: so both versions are pinned, a child process
+does it, and it proves itself on two tiny graphs before its answer counts. What is built is thrown away: it would run on
+RTX cards alone. The answer is what this parser and builder make of the graph.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from edgevit.checking.plan import Kernel, kernels_of
+from edgevit.checking.stub_library import shared_library
+from edgevit.errors import ArtifactError, MissingDependency, TargetError
+from edgevit.provenance import version_of
+
+CHILD = Path(__file__).with_name("nvidia_child.py")
+TIME_LIMIT_S = 600
+WHEEL, BINDINGS = "onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt-cu13-bindings"
+PACKAGES = {"onnxruntime_ep_nv_tensorrt_rtx": WHEEL, "tensorrt_bindings": BINDINGS}
+LIBRARIES = {"libnvinfer.so.11": "libtensorrt_rtx.so.", "libnvonnxparser.so.11": "libtensorrt_onnxparser_rtx.so."}
+PLUGINS, PLUGINS_ENTRY = "libnvinfer_plugin.so.11", "initLibNvInferPlugins"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What the parser or the builder would not take; `node` is empty where it names none."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What NVIDIA's builder makes of a graph.
+
+    Attributes:
+        builder: the library that answered, with its version.
+        refused: why not, where it was not built.
+        engine_bytes: size of the engine, which holds the weights.
+    """
+
+    builder: str
+    built: bool
+    refused: tuple[Refusal, ...]
+    seconds: float
+    engine_bytes: int
+    kernels: tuple[Kernel, ...]
+
+
+def ask(model: ModelProto, where: object) -> Answer:
+    """Parse and build a model, an open batch size taken as 1.
+
+    Args:
+        where: what errors name.
+
+    Raises:
+        MissingDependency: the extra is not installed.
+        TargetError: this machine is no x86-64 Linux, or the libraries do not do here what they should.
+        ArtifactError: the parser or the builder crashed over the model, or took too long.
+    """
+    builder = _builder()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        file.write_bytes(model.SerializeToString())
+        answers, ending = _child(Path(folder), [file])
+    if not answers:
+        raise ArtifactError(
+            f"{builder} did not survive this model",
+            where=where,
+            got=ending,
+            next="look at the rules that it breaks, or check it with other operators",
+        )
+    return _read(answers[0], builder)
+
+
+@cache
+def _builder() -> str:
+    """The name and version of what answers, after it was shown to tell a right graph from a wrong one."""
+    _check_machine()
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("right.onnx", "wrong.onnx")]
+        for file, zero_point in zip(files, (np.int8(0), np.uint8(128)), strict=True):
+            file.write_bytes(_quantized_product(zero_point).SerializeToString())
+        answers, ending = _child(Path(folder), files)
+    if [answer["built"] for answer in answers] != [True, False] or not kernels_of(answers[0]["layers"]):
+        raise TargetError(
+            "NVIDIA's libraries do not do here what they should",
+            where="the check of the check, a right and a wrong graph of one product",
+            got=f"{[answer['built'] for answer in answers]}, {ending}",
+            expected="the first built, the second refused",
+            next=f"pip install '{WHEEL}=={version_of(WHEEL)}' '{BINDINGS}=={version_of(BINDINGS)}' anew",
+        )
+    return f"TensorRT for RTX {_library_version()}"
+
+
+def _check_machine() -> None:
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise TargetError(
+            "NVIDIA's builder runs without a GPU on x86-64 Linux only",
+            where="check",
+            got=f"{platform.machine()} {sys.platform}",
+            next="the rules and the tables of older parsers say what they can; on a board, compile it there",
+        )
+    missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        raise MissingDependency(
+            f"{' and '.join(missing)} not installed", where="check", next="pip install 'edgevit[tensorrt-check]'"
+        )
+
+
+def _child(folder: Path, files: list[Path]) -> tuple[list[dict[str, Any]], str]:
+    """The answers, as far as the child came, and how it ended."""
+    libraries, out = folder / "libraries", folder / "answer.json"
+    libraries.mkdir()
+    _link_libraries(libraries)
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
+    command = [sys.executable, "-I", str(CHILD), str(out), *map(str, files)]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=TIME_LIMIT_S
+        )
+        ending = _ending(done.returncode, done.stderr)
+    except subprocess.TimeoutExpired:
+        ending = f"no answer after {TIME_LIMIT_S} s"
+    return (json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []), ending
+
+
+def _link_libraries(folder: Path) -> None:
+    """The names that TensorRT's bindings look for, made of TensorRT for RTX; it has no plugins, nor needs any."""
+    for name, prefix in LIBRARIES.items():
+        (folder / name).symlink_to(_library(prefix))
+    (folder / PLUGINS).write_bytes(shared_library(PLUGINS_ENTRY, PLUGINS))
+
+
+def _library(prefix: str) -> Path:
+    found = find_spec("onnxruntime_ep_nv_tensorrt_rtx")
+    assert found is not None
+    assert found.origin is not None
+    return next(Path(found.origin).parent.glob(f"{prefix}*"))
+
+
+def _library_version() -> str:
+    prefix = LIBRARIES["libnvinfer.so.11"]
+    return _library(prefix).name.removeprefix(prefix)
+
+
+def _ending(code: int, errors: str) -> str:
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    last = next((line for line in reversed(errors.splitlines()) if line.strip()), "")
+    return f"exit status {code}{': ' if last else ''}{last}"
+
+
+def _read(answer: dict[str, Any], builder: str) -> Answer:
+    refused = [Refusal(**one) for one in answer["refused"]]
+    if not answer["built"] and not refused:
+        refused = [Refusal("", "", reason) for reason in answer["errors"] or ["no reason given"]]
+    kernels = tuple(kernels_of(answer["layers"]))
+    return Answer(builder, answer["built"], tuple(refused), answer["seconds"], answer["bytes"], kernels)
+
+
+def _quantized_product(zero: np.generic) -> ModelProto:
+    """image (1, 32) by a matrix (32, 32), both between pairs whose integers are of the type of `zero`."""
+    constants = {
+        "scale": np.float32(0.1),
+        "zero": zero,
+        "weight": np.ones((32, 32), np.int8),
+        "weight_scale": np.full(32, 0.1, np.float32),
+        "weight_zero": np.zeros(32, np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["integers"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["rounded"], name="dequantize"),
+        helper.make_node(
+            "DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["matrix"], name="weights", axis=1
+        ),
+        helper.make_node("MatMul", ["rounded", "matrix"], ["logits"], name="product"),
+    ]
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 32]) for name in ("image", "logits")]
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "product", shapes[:1], shapes[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)

@@ -1,0 +1,83 @@
+"""Puts ONNX files before NVIDIA's parser and builder, in a process that may die of it. Run by nvidia.py only.
+
+    python nvidia_child.py ANSWER.json MODEL.onnx …
+
+It imports nothing of edgevit, and runs with NVIDIA's libraries in LD_LIBRARY_PATH. The answer is written anew after
+each file, so that those before a crash are known.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import tensorrt_bindings as trt
+
+
+class Log(trt.ILogger):  # type: ignore[misc]
+    """Keeps what matters: errors, and the message that lists the kernels."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.layers: list[str] = []
+        self.errors: list[str] = []
+
+    def log(self, severity: object, message: str) -> None:
+        if message.startswith("Layers:"):
+            self.layers.append(message)
+        elif severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+            self.errors.append(message)
+
+
+def answer(path: str) -> dict[str, object]:
+    """Whether the file was built, with the kernels, or what was refused and why."""
+    log = Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
+    start = time.perf_counter()
+    with open(path, "rb") as file:
+        parsed = parser.parse(file.read())
+    refused = [_refusal(parser.get_error(index)) for index in range(parser.num_errors)]
+    engine = _built(builder, network) if parsed else None
+    return {
+        "built": engine is not None,
+        "bytes": engine.nbytes if engine is not None else 0,
+        "seconds": time.perf_counter() - start,
+        "refused": refused,
+        "errors": log.errors,
+        "layers": log.layers,
+    }
+
+
+def _built(builder: Any, network: Any) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    profile, dynamic = builder.create_optimization_profile(), False
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if -1 in tuple(tensor.shape):
+            dynamic, one = True, tuple(1 if size == -1 else size for size in tensor.shape)
+            profile.set_shape(tensor.name, one, one, one)
+    if dynamic:
+        config.add_optimization_profile(profile)
+    return builder.build_serialized_network(network, config)
+
+
+def _refusal(error: Any) -> dict[str, str]:
+    return {"node": error.node_name(), "operator": error.node_operator(), "reason": error.desc()}
+
+
+def main() -> None:
+    out, *paths = sys.argv[1:]
+    answers: list[dict[str, object]] = []
+    for path in paths:
+        answers.append(answer(path))
+        with open(f"{out}.half", "w", encoding="utf-8") as file:
+            json.dump(answers, file)
+        os.replace(f"{out}.half", out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Which operators the parsers of boards' older TensorRT versions take, by NVIDIA's published tables.
+
+From the operator tables of onnx-tensorrt's releases. What a parser asks of an operator's attributes is not in them.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from edgevit.checking.graph import Graph
+
+TABLE = Path(__file__).with_name("tensorrt_operators.csv")
+
+
+@dataclass(frozen=True)
+class OldParser:
+    """A version with its table; `boards` are those that come with it or with the nearest to it."""
+
+    version: str
+    boards: str
+    newest_opset: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an older parser would refuse; nothing where both are empty."""
+
+    parser: OldParser
+    operators: tuple[str, ...]
+    opset_too_new: bool
+
+    @property
+    def taken(self) -> bool:
+        """Whether nothing in the table speaks against the graph."""
+        return not self.operators and not self.opset_too_new
+
+
+OLD_PARSERS = (
+    OldParser("10.1", "JetPack 6.1 and 6.2 (10.3)", 20),
+    OldParser("8.6", "JetPack 6.0", 17),
+)
+
+
+def verdicts(graph: Graph) -> list[Verdict]:
+    """Of each older parser, newest first."""
+    used = sorted({node.op_type for node in graph.nodes})
+    found = []
+    for parser in OLD_PARSERS:
+        taken = _taken(parser.version)
+        refused = tuple(name for name in used if not taken.get(name, False))
+        found.append(Verdict(parser, refused, graph.opset() > parser.newest_opset))
+    return found
+
+
+@cache
+def _taken(version: str) -> dict[str, bool]:
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return {row["onnx_op"]: row[f"tensorrt_{version}"] == "Y" for row in csv.DictReader(file)}

@@ -1,0 +1,212 @@
+"""What TensorRT asks of a quantized graph, rule by rule and node by node.
+
+From NVIDIA's "Working with Quantized Types" (explicit quantization) and what its parser and builder refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from edgevit.checking.graph import INT8, PRODUCTS, Graph, type_name
+from edgevit.quantization.dialects import fills_tiles
+
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+QUANTIZED_TYPES = (INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, getattr(TensorProto, "FLOAT4E2M1", -1))
+FUSED_HEAD, FUSED_TOKENS = (16, 32, 64), 512
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One place where a graph breaks a rule.
+
+    Attributes:
+        level: an error is refused, or built as something else than what it says; a warning costs speed or accuracy.
+        next: what mends it.
+    """
+
+    rule: str
+    level: Literal["error", "warning"]
+    node: str
+    what: str
+    next: str
+
+
+Rule = Callable[[Graph], Iterator[Diagnostic]]
+
+
+def tensorrt_diagnostics(graph: Graph) -> list[Diagnostic]:
+    """All that the rules find, errors first."""
+    found = [one for rule in RULES for one in rule(graph)]
+    return sorted(found, key=lambda one: one.level)
+
+
+def symmetric(graph: Graph) -> Iterator[Diagnostic]:
+    """Zero points are 0."""
+    for node in graph.of_type(*PAIR):
+        zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
+        if zero is not None and _array(zero).any():
+            yield Diagnostic(
+                "symmetric", "error", node.name, f"its zero point is {_few(_array(zero))}, not 0", QUANTIZE_AGAIN
+            )
+
+
+def integer_type(graph: Graph) -> Iterator[Diagnostic]:
+    """What is quantized is int8 (or float8, int4): not uint8, not 16 bits, and not the int32 of a bias."""
+    for node in graph.of_type("DequantizeLinear"):
+        stored = graph.stored_type(node)
+        if stored is None or stored in QUANTIZED_TYPES:
+            continue
+        mend = "leave biases float" if stored == TensorProto.INT32 else QUANTIZE_AGAIN
+        yield Diagnostic("integer_type", "error", node.name, f"it reads {type_name(stored)}, not int8", mend)
+
+
+def tensor_scale(graph: Graph) -> Iterator[Diagnostic]:
+    """An activation has one scale; only weights have one for each channel."""
+    for node in graph.of_type(*PAIR):
+        scale = graph.constants.get(node.input[1])
+        if scale is not None and int(np.prod(scale.dims)) > 1 and not graph.is_weight(node.input[0]):
+            what = f"an activation has {int(np.prod(scale.dims))} scales"
+            yield Diagnostic("tensor_scale", "error", node.name, what, "quantize activations per tensor")
+
+
+def output_channel_axis(graph: Graph) -> Iterator[Diagnostic]:
+    """The scales of a convolution's weights go along its output channels."""
+    for node in graph.of_type("Conv", "ConvTranspose"):
+        pair = graph.maker.get(node.input[1])
+        scale = graph.constants.get(pair.input[1]) if pair is not None and len(pair.input) > 1 else None
+        if pair is None or pair.op_type != "DequantizeLinear" or scale is None or int(np.prod(scale.dims)) == 1:
+            continue
+        wanted, axis = (0 if node.op_type == "Conv" else 1), _integer(pair, "axis", 1)
+        if axis != wanted:
+            what = f"the scales of its weights go along axis {axis}, its output channels along {wanted}"
+            yield Diagnostic("output_channel_axis", "error", node.name, what, QUANTIZE_AGAIN)
+
+
+def both_operands(graph: Graph) -> Iterator[Diagnostic]:
+    """A product is in INT8 where both operands are; with one alone it stays float."""
+    for node in graph.of_type(*PRODUCTS):
+        pairs = [graph.is_dequantized(name) for name in node.input[:2]]
+        if any(pairs) and not all(pairs) and not _is_weight_only(node, graph):
+            what = f"operand {pairs.index(False) + 1} of 2 is not quantized"
+            yield Diagnostic("both_operands", "warning", node.name, f"{what}: it stays float", QUANTIZE_AGAIN)
+
+
+def used_pair(graph: Graph) -> Iterator[Diagnostic]:
+    """A pair that enters no product rounds for nothing, and may keep kernels from fusing."""
+    for node in graph.of_type("DequantizeLinear"):
+        readers = graph.readers[node.output[0]]
+        if readers and not graph.is_weight(node.input[0]) and not any(one.op_type in GAINS_BY_INT8 for one in readers):
+            what = f"only {', '.join(sorted({one.op_type for one in readers}))} reads it"
+            yield Diagnostic("used_pair", "warning", node.name, what, "leave this tensor float")
+
+
+def weight_pair(graph: Graph) -> Iterator[Diagnostic]:
+    """Quantized constants enter products alone: the builder refuses them elsewhere."""
+    for node in graph.of_type("DequantizeLinear"):
+        others = [one for one in graph.readers[node.output[0]] if one.op_type not in (*PRODUCTS, *LAYOUT)]
+        if graph.is_weight(node.input[0]) and others:
+            what = f"a quantized constant enters {others[0].op_type} '{others[0].name}'"
+            yield Diagnostic("weight_pair", "error", node.name, what, "leave constants outside products float")
+
+
+def plain_operators(graph: Graph) -> Iterator[Diagnostic]:
+    """Operators of ONNX's own domain, none with integers inside (QLinearConv, MatMulInteger)."""
+    for node in graph.nodes:
+        if node.domain not in ("", "ai.onnx"):
+            what, mend = f"{node.domain}::{node.op_type} is no operator of ONNX", "export it for tensorrt"
+        elif node.op_type.startswith(("QLinear", "DynamicQuantize")) or node.op_type.endswith("Integer"):
+            what, mend = f"{node.op_type} holds its integers inside", QUANTIZE_AGAIN
+        else:
+            continue
+        yield Diagnostic("plain_operators", "error", node.name, what, mend)
+
+
+def static_shapes(graph: Graph) -> Iterator[Diagnostic]:
+    """Only the batch size is open."""
+    for value in graph.model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name in graph.constants:
+            continue
+        open_sizes = [place for place, dim in enumerate(dims) if place and not dim.HasField("dim_value")]
+        if open_sizes:
+            what = f"sizes {', '.join(map(str, open_sizes))} of the input '{value.name}' are open"
+            yield Diagnostic("static_shapes", "error", value.name, what, "export it with a fixed image size")
+
+
+def worthwhile_product(graph: Graph) -> Iterator[Diagnostic]:
+    """INT8 products and convolutions fill whole tiles."""
+    for node in graph.of_type(*PRODUCTS):
+        weight = graph.shape(node.input[1])
+        if graph.asked_precision(node) != "int8" or not weight or not graph.is_weight(node.input[1]):
+            continue
+        sizes = [size for size in weight if size is not None]
+        if len(sizes) == len(weight) and not fills_tiles(node.op_type, sizes):
+            what = f"weights of {' × '.join(map(str, sizes))} do not fill tiles"
+            yield Diagnostic("worthwhile_product", "warning", node.name, what, "leave it float, and measure both")
+
+
+def fusible_attention(graph: Graph) -> Iterator[Diagnostic]:
+    """Attention in INT8 fuses with heads of 16, 32 or 64 and up to 512 tokens."""
+    for softmax in graph.attentions():
+        product = graph.maker.get(_before(softmax, graph))
+        if product is None or product.op_type != "MatMul" or graph.asked_precision(product) != "int8":
+            continue
+        head, tokens = _last(graph.shape(product.input[0])), _last(graph.shape(product.output[0]))
+        if (head is not None and head not in FUSED_HEAD) or (tokens is not None and tokens > FUSED_TOKENS):
+            what = f"INT8 attention over {tokens} tokens with heads of {head} does not fuse"
+            yield Diagnostic("fusible_attention", "warning", product.name, what, "leave both its products float")
+
+
+RULES: tuple[Rule, ...] = (
+    plain_operators,
+    static_shapes,
+    symmetric,
+    integer_type,
+    tensor_scale,
+    output_channel_axis,
+    weight_pair,
+    both_operands,
+    used_pair,
+    worthwhile_product,
+    fusible_attention,
+)
+QUANTIZE_AGAIN = "quantize the float model with --runtime tensorrt"
+LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze")
+# Beside products, what runs in INT8 itself or carries integers on to what does.
+GAINS_BY_INT8 = (*PRODUCTS, *LAYOUT, "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice")
+
+
+def _is_weight_only(node: NodeProto, graph: Graph) -> bool:
+    """Whether only the weights are quantized, to fewer bits than INT8, as is usual where memory is short."""
+    pair = graph.maker.get(node.input[1])
+    return pair is not None and pair.op_type == "DequantizeLinear" and graph.stored_type(pair) == TensorProto.INT4
+
+
+def _before(softmax: NodeProto, graph: Graph) -> str:
+    """The tensor that a softmax is taken of, before scales and masks."""
+    name = softmax.input[0]
+    while (maker := graph.maker.get(name)) is not None and maker.op_type in ("Add", "Mul", "Div", "Cast", *PAIR):
+        name = maker.input[0]
+    return str(name)
+
+
+def _last(shape: tuple[int | None, ...] | None) -> int | None:
+    return shape[-1] if shape else None
+
+
+def _array(tensor: TensorProto) -> np.ndarray:
+    return np.asarray(numpy_helper.to_array(tensor))
+
+
+def _few(values: np.ndarray) -> str:
+    flat = values.reshape(-1)
+    return str(flat[np.flatnonzero(flat)[0]])
+
+
+def _integer(node: NodeProto, name: str, default: int) -> int:
+    return next((one.i for one in node.attribute if one.name == name), default)
