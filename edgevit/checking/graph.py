@@ -12,8 +12,10 @@ from edgevit.runtimes.files import with_unique_node_names
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 INT8 = TensorProto.INT8
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 # Between the two products of an attention, beside the softmax itself.
-AROUND_SOFTMAX = ("QuantizeLinear", "DequantizeLinear", "Cast", "Add", "Mul", "Div", "Where", "Dropout", "IsNaN")
+AROUND_SOFTMAX = (*PAIR, "Cast", "Identity", "Add", "Mul", "Div", "Where")
 
 
 class Graph:
@@ -58,23 +60,27 @@ class Graph:
         """The type of the integers that a DequantizeLinear reads."""
         return self.element_type(pair_end.input[0]) or _zero_point_type(pair_end, self)
 
-    def is_dequantized(self, name: str) -> bool:
-        """Whether a tensor comes from a DequantizeLinear."""
-        return name in self.maker and self.maker[name].op_type == "DequantizeLinear"
+    def pair_end(self, name: str) -> NodeProto | None:
+        """The DequantizeLinear that a tensor comes from, perhaps through changes of layout, which keep integers."""
+        maker = self.maker.get(name)
+        while maker is not None and maker.op_type in LAYOUT:
+            maker = self.maker.get(maker.input[0])
+        return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
 
     def is_weight(self, name: str) -> bool:
         """Whether a tensor is constant, quantized or not."""
-        if self.is_dequantized(name) or (name in self.maker and self.maker[name].op_type == "QuantizeLinear"):
-            return self.is_weight(self.maker[name].input[0])
+        maker = self.maker.get(name)
+        if maker is not None and maker.op_type in (*PAIR, *LAYOUT):
+            return self.is_weight(maker.input[0])
         return name in self.constants
 
     def asked_precision(self, product: NodeProto) -> str:
         """What a product's operands are: int8 where both are dequantized from it, else the type of its numbers."""
         operands = product.input[:2]
-        if all(self.is_dequantized(name) for name in operands):
-            stored = {self.stored_type(self.maker[name]) for name in operands}
-            if len(stored) == 1:
-                return type_name(stored.pop())
+        ends = [self.pair_end(name) for name in operands]
+        stored = {self.stored_type(end) for end in ends if end is not None}
+        if None not in ends and len(stored) == 1:
+            return type_name(stored.pop())
         return type_name(self.element_type(product.output[0]) or self.element_type(operands[0]))
 
     def attentions(self) -> list[NodeProto]:

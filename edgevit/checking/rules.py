@@ -12,10 +12,9 @@ from typing import Literal
 import numpy as np
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from edgevit.checking.graph import INT8, PRODUCTS, Graph, type_name
+from edgevit.checking.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph, type_name
 from edgevit.quantization.dialects import fills_tiles
 
-PAIR = ("QuantizeLinear", "DequantizeLinear")
 QUANTIZED_TYPES = (INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, getattr(TensorProto, "FLOAT4E2M1", -1))
 FUSED_HEAD, FUSED_TOKENS = (16, 32, 64), 512
 
@@ -25,7 +24,7 @@ class Diagnostic:
     """One place where a graph breaks a rule.
 
     Attributes:
-        level: an error is refused, or built as something else than what it says; a warning costs speed or accuracy.
+        level: an error is refused, falls back to float or is built as something else; a warning costs time.
         next: what mends it.
     """
 
@@ -90,7 +89,7 @@ def output_channel_axis(graph: Graph) -> Iterator[Diagnostic]:
 def both_operands(graph: Graph) -> Iterator[Diagnostic]:
     """A product is in INT8 where both operands are; with one alone it stays float."""
     for node in graph.of_type(*PRODUCTS):
-        pairs = [graph.is_dequantized(name) for name in node.input[:2]]
+        pairs = [graph.pair_end(name) is not None for name in node.input[:2]]
         if any(pairs) and not all(pairs) and not _is_weight_only(node, graph):
             what = f"operand {pairs.index(False) + 1} of 2 is not quantized"
             yield Diagnostic("both_operands", "warning", node.name, f"{what}: it stays float", QUANTIZE_AGAIN)
@@ -103,15 +102,6 @@ def used_pair(graph: Graph) -> Iterator[Diagnostic]:
         if readers and not graph.is_weight(node.input[0]) and not any(one.op_type in GAINS_BY_INT8 for one in readers):
             what = f"only {', '.join(sorted({one.op_type for one in readers}))} reads it"
             yield Diagnostic("used_pair", "warning", node.name, what, "leave this tensor float")
-
-
-def weight_pair(graph: Graph) -> Iterator[Diagnostic]:
-    """Quantized constants enter products alone: the builder refuses them elsewhere."""
-    for node in graph.of_type("DequantizeLinear"):
-        others = [one for one in graph.readers[node.output[0]] if one.op_type not in (*PRODUCTS, *LAYOUT)]
-        if graph.is_weight(node.input[0]) and others:
-            what = f"a quantized constant enters {others[0].op_type} '{others[0].name}'"
-            yield Diagnostic("weight_pair", "error", node.name, what, "leave constants outside products float")
 
 
 def plain_operators(graph: Graph) -> Iterator[Diagnostic]:
@@ -169,14 +159,12 @@ RULES: tuple[Rule, ...] = (
     integer_type,
     tensor_scale,
     output_channel_axis,
-    weight_pair,
     both_operands,
     used_pair,
     worthwhile_product,
     fusible_attention,
 )
 QUANTIZE_AGAIN = "quantize the float model with --runtime tensorrt"
-LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze")
 # Beside products, what runs in INT8 itself or carries integers on to what does.
 GAINS_BY_INT8 = (*PRODUCTS, *LAYOUT, "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice")
 

@@ -1,0 +1,78 @@
+"""Small graphs that keep TensorRT's rules, to be broken one rule at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+SIDE, CHANNELS = 8, 16
+
+
+def node(operator: str, inputs: Sequence[str], output: str, **attributes: object) -> NodeProto:
+    return helper.make_node(operator, inputs, [output], f"{operator}_{output}", **attributes)
+
+
+def model(
+    nodes: Sequence[NodeProto],
+    constants: dict[str, np.ndarray | np.generic],
+    image: Sequence[int | str],
+    logits: Sequence[int | str],
+    opset: int = 20,
+) -> ModelProto:
+    graph = helper.make_graph(
+        list(nodes),
+        "small",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, image)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+def pair(tensor: str, output: str, scale: str = "scale", zero: str = "zero") -> list[NodeProto]:
+    """tensor → Q → DQ → output"""
+    integers = f"{output}_integers"
+    return [
+        node("QuantizeLinear", [tensor, scale, zero], integers),
+        node("DequantizeLinear", [integers, scale, zero], output),
+    ]
+
+
+def constants(**others: np.ndarray | np.generic) -> dict[str, np.ndarray | np.generic]:
+    """Of a quantized convolution, CHANNELS to CHANNELS, 3 × 3."""
+    return {
+        "scale": np.float32(0.1),
+        "zero": np.int8(0),
+        "weight": np.ones((CHANNELS, CHANNELS, 3, 3), np.int8),
+        "weight_scale": np.full(CHANNELS, 0.1, np.float32),
+        "weight_zero": np.zeros(CHANNELS, np.int8),
+        **others,
+    }
+
+
+WEIGHTS = node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], "weights", axis=0)
+
+
+def convolution(*before: NodeProto, weights: NodeProto = WEIGHTS, **others: np.ndarray | np.generic) -> ModelProto:
+    """image → pair (or `before`) → Conv → logits, with both operands dequantized."""
+    nodes = [*(before or pair("image", "rounded")), weights, node("Conv", ["rounded", "weights"], "logits")]
+    return model(nodes, constants(**others), [1, CHANNELS, SIDE, SIDE], [1, CHANNELS, SIDE - 2, SIDE - 2])
+
+
+def attention(tokens: int, head: int, quantized: bool) -> ModelProto:
+    """softmax(x xᵀ) x over (1, heads, tokens, head)"""
+    shape = [1, 3, tokens, head]
+    enter = pair("image", "rounded") if quantized else [node("Identity", ["image"], "rounded")]
+    weigh = pair("weights", "weights_rounded") if quantized else [node("Identity", ["weights"], "weights_rounded")]
+    nodes = [
+        *enter,
+        node("Transpose", ["rounded"], "keys", perm=[0, 1, 3, 2]),
+        node("MatMul", ["rounded", "keys"], "scores"),
+        node("Softmax", ["scores"], "weights", axis=-1),
+        *weigh,
+        node("MatMul", ["weights_rounded", "rounded"], "logits"),
+    ]
+    found = {"scale": np.float32(0.1), "zero": np.int8(0)}
+    return model(nodes, found, shape, shape)

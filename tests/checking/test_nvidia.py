@@ -1,0 +1,145 @@
+"""NVIDIA's builder itself, where the extra is installed; and what is said where it is not, or where it dies."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import timm
+
+from edgevit.artifacts import IOSpec, Preprocess
+from edgevit.checking import check_onnx, nvidia
+from edgevit.checking.precision import Product
+from edgevit.errors import ArtifactError
+from edgevit.exporting import onnx_from_module
+from edgevit.quantization import quantized_onnx
+from edgevit.runtimes.files import read_onnx, write_onnx
+from edgevit.runtimes.float16 import with_float16
+from tests.checking.graphs import attention, convolution
+
+needs_nvidia = pytest.mark.skipif(
+    any(find_spec(module) is None for module in nvidia.PACKAGES), reason="edgevit[tensorrt-check] is not installed"
+)
+SIDE = 64
+
+
+def written(model: onnx.ModelProto, path: Path) -> Path:
+    onnx.save(model, path)
+    return path
+
+
+@needs_nvidia
+def test_a_legal_convolution_runs_in_int8(tmp_path: Path) -> None:
+    found = check_onnx(written(convolution(), tmp_path / "model.onnx"))
+    assert found.ok
+    assert found.products == (Product("Conv_logits", "Conv", "int8", "int8"),)
+    assert found.answer is not None
+    assert found.answer.builder.startswith("TensorRT for RTX 1.")
+    assert found.bytes_moved >= 16 * 16 * 9 + 4 * 16 * 8 * 8  # its weights in int8, the picture in float32
+
+
+@needs_nvidia
+@pytest.mark.parametrize(("half", "fused"), [(True, True), (False, False)])
+def test_attention_fuses_in_float16_and_not_in_float32(half: bool, fused: bool, tmp_path: Path) -> None:
+    plain = attention(197, 64, quantized=False)
+    found = check_onnx(written(with_float16(plain) if half else plain, tmp_path / "model.onnx"))
+    assert found.ok
+    assert found.attentions == 1
+    assert (not found.unfused) == fused
+
+
+@needs_nvidia
+@pytest.mark.parametrize("name", ["repvit_m0_9", "efficientvit_b0", "deit_tiny_patch16_224"])
+def test_compact_models_get_the_precision_they_ask_for(name: str, tmp_path: Path) -> None:
+    check_forms(name, SIDE, tmp_path)
+
+
+@needs_nvidia
+@pytest.mark.slow
+def test_the_whole_catalogue_gets_the_precision_it_asks_for(tmp_path: Path) -> None:
+    from edgevit.models import catalogue
+
+    for entry in catalogue.read():
+        check_forms(entry.name, entry.tested_sizes[0], tmp_path)
+
+
+def check_forms(name: str, side: int, folder: Path) -> None:
+    """Export, quantize and check: everything is built as it asks to be."""
+    spec = IOSpec.for_classifier(Preprocess(height=side, width=side), tuple(map(str, range(32))))
+    sized = {"img_size": side} if "deit" in name else {}
+    module = timm.create_model(name, num_classes=32, **sized).eval()
+    exported = onnx_from_module(module, spec, folder / "float32.onnx", 20, dynamic_batch=True)
+    model = read_onnx(folder / "float32.onnx")
+    batch = 2 if exported.dynamic_batch else 1
+    images = np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
+    write_onnx(with_float16(model), folder / "float16.onnx", exported.spec)
+    quantized = quantized_onnx(model, lambda: [images], "minmax", "tensorrt", 1, name)
+    write_onnx(quantized.model, folder / "int8.onnx", exported.spec)
+    half, int8 = (check_onnx(folder / f"{form}.onnx") for form in ("float16", "int8"))
+    for found in (half, int8):
+        assert found.answer is not None
+        assert found.answer.built, found.answer.refused
+        assert not found.fell_back
+        assert not found.diagnostics
+        assert all(product.got for product in found.products)
+    assert {product.got for product in half.products} == {"half"}
+    assert sum(product.got == "int8" for product in int8.products) == sum(quantized.quantized_ops.values())
+    assert len(int8.unfused) == len(half.unfused)
+
+
+@needs_nvidia
+def test_a_builder_that_dies_is_an_error_and_not_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert nvidia.ask(convolution(), "warm").built  # it has proved itself before
+    dying = tmp_path / "child.py"
+    dying.write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(nvidia, "CHILD", dying)
+    with pytest.raises(ArtifactError, match="did not survive this model") as error:
+        nvidia.ask(convolution(), "model.onnx")
+    assert error.value.got == "killed by SIGABRT"
+
+
+@needs_nvidia
+def test_a_builder_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert nvidia.ask(convolution(), "warm").built
+    hanging = tmp_path / "child.py"
+    hanging.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(nvidia, "CHILD", hanging)
+    monkeypatch.setattr(nvidia, "TIME_LIMIT_S", 0.5)
+    with pytest.raises(ArtifactError) as error:
+        nvidia.ask(convolution(), "model.onnx")
+    assert error.value.got == "no answer after 0.5 s"
+
+
+def test_without_the_extra_the_rules_alone_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia._builder.cache_clear()
+    monkeypatch.setattr(nvidia, "find_spec", lambda name: None)
+    right = check_onnx(written(convolution(), tmp_path / "right.onnx"))
+    wrong = check_onnx(written(convolution(zero=np.int8(3)), tmp_path / "wrong.onnx"))
+    assert (right.ok, wrong.ok) == (True, False)
+    assert "edgevit[tensorrt-check]" in right.not_asked
+    nvidia._builder.cache_clear()
+
+
+def test_on_another_machine_the_rules_alone_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia._builder.cache_clear()
+    monkeypatch.setattr(nvidia.platform, "machine", lambda: "aarch64")
+    found = check_onnx(written(convolution(), tmp_path / "model.onnx"))
+    assert found.ok
+    assert "x86-64 Linux" in found.not_asked
+    nvidia._builder.cache_clear()
+
+
+@needs_nvidia
+def test_libraries_that_take_everything_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia._builder.cache_clear()
+    lying = tmp_path / "child.py"
+    one = {"built": True, "bytes": 1, "seconds": 0.1, "refused": [], "errors": [], "layers": []}
+    lying.write_text(f"import json, sys\njson.dump([{one!r}] * (len(sys.argv) - 2), open(sys.argv[1], 'w'))\n")
+    monkeypatch.setattr(nvidia, "CHILD", lying)
+    found = check_onnx(written(convolution(), tmp_path / "model.onnx"))
+    assert found.answer is None
+    assert "do not do here what they should" in found.not_asked
+    nvidia._builder.cache_clear()

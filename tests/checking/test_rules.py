@@ -1,0 +1,137 @@
+"""Each rule breaks on a graph that breaks it alone, and what NVIDIA's builder makes of that graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from edgevit.checking import check_onnx
+from edgevit.checking.graph import Graph
+from edgevit.checking.rules import RULES, tensorrt_diagnostics
+from tests.checking.graphs import CHANNELS, SIDE, attention, constants, convolution, model, node, pair
+from tests.checking.test_nvidia import needs_nvidia
+
+
+def asymmetric() -> ModelProto:
+    return convolution(zero=np.int8(3))
+
+
+def unsigned() -> ModelProto:
+    return convolution(zero=np.uint8(0))
+
+
+def int32_bias() -> ModelProto:
+    bias = {"bias": np.ones(CHANNELS, np.int32), "bias_zero": np.zeros(CHANNELS, np.int32)}
+    nodes = [
+        *pair("image", "rounded"),
+        node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], "weights", axis=0),
+        node("DequantizeLinear", ["bias", "weight_scale", "bias_zero"], "biases", axis=0),
+        node("Conv", ["rounded", "weights", "biases"], "logits"),
+    ]
+    return model(nodes, constants(**bias), [1, CHANNELS, SIDE, SIDE], [1, CHANNELS, SIDE - 2, SIDE - 2])
+
+
+def scale_of_each_channel() -> ModelProto:
+    scales = {"scale": np.full(CHANNELS, 0.1, np.float32), "zero": np.zeros(CHANNELS, np.int8)}
+    return convolution(**scales)
+
+
+def scales_along_inputs() -> ModelProto:
+    weights = node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], "weights", axis=1)
+    return convolution(weights=weights)
+
+
+def float_activations() -> ModelProto:
+    return convolution(node("Identity", ["image"], "rounded"))
+
+
+def pair_for_softmax() -> ModelProto:
+    nodes = [*pair("image", "rounded"), node("Softmax", ["rounded"], "logits")]
+    return model(nodes, {"scale": np.float32(0.1), "zero": np.int8(0)}, [1, 32], [1, 32])
+
+
+def few_channels() -> ModelProto:
+    weight = {
+        "weight": np.ones((4, CHANNELS, 3, 3), np.int8),
+        "weight_scale": np.full(4, 0.1, np.float32),
+        "weight_zero": np.zeros(4, np.int8),
+    }
+    nodes = convolution().graph.node
+    return model(nodes, constants(**weight), [1, CHANNELS, SIDE, SIDE], [1, 4, SIDE - 2, SIDE - 2])
+
+
+def integers_inside() -> ModelProto:
+    nodes = [
+        node("QuantizeLinear", ["image", "scale", "zero"], "integers"),
+        node("MatMulInteger", ["integers", "matrix"], "product"),
+        node("Cast", ["product"], "logits", to=onnx.TensorProto.FLOAT),
+    ]
+    found = {"scale": np.float32(0.1), "zero": np.int8(0), "matrix": np.ones((32, 32), np.int8)}
+    return model(nodes, found, [1, 32], [1, 32])
+
+
+def open_sides() -> ModelProto:
+    found = convolution()
+    for value in (found.graph.input[0], found.graph.output[0]):
+        value.type.tensor_type.shape.dim[2].dim_param = "height"
+    return found
+
+
+def long_attention() -> ModelProto:
+    return attention(tokens=577, head=64, quantized=True)
+
+
+REFUSED, FALLS_BACK, BUILT = "refused", "falls back", "built"
+# The builder takes uint8 with zero point 0, but as int8: built, and no good. Open sides become 1, too small here.
+BREAKS: dict[str, tuple[Callable[[], ModelProto], str, str]] = {
+    "asymmetric": (asymmetric, "symmetric", REFUSED),
+    "unsigned": (unsigned, "integer_type", BUILT),
+    "int32 bias": (int32_bias, "integer_type", REFUSED),
+    "scale of each channel": (scale_of_each_channel, "tensor_scale", FALLS_BACK),
+    "scales along inputs": (scales_along_inputs, "output_channel_axis", FALLS_BACK),
+    "float activations": (float_activations, "both_operands", BUILT),
+    "pair for a softmax": (pair_for_softmax, "used_pair", BUILT),
+    "few channels": (few_channels, "worthwhile_product", BUILT),
+    "integers inside": (integers_inside, "plain_operators", REFUSED),
+    "open sides": (open_sides, "static_shapes", REFUSED),
+    "long attention": (long_attention, "fusible_attention", BUILT),
+}
+
+
+def broken(found: ModelProto) -> set[str]:
+    return {one.rule for one in tensorrt_diagnostics(Graph(found))}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_graph_breaks_just_the_rule_that_it_was_made_to_break(name: str) -> None:
+    make, rule, _ = BREAKS[name]
+    onnx.checker.check_model(make())
+    assert broken(make()) == {rule}
+
+
+def test_every_rule_has_a_graph_that_breaks_it() -> None:
+    assert {rule.__name__ for rule in RULES} == {rule for _, rule, _ in BREAKS.values()}
+
+
+def test_legal_graphs_break_no_rule() -> None:
+    for legal in (convolution(), attention(197, 64, quantized=True), attention(577, 64, quantized=False)):
+        onnx.checker.check_model(legal)
+        assert broken(legal) == set()
+
+
+@needs_nvidia
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_nvidia_makes_of_it(name: str, tmp_path: Path) -> None:
+    make, _, outcome = BREAKS[name]
+    onnx.save(make(), tmp_path / "model.onnx")
+    found = check_onnx(tmp_path / "model.onnx")
+    assert found.answer is not None
+    assert found.answer.built == (outcome != REFUSED)
+    assert bool(found.answer.refused) == (outcome == REFUSED)
+    assert bool(found.fell_back) == (outcome == FALLS_BACK)
+    assert found.ok == (outcome == BUILT)
