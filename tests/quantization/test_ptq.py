@@ -93,3 +93,41 @@ def test_a_nonlinearity_that_a_range_cannot_stand_for_stays(model: ModelProto) -
     made, error = quantized(model)
     assert {"Relu", "Clip"} & operator_counts(made).keys()
     assert error <= 1.5
+
+
+def test_tensorrts_dialect_keeps_relu_and_quantizes_no_output() -> None:
+    """Its integers are symmetric: a range that is cut at 0 below cannot stand for a Relu there."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((16, 8, 3, 3)).astype(np.float32),
+        "v": rng.standard_normal((8, 16, 3, 3)).astype(np.float32),
+        "few": rng.standard_normal((5, 8, 3, 3)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], "first"),
+        helper.make_node("Relu", ["c"], ["r"], "act"),
+        helper.make_node("Conv", ["r", "v"], ["d"], "second"),
+        helper.make_node("Conv", ["d", "few"], ["logits"], "last"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 8, 12, 12])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5, 6, 6])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    images = rng.standard_normal((16, 8, 12, 12)).astype(np.float32)
+    found = quantized_onnx(model, lambda: [images], "minmax", "tensorrt", 1, "test")
+    assert found.quantized_ops == {"Conv": 2}  # five channels fill no tile: the last stays float
+    assert found.float_ops == {"Relu": 1, "Conv": 1}
+    made = found.model
+    onnx.checker.check_model(made)
+    constants = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
+    pairs = [node for node in made.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert all(not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8 for node in pairs)
+    quantizers = [node for node in pairs if node.op_type == "QuantizeLinear"]
+    assert len(quantizers) == 2  # of the operands alone
+    expected, got = outputs_of(model, images)[0], outputs_of(made, images)[0]
+    noise_db = 10 * np.log10(np.square(expected).sum() / np.square(expected - got).sum())
+    assert noise_db > 30
