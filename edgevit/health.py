@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from edgevit.errors import TargetError
+from edgevit.checking.nvidia import builder, runs_here
+from edgevit.errors import MissingDependency, TargetError
 from edgevit.profiling.conditions import gpus
 from edgevit.provenance import version_of
 
@@ -31,7 +32,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Try every runtime and device on this machine."""
-    checks = (_python, _torch_cpu, _torch_cuda, _timm, _onnxruntime, _tensorrt, _disk)
+    checks = (_python, _torch_cpu, _torch_cuda, _timm, _onnxruntime, _tensorrt, _tensorrt_check, _disk)
     return [_tried(check) for check in checks]
 
 
@@ -58,7 +59,7 @@ def _tried(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
     except Exception as error:  # noqa: BLE001 - whatever a broken installation throws is the finding
-        name = check.__name__.strip("_").replace("_", " on ")
+        name = check.__name__.strip("_").replace("torch_", "torch on ").replace("_", "-")
         first = str(error).splitlines()[0] if str(error) else ""
         return Finding(
             name, "broken", f"{type(error).__name__}: {first}"[:100], "pip install --force-reinstall edgevit"
@@ -121,6 +122,16 @@ def _tensorrt() -> Finding:
     import tensorrt
 
     return Finding("tensorrt", "ok", str(tensorrt.__version__ or version_of("tensorrt")))
+
+
+def _tensorrt_check() -> Finding:
+    if not runs_here():
+        return Finding("tensorrt-check", "absent", "for x86-64 Linux only", "`edgevit check` goes by rules alone here")
+    try:
+        return Finding("tensorrt-check", "ok", f"{builder()} builds graphs here")
+    except MissingDependency:
+        what = "needed for `edgevit check` to ask NVIDIA's builder: pip install 'edgevit[tensorrt-check]'"
+        return Finding("tensorrt-check", "absent", "not installed", what)
 
 
 def _disk() -> Finding:

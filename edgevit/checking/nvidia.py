@@ -71,28 +71,32 @@ def ask(model: ModelProto, where: object) -> Answer:
         where: what errors name.
 
     Raises:
-        MissingDependency: the extra is not installed.
-        TargetError: this machine is no x86-64 Linux, or the libraries do not do here what they should.
+        MissingDependency, TargetError: as `builder`.
         ArtifactError: the parser or the builder crashed over the model, or took too long.
     """
-    builder = _builder()
+    answering = builder()
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(model.SerializeToString())
         answers, ending = _child(Path(folder), [file])
     if not answers:
         raise ArtifactError(
-            f"{builder} did not survive this model",
+            f"{answering} did not survive this model",
             where=where,
             got=ending,
             next="look at the rules that it breaks, or check it with other operators",
         )
-    return _read(answers[0], builder)
+    return _read(answers[0], answering)
 
 
 @cache
-def _builder() -> str:
-    """The name and version of what answers, after it was shown to tell a right graph from a wrong one."""
+def builder() -> str:
+    """The name and version of what answers, after it was shown to tell a right graph from a wrong one.
+
+    Raises:
+        MissingDependency: the extra is not installed.
+        TargetError: this machine is no x86-64 Linux, or the libraries do not do here what they should.
+    """
     _check_machine()
     with TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("right.onnx", "wrong.onnx")]
@@ -110,8 +114,13 @@ def _builder() -> str:
     return f"TensorRT for RTX {_library_version()}"
 
 
+def runs_here() -> bool:
+    """Whether NVIDIA's libraries are made for this machine."""
+    return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
 def _check_machine() -> None:
-    if sys.platform != "linux" or platform.machine() != "x86_64":
+    if not runs_here():
         raise TargetError(
             "NVIDIA's builder runs without a GPU on x86-64 Linux only",
             where="check",
@@ -168,12 +177,12 @@ def _ending(code: int, errors: str) -> str:
     return f"exit status {code}{': ' if last else ''}{last}"
 
 
-def _read(answer: dict[str, Any], builder: str) -> Answer:
+def _read(answer: dict[str, Any], answering: str) -> Answer:
     refused = [Refusal(**one) for one in answer["refused"]]
     if not answer["built"] and not refused:
         refused = [Refusal("", "", reason) for reason in answer["errors"] or ["no reason given"]]
     kernels = tuple(kernels_of(answer["layers"]))
-    return Answer(builder, answer["built"], tuple(refused), answer["seconds"], answer["bytes"], kernels)
+    return Answer(answering, answer["built"], tuple(refused), answer["seconds"], answer["bytes"], kernels)
 
 
 def _quantized_product(zero: np.generic) -> ModelProto:

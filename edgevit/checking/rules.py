@@ -87,12 +87,16 @@ def output_channel_axis(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def both_operands(graph: Graph) -> Iterator[Diagnostic]:
-    """A product is in INT8 where both operands are; with one alone it stays float."""
+    """Quantized weights meet a quantized activation; with a float one their product stays float.
+
+    The other way round is no mistake: a product that is left float may read what others have in INT8.
+    """
     for node in graph.of_type(*PRODUCTS):
-        pairs = [graph.pair_end(name) is not None for name in node.input[:2]]
-        if any(pairs) and not all(pairs) and not _is_weight_only(node, graph):
-            what = f"operand {pairs.index(False) + 1} of 2 is not quantized"
-            yield Diagnostic("both_operands", "warning", node.name, f"{what}: it stays float", QUANTIZE_AGAIN)
+        ends = [graph.pair_end(name) for name in node.input[:2]]
+        weights = [end for end in ends if end is not None and graph.is_weight(end.input[0])]
+        if None in ends and weights and graph.stored_type(weights[0]) == INT8:
+            what = "its weights are quantized, what they meet is not: it stays float"
+            yield Diagnostic("both_operands", "warning", node.name, what, QUANTIZE_AGAIN)
 
 
 def used_pair(graph: Graph) -> Iterator[Diagnostic]:
@@ -167,12 +171,6 @@ RULES: tuple[Rule, ...] = (
 QUANTIZE_AGAIN = "quantize the float model with --runtime tensorrt"
 # Beside products, what runs in INT8 itself or carries integers on to what does.
 GAINS_BY_INT8 = (*PRODUCTS, *LAYOUT, "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice")
-
-
-def _is_weight_only(node: NodeProto, graph: Graph) -> bool:
-    """Whether only the weights are quantized, to fewer bits than INT8, as is usual where memory is short."""
-    pair = graph.maker.get(node.input[1])
-    return pair is not None and pair.op_type == "DequantizeLinear" and graph.stored_type(pair) == TensorProto.INT4
 
 
 def _before(softmax: NodeProto, graph: Graph) -> str:

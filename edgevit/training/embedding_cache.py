@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgevit.provenance import version_of
 KEY_BYTES = 16
 SHARD_ROWS = 1024
 FORMAT = 1
+ABANDONED_S = 3600  # after so long a file that is not whole belongs to a run that was killed
 NOT_OF_THE_BODY = ("training", "num_classes", "distilled_training")
 DECIDE_EMBEDDINGS = ("torch", "timm", "numpy", "onnxruntime")
 
@@ -42,6 +44,9 @@ class EmbeddingCache:
         self._places: dict[bytes, int] = {}
         self._block = torch.empty(0, 0)
         self._saved = 0
+        for half in self._folder.glob("*.half"):
+            if time.time() - half.stat().st_mtime > ABANDONED_S:
+                half.unlink(missing_ok=True)
         for file in sorted(self._folder.glob("*.npz")):
             self._add(*_read_shard(file))
         self._saved = len(self._places)

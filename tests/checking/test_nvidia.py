@@ -114,27 +114,27 @@ def test_a_builder_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_without_the_extra_the_rules_alone_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia._builder.cache_clear()
+    nvidia.builder.cache_clear()
     monkeypatch.setattr(nvidia, "find_spec", lambda name: None)
     right = check_onnx(written(convolution(), tmp_path / "right.onnx"))
     wrong = check_onnx(written(convolution(zero=np.int8(3)), tmp_path / "wrong.onnx"))
     assert (right.ok, wrong.ok) == (True, False)
     assert "edgevit[tensorrt-check]" in right.not_asked
-    nvidia._builder.cache_clear()
+    nvidia.builder.cache_clear()
 
 
 def test_on_another_machine_the_rules_alone_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia._builder.cache_clear()
+    nvidia.builder.cache_clear()
     monkeypatch.setattr(nvidia.platform, "machine", lambda: "aarch64")
     found = check_onnx(written(convolution(), tmp_path / "model.onnx"))
     assert found.ok
     assert "x86-64 Linux" in found.not_asked
-    nvidia._builder.cache_clear()
+    nvidia.builder.cache_clear()
 
 
 @needs_nvidia
 def test_libraries_that_take_everything_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia._builder.cache_clear()
+    nvidia.builder.cache_clear()
     lying = tmp_path / "child.py"
     one = {"built": True, "bytes": 1, "seconds": 0.1, "refused": [], "errors": [], "layers": []}
     lying.write_text(f"import json, sys\njson.dump([{one!r}] * (len(sys.argv) - 2), open(sys.argv[1], 'w'))\n")
@@ -142,4 +142,4 @@ def test_libraries_that_take_everything_are_not_believed(tmp_path: Path, monkeyp
     found = check_onnx(written(convolution(), tmp_path / "model.onnx"))
     assert found.answer is None
     assert "do not do here what they should" in found.not_asked
-    nvidia._builder.cache_clear()
+    nvidia.builder.cache_clear()

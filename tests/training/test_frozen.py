@@ -184,6 +184,18 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, seed: int) -> None:
     assert torch.equal(embeddings(built, data, tmp_path), expected)
 
 
+def test_what_a_killed_run_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    built, data = tiny_vit(), blobs()
+    expected = embeddings(built, data, tmp_path)
+    (file,) = tmp_path.rglob("*.npz")
+    left, growing = file.with_name("left.half"), file.with_name("growing.half")
+    for half in (left, growing):
+        half.write_bytes(b"not whole")
+    os.utime(left, (0, 0))
+    assert torch.equal(embeddings(built, data, tmp_path), expected)
+    assert (left.exists(), growing.exists()) == (False, True)
+
+
 def test_files_are_written_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_cache, "SHARD_ROWS", 10)
     built, data = tiny_vit(), blobs()
