@@ -27,8 +27,11 @@ from edgevit.recipe import load_recipe
 RECIPE = ROOT / "recipes" / "cifar10-10way-5shot.yaml"
 STEPS = (
     ("teacher-b", "teacher-a"),
-    ("student-a", "teacher-a"),
+    ("head-b", "teacher-b"),
+    ("taught-b", "head-b"),
+    ("student-b", "taught-b"),
     ("student-b", "teacher-b"),
+    ("student-a", "teacher-a"),
     ("engine/a", "student-a"),
     ("engine/b", "student-b"),
     ("engine/teacher", "teacher-b"),

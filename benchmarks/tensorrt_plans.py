@@ -68,7 +68,7 @@ def _plans(name: str, folder: Path) -> dict[str, Any]:
         file = folder / f"{form}.onnx"
         try:
             if form == "float16":
-                write_onnx(with_float16(model), file, spec)
+                write_onnx(with_float16(model, name), file, spec)
             else:
                 write_onnx(quantized_onnx(model, pictures, "minmax", "tensorrt", 2, name).model, file, spec)
             row[form] = _checked(file)
@@ -96,6 +96,7 @@ def _checked(file: Path) -> dict[str, Any]:
         "fell_back": [one.node for one in found.fell_back],
         "attentions": found.attentions,
         "attentions_fused": found.attentions - len(found.unfused),
+        "unfused": list(found.unfused),
         "diagnostics": sorted({f"{one.level} {one.rule}" for one in found.diagnostics}),
     }
 
@@ -116,10 +117,11 @@ def _summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "models": len(rows),
         "exported": sum("export" in row for row in rows.values()),
         "ok": {form: sum(one["ok"] for one in found) for form, found in forms.items()},
+        "with_attention": sum(bool(row.get("int8", {}).get("attentions")) for row in rows.values()),
         "attention_fused_alike": sum(
-            row["float16"].get("attentions_fused") == row["int8"].get("attentions_fused")
+            row["float16"].get("unfused", 0) == row["int8"].get("unfused", 1)
             for row in rows.values()
-            if "int8" in row
+            if "int8" in row and row["int8"].get("attentions")
         ),
         "proposals": {form: sum(row.get("proposal") == form for row in rows.values()) for form in forms},
     }

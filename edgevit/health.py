@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from edgevit.checking.nvidia import builder, runs_here
 from edgevit.errors import MissingDependency, TargetError
 from edgevit.profiling.conditions import gpus
 from edgevit.provenance import version_of
@@ -125,6 +124,8 @@ def _tensorrt() -> Finding:
 
 
 def _tensorrt_check() -> Finding:
+    from edgevit.checking.nvidia import builder, runs_here
+
     if not runs_here():
         return Finding("tensorrt-check", "absent", "for x86-64 Linux only", "`edgevit check` goes by rules alone here")
     try:
@@ -132,6 +133,8 @@ def _tensorrt_check() -> Finding:
     except MissingDependency:
         what = "needed for `edgevit check` to ask NVIDIA's builder: pip install 'edgevit[tensorrt-check]'"
         return Finding("tensorrt-check", "absent", "not installed", what)
+    except TargetError as error:
+        return Finding("tensorrt-check", "broken", error.what, error.next or "")
 
 
 def _disk() -> Finding:

@@ -73,11 +73,11 @@ def test_a_product_that_falls_back_is_named(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia.builder.cache_clear()
+    nvidia._self_check.cache_clear()
     monkeypatch.setattr(nvidia, "find_spec", lambda name: None)
     assert "no rule of TensorRT's speaks against it" in run("check", folder / "board.onnx")
     assert "by its rules" in run("check", folder / "here.onnx", status=1)
-    nvidia.builder.cache_clear()
+    nvidia._self_check.cache_clear()
 
 
 def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:

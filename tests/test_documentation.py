@@ -56,7 +56,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_readme_begins_with_its_two_commands() -> None:
     assert COMMANDS[:2] == ["make quickstart", "make test"]
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 11
 
 
 def test_nothing_is_left_to_fill_in() -> None:

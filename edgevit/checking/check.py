@@ -6,14 +6,16 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import onnx.checker
+
 from edgevit.artifacts import Json
 from edgevit.checking.graph import Graph
 from edgevit.checking.nvidia import Answer, ask
 from edgevit.checking.older_parsers import Verdict, verdicts
 from edgevit.checking.precision import Product, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, tensorrt_diagnostics
-from edgevit.errors import MissingDependency, TargetError
-from edgevit.runtimes.files import read_onnx
+from edgevit.errors import ArtifactError, MissingDependency, TargetError
+from edgevit.runtimes.files import PROTOBUF_LIMIT_BYTES, read_onnx
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ class Checked:
     @property
     def ok(self) -> bool:
         """Whether it would be taken and run as it asks to; by the rules alone where NVIDIA could not be asked."""
+        legal = not any(one.level == "error" for one in self.diagnostics)
         if self.answer is None:
-            return not any(one.level == "error" for one in self.diagnostics)
-        return self.answer.built and not self.fell_back
+            return legal
+        return legal and self.answer.built and bool(self.answer.kernels) and not self.fell_back
 
     def to_json(self) -> Json:
         """All of it, the kernels too."""
@@ -81,12 +84,12 @@ def check_onnx(path: Path) -> Checked:
     """Hold a file against TensorRT's rules, older parsers' tables, and NVIDIA's builder where it can be asked.
 
     Raises:
-        ArtifactError: it is no ONNX file, or NVIDIA's parser crashed over it.
+        ArtifactError: it is no valid ONNX file, or too large to be built from one.
     """
-    graph = Graph(read_onnx(path))
+    graph = _graph_of(path)
     answer, not_asked = None, ""
     try:
-        answer = ask(graph.model, path)
+        answer = ask(graph.model)
     except (MissingDependency, TargetError) as error:
         not_asked = str(error)
     kernels = answer.kernels if answer is not None else ()
@@ -100,3 +103,16 @@ def check_onnx(path: Path) -> Checked:
         attentions=len(graph.attentions()),
         unfused=tuple(unfused_attentions(graph, kernels)) if kernels else (),
     )
+
+
+def _graph_of(path: Path) -> Graph:
+    model = read_onnx(path)
+    if (size := model.ByteSize()) > PROTOBUF_LIMIT_BYTES:
+        raise ArtifactError(
+            "the model is too large to be checked", where=path, got=f"{size} bytes", expected=PROTOBUF_LIMIT_BYTES
+        )
+    try:
+        return Graph(model)
+    except onnx.checker.ValidationError as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise ArtifactError("this is no valid graph", where=path, got=reason) from None

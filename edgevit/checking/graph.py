@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import onnx
+import onnx.checker
+import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto
 
 from edgevit.runtimes.files import with_unique_node_names
@@ -19,10 +21,15 @@ AROUND_SOFTMAX = (*PAIR, "Cast", "Identity", "Add", "Mul", "Div", "Where")
 
 
 class Graph:
-    """The main graph of a model, each node under a name of its own."""
+    """The main graph of a model, its functions inlined, each node under a name of its own.
+
+    Raises:
+        onnx.checker.ValidationError: it is no valid graph.
+    """
 
     def __init__(self, model: ModelProto) -> None:
-        self.model = with_unique_node_names(model)
+        onnx.checker.check_model(model)
+        self.model = with_unique_node_names(onnx.inliner.inline_local_functions(model) if model.functions else model)
         graph = self.model.graph
         self.nodes: list[NodeProto] = list(graph.node)
         self.constants = {tensor.name: tensor for tensor in graph.initializer}

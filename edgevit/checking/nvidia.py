@@ -14,7 +14,7 @@ import platform
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,11 +26,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgevit.checking.plan import Kernel, kernels_of
 from edgevit.checking.stub_library import shared_library
-from edgevit.errors import ArtifactError, MissingDependency, TargetError
+from edgevit.errors import MissingDependency, TargetError
 from edgevit.provenance import version_of
 
 CHILD = Path(__file__).with_name("nvidia_child.py")
-TIME_LIMIT_S = 600
+TIME_LIMIT_S, SELF_CHECK_LIMIT_S = 600, 60
 WHEEL, BINDINGS = "onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt-cu13-bindings"
 PACKAGES = {"onnxruntime_ep_nv_tensorrt_rtx": WHEEL, "tensorrt_bindings": BINDINGS}
 LIBRARIES = {"libnvinfer.so.11": "libtensorrt_rtx.so.", "libnvonnxparser.so.11": "libtensorrt_onnxparser_rtx.so."}
@@ -64,32 +64,26 @@ class Answer:
     kernels: tuple[Kernel, ...]
 
 
-def ask(model: ModelProto, where: object) -> Answer:
-    """Parse and build a model, an open batch size taken as 1.
+def ask(model: ModelProto) -> Answer:
+    """Parse and build a model, an open batch size taken as 1. A builder that crashes or hangs has refused it.
 
     Args:
-        where: what errors name.
+        model: each node has a name of its own.
 
     Raises:
         MissingDependency, TargetError: as `builder`.
-        ArtifactError: the parser or the builder crashed over the model, or took too long.
     """
     answering = builder()
+    numbered, names = _with_numbered_nodes(model)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        file.write_bytes(model.SerializeToString())
-        answers, ending = _child(Path(folder), [file])
+        file.write_bytes(numbered.SerializeToString())
+        answers, ending = _child(Path(folder), [file], TIME_LIMIT_S)
     if not answers:
-        raise ArtifactError(
-            f"{answering} did not survive this model",
-            where=where,
-            got=ending,
-            next="look at the rules that it breaks, or check it with other operators",
-        )
-    return _read(answers[0], answering)
+        return Answer(answering, False, (Refusal("", "", f"it did not survive this model: {ending}"),), 0.0, 0, ())
+    return _read(answers[0], answering, names)
 
 
-@cache
 def builder() -> str:
     """The name and version of what answers, after it was shown to tell a right graph from a wrong one.
 
@@ -98,20 +92,28 @@ def builder() -> str:
         TargetError: this machine is no x86-64 Linux, or the libraries do not do here what they should.
     """
     _check_machine()
+    works, found = _self_check()
+    if not works:
+        raise TargetError(
+            "NVIDIA's libraries do not do here what they should",
+            where="the check of the check, a right and a wrong graph of one product",
+            got=found,
+            expected="the first built, the second refused",
+            next="pip install --force-reinstall 'edgevit[tensorrt-check]'",
+        )
+    return f"TensorRT for RTX {_library_version()}"
+
+
+@cache
+def _self_check() -> tuple[bool, str]:
+    """Whether the libraries build a right graph and refuse a wrong one, and what they did."""
     with TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("right.onnx", "wrong.onnx")]
         for file, zero_point in zip(files, (np.int8(0), np.uint8(128)), strict=True):
             file.write_bytes(_quantized_product(zero_point).SerializeToString())
-        answers, ending = _child(Path(folder), files)
-    if [answer["built"] for answer in answers] != [True, False] or not kernels_of(answers[0]["layers"]):
-        raise TargetError(
-            "NVIDIA's libraries do not do here what they should",
-            where="the check of the check, a right and a wrong graph of one product",
-            got=f"{[answer['built'] for answer in answers]}, {ending}",
-            expected="the first built, the second refused",
-            next=f"pip install '{WHEEL}=={version_of(WHEEL)}' '{BINDINGS}=={version_of(BINDINGS)}' anew",
-        )
-    return f"TensorRT for RTX {_library_version()}"
+        answers, ending = _child(Path(folder), files, SELF_CHECK_LIMIT_S)
+    built = [answer["built"] for answer in answers]
+    return built == [True, False] and bool(kernels_of(answers[0]["layers"])), f"built: {built}, {ending}"
 
 
 def runs_here() -> bool:
@@ -134,20 +136,21 @@ def _check_machine() -> None:
         )
 
 
-def _child(folder: Path, files: list[Path]) -> tuple[list[dict[str, Any]], str]:
+def _child(folder: Path, files: list[Path], limit_s: float) -> tuple[list[dict[str, Any]], str]:
     """The answers, as far as the child came, and how it ended."""
     libraries, out = folder / "libraries", folder / "answer.json"
     libraries.mkdir()
     _link_libraries(libraries)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
-    command = [sys.executable, "-I", str(CHILD), str(out), *map(str, files)]
+    searched = filter(None, (str(libraries), os.environ.get("LD_LIBRARY_PATH")))
+    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(searched)}
+    command = [sys.executable, "-P", str(CHILD), str(out), *map(str, files)]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=TIME_LIMIT_S
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=limit_s
         )
         ending = _ending(done.returncode, done.stderr)
     except subprocess.TimeoutExpired:
-        ending = f"no answer after {TIME_LIMIT_S} s"
+        ending = f"no answer after {limit_s} s"
     return (json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []), ending
 
 
@@ -162,7 +165,15 @@ def _library(prefix: str) -> Path:
     found = find_spec("onnxruntime_ep_nv_tensorrt_rtx")
     assert found is not None
     assert found.origin is not None
-    return next(Path(found.origin).parent.glob(f"{prefix}*"))
+    library = next(Path(found.origin).parent.glob(f"{prefix}*"), None)
+    if library is None:
+        raise TargetError(
+            f"another {WHEEL} than was tried",
+            got=version_of(WHEEL),
+            expected=f"a file {prefix}*",
+            next="pip install --force-reinstall 'edgevit[tensorrt-check]'",
+        )
+    return library
 
 
 def _library_version() -> str:
@@ -177,11 +188,26 @@ def _ending(code: int, errors: str) -> str:
     return f"exit status {code}{': ' if last else ''}{last}"
 
 
-def _read(answer: dict[str, Any], answering: str) -> Answer:
-    refused = [Refusal(**one) for one in answer["refused"]]
+def _with_numbered_nodes(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:
+    """A copy whose nodes are n0, n1, …, and their names: kernels are named after nodes, and a name may say anything."""
+    numbered, names = ModelProto(), {}
+    numbered.CopyFrom(model)
+    for index, node in enumerate(numbered.graph.node):
+        names[f"n{index}"] = node.name
+        node.name = f"n{index}"
+    return numbered, names
+
+
+def _read(answer: dict[str, Any], answering: str, names: dict[str, str]) -> Answer:
+    refused = [
+        Refusal(names.get(one["node"], one["node"]), one["operator"], one["reason"]) for one in answer["refused"]
+    ]
     if not answer["built"] and not refused:
         refused = [Refusal("", "", reason) for reason in answer["errors"] or ["no reason given"]]
-    kernels = tuple(kernels_of(answer["layers"]))
+    kernels = tuple(
+        replace(kernel, nodes=tuple(names.get(node, node) for node in kernel.nodes))
+        for kernel in kernels_of(answer["layers"])
+    )
     return Answer(answering, answer["built"], tuple(refused), answer["seconds"], answer["bytes"], kernels)
 
 

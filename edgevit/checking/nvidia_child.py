@@ -6,13 +6,16 @@ It imports nothing of edgevit, and runs with NVIDIA's libraries in LD_LIBRARY_PA
 each file, so that those before a crash are known.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
 from typing import Any
 
-import tensorrt_bindings as trt
+sys.modules["tensorrt_libs"] = None  # type: ignore[assignment]  # where TensorRT itself is installed, it is not to answer
+import tensorrt_bindings as trt  # noqa: E402
 
 
 class Log(trt.ILogger):  # type: ignore[misc]

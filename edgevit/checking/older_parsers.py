@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from onnx import NodeProto
+
 from edgevit.checking.graph import Graph
+from edgevit.runtimes.files import nodes
 
 TABLE = Path(__file__).with_name("tensorrt_operators.csv")
 
@@ -46,13 +49,18 @@ OLD_PARSERS = (
 
 def verdicts(graph: Graph) -> list[Verdict]:
     """Of each older parser, newest first."""
-    used = sorted({node.op_type for node in graph.nodes})
+    used = sorted({_full_name(node) for node in nodes(graph.model)})
     found = []
     for parser in OLD_PARSERS:
         taken = _taken(parser.version)
         refused = tuple(name for name in used if not taken.get(name, False))
         found.append(Verdict(parser, refused, graph.opset() > parser.newest_opset))
     return found
+
+
+def _full_name(node: NodeProto) -> str:
+    """Just its operator where that is ONNX's own."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
 
 
 @cache

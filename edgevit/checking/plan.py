@@ -55,7 +55,7 @@ class Kernel:
     @property
     def is_attention(self) -> bool:
         """Whether both products of an attention and the softmax between them are this one kernel."""
-        return "mha" in self.name
+        return self.name.startswith("_gemm_mha")
 
     @property
     def is_product(self) -> bool:

@@ -49,8 +49,8 @@ def _got(node: str, kernels: Sequence[Kernel]) -> str:
     """
     naming = [kernel for kernel in kernels if node in kernel.nodes]
     for kernel in naming:
-        if kernel.is_product:
-            return (kernel.inputs or kernel.constants)[0].type
+        if kernel.is_product and (operands := kernel.inputs or kernel.constants):
+            return operands[0].type
     for kernel in reversed(naming):
         if tensors := kernel.constants or kernel.inputs:
             return max(tensors, key=lambda tensor: tensor.bytes).type

@@ -14,6 +14,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgevit.checking.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph, type_name
 from edgevit.quantization.dialects import fills_tiles
+from edgevit.runtimes.files import nodes
 
 QUANTIZED_TYPES = (INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, getattr(TensorProto, "FLOAT4E2M1", -1))
 FUSED_HEAD, FUSED_TOKENS = (16, 32, 64), 512
@@ -81,6 +82,8 @@ def output_channel_axis(graph: Graph) -> Iterator[Diagnostic]:
         if pair is None or pair.op_type != "DequantizeLinear" or scale is None or int(np.prod(scale.dims)) == 1:
             continue
         wanted, axis = (0 if node.op_type == "Conv" else 1), _integer(pair, "axis", 1)
+        shape = graph.shape(node.input[1]) or graph.shape(pair.input[0])
+        axis = axis + len(shape) if axis < 0 and shape else axis
         if axis != wanted:
             what = f"the scales of its weights go along axis {axis}, its output channels along {wanted}"
             yield Diagnostic("output_channel_axis", "error", node.name, what, QUANTIZE_AGAIN)
@@ -110,7 +113,7 @@ def used_pair(graph: Graph) -> Iterator[Diagnostic]:
 
 def plain_operators(graph: Graph) -> Iterator[Diagnostic]:
     """Operators of ONNX's own domain, none with integers inside (QLinearConv, MatMulInteger)."""
-    for node in graph.nodes:
+    for node in nodes(graph.model):
         if node.domain not in ("", "ai.onnx"):
             what, mend = f"{node.domain}::{node.op_type} is no operator of ONNX", "export it for tensorrt"
         elif node.op_type.startswith(("QLinear", "DynamicQuantize")) or node.op_type.endswith("Integer"):
@@ -139,7 +142,7 @@ def worthwhile_product(graph: Graph) -> Iterator[Diagnostic]:
         if graph.asked_precision(node) != "int8" or not weight or not graph.is_weight(node.input[1]):
             continue
         sizes = [size for size in weight if size is not None]
-        if len(sizes) == len(weight) and not fills_tiles(node.op_type, sizes):
+        if len(sizes) == len(weight) and not fills_tiles(node, sizes):
             what = f"weights of {' × '.join(map(str, sizes))} do not fill tiles"
             yield Diagnostic("worthwhile_product", "warning", node.name, what, "leave it float, and measure both")
 
@@ -177,7 +180,7 @@ def _before(softmax: NodeProto, graph: Graph) -> str:
     """The tensor that a softmax is taken of, before scales and masks."""
     name = softmax.input[0]
     while (maker := graph.maker.get(name)) is not None and maker.op_type in ("Add", "Mul", "Div", "Cast", *PAIR):
-        name = maker.input[0]
+        name = next((one for one in maker.input if one not in graph.constants), maker.input[0])
     return str(name)
 
 

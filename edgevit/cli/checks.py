@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from edgevit.checking.older_parsers import Verdict
     from edgevit.checking.rules import Diagnostic
 
-NODES_SHOWN = 3
-REFUSALS_SHOWN = 5
+LINES_SHOWN = 3
 
 
 def check(
@@ -32,12 +31,13 @@ def check(
     """
     from edgevit.checking import check_onnx
 
-    found = [check_onnx(model) for model in models]
+    found = []
+    for model in models:
+        found.append(check_onnx(model))
+        if not as_json:
+            _print(found[-1])
     if as_json:
         print_json([one.to_json() for one in found])
-    else:
-        for one in found:
-            _print(one)
     if not all(one.ok for one in found):
         raise typer.Exit(1)
 
@@ -47,16 +47,15 @@ def _print(found: Checked) -> None:
     if found.answer is not None and found.answer.built:
         fused = found.attentions - len(found.unfused)
         attention = f"; attention fused: {fused} of {found.attentions}" if found.attentions else ""
-        typer.echo(
-            f"  {len(found.answer.kernels)} kernels, {found.bytes_moved / 1e6:.1f} MB moved for an image{attention}\n"
-        )
+        typer.echo(f"  {len(found.answer.kernels)} kernels, {found.bytes_moved / 1e6:.1f} MB moved{attention}\n")
         rows = [(operator, count, asked, got or "-") for (operator, asked, got), count in found.precisions().items()]
         print_table(["operator", "nodes", "asked", "got"], rows)
     elif found.answer is not None:
-        for refusal in found.answer.refused[:REFUSALS_SHOWN]:
-            typer.echo(f"  {' '.join(filter(None, (refusal.operator, refusal.node)))}: {refusal.reason}")
-    for product in found.fell_back[:REFUSALS_SHOWN]:
-        typer.echo(f"  {product.node} falls back: {product.asked} was asked for, {product.got} is what runs")
+        refused = [(" ".join(filter(None, (one.operator, one.node))), one.reason) for one in found.answer.refused]
+        _print_first([f"{node}: {reason}" if node else reason for node, reason in refused])
+    _print_first(
+        [f"{one.node} falls back: {one.asked} was asked for, {one.got} is what runs" for one in found.fell_back]
+    )
     _print_diagnostics(found.diagnostics)
     typer.echo("\nolder parsers, by NVIDIA's tables")
     print_table(
@@ -90,7 +89,11 @@ def _print_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> None:
         alike[one.level, one.rule, one.next].append(one)
     for (level, rule, mend), group in alike.items():
         typer.echo(f"\n{level}: {rule}, {len(group)} node{'s' if len(group) > 1 else ''} (next: {mend})")
-        for one in group[:NODES_SHOWN]:
-            typer.echo(f"  {one.node}: {one.what}")
-        if len(group) > NODES_SHOWN:
-            typer.echo(f"  {len(group) - NODES_SHOWN} more: --json lists them")
+        _print_first([f"{one.node}: {one.what}" for one in group])
+
+
+def _print_first(lines: list[str]) -> None:
+    for line in lines[:LINES_SHOWN]:
+        typer.echo(f"  {line}")
+    if len(lines) > LINES_SHOWN:
+        typer.echo(f"  {len(lines) - LINES_SHOWN} more: --json lists them")

@@ -90,7 +90,9 @@ class _ProbeSession:
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         inner = [name for name in self._tensors if name != self._input]
-        found = dict(zip(inner, self._session.run(inner, {self._input: images}), strict=True))
+        # Asked for no name, a session gives all its outputs.
+        answers = self._session.run(inner, {self._input: images}) if inner else []
+        found = dict(zip(inner, answers, strict=True))
         return {name: images if name == self._input else found[name] for name in self._tensors}
 
 

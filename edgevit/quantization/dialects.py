@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from onnx import NodeProto
 from onnxruntime.quantization import QuantType
 
 from edgevit.artifacts import Json
+
+SMALLEST_SIDE, CHANNEL_MULTIPLE = 16, 8
+SMALLEST_HALF = 2.0**-14  # in float16 with all its bits
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Dialect:
         session_options: what onnxruntime must be told to read the graph as it was meant.
         whole_tiles: products and convolutions whose sizes do not fill the tiles of tensor cores stay float.
         floats: the type of what is not quantized.
+        oldest_opset: where Q/DQ takes scales of that type, one a channel.
     """
 
     activations: Any
@@ -33,6 +38,7 @@ class Dialect:
     session_options: Json
     whole_tiles: bool = False
     floats: Literal["float32", "float16"] = "float32"
+    oldest_opset: int = 13
 
 
 # onnxruntime, medians of one thread on a CPU with VNNI and AMX, random weights, 32 calibration images:
@@ -46,7 +52,7 @@ class Dialect:
 # On x86 without VNNI, products of uint8 by int8 may saturate; the SQNR gate, run on this machine, sees it.
 # tensorrt, by NVIDIA's builder (TensorRT for RTX 1.7.1): zero points are 0, scales of activations one a tensor, biases
 # float, nothing behind a product is quantized. What stays float is float16: attention of deit_tiny is 12 fused kernels
-# then and none in float32. The same graph is the fastest that OpenVINO was seen to run.
+# then and none in float32.
 DIALECTS = {
     "onnxruntime": Dialect(
         activations=QuantType.QUInt8,
@@ -59,20 +65,29 @@ DIALECTS = {
         activations=QuantType.QInt8,
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("Conv", "MatMul", "Gemm"),
-        writer_options={"WeightSymmetric": True, "ActivationSymmetric": True, "QuantizeBias": False},
+        writer_options={
+            "WeightSymmetric": True,
+            "ActivationSymmetric": True,
+            "QuantizeBias": False,
+            "QDQDisableWeightAdjustForInt32Bias": True,
+            "MinimumRealRange": 2 * 127 * SMALLEST_HALF,  # so that no scale is rounded to a few bits
+        },
         session_options={"disabled_optimizers": ["MatMulAddFusion"]},
         whole_tiles=True,
         floats="float16",
+        oldest_opset=19,
     ),
 }
-SMALLEST_SIDE, CHANNEL_MULTIPLE = 16, 8
 
 
-def fills_tiles(operator: str, weight: Sequence[int]) -> bool:
-    """Whether weights of this shape are large enough for INT8 on tensor cores.
+def fills_tiles(node: NodeProto, weight: Sequence[int]) -> bool:
+    """Whether a product with weights of this shape is large enough for INT8 on tensor cores.
 
-    Sides of at least 16 for a product; numbers of channels, of a group, that are multiples of 8 for a convolution.
+    Sides of at least 16 for a matrix; numbers of channels, of a group, that are multiples of 8 for a convolution.
     """
-    if operator.startswith("Conv"):
-        return all(channels % CHANNEL_MULTIPLE == 0 for channels in weight[:2])
-    return min(weight[-2:]) >= SMALLEST_SIDE
+    if not node.op_type.startswith("Conv"):
+        return len(weight) == 2 and min(weight) >= SMALLEST_SIDE
+    groups = next((one.i for one in node.attribute if one.name == "group"), 1)
+    # Conv (outputs, inputs a group, …), ConvTranspose (inputs, outputs a group, …)
+    channels = (weight[0] // groups, weight[1])
+    return all(number % CHANNEL_MULTIPLE == 0 for number in channels)

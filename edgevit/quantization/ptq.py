@@ -18,7 +18,7 @@ from edgevit.quantization.dialects import DIALECTS, Dialect, fills_tiles
 from edgevit.runtimes.files import is_quantized, operator_counts, with_unique_node_names
 from edgevit.runtimes.float16 import with_float16
 
-OLDEST_OPSET = 13
+LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def quantized_onnx(
         ArtifactError: the graph is quantized already, is too old, or has nothing to quantize.
         DataError: there are no calibration images, or activations that are not finite.
     """
-    _check_quantizable(model, where)
     dialect = DIALECTS[runtime]
+    _check_quantizable(model, dialect.oldest_opset, where)
     named = with_unique_node_names(model)
     chosen = [node for node in named.graph.node if _is_quantizable(node, named, dialect)]
     if not chosen:
@@ -54,14 +54,16 @@ def quantized_onnx(
         )
     clipping = [] if "Conv" in dialect.float_outputs else _clipping_nodes(chosen, named)
     ranges = activation_ranges(named, _activations([*chosen, *clipping], named, dialect), batches, calibrator, threads)
+    if dialect.floats == "float16":
+        _check_fits_float16(ranges, where)
     quantized = _with_qdq(named, [*chosen, *clipping], ranges, dialect)
     if dialect.floats == "float16":
-        quantized = with_float16(quantized)
+        quantized = with_float16(quantized, where)
     done, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
     return Quantized(quantized, dialect.session_options, dict(done), dict(operator_counts(named) - done - dropped))
 
 
-def _check_quantizable(model: ModelProto, where: object) -> None:
+def _check_quantizable(model: ModelProto, oldest_opset: int, where: object) -> None:
     if is_quantized(model):
         raise ArtifactError("the model is quantized already", where=where, expected="a float model")
     if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer):
@@ -72,21 +74,38 @@ def _check_quantizable(model: ModelProto, where: object) -> None:
             next="export it in float32: quantize --runtime tensorrt makes float16 of what stays float",
         )
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < OLDEST_OPSET:
+    if opset < oldest_opset:
         raise ArtifactError(
-            "the model's opset is too old for one scale a channel",
+            "the model's opset is too old for such Q/DQ nodes",
             where=where,
             got=opset,
-            expected=f"opset {OLDEST_OPSET} or later",
+            expected=f"opset {oldest_opset} or later",
             next="export it again with a newer opset",
+        )
+
+
+def _check_fits_float16(ranges: Ranges, where: object) -> None:
+    """The gate against the float model runs half precision in 32 bits where the CPU has no other kernel."""
+    name, (low, high) = max(ranges.items(), key=lambda one: max(-one[1][0], one[1][1]))
+    if max(-low, high) > LARGEST_HALF:
+        raise ArtifactError(
+            "an activation is too large for float16",
+            where=f"{where}, tensor '{name}'",
+            got=f"{low:g} to {high:g} on the calibration images",
+            expected=f"at most {LARGEST_HALF:g}",
         )
 
 
 def _is_quantizable(node: NodeProto, model: ModelProto, dialect: Dialect) -> bool:
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    if node.op_type not in dialect.operators or node.input[1] not in weights:
+    if node.op_type not in dialect.operators or node.input[1] not in weights or not _has_plain_scales(node):
         return False
-    return not dialect.whole_tiles or fills_tiles(node.op_type, weights[node.input[1]])
+    return not dialect.whole_tiles or fills_tiles(node, weights[node.input[1]])
+
+
+def _has_plain_scales(node: NodeProto) -> bool:
+    """Whether a Gemm neither scales its product nor its bias, which the writer would forget."""
+    return all(one.f == 1 for one in node.attribute if one.name in ("alpha", "beta"))
 
 
 def _clipping_nodes(chosen: list[NodeProto], model: ModelProto) -> list[NodeProto]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -156,10 +157,13 @@ def with_unique_node_names(model: ModelProto) -> ModelProto:
     """A copy in which every node has a name of its own, for what knows nodes by their names."""
     named = ModelProto()
     named.CopyFrom(model)
-    counts = Counter(node.name for node in named.graph.node)
+    taken: set[str] = set()
+    given = {node.name for node in named.graph.node}
     for index, node in enumerate(named.graph.node):
-        if not node.name or counts[node.name] > 1:
-            node.name = f"{node.op_type}_{index}"
+        if not node.name or node.name in taken:
+            numbers = itertools.count(index)
+            node.name = next(name for number in numbers if (name := f"{node.op_type}_{number}") not in given | taken)
+        taken.add(node.name)
     return named
 
 

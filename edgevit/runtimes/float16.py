@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import onnx
+import onnx.checker
+import onnx.shape_inference
 from onnx import ModelProto
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from edgevit.errors import ArtifactError
 
-def with_float16(model: ModelProto) -> ModelProto:
+
+def with_float16(model: ModelProto, where: object) -> ModelProto:
     """The same graph whose inner floats have 16 bits, weights and scales too; its inputs and outputs keep 32.
 
     Operators that have no 16-bit form in ONNX Runtime stay in 32 between casts.
+
+    Args:
+        where: what errors name.
+
+    Raises:
+        ArtifactError: the converter makes no valid graph of it.
     """
-    converted = ONNXModel(convert_float_to_float16(model, keep_io_types=True))
-    _drop_repeated(converted.model)
-    converted.topological_sort()
+    try:
+        converted = ONNXModel(convert_float_to_float16(model, keep_io_types=True))
+        _drop_repeated(converted.model)
+        converted.topological_sort()
+        onnx.checker.check_model(converted.model, full_check=True)
+    except (ValueError, AssertionError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ArtifactError(
+            "the graph cannot be written in float16",
+            where=where,
+            got=next((line for line in str(error).splitlines() if line.strip()), type(error).__name__),
+            next="leave it in float32",
+        ) from error
     half: ModelProto = converted.model
     return half
 

@@ -28,7 +28,7 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
     exported = onnx_from_module(module, spec, file, config.opset, config.dynamic_batch)
     if config.precision == "float16":
-        write_onnx(with_float16(read_onnx(file)), file, exported.spec)
+        write_onnx(with_float16(read_onnx(file), config.id), file, exported.spec)
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(

@@ -64,6 +64,15 @@ def test_what_a_product_asks_for() -> None:
     assert asked(attention(16, 16, quantized=True))[1] == "int8"
 
 
+def test_a_name_that_is_taken_is_given_to_no_other() -> None:
+    crowded = convolution()
+    nodes = crowded.graph.node
+    nodes[0].name, nodes[1].name, nodes[2].name = "", f"{nodes[0].op_type}_0", f"{nodes[0].op_type}_0"
+    names = [node.name for node in Graph(crowded).nodes]
+    assert len(set(names)) == len(names)
+    assert names[1] == f"{nodes[0].op_type}_0"
+
+
 def test_an_unnamed_graph_gets_names() -> None:
     bare = convolution()
     for node in bare.graph.node:

@@ -13,6 +13,8 @@ from onnx import ModelProto
 from edgevit.checking import check_onnx
 from edgevit.checking.graph import Graph
 from edgevit.checking.rules import RULES, tensorrt_diagnostics
+from edgevit.errors import ArtifactError
+from edgevit.quantization.dialects import fills_tiles
 from tests.checking.graphs import CHANNELS, SIDE, attention, constants, convolution, model, node, pair
 from tests.checking.test_nvidia import needs_nvidia
 
@@ -86,11 +88,11 @@ def long_attention() -> ModelProto:
     return attention(tokens=577, head=64, quantized=True)
 
 
-REFUSED, FALLS_BACK, BUILT = "refused", "falls back", "built"
-# The builder takes uint8 with zero point 0, but as int8: built, and no good. Open sides become 1, too small here.
+REFUSED, FALLS_BACK, CHANGED, BUILT = "refused", "falls back", "built as something else", "built"
+# The builder takes uint8 with zero point 0 for int8. Open sides become 1, too small here.
 BREAKS: dict[str, tuple[Callable[[], ModelProto], str, str]] = {
     "asymmetric": (asymmetric, "symmetric", REFUSED),
-    "unsigned": (unsigned, "integer_type", BUILT),
+    "unsigned": (unsigned, "integer_type", CHANGED),
     "int32 bias": (int32_bias, "integer_type", REFUSED),
     "scale of each channel": (scale_of_each_channel, "tensor_scale", FALLS_BACK),
     "scales along inputs": (scales_along_inputs, "output_channel_axis", FALLS_BACK),
@@ -135,3 +137,24 @@ def test_what_nvidia_makes_of_it(name: str, tmp_path: Path) -> None:
     assert bool(found.answer.refused) == (outcome == REFUSED)
     assert bool(found.fell_back) == (outcome == FALLS_BACK)
     assert found.ok == (outcome == BUILT)
+
+
+def test_a_negative_axis_is_an_axis_too() -> None:
+    weights = node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], "weights", axis=-4)
+    assert broken(convolution(weights=weights)) == set()
+
+
+def test_a_group_of_few_channels_is_seen() -> None:
+    assert not fills_tiles(node("Conv", ["a", "b"], "c", group=4), (CHANNELS, 8, 3, 3))
+    assert fills_tiles(node("Conv", ["a", "b"], "c", group=2), (CHANNELS, 8, 3, 3))
+
+
+def test_a_graph_that_is_none_is_an_error(tmp_path: Path) -> None:
+    circle = convolution()
+    circle.graph.node[0].input[0] = circle.graph.node[-1].output[0]
+    bare = convolution()
+    del bare.graph.node[-1].input[1:]
+    for name, wrong in {"circle": circle, "bare": bare}.items():
+        (tmp_path / f"{name}.onnx").write_bytes(wrong.SerializeToString())
+        with pytest.raises(ArtifactError, match="no valid graph"):
+            check_onnx(tmp_path / f"{name}.onnx")

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgevit.errors import ArtifactError
 from edgevit.quantization.ptq import quantized_onnx
 from edgevit.runtimes.files import operator_counts
 
@@ -131,3 +132,25 @@ def test_tensorrts_dialect_keeps_relu_and_quantizes_no_output() -> None:
     expected, got = outputs_of(model, images)[0], outputs_of(made, images)[0]
     noise_db = 10 * np.log10(np.square(expected).sum() / np.square(expected - got).sum())
     assert noise_db > 30
+
+
+def test_a_gemm_that_scales_its_bias_stays_float_and_an_old_opset_is_refused() -> None:
+    weights = [numpy_helper.from_array(np.ones((32, 32), np.float32), name) for name in ("v", "w")]
+    weights.append(numpy_helper.from_array(np.ones(32, np.float32), "b"))
+    nodes = [
+        helper.make_node("MatMul", ["image", "v"], ["h"], "product"),
+        helper.make_node("Gemm", ["h", "w", "b"], ["logits"], "scaled", beta=2.0),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 32]) for name in ("image", "logits")]
+    graph = helper.make_graph(nodes, "two", values[:1], values[1:], weights)
+    images = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
+
+    def made(opset: int, scale: float = 1.0) -> Counter[str]:
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        return Counter(quantized_onnx(model, lambda: [scale * images], "minmax", "tensorrt", 1, "test").quantized_ops)
+
+    assert made(20) == {"MatMul": 1}
+    with pytest.raises(ArtifactError, match="too old"):
+        made(17)
+    with pytest.raises(ArtifactError, match="too large for float16"):
+        made(20, scale=1e6)

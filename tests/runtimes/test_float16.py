@@ -36,7 +36,7 @@ def test_a_tensor_that_several_float32_operators_read() -> None:
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    half = with_float16(model)
+    half = with_float16(model, "test")
     onnx.checker.check_model(half, full_check=True)
     images = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
     np.testing.assert_allclose(answer(half, images), answer(model, images), atol=1e-2)
