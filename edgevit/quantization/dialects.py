@@ -12,7 +12,6 @@ from onnxruntime.quantization import QuantType
 from edgevit.artifacts import Json
 
 SMALLEST_SIDE, CHANNEL_MULTIPLE = 16, 8
-SMALLEST_HALF = 2.0**-14  # in float16 with all its bits
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ DIALECTS = {
             "ActivationSymmetric": True,
             "QuantizeBias": False,
             "QDQDisableWeightAdjustForInt32Bias": True,
-            "MinimumRealRange": 2 * 127 * SMALLEST_HALF,  # so that no scale is rounded to a few bits
         },
         session_options={"disabled_optimizers": ["MatMulAddFusion"]},
         whole_tiles=True,
