@@ -142,9 +142,9 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
 
     Deployed is the most derived model (engine before onnx before checkpoint, then the last in order) with both
     accuracy and latency measured, or, where no model has both, with either. The float student is its nearest
-    float checkpoint or the ONNX file
-    of it, the teacher what that checkpoint or one before it was distilled from. An evaluation under corruption
-    speaks for a model's accuracy, by its clean images, only where the model has no other.
+    float checkpoint or the ONNX file of it, the teacher what that checkpoint or one before it was distilled from, the
+    first where these were several. An evaluation under corruption speaks for a model's accuracy, by its clean images,
+    only where the model has no other.
 
     Raises:
         ArtifactError: a measured model is no longer in the store.
@@ -167,8 +167,8 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
         )
     ]
     line = _line_of(deployed_model, models)
-    distilled = next((one for one in line if "teacher" in one.manifest.inputs), None)
-    teacher = models.get(distilled.manifest.inputs["teacher"].digest) if distilled else None
+    taught_by = next((ref for one in line if (ref := _first_teacher(one))), None)
+    teacher = models.get(taught_by.digest) if taught_by else None
     deployed = _last_measured(variants, deployed_model)
     students = [_variant_like(deployed, model, variants) for model in _float_students(line)]
     return Lineup(
@@ -339,8 +339,14 @@ def _made_from(model: Artifact) -> InputRef | None:
 
 
 def _parent_id(model: Artifact) -> str | None:
-    ref = _made_from(model) or model.manifest.inputs.get("teacher")
+    ref = _made_from(model) or _first_teacher(model)
     return ref.id if ref else None
+
+
+def _first_teacher(model: Artifact) -> InputRef | None:
+    """Its teacher, the first where it had several."""
+    inputs = model.manifest.inputs
+    return inputs.get("teacher") or inputs.get("teachers.0.model")
 
 
 def _last_measured(variants: Iterable[Variant], model: Artifact) -> Variant:

@@ -99,3 +99,16 @@ def test_a_teacher_is_compared_by_its_onnx_file_where_that_alone_was_measured(
     assert found.teacher is not None
     assert found.teacher.model.id == measured[-1]
     assert found.teacher.evaluation is not None
+
+
+def test_of_several_teachers_the_first_is_compared(tmp_path: Path):
+    run = quickstart(tmp_path)
+    taught = {"teachers": [{"model": "adapted"}, {"model": "student"}], "model": "deit_tiny"}
+    run.checkpoint("ensemble", "distill", 300_000, {}, streams=[{"data": "digits.pool"}], **taught)
+    run.onnx("ensemble-onnx", "export", 500_000, {"precision": "float32"}, model="ensemble")
+    run.evaluation("of-ensemble", "ensemble-onnx", 0.9)
+    run.latency("its-latency", "ensemble-onnx", 0.5)
+    found = lineup(run.of("of-ensemble", "its-latency"))
+    assert found.teacher is not None
+    assert found.teacher.model.id == "adapted"
+    assert {one.model.id: one.parent_id for one in found.variants}["ensemble"] == "adapted"
