@@ -117,6 +117,7 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
+    version: ClassVar[int] = 2
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
