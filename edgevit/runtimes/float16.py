@@ -26,6 +26,7 @@ def with_float16(model: ModelProto, where: object) -> ModelProto:
     try:
         converted = ONNXModel(convert_float_to_float16(model, keep_io_types=True))
         _drop_repeated(converted.model)
+        del converted.model.graph.value_info[:]  # the converter leaves wrong types in it
         converted.topological_sort()
         onnx.checker.check_model(converted.model, full_check=True)
     except (ValueError, AssertionError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

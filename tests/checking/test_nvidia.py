@@ -51,7 +51,7 @@ def test_attention_fuses_in_float16_and_not_in_float32(half: bool, fused: bool, 
 
 
 @needs_nvidia
-@pytest.mark.parametrize("name", ["repvit_m0_9", "efficientvit_b0", "deit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["repvit_m0_9", "efficientvit_b0", "deit_tiny_patch16_224", "efficientformerv2_s0"])
 def test_compact_models_get_the_precision_they_ask_for(name: str, tmp_path: Path) -> None:
     check_forms(name, SIDE, tmp_path)
 
