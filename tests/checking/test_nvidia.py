@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import timm
 
-from edgevit.artifacts import IOSpec, Preprocess
+from edgevit.artifacts import IOSpec
 from edgevit.checking import check_onnx, nvidia
 from edgevit.checking.precision import Product
 from edgevit.exporting import onnx_from_module
+from edgevit.models import create_model
 from edgevit.quantization import quantized_onnx
 from edgevit.runtimes.files import read_onnx, write_onnx
 from edgevit.runtimes.float16 import with_float16
@@ -67,10 +67,9 @@ def test_the_whole_catalogue_gets_the_precision_it_asks_for(tmp_path: Path) -> N
 
 def check_forms(name: str, side: int, folder: Path) -> None:
     """Export, quantize and check: everything is built as it asks to be."""
-    spec = IOSpec.for_classifier(Preprocess(height=side, width=side), tuple(map(str, range(32))))
-    sized = {"img_size": side} if "deit" in name else {}
-    module = timm.create_model(name, num_classes=32, **sized).eval()
-    exported = onnx_from_module(module, spec, folder / "float32.onnx", 20, dynamic_batch=True)
+    built = create_model(name, 32, side)
+    spec = IOSpec.for_classifier(built.preprocess, tuple(map(str, range(32))))
+    exported = onnx_from_module(built.module, spec, folder / "float32.onnx", 20, dynamic_batch=True)
     model = read_onnx(folder / "float32.onnx")
     batch = 2 if exported.dynamic_batch else 1
     images = np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
