@@ -30,6 +30,7 @@ STEPS = (
     ("head-b", "teacher-b"),
     ("taught-b", "head-b"),
     ("student-b", "taught-b"),
+    ("student-b", "head-b"),
     ("student-b", "teacher-b"),
     ("student-a", "teacher-a"),
     ("engine/a", "student-a"),
