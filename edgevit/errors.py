@@ -56,6 +56,11 @@ class EdgevitError(Exception):
         return "\n".join([head, *details])
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of its message that says anything; its type where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class RecipeError(EdgevitError):
     """A recipe, an option or a name in it is wrong."""
 

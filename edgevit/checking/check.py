@@ -14,7 +14,7 @@ from edgevit.checking.nvidia import Answer, ask
 from edgevit.checking.older_parsers import Verdict, verdicts
 from edgevit.checking.precision import Product, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, tensorrt_diagnostics
-from edgevit.errors import ArtifactError, MissingDependency, TargetError
+from edgevit.errors import ArtifactError, MissingDependency, TargetError, first_line
 from edgevit.runtimes.files import PROTOBUF_LIMIT_BYTES, read_onnx
 
 
@@ -100,7 +100,7 @@ def check_onnx(path: Path) -> Checked:
         answer=answer,
         not_asked=not_asked,
         products=tuple(products(graph, kernels)) if kernels else (),
-        attentions=len(graph.attentions()),
+        attentions=len(graph.attentions),
         unfused=tuple(unfused_attentions(graph, kernels)) if kernels else (),
     )
 
@@ -114,5 +114,4 @@ def _graph_of(path: Path) -> Graph:
     try:
         return Graph(model)
     except onnx.checker.ValidationError as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise ArtifactError("this is no valid graph", where=path, got=reason) from None
+        raise ArtifactError("this is no valid graph", where=path, got=first_line(error)) from None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cached_property
 
 import onnx
 import onnx.checker
 import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto
 
-from edgevit.runtimes.files import with_unique_node_names
+from edgevit.runtimes.files import constants_of, integer_attribute, with_unique_node_names
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 INT8 = TensorProto.INT8
@@ -30,26 +31,14 @@ class Graph:
     def __init__(self, model: ModelProto) -> None:
         onnx.checker.check_model(model)
         self.model = with_unique_node_names(onnx.inliner.inline_local_functions(model) if model.functions else model)
-        graph = self.model.graph
-        self.nodes: list[NodeProto] = list(graph.node)
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.constants |= {
-            node.output[0]: attribute.t
-            for node in self.nodes
-            if node.op_type == "Constant"
-            for attribute in node.attribute
-            if attribute.name == "value"
-        }
+        self.nodes: list[NodeProto] = list(self.model.graph.node)
+        self.constants = constants_of(self.model)
         self.maker = {name: node for node in self.nodes for name in node.output if name}
         self.readers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in self.nodes:
             for name in node.input:
                 self.readers[name].append(node)
         self._types, self._shapes = _types_and_shapes(self.model)
-
-    def opset(self) -> int:
-        """Of ONNX's own operators."""
-        return next((one.version for one in self.model.opset_import if one.domain in ("", "ai.onnx")), 0)
 
     def of_type(self, *operators: str) -> Iterator[NodeProto]:
         """Nodes of these operators, in the order of the graph."""
@@ -90,6 +79,7 @@ class Graph:
             return type_name(stored.pop())
         return type_name(self.element_type(product.output[0]) or self.element_type(operands[0]))
 
+    @cached_property
     def attentions(self) -> list[NodeProto]:
         """The Softmax nodes whose weights, perhaps after a pair or a mask, enter a product of two activations."""
         return [node for node in self.of_type("Softmax") if self._enters_product(node.output[0], steps=4)]
@@ -131,4 +121,4 @@ def _zero_point_type(node: NodeProto, graph: Graph) -> int | None:
         return None
     if len(maker.input) > 2 and maker.input[2]:
         return graph.element_type(maker.input[2])
-    return next((one.i for one in maker.attribute if one.name == "output_dtype" and one.i), TensorProto.UINT8)
+    return integer_attribute(maker, "output_dtype", 0) or TensorProto.UINT8

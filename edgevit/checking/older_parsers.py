@@ -13,7 +13,7 @@ from pathlib import Path
 from onnx import NodeProto
 
 from edgevit.checking.graph import Graph
-from edgevit.runtimes.files import nodes
+from edgevit.runtimes.files import nodes, opset_of
 
 TABLE = Path(__file__).with_name("tensorrt_operators.csv")
 
@@ -54,7 +54,7 @@ def verdicts(graph: Graph) -> list[Verdict]:
     for parser in OLD_PARSERS:
         taken = _taken(parser.version)
         refused = tuple(name for name in used if not taken.get(name, False))
-        found.append(Verdict(parser, refused, graph.opset() > parser.newest_opset))
+        found.append(Verdict(parser, refused, opset_of(graph.model) > parser.newest_opset))
     return found
 
 

@@ -38,7 +38,7 @@ def products(graph: Graph, kernels: Sequence[Kernel]) -> list[Product]:
 def unfused_attentions(graph: Graph, kernels: Sequence[Kernel]) -> list[str]:
     """Names of the Softmax nodes of attentions that are no part of a fused kernel."""
     fused = {node for kernel in kernels if kernel.is_attention for node in kernel.nodes}
-    return [node.name for node in graph.attentions() if node.name not in fused]
+    return [node.name for node in graph.attentions if node.name not in fused]
 
 
 def _got(node: str, kernels: Sequence[Kernel]) -> str:

@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgevit.checking.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph, type_name
 from edgevit.quantization.dialects import fills_tiles
-from edgevit.runtimes.files import nodes
+from edgevit.runtimes.files import integer_attribute, nodes
 
 QUANTIZED_TYPES = (INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, getattr(TensorProto, "FLOAT4E2M1", -1))
 FUSED_HEAD, FUSED_TOKENS = (16, 32, 64), 512
@@ -81,7 +81,7 @@ def output_channel_axis(graph: Graph) -> Iterator[Diagnostic]:
         scale = graph.constants.get(pair.input[1]) if pair is not None and len(pair.input) > 1 else None
         if pair is None or pair.op_type != "DequantizeLinear" or scale is None or int(np.prod(scale.dims)) == 1:
             continue
-        wanted, axis = (0 if node.op_type == "Conv" else 1), _integer(pair, "axis", 1)
+        wanted, axis = (0 if node.op_type == "Conv" else 1), integer_attribute(pair, "axis", 1)
         shape = graph.shape(node.input[1]) or graph.shape(pair.input[0])
         axis = axis + len(shape) if axis < 0 and shape else axis
         if axis != wanted:
@@ -149,7 +149,7 @@ def worthwhile_product(graph: Graph) -> Iterator[Diagnostic]:
 
 def fusible_attention(graph: Graph) -> Iterator[Diagnostic]:
     """Attention in INT8 fuses with heads of 16, 32 or 64 and up to 512 tokens."""
-    for softmax in graph.attentions():
+    for softmax in graph.attentions:
         product = graph.maker.get(_before(softmax, graph))
         if product is None or product.op_type != "MatMul" or graph.asked_precision(product) != "int8":
             continue
@@ -195,7 +195,3 @@ def _array(tensor: TensorProto) -> np.ndarray:
 def _few(values: np.ndarray) -> str:
     flat = values.reshape(-1)
     return str(flat[np.flatnonzero(flat)[0]])
-
-
-def _integer(node: NodeProto, name: str, default: int) -> int:
-    return next((one.i for one in node.attribute if one.name == name), default)

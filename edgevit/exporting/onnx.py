@@ -20,7 +20,7 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 from edgevit.artifacts import IOSpec
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, first_line
 from edgevit.models.creation import timm_model
 from edgevit.models.embedding import WithEmbedding, classifiers
 from edgevit.runtimes.files import write_onnx
@@ -66,7 +66,7 @@ def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dy
                     model = exporter(deployed, spec, opset, dynamic)
                     _check_batch_is_open(model, dynamic)
             except Exception as error:  # noqa: BLE001 - tracing runs the model's own code, which may raise anything
-                reasons.append(f"{exporter.__name__[1:]}: {_first_line(error)}")
+                reasons.append(f"{exporter.__name__[1:]}: {first_line(error.__cause__ or error)}")
                 continue
             written = _with_batch(spec, "batch" if dynamic else 1)
             write_onnx(model, path, written)
@@ -141,11 +141,6 @@ def _with_batch(spec: IOSpec, batch: int | str) -> IOSpec:
         for name in ("inputs", "outputs")
     }
     return spec.model_copy(update=tensors)
-
-
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
 
 
 @contextlib.contextmanager

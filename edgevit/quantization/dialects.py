@@ -10,6 +10,7 @@ from onnx import NodeProto
 from onnxruntime.quantization import QuantType
 
 from edgevit.artifacts import Json
+from edgevit.runtimes.files import integer_attribute
 
 SMALLEST_SIDE, CHANNEL_MULTIPLE = 16, 8
 
@@ -85,7 +86,7 @@ def fills_tiles(node: NodeProto, weight: Sequence[int]) -> bool:
     """
     if not node.op_type.startswith("Conv"):
         return len(weight) == 2 and min(weight) >= SMALLEST_SIDE
-    groups = next((one.i for one in node.attribute if one.name == "group"), 1)
+    groups = integer_attribute(node, "group", 1)
     # Conv (outputs, inputs a group, …), ConvTranspose (inputs, outputs a group, …)
     channels = (weight[0] // groups, weight[1])
     return all(number % CHANNEL_MULTIPLE == 0 for number in channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from edgevit.artifacts import Json
 from edgevit.errors import ArtifactError
 from edgevit.quantization.calibration import Batches, Calibrator, Ranges, activation_ranges
 from edgevit.quantization.dialects import DIALECTS, Dialect, fills_tiles
-from edgevit.runtimes.files import is_quantized, operator_counts, with_unique_node_names
+from edgevit.runtimes.files import constants_of, is_quantized, operator_counts, opset_of, with_unique_node_names
 from edgevit.runtimes.float16 import with_float16
 
 LARGEST_HALF = 65504.0
@@ -47,7 +48,8 @@ def quantized_onnx(
     dialect = DIALECTS[runtime]
     _check_quantizable(model, dialect.oldest_opset, where)
     named = with_unique_node_names(model)
-    chosen = [node for node in named.graph.node if _is_quantizable(node, named, dialect)]
+    weights = {tensor.name: tuple(tensor.dims) for tensor in named.graph.initializer}
+    chosen = [node for node in named.graph.node if _is_quantizable(node, weights, dialect)]
     if not chosen:
         raise ArtifactError(
             "there is nothing to quantize", where=where, expected=f"any of {', '.join(dialect.operators)}"
@@ -73,7 +75,7 @@ def _check_quantizable(model: ModelProto, oldest_opset: int, where: object) -> N
             expected="a float32 model",
             next="export it in float32: quantize --runtime tensorrt makes float16 of what stays float",
         )
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset < oldest_opset:
         raise ArtifactError(
             "the model's opset is too old for such Q/DQ nodes",
@@ -96,8 +98,7 @@ def _check_fits_float16(ranges: Ranges, where: object) -> None:
         )
 
 
-def _is_quantizable(node: NodeProto, model: ModelProto, dialect: Dialect) -> bool:
-    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+def _is_quantizable(node: NodeProto, weights: Mapping[str, tuple[int, ...]], dialect: Dialect) -> bool:
     if node.op_type not in dialect.operators or node.input[1] not in weights or not _has_plain_scales(node):
         return False
     return not dialect.whole_tiles or fills_tiles(node, weights[node.input[1]])
@@ -116,26 +117,19 @@ def _clipping_nodes(chosen: list[NodeProto], model: ModelProto) -> list[NodeProt
     readers = Counter(name for node in model.graph.node for name in node.input)
     given_out = {output.name for output in model.graph.output}
     convolved = {node.output[0] for node in chosen if node.op_type == "Conv"}
+    constants = constants_of(model)
     alone = {name for name in convolved if readers[name] == 1 and name not in given_out}
     return [
         node
         for node in model.graph.node
-        if node.input and node.input[0] in alone and node.output[0] not in given_out and _cuts_at_zero(node, model)
+        if node.input and node.input[0] in alone and node.output[0] not in given_out and _cuts_at_zero(node, constants)
     ]
 
 
-def _cuts_at_zero(node: NodeProto, model: ModelProto) -> bool:
+def _cuts_at_zero(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
     """Whether a node is Relu, or Clip to an interval that holds 0, as every range of integers does."""
     if node.op_type != "Clip":
         return node.op_type == "Relu"
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    constants |= {
-        one.output[0]: attribute.t
-        for one in model.graph.node
-        if one.op_type == "Constant"
-        for attribute in one.attribute
-        if attribute.name == "value"
-    }
     bounds = [numpy_helper.to_array(constants[name]).item() for name in node.input[1:3] if name in constants]
     return len(bounds) == 2 and bounds[0] <= 0 <= bounds[1]
 

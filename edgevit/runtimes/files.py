@@ -167,6 +167,28 @@ def with_unique_node_names(model: ModelProto) -> ModelProto:
     return named
 
 
+def constants_of(model: ModelProto) -> dict[str, TensorProto]:
+    """The constant tensors of the main graph by their names: initializers, and what Constant nodes hold as tensors."""
+    made = {
+        node.output[0]: attribute.t
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
+    return {tensor.name: tensor for tensor in model.graph.initializer} | made
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators; 0 where the model names none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def integer_attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """An attribute of a node, or what it is where the node leaves it out."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
+
+
 def _nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in some:
         yield node

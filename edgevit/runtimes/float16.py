@@ -9,7 +9,7 @@ from onnx import ModelProto
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, first_line
 
 
 def with_float16(model: ModelProto, where: object) -> ModelProto:
@@ -33,7 +33,7 @@ def with_float16(model: ModelProto, where: object) -> ModelProto:
         raise ArtifactError(
             "the graph cannot be written in float16",
             where=where,
-            got=next((line for line in str(error).splitlines() if line.strip()), type(error).__name__),
+            got=first_line(error),
             next="leave it in float32",
         ) from error
     half: ModelProto = converted.model
