@@ -27,7 +27,7 @@ from edgevit.checking import check_onnx
 from edgevit.errors import EdgevitError
 from edgevit.exporting import onnx_from_module
 from edgevit.models import catalogue, create_model
-from edgevit.quantization import quantized_onnx
+from edgevit.quantization import calibrated
 from edgevit.runtimes.files import read_onnx, write_onnx
 from edgevit.runtimes.float16 import with_float16
 
@@ -70,7 +70,7 @@ def _plans(name: str, folder: Path) -> dict[str, Any]:
             if form == "float16":
                 write_onnx(with_float16(model, name), file, spec)
             else:
-                write_onnx(quantized_onnx(model, pictures, "minmax", "tensorrt", 2, name).model, file, spec)
+                write_onnx(calibrated(model, pictures, "minmax", "tensorrt", 2, name).quantized().model, file, spec)
             row[form] = _checked(file)
         except EdgevitError as error:
             row[form] = {"ok": False, "failed": str(error)}

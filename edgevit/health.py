@@ -31,7 +31,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Try every runtime and device on this machine."""
-    checks = (_python, _torch_cpu, _torch_cuda, _timm, _onnxruntime, _tensorrt, _tensorrt_check, _disk)
+    checks = (_python, _torch_cpu, _torch_cuda, _timm, _onnxruntime, _openvino, _tensorrt, _tensorrt_check, _disk)
     return [_tried(check) for check in checks]
 
 
@@ -111,6 +111,16 @@ def _onnxruntime() -> Finding:
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
     state: Literal["ok", "broken"] = "ok" if twice.tolist() == [2, 4] else "broken"
     return Finding("onnxruntime", state, f"{onnxruntime.__version__}, providers {providers}")
+
+
+def _openvino() -> Finding:
+    if find_spec("openvino") is None:
+        return Finding(
+            "openvino", "absent", "not installed", "often the fastest on x86 CPUs: pip install 'edgevit[openvino]'"
+        )
+    from edgevit.runtimes.openvino.session import has_bfloat16
+
+    return Finding("openvino", "ok", f"{version_of('openvino')}{', bfloat16' if has_bfloat16() else ''}")
 
 
 def _tensorrt() -> Finding:

@@ -109,7 +109,8 @@ def resolve(config: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
 
 def ingredients_of(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> Json:
     """What decides the result of a stage, its target's fingerprint included."""
-    target = target_info(config.target, _runtime(config, inputs)) if hasattr(config, "target") else None
+    name: str | None = getattr(config, "target", None)
+    target = None if name is None else target_info(name, _runtime(config, inputs))
     return ingredients(config, inputs, target, context.budget.model_dump(mode="json"), context.recipe_name)
 
 

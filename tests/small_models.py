@@ -42,6 +42,8 @@ class Workbench:
     def run(
         self, stage: str, name: str, context: Context | None = None, again: bool = False, **fields: Any
     ) -> Artifact:
+        if stage == "quantize":  # of these small models INT8 need not be faster
+            fields.setdefault("placement", "all")
         config = STAGES[stage].model_validate({"stage": stage, "id": name, **fields})
         self.made[name] = make(config, resolve(config, self.made), self.store, context or Context(), again=again)
         return self.made[name]

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("export", *MODEL, "--out", folder / "float32.onnx")
     run("export", *MODEL, "--precision", "float16", "--out", folder / "float16.onnx")
     for_ = ("--calibration", folder / "photos", "--images", 8)
-    run("quantize", folder / "float32.onnx", *for_, "--out", folder / "here.onnx")
+    run("quantize", folder / "float32.onnx", *for_, "--placement", "all", "--out", folder / "here.onnx")
     run("quantize", folder / "float32.onnx", *for_, "--runtime", "tensorrt", "--out", folder / "board.onnx")
     return folder
 

@@ -38,7 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(digits.image(index)).save(home / f"{index}.png")
     model = ("--model", "efficientvit_m0", "--image-size", 64, "--classes", 3)
     run("export", *model, "--out", folder / "float.onnx")
-    run("quantize", folder / "float.onnx", "--calibration", folder / "photos", "--out", folder / "int8.onnx")
+    calibrated = ("--calibration", folder / "photos", "--placement", "all")
+    run("quantize", folder / "float.onnx", *calibrated, "--out", folder / "int8.onnx")
     return folder
 
 

@@ -24,7 +24,8 @@ stages:
      batch_size: 16, drop_path_rate: 0.1, ema_decay: 0.9, augmentation: {mixup: 0.2},
      model_args: {patch_size: 8, embed_dim: 48, depth: 2, num_heads: 3}}
   - {stage: export, id: onnx, model: model}
-  - {stage: quantize, id: int8, model: onnx, calibration: digits.pool, min_sqnr_db: 0}
+  - {stage: quantize, id: int8, model: onnx, calibration: digits.pool, min_sqnr_db: 0,
+     placement: all}
   - {stage: evaluate, id: accuracy, model: int8, data: digits.test}
 """
 

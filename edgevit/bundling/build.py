@@ -26,11 +26,10 @@ from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
-from edgevit.runtimes.base import SessionOptions, fixed_batch
+from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
 from edgevit.runtimes.files import onnx_file, read_onnx, write_onnx
-from edgevit.runtimes.onnxruntime.session import PROVIDER, open_session
+from edgevit.runtimes.sessions import open_session
 
-PACKAGES = ("numpy", "pillow", "onnxruntime")
 MODEL_LICENCE = (
     "model.onnx: as the weights it was started from, and the images it was trained on, allow; not recorded here."
 )
@@ -59,7 +58,7 @@ def write_bundle(model: Artifact, out: Path, support: Dataset | None = None, pro
     _write_json(out / "iospec.json", model.io.model_dump(mode="json"))
     programs = RUNNER if support is None else RUNNER | ENROLLING
     write_runner(out, programs)
-    (out / "requirements.txt").write_text(_requirements(), encoding="utf-8")
+    (out / "requirements.txt").write_text(_requirements(runtime_of(model)), encoding="utf-8")
     (out / "README.md").write_text(_readme(model, support is not None), encoding="utf-8")
     files: dict[str, Json] = {
         path.name: {"sha256": sha256_of_file(path), "size": path.stat().st_size} for path in sorted(out.iterdir())
@@ -70,7 +69,7 @@ def write_bundle(model: Artifact, out: Path, support: Dataset | None = None, pro
         record["changeable"] = {CLASSES: {"sha256_as_bundled": classes.sha256, "images": len(classes.labels)}}
     size_bytes = sum(path.stat().st_size for path in out.iterdir())
     _write_json(out / RECORD, record)
-    return {"precision": model.metrics.get("precision"), "runtime": "onnxruntime", "size_bytes": size_bytes}
+    return {"precision": model.metrics.get("precision"), "runtime": runtime_of(model), "size_bytes": size_bytes}
 
 
 def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
@@ -133,9 +132,8 @@ def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
         "format_version": 1,
         "files": files,
         "runtime": {
-            "name": "onnxruntime",
-            "providers": [PROVIDER],
-            "verified_with": {name: version_of(name) for name in PACKAGES},
+            "name": runtime_of(model),
+            "verified_with": {name: version_of(name) for name in _packages(runtime_of(model))},
         },
         "session_options": model.manifest.session_options,
         "model": {
@@ -156,8 +154,12 @@ def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
     }
 
 
-def _requirements() -> str:
-    pinned = "".join(f"{name}=={version_of(name)}\n" for name in PACKAGES)
+def _packages(runtime: str) -> tuple[str, ...]:
+    return ("numpy", "pillow", runtime)
+
+
+def _requirements(runtime: str) -> str:
+    pinned = "".join(f"{name}=={version_of(name)}\n" for name in _packages(runtime))
     return f"# The versions that this bundle was verified with.\n{pinned}"
 
 

@@ -28,7 +28,7 @@ from edgevit.errors import ArtifactError, CheckFailed, DataError, listed
 from edgevit.evaluation.classify import labels_for
 from edgevit.progress import Progress
 from edgevit.runtimes.base import SessionOptions, input_batches
-from edgevit.runtimes.onnxruntime.session import open_session
+from edgevit.runtimes.sessions import open_session
 
 
 def write_classes(model: Artifact, support: Dataset, out: Path, progress: Progress) -> SupportSet:

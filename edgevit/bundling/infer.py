@@ -1,4 +1,4 @@
-"""Label images with the model of this bundle. Needs numpy, Pillow and ONNX Runtime; nothing else.
+"""Label images with the model of this bundle. Needs what requirements.txt names: numpy, Pillow and one runtime.
 
     python infer.py photo.jpg folder/
     python infer.py --json --top 3 photo.jpg
@@ -16,20 +16,16 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from preprocess import open_image, preprocess  # type: ignore[import-not-found]  # lies beside this file in a bundle
 
 Image = str | Path | npt.NDArray[np.uint8]
-LEVELS = {
-    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
+Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs, input by its name) → these outputs
 ERRORS_ONLY = 3
 CLASSES = "classes.npz"
 UNKNOWN = "unknown"
@@ -77,7 +73,8 @@ class Classifier:
         self._answers_by_head = False
         if self.support is not None:
             self._use_classes()
-        self._session = self._load(threads)
+        load = RUNTIMES[self.record["runtime"]["name"]]
+        self._outputs = load(self.folder / "model.onnx", self.record["session_options"], threads)
 
     @property
     def threshold(self) -> float | None:
@@ -131,7 +128,7 @@ class Classifier:
         pixels = preprocess(picture, **self.spec["preprocess"])
         batch = self.spec["inputs"][0]["shape"][0]
         repeated = np.repeat(pixels[np.newaxis], batch if isinstance(batch, int) else 1, axis=0)
-        return [given[:1] for given in self._session.run(outputs, {self.spec["inputs"][0]["name"]: repeated})]
+        return [given[:1] for given in self._outputs(outputs, {self.spec["inputs"][0]["name"]: repeated})]
 
     def _likeliest(self, logits: npt.NDArray[Any], top: int) -> list[tuple[str, float]]:
         exponents = np.exp(logits.astype(np.float64) - logits.max())
@@ -151,19 +148,52 @@ class Classifier:
         if self._answers_by_head:
             self.labels = list(self.support.classes)
 
-    def _load(self, threads: int) -> onnxruntime.InferenceSession:
-        recorded = self.record["session_options"]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = ERRORS_ONLY
-        options.graph_optimization_level = LEVELS[recorded.get("graph_optimization_level", "all")]
-        return onnxruntime.InferenceSession(
-            str(self.folder / "model.onnx"),
-            options,
-            providers=self.record["runtime"]["providers"],
-            disabled_optimizers=recorded.get("disabled_optimizers"),
-        )
+
+def in_onnxruntime(model: Path, recorded: dict[str, Any], threads: int) -> Run:
+    """The model in ONNX Runtime, with the session options that the bundle recorded."""
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERRORS_ONLY
+    off = recorded.get("graph_optimization_level") == "disabled"
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL if off else levels.ORT_ENABLE_ALL
+    session = onnxruntime.InferenceSession(
+        str(model),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=recorded.get("disabled_optimizers"),
+    )
+    run: Run = session.run
+    return run
+
+
+def in_openvino(model: Path, recorded: dict[str, Any], threads: int) -> Run:
+    """The same in OpenVINO."""
+    import openvino
+
+    precision = {"float32": "f32", "bfloat16": "bf16"}[recorded.get("inference_precision", "float32")]
+    properties = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    core = openvino.Core()
+    read = core.read_model(model)
+    read.reshape([1 if axis.is_dynamic else axis.get_length() for axis in read.input().partial_shape])
+    request = core.compile_model(read, "CPU", properties).create_infer_request()
+
+    def run(outputs: list[str], feed: dict[str, Any]) -> list[Any]:
+        found = request.infer(feed)
+        return [found[name] for name in outputs]
+
+    return run
+
+
+RUNTIMES = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
 
 
 def verify(folder: Path) -> int:

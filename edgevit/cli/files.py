@@ -23,6 +23,9 @@ DataPath = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="Where the result goes.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the runtime.")]
 TargetName = Annotated[str, typer.Option("--target", help="Where it runs: local-cpu or local-gpu.")]
+Runtime = Annotated[
+    str | None, typer.Option("--runtime", help="What opens an ONNX file: onnxruntime or openvino; its own by default.")
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")]
 
 
@@ -39,6 +42,9 @@ def export(
     precision: Annotated[
         str, typer.Option("--precision", help="float32, or float16 for TensorRT; quantize takes float32.")
     ] = "float32",
+    runtime: Annotated[str, typer.Option("--runtime", help="What opens it here: onnxruntime or openvino.")] = (
+        "onnxruntime"
+    ),
     embedding: Annotated[
         bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
     ] = False,
@@ -57,7 +63,8 @@ def export(
             Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
                  weights=str(weights.absolute()) if weights else None, image_size=image_size)
         )  # fmt: skip
-        config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, embedding=embedding)
+        config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
+                        embedding=embedding)  # fmt: skip
         exported = shop.make(config, model=loaded)
         _deliver(exported, out, as_json)
     if precision == "float16":
@@ -73,11 +80,18 @@ def quantize(
     images: Annotated[int, typer.Option("--images", min=1, help="How many images to calibrate on.")] = 256,
     calibrator: Annotated[str, typer.Option("--calibrator", help="minmax, entropy or percentile.")] = "minmax",
     runtime: Annotated[
-        str, typer.Option("--runtime", help="What will run it: onnxruntime, or tensorrt, with floats in float16.")
+        str,
+        typer.Option("--runtime", help="What will run it: onnxruntime, openvino, or tensorrt, with floats in float16."),
     ] = "onnxruntime",
+    placement: Annotated[
+        str, typer.Option("--placement", help="fastest (measured here), all, dense, or products.")
+    ] = "fastest",
+    threads: Threads = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Quantize an ONNX model to INT8, calibrated on images and checked against the float model.
+    """Quantize an ONNX model to INT8, calibrated on images, checked and timed against the float model.
+
+    Where no INT8 form is faster than the float model on this machine, the float model is written.
 
     Example: edgevit quantize deit.onnx --calibration photos/train --out deit.int8.onnx
     """
@@ -93,6 +107,8 @@ def quantize(
             calibration_images=images,
             calibrator=calibrator,
             runtime=runtime,
+            placement=placement,
+            threads=threads,
         )
         made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
         _deliver(made, out, as_json)
@@ -122,6 +138,7 @@ def evaluate(
     model: ModelPath,
     data: DataPath,
     target: TargetName = "local-cpu",
+    runtime: Runtime = None,
     batch: Batch = 32,
     protocol: Annotated[
         str,
@@ -165,8 +182,8 @@ def evaluate(
     given = {name: value for name, value in options.items() if value is not None}
     with workshop(terminal_context()) as shop:
         config = parsed(
-            Evaluate, id="evaluation", model="model", data="images", target=target, batch_size=batch,
-            protocol=protocol, **given,
+            Evaluate, id="evaluation", model="model", data="images", target=target, runtime=runtime,
+            batch_size=batch, protocol=protocol, **given,
         )  # fmt: skip
         made = shop.make(config, model=shop.model(model), data=shop.labelled_images(data))
         of_episodes = protocol == "episodes"
@@ -188,6 +205,7 @@ def evaluate(
 def profile(
     model: ModelPath,
     target: TargetName = "local-cpu",
+    runtime: Runtime = None,
     threads: Threads = 1,
     batch: Batch = 1,
     precision: Annotated[
@@ -205,8 +223,8 @@ def profile(
     from edgevit.workshop import parsed, workshop
 
     with workshop(terminal_context()) as shop:
-        config = parsed(Profile, id="latency", model="model", target=target, threads=threads, batch_size=batch,
-                        precision=precision, boundary=boundary, duration_s=duration_s)  # fmt: skip
+        config = parsed(Profile, id="latency", model="model", target=target, runtime=runtime, threads=threads,
+                        batch_size=batch, precision=precision, boundary=boundary, duration_s=duration_s)  # fmt: skip
         made = shop.make(config, model=shop.model(model))
     if as_json:
         print_json(made.metrics)

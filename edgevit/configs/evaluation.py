@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edgevit.artifacts import Kind
 from edgevit.configs.fewshot import HeadMethod
-from edgevit.configs.fields import Count, DatasetRef, ModelRef, Positive
+from edgevit.configs.fields import Count, DatasetRef, FileRuntime, ModelRef, Positive
 from edgevit.configs.stage import OnTarget
 
 Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]
@@ -42,6 +42,7 @@ class Evaluate(OnTarget):
     model: ModelRef
     data: DatasetRef
     batch_size: Count = 32
+    runtime: FileRuntime | None = Field(None, description="what opens an ONNX file; by default what it was made for")
     protocol: Literal["standard", "corruptions", "episodes"] = Field(
         "standard",
         description="corruptions: the same images hurt in known ways too, alike for every model; episodes: how well "

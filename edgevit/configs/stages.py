@@ -14,6 +14,7 @@ from edgevit.configs.fields import (
     Count,
     DatasetRef,
     FileModelRef,
+    FileRuntime,
     Fraction,
     MeasurementRef,
     ModelRef,
@@ -47,6 +48,7 @@ class Export(Stage):
     makes: ClassVar[Kind] = "onnx"
     model: CheckpointRef
     opset: Annotated[int, Field(ge=17, le=23)] = 20
+    runtime: FileRuntime = Field("onnxruntime", description="what opens the file on this machine")
     dynamic_batch: bool = True
     precision: Literal["float32", "float16"] = Field(
         "float32", description="float16: all but inputs and outputs, for TensorRT; what is to be quantized is float32"
@@ -57,20 +59,35 @@ class Export(Stage):
 
 
 class Quantize(Stage):
-    """ONNX → ONNX with Q/DQ: INT8 weights and activations, calibrated on images (post-training quantization)."""
+    """ONNX → ONNX with Q/DQ: INT8 weights and activations, calibrated on images (post-training quantization).
+
+    Where no INT8 form was measured faster than the float model, the float model comes out.
+    """
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     model: OnnxRef
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
     calibrator: Literal["minmax", "entropy", "percentile"] = "minmax"
-    runtime: Literal["onnxruntime", "tensorrt"] = Field(
+    runtime: Literal["onnxruntime", "openvino", "tensorrt"] = Field(
         "onnxruntime", description="whose dialect the graph is written in; what stays float is float16 for tensorrt"
     )
+    placement: Literal["fastest", "all", "dense", "products"] = Field(
+        "fastest",
+        description="what becomes integers: all that the dialect quantizes; the same without grouped convolutions "
+        "(dense); products (MatMul, Gemm) alone; or the fastest of these, timed in turns with the float model on this "
+        "machine, which ships where none is faster (for tensorrt, which does not run here: all)",
+    )
+    threads: Count = Field(1, description="CPU threads of the runtime while it is timed")
     min_sqnr_db: float = Field(10.0, description="parity gate: least signal-to-quantization-noise ratio of the logits")
     seed: int = 0
+
+    @property
+    def target(self) -> Literal["local-cpu"] | None:
+        """Where it is timed, which then decides the result."""
+        return "local-cpu" if self.placement == "fastest" and self.runtime != "tensorrt" else None
 
 
 class Compile(OnTarget):
@@ -91,6 +108,7 @@ class Profile(OnTarget):
     batch_size: Count = 1
     threads: Count = Field(1, description="CPU threads of the runtime")
     precision: Literal["float32", "float16"] = Field("float32", description="float16: torch on local-gpu")
+    runtime: FileRuntime | None = Field(None, description="what opens an ONNX file; by default what it was made for")
     boundary: Literal["compute", "end_to_end"] = Field(
         "compute", description="end_to_end adds decoding and preprocessing"
     )

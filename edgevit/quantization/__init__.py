@@ -2,14 +2,15 @@
 
 from edgevit.quantization.calibration import Calibrator, activation_ranges
 from edgevit.quantization.images import ChosenImages, choose_images, image_batches
-from edgevit.quantization.ptq import Quantized, quantized_onnx
+from edgevit.quantization.ptq import CalibratedModel, Quantized, calibrated
 
 __all__ = [
+    "CalibratedModel",
     "Calibrator",
     "ChosenImages",
     "Quantized",
     "activation_ranges",
+    "calibrated",
     "choose_images",
     "image_batches",
-    "quantized_onnx",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 WIDTH = 80
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
-PRECISIONS = {"float32": "FP32", "float16": "FP16", "int8": "INT8"}
+PRECISIONS = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
 NOT_MEASURED = "–"
 LEARNED_FROM_NOTE = (
     "All images of this recipe behind a model and its teachers, with labels or without, and those it was calibrated "

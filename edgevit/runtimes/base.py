@@ -14,7 +14,8 @@ from PIL import Image
 
 from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
 from edgevit.data.preprocess import open_image, preprocess
-from edgevit.profiling import Measurement, MeasurePlan
+from edgevit.errors import TargetError
+from edgevit.profiling import Measurement, MeasurePlan, measure
 from edgevit.profiling.conditions import cpu, cpu_frequency, gpus
 from edgevit.provenance import version_of
 
@@ -47,9 +48,57 @@ class Session(Protocol):
         """One run, as it is timed: what a comparison of two models interleaves."""
 
 
+class HostSession:
+    """A loaded file whose inputs and outputs are arrays in host memory; runtimes say how one run is made."""
+
+    def __init__(self, spec: IOSpec, conditions: Mapping[str, Any] | None = None) -> None:
+        self.spec = spec
+        self._conditions = conditions or {}
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        names = [output.name for output in self.spec.outputs]
+        return dict(zip(names, self._run(names, dict(inputs)), strict=True))
+
+    def latencies_ms(self, plan: MeasurePlan) -> Measurement:
+        return measure(self.work(plan), plan, conditions=self._conditions)
+
+    def work(self, plan: MeasurePlan) -> Callable[[], object]:
+        """What is timed: for `compute`, one run on images that are in place already."""
+        if plan.boundary == "end_to_end":
+            return end_to_end(self, plan.batch_size)
+        feed = {self.spec.inputs[0].name: random_images(self.spec, plan.batch_size)}
+        names = [output.name for output in self.spec.outputs]
+        return lambda: self._run(names, feed)
+
+    def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
+        """These outputs, for arrays by the names of the inputs."""
+        raise NotImplementedError
+
+
 def runtime_of(model: Artifact) -> str:
-    """Which runtime opens this artifact."""
-    return "torch" if model.kind == "checkpoint" else str(model.metrics.get("runtime", "onnxruntime"))
+    """Which runtime opens this artifact: a file says so in its session options."""
+    return "torch" if model.kind == "checkpoint" else file_runtime(model.manifest.session_options)
+
+
+def file_runtime(session_options: Json) -> str:
+    """Which runtime a file is meant for."""
+    return str(session_options.get("runtime", "onnxruntime"))
+
+
+def for_runtime(model: Artifact, runtime: str | None) -> Artifact:
+    """The same model, opened by `runtime` where one is given. Raises TargetError where that opens no such model."""
+    if runtime in (None, runtime_of(model)):
+        return model
+    if model.kind != "onnx":
+        raise TargetError(
+            f"{runtime} does not open this {model.kind}",
+            where=model.id,
+            got=f"runtime: {runtime}",
+            expected=f"runtime: {runtime_of(model)}, or an ONNX file",
+        )
+    manifest = model.manifest
+    options = {**manifest.session_options, "runtime": runtime}
+    return Artifact(model.path, manifest.model_copy(update={"session_options": options}))
 
 
 def precision_of(model: Artifact, options: SessionOptions) -> str:

@@ -41,8 +41,10 @@ WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, Tensor
 class _WrittenOptions(Frozen):
     """The session options that a file may carry."""
 
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     graph_optimization_level: Literal["all", "disabled"] = "all"
     disabled_optimizers: list[str] = []
+    inference_precision: Literal["float32", "bfloat16"] = "float32"
 
 
 def read_onnx(path: Path) -> ModelProto:
@@ -99,6 +101,10 @@ def artifact_from_onnx(path: Path) -> Artifact:
         name: FileEntry(sha256=sha256_of_file(path.parent / name), size=(path.parent / name).stat().st_size)
         for name in (path.name, *beside)
     }
+    options = _written_session_options(model, path)
+    metrics = onnx_metrics(model, sum(entry.size for entry in entries.values()))
+    if metrics["precision"] == "float32":
+        metrics["precision"] = options.get("inference_precision", "float32")
     digest = sha256_of({name: entry.sha256 for name, entry in entries.items()})
     manifest = Manifest(
         kind="onnx",
@@ -109,9 +115,9 @@ def artifact_from_onnx(path: Path) -> Artifact:
         stage_version=1,
         config={},
         files=entries,
-        metrics=onnx_metrics(model, sum(entry.size for entry in entries.values())),
+        metrics=metrics,
         io=iospec_of_onnx(model, path),
-        session_options=_written_session_options(model, path),
+        session_options=options,
     )
     return Artifact(path.resolve().parent, manifest)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Compile
 from edgevit.context import Context
-from edgevit.runtimes.base import carried_cost
+from edgevit.errors import ArtifactError
+from edgevit.runtimes.base import carried_cost, runtime_of
 from edgevit.runtimes.files import onnx_file
 from edgevit.runtimes.onnxruntime.engine import ENGINE
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
@@ -18,6 +19,13 @@ from edgevit.targets import target_for
 
 def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model, file = inputs["model"], out / ENGINE
+    if runtime_of(model) != config.runtime:
+        raise ArtifactError(
+            f"{runtime_of(model)} compiles a model each time it loads it",
+            where=model.id,
+            expected=f"a model that was made for {config.runtime}",
+            next="leave compile out: evaluate, profile and bundle take the ONNX file",
+        )
     session_options = target_for(config.target).compile(model, out)
     agreement = check_sessions_agree(
         OnnxruntimeSession(file, model.io, session_options, threads=1),

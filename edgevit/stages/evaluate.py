@@ -11,12 +11,12 @@ from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.data.splits import drawn
 from edgevit.evaluation import classify, classify_corrupted, write_corrupted, write_evaluation
-from edgevit.runtimes.base import Session, SessionOptions, runtime_of
+from edgevit.runtimes.base import Session, SessionOptions, for_runtime, runtime_of
 from edgevit.targets import target_for
 
 
 def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    model = inputs["model"]
+    model = for_runtime(inputs["model"], config.runtime)
     with target_for(config.target).open(model, SessionOptions(threads=usable_cpus())) as session:
         metrics = PROTOCOLS[config.protocol](config, inputs, session, context, out)
     logs = ("episodes.json",) if config.protocol == "episodes" else ()  # for the times in it

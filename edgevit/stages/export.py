@@ -15,8 +15,8 @@ from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.runtimes.base import SessionOptions
 from edgevit.runtimes.files import read_onnx, write_onnx
 from edgevit.runtimes.float16 import with_float16
-from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import check_sessions_agree
+from edgevit.runtimes.sessions import file_session
 from edgevit.runtimes.torch.session import TorchSession
 
 
@@ -27,12 +27,15 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
     if config.embedding:
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
     exported = onnx_from_module(module, spec, file, config.opset, config.dynamic_batch)
-    if config.precision == "float16":
-        write_onnx(with_float16(read_onnx(file), config.id), file, exported.spec)
+    session_options = {} if config.runtime == "onnxruntime" else {"runtime": config.runtime}
+    if config.precision == "float16" or session_options:
+        written = read_onnx(file)
+        written = with_float16(written, config.id) if config.precision == "float16" else written
+        write_onnx(written, file, exported.spec, session_options)
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(
-        OnnxruntimeSession(file, exported.spec, session_options={}, threads=1),
+        file_session(file, exported.spec, session_options, threads=1),
         TorchSession(WithEmbedding(module) if config.embedding else module, exported.spec, "cpu", SessionOptions()),
         precision=config.precision,
         where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
@@ -45,4 +48,4 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
         "opset": config.opset,
         "max_difference": agreement.max_difference,
     }
-    return Contents(kind="onnx", metrics=metrics, io=exported.spec)
+    return Contents(kind="onnx", metrics=metrics, io=exported.spec, session_options=session_options)

@@ -13,6 +13,8 @@ from edgevit.provenance import version_of
 from edgevit.runtimes.base import Session, SessionOptions, runtime_of
 from edgevit.targets.base import Target, TargetInfo
 
+EXTRAS = {"openvino": "'edgevit[openvino]'"}
+
 # Runtimes are imported where they are used: `describe` enters store keys, and a finished recipe loads neither.
 
 
@@ -20,7 +22,7 @@ class LocalCpu:
     """The CPU of this machine."""
 
     name = "local-cpu"
-    runtimes = ("onnxruntime", "torch")
+    runtimes = ("onnxruntime", "openvino", "torch")
 
     def describe(self, runtime: str) -> TargetInfo:
         return _info(self.name, runtime, self.runtimes, dict(cpu()))
@@ -37,9 +39,9 @@ class LocalCpu:
 
             yield open_torch(model, options, "cpu")
         else:
-            from edgevit.runtimes.onnxruntime.session import open_session as open_onnxruntime
+            from edgevit.runtimes.sessions import open_session
 
-            yield open_onnxruntime(model, options)
+            yield open_session(model, options)
 
 
 class LocalGpu:
@@ -90,7 +92,9 @@ def _info(name: str, runtime: str, runtimes: tuple[str, ...], hardware: Json) ->
         raise _not_here(runtime, name, runtimes)
     version = version_of(runtime)
     if version is None:
-        raise MissingDependency(f"{runtime} is not installed", where=name, next=f"pip install {runtime}")
+        raise MissingDependency(
+            f"{runtime} is not installed", where=name, next=f"pip install {EXTRAS.get(runtime, runtime)}"
+        )
     return TargetInfo(name=name, runtime=runtime, versions={runtime: version}, hardware=hardware)
 
 

@@ -14,7 +14,7 @@ from edgevit.checking import check_onnx, nvidia
 from edgevit.checking.precision import Product
 from edgevit.exporting import onnx_from_module
 from edgevit.models import create_model
-from edgevit.quantization import quantized_onnx
+from edgevit.quantization import calibrated
 from edgevit.runtimes.files import read_onnx, write_onnx
 from edgevit.runtimes.float16 import with_float16
 from tests.checking.graphs import attention, convolution
@@ -74,7 +74,7 @@ def check_forms(name: str, side: int, folder: Path) -> None:
     batch = 2 if exported.dynamic_batch else 1
     images = np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
     write_onnx(with_float16(model, name), folder / "float16.onnx", exported.spec)
-    quantized = quantized_onnx(model, lambda: [images], "minmax", "tensorrt", 1, name)
+    quantized = calibrated(model, lambda: [images], "minmax", "tensorrt", 1, name).quantized()
     write_onnx(quantized.model, folder / "int8.onnx", exported.spec)
     half, int8 = (check_onnx(folder / f"{form}.onnx") for form in ("float16", "int8"))
     for found in (half, int8):

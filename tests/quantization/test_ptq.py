@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.errors import ArtifactError
-from edgevit.quantization.ptq import quantized_onnx
+from edgevit.quantization import calibrated
 from edgevit.runtimes.files import operator_counts
 
 
@@ -47,7 +47,7 @@ def quantized(model: ModelProto) -> tuple[ModelProto, float]:
     """The quantized graph, and the largest error of its first output on images of integers from 0 to 255."""
     images = np.random.default_rng(1).integers(0, 256, (8, 3, 8, 8)).astype(np.float32)
     images[0, 0, 0, :2] = 0, 255
-    found = quantized_onnx(model, lambda: [images], "minmax", "onnxruntime", 1, "test")
+    found = calibrated(model, lambda: [images], "minmax", "onnxruntime", 1, "test").quantized()
     made = found.model
     onnx.checker.check_model(made)
     left = Counter(operator_counts(made))
@@ -119,7 +119,7 @@ def test_tensorrts_dialect_keeps_relu_and_quantizes_no_output() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     images = rng.standard_normal((16, 8, 12, 12)).astype(np.float32)
-    found = quantized_onnx(model, lambda: [images], "minmax", "tensorrt", 1, "test")
+    found = calibrated(model, lambda: [images], "minmax", "tensorrt", 1, "test").quantized()
     assert found.quantized_ops == {"Conv": 2}  # five channels fill no tile: the last stays float
     assert found.float_ops == {"Relu": 1, "Conv": 1}
     made = found.model
@@ -147,7 +147,9 @@ def test_a_gemm_that_scales_its_bias_stays_float_and_an_old_opset_is_refused() -
 
     def made(opset: int, scale: float = 1.0) -> Counter[str]:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-        return Counter(quantized_onnx(model, lambda: [scale * images], "minmax", "tensorrt", 1, "test").quantized_ops)
+        return Counter(
+            calibrated(model, lambda: [scale * images], "minmax", "tensorrt", 1, "test").quantized().quantized_ops
+        )
 
     assert made(20) == {"MatMul": 1}
     with pytest.raises(ArtifactError, match="too old"):

@@ -20,7 +20,7 @@ from edgevit.runtimes.files import (
     read_onnx,
     write_onnx,
 )
-from edgevit.runtimes.onnxruntime.session import open_session
+from edgevit.runtimes.sessions import open_session
 from tests.small_models import engine, float_onnx, int8_onnx
 
 

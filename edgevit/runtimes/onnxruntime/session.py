@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgevit.artifacts import Artifact, IOSpec, Json
+from edgevit.artifacts import IOSpec, Json
 from edgevit.errors import ArtifactError, TargetError
-from edgevit.profiling import Measurement, MeasurePlan, measure
-from edgevit.runtimes.base import Arrays, SessionOptions, end_to_end, random_images, receipt
-from edgevit.runtimes.files import onnx_file
+from edgevit.runtimes.base import Arrays, HostSession
 
 PROVIDER = "CPUExecutionProvider"
 LEVELS = {
@@ -23,48 +21,18 @@ LEVELS = {
 ERRORS_ONLY = 3
 
 
-class OnnxruntimeSession:
+class OnnxruntimeSession(HostSession):
     """A loaded ONNX file."""
 
     def __init__(
         self, path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
     ) -> None:
-        self.spec = spec
+        super().__init__(spec, conditions)
         self._session = inference_session(path, session_options, threads)
-        self._conditions = conditions or {}
 
-    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        names = [output.name for output in self.spec.outputs]
-        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
-
-    def latencies_ms(self, plan: MeasurePlan) -> Measurement:
-        return measure(self.work(plan), plan, conditions=self._conditions)
-
-    def work(self, plan: MeasurePlan) -> Callable[[], object]:
-        """What is timed: for `compute`, one run on images that are in place already."""
-        if plan.boundary == "end_to_end":
-            return end_to_end(self, plan.batch_size)
-        feed = {self.spec.inputs[0].name: random_images(self.spec, plan.batch_size)}
-        names = [output.name for output in self.spec.outputs]
-        return lambda: self._session.run(names, feed)
-
-
-def open_session(model: Artifact, options: SessionOptions) -> OnnxruntimeSession:
-    """Load the ONNX file of an artifact with the session options that travel with it."""
-    if options.precision != "float32":
-        raise TargetError(
-            "ONNX Runtime runs a file in the precision that the file says",
-            got=f"precision: {options.precision}",
-            expected="precision: float32",
-            next="leave 'precision' out; it is for torch on local-gpu",
-        )
-    return OnnxruntimeSession(
-        onnx_file(model),
-        model.io,
-        model.manifest.session_options,
-        options.threads,
-        receipt(model, "onnxruntime", "cpu", options),
-    )
+    def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
+        found: list[NDArray[Any]] = self._session.run(outputs, feed)
+        return found
 
 
 def inference_session(

@@ -1,0 +1,205 @@
+"""Which form of a model ships: the fastest one measured that is close enough to the float model, or the float model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edgevit.artifacts import IOSpec, Json
+from edgevit.errors import ParityError
+from edgevit.profiling import Interval, MeasurePlan, interleaved
+from edgevit.progress import Progress
+from edgevit.quantization.dialects import Placement
+from edgevit.quantization.ptq import CalibratedModel
+from edgevit.runtimes.base import HostSession, file_runtime, fixed_batch
+from edgevit.runtimes.files import write_onnx
+from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
+from edgevit.runtimes.sessions import file_session
+
+SECONDS_EACH = 1.0
+AS_FAST = 0.97  # of the fastest one's speed: of these an INT8 one ships, which is smaller, and the closest to float
+
+
+@dataclass(frozen=True)
+class Form:
+    """A file, the session options that go with it, and what became of its operators.
+
+    Attributes:
+        precision: int8, or what the float operators are computed in.
+        placement: where integers are; None in a float form.
+    """
+
+    name: str
+    file: Path
+    session_options: Json
+    precision: str
+    placement: Placement | None = None
+    quantized_ops: dict[str, int] = field(default_factory=dict)
+    float_ops: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A form, held against the float model.
+
+    Attributes:
+        noise: sqnr_db of the centred logits, and embedding_sqnr_db where the model gives an embedding.
+        speedup: p50 of the float model over this one's, measured in turns; None where it was not timed.
+        interval: 95%, of the speed-up.
+        failed: why it may not ship.
+    """
+
+    form: Form
+    noise: dict[str, float] = field(default_factory=dict)
+    speedup: float | None = None
+    interval: Interval | None = None
+    failed: ParityError | None = None
+
+    @property
+    def is_faster(self) -> bool:
+        """Than the float model, by more than chance explains."""
+        return self.interval is not None and self.interval.low > 1
+
+    def sentence(self) -> str:
+        """What was found, for people."""
+        if self.failed is not None:
+            return f"{self.form.name}: {self.failed.got} against float, {self.failed.expected}"
+        closeness = f"{self.noise['sqnr_db']:.1f} dB against float"
+        if self.interval is None:
+            return f"{self.form.name}: {closeness}"
+        interval = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
+        return f"{self.form.name}: {self.speedup:.2f} times as fast ({interval}), {closeness}"
+
+    def as_json(self) -> Json:
+        timed = {} if self.interval is None else {"speedup": self.speedup, **vars(self.interval)}
+        return {
+            "form": self.form.name,
+            **self.noise,
+            **timed,
+            **({"failed": str(self.failed.got)} if self.failed else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Holds forms against the float model: their outputs, and their latencies.
+
+    Attributes:
+        held_out: input batches to compare outputs on.
+        floor_db: least SQNR.
+        threads: of the timed sessions.
+        comparing_threads: of the others.
+    """
+
+    float_form: Form
+    spec: IOSpec
+    held_out: Sequence[NDArray[np.float32]]
+    floor_db: float
+    threads: int
+    comparing_threads: int
+
+    def closeness(self, form: Form) -> dict[str, float]:
+        """The SQNR of a form in dB. Raises ParityError where it is below the floor, or a value is not finite."""
+        sessions = self._session(form, self.comparing_threads), self._session(self.float_form, self.comparing_threads)
+        noise = {"sqnr_db": check_quantized(*sessions, self.held_out, self.floor_db, f"{form.name}, against float")}
+        if self.spec.has_embedding:
+            noise["embedding_sqnr_db"] = embedding_sqnr_db(*sessions, self.held_out)
+        return noise
+
+    def judged(self, form: Form) -> Judged:
+        """The same, and how many times as fast as the float model it is."""
+        try:
+            noise = self.closeness(form)
+        except ParityError as error:
+            return Judged(form, failed=error)
+        plan = MeasurePlan(warmup_s=0.2, duration_s=SECONDS_EACH, min_runs=20, batch_size=fixed_batch(self.spec) or 1)
+        float_work, work = (self._session(one, self.threads).work(plan) for one in (self.float_form, form))
+        timed = interleaved(float_work, work, plan)
+        return Judged(form, noise, timed.ratio, timed.interval)
+
+    def all_of(self, forms: Iterable[Form], progress: Progress) -> list[Judged]:
+        """Each form judged, and said so in a line."""
+        found = []
+        for form in forms:
+            one = self.judged(form)
+            progress.say(f"    {one.sentence()}")
+            found.append(one)
+        return found
+
+    def _session(self, form: Form, threads: int) -> HostSession:
+        return file_session(form.file, self.spec, form.session_options, threads)
+
+
+@dataclass(frozen=True)
+class FormWriter:
+    """Writes the forms of a model into `folder`, for the runtime whose ranges were calibrated."""
+
+    model: ModelProto
+    precision: str
+    calibrated: CalibratedModel
+    spec: IOSpec
+    folder: Path
+
+    def forms(self) -> Iterator[Form]:
+        """All that may ship in place of the float model: each placement of integers, each precision of the rest."""
+        for precision in self._precisions():
+            if precision == "bfloat16":
+                yield self.float_form(precision)
+            for placement in self.calibrated.placements():
+                yield self.int8_form(placement, precision)
+
+    def float_form(self, precision: str | None = None) -> Form:
+        """The model as it is, computed in its own precision or in another."""
+        named = precision or self.precision
+        options = self._options(precision)
+        return Form(named, self._written(self.model, named, options), options, named)
+
+    def int8_form(self, placement: Placement, precision: str | None = None) -> Form:
+        """The model with integers at `placement`, the rest computed in its own precision or in another."""
+        made = self.calibrated.quantized(placement)
+        name = f"int8 {placement}" + (f", {precision}" if precision else "")
+        options = {**made.session_options, **self._options(precision)}
+        file = self._written(made.model, name, options)
+        return Form(name, file, options, "int8", placement, made.quantized_ops, made.float_ops)
+
+    def _precisions(self) -> list[str | None]:
+        """OpenVINO computes floats in bfloat16 where it is told to and the CPU can."""
+        if self._runtime == "openvino":
+            from edgevit.runtimes.openvino.session import has_bfloat16
+
+            return [None, "bfloat16"] if has_bfloat16() else [None]
+        return [None]
+
+    @property
+    def _runtime(self) -> str:
+        return file_runtime(self.calibrated.dialect.session_options)
+
+    def _options(self, precision: str | None) -> Json:
+        runtime = {} if self._runtime == "onnxruntime" else {"runtime": self._runtime}
+        return {**runtime, **({"inference_precision": precision} if precision else {})}
+
+    def _written(self, model: ModelProto, name: str, options: Json) -> Path:
+        file = self.folder / f"{name}.onnx"
+        write_onnx(model, file, self.spec, options)
+        return file
+
+
+def best_of(float_form: Form, found: Sequence[Judged]) -> Judged:
+    """What ships: of the forms that were measured faster than float the fastest, or a smaller or closer one as fast.
+
+    Raises ParityError where no form is close enough to the float model.
+    """
+    close = [one for one in found if one.failed is None]
+    if not close and found[0].failed:
+        raise found[0].failed
+    faster = [one for one in close if one.is_faster]
+    if not faster:
+        return Judged(float_form)
+    speed = {id(one): one.speedup or 0.0 for one in faster}
+    as_fast = [one for one in faster if speed[id(one)] >= AS_FAST * max(speed.values())]
+    return max(as_fast, key=lambda one: (one.form.precision == "int8", one.noise["sqnr_db"]))

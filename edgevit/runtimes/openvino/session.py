@@ -1,0 +1,83 @@
+"""An ONNX file in OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgevit.artifacts import IOSpec, Json
+from edgevit.errors import ArtifactError, MissingDependency, first_line
+from edgevit.runtimes.base import Arrays, HostSession, fixed_batch
+
+try:
+    import openvino
+except ImportError:
+    raise MissingDependency("OpenVINO is not installed", next="pip install 'edgevit[openvino]'") from None
+
+DEVICE = "CPU"
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenvinoSession(HostSession):
+    """A loaded ONNX file, compiled for each batch size that it is given: fixed shapes run faster than open ones."""
+
+    def __init__(
+        self, path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(spec, conditions)
+        self._path, self._properties = path, _properties(session_options, threads)
+        self._requests: dict[int, openvino.InferRequest] = {}
+        self._request(fixed_batch(spec) or 1)
+
+    def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
+        found = self._request(len(feed[self.spec.inputs[0].name])).infer(feed)
+        return [found[name] for name in outputs]
+
+    def _request(self, batch: int) -> openvino.InferRequest:
+        if batch not in self._requests:
+            self._requests[batch] = self._compiled(batch).create_infer_request()
+        return self._requests[batch]
+
+    def _compiled(self, batch: int) -> openvino.CompiledModel:
+        image = self.spec.inputs[0]
+        try:
+            model = core().read_model(self._path)
+            model.reshape({image.name: [batch, *image.shape[1:]]})
+            return core().compile_model(model, DEVICE, self._properties)
+        except RuntimeError as error:
+            raise ArtifactError(f"OpenVINO cannot load it: {_reason(error)}", where=self._path) from None
+
+
+def _properties(session_options: Json, threads: int) -> dict[str, Any]:
+    """One stream on `threads` threads.
+
+    What is not quantized is computed in session_options["inference_precision"], in float32 where nothing is said, where
+    OpenVINO's own choice would be bfloat16 on a CPU that has it.
+    """
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": PRECISIONS[session_options.get("inference_precision", "float32")],
+    }
+
+
+@cache
+def core() -> openvino.Core:
+    """OpenVINO's entry, loaded once."""
+    return openvino.Core()
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16."""
+    return "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def _reason(error: RuntimeError) -> str:
+    """OpenVINO says first which of its own source files checked it."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith(("Exception from", "Check "))]
+    return lines[0] if lines else first_line(error)

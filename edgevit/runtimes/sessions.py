@@ -1,0 +1,39 @@
+"""Files opened in the runtime that they are meant for. A runtime is imported where it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgevit.artifacts import Artifact, IOSpec, Json
+from edgevit.errors import TargetError
+from edgevit.runtimes.base import HostSession, SessionOptions, file_runtime, receipt, runtime_of
+from edgevit.runtimes.files import onnx_file
+
+
+def file_session(
+    path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
+) -> HostSession:
+    """Load an ONNX file, or an engine made from one, with the session options that go with it."""
+    if file_runtime(session_options) == "openvino":
+        from edgevit.runtimes.openvino.session import OpenvinoSession
+
+        return OpenvinoSession(path, spec, session_options, threads, conditions)
+    from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
+
+    return OnnxruntimeSession(path, spec, session_options, threads, conditions)
+
+
+def open_session(model: Artifact, options: SessionOptions) -> HostSession:
+    """Load the ONNX file of an artifact with the session options that travel with it."""
+    runtime = runtime_of(model)
+    if options.precision != "float32":
+        raise TargetError(
+            "a file runs in the precision that it says itself",
+            got=f"precision: {options.precision}",
+            expected="precision: float32",
+            next="leave 'precision' out; it is for torch on local-gpu",
+        )
+    conditions = receipt(model, runtime, "cpu", options)
+    return file_session(onnx_file(model), model.io, model.manifest.session_options, options.threads, conditions)

@@ -1,0 +1,106 @@
+"""What ships: the fastest form that is close enough, or the float model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgevit.errors import ParityError
+from edgevit.profiling import Interval
+from edgevit.quantization import choice
+from edgevit.quantization.choice import AS_FAST, Form, Judged, best_of
+from edgevit.runtimes.files import read_onnx
+from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
+from tests.small_models import float_onnx, workbench
+
+FLOAT = Form("float32", Path("float.onnx"), {}, "float32")
+
+
+def form(name: str, speedup: float, db: float, precision: str = "int8", width: float = 0.0) -> Judged:
+    made = Form(name, Path(f"{name}.onnx"), {}, precision)
+    return Judged(made, {"sqnr_db": db}, speedup, Interval(speedup - width, speedup + width))
+
+
+def failed(name: str) -> Judged:
+    return Judged(Form(name, Path(name), {}, "int8"), failed=ParityError("too far", got="3 dB", expected="10 dB"))
+
+
+def test_the_fastest_ships() -> None:
+    assert best_of(FLOAT, [form("a", 1.5, 40), form("b", 2.0, 20), form("c", 0.9, 50)]).form.name == "b"
+
+
+def test_of_those_as_fast_int8_ships_and_of_these_the_closest() -> None:
+    found = [form("a", 2.0, 20), form("b", 1.99, 30), form("bfloat16", 2.01, 45, "bfloat16")]
+    assert best_of(FLOAT, found).form.name == "b"
+    found[-1] = form("bfloat16", 2.3, 45, "bfloat16")
+    assert best_of(FLOAT, found).form.name == "bfloat16"
+
+
+def test_float_ships_where_nothing_is_faster_beyond_chance() -> None:
+    assert best_of(FLOAT, [form("a", 1.02, 40, width=0.03), form("b", 0.8, 40)]).form is FLOAT
+
+
+def test_what_is_too_far_from_float_never_ships_and_where_all_are_it_is_an_error() -> None:
+    assert best_of(FLOAT, [failed("a"), form("b", 1.2, 20)]).form.name == "b"
+    assert best_of(FLOAT, [failed("a"), form("b", 0.9, 20)]).form is FLOAT
+    with pytest.raises(ParityError, match="too far"):
+        best_of(FLOAT, [failed("a"), failed("b")])
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(10, 60), st.sampled_from(["int8", "bfloat16"])), min_size=1))
+def test_nothing_slower_than_float_ships_and_nothing_much_slower_than_the_best(
+    forms: list[tuple[float, float, str]],
+) -> None:
+    best = best_of(FLOAT, [form(str(index), *one) for index, one in enumerate(forms)])
+    fastest = max(speedup for speedup, _, _ in forms)
+    if best.form is FLOAT:
+        assert fastest <= 1
+    else:
+        assert best.speedup is not None
+        assert best.speedup > 1
+        assert best.speedup >= AS_FAST * fastest
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_model_is_measured_and_the_answer_follows_from_the_figures(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "SECONDS_EACH", 0.05)
+    if runtime == "openvino":
+        pytest.importorskip("openvino", reason="edgevit[openvino] is not installed")
+    made = workbench().run(
+        "quantize", f"fastest-{runtime}", model=float_onnx(True).id, calibration="digits.pool", calibration_images=32,
+        placement="fastest", runtime=runtime,
+    )  # fmt: skip
+    forms = made.metrics["forms"]
+    assert {"int8 all", "int8 products"} <= {one["form"] for one in forms}
+    faster = [one for one in forms if one["low"] > 1]
+    assert all(one["sqnr_db"] > 10 and one["low"] <= one["speedup"] <= one["high"] for one in forms)
+    assert (made.metrics["precision"] == "float32") == (not faster)
+    assert (made.metrics["placement"] is None) == (made.metrics["precision"] != "int8")
+    assert made.metrics["params"] == float_onnx(True).metrics["params"]
+
+
+def test_where_float_ships_it_is_the_float_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threshold is raised to one that nothing reaches; all else is real."""
+    monkeypatch.setattr(choice, "SECONDS_EACH", 0.05)
+    monkeypatch.setattr(choice.Judged, "is_faster", property(lambda self: self.speedup > 1e6))
+    made = workbench().run(
+        "quantize", "held", model=float_onnx().id, calibration="digits.pool", calibration_images=16,
+        placement="fastest",
+    )  # fmt: skip
+    assert made.metrics["precision"] == "float32"
+    assert made.metrics["quantized_ops"] == {}
+    images = np.zeros((2, 3, made.io.preprocess.height, made.io.preprocess.width), np.float32)
+    outputs = [
+        OnnxruntimeSession(one.file("model.onnx"), one.io, one.manifest.session_options, 1).infer({"image": images})
+        for one in (made, float_onnx())
+    ]
+    np.testing.assert_array_equal(outputs[0]["logits"], outputs[1]["logits"])
+    assert len(read_onnx(made.file("model.onnx")).graph.node) == len(
+        read_onnx(float_onnx().file("model.onnx")).graph.node
+    )
