@@ -81,7 +81,14 @@ class Quantize(Stage):
         "machine, which ships where none is faster (for tensorrt, which does not run here: all)",
     )
     threads: Count = Field(1, description="CPU threads of the runtime while it is timed")
-    min_sqnr_db: float = Field(10.0, description="parity gate: least signal-to-quantization-noise ratio of the logits")
+    min_sqnr_db: float = Field(
+        10.0,
+        description="parity gate: least signal-to-quantization-noise ratio of the logits; the layers that cost most "
+        "stay float where the model would be below it",
+    )
+    sensitivity: bool = Field(
+        False, description="measure what each layer alone costs, whether the gate needs it or not"
+    )
     seed: int = 0
 
     @property

@@ -34,24 +34,34 @@ class Quantized:
 
 @dataclass(frozen=True)
 class CalibratedModel:
-    """A float graph, its nodes named, with the ranges of what a dialect quantizes: ready to be written with Q/DQ."""
+    """A float graph, its nodes named, with the ranges of what a dialect quantizes: ready to be written with Q/DQ.
+
+    Attributes:
+        kept_float: names of nodes that stay as they are.
+    """
 
     model: ModelProto
     dialect: Dialect
     ranges: Ranges
     where: object
+    kept_float: frozenset[str] = frozenset()
+
+    def nodes(self, placement: Placement = "all") -> list[NodeProto]:
+        """The products and convolutions that become integers at a placement."""
+        nodes = _quantizable_nodes(self.model, self.dialect)
+        return [node for node in nodes if is_placed(node, placement) and node.name not in self.kept_float]
 
     def placements(self) -> list[Placement]:
         """The placements that quantize anything, each another set of nodes."""
         by_nodes: dict[tuple[str, ...], Placement] = {}
         for placement in PLACEMENTS:
-            if names := tuple(node.name for node in self._chosen(placement)):
+            if names := tuple(node.name for node in self.nodes(placement)):
                 by_nodes.setdefault(names, placement)
         return list(by_nodes.values())
 
     def quantized(self, placement: Placement = "all") -> Quantized:
         """The graph with Q/DQ nodes at a placement. Raises ArtifactError where that quantizes nothing."""
-        chosen = self._chosen(placement)
+        chosen = self.nodes(placement)
         if not chosen:
             raise _nothing_to_quantize(self.dialect, self.where)
         clipping = _clipping_nodes(chosen, self.model, self.dialect)
@@ -61,9 +71,6 @@ class CalibratedModel:
         done, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
         left = operator_counts(self.model) - done - dropped
         return Quantized(made, self.dialect.session_options, dict(done), dict(left))
-
-    def _chosen(self, placement: Placement) -> list[NodeProto]:
-        return [node for node in _quantizable_nodes(self.model, self.dialect) if is_placed(node, placement)]
 
 
 def calibrated(

@@ -120,6 +120,12 @@ def embedding_sqnr_db(quantized: Session, reference: Session, batches: Iterable[
     return sqnr_db(got - centre, expected - centre)
 
 
+def centred_outputs(session: Session, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Scores (images, classes) less each image's mean score."""
+    images, output = session.spec.inputs[0].name, session.spec.outputs[0].name
+    return _centred(np.concatenate([session.infer({images: batch})[output] for batch in batches]))
+
+
 def _outputs(
     quantized: Session, reference: Session, batches: Iterable[NDArray[np.float32]], output: str
 ) -> tuple[NDArray[Any], NDArray[Any]]:

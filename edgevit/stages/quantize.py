@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgevit.artifacts import Artifact, Contents
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.artifacts import Artifact, Contents, IOSpec
 from edgevit.configs import Quantize
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
+from edgevit.progress import Progress
 from edgevit.quantization import choose_images, image_batches
 from edgevit.quantization.choice import FormWriter, Judge, Judged, best_of
-from edgevit.quantization.ptq import calibrated
+from edgevit.quantization.ptq import CalibratedModel, calibrated
+from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
 from edgevit.runtimes.base import carried_cost
 from edgevit.runtimes.files import onnx_file, read_onnx
+
+SENSITIVITY = "sensitivity.json"
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -27,9 +35,10 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     )
     source = read_onnx(onnx_file(model))
     ready = calibrated(source, calibration, config.calibrator, config.runtime, usable_cpus(), config.id)
+    images = list(held_out())
+    ready, sensitivities = _close_enough(ready, model.io, images, config, context.progress)
     with TemporaryDirectory() as folder:
         writer = FormWriter(source, str(model.metrics["precision"]), ready, model.io, Path(folder))
-        images = list(held_out())
         judge = Judge(writer.float_form(), model.io, images, config.min_sqnr_db, config.threads, usable_cpus())
         if config.target is None:
             form = writer.int8_form(config.placement if config.placement != "fastest" else "all")
@@ -43,12 +52,44 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         "size_bytes": (out / "model.onnx").stat().st_size,
         "precision": ships.form.precision,
         "placement": ships.form.placement,
+        "kept_float": len(ready.kept_float),
         "quantized_ops": ships.form.quantized_ops,
         "float_ops": ships.form.float_ops,
         "calibration_images": len(chosen.calibration),
     }
+    if sensitivities:
+        table = [{**one.as_json(), "kept_float": one.node in ready.kept_float} for one in sensitivities]
+        (out / SENSITIVITY).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     # What was measured is no part of the result: the last digits depend on the number of threads, and on the moment.
     measured = {**ships.noise, **({"forms": [one.as_json() for one in judged]} if judged else {})}
     return Contents(
-        kind="onnx", metrics=metrics, log_metrics=measured, io=model.io, session_options=ships.form.session_options
+        kind="onnx",
+        metrics=metrics,
+        log_metrics=measured,
+        logs=(SENSITIVITY,) if sensitivities else (),
+        io=model.io,
+        session_options=ships.form.session_options,
     )
+
+
+def _close_enough(
+    ready: CalibratedModel,
+    spec: IOSpec,
+    images: Sequence[NDArray[np.float32]],
+    config: Quantize,
+    progress: Progress,
+) -> tuple[CalibratedModel, list[Sensitivity]]:
+    """The model, with its costliest layers in float where it would be too far from float; and what each layer costs."""
+    trial = LayerTrial(ready, spec, images, usable_cpus())
+    db = trial.sqnr_db(ready)
+    is_close = db >= config.min_sqnr_db
+    if is_close and not config.sensitivity:
+        return ready, []
+    found = trial.sensitivities(progress)
+    mixed = None if is_close else trial.within(config.min_sqnr_db, found)
+    if mixed is not None:
+        progress.say(
+            f"    {len(mixed.kept_float)} of {len(found)} layers stay float: with all of them in int8 it comes to "
+            f"{db:.1f} dB, {config.min_sqnr_db:g} are asked for"
+        )
+    return mixed or ready, found

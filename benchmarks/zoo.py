@@ -1,0 +1,142 @@
+"""Every model of the catalogue on this CPU: exported, quantized for ONNX Runtime and OpenVINO, and timed against float.
+
+    python -m benchmarks.zoo [--models NAME …]
+
+Each at its default size with 1,000 classes and random weights (closeness on trained weights is in compression_peers),
+calibrated on 32 random pictures. `quantize` times every form and ships the fastest one or the float model; what it
+shipped is then timed again here, in turns with the float model in the same runtime and in ONNX Runtime, one thread,
+batch 1. A run that was stopped goes on. About three quarters of an hour on two cores with nothing else on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import RESULTS, publish
+from edgevit.artifacts import Artifact
+from edgevit.configs import Export, Load, Npz, Quantize
+from edgevit.context import Context
+from edgevit.data import dataset_artifacts
+from edgevit.errors import EdgevitError
+from edgevit.models import catalogue
+from edgevit.profiling import MeasurePlan, interleaved
+from edgevit.runtimes.base import SessionOptions, for_runtime, random_images
+from edgevit.runtimes.sessions import open_session
+from edgevit.workshop import Workshop, workshop
+
+RUNTIMES = ("onnxruntime", "openvino")
+PICTURES = 96  # 32 to calibrate on, 64 to compare on
+PLAN = MeasurePlan(warmup_s=0.3, duration_s=1.5, min_runs=30)
+SAME = (
+    0.98  # a shipped model this near to float in speed, or nearer, is not slower beyond what two measurements differ by
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", default=[entry.name for entry in catalogue.read()])
+    parser.add_argument("--again", action="store_true", help="also those that the results hold already")
+    asked = parser.parse_args()
+    rows = {} if asked.again else _rows_before()
+    for name in asked.models:
+        if name not in rows:
+            with workshop(Context()) as shop, TemporaryDirectory() as folder:
+                rows[name] = _row(name, shop, Path(folder))
+            publish("zoo", {"summary": _summary(rows), "models": rows})
+
+
+def _rows_before() -> dict[str, Any]:
+    file = RESULTS / "zoo.json"
+    rows: dict[str, Any] = json.loads(file.read_text())["models"] if file.is_file() else {}
+    return rows
+
+
+def _row(name: str, shop: Workshop, folder: Path) -> dict[str, Any]:
+    size = next(entry.default_size for entry in catalogue.read() if entry.name == name)
+    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, size // 8, size // 8, 3), dtype=np.uint8)
+    np.savez(folder / "pictures.npz", images=pictures)
+    config = Npz(source="npz", path=str(folder / "pictures.npz"))
+    images = dataset_artifacts({"pictures": config}, folder, ["pictures"])["pictures"]
+    row: dict[str, Any] = {"image_size": size}
+    try:
+        start = time.perf_counter()
+        loaded = shop.make(Load(stage="load", id="checkpoint", model=name, image_size=size))
+        exported = shop.make(Export(stage="export", id="onnx", model="checkpoint"), model=loaded)
+        row["export"] = {"seconds": time.perf_counter() - start, "exporter": exported.metrics["exporter"]}
+        for runtime in RUNTIMES:
+            row[runtime] = _shipped(exported, images, runtime, shop)
+    except EdgevitError as error:
+        row["failed"] = str(error)
+    return row
+
+
+def _shipped(exported: Artifact, images: Artifact, runtime: str, shop: Workshop) -> dict[str, Any]:
+    start = time.perf_counter()
+    config = Quantize.model_validate(
+        {
+            "stage": "quantize",
+            "id": f"int8-{runtime}",
+            "model": "onnx",
+            "calibration": "pictures",
+            "calibration_images": 32,
+            "runtime": runtime,
+        }
+    )
+    made = shop.make(config, model=exported, calibration=images)
+    seconds = time.perf_counter() - start
+    session, reference, there = (
+        open_session(one, SessionOptions()) for one in (made, exported, for_runtime(exported, runtime))
+    )
+    pictures = random_images(exported.io, 16, seed=1)
+    answers = [one.infer({one.spec.inputs[0].name: pictures})["logits"].argmax(-1) for one in (session, reference)]
+    over_onnxruntime = interleaved(reference.work(PLAN), session.work(PLAN), PLAN)
+    over_float = interleaved(there.work(PLAN), session.work(PLAN), PLAN)
+    return {
+        "seconds": seconds,
+        "precision": made.metrics["precision"],
+        "placement": made.metrics["placement"],
+        "session_options": made.manifest.session_options,
+        "kept_float": made.metrics["kept_float"],
+        "sqnr_db": made.metrics.get("sqnr_db"),
+        "top1_agreement": float(np.mean(answers[0] == answers[1])),
+        "size_bytes": made.metrics["size_bytes"],
+        "float_size_bytes": exported.metrics["size_bytes"],
+        "forms": made.metrics["forms"],
+        "float_p50_ms": over_float.a.percentile_ms(50),
+        "p50_ms": over_float.b.percentile_ms(50),
+        "speedup": {"value": over_float.ratio, **vars(over_float.interval)},
+        "speedup_over_onnxruntime_float": {"value": over_onnxruntime.ratio, **vars(over_onnxruntime.interval)},
+    }
+
+
+def _summary(rows: dict[str, Any]) -> dict[str, Any]:
+    passed = {name: row for name, row in rows.items() if "failed" not in row}
+    found: dict[str, Any] = {"models": len(rows), "passed": len(passed), "failed": sorted(set(rows) - set(passed))}
+    for runtime in RUNTIMES:
+        ones = {name: row[runtime] for name, row in passed.items()}
+        found[runtime] = {
+            "shipped": {
+                precision: sum(one["precision"] == precision for one in ones.values())
+                for precision in sorted({one["precision"] for one in ones.values()})
+            },
+            "slower_than_float": sorted(name for name, one in ones.items() if one["speedup"]["high"] < SAME),
+            "median_speedup": statistics.median(one["speedup"]["value"] for one in ones.values()) if ones else None,
+            "median_speedup_over_onnxruntime_float": statistics.median(
+                one["speedup_over_onnxruntime_float"]["value"] for one in ones.values()
+            )
+            if ones
+            else None,
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
