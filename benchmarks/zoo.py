@@ -62,7 +62,7 @@ def _rows_before() -> dict[str, Any]:
 def _row(name: str, shop: Workshop, folder: Path) -> dict[str, Any]:
     size = next(entry.default_size for entry in catalogue.read() if entry.name == name)
     pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, size // 8, size // 8, 3), dtype=np.uint8)
-    np.savez(folder / "pictures.npz", images=pictures)
+    np.savez(folder / "pictures.npz", images=pictures, labels=np.arange(PICTURES) % 2)
     config = Npz(source="npz", path=str(folder / "pictures.npz"))
     images = dataset_artifacts({"pictures": config}, folder, ["pictures"])["pictures"]
     row: dict[str, Any] = {"image_size": size}

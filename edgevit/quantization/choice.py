@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ class Judge:
 
     def closeness(self, form: Form) -> dict[str, float]:
         """The SQNR of a form in dB. Raises ParityError where it is below the floor, or a value is not finite."""
-        sessions = self._session(form, self.comparing_threads), self._session(self.float_form, self.comparing_threads)
+        sessions = self._session(form, self.comparing_threads), self._float_session
         noise = {"sqnr_db": check_quantized(*sessions, self.held_out, self.floor_db, f"{form.name}, against float")}
         if self.spec.has_embedding:
             noise["embedding_sqnr_db"] = embedding_sqnr_db(*sessions, self.held_out)
@@ -118,8 +119,8 @@ class Judge:
         except ParityError as error:
             return Judged(form, failed=error)
         plan = MeasurePlan(warmup_s=0.2, duration_s=SECONDS_EACH, min_runs=20, batch_size=fixed_batch(self.spec) or 1)
-        float_work, work = (self._session(one, self.threads).work(plan) for one in (self.float_form, form))
-        timed = interleaved(float_work, work, plan)
+        session = self._session(form, self.threads)
+        timed = interleaved(self._timed_float_session.work(plan), session.work(plan), plan)
         return Judged(form, noise, timed.ratio, timed.interval)
 
     def all_of(self, forms: Iterable[Form], progress: Progress) -> list[Judged]:
@@ -130,6 +131,14 @@ class Judge:
             progress.say(f"    {one.sentence()}")
             found.append(one)
         return found
+
+    @cached_property
+    def _float_session(self) -> HostSession:
+        return self._session(self.float_form, self.comparing_threads)
+
+    @cached_property
+    def _timed_float_session(self) -> HostSession:
+        return self._session(self.float_form, self.threads)
 
     def _session(self, form: Form, threads: int) -> HostSession:
         return file_session(form.file, self.spec, form.session_options, threads)

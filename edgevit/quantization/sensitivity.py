@@ -97,4 +97,4 @@ class LayerTrial:
             file = Path(folder) / "model.onnx"
             write_onnx(model, file, self._spec, options)
             session = file_session(file, self._spec, options, self._threads)
-        return centred_outputs(session, self._images)
+            return centred_outputs(session, self._images)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -18,7 +18,10 @@ try:
 except ImportError:
     raise MissingDependency("OpenVINO is not installed", next="pip install 'edgevit[openvino]'") from None
 
+T = TypeVar("T")
+
 DEVICE = "CPU"
+NOTICED_BY = ("Exception from", "Check '", "FrontEnd API failed")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -30,6 +33,7 @@ class OpenvinoSession(HostSession):
     ) -> None:
         super().__init__(spec, conditions)
         self._path, self._properties = path, _properties(session_options, threads)
+        self._model = _loading(path, lambda: core().read_model(path))
         self._requests: dict[int, openvino.InferRequest] = {}
         self._request(fixed_batch(spec) or 1)
 
@@ -43,13 +47,9 @@ class OpenvinoSession(HostSession):
         return self._requests[batch]
 
     def _compiled(self, batch: int) -> openvino.CompiledModel:
-        image = self.spec.inputs[0]
-        try:
-            model = core().read_model(self._path)
-            model.reshape({image.name: [batch, *image.shape[1:]]})
-            return core().compile_model(model, DEVICE, self._properties)
-        except RuntimeError as error:
-            raise ArtifactError(f"OpenVINO cannot load it: {_reason(error)}", where=self._path) from None
+        image, model = self.spec.inputs[0], self._model.clone()
+        model.reshape({image.name: [batch, *image.shape[1:]]})
+        return _loading(self._path, lambda: core().compile_model(model, DEVICE, self._properties))
 
 
 def _properties(session_options: Json, threads: int) -> dict[str, Any]:
@@ -77,7 +77,15 @@ def has_bfloat16() -> bool:
     return "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
+def _loading(path: Path, load: Callable[[], T]) -> T:
+    try:
+        return load()
+    except RuntimeError as error:
+        raise ArtifactError(f"OpenVINO cannot load it: {_reason(error)}", where=path) from None
+
+
 def _reason(error: RuntimeError) -> str:
-    """OpenVINO says first which of its own source files checked it."""
-    lines = [line for line in str(error).splitlines() if line and not line.startswith(("Exception from", "Check "))]
-    return lines[0] if lines else first_line(error)
+    """What OpenVINO says, without which of its own source files noticed it; its summary where it gives one."""
+    said = str(error).partition("\nSummary:\n")
+    lines = [line for line in (said[2] or said[0]).splitlines() if line and not line.startswith(NOTICED_BY)]
+    return lines[0].removeprefix("-- ") if lines else first_line(error)
