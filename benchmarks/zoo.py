@@ -102,7 +102,7 @@ def _shipped(exported: Artifact, images: Artifact, runtime: str, shop: Workshop)
     return {
         "seconds": seconds,
         "precision": made.metrics["precision"],
-        "placement": made.metrics["placement"],
+        "form": made.metrics["form"],
         "session_options": made.manifest.session_options,
         "kept_float": made.metrics["kept_float"],
         "sqnr_db": made.metrics.get("sqnr_db"),

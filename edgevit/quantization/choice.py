@@ -32,14 +32,12 @@ class Form:
 
     Attributes:
         precision: int8, or what the float operators are computed in.
-        placement: where integers are; None in a float form.
     """
 
     name: str
     file: Path
     session_options: Json
     precision: str
-    placement: Placement | None = None
     quantized_ops: dict[str, int] = field(default_factory=dict)
     float_ops: dict[str, int] = field(default_factory=dict)
 
@@ -174,7 +172,7 @@ class FormWriter:
         name = f"int8 {placement}" + (f", {precision}" if precision else "")
         options = {**made.session_options, **self._options(precision)}
         file = self._written(made.model, name, options)
-        return Form(name, file, options, "int8", placement, made.quantized_ops, made.float_ops)
+        return Form(name, file, options, "int8", made.quantized_ops, made.float_ops)
 
     def _precisions(self) -> list[str | None]:
         """OpenVINO computes floats in bfloat16 where it is told to and the CPU can."""

@@ -21,9 +21,11 @@ from edgevit.report.variants import Lineup, Variant, predictions
 HERE = Path(__file__).parent
 MOST_CONFUSED = 8
 LARGEST_CONFUSION_MATRIX = 100
+SENSITIVITY = "sensitivity.json"
 QUANTIZATION_FACTS = {
     "calibrator": "Calibrator",
     "calibration_images": "Calibration images",
+    "form": "What ships",
     "quantized_ops": "Quantized operators",
     "float_ops": "Left in float",
 }
@@ -164,7 +166,23 @@ def _quantization(found: Lineup) -> Json | None:
         return None
     told = {"calibrator": last.manifest.config["calibrator"], **last.metrics}
     facts = [(label, _fact(told[name])) for name, label in QUANTIZATION_FACTS.items() if name in told]
-    return {"id": last.id, "calibration": last.manifest.inputs["calibration"].id, "facts": facts}
+    return {
+        "id": last.id,
+        "calibration": last.manifest.inputs["calibration"].id,
+        "facts": facts,
+        "forms": last.metrics.get("forms", []),
+        "ships": last.metrics.get("form"),
+        "is_float": last.metrics["precision"] != "int8",
+        "sensitivity": _sensitivity(last),
+    }
+
+
+def _sensitivity(quantized: Artifact) -> list[Json]:
+    """What each layer alone cost, the costliest first, where that was measured."""
+    if SENSITIVITY not in quantized.manifest.files:
+        return []
+    found: list[Json] = json.loads(quantized.file(SENSITIVITY).read_text(encoding="utf-8"))
+    return found
 
 
 def _agreements(found: Lineup) -> Iterator[Json]:

@@ -51,7 +51,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         **carried_cost(model),
         "size_bytes": (out / "model.onnx").stat().st_size,
         "precision": ships.form.precision,
-        "placement": ships.form.placement,
+        "form": ships.form.name,
         "kept_float": len(ready.kept_float),
         "quantized_ops": ships.form.quantized_ops,
         "float_ops": ships.form.float_ops,
