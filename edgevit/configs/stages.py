@@ -70,7 +70,7 @@ class Quantize(Stage):
     model: OnnxRef
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
-    calibrator: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calibrator: Literal["minmax", "entropy", "percentile", "mse"] = "minmax"
     runtime: Literal["onnxruntime", "openvino", "tensorrt"] = Field(
         "onnxruntime", description="whose dialect the graph is written in; what stays float is float16 for tensorrt"
     )

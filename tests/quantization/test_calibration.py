@@ -10,7 +10,7 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 
 from edgevit.errors import DataError
 from edgevit.quantization import activation_ranges
-from edgevit.quantization.calibration import BINS, LEVELS, entropy_range, percentile_range
+from edgevit.quantization.calibration import BINS, LEVELS, entropy_range, mse_range, percentile_range
 
 
 def squares() -> onnx.ModelProto:
@@ -102,3 +102,20 @@ def test_a_tensor_of_zeros_has_an_empty_range():
         images = np.zeros((2, 3, 2, 2), np.float32)
         found = activation_ranges(squares(), ["square"], lambda images=images: [images], calibrator, threads=1)
         assert found["square"] == (0.0, 0.0)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 40))
+@settings(max_examples=25, deadline=None)
+def test_mse_rounds_the_values_themselves_nearly_as_well_as_any_cut(seed, outlier):
+    values = np.append(np.random.default_rng(seed).standard_normal(20_000), outlier)
+    histogram, full = histogram_of(values)
+
+    def error(share):
+        low, high = share * full[0], share * full[1]
+        step = (high - low) / 255
+        rounded = np.round((np.clip(values, low, high) - low) / step) * step + low
+        return np.mean((rounded - values) ** 2)
+
+    low, high = mse_range(histogram, full)
+    assert low / full[0] == pytest.approx(high / full[1])
+    assert error(low / full[0]) <= 1.1 * min(map(error, np.linspace(0.05, 1, 60)))

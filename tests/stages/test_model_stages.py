@@ -126,7 +126,7 @@ def test_compiling_a_float_hybrid_is_the_same_each_time():
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("calibrator", ["entropy", "percentile"])
+@pytest.mark.parametrize("calibrator", ["entropy", "percentile", "mse"])
 def test_other_calibrators_pass_the_gate_too(calibrator):
     fields = {"model": float_onnx().id, "calibration": "digits.pool", "calibration_images": 16}
     assert workbench().run("quantize", calibrator, calibrator=calibrator, **fields).metrics["sqnr_db"] > 15
