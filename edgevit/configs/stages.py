@@ -71,6 +71,9 @@ class Quantize(Stage):
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
     calibrator: Literal["minmax", "entropy", "percentile", "mse"] = "minmax"
+    smoothquant: Fraction | None = Field(
+        None, description="share α of large activation channels that the weights take over (SmoothQuant); 0.5 is usual"
+    )
     runtime: Literal["onnxruntime", "openvino", "tensorrt"] = Field(
         "onnxruntime", description="whose dialect the graph is written in; what stays float is float16 for tensorrt"
     )

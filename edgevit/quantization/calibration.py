@@ -43,7 +43,7 @@ def activation_ranges(
         DataError: there are no pictures, or a value is NaN or infinite.
     """
     with TemporaryDirectory() as folder:
-        probe = _ProbeSession(model, tensors, Path(folder), threads)
+        probe = ProbeSession(model, tensors, Path(folder), threads)
         ranges = _min_max(probe, batches)
         if calibrator == "minmax":
             return ranges
@@ -94,8 +94,8 @@ def mse_range(histogram: NDArray[np.int64], full: tuple[float, float]) -> tuple[
     return best * full[0], best * full[1]
 
 
-class _ProbeSession:
-    """The float model with inner tensors as further outputs."""
+class ProbeSession:
+    """A model with inner tensors as further outputs, run as its file says it: nothing fused."""
 
     def __init__(self, model: ModelProto, tensors: Sequence[str], folder: Path, threads: int) -> None:
         probed = ModelProto()
@@ -117,7 +117,7 @@ class _ProbeSession:
         return {name: images if name == self._input else found[name] for name in self._tensors}
 
 
-def _min_max(probe: _ProbeSession, batches: Batches) -> Ranges:
+def _min_max(probe: ProbeSession, batches: Batches) -> Ranges:
     ranges: Ranges = {}
     for images in batches():
         for name, values in probe.run(images).items():
@@ -135,7 +135,7 @@ def _min_max(probe: _ProbeSession, batches: Batches) -> Ranges:
     return ranges
 
 
-def _histograms(probe: _ProbeSession, batches: Batches, ranges: Ranges) -> dict[str, NDArray[np.int64]]:
+def _histograms(probe: ProbeSession, batches: Batches, ranges: Ranges) -> dict[str, NDArray[np.int64]]:
     histograms = {name: np.zeros(BINS, np.int64) for name in ranges}
     for images in batches():
         for name, values in probe.run(images).items():

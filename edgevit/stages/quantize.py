@@ -20,6 +20,7 @@ from edgevit.quantization import choose_images, image_batches
 from edgevit.quantization.choice import FormWriter, Judge, Judged, best_of
 from edgevit.quantization.ptq import CalibratedModel, calibrated
 from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
+from edgevit.quantization.smoothing import smoothed
 from edgevit.runtimes.base import carried_cost
 from edgevit.runtimes.files import onnx_file, read_onnx
 
@@ -34,6 +35,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
     )
     source = read_onnx(onnx_file(model))
+    if config.smoothquant is not None:
+        source = smoothed(source, calibration, config.smoothquant, usable_cpus(), config.id)
     ready = calibrated(source, calibration, config.calibrator, config.runtime, usable_cpus(), config.id)
     images = list(held_out())
     ready, sensitivities = _close_enough(ready, model.io, images, config, context.progress)

@@ -1,0 +1,104 @@
+"""SmoothQuant: the same function, its equation, and what it saves where one channel is large."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from edgevit.errors import ArtifactError
+from edgevit.quantization import calibrated
+from edgevit.quantization.smoothing import smoothed
+from edgevit.runtimes.parity import sqnr_db
+from tests.small_models import float_onnx, workbench
+
+CHANNELS, OUTLIER = 64, 7
+
+
+def normed(reader: str = "MatMul", extra: bool = False) -> ModelProto:
+    """image (n, 3, 8, 8) → tokens (n, 3, 64) → LayerNormalization with a large channel → two products, added."""
+    generator = np.random.default_rng(0)
+    gamma = np.ones(CHANNELS, np.float32)
+    gamma[OUTLIER] = 80
+    tensors = {
+        "shape": np.array([-1, 3, CHANNELS]) if reader == "MatMul" else np.array([-1, CHANNELS]),
+        "gamma": gamma,
+        "beta": generator.standard_normal(CHANNELS).astype(np.float32),
+        "v": generator.standard_normal((CHANNELS, 32)).astype(np.float32),
+        "w": generator.standard_normal((CHANNELS, 32) if reader == "MatMul" else (32, CHANNELS)).astype(np.float32),
+    }
+    second = {"transB": 1} if reader == "Gemm" else {}
+    nodes = [
+        helper.make_node("Reshape", ["image", "shape"], ["x"]),
+        helper.make_node("LayerNormalization", ["x", "gamma", "beta"], ["n"]),
+        helper.make_node("MatMul", ["n", "v"], ["a"], "first"),
+        helper.make_node(reader, ["n", "w"], ["b"], "second", **second),
+        helper.make_node("Add", ["a", "b"], ["logits"]),
+    ]
+    if extra:
+        nodes.append(helper.make_node("Relu", ["n"], ["other"]))
+    outputs = ["logits", *(["other"] if extra else [])]
+    graph = helper.make_graph(
+        nodes,
+        "normed",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+IMAGES = [np.random.default_rng(seed).standard_normal((8, 3, 8, 8)).astype(np.float32) for seed in range(2)]
+
+
+def logits(model: ModelProto) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(["logits"], {"image": images})[0] for images in IMAGES])
+
+
+@pytest.mark.parametrize("reader", ["MatMul", "Gemm"])
+def test_the_function_stays_and_its_int8_form_comes_nearer(reader: str) -> None:
+    plain, smooth = normed(reader), smoothed(normed(reader), lambda: iter(IMAGES), 0.5, 1, "test")
+    expected = logits(plain)
+    np.testing.assert_allclose(logits(smooth), expected, rtol=1e-4, atol=1e-3)
+    forms = [calibrated(one, lambda: iter(IMAGES), "minmax", "openvino", 1, "t").quantized() for one in (plain, smooth)]
+    before, after = (sqnr_db(logits(form.model), expected) for form in forms)
+    assert after > before + 3
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_channels_are_divided_as_the_paper_says(strength: float) -> None:
+    model = normed()
+    made = smoothed(model, lambda: iter(IMAGES), strength, 1, "test")
+    before, after = (
+        {
+            tensor.name.partition("_smoothed")[0]: numpy_helper.to_array(tensor).astype(np.float64)
+            for tensor in one.graph.initializer
+        }
+        for one in (model, made)
+    )
+    assert len(made.graph.initializer) == len(model.graph.initializer)
+    x = np.concatenate(IMAGES).reshape(-1, CHANNELS).astype(np.float64)
+    n = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) * before["gamma"] + before["beta"]
+    weight = np.abs(np.concatenate([before["v"], before["w"]], axis=1)).max(1)
+    scale = np.abs(n).max(0) ** strength / weight ** (1 - strength)
+    for name, expected in {
+        "gamma": before["gamma"] / scale,
+        "beta": before["beta"] / scale,
+        "v": before["v"] * scale[:, None],
+        "w": before["w"] * scale[:, None],
+    }.items():
+        np.testing.assert_allclose(after[name], expected, rtol=1e-4)
+
+
+def test_a_norm_that_others_read_is_left_alone_and_where_none_is_left_it_is_said() -> None:
+    with pytest.raises(ArtifactError, match="nothing to smooth"):
+        smoothed(normed(extra=True), lambda: iter(IMAGES), 0.5, 1, "test")
+
+
+def test_quantize_smooths_where_it_is_asked_to() -> None:
+    fields = {"model": float_onnx().id, "calibration": "digits.pool", "calibration_images": 16}
+    made = workbench().run("quantize", "smooth", smoothquant=0.5, **fields)
+    assert made.metrics["sqnr_db"] > 20
+    assert made.digest != workbench().run("quantize", "unsmoothed", **fields).digest
