@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgevit.errors import DataError
+from edgevit.runtimes.files import inputs_of
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 Calibrator = Literal["minmax", "entropy", "percentile"]
@@ -41,7 +42,7 @@ def activation_ranges(
         DataError: there are no pictures, or a value is NaN or infinite.
     """
     with TemporaryDirectory() as folder:
-        probe = _ProbeSession(model, tensors, Path(folder), threads)
+        probe = ProbeSession(model, tensors, Path(folder), threads)
         ranges = _min_max(probe, batches)
         if calibrator == "minmax":
             return ranges
@@ -73,8 +74,8 @@ def percentile_range(histogram: NDArray[np.int64], full: tuple[float, float]) ->
     return max(full[0], float(low)), min(full[1], float(high))
 
 
-class _ProbeSession:
-    """The float model with inner tensors as further outputs."""
+class ProbeSession:
+    """A model with inner tensors as further outputs, run as its file says it: nothing fused."""
 
     def __init__(self, model: ModelProto, tensors: Sequence[str], folder: Path, threads: int) -> None:
         probed = ModelProto()
@@ -83,8 +84,7 @@ class _ProbeSession:
         probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in present)
         file = folder / "probed.onnx"
         file.write_bytes(probed.SerializeToString())
-        weights = {tensor.name for tensor in model.graph.initializer}
-        self._input = next(value.name for value in model.graph.input if value.name not in weights)
+        self._input = inputs_of(model)[0].name
         self._tensors = list(tensors)
         self._session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
 
@@ -96,7 +96,7 @@ class _ProbeSession:
         return {name: images if name == self._input else found[name] for name in self._tensors}
 
 
-def _min_max(probe: _ProbeSession, batches: Batches) -> Ranges:
+def _min_max(probe: ProbeSession, batches: Batches) -> Ranges:
     ranges: Ranges = {}
     for images in batches():
         for name, values in probe.run(images).items():
@@ -114,7 +114,7 @@ def _min_max(probe: _ProbeSession, batches: Batches) -> Ranges:
     return ranges
 
 
-def _histograms(probe: _ProbeSession, batches: Batches, ranges: Ranges) -> dict[str, NDArray[np.int64]]:
+def _histograms(probe: ProbeSession, batches: Batches, ranges: Ranges) -> dict[str, NDArray[np.int64]]:
     histograms = {name: np.zeros(BINS, np.int64) for name in ranges}
     for images in batches():
         for name, values in probe.run(images).items():
