@@ -69,11 +69,11 @@ def optimized(graph: Graph, session_options: Json) -> Optimized:
 def mend(product: Product, ran_as: str) -> str:
     """What makes ONNX Runtime compute a product in the precision that it asks for."""
     if product.asked == "half":
-        return "export it in float32: its kernels for this CPU compute float16 in 32 bits"
+        return "export it in float32: there are no float16 kernels for this CPU"
     if product.operator == "MatMul" and ran_as.endswith("Gemm"):
-        return "the session option disabled_optimizers: [MatMulAddFusion], which quantize writes into the file"
+        return "give it the session option disabled_optimizers: [MatMulAddFusion]"
     if product.operator == "Conv":
-        return "a Q/DQ pair behind the convolution too: quantize the float model with --runtime onnxruntime"
+        return "a Q/DQ pair behind the convolution too, as quantize writes it"
     return "quantize the float model with --runtime onnxruntime"
 
 

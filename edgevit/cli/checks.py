@@ -101,8 +101,9 @@ def _print_for_onnxruntime(found: CheckedHere) -> None:
     for product, mend in found.fell_back.items():
         by_mend[mend].append(product)
     for mend, fell_back in by_mend.items():
-        typer.echo(f"\n{len(fell_back)} fall back (next: {mend})")
+        typer.echo("")
         _print_fallbacks(fell_back)
+        typer.echo(f"  next: {mend}")
     typer.echo("")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgevit.checking import Inspected
     from edgevit.checking.inspection import Layer, Tensor
 
-SHOWN_SHARE = 0.01
+MOST_TYPES = 3
 WIDTH, SHORTEST_NAME = 80, 12
 LAYER_HEADERS = ("layer", "operator", "operands", "MACs", "asked", "got")
 
@@ -76,7 +76,7 @@ def _print_costs(found: Inspected) -> None:
     from edgevit.report.text import count, size
 
     total = sum(found.weights_bytes.values())
-    by_type = [f"{name} {size(number)}" for name, number in found.weights_bytes.items() if number > SHOWN_SHARE * total]
+    by_type = [f"{name} {size(number)}" for name, number in found.weights_bytes.items()][:MOST_TYPES]
     peak = f"{size(found.peak.bytes)} at their peak, nothing fused" if found.peak is not None else "not known"
     typer.echo(f"\nMACs         {count(found.macs)}")
     typer.echo(f"weights      {size(total)}: {', '.join(by_type)}")

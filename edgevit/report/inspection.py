@@ -9,6 +9,8 @@ from edgevit.checking import Inspected
 from edgevit.report import text
 from edgevit.report.page import rendered
 
+MOST_TYPES = 3
+
 
 def inspection_page(found: Inspected) -> str:
     """The whole HTML page. Whatever comes from the file is escaped."""
@@ -31,27 +33,33 @@ def _headline(found: Inspected) -> str:
         return "Nothing in this graph is quantized"
     fell_back = sum(layer.product.fell_back for layer in found.layers)
     if fell_back:
-        return f"{fell_back} layers fall back to more bits than they ask for"
+        subject = "A layer falls" if fell_back == 1 else f"{fell_back} layers fall"
+        return f"{subject} back to more bits than asked for"
     asking = sum(layer.product.asked == "int8" for layer in found.layers)
     return f"{asking} of {len(found.layers)} layers run in INT8"
 
 
 def _cards(found: Inspected) -> list[Json]:
-    by_type = [f"{name} {text.size(number)}" for name, number in found.weights_bytes.items()]
-    peak = found.peak
-    cards = [
-        {"title": "Multiply-accumulates", "value": text.count(found.macs), "lines": _macs_by_precision(found)},
-        {"title": "Weights", "value": text.size(sum(found.weights_bytes.values())), "lines": by_type},
+    peak, attention = found.peak, []
+    if found.attentions and found.runtime:
+        attention = [f"{found.attentions - len(found.unfused)} of {found.attentions} attentions fused"]
+    return [
+        {
+            "title": "Multiply-accumulates",
+            "value": text.count(found.macs),
+            "lines": [*_macs_by_precision(found), *attention],
+        },
+        {
+            "title": "Weights",
+            "value": text.size(sum(found.weights_bytes.values())),
+            "lines": [f"{name} {text.size(number)}" for name, number in found.weights_bytes.items()][:MOST_TYPES],
+        },
         {
             "title": "Activations at their peak",
             "value": text.size(peak.bytes) if peak else text.NOT_MEASURED,
             "lines": [f"at {peak.node}", "in the order of the graph, nothing fused"] if peak else [],
         },
     ]
-    if found.attentions:
-        fused = found.attentions - len(found.unfused) if found.runtime else 0
-        cards.append({"title": "Attention", "value": f"{fused} of {found.attentions} fused", "lines": []})
-    return cards
 
 
 def _macs_by_precision(found: Inspected) -> list[str]:
