@@ -30,6 +30,7 @@ def macs(node: NodeProto, graph: Graph) -> int | None:
 
     A convolution: each number of the output sums over the kernel and the inputs of its group. A matrix product: over
     the side that the operands share. A transposed convolution: each number of the input goes to as many as that.
+    Attention is two matrix products.
     """
     first, second = (_sizes(graph, node.input[place]) for place in OPERANDS[node.op_type])
     output = _sizes(graph, node.output[0])
@@ -39,6 +40,9 @@ def macs(node: NodeProto, graph: Graph) -> int | None:
         return math.prod(output) * math.prod(second[1:])
     if node.op_type == "ConvTranspose":
         return math.prod(first) * math.prod(second[1:])
+    if node.op_type == "Attention":
+        # Queries (…, tokens, width) by keys (…, others, width), then their weights by values.
+        return (math.prod(first) + math.prod(output)) * second[-2] if node.domain == "" else None
     shared = first[-2 if integer_attribute(node, "transA", 0) else -1]
     return math.prod(output) * shared
 

@@ -21,7 +21,7 @@ MATRIX_PRODUCTS = {
     "MatMul": (0, 1), "FusedMatMul": (0, 1), "MatMulInteger": (0, 1), "MatMulIntegerToFloat": (0, 1),
     "DynamicQuantizeMatMul": (0, 1), "QLinearMatMul": (0, 3), "Gemm": (0, 1), "FusedGemm": (0, 1), "QGemm": (0, 3),
 }  # fmt: skip
-OPERANDS = {**CONVOLUTIONS, **MATRIX_PRODUCTS, "ConvTranspose": (0, 1)}
+OPERANDS = {**CONVOLUTIONS, **MATRIX_PRODUCTS, "ConvTranspose": (0, 1), "Attention": (0, 1)}
 INTEGER_PRODUCTS = (
     "ConvInteger", "QLinearConv", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul",
     "QGemm",
@@ -98,8 +98,12 @@ class Graph:
 
     @cached_property
     def attentions(self) -> list[NodeProto]:
-        """The Softmax nodes whose weights, perhaps after a pair or a mask, enter a product of two activations."""
-        return [node for node in self.of_type("Softmax") if self._enters_product(node.output[0], steps=4)]
+        """Attention nodes, and Softmax nodes whose weights, perhaps after a pair or a mask, enter a product of two."""
+        return [
+            node
+            for node in self.of_type("Attention", "Softmax")
+            if node.op_type == "Attention" or self._enters_product(node.output[0], steps=4)
+        ]
 
     def _enters_product(self, name: str, steps: int) -> bool:
         for reader in self.readers[name]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from edgevit.checking.graph import OPERANDS, PRODUCTS, Graph, type_name
+from edgevit.checking.graph import OPERANDS, Graph, type_name
 from edgevit.checking.plan import BITS, Kernel
 
 SHORT_NAMES = {"float32": "float", "float16": "half", "float8": "fp8"}
@@ -58,11 +58,11 @@ def precisions(found: Iterable[Product]) -> Counter[tuple[str, str, str]]:
 
 def got_in_plan(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, str]:
     """The type of what the kernel of each product multiplies, by the product's name."""
-    return {node.name: _got(node.name, kernels) for node in graph.of_type(*PRODUCTS)}
+    return {node.name: _got(node.name, kernels) for node in graph.of_type(*OPERANDS)}
 
 
 def unfused_attentions(graph: Graph, kernels: Sequence[Kernel]) -> list[str]:
-    """Names of the Softmax nodes of attentions that are no part of a fused kernel."""
+    """Names of the attentions' nodes that are no part of a fused kernel."""
     fused = {node for kernel in kernels if kernel.is_attention for node in kernel.nodes}
     return [node.name for node in graph.attentions if node.name not in fused]
 

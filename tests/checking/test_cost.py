@@ -75,6 +75,17 @@ def test_a_gemm_sums_over_the_side_that_its_operands_share(transposed: bool) -> 
     assert total_macs(model([gemm], {"w": np.ones((7, 11), np.float32)}, shape, [5, 11])) == 5 * 7 * 11
 
 
+@pytest.mark.parametrize("heads", [(), (3,)], ids=["packed", "apart"])
+def test_attention_is_two_products(heads: tuple[int, ...]) -> None:
+    """5 tokens that attend to 7 others, 3 heads of width 4; the values have width 6."""
+    said = {} if heads else {"q_num_heads": 3, "kv_num_heads": 3}
+    attending = node("Attention", ["image", "keys", "values"], "logits", **said)
+    sizes = {"image": (5, 4), "keys": (7, 4), "values": (7, 6), "logits": (5, 6)}
+    wide = {name: [1, *heads, tokens, width if heads else 3 * width] for name, (tokens, width) in sizes.items()}
+    others = {name: np.ones(wide[name], np.float32) for name in ("keys", "values")}
+    assert total_macs(model([attending], others, wide["image"], wide["logits"], opset=23)) == 3 * 5 * 7 * (4 + 6)
+
+
 @pytest.mark.parametrize("hybrid", [False, True], ids=["vit", "hybrid"])
 def test_shapes_are_those_of_a_run(hybrid: bool) -> None:
     found = for_one_image(read_onnx(onnx_file(int8_onnx(hybrid))))
