@@ -24,6 +24,7 @@ import numpy.typing as npt
 from benchmarks.common import publish
 from edgevit.artifacts import IOSpec
 from edgevit.checking import check_onnx
+from edgevit.checking.precision import precisions
 from edgevit.errors import EdgevitError
 from edgevit.exporting import onnx_from_module
 from edgevit.models import catalogue, create_model
@@ -92,7 +93,7 @@ def _checked(file: Path) -> dict[str, Any]:
         "seconds": found.answer.seconds,
         "kernels": len(found.answer.kernels),
         "bytes_moved": found.bytes_moved,
-        "products": {" ".join(key): count for key, count in found.precisions().items()},
+        "products": {" ".join(key): count for key, count in precisions(found.products).items()},
         "fell_back": [one.node for one in found.fell_back],
         "attentions": found.attentions,
         "attentions_fused": found.attentions - len(found.unfused),

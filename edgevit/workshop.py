@@ -42,6 +42,17 @@ class Workshop:
 
         return artifact_from_onnx(path)
 
+    def onnx_file(self, path: Path) -> Path:
+        """A file of any graph as it is; of a bundle or the folder of a stage, its ONNX file."""
+        if not path.is_dir():
+            return path
+        from edgevit.runtimes.files import onnx_file
+
+        model = self.model(path)
+        if model.kind == "checkpoint":
+            raise ArtifactError("a checkpoint has no graph yet", where=path, next="export it to ONNX")
+        return onnx_file(model)
+
     def labelled_images(self, folder: Path) -> Artifact:
         """A folder of class folders; of its test/ where it has one."""
         return self._images(folder / "test" if (folder / "test").is_dir() else folder, "top")

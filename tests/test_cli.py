@@ -53,6 +53,7 @@ def test_the_commands_are_all_there() -> None:
     assert set(COMMANDS) == {
         "run", "why", "lr-find", "init", "doctor", "models", "schema", "predict", "report",
         "export", "quantize", "compile", "evaluate", "profile", "compare", "bundle", "enroll", "check",
+        "inspect",
     }  # fmt: skip
 
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx.checker
+from onnx import ModelProto
 
 from edgevit.artifacts import Json
 from edgevit.checking.graph import Graph
 from edgevit.checking.nvidia import Answer, ask
 from edgevit.checking.older_parsers import Verdict, verdicts
-from edgevit.checking.precision import Product, products, unfused_attentions
+from edgevit.checking.onnxruntime import Optimized, mend, optimized
+from edgevit.checking.precision import Product, got_in_plan, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, tensorrt_diagnostics
 from edgevit.errors import ArtifactError, MissingDependency, TargetError, first_line
-from edgevit.runtimes.files import PROTOBUF_LIMIT_BYTES, read_onnx
+from edgevit.runtimes.files import PROTOBUF_LIMIT_BYTES, read_onnx, session_options_of
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found out about a file.
+    """What was found out about a file for TensorRT.
 
     Attributes:
         diagnostics: places where the graph breaks a rule.
@@ -75,9 +76,47 @@ class Checked:
         """What all kernels read and write for one image, weights included."""
         return sum(kernel.bytes_moved for kernel in self.answer.kernels) if self.answer is not None else 0
 
-    def precisions(self) -> Counter[tuple[str, str, str]]:
-        """How many products of an operator asked for a precision and got one."""
-        return Counter((one.operator, one.asked, one.got) for one in self.products)
+
+@dataclass(frozen=True)
+class CheckedHere:
+    """What was found out about a file for ONNX Runtime on this machine's CPU.
+
+    Attributes:
+        optimized: None where it cannot load the file, and then `refused` says why.
+    """
+
+    path: Path
+    optimized: Optimized | None
+    refused: str
+    products: tuple[Product, ...]
+    attentions: int
+
+    @property
+    def fell_back(self) -> dict[Product, str]:
+        """Products that run in more bits than they asked for, and what mends it."""
+        if self.optimized is None:
+            return {}
+        ran_as = self.optimized.ran_as
+        return {one: mend(one, ran_as[one.node]) for one in self.products if one.fell_back}
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is loaded and runs as it asks to."""
+        return self.optimized is not None and not self.fell_back
+
+    def to_json(self) -> Json:
+        """All of it but the optimised graph."""
+        found = self.optimized
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "runtime": found.runtime if found is not None else None,
+            "refused": self.refused or None,
+            "products": [{**asdict(one), "ran_as": found.ran_as.get(one.node)} for one in self.products if found],
+            "fell_back": [{"node": one.node, "next": next_step} for one, next_step in self.fell_back.items()],
+            "attentions": self.attentions,
+            "unfused_attentions": list(found.unfused) if found is not None else None,
+        }
 
 
 def check_onnx(path: Path) -> Checked:
@@ -86,7 +125,7 @@ def check_onnx(path: Path) -> Checked:
     Raises:
         ArtifactError: it is no valid ONNX file, or too large to be built from one.
     """
-    graph = _graph_of(path)
+    graph = graph_of(read_onnx(path), path)
     answer, not_asked = None, ""
     try:
         answer = ask(graph.model)
@@ -99,14 +138,34 @@ def check_onnx(path: Path) -> Checked:
         older=tuple(verdicts(graph)),
         answer=answer,
         not_asked=not_asked,
-        products=tuple(products(graph, kernels)) if kernels else (),
+        products=tuple(products(graph, got_in_plan(graph, kernels))) if kernels else (),
         attentions=len(graph.attentions),
         unfused=tuple(unfused_attentions(graph, kernels)) if kernels else (),
     )
 
 
-def _graph_of(path: Path) -> Graph:
+def check_onnx_here(path: Path) -> CheckedHere:
+    """Hold what a file asks for against the graph that ONNX Runtime makes of it, with the session options in it.
+
+    Raises:
+        ArtifactError: it is no valid ONNX file.
+    """
     model = read_onnx(path)
+    graph, options = graph_of(model, path), session_options_of(model, path)
+    made, refused = None, ""
+    try:
+        made = optimized(graph, options)
+    except ArtifactError as error:
+        refused = error.what
+    return CheckedHere(path, made, refused, tuple(products(graph, made.got if made else {})), len(graph.attentions))
+
+
+def graph_of(model: ModelProto, path: Path) -> Graph:
+    """The graph of a model read from a file.
+
+    Raises:
+        ArtifactError: it is no valid graph, or too large to be handed on as one file.
+    """
     if (size := model.ByteSize()) > PROTOBUF_LIMIT_BYTES:
         raise ArtifactError(
             "the model is too large to be checked", where=path, got=f"{size} bytes", expected=PROTOBUF_LIMIT_BYTES

@@ -14,7 +14,20 @@ from onnx import ModelProto, NodeProto, TensorProto
 from edgevit.runtimes.files import constants_of, integer_attribute, with_unique_node_names
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+# Where an operator that multiplies has its two operands; the second are the weights, where there are any. The longer
+# names are ONNX Runtime's, and stand in graphs that it has optimised.
+CONVOLUTIONS = {"Conv": (0, 1), "FusedConv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
+MATRIX_PRODUCTS = {
+    "MatMul": (0, 1), "FusedMatMul": (0, 1), "MatMulInteger": (0, 1), "MatMulIntegerToFloat": (0, 1),
+    "DynamicQuantizeMatMul": (0, 1), "QLinearMatMul": (0, 3), "Gemm": (0, 1), "FusedGemm": (0, 1), "QGemm": (0, 3),
+}  # fmt: skip
+OPERANDS = {**CONVOLUTIONS, **MATRIX_PRODUCTS, "ConvTranspose": (0, 1), "Attention": (0, 1)}
+INTEGER_PRODUCTS = (
+    "ConvInteger", "QLinearConv", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul",
+    "QGemm",
+)  # fmt: skip
 INT8 = TensorProto.INT8
+EIGHT_BITS = {int(INT8), int(TensorProto.UINT8)}
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 # Between the two products of an attention, beside the softmax itself.
@@ -71,18 +84,26 @@ class Graph:
         return name in self.constants
 
     def asked_precision(self, product: NodeProto) -> str:
-        """What a product's operands are: int8 where both are dequantized from it, else the type of its numbers."""
-        operands = product.input[:2]
+        """What a product's operands are: int8 where both are dequantized from 8 bits, else the type of its numbers."""
+        if product.op_type in INTEGER_PRODUCTS:
+            return "int8"
+        operands = [product.input[place] for place in OPERANDS[product.op_type]]
         ends = [self.pair_end(name) for name in operands]
         stored = {self.stored_type(end) for end in ends if end is not None}
+        if None not in ends and stored <= EIGHT_BITS:
+            return "int8"
         if None not in ends and len(stored) == 1:
             return type_name(stored.pop())
         return type_name(self.element_type(product.output[0]) or self.element_type(operands[0]))
 
     @cached_property
     def attentions(self) -> list[NodeProto]:
-        """The Softmax nodes whose weights, perhaps after a pair or a mask, enter a product of two activations."""
-        return [node for node in self.of_type("Softmax") if self._enters_product(node.output[0], steps=4)]
+        """Attention nodes, and Softmax nodes whose weights, perhaps after a pair or a mask, enter a product of two."""
+        return [
+            node
+            for node in self.of_type("Attention", "Softmax")
+            if node.op_type == "Attention" or self._enters_product(node.output[0], steps=4)
+        ]
 
     def _enters_product(self, name: str, steps: int) -> bool:
         for reader in self.readers[name]:

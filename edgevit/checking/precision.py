@@ -1,19 +1,22 @@
-"""The precision that each product of a graph asks for, held against the one it gets in the builder's plan."""
+"""The precision that each product of a graph asks for, held against the one it gets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgevit.checking.graph import PRODUCTS, Graph
+from onnx import NodeProto
+
+from edgevit.checking.graph import OPERANDS, Graph, type_name
 from edgevit.checking.plan import BITS, Kernel
 
-ASKED_AS = {"float32": "float", "float16": "half", "float8": "fp8"}
+SHORT_NAMES = {"float32": "float", "float16": "half", "float8": "fp8"}
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product of the graph: names as TensorRT's, in lower case; `got` is "" where no kernel names it."""
+    """A product of the graph: names of types as TensorRT's, in lower case; `got` is "" where no kernel names it."""
 
     node: str
     operator: str
@@ -26,17 +29,40 @@ class Product:
         return bool(self.got) and BITS.get(self.got, 32) > BITS.get(self.asked, 32)
 
 
-def products(graph: Graph, kernels: Sequence[Kernel]) -> list[Product]:
-    """Each product in the order of the graph."""
-    found = []
-    for node in graph.of_type(*PRODUCTS):
-        asked = graph.asked_precision(node)
-        found.append(Product(node.name, node.op_type, ASKED_AS.get(asked, asked), _got(node.name, kernels)))
-    return found
+def products(graph: Graph, got: Mapping[str, str]) -> list[Product]:
+    """Each product in the order of the graph.
+
+    Args:
+        got: the types that products run in, by their names.
+    """
+    return [
+        Product(node.name, node.op_type, asked(node, graph), got.get(node.name, ""))
+        for node in graph.of_type(*OPERANDS)
+    ]
+
+
+def asked(node: NodeProto, graph: Graph) -> str:
+    """What a product asks for: float, half, int8, …"""
+    return _short(graph.asked_precision(node))
+
+
+def short_type_name(number: int | None) -> str:
+    """float, half, int8, …; "unknown" for None."""
+    return _short(type_name(number))
+
+
+def precisions(found: Iterable[Product]) -> Counter[tuple[str, str, str]]:
+    """How many products of an operator asked for a precision and got one."""
+    return Counter((one.operator, one.asked, one.got) for one in found)
+
+
+def got_in_plan(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, str]:
+    """The type of what the kernel of each product multiplies, by the product's name."""
+    return {node.name: _got(node.name, kernels) for node in graph.of_type(*OPERANDS)}
 
 
 def unfused_attentions(graph: Graph, kernels: Sequence[Kernel]) -> list[str]:
-    """Names of the Softmax nodes of attentions that are no part of a fused kernel."""
+    """Names of the attentions' nodes that are no part of a fused kernel."""
     fused = {node for kernel in kernels if kernel.is_attention for node in kernel.nodes}
     return [node.name for node in graph.attentions if node.name not in fused]
 
@@ -55,3 +81,7 @@ def _got(node: str, kernels: Sequence[Kernel]) -> str:
         if tensors := kernel.constants or kernel.inputs:
             return max(tensors, key=lambda tensor: tensor.bytes).type
     return ""
+
+
+def _short(name: str) -> str:
+    return SHORT_NAMES.get(name, name)

@@ -149,7 +149,7 @@ def worthwhile_product(graph: Graph) -> Iterator[Diagnostic]:
 
 def fusible_attention(graph: Graph) -> Iterator[Diagnostic]:
     """Attention in INT8 fuses with heads of 16, 32 or 64 and up to 512 tokens."""
-    for softmax in graph.attentions:
+    for softmax in (one for one in graph.attentions if one.op_type == "Softmax"):
         product = graph.maker.get(_before(softmax, graph))
         if product is None or product.op_type != "MatMul" or graph.asked_precision(product) != "int8":
             continue

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgevit import __version__
-from edgevit.cli import checks, environment, files, learning_rate, recipes
+from edgevit.cli import checks, environment, files, inspection, learning_rate, recipes
 from edgevit.errors import EdgevitError
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
@@ -53,6 +53,7 @@ for title, commands in (
             files.quantize,
             files.compile,
             checks.check,
+            inspection.inspect,
             files.evaluate,
             files.profile,
             files.compare,

@@ -3,59 +3,81 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.output import JsonFlag, print_json, print_table
+from edgevit.cli.output import JsonFlag, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
-    from edgevit.checking import Checked
+    from edgevit.checking import Checked, CheckedHere
     from edgevit.checking.older_parsers import Verdict
+    from edgevit.checking.precision import Product
     from edgevit.checking.rules import Diagnostic
 
+RUNTIMES = ("tensorrt", "onnxruntime")
 LINES_SHOWN = 3
 
 
 def check(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files.", metavar="FILE…")],
+    models: Annotated[
+        list[Path], typer.Argument(help="ONNX files, bundles, or folders of stages (runs/NAME/ID).", metavar="FILE…")
+    ],
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="tensorrt, or onnxruntime: as it runs on this machine's CPU.")
+    ] = "tensorrt",
     as_json: JsonFlag = False,
 ) -> None:
-    """Ask whether TensorRT would take an ONNX file, and what it would make of it; exit status 1 where it would not.
+    """Ask whether a runtime would take an ONNX file and run it as it asks to; exit status 1 where it would not.
 
-    Any x86-64 Linux machine will do, without a GPU: NVIDIA's own parser and builder answer, from pip install
-    'edgevit[tensorrt-check]'. It fails too where a product would run in more bits than it asks for.
+    For TensorRT any x86-64 Linux machine will do, without a GPU: NVIDIA's own parser and builder answer, from pip
+    install 'edgevit[tensorrt-check]'. It fails too where a product would run in more bits than it asks for.
 
     Example: edgevit check deit.int8.onnx
     """
-    from edgevit.checking import check_onnx
+    from edgevit.checking import check_onnx, check_onnx_here
+    from edgevit.errors import RecipeError
+    from edgevit.workshop import workshop
 
-    found = []
-    for model in models:
-        found.append(check_onnx(model))
-        if not as_json:
-            _print(found[-1])
+    if runtime not in ("tensorrt", "onnxruntime"):
+        raise RecipeError(
+            "no such runtime to check for", where="--runtime", got=runtime, expected="tensorrt, onnxruntime"
+        )
+    found: list[Checked | CheckedHere] = []
+    with workshop(terminal_context()) as shop:
+        for model in models:
+            file = shop.onnx_file(model)
+            found.append(check_onnx(file) if runtime == "tensorrt" else check_onnx_here(file))
+            if not as_json:
+                _print(found[-1])
     if as_json:
         print_json([one.to_json() for one in found])
     if not all(one.ok for one in found):
         raise typer.Exit(1)
 
 
-def _print(found: Checked) -> None:
+def _print(found: Checked | CheckedHere) -> None:
+    from edgevit.checking import Checked
+
+    if isinstance(found, Checked):
+        _print_for_tensorrt(found)
+    else:
+        _print_for_onnxruntime(found)
+
+
+def _print_for_tensorrt(found: Checked) -> None:
     typer.echo(f"{found.path}: {_headline(found)}")
     if found.answer is not None and found.answer.built:
         fused = found.attentions - len(found.unfused)
         attention = f"; attention fused: {fused} of {found.attentions}" if found.attentions else ""
         typer.echo(f"  {len(found.answer.kernels)} kernels, {found.bytes_moved / 1e6:.1f} MB moved{attention}\n")
-        rows = [(operator, count, asked, got or "-") for (operator, asked, got), count in found.precisions().items()]
-        print_table(["operator", "nodes", "asked", "got"], rows)
+        _print_precisions(found.products)
     elif found.answer is not None:
         refused = [(" ".join(filter(None, (one.operator, one.node))), one.reason) for one in found.answer.refused]
         _print_first([f"{node}: {reason}" if node else reason for node, reason in refused])
-    _print_first(
-        [f"{one.node} falls back: {one.asked} was asked for, {one.got} is what runs" for one in found.fell_back]
-    )
+    _print_fallbacks(found.fell_back)
     _print_diagnostics(found.diagnostics)
     typer.echo("\nolder parsers, by NVIDIA's tables")
     print_table(
@@ -65,6 +87,35 @@ def _print(found: Checked) -> None:
     if found.not_asked:
         typer.echo(f"\nby rules and tables alone: {found.not_asked}", err=True)
     typer.echo("")
+
+
+def _print_for_onnxruntime(found: CheckedHere) -> None:
+    if found.optimized is None:
+        typer.echo(f"{found.path}: refused\n  {found.refused}\n")
+        return
+    fused = found.attentions - len(found.optimized.unfused)
+    attention = f"; attention fused: {fused} of {found.attentions}" if found.attentions else ""
+    typer.echo(f"{found.path}: loaded by {found.optimized.runtime} on this CPU{attention}\n")
+    _print_precisions(found.products)
+    by_mend: dict[str, list[Product]] = defaultdict(list)
+    for product, mend in found.fell_back.items():
+        by_mend[mend].append(product)
+    for mend, fell_back in by_mend.items():
+        typer.echo("")
+        _print_fallbacks(fell_back)
+        typer.echo(f"  next: {mend}")
+    typer.echo("")
+
+
+def _print_precisions(products: Sequence[Product]) -> None:
+    from edgevit.checking.precision import precisions
+
+    rows = [(operator, count, asked, got or "-") for (operator, asked, got), count in precisions(products).items()]
+    print_table(["operator", "nodes", "asked", "got"], rows)
+
+
+def _print_fallbacks(products: Sequence[Product]) -> None:
+    _print_first([f"{one.node} falls back: {one.asked} was asked for, {one.got} is what runs" for one in products])
 
 
 def _headline(found: Checked) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgevit.errors import DataError
+from edgevit.runtimes.files import inputs_of
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
@@ -104,8 +105,7 @@ class ProbeSession:
         probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in present)
         file = folder / "probed.onnx"
         file.write_bytes(probed.SerializeToString())
-        weights = {tensor.name for tensor in model.graph.initializer}
-        self._input = next(value.name for value in model.graph.input if value.name not in weights)
+        self._input = inputs_of(model)[0].name
         self._tensors = list(tensors)
         self._session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -101,6 +101,23 @@ def is_placed(node: NodeProto, placement: Placement) -> bool:
     return placement == "all" or (placement == "dense" and integer_attribute(node, "group", 1) == 1)
 
 
+def why_float(node: NodeProto, weights: Mapping[str, Sequence[int]], dialect: Dialect) -> str:
+    """Why a node of a float graph is left float in a dialect; "" where it is quantized.
+
+    Args:
+        weights: shapes of the graph's stored weights, by name.
+    """
+    if node.op_type not in dialect.operators:
+        return f"{node.op_type} is not quantized"
+    if node.input[1] not in weights:
+        return "its second operand is no stored weight"
+    if not _has_plain_scales(node):
+        return "its alpha or beta is not 1"
+    if dialect.whole_tiles and not fills_tiles(node, weights[node.input[1]]):
+        return "its weights do not fill the tiles of tensor cores"
+    return ""
+
+
 def fills_tiles(node: NodeProto, weight: Sequence[int]) -> bool:
     """Whether a product with weights of this shape is large enough for INT8 on tensor cores.
 
@@ -112,3 +129,8 @@ def fills_tiles(node: NodeProto, weight: Sequence[int]) -> bool:
     # Conv (outputs, inputs a group, …), ConvTranspose (inputs, outputs a group, …)
     channels = (weight[0] // groups, weight[1])
     return all(number % CHANNEL_MULTIPLE == 0 for number in channels)
+
+
+def _has_plain_scales(node: NodeProto) -> bool:
+    """Whether a Gemm neither scales its product nor its bias, which the writer would forget."""
+    return all(one.f == 1 for one in node.attribute if one.name in ("alpha", "beta"))

@@ -15,7 +15,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from edgevit.artifacts import Json
 from edgevit.errors import ArtifactError
 from edgevit.quantization.calibration import Batches, Calibrator, Ranges, activation_ranges
-from edgevit.quantization.dialects import DIALECTS, PLACEMENTS, Dialect, Placement, fills_tiles, is_placed
+from edgevit.quantization.dialects import DIALECTS, PLACEMENTS, Dialect, Placement, is_placed, why_float
 from edgevit.runtimes.files import constants_of, is_quantized, operator_counts, opset_of, with_unique_node_names
 from edgevit.runtimes.float16 import with_float16
 
@@ -88,7 +88,7 @@ def calibrated(
     """
     dialect = DIALECTS[runtime]
     _check_quantizable(model, dialect.oldest_opset, where)
-    named = with_unique_node_names(model)
+    named = _with_own_weights(with_unique_node_names(model))
     nodes = _quantizable_nodes(named, dialect)
     if not nodes:
         raise _nothing_to_quantize(dialect, where)
@@ -140,18 +140,23 @@ def _check_fits_float16(ranges: Ranges, where: object) -> None:
 
 def _quantizable_nodes(model: ModelProto, dialect: Dialect) -> list[NodeProto]:
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    return [node for node in model.graph.node if _is_quantizable(node, weights, dialect)]
+    return [node for node in model.graph.node if not why_float(node, weights, dialect)]
 
 
-def _is_quantizable(node: NodeProto, weights: Mapping[str, tuple[int, ...]], dialect: Dialect) -> bool:
-    if node.op_type not in dialect.operators or node.input[1] not in weights or not _has_plain_scales(node):
-        return False
-    return not dialect.whole_tiles or fills_tiles(node, weights[node.input[1]])
+def _with_own_weights(model: ModelProto) -> ModelProto:
+    """The model, in place, without Identity nodes that hand on a weight: each becomes a weight of its own.
 
-
-def _has_plain_scales(node: NodeProto) -> bool:
-    """Whether a Gemm neither scales its product nor its bias, which the writer would forget."""
-    return all(one.f == 1 for one in node.attribute if one.name in ("alpha", "beta"))
+    TorchScript's exporter shares equal weights so. A convolution whose bias comes from such a node would get no
+    quantized bias, and ONNX Runtime would leave it float.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    sharing = [node for node in model.graph.node if node.op_type == "Identity" and node.input[0] in weights]
+    for node in sharing:
+        own = model.graph.initializer.add()
+        own.CopyFrom(weights[node.input[0]])
+        own.name = node.output[0]
+        model.graph.node.remove(node)
+    return model
 
 
 def _clipping_nodes(chosen: list[NodeProto], model: ModelProto, dialect: Dialect) -> list[NodeProto]:

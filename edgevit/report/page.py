@@ -49,16 +49,11 @@ BADGES = {True: "yes", False: "no", None: "unknown"}
 
 def page(report: Mapping[str, Any], found: Lineup) -> str:
     """The whole HTML page. Whatever comes from data, recipes or files is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update({function.__name__: function for function in NUMBERS})
-    environment.filters.update(svg=Markup, json=_pretty)
     deployed = found.deployed
-    return environment.get_template("report.html.j2").render(
+    return rendered(
+        "report.html.j2",
         report=report,
         badge=BADGES[report["verdict"]["meets_budget"]],
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         roles=_roles(report),
         overview=_overview(report, found),
         learned_from=text.learned_from_lines(report["learned_from"]),
@@ -74,6 +69,17 @@ def page(report: Mapping[str, Any], found: Lineup) -> str:
         episodes=[_over_episodes(group) for group in report["episodes"]],
         provenance=[_provenance(one) for one in found.artifacts],
     )
+
+
+def rendered(template: str, **values: object) -> str:
+    """A page from one of the templates beside this file; `style` and the numbers' filters are there in each."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update({function.__name__: function for function in NUMBERS})
+    environment.filters.update(svg=Markup, json=_pretty)
+    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(style=style, **values)
 
 
 def _roles(report: Mapping[str, Any]) -> defaultdict[str, str]:

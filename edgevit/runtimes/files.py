@@ -81,15 +81,38 @@ def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
     A model made elsewhere keeps its names; its classes are called "0", "1", … and its pictures are normalised with
     ImageNet's mean and std. Raises ArtifactError if it is no image classifier, or not the one its IOSpec describes.
     """
+    return written_iospec(model, where) or _inferred_iospec(model, where)
+
+
+def written_iospec(model: ModelProto, where: object) -> IOSpec | None:
+    """The IOSpec that edgevit wrote into a model; None in one made elsewhere.
+
+    Raises ArtifactError if it cannot be read, or describes another graph.
+    """
     written = _metadata(model).get(IOSPEC_KEY)
     if written is None:
-        return _inferred_iospec(model, where)
+        return None
     try:
         spec = IOSpec.model_validate_json(written)
     except ValidationError as error:
         raise _unreadable(IOSPEC_KEY, error, where) from None
     _check_graph_has(spec, model, where)
     return spec
+
+
+def session_options_of(model: ModelProto, where: object) -> Json:
+    """The session options that travel in a model; empty in one made elsewhere."""
+    written = _metadata(model).get(SESSION_OPTIONS_KEY, "{}")
+    try:
+        return _WrittenOptions.model_validate_json(written).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise _unreadable(SESSION_OPTIONS_KEY, error, where) from None
+
+
+def inputs_of(model: ModelProto) -> list[onnx.ValueInfoProto]:
+    """The graph's inputs, without the weights that old files list among them."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
 
 
 def artifact_from_onnx(path: Path) -> Artifact:
@@ -101,7 +124,7 @@ def artifact_from_onnx(path: Path) -> Artifact:
         name: FileEntry(sha256=sha256_of_file(path.parent / name), size=(path.parent / name).stat().st_size)
         for name in (path.name, *beside)
     }
-    options = _written_session_options(model, path)
+    options = session_options_of(model, path)
     metrics = onnx_metrics(model, sum(entry.size for entry in entries.values()))
     if metrics["precision"] == "float32":
         metrics["precision"] = options.get("inference_precision", "float32")
@@ -268,17 +291,9 @@ def _unreadable(key: str, error: ValidationError, where: object) -> ArtifactErro
     return ArtifactError(f"{key} cannot be read: {error.errors()[0]['msg']}", where=where)
 
 
-def _written_session_options(model: ModelProto, where: object) -> Json:
-    written = _metadata(model).get(SESSION_OPTIONS_KEY, "{}")
-    try:
-        return _WrittenOptions.model_validate_json(written).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        raise _unreadable(SESSION_OPTIONS_KEY, error, where) from None
-
-
 def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
     described = ([one.name for one in spec.inputs], [one.name for one in spec.outputs])
-    found = ([one.name for one in _images_of(model)], [one.name for one in model.graph.output])
+    found = ([one.name for one in inputs_of(model)], [one.name for one in model.graph.output])
     if described != found:
         raise ArtifactError(
             f"{IOSPEC_KEY} names other inputs and outputs than the graph has",
@@ -296,14 +311,8 @@ def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
         )
 
 
-def _images_of(model: ModelProto) -> list[onnx.ValueInfoProto]:
-    """The graph's inputs, without the weights that old files list among them."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in weights]
-
-
 def _inferred_iospec(model: ModelProto, where: object) -> IOSpec:
-    images = _images_of(model)
+    images = inputs_of(model)
     if len(images) != 1 or not _is_image(images[0]):
         raise ArtifactError(
             "the model does not take one picture",

@@ -7,8 +7,8 @@ import pytest
 
 from edgevit.checking.graph import Graph
 from edgevit.checking.plan import Kernel, Tensor, kernels_of
-from edgevit.checking.precision import products
-from tests.checking.graphs import attention, convolution
+from edgevit.checking.precision import got_in_plan, products
+from tests.checking.graphs import attention, convolution, pair
 
 # In the form that TensorRT for RTX 1.7.1 logs, of a product made for it.
 LOG = """Layers:
@@ -50,15 +50,18 @@ def kernel(kind: str, nodes: tuple[str, ...], *types: str, constants: tuple[tupl
     ],
 )
 def test_what_a_product_gets(kernels: list[Kernel], got: str, fell_back: bool) -> None:
-    (product,) = products(Graph(convolution()), kernels)
+    graph = Graph(convolution())
+    (product,) = products(graph, got_in_plan(graph, kernels))
     assert (product.asked, product.got, product.fell_back) == ("int8", got, fell_back)
 
 
 def test_what_a_product_asks_for() -> None:
     def asked(model) -> list[str]:
-        return [product.asked for product in products(Graph(model), [])]
+        return [product.asked for product in products(Graph(model), {})]
 
     assert asked(convolution()) == ["int8"]
+    # As onnxruntime likes it: activations of uint8, weights of int8.
+    assert asked(convolution(*pair("image", "rounded", zero="unsigned"), unsigned=np.uint8(128))) == ["int8"]
     assert asked(attention(16, 16, quantized=False)) == ["float", "float"]
     # A transposed copy of what was dequantized is not dequantized itself; the builder sees through it all the same.
     assert asked(attention(16, 16, quantized=True))[1] == "int8"

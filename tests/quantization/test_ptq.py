@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgevit.checking import check_onnx_here
 from edgevit.errors import ArtifactError
 from edgevit.quantization import calibrated
 from edgevit.runtimes.files import operator_counts
@@ -156,3 +158,21 @@ def test_a_gemm_that_scales_its_bias_stays_float_and_an_old_opset_is_refused() -
         made(17)
     with pytest.raises(ArtifactError, match="too large for float16"):
         made(20, scale=1e6)
+
+
+def test_weights_shared_through_identity_nodes_are_quantized_where_they_are_read(tmp_path: Path) -> None:
+    """As TorchScript exports equal biases; with one that is not quantized, ONNX Runtime leaves a convolution float."""
+    shared = helper.make_node("Identity", ["bias"], ["same"], "shared")
+    second = helper.make_node("Conv", ["c", "v", "same"], ["r"], "second", pads=[1, 1, 1, 1])
+    made = convolved(shared, second, READ)
+    made.graph.node[0].input.append("bias")
+    rng = np.random.default_rng(2)
+    made.graph.initializer.extend(
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("bias", 4), ("v", (4, 4, 3, 3)))
+    )
+    quantized_model, _ = quantized(made)
+    onnx.save(quantized_model, tmp_path / "model.onnx")
+    found = check_onnx_here(tmp_path / "model.onnx")
+    assert [(one.node, one.got) for one in found.products] == [("conv", "int8"), ("second", "int8")]
+    assert operator_counts(made)["Identity"] == 2, "the model that was given is left as it was"

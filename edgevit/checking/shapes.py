@@ -1,0 +1,83 @@
+"""The shapes of all tensors of a graph, for one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorShapeProto, ValueInfoProto, helper
+
+from edgevit.errors import ArtifactError
+from edgevit.quantization.calibration import ProbeSession
+from edgevit.runtimes.files import inputs_of
+
+
+def for_one_image(model: ModelProto) -> ModelProto:
+    """A copy with batch size 1, with every shape that can be known in its value_info.
+
+    Inferred; where that leaves sizes open, the graph is run once, on zeros.
+    """
+    fixed = _inferred(_with_batch_of_one(model))
+    known = _known(fixed)
+    unknown = [name for node in fixed.graph.node for name in node.output if name and name not in known]
+    if unknown:
+        fixed.graph.value_info.extend(_measured(fixed, unknown))
+    return fixed
+
+
+def _with_batch_of_one(model: ModelProto) -> ModelProto:
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    batch = set()
+    for value in inputs_of(fixed):
+        first = next(iter(value.type.tensor_type.shape.dim), None)
+        if first is not None and not first.HasField("dim_value"):
+            batch.add(first.dim_param)
+            first.dim_value = 1
+    for value in (*fixed.graph.value_info, *fixed.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.HasField("dim_param"):
+                _set_or_clear(size, 1 if size.dim_param in batch else None)
+    return fixed
+
+
+def _set_or_clear(size: TensorShapeProto.Dimension, value: int | None) -> None:
+    size.ClearField("dim_param")
+    if value is not None:
+        size.dim_value = value
+
+
+def _inferred(model: ModelProto) -> ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError):
+        return model
+
+
+def _known(model: ModelProto) -> set[str]:
+    """Names of the tensors whose sizes are all known."""
+    return {value.name for value in (*model.graph.value_info, *model.graph.output) if _is_known(value)}
+
+
+def _is_known(value: ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    return tensor.HasField("shape") and all(size.HasField("dim_value") for size in tensor.shape.dim)
+
+
+def _measured(model: ModelProto, names: Iterable[str]) -> Iterator[ValueInfoProto]:
+    """The shapes that these tensors have in a run on zeros; of none where the graph cannot be run so."""
+    (image, *others) = inputs_of(model)
+    sizes = [size.dim_value for size in image.type.tensor_type.shape.dim if size.HasField("dim_value")]
+    if others or not _is_known(image):
+        return
+    zeros = np.zeros(sizes, helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type))
+    with TemporaryDirectory() as folder:
+        try:
+            found = ProbeSession(model, list(names), Path(folder), threads=1).run(zeros)
+        except ArtifactError:
+            return
+    for name, values in found.items():
+        yield helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
