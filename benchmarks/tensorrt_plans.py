@@ -24,7 +24,6 @@ import numpy.typing as npt
 from benchmarks.common import publish
 from edgevit.artifacts import IOSpec
 from edgevit.checking import check_onnx
-from edgevit.checking.precision import precisions
 from edgevit.errors import EdgevitError
 from edgevit.exporting import onnx_from_module
 from edgevit.models import catalogue, create_model
@@ -85,21 +84,7 @@ def _checked(file: Path) -> dict[str, Any]:
     found = check_onnx(file)
     if found.answer is None:
         raise SystemExit(found.not_asked)
-    return {
-        "ok": found.ok,
-        "builder": found.answer.builder,
-        "built": found.answer.built,
-        "refused": [f"{one.operator} {one.node}: {one.reason}" for one in found.answer.refused],
-        "seconds": found.answer.seconds,
-        "kernels": len(found.answer.kernels),
-        "bytes_moved": found.bytes_moved,
-        "products": {" ".join(key): count for key, count in precisions(found.products).items()},
-        "fell_back": [one.node for one in found.fell_back],
-        "attentions": found.attentions,
-        "attentions_fused": found.attentions - len(found.unfused),
-        "unfused": list(found.unfused),
-        "diagnostics": sorted({f"{one.level} {one.rule}" for one in found.diagnostics}),
-    }
+    return {**found.summary(), "seconds": found.answer.seconds}
 
 
 def _in_brief(row: dict[str, Any]) -> str:

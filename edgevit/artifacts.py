@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgevit.errors import ArtifactError
 
-Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency", "report", "bundle"]
+Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency", "check", "report", "bundle"]
 Json = dict[str, Any]
 
 MANIFEST = "manifest.json"

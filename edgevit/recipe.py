@@ -29,6 +29,7 @@ from edgevit.configs import (
     references,
     with_absolute_files,
 )
+from edgevit.configs.fields import MEASUREMENTS
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 
@@ -216,7 +217,7 @@ def _with_patterns(stage: Stage, earlier: Sequence[Stage]) -> Stage:
     of = getattr(stage, "of", None)
     if of is None:
         return stage
-    measured = [one.id for one in earlier if one.makes in ("evaluation", "latency")]
+    measured = [one.id for one in earlier if one.makes in MEASUREMENTS]
     names = [match for name in of for match in (fnmatch.filter(measured, name) if "*" in name else [name])]
     return stage.model_copy(update={"of": tuple(dict.fromkeys(names)) or of})
 

@@ -13,7 +13,7 @@ from edgevit.checking.graph import Graph
 from edgevit.checking.nvidia import Answer, ask
 from edgevit.checking.older_parsers import Verdict, verdicts
 from edgevit.checking.onnxruntime import Optimized, mend, optimized
-from edgevit.checking.precision import Product, got_in_plan, products, unfused_attentions
+from edgevit.checking.precision import Product, got_in_plan, precisions, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, tensorrt_diagnostics
 from edgevit.errors import ArtifactError, MissingDependency, TargetError, first_line
 from edgevit.runtimes.files import PROTOBUF_LIMIT_BYTES, read_onnx, session_options_of
@@ -69,6 +69,30 @@ class Checked:
             "fell_back": [one.node for one in self.fell_back],
             "attentions": self.attentions,
             "unfused_attentions": list(self.unfused),
+        }
+
+    def summary(self) -> Json:
+        """What of it belongs in a report or beside other models."""
+        answer = self.answer
+        built = answer is not None and answer.built
+        refused = answer.refused if answer is not None else ()
+        return {
+            "ok": self.ok,
+            "builder": answer.builder if answer is not None else None,
+            "not_asked": self.not_asked or None,
+            "built": answer.built if answer is not None else None,
+            "refused": [" ".join(filter(None, (one.operator, one.node, one.reason))) for one in refused],
+            "kernels": len(answer.kernels) if answer is not None and built else None,
+            "bytes_moved": self.bytes_moved if built else None,
+            "products": {" ".join(key): count for key, count in precisions(self.products).items()},
+            "int8_asked": sum(one.asked == "int8" for one in self.products),
+            "int8_got": sum(one.asked == one.got == "int8" for one in self.products),
+            "fell_back": [one.node for one in self.fell_back],
+            "attentions": self.attentions,
+            "attentions_fused": self.attentions - len(self.unfused) if built else None,
+            "unfused": list(self.unfused),
+            "diagnostics": sorted({f"{one.level} {one.rule}" for one in self.diagnostics}),
+            "older_parsers": {f"{one.parser.version}, {one.parser.boards}": one.said for one in self.older},
         }
 
     @property

@@ -40,6 +40,13 @@ class Verdict:
         """Whether nothing in the table speaks against the graph."""
         return not self.operators and not self.opset_too_new
 
+    @property
+    def said(self) -> str:
+        """takes it; or what it has not got"""
+        newer = [f"opset at most {self.parser.newest_opset}"] if self.opset_too_new else []
+        lacking = [f"no {', '.join(self.operators)}"] if self.operators else []
+        return "; ".join([*newer, *lacking]) or "takes it"
+
 
 OLD_PARSERS = (
     OldParser("10.1", "JetPack 6.1 and 6.2 (10.3)", 20),

@@ -13,7 +13,6 @@ from edgevit.cli.output import JsonFlag, print_json, print_table, terminal_conte
 
 if TYPE_CHECKING:
     from edgevit.checking import Checked, CheckedHere
-    from edgevit.checking.older_parsers import Verdict
     from edgevit.checking.precision import Product
     from edgevit.checking.rules import Diagnostic
 
@@ -82,7 +81,7 @@ def _print_for_tensorrt(found: Checked) -> None:
     typer.echo("\nolder parsers, by NVIDIA's tables")
     print_table(
         ["TensorRT", "board", "verdict"],
-        [(one.parser.version, one.parser.boards, _verdict(one)) for one in found.older],
+        [(one.parser.version, one.parser.boards, one.said) for one in found.older],
     )
     if found.not_asked:
         typer.echo(f"\nby rules and tables alone: {found.not_asked}", err=True)
@@ -124,13 +123,6 @@ def _headline(found: Checked) -> str:
     if not found.answer.built:
         return f"refused by {found.answer.builder}"
     return f"built by {found.answer.builder} in {found.answer.seconds:.1f} s"
-
-
-def _verdict(verdict: Verdict) -> str:
-    if verdict.taken:
-        return "takes it"
-    newer = [f"opset at most {verdict.parser.newest_opset}"] if verdict.opset_too_new else []
-    return "; ".join([*newer, *([f"no {', '.join(verdict.operators)}"] if verdict.operators else [])])
 
 
 def _print_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> None:

@@ -33,6 +33,7 @@ from edgevit.configs.stage import Budget, Stage
 from edgevit.configs.stages import (
     STAGES,
     Bundle,
+    Check,
     Compile,
     Export,
     Profile,
@@ -53,6 +54,7 @@ __all__ = [
     "Augmentation",
     "Budget",
     "Bundle",
+    "Check",
     "Cifar",
     "Compile",
     "Corruption",

@@ -33,12 +33,14 @@ class ReadsFile:
     """Marks a field that names a file on disk: its content, not its path, enters the stage's key."""
 
 
+MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check")
+
 DatasetRef = Annotated[str, Takes(("dataset",))]
 CheckpointRef = Annotated[str, Takes(("checkpoint",))]
 OnnxRef = Annotated[str, Takes(("onnx",))]
 ModelRef = Annotated[str, Takes(("checkpoint", "onnx", "engine"))]
 FileModelRef = Annotated[str, Takes(("onnx", "engine"))]
-MeasurementRef = Annotated[str, Takes(("evaluation", "latency"))]
+MeasurementRef = Annotated[str, Takes(MEASUREMENTS)]
 
 
 def references(

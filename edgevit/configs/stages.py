@@ -127,6 +127,17 @@ class Profile(OnTarget):
     min_runs: Count = 100
 
 
+class Check(Stage):
+    """What NVIDIA's builder makes of an ONNX file for TensorRT, on this machine and without a GPU.
+
+    Without the extra tensorrt-check it answers by rules and tables alone; `--fresh` asks again once that is installed.
+    """
+
+    stage: Literal["check"]
+    makes: ClassVar[Kind] = "check"
+    model: OnnxRef
+
+
 class Bundle(Stage):
     """What goes to the device: model, labels, IOSpec, a runner and the hash of each file."""
 
@@ -145,16 +156,28 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
-        min_length=1, description="evaluations and latencies; a pattern like latency/* collects"
+        min_length=1, description="evaluations, latencies and checks; a pattern like latency/* collects"
     )
 
 
 StageConfig = Annotated[
-    Load | Train | Fewshot | Distill | PseudoLabel | Export | Quantize | Compile | Evaluate | Profile | Bundle | Report,
+    Load
+    | Train
+    | Fewshot
+    | Distill
+    | PseudoLabel
+    | Export
+    | Quantize
+    | Compile
+    | Evaluate
+    | Profile
+    | Check
+    | Bundle
+    | Report,
     Field(discriminator="stage"),
 ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Budget
 from edgevit.report.advice import about_supports
+from edgevit.report.checks import before_tensorrt
 from edgevit.report.comparison import answer, comparisons, verdict
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.episodes import over_episodes
@@ -22,7 +23,7 @@ def write_report(measurements: Sequence[Artifact], budget: Budget, name: str, ou
     """Write report.html, report.json and report.md into `out`; gives what report.json holds.
 
     Args:
-        measurements: evaluations and latencies, in the order of the recipe; their store leads to the models.
+        measurements: evaluations, latencies and checks, in the order of the recipe; their store leads to the models.
         name: the title, a recipe's name.
 
     Raises:
@@ -55,6 +56,7 @@ def report_json(found: Lineup, budget: Budget, name: str) -> Json:
         "learned_from": learned_from(found),
         "corruptions": under_corruption(found),
         "episodes": over_episodes(found),
+        "tensorrt": before_tensorrt(found),
     }
 
 

@@ -67,6 +67,9 @@ def page(report: Mapping[str, Any], found: Lineup) -> str:
         agreements=list(_agreements(found)),
         corruptions=[_under_corruption(number, group) for number, group in enumerate(report["corruptions"])],
         episodes=[_over_episodes(group) for group in report["episodes"]],
+        check_header=text.CHECK_HEADER,
+        check_rows=text.check_rows(report["tensorrt"]),
+        check_notes=text.check_notes(report["tensorrt"]),
         provenance=[_provenance(one) for one in found.artifacts],
     )
 

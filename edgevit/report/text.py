@@ -42,6 +42,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         *(text for one in report["advice"] for text in _about_a_support(one)),
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
         *(text for group in report["episodes"] for text in _over_episodes(group)),
+        *_before_tensorrt(report["tensorrt"]),
     ]
     return "\n\n".join(texts) + "\n"
 
@@ -145,6 +146,60 @@ def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
     rows = [header, *((name, *map(plus_minus, shares)) for name, shares in episode_rows(group))]
     yield from _in_tables(rows)
     yield _wrapped(episode_note(group))
+
+
+CHECK_HEADER = ("model", "verdict", "kernels", "moved", "INT8", "attention fused")
+
+
+def check_rows(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each model that was put before NVIDIA's builder, under CHECK_HEADER."""
+    return [
+        (
+            one["id"],
+            one["verdict"],
+            NOT_MEASURED if one["kernels"] is None else str(one["kernels"]),
+            NOT_MEASURED if one["bytes_moved"] is None else size(one["bytes_moved"]),
+            _share(one["int8_got"], one["int8_asked"]) if one["built"] else NOT_MEASURED,
+            _share(one["attentions_fused"], one["attentions"]) if one["built"] else NOT_MEASURED,
+        )
+        for one in checks
+    ]
+
+
+def check_notes(checks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who answered, what went wrong, and what older boards would say."""
+    answered = dict.fromkeys(one["builder"] for one in checks if one["builder"])
+    notes = [
+        f"Built by {builder} on the machine of this report, without a GPU: for one image, with what all kernels read "
+        "and write, weights included. It tells what is taken and in which precision, not how fast a board is."
+        for builder in answered
+    ]
+    for one in checks:
+        if one["not_asked"]:
+            notes.append(f"{one['id']}: rules and tables alone. {one['not_asked'].splitlines()[0]}.")
+        notes += [f"{one['id']}, refused: {reason}" for reason in one["refused"]]
+        if one["fell_back"]:
+            notes.append(f"{one['id']}, in more bits than asked for: {', '.join(one['fell_back'])}.")
+        if one["diagnostics"]:
+            notes.append(f"{one['id']}, by the rules: {', '.join(one['diagnostics'])}.")
+    alike: dict[tuple[str, str], list[str]] = {}
+    for one in checks:
+        for parser, said in one["older_parsers"].items():
+            alike.setdefault((parser, said), []).append(one["id"])
+    notes += [f"TensorRT {parser}, by its table: {said}: {', '.join(ids)}." for (parser, said), ids in alike.items()]
+    return notes
+
+
+def _share(some: int, of: int) -> str:
+    return f"{some} of {of}" if of else NOT_MEASURED
+
+
+def _before_tensorrt(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The section of report.md."""
+    if checks:
+        yield "## Before TensorRT"
+        yield _aligned([CHECK_HEADER, *check_rows(checks)])
+        yield "\n".join(_wrapped(f"- {note}") for note in check_notes(checks))
 
 
 def _in_tables(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -112,6 +112,7 @@ class Lineup:
         float_timed: the one of the two whose latency may be compared, in the deployed one's runtime if there is one.
         corrupted: the evaluations under corruption, in the order of the recipe.
         episodic: the evaluations over few-shot episodes, likewise; they say nothing of a model's own classes.
+        checks: what NVIDIA's builder made of some models, likewise.
     """
 
     variants: tuple[Variant, ...]
@@ -123,6 +124,7 @@ class Lineup:
     artifacts: tuple[Artifact, ...]
     corrupted: tuple[Artifact, ...]
     episodic: tuple[Artifact, ...]
+    checks: tuple[Artifact, ...]
 
     def baselines(self) -> list[tuple[str, Variant]]:
         """What the deployed model is compared with: a word and the variant, without itself."""
@@ -138,7 +140,7 @@ class Lineup:
 
 
 def lineup(measurements: Sequence[Artifact]) -> Lineup:
-    """Find every model behind evaluations and latencies, and who plays which part.
+    """Find every model behind measurements, and who plays which part.
 
     Deployed is the most derived model (engine before onnx before checkpoint, then the last in order) with both
     accuracy and latency measured, or, where no model has both, with either. The float student is its nearest
@@ -185,6 +187,7 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
         tuple(artifacts),
         tuple(filter(is_under_corruption, measurements)),
         tuple(filter(is_over_episodes, measurements)),
+        tuple(one for one in measurements if one.kind == "check"),
     )
 
 
