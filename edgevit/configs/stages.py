@@ -22,7 +22,7 @@ from edgevit.configs.fields import (
     Positive,
 )
 from edgevit.configs.stage import OnTarget, Stage
-from edgevit.configs.training import Distill, Load, Train
+from edgevit.configs.training import Distill, Load, Qat, Train
 
 
 class PseudoLabel(Stage):
@@ -65,7 +65,11 @@ class Quantize(Stage):
     model: OnnxRef
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
-    calibrator: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calibrator: Literal["minmax", "entropy", "percentile", "trained"] = Field(
+        "minmax",
+        description="trained: the ranges that came out of a qat stage and that the export carries; tensors without any "
+        "are calibrated by minmax",
+    )
     runtime: Literal["onnxruntime", "tensorrt"] = Field(
         "onnxruntime", description="whose dialect the graph is written in; what stays float is float16 for tensorrt"
     )
@@ -126,7 +130,19 @@ class Report(Stage):
 
 
 StageConfig = Annotated[
-    Load | Train | Fewshot | Distill | PseudoLabel | Export | Quantize | Compile | Evaluate | Profile | Bundle | Report,
+    Load
+    | Train
+    | Fewshot
+    | Distill
+    | Qat
+    | PseudoLabel
+    | Export
+    | Quantize
+    | Compile
+    | Evaluate
+    | Profile
+    | Bundle
+    | Report,
     Field(discriminator="stage"),
 ]
 

@@ -9,9 +9,10 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Quantize
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
-from edgevit.quantization import choose_images, image_batches, quantized_onnx
+from edgevit.errors import listed
+from edgevit.quantization import CalibratedModel, calibrated, choose_images, image_batches
 from edgevit.runtimes.base import carried_cost
-from edgevit.runtimes.files import onnx_file, read_onnx, write_onnx
+from edgevit.runtimes.files import TensorRanges, onnx_file, read_onnx, trained_ranges_in, write_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
 
@@ -24,7 +25,13 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
     )
     source, threads = onnx_file(model), usable_cpus()
-    quantized = quantized_onnx(read_onnx(source), calibration, config.calibrator, config.runtime, threads, config.id)
+    graph = read_onnx(source)
+    trained = trained_ranges_in(graph, config.id) if config.calibrator == "trained" else None
+    calibrator = "minmax" if config.calibrator == "trained" else config.calibrator
+    found = calibrated(graph, calibration, calibrator, config.runtime, threads, config.id, trained and trained.tensors)
+    if trained is not None:
+        _mention_untrained(trained, found, config, context)
+    quantized = found.quantized()
     write_onnx(quantized.model, file, model.io, quantized.session_options)
     sessions = (
         OnnxruntimeSession(file, model.io, quantized.session_options, threads),
@@ -49,3 +56,17 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         io=model.io,
         session_options=quantized.session_options,
     )
+
+
+def _mention_untrained(trained: TensorRanges, found: CalibratedModel, config: Quantize, context: Context) -> None:
+    if trained.runtime != config.runtime:
+        context.progress.say(
+            f"    {config.id}: these ranges were trained for {trained.runtime}, whose integers are others than those of "
+            f"{config.runtime}: qat with runtime: {config.runtime} may keep more accuracy"
+        )
+    calibrated_layers = [layer.made for layer in found.layers() if layer.entering not in trained.tensors]
+    if calibrated_layers:
+        context.progress.say(
+            f"    {config.id}: {len(calibrated_layers)} of {len(found.layers())} products and convolutions have no "
+            f"trained range, and are calibrated: {listed(calibrated_layers)}"
+        )
