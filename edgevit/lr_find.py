@@ -40,7 +40,9 @@ def _stage_with_a_rate(recipe: Recipe, stage_id: str) -> TrainedBySteps:
     }
     if stage_id in fitting:
         return fitting[stage_id]
-    expected = f"one of {', '.join(fitting)}" if fitting else "a stage train, distill, qat, or fewshot with method: finetune"
+    expected = (
+        f"one of {', '.join(fitting)}" if fitting else "a stage train, distill, qat, or fewshot with method: finetune"
+    )
     if stage_id not in known:
         hint = did_you_mean(stage_id, fitting) or ""
         raise RecipeError(f"there is no stage '{stage_id}'. {hint}".rstrip(), expected=expected)

@@ -332,7 +332,9 @@ def idle_head(objectives: Sequence[Objective], inference: str) -> str | None:
         "class": any(isinstance(term, CrossEntropy) for term in objectives),
         "distillation": any(not isinstance(term, features) for term in objectives),
     }
-    return next((head for head in learns if not learns[head] and inference in ("mean_softmax", "mean_logits", head)), None)
+    return next(
+        (head for head in learns if not learns[head] and inference in ("mean_softmax", "mean_logits", head)), None
+    )
 
 
 class Qat(Distillation):
@@ -348,11 +350,7 @@ class Qat(Distillation):
     calibrator: Literal["minmax", "entropy", "percentile"] = "minmax"
     learn_ranges: bool = Field(True, description="train the ranges, too (LSQ); or leave them as calibrated")
     objectives: tuple[Objective, ...] = Field((SoftDistillation(),), min_length=1)
-    epochs: Annotated[int, Field(ge=0)] = Field(
-        5, description="as many images as the first stream has, this many times"
-    )
-    learning_rate: Annotated[float, Field(ge=0)] = 5e-5
-    warmup_fraction: Fraction = Field(0.0, description="share of the steps over which the learning rate rises")
+    learning_rate: Annotated[float, Field(ge=0)] = 1e-4
 
     @model_validator(mode="after")
     def _one_kind_of_teacher(self) -> Qat:

@@ -41,7 +41,7 @@ def layers_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> di
     paths: defaultdict[bytes, list[str]] = defaultdict(list)
     layers = dict(timm_model(module).named_modules())
     for path in _called_once(module, images):
-        weight = layers[path].weight.detach().cpu().numpy()  # type: ignore[union-attr,operator]
+        weight = layers[path].weight.detach().cpu().numpy()
         for digest in {_digest(form) for form in (weight, weight.T if weight.ndim == 2 else weight)}:
             paths[digest].append(path)
     return {
@@ -83,7 +83,7 @@ def _called_once(module: nn.Module, images: Tensor) -> Iterable[str]:
     """In the order of calls."""
     called: list[str] = []
     hooks = [
-        layer.register_forward_pre_hook(lambda _, __, path=path: called.append(path))  # type: ignore[misc]
+        layer.register_forward_pre_hook(lambda _, __, path=path: called.append(path))
         for path, layer in timm_model(module).named_modules()
         if type(layer) in PLAIN_LAYERS
     ]

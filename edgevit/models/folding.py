@@ -47,7 +47,7 @@ def fold_batch_norms(module: nn.Module, images: Tensor) -> None:
         layer, norm = module.get_submodule(layer_name), module.get_submodule(norm_name)
         assert isinstance(norm, BatchNorm)
         fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        module.set_submodule(layer_name, fuse(layer, norm))  # type: ignore[arg-type]
+        module.set_submodule(layer_name, fuse(layer, norm))  # type: ignore[type-var]
         besides = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
         module.set_submodule(norm_name, nn.Sequential(*besides))
 

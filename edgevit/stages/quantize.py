@@ -16,6 +16,11 @@ from edgevit.runtimes.files import TensorRanges, onnx_file, read_onnx, trained_r
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
 
+CALIBRATE_OTHERWISE = (
+    "calibrate on more images of the kind the model will see, or try calibrator: percentile or entropy"
+)
+TRAINED_TO_BE_ROUNDED = "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
+
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model, dataset, file = inputs["model"], open_dataset(inputs["calibration"]), out / "model.onnx"
@@ -28,7 +33,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     graph = read_onnx(source)
     trained = trained_ranges_in(graph, config.id) if config.calibrator == "trained" else None
     calibrator = "minmax" if config.calibrator == "trained" else config.calibrator
-    found = calibrated(graph, calibration, calibrator, config.runtime, threads, config.id, trained and trained.tensors)
+    known = None if trained is None else trained.tensors
+    found = calibrated(graph, calibration, calibrator, config.runtime, threads, config.id, known)
     if trained is not None:
         _mention_untrained(trained, found, config, context)
     quantized = found.quantized()
@@ -38,7 +44,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         OnnxruntimeSession(source, model.io, model.manifest.session_options, threads),
     )
     where = f"{config.id}, against its float model '{model.id}'"
-    noise = {"sqnr_db": check_quantized(*sessions, held_out(), config.min_sqnr_db, where)}
+    advice = CALIBRATE_OTHERWISE if trained is None else TRAINED_TO_BE_ROUNDED
+    noise = {"sqnr_db": check_quantized(*sessions, held_out(), config.min_sqnr_db, where, advice)}
     if model.io.has_embedding:
         noise["embedding_sqnr_db"] = embedding_sqnr_db(*sessions, held_out())
     metrics = {
@@ -61,8 +68,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
 def _mention_untrained(trained: TensorRanges, found: CalibratedModel, config: Quantize, context: Context) -> None:
     if trained.runtime != config.runtime:
         context.progress.say(
-            f"    {config.id}: these ranges were trained for {trained.runtime}, whose integers are others than those of "
-            f"{config.runtime}: qat with runtime: {config.runtime} may keep more accuracy"
+            f"    {config.id}: these ranges were trained for {trained.runtime}, whose integers are others; a qat stage "
+            f"with runtime: {config.runtime} may keep more accuracy"
         )
     calibrated_layers = [layer.made for layer in found.layers() if layer.entering not in trained.tensors]
     if calibrated_layers:
