@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ def layers_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> di
     constants = constants_of(model)
     outputs: defaultdict[bytes, list[str]] = defaultdict(list)
     for node in model.graph.node:
+        if node.op_type == "Identity" and node.input[0] in constants:  # TorchScript's, for weights that are equal
+            constants[node.output[0]] = constants[node.input[0]]
         if node.op_type in PRODUCTS and node.input[1] in constants:
             outputs[_digest(numpy_helper.to_array(constants[node.input[1]]))].append(node.output[0])
     paths: defaultdict[bytes, list[str]] = defaultdict(list)
@@ -95,5 +98,6 @@ def _called_once(module: nn.Module, images: Tensor) -> Iterable[str]:
     return [path for path, calls in Counter(called).items() if calls == 1]
 
 
-def _digest(weight: NDArray[np.generic]) -> bytes:
-    return hashlib.blake2b(repr(weight.shape).encode() + np.ascontiguousarray(weight).tobytes()).digest()
+def _digest(weight: NDArray[Any]) -> bytes:
+    unsigned_zeros = np.ascontiguousarray(weight + 0)  # exporters keep one of two weights that differ in -0 alone
+    return hashlib.blake2b(repr(weight.shape).encode() + unsigned_zeros.tobytes()).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,7 +27,8 @@ class ActivationQuantizer(nn.Module):
 
     Gradients with respect to v pass where it is within the range, and are 0 elsewhere. With respect to s, they are
     those of Esser et al. 2020 (LSQ), eq. 3, times 1/√(N·Q_P): N is the number of values in a row (an image), Q_P the
-    number of integers above zero. The zero point stays as it was calibrated.
+    number of integers above zero. The zero point stays as it was calibrated. Where the dialect's floats have 16 bits,
+    so has the scale that is used.
 
     Args:
         bounds: the calibrated range, which gives scale and zero point as in the dialect's writer.
@@ -38,6 +40,7 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, bounds: Range, dialect: Dialect, learned: bool) -> None:
         super().__init__()
         self.bounds, self.learned = bounds, learned
+        self._scale_type = _float_type(dialect)
         self.symmetric = bool(dialect.writer_options.get("ActivationSymmetric", False))
         integers = dialect.activations.tensor_type
         spread = get_qmin_qmax_for_qType(integers, symmetric=self.symmetric)
@@ -57,6 +60,7 @@ class ActivationQuantizer(nn.Module):
         if self.learned:
             strength = 1 / math.sqrt(values[0].numel() * max(1, self._above))
             scale = scale.detach() + (scale - scale.detach()) * strength  # its value to the bit
+        scale = scale.to(self._scale_type).float()
         levels = (values.float() / scale).clamp(self._below, self._above)
         return (_rounded(levels) * scale).to(values.dtype)
 
@@ -74,15 +78,19 @@ class ActivationQuantizer(nn.Module):
 class WeightQuantizer(nn.Module):
     """Rounds a weight (outputs, …) to −127..127 times one scale an output, max|w|/127, as the writer does.
 
-    Gradients pass straight through.
+    Gradients pass straight through. Where the dialect's floats have 16 bits, the scale is rounded to them afterwards.
     """
+
+    def __init__(self, dialect: Dialect) -> None:
+        super().__init__()
+        self._scale_type = _float_type(dialect)
 
     def forward(self, weight: Tensor) -> Tensor:
         values = weight.detach()
         largest = values.abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.ndim - 1))
         scale = (largest.double() / LARGEST_WEIGHT).to(weight.dtype)
         scale = torch.where(scale < torch.finfo(weight.dtype).tiny, torch.ones_like(scale), scale)
-        return weight + ((values / scale).round() * scale - values)
+        return weight + ((values / scale).round() * scale.to(self._scale_type).float() - values)
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,19 @@ class FakeQuantization:
     dialect: Dialect
     learned: bool
 
-    def apply(self, module: nn.Module) -> None:
+    def apply(self, module: nn.Module, images: Tensor) -> list[str]:
         """Let a module's layers round what enters them, their weights and, where the graph will, what leaves them.
 
-        Where a tensor leaves one layer and enters another, it is rounded once; both hold one quantizer.
+        Where a tensor leaves one layer and enters another, it is rounded once; both hold one quantizer. A tensor that
+        others read, too, is rounded where a submodule makes it, so that they read what they will in the graph.
+
+        Args:
+            images: (N, 3, H, W), to see what makes which tensor.
+
+        Returns:
+            The layers whose input is read elsewhere, where it stays unrounded: no submodule makes it.
         """
+        makers, unseen = _makers_of_inputs(timm_model(module), module, images), list[str]()
         quantizers = {
             name: ActivationQuantizer(self.ranges[name], self.dialect, self.learned)
             for layer in self.layers.values()
@@ -109,13 +125,19 @@ class FakeQuantization:
         inner = timm_model(module)
         for path, tensors in self.layers.items():
             layer = inner.get_submodule(path)
-            parametrize.register_parametrization(layer, "weight", WeightQuantizer())
+            parametrize.register_parametrization(layer, "weight", WeightQuantizer(self.dialect))
             layer.add_module(INPUT, quantizers[tensors.entering])
-            if tensors.entering not in rounded_before:
-                layer.register_forward_pre_hook(_round_input)
             if tensors.leaving is not None:
-                layer.add_module(OUTPUT, quantizers[tensors.leaving])
-                layer.register_forward_hook(_round_output)
+                _round_after(layer, quantizers[tensors.leaving])
+            if tensors.entering in rounded_before:
+                continue
+            if tensors.shared and path in makers:
+                _round_after(inner.get_submodule(makers[path]), quantizers[tensors.entering])
+                continue
+            layer.register_forward_pre_hook(_round_input)
+            if tensors.shared:
+                unseen.append(path)
+        return unseen
 
 
 def put_trained(trained: nn.Module, module: nn.Module) -> dict[str, LayerRanges]:
@@ -135,6 +157,50 @@ def put_trained(trained: nn.Module, module: nn.Module) -> dict[str, LayerRanges]
         for path, layer in inner.named_modules()
         if hasattr(layer, INPUT)
     }
+
+
+@torch.no_grad()
+def _makers_of_inputs(inner: nn.Module, module: nn.Module, images: Tensor) -> dict[str, str]:
+    """The submodule whose very output enters a layer, by the layer's path; of several that hand it on, the first.
+
+    One that works in place makes what it was given anew. Left out are submodules that are called more than once.
+    """
+    maker_of: dict[int, str] = {}
+    outputs: list[object] = []  # kept, so that no two have the same id
+    calls: Counter[str] = Counter()
+    found: dict[str, str] = {}
+
+    def after(child: nn.Module, output: object, path: str) -> None:
+        calls[path] += 1
+        outputs.append(output)
+        if getattr(child, "inplace", False):
+            maker_of[id(output)] = path
+        maker_of.setdefault(id(output), path)
+
+    def before(inputs: tuple[object, ...], path: str) -> None:
+        if inputs and id(inputs[0]) in maker_of:
+            found[path] = maker_of[id(inputs[0])]
+
+    hooks = []
+    for path, child in inner.named_modules():
+        hooks.append(child.register_forward_hook(lambda child, _, output, path=path: after(child, output, path)))
+        hooks.append(child.register_forward_pre_hook(lambda _, inputs, path=path: before(inputs, path)))
+    try:
+        module(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {path: maker for path, maker in found.items() if maker and calls[maker] == 1}
+
+
+def _round_after(module: nn.Module, quantizer: ActivationQuantizer) -> None:
+    if not hasattr(module, OUTPUT):
+        module.add_module(OUTPUT, quantizer)
+        module.register_forward_hook(_round_output)
+
+
+def _float_type(dialect: Dialect) -> torch.dtype:
+    return torch.float16 if dialect.floats == "float16" else torch.float32
 
 
 def _rounded(values: Tensor) -> Tensor:

@@ -41,11 +41,13 @@ class RoundedLayer(NamedTuple):
         made: its output.
         leaving: what gets a pair behind it: its output, or that of the Relu or Clip whose work the range then does;
             None where nothing does.
+        shared: whether others than such nodes read `entering`: the writer lets them read what is rounded, too.
     """
 
     entering: str
     made: str
     leaving: str | None
+    shared: bool
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,14 @@ class CalibratedModel:
         """What becomes integers, in the order of the graph."""
         nodes = _quantizable_nodes(self.model, self.dialect)
         behind = {node.input[0]: node.output[0] for node in _clipping_nodes(nodes, self.model, self.dialect)}
+        readers = Counter(name for node in self.model.graph.node for name in node.input)
+        layers = Counter(node.input[0] for node in nodes)
         return [
             RoundedLayer(
                 node.input[0],
                 node.output[0],
                 None if node.op_type in self.dialect.float_outputs else behind.get(node.output[0], node.output[0]),
+                shared=readers[node.input[0]] > layers[node.input[0]],
             )
             for node in nodes
         ]

@@ -19,7 +19,9 @@ from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
 CALIBRATE_OTHERWISE = (
     "calibrate on more images of the kind the model will see, or try calibrator: percentile or entropy"
 )
-TRAINED_TO_BE_ROUNDED = "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
+TRAINED_TO_BE_ROUNDED = (
+    "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
+)
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgevit.artifacts import Artifact, IOSpec
 from edgevit.configs import HEAD_TEACHERS, Qat, idle_head
@@ -48,7 +48,12 @@ def quantization_aware(
     student = folded_model(start)
     rounding = student._replace(module=copy.deepcopy(student.module))
     _freeze_norms(rounding.module)
-    fake_quantization(student, config, inputs, context).apply(rounding.module)
+    unseen = fake_quantization(student, config, inputs, context).apply(rounding.module, _image(student))
+    if unseen:
+        context.progress.say(
+            f"    {config.id}: what enters {len(unseen)} layers is read elsewhere, too; the file will round it for all "
+            f"its readers, training does for the layers alone: {listed(unseen)}"
+        )
     setup, teaching = taught(rounding, classes, opened_streams(config, inputs), config, inputs, context)
     return setup, teaching, student
 
@@ -69,8 +74,7 @@ def fake_quantization(
     chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
     batches = image_batches(dataset, chosen.calibration, exported.spec, context.progress, "calibrate")
     found = calibrated(graph, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
-    images = torch.zeros(1, 3, student.preprocess.height, student.preprocess.width)
-    paths = layers_by_output(found.model, student.module, images)
+    paths = layers_by_output(found.model, student.module, _image(student))
     layers = {paths[layer.made]: layer for layer in found.layers() if layer.made in paths}
     _mention_others([layer.made for layer in found.layers() if layer.made not in paths], config, context)
     if not layers:
@@ -84,6 +88,10 @@ def _mention_others(tensors: list[str], config: Qat, context: Context) -> None:
             f"    {config.id}: {len(tensors)} products or convolutions use a weight that is no layer's own; they are "
             f"trained in float, and quantize calibrates them: {listed(tensors)}"
         )
+
+
+def _image(student: BuiltModel) -> Tensor:
+    return torch.zeros(1, 3, student.preprocess.height, student.preprocess.width)
 
 
 def _freeze_norms(module: nn.Module) -> None:
