@@ -27,8 +27,7 @@ class ActivationQuantizer(nn.Module):
 
     Gradients with respect to v pass where it is within the range, and are 0 elsewhere. With respect to s, they are
     those of Esser et al. 2020 (LSQ), eq. 3, times 1/√(N·Q_P): N is the number of values in a row (an image), Q_P the
-    number of integers above zero. The zero point stays as it was calibrated. Where the dialect's floats have 16 bits,
-    so has the scale that is used.
+    number of integers above zero. The zero point stays as it was calibrated.
 
     Args:
         bounds: the calibrated range, which gives scale and zero point as in the dialect's writer.
@@ -40,7 +39,6 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, bounds: Range, dialect: Dialect, learned: bool) -> None:
         super().__init__()
         self.bounds, self.learned = bounds, learned
-        self._scale_type = _float_type(dialect)
         self.symmetric = bool(dialect.writer_options.get("ActivationSymmetric", False))
         integers = dialect.activations.tensor_type
         spread = get_qmin_qmax_for_qType(integers, symmetric=self.symmetric)
@@ -60,7 +58,6 @@ class ActivationQuantizer(nn.Module):
         if self.learned:
             strength = 1 / math.sqrt(values[0].numel() * max(1, self._above))
             scale = scale.detach() + (scale - scale.detach()) * strength  # its value to the bit
-        scale = scale.to(self._scale_type).float()
         levels = (values.float() / scale).clamp(self._below, self._above)
         return (_rounded(levels) * scale).to(values.dtype)
 
@@ -78,19 +75,15 @@ class ActivationQuantizer(nn.Module):
 class WeightQuantizer(nn.Module):
     """Rounds a weight (outputs, …) to −127..127 times one scale an output, max|w|/127, as the writer does.
 
-    Gradients pass straight through. Where the dialect's floats have 16 bits, the scale is rounded to them afterwards.
+    Gradients pass straight through.
     """
-
-    def __init__(self, dialect: Dialect) -> None:
-        super().__init__()
-        self._scale_type = _float_type(dialect)
 
     def forward(self, weight: Tensor) -> Tensor:
         values = weight.detach()
         largest = values.abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.ndim - 1))
         scale = (largest.double() / LARGEST_WEIGHT).to(weight.dtype)
         scale = torch.where(scale < torch.finfo(weight.dtype).tiny, torch.ones_like(scale), scale)
-        return weight + ((values / scale).round() * scale.to(self._scale_type).float() - values)
+        return weight + ((values / scale).round() * scale - values)
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ class FakeQuantization:
         inner = timm_model(module)
         for path, tensors in self.layers.items():
             layer = inner.get_submodule(path)
-            parametrize.register_parametrization(layer, "weight", WeightQuantizer(self.dialect))
+            parametrize.register_parametrization(layer, "weight", WeightQuantizer())
             layer.add_module(INPUT, quantizers[tensors.entering])
             if tensors.leaving is not None:
                 _round_after(layer, quantizers[tensors.leaving])
@@ -197,10 +190,6 @@ def _round_after(module: nn.Module, quantizer: ActivationQuantizer) -> None:
     if not hasattr(module, OUTPUT):
         module.add_module(OUTPUT, quantizer)
         module.register_forward_hook(_round_output)
-
-
-def _float_type(dialect: Dialect) -> torch.dtype:
-    return torch.float16 if dialect.floats == "float16" else torch.float32
 
 
 def _rounded(values: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def test_every_layer_is_the_node_that_the_exporter_made_of_it(name: str, exporte
 
 
 class Twins(nn.Module):
-    """Two layers with equal weights, called in an order that is not that of their names; and one that is called twice."""
+    """Two layers with equal weights, called in another order than they are made; and one that is called twice."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -86,12 +86,12 @@ def test_weights_are_rounded_as_the_writer_does(seed: int, size: float) -> None:
     found = calibrated(product(np.ascontiguousarray(weight.T)), lambda: [images], "minmax", "onnxruntime", 1, "test")
     constants = {name: numpy_helper.to_array(one) for name, one in constants_of(found.quantized().model).items()}
     written = constants["w_quantized"].astype(np.float32) * constants["w_scale"]
-    np.testing.assert_array_equal(WeightQuantizer(DIALECTS["onnxruntime"])(torch.from_numpy(weight)).numpy(), written.T)
+    np.testing.assert_array_equal(WeightQuantizer()(torch.from_numpy(weight)).numpy(), written.T)
 
 
 def test_weights_of_convolutions_have_a_scale_an_output_and_a_straight_gradient() -> None:
     weight = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    rounded = WeightQuantizer(DIALECTS["onnxruntime"])(weight)
+    rounded = WeightQuantizer()(weight)
     for ours, given_one in zip(rounded.detach(), weight.detach(), strict=True):
         step = float(given_one.abs().max()) / 127
         assert float((ours - given_one).abs().max()) <= step / 2 * 1.0001

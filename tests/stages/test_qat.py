@@ -21,25 +21,29 @@ from torch import nn
 from edgevit.artifacts import Artifact
 from edgevit.configs import Qat
 from edgevit.context import Context
+from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, ParityError, RecipeError
 from edgevit.exporting import onnx_from_module, tensor_ranges
-from edgevit.models import open_checkpoint, save_checkpoint
+from edgevit.models import BuiltModel, create_model, open_checkpoint, save_checkpoint
 from edgevit.models.ranges import RANGES, TrainedRanges, trained_ranges
 from edgevit.pipeline import resolve
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
+from edgevit.quantization.dialects import DIALECTS
 from edgevit.quantization.fake import put_trained
 from edgevit.recipe import load_recipe
-from edgevit.runtimes.base import random_images
+from edgevit.runtimes.base import preprocessed, random_images
 from edgevit.runtimes.files import read_onnx, trained_ranges_in, write_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import sqnr_db
 from edgevit.training.batches import Batch
 from edgevit.training.fit import fit
 from edgevit.training.objectives import Outputs
-from edgevit.training.qat import quantization_aware
-from tests.small_models import HYBRID, VIT, checkpoint, workbench
+from edgevit.training.qat import fake_quantization, quantization_aware
+from tests.models.test_folding import with_statistics
+from tests.small_models import VIT, checkpoint, workbench
 
+RESIDUAL = {"model": "resnet18", "model_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}}
 TOKEN_VIT = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
 AUGMENTATION = {"horizontal_flip": 0, "scale": (0.9, 1.0)}
 SHORT = {"epochs": 1, "batch_size": 25, "augmentation": AUGMENTATION, "streams": ({"data": "digits.support"},)}
@@ -109,17 +113,34 @@ def setup_of(name: str, **fields: Any) -> tuple[Qat, Mapping[str, Artifact]]:
     return config, resolve(config, workbench().made)
 
 
-@pytest.mark.parametrize("learn_ranges", [True, False])
+def lively(like: dict[str, Any]) -> Artifact:
+    """A model with the norms of a trained one, and products so large that its answers depend on the image."""
+    built = create_model(like["model"], 10, 32, like["model_args"])
+    with torch.no_grad():
+        for parameter in with_statistics(built.module).parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(3)
+    folder = workbench().store.root / f"lively-{like['model']}"
+    folder.mkdir(exist_ok=True)
+    save_checkpoint(built.module, built.description, folder)
+    weights = str(folder / "model.safetensors")
+    return workbench().run("load", folder.name, **{**like, "image_size": 32}, weights=weights, classes_of="digits.test")
+
+
 @pytest.mark.parametrize(
-    ("like", "runtime"),
-    [(VIT, "onnxruntime"), (TOKEN_VIT, "tensorrt"), (HYBRID, "onnxruntime"), (HYBRID, "tensorrt")],
-    ids=["vit", "token vit for tensorrt", "hybrid", "hybrid for tensorrt"],
+    ("like", "runtime", "learn_ranges"),
+    [(VIT, "onnxruntime", True), (TOKEN_VIT, "tensorrt", False), (RESIDUAL, "onnxruntime", False)],
+    ids=["vit", "token vit for tensorrt", "convolutions"],
 )
 def test_the_int8_file_computes_what_was_trained(
-    like: dict[str, Any], runtime: str, learn_ranges: bool, tmp_path: Path
+    like: dict[str, Any], runtime: str, learn_ranges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rounding flips where sums have another order, so that agreement is no equality; PTQ is some 20 dB below."""
-    start = workbench().run("load", f"start-{like['model']}", **like, classes_of="digits.test")
+    """Sums in another order flip a few roundings, so that agreement is no equality.
+
+    In float16 so many flip that the difference is as large as the noise of quantization itself.
+    """
+    monkeypatch.setitem(DIALECTS, runtime, replace(DIALECTS[runtime], floats="float32"))
+    start = lively(like)
     config, inputs = setup_of(
         "agreement", init=start.id, runtime=runtime, learn_ranges=learn_ranges, learning_rate=1e-3
     )
@@ -130,30 +151,20 @@ def test_the_int8_file_computes_what_was_trained(
     file = tmp_path / "model.onnx"
     spec = onnx_from_module(floating.module, start.io, file, 20, dynamic_batch=True, as_it_is=True).spec
     graph = read_onnx(file)
-    image = torch.zeros(1, 3, spec.preprocess.height, spec.preprocess.width)
-    known = tensor_ranges(ranges, graph, floating.module, image, "here").tensors
+    known = tensor_ranges(ranges, graph, floating.module, torch.zeros(1, 3, 32, 32), "here").tensors
     made = calibrated(graph, lambda: iter(()), "minmax", runtime, 1, "here", known).quantized()  # none is left over
     write_onnx(made.model, file, spec, made.session_options)
     images = random_images(spec, 32)
     got = OnnxruntimeSession(file, spec, made.session_options, 1).infer({"image": images})["logits"]
     with torch.no_grad():
         expected, unrounded = (model(torch.from_numpy(images)).numpy() for model in (rounding, floating.module))
-    print(
-        "DB",
-        like["model"],
-        runtime,
-        learn_ranges,
-        sqnr_db(centred(got), centred(expected)),
-        sqnr_db(centred(unrounded), centred(expected)),
-        (got.argmax(-1) == expected.argmax(-1)).mean(),
-    )
-    assert sqnr_db(centred(got), centred(expected)) > sqnr_db(centred(unrounded), centred(expected)) + 10
-    assert sqnr_db(centred(got), centred(expected)) > 35
+    noise_db = sqnr_db(centred(unrounded), centred(expected))
+    assert sqnr_db(centred(got), centred(expected)) > max(25, noise_db + 8)
     assert (got.argmax(-1) == expected.argmax(-1)).mean() > 0.9
 
 
 def centred(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Without what all images share: an untrained model gives little else."""
+    """Without what all images share."""
     wide = logits.astype(np.float64)
     found: NDArray[np.float64] = wide - wide.mean(0)
     return found
@@ -168,19 +179,12 @@ def test_training_recovers_what_post_training_quantization_lost() -> None:
     )  # fmt: skip
     after = int8("outliers-trained", taught, calibrator="trained", **fields)
     floating = workbench().run("export", "outliers-float", model=start.id)
-    images = np.concatenate([batch for batch in pool_images(start, 500)])
+    dataset = open_dataset(workbench().made["digits.test"])
+    images = preprocessed((dataset.image(index) for index in range(500)), start.io.preprocess)
     expected = answers(floating, images).argmax(-1)
     lost_before, lost_after = (np.mean(answers(one, images).argmax(-1) != expected) for one in (post, after))
     assert lost_before > 0.2
     assert lost_after < lost_before / 2
-
-
-def pool_images(model: Artifact, count: int) -> list[NDArray[np.float32]]:
-    from edgevit.data import open_dataset
-    from edgevit.runtimes.base import preprocessed
-
-    dataset = open_dataset(workbench().made["digits.test"])
-    return [preprocessed((dataset.image(index) for index in range(count)), model.io.preprocess)]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
@@ -227,10 +231,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("learn_ranges", [True, False])
-def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(learn_ranges: bool, tmp_path: Path) -> None:
+def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     config, inputs = setup_of(
-        "broken", init=student().id, epochs=3, learn_ranges=learn_ranges, ema_decay=0.9, drop_path_rate=0.1
+        "broken", init=student().id, epochs=3, ema_decay=0.9, drop_path_rate=0.1
     )  # fmt: skip
     calls = 0
 
@@ -276,6 +279,7 @@ def test_made_again_it_is_the_same() -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_two_ranks_train_one_model() -> None:
     model = qat("qat-ranks", Context(ranks=2, workers=0), init=student().id, again=True)
     ranges, alone = trained_ranges(model), trained_ranges(trained())
@@ -286,29 +290,25 @@ def test_two_ranks_train_one_model() -> None:
 
 
 def test_a_weight_that_is_no_layers_own_is_said_and_calibrated() -> None:
-    class Functional(nn.Linear):
-        """Computes with twice its weight."""
+    class Functional(nn.Module):
+        """Uses the weight of a layer that it never calls, as BEiT's attention does."""
+
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
 
         def forward(self, values: torch.Tensor) -> torch.Tensor:
-            return nn.functional.linear(values, self.weight * 2, self.bias)
-
-    from edgevit.training.qat import fake_quantization
+            return nn.functional.linear(values, self.layer.weight, self.layer.bias)  # type: ignore[arg-type]
 
     config, inputs = setup_of("functional", init=student().id)
     module, description, io = open_checkpoint(student())
-    layer = module.get_submodule("blocks.0.mlp.fc1")
-    assert isinstance(layer, nn.Linear)
-    odd = Functional(layer.in_features, layer.out_features).eval()
-    module.set_submodule("blocks.0.mlp.fc1", odd)
-    from edgevit.models import BuiltModel
-
+    module.set_submodule("blocks.0.mlp.fc1", Functional(module.get_submodule("blocks.0.mlp.fc1")))
     said = Said()
-    found = fake_quantization(
-        BuiltModel(module, description, io.preprocess), config, inputs, Context(progress=said)
-    )  # fmt: skip
-    assert "blocks.0.mlp.fc1" not in found.layers
+    built = BuiltModel(module, description, io.preprocess)
+    found = fake_quantization(built, config, inputs, Context(progress=said))
+    assert "blocks.0.mlp.fc1.layer" not in found.layers
     assert len(found.layers) == 9
-    assert any("1 products or convolutions" in line for line in said.lines)
+    assert any("1 products or convolutions use a weight that is no layer's own" in line for line in said.lines)
 
 
 def test_trained_ranges_that_are_not_there_are_asked_for_by_name() -> None:
