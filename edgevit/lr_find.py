@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgevit.artifacts import Artifact
-from edgevit.configs import Distill, Fewshot, Train
+from edgevit.configs import Distill, Fewshot, Qat, Train
 from edgevit.context import Context
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.fewshot.adapt import task_of
@@ -15,9 +15,10 @@ from edgevit.models.checkpoints import open_to_train
 from edgevit.pipeline import finished_inputs
 from edgevit.recipe import Recipe
 from edgevit.training.lr_finder import STEPS, RangeTest, range_test
+from edgevit.training.qat import quantization_aware
 from edgevit.training.setup import TrainingSetup, distillation, supervised
 
-TrainedBySteps = Train | Distill | Fewshot
+TrainedBySteps = Train | Distill | Qat | Fewshot
 
 
 def lr_find(recipe: Recipe, base: Path, runs: Path, context: Context, stage_id: str, steps: int = STEPS) -> RangeTest:
@@ -39,7 +40,9 @@ def _stage_with_a_rate(recipe: Recipe, stage_id: str) -> TrainedBySteps:
     }
     if stage_id in fitting:
         return fitting[stage_id]
-    expected = f"one of {', '.join(fitting)}" if fitting else "a stage train, distill, or fewshot with method: finetune"
+    expected = (
+        f"one of {', '.join(fitting)}" if fitting else "a stage train, distill, qat, or fewshot with method: finetune"
+    )
     if stage_id not in known:
         hint = did_you_mean(stage_id, fitting) or ""
         raise RecipeError(f"there is no stage '{stage_id}'. {hint}".rstrip(), expected=expected)
@@ -57,4 +60,6 @@ def _setup(config: TrainedBySteps, inputs: Mapping[str, Artifact], context: Cont
         return supervised(config, inputs)
     if isinstance(config, Distill):
         return distillation(config.model_copy(update={"teacher_cache": None}), inputs, context)[0]
+    if isinstance(config, Qat):
+        return quantization_aware(config.model_copy(update={"teacher_cache": None}), inputs, context)[0]
     return finetuning(open_to_train(inputs["model"], config.model_rates), task_of(inputs), config, context)

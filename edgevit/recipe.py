@@ -23,6 +23,7 @@ from edgevit.configs import (
     Compile,
     DatasetConfig,
     Export,
+    Qat,
     Quantize,
     Stage,
     StageConfig,
@@ -249,6 +250,8 @@ def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator
                 problem = f"'{name}' has a teacher's labels, which are no truth to compare with", "a labelled data set"
             if problem is None and (stage.name(), inner) == ("bundle", ("support",)):
                 problem = _without_embedding(stage, recipe.stages[:index])
+            if problem is None and isinstance(stage, Quantize) and inner == ("model",):
+                problem = _without_trained_ranges(stage, recipe.stages[:index])
             if problem:
                 yield RecipeError(problem[0], where=at(*inner), got=name, expected=problem[1])
         kinds[stage.id] = stage.makes
@@ -301,6 +304,17 @@ def _without_embedding(bundle: Stage, earlier: Sequence[Stage]) -> tuple[str, st
     if not isinstance(source, Export) or source.embedding:
         return None
     return "a bundle that takes classes needs a model with an embedding", f"embedding: true in stage '{source.id}'"
+
+
+def _without_trained_ranges(quantize: Quantize, earlier: Sequence[Stage]) -> tuple[str, str] | None:
+    """calibrator: trained is for what a qat stage has trained: said before anything is."""
+    by_id = {stage.id: stage for stage in earlier}
+    export = by_id.get(quantize.model)
+    if quantize.calibrator != "trained" or not isinstance(export, Export):
+        return None
+    if isinstance(by_id.get(export.model), Qat) and export.precision == "float32":
+        return None
+    return "calibrator: trained takes the ranges that a qat stage has trained", "the float32 export of a qat stage"
 
 
 def _is_dataset(name: str, recipe: Recipe) -> bool:

@@ -78,7 +78,9 @@ def quantize(
     calibration: Annotated[Path, typer.Option("--calibration", help="Folder of images, labelled or not.")],
     out: Out,
     images: Annotated[int, typer.Option("--images", min=1, help="How many images to calibrate on.")] = 256,
-    calibrator: Annotated[str, typer.Option("--calibrator", help="minmax, entropy, percentile or mse.")] = "minmax",
+    calibrator: Annotated[
+        str, typer.Option("--calibrator", help="minmax, entropy, percentile, mse; or trained: by qat.")
+    ] = "minmax",
     runtime: Annotated[
         str,
         typer.Option("--runtime", help="What will run it: onnxruntime, openvino, or tensorrt, with floats in float16."),

@@ -42,12 +42,26 @@ from edgevit.configs.stages import (
     Report,
     StageConfig,
 )
-from edgevit.configs.training import Augmentation, Distill, Load, Stream, TeacherCache, Train, Training, View
+from edgevit.configs.training import (
+    HEAD_TEACHERS,
+    Augmentation,
+    Distill,
+    Distillation,
+    Load,
+    Qat,
+    Stream,
+    TeacherCache,
+    Train,
+    Training,
+    View,
+    idle_head,
+)
 
 __all__ = [
     "CORRUPTIONS",
     "DATASETS",
     "HEAD_METHODS",
+    "HEAD_TEACHERS",
     "OBJECTIVES",
     "STAGES",
     "AttentionTransfer",
@@ -63,6 +77,7 @@ __all__ = [
     "DecoupledDistillation",
     "Digits",
     "Distill",
+    "Distillation",
     "EncodedImages",
     "Evaluate",
     "Export",
@@ -79,6 +94,7 @@ __all__ = [
     "Objective",
     "Profile",
     "PseudoLabel",
+    "Qat",
     "Quantize",
     "Report",
     "SoftDistillation",
@@ -93,6 +109,7 @@ __all__ = [
     "Training",
     "View",
     "WebDataset",
+    "idle_head",
     "input_files",
     "references",
     "with_absolute_files",

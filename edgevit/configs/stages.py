@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgevit.artifacts import Kind
 from edgevit.configs.evaluation import Evaluate
@@ -23,7 +23,7 @@ from edgevit.configs.fields import (
     Positive,
 )
 from edgevit.configs.stage import OnTarget, Stage
-from edgevit.configs.training import Distill, Load, Train
+from edgevit.configs.training import Distill, Load, Qat, Train
 
 
 class PseudoLabel(Stage):
@@ -70,7 +70,11 @@ class Quantize(Stage):
     model: OnnxRef
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
-    calibrator: Literal["minmax", "entropy", "percentile", "mse"] = "minmax"
+    calibrator: Literal["minmax", "entropy", "percentile", "mse", "trained"] = Field(
+        "minmax",
+        description="trained: the ranges that came out of a qat stage and that the export carries; tensors without any "
+        "are calibrated by minmax",
+    )
     smoothquant: Fraction | None = Field(
         None, description="share α of large activation channels that the weights take over (SmoothQuant); 0.5 is usual"
     )
@@ -93,6 +97,12 @@ class Quantize(Stage):
         False, description="measure what each layer alone costs, whether the gate needs it or not"
     )
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _ranges_belong_to_the_weights(self) -> Self:
+        if self.calibrator == "trained" and self.smoothquant is not None:
+            raise ValueError("smoothquant changes what the trained ranges are of: leave it out, or calibrate anew")
+        return self
 
     @property
     def target(self) -> Literal["local-cpu"] | None:
@@ -169,6 +179,7 @@ StageConfig = Annotated[
     | Train
     | Fewshot
     | Distill
+    | Qat
     | PseudoLabel
     | Export
     | Quantize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -15,6 +16,7 @@ from edgevit.configs.objectives import (
     FeatureDistillation,
     HardDistillation,
     Objective,
+    SoftDistillation,
 )
 from edgevit.configs.stage import Stage
 
@@ -231,10 +233,9 @@ class TeacherCache(Frozen):
     dtype: Literal["float32", "float16"] = "float32"
 
 
-class Distill(Training):
-    """Train a student to agree with a teacher."""
+class Distillation(Training):
+    """Fields of every stage that learns from teachers."""
 
-    stage: Literal["distill"]
     teacher: CheckpointRef | None = None
     teachers: tuple[WeightedTeacher, ...] = Field(
         (), description="several, whose weighted mean of probabilities teaches; or give `teacher`"
@@ -245,30 +246,15 @@ class Distill(Training):
         description="what the teacher sees of an image: the student's view; or the plain image, once, for a teacher "
         "that is slow beside the student; augment gently then",
     )
-    model: str | None = Field(None, description="the student, a timm model name; or give `init`")
-    model_args: dict[str, Any] = {}
-    init: CheckpointRef | None = None
-    distillation_token: bool = Field(False, description="a second token and head that learn from the teacher (DeiT)")
-    inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] | None = Field(
-        None,
-        description="what a distillation-token student answers with: both heads (how), or one of them; by default "
-        "mean_softmax, or what the checkpoint has",
-    )
-    image_size: Count | None = None
     streams: tuple[Stream, ...] = Field(min_length=1)
-    objectives: tuple[Objective, ...] = Field((CrossEntropy(weight=0.5), HardDistillation(weight=0.5)), min_length=1)
+    objectives: tuple[Objective, ...] = Field(min_length=1)
     val: DatasetRef | None = None
 
     @model_validator(mode="after")
-    def _checks(self) -> Distill:
-        _check_start(self)
-        if (self.teacher is None) == (not self.teachers):
-            raise ValueError("give either 'teacher' or 'teachers'")
+    def _check_teaching(self) -> Self:
         total = sum(stream.share for stream in self.streams)
         if len(self.streams) > 1 and abs(total - 1) > 1e-6:
             raise ValueError(f"the shares of the streams must add up to 1, got {total:g}")
-        if self.inference is not None and not self.distillation_token and self.init is None:
-            raise ValueError("'inference' chooses between two heads: it goes with distillation_token: true")
         self._check_terms()
         if self.teacher_view == "plain":
             self._check_plain_view()
@@ -288,7 +274,6 @@ class Distill(Training):
         taught = any(not isinstance(term, CrossEntropy) for term in self.objectives)
         if not taught:
             raise ValueError("no term learns from the teacher: add one, such as hard, or take a train stage")
-        self._check_heads()
         for term in self.objectives:
             if isinstance(term, DecoupledDistillation) and self.augmentation.mixes:
                 raise ValueError("dkd is defined for one label a picture: leave out mixup and cutmix, or take 'soft'")
@@ -300,20 +285,75 @@ class Distill(Training):
                 if len(self.teachers) > 1:
                     raise ValueError(f"'{term.loss}' takes one teacher, got {len(self.teachers)}")
 
+
+class Distill(Distillation):
+    """Train a student to agree with a teacher."""
+
+    stage: Literal["distill"]
+    model: str | None = Field(None, description="the student, a timm model name; or give `init`")
+    model_args: dict[str, Any] = {}
+    init: CheckpointRef | None = None
+    distillation_token: bool = Field(False, description="a second token and head that learn from the teacher (DeiT)")
+    inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] | None = Field(
+        None,
+        description="what a distillation-token student answers with: both heads (how), or one of them; by default "
+        "mean_softmax, or what the checkpoint has",
+    )
+    image_size: Count | None = None
+    objectives: tuple[Objective, ...] = Field((CrossEntropy(weight=0.5), HardDistillation(weight=0.5)), min_length=1)
+
+    @model_validator(mode="after")
+    def _checks(self) -> Distill:
+        _check_start(self)
+        if (self.teacher is None) == (not self.teachers):
+            raise ValueError("give either 'teacher' or 'teachers'")
+        if self.inference is not None and not self.distillation_token and self.init is None:
+            raise ValueError("'inference' chooses between two heads: it goes with distillation_token: true")
+        self._check_heads()
+        return self
+
     def _check_heads(self) -> None:
-        """Each head that a token student answers with needs a term that it learns from."""
-        if not self.distillation_token:
-            return
-        features = (CrossEntropy, FeatureDistillation, AttentionTransfer)
-        learns = {
-            "class": any(isinstance(term, CrossEntropy) for term in self.objectives),
-            "distillation": any(not isinstance(term, features) for term in self.objectives),
-        }
-        teachers = {"class": "cross_entropy", "distillation": "hard or soft"}
-        for head in learns:
-            if not learns[head] and self.inference in (None, "mean_softmax", "mean_logits", head):
-                other = next(one for one in learns if one != head)
-                raise ValueError(
-                    f"the {head} head of a distillation-token student would learn nothing: add {teachers[head]}, or "
-                    f"leave it out of the answer with inference: {other}"
-                )
+        idle = idle_head(self.objectives, self.inference or "mean_softmax") if self.distillation_token else None
+        if idle is not None:
+            other = next(head for head in HEAD_TEACHERS if head != idle)
+            raise ValueError(
+                f"the {idle} head of a distillation-token student would learn nothing: add {HEAD_TEACHERS[idle]}, or "
+                f"leave it out of the answer with inference: {other}"
+            )
+
+
+HEAD_TEACHERS = {"class": "cross_entropy", "distillation": "hard or soft"}
+
+
+def idle_head(objectives: Sequence[Objective], inference: str) -> str | None:
+    """The head of a distillation-token student that it answers with and that no term teaches, where there is one."""
+    features = (CrossEntropy, FeatureDistillation, AttentionTransfer)
+    learns = {
+        "class": any(isinstance(term, CrossEntropy) for term in objectives),
+        "distillation": any(not isinstance(term, features) for term in objectives),
+    }
+    return next(
+        (head for head in learns if not learns[head] and inference in ("mean_softmax", "mean_logits", head)), None
+    )
+
+
+class Qat(Distillation):
+    """Go on training a checkpoint while its layers round as their INT8 form will (quantization-aware training)."""
+
+    stage: Literal["qat"]
+    init: CheckpointRef = Field(description="what is trained; it teaches itself where no teacher is given")
+    runtime: Literal["onnxruntime", "openvino", "tensorrt"] = Field(
+        "onnxruntime", description="whose dialect decides what is rounded, and to which integers"
+    )
+    calibration: DatasetRef = Field(description="images that give the ranges of activations at the start")
+    calibration_images: Count = Field(256, description="how many images of the calibration set are used")
+    calibrator: Literal["minmax", "entropy", "percentile"] = "minmax"
+    learn_ranges: bool = Field(True, description="train the ranges, too (LSQ); or leave them as calibrated")
+    objectives: tuple[Objective, ...] = Field((SoftDistillation(),), min_length=1)
+    learning_rate: Annotated[float, Field(ge=0)] = 1e-4
+
+    @model_validator(mode="after")
+    def _one_kind_of_teacher(self) -> Qat:
+        if self.teacher is not None and self.teachers:
+            raise ValueError("give either 'teacher' or 'teachers', or neither: then 'init' teaches")
+        return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import os
@@ -16,13 +15,13 @@ from tempfile import TemporaryDirectory
 import onnx
 import torch
 from onnx import ModelProto
-from timm.utils.model import reparameterize_model
 from torch import nn
 
 from edgevit.artifacts import IOSpec
 from edgevit.errors import ArtifactError, first_line
 from edgevit.models.creation import timm_model
 from edgevit.models.embedding import WithEmbedding, classifiers
+from edgevit.models.folding import fused_branches
 from edgevit.runtimes.files import write_onnx
 
 # Not 1, which exporters take for a constant.
@@ -43,7 +42,9 @@ class Exported:
     dynamic_batch: bool
 
 
-def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dynamic_batch: bool) -> Exported:
+def onnx_from_module(
+    module: nn.Module, spec: IOSpec, path: Path, opset: int, dynamic_batch: bool, *, as_it_is: bool = False
+) -> Exported:
     """Export a classifier in eval mode, its parallel branches fused where timm can re-parameterise it.
 
     Where `spec` has an embedding, what enters the classifier becomes the second output.
@@ -53,11 +54,14 @@ def onnx_from_module(module: nn.Module, spec: IOSpec, path: Path, opset: int, dy
     Args:
         module: takes (N, 3, H, W) and gives logits (N, classes); it is left as it is.
         path: the file to write.
+        as_it_is: leave branches as they are: those of a folded model are fused.
 
     Raises:
         ArtifactError: no exporter can export the model, with the reason that each gave.
     """
-    deployed = WithEmbedding(re_parameterised(module, spec)) if spec.has_embedding else re_parameterised(module, spec)
+    deployed = module if as_it_is else re_parameterised(module, spec)
+    if spec.has_embedding:
+        deployed = WithEmbedding(deployed)
     reasons = []
     for exporter in (_dynamo, _torchscript):
         for dynamic in (True, False) if dynamic_batch else (False,):
@@ -84,14 +88,11 @@ def re_parameterised(module: nn.Module, spec: IOSpec) -> nn.Module:
     Two heads stay two, whose logits timm's fusion would average; and a classifier whose input is wanted stays apart
     from the norm before it.
     """
-    deployed: nn.Module = reparameterize_model(module)
-    linears = set(classifiers(module)) if spec.has_embedding else set()
-    for name, child in module.named_modules():
-        two_heads = getattr(child, "distilled_training", False)
-        whole = child is module or child is timm_model(module)
-        if hasattr(child, "fuse") and (two_heads or (not whole and linears & set(child.modules()))):
-            deployed.set_submodule(name, copy.deepcopy(child))
-    return deployed
+    return fused_branches(
+        module,
+        apart=classifiers(module) if spec.has_embedding else (),
+        whole=(module, timm_model(module)),
+    )
 
 
 def _check_batch_is_open(model: ModelProto, dynamic: bool) -> None:

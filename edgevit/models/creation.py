@@ -16,17 +16,19 @@ from edgevit.configs import View
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.models import catalogue
 from edgevit.models.distillation_token import DistillationTokenModel, Inference, has_distillation_token
+from edgevit.models.folding import fold_batch_norms, fused_branches
 from edgevit.models.names import known_model, nearest_models
 from edgevit.models.neighbours import NearestNeighbours, Neighbours
 from edgevit.models.views import MultiViewModel
 
+FOLDING_TOLERANCE = 1e-3
 CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
 
 
 class ModelDescription(Frozen):
     """All that is needed to build a model again, but its weights; `model.json` in a checkpoint.
 
-    `licence` is that of the pretrained weights it started from, where there were any.
+    `licence` is that of the pretrained weights it started from, where there were any. `folded`: see `folded_model`.
     """
 
     model: str
@@ -37,6 +39,7 @@ class ModelDescription(Frozen):
     licence: str | None = None
     test_time_views: tuple[View, ...] = ()
     neighbours: Neighbours | None = None
+    folded: bool = False
 
 
 class BuiltModel(NamedTuple):
@@ -105,7 +108,8 @@ def build(description: ModelDescription, drop_rates: Mapping[str, float] | None 
         model = _with_distillation_token(model, description.model, description.inference)
     if description.test_time_views:
         model = MultiViewModel(model, description.test_time_views)
-    return model.eval()
+    model.eval()
+    return _folded(model, preprocess_of(model, description.model_args.get("img_size"))) if description.folded else model
 
 
 def check_model_name(name: str) -> None:
@@ -183,6 +187,40 @@ def with_test_time_views(built: BuiltModel, views: tuple[View, ...]) -> BuiltMod
         return built
     description = built.description.model_copy(update={"test_time_views": views})
     return BuiltModel(MultiViewModel(built.module, views).eval(), description, built.preprocess)
+
+
+def folded_model(built: BuiltModel) -> BuiltModel:
+    """The same model as it is deployed: its branches fused, and batch norm folded into the layers before it.
+
+    Its classifier stays apart from a norm before it, so that what enters it is still the embedding. A batch norm that
+    follows no layer stays, too.
+
+    Raises:
+        RecipeError: the folded model answers otherwise, as where a layer's output is read before its norm as well.
+    """
+    if built.description.folded:
+        return built
+    module, rule = _folded(built.module, built.preprocess), built.preprocess
+    images = torch.randn(2, 3, rule.height, rule.width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, got = built.module(images), module(images)
+    difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+    if not difference < FOLDING_TOLERANCE:
+        raise RecipeError(
+            "batch norm cannot be folded into the layers of this model",
+            got=f"answers that differ by {difference:.1e} of the largest",
+            expected=f"at most {FOLDING_TOLERANCE:g}",
+            next="quantize it without training instead",
+        )
+    return BuiltModel(module, built.description.model_copy(update={"folded": True}), rule)
+
+
+def _folded(model: nn.Module, rule: Preprocess) -> nn.Module:
+    inner, heads = timm_model(model), classifier_prefixes(model)
+    classifiers = [layer for name, layer in inner.named_modules() if f"{name}.".startswith(heads)]
+    folded = fused_branches(model, apart=classifiers, whole=(model, inner))
+    fold_batch_norms(folded, torch.zeros(2, 3, rule.height, rule.width))
+    return folded
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:

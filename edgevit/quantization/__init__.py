@@ -2,13 +2,14 @@
 
 from edgevit.quantization.calibration import Calibrator, activation_ranges
 from edgevit.quantization.images import ChosenImages, choose_images, image_batches
-from edgevit.quantization.ptq import CalibratedModel, Quantized, calibrated
+from edgevit.quantization.ptq import CalibratedModel, Quantized, RoundedLayer, calibrated
 
 __all__ = [
     "CalibratedModel",
     "Calibrator",
     "ChosenImages",
     "Quantized",
+    "RoundedLayer",
     "activation_ranges",
     "calibrated",
     "choose_images",

@@ -91,6 +91,7 @@ class Judge:
     Attributes:
         held_out: input batches to compare outputs on.
         floor_db: least SQNR.
+        advice: what to do where a form is below it.
         threads: of the timed sessions.
         comparing_threads: of the others.
     """
@@ -99,13 +100,15 @@ class Judge:
     spec: IOSpec
     held_out: Sequence[NDArray[np.float32]]
     floor_db: float
+    advice: str
     threads: int
     comparing_threads: int
 
     def closeness(self, form: Form) -> dict[str, float]:
         """The SQNR of a form in dB. Raises ParityError where it is below the floor, or a value is not finite."""
         sessions = self._session(form, self.comparing_threads), self._float_session
-        noise = {"sqnr_db": check_quantized(*sessions, self.held_out, self.floor_db, f"{form.name}, against float")}
+        where = f"{form.name}, against float"
+        noise = {"sqnr_db": check_quantized(*sessions, self.held_out, self.floor_db, where, self.advice)}
         if self.spec.has_embedding:
             noise["embedding_sqnr_db"] = embedding_sqnr_db(*sessions, self.held_out)
         return noise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
@@ -32,6 +33,23 @@ class Quantized:
     float_ops: dict[str, int]
 
 
+class RoundedLayer(NamedTuple):
+    """A product or convolution that becomes integers, by the names of its tensors.
+
+    Attributes:
+        entering: what gets a Q/DQ pair before it.
+        made: its output.
+        leaving: what gets a pair behind it: its output, or that of the Relu or Clip whose work the range then does;
+            None where nothing does.
+        shared: whether others than such nodes read `entering`: the writer lets them read what is rounded, too.
+    """
+
+    entering: str
+    made: str
+    leaving: str | None
+    shared: bool
+
+
 @dataclass(frozen=True)
 class CalibratedModel:
     """A float graph, its nodes named, with the ranges of what a dialect quantizes: ready to be written with Q/DQ.
@@ -50,6 +68,22 @@ class CalibratedModel:
         """The products and convolutions that become integers at a placement."""
         nodes = _quantizable_nodes(self.model, self.dialect)
         return [node for node in nodes if is_placed(node, placement) and node.name not in self.kept_float]
+
+    def layers(self) -> list[RoundedLayer]:
+        """What becomes integers where all that the dialect quantizes does, in the order of the graph."""
+        nodes = self.nodes()
+        behind = {node.input[0]: node.output[0] for node in _clipping_nodes(nodes, self.model, self.dialect)}
+        readers = Counter(name for node in self.model.graph.node for name in node.input)
+        layers = Counter(node.input[0] for node in nodes)
+        return [
+            RoundedLayer(
+                node.input[0],
+                node.output[0],
+                None if node.op_type in self.dialect.float_outputs else behind.get(node.output[0], node.output[0]),
+                shared=readers[node.input[0]] > layers[node.input[0]],
+            )
+            for node in nodes
+        ]
 
     def placements(self) -> list[Placement]:
         """The placements that quantize anything, each another set of nodes."""
@@ -74,13 +108,20 @@ class CalibratedModel:
 
 
 def calibrated(
-    model: ModelProto, batches: Batches, calibrator: Calibrator, runtime: str, threads: int, where: object
+    model: ModelProto,
+    batches: Batches,
+    calibrator: Calibrator,
+    runtime: str,
+    threads: int,
+    where: object,
+    trained: Mapping[str, tuple[float, float]] | None = None,
 ) -> CalibratedModel:
     """Find the ranges of all activations that the dialect of `runtime` quantizes.
 
     Args:
         batches: gives the calibration batches, the same at each call.
         where: what errors name.
+        trained: ranges that are taken as they are, by the tensors' names; only others are calibrated.
 
     Raises:
         ArtifactError: the graph is quantized already, is too old, or has nothing to quantize.
@@ -92,8 +133,13 @@ def calibrated(
     nodes = _quantizable_nodes(named, dialect)
     if not nodes:
         raise _nothing_to_quantize(dialect, where)
-    tensors = _activations([*nodes, *_clipping_nodes(nodes, named, dialect)], dialect)
-    ranges = activation_ranges(named, tensors, batches, calibrator, threads)
+    clipping = _clipping_nodes(nodes, named, dialect)
+    given = dict(trained or {})
+    given |= {node.output[0]: given[node.input[0]] for node in clipping if node.input[0] in given}
+    tensors = _activations([*nodes, *clipping], dialect)
+    unknown = [name for name in tensors if name not in given]
+    found = activation_ranges(named, unknown, batches, calibrator, threads) if unknown else {}
+    ranges = {name: given.get(name) or found[name] for name in tensors}
     if dialect.floats == "float16":
         _check_fits_float16(ranges, where)
     return CalibratedModel(named, dialect, ranges, where)

@@ -169,7 +169,8 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
         )
     ]
     line = _line_of(deployed_model, models)
-    taught_by = next((ref for one in line if (ref := _first_teacher(one))), None)
+    own = {one.digest for one in line}  # what teaches itself under fake quantization has its teacher further back
+    taught_by = next((ref for one in line if (ref := _first_teacher(one)) and ref.digest not in own), None)
     teacher = models.get(taught_by.digest) if taught_by else None
     deployed = _last_measured(variants, deployed_model)
     students = [_variant_like(deployed, model, variants) for model in _float_students(line)]
@@ -331,8 +332,9 @@ def _line_of(model: Artifact, models: Mapping[str, Artifact]) -> list[Artifact]:
 
 
 def _float_students(line: Sequence[Artifact]) -> list[Artifact]:
-    """The float models of the line, nearest first, up to its first checkpoint."""
-    checkpoint = next((place for place, one in enumerate(line) if one.kind == "checkpoint"), len(line) - 1)
+    """The float models of the line, nearest first, up to its first checkpoint that was not trained to be rounded."""
+    trained = (place for place, one in enumerate(line) if one.kind == "checkpoint" and one.manifest.stage != "qat")
+    checkpoint = next(trained, len(line) - 1)
     return [one for one in line[: checkpoint + 1] if precision_of(one) == "float32"]
 
 

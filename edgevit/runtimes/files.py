@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 import edgevit
 from edgevit.artifacts import (
@@ -30,9 +30,11 @@ from edgevit.artifacts import (
     sha256_of_file,
 )
 from edgevit.errors import ArtifactError
+from edgevit.models.ranges import Range
 
 IOSPEC_KEY = "edgevit.iospec"
 SESSION_OPTIONS_KEY = "edgevit.session_options"
+RANGES_KEY = "edgevit.trained_ranges"
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
 WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
@@ -47,6 +49,18 @@ class _WrittenOptions(Frozen):
     inference_precision: Literal["float32", "bfloat16"] = "float32"
 
 
+class TensorRanges(Frozen):
+    """Trained ranges of activations that a float file may carry.
+
+    Attributes:
+        runtime: whose dialect they were trained for.
+        tensors: lowest and highest value by the tensor's name.
+    """
+
+    runtime: str
+    tensors: dict[str, Range] = Field(min_length=1)
+
+
 def read_onnx(path: Path) -> ModelProto:
     """The checked model in a file, with its weights.
 
@@ -58,7 +72,13 @@ def read_onnx(path: Path) -> ModelProto:
     return model
 
 
-def write_onnx(model: ModelProto, path: Path, spec: IOSpec, session_options: Json | None = None) -> None:
+def write_onnx(
+    model: ModelProto,
+    path: Path,
+    spec: IOSpec,
+    session_options: Json | None = None,
+    trained_ranges: TensorRanges | None = None,
+) -> None:
     """Check a model and write it with its IOSpec in the metadata.
 
     Equal models give equal bytes: what exporters note about their own run (stack traces with paths of the machine,
@@ -69,6 +89,8 @@ def write_onnx(model: ModelProto, path: Path, spec: IOSpec, session_options: Jso
     metadata = {IOSPEC_KEY: canonical_json(spec.model_dump(mode="json"))}
     if session_options:
         metadata[SESSION_OPTIONS_KEY] = canonical_json(session_options)
+    if trained_ranges:
+        metadata[RANGES_KEY] = canonical_json(trained_ranges.model_dump(mode="json"))
     onnx.helper.set_model_props(model, metadata)
     model.producer_name, model.producer_version = "edgevit", edgevit.__version__
     onnx.checker.check_model(model)
@@ -113,6 +135,23 @@ def inputs_of(model: ModelProto) -> list[onnx.ValueInfoProto]:
     """The graph's inputs, without the weights that old files list among them."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
+
+
+def trained_ranges_in(model: ModelProto, where: object) -> TensorRanges:
+    """The trained ranges that a model carries. Raises ArtifactError where there are none."""
+    written = _metadata(model).get(RANGES_KEY)
+    if written is None:
+        raise ArtifactError(
+            "the model carries no trained ranges",
+            where=where,
+            got="calibrator: trained",
+            expected="the float32 export of a checkpoint from a qat stage",
+            next="take calibrator: minmax, or train with a qat stage first",
+        )
+    try:
+        return TensorRanges.model_validate_json(written)
+    except ValidationError as error:
+        raise _unreadable(RANGES_KEY, error, where) from None
 
 
 def artifact_from_onnx(path: Path) -> Artifact:

@@ -85,14 +85,19 @@ def sqnr_db(quantized: NDArray[Any], reference: NDArray[Any]) -> float:
 
 
 def check_quantized(
-    quantized: Session, reference: Session, batches: Iterable[NDArray[np.float32]], floor_db: float, where: object
+    quantized: Session,
+    reference: Session,
+    batches: Iterable[NDArray[np.float32]],
+    floor_db: float,
+    where: object,
+    advice: str | None = None,
 ) -> float:
     """The SQNR of a quantized model's centred scores over some input batches, in dB.
 
     10·log10(Σ c(r)² / Σ (c(r) - c(q))²) over all images and classes, where c takes an image's mean score from each of
     its scores: softmax does not see that offset, and a large one would hide a model that tells nothing apart.
 
-    Raises ParityError below `floor_db`, or where a value of either model is not finite.
+    Raises ParityError, with `advice`, below `floor_db`, or where a value of either model is not finite.
     """
     output = quantized.spec.outputs[0].name
     got, expected = _outputs(quantized, reference, batches, output)
@@ -105,7 +110,7 @@ def check_quantized(
             where=where,
             got=f"{value:.1f} dB",
             expected=f"at least {floor_db:g} dB (min_sqnr_db)",
-            next="calibrate on more images of the kind the model will see, or try calibrator: percentile or entropy",
+            next=advice,
         )
     return value
 

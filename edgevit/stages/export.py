@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Export
 from edgevit.context import Context
-from edgevit.exporting import onnx_from_module, re_parameterised
-from edgevit.models import model_from_checkpoint
+from edgevit.exporting import onnx_from_module, re_parameterised, tensor_ranges
+from edgevit.models import open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
+from edgevit.models.ranges import trained_ranges
 from edgevit.runtimes.base import SessionOptions
 from edgevit.runtimes.files import read_onnx, write_onnx
 from edgevit.runtimes.float16 import with_float16
@@ -22,16 +25,19 @@ from edgevit.runtimes.torch.session import TorchSession
 
 def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     checkpoint, file = inputs["model"], out / "model.onnx"
-    module = model_from_checkpoint(checkpoint)
-    spec = checkpoint.io
+    module, description, spec = open_checkpoint(checkpoint)
     if config.embedding:
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
-    exported = onnx_from_module(module, spec, file, config.opset, config.dynamic_batch)
+    folded, ranges = description.folded, trained_ranges(checkpoint)
+    exported = onnx_from_module(module, spec, file, config.opset, config.dynamic_batch, as_it_is=folded)
     session_options = {} if config.runtime == "onnxruntime" else {"runtime": config.runtime}
-    if config.precision == "float16" or session_options:
-        written = read_onnx(file)
-        written = with_float16(written, config.id) if config.precision == "float16" else written
-        write_onnx(written, file, exported.spec, session_options)
+    model, carried = read_onnx(file), None
+    if config.precision == "float16":
+        model = with_float16(model, config.id)
+    elif ranges is not None:
+        image = torch.zeros(1, 3, spec.preprocess.height, spec.preprocess.width)
+        carried = tensor_ranges(ranges, model, module, image, config.id)
+    write_onnx(model, file, exported.spec, session_options, carried)
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(
@@ -41,7 +47,7 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
         where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
     )
     metrics = {
-        **cost_of(re_parameterised(module, spec), spec.preprocess),
+        **cost_of(module if folded else re_parameterised(module, spec), spec.preprocess),
         "size_bytes": file.stat().st_size,
         "precision": config.precision,
         "exporter": exported.exporter,

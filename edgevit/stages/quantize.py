@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgevit.artifacts import Artifact, Contents, IOSpec
+from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Quantize
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
-from edgevit.progress import Progress
 from edgevit.quantization import choose_images, image_batches
 from edgevit.quantization.choice import FormWriter, Judge, Judged, best_of
-from edgevit.quantization.ptq import CalibratedModel, calibrated
-from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
-from edgevit.quantization.smoothing import smoothed
+from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import carried_cost
 from edgevit.runtimes.files import onnx_file, read_onnx
 
 SENSITIVITY = "sensitivity.json"
+CALIBRATE_OTHERWISE = (
+    "calibrate on more images of the kind the model will see, or try calibrator: percentile or entropy"
+)
+TRAINED_TO_BE_ROUNDED = (
+    "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
+)
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -34,15 +34,21 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         image_batches(dataset, positions, model.io, context.progress, title)
         for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
     )
-    source = read_onnx(onnx_file(model))
-    if config.smoothquant is not None:
-        source = smoothed(source, calibration, config.smoothquant, usable_cpus(), config.id)
-    ready = calibrated(source, calibration, config.calibrator, config.runtime, usable_cpus(), config.id)
     images = list(held_out())
-    ready, sensitivities = _close_enough(ready, model.io, images, config, context.progress)
+    source, ready, sensitivities = prepared(
+        read_onnx(onnx_file(model)), model.io, calibration, images, config, usable_cpus(), context.progress
+    )
     with TemporaryDirectory() as folder:
         writer = FormWriter(source, str(model.metrics["precision"]), ready, model.io, Path(folder))
-        judge = Judge(writer.float_form(), model.io, images, config.min_sqnr_db, config.threads, usable_cpus())
+        judge = Judge(
+            writer.float_form(),
+            model.io,
+            images,
+            config.min_sqnr_db,
+            CALIBRATE_OTHERWISE if config.calibrator != "trained" else TRAINED_TO_BE_ROUNDED,
+            config.threads,
+            usable_cpus(),
+        )
         if config.target is None:
             form = writer.int8_form(config.placement if config.placement != "fastest" else "all")
             ships, judged = Judged(form, judge.closeness(form)), []
@@ -73,26 +79,3 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         io=model.io,
         session_options=ships.form.session_options,
     )
-
-
-def _close_enough(
-    ready: CalibratedModel,
-    spec: IOSpec,
-    images: Sequence[NDArray[np.float32]],
-    config: Quantize,
-    progress: Progress,
-) -> tuple[CalibratedModel, list[Sensitivity]]:
-    """The model, with its costliest layers in float where it would be too far from float; and what each layer costs."""
-    trial = LayerTrial(ready, spec, images, usable_cpus())
-    db = trial.sqnr_db(ready)
-    is_close = db >= config.min_sqnr_db
-    if is_close and not config.sensitivity:
-        return ready, []
-    found = trial.sensitivities(progress)
-    mixed = None if is_close else trial.within(config.min_sqnr_db, found)
-    if mixed is not None:
-        progress.say(
-            f"    {len(mixed.kept_float)} of {len(found)} layers stay float: with all of them in int8 it comes to "
-            f"{db:.1f} dB, {config.min_sqnr_db:g} are asked for"
-        )
-    return mixed or ready, found

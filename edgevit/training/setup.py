@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from edgevit.artifacts import Artifact, Preprocess
-from edgevit.configs import Distill, Train, Training
+from edgevit.configs import Distill, Distillation, Train, Training
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset
@@ -82,13 +82,8 @@ def supervised(config: Train, inputs: Mapping[str, Artifact]) -> TrainingSetup:
 
 def distillation(config: Distill, inputs: Mapping[str, Artifact], context: Context) -> tuple[TrainingSetup, Teaching]:
     """Training to agree with teachers; and these teachers."""
-    paths = [f"teachers.{index}.model" for index in range(len(config.teachers))] or ["teacher"]
-    teachers = [inputs[path] for path in paths]
-    data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
-    datasets = [open_dataset(one) for one in data]
-    classes = student_classes(datasets, teachers[0].io.classes, config.objectives)
-    shares = [stream.share for stream in config.streams]
-    streams = distillation_streams(datasets, shares, classes, config.objectives)
+    datasets = opened_streams(config, inputs)
+    classes = student_classes(datasets, _teachers(config, inputs)[0].io.classes, config.objectives)
     start = starting_model(
         config.model,
         inputs.get("init"),
@@ -100,6 +95,22 @@ def distillation(config: Distill, inputs: Mapping[str, Artifact], context: Conte
         drop_rates=config.model_rates,
         seed=config.seed,
     )
+    return taught(start, classes, datasets, config, inputs, context)
+
+
+def taught(
+    start: BuiltModel,
+    classes: tuple[str, ...],
+    datasets: Sequence[Dataset],
+    config: Distillation,
+    inputs: Mapping[str, Artifact],
+    context: Context,
+) -> tuple[TrainingSetup, Teaching]:
+    """The same for a student that is made already, on its opened streams."""
+    teachers = _teachers(config, inputs)
+    data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
+    shares = [stream.share for stream in config.streams]
+    streams = distillation_streams(datasets, shares, classes, config.objectives)
     looking = teachers if config.teacher_view == "same" else []
     canvas = common_canvas(start.preprocess, [teacher.io.preprocess for teacher in looking])
     teaching = Teaching(config, teachers, data, [stream.dataset for stream in streams], classes, canvas, context)
@@ -113,6 +124,17 @@ def distillation(config: Distill, inputs: Mapping[str, Artifact], context: Conte
         val=_validation_set(inputs, classes),
     )
     return setup, teaching
+
+
+def opened_streams(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Dataset]:
+    """The data sets of a distillation's streams."""
+    return [open_dataset(inputs[f"streams.{index}.data"]) for index in range(len(config.streams))]
+
+
+def _teachers(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Artifact]:
+    """Without any, the model teaches itself as it was at the start."""
+    paths = [f"teachers.{index}.model" for index in range(len(config.teachers))]
+    return [inputs[path] for path in paths or ["init" if config.teacher is None else "teacher"]]
 
 
 def _validation_set(inputs: Mapping[str, Artifact], classes: tuple[str, ...]) -> Dataset | None:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import torch
 
 from edgevit.artifacts import Artifact, Json, Preprocess
-from edgevit.configs import Distill
+from edgevit.configs import Distillation
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.models.checkpoints import open_checkpoint
@@ -40,7 +40,7 @@ class Teaching:
 
     def __init__(
         self,
-        config: Distill,
+        config: Distillation,
         artifacts: Sequence[Artifact],
         data: Sequence[Artifact],
         datasets: Sequence[Dataset],

@@ -1,0 +1,103 @@
+"""Which layer of a module each product and convolution of its ONNX graph is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+from torch import Tensor, nn
+
+from edgevit.errors import ArtifactError, listed
+from edgevit.models.creation import timm_model
+from edgevit.models.folding import PLAIN_LAYERS
+from edgevit.models.ranges import Range, TrainedRanges
+from edgevit.runtimes.files import TensorRanges, constants_of
+
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+
+
+def layers_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> dict[str, str]:
+    """The paths, in the timm model, of the layers that became nodes of the graph, by the nodes' output tensors.
+
+    A node is the layer whose weight it holds, to the byte, transposed or not, whichever exporter wrote it. Layers with
+    equal weights are told apart by the order in which they are called, which is the order of the nodes. Left out are
+    layers that are not called exactly once in a pass, that change their weight first, or whose weight the exporter
+    changed.
+
+    Args:
+        model: what an exporter made of `module`.
+        images: (N, 3, H, W), to see which layers are called.
+    """
+    constants = constants_of(model)
+    outputs: defaultdict[bytes, list[str]] = defaultdict(list)
+    for node in model.graph.node:
+        if node.op_type == "Identity" and node.input[0] in constants:  # TorchScript's, for weights that are equal
+            constants[node.output[0]] = constants[node.input[0]]
+        if node.op_type in PRODUCTS and node.input[1] in constants:
+            outputs[_digest(numpy_helper.to_array(constants[node.input[1]]))].append(node.output[0])
+    paths: defaultdict[bytes, list[str]] = defaultdict(list)
+    layers = dict(timm_model(module).named_modules())
+    for path in _called_once(module, images):
+        weight = layers[path].weight.detach().cpu().numpy()
+        for digest in {_digest(form) for form in (weight, weight.T if weight.ndim == 2 else weight)}:
+            paths[digest].append(path)
+    return {
+        output: path
+        for digest, found in outputs.items()
+        if len(paths[digest]) == len(found)
+        for output, path in zip(found, paths[digest], strict=True)
+    }
+
+
+def tensor_ranges(
+    ranges: TrainedRanges, model: ModelProto, module: nn.Module, images: Tensor, where: object
+) -> TensorRanges:
+    """Trained ranges by the names of the tensors in what an exporter made of `module`.
+
+    Raises:
+        ArtifactError: a layer that has ranges is no node of the graph with its weight.
+    """
+    outputs = {path: output for output, path in layers_by_output(model, module, images).items()}
+    lost = [path for path in ranges.layers if path not in outputs]
+    if lost:
+        raise ArtifactError(
+            "trained ranges have no place in the exported graph: it holds no node with the weight of their layer",
+            where=where,
+            got=listed(lost),
+            next="export it with the default opset, or quantize a checkpoint from before qat",
+        )
+    entering = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in PRODUCTS}
+    tensors: dict[str, Range] = {}
+    for path, layer in ranges.layers.items():
+        tensors[entering[outputs[path]]] = layer.input
+        if layer.output is not None:
+            tensors[outputs[path]] = layer.output
+    return TensorRanges(runtime=ranges.runtime, tensors=tensors)
+
+
+@torch.no_grad()
+def _called_once(module: nn.Module, images: Tensor) -> Iterable[str]:
+    """In the order of calls."""
+    called: list[str] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, __, path=path: called.append(path))
+        for path, layer in timm_model(module).named_modules()
+        if type(layer) in PLAIN_LAYERS
+    ]
+    try:
+        module(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [path for path, calls in Counter(called).items() if calls == 1]
+
+
+def _digest(weight: NDArray[Any]) -> bytes:
+    unsigned_zeros = np.ascontiguousarray(weight + 0)  # exporters keep one of two weights that differ in -0 alone
+    return hashlib.blake2b(repr(weight.shape).encode() + unsigned_zeros.tobytes()).digest()

@@ -1,0 +1,79 @@
+"""A model as it is deployed: parallel branches fused, batch norm folded into the layer before it."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Collection
+
+import torch
+from timm.layers import Conv2dSame
+from timm.utils.model import reparameterize_model
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+# Those that use their weight as it is: others standardise or mix it first.
+PLAIN_LAYERS = (nn.Conv2d, Conv2dSame, nn.Linear)
+
+
+def fused_branches(module: nn.Module, apart: Collection[nn.Module], whole: Collection[nn.Module]) -> nn.Module:
+    """A copy whose parallel branches timm has fused.
+
+    What holds two heads, whose logits timm's fusion would average, stays as it is. So does what holds a layer of
+    `apart`, but for the modules of `whole`, which stand for the model as such.
+    """
+    fused: nn.Module = reparameterize_model(module)
+    for name, child in module.named_modules():
+        two_heads = getattr(child, "distilled_training", False)
+        holds_one = child not in whole and not set(apart).isdisjoint(child.modules())
+        if hasattr(child, "fuse") and (two_heads or holds_one):
+            fused.set_submodule(name, copy.deepcopy(child))
+    return fused
+
+
+@torch.no_grad()
+def fold_batch_norms(module: nn.Module, images: Tensor) -> None:
+    """Fold each batch norm into the layer before it, in place: W' = γ/√(σ² + ε)·W, b' = γ/√(σ² + ε)·(b − μ) + β.
+
+    Only where a Conv2d or Linear is called once in a pass and its very output enters the norm. In place of the norm
+    stays what timm lets it do besides: its activation.
+
+    Args:
+        module: in eval mode.
+        images: (N, 3, H, W), to see what follows what.
+    """
+    for layer_name, norm_name in _layers_before_norms(module, images):
+        layer, norm = module.get_submodule(layer_name), module.get_submodule(norm_name)
+        assert isinstance(norm, BatchNorm)
+        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        module.set_submodule(layer_name, fuse(layer, norm))  # type: ignore[type-var]
+        besides = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
+        module.set_submodule(norm_name, nn.Sequential(*besides))
+
+
+def _layers_before_norms(module: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    names = {child: name for name, child in module.named_modules()}
+    layer_of_output: dict[int, str] = {}
+    outputs: list[Tensor] = []  # kept, so that no two have the same id
+    calls: Counter[str] = Counter()
+    pairs: list[tuple[str, str]] = []
+
+    def after_layer(layer: nn.Module, _: object, output: Tensor) -> None:
+        calls[names[layer]] += 1
+        layer_of_output[id(output)] = names[layer]
+        outputs.append(output)
+
+    def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        calls[names[norm]] += 1
+        if id(inputs[0]) in layer_of_output:
+            pairs.append((layer_of_output[id(inputs[0])], names[norm]))
+
+    hooks = [child.register_forward_hook(after_layer) for child in names if type(child) in PLAIN_LAYERS]
+    hooks += [child.register_forward_pre_hook(before_norm) for child in names if isinstance(child, BatchNorm)]
+    try:
+        module(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [pair for pair in pairs if all(calls[name] == 1 for name in pair)]

@@ -1,0 +1,57 @@
+"""What training under fake quantization adds to a checkpoint: the ranges of activations, by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
+
+from edgevit.artifacts import Artifact, Frozen
+from edgevit.errors import ArtifactError
+
+RANGES = "ranges.json"
+
+
+def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"a range goes from its lowest to its highest value, got {bounds[0]:g} to {bounds[1]:g}")
+    return bounds
+
+
+Range = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_in_order)]
+
+
+class LayerRanges(Frozen):
+    """Lowest and highest value of what enters a layer, and of what leaves it where that gets integers, too."""
+
+    input: Range
+    output: Range | None = None
+
+
+class TrainedRanges(Frozen):
+    """`ranges.json` in a checkpoint.
+
+    Attributes:
+        runtime: whose dialect the model was trained for.
+        layers: by the path of the layer in the timm model, as in its state dict.
+    """
+
+    runtime: str
+    layers: dict[str, LayerRanges] = Field(min_length=1)
+
+
+def save_ranges(ranges: TrainedRanges, out: Path) -> None:
+    """Write `ranges.json` into folder `out`."""
+    (out / RANGES).write_text(ranges.model_dump_json(indent=2) + "\n")
+
+
+def trained_ranges(checkpoint: Artifact) -> TrainedRanges | None:
+    """The ranges in a checkpoint; None in one that was not trained under fake quantization."""
+    if RANGES not in checkpoint.manifest.files:
+        return None
+    file = checkpoint.file(RANGES)
+    try:
+        return TrainedRanges.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"these are no trained ranges: {error.errors()[0]['msg']}", where=file) from None

@@ -1,0 +1,207 @@
+"""Fake quantization: a float module whose layers round weights and activations as its Q/DQ graph will."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from onnxruntime.quantization.quant_utils import compute_scale_zp, get_qmin_qmax_for_qType
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from edgevit.models.creation import timm_model
+from edgevit.models.ranges import LayerRanges, Range
+from edgevit.quantization.dialects import Dialect
+from edgevit.quantization.ptq import RoundedLayer
+
+LARGEST_WEIGHT = 127
+INPUT, OUTPUT = "input_quantizer", "output_quantizer"
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds a tensor of any shape to 8-bit integers and back, as a Q/DQ pair does: (clamp(⌊v/s⌉ + z) − z)·s.
+
+    Gradients with respect to v pass where it is within the range, and are 0 elsewhere. With respect to s, they are
+    those of Esser et al. 2020 (LSQ), eq. 3, times 1/√(N·Q_P): N is the number of values in a row (an image), Q_P the
+    number of integers above zero. The zero point stays as it was calibrated.
+
+    Args:
+        bounds: the calibrated range, which gives scale and zero point as in the dialect's writer.
+        learned: whether the scale is a parameter, and so the range is trained.
+    """
+
+    scale: Tensor
+
+    def __init__(self, bounds: Range, dialect: Dialect, learned: bool) -> None:
+        super().__init__()
+        self.bounds, self.learned = bounds, learned
+        self.symmetric = bool(dialect.writer_options.get("ActivationSymmetric", False))
+        integers = dialect.activations.tensor_type
+        spread = get_qmin_qmax_for_qType(integers, symmetric=self.symmetric)
+        self._spread = int(spread[1]) - int(spread[0])
+        low, high = (np.float32(bound) for bound in bounds)
+        zero_point, scale = compute_scale_zp(low, high, *spread, symmetric=self.symmetric)
+        lowest, highest = get_qmin_qmax_for_qType(integers)
+        self._below, self._above = int(lowest) - int(zero_point), int(highest) - int(zero_point)
+        start = torch.tensor(float(scale))
+        if learned:
+            self.scale = nn.Parameter(start)
+        else:
+            self.register_buffer("scale", start)
+
+    def forward(self, values: Tensor) -> Tensor:
+        scale = self.scale.abs()
+        if self.learned:
+            strength = 1 / math.sqrt(values[0].numel() * max(1, self._above))
+            scale = scale.detach() + (scale - scale.detach()) * strength  # its value to the bit
+        levels = (values.float() / scale).clamp(self._below, self._above)
+        return (_rounded(levels) * scale).to(values.dtype)
+
+    @property
+    def range(self) -> Range:
+        """What the writer has to be given to come to the same scale and zero point."""
+        if not self.learned:
+            return self.bounds
+        scale = float(self.scale.detach().abs())
+        if self.symmetric:
+            return -self._spread / 2 * scale, self._spread / 2 * scale
+        return self._below * scale, self._above * scale
+
+
+class WeightQuantizer(nn.Module):
+    """Rounds a weight (outputs, …) to −127..127 times one scale an output, max|w|/127, as the writer does.
+
+    Gradients pass straight through.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        values = weight.detach()
+        largest = values.abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.ndim - 1))
+        scale = (largest.double() / LARGEST_WEIGHT).to(weight.dtype)
+        scale = torch.where(scale < torch.finfo(weight.dtype).tiny, torch.ones_like(scale), scale)
+        return weight + ((values / scale).round() * scale - values)
+
+
+@dataclass(frozen=True)
+class FakeQuantization:
+    """What the layers of a model do, by their paths in the timm model, and the calibrated ranges of its tensors."""
+
+    layers: Mapping[str, RoundedLayer]
+    ranges: Mapping[str, Range]
+    dialect: Dialect
+    learned: bool
+
+    def apply(self, module: nn.Module, images: Tensor) -> list[str]:
+        """Let a module's layers round what enters them, their weights and, where the graph will, what leaves them.
+
+        Where a tensor leaves one layer and enters another, it is rounded once; both hold one quantizer. A tensor that
+        others read, too, is rounded where a submodule makes it, so that they read what they will in the graph.
+
+        Args:
+            images: (N, 3, H, W), to see what makes which tensor.
+
+        Returns:
+            The layers whose input is read elsewhere, where it stays unrounded: no submodule makes it.
+        """
+        makers, unseen = _makers_of_inputs(timm_model(module), module, images), list[str]()
+        quantizers = {
+            name: ActivationQuantizer(self.ranges[name], self.dialect, self.learned)
+            for layer in self.layers.values()
+            for name in (layer.entering, layer.leaving)
+            if name is not None
+        }
+        rounded_before = {layer.leaving for layer in self.layers.values()}
+        inner = timm_model(module)
+        for path, tensors in self.layers.items():
+            layer = inner.get_submodule(path)
+            parametrize.register_parametrization(layer, "weight", WeightQuantizer())
+            layer.add_module(INPUT, quantizers[tensors.entering])
+            if tensors.leaving is not None:
+                _round_after(layer, quantizers[tensors.leaving])
+            if tensors.entering in rounded_before:
+                continue
+            if tensors.shared and path in makers:
+                _round_after(inner.get_submodule(makers[path]), quantizers[tensors.entering])
+                continue
+            layer.register_forward_pre_hook(_round_input)
+            if tensors.shared:
+                unseen.append(path)
+        return unseen
+
+
+def put_trained(trained: nn.Module, module: nn.Module) -> dict[str, LayerRanges]:
+    """Load the weights of a model trained under fake quantization into the float one; gives its layers' ranges."""
+    inner = timm_model(trained)
+    state = {
+        key.replace("parametrizations.weight.original", "weight"): value
+        for key, value in inner.state_dict().items()
+        if not {INPUT, OUTPUT} & set(key.split("."))
+    }
+    timm_model(module).load_state_dict(state)
+    return {
+        path: LayerRanges(
+            input=layer.get_submodule(INPUT).range,
+            output=layer.get_submodule(OUTPUT).range if hasattr(layer, OUTPUT) else None,
+        )
+        for path, layer in inner.named_modules()
+        if hasattr(layer, INPUT)
+    }
+
+
+@torch.no_grad()
+def _makers_of_inputs(inner: nn.Module, module: nn.Module, images: Tensor) -> dict[str, str]:
+    """The submodule whose very output enters a layer, by the layer's path; of several that hand it on, the first.
+
+    One that works in place makes what it was given anew. Left out are submodules that are called more than once.
+    """
+    maker_of: dict[int, str] = {}
+    outputs: list[object] = []  # kept, so that no two have the same id
+    calls: Counter[str] = Counter()
+    found: dict[str, str] = {}
+
+    def after(child: nn.Module, output: object, path: str) -> None:
+        calls[path] += 1
+        outputs.append(output)
+        if getattr(child, "inplace", False):
+            maker_of[id(output)] = path
+        maker_of.setdefault(id(output), path)
+
+    def before(inputs: tuple[object, ...], path: str) -> None:
+        if inputs and id(inputs[0]) in maker_of:
+            found[path] = maker_of[id(inputs[0])]
+
+    hooks = []
+    for path, child in inner.named_modules():
+        hooks.append(child.register_forward_hook(lambda child, _, output, path=path: after(child, output, path)))
+        hooks.append(child.register_forward_pre_hook(lambda _, inputs, path=path: before(inputs, path)))
+    try:
+        module(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {path: maker for path, maker in found.items() if maker and calls[maker] == 1}
+
+
+def _round_after(module: nn.Module, quantizer: ActivationQuantizer) -> None:
+    if not hasattr(module, OUTPUT):
+        module.add_module(OUTPUT, quantizer)
+        module.register_forward_hook(_round_output)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """To the nearest integer, halves to even, with the gradient of the identity. Exact: r − v is, for |v| < 2²⁴."""
+    return values + (values.round() - values).detach()
+
+
+def _round_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    quantizer: nn.Module = layer.input_quantizer  # type: ignore[assignment]
+    return quantizer(inputs[0]), *inputs[1:]
+
+
+def _round_output(layer: nn.Module, _: object, output: Tensor) -> Tensor:
+    rounded: Tensor = layer.output_quantizer(output)  # type: ignore[operator]
+    return rounded

@@ -1,0 +1,106 @@
+"""A float graph, made ready to be written with integers: smoothed, its ranges known, what suffers most left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edgevit.artifacts import IOSpec
+from edgevit.configs import Quantize
+from edgevit.errors import listed
+from edgevit.progress import Progress
+from edgevit.quantization.calibration import Batches
+from edgevit.quantization.ptq import CalibratedModel, calibrated
+from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
+from edgevit.quantization.smoothing import smoothed
+from edgevit.runtimes.files import TensorRanges, trained_ranges_in
+
+
+class Prepared(NamedTuple):
+    """A float graph as it is quantized, the same with its ranges, and what each layer costs where that was measured."""
+
+    source: ModelProto
+    calibrated: CalibratedModel
+    sensitivities: list[Sensitivity]
+
+
+def prepared(
+    source: ModelProto,
+    spec: IOSpec,
+    calibration: Batches,
+    images: Sequence[NDArray[np.float32]],
+    config: Quantize,
+    threads: int,
+    progress: Progress,
+) -> Prepared:
+    """Smooth, calibrate and, where all layers in INT8 would be too far from float, leave out the costliest.
+
+    Args:
+        calibration: gives the calibration batches, the same at each call.
+        images: other batches, to judge closeness on.
+
+    Raises:
+        ArtifactError: the graph is quantized already, too old, has nothing to quantize or smooth, or no trained ranges.
+        DataError: there are no calibration images, or activations that are not finite.
+    """
+    if config.smoothquant is not None:
+        source = smoothed(source, calibration, config.smoothquant, threads, config.id)
+    ready = _calibrated(source, calibration, config, threads, progress)
+    return Prepared(source, *_close_enough(ready, spec, images, config, threads, progress))
+
+
+def _calibrated(
+    source: ModelProto, calibration: Batches, config: Quantize, threads: int, progress: Progress
+) -> CalibratedModel:
+    """With ranges of the calibration images, or with those that were trained."""
+    if config.calibrator != "trained":
+        return calibrated(source, calibration, config.calibrator, config.runtime, threads, config.id)
+    trained = trained_ranges_in(source, config.id)
+    ready = calibrated(source, calibration, "minmax", config.runtime, threads, config.id, trained.tensors)
+    _mention_untrained(trained, ready, config, progress)
+    return ready
+
+
+def _mention_untrained(trained: TensorRanges, found: CalibratedModel, config: Quantize, progress: Progress) -> None:
+    if trained.runtime != config.runtime:
+        progress.say(
+            f"    {config.id}: these ranges were trained for {trained.runtime}, whose integers are others; a qat stage "
+            f"with runtime: {config.runtime} may keep more accuracy"
+        )
+    calibrated_layers = [layer.made for layer in found.layers() if layer.entering not in trained.tensors]
+    if calibrated_layers:
+        progress.say(
+            f"    {config.id}: {len(calibrated_layers)} of {len(found.layers())} products and convolutions have no "
+            f"trained range, and are calibrated: {listed(calibrated_layers)}"
+        )
+
+
+def _close_enough(
+    ready: CalibratedModel,
+    spec: IOSpec,
+    images: Sequence[NDArray[np.float32]],
+    config: Quantize,
+    threads: int,
+    progress: Progress,
+) -> tuple[CalibratedModel, list[Sensitivity]]:
+    """The model, with its costliest layers in float where it would be too far from float; and what each layer costs.
+
+    What was trained to be rounded is at its best rounded, however far that is from what it computes in float.
+    """
+    trial = LayerTrial(ready, spec, images, threads)
+    db = trial.sqnr_db(ready)
+    is_close = db >= config.min_sqnr_db or config.calibrator == "trained"
+    if is_close and not config.sensitivity:
+        return ready, []
+    found = trial.sensitivities(progress)
+    mixed = None if is_close else trial.within(config.min_sqnr_db, found)
+    if mixed is not None:
+        progress.say(
+            f"    {len(mixed.kept_float)} of {len(found)} layers stay float: with all of them in int8 it comes to "
+            f"{db:.1f} dB, {config.min_sqnr_db:g} are asked for"
+        )
+    return mixed or ready, found

@@ -1,0 +1,26 @@
+"""qat: a checkpoint, trained while it rounds as its INT8 form will → checkpoint, with the ranges of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Contents
+from edgevit.configs import Qat
+from edgevit.context import Context
+from edgevit.models.checkpoints import checkpoint_contents
+from edgevit.models.ranges import TrainedRanges, save_ranges
+from edgevit.quantization.fake import put_trained
+from edgevit.training.fit import METRICS
+from edgevit.training.qat import quantization_aware
+from edgevit.training.ranks import on_ranks
+
+
+@on_ranks
+def run(config: Qat, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    setup, teaching, student = quantization_aware(config, inputs, context)
+    trained, val_top1 = setup.train(config, context, out)
+    ranges = put_trained(trained.module, student.module)
+    save_ranges(TrainedRanges(runtime=config.runtime, layers=ranges), out)
+    metrics = {"val_top1": val_top1, "rounded_layers": len(ranges)}
+    return checkpoint_contents(student, setup.classes, out, metrics, teaching.summary(), METRICS)

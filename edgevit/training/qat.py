@@ -1,0 +1,112 @@
+"""Quantization-aware training: a student that rounds as its INT8 form will, taught as in distillation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.artifacts import Artifact, IOSpec
+from edgevit.configs import HEAD_TEACHERS, Qat, idle_head
+from edgevit.context import Context, usable_cpus
+from edgevit.data import open_dataset
+from edgevit.errors import ArtifactError, RecipeError, listed
+from edgevit.exporting import layers_by_output, onnx_from_module
+from edgevit.models.checkpoints import starting_model
+from edgevit.models.creation import BuiltModel, folded_model
+from edgevit.models.distillation_token import DistillationTokenModel
+from edgevit.models.folding import BatchNorm
+from edgevit.quantization import calibrated, choose_images, image_batches
+from edgevit.quantization.fake import FakeQuantization
+from edgevit.runtimes.files import read_onnx
+from edgevit.training.setup import TrainingSetup, opened_streams, taught
+from edgevit.training.teaching import Teaching
+
+OPSET = 20
+
+
+def quantization_aware(
+    config: Qat, inputs: Mapping[str, Artifact], context: Context
+) -> tuple[TrainingSetup, Teaching, BuiltModel]:
+    """Training of a folded copy of `init` under fake quantization; its teachers; and that copy in float.
+
+    The student's classes are those of `init`, whatever the streams'. Norms that could not be folded are frozen.
+
+    Raises:
+        RecipeError: batch norm cannot be folded, or a head that the student answers with learns nothing.
+        ArtifactError: the model cannot be exported, or nothing in it becomes integers.
+    """
+    classes = inputs["init"].io.classes
+    start = starting_model(
+        None, inputs["init"], classes, None, {}, drop_rates=config.model_rates, seed=config.seed
+    )  # fmt: skip
+    _check_heads_learn(start, config)
+    student = folded_model(start)
+    rounding = student._replace(module=copy.deepcopy(student.module))
+    _freeze_norms(rounding.module)
+    unseen = fake_quantization(student, config, inputs, context).apply(rounding.module, _image(student))
+    if unseen:
+        context.progress.say(
+            f"    {config.id}: what enters {len(unseen)} layers is read elsewhere, too; the file will round it for all "
+            f"its readers, training does for the layers alone: {listed(unseen)}"
+        )
+    setup, teaching = taught(rounding, classes, opened_streams(config, inputs), config, inputs, context)
+    return setup, teaching, student
+
+
+def fake_quantization(
+    student: BuiltModel, config: Qat, inputs: Mapping[str, Artifact], context: Context
+) -> FakeQuantization:
+    """Which layers round what, and the ranges to start from: what post-training quantization does to the student.
+
+    So that nothing decides twice, the student is exported, and calibrated as its ONNX file.
+    """
+    spec = IOSpec.for_classifier(student.preprocess, inputs["init"].io.classes)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        exported = onnx_from_module(student.module, spec, file, OPSET, dynamic_batch=True, as_it_is=True)
+        graph = read_onnx(file)
+    dataset = open_dataset(inputs["calibration"])
+    chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
+    batches = image_batches(dataset, chosen.calibration, exported.spec, context.progress, "calibrate")
+    found = calibrated(graph, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
+    paths = layers_by_output(found.model, student.module, _image(student))
+    layers = {paths[layer.made]: layer for layer in found.layers() if layer.made in paths}
+    _mention_others([layer.made for layer in found.layers() if layer.made not in paths], config, context)
+    if not layers:
+        raise ArtifactError("no layer of this model can be trained to be rounded", where=config.id)
+    return FakeQuantization(layers, found.ranges, found.dialect, config.learn_ranges)
+
+
+def _mention_others(tensors: list[str], config: Qat, context: Context) -> None:
+    if tensors:
+        context.progress.say(
+            f"    {config.id}: {len(tensors)} products or convolutions use a weight that is no layer's own; they are "
+            f"trained in float, and quantize calibrates them: {listed(tensors)}"
+        )
+
+
+def _image(student: BuiltModel) -> Tensor:
+    return torch.zeros(1, 3, student.preprocess.height, student.preprocess.width)
+
+
+def _freeze_norms(module: nn.Module) -> None:
+    for norm in module.modules():
+        if isinstance(norm, BatchNorm):
+            norm.requires_grad_(False)
+
+
+def _check_heads_learn(start: BuiltModel, config: Qat) -> None:
+    if not isinstance(start.module, DistillationTokenModel):
+        return
+    idle = idle_head(config.objectives, start.module.inference)
+    if idle is not None:
+        raise RecipeError(
+            f"the {idle} head of this distillation-token student would learn nothing",
+            where=config.id,
+            next=f"add {HEAD_TEACHERS[idle]} to its objectives",
+        )
