@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgevit.artifacts import Kind
 from edgevit.configs.evaluation import Evaluate
@@ -20,6 +20,7 @@ from edgevit.configs.fields import (
     NonNegative,
     OnnxRef,
     Positive,
+    Share,
 )
 from edgevit.configs.stage import OnTarget, Stage
 from edgevit.configs.training import Distill, Load, Train
@@ -38,6 +39,47 @@ class PseudoLabel(Stage):
     threshold: Fraction = Field(0.8, description="least confidence, after calibration")
     balance: bool = Field(False, description="no class keeps more images than the median class; the surest stay")
     most_per_class: Count | None = Field(None, description="no class keeps more than so many; the surest stay")
+
+
+class Prune(Stage):
+    """Take out the attention heads, hidden units and blocks that matter least; what is left is to be trained again."""
+
+    stage: Literal["prune"]
+    makes: ClassVar[Kind] = "checkpoint"
+    model: CheckpointRef
+    keep_macs: Share | None = Field(None, description="share of the multiply-accumulates that stays, at most")
+    keep_params: Share | None = Field(None, description="or share of the parameters that stays, at most")
+    structures: Annotated[tuple[Literal["heads", "hidden", "blocks"], ...], Field(min_length=1)] = Field(
+        ("heads", "hidden"), description="what may go; blocks are whole residual blocks of plain ViTs"
+    )
+    score: Literal["taylor", "magnitude"] = Field(
+        "taylor", description="by the change of the loss on `data`, or by the size of the weights"
+    )
+    data: DatasetRef | None = Field(None, description="images for taylor; labels are used where there are any")
+    images: Count = Field(256, description="how many of them are used")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _checks(self) -> Self:
+        if (self.keep_macs is None) == (self.keep_params is None):
+            raise ValueError("give either 'keep_macs' or 'keep_params'")
+        if self.score == "taylor" and self.data is None:
+            raise ValueError("taylor looks at images: give 'data', or score: magnitude")
+        if self.score == "magnitude" and (self.data is not None or "blocks" in self.structures):
+            wrong = "data" if self.data is not None else "blocks"
+            raise ValueError(f"magnitude ranks heads and hidden units by their weights alone: leave out {wrong}")
+        return self
+
+    @property
+    def cost(self) -> Literal["macs", "params"]:
+        return "params" if self.keep_macs is None else "macs"
+
+    @property
+    def keep(self) -> float:
+        """The share of the cost that stays."""
+        keep = self.keep_params if self.keep_macs is None else self.keep_macs
+        assert keep is not None
+        return keep
 
 
 class Export(Stage):
@@ -126,7 +168,19 @@ class Report(Stage):
 
 
 StageConfig = Annotated[
-    Load | Train | Fewshot | Distill | PseudoLabel | Export | Quantize | Compile | Evaluate | Profile | Bundle | Report,
+    Load
+    | Train
+    | Fewshot
+    | Distill
+    | PseudoLabel
+    | Prune
+    | Export
+    | Quantize
+    | Compile
+    | Evaluate
+    | Profile
+    | Bundle
+    | Report,
     Field(discriminator="stage"),
 ]
 

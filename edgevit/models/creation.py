@@ -18,6 +18,7 @@ from edgevit.models import catalogue
 from edgevit.models.distillation_token import DistillationTokenModel, Inference, has_distillation_token
 from edgevit.models.names import known_model, nearest_models
 from edgevit.models.neighbours import NearestNeighbours, Neighbours
+from edgevit.models.structures import Kept, shape_like
 from edgevit.models.views import MultiViewModel
 
 CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
@@ -37,6 +38,7 @@ class ModelDescription(Frozen):
     licence: str | None = None
     test_time_views: tuple[View, ...] = ()
     neighbours: Neighbours | None = None
+    pruned: Kept | None = None
 
 
 class BuiltModel(NamedTuple):
@@ -99,6 +101,8 @@ def build(description: ModelDescription, drop_rates: Mapping[str, float] | None 
     check_model_name(description.model)
     extra: Json = {"num_classes": description.num_classes, **(drop_rates or {})}
     model, _ = _build(description.model, description.model_args, None, extra, pretrained=False, seed=seed)
+    if description.pruned is not None:
+        shape_like(model, description.pruned)
     if description.neighbours is not None:
         _put_neighbours(model, description.num_classes, description.neighbours)
     if description.distillation_token:
