@@ -42,7 +42,10 @@ class PseudoLabel(Stage):
 
 
 class Prune(Stage):
-    """Take out the attention heads, hidden units and blocks that matter least; what is left is to be trained again."""
+    """Take out the attention heads, hidden units and blocks that matter least; what is left is to be trained again.
+
+    Test-time views are dropped, as by training.
+    """
 
     stage: Literal["prune"]
     makes: ClassVar[Kind] = "checkpoint"
@@ -80,6 +83,15 @@ class Prune(Stage):
         keep = self.keep_params if self.keep_macs is None else self.keep_macs
         assert keep is not None
         return keep
+
+
+class MergeTokens(Stage):
+    """Let a plain ViT merge similar tokens from block to block (ToMe); it may be trained again so, or used as it is."""
+
+    stage: Literal["mergetokens"]
+    makes: ClassVar[Kind] = "checkpoint"
+    model: CheckpointRef
+    per_block: Count = Field(description="pairs of patch tokens that become one in each block")
 
 
 class Export(Stage):
@@ -174,6 +186,7 @@ StageConfig = Annotated[
     | Distill
     | PseudoLabel
     | Prune
+    | MergeTokens
     | Export
     | Quantize
     | Compile

@@ -19,6 +19,7 @@ from edgevit.models.distillation_token import DistillationTokenModel, Inference,
 from edgevit.models.names import known_model, nearest_models
 from edgevit.models.neighbours import NearestNeighbours, Neighbours
 from edgevit.models.structures import Kept, shape_like
+from edgevit.models.token_merging import merge_tokens
 from edgevit.models.views import MultiViewModel
 
 CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
@@ -27,7 +28,8 @@ CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
 class ModelDescription(Frozen):
     """All that is needed to build a model again, but its weights; `model.json` in a checkpoint.
 
-    `licence` is that of the pretrained weights it started from, where there were any.
+    `licence` is that of the pretrained weights it started from, where there were any. `merged_tokens` is how many pairs
+    of tokens each block merges.
     """
 
     model: str
@@ -39,6 +41,7 @@ class ModelDescription(Frozen):
     test_time_views: tuple[View, ...] = ()
     neighbours: Neighbours | None = None
     pruned: Kept | None = None
+    merged_tokens: int = 0
 
 
 class BuiltModel(NamedTuple):
@@ -103,6 +106,8 @@ def build(description: ModelDescription, drop_rates: Mapping[str, float] | None 
     model, _ = _build(description.model, description.model_args, None, extra, pretrained=False, seed=seed)
     if description.pruned is not None:
         shape_like(model, description.pruned)
+    if description.merged_tokens:
+        merge_tokens(model, description.merged_tokens)
     if description.neighbours is not None:
         _put_neighbours(model, description.num_classes, description.neighbours)
     if description.distillation_token:
@@ -187,6 +192,22 @@ def with_test_time_views(built: BuiltModel, views: tuple[View, ...]) -> BuiltMod
         return built
     description = built.description.model_copy(update={"test_time_views": views})
     return BuiltModel(MultiViewModel(built.module, views).eval(), description, built.preprocess)
+
+
+def with_merged_tokens(built: BuiltModel, merged: int) -> BuiltModel:
+    """The same weights in a model each of whose blocks merges so many pairs of tokens.
+
+    Raises:
+        RecipeError: it is no plain ViT, or merges tokens already.
+    """
+    if built.description.merged_tokens:
+        raise RecipeError(
+            "this model merges tokens already", got=f"{built.description.merged_tokens} in each block", expected="none"
+        )
+    description = built.description.model_copy(update={"merged_tokens": merged})
+    fresh = build(description)
+    timm_model(fresh).load_state_dict(timm_model(built.module).state_dict())
+    return BuiltModel(fresh, description, built.preprocess)
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:

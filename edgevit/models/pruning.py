@@ -15,6 +15,7 @@ from edgevit.errors import ParityError, RecipeError, first_line
 from edgevit.models.cost import macs_by_module, params_of
 from edgevit.models.creation import BuiltModel, timm_model
 from edgevit.models.structures import Kept, Structure, blocks_of, drop_block, structures_of
+from edgevit.models.token_merging import MergingBlocks
 
 Removable = Literal["heads", "hidden", "blocks"]
 Cost = Literal["macs", "params"]
@@ -51,9 +52,11 @@ def prunable(model: nn.Module, kinds: Sequence[Removable]) -> tuple[dict[str, St
         RecipeError: the model has nothing of the kind.
     """
     inner = timm_model(model)
+    if any(isinstance(module, MergingBlocks) for module in inner.modules()):
+        raise RecipeError("a model that merges its tokens is no longer to be pruned", next="prune it first, then merge")
     every = structures_of(inner)
     structures = {path: one for path, one in every.items() if one.kind in kinds}
-    blocks = list(blocks_of(inner, every)) if "blocks" in kinds else []
+    blocks = blocks_of(inner) if "blocks" in kinds else []
     if not structures and not blocks:
         known = " and ".join(sorted({one.kind for one in every.values()}))
         raise RecipeError(
@@ -83,7 +86,9 @@ def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: fl
     inner = timm_model(built.module)
     total, costs = _costs(inner, importance, cost, built.preprocess)
     structures = structures_of(inner)
-    ahead = {path: _steps(structures[path], scores, costs[path]) for path, scores in importance.units.items()}
+    ahead = {
+        path: _steps(structures[path], scores, costs[path]) for path, scores in importance.units.items() if costs[path]
+    }
     blocks, block_costs = dict(importance.blocks), {path: costs[path] for path in importance.blocks}
     gone: dict[str, list[int]] = {}
     dropped: list[str] = []
@@ -136,7 +141,7 @@ def before_and_after(model: nn.Module, removal: Removal) -> dict[Removable, tupl
     """How many heads, hidden units and residual blocks that could go a model has, and how many it will have."""
     inner = timm_model(model)
     structures = structures_of(inner)
-    blocks = len(blocks_of(inner, structures))
+    blocks = len(blocks_of(inner))
     left = _left(structures, removal)
     return {
         "heads": _total(structures, left, "heads"),

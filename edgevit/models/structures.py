@@ -110,13 +110,9 @@ def structures_of(model: nn.Module) -> dict[str, Structure]:
     return {one.path: one for one in found if one is not None}
 
 
-def blocks_of(model: nn.Module, structures: Mapping[str, Structure]) -> dict[str, tuple[str, ...]]:
-    """The residual blocks of a plain ViT, all of whose structures can go, by their paths; with these structures'."""
-    return {
-        path: members
-        for path, module in model.named_modules()
-        if type(module) is Block and set(members := (f"{path}.attn", f"{path}.mlp")) <= set(structures)
-    }
+def blocks_of(model: nn.Module) -> list[str]:
+    """The paths of the residual blocks of plain ViTs, each of which adds what its `attn` and its `mlp` make."""
+    return [path for path, module in model.named_modules() if type(module) is Block]
 
 
 def drop_block(model: nn.Module, path: str) -> None:

@@ -93,7 +93,7 @@ def _gates(
         hooks.append(one.last.layer.register_forward_pre_hook(_gate_inputs(gates[-1])))
     for path in blocks:
         gates.append(torch.ones(len(images), 1, device=images.device, requires_grad=True))
-        for branch in ("attn", "mlp"):
+        for branch in ("attn.proj", "mlp"):
             hooks.append(inner.get_submodule(f"{path}.{branch}").register_forward_hook(_gate_output(gates[-1])))
     try:
         yield gates
