@@ -85,6 +85,21 @@ class Prune(Stage):
         return keep
 
 
+class Factorise(Stage):
+    """Put two thin linear layers in the place of one where that is cheaper, by SVD weighted by what enters it.
+
+    Test-time views are dropped, as by training.
+    """
+
+    stage: Literal["factorise"]
+    makes: ClassVar[Kind] = "checkpoint"
+    model: CheckpointRef
+    keep_macs: Share = Field(description="share of the multiply-accumulates that stays, at most")
+    data: DatasetRef = Field(description="images, with labels or without, that show what enters the layers")
+    images: Count = Field(256, description="how many of them are used")
+    seed: int = 0
+
+
 class MergeTokens(Stage):
     """Let a plain ViT merge similar tokens from block to block (ToMe); it may be trained again so, or used as it is."""
 
@@ -186,6 +201,7 @@ StageConfig = Annotated[
     | Distill
     | PseudoLabel
     | Prune
+    | Factorise
     | MergeTokens
     | Export
     | Quantize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from edgevit.artifacts import Frozen, Json, Preprocess
 from edgevit.configs import View
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.models import catalogue
+from edgevit.models.cost import macs_by_module
 from edgevit.models.distillation_token import DistillationTokenModel, Inference, has_distillation_token
+from edgevit.models.low_rank import factorise, factors_of, ranks_for
 from edgevit.models.names import known_model, nearest_models
 from edgevit.models.neighbours import NearestNeighbours, Neighbours
 from edgevit.models.structures import Kept, shape_like
@@ -28,8 +31,9 @@ CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
 class ModelDescription(Frozen):
     """All that is needed to build a model again, but its weights; `model.json` in a checkpoint.
 
-    `licence` is that of the pretrained weights it started from, where there were any. `merged_tokens` is how many pairs
-    of tokens each block merges.
+    `licence` is that of the pretrained weights it started from, where there were any. `pruned`, `low_ranks` (of
+    linear layers that became two, by their paths) and `merged_tokens` (pairs in each block) change the model that timm
+    makes, in this order.
     """
 
     model: str
@@ -41,6 +45,7 @@ class ModelDescription(Frozen):
     test_time_views: tuple[View, ...] = ()
     neighbours: Neighbours | None = None
     pruned: Kept | None = None
+    low_ranks: dict[str, int] = {}
     merged_tokens: int = 0
 
 
@@ -106,6 +111,8 @@ def build(description: ModelDescription, drop_rates: Mapping[str, float] | None 
     model, _ = _build(description.model, description.model_args, None, extra, pretrained=False, seed=seed)
     if description.pruned is not None:
         shape_like(model, description.pruned)
+    if description.low_ranks:
+        factorise(model, description.low_ranks)
     if description.merged_tokens:
         merge_tokens(model, description.merged_tokens)
     if description.neighbours is not None:
@@ -192,6 +199,37 @@ def with_test_time_views(built: BuiltModel, views: tuple[View, ...]) -> BuiltMod
         return built
     description = built.description.model_copy(update={"test_time_views": views})
     return BuiltModel(MultiViewModel(built.module, views).eval(), description, built.preprocess)
+
+
+def with_low_ranks(built: BuiltModel, second_moments: Mapping[str, Tensor], keep: float) -> BuiltModel:
+    """A model in which two thin linear layers stand for one where that is cheaper; see `ranks_for`.
+
+    Args:
+        second_moments: of what enters each layer that may go, by its path; up to a factor.
+        keep: the share of the multiply-accumulates that stays, at most.
+
+    Raises:
+        RecipeError: so much cannot go, or the model has no linear layers but its classifier.
+    """
+    inner, old = timm_model(built.module), built.description.low_ranks
+    if not second_moments:
+        raise RecipeError(
+            "this model has no linear layers to divide",
+            got=type(inner).__name__,
+            expected="a transformer, or a hybrid with linear layers",
+        )
+    macs = macs_by_module(inner, built.preprocess.height, built.preprocess.width)
+    layers = {path: inner.get_submodule(path) for path in second_moments}
+    factors = {
+        path: factors_of(layer, second_moments[path], macs[path])
+        for path, layer in layers.items()
+        if isinstance(layer, nn.Linear)
+    }
+    ranks = ranks_for(factors, macs[""], keep)
+    module = copy.deepcopy(built.module)
+    factorise(timm_model(module), ranks, factors)
+    description = built.description.model_copy(update={"low_ranks": {**old, **ranks}})
+    return BuiltModel(module, description, built.preprocess)
 
 
 def with_merged_tokens(built: BuiltModel, merged: int) -> BuiltModel:

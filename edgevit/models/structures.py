@@ -149,6 +149,8 @@ def _has(structure: Structure | None, units: int) -> bool:
 def _heads(path: str, module: nn.Module) -> Structure | None:
     if type(module) is not Attention or module.gate is not None or not isinstance(module.norm, nn.Identity):
         return None
+    if not _is_dense(module.qkv) or not _is_dense(module.proj):
+        return None
     rows = torch.arange(module.qkv.out_features).view(3, module.num_heads, -1).transpose(0, 1).flatten(1)
     columns = torch.arange(module.proj.in_features).view(module.num_heads, -1)
     parts = (Part(module.qkv, "outputs", rows), Part(module.proj, "inputs", columns))

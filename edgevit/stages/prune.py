@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from edgevit.artifacts import Artifact, Contents, Json
@@ -37,9 +36,7 @@ def _importance(
     structures, blocks = prunable(whole.module, config.structures)
     if config.score == "magnitude":
         return magnitude(structures)
-    dataset = open_dataset(inputs["data"])
-    order = np.random.default_rng(config.seed).permutation(len(dataset))
-    dataset = dataset.subset(np.sort(order[: config.images]))
+    dataset = open_dataset(inputs["data"]).sample(config.images, config.seed)
     labels = known_labels(dataset, checkpoint.io.classes)
     if labels is None:
         context.progress.say(f"    {dataset.name} has no labels of the model's classes: the model's own answers count")
