@@ -85,34 +85,20 @@ def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: fl
     """
     inner = timm_model(built.module)
     total, costs = _costs(inner, importance, cost, built.preprocess)
-    structures = structures_of(inner)
-    ahead = {
-        path: _steps(structures[path], scores, costs[path]) for path, scores in importance.units.items() if costs[path]
-    }
-    blocks, block_costs = dict(importance.blocks), {path: costs[path] for path in importance.blocks}
-    gone: dict[str, list[int]] = {}
-    dropped: list[str] = []
+    remaining = _Remaining(structures_of(inner), importance, costs)
     excess = total - int(keep * total)
     while excess > 0:
-        steps = [some[0] for some in ahead.values() if some]
-        if len(blocks) > 1:
-            steps += [_Step(path, [], _mean_square(blocks[path]), block_costs[path]) for path in blocks]
+        steps = remaining.steps()
         if not steps:
             raise _too_small(cost, keep, keep + excess / total)
-        step = _next(steps, excess)
+        fitting = [step for step in steps if step.saving <= excess]
+        if fitting:
+            step = min(fitting, key=lambda step: step.loss / step.saving)
+        else:
+            step = min(steps, key=lambda step: (step.saving, step.loss))
+        remaining.take(step)
         excess -= step.saving
-        if step.path in blocks:
-            dropped.append(step.path)
-            ahead = {path: some for path, some in ahead.items() if not path.startswith(f"{step.path}.")}
-            del blocks[step.path]
-            continue
-        ahead[step.path].pop(0)
-        gone.setdefault(step.path, []).extend(step.units)
-        block = _block_of(step.path)
-        if block in blocks:
-            blocks[block] = blocks[block] - importance.units[step.path][:, step.units].sum(1)
-            block_costs[block] -= step.saving
-    return Removal({path: units for path, units in gone.items() if _block_of(path) not in dropped}, dropped)
+    return Removal(remaining.gone, remaining.dropped)
 
 
 def without(built: BuiltModel, removal: Removal) -> BuiltModel:
@@ -151,7 +137,7 @@ def before_and_after(model: nn.Module, removal: Removal) -> dict[Removable, tupl
 
 
 class _Step(NamedTuple):
-    """The next units of a structure, or a whole block, to go: by how much the loss changes, and what it saves."""
+    """The next units of a structure, or a whole block, to go: how far the loss changes by it, and what it saves."""
 
     path: str
     units: list[int]
@@ -159,7 +145,44 @@ class _Step(NamedTuple):
     saving: int
 
 
-def _steps(structure: Structure, changes: Tensor, cost: int) -> list[_Step]:
+class _Remaining:
+    """What may still go. A block that has lost some of its units is worth, and costs, what is left of it."""
+
+    def __init__(self, structures: Mapping[str, Structure], importance: Importance, costs: Mapping[str, int]) -> None:
+        self._changes = importance.units
+        self._ahead = {
+            path: _unit_steps(structures[path], changes, costs[path])
+            for path, changes in importance.units.items()
+            if costs[path]
+        }
+        self._blocks = dict(importance.blocks)
+        self._block_costs = {path: costs[path] for path in importance.blocks}
+        self.gone: dict[str, list[int]] = {}
+        self.dropped: list[str] = []
+
+    def steps(self) -> list[_Step]:
+        """The next of each structure, and each block but the last."""
+        steps = [ahead[0] for ahead in self._ahead.values() if ahead]
+        if len(self._blocks) > 1:
+            steps += [_Step(path, [], _score(left), self._block_costs[path]) for path, left in self._blocks.items()]
+        return steps
+
+    def take(self, step: _Step) -> None:
+        if step.path in self._blocks:
+            del self._blocks[step.path]
+            self.dropped.append(step.path)
+            for path in [path for path in self._ahead if _block_of(path) == step.path]:
+                del self._ahead[path]
+                self.gone.pop(path, None)
+            return
+        self._ahead[step.path].pop(0)
+        self.gone.setdefault(step.path, []).extend(step.units)
+        if (block := _block_of(step.path)) in self._blocks:
+            self._blocks[block] = self._blocks[block] - self._changes[step.path][:, step.units].sum(1)
+            self._block_costs[block] -= step.saving
+
+
+def _unit_steps(structure: Structure, changes: Tensor, cost: int) -> list[_Step]:
     """All steps from the least important unit on; each leaves a multiple of `structure.multiple`, and not 0."""
     scores = changes.double().square().mean(0)
     order = scores.argsort(stable=True)
@@ -172,11 +195,8 @@ def _steps(structure: Structure, changes: Tensor, cost: int) -> list[_Step]:
     return steps
 
 
-def _next(steps: Sequence[_Step], excess: int) -> _Step:
-    fitting = [step for step in steps if step.saving <= excess]
-    if not fitting:
-        return min(steps, key=lambda step: (step.saving, step.loss))
-    return min(fitting, key=lambda step: step.loss / step.saving)
+def _score(changes: Tensor) -> float:
+    return float(changes.double().square().mean())
 
 
 def _costs(inner: nn.Module, importance: Importance, cost: Cost, preprocess: Preprocess) -> tuple[int, dict[str, int]]:
@@ -184,10 +204,8 @@ def _costs(inner: nn.Module, importance: Importance, cost: Cost, preprocess: Pre
     structures = structures_of(inner)
     if cost == "params":
         units = {path: sum(one.sizes()) // one.units for path, one in structures.items()}
-        return params_of(inner), {
-            **units,
-            **{path: params_of(inner.get_submodule(path)) for path in importance.blocks},
-        }
+        blocks = {path: params_of(inner.get_submodule(path)) for path in importance.blocks}
+        return params_of(inner), {**units, **blocks}
     macs = macs_by_module(inner, preprocess.height, preprocess.width)
     units = {path: sum(macs.get(name, 0) for name in one.counted) // one.units for path, one in structures.items()}
     return macs[""], {**units, **{path: macs[path] for path in importance.blocks}}
@@ -202,10 +220,6 @@ def _squares(structure: Structure) -> Tensor:
             rows = (weight if axis == "outputs" else weight.transpose(0, 1)).flatten(1).square().sum(1)
             found += rows[places].sum(1)
     return found
-
-
-def _mean_square(changes: Tensor) -> float:
-    return float(changes.double().square().mean())
 
 
 def _left(structures: Mapping[str, Structure], removal: Removal) -> dict[str, int]:
