@@ -21,6 +21,7 @@ from edgevit.configs.fields import (
     NonNegative,
     OnnxRef,
     Positive,
+    Share,
 )
 from edgevit.configs.stage import OnTarget, Stage
 from edgevit.configs.training import Distill, Load, Qat, Train
@@ -39,6 +40,74 @@ class PseudoLabel(Stage):
     threshold: Fraction = Field(0.8, description="least confidence, after calibration")
     balance: bool = Field(False, description="no class keeps more images than the median class; the surest stay")
     most_per_class: Count | None = Field(None, description="no class keeps more than so many; the surest stay")
+
+
+class Prune(Stage):
+    """Take out the attention heads, hidden units and blocks that matter least; what is left is to be trained again.
+
+    Test-time views are dropped, as by training.
+    """
+
+    stage: Literal["prune"]
+    makes: ClassVar[Kind] = "checkpoint"
+    model: CheckpointRef
+    keep_macs: Share | None = Field(None, description="share of the multiply-accumulates that stays, at most")
+    keep_params: Share | None = Field(None, description="or share of the parameters that stays, at most")
+    structures: Annotated[tuple[Literal["heads", "hidden", "blocks"], ...], Field(min_length=1)] = Field(
+        ("heads", "hidden"), description="what may go; blocks are whole residual blocks of plain ViTs"
+    )
+    score: Literal["taylor", "magnitude"] = Field(
+        "taylor", description="by the change of the loss on `data`, or by the size of the weights"
+    )
+    data: DatasetRef | None = Field(None, description="images for taylor; labels are used where there are any")
+    images: Count = Field(256, description="how many of them are used")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _checks(self) -> Self:
+        if (self.keep_macs is None) == (self.keep_params is None):
+            raise ValueError("give either 'keep_macs' or 'keep_params'")
+        if self.score == "taylor" and self.data is None:
+            raise ValueError("taylor looks at images: give 'data', or score: magnitude")
+        if self.score == "magnitude" and (self.data is not None or "blocks" in self.structures):
+            wrong = "data" if self.data is not None else "blocks"
+            raise ValueError(f"magnitude ranks heads and hidden units by their weights alone: leave out {wrong}")
+        return self
+
+    @property
+    def cost(self) -> Literal["macs", "params"]:
+        return "params" if self.keep_macs is None else "macs"
+
+    @property
+    def keep(self) -> float:
+        """The share of the cost that stays."""
+        keep = self.keep_params if self.keep_macs is None else self.keep_macs
+        assert keep is not None
+        return keep
+
+
+class Factorise(Stage):
+    """Put two thin linear layers in the place of one where that is cheaper, by SVD weighted by what enters it.
+
+    Test-time views are dropped, as by training.
+    """
+
+    stage: Literal["factorise"]
+    makes: ClassVar[Kind] = "checkpoint"
+    model: CheckpointRef
+    keep_macs: Share = Field(description="share of the multiply-accumulates that stays, at most")
+    data: DatasetRef = Field(description="images, with labels or without, that show what enters the layers")
+    images: Count = Field(256, description="how many of them are used")
+    seed: int = 0
+
+
+class MergeTokens(Stage):
+    """Let a plain ViT merge similar tokens from block to block (ToMe); it may be trained again so, or used as it is."""
+
+    stage: Literal["mergetokens"]
+    makes: ClassVar[Kind] = "checkpoint"
+    model: CheckpointRef
+    per_block: Count = Field(description="pairs of patch tokens that become one in each block")
 
 
 class Export(Stage):
@@ -180,6 +249,9 @@ StageConfig = Annotated[
     | Fewshot
     | Distill
     | Qat
+    | Prune
+    | Factorise
+    | MergeTokens
     | PseudoLabel
     | Export
     | Quantize

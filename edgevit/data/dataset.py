@@ -87,6 +87,10 @@ class Dataset:
             indices=self.indices[positions],
         )
 
+    def sample(self, count: int, seed: int) -> Dataset:
+        """So many samples drawn by a seed, in their order; all where there are no more."""
+        return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:

@@ -24,9 +24,17 @@ def macs_of(model: nn.Module, height: int, width: int) -> int:
 
     torch's counter counts two FLOPs for each; element-wise work (activations, norms) is left out, as is customary.
     """
+    return macs_by_module(model, height, width)[""]
+
+
+def macs_by_module(model: nn.Module, height: int, width: int) -> dict[str, int]:
+    """The same for each module that has any, by its path; "" is the whole model."""
     was_training = model.training
     image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(image)
     model.train(was_training)
-    return int(counter.get_total_flops() // 2)
+    root = type(model).__name__
+    flops = {name: sum(its.values()) for name, its in counter.get_flop_counts().items()}
+    inside = {name.removeprefix(f"{root}."): count // 2 for name, count in flops.items() if name.startswith(f"{root}.")}
+    return {**inside, "": int(counter.get_total_flops() // 2)}

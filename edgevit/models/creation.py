@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +16,14 @@ from edgevit.artifacts import Frozen, Json, Preprocess
 from edgevit.configs import View
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.models import catalogue
+from edgevit.models.cost import macs_by_module
 from edgevit.models.distillation_token import DistillationTokenModel, Inference, has_distillation_token
 from edgevit.models.folding import fold_batch_norms, fused_branches
+from edgevit.models.low_rank import factorise, factors_of, ranks_for
 from edgevit.models.names import known_model, nearest_models
 from edgevit.models.neighbours import NearestNeighbours, Neighbours
+from edgevit.models.structures import Kept, shape_like
+from edgevit.models.token_merging import merge_tokens
 from edgevit.models.views import MultiViewModel
 
 FOLDING_TOLERANCE = 1e-3
@@ -28,7 +33,9 @@ CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
 class ModelDescription(Frozen):
     """All that is needed to build a model again, but its weights; `model.json` in a checkpoint.
 
-    `licence` is that of the pretrained weights it started from, where there were any. `folded`: see `folded_model`.
+    `licence` is that of the pretrained weights it started from, where there were any. `pruned`, `low_ranks` (of
+    linear layers that became two, by their paths) and `merged_tokens` (pairs in each block) change the model that timm
+    makes, in this order; then it is `folded`, see `folded_model`.
     """
 
     model: str
@@ -40,6 +47,9 @@ class ModelDescription(Frozen):
     test_time_views: tuple[View, ...] = ()
     neighbours: Neighbours | None = None
     folded: bool = False
+    pruned: Kept | None = None
+    low_ranks: dict[str, int] = {}
+    merged_tokens: int = 0
 
 
 class BuiltModel(NamedTuple):
@@ -102,6 +112,12 @@ def build(description: ModelDescription, drop_rates: Mapping[str, float] | None 
     check_model_name(description.model)
     extra: Json = {"num_classes": description.num_classes, **(drop_rates or {})}
     model, _ = _build(description.model, description.model_args, None, extra, pretrained=False, seed=seed)
+    if description.pruned is not None:
+        shape_like(model, description.pruned)
+    if description.low_ranks:
+        factorise(model, description.low_ranks)
+    if description.merged_tokens:
+        merge_tokens(model, description.merged_tokens)
     if description.neighbours is not None:
         _put_neighbours(model, description.num_classes, description.neighbours)
     if description.distillation_token:
@@ -221,6 +237,53 @@ def _folded(model: nn.Module, rule: Preprocess) -> nn.Module:
     folded = fused_branches(model, apart=classifiers, whole=(model, inner))
     fold_batch_norms(folded, torch.zeros(2, 3, rule.height, rule.width))
     return folded
+
+
+def with_low_ranks(built: BuiltModel, second_moments: Mapping[str, Tensor], keep: float) -> BuiltModel:
+    """A model in which two thin linear layers stand for one where that is cheaper; see `ranks_for`.
+
+    Args:
+        second_moments: of what enters each layer that may go, by its path; up to a factor.
+        keep: the share of the multiply-accumulates that stays, at most.
+
+    Raises:
+        RecipeError: so much cannot go, or the model has no linear layers but its classifier.
+    """
+    inner, old = timm_model(built.module), built.description.low_ranks
+    if not second_moments:
+        raise RecipeError(
+            "this model has no linear layers to divide",
+            got=type(inner).__name__,
+            expected="a transformer, or a hybrid with linear layers",
+        )
+    macs = macs_by_module(inner, built.preprocess.height, built.preprocess.width)
+    layers = {path: inner.get_submodule(path) for path in second_moments}
+    factors = {
+        path: factors_of(layer, second_moments[path], macs[path])
+        for path, layer in layers.items()
+        if isinstance(layer, nn.Linear)
+    }
+    ranks = ranks_for(factors, macs[""], keep)
+    module = copy.deepcopy(built.module)
+    factorise(timm_model(module), ranks, factors)
+    description = built.description.model_copy(update={"low_ranks": {**old, **ranks}})
+    return BuiltModel(module, description, built.preprocess)
+
+
+def with_merged_tokens(built: BuiltModel, merged: int) -> BuiltModel:
+    """The same weights in a model each of whose blocks merges so many pairs of tokens.
+
+    Raises:
+        RecipeError: it is no plain ViT, or merges tokens already.
+    """
+    if built.description.merged_tokens:
+        raise RecipeError(
+            "this model merges tokens already", got=f"{built.description.merged_tokens} in each block", expected="none"
+        )
+    description = built.description.model_copy(update={"merged_tokens": merged})
+    fresh = build(description)
+    timm_model(fresh).load_state_dict(timm_model(built.module).state_dict())
+    return BuiltModel(fresh, description, built.preprocess)
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:

@@ -1,0 +1,137 @@
+"""Token merging: plain ViTs whose patch tokens become fewer from block to block (Bolya et al. 2023, arXiv 2210.09461).
+
+Nothing is learned for it. A token that stands for several is their mean, counts as many in attention, and keeps count.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgevit.errors import RecipeError
+
+
+class MergingBlocks(nn.Sequential):
+    """The blocks of a ViT; between attention and MLP of each, `merged` pairs of similar patch tokens become one.
+
+    Where fewer than twice as many patch tokens are left, half of them go. The first `prefix_tokens` (class,
+    distillation, registers) stay as they are. It has the names and the weights of the blocks that it is made from.
+    """
+
+    def __init__(self, blocks: nn.Sequential, merged: int, prefix_tokens: int) -> None:
+        super().__init__(*blocks)
+        self.merged, self.prefix_tokens = merged, prefix_tokens
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        sizes: Tensor | None = None
+        for block in self:
+            if isinstance(block, Block):  # the others are what pruning left of blocks that it took out
+                tokens, sizes = self._through(block, tokens, sizes)
+        return tokens
+
+    def _through(self, block: Block, tokens: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        assert isinstance(block.attn, Attention)
+        attended, keys = attention_and_keys(block.attn, block.norm1(tokens), sizes)
+        tokens = tokens + block.drop_path1(block.ls1(attended))
+        merged = min(self.merged, (tokens.shape[1] - self.prefix_tokens) // 2)
+        if merged:
+            tokens, sizes = merge(tokens, keys, sizes, merged, self.prefix_tokens)
+        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens)))), sizes
+
+
+def merge_tokens(model: nn.Module, merged: int) -> None:
+    """Make a timm ViT merge so many pairs of tokens in each block, in place.
+
+    Raises:
+        RecipeError: it is no plain ViT that answers by its class token, or has too few patches.
+    """
+    if not isinstance(model, VisionTransformer) or not all(map(_can_merge, model.blocks)):
+        raise RecipeError(
+            "tokens can be merged in plain ViTs alone: others need them on a grid",
+            got=type(model).__name__,
+            expected="a VisionTransformer of timm's, such as deit_tiny_patch16_224",
+        )
+    if model.global_pool != "token" or model.attn_pool is not None:
+        raise RecipeError(
+            "tokens are merged in models that answer by their class token; here all tokens count alike",
+            got=f"global_pool {model.global_pool}",
+            expected="global_pool token",
+        )
+    patches = model.patch_embed.num_patches
+    if not 1 <= merged <= patches // 2:
+        raise RecipeError(
+            "a block can merge half of the patches at most",
+            got=f"{merged} of {patches} patches",
+            expected=f"1 to {patches // 2}",
+        )
+    model.blocks = MergingBlocks(model.blocks, merged, model.num_prefix_tokens)
+
+
+def attention_and_keys(attention: Attention, tokens: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a timm attention makes of tokens (N, tokens, channels), each of which counts `sizes` times as a key, and
+    the keys' mean over heads, (N, tokens, channels of a head), by which tokens are compared.
+
+    softmax(q·kᵀ/√d + log sizes)·v (Bolya et al. 2023, eq. 1).
+
+    Args:
+        sizes: (N, tokens, 1); None where all are 1.
+    """
+    batch, count, _ = tokens.shape
+    qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
+    queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+    mask = None if sizes is None else sizes.log().reshape(batch, 1, 1, count)
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
+    found = attention.norm(found.transpose(1, 2).reshape(batch, count, attention.attn_dim))
+    return attention.proj_drop(attention.proj(found)), keys.mean(1)
+
+
+def merge(tokens: Tensor, keys: Tensor, sizes: Tensor | None, merged: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
+    """Bipartite soft matching (Bolya et al. 2023, section 3): every second patch token looks for the most similar, by
+    the cosine of their keys, of the others; the `merged` pairs that are most similar become one token each, the mean
+    weighted by size. Several may go into the same one.
+
+    The tokens' order changes, but not that of the first `prefix_tokens`, which take no part: they come first, then
+    those that found no partner, then those that were looked at.
+
+    Top-k, gathers and a product with a one-hot matrix, so that TensorRT's parsers take it from 8.6 on.
+
+    Args:
+        tokens: (N, tokens, channels).
+        keys: (N, tokens, any).
+        sizes: (N, tokens, 1), how many each stands for; None where all are 1.
+
+    Returns:
+        Tokens (N, tokens - merged, channels) and their sizes (N, tokens - merged, 1).
+    """
+    if sizes is None:
+        sizes = torch.ones_like(tokens[..., :1])
+    directions = F.normalize(keys[:, prefix_tokens:], dim=-1)
+    similarity, partners = (directions[:, ::2] @ directions[:, 1::2].transpose(1, 2)).max(-1)
+    order = similarity.topk(similarity.shape[1], dim=-1).indices
+    going, staying = order[:, :merged], order[:, merged:]
+    partners = partners.gather(1, going)
+    candidates = torch.arange(tokens.shape[1] - prefix_tokens - similarity.shape[1], device=tokens.device)
+    joins = (partners.unsqueeze(-1) == candidates).to(tokens.dtype)  # (N, merged, looked at): 1 where a pair is one
+
+    def rearranged(values: Tensor) -> Tensor:
+        looking, looked_at = values[:, prefix_tokens::2], values[:, prefix_tokens + 1 :: 2]
+        joined = looked_at + joins.transpose(1, 2) @ _rows(looking, going)
+        return torch.cat([values[:, :prefix_tokens], _rows(looking, staying), joined], dim=1)
+
+    merged_sizes = rearranged(sizes)
+    return rearranged(tokens * sizes) / merged_sizes, merged_sizes
+
+
+def _rows(values: Tensor, which: Tensor) -> Tensor:
+    return values.gather(1, which.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def _can_merge(block: nn.Module) -> bool:
+    if isinstance(block, Block):
+        return type(block) is Block and type(block.attn) is Attention and block.attn.gate is None
+    return isinstance(block, nn.Identity)

@@ -1,0 +1,53 @@
+"""prune: checkpoint → a smaller checkpoint, without the heads, hidden units and blocks that matter least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from edgevit.artifacts import Artifact, Contents, Json
+from edgevit.configs import Prune
+from edgevit.context import Context
+from edgevit.data import open_dataset
+from edgevit.models.checkpoints import Checkpoint, checkpoint_contents, open_to_train
+from edgevit.models.creation import BuiltModel
+from edgevit.models.pruning import Importance, Removable, before_and_after, magnitude, plan_removal, prunable, without
+from edgevit.progress import Progress
+from edgevit.training.importance import known_labels, taylor
+
+
+def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    checkpoint = open_to_train(inputs["model"], {})
+    whole = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
+    importance = _importance(whole, checkpoint, config, inputs, context)
+    removal = plan_removal(whole, importance, config.cost, config.keep)
+    contents = checkpoint_contents(without(whole, removal), checkpoint.io.classes, out, {}, {})
+    _say_what_is_left(
+        before_and_after(whole.module, removal), inputs["model"].metrics, contents.metrics, context.progress
+    )
+    return contents
+
+
+def _importance(
+    whole: BuiltModel, checkpoint: Checkpoint, config: Prune, inputs: Mapping[str, Artifact], context: Context
+) -> Importance:
+    structures, blocks = prunable(whole.module, config.structures)
+    if config.score == "magnitude":
+        return magnitude(structures)
+    dataset = open_dataset(inputs["data"]).sample(config.images, config.seed)
+    labels = known_labels(dataset, checkpoint.io.classes)
+    if labels is None:
+        context.progress.say(f"    {dataset.name} has no labels of the model's classes: the model's own answers count")
+    device = torch.device(context.device)
+    return taylor(whole, structures, blocks, dataset, labels, device, config.seed, context.progress)
+
+
+def _say_what_is_left(
+    structures: Mapping[Removable, tuple[int, int]], before: Json, after: Json, progress: Progress
+) -> None:
+    names = {"heads": "heads", "hidden": "hidden units", "blocks": "blocks"}
+    counts = ", ".join(f"{left} of {count} {names[kind]}" for kind, (count, left) in structures.items() if count)
+    macs, params = (f"{after[cost] / before[cost]:.1%}" for cost in ("macs", "params"))
+    progress.say(f"    left: {macs} of the MACs, {params} of the parameters; {counts}")

@@ -1,0 +1,172 @@
+"""prune: a checkpoint becomes a smaller one, which trains, exports, quantizes and answers like any other."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from edgevit.artifacts import Artifact
+from edgevit.configs import Prune
+from edgevit.context import Context
+from edgevit.data import open_dataset
+from edgevit.errors import RecipeError
+from edgevit.models import model_from_checkpoint, open_checkpoint
+from edgevit.models.cost import cost_of
+from edgevit.models.creation import BuiltModel
+from edgevit.models.pruning import Importance, plan_removal, prunable, without
+from edgevit.models.structures import structures_of
+from edgevit.progress import progress_for
+from edgevit.runtimes.base import random_images
+from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
+from edgevit.training.inference import outputs_of
+from tests.small_models import VIT, workbench
+
+CPU = torch.device("cpu")
+ALL = ("heads", "hidden", "blocks")
+SHORT = {"epochs": 2, "batch_size": 50, "learning_rate": 1e-3}
+
+
+@cache
+def trained() -> Artifact:
+    """A ViT that has learned something: 50 digits by heart, and most of the others."""
+    fields = {**VIT, "model_args": {**VIT["model_args"], "depth": 4}, "data": "digits.support"}
+    gentle = {"horizontal_flip": 0, "scale": (0.8, 1.0)}
+    return workbench().run(
+        "train", "to-prune", **fields, epochs=60, batch_size=10, learning_rate=1e-3, augmentation=gentle
+    )
+
+
+@cache
+def pruned(name: str = "pruned", **fields: Any) -> Artifact:
+    return workbench().run(
+        "prune", name, model=trained().id, **(fields or {"keep_macs": 0.6, "data": "digits.support"})
+    )
+
+
+def same_weights(one: Artifact, other: Artifact) -> bool:
+    return one.manifest.files["model.safetensors"].sha256 == other.manifest.files["model.safetensors"].sha256
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"keep_macs": 0.6, "data": "digits.support"},
+        {"keep_macs": 0.5, "data": "digits.pool", "structures": ALL},
+        {"keep_params": 0.7, "score": "magnitude"},
+    ],
+    ids=["labelled", "unlabelled", "magnitude"],
+)
+def test_checkpoint_is_smaller_and_opens_again(fields: dict[str, Any]) -> None:
+    said, name = io.StringIO(), f"small-{fields.get('data', 'no-data')}"
+    artifact = workbench().run("prune", name, Context(progress=progress_for(said)), model=trained().id, **fields)
+    cost, keep = ("macs", fields["keep_macs"]) if "keep_macs" in fields else ("params", fields["keep_params"])
+    share = artifact.metrics[cost] / trained().metrics[cost]
+    assert keep - 0.03 < share <= keep
+    opened = open_checkpoint(artifact)
+    assert cost_of(opened.module, opened.io.preprocess) == {key: artifact.metrics[key] for key in ("params", "macs")}
+    assert len({one.units for one in structures_of(opened.module).values() if one.kind == "hidden"}) > 1  # uneven
+    assert ("own answers" in said.getvalue()) == (fields.get("data") == "digits.pool")
+    assert f"{share:.1%} of the {'MACs' if cost == 'macs' else 'parameters'}" in said.getvalue()
+    assert same_weights(artifact, workbench().run("prune", name, again=True, model=trained().id, **fields))
+
+
+def test_taylor_keeps_more_of_what_was_learned_than_chance_does() -> None:
+    opened = open_checkpoint(trained())
+    whole = BuiltModel(opened.module, opened.description, opened.io.preprocess)
+    structures, _ = prunable(whole.module, ("heads", "hidden"))
+    by_taylor = pruned("by-taylor", keep_macs=0.7, data="digits.support")
+    distances = [distance_to(whole.module, model_from_checkpoint(by_taylor))]
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        random = {path: torch.rand(1, one.units, generator=generator) for path, one in structures.items()}
+        distances.append(
+            distance_to(whole.module, without(whole, plan_removal(whole, Importance(random, {}), "macs", 0.7)).module)
+        )
+    assert distances[0] < 0.5 * min(distances[1:])
+
+
+def distance_to(model: nn.Module, other: nn.Module) -> float:
+    """The mean distance of two models' answers to digits, in probability."""
+    digits = open_dataset(workbench().made["digits.test"])
+    one, another = (outputs_of(each, digits, trained().io.preprocess, CPU).softmax(-1) for each in (model, other))
+    return float((one - another).abs().sum(-1).mean())
+
+
+def test_everything_kept_is_the_same_model() -> None:
+    assert same_weights(trained(), pruned("whole", keep_macs=1.0, score="magnitude"))
+
+
+def test_pruned_model_is_exported_and_quantized_and_answers_the_same() -> None:
+    bench, source = workbench(), pruned()
+    onnx = bench.run("export", "pruned-onnx", model=source.id)
+    int8 = bench.run("quantize", "pruned-int8", model=onnx.id, calibration="digits.pool", calibration_images=32)
+    images = random_images(source.io, 3, seed=0)
+    session = OnnxruntimeSession(onnx.file("model.onnx"), onnx.io, onnx.manifest.session_options, 1)
+    with torch.no_grad():
+        expected = model_from_checkpoint(source)(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(session.infer({"image": images})["logits"], expected, atol=1e-4, rtol=1e-4)
+    assert onnx.metrics["macs"] == source.metrics["macs"]
+    assert int8.metrics["quantized_ops"]
+
+
+def test_what_is_left_is_distilled_trained_adapted_and_pruned_again() -> None:
+    bench, source = workbench(), pruned("blocks-too", keep_macs=0.5, data="digits.support", structures=ALL)
+    streams = ({"data": "digits.support", "share": 0.5}, {"data": "digits.pool", "share": 0.5})
+    objectives = ({"loss": "soft"},)
+    distilled = bench.run(
+        "distill", "recovered", teacher=trained().id, init=source.id, streams=streams, objectives=objectives, **SHORT,
+        drop_path_rate=0.1,
+    )  # fmt: skip
+    others = [
+        bench.run("train", "trained-again", init=source.id, data="digits.support", layer_decay=0.8, **SHORT),
+        bench.run("fewshot", "adapted", model=source.id, support="digits.support", method="finetune", **SHORT),
+        bench.run("prune", "pruned-twice", model=distilled.id, keep_macs=0.8, score="magnitude"),
+    ]
+    for one in (distilled, *others[:2]):
+        assert one.metrics["macs"] == source.metrics["macs"]
+        assert not same_weights(one, source)
+    assert others[2].metrics["macs"] <= 0.8 * source.metrics["macs"]
+    assert open_checkpoint(distilled).description.pruned == open_checkpoint(source).description.pruned
+    teacher, student, before = map(model_from_checkpoint, (trained(), distilled, source))
+    assert distance_to(teacher, student) < distance_to(teacher, before)
+
+
+def test_another_head_on_a_pruned_model_is_trained_too() -> None:
+    bench = workbench()
+    stranger = bench.run("load", "two-classes", **VIT, classes=("cat", "dog"))
+    small = bench.run("prune", "two-classes-pruned", model=stranger.id, keep_params=0.6, score="magnitude")
+    again = bench.run("train", "ten-classes", init=small.id, data="digits.support", **SHORT)
+    assert again.io.classes == tuple("0123456789")
+    assert open_checkpoint(again).description.pruned == open_checkpoint(small).description.pruned
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "give either 'keep_macs' or 'keep_params'"),
+        ({"keep_macs": 0.5, "keep_params": 0.5, "data": "d"}, "give either 'keep_macs' or 'keep_params'"),
+        ({"keep_macs": 0.5}, "taylor looks at images"),
+        ({"keep_macs": 0.5, "score": "magnitude", "data": "d"}, "leave out data"),
+        ({"keep_macs": 0.5, "score": "magnitude", "structures": ("blocks",)}, "leave out blocks"),
+        ({"keep_macs": 0.0, "data": "d"}, "greater than 0"),
+        ({"keep_macs": 0.5, "data": "d", "structures": ()}, "at least 1 item"),
+    ],
+)
+def test_contradictions_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Prune.model_validate({"stage": "prune", "id": "p", "model": "m", **fields})
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    with pytest.raises(RecipeError, match="cannot make the model so small"):
+        pruned("too-small", keep_macs=0.01, score="magnitude")
+    resnet = workbench().run("load", "resnet-unprunable", model="resnet18", image_size=32, classes_of="digits.test")
+    with pytest.raises(RecipeError, match="nothing that pruning could take out whole"):
+        workbench().run("prune", "no-structures", model=resnet.id, keep_macs=0.5, score="magnitude")
