@@ -156,8 +156,8 @@ def test_quantizing_twice_is_refused():
 def test_an_export_that_differs_fails(monkeypatch):
     from edgevit.stages import export
 
-    def tampered(module, *arguments):
-        exported = onnx_from_module(module, *arguments)
+    def tampered(module, *arguments, **options):
+        exported = onnx_from_module(module, *arguments, **options)
         list(module.parameters())[-1].data += 0.05  # what the file is compared with is no longer what was exported
         return exported
 
