@@ -41,6 +41,7 @@ stages:
     batch_size: 25
   - {stage: fewshot, id: tuned, model: teacher, support: digits.support, pool: digits.pool, method: finetune}
   - {stage: fewshot, id: headed, model: teacher, support: digits.support, pool: digits.pool}
+  - {stage: qat, id: rounded, init: teacher, streams: [{data: digits.pool}], calibration: digits.pool}
   - {stage: export, id: onnx, model: student}
 """
 
@@ -80,7 +81,7 @@ def everything(folder: Path) -> dict[str, int]:
     return {str(path): path.lstat().st_mtime_ns for path in (folder / "runs").rglob("*")}
 
 
-@pytest.mark.parametrize("stage", ["teacher", "student", "tuned"])
+@pytest.mark.parametrize("stage", ["teacher", "student", "tuned", "rounded"])
 def test_every_stage_that_trains_can_be_tested(folder: Path, stage: str) -> None:
     before = everything(folder)
     answer = CliRunner().invoke(app, [*arguments(folder, stage, "--json", "--steps", "20")])

@@ -77,7 +77,7 @@ def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: fl
 
     Heads go one by one, hidden units so many at a time that a multiple of 8 stays. The next to go is what changes the
     loss least for each multiply-accumulate (or parameter) saved, unless it saves more than is needed; where everything
-    does, what saves least. So the model stays below its budget by less than its cheapest step. One head, 8 hidden
+    does, what saves least. So the model stays below its budget by less than its cheapest step. Two heads, 8 hidden
     units and one block stay whatever they are worth.
 
     Raises:
@@ -183,11 +183,11 @@ class _Remaining:
 
 
 def _unit_steps(structure: Structure, changes: Tensor, cost: int) -> list[_Step]:
-    """All steps from the least important unit on; each leaves a multiple of `structure.multiple`, and not 0."""
+    """All steps from the least important unit on; each leaves a multiple, and no fewer than the least."""
     scores = changes.double().square().mean(0)
     order = scores.argsort(stable=True)
     left, steps = structure.units, []
-    while left > structure.multiple:
+    while left > structure.least:
         size = left % structure.multiple or structure.multiple
         units = order[structure.units - left :][:size]
         steps.append(_Step(structure.path, units.tolist(), float(scores[units].sum()), size * cost))
@@ -271,6 +271,6 @@ def _too_small(cost: Cost, keep: float, least: float) -> RecipeError:
     return RecipeError(
         "pruning cannot make the model so small",
         got=f"keep_{cost}: {keep:g}",
-        expected=f"at least {math.ceil(least * 1000) / 1000:g}, where one head and 8 hidden units are left everywhere",
+        expected=f"at least {math.ceil(least * 1000) / 1000:g}, where two heads and 8 hidden units are left everywhere",
         next="let blocks go too, or start from a smaller model",
     )

@@ -27,6 +27,7 @@ ENDS = (
     ("conv1", "conv2"),  # RepViT
 )
 HIDDEN_MULTIPLE = 8  # integer kernels work on whole vectors of channels
+LEAST_HEADS = 2  # TensorRT fuses no attention of one head, which then moves more bytes than one of two
 
 
 class Kept(Frozen):
@@ -78,8 +79,13 @@ class Structure:
 
     @property
     def multiple(self) -> int:
-        """Units go in steps of so many, and so many stay at least."""
+        """Of units: a step leaves so many, or twice as many, and so on."""
         return 1 if self.kind == "heads" else HIDDEN_MULTIPLE
+
+    @property
+    def least(self) -> int:
+        """So many units stay whatever they are worth."""
+        return LEAST_HEADS if self.kind == "heads" else HIDDEN_MULTIPLE
 
     def sizes(self) -> list[int]:
         """The number of parameters in each tensor that shrinks with the units."""

@@ -143,10 +143,10 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
     """Find every model behind measurements, and who plays which part.
 
     Deployed is the most derived model (engine before onnx before checkpoint, then the last in order) with both
-    accuracy and latency measured, or, where no model has both, with either. The float student is its nearest
-    float checkpoint or the ONNX file of it, the teacher what that checkpoint or one before it was distilled from, the
-    first where these were several. An evaluation under corruption speaks for a model's accuracy, by its clean images,
-    only where the model has no other.
+    accuracy and latency measured, or, where no model has both, with either. The float student is its nearest float
+    checkpoint that was not trained to be rounded, or the ONNX file of it; the teacher is what that checkpoint or one
+    before it was distilled from, the first where these were several, and not a model that taught itself. An evaluation
+    under corruption speaks for a model's accuracy, by its clean images, only where the model has no other.
 
     Raises:
         ArtifactError: a measured model is no longer in the store.
@@ -177,7 +177,7 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
     return Lineup(
         tuple(variants),
         deployed,
-        max(students, key=lambda one: (one.evaluation is not None, one.model.kind == "checkpoint"), default=None),
+        max(students, key=_speaks_for_floats, default=None),
         max(
             (one for one in students if same_conditions(one, deployed)),
             key=lambda one: one.runtime == deployed.runtime,
@@ -336,6 +336,11 @@ def _float_students(line: Sequence[Artifact]) -> list[Artifact]:
     trained = (place for place, one in enumerate(line) if one.kind == "checkpoint" and one.manifest.stage != "qat")
     checkpoint = next(trained, len(line) - 1)
     return [one for one in line[: checkpoint + 1] if precision_of(one) == "float32"]
+
+
+def _speaks_for_floats(student: Variant) -> tuple[bool, bool, bool]:
+    trained_to_be_rounded = student.model.manifest.stage == "qat"
+    return student.evaluation is not None, not trained_to_be_rounded, student.model.kind == "checkpoint"
 
 
 def _made_from(model: Artifact) -> InputRef | None:

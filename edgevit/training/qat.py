@@ -41,9 +41,7 @@ def quantization_aware(
         ArtifactError: the model cannot be exported, or nothing in it becomes integers.
     """
     classes = inputs["init"].io.classes
-    start = starting_model(
-        None, inputs["init"], classes, None, {}, drop_rates=config.model_rates, seed=config.seed
-    )  # fmt: skip
+    start = starting_model(None, inputs["init"], classes, None, {}, drop_rates=config.model_rates)
     _check_heads_learn(start, config)
     student = folded_model(start)
     rounding = student._replace(module=copy.deepcopy(student.module))

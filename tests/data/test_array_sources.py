@@ -41,6 +41,18 @@ def test_digits_are_the_scans_of_scikit_learn_in_a_dark_frame():
         assert np.corrcoef(shrunk.ravel(), scans.images[index].ravel())[0, 1] > 0.7
 
 
+def test_a_sample_is_drawn_by_its_seed_and_in_order():
+    train = opened(Digits(source="digits"), "data.train")
+    some = train.sample(20, seed=1)
+    positions = [train.sample_ids.index(name) for name in some.sample_ids]
+    assert positions == sorted(set(positions))
+    assert len(positions) == 20
+    assert some.labels is not None
+    np.testing.assert_array_equal(some.labels, train.labels[positions])
+    assert train.sample(20, seed=1).sample_ids == some.sample_ids != train.sample(20, seed=2).sample_ids
+    assert train.sample(10**6, seed=1).sample_ids == train.sample_ids
+
+
 def test_half_of_each_digit_is_for_the_test():
     train, test = opened(Digits(source="digits"), "data.train"), opened(Digits(source="digits"), "data.test")
     in_train, in_test = Counter(train.labels.tolist()), Counter(test.labels.tolist())

@@ -46,6 +46,10 @@ def test_description_is_plain_json(tmp_path: Path) -> None:
         "licence": None,
         "test_time_views": [],
         "neighbours": None,
+        "folded": False,
+        "pruned": None,
+        "low_ranks": {},
+        "merged_tokens": 0,
     }
 
 

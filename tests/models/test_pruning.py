@@ -105,7 +105,7 @@ def test_what_is_left_of_a_vit_lies_below_its_budget_by_less_than_8_hidden_units
     budget = keep * costs_of(VISION.module)[cost]
     assert budget - step < costs_of(smaller.module)[cost] <= budget
     for one in structures_of(smaller.module).values():
-        assert one.units >= one.multiple
+        assert one.units >= one.least
         assert one.units % one.multiple == 0
 
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
-from edgevit.quantization import calibrated
+from edgevit.quantization import RoundedLayer, calibrated
 from edgevit.quantization.dialects import DIALECTS
-from edgevit.quantization.fake import ActivationQuantizer, WeightQuantizer
+from edgevit.quantization.fake import ActivationQuantizer, FakeQuantization, WeightQuantizer
 from edgevit.runtimes.files import constants_of
 
 runtimes = pytest.mark.parametrize("runtime", DIALECTS)
@@ -145,3 +146,33 @@ def test_observed_ranges_stay_as_they_were_and_train_nothing() -> None:
 def test_what_is_zero_everywhere_stays_zero() -> None:
     quantizer = ActivationQuantizer((0.0, 0.0), DIALECTS["onnxruntime"], learned=True)
     assert torch.equal(quantizer(torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
+class Residual(nn.Module):
+    """What enters its convolution is added to what leaves it; it is made by a submodule, or by none."""
+
+    def __init__(self, by_submodule: bool) -> None:
+        super().__init__()
+        self.conv, self.act, self.by_submodule = nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), by_submodule
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = images * 1.7
+        values = self.act(values) if self.by_submodule else values.relu()
+        summed: Tensor = values + self.conv(values)
+        return summed
+
+
+@pytest.mark.parametrize("by_submodule", [True, False])
+def test_what_others_read_too_is_rounded_for_them_where_a_submodule_makes_it(by_submodule: bool) -> None:
+    torch.manual_seed(0)
+    module, images = Residual(by_submodule).eval(), torch.randn(2, 3, 8, 8)
+    layers = {"conv": RoundedLayer("entering", "made", None, shared=True)}
+    expected_conv = nn.Conv2d(3, 3, 1)
+    expected_conv.load_state_dict({"weight": WeightQuantizer()(module.conv.weight), "bias": module.conv.bias})
+    rounded = FakeQuantization(layers, {"entering": (0.0, 3.0)}, DIALECTS["onnxruntime"], learned=True)
+    assert rounded.apply(module, images) == ([] if by_submodule else ["conv"])
+    values = (images * 1.7).relu()
+    coarse = (values / (3 / 255)).round().clamp(0, 255) * (3 / 255)
+    with torch.no_grad():
+        expected = (coarse if by_submodule else values) + expected_conv(coarse)
+        torch.testing.assert_close(module(images), expected)

@@ -29,6 +29,21 @@ def test_parts_of_the_answer(tmp_path: Path):
     assert found.teacher.id == "adapted"
 
 
+def test_what_was_trained_to_be_rounded_is_compared_with_what_it_was_before(tmp_path: Path):
+    run = quickstart(tmp_path)
+    fields = {"init": "tuned", "streams": [{"data": "digits.pool"}], "calibration": "digits.pool"}
+    run.checkpoint("rounded", "qat", 310_000, {"params": 1_340_000, "macs": 9_800_000}, epochs=5, **fields)
+    run.onnx("rounded_onnx", "export", 318_000, {"precision": "float32"}, model="rounded")
+    trained = {"model": "rounded_onnx", "calibration": "digits.pool", "calibrator": "trained"}
+    run.onnx("rounded_int8", "quantize", 96_000, {"precision": "int8"}, **trained)
+    run.evaluation("rounded_float_accuracy", "rounded", 0.94)
+    run.evaluation("rounded_accuracy", "rounded_int8", 0.9425)
+    found = lineup(run.of("float_accuracy", "rounded_float_accuracy", "rounded_accuracy", "teacher_accuracy"))
+    assert found.deployed.id == "rounded_int8"
+    assert [word for word, _ in found.baselines()] == ["teacher", "float student"]
+    assert [one.id for _, one in found.baselines()] == ["adapted", "tuned"]
+
+
 def test_one_measurement_is_enough_to_find_the_whole_line(tmp_path: Path):
     found = lineup(quickstart(tmp_path).of("accuracy"))
     assert found.deployed.id == "engine"

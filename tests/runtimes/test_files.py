@@ -12,12 +12,14 @@ from edgevit.runtimes import files
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.files import (
     IOSPEC_KEY,
+    RANGES_KEY,
     SESSION_OPTIONS_KEY,
     artifact_from_onnx,
     iospec_of_onnx,
     onnx_file,
     onnx_metrics,
     read_onnx,
+    trained_ranges_in,
     write_onnx,
 )
 from edgevit.runtimes.sessions import open_session
@@ -227,3 +229,15 @@ def test_half_precision_weights_are_said():
     weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float16), "weight"))
     assert onnx_metrics(model, 0)["precision"] == "float16"
+
+
+@pytest.mark.parametrize(
+    "written", ["rubbish", '{"runtime":"x","tensors":{}}', '{"runtime":"x","tensors":{"a":[1,0]}}']
+)
+def test_trained_ranges_that_are_none_are_refused(written):
+    model = onnx.ModelProto()
+    with pytest.raises(ArtifactError, match="no trained ranges"):
+        trained_ranges_in(model, "here")
+    onnx.helper.set_model_props(model, {RANGES_KEY: written})
+    with pytest.raises(ArtifactError, match=f"{RANGES_KEY} cannot be read"):
+        trained_ranges_in(model, "here")

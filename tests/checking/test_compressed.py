@@ -1,0 +1,49 @@
+"""Pruned models, and such as merge tokens, before NVIDIA's builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgevit.artifacts import IOSpec
+from edgevit.checking import check_onnx
+from edgevit.exporting import onnx_from_module
+from edgevit.models.creation import BuiltModel, create_model, with_merged_tokens
+from edgevit.models.pruning import Removal, without
+from edgevit.runtimes.files import read_onnx, write_onnx
+from edgevit.runtimes.float16 import with_float16
+from tests.checking.test_nvidia import needs_nvidia
+
+
+def merging(built: BuiltModel) -> BuiltModel:
+    return with_merged_tokens(built, 3)
+
+
+def with_two_heads(built: BuiltModel) -> BuiltModel:
+    return without(built, removal([1]))
+
+
+def with_one_head(built: BuiltModel) -> BuiltModel:
+    return without(built, removal([0, 2]))
+
+
+def removal(heads: list[int]) -> Removal:
+    units = {f"blocks.{block}.attn": heads for block in (0, 1)}
+    return Removal({**units, "blocks.0.mlp": range(200, 333)}, [])
+
+
+@needs_nvidia
+@pytest.mark.parametrize(("compressed", "fused"), [(with_two_heads, 2), (with_one_head, 0), (merging, 2)])
+def test_attention_fuses_while_it_has_two_heads(
+    compressed: Callable[[BuiltModel], BuiltModel], fused: int, tmp_path: Path
+) -> None:
+    built = compressed(create_model("deit_tiny_patch16_224", 10, 64, {"depth": 2}))
+    spec = IOSpec.for_classifier(built.preprocess, tuple("0123456789"))
+    exported = onnx_from_module(built.module, spec, tmp_path / "model.onnx", 20, dynamic_batch=True)
+    write_onnx(with_float16(read_onnx(tmp_path / "model.onnx"), "test"), tmp_path / "model.onnx", exported.spec)
+    found = check_onnx(tmp_path / "model.onnx")
+    assert found.ok
+    assert found.attentions == 2
+    assert found.attentions - len(found.unfused) == fused
