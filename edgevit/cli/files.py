@@ -39,6 +39,9 @@ def export(
     precision: Annotated[
         str, typer.Option("--precision", help="float32, or float16 for TensorRT; quantize takes float32.")
     ] = "float32",
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Scale and normalise inside the graph: uint8 (N, H, W, 3) goes in.")
+    ] = False,
     embedding: Annotated[
         bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
     ] = False,
@@ -57,7 +60,8 @@ def export(
             Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
                  weights=str(weights.absolute()) if weights else None, image_size=image_size)
         )  # fmt: skip
-        config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, embedding=embedding)
+        config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, normalise=normalise,
+                        embedding=embedding)  # fmt: skip
         exported = shop.make(config, model=loaded)
         _deliver(exported, out, as_json)
     if precision == "float16":

@@ -1,5 +1,6 @@
 """Checkpoint → ONNX."""
 
+from edgevit.exporting.normalisation import with_normalisation
 from edgevit.exporting.onnx import Exported, onnx_from_module, re_parameterised
 
-__all__ = ["Exported", "onnx_from_module", "re_parameterised"]
+__all__ = ["Exported", "onnx_from_module", "re_parameterised", "with_normalisation"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Export
 from edgevit.context import Context
-from edgevit.exporting import onnx_from_module, re_parameterised
+from edgevit.exporting import onnx_from_module, re_parameterised, with_normalisation
 from edgevit.models import model_from_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
@@ -29,10 +29,14 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
     exported = onnx_from_module(module, spec, file, config.opset, config.dynamic_batch)
     if config.precision == "float16":
         write_onnx(with_float16(read_onnx(file), config.id), file, exported.spec)
+    written = exported.spec
+    if config.normalise:
+        written = written.taking_pictures()
+        write_onnx(with_normalisation(read_onnx(file), written), file, written)
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(
-        OnnxruntimeSession(file, exported.spec, session_options={}, threads=1),
+        OnnxruntimeSession(file, written, session_options={}, threads=1),
         TorchSession(WithEmbedding(module) if config.embedding else module, exported.spec, "cpu", SessionOptions()),
         precision=config.precision,
         where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
@@ -45,4 +49,4 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
         "opset": config.opset,
         "max_difference": agreement.max_difference,
     }
-    return Contents(kind="onnx", metrics=metrics, io=exported.spec)
+    return Contents(kind="onnx", metrics=metrics, io=written)
