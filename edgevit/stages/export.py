@@ -34,13 +34,13 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
     model, carried = read_onnx(file), None
     if config.precision == "float16":
         model = with_float16(model, config.id)
-    elif ranges is not None:
-        image = torch.zeros(1, 3, spec.preprocess.height, spec.preprocess.width)
-        carried = tensor_ranges(ranges, model, module, image, config.id)
     written = exported.spec
     if config.normalise:
         written = written.taking_pictures()
         model = with_normalisation(model, written)
+    if ranges is not None and config.precision == "float32":
+        image = torch.zeros(1, 3, spec.preprocess.height, spec.preprocess.width)
+        carried = tensor_ranges(ranges, model, module, image, config.id)
     write_onnx(model, file, written, session_options, carried)
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
