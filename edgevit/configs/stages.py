@@ -160,10 +160,10 @@ class Quantize(Stage):
         "machine, which ships where none is faster (for tensorrt, which does not run here: all)",
     )
     threads: Count = Field(1, description="CPU threads of the runtime while it is timed")
-    min_sqnr_db: float = Field(
-        10.0,
+    min_sqnr_db: float | None = Field(
+        None,
         description="parity gate: least signal-to-quantization-noise ratio of the logits; the layers that cost most "
-        "stay float where the model would be below it",
+        "stay float where the model would be below it; 10 by default, and 0 with calibrator: trained",
     )
     sensitivity: bool = Field(
         False, description="measure what each layer alone costs, whether the gate needs it or not"
@@ -175,6 +175,11 @@ class Quantize(Stage):
         if self.calibrator == "trained" and self.smoothquant is not None:
             raise ValueError("smoothquant changes what the trained ranges are of: leave it out, or calibrate anew")
         return self
+
+    @property
+    def floor_db(self) -> float:
+        """`min_sqnr_db`, or its default: what was trained to be rounded need not answer alike in float."""
+        return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
 
     @property
     def target(self) -> Literal["local-cpu"] | None:

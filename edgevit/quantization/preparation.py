@@ -93,14 +93,14 @@ def _close_enough(
     """
     trial = LayerTrial(ready, spec, images, threads)
     db = trial.sqnr_db(ready)
-    is_close = db >= config.min_sqnr_db or config.calibrator == "trained"
+    is_close = db >= config.floor_db or config.calibrator == "trained"
     if is_close and not config.sensitivity:
         return ready, []
     found = trial.sensitivities(progress)
-    mixed = None if is_close else trial.within(config.min_sqnr_db, found)
+    mixed = None if is_close else trial.within(config.floor_db, found)
     if mixed is not None:
         progress.say(
             f"    {len(mixed.kept_float)} of {len(found)} layers stay float: with all of them in int8 it comes to "
-            f"{db:.1f} dB, {config.min_sqnr_db:g} are asked for"
+            f"{db:.1f} dB, {config.floor_db:g} are asked for"
         )
     return mixed or ready, found

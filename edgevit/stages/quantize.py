@@ -44,7 +44,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             writer.float_form(),
             model.io,
             images,
-            config.min_sqnr_db,
+            config.floor_db,
             CALIBRATE_OTHERWISE if config.calibrator != "trained" else TRAINED_TO_BE_ROUNDED,
             config.threads,
             usable_cpus(),

@@ -12,6 +12,7 @@ from edgevit.runtimes.files import onnx_file, write_onnx
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 ENGINE = "model.onnx"
+PRODUCT, BIAS = "MatMulIntegerToFloat", 6  # the operator, and the place of its bias among its inputs
 OWN_LAYOUT = "com.microsoft.nchwc"
 
 
@@ -26,8 +27,32 @@ def engine_from_onnx(model: Artifact, out: Path) -> Json:
         optimized = Path(folder) / ENGINE
         inference_session(onnx_file(model), model.manifest.session_options, threads=1, optimized_path=optimized)
         session_options: Json = {"graph_optimization_level": "disabled"}
-        write_onnx(_with_stable_names(onnx.load(optimized)), out / ENGINE, model.io, session_options)
+        graph = _with_stable_names(with_biases_inside(onnx.load(optimized)))
+        write_onnx(graph, out / ENGINE, model.io, session_options)
     return session_options
+
+
+def with_biases_inside(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph, changed in place: ONNX Runtime's INT8 products add their biases themselves.
+
+    Its optimiser leaves an Add of a constant behind each; the operator's last input does the same in the same pass.
+    """
+    biases = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    given_out = {output.name for output in model.graph.output}
+    for node in list(model.graph.node):
+        behind = readers.get(node.output[0], [])
+        if node.op_type != PRODUCT or len(behind) != 1 or behind[0].op_type != "Add" or node.output[0] in given_out:
+            continue
+        (bias,) = [name for name in behind[0].input if name != node.output[0]] or [""]
+        if bias in biases and len(node.input) <= BIAS:
+            node.input.extend([""] * (BIAS - len(node.input)) + [bias])
+            node.output[0] = behind[0].output[0]
+            model.graph.node.remove(behind[0])
+    return model
 
 
 def _with_stable_names(model: onnx.ModelProto) -> onnx.ModelProto:
