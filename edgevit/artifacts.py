@@ -41,7 +41,8 @@ class Preprocess(Frozen):
     """How a picture becomes the input tensor; `edgevit.data.preprocess` is the only code that reads it.
 
     `crop`: the shorter side is resized to size / crop_pct and the centre is cut out; `squash`: both sides
-    are resized to the size, whatever the aspect ratio. Values are scaled to 0..1, then (x - mean) / std.
+    are resized to the size, whatever the aspect ratio. Values are scaled to 0..1, then (x - mean) / std; a model with
+    `normalised_inside` does that itself, and takes the resized picture as uint8 (height, width, 3).
     """
 
     height: int
@@ -51,6 +52,7 @@ class Preprocess(Frozen):
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    normalised_inside: bool = False
 
 
 class IOSpec(Frozen):
@@ -75,6 +77,13 @@ class IOSpec(Frozen):
         batch = self.outputs[0].shape[0]
         embedding = TensorSpec(name=EMBEDDING, shape=(batch, width), layout="NC", meaning="features")
         return self.model_copy(update={"outputs": (*self.outputs, embedding)})
+
+    def taking_pictures(self) -> IOSpec:
+        """The same for a model that scales and normalises itself: input `image` is uint8 (N, height, width, 3)."""
+        rule, image = self.preprocess.model_copy(update={"normalised_inside": True}), self.inputs[0]
+        shape = (image.shape[0], rule.height, rule.width, 3)
+        taken = image.model_copy(update={"shape": shape, "dtype": "uint8", "layout": "NHWC"})
+        return self.model_copy(update={"inputs": (taken,), "preprocess": rule})
 
     @property
     def has_embedding(self) -> bool:

@@ -45,6 +45,9 @@ def export(
     runtime: Annotated[str, typer.Option("--runtime", help="What opens it here: onnxruntime or openvino.")] = (
         "onnxruntime"
     ),
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Scale and normalise inside the graph: uint8 (N, H, W, 3) goes in.")
+    ] = False,
     embedding: Annotated[
         bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
     ] = False,
@@ -64,7 +67,7 @@ def export(
                  weights=str(weights.absolute()) if weights else None, image_size=image_size)
         )  # fmt: skip
         config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
-                        embedding=embedding)  # fmt: skip
+                        normalise=normalise, embedding=embedding)  # fmt: skip
         exported = shop.make(config, model=loaded)
         _deliver(exported, out, as_json)
     if precision == "float16":

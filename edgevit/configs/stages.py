@@ -122,6 +122,9 @@ class Export(Stage):
     precision: Literal["float32", "float16"] = Field(
         "float32", description="float16: all but inputs and outputs, for TensorRT; what is to be quantized is float32"
     )
+    normalise: bool = Field(
+        False, description="scale and normalise inside the graph: its input is the resized picture, uint8 (N, H, W, 3)"
+    )
     embedding: bool = Field(
         False, description="a second output, what enters the classifier, so that classes can be added to the bundle"
     )

@@ -55,13 +55,17 @@ def preprocess(
     interpolation: str,
     mean: Sequence[float],
     std: Sequence[float],
-) -> npt.NDArray[np.float32]:
+    normalised_inside: bool = False,
+) -> npt.NDArray[Any]:
     """An RGB picture (H, W, 3), uint8, as a model's input (3, height, width), float32: `fit`, scale to 0..1, normalise.
 
+    For a model that scales and normalises itself (`normalised_inside`), just `fit`: (height, width, 3), uint8.
     The keywords are the fields of an IOSpec's `preprocess`. Equal to torchvision's Resize (on a PIL image),
     CenterCrop, ToTensor and Normalize.
     """
     fitted = fit(image, height=height, width=width, resize=resize, crop_pct=crop_pct, interpolation=interpolation)
+    if normalised_inside:
+        return fitted
     channels = fitted.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     normalised: npt.NDArray[np.float32] = (channels - _per_channel(mean)) / _per_channel(std)
     return normalised

@@ -117,22 +117,22 @@ def fixed_batch(spec: IOSpec) -> int | None:
     return batch if isinstance(batch, int) else None
 
 
-def random_images(spec: IOSpec, count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Smooth seeded colour noise, preprocessed as pictures are: (count, 3, H, W)."""
+def random_images(spec: IOSpec, count: int, seed: int = 0) -> NDArray[Any]:
+    """Smooth seeded colour noise, preprocessed as pictures are: `count` inputs; the same pictures for every spec."""
     generator = np.random.default_rng(seed)
     pictures = (_picture(generator, spec.preprocess.height, spec.preprocess.width) for _ in range(count))
     return preprocessed(pictures, spec.preprocess)
 
 
-def preprocessed(pictures: Iterable[NDArray[np.uint8]], rule: Preprocess) -> NDArray[np.float32]:
-    """RGB pictures (H, W, 3) of any sizes as one input tensor (N, 3, height, width)."""
+def preprocessed(pictures: Iterable[NDArray[np.uint8]], rule: Preprocess) -> NDArray[Any]:
+    """RGB pictures (H, W, 3) of any sizes as one input tensor, as a model with this rule takes it."""
     keywords = rule.model_dump()
     return np.stack([preprocess(picture, **keywords) for picture in pictures])
 
 
 def input_batches(
     spec: IOSpec, pictures: Iterable[NDArray[np.uint8]], batch_size: int
-) -> Iterator[tuple[NDArray[np.float32], int]]:
+) -> Iterator[tuple[NDArray[Any], int]]:
     """Input tensors and how many of their images count.
 
     A model with a fixed batch size gets that one, the last filled up with copies of its last image.

@@ -51,10 +51,12 @@ def check_sessions_agree(got: Session, expected: Session, precision: str, where:
     Raises ParityError where they differ by more than the tolerance of `precision`.
     """
     batch = fixed_batch(got.spec) or fixed_batch(expected.spec) or PROBES
-    images = random_images(expected.spec, batch)
+    outputs, reference = (
+        session.infer({session.spec.inputs[0].name: random_images(session.spec, batch)}) for session in (got, expected)
+    )
     return check_outputs_agree(
-        got.infer({got.spec.inputs[0].name: images}),
-        expected.infer({expected.spec.inputs[0].name: images}),
+        outputs,
+        reference,
         precision,
         where,
         expected.spec,

@@ -10,7 +10,7 @@ import torch
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Export
 from edgevit.context import Context
-from edgevit.exporting import onnx_from_module, re_parameterised, tensor_ranges
+from edgevit.exporting import onnx_from_module, re_parameterised, tensor_ranges, with_normalisation
 from edgevit.models import open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
@@ -34,14 +34,18 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
     model, carried = read_onnx(file), None
     if config.precision == "float16":
         model = with_float16(model, config.id)
-    elif ranges is not None:
+    written = exported.spec
+    if config.normalise:
+        written = written.taking_pictures()
+        model = with_normalisation(model, written)
+    if ranges is not None and config.precision == "float32":
         image = torch.zeros(1, 3, spec.preprocess.height, spec.preprocess.width)
         carried = tensor_ranges(ranges, model, module, image, config.id)
-    write_onnx(model, file, exported.spec, session_options, carried)
+    write_onnx(model, file, written, session_options, carried)
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(
-        file_session(file, exported.spec, session_options, threads=1),
+        file_session(file, written, session_options, threads=1),
         TorchSession(WithEmbedding(module) if config.embedding else module, exported.spec, "cpu", SessionOptions()),
         precision=config.precision,
         where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
@@ -54,4 +58,4 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
         "opset": config.opset,
         "max_difference": agreement.max_difference,
     }
-    return Contents(kind="onnx", metrics=metrics, io=exported.spec, session_options=session_options)
+    return Contents(kind="onnx", metrics=metrics, io=written, session_options=session_options)
