@@ -67,8 +67,7 @@ def export(
                  weights=str(weights.absolute()) if weights else None, image_size=image_size)
         )  # fmt: skip
         config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
-                        normalise=normalise,
-                        embedding=embedding)  # fmt: skip
+                        normalise=normalise, embedding=embedding)  # fmt: skip
         exported = shop.make(config, model=loaded)
         _deliver(exported, out, as_json)
     if precision == "float16":

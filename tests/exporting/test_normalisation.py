@@ -14,7 +14,7 @@ from edgevit.artifacts import Artifact
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.files import onnx_file
-from edgevit.runtimes.onnxruntime.session import open_session
+from edgevit.targets import target_for
 from tests.small_models import checkpoint, float_onnx, workbench
 from tests.test_files import run
 
@@ -30,6 +30,11 @@ def quantized(model: Artifact) -> Artifact:
     return workbench().run(
         "quantize", f"int8_of_{model.id}", model=model.id, calibration="digits.pool", calibration_images=32
     )
+
+
+def scores(model: Artifact, images: np.ndarray) -> np.ndarray:
+    with target_for("local-cpu").open(model, SessionOptions()) as session:
+        return session.infer({"image": images})["logits"]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +61,7 @@ def test_its_scores_are_those_of_the_plain_file() -> None:
     rule = outside.io.preprocess
     by_hand = (scaled - np.reshape(rule.mean, (3, 1, 1))) / np.reshape(rule.std, (3, 1, 1))
     np.testing.assert_allclose(random_images(outside.io, 4), by_hand, atol=1e-6)
-    got = open_session(inside, SessionOptions()).infer({"image": pictures})["logits"]
-    expected = open_session(outside, SessionOptions()).infer({"image": by_hand.astype(np.float32)})["logits"]
+    got, expected = scores(inside, pictures), scores(outside, by_hand.astype(np.float32))
     np.testing.assert_allclose(got, expected, atol=1e-5 + 1e-4 * np.abs(expected).max())
 
 
