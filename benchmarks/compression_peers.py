@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -63,17 +63,24 @@ PEERS = {
     "modelopt": "modelopt_ptq.py",
     "nncf": "nncf_openvino.py",
 }
+ORT = "onnxruntime"
 OPENVINO = {"openvino f32": "f32", "openvino bf16": "bf16"}
+# edgevit's dialects, and where their files run. OpenVINO reads the one for TensorRT best: symmetric, nothing quantized
+# behind a product.
+DIALECTS: dict[Literal["onnxruntime", "tensorrt"], tuple[str, ...]] = {
+    "onnxruntime": (ORT,),
+    "tensorrt": tuple(OPENVINO),
+}
 RUNTIMES = {
-    "onnxruntime": ("onnxruntime",),
-    "olive": ("onnxruntime",),
-    "modelopt": ("onnxruntime", *OPENVINO),
+    "onnxruntime": (ORT,),
+    "olive": (ORT,),
+    "modelopt": (ORT, *OPENVINO),
     "nncf": tuple(OPENVINO),
 }
 ANSWER = "answer.json"
 NO_TELEMETRY = {"OLIVE_DISABLE_TELEMETRY": "1"}
 RANDOM = ("deit_tiny_patch16_224", "tiny_vit_5m_224", "repvit_m0_9")
-REFERENCE = ("float", "onnxruntime")
+REFERENCE = "float, onnxruntime"
 WARMUP_S = 0.1
 
 Images = NDArray[np.float32]
@@ -91,7 +98,7 @@ class Candidate(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.peer} {self.method}, {self.runtime}".replace("float float", "float")
+        return f"{self.peer} {self.method}".strip() + f", {self.runtime}"
 
 
 class Model(NamedTuple):
@@ -105,6 +112,14 @@ class Model(NamedTuple):
     labels: NDArray[np.int64] | None
 
 
+class Answer(NamedTuple):
+    """What a peer said of its versions, and for each of its methods of a file in `out` or of an error."""
+
+    peer: str
+    out: Path
+    said: Json
+
+
 def main() -> None:
     asked = _asked()
     torch.set_num_threads(asked.threads)
@@ -112,13 +127,13 @@ def main() -> None:
     found = {}
     for stage, trained in _loads(asked):
         model = _prepared(stage, trained, asked, context)
-        peers = {name: _quantized_by(name, model, asked) for name in PEERS if getattr(asked, name)}
-        rows, failed = _measured([*model.edgevit, *_candidates(model, peers)], model, asked)
+        peers = [_quantized_by(name, model, asked) for name in PEERS if getattr(asked, name)]
+        rows, failed = _measured([*model.edgevit, *_candidates(peers)], model, asked)
         found[model.name] = {
             "weights": "trained" if trained else "random: top-1 means nothing",
             "image_size": model.spec.preprocess.height,
             "test_images": len(model.images),
-            "peers": peers,
+            "peers": {answer.peer: answer.said for answer in peers},
             "failed": failed,
             "better": _better(rows, trained),
             "rows": rows,
@@ -162,16 +177,20 @@ def _loads(asked: argparse.Namespace) -> Iterator[tuple[Load, bool]]:
 def _prepared(load: Load, trained: bool, asked: argparse.Namespace, context: Context) -> Model:
     """Export and quantize a model with edgevit, and lay out what peers start from."""
     export = Export(stage="export", id="onnx", model=load.id)
-    quantize = Quantize(
-        stage="quantize",
-        id="int8",
-        model="onnx",
-        calibration="cifar.train",
-        calibration_images=asked.calibration_images,
-        min_sqnr_db=-200,  # what comes out is shown, however bad
-    )
+    quantize = [
+        Quantize(
+            stage="quantize",
+            id=f"int8/{dialect}",
+            model="onnx",
+            calibration="cifar.train",
+            calibration_images=asked.calibration_images,
+            runtime=dialect,
+            min_sqnr_db=-200,  # what comes out is shown, however bad
+        )
+        for dialect in DIALECTS
+    ]
     data = {"cifar": Cifar(source="cifar10", path=str(asked.cifar.absolute()))}
-    recipe = Recipe(name=f"compression-peers-{load.id}", datasets=data, stages=(load, export, quantize))
+    recipe = Recipe(name=f"compression-peers-{load.id}", datasets=data, stages=(load, export, *quantize))
     made = pipeline.run(recipe, Path.cwd(), asked.runs, context)
     opened = dataset_artifacts(data, Path.cwd(), ["cifar.train", "cifar.test"])
     training, test = (open_dataset(opened[name]) for name in ("cifar.train", "cifar.test"))
@@ -180,7 +199,7 @@ def _prepared(load: Load, trained: bool, asked: argparse.Namespace, context: Con
     for file in (made[load.id].file(DESCRIPTION), made[load.id].file(WEIGHTS), made["onnx"].file("model.onnx")):
         shutil.copy(file, folder)
     spec = made["onnx"].io
-    chosen = choose_images(training, quantize.calibration_images, quantize.seed, context.progress).calibration
+    chosen = choose_images(training, asked.calibration_images, quantize[0].seed, context.progress).calibration
     np.save(folder / "calibration.npy", _images(training, chosen, spec))
     count = asked.test_images if trained else asked.random_test_images
     positions = np.random.default_rng(0).permutation(len(test))[:count]
@@ -189,31 +208,27 @@ def _prepared(load: Load, trained: bool, asked: argparse.Namespace, context: Con
         load.id,
         folder,
         spec,
-        _own_candidates(made),
+        tuple(_own_candidates(made)),
         _images(test, positions.tolist(), spec),
         test.labels[positions] if trained else None,
     )
 
 
-def _own_candidates(made: Mapping[str, Artifact]) -> tuple[Candidate, ...]:
+def _own_candidates(made: Mapping[str, Artifact]) -> Iterator[Candidate]:
     """The float file and edgevit's own, in each runtime."""
-    float_file, int8 = made["onnx"].file("model.onnx"), made["int8"]
-    return (
-        *(Candidate("float", "float", runtime, float_file) for runtime in ("onnxruntime", *OPENVINO)),
-        Candidate("edgevit", "int8", "onnxruntime", int8.file("model.onnx"), int8.manifest.session_options),
-        *(Candidate("edgevit", "int8", runtime, int8.file("model.onnx")) for runtime in OPENVINO),
-    )
+    yield from (Candidate("float", "", runtime, made["onnx"].file("model.onnx")) for runtime in (ORT, *OPENVINO))
+    for dialect, runtimes in DIALECTS.items():
+        int8 = made[f"int8/{dialect}"]
+        for runtime in runtimes:
+            yield Candidate("edgevit", "int8", runtime, int8.file("model.onnx"), int8.manifest.session_options)
 
 
 def _images(dataset: Dataset, positions: Sequence[int], spec: IOSpec) -> Images:
     return preprocessed((dataset.image(position) for position in positions), spec.preprocess)
 
 
-def _quantized_by(peer: str, model: Model, asked: argparse.Namespace) -> dict[str, Any]:
-    """What a peer answers: its versions, and for each of its methods a file or an error.
-
-    Kept under --runs for the same script, float file and images.
-    """
+def _quantized_by(peer: str, model: Model, asked: argparse.Namespace) -> Answer:
+    """Kept under --runs for the same script, float file and images."""
     script = SCRIPTS / PEERS[peer]
     given = (script, SCRIPTS / "contract.py", model.folder / "model.onnx", model.folder / "calibration.npy")
     out = model.folder / peer / sha256_of([sha256_of_file(file) for file in given])[:16]
@@ -221,19 +236,15 @@ def _quantized_by(peer: str, model: Model, asked: argparse.Namespace) -> dict[st
         environment = {**os.environ, **NO_TELEMETRY, "OMP_NUM_THREADS": str(asked.threads)}
         environment.pop("PYTHONPATH", None)
         subprocess.run([getattr(asked, peer), script, model.folder, out], check=True, env=environment)
-    answer: dict[str, Any] = json.loads((out / ANSWER).read_text())
-    for outcome in answer["methods"].values():
-        if "file" in outcome:
-            outcome["file"] = str(out / outcome["file"])
-    return answer
+    return Answer(peer, out, json.loads((out / ANSWER).read_text()))
 
 
-def _candidates(model: Model, peers: Mapping[str, dict[str, Any]]) -> Iterator[Candidate]:
-    for peer, answer in peers.items():
-        for method, outcome in answer["methods"].items():
+def _candidates(answers: Sequence[Answer]) -> Iterator[Candidate]:
+    for peer, out, said in answers:
+        for method, outcome in said["methods"].items():
             if "file" in outcome:
                 for runtime in RUNTIMES[peer]:
-                    yield Candidate(peer, method, runtime, Path(outcome["file"]))
+                    yield Candidate(peer, method, runtime, out / outcome["file"])
 
 
 # How it is measured ---------------------------------------------------------------------------------------------
@@ -243,17 +254,16 @@ def _measured(
     candidates: Sequence[Candidate], model: Model, asked: argparse.Namespace
 ) -> tuple[list[Json], dict[str, str]]:
     """A row for each candidate that runs, and the reasons of those that do not."""
-    runs: dict[Candidate, Run] = {}
+    runs: dict[str, Run] = {}
     failed = {}
     for candidate in candidates:
         try:
-            runs[candidate] = _loaded(candidate, model.spec)
+            runs[candidate.name] = _loaded(candidate, model.spec)
         except Exception as error:  # noqa: BLE001 - that a runtime refuses a peer's file is a result
             failed[candidate.name] = str(error).splitlines()[0]
-    scores = {one: np.concatenate([run(image[None]) for image in model.images]) for one, run in runs.items()}
+    scores = {name: np.concatenate([run(image[None]) for image in model.images]) for name, run in runs.items()}
     p50_ms = _interleaved_p50_ms(runs, model.spec, asked)
-    reference = next(one for one in runs if (one.peer, one.runtime) == REFERENCE)
-    return [_row(one, scores, p50_ms, reference, model.labels) for one in runs], failed
+    return [_row(one, scores, p50_ms, model.labels) for one in candidates if one.name in runs], failed
 
 
 def _loaded(candidate: Candidate, spec: IOSpec) -> Run:
@@ -276,40 +286,39 @@ def _loaded_in_openvino(file: Path, spec: IOSpec, precision: str) -> Run:
     return lambda images: np.array(request.infer({0: images})[0])
 
 
-def _interleaved_p50_ms(
-    runs: Mapping[Candidate, Run], spec: IOSpec, asked: argparse.Namespace
-) -> dict[Candidate, list[float]]:
+def _interleaved_p50_ms(runs: Mapping[str, Run], spec: IOSpec, asked: argparse.Namespace) -> dict[str, list[float]]:
     """The p50 of each candidate in each round."""
     image = random_images(spec, 1)
     plan = MeasurePlan(warmup_s=WARMUP_S, duration_s=asked.turn_s, min_runs=5)
-    found: dict[Candidate, list[float]] = {candidate: [] for candidate in runs}
-    order, generator = list(runs), np.random.default_rng(0)
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    generator = np.random.default_rng(0)
     for _ in range(asked.rounds):
-        for index in generator.permutation(len(order)):
-            one = order[index]
-            found[one].append(measure(partial(runs[one], image), plan).percentile_ms(50))
+        for name in generator.permutation(list(runs)).tolist():
+            found[name].append(measure(partial(runs[name], image), plan).percentile_ms(50))
     return found
 
 
 def _row(
     candidate: Candidate,
-    scores: Mapping[Candidate, NDArray[np.float32]],
-    p50_ms: Mapping[Candidate, list[float]],
-    reference: Candidate,
+    scores: Mapping[str, NDArray[np.float32]],
+    p50_ms: Mapping[str, list[float]],
     labels: NDArray[np.int64] | None,
 ) -> Json:
-    own, exact = (scores[one] - scores[one].mean(1, keepdims=True) for one in (candidate, reference))
+    name = candidate.name
+    own, exact = (scores[one] - scores[one].mean(1, keepdims=True) for one in (name, REFERENCE))
     right, float_right = own.argmax(1) == labels, exact.argmax(1) == labels
-    ratios = [one / other for one, other in zip(p50_ms[reference], p50_ms[candidate], strict=True)]
+    ratios = [one / other for one, other in zip(p50_ms[REFERENCE], p50_ms[name], strict=True)]
     return {
-        "name": candidate.name,
-        **{key: value for key, value in candidate._asdict().items() if key not in ("file", "session_options")},
+        "name": name,
+        "peer": candidate.peer,
+        "method": candidate.method,
+        "runtime": candidate.runtime,
         "size_bytes": sum(file.stat().st_size for file in _files(candidate.file)),
         "top1": float(right.mean()) if labels is not None else None,
         "top1_drop": asdict(paired_drop(float_right, right)) if labels is not None else None,
         "sqnr_db": sqnr_db(own, exact),
         "top1_agreement": float((own.argmax(1) == exact.argmax(1)).mean()),
-        "p50_ms": spread(p50_ms[candidate]),
+        "p50_ms": spread(p50_ms[name]),
         "speedup": spread(ratios),
     }
 

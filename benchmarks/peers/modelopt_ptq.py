@@ -8,6 +8,7 @@ onnx-graphsurgeon, polygraphy, cppimport, lief, onnxconverter-common~=1.16.0. Wi
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import modelopt.torch.quantization as mtq
@@ -61,9 +62,11 @@ def onnx_method(calibration_method: str) -> Method:
     def quantize(folder: Path, stem: Path) -> Settings:
         from modelopt.onnx.quantization import quantize as quantize_onnx
 
+        own = stem.with_name(f"{stem.name}.float.onnx")
+        shutil.copy(folder / "model.onnx", own)  # it is written to
         options = {"calibration_method": calibration_method, "calibration_eps": ["cpu"], "high_precision_dtype": "fp32"}
         quantize_onnx(
-            str(folder / "model.onnx"),
+            str(own),
             calibration_data={"image": np.load(folder / "calibration.npy")},
             output_path=str(stem.with_suffix(".onnx")),
             **options,
