@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e5e7eb",
 }
-COLUMNS, PANEL_INCHES = 3, (4.2, 3.4)
+COLUMNS, PANEL_INCHES, LEGEND_COLUMNS = 3, (4.2, 3.4), 3
 LEAST_LOST_POINTS, MOST_DB = 20.0, 60.0
 
 
@@ -53,7 +53,7 @@ def drop_against_speedup(models: Mapping[str, Any]) -> str:
         figure = Figure(figsize=(width * columns, height * rows + 0.6), layout="constrained")
         for number, (name, found) in enumerate(models.items(), 1):
             _panel(figure.add_subplot(rows, columns, number), name, found)
-        _legend(figure, models)
+        _legend(figure, models, columns)
         stream = StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return stream.getvalue()
@@ -77,7 +77,7 @@ def _panel(axes: Axes, name: str, found: Mapping[str, Any]) -> None:
         )
     axes.set_title(name, loc="left")
     axes.set_xlabel("times as fast as float in ONNX Runtime")
-    axes.set_ylabel("top-1, points against float" if trained else f"SQNR, dB (at most {MOST_DB:g}; random weights)")
+    axes.set_ylabel("top-1, points against float" if trained else "SQNR, dB (random weights)")
 
 
 def _lost(drop: Mapping[str, float]) -> tuple[float, list[list[float]]]:
@@ -87,7 +87,7 @@ def _lost(drop: Mapping[str, float]) -> tuple[float, list[list[float]]]:
     return height, [[max(0, below)], [max(0, above)]]
 
 
-def _legend(figure: Figure, models: Mapping[str, Any]) -> None:
+def _legend(figure: Figure, models: Mapping[str, Any], columns: int) -> None:
     rows = [row for found in models.values() for row in found["rows"]]
     peers, runtimes = ({row[key] for row in rows} for key in ("peer", "runtime"))
     axes = figure.axes[0]
@@ -97,7 +97,7 @@ def _legend(figure: Figure, models: Mapping[str, Any]) -> None:
     for runtime, marker in MARKERS.items():
         if runtime in runtimes:
             axes.plot([], [], marker, color="#9ca3af", label=f"in {runtime}")
-    figure.legend(loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(loc="outside lower center", ncols=LEGEND_COLUMNS * columns, frameon=False)
 
 
 if __name__ == "__main__":
