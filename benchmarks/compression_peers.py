@@ -49,6 +49,7 @@ from edgevit.context import Context
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
 from edgevit.profiling import MeasurePlan, measure
+from edgevit.provenance import version_of
 from edgevit.quantization import choose_images
 from edgevit.recipe import Recipe
 from edgevit.report.statistics import paired_drop
@@ -139,7 +140,8 @@ def main() -> None:
             "rows": rows,
         }
         print(_table(model.name, found[model.name]), flush=True)
-    publish("compression_peers", {"rounds": asked.rounds, "turn_s": asked.turn_s, "threads": 1, "models": found})
+    measured = {"rounds": asked.rounds, "turn_s": asked.turn_s, "threads": 1, "openvino": version_of("openvino")}
+    publish("compression_peers", {**measured, "models": found})
     (RESULTS / "compression_peers.svg").write_text(drop_against_speedup(found))
 
 

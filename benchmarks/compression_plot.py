@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e5e7eb",
 }
-COLUMNS, PANEL_INCHES, LEGEND_COLUMNS = 3, (4.2, 3.4), 3
+COLUMNS, PANEL_INCHES, LEGEND_COLUMNS = 3, (4.2, 3.4), 2
 LEAST_LOST_POINTS, MOST_DB = 20.0, 60.0
 
 
