@@ -1,0 +1,112 @@
+"""Train the small models that benchmarks quantize, and keep them in benchmarks/models/.
+
+    python -m benchmarks.small_models CIFAR WEIGHTS [--runs runs] [--models benchmarks/models] [--set KEY=VALUE …]
+
+CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10).
+The recipe is small_models.yaml; --set changes it as it does in `edgevit run`. About 35 minutes alone on two cores; a
+run that was stopped goes on.
+
+Of each student: NAME.safetensors, its weights in float16, and NAME.json, what builds it again, how it was trained, what
+it scored with the float32 weights, and the sha256 of the other file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import benchmarks.cifar_resnet  # noqa: F401 - registers the teacher with timm
+from benchmarks.common import ROOT
+from edgevit import pipeline
+from edgevit.artifacts import Artifact, Json, sha256_of_file
+from edgevit.cli.output import terminal_context
+from edgevit.configs import Load
+from edgevit.errors import ArtifactError
+from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
+from edgevit.recipe import load_recipe
+
+RECIPE = ROOT / "benchmarks" / "small_models.yaml"
+MODELS = ROOT / "benchmarks" / "models"
+STUDENT = "student/"
+
+
+class SmallModel(NamedTuple):
+    """A kept model: the stage that loads it, and what is known of it."""
+
+    name: str
+    stage: Load
+    description: Json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cifar", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--models", type=Path, default=MODELS)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    settings = [
+        f"datasets.cifar.path={asked.cifar.absolute()}",
+        f"stages.teacher.weights={asked.weights.absolute()}",
+        *asked.set,
+    ]
+    done = pipeline.run(load_recipe(RECIPE, settings), RECIPE.parent, asked.runs, terminal_context())
+    asked.models.mkdir(parents=True, exist_ok=True)
+    for name in [stage_id for stage_id in done if stage_id.startswith(STUDENT)]:
+        short = name.removeprefix(STUDENT)
+        keep(done[name], done[f"accuracy/{short}"].metrics["top1"], asked.models / short)
+
+
+def keep(student: Artifact, top1: Json, stem: Path) -> None:
+    """Write a student's weights in float16 beside a description."""
+    weights = stem.with_suffix(".safetensors")
+    state = load_file(student.file(WEIGHTS))
+    save_file({name: _halved(tensor) for name, tensor in state.items()}, weights)
+    described: dict[str, Any] = {
+        **json.loads(student.file(DESCRIPTION).read_text()),
+        "image_size": student.io.preprocess.height,
+        "classes": student.io.classes,
+        "params": student.metrics["params"],
+        "macs": student.metrics["macs"],
+        "top1_in_float32": top1,
+        "training": student.manifest.config,
+        "provenance": student.manifest.provenance,
+        "sha256": sha256_of_file(weights),
+    }
+    stem.with_suffix(".json").write_text(json.dumps(described, indent=1) + "\n")
+
+
+def small_models(folder: Path = MODELS) -> list[SmallModel]:
+    """Every model that is kept in a folder. Raises ArtifactError where weights are not those that were described."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        described, weights = json.loads(file.read_text()), file.with_suffix(".safetensors")
+        if (got := sha256_of_file(weights)) != described["sha256"]:
+            raise ArtifactError("these are other weights", where=weights, got=got, expected=described["sha256"])
+        stage = Load(
+            stage="load",
+            id=file.stem,
+            model=described["model"],
+            model_args=described["model_args"],
+            image_size=described["image_size"],
+            classes=tuple(described["classes"]),
+            weights=str(weights.absolute()),
+        )
+        found.append(SmallModel(file.stem, stage, described))
+    return found
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The small models that benchmarks quantize: how they are kept, and the recipe that trains them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.small_models import RECIPE, STUDENT, keep, small_models
+from edgevit.configs import Load
+from edgevit.context import Context
+from edgevit.errors import ArtifactError
+from edgevit.models import open_checkpoint
+from edgevit.recipe import load_recipe
+from edgevit.workshop import workshop
+
+TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
+TOP1 = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+
+
+def test_a_kept_model_answers_as_the_student_did_to_within_float16(tmp_path: Path) -> None:
+    load = Load(
+        stage="load",
+        id="student",
+        model="deit_tiny_patch16_224",
+        model_args=TINY,
+        image_size=32,
+        classes=("cat", "dog"),
+    )
+    with workshop(Context()) as shop:
+        student = shop.make(load)
+        keep(student, TOP1, tmp_path / "tiny")
+        (kept,) = small_models(tmp_path)
+        again = shop.make(kept.stage)
+        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            before, after = (open_checkpoint(one).module(images) for one in (student, again))
+    assert (kept.name, again.io) == ("tiny", student.io)
+    torch.testing.assert_close(after, before, atol=2e-3, rtol=0)
+
+
+def test_weights_other_than_those_described_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "tiny.safetensors").write_bytes(b"others")
+    (tmp_path / "tiny.json").write_text(json.dumps({"sha256": "0" * 64}))
+    with pytest.raises(ArtifactError, match="these are other weights"):
+        small_models(tmp_path)
+
+
+def test_every_student_of_the_recipe_is_taught_and_judged() -> None:
+    stages = {stage.id: stage for stage in load_recipe(RECIPE).stages}
+    students = [name for name in stages if name.startswith(STUDENT)]
+    assert len(students) == 3
+    assert all(f"accuracy/{name.removeprefix(STUDENT)}" in stages for name in students)
