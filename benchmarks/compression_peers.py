@@ -278,7 +278,7 @@ def _loaded(candidate: Candidate, spec: IOSpec) -> Run:
 
 
 def _loaded_in_openvino(file: Path, spec: IOSpec, precision: str) -> Run:
-    import openvino  # type: ignore[import-untyped]
+    import openvino
 
     core = openvino.Core()
     model = core.read_model(file)
