@@ -9,10 +9,11 @@ lines; a peer that is not given is left out. OpenVINO is needed here too, for th
 Models: those in benchmarks/models/, which were trained on CIFAR-10 (small_models.py), and timm models with random
 weights at their own size, where accuracy means nothing and the SQNR stands in its place.
 
-edgevit's files come from its own stages `export` and `quantize` with their defaults. Peers quantize that same float
-file (ModelOpt's PyTorch side the checkpoint behind it) on the images that `quantize` chooses. A file runs where it was
-made for: ONNX Runtime's and Olive's in ONNX Runtime, NNCF's in OpenVINO, ModelOpt's and edgevit's in both, OpenVINO
-with a static batch, once in float32 and once in bfloat16 beside INT8. All is timed by edgevit's clock in this one
+edgevit's files come from its own stages: `export`, `quantize` for each runtime, which ships the fastest form that it
+measured, and for ONNX Runtime `compile`. Peers quantize that same float file (ModelOpt's PyTorch side the checkpoint
+behind it) on the images that `quantize` chooses. A file runs where it was made for: ONNX Runtime's and Olive's in ONNX
+Runtime, NNCF's in OpenVINO, ModelOpt's in both, OpenVINO with a static batch, once in float32 and once in bfloat16
+beside INT8. All is timed by edgevit's clock in this one
 process, on one thread, one image at a time: in every round each file takes one turn, in an order drawn anew, and its
 speed-up is the p50 of ONNX Runtime's float turn in that round over its own. Answers are compared one image at a time
 too, as deployed: a dynamic quantizer scales each batch anew.
@@ -32,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +45,8 @@ from benchmarks.small_models import MODELS, small_models
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, IOSpec, Json, sha256_of, sha256_of_file
 from edgevit.cli.output import terminal_context
-from edgevit.configs import Cifar, Export, Load, Quantize
+from edgevit.configs import Cifar, Compile, Export, Load, Quantize
+from edgevit.configs.fields import FileRuntime
 from edgevit.context import Context
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
@@ -56,6 +58,7 @@ from edgevit.report.statistics import paired_drop
 from edgevit.runtimes.base import preprocessed, random_images
 from edgevit.runtimes.onnxruntime.session import inference_session
 from edgevit.runtimes.parity import sqnr_db
+from edgevit.runtimes.sessions import file_session
 
 SCRIPTS = Path(__file__).with_name("peers")
 PEERS = {
@@ -66,12 +69,7 @@ PEERS = {
 }
 ORT = "onnxruntime"
 OPENVINO = {"openvino f32": "f32", "openvino bf16": "bf16"}
-# edgevit's dialects, and where their files run. OpenVINO reads the one for TensorRT best: symmetric, nothing quantized
-# behind a product.
-DIALECTS: dict[Literal["onnxruntime", "tensorrt"], tuple[str, ...]] = {
-    "onnxruntime": (ORT,),
-    "tensorrt": tuple(OPENVINO),
-}
+OWN: tuple[FileRuntime, ...] = ("onnxruntime", "openvino")  # what edgevit quantizes for
 RUNTIMES = {
     "onnxruntime": (ORT,),
     "olive": (ORT,),
@@ -81,6 +79,7 @@ RUNTIMES = {
 ANSWER = "answer.json"
 NO_TELEMETRY = {"OLIVE_DISABLE_TELEMETRY": "1"}
 RANDOM = ("deit_tiny_patch16_224", "tiny_vit_5m_224", "repvit_m0_9")
+OURS = "edgevit"
 REFERENCE = "float, onnxruntime"
 WARMUP_S = 0.1
 
@@ -182,17 +181,17 @@ def _prepared(load: Load, trained: bool, asked: argparse.Namespace, context: Con
     quantize = [
         Quantize(
             stage="quantize",
-            id=f"int8/{dialect}",
+            id=f"int8/{runtime}",
             model="onnx",
             calibration="cifar.train",
             calibration_images=asked.calibration_images,
-            runtime=dialect,
-            min_sqnr_db=-200,  # what comes out is shown, however bad
+            runtime=runtime,
         )
-        for dialect in DIALECTS
+        for runtime in OWN
     ]
+    compiled = Compile(stage="compile", id="engine/onnxruntime", model="int8/onnxruntime")
     data = {"cifar": Cifar(source="cifar10", path=str(asked.cifar.absolute()))}
-    recipe = Recipe(name=f"compression-peers-{load.id}", datasets=data, stages=(load, export, *quantize))
+    recipe = Recipe(name=f"compression-peers-{load.id}", datasets=data, stages=(load, export, *quantize, compiled))
     made = pipeline.run(recipe, Path.cwd(), asked.runs, context)
     opened = dataset_artifacts(data, Path.cwd(), ["cifar.train", "cifar.test"])
     training, test = (open_dataset(opened[name]) for name in ("cifar.train", "cifar.test"))
@@ -219,10 +218,9 @@ def _prepared(load: Load, trained: bool, asked: argparse.Namespace, context: Con
 def _own_candidates(made: Mapping[str, Artifact]) -> Iterator[Candidate]:
     """The float file and edgevit's own, in each runtime."""
     yield from (Candidate("float", "", runtime, made["onnx"].file("model.onnx")) for runtime in (ORT, *OPENVINO))
-    for dialect, runtimes in DIALECTS.items():
-        int8 = made[f"int8/{dialect}"]
-        for runtime in runtimes:
-            yield Candidate("edgevit", "int8", runtime, int8.file("model.onnx"), int8.manifest.session_options)
+    for runtime, stage in (("onnxruntime", "engine/onnxruntime"), ("openvino", "int8/openvino")):
+        form = made[f"int8/{runtime}"].metrics["form"]
+        yield Candidate(OURS, form, runtime, made[stage].file("model.onnx"), made[stage].manifest.session_options)
 
 
 def _images(dataset: Dataset, positions: Sequence[int], spec: IOSpec) -> Images:
@@ -270,6 +268,9 @@ def _measured(
 
 def _loaded(candidate: Candidate, spec: IOSpec) -> Run:
     """One thread, one image at a time."""
+    if candidate.peer == OURS:
+        own = file_session(candidate.file, spec, candidate.session_options, threads=1)
+        return lambda images: own.infer({spec.inputs[0].name: images})[spec.outputs[0].name]
     if candidate.runtime in OPENVINO:
         return _loaded_in_openvino(candidate.file, spec, OPENVINO[candidate.runtime])
     session = inference_session(candidate.file, candidate.session_options, threads=1)
@@ -340,7 +341,7 @@ def _better(rows: Sequence[Json], trained: bool) -> dict[str, list[str]]:
             return bool(other["top1_drop"]["value"] < own["top1_drop"]["value"])
         return bool(other["sqnr_db"] > own["sqnr_db"])
 
-    others = [row for row in rows if row["peer"] != "edgevit"]
+    others = [row for row in rows if row["peer"] != OURS]
     return {
         own["name"]: [other["name"] for other in others if faster_and_closer(other, own)]
         for own in rows

@@ -156,12 +156,17 @@ class FormWriter:
     folder: Path
 
     def forms(self) -> Iterator[Form]:
-        """All that may ship in place of the float model: each placement of integers, each precision of the rest."""
-        for precision in self._precisions():
-            if precision == "bfloat16":
-                yield self.float_form(precision)
-            for placement in self.calibrated.placements():
-                yield self.int8_form(placement, precision)
+        """All that may ship in place of the float model: each placement of integers.
+
+        Where OpenVINO can compute the rest in bfloat16, which is faster, so it does; the first placement is tried with
+        float32 too, and bfloat16 without integers.
+        """
+        placements = self.calibrated.placements()
+        if self._has_bfloat16():
+            yield self.int8_form(placements[0])
+            yield self.float_form("bfloat16")
+        for placement in placements:
+            yield self.int8_form(placement, "bfloat16" if self._has_bfloat16() else None)
 
     def float_form(self, precision: str | None = None) -> Form:
         """The model as it is, computed in its own precision or in another."""
@@ -177,13 +182,12 @@ class FormWriter:
         file = self._written(made.model, name, options)
         return Form(name, file, options, "int8", made.quantized_ops, made.float_ops)
 
-    def _precisions(self) -> list[str | None]:
-        """OpenVINO computes floats in bfloat16 where it is told to and the CPU can."""
-        if self._runtime == "openvino":
-            from edgevit.runtimes.openvino.session import has_bfloat16
+    def _has_bfloat16(self) -> bool:
+        if self._runtime != "openvino":
+            return False
+        from edgevit.runtimes.openvino.session import has_bfloat16
 
-            return [None, "bfloat16"] if has_bfloat16() else [None]
-        return [None]
+        return has_bfloat16()
 
     @property
     def _runtime(self) -> str:
