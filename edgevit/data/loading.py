@@ -43,7 +43,7 @@ class ViewDataset(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         epoch, number, index = view
         image = self.dataset.image(index)
         if self.augmentation is None:
-            canvas = fit(image, **self.canvas.model_dump(exclude={"mean", "std"})).copy()
+            canvas = fit(image, **self.canvas.model_dump(exclude={"mean", "std", "normalised_inside"})).copy()
         else:
             key = view_key(self.seed, epoch, number, index)
             canvas = augment(image, self.augmentation, self.canvas.height, self.canvas.width, key)
