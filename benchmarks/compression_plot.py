@@ -24,7 +24,7 @@ COLORS = {
     "modelopt": "#15803d",
     "nncf": "#0891b2",
 }
-MARKERS = {"onnxruntime": "o", "openvino f32": "s", "openvino bf16": "D"}
+MARKERS = {"onnxruntime": "o", "openvino": "^", "openvino f32": "s", "openvino bf16": "D"}
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "compression-peers",
     "svg.fonttype": "none",

@@ -18,6 +18,7 @@ Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency
 Json = dict[str, Any]
 
 MANIFEST = "manifest.json"
+SENSITIVITY = "sensitivity.json"  # of a quantized model: what each layer costs
 EMBEDDING = "embedding"
 
 

@@ -188,8 +188,9 @@ def _why_float(node: NodeProto, graph: Graph) -> str:
     if any(graph.is_weight(end.input[0]) for end in ends):
         return "its weights are quantized, what they meet is not"
     weights = {name: tuple(tensor.dims) for name, tensor in graph.constants.items()}
-    reason = why_float(node, weights, DIALECTS["tensorrt"])
-    return reason or ("no reason in sight" if is_quantized(graph.model) else "")
+    if is_quantized(graph.model):  # for which runtime, the graph does not say
+        return why_float(node, weights, DIALECTS["onnxruntime"]) or "its quantizer left it float"
+    return why_float(node, weights, DIALECTS["tensorrt"])
 
 
 def _text(shape: Shape) -> str:

@@ -14,7 +14,9 @@ from onnx import ModelProto, NodeProto
 from edgevit.artifacts import Json
 from edgevit.checking.graph import INTEGER_PRODUCTS, OPERANDS, Graph
 from edgevit.checking.precision import Product, short_type_name
+from edgevit.errors import ArtifactError
 from edgevit.provenance import version_of
+from edgevit.runtimes.base import file_runtime
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
 
@@ -44,8 +46,10 @@ def optimized(graph: Graph, session_options: Json) -> Optimized:
     """Load a graph as a session would, and find its products in what was made of it.
 
     Raises:
-        ArtifactError: ONNX Runtime cannot load it.
+        ArtifactError: ONNX Runtime cannot load it, or it was made for another runtime.
     """
+    if file_runtime(session_options) != "onnxruntime":
+        raise ArtifactError(f"it was made for {file_runtime(session_options)}, not for ONNX Runtime")
     with TemporaryDirectory() as folder:
         file, written = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
         file.write_bytes(_marked(graph.model).SerializeToString())

@@ -69,10 +69,11 @@ def _is_known(value: ValueInfoProto) -> bool:
 
 def _measured(model: ModelProto, names: Iterable[str]) -> Iterator[ValueInfoProto]:
     """The shapes that these tensors have in a run on zeros; of none where the graph cannot be run so."""
-    (image, *others) = inputs_of(model)
-    sizes = [size.dim_value for size in image.type.tensor_type.shape.dim if size.HasField("dim_value")]
-    if others or not _is_known(image):
+    inputs = inputs_of(model)
+    if len(inputs) != 1 or not _is_known(inputs[0]):
         return
+    image = inputs[0]
+    sizes = [size.dim_value for size in image.type.tensor_type.shape.dim]
     zeros = np.zeros(sizes, helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type))
     with TemporaryDirectory() as folder:
         try:

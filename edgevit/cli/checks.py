@@ -40,10 +40,8 @@ def check(
     from edgevit.errors import RecipeError
     from edgevit.workshop import workshop
 
-    if runtime not in ("tensorrt", "onnxruntime"):
-        raise RecipeError(
-            "no such runtime to check for", where="--runtime", got=runtime, expected="tensorrt, onnxruntime"
-        )
+    if runtime not in RUNTIMES:
+        raise RecipeError("no such runtime to check for", where="--runtime", got=runtime, expected=", ".join(RUNTIMES))
     found: list[Checked | CheckedHere] = []
     with workshop(terminal_context()) as shop:
         for model in models:

@@ -73,7 +73,8 @@ def export(
     if precision == "float16":
         next_command(f"edgevit check {out}")
         return
-    next_command(f"edgevit quantize {out} --calibration FOLDER --out {out.with_suffix('.int8.onnx')}")
+    for_runtime = "" if runtime == "onnxruntime" else f"--runtime {runtime} "
+    next_command(f"edgevit quantize {out} --calibration FOLDER {for_runtime}--out {out.with_suffix('.int8.onnx')}")
 
 
 def quantize(
@@ -92,6 +93,12 @@ def quantize(
         str, typer.Option("--placement", help="fastest (measured here), all, dense, or products.")
     ] = "fastest",
     threads: Threads = 1,
+    min_sqnr_db: Annotated[
+        float | None, typer.Option("--min-sqnr-db", help="How close to float it must be, in dB; 10 by default.")
+    ] = None,
+    smoothquant: Annotated[
+        float | None, typer.Option("--smoothquant", min=0, max=1, help="Share of large channels for the weights; 0.5.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize an ONNX model to INT8, calibrated on images, checked and timed against the float model.
@@ -114,6 +121,8 @@ def quantize(
             runtime=runtime,
             placement=placement,
             threads=threads,
+            min_sqnr_db=min_sqnr_db,
+            smoothquant=smoothquant,
         )
         made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
         _deliver(made, out, as_json)

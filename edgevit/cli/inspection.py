@@ -39,6 +39,7 @@ def inspect(
     if html is not None:
         from edgevit.report.inspection import inspection_page
 
+        html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(inspection_page(found), encoding="utf-8")
         typer.echo(f"wrote {html}", err=True)
     if as_json:

@@ -192,6 +192,7 @@ class Compile(OnTarget):
 
     stage: Literal["compile"]
     makes: ClassVar[Kind] = "engine"
+    version: ClassVar[int] = 2
     model: OnnxRef
     runtime: Literal["onnxruntime"] = "onnxruntime"
 
@@ -230,6 +231,7 @@ class Bundle(Stage):
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
+    version: ClassVar[int] = 2
     model: FileModelRef
     support: DatasetRef | None = Field(
         None,

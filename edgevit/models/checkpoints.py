@@ -99,6 +99,20 @@ def open_to_train(artifact: Artifact, drop_rates: Mapping[str, float]) -> Checkp
     return _opened(artifact, _description_of(artifact).model_copy(update={"test_time_views": ()}), drop_rates)
 
 
+def open_to_reshape(artifact: Artifact) -> BuiltModel:
+    """The same to change the shape of. Raises RecipeError for what qat made: its ranges would be of another model."""
+    module, description, io = open_to_train(artifact, {})
+    if description.folded:
+        raise RecipeError(
+            "what qat made keeps its shape",
+            where=artifact.id,
+            got="a checkpoint with folded batch norms and trained ranges",
+            expected="a checkpoint from before qat",
+            next="prune, factorise and merge tokens first, then qat",
+        )
+    return BuiltModel(module, description, io.preprocess)
+
+
 def starting_model(
     name: str | None,
     init: Artifact | None,

@@ -29,11 +29,12 @@ def macs_of(model: nn.Module, height: int, width: int) -> int:
 
 def macs_by_module(model: nn.Module, height: int, width: int) -> dict[str, int]:
     """The same for each module that has any, by its path; "" is the whole model."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(image)
-    model.train(was_training)
+    for module, training in modes:  # each its own: wrappers put their modules into modes that differ
+        module.training = training
     root = type(model).__name__
     flops = {name: sum(its.values()) for name, its in counter.get_flop_counts().items()}
     inside = {name.removeprefix(f"{root}."): count // 2 for name, count in flops.items() if name.startswith(f"{root}.")}

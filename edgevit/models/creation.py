@@ -249,7 +249,14 @@ def with_low_ranks(built: BuiltModel, second_moments: Mapping[str, Tensor], keep
     Raises:
         RecipeError: so much cannot go, or the model has no linear layers but its classifier.
     """
-    inner, old = timm_model(built.module), built.description.low_ranks
+    inner = timm_model(built.module)
+    if built.description.low_ranks:
+        raise RecipeError(
+            "this model was factorised already",
+            got=f"{len(built.description.low_ranks)} layers that are two",
+            expected="a model as it was built, trained or pruned",
+            next="factorise the model before that, to a smaller keep_macs",
+        )
     if not second_moments:
         raise RecipeError(
             "this model has no linear layers to divide",
@@ -266,7 +273,7 @@ def with_low_ranks(built: BuiltModel, second_moments: Mapping[str, Tensor], keep
     ranks = ranks_for(factors, macs[""], keep)
     module = copy.deepcopy(built.module)
     factorise(timm_model(module), ranks, factors)
-    description = built.description.model_copy(update={"low_ranks": {**old, **ranks}})
+    description = built.description.model_copy(update={"low_ranks": ranks})
     return BuiltModel(module, description, built.preprocess)
 
 

@@ -120,7 +120,10 @@ def without(built: BuiltModel, removal: Removal) -> BuiltModel:
             drop_block(timm_model(model), path)
     _check_same_answers(smaller, deaf, built.preprocess)
     kept = _kept(built.description.pruned or Kept(), structures_of(timm_model(built.module)), removal)
-    return built._replace(module=smaller, description=built.description.model_copy(update={"pruned": kept}))
+    gone = tuple(f"{path}." for path in removal.blocks)
+    low_ranks = {path: rank for path, rank in built.description.low_ranks.items() if not path.startswith(gone)}
+    changes = {"pruned": kept, "low_ranks": low_ranks}
+    return built._replace(module=smaller, description=built.description.model_copy(update=changes))
 
 
 def before_and_after(model: nn.Module, removal: Removal) -> dict[Removable, tuple[int, int]]:

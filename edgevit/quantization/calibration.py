@@ -29,7 +29,12 @@ CUTS = np.linspace(1, 0.05, 96)
 
 
 def activation_ranges(
-    model: ModelProto, tensors: Sequence[str], batches: Batches, calibrator: Calibrator, threads: int
+    model: ModelProto,
+    tensors: Sequence[str],
+    batches: Batches,
+    calibrator: Calibrator,
+    threads: int,
+    symmetric: bool = False,
 ) -> Ranges:
     """Lowest and highest value of each tensor that INT8 should still tell apart.
 
@@ -38,6 +43,7 @@ def activation_ranges(
 
     Args:
         tensors: names of float tensors in the graph.
+        symmetric: whether integers will stand for -T..T, T the largest magnitude of a range; what rounding costs then.
         batches: gives the input batches, the same at each call.
 
     Raises:
@@ -49,7 +55,9 @@ def activation_ranges(
         if calibrator == "minmax":
             return ranges
         histograms = _histograms(probe, batches, ranges)
-    threshold = {"entropy": entropy_range, "percentile": percentile_range, "mse": mse_range}[calibrator]
+    if calibrator == "mse":
+        return {name: mse_range(histograms[name], ranges[name], symmetric) for name in tensors}
+    threshold = entropy_range if calibrator == "entropy" else percentile_range
     return {name: threshold(histograms[name], ranges[name]) for name in tensors}
 
 
@@ -76,7 +84,7 @@ def percentile_range(histogram: NDArray[np.int64], full: tuple[float, float]) ->
     return max(full[0], float(low)), min(full[1], float(high))
 
 
-def mse_range(histogram: NDArray[np.int64], full: tuple[float, float]) -> tuple[float, float]:
+def mse_range(histogram: NDArray[np.int64], full: tuple[float, float], symmetric: bool = False) -> tuple[float, float]:
     """The range, cut alike at both ends, whose 255 steps round and clip with the least mean squared error.
 
     Banner et al. 2019, "Post training 4-bit quantization of convolutional networks", eq. 2, on the histogram itself.
@@ -84,10 +92,11 @@ def mse_range(histogram: NDArray[np.int64], full: tuple[float, float]) -> tuple[
     largest = max(abs(full[0]), abs(full[1]))
     edges = np.linspace(-largest, largest, len(histogram) + 1)
     values, counts = (edges[1:] + edges[:-1]) / 2, histogram / histogram.sum()
+    full = min(full[0], 0.0), max(full[1], 0.0)  # integers hold 0
     errors = []
     for share in CUTS:
         low, high = share * full[0], share * full[1]
-        step = (high - low) / STEPS or 1.0
+        step = (2 * max(-low, high) if symmetric else high - low) / STEPS or 1.0
         clipped = np.clip(values, low, high)
         # within a bin values are spread evenly: what rounding costs is a twelfth of a step squared, wherever it is
         errors.append(float(counts @ (values - clipped) ** 2 + counts @ (clipped == values) * step**2 / 12))

@@ -67,7 +67,8 @@ class Judged:
     def sentence(self) -> str:
         """What was found, for people."""
         if self.failed is not None:
-            return f"{self.form.name}: {self.failed.got} against float, {self.failed.expected}"
+            wanted = f", {self.failed.expected}" if self.failed.expected else ""
+            return f"{self.form.name}: {self.failed.got} against float{wanted}"
         closeness = f"{self.noise['sqnr_db']:.1f} dB against float"
         if self.interval is None:
             return f"{self.form.name}: {closeness}"
@@ -89,6 +90,8 @@ class Judge:
     """Holds forms against the float model: their outputs, and their latencies.
 
     Attributes:
+        reference: the model as it was handed in, for outputs.
+        float_form: the same for the runtime that forms are written for, for latencies; it ships where none is faster.
         held_out: input batches to compare outputs on.
         floor_db: least SQNR.
         advice: what to do where a form is below it.
@@ -96,8 +99,8 @@ class Judge:
         comparing_threads: of the others.
     """
 
+    reference: HostSession
     float_form: Form
-    spec: IOSpec
     held_out: Sequence[NDArray[np.float32]]
     floor_db: float
     advice: str
@@ -106,10 +109,10 @@ class Judge:
 
     def closeness(self, form: Form) -> dict[str, float]:
         """The SQNR of a form in dB. Raises ParityError where it is below the floor, or a value is not finite."""
-        sessions = self._session(form, self.comparing_threads), self._float_session
+        sessions = self._session(form, self.comparing_threads), self.reference
         where = f"{form.name}, against float"
         noise = {"sqnr_db": check_quantized(*sessions, self.held_out, self.floor_db, where, self.advice)}
-        if self.spec.has_embedding:
+        if self.reference.spec.has_embedding:
             noise["embedding_sqnr_db"] = embedding_sqnr_db(*sessions, self.held_out)
         return noise
 
@@ -119,35 +122,41 @@ class Judge:
             noise = self.closeness(form)
         except ParityError as error:
             return Judged(form, failed=error)
-        plan = MeasurePlan(warmup_s=0.2, duration_s=SECONDS_EACH, min_runs=20, batch_size=fixed_batch(self.spec) or 1)
+        batch = fixed_batch(self.reference.spec) or 1
+        plan = MeasurePlan(warmup_s=0.2, duration_s=SECONDS_EACH, min_runs=20, batch_size=batch)
         session = self._session(form, self.threads)
         timed = interleaved(self._timed_float_session.work(plan), session.work(plan), plan)
         return Judged(form, noise, timed.ratio, timed.interval)
 
-    def all_of(self, forms: Iterable[Form], progress: Progress) -> list[Judged]:
-        """Each form judged, and said so in a line."""
+    def chosen(self, forms: Iterable[Form], progress: Progress) -> tuple[Judged, list[Judged]]:
+        """What ships, and every form as it was judged, which is said in a line each."""
         found = []
         for form in forms:
             one = self.judged(form)
             progress.say(f"    {one.sentence()}")
             found.append(one)
-        return found
-
-    @cached_property
-    def _float_session(self) -> HostSession:
-        return self._session(self.float_form, self.comparing_threads)
+        ships = best_of(self.float_form, found)
+        if ships.form is self.float_form:
+            self.closeness(ships.form)  # in this runtime it may be another than the one handed in
+        return ships, found
 
     @cached_property
     def _timed_float_session(self) -> HostSession:
         return self._session(self.float_form, self.threads)
 
     def _session(self, form: Form, threads: int) -> HostSession:
-        return file_session(form.file, self.spec, form.session_options, threads)
+        return file_session(form.file, self.reference.spec, form.session_options, threads)
 
 
 @dataclass(frozen=True)
 class FormWriter:
-    """Writes the forms of a model into `folder`, for the runtime whose ranges were calibrated."""
+    """Writes the forms of a model into `folder`, for the runtime whose ranges were calibrated.
+
+    Attributes:
+        model: as it was handed in.
+        precision: of that.
+        calibrated: the same, perhaps smoothed, with its ranges.
+    """
 
     model: ModelProto
     precision: str
@@ -171,14 +180,15 @@ class FormWriter:
     def float_form(self, precision: str | None = None) -> Form:
         """The model as it is, computed in its own precision or in another."""
         named = precision or self.precision
-        options = self._options(precision)
-        return Form(named, self._written(self.model, named, options), options, named)
+        options = {"runtime": self._runtime} if self._runtime != "onnxruntime" else {}
+        options |= {"inference_precision": precision} if precision else {}
+        return Form(named, self._written(self.model, f"float {named}", options), options, named)
 
     def int8_form(self, placement: Placement, precision: str | None = None) -> Form:
         """The model with integers at `placement`, the rest computed in its own precision or in another."""
         made = self.calibrated.quantized(placement)
         name = f"int8 {placement}" + (f", {precision}" if precision else "")
-        options = {**made.session_options, **self._options(precision)}
+        options = {**made.session_options, **({"inference_precision": precision} if precision else {})}
         file = self._written(made.model, name, options)
         return Form(name, file, options, "int8", made.quantized_ops, made.float_ops)
 
@@ -192,10 +202,6 @@ class FormWriter:
     @property
     def _runtime(self) -> str:
         return file_runtime(self.calibrated.dialect.session_options)
-
-    def _options(self, precision: str | None) -> Json:
-        runtime = {} if self._runtime == "onnxruntime" else {"runtime": self._runtime}
-        return {**runtime, **({"inference_precision": precision} if precision else {})}
 
     def _written(self, model: ModelProto, name: str, options: Json) -> Path:
         file = self.folder / f"{name}.onnx"
@@ -214,6 +220,6 @@ def best_of(float_form: Form, found: Sequence[Judged]) -> Judged:
     faster = [one for one in close if one.is_faster]
     if not faster:
         return Judged(float_form)
-    speed = {id(one): one.speedup or 0.0 for one in faster}
-    as_fast = [one for one in faster if speed[id(one)] >= AS_FAST * max(speed.values())]
+    best = max(one.speedup or 0.0 for one in faster)
+    as_fast = [one for one in faster if (one.speedup or 0.0) >= AS_FAST * best]
     return max(as_fast, key=lambda one: (one.form.precision == "int8", one.noise["sqnr_db"]))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgevit.artifacts import IOSpec
 from edgevit.configs import Quantize
 from edgevit.errors import listed
 from edgevit.progress import Progress
@@ -17,31 +15,28 @@ from edgevit.quantization.calibration import Batches
 from edgevit.quantization.ptq import CalibratedModel, calibrated
 from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
 from edgevit.quantization.smoothing import smoothed
+from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.files import TensorRanges, trained_ranges_in
-
-
-class Prepared(NamedTuple):
-    """A float graph as it is quantized, the same with its ranges, and what each layer costs where that was measured."""
-
-    source: ModelProto
-    calibrated: CalibratedModel
-    sensitivities: list[Sensitivity]
 
 
 def prepared(
     source: ModelProto,
-    spec: IOSpec,
+    reference: HostSession,
     calibration: Batches,
     images: Sequence[NDArray[np.float32]],
     config: Quantize,
     threads: int,
     progress: Progress,
-) -> Prepared:
+) -> tuple[CalibratedModel, list[Sensitivity]]:
     """Smooth, calibrate and, where all layers in INT8 would be too far from float, leave out the costliest.
 
     Args:
+        reference: the same model in a session.
         calibration: gives the calibration batches, the same at each call.
         images: other batches, to judge closeness on.
+
+    Returns:
+        The graph with its ranges, and what each layer costs where that was measured.
 
     Raises:
         ArtifactError: the graph is quantized already, too old, has nothing to quantize or smooth, or no trained ranges.
@@ -50,7 +45,7 @@ def prepared(
     if config.smoothquant is not None:
         source = smoothed(source, calibration, config.smoothquant, threads, config.id)
     ready = _calibrated(source, calibration, config, threads, progress)
-    return Prepared(source, *_close_enough(ready, spec, images, config, threads, progress))
+    return _close_enough(ready, reference, images, config, threads, progress)
 
 
 def _calibrated(
@@ -81,7 +76,7 @@ def _mention_untrained(trained: TensorRanges, found: CalibratedModel, config: Qu
 
 def _close_enough(
     ready: CalibratedModel,
-    spec: IOSpec,
+    reference: HostSession,
     images: Sequence[NDArray[np.float32]],
     config: Quantize,
     threads: int,
@@ -91,9 +86,12 @@ def _close_enough(
 
     What was trained to be rounded is at its best rounded, however far that is from what it computes in float.
     """
-    trial = LayerTrial(ready, spec, images, threads)
+    is_trained = config.calibrator == "trained"
+    if is_trained and not config.sensitivity:
+        return ready, []
+    trial = LayerTrial(ready, reference, images, threads)
     db = trial.sqnr_db(ready)
-    is_close = db >= config.floor_db or config.calibrator == "trained"
+    is_close = is_trained or db >= config.floor_db
     if is_close and not config.sensitivity:
         return ready, []
     found = trial.sensitivities(progress)

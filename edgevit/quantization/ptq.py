@@ -138,7 +138,7 @@ def calibrated(
     given |= {node.output[0]: given[node.input[0]] for node in clipping if node.input[0] in given}
     tensors = _activations([*nodes, *clipping], dialect)
     unknown = [name for name in tensors if name not in given]
-    found = activation_ranges(named, unknown, batches, calibrator, threads) if unknown else {}
+    found = activation_ranges(named, unknown, batches, calibrator, threads, dialect.symmetric) if unknown else {}
     ranges = {name: given.get(name) or found[name] for name in tensors}
     if dialect.floats == "float16":
         _check_fits_float16(ranges, where)

@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
-from edgevit.artifacts import IOSpec, Json
+from edgevit.artifacts import Json
 from edgevit.progress import Progress
 from edgevit.quantization.ptq import CalibratedModel
+from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.parity import centred_outputs, sqnr_db
 from edgevit.runtimes.sessions import file_session
@@ -48,15 +48,15 @@ class LayerTrial:
     """Runs a model with some of its layers quantized, and compares it with the float one.
 
     Args:
-        images: input batches; the first four are used.
-        floor_db: what the whole is to reach.
+        reference: the float model, as it was handed in.
+        images: input batches; of single layers the first four.
     """
 
     def __init__(
-        self, model: CalibratedModel, spec: IOSpec, images: Sequence[NDArray[np.float32]], threads: int
+        self, model: CalibratedModel, reference: HostSession, images: Sequence[NDArray[np.float32]], threads: int
     ) -> None:
-        self._model, self._spec, self._images, self._threads = model, spec, images[:MOST_BATCHES], threads
-        self._expected = self._outputs(model.model, {})
+        self._model, self._spec, self._images, self._threads = model, reference.spec, images, threads
+        self._expected = [centred_outputs(reference, [batch]) for batch in images]
 
     def sensitivities(self, progress: Progress) -> list[Sensitivity]:
         """Each layer alone, the costliest first."""
@@ -66,13 +66,19 @@ class LayerTrial:
         with progress.bar("quantize each layer alone", len(nodes), "layers") as bar:
             for node in nodes:
                 alone = replace(self._model, kept_float=frozenset(everything - {node.name}))
-                found.append(Sensitivity(node.name, node.op_type, self.sqnr_db(alone)))
+                found.append(Sensitivity(node.name, node.op_type, self.sqnr_db(alone, MOST_BATCHES)))
                 bar.advance()
         return sorted(found, key=lambda one: one.sqnr_db)
 
-    def sqnr_db(self, model: CalibratedModel) -> float:
+    def sqnr_db(self, model: CalibratedModel, batches: int | None = None) -> float:
+        """How close a model is to the float one, on all images or on the first so many batches."""
         made = model.quantized()
-        return sqnr_db(self._outputs(made.model, made.session_options), self._expected)
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            write_onnx(made.model, file, self._spec, made.session_options)
+            session = file_session(file, self._spec, made.session_options, self._threads)
+            got = centred_outputs(session, self._images[:batches])
+        return sqnr_db(got, np.concatenate(self._expected[:batches]))
 
     def within(self, floor_db: float, sensitivities: Sequence[Sensitivity]) -> CalibratedModel | None:
         """The model with as few layers in float as bring it to `floor_db`; None where only all of them do.
@@ -91,10 +97,3 @@ class LayerTrial:
                 return mixed
             count = int(np.ceil(count * MORE_EACH_TIME))
         return None
-
-    def _outputs(self, model: ModelProto, options: Json) -> NDArray[np.float64]:
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "model.onnx"
-            write_onnx(model, file, self._spec, options)
-            session = file_session(file, self._spec, options, self._threads)
-            return centred_outputs(session, self._images)

@@ -28,7 +28,7 @@ def inspection_page(found: Inspected) -> str:
 def _headline(found: Inspected) -> str:
     """How much of the arithmetic runs in INT8, or asks to where nothing could be run."""
     if found.runtime is None:
-        return "ONNX Runtime cannot load this graph"
+        return "What would run is not known"
     if not found.is_quantized:
         return "Nothing in this graph is quantized"
     fell_back = sum(layer.product.fell_back for layer in found.layers)

@@ -14,14 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from edgevit.artifacts import Artifact, Json
+from edgevit.artifacts import SENSITIVITY, Artifact, Json
 from edgevit.report import plots, text
 from edgevit.report.variants import Lineup, Variant, predictions
 
 HERE = Path(__file__).parent
 MOST_CONFUSED = 8
 LARGEST_CONFUSION_MATRIX = 100
-SENSITIVITY = "sensitivity.json"
 QUANTIZATION_FACTS = {
     "calibrator": "Calibrator",
     "calibration_images": "Calibration images",

@@ -98,6 +98,8 @@ def for_runtime(model: Artifact, runtime: str | None) -> Artifact:
         )
     manifest = model.manifest
     options = {**manifest.session_options, "runtime": runtime}
+    if options.pop("inference_precision", None) and model.metrics["precision"] == "bfloat16":
+        manifest = manifest.model_copy(update={"metrics": {**model.metrics, "precision": "float32"}})
     return Artifact(model.path, manifest.model_copy(update={"session_options": options}))
 
 

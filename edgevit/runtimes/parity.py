@@ -83,6 +83,8 @@ def sqnr_db(quantized: NDArray[Any], reference: NDArray[Any]) -> float:
     signal = float(np.sum(reference64**2))
     if noise == 0:
         return NOISELESS_DB
+    if not np.isfinite(noise):
+        return -NOISELESS_DB
     return min(NOISELESS_DB, 10 * float(np.log10(signal / noise))) if signal > 0 else -NOISELESS_DB
 
 

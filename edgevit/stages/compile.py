@@ -23,6 +23,7 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
         raise ArtifactError(
             f"{runtime_of(model)} compiles a model each time it loads it",
             where=model.id,
+            got=f"runtime: {runtime_of(model)}",
             expected=f"a model that was made for {config.runtime}",
             next="leave compile out: evaluate, profile and bundle take the ONNX file",
         )

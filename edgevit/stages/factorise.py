@@ -11,18 +11,17 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Factorise
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.models.checkpoints import checkpoint_contents, open_to_train
-from edgevit.models.creation import BuiltModel, with_low_ranks
+from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
+from edgevit.models.creation import with_low_ranks
 from edgevit.training.second_moments import second_moments
 
 
 def run(config: Factorise, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    checkpoint = open_to_train(inputs["model"], {})
-    built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
+    built = open_to_reshape(inputs["model"])
     dataset = open_dataset(inputs["data"]).sample(config.images, config.seed)
     moments = second_moments(built, dataset, torch.device(context.device), context.progress)
     thinner = with_low_ranks(built, moments, config.keep_macs)
-    contents = checkpoint_contents(thinner, checkpoint.io.classes, out, {}, {})
+    contents = checkpoint_contents(thinner, inputs["model"].io.classes, out, {}, {})
     macs, params = (f"{contents.metrics[cost] / inputs['model'].metrics[cost]:.1%}" for cost in ("macs", "params"))
     divided = f"{len(thinner.description.low_ranks)} of {len(moments)} linear layers are two"
     context.progress.say(f"    left: {macs} of the MACs, {params} of the parameters; {divided}")

@@ -8,14 +8,13 @@ from pathlib import Path
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import MergeTokens
 from edgevit.context import Context
-from edgevit.models.checkpoints import checkpoint_contents, open_checkpoint
-from edgevit.models.creation import BuiltModel, with_merged_tokens
+from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
+from edgevit.models.creation import with_merged_tokens
 
 
 def run(config: MergeTokens, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    checkpoint = open_checkpoint(inputs["model"])
-    whole = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
-    contents = checkpoint_contents(with_merged_tokens(whole, config.per_block), checkpoint.io.classes, out, {}, {})
+    whole = open_to_reshape(inputs["model"])
+    contents = checkpoint_contents(with_merged_tokens(whole, config.per_block), inputs["model"].io.classes, out, {}, {})
     share = contents.metrics["macs"] / inputs["model"].metrics["macs"]
     context.progress.say(f"    left: {share:.1%} of the MACs")
     return contents

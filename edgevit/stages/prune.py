@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import Prune
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.models.checkpoints import Checkpoint, checkpoint_contents, open_to_train
+from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
 from edgevit.models.creation import BuiltModel
 from edgevit.models.pruning import Importance, Removable, before_and_after, magnitude, plan_removal, prunable, without
 from edgevit.progress import Progress
@@ -19,11 +19,10 @@ from edgevit.training.importance import known_labels, taylor
 
 
 def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    checkpoint = open_to_train(inputs["model"], {})
-    whole = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
-    importance = _importance(whole, checkpoint, config, inputs, context)
+    whole, classes = open_to_reshape(inputs["model"]), inputs["model"].io.classes
+    importance = _importance(whole, classes, config, inputs, context)
     removal = plan_removal(whole, importance, config.cost, config.keep)
-    contents = checkpoint_contents(without(whole, removal), checkpoint.io.classes, out, {}, {})
+    contents = checkpoint_contents(without(whole, removal), classes, out, {}, {})
     _say_what_is_left(
         before_and_after(whole.module, removal), inputs["model"].metrics, contents.metrics, context.progress
     )
@@ -31,13 +30,13 @@ def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Pa
 
 
 def _importance(
-    whole: BuiltModel, checkpoint: Checkpoint, config: Prune, inputs: Mapping[str, Artifact], context: Context
+    whole: BuiltModel, classes: Sequence[str], config: Prune, inputs: Mapping[str, Artifact], context: Context
 ) -> Importance:
     structures, blocks = prunable(whole.module, config.structures)
     if config.score == "magnitude":
         return magnitude(structures)
     dataset = open_dataset(inputs["data"]).sample(config.images, config.seed)
-    labels = known_labels(dataset, checkpoint.io.classes)
+    labels = known_labels(dataset, classes)
     if labels is None:
         context.progress.say(f"    {dataset.name} has no labels of the model's classes: the model's own answers count")
     device = torch.device(context.device)

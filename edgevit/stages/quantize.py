@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgevit.artifacts import Artifact, Contents
+from edgevit.artifacts import SENSITIVITY, Artifact, Contents
 from edgevit.configs import Quantize
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
+from edgevit.progress import Progress
 from edgevit.quantization import choose_images, image_batches
-from edgevit.quantization.choice import FormWriter, Judge, Judged, best_of
+from edgevit.quantization.choice import FormWriter, Judge, Judged
 from edgevit.quantization.preparation import prepared
-from edgevit.runtimes.base import carried_cost
+from edgevit.runtimes.base import SessionOptions, carried_cost
 from edgevit.runtimes.files import onnx_file, read_onnx
+from edgevit.runtimes.sessions import open_session
 
-SENSITIVITY = "sensitivity.json"
 CALIBRATE_OTHERWISE = (
     "calibrate on more images of the kind the model will see, or try calibrator: percentile or entropy"
 )
@@ -34,48 +35,42 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         image_batches(dataset, positions, model.io, context.progress, title)
         for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
     )
-    images = list(held_out())
-    source, ready, sensitivities = prepared(
-        read_onnx(onnx_file(model)), model.io, calibration, images, config, usable_cpus(), context.progress
-    )
+    source, images = read_onnx(onnx_file(model)), list(held_out())
+    reference = open_session(model, SessionOptions(threads=usable_cpus()))
+    ready, sensitivities = prepared(source, reference, calibration, images, config, usable_cpus(), context.progress)
     with TemporaryDirectory() as folder:
         writer = FormWriter(source, str(model.metrics["precision"]), ready, model.io, Path(folder))
-        judge = Judge(
-            writer.float_form(),
-            model.io,
-            images,
-            config.floor_db,
-            CALIBRATE_OTHERWISE if config.calibrator != "trained" else TRAINED_TO_BE_ROUNDED,
-            config.threads,
-            usable_cpus(),
-        )
-        if config.target is None:
-            form = writer.int8_form(config.placement if config.placement != "fastest" else "all")
-            ships, judged = Judged(form, judge.closeness(form)), []
-        else:
-            judged = judge.all_of(writer.forms(), context.progress)
-            ships = best_of(judge.float_form, judged)
+        advice = TRAINED_TO_BE_ROUNDED if config.calibrator == "trained" else CALIBRATE_OTHERWISE
+        judge = Judge(reference, writer.float_form(), images, config.floor_db, advice, config.threads, usable_cpus())
+        ships, judged = _ships(config, writer, judge, context.progress)
         shutil.copyfile(ships.form.file, out / "model.onnx")
+    if sensitivities:
+        table = [{**one.as_json(), "kept_float": one.node in ready.kept_float} for one in sensitivities]
+        (out / SENSITIVITY).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     metrics = {
         **carried_cost(model),
         "size_bytes": (out / "model.onnx").stat().st_size,
         "precision": ships.form.precision,
         "form": ships.form.name,
-        "kept_float": len(ready.kept_float),
+        "kept_float": len(ready.kept_float) if ships.form.quantized_ops else 0,
         "quantized_ops": ships.form.quantized_ops,
         "float_ops": ships.form.float_ops,
         "calibration_images": len(chosen.calibration),
     }
-    if sensitivities:
-        table = [{**one.as_json(), "kept_float": one.node in ready.kept_float} for one in sensitivities]
-        (out / SENSITIVITY).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    # What was measured is no part of the result: the last digits depend on the number of threads, and on the moment.
-    measured = {**ships.noise, **({"forms": [one.as_json() for one in judged]} if judged else {})}
     return Contents(
         kind="onnx",
         metrics=metrics,
-        log_metrics=measured,
+        # No part of the result: the last digits depend on the number of threads, and on the moment.
+        log_metrics={**ships.noise, **({"forms": [one.as_json() for one in judged]} if judged else {})},
         logs=(SENSITIVITY,) if sensitivities else (),
         io=model.io,
         session_options=ships.form.session_options,
     )
+
+
+def _ships(config: Quantize, writer: FormWriter, judge: Judge, progress: Progress) -> tuple[Judged, list[Judged]]:
+    """The form that comes out, and those that were timed for it."""
+    if config.target is not None:
+        return judge.chosen(writer.forms(), progress)
+    form = writer.int8_form(config.placement if config.placement != "fastest" else "all")
+    return Judged(form, judge.closeness(form)), []

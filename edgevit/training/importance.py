@@ -59,7 +59,7 @@ def taylor(
             logits = model(images).float()
             target = _drawn(logits, generator) if labels is None else next(given)
             loss = F.cross_entropy(logits, target.to(device), reduction="sum")
-            return torch.cat(torch.autograd.grad(loss, gates), dim=1).cpu()
+            return torch.cat(torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True), dim=1).cpu()
 
     with progress.bar("score", len(dataset), "images") as bar:
         found = over_canvases(changes, ViewDataset(dataset, built.preprocess), 0, BATCH_SIZE, bar)

@@ -121,7 +121,8 @@ def _freeze(inner: nn.Module, what: Literal["backbone"] | int) -> None:
             )
         frozen = {name for layer in layers[:what] for name in layer}
     for name, parameter in inner.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+        if name in frozen:
+            parameter.requires_grad_(False)
 
 
 def _layers(model: nn.Module) -> list[list[str]]:

@@ -14,6 +14,8 @@ from edgevit.errors import ParityError
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.sensitivity import LayerTrial
+from edgevit.runtimes.files import write_onnx
+from edgevit.runtimes.sessions import file_session
 from tests.small_models import float_onnx, workbench
 
 SPEC = IOSpec.for_classifier(Preprocess(height=4, width=4), tuple(map(str, range(32))))
@@ -52,9 +54,11 @@ IMAGES = [np.random.default_rng(seed).standard_normal((16, 3, 4, 4)).astype(np.f
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "tensorrt"])
-def trial(request: pytest.FixtureRequest) -> LayerTrial:
+def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LayerTrial:
     ready = calibrated(chain(), lambda: iter(IMAGES), "minmax", request.param, 1, "chain")
-    return LayerTrial(ready, SPEC, IMAGES, threads=1)
+    folder = tmp_path_factory.mktemp("chain")
+    write_onnx(chain(), folder / "chain.onnx", SPEC)
+    return LayerTrial(ready, file_session(folder / "chain.onnx", SPEC, {}, 1), IMAGES, threads=1)
 
 
 def test_the_layer_that_suffers_is_found_and_alone_kept_float(trial: LayerTrial) -> None:

@@ -37,7 +37,7 @@ def with_biases_inside(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Its optimiser leaves an Add of a constant behind each; the operator's last input does the same in the same pass.
     """
-    biases = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -48,7 +48,7 @@ def with_biases_inside(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type != PRODUCT or len(behind) != 1 or behind[0].op_type != "Add" or node.output[0] in given_out:
             continue
         (bias,) = [name for name in behind[0].input if name != node.output[0]] or [""]
-        if bias in biases and len(node.input) <= BIAS:
+        if sizes.get(bias) == sizes.get(node.input[1], ())[-1:] and len(node.input) <= BIAS:
             node.input.extend([""] * (BIAS - len(node.input)) + [bias])
             node.output[0] = behind[0].output[0]
             model.graph.node.remove(behind[0])
