@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.compression_peers import OPENVINO, ORT, OWN
+from benchmarks.compression_plot import drop_against_speedup
 from benchmarks.small_models import RECIPE, STUDENT, keep, small_models
 from edgevit.configs import Load
 from edgevit.context import Context
@@ -53,3 +55,18 @@ def test_every_student_of_the_recipe_is_taught_and_judged() -> None:
     students = [name for name in stages if name.startswith(STUDENT)]
     assert len(students) == 3
     assert all(f"accuracy/{name.removeprefix(STUDENT)}" in stages for name in students)
+
+
+def test_the_peers_plot_shows_every_runtime_and_peer() -> None:
+    spread = {"median": 1.5, "min": 1.2, "max": 1.7}
+    rows = [
+        {
+            "name": f"{peer}, {runtime}", "peer": peer, "method": "int8", "runtime": runtime, "speedup": spread,
+            "sqnr_db": 25.0, "top1_agreement": 0.9, "top1": None, "top1_drop": None,
+        }
+        for peer in ("edgevit", "nncf", "modelopt", "olive", "onnxruntime", "float")
+        for runtime in dict.fromkeys((ORT, *OWN, *OPENVINO))
+    ]  # fmt: skip
+    svg = drop_against_speedup({"deit_tiny_patch16_224": {"weights": "random: top-1 means nothing", "rows": rows}})
+    assert svg.startswith("<?xml")
+    assert "deit_tiny_patch16_224" in svg

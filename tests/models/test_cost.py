@@ -48,3 +48,11 @@ def test_counting_leaves_the_model_in_its_mode() -> None:
     assert layer.training
     assert all(parameter.grad is None for parameter in layer.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_counting_leaves_every_module_in_its_own_mode() -> None:
+    """A wrapper may keep an inner model's flag up while its layers are in eval mode."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).eval()
+    model.training = True
+    macs_of(model, 8, 8)
+    assert [module.training for module in model.modules()] == [True, False, False, False]

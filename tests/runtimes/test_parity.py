@@ -114,3 +114,9 @@ def test_a_reference_that_is_not_finite_fails():
         check_quantized(
             Constant([1, 0, 0, 0]), Constant([np.inf, 0, 0, 0]), [np.zeros((2, 3, 8, 8), np.float32)], -500, "x"
         )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_close(bad):
+    reference = np.ones((2, 3))
+    assert sqnr_db(np.where(np.eye(2, 3), bad, reference), reference) < -100

@@ -64,3 +64,34 @@ def test_model_without_linear_layers_is_refused() -> None:
     hybrid = workbench().run("load", "no-linear", **HYBRID, classes_of="digits.test")
     with pytest.raises(RecipeError, match="no linear layers to divide"):
         workbench().run("factorise", "refused", model=hybrid.id, keep_macs=0.5, data="digits.pool", images=8)
+
+
+def test_a_factorised_model_is_not_factorised_again_and_loses_whole_blocks_with_their_ranks() -> None:
+    bench = workbench()
+    thinner = bench.run("factorise", "once", model=checkpoint().id, keep_macs=0.8, data="digits.pool", images=16)
+    with pytest.raises(RecipeError, match="factorised already") as caught:
+        bench.run("factorise", "twice", model=thinner.id, keep_macs=0.9, data="digits.pool", images=16)
+    assert "before that" in str(caught.value.next)
+    shallow = bench.run(
+        "prune", "shallow", model=thinner.id, keep_macs=0.7, score="magnitude", structures=("heads", "hidden", "blocks")
+    )
+    opened = open_checkpoint(shallow)  # which builds it from its description
+    dropped = opened.description.pruned.dropped if opened.description.pruned else ()
+    assert not any(path.startswith(f"{block}.") for path in opened.description.low_ranks for block in dropped)
+
+
+@pytest.mark.parametrize("stage", ["prune", "factorise", "mergetokens"])
+def test_what_qat_made_keeps_its_shape(stage: str) -> None:
+    bench = workbench()
+    rounded = bench.run(
+        "qat", "rounded-shape", init=checkpoint().id, streams=({"data": "digits.support"},), epochs=0,
+        calibration="digits.support", calibration_images=8,
+    )  # fmt: skip
+    fields = {
+        "prune": {"keep_macs": 0.8, "score": "magnitude"},
+        "factorise": {"keep_macs": 0.8, "data": "digits.support"},
+        "mergetokens": {"per_block": 1},
+    }
+    with pytest.raises(RecipeError, match="keeps its shape") as caught:
+        bench.run(stage, f"reshaped-{stage}", model=rounded.id, **fields[stage])
+    assert "then qat" in str(caught.value.next)
