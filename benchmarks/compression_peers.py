@@ -45,8 +45,7 @@ from benchmarks.small_models import MODELS, small_models
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, IOSpec, Json, sha256_of, sha256_of_file
 from edgevit.cli.output import terminal_context
-from edgevit.configs import Cifar, Compile, Export, Load, Quantize
-from edgevit.configs.fields import FileRuntime
+from edgevit.configs import Cifar, Compile, Export, FileRuntime, Load, Quantize
 from edgevit.context import Context
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS

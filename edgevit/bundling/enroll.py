@@ -5,7 +5,7 @@
     python enroll.py --remove gasket
     python enroll.py --list
 
-Needs numpy, Pillow and ONNX Runtime, on Linux or macOS. Exit status: 0 done; 1 the class cannot be told apart from the
+Needs what requirements.txt names, on Linux or macOS. Exit status: 0 done; 1 the class cannot be told apart from the
 others, and nothing was changed; 2 the bundle, the call or an image is wrong, and nothing was changed.
 """
 

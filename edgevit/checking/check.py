@@ -28,7 +28,7 @@ class Checked:
         older: what parsers of older boards would say.
         answer: NVIDIA's; None where it could not be asked, and then `not_asked` says why.
         products: what each product asked for and got; empty where nothing was built.
-        attentions, unfused: how many there are, and the Softmax nodes of those that are several kernels.
+        attentions, unfused: how many there are, and the Softmax or Attention nodes of those that are several kernels.
     """
 
     path: Path

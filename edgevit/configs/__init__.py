@@ -16,7 +16,14 @@ from edgevit.configs.datasets import (
 )
 from edgevit.configs.evaluation import CORRUPTIONS, Corruption, Evaluate
 from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod
-from edgevit.configs.fields import input_files, references, with_absolute_files
+from edgevit.configs.fields import (
+    Calibrator,
+    FileRuntime,
+    QuantizedRuntime,
+    input_files,
+    references,
+    with_absolute_files,
+)
 from edgevit.configs.objectives import (
     OBJECTIVES,
     AttentionTransfer,
@@ -71,6 +78,7 @@ __all__ = [
     "Augmentation",
     "Budget",
     "Bundle",
+    "Calibrator",
     "Check",
     "Cifar",
     "Compile",
@@ -88,6 +96,7 @@ __all__ = [
     "FeatureDistillation",
     "FewShot",
     "Fewshot",
+    "FileRuntime",
     "Glyphs",
     "HardDistillation",
     "HeadMethod",
@@ -102,6 +111,7 @@ __all__ = [
     "PseudoLabel",
     "Qat",
     "Quantize",
+    "QuantizedRuntime",
     "Report",
     "SoftDistillation",
     "Splits",

@@ -20,6 +20,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 FileRuntime = Literal["onnxruntime", "openvino"]  # what can open an ONNX file on this machine
+QuantizedRuntime = Literal["onnxruntime", "openvino", "tensorrt"]  # what quantized files are written for
+Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
 
 
 @dataclass(frozen=True)

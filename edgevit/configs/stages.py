@@ -10,6 +10,7 @@ from edgevit.artifacts import Kind
 from edgevit.configs.evaluation import Evaluate
 from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
+    Calibrator,
     CheckpointRef,
     Count,
     DatasetRef,
@@ -21,6 +22,7 @@ from edgevit.configs.fields import (
     NonNegative,
     OnnxRef,
     Positive,
+    QuantizedRuntime,
     Share,
 )
 from edgevit.configs.stage import OnTarget, Stage
@@ -142,7 +144,7 @@ class Quantize(Stage):
     model: OnnxRef
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
-    calibrator: Literal["minmax", "entropy", "percentile", "mse", "trained"] = Field(
+    calibrator: Calibrator | Literal["trained"] = Field(
         "minmax",
         description="trained: the ranges that came out of a qat stage and that the export carries; tensors without any "
         "are calibrated by minmax",
@@ -150,7 +152,7 @@ class Quantize(Stage):
     smoothquant: Fraction | None = Field(
         None, description="share α of large activation channels that the weights take over (SmoothQuant); 0.5 is usual"
     )
-    runtime: Literal["onnxruntime", "openvino", "tensorrt"] = Field(
+    runtime: QuantizedRuntime = Field(
         "onnxruntime", description="whose dialect the graph is written in; what stays float is float16 for tensorrt"
     )
     placement: Literal["fastest", "all", "dense", "products"] = Field(

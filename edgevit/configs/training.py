@@ -8,7 +8,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edgevit.artifacts import Frozen, Kind
-from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, Fraction, NonNegative, Positive, ReadsFile
+from edgevit.configs.fields import (
+    Calibrator,
+    CheckpointRef,
+    Count,
+    DatasetRef,
+    Fraction,
+    NonNegative,
+    Positive,
+    QuantizedRuntime,
+    ReadsFile,
+)
 from edgevit.configs.objectives import (
     AttentionTransfer,
     CrossEntropy,
@@ -342,12 +352,12 @@ class Qat(Distillation):
 
     stage: Literal["qat"]
     init: CheckpointRef = Field(description="what is trained; it teaches itself where no teacher is given")
-    runtime: Literal["onnxruntime", "openvino", "tensorrt"] = Field(
+    runtime: QuantizedRuntime = Field(
         "onnxruntime", description="whose dialect decides what is rounded, and to which integers"
     )
     calibration: DatasetRef = Field(description="images that give the ranges of activations at the start")
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
-    calibrator: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calibrator: Calibrator = "minmax"
     learn_ranges: bool = Field(True, description="train the ranges, too (LSQ); or leave them as calibrated")
     objectives: tuple[Objective, ...] = Field((SoftDistillation(),), min_length=1)
     learning_rate: Annotated[float, Field(ge=0)] = 1e-4

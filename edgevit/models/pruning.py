@@ -274,6 +274,6 @@ def _too_small(cost: Cost, keep: float, least: float) -> RecipeError:
     return RecipeError(
         "pruning cannot make the model so small",
         got=f"keep_{cost}: {keep:g}",
-        expected=f"at least {math.ceil(least * 1000) / 1000:g}, where two heads and 8 hidden units are left everywhere",
-        next="let blocks go too, or start from a smaller model",
+        expected=f"at least {math.ceil(least * 1000) / 1000:g}, where the least is left of everything that may go",
+        next="let more go (structures: [heads, hidden, blocks]), or start from a smaller model",
     )

@@ -1,12 +1,11 @@
 """INT8 by Q/DQ nodes in the ONNX graph: calibration, and a writer with a dialect for each runtime."""
 
-from edgevit.quantization.calibration import Calibrator, activation_ranges
+from edgevit.quantization.calibration import activation_ranges
 from edgevit.quantization.images import ChosenImages, choose_images, image_batches
 from edgevit.quantization.ptq import CalibratedModel, Quantized, RoundedLayer, calibrated
 
 __all__ = [
     "CalibratedModel",
-    "Calibrator",
     "ChosenImages",
     "Quantized",
     "RoundedLayer",

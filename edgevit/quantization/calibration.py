@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from edgevit.configs import Calibrator
 from edgevit.errors import DataError
 from edgevit.runtimes.files import inputs_of
 from edgevit.runtimes.onnxruntime.session import inference_session
 
-Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
 Ranges = dict[str, tuple[float, float]]
 Batches = Callable[[], Iterable[NDArray[np.float32]]]
 

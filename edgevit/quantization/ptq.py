@@ -14,8 +14,9 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edgevit.artifacts import Json
+from edgevit.configs import Calibrator
 from edgevit.errors import ArtifactError
-from edgevit.quantization.calibration import Batches, Calibrator, Ranges, activation_ranges
+from edgevit.quantization.calibration import Batches, Ranges, activation_ranges
 from edgevit.quantization.dialects import DIALECTS, PLACEMENTS, Dialect, Placement, is_placed, why_float
 from edgevit.runtimes.files import constants_of, is_quantized, operator_counts, opset_of, with_unique_node_names
 from edgevit.runtimes.float16 import with_float16
