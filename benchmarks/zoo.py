@@ -6,7 +6,7 @@ Each at its default size with 1,000 classes and random weights (closeness on tra
 calibrated on 32 random pictures. `quantize` times every form and ships the fastest one or the float model; what it
 shipped is then timed again here, in turns with the float model in the same runtime and in ONNX Runtime, one thread,
 batch 1. Where float ships, that compares two sessions of one graph, and shows how far two sessions may differ
-(`same_file_twice`). A run that was stopped goes on. About three quarters of an hour on two cores with nothing else on them.
+(`same_file_twice`). A run that was stopped goes on. About an hour on two cores with nothing else on them.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ RUNTIMES = ("onnxruntime", "openvino")
 PICTURES = 96  # 32 to calibrate on, 64 to compare on
 PLAN = MeasurePlan(warmup_s=0.3, duration_s=1.5, min_runs=30)
 FLOAT = "float32"
-    0.98  # a shipped model this near to float in speed, or nearer, is not slower beyond what two measurements differ by
-)
 
 
 def main() -> None:
