@@ -117,6 +117,7 @@ class Export(Stage):
 
     stage: Literal["export"]
     makes: ClassVar[Kind] = "onnx"
+    version: ClassVar[int] = 2
     model: CheckpointRef
     opset: Annotated[int, Field(ge=17, le=23)] = 20
     runtime: FileRuntime = Field("onnxruntime", description="what opens the file on this machine")

@@ -55,6 +55,14 @@ def layers_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> di
     }
 
 
+def name_layers(model: ModelProto, module: nn.Module, images: Tensor) -> None:
+    """Call the nodes of a graph, in place, after the layers that they are, as far as these are known."""
+    paths = layers_by_output(model, module, images)
+    for node in model.graph.node:
+        if node.output and node.output[0] in paths:
+            node.name = paths[node.output[0]]
+
+
 def tensor_ranges(
     ranges: TrainedRanges, model: ModelProto, module: nn.Module, images: Tensor, where: object
 ) -> TensorRanges:

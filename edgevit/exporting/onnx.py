@@ -19,6 +19,7 @@ from torch import nn
 
 from edgevit.artifacts import IOSpec
 from edgevit.errors import ArtifactError, first_line
+from edgevit.exporting.layers import name_layers
 from edgevit.models.creation import timm_model
 from edgevit.models.embedding import WithEmbedding, classifiers
 from edgevit.models.folding import fused_branches
@@ -59,9 +60,8 @@ def onnx_from_module(
     Raises:
         ArtifactError: no exporter can export the model, with the reason that each gave.
     """
-    deployed = module if as_it_is else re_parameterised(module, spec)
-    if spec.has_embedding:
-        deployed = WithEmbedding(deployed)
+    classifier = module if as_it_is else re_parameterised(module, spec)
+    deployed = WithEmbedding(classifier) if spec.has_embedding else classifier
     reasons = []
     for exporter in (_dynamo, _torchscript):
         for dynamic in (True, False) if dynamic_batch else (False,):
@@ -72,6 +72,7 @@ def onnx_from_module(
             except Exception as error:  # noqa: BLE001 - tracing runs the model's own code, which may raise anything
                 reasons.append(f"{exporter.__name__[1:]}: {first_line(error.__cause__ or error)}")
                 continue
+            name_layers(model, classifier, _example(spec, dynamic=False))
             written = _with_batch(spec, "batch" if dynamic else 1)
             write_onnx(model, path, written)
             return Exported(written, exporter.__name__[1:], dynamic)

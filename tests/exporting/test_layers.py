@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+import onnx
 import pytest
 import torch
 from onnx import ModelProto
@@ -14,9 +15,10 @@ from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.errors import ArtifactError
 from edgevit.exporting import layers_by_output, tensor_ranges
 from edgevit.exporting import onnx as exporters
-from edgevit.models import create_model
+from edgevit.models import create_model, model_from_checkpoint
 from edgevit.models.creation import folded_model, timm_model
 from edgevit.models.ranges import LayerRanges, TrainedRanges
+from tests.small_models import checkpoint, float_onnx
 
 CLASSES = tuple("abc")
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -106,3 +108,12 @@ def test_ranges_find_their_tensors_and_a_layer_without_a_node_is_named() -> None
     with pytest.raises(ArtifactError, match="no place") as caught:
         tensor_ranges(elsewhere, model, module("residual"), images, "here")
     assert caught.value.got == "blocks.7"
+
+
+def test_exported_nodes_are_called_after_their_layers() -> None:
+    graph = onnx.load(float_onnx().file("model.onnx")).graph
+    modules = model_from_checkpoint(checkpoint()).named_modules()
+    named = {node.name for node in graph.node if node.op_type in ("Conv", "MatMul", "Gemm")}
+    layers = {path for path, layer in modules if isinstance(layer, nn.Linear | nn.Conv2d)}
+    assert len(layers) == 2 * 4 + 2
+    assert layers <= named
