@@ -145,7 +145,7 @@ class Quantize(Stage):
     model: OnnxRef
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
-    calibrator: Calibrator | Literal["trained"] = Field(
+    calibrator: Literal[Calibrator, "trained"] = Field(
         "minmax",
         description="trained: the ranges that came out of a qat stage and that the export carries; tensors without any "
         "are calibrated by minmax",

@@ -120,4 +120,5 @@ def test_mse_rounds_the_values_themselves_nearly_as_well_as_any_cut(seed, outlie
 
     low, high = mse_range(histogram, full, symmetric)
     assert low / full[0] == pytest.approx(high / full[1])
-    assert error(low / full[0]) <= 1.15 * min(map(error, np.linspace(0.05, 1, 60)))
+    # not spread evenly within a step where most values crowd together, as behind a GELU
+    assert error(low / full[0]) <= (1.5 if behind_gelu else 1.1) * min(map(error, np.linspace(0.05, 1, 60)))
