@@ -19,6 +19,12 @@ def params_of(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def share_left(before: Json, after: Json) -> str:
+    """How much of a model's cost is left in another, in words, from the metrics of both."""
+    macs, params = (f"{after[cost] / before[cost]:.1%}" for cost in ("macs", "params"))
+    return f"{macs} of the MACs, {params} of the parameters"
+
+
 def macs_of(model: nn.Module, height: int, width: int) -> int:
     """Multiply-accumulates of one image in eval mode: convolutions, matrix products and attention.
 

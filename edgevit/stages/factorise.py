@@ -12,6 +12,7 @@ from edgevit.configs import Factorise
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
+from edgevit.models.cost import share_left
 from edgevit.models.creation import with_low_ranks
 from edgevit.training.second_moments import second_moments
 
@@ -22,7 +23,6 @@ def run(config: Factorise, inputs: Mapping[str, Artifact], context: Context, out
     moments = second_moments(built, dataset, torch.device(context.device), context.progress)
     thinner = with_low_ranks(built, moments, config.keep_macs)
     contents = checkpoint_contents(thinner, inputs["model"].io.classes, out, {}, {})
-    macs, params = (f"{contents.metrics[cost] / inputs['model'].metrics[cost]:.1%}" for cost in ("macs", "params"))
     divided = f"{len(thinner.description.low_ranks)} of {len(moments)} linear layers are two"
-    context.progress.say(f"    left: {macs} of the MACs, {params} of the parameters; {divided}")
+    context.progress.say(f"    left: {share_left(inputs['model'].metrics, contents.metrics)}; {divided}")
     return contents

@@ -12,6 +12,7 @@ from edgevit.configs import Prune
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
+from edgevit.models.cost import share_left
 from edgevit.models.creation import BuiltModel
 from edgevit.models.pruning import Importance, Removable, before_and_after, magnitude, plan_removal, prunable, without
 from edgevit.progress import Progress
@@ -48,5 +49,4 @@ def _say_what_is_left(
 ) -> None:
     names = {"heads": "heads", "hidden": "hidden units", "blocks": "blocks"}
     counts = ", ".join(f"{left} of {count} {names[kind]}" for kind, (count, left) in structures.items() if count)
-    macs, params = (f"{after[cost] / before[cost]:.1%}" for cost in ("macs", "params"))
-    progress.say(f"    left: {macs} of the MACs, {params} of the parameters; {counts}")
+    progress.say(f"    left: {share_left(before, after)}; {counts}")
