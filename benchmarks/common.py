@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edgevit.profiling import MeasurePlan, measure
 from edgevit.provenance import provenance
 from edgevit.targets import target_info
 
 RESULTS = Path(__file__).with_name("results")
 ROOT = Path(__file__).parents[1]
+WARMUP_S = 0.1  # before each turn of a run that is timed in turns with others
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median, smallest, largest and the raw values."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "raw": list(values)}
+
+
+def interleaved_p50_ms(runs: Mapping[str, Callable[[], object]], rounds: int, turn_s: float) -> dict[str, list[float]]:
+    """The p50 of each run in each round: in every round each takes one turn, in an order drawn anew."""
+    plan = MeasurePlan(warmup_s=WARMUP_S, duration_s=turn_s, min_runs=5)
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    generator = np.random.default_rng(0)
+    for _ in range(rounds):
+        for name in generator.permutation(list(runs)).tolist():
+            found[name].append(measure(runs[name], plan).percentile_ms(50))
+    return found
 
 
 def conditions() -> dict[str, Any]:

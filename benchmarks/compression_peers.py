@@ -18,7 +18,8 @@ process, on one thread, one image at a time: in every round each file takes one 
 speed-up is the p50 of ONNX Runtime's float turn in that round over its own. Answers are compared one image at a time
 too, as deployed: a dynamic quantizer scales each batch anew.
 
-`better` names, for each row of edgevit's, what is faster and also loses less (top-1; dB for random weights).
+Results of earlier runs stay for models that this one leaves out. `better` names, for each row of edgevit's, what is
+faster and also loses less (top-1; dB for random weights).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import RESULTS, publish, spread
+from benchmarks.common import RESULTS, interleaved_p50_ms, publish, spread
 from benchmarks.compression_plot import drop_against_speedup
 from benchmarks.small_models import MODELS, small_models
 from edgevit import pipeline
@@ -49,7 +50,6 @@ from edgevit.configs import Cifar, Compile, Export, FileRuntime, Load, Quantize
 from edgevit.context import Context
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
-from edgevit.profiling import MeasurePlan, measure
 from edgevit.provenance import version_of
 from edgevit.quantization import choose_images
 from edgevit.recipe import Recipe
@@ -80,7 +80,6 @@ NO_TELEMETRY = {"OLIVE_DISABLE_TELEMETRY": "1"}
 RANDOM = ("deit_tiny_patch16_224", "tiny_vit_5m_224", "repvit_m0_9")
 OURS = "edgevit"
 REFERENCE = "float, onnxruntime"
-WARMUP_S = 0.1
 
 Images = NDArray[np.float32]
 Run = Callable[[Images], NDArray[np.float32]]
@@ -123,7 +122,7 @@ def main() -> None:
     asked = _asked()
     torch.set_num_threads(asked.threads)
     context = terminal_context()
-    found = {}
+    found = _models_before()
     for stage, trained in _loads(asked):
         model = _prepared(stage, trained, asked, context)
         peers = [_quantized_by(name, model, asked) for name in PEERS if getattr(asked, name)]
@@ -132,15 +131,25 @@ def main() -> None:
             "weights": "trained" if trained else "random: top-1 means nothing",
             "image_size": model.spec.preprocess.height,
             "test_images": len(model.images),
+            "rounds": asked.rounds,
+            "turn_s": asked.turn_s,
+            "threads": 1,
+            "calibration_images": asked.calibration_images,
             "peers": {answer.peer: answer.said for answer in peers},
             "failed": failed,
             "better": _better(rows, trained),
             "rows": rows,
         }
         print(_table(model.name, found[model.name]), flush=True)
-    measured = {"rounds": asked.rounds, "turn_s": asked.turn_s, "threads": 1, "openvino": version_of("openvino")}
-    publish("compression_peers", {**measured, "models": found})
-    (RESULTS / "compression_peers.svg").write_text(drop_against_speedup(found))
+        publish("compression_peers", {"openvino": version_of("openvino"), "models": found})
+        (RESULTS / "compression_peers.svg").write_text(drop_against_speedup(found))
+
+
+def _models_before() -> dict[str, Json]:
+    """What earlier runs found of models; those that are measured again take their places."""
+    file = RESULTS / "compression_peers.json"
+    models: dict[str, Json] = json.loads(file.read_text())["models"] if file.is_file() else {}
+    return models
 
 
 def _asked() -> argparse.Namespace:
@@ -261,7 +270,8 @@ def _measured(
         except Exception as error:  # noqa: BLE001 - that a runtime refuses a peer's file is a result
             failed[candidate.name] = str(error).splitlines()[0]
     scores = {name: np.concatenate([run(image[None]) for image in model.images]) for name, run in runs.items()}
-    p50_ms = _interleaved_p50_ms(runs, model.spec, asked)
+    image = random_images(model.spec, 1)
+    p50_ms = interleaved_p50_ms({name: partial(run, image) for name, run in runs.items()}, asked.rounds, asked.turn_s)
     return [_row(one, scores, p50_ms, model.labels) for one in candidates if one.name in runs], failed
 
 
@@ -286,18 +296,6 @@ def _loaded_in_openvino(file: Path, spec: IOSpec, precision: str) -> Run:
     options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
     request = core.compile_model(model, "CPU", options).create_infer_request()
     return lambda images: np.array(request.infer({0: images})[0])
-
-
-def _interleaved_p50_ms(runs: Mapping[str, Run], spec: IOSpec, asked: argparse.Namespace) -> dict[str, list[float]]:
-    """The p50 of each candidate in each round."""
-    image = random_images(spec, 1)
-    plan = MeasurePlan(warmup_s=WARMUP_S, duration_s=asked.turn_s, min_runs=5)
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    generator = np.random.default_rng(0)
-    for _ in range(asked.rounds):
-        for name in generator.permutation(list(runs)).tolist():
-            found[name].append(measure(partial(runs[name], image), plan).percentile_ms(50))
-    return found
 
 
 def _row(

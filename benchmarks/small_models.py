@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 import benchmarks.cifar_resnet  # noqa: F401 - registers the teacher with timm
@@ -25,14 +28,45 @@ from benchmarks.common import ROOT
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json, sha256_of_file
 from edgevit.cli.output import terminal_context
-from edgevit.configs import Load
+from edgevit.configs import STAGES, DatasetConfig, Distill, Evaluate, Export, Load, Quantize, Stage
 from edgevit.errors import ArtifactError
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
-from edgevit.recipe import load_recipe
+from edgevit.recipe import Recipe, load_recipe
+from edgevit.report.variants import predictions
 
 RECIPE = ROOT / "benchmarks" / "small_models.yaml"
 MODELS = ROOT / "benchmarks" / "models"
 STUDENT = "student/"
+FORMS = ("float", "int8")
+IMAGES, SHOTS = "cifar.support", 1500  # what other benchmarks train these models on further, SHOTS a class
+AS_TAUGHT = ("teacher", "teacher_view", "objectives", "batch_size", "warmup_fraction", "augmentation", "precision")
+
+
+class Lessons(NamedTuple):
+    """How the models are taught: the stages of small_models.yaml, by their ids, and the data."""
+
+    stages: Mapping[str, Stage]
+    datasets: Mapping[str, DatasetConfig]
+
+    @property
+    def teacher(self) -> Stage:
+        return self.stages["teacher"]
+
+    def student(self, name: str) -> Distill:
+        student = self.stages[STUDENT + name]
+        assert isinstance(student, Distill)
+        return student
+
+    def further(self, name: str, start: str, changes: Json) -> Stage:
+        """The stage that trains a checkpoint further on IMAGES, as `name` was taught but for `changes`."""
+        lesson = self.student(name).model_dump(mode="json", include=set(AS_TAUGHT))
+        images = {"streams": [{"data": IMAGES}], "init": start}
+        if changes["stage"] == "qat":
+            images["calibration"] = IMAGES
+        return STAGES[changes["stage"]].model_validate({**lesson, **images, **changes})
+
+    def recipe(self, name: str, stages: Sequence[Stage]) -> Recipe:
+        return Recipe.model_validate({"name": name, "datasets": self.datasets, "stages": tuple(stages)})
 
 
 class SmallModel(NamedTuple):
@@ -53,16 +87,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    settings = [
-        f"datasets.cifar.path={asked.cifar.absolute()}",
-        f"stages.teacher.weights={asked.weights.absolute()}",
-        *asked.set,
-    ]
-    done = pipeline.run(load_recipe(RECIPE, settings), RECIPE.parent, asked.runs, terminal_context())
+    recipe = load_recipe(RECIPE, [*_given(asked.cifar, asked.weights), *asked.set])
+    done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context())
     asked.models.mkdir(parents=True, exist_ok=True)
     for name in [stage_id for stage_id in done if stage_id.startswith(STUDENT)]:
         short = name.removeprefix(STUDENT)
         keep(done[name], done[f"accuracy/{short}"].metrics["top1"], asked.models / short)
+
+
+def lessons(cifar: Path, weights: Path) -> Lessons:
+    """How the models were taught."""
+    recipe = load_recipe(RECIPE, [*_given(cifar, weights), f"datasets.cifar.few_shot={{shots: {SHOTS}, draw: 0}}"])
+    return Lessons({stage.id: stage for stage in recipe.stages}, recipe.datasets)
 
 
 def keep(student: Artifact, top1: Json, stem: Path) -> None:
@@ -102,6 +138,33 @@ def small_models(folder: Path = MODELS) -> list[SmallModel]:
         )
         found.append(SmallModel(file.stem, stage, described))
     return found
+
+
+def deployed(name: str, model: str, calibrator: Literal["minmax", "trained"], seed: int) -> Iterator[Stage]:
+    """A checkpoint's float and INT8 files, NAME/float and NAME/int8, and what both score on the test images, …/top1."""
+    yield Export(stage="export", id=f"{name}/float", model=model)
+    yield Quantize(
+        stage="quantize",
+        id=f"{name}/int8",
+        model=f"{name}/float",
+        calibration=IMAGES,
+        calibrator=calibrator,
+        placement="all",
+        min_sqnr_db=0,
+        seed=seed,
+    )
+    for form in FORMS:
+        yield Evaluate(stage="evaluate", id=f"{name}/{form}/top1", model=f"{name}/{form}", data="cifar.test")
+
+
+def right_answers(evaluation: Artifact) -> NDArray[np.bool_]:
+    """Of each test image, whether the model was right."""
+    found = predictions(evaluation)
+    return np.asarray(found["predicted"] == found["labels"])
+
+
+def _given(cifar: Path, weights: Path) -> list[str]:
+    return [f"datasets.cifar.path={cifar.absolute()}", f"stages.teacher.weights={weights.absolute()}"]
 
 
 def _halved(tensor: torch.Tensor) -> torch.Tensor:
