@@ -1,0 +1,143 @@
+"""Bias correction: every channel keeps its mean, and nothing but biases changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from edgevit.progress import SilentProgress
+from edgevit.quantization import calibrated
+from edgevit.quantization.bias_correction import with_corrected_biases
+from edgevit.quantization.ptq import CalibratedModel
+from edgevit.runtimes.parity import sqnr_db
+
+WIDTH = 16
+RANDOM = np.random.default_rng(0)
+IMAGES = [np.abs(RANDOM.standard_normal((16, 3, 8, 8))).astype(np.float32) for _ in range(3)]
+
+
+def drawn(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return (scale * RANDOM.standard_normal(shape)).astype(np.float32)
+
+
+def narrow_net() -> ModelProto:
+    """Convolutions (dense, of each channel alone, one without a bias), Clip between them, then Gemm, MatMul and Add.
+
+    A few large weights make the steps of each output channel coarse, and inputs above 0 let rounding move the means.
+    """
+    tensors = {
+        "w1": drawn(WIDTH, 3, 3, 3),
+        "b1": drawn(WIDTH),
+        "w2": drawn(WIDTH, 1, 3, 3),
+        "b2": drawn(WIDTH),
+        "w3": drawn(WIDTH, WIDTH, 1, 1, scale=0.2),
+        "v": drawn(WIDTH, WIDTH, scale=0.3),
+        "c": drawn(WIDTH),
+        "u": drawn(WIDTH, 5, scale=0.3),
+        "d": drawn(5),
+        "zero": np.float32(0),
+        "six": np.float32(6),
+    }
+    for name in ("w1", "w2", "v", "u"):
+        tensors[name].reshape(-1)[:: WIDTH - 1] *= 12
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["x1"], "dense", pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["x1", "zero", "six"], ["y1"], "clip1"),
+        helper.make_node("Conv", ["y1", "w2", "b2"], ["x2"], "depthwise", group=WIDTH, pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["x2", "zero", "six"], ["y2"], "clip2"),
+        helper.make_node("Conv", ["y2", "w3"], ["x3"], "without"),
+        helper.make_node("GlobalAveragePool", ["x3"], ["pooled"], "pool"),
+        helper.make_node("Flatten", ["pooled"], ["flat"], "flatten"),
+        helper.make_node("Gemm", ["flat", "v", "c"], ["x4"], "gemm"),
+        helper.make_node("Relu", ["x4"], ["y4"], "relu"),
+        helper.make_node("MatMul", ["y4", "u"], ["x5"], "product"),
+        helper.make_node("Add", ["x5", "d"], ["logits"], "add"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "narrow",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+BIASES = {"b1", "b2", "c", "d"}
+
+
+def outputs(model: ModelProto, nodes: list[str]) -> list[np.ndarray]:
+    """What nodes give, on all images, as the graph says it: nothing fused."""
+    probed = ModelProto()
+    probed.CopyFrom(model)
+    names = {node.name: node.output[0] for node in model.graph.node}
+    del probed.graph.output[:]
+    probed.graph.output.extend(helper.make_empty_tensor_value_info(names[node]) for node in nodes)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = [session.run(None, {"image": images}) for images in IMAGES]
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def moved(model: CalibratedModel, of: ModelProto, nodes: list[str]) -> list[float]:
+    """How far rounding moves the mean of a channel at most, of each node, beside the spread of its values."""
+    rounded, exact = outputs(model.quantized().model, nodes), outputs(of, nodes)
+    shifts = []
+    for got, wanted in zip(rounded, exact, strict=True):
+        axes = tuple(axis for axis in range(wanted.ndim) if axis != 1)
+        shifts.append(float(np.abs((got - wanted).mean(axes)).max() / wanted.std()))
+    return shifts
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def model(request: pytest.FixtureRequest) -> CalibratedModel:
+    return calibrated(narrow_net(), lambda: IMAGES, "minmax", request.param, 1, "a test")
+
+
+def corrected(model: CalibratedModel) -> CalibratedModel:
+    return with_corrected_biases(model, "all", lambda: IMAGES, 1, SilentProgress())
+
+
+def test_every_channel_with_a_bias_keeps_its_mean(model: CalibratedModel) -> None:
+    layers = ["dense", "depthwise", "gemm", "add"]
+    before, after = moved(model, model.model, layers), moved(corrected(model), model.model, layers)
+    assert max(before) > 5e-3
+    # Biases of the onnxruntime dialect are rounded too, by a step of input times weight.
+    assert all(one < max(1e-4, other / 5) for one, other in zip(after, before, strict=True))
+
+
+def test_the_outputs_come_closer_to_float(model: CalibratedModel) -> None:
+    [exact] = outputs(model.model, ["add"])
+    [before], [after] = (outputs(one.quantized().model, ["add"]) for one in (model, corrected(model)))
+    assert sqnr_db(after, exact) > sqnr_db(before, exact) + 1
+
+
+def test_nothing_but_biases_changes(model: CalibratedModel) -> None:
+    before, after = model.model.graph, corrected(model).model.graph
+    assert before.node == after.node
+    changed = {a.name for a, b in zip(before.initializer, after.initializer, strict=True) if a != b}
+    assert changed == BIASES
+
+
+def test_the_model_handed_in_stays_as_it_is(model: CalibratedModel) -> None:
+    before = model.model.SerializeToString()
+    corrected(model)
+    assert model.model.SerializeToString() == before
+
+
+def test_only_layers_that_become_integers_are_corrected(model: CalibratedModel) -> None:
+    made = with_corrected_biases(model, "products", lambda: IMAGES, 1, SilentProgress())
+    pairs = zip(model.model.graph.initializer, made.model.graph.initializer, strict=True)
+    assert {before.name for before, after in pairs if before != after} == {"c", "d"}
+
+
+def test_a_bias_that_two_layers_share_is_left_alone() -> None:
+    net = narrow_net()
+    next(node for node in net.graph.node if node.name == "depthwise").input[2] = "b1"
+    model = calibrated(net, lambda: IMAGES, "minmax", "onnxruntime", 1, "a test")
+    made = corrected(model)
+    pairs = zip(model.model.graph.initializer, made.model.graph.initializer, strict=True)
+    assert {before.name for before, after in pairs if before != after} == {"c", "d"}
