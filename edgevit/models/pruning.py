@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import Preprocess
 from edgevit.errors import ParityError, RecipeError, first_line
+from edgevit.models.agreement import LARGEST_DEVIATION, deviation
 from edgevit.models.cost import macs_by_module, params_of
 from edgevit.models.creation import BuiltModel, timm_model
 from edgevit.models.structures import Kept, Structure, blocks_of, drop_block, structures_of
@@ -19,7 +20,6 @@ from edgevit.models.token_merging import MergingBlocks
 
 Removable = Literal["heads", "hidden", "blocks"]
 Cost = Literal["macs", "params"]
-LARGEST_DEVIATION = 1e-3  # of an answer, relative to the largest one; sums in another order give some 1e-6
 WHAT_ELSE = "leave the kind of structure that does it out: structures: [heads], or [hidden]"
 
 
@@ -253,18 +253,15 @@ def _block_of(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-@torch.no_grad()
 def _check_same_answers(smaller: nn.Module, deaf: nn.Module, preprocess: Preprocess) -> None:
-    images = torch.randn(2, 3, preprocess.height, preprocess.width, generator=torch.Generator().manual_seed(0))
     try:
-        found, expected = smaller(images), deaf(images)
-        deviation = float((found - expected).abs().max() / expected.abs().max())
+        difference = deviation(smaller, deaf, preprocess)
     except RuntimeError as error:
         raise ParityError(f"the pruned model does not run: {first_line(error)}", next=WHAT_ELSE) from None
-    if not deviation <= LARGEST_DEVIATION:
+    if not difference <= LARGEST_DEVIATION:
         raise ParityError(
             "the pruned model does not answer as the whole one without what went",
-            got=f"a deviation of {deviation:.2g} of the largest answer",
+            got=f"a deviation of {difference:.2g} of the largest answer",
             expected=f"at most {LARGEST_DEVIATION:g}",
             next=WHAT_ELSE,
         )

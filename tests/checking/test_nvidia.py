@@ -15,7 +15,7 @@ from edgevit.checking.precision import Product
 from edgevit.exporting import onnx_from_module
 from edgevit.models import create_model
 from edgevit.quantization import calibrated
-from edgevit.runtimes.files import read_onnx, write_onnx
+from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.float16 import with_float16
 from tests.checking.graphs import attention, convolution
 
@@ -69,12 +69,11 @@ def check_forms(name: str, side: int, folder: Path) -> None:
     """Export, quantize and check: everything is built as it asks to be."""
     built = create_model(name, 32, side)
     spec = IOSpec.for_classifier(built.preprocess, tuple(map(str, range(32))))
-    exported = onnx_from_module(built.module, spec, folder / "float32.onnx", 20, dynamic_batch=True)
-    model = read_onnx(folder / "float32.onnx")
+    exported = onnx_from_module(built.module, spec, 20, dynamic_batch=True)
     batch = 2 if exported.dynamic_batch else 1
     images = np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
-    write_onnx(with_float16(model, name), folder / "float16.onnx", exported.spec)
-    quantized = calibrated(model, lambda: [images], "minmax", "tensorrt", 1, name).quantized()
+    write_onnx(with_float16(exported.model, name), folder / "float16.onnx", exported.spec)
+    quantized = calibrated(exported.model, lambda: [images], "minmax", "tensorrt", 1, name).quantized()
     write_onnx(quantized.model, folder / "int8.onnx", exported.spec)
     half, int8 = (check_onnx(folder / f"{form}.onnx") for form in ("float16", "int8"))
     for found in (half, int8):
