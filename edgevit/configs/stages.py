@@ -10,6 +10,7 @@ from edgevit.artifacts import Kind
 from edgevit.configs.evaluation import Evaluate
 from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
+    OPSET,
     Calibrator,
     CheckpointRef,
     Count,
@@ -119,7 +120,7 @@ class Export(Stage):
     makes: ClassVar[Kind] = "onnx"
     version: ClassVar[int] = 2
     model: CheckpointRef
-    opset: Annotated[int, Field(ge=17, le=23)] = 20
+    opset: Annotated[int, Field(ge=17, le=23)] = OPSET
     runtime: FileRuntime = Field("onnxruntime", description="what opens the file on this machine")
     dynamic_batch: bool = True
     precision: Literal["float32", "float16"] = Field(
@@ -185,9 +186,19 @@ class Quantize(Stage):
         return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
 
     @property
-    def target(self) -> Literal["local-cpu"] | None:
-        """Where it is timed, which then decides the result."""
-        return "local-cpu" if self.placement == "fastest" and self.runtime != "tensorrt" else None
+    def target(self) -> Literal["local-cpu"]:
+        """Where it is calibrated, judged and timed, which decides what stays float and what comes out."""
+        return "local-cpu"
+
+    @property
+    def runtime_here(self) -> FileRuntime:
+        """What runs it there: TensorRT does not."""
+        return "onnxruntime" if self.runtime == "tensorrt" else self.runtime
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the fastest of several forms comes out."""
+        return self.placement == "fastest" and self.runtime != "tensorrt"
 
 
 class Compile(OnTarget):
