@@ -180,15 +180,14 @@ class FormWriter:
     def float_form(self, precision: str | None = None) -> Form:
         """The model as it is, computed in its own precision or in another."""
         named = precision or self.precision
-        options = {"runtime": self._runtime} if self._runtime != "onnxruntime" else {}
-        options |= {"inference_precision": precision} if precision else {}
+        options = _in_precision({"runtime": self._runtime} if self._runtime != "onnxruntime" else {}, precision)
         return Form(named, self._written(self.model, f"float {named}", options), options, named)
 
     def int8_form(self, placement: Placement, precision: str | None = None) -> Form:
         """The model with integers at `placement`, the rest computed in its own precision or in another."""
         made = self.calibrated.quantized(placement)
         name = f"int8 {placement}" + (f", {precision}" if precision else "")
-        options = {**made.session_options, **({"inference_precision": precision} if precision else {})}
+        options = _in_precision(made.session_options, precision)
         file = self._written(made.model, name, options)
         return Form(name, file, options, "int8", made.quantized_ops, made.float_ops)
 
@@ -207,6 +206,11 @@ class FormWriter:
         file = self.folder / f"{name}.onnx"
         write_onnx(model, file, self.spec, options)
         return file
+
+
+def _in_precision(session_options: Json, precision: str | None) -> Json:
+    """Session options by which what is float is computed in this precision; None leaves it to the runtime."""
+    return {**session_options, "inference_precision": precision} if precision else session_options
 
 
 def best_of(float_form: Form, found: Sequence[Judged]) -> Judged:
