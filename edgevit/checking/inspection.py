@@ -75,7 +75,7 @@ class Inspected:
 
     Attributes:
         operators: how many nodes of each operator give numbers of each type, commonest first.
-        in_subgraphs: how many nodes of each operator are in bodies of If, Loop and Scan; of all else here, no part.
+        in_subgraphs: how many nodes of each operator are in bodies of If, Loop and Scan: no other number counts them.
         weights_bytes: by type.
         peak: None where a shape is not known.
         unfused: the Softmax nodes of attentions that ONNX Runtime runs as several operators.
