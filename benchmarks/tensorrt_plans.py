@@ -28,7 +28,7 @@ from edgevit.errors import EdgevitError
 from edgevit.exporting import onnx_from_module
 from edgevit.models import catalogue, create_model
 from edgevit.quantization import calibrated
-from edgevit.runtimes.files import read_onnx, write_onnx
+from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.float16 import with_float16
 
 CALIBRATION_BATCHES, BATCH = 2, 4
@@ -53,11 +53,11 @@ def _plans(name: str, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"image_size": size}
     start = time.perf_counter()
     try:
-        exported = onnx_from_module(built.module, spec, folder / "float32.onnx", 20, dynamic_batch=True)
+        exported = onnx_from_module(built.module, spec, 20, dynamic_batch=True)
     except EdgevitError as error:
         return {**row, "failed": f"export: {error}"}
     row["export"] = {"exporter": exported.exporter, "seconds": time.perf_counter() - start}
-    model, spec = read_onnx(folder / "float32.onnx"), exported.spec
+    model, spec = exported.model, exported.spec
 
     def pictures() -> Iterator[npt.NDArray[np.float32]]:
         rng, batch = np.random.default_rng(0), BATCH if exported.dynamic_batch else 1

@@ -57,8 +57,9 @@ class EdgevitError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its message that says anything; its type where none does."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of its message that says anything, without its full stop; its type where none does."""
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 class RecipeError(EdgevitError):

@@ -177,7 +177,7 @@ def _check_ids(ids: Collection[str], recipe: Recipe) -> None:
 
 def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:
     """The runtime by which a stage runs its model: named by the stage, or the one that opens the model."""
-    named: str | None = getattr(config, "runtime", None)
+    named: str | None = getattr(config, "runtime_here", None) or getattr(config, "runtime", None)
     return named or runtime_of(inputs["model"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import resource
@@ -14,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from edgevit import __version__
-from edgevit.cli import app, main
+from edgevit.cli import app, files, main
+from edgevit.configs import STAGES
 
 COMMANDS = [command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback]
 EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
@@ -118,6 +120,15 @@ def test_doctor_tries_what_it_names() -> None:
         assert findings[name]["state"] == "ok", findings[name]
     for one in findings.values():
         assert one["state"] == "ok" or one["mend"]
+
+
+@pytest.mark.parametrize("command", ["export", "quantize", "compile", "profile"])
+def test_options_default_to_what_their_stage_does(command: str) -> None:
+    """They are written out in both, so that --help loads no configuration."""
+    fields, options = STAGES[command].model_fields, inspect.signature(getattr(files, command)).parameters
+    shared = [name for name in options if name in fields and not fields[name].is_required()]
+    assert shared
+    assert {name: options[name].default for name in shared} == {name: fields[name].default for name in shared}
 
 
 @pytest.mark.parametrize(

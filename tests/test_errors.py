@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import edgevit.errors as errors
-from edgevit.errors import CheckFailed, EdgevitError, ParityError, did_you_mean
+from edgevit.errors import CheckFailed, EdgevitError, ParityError, did_you_mean, first_line
 
 
 def test_an_error_says_all_it_knows() -> None:
@@ -27,3 +27,8 @@ def test_the_docstring_is_the_tree() -> None:
 def test_did_you_mean() -> None:
     assert did_you_mean("temprature", ["weight", "temperature"]) == "Did you mean 'temperature'?"
     assert did_you_mean("xyz", ["weight"]) is None
+
+
+def test_the_first_line_of_an_error_says_something() -> None:
+    assert first_line(ValueError("\n  \n  no such size.\nStack:")) == "no such size"
+    assert first_line(ValueError("...")) == first_line(ValueError()) == "ValueError"

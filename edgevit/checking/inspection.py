@@ -18,7 +18,15 @@ from edgevit.checking.precision import Product, asked, products, short_type_name
 from edgevit.checking.shapes import for_one_image
 from edgevit.errors import ArtifactError
 from edgevit.quantization.dialects import DIALECTS, why_float
-from edgevit.runtimes.files import inputs_of, is_quantized, opset_of, read_onnx, session_options_of, written_iospec
+from edgevit.runtimes.files import (
+    inputs_of,
+    is_quantized,
+    operator_counts,
+    opset_of,
+    read_onnx,
+    session_options_of,
+    written_iospec,
+)
 
 Shape = tuple[int | None, ...] | None
 
@@ -67,6 +75,7 @@ class Inspected:
 
     Attributes:
         operators: how many nodes of each operator give numbers of each type, commonest first.
+        in_subgraphs: how many nodes of each operator are in bodies of If, Loop and Scan: no other number counts them.
         weights_bytes: by type.
         peak: None where a shape is not known.
         unfused: the Softmax nodes of attentions that ONNX Runtime runs as several operators.
@@ -79,6 +88,7 @@ class Inspected:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     operators: dict[str, dict[str, int]]
+    in_subgraphs: dict[str, int]
     layers: tuple[Layer, ...]
     weights_bytes: dict[str, int]
     peak: Peak | None
@@ -91,9 +101,10 @@ class Inspected:
 
     @property
     def macs(self) -> int | None:
-        """Of all products and convolutions; None where one is not known."""
+        """Of all products and convolutions; None where one is not known, as one is not that a subgraph may repeat."""
         counted = [layer.macs for layer in self.layers if layer.macs is not None]
-        return sum(counted) if len(counted) == len(self.layers) else None
+        is_known = len(counted) == len(self.layers) and not OPERANDS.keys() & self.in_subgraphs.keys()
+        return sum(counted) if is_known else None
 
     @property
     def is_quantized(self) -> bool:
@@ -117,6 +128,7 @@ class Inspected:
             "inputs": [asdict(one) for one in self.inputs],
             "outputs": [asdict(one) for one in self.outputs],
             "operators": self.operators,
+            "in_subgraphs": self.in_subgraphs,
             "macs": self.macs,
             "layers": [_flat(asdict(one)) for one in self.layers],
             "weights_bytes": self.weights_bytes,
@@ -156,6 +168,7 @@ def inspect_onnx(path: Path) -> Inspected:
         inputs=tuple(map(_tensor, inputs_of(model))),
         outputs=tuple(map(_tensor, model.graph.output)),
         operators=_operators(graph),
+        in_subgraphs=_in_subgraphs(graph),
         layers=tuple(_layer(node, one, graph, ran_as) for node, one in zip(nodes, found, strict=True)),
         weights_bytes=weights_bytes(graph),
         peak=peak_activations(graph),
@@ -208,6 +221,11 @@ def _operators(graph: Graph) -> dict[str, dict[str, int]]:
         counted.setdefault(node.op_type, Counter())[kind] += 1
     by_count = sorted(counted.items(), key=lambda one: (-one[1].total(), one[0]))
     return {operator: dict(types.most_common()) for operator, types in by_count}
+
+
+def _in_subgraphs(graph: Graph) -> dict[str, int]:
+    inner = operator_counts(graph.model) - Counter(node.op_type for node in graph.nodes)
+    return dict(inner.most_common())
 
 
 def _tensor(value: ValueInfoProto) -> Tensor:

@@ -63,6 +63,11 @@ class Kernel:
         return self.kind in PRODUCT_KINDS or self.is_attention
 
     @property
+    def converts(self) -> bool:
+        """Whether it is a generated kernel that goes over to another type on its way: its name lists what it does."""
+        return self.kind == "kgen" and "Cast" in self.name
+
+    @property
     def bytes_moved(self) -> int:
         """What it reads and writes, weights included."""
         return sum(tensor.bytes for tensor in (*self.inputs, *self.constants, *self.outputs))

@@ -58,7 +58,7 @@ def precisions(found: Iterable[Product]) -> Counter[tuple[str, str, str]]:
 
 def got_in_plan(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, str]:
     """The type of what the kernel of each product multiplies, by the product's name."""
-    return {node.name: _got(node.name, kernels) for node in graph.of_type(*OPERANDS)}
+    return {node.name: _got(node, graph, kernels) for node in graph.of_type(*OPERANDS)}
 
 
 def unfused_attentions(graph: Graph, kernels: Sequence[Kernel]) -> list[str]:
@@ -67,17 +67,24 @@ def unfused_attentions(graph: Graph, kernels: Sequence[Kernel]) -> list[str]:
     return [node.name for node in graph.attentions if node.name not in fused]
 
 
-def _got(node: str, kernels: Sequence[Kernel]) -> str:
+def _got(node: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> str:
     """The type of what the kernel of a product multiplies.
 
     Kernels that only prepare an operand name the product too, so one that multiplies is looked for first. A small
     product may be part of a generated kernel, whose first input is whatever that begins with: there the weights tell.
+
+    A product of two activations has none. Over a single token it is a multiplication number by number, in one kernel
+    with the scaling of an INT8 convolution's 32-bit sums before it: what that kernel reads and writes says nothing of
+    it. The builder is strongly typed, so a kernel that converts multiplies in the type that the graph says.
     """
-    naming = [kernel for kernel in kernels if node in kernel.nodes]
+    naming = [kernel for kernel in kernels if node.name in kernel.nodes]
     for kernel in naming:
         if kernel.is_product and (operands := kernel.inputs or kernel.constants):
             return operands[0].type
+    has_weights = any(graph.is_weight(node.input[place]) for place in OPERANDS[node.op_type])
     for kernel in reversed(naming):
+        if kernel.converts and not has_weights:
+            return asked(node, graph)
         if tensors := kernel.constants or kernel.inputs:
             return max(tensors, key=lambda tensor: tensor.bytes).type
     return ""

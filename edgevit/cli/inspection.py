@@ -64,6 +64,9 @@ def _print(found: Inspected) -> None:
     _print_costs(found)
     typer.echo("")
     print_table(("operator", "nodes", "of type"), _operator_rows(found.operators))
+    if found.in_subgraphs:
+        typer.echo("\nin subgraphs (bodies of If, Loop and Scan), left out of all other numbers")
+        typer.echo("\n".join(f"  {number} × {operator}" for operator, number in found.in_subgraphs.items()))
     typer.echo("")
     print_table(LAYER_HEADERS, _layer_rows(found.layers))
     _print_stays_float(found)

@@ -17,6 +17,7 @@ from edgevit.configs.datasets import (
 from edgevit.configs.evaluation import CORRUPTIONS, Corruption, Evaluate
 from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod
 from edgevit.configs.fields import (
+    OPSET,
     Calibrator,
     FileRuntime,
     QuantizedRuntime,
@@ -73,6 +74,7 @@ __all__ = [
     "HEAD_METHODS",
     "HEAD_TEACHERS",
     "OBJECTIVES",
+    "OPSET",
     "STAGES",
     "AttentionTransfer",
     "Augmentation",

@@ -10,6 +10,7 @@ from edgevit.artifacts import Kind
 from edgevit.configs.evaluation import Evaluate
 from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
+    OPSET,
     Calibrator,
     CheckpointRef,
     Count,
@@ -55,6 +56,10 @@ class Prune(Stage):
     model: CheckpointRef
     keep_macs: Share | None = Field(None, description="share of the multiply-accumulates that stays, at most")
     keep_params: Share | None = Field(None, description="or share of the parameters that stays, at most")
+    keep_latency: Share | None = Field(
+        None, description="or share of the latency that stays, at most: measured in ONNX Runtime on this machine"
+    )
+    threads: Count = Field(1, description="CPU threads of the runtime while it is timed")
     structures: Annotated[tuple[Literal["heads", "hidden", "blocks"], ...], Field(min_length=1)] = Field(
         ("heads", "hidden"), description="what may go; blocks are whole residual blocks of plain ViTs"
     )
@@ -67,8 +72,8 @@ class Prune(Stage):
 
     @model_validator(mode="after")
     def _checks(self) -> Self:
-        if (self.keep_macs is None) == (self.keep_params is None):
-            raise ValueError("give either 'keep_macs' or 'keep_params'")
+        if [self.keep_macs, self.keep_params, self.keep_latency].count(None) != 2:
+            raise ValueError("give one of 'keep_macs', 'keep_params' and 'keep_latency'")
         if self.score == "taylor" and self.data is None:
             raise ValueError("taylor looks at images: give 'data', or score: magnitude")
         if self.score == "magnitude" and (self.data is not None or "blocks" in self.structures):
@@ -78,14 +83,23 @@ class Prune(Stage):
 
     @property
     def cost(self) -> Literal["macs", "params"]:
-        return "params" if self.keep_macs is None else "macs"
+        """What units are weighed by; to a latency, MACs."""
+        return "macs" if self.keep_params is None else "params"
 
     @property
-    def keep(self) -> float:
-        """The share of the cost that stays."""
-        keep = self.keep_params if self.keep_macs is None else self.keep_macs
-        assert keep is not None
-        return keep
+    def keep(self) -> float | None:
+        """The share of the cost that stays; None where it is to be found for a latency."""
+        return self.keep_macs if self.keep_params is None else self.keep_params
+
+    @property
+    def target(self) -> Literal["local-cpu"] | None:
+        """Where it is timed, which then decides the result."""
+        return None if self.keep_latency is None else "local-cpu"
+
+    @property
+    def runtime_here(self) -> FileRuntime:
+        """What times it there."""
+        return "onnxruntime"
 
 
 class Factorise(Stage):
@@ -119,7 +133,7 @@ class Export(Stage):
     makes: ClassVar[Kind] = "onnx"
     version: ClassVar[int] = 2
     model: CheckpointRef
-    opset: Annotated[int, Field(ge=17, le=23)] = 20
+    opset: Annotated[int, Field(ge=17, le=23)] = OPSET
     runtime: FileRuntime = Field("onnxruntime", description="what opens the file on this machine")
     dynamic_batch: bool = True
     precision: Literal["float32", "float16"] = Field(
@@ -185,9 +199,19 @@ class Quantize(Stage):
         return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
 
     @property
-    def target(self) -> Literal["local-cpu"] | None:
-        """Where it is timed, which then decides the result."""
-        return "local-cpu" if self.placement == "fastest" and self.runtime != "tensorrt" else None
+    def target(self) -> Literal["local-cpu"]:
+        """Where it is calibrated, judged and timed, which decides what stays float and what comes out."""
+        return "local-cpu"
+
+    @property
+    def runtime_here(self) -> FileRuntime:
+        """What runs it there: TensorRT does not."""
+        return "onnxruntime" if self.runtime == "tensorrt" else self.runtime
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the fastest of several forms comes out."""
+        return self.placement == "fastest" and self.runtime != "tensorrt"
 
 
 class Compile(OnTarget):

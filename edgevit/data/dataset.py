@@ -87,9 +87,13 @@ class Dataset:
             indices=self.indices[positions],
         )
 
+    def shuffled(self, seed: int) -> Indices:
+        """Every position once, in an order drawn by a seed: the first of them are a draw of any size."""
+        return np.random.default_rng(seed).permutation(len(self))
+
     def sample(self, count: int, seed: int) -> Dataset:
         """So many samples drawn by a seed, in their order; all where there are no more."""
-        return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+        return self.subset(np.sort(self.shuffled(seed)[:count]))
 
 
 @dataclass(frozen=True, eq=False)

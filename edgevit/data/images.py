@@ -21,6 +21,15 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
+def is_utf8_name(name: str) -> bool:
+    """Whether a name can be written into a file of text: the system gives others with lone surrogates in them."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_image(source: Path | bytes, where: str = "the bytes given") -> Image:
     """Decode a file, or the bytes of one, to RGB uint8 (height, width, 3), upright; see `open_image` for the modes.
 

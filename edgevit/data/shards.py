@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from edgevit.data.images import IMAGE_SUFFIXES
+from edgevit.data.images import IMAGE_SUFFIXES, is_utf8_name
 from edgevit.errors import DataError
 
 _KEY = re.compile(r"(?:\./)?((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # webdataset's: up to the file name's first dot
@@ -124,7 +124,7 @@ class _Samples:
         is_picture = f".{extension}" in IMAGE_SUFFIXES
         if not member.isreg() or member.issparse():
             self._passed_over["links, devices and sparse files"] += 1
-        elif is_picture and not _is_text(key):
+        elif is_picture and not is_utf8_name(key):
             self._passed_over["pictures whose names are not UTF-8"] += 1
         elif is_picture:
             self._take_picture(self._by_key.setdefault(key, _Sample()), member)
@@ -151,14 +151,6 @@ class _Samples:
         self._file.seek(member.offset_data)
         content = self._file.read(member.size)
         return _label_in_json(content, where) if extension == "json" else _label(_text(content, where), where)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _label_in_json(content: bytes, where: str) -> int | str | None:

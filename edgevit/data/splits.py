@@ -43,7 +43,10 @@ def lowest_of_each_class(ids: Sequence[str], labels: Labels, count: int, seed: s
 
 
 def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """The `count` samples whose hash of (seed, id) is lowest, in their order; all of a smaller data set."""
+    """The `count` samples whose hash of (seed, id) is lowest, in their order; all of a smaller data set.
+
+    Most of them are drawn again where a few samples come or go, which `Dataset.sample` does not promise.
+    """
     ranks = np.argsort([unit_hash(f"corruptions {seed}/{name}") for name in dataset.sample_ids], kind="stable")
     return dataset.subset(np.sort(ranks[:count]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,23 +55,23 @@ def layers_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> di
     }
 
 
-def name_layers(model: ModelProto, module: nn.Module, images: Tensor) -> None:
-    """Call the nodes of a graph, in place, after the layers that they are, as far as these are known."""
-    paths = layers_by_output(model, module, images)
+def name_nodes(model: ModelProto, layers: Mapping[str, str]) -> None:
+    """Call the nodes of a graph, in place, after the layers that they are, as far as `layers_by_output` knows them."""
     for node in model.graph.node:
-        if node.output and node.output[0] in paths:
-            node.name = paths[node.output[0]]
+        if node.output and node.output[0] in layers:
+            node.name = layers[node.output[0]]
 
 
-def tensor_ranges(
-    ranges: TrainedRanges, model: ModelProto, module: nn.Module, images: Tensor, where: object
-) -> TensorRanges:
-    """Trained ranges by the names of the tensors in what an exporter made of `module`.
+def tensor_ranges(ranges: TrainedRanges, model: ModelProto, layers: Mapping[str, str], where: object) -> TensorRanges:
+    """Trained ranges by the names of the tensors in an exported graph.
+
+    Args:
+        layers: of the graph, by `layers_by_output`.
 
     Raises:
         ArtifactError: a layer that has ranges is no node of the graph with its weight.
     """
-    outputs = {path: output for output, path in layers_by_output(model, module, images).items()}
+    outputs = {path: output for output, path in layers.items()}
     lost = [path for path in ranges.layers if path not in outputs]
     if lost:
         raise ArtifactError(

@@ -1,4 +1,4 @@
-"""A PyTorch classifier → one ONNX file, the same bytes each time."""
+"""A PyTorch classifier → its ONNX graph, the same each time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from edgevit.artifacts import IOSpec
 from edgevit.errors import ArtifactError, first_line
-from edgevit.exporting.layers import name_layers
+from edgevit.exporting.layers import layers_by_output, name_nodes
 from edgevit.models.creation import timm_model
 from edgevit.models.embedding import WithEmbedding, classifiers
 from edgevit.models.folding import fused_branches
@@ -31,30 +31,38 @@ EXAMPLE_BATCH = 2
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the IOSpec with its batch dimension, and how it was exported.
+    """A graph, and how it was exported.
 
     Attributes:
+        spec: with the batch dimension that the graph has.
+        layers: paths, in the timm model, of the layers that nodes are, by the nodes' outputs; see `layers_by_output`.
         exporter: "dynamo", or "torchscript" for a model that torch.export cannot trace.
         dynamic_batch: whether any batch size will do; otherwise it is 1.
     """
 
+    model: ModelProto
     spec: IOSpec
+    layers: dict[str, str]
     exporter: str
     dynamic_batch: bool
 
+    def write(self, path: Path) -> None:
+        """Write the graph with its IOSpec, as it is."""
+        write_onnx(self.model, path, self.spec)
+
 
 def onnx_from_module(
-    module: nn.Module, spec: IOSpec, path: Path, opset: int, dynamic_batch: bool, *, as_it_is: bool = False
+    module: nn.Module, spec: IOSpec, opset: int, dynamic_batch: bool, *, as_it_is: bool = False
 ) -> Exported:
     """Export a classifier in eval mode, its parallel branches fused where timm can re-parameterise it.
 
-    Where `spec` has an embedding, what enters the classifier becomes the second output.
+    Where `spec` has an embedding, what enters the classifier becomes the second output. Nodes are called after the
+    layers that they are.
 
     torch.export with the batch size asked for comes first, then with batch size 1, then the same with TorchScript.
 
     Args:
         module: takes (N, 3, H, W) and gives logits (N, classes); it is left as it is.
-        path: the file to write.
         as_it_is: leave branches as they are: those of a folded model are fused.
 
     Raises:
@@ -72,10 +80,9 @@ def onnx_from_module(
             except Exception as error:  # noqa: BLE001 - tracing runs the model's own code, which may raise anything
                 reasons.append(f"{exporter.__name__[1:]}: {first_line(error.__cause__ or error)}")
                 continue
-            name_layers(model, classifier, _example(spec, dynamic=False))
-            written = _with_batch(spec, "batch" if dynamic else 1)
-            write_onnx(model, path, written)
-            return Exported(written, exporter.__name__[1:], dynamic)
+            layers = layers_by_output(model, classifier, _example(spec, dynamic=False))
+            name_nodes(model, layers)
+            return Exported(model, _with_batch(spec, "batch" if dynamic else 1), layers, exporter.__name__[1:], dynamic)
     raise ArtifactError(
         "the model cannot be exported to ONNX",
         got="; ".join(dict.fromkeys(reasons)),

@@ -18,7 +18,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from edgevit.artifacts import Artifact, Contents, IOSpec, Json
-from edgevit.errors import ArtifactError, RecipeError, listed
+from edgevit.errors import ArtifactError, RecipeError, first_line, listed
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import (
     BuiltModel,
@@ -270,8 +270,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             next="ask its author for a .safetensors file",
         ) from None
     except (RuntimeError, EOFError, BadZipFile, LookupError, ValueError, TypeError, AttributeError) as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise ArtifactError(f"this is no whole PyTorch file: {first_line}", where=path) from None
+        raise ArtifactError(f"this is no whole PyTorch file: {first_line(error)}", where=path) from None
     return _state_dict_in(loaded, path)
 
 

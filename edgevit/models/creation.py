@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import Frozen, Json, Preprocess
 from edgevit.configs import View
-from edgevit.errors import ArtifactError, RecipeError
+from edgevit.errors import ArtifactError, RecipeError, first_line
 from edgevit.models import catalogue
+from edgevit.models.agreement import LARGEST_DEVIATION, deviation
 from edgevit.models.cost import macs_by_module
 from edgevit.models.distillation_token import DistillationTokenModel, Inference, has_distillation_token
 from edgevit.models.folding import fold_batch_norms, fused_branches
@@ -26,7 +27,6 @@ from edgevit.models.structures import Kept, shape_like
 from edgevit.models.token_merging import merge_tokens
 from edgevit.models.views import MultiViewModel
 
-FOLDING_TOLERANCE = 1e-3
 CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
 
 
@@ -217,15 +217,12 @@ def folded_model(built: BuiltModel) -> BuiltModel:
     if built.description.folded:
         return built
     module, rule = _folded(built.module, built.preprocess), built.preprocess
-    images = torch.randn(2, 3, rule.height, rule.width, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected, got = built.module(images), module(images)
-    difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
-    if not difference < FOLDING_TOLERANCE:
+    difference = deviation(module, built.module, rule)
+    if not difference <= LARGEST_DEVIATION:
         raise RecipeError(
             "batch norm cannot be folded into the layers of this model",
             got=f"answers that differ by {difference:.1e} of the largest",
-            expected=f"at most {FOLDING_TOLERANCE:g}",
+            expected=f"at most {LARGEST_DEVIATION:g}",
             next="quantize it without training instead",
         )
     return BuiltModel(module, built.description.model_copy(update={"folded": True}), rule)
@@ -344,11 +341,11 @@ def _timm_create(name: str, args: Json, extra: Json, pretrained: bool, seed: int
         except (AssertionError, ValueError, RuntimeError, OSError) as error:
             if pretrained and isinstance(error, (RuntimeError, OSError)):
                 raise ArtifactError(
-                    f"the pretrained weights of {name} cannot be fetched: {_first_line(error)}",
+                    f"the pretrained weights of {name} cannot be fetched: {first_line(error)}",
                     next="fetch the file where there is a network, and name it: weights: FILE.safetensors",
                 ) from None
             raise RecipeError(
-                f"timm cannot build {name} with these arguments: {_first_line(error)}",
+                f"timm cannot build {name} with these arguments: {first_line(error)}",
                 got={**args, **extra},
                 next="look at model_args and image_size",
             ) from None
@@ -370,7 +367,7 @@ def _check_runs(model: nn.Module, name: str, size: int) -> None:
             raise ValueError("its output is not finite")
     except (AssertionError, RuntimeError, ValueError) as error:
         raise RecipeError(
-            f"{name} cannot take {size} px: {_first_line(error)}", got=f"image_size {size}", expected=_what_works(name)
+            f"{name} cannot take {size} px: {first_line(error)}", got=f"image_size {size}", expected=_what_works(name)
         ) from None
 
 
@@ -392,7 +389,7 @@ def _what_works(name: str) -> str:
 
 def _bad_argument(name: str, error: TypeError) -> RecipeError:
     return RecipeError(
-        f"timm cannot build {name}: {_first_line(error)}",
+        f"timm cannot build {name}: {first_line(error)}",
         expected="arguments that timm's constructor of this model takes",
         next="look at model_args, dropout and drop_path_rate",
     )
@@ -411,7 +408,3 @@ def _with_distillation_token(model: nn.Module, name: str, inference: Inference) 
 def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
     first, second, third = (float(value) for value in (values if len(values) == 3 else values * 3))
     return first, second, third
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.errors import ArtifactError, RecipeError, listed
+from edgevit.models.structures import CHANNEL_MULTIPLE
 
-RANK_MULTIPLE = 8  # integer kernels work on whole vectors of channels
 LEAST_VARIANCE = 1e-6  # of a direction of the inputs, relative to the largest: what never varies is no reason to divide
 
 
@@ -43,7 +43,7 @@ class Factors:
         """The least rank, a multiple of 8, that keeps this share of the energy; None where that saves nothing."""
         kept = self.energies.cumsum(0) / self.energies.sum()
         rank = int((kept < share - 1e-12).sum()) + 1
-        rank = math.ceil(rank / RANK_MULTIPLE) * RANK_MULTIPLE
+        rank = math.ceil(rank / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
         return rank if rank < len(self.energies) and self.macs_of_rank(rank) < self.macs else None
 
 
@@ -84,7 +84,7 @@ def ranks_for(factors: Mapping[str, Factors], total_macs: int, keep: float) -> d
         raise RecipeError(
             "low ranks cannot make the model so small",
             got=f"keep_macs: {keep:g}",
-            expected=f"at least {least:g}, where every rank is {RANK_MULTIPLE}",
+            expected=f"at least {least:g}, where every rank is {CHANNEL_MULTIPLE}",
         )
     enough, too_much = 0.0, 1.0
     for _ in range(40):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import Preprocess
 from edgevit.errors import ParityError, RecipeError, first_line
+from edgevit.models.agreement import LARGEST_DEVIATION, deviation
 from edgevit.models.cost import macs_by_module, params_of
 from edgevit.models.creation import BuiltModel, timm_model
 from edgevit.models.structures import Kept, Structure, blocks_of, drop_block, structures_of
@@ -19,7 +20,6 @@ from edgevit.models.token_merging import MergingBlocks
 
 Removable = Literal["heads", "hidden", "blocks"]
 Cost = Literal["macs", "params"]
-LARGEST_DEVIATION = 1e-3  # of an answer, relative to the largest one; sums in another order give some 1e-6
 WHAT_ELSE = "leave the kind of structure that does it out: structures: [heads], or [hidden]"
 
 
@@ -83,22 +83,16 @@ def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: fl
     Raises:
         RecipeError: so much cannot go.
     """
-    inner = timm_model(built.module)
-    total, costs = _costs(inner, importance, cost, built.preprocess)
-    remaining = _Remaining(structures_of(inner), importance, costs)
-    excess = total - int(keep * total)
-    while excess > 0:
-        steps = remaining.steps()
-        if not steps:
-            raise _too_small(cost, keep, keep + excess / total)
-        fitting = [step for step in steps if step.saving <= excess]
-        if fitting:
-            step = min(fitting, key=lambda step: step.loss / step.saving)
-        else:
-            step = min(steps, key=lambda step: (step.saving, step.loss))
-        remaining.take(step)
-        excess -= step.saving
+    total, remaining = _before_any_goes(built, importance, cost)
+    if remaining.reduce(total - int(keep * total)) > 0:
+        raise _too_small(cost, keep, least_share(built, importance, cost))
     return Removal(remaining.gone, remaining.dropped)
+
+
+def least_share(built: BuiltModel, importance: Importance, cost: Cost) -> float:
+    """The share of the model's cost that stays at least, where all goes that may; rounded up to a thousandth."""
+    total, remaining = _before_any_goes(built, importance, cost)
+    return math.ceil(1000 * remaining.reduce(total) / total + 1e-6) / 1000
 
 
 def without(built: BuiltModel, removal: Removal) -> BuiltModel:
@@ -163,6 +157,20 @@ class _Remaining:
         self.gone: dict[str, list[int]] = {}
         self.dropped: list[str] = []
 
+    def reduce(self, excess: int) -> int:
+        """Let go what matters least until so much is saved; gives how much is still to be saved, where nothing is left
+        to go.
+        """
+        while excess > 0 and (steps := self.steps()):
+            fitting = [step for step in steps if step.saving <= excess]
+            if fitting:
+                step = min(fitting, key=lambda step: step.loss / step.saving)
+            else:
+                step = min(steps, key=lambda step: (step.saving, step.loss))
+            self.take(step)
+            excess -= step.saving
+        return excess
+
     def steps(self) -> list[_Step]:
         """The next of each structure, and each block but the last."""
         steps = [ahead[0] for ahead in self._ahead.values() if ahead]
@@ -183,6 +191,13 @@ class _Remaining:
         if (block := _block_of(step.path)) in self._blocks:
             self._blocks[block] = self._blocks[block] - self._changes[step.path][:, step.units].sum(1)
             self._block_costs[block] -= step.saving
+
+
+def _before_any_goes(built: BuiltModel, importance: Importance, cost: Cost) -> tuple[int, _Remaining]:
+    """What the model costs, and all that may go of it."""
+    inner = timm_model(built.module)
+    total, costs = _costs(inner, importance, cost, built.preprocess)
+    return total, _Remaining(structures_of(inner), importance, costs)
 
 
 def _unit_steps(structure: Structure, changes: Tensor, cost: int) -> list[_Step]:
@@ -253,18 +268,15 @@ def _block_of(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-@torch.no_grad()
 def _check_same_answers(smaller: nn.Module, deaf: nn.Module, preprocess: Preprocess) -> None:
-    images = torch.randn(2, 3, preprocess.height, preprocess.width, generator=torch.Generator().manual_seed(0))
     try:
-        found, expected = smaller(images), deaf(images)
-        deviation = float((found - expected).abs().max() / expected.abs().max())
+        difference = deviation(smaller, deaf, preprocess)
     except RuntimeError as error:
         raise ParityError(f"the pruned model does not run: {first_line(error)}", next=WHAT_ELSE) from None
-    if not deviation <= LARGEST_DEVIATION:
+    if not difference <= LARGEST_DEVIATION:
         raise ParityError(
             "the pruned model does not answer as the whole one without what went",
-            got=f"a deviation of {deviation:.2g} of the largest answer",
+            got=f"a deviation of {difference:.2g} of the largest answer",
             expected=f"at most {LARGEST_DEVIATION:g}",
             next=WHAT_ELSE,
         )
@@ -274,6 +286,6 @@ def _too_small(cost: Cost, keep: float, least: float) -> RecipeError:
     return RecipeError(
         "pruning cannot make the model so small",
         got=f"keep_{cost}: {keep:g}",
-        expected=f"at least {math.ceil(least * 1000) / 1000:g}, where the least is left of everything that may go",
+        expected=f"at least {least:g}, where the least is left of everything that may go",
         next="let more go (structures: [heads, hidden, blocks]), or start from a smaller model",
     )

@@ -26,7 +26,7 @@ ENDS = (
     ("conv1", "conv3"),  # TinyViT
     ("conv1", "conv2"),  # RepViT
 )
-HIDDEN_MULTIPLE = 8  # integer kernels work on whole vectors of channels
+CHANNEL_MULTIPLE = 8  # integer kernels work on whole vectors of channels
 LEAST_HEADS = 2  # TensorRT fuses no attention of one head, which then moves more bytes than one of two
 
 
@@ -80,12 +80,12 @@ class Structure:
     @property
     def multiple(self) -> int:
         """Of units: a step leaves so many, or twice as many, and so on."""
-        return 1 if self.kind == "heads" else HIDDEN_MULTIPLE
+        return 1 if self.kind == "heads" else CHANNEL_MULTIPLE
 
     @property
     def least(self) -> int:
         """So many units stay whatever they are worth."""
-        return LEAST_HEADS if self.kind == "heads" else HIDDEN_MULTIPLE
+        return LEAST_HEADS if self.kind == "heads" else CHANNEL_MULTIPLE
 
     def sizes(self) -> list[int]:
         """The number of parameters in each tensor that shrinks with the units."""

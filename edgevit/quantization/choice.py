@@ -13,16 +13,15 @@ from onnx import ModelProto
 
 from edgevit.artifacts import IOSpec, Json
 from edgevit.errors import ParityError
-from edgevit.profiling import Interval, MeasurePlan, interleaved
+from edgevit.profiling import Interval
 from edgevit.progress import Progress
 from edgevit.quantization.dialects import Placement
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.base import HostSession, file_runtime, fixed_batch
+from edgevit.runtimes.base import HostSession, file_runtime
 from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
-from edgevit.runtimes.sessions import file_session
+from edgevit.runtimes.sessions import file_session, in_turns
 
-SECONDS_EACH = 1.0
 AS_FAST = 0.97  # of the fastest one's speed: of these an INT8 one ships, which is smaller, and the closest to float
 
 
@@ -122,10 +121,7 @@ class Judge:
             noise = self.closeness(form)
         except ParityError as error:
             return Judged(form, failed=error)
-        batch = fixed_batch(self.reference.spec) or 1
-        plan = MeasurePlan(warmup_s=0.2, duration_s=SECONDS_EACH, min_runs=20, batch_size=batch)
-        session = self._session(form, self.threads)
-        timed = interleaved(self._timed_float_session.work(plan), session.work(plan), plan)
+        timed = in_turns(self._timed_float_session, self._session(form, self.threads))
         return Judged(form, noise, timed.ratio, timed.interval)
 
     def chosen(self, forms: Iterable[Form], progress: Progress) -> tuple[Judged, list[Judged]]:
@@ -180,15 +176,14 @@ class FormWriter:
     def float_form(self, precision: str | None = None) -> Form:
         """The model as it is, computed in its own precision or in another."""
         named = precision or self.precision
-        options = {"runtime": self._runtime} if self._runtime != "onnxruntime" else {}
-        options |= {"inference_precision": precision} if precision else {}
+        options = _in_precision({"runtime": self._runtime} if self._runtime != "onnxruntime" else {}, precision)
         return Form(named, self._written(self.model, f"float {named}", options), options, named)
 
     def int8_form(self, placement: Placement, precision: str | None = None) -> Form:
         """The model with integers at `placement`, the rest computed in its own precision or in another."""
         made = self.calibrated.quantized(placement)
         name = f"int8 {placement}" + (f", {precision}" if precision else "")
-        options = {**made.session_options, **({"inference_precision": precision} if precision else {})}
+        options = _in_precision(made.session_options, precision)
         file = self._written(made.model, name, options)
         return Form(name, file, options, "int8", made.quantized_ops, made.float_ops)
 
@@ -207,6 +202,11 @@ class FormWriter:
         file = self.folder / f"{name}.onnx"
         write_onnx(model, file, self.spec, options)
         return file
+
+
+def _in_precision(session_options: Json, precision: str | None) -> Json:
+    """Session options by which what is float is computed in this precision; None leaves it to the runtime."""
+    return {**session_options, "inference_precision": precision} if precision else session_options
 
 
 def best_of(float_form: Form, found: Sequence[Judged]) -> Judged:

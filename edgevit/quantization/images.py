@@ -37,7 +37,7 @@ def choose_images(dataset: Dataset, count: int, seed: int, progress: Progress) -
         raise DataError("there are no calibration images", where=dataset.name, expected="at least one image")
     if len(dataset) < count:
         progress.say(f"{dataset.name} has {len(dataset)} images to calibrate on; {count} were asked for")
-    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    order = dataset.shuffled(seed).tolist()
     calibration, rest = order[:count], order[count : count + HELD_OUT]
     return ChosenImages(tuple(calibration), tuple(rest or calibration[:HELD_OUT]))
 

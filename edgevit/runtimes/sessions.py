@@ -8,8 +8,11 @@ from typing import Any
 
 from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.errors import TargetError
-from edgevit.runtimes.base import HostSession, SessionOptions, file_runtime, receipt, runtime_of
+from edgevit.profiling import Comparison, MeasurePlan, interleaved
+from edgevit.runtimes.base import HostSession, SessionOptions, file_runtime, fixed_batch, receipt, runtime_of
 from edgevit.runtimes.files import onnx_file
+
+SECONDS_EACH = 1.0
 
 
 def file_session(
@@ -37,3 +40,10 @@ def open_session(model: Artifact, options: SessionOptions) -> HostSession:
         )
     conditions = receipt(model, runtime, "cpu", options)
     return file_session(onnx_file(model), model.io, model.manifest.session_options, options.threads, conditions)
+
+
+def in_turns(one: HostSession, other: HostSession) -> Comparison:
+    """How many times as long one model takes as another of the same input: a choice, rather than a latency to quote."""
+    batch = fixed_batch(one.spec) or fixed_batch(other.spec) or 1
+    plan = MeasurePlan(warmup_s=0.2, duration_s=SECONDS_EACH, min_runs=20, batch_size=batch)
+    return interleaved(one.work(plan), other.work(plan), plan)

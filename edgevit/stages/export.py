@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Export
 from edgevit.context import Context
@@ -16,7 +14,7 @@ from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.models.ranges import trained_ranges
 from edgevit.runtimes.base import SessionOptions
-from edgevit.runtimes.files import read_onnx, write_onnx
+from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.float16 import with_float16
 from edgevit.runtimes.parity import check_sessions_agree
 from edgevit.runtimes.sessions import file_session
@@ -29,18 +27,16 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
     if config.embedding:
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
     folded, ranges = description.folded, trained_ranges(checkpoint)
-    exported = onnx_from_module(module, spec, file, config.opset, config.dynamic_batch, as_it_is=folded)
+    exported = onnx_from_module(module, spec, config.opset, config.dynamic_batch, as_it_is=folded)
     session_options = {} if config.runtime == "onnxruntime" else {"runtime": config.runtime}
-    model, carried = read_onnx(file), None
+    model, written, carried = exported.model, exported.spec, None
     if config.precision == "float16":
         model = with_float16(model, config.id)
-    written = exported.spec
     if config.normalise:
         written = written.taking_pictures()
         model = with_normalisation(model, written)
     if ranges is not None and config.precision == "float32":
-        image = torch.zeros(1, 3, spec.preprocess.height, spec.preprocess.width)
-        carried = tensor_ranges(ranges, model, module, image, config.id)
+        carried = tensor_ranges(ranges, model, exported.layers, config.id)
     write_onnx(model, file, written, session_options, carried)
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")

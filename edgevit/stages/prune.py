@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,10 +12,20 @@ from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import Prune
 from edgevit.context import Context
 from edgevit.data import open_dataset
+from edgevit.exporting import TimedCut, fast_enough
 from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
 from edgevit.models.cost import share_left
 from edgevit.models.creation import BuiltModel
-from edgevit.models.pruning import Importance, Removable, before_and_after, magnitude, plan_removal, prunable, without
+from edgevit.models.pruning import (
+    Importance,
+    Removable,
+    before_and_after,
+    least_share,
+    magnitude,
+    plan_removal,
+    prunable,
+    without,
+)
 from edgevit.progress import Progress
 from edgevit.training.importance import known_labels, taylor
 
@@ -22,12 +33,27 @@ from edgevit.training.importance import known_labels, taylor
 def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     whole, classes = open_to_reshape(inputs["model"]), inputs["model"].io.classes
     importance = _importance(whole, classes, config, inputs, context)
-    removal = plan_removal(whole, importance, config.cost, config.keep)
+    keep, timed = _keep(whole, importance, config, context.progress)
+    removal = plan_removal(whole, importance, config.cost, keep)
     contents = checkpoint_contents(without(whole, removal), classes, out, {}, {})
     _say_what_is_left(
         before_and_after(whole.module, removal), inputs["model"].metrics, contents.metrics, context.progress
     )
-    return contents
+    # No part of the result: no two measurements are the same.
+    return replace(contents, log_metrics={"timed": [one.as_json() for one in timed]} if timed else {})
+
+
+def _keep(whole: BuiltModel, importance: Importance, config: Prune, progress: Progress) -> tuple[float, list[TimedCut]]:
+    """The share of the cost that stays, and what was timed to find it."""
+    if config.keep is not None:
+        return config.keep, []
+    assert config.keep_latency is not None
+
+    def cut(keep: float) -> BuiltModel:
+        return without(whole, plan_removal(whole, importance, config.cost, keep))
+
+    least = least_share(whole, importance, config.cost)
+    return fast_enough(whole, cut, least, config.keep_latency, config.threads, progress)
 
 
 def _importance(

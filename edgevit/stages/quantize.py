@@ -70,7 +70,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
 
 def _ships(config: Quantize, writer: FormWriter, judge: Judge, progress: Progress) -> tuple[Judged, list[Judged]]:
     """The form that comes out, and those that were timed for it."""
-    if config.target is not None:
+    if config.is_timed:
         return judge.chosen(writer.forms(), progress)
     form = writer.int8_form(config.placement if config.placement != "fastest" else "all")
     return Judged(form, judge.closeness(form)), []

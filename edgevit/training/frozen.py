@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.artifacts import EMBEDDING, IOSpec, Preprocess
-from edgevit.configs import Augmentation
+from edgevit.configs import OPSET, Augmentation
 from edgevit.data.dataset import Dataset
 from edgevit.data.loading import ViewDataset
 from edgevit.errors import EdgevitError
+from edgevit.models.agreement import LARGEST_DEVIATION, deviation
 from edgevit.models.cost import macs_of
 from edgevit.models.embedding import Pooled, embedding_width
 from edgevit.progress import Bar
@@ -21,8 +22,6 @@ from edgevit.training.embedding_cache import EmbeddingCache
 from edgevit.training.inference import images_on, over_canvases
 
 WORTH_EXPORTING_MACS = 3e11  # of all pictures: some ten seconds of PyTorch on two cores, twice what an export takes
-OPSET = 20
-LARGEST_DEVIATION = 1e-3  # of the exported model's outputs, relative to the largest one
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -35,19 +34,8 @@ def fast_forward(
     On the CPU, where so many images are worth the export, ONNX Runtime does it (MobileNetV2 in a fourth of PyTorch's
     time); a model that cannot be exported, or answers otherwise there, stays in PyTorch.
     """
-    if is_worth_exporting(model, preprocess, device, images):
-        exported = _in_onnxruntime(model.cpu().eval(), preprocess, embedding)
-        if exported is not None:
-            return exported
-    module = Pooled(model) if embedding else model
-    return module.to(device).eval()
-
-
-def is_worth_exporting(model: nn.Module, preprocess: Preprocess, device: torch.device, images: int) -> bool:
-    """Whether so many images take much longer in PyTorch than the export and ONNX Runtime do."""
-    if device.type != "cpu" or not images:
-        return False  # without counting, which takes a picture through the model
-    return images * macs_of(model, preprocess.height, preprocess.width) >= WORTH_EXPORTING_MACS
+    exports = _is_worth_exporting(model, preprocess, device, images)
+    return _forward(model, preprocess, device, embedding, exports)
 
 
 class FrozenModel:
@@ -94,9 +82,25 @@ class FrozenModel:
 
     def _computed(self, canvases: Tensor) -> Tensor:
         if self._forward is None:
-            self._settled = is_worth_exporting(self._model, self._preprocess, self._device, self._images)
-            self._forward = fast_forward(self._model, self._preprocess, self._device, self._images, embedding=True)
+            self._settled = _is_worth_exporting(self._model, self._preprocess, self._device, self._images)
+            self._forward = _forward(self._model, self._preprocess, self._device, True, exports=self._settled)
         return self._forward(images_on(self._device, canvases, self._preprocess)).float().cpu()
+
+
+def _is_worth_exporting(model: nn.Module, preprocess: Preprocess, device: torch.device, images: int) -> bool:
+    """Whether so many images take much longer in PyTorch than the export and ONNX Runtime do."""
+    if device.type != "cpu" or not images:
+        return False  # without counting, which takes a picture through the model
+    return images * macs_of(model, preprocess.height, preprocess.width) >= WORTH_EXPORTING_MACS
+
+
+def _forward(model: nn.Module, preprocess: Preprocess, device: torch.device, embedding: bool, exports: bool) -> Forward:
+    """To the embedding or the logits: in ONNX Runtime where that is asked for and possible, else in PyTorch."""
+    exported = _in_onnxruntime(model.cpu().eval(), preprocess, embedding) if exports else None
+    if exported is not None:
+        return exported
+    module = Pooled(model) if embedding else model
+    return module.to(device).eval()
 
 
 @torch.no_grad()
@@ -105,16 +109,14 @@ def _in_onnxruntime(model: nn.Module, preprocess: Preprocess, embedding: bool) -
     from edgevit.exporting import onnx_from_module  # here alone: most trainings do without ONNX
     from edgevit.runtimes.onnxruntime.session import inference_session
 
-    pictures = torch.randn(2, 3, preprocess.height, preprocess.width, generator=torch.Generator().manual_seed(0))
-    expected = model(pictures)
-    spec = IOSpec.for_classifier(preprocess, tuple(str(index) for index in range(expected.shape[-1])))
+    classes = model(torch.zeros(1, 3, preprocess.height, preprocess.width)).shape[-1]
+    spec = IOSpec.for_classifier(preprocess, tuple(map(str, range(classes))))
     try:
         if embedding:
             spec = spec.with_embedding(embedding_width(model, preprocess))
-            expected = Pooled(model)(pictures)
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
-            onnx_from_module(model, spec, file, OPSET, dynamic_batch=True)
+            onnx_from_module(model, spec, OPSET, dynamic_batch=True).write(file)
             session = inference_session(file, {}, threads=torch.get_num_threads(), spins=False)
     except EdgevitError:
         return None
@@ -125,9 +127,9 @@ def _in_onnxruntime(model: nn.Module, preprocess: Preprocess, embedding: bool) -
         return torch.from_numpy(found)
 
     try:
-        deviation = float((forward(pictures) - expected).abs().max() / expected.abs().max())
+        agrees = deviation(forward, Pooled(model) if embedding else model, preprocess) <= LARGEST_DEVIATION
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         return None
-    return forward if deviation <= LARGEST_DEVIATION else None
+    return forward if agrees else None

@@ -16,9 +16,7 @@ from edgevit.models.creation import BuiltModel, timm_model
 from edgevit.models.pruning import Importance
 from edgevit.models.structures import Structure
 from edgevit.progress import Progress
-from edgevit.training.inference import images_on, over_canvases
-
-BATCH_SIZE = 16
+from edgevit.training.inference import SMALL_BATCH, images_on, over_canvases
 
 
 def taylor(
@@ -51,7 +49,7 @@ def taylor(
         raise DataError("there is no image to score by", where=dataset.name)
     model = built.module.to(device).eval()
     generator = torch.Generator().manual_seed(seed)
-    given = iter(()) if labels is None else iter(torch.split(labels, BATCH_SIZE))
+    given = iter(()) if labels is None else iter(torch.split(labels, SMALL_BATCH))
 
     def changes(canvases: Tensor) -> Tensor:
         images = images_on(device, canvases, built.preprocess)
@@ -62,7 +60,7 @@ def taylor(
             return torch.cat(torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True), dim=1).cpu()
 
     with progress.bar("score", len(dataset), "images") as bar:
-        found = over_canvases(changes, ViewDataset(dataset, built.preprocess), 0, BATCH_SIZE, bar)
+        found = over_canvases(changes, ViewDataset(dataset, built.preprocess), 0, SMALL_BATCH, bar)
     model.cpu()
     widths = [one.last.places.numel() for one in structures.values()]
     *channels, of_blocks = torch.split(found, [*widths, len(blocks)], dim=1)

@@ -19,6 +19,7 @@ from edgevit.errors import DataError
 from edgevit.progress import Bar
 
 BATCHES_AHEAD = 2  # of the one in use
+SMALL_BATCH = 16  # where a pass keeps more than its answers: gradients, or what enters each layer
 
 
 def accuracy(

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
 from edgevit.artifacts import Artifact, IOSpec
-from edgevit.configs import HEAD_TEACHERS, Qat, idle_head
+from edgevit.configs import HEAD_TEACHERS, OPSET, Qat, idle_head
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, RecipeError, listed
-from edgevit.exporting import layers_by_output, onnx_from_module
+from edgevit.exporting import onnx_from_module
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel, folded_model
 from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.folding import BatchNorm
 from edgevit.quantization import calibrated, choose_images, image_batches
 from edgevit.quantization.fake import FakeQuantization
-from edgevit.runtimes.files import read_onnx
 from edgevit.training.setup import TrainingSetup, opened_streams, taught
 from edgevit.training.teaching import Teaching
-
-OPSET = 20
 
 
 def quantization_aware(
@@ -64,15 +59,12 @@ def fake_quantization(
     So that nothing decides twice, the student is exported, and calibrated as its ONNX file.
     """
     spec = IOSpec.for_classifier(student.preprocess, inputs["init"].io.classes)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        exported = onnx_from_module(student.module, spec, file, OPSET, dynamic_batch=True, as_it_is=True)
-        graph = read_onnx(file)
+    exported = onnx_from_module(student.module, spec, OPSET, dynamic_batch=True, as_it_is=True)
     dataset = open_dataset(inputs["calibration"])
     chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
     batches = image_batches(dataset, chosen.calibration, exported.spec, context.progress, "calibrate")
-    found = calibrated(graph, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
-    paths = layers_by_output(found.model, student.module, _image(student))
+    found = calibrated(exported.model, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
+    paths = exported.layers
     layers = {paths[layer.made]: layer for layer in found.layers() if layer.made in paths}
     _mention_others([layer.made for layer in found.layers() if layer.made not in paths], config, context)
     if not layers:

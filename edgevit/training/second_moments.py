@@ -12,9 +12,7 @@ from edgevit.data.loading import ViewDataset
 from edgevit.errors import DataError
 from edgevit.models.creation import BuiltModel, classifier_prefixes, timm_model
 from edgevit.progress import Progress
-from edgevit.training.inference import images_on, over_canvases
-
-BATCH_SIZE = 16
+from edgevit.training.inference import SMALL_BATCH, images_on, over_canvases
 
 
 def second_moments(built: BuiltModel, dataset: Dataset, device: torch.device, progress: Progress) -> dict[str, Tensor]:
@@ -47,7 +45,7 @@ def second_moments(built: BuiltModel, dataset: Dataset, device: torch.device, pr
                 lambda canvases: model(images_on(device, canvases, built.preprocess)).cpu(),
                 ViewDataset(dataset, built.preprocess),
                 0,
-                BATCH_SIZE,
+                SMALL_BATCH,
                 bar,
             )
     finally:

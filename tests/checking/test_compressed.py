@@ -12,7 +12,7 @@ from edgevit.checking import check_onnx
 from edgevit.exporting import onnx_from_module
 from edgevit.models.creation import BuiltModel, create_model, with_merged_tokens
 from edgevit.models.pruning import Removal, without
-from edgevit.runtimes.files import read_onnx, write_onnx
+from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.float16 import with_float16
 from tests.checking.test_nvidia import needs_nvidia
 
@@ -41,8 +41,8 @@ def test_attention_fuses_while_it_has_two_heads(
 ) -> None:
     built = compressed(create_model("deit_tiny_patch16_224", 10, 64, {"depth": 2}))
     spec = IOSpec.for_classifier(built.preprocess, tuple("0123456789"))
-    exported = onnx_from_module(built.module, spec, tmp_path / "model.onnx", 20, dynamic_batch=True)
-    write_onnx(with_float16(read_onnx(tmp_path / "model.onnx"), "test"), tmp_path / "model.onnx", exported.spec)
+    exported = onnx_from_module(built.module, spec, 20, dynamic_batch=True)
+    write_onnx(with_float16(exported.model, "test"), tmp_path / "model.onnx", exported.spec)
     found = check_onnx(tmp_path / "model.onnx")
     assert found.ok
     assert found.attentions == 2

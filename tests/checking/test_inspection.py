@@ -106,6 +106,36 @@ def test_open_sizes_leave_macs_and_memory_unknown(tmp_path: Path) -> None:
     assert found.layers[0].product.got == "float"
 
 
+def with_branches(node_inside: onnx.NodeProto) -> onnx.ModelProto:
+    """image (1, 4) where its sum is above 0; else what a node makes of it, and Relu behind that."""
+    made = onnx.helper.make_tensor_value_info("made", onnx.TensorProto.FLOAT, [1, 4])
+    kept = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["made"])], "kept", [], [made])
+    other = onnx.helper.make_graph(
+        [node_inside, onnx.helper.make_node("Relu", ["inside"], ["made"])], "other", [], [made]
+    )
+    nodes = [
+        node("ReduceSum", ["image"], "sum", keepdims=0),
+        node("Greater", ["sum", "zero"], "positive"),
+        node("If", ["positive"], "logits", then_branch=kept, else_branch=other),
+    ]
+    return model(nodes, {"zero": np.float32(0), "w": np.eye(4, dtype=np.float32)}, [1, 4], [1, 4])
+
+
+def test_subgraphs_are_shown_apart(tmp_path: Path) -> None:
+    product = onnx.helper.make_node("MatMul", ["image", "w"], ["inside"])
+    found = inspected(with_branches(product), tmp_path)
+    assert found.operators.keys() == {"ReduceSum", "Greater", "If"}
+    assert found.in_subgraphs == {"Identity": 1, "MatMul": 1, "Relu": 1}
+    assert found.layers == ()
+    assert found.macs is None  # one branch has a product, the other has none
+    assert "1 × MatMul" in inspection_page(found)
+    shown = run("inspect", tmp_path / "model.onnx")
+    assert "in subgraphs (bodies of If, Loop and Scan), left out of all other numbers\n" in shown
+    assert "  1 × MatMul\n" in shown
+    found = inspected(with_branches(onnx.helper.make_node("Neg", ["image"], ["inside"])), tmp_path)
+    assert (found.macs, found.in_subgraphs["Neg"]) == (0, 1)
+
+
 def test_a_page_escapes_what_the_file_says(tmp_path: Path) -> None:
     made = convolution()
     made.graph.node[-1].name = "<script>alert(1)</script>"

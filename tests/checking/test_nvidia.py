@@ -15,9 +15,9 @@ from edgevit.checking.precision import Product
 from edgevit.exporting import onnx_from_module
 from edgevit.models import create_model
 from edgevit.quantization import calibrated
-from edgevit.runtimes.files import read_onnx, write_onnx
+from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.float16 import with_float16
-from tests.checking.graphs import attention, convolution
+from tests.checking.graphs import CHANNELS, WEIGHTS, attention, constants, convolution, model, node, pair
 
 needs_nvidia = pytest.mark.skipif(
     any(find_spec(module) is None for module in nvidia.PACKAGES), reason="edgevit[tensorrt-check] is not installed"
@@ -51,6 +51,35 @@ def test_attention_fuses_in_float16_and_not_in_float32(half: bool, fused: bool, 
 
 
 @needs_nvidia
+def test_attention_over_one_token_behind_an_int8_convolution_runs_in_float16(tmp_path: Path) -> None:
+    """It becomes one kernel with the scaling of the convolution's 32-bit sums."""
+    found = check_onnx(written(with_float16(one_token(), "test"), tmp_path / "model.onnx"))
+    assert found.ok
+    assert {one.operator: (one.asked, one.got) for one in found.products} == {
+        "Conv": ("int8", "int8"),
+        "MatMul": ("half", "half"),
+    }
+    assert found.answer is not None
+    (merged,) = (kernel for kernel in found.answer.kernels if "MatMul_logits" in kernel.nodes)
+    assert [tensor.type for tensor in (*merged.inputs, *merged.constants, *merged.outputs)] == ["float"] * 3
+
+
+def one_token() -> onnx.ModelProto:
+    """keysᵀ · values of linear attention, both cut out of what a quantized convolution makes of the picture."""
+    nodes = [
+        *pair("image", "rounded"),
+        WEIGHTS,
+        node("Conv", ["rounded", "weights"], "convolved"),
+        node("Relu", ["convolved"], "positive"),
+        node("Reshape", ["positive", "column"], "keys"),
+        node("Reshape", ["convolved", "row"], "values"),
+        node("MatMul", ["keys", "values"], "logits"),
+    ]
+    shapes = {"column": np.array([1, CHANNELS, 1]), "row": np.array([1, 1, CHANNELS])}
+    return model(nodes, constants(**shapes), [1, CHANNELS, 3, 3], [1, CHANNELS, CHANNELS])
+
+
+@needs_nvidia
 @pytest.mark.parametrize("name", ["repvit_m0_9", "efficientvit_b0", "deit_tiny_patch16_224", "efficientformerv2_s0"])
 def test_compact_models_get_the_precision_they_ask_for(name: str, tmp_path: Path) -> None:
     check_forms(name, SIDE, tmp_path)
@@ -69,12 +98,11 @@ def check_forms(name: str, side: int, folder: Path) -> None:
     """Export, quantize and check: everything is built as it asks to be."""
     built = create_model(name, 32, side)
     spec = IOSpec.for_classifier(built.preprocess, tuple(map(str, range(32))))
-    exported = onnx_from_module(built.module, spec, folder / "float32.onnx", 20, dynamic_batch=True)
-    model = read_onnx(folder / "float32.onnx")
+    exported = onnx_from_module(built.module, spec, 20, dynamic_batch=True)
     batch = 2 if exported.dynamic_batch else 1
     images = np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
-    write_onnx(with_float16(model, name), folder / "float16.onnx", exported.spec)
-    quantized = calibrated(model, lambda: [images], "minmax", "tensorrt", 1, name).quantized()
+    write_onnx(with_float16(exported.model, name), folder / "float16.onnx", exported.spec)
+    quantized = calibrated(exported.model, lambda: [images], "minmax", "tensorrt", 1, name).quantized()
     write_onnx(quantized.model, folder / "int8.onnx", exported.spec)
     half, int8 = (check_onnx(folder / f"{form}.onnx") for form in ("float16", "int8"))
     for found in (half, int8):
@@ -108,8 +136,8 @@ def test_a_builder_that_dies_or_hangs_has_refused(
 @needs_nvidia
 def test_names_of_nodes_may_say_anything(tmp_path: Path) -> None:
     named = attention(197, 64, quantized=False)
-    for node, name in zip(named.graph.node, ("_gemm_mha", "a]b", "c[d", "_gemm_mha_v2", "e, f", "g"), strict=False):
-        node.name = name
+    for one, name in zip(named.graph.node, ("_gemm_mha", "a]b", "c[d", "_gemm_mha_v2", "e, f", "g"), strict=False):
+        one.name = name
     found = check_onnx(written(named, tmp_path / "model.onnx"))
     assert found.unfused  # in float32, whatever it is called
     assert all(product.got == "float" for product in found.products)

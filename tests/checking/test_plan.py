@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgevit.checking.graph import Graph
 from edgevit.checking.plan import Kernel, Tensor, kernels_of
 from edgevit.checking.precision import got_in_plan, products
+from edgevit.runtimes.float16 import with_float16
 from tests.checking.graphs import attention, convolution, pair
 
 # In the form that TensorRT for RTX 1.7.1 logs, of a product made for it.
@@ -53,6 +56,25 @@ def test_what_a_product_gets(kernels: list[Kernel], got: str, fell_back: bool) -
     graph = Graph(convolution())
     (product,) = products(graph, got_in_plan(graph, kernels))
     assert (product.asked, product.got, product.fell_back) == ("int8", got, fell_back)
+
+
+@pytest.mark.parametrize(
+    ("name", "got"), [("__myl_MulCastReluMulCast_myl0_2", "half"), ("__myl_MulReluMul_2", "float")]
+)
+def test_a_product_of_activations_in_a_generated_kernel(name: str, got: str) -> None:
+    """Sums and scales of what comes before it are none of its operands."""
+    graph = Graph(with_float16(attention(1, 16, quantized=False), "here"))
+    nodes = tuple(node.name for node in graph.of_type("MatMul"))
+    merged = replace(kernel("kgen", nodes, "float", constants=((4, "float"),)), name=name)
+    found = products(graph, got_in_plan(graph, [merged]))
+    assert [(one.asked, one.got, one.fell_back) for one in found] == [("half", got, got == "float")] * 2
+
+
+def test_a_conversion_does_not_excuse_a_product_with_weights() -> None:
+    graph = Graph(convolution())
+    merged = replace(kernel("kgen", ("Conv_logits",), "float", constants=((99, "half"),)), name="__myl_MulCastMul_1")
+    (product,) = products(graph, got_in_plan(graph, [merged]))
+    assert product.fell_back
 
 
 def test_what_a_product_asks_for() -> None:

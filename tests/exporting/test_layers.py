@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.errors import ArtifactError
-from edgevit.exporting import layers_by_output, tensor_ranges
 from edgevit.exporting import onnx as exporters
+from edgevit.exporting import tensor_ranges
+from edgevit.exporting.layers import layers_by_output
 from edgevit.models import create_model, model_from_checkpoint
 from edgevit.models.creation import folded_model, timm_model
 from edgevit.models.ranges import LayerRanges, TrainedRanges
@@ -95,18 +96,17 @@ def test_equal_weights_are_told_apart_by_order_and_a_layer_that_is_called_twice_
 
 @pytest.mark.filterwarnings("ignore")
 def test_ranges_find_their_tensors_and_a_layer_without_a_node_is_named() -> None:
-    model, images = exported("residual", "dynamo"), torch.zeros(1, 3, 32, 32)
+    model = exported("residual", "dynamo")
+    paths = layers_by_output(model, module("residual"), torch.zeros(1, 3, 32, 32))
     layers = {"conv1": LayerRanges(input=(-2, 2.5), output=(0, 4)), "fc": LayerRanges(input=(0, 1))}
-    found = tensor_ranges(
-        TrainedRanges(runtime="onnxruntime", layers=layers), model, module("residual"), images, "here"
-    )
+    found = tensor_ranges(TrainedRanges(runtime="onnxruntime", layers=layers), model, paths, "here")
     first, last = (
         next(node for node in model.graph.node if node.op_type in kinds) for kinds in (("Conv",), ("Gemm", "MatMul"))
     )
     assert found.tensors == {first.input[0]: (-2, 2.5), first.output[0]: (0, 4), last.input[0]: (0, 1)}
     elsewhere = TrainedRanges(runtime="onnxruntime", layers={"blocks.7": LayerRanges(input=(0, 1))})
     with pytest.raises(ArtifactError, match="no place") as caught:
-        tensor_ranges(elsewhere, model, module("residual"), images, "here")
+        tensor_ranges(elsewhere, model, paths, "here")
     assert caught.value.got == "blocks.7"
 
 

@@ -15,7 +15,16 @@ from edgevit.errors import ArtifactError, ParityError, RecipeError
 from edgevit.models import catalogue
 from edgevit.models.cost import macs_of, params_of
 from edgevit.models.creation import BuiltModel, ModelDescription, build, create_model, timm_model, with_new_head
-from edgevit.models.pruning import Importance, Removal, before_and_after, magnitude, plan_removal, prunable, without
+from edgevit.models.pruning import (
+    Importance,
+    Removal,
+    before_and_after,
+    least_share,
+    magnitude,
+    plan_removal,
+    prunable,
+    without,
+)
 from edgevit.models.structures import Kept, structures_of
 
 VIT = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
@@ -179,6 +188,17 @@ def test_description_builds_it_again_and_it_can_be_pruned_further_and_given_a_ne
     headed = with_new_head(twice, 7)
     assert headed.module(images).shape == (2, 7)
     assert torch.equal(headed.module.forward_features(images), twice.module.forward_features(images))
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_least_share_can_be_reached_and_none_below_it(seed: int, blocks: bool, cost: Any) -> None:
+    importance = random_importance(VISION, blocks, seed)
+    least = least_share(VISION, importance, cost)
+    assert plan_removal(VISION, importance, cost, least).units
+    with pytest.raises(RecipeError, match=rf"(?s)cannot make the model so small.*at least {least:g},"):
+        plan_removal(VISION, importance, cost, least - 0.0011)
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:

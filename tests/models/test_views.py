@@ -115,7 +115,8 @@ def test_onnx_file_of_any_batch_size_answers_alike(tmp_path: Path, name: str) ->
     }[name]
     built = with_test_time_views(create_model(name, 3, 64, args), BOTH)
     spec = IOSpec.for_classifier(built.preprocess, ("a", "b", "c"))
-    exported = onnx_from_module(built.module, spec, tmp_path / "model.onnx", opset=18, dynamic_batch=True)
+    exported = onnx_from_module(built.module, spec, opset=18, dynamic_batch=True)
+    exported.write(tmp_path / "model.onnx")
     assert exported.dynamic_batch
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for batch in (1, 5):

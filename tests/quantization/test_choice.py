@@ -13,6 +13,7 @@ from edgevit.errors import ParityError
 from edgevit.profiling import Interval
 from edgevit.quantization import choice
 from edgevit.quantization.choice import AS_FAST, Form, Judged, best_of
+from edgevit.runtimes import sessions
 from edgevit.runtimes.files import read_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from tests.small_models import float_onnx, workbench
@@ -69,7 +70,7 @@ def test_nothing_slower_than_float_ships_and_nothing_much_slower_than_the_best(
 def test_a_model_is_measured_and_the_answer_follows_from_the_figures(
     runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "SECONDS_EACH", 0.05)
+    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.05)
     if runtime == "openvino":
         pytest.importorskip("openvino", reason="edgevit[openvino] is not installed")
     made = workbench().run(
@@ -87,7 +88,7 @@ def test_a_model_is_measured_and_the_answer_follows_from_the_figures(
 
 def test_where_float_ships_it_is_the_float_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The threshold is raised to one that nothing reaches; all else is real."""
-    monkeypatch.setattr(choice, "SECONDS_EACH", 0.05)
+    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.05)
     monkeypatch.setattr(choice.Judged, "is_faster", property(lambda self: self.speedup > 1e6))
     made = workbench().run(
         "quantize", "held", model=float_onnx().id, calibration="digits.pool", calibration_images=16,

@@ -13,7 +13,9 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, DataError, ParityError, TargetError
 from edgevit.models import model_from_checkpoint
+from edgevit.pipeline import ingredients_of, resolve
 from edgevit.progress import SilentProgress
+from edgevit.provenance import version_of
 from edgevit.runtimes.base import random_images
 from edgevit.runtimes.files import artifact_from_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
@@ -146,6 +148,20 @@ def test_a_quantized_model_below_the_floor_fails():
         workbench().run("quantize", "strict", model=float_onnx().id, calibration="digits.support", min_sqnr_db=150.0)
     assert caught.value.exit_code == 1
     assert "dB" in caught.value.got
+
+
+@pytest.mark.parametrize("placement", ["all", "fastest"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
+def test_what_judged_an_int8_form_is_in_its_key(runtime, placement):
+    """Layers stay float by what they cost in the runtime that judges them, wherever the file is to run."""
+    judge = "openvino" if runtime == "openvino" else "onnxruntime"
+    if version_of(judge) is None:
+        pytest.skip(f"{judge} is not installed")
+    fields = {"model": float_onnx().id, "calibration": "digits.support", "runtime": runtime, "placement": placement}
+    config = STAGES["quantize"].model_validate({"stage": "quantize", "id": "judged", **fields})
+    parts = ingredients_of(config, resolve(config, workbench().made), Context())
+    assert parts["target"]["versions"] == {judge: version_of(judge)}
+    assert config.is_timed == (placement == "fastest" and runtime != "tensorrt")
 
 
 def test_quantizing_twice_is_refused():

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
@@ -17,14 +19,19 @@ from edgevit.configs import Prune
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import RecipeError
+from edgevit.exporting import latency
 from edgevit.models import model_from_checkpoint, open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import BuiltModel
 from edgevit.models.pruning import Importance, plan_removal, prunable, without
 from edgevit.models.structures import structures_of
+from edgevit.pipeline import ingredients_of
 from edgevit.progress import progress_for
-from edgevit.runtimes.base import random_images
+from edgevit.runtimes import sessions
+from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
+from edgevit.runtimes.sessions import in_turns, open_session
+from edgevit.targets import target_info
 from edgevit.training.inference import outputs_of
 from tests.small_models import VIT, workbench
 
@@ -147,11 +154,58 @@ def test_another_head_on_a_pruned_model_is_trained_too() -> None:
     assert open_checkpoint(again).description.pruned == open_checkpoint(small).description.pruned
 
 
+@cache
+def wide() -> Artifact:
+    """A ViT whose time goes into products: some 120 M multiply-accumulates in one block, which is soon exported."""
+    args = {"patch_size": 16, "embed_dim": 512, "depth": 1, "num_heads": 8}
+    model = {"model": "vit_tiny_patch16_224", "model_args": args, "image_size": 96}
+    return workbench().run("load", "wide", **model, classes=("cat", "dog"))
+
+
+def test_latency_is_measured_until_it_is_low_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "STEPS", 2)
+    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.3)
+    said, bench = io.StringIO(), workbench()
+    small = bench.run(
+        "prune", "fast", Context(progress=progress_for(said)), model=wide().id, keep_latency=0.6, score="magnitude"
+    )
+    timed = small.metrics["timed"]
+    assert len(timed) == 1 + 2 == said.getvalue().count("of the latency")
+    assert all(one["low"] <= one["latency"] <= one["high"] for one in timed)
+    keep = max(one["keep"] for one in timed if one["latency"] <= 0.6)
+    assert keep - 0.02 < small.metrics["macs"] / wide().metrics["macs"] <= keep
+    exported = [bench.run("export", f"{model.id}-onnx", model=model.id) for model in (small, wide())]
+    one, other = (open_session(model, SessionOptions()) for model in exported)
+    assert in_turns(one, other).ratio < 0.85  # wide of 0.6: others use this machine
+
+
+def test_what_is_too_slow_at_its_smallest_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.1)
+    with pytest.raises(RecipeError, match=r"(?s)cannot make the model so fast.*keep_latency: 0.01.*at least 0\.\d{3}"):
+        workbench().run("prune", "too-slow", model=wide().id, keep_latency=0.01, score="magnitude")
+
+
+@given(limit=st.floats(0.01, 0.999), least=st.floats(0, 0.99))
+def test_the_largest_share_that_is_fast(limit: float, least: float) -> None:
+    assume(least <= limit)
+    found = latency.largest_share(lambda share: share <= limit, least)
+    assert found <= limit < found + (1 - least) / 2**latency.STEPS + 1e-12
+
+
+def test_a_latency_is_of_this_machine_and_a_cost_of_any() -> None:
+    for cost, target in (("keep_macs", None), ("keep_latency", target_info("local-cpu", "onnxruntime"))):
+        config = Prune.model_validate(
+            {"stage": "prune", "id": "p", "model": wide().id, cost: 0.5, "score": "magnitude"}
+        )
+        assert ingredients_of(config, {"model": wide()}, Context())["target"] == target
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "give either 'keep_macs' or 'keep_params'"),
-        ({"keep_macs": 0.5, "keep_params": 0.5, "data": "d"}, "give either 'keep_macs' or 'keep_params'"),
+        ({}, "give one of 'keep_macs', 'keep_params' and 'keep_latency'"),
+        ({"keep_macs": 0.5, "keep_params": 0.5, "data": "d"}, "give one of"),
+        ({"keep_macs": 0.5, "keep_latency": 0.5, "data": "d"}, "give one of"),
         ({"keep_macs": 0.5}, "taylor looks at images"),
         ({"keep_macs": 0.5, "score": "magnitude", "data": "d"}, "leave out data"),
         ({"keep_macs": 0.5, "score": "magnitude", "structures": ("blocks",)}, "leave out blocks"),

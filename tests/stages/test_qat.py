@@ -33,7 +33,7 @@ from edgevit.quantization.dialects import DIALECTS
 from edgevit.quantization.fake import put_trained
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import preprocessed, random_images
-from edgevit.runtimes.files import read_onnx, trained_ranges_in, write_onnx
+from edgevit.runtimes.files import trained_ranges_in, write_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import sqnr_db
 from edgevit.training.batches import Batch
@@ -149,9 +149,9 @@ def test_the_int8_file_computes_what_was_trained(
     rounding = setup.train(config, context, tmp_path)[0].module
     ranges = TrainedRanges(runtime=runtime, layers=put_trained(rounding, floating.module))
     file = tmp_path / "model.onnx"
-    spec = onnx_from_module(floating.module, start.io, file, 20, dynamic_batch=True, as_it_is=True).spec
-    graph = read_onnx(file)
-    known = tensor_ranges(ranges, graph, floating.module, torch.zeros(1, 3, 32, 32), "here").tensors
+    exported = onnx_from_module(floating.module, start.io, 20, dynamic_batch=True, as_it_is=True)
+    graph, spec = exported.model, exported.spec
+    known = tensor_ranges(ranges, graph, exported.layers, "here").tensors
     made = calibrated(graph, lambda: iter(()), "minmax", runtime, 1, "here", known).quantized()  # none is left over
     write_onnx(made.model, file, spec, made.session_options)
     images = random_images(spec, 32)

@@ -14,7 +14,7 @@ from edgevit.configs import ImageFolder
 from edgevit.data.dataset import SPLITS, Source, Split
 from edgevit.data.folder_names import GIVE_CLASSES
 from edgevit.data.hashes import ImageState, ImageStates, StoredFile
-from edgevit.data.images import IMAGE_SUFFIXES, Image, is_image_name, read_image
+from edgevit.data.images import IMAGE_SUFFIXES, Image, is_image_name, is_utf8_name, read_image
 from edgevit.data.splits import split_by_hash
 from edgevit.errors import DataError
 
@@ -110,7 +110,7 @@ def _pictures(top: Path, root: Path, passed_over: Counter[str]) -> Iterator[Path
             path = Path(folder) / name
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
                 passed_over["links that lead out of the folder"] += 1
-            elif not _is_text(str(path)):
+            elif not is_utf8_name(str(path)):
                 passed_over["pictures whose names are not UTF-8"] += 1
             else:
                 yield path
@@ -118,14 +118,6 @@ def _pictures(top: Path, root: Path, passed_over: Counter[str]) -> Iterator[Path
 
 def _refuse(error: OSError) -> None:
     raise DataError(f"the folder cannot be listed: {error.strerror}", where=error.filename)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _first_folders(ids: Iterable[str]) -> tuple[Split, ...]:

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec, Json
-from edgevit.errors import ArtifactError, TargetError
+from edgevit.errors import ArtifactError, TargetError, first_line
 from edgevit.runtimes.base import Arrays, HostSession
 
 PROVIDER = "CPUExecutionProvider"
@@ -60,7 +60,7 @@ def inference_session(
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         if not type(error).__module__.startswith("onnxruntime"):
             raise
-        raise ArtifactError(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}", where=path) from None
+        raise ArtifactError(f"ONNX Runtime cannot load it: {first_line(error)}", where=path) from None
     if session.get_providers() != [PROVIDER]:
         raise TargetError("ONNX Runtime chose other providers", got=session.get_providers(), expected=PROVIDER)
     return session
