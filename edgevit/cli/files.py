@@ -99,6 +99,9 @@ def quantize(
     smoothquant: Annotated[
         float | None, typer.Option("--smoothquant", min=0, max=1, help="Share of large channels for the weights; 0.5.")
     ] = None,
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction", help="Keep the means of channels; slower. For depthwise convolutions.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize an ONNX model to INT8, calibrated on images, checked and timed against the float model.
@@ -123,6 +126,7 @@ def quantize(
             threads=threads,
             min_sqnr_db=min_sqnr_db,
             smoothquant=smoothquant,
+            bias_correction=bias_correction,
         )
         made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
         _deliver(made, out, as_json)

@@ -167,6 +167,11 @@ class Quantize(Stage):
     smoothquant: Fraction | None = Field(
         None, description="share α of large activation channels that the weights take over (SmoothQuant); 0.5 is usual"
     )
+    bias_correction: bool = Field(
+        False,
+        description="change biases so that each channel of an integer layer keeps the mean that it has in float; worth "
+        "its minutes above all where convolutions have a group for each channel",
+    )
     runtime: QuantizedRuntime = Field(
         "onnxruntime", description="whose dialect the graph is written in; what stays float is float16 for tensorrt"
     )
@@ -191,6 +196,10 @@ class Quantize(Stage):
     def _ranges_belong_to_the_weights(self) -> Self:
         if self.calibrator == "trained" and self.smoothquant is not None:
             raise ValueError("smoothquant changes what the trained ranges are of: leave it out, or calibrate anew")
+        if self.calibrator == "trained" and self.bias_correction:
+            raise ValueError(
+                "biases that were trained beside rounding are right as they are: leave bias_correction out"
+            )
         return self
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -152,6 +152,7 @@ class FormWriter:
         model: as it was handed in.
         precision: of that.
         calibrated: the same, perhaps smoothed, with its ranges.
+        corrected: gives that with the biases for integers at a placement, where they are to be corrected.
     """
 
     model: ModelProto
@@ -159,6 +160,7 @@ class FormWriter:
     calibrated: CalibratedModel
     spec: IOSpec
     folder: Path
+    corrected: Callable[[Placement], CalibratedModel] | None = None
 
     def forms(self) -> Iterator[Form]:
         """All that may ship in place of the float model: each placement of integers.
@@ -181,7 +183,8 @@ class FormWriter:
 
     def int8_form(self, placement: Placement, precision: str | None = None) -> Form:
         """The model with integers at `placement`, the rest computed in its own precision or in another."""
-        made = self.calibrated.quantized(placement)
+        model = self.corrected(placement) if self.corrected else self.calibrated
+        made = model.quantized(placement)
         name = f"int8 {placement}" + (f", {precision}" if precision else "")
         options = _in_precision(made.session_options, precision)
         file = self._written(made.model, name, options)

@@ -11,6 +11,7 @@ from onnx import ModelProto
 from edgevit.configs import Quantize
 from edgevit.errors import listed
 from edgevit.progress import Progress
+from edgevit.quantization.bias_correction import with_corrected_biases
 from edgevit.quantization.calibration import Batches
 from edgevit.quantization.ptq import CalibratedModel, calibrated
 from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
@@ -45,7 +46,7 @@ def prepared(
     if config.smoothquant is not None:
         source = smoothed(source, calibration, config.smoothquant, threads, config.id)
     ready = _calibrated(source, calibration, config, threads, progress)
-    return _close_enough(ready, reference, images, config, threads, progress)
+    return _close_enough(ready, reference, calibration, images, config, threads, progress)
 
 
 def _calibrated(
@@ -77,6 +78,7 @@ def _mention_untrained(trained: TensorRanges, found: CalibratedModel, config: Qu
 def _close_enough(
     ready: CalibratedModel,
     reference: HostSession,
+    calibration: Batches,
     images: Sequence[NDArray[np.float32]],
     config: Quantize,
     threads: int,
@@ -91,6 +93,8 @@ def _close_enough(
         return ready, []
     trial = LayerTrial(ready, reference, images, threads)
     db = trial.sqnr_db(ready)
+    if db < config.floor_db and config.bias_correction:
+        db = trial.sqnr_db(with_corrected_biases(ready, "all", calibration, threads, progress))
     is_close = is_trained or db >= config.floor_db
     if is_close and not config.sensitivity:
         return ready, []

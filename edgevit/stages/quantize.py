@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +15,7 @@ from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.progress import Progress
 from edgevit.quantization import choose_images, image_batches
+from edgevit.quantization.bias_correction import with_corrected_biases
 from edgevit.quantization.choice import FormWriter, Judge, Judged
 from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost
@@ -21,7 +23,7 @@ from edgevit.runtimes.files import onnx_file, read_onnx
 from edgevit.runtimes.sessions import open_session
 
 CALIBRATE_OTHERWISE = (
-    "calibrate on more images of the kind the model will see, or try calibrator: percentile or entropy"
+    "calibrate on more images of the kind the model will see, or try bias_correction: true, or calibrator: percentile"
 )
 TRAINED_TO_BE_ROUNDED = (
     "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
@@ -38,8 +40,18 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     source, images = read_onnx(onnx_file(model)), list(held_out())
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     ready, sensitivities = prepared(source, reference, calibration, images, config, usable_cpus(), context.progress)
+    corrected = cache(
+        partial(with_corrected_biases, ready, batches=calibration, threads=usable_cpus(), progress=context.progress)
+    )
     with TemporaryDirectory() as folder:
-        writer = FormWriter(source, str(model.metrics["precision"]), ready, model.io, Path(folder))
+        writer = FormWriter(
+            source,
+            str(model.metrics["precision"]),
+            ready,
+            model.io,
+            Path(folder),
+            corrected if config.bias_correction else None,
+        )
         advice = TRAINED_TO_BE_ROUNDED if config.calibrator == "trained" else CALIBRATE_OTHERWISE
         judge = Judge(reference, writer.float_form(), images, config.floor_db, advice, config.threads, usable_cpus())
         ships, judged = _ships(config, writer, judge, context.progress)

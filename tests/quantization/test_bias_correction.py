@@ -6,12 +6,15 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from pydantic import ValidationError
 
+from edgevit.configs import Quantize
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.bias_correction import with_corrected_biases
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.parity import sqnr_db
+from tests.small_models import float_onnx, workbench
 
 WIDTH = 16
 RANDOM = np.random.default_rng(0)
@@ -141,3 +144,44 @@ def test_a_bias_that_two_layers_share_is_left_alone() -> None:
     made = corrected(model)
     pairs = zip(model.model.graph.initializer, made.model.graph.initializer, strict=True)
     assert {before.name for before, after in pairs if before != after} == {"c", "d"}
+
+
+def test_the_stage_corrects_what_it_ships() -> None:
+    bench, fields = workbench(), {"calibration": "digits.pool", "calibration_images": 32}
+    given = float_onnx(hybrid=True)
+    plain = bench.run("quantize", "plain", model=given.id, **fields)
+    made = bench.run("quantize", "corrected", model=given.id, bias_correction=True, **fields)
+    assert made.metrics["sqnr_db"] > plain.manifest.log["sqnr_db"]
+    assert made.metrics["quantized_ops"] == plain.metrics["quantized_ops"]
+
+
+def test_a_model_that_correction_brings_close_enough_keeps_no_layer_float() -> None:
+    bench, fields = workbench(), {"calibration": "digits.pool", "calibration_images": 32}
+    given = float_onnx(hybrid=True)
+    plain, better = (
+        bench.run("quantize", f"by{correct:d}", model=given.id, bias_correction=correct, **fields).manifest.log[
+            "sqnr_db"
+        ]
+        for correct in (False, True)
+    )
+    between = (plain + better) / 2
+    kept = {
+        correct: bench.run(
+            "quantize", f"at{correct:d}", model=given.id, bias_correction=correct, min_sqnr_db=between, **fields
+        ).metrics["kept_float"]
+        for correct in (False, True)
+    }
+    assert kept[False] > 0
+    assert kept[True] == 0
+
+
+def test_trained_biases_stay() -> None:
+    with pytest.raises(ValidationError, match="leave bias_correction out"):
+        Quantize(
+            stage="quantize",
+            id="int8",
+            model="onnx",
+            calibration="pool",
+            calibrator="trained",
+            bias_correction=True,
+        )
