@@ -125,13 +125,12 @@ def _way(way: str, seed: int, whole: Load, taught: Lessons) -> Iterator[Stage]:
     """The stages of one way, up to its evaluations."""
     name, start, steps = f"{way}/{seed}", whole.id, WAYS.get(way)
     if steps is None:
-        student = taught.student(MODEL)
-        args = {**student.model_args, **FROM_THE_START[way]}
+        args = {**taught.vit.model_args, **FROM_THE_START[way]}
         start, steps = f"{name}/student", (train(EPOCHS),)
-        yield student.model_copy(update={"id": start, "model_args": args, "seed": seed})
+        yield taught.vit.model_copy(update={"id": start, "model_args": args, "seed": seed})
     for number, step in enumerate(steps, 1):
         given = {"id": f"{name}/{number}", "seed": seed, **step}
-        yield taught.further(MODEL, start, given) if step["stage"] in TRAINS else _cut(start, given)
+        yield taught.further(start, given) if step["stage"] in TRAINS else _cut(start, given)
         start = given["id"]
     yield from deployed(name, start, "trained" if steps and steps[-1]["stage"] == "qat" else "minmax", seed)
 

@@ -1,11 +1,11 @@
 """What quantization-aware training wins back of what post-training quantization loses, on the models in models/.
 
-    python -m benchmarks.qat CIFAR WEIGHTS [--seeds 3] [--models NAME …] [--runs runs]
+    python -m benchmarks.qat CIFAR WEIGHTS [--seeds 3] [--small NAME …] [--runs runs]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
-the teacher of the models (small_models.py).
+which teaches (small_models.py).
 
-Every seed trains a model one epoch on 15,000 images with its teacher, once rounding as INT8 does (`qat`) and once in
+Every seed trains a model one epoch on 15,000 images with that teacher, once rounding as INT8 does (`qat`) and once in
 float (`distill`), the control: what more training alone gives. All that the dialect of ONNX Runtime quantizes becomes
 integers (`placement: all`), calibrated by minmax on 256 images that the seed draws, and no layer is kept float.
 Accuracy is that of the files, on the 10,000 test images. `recovered` is the share of the points lost by the INT8 file
@@ -60,7 +60,7 @@ def _seed(model: str, seed: int, taught: Lessons) -> Iterator[Stage]:
         name, start = f"{model}/{way}/{seed}", model
         if stage is not None:
             changes = {"stage": stage, "id": f"{name}/model", "learning_rate": LEARNING_RATE, "epochs": 1, "seed": seed}
-            yield taught.further(model, start, changes)
+            yield taught.further(start, changes)
             start = f"{name}/model"
         yield from deployed(name, start, "trained" if stage == "qat" else "minmax", seed)
 

@@ -1,10 +1,12 @@
 """Train the small models that benchmarks quantize, and keep them in benchmarks/models/.
 
-    python -m benchmarks.small_models CIFAR WEIGHTS [--runs runs] [--models benchmarks/models] [--set KEY=VALUE …]
+    python -m benchmarks.small_models CIFAR WEIGHTS [--exercise RUN] [--runs runs] [--models benchmarks/models]
+        [--set KEY=VALUE …]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10).
-The recipe is small_models.yaml; --set changes it as it does in `edgevit run`. About 35 minutes alone on two cores; a
-run that was stopped goes on.
+The recipe is small_models.yaml; --set changes it as it does in `edgevit run`. About half an hour alone on two cores; a
+run that was stopped goes on. RUN is what cifar10_exercise.py left, runs/cifar10-10way-5shot: its student b, which five
+labels a class and an unlabelled pool taught, is kept as coatnet, a second hybrid.
 
 Of each student: NAME.safetensors, its weights in float16, and NAME.json, what builds it again, how it was trained, what
 it scored with the float32 weights, and the sha256 of the other file.
@@ -52,14 +54,15 @@ class Lessons(NamedTuple):
     def teacher(self) -> Stage:
         return self.stages["teacher"]
 
-    def student(self, name: str) -> Distill:
-        student = self.stages[STUDENT + name]
+    @property
+    def vit(self) -> Distill:
+        student = self.stages[f"{STUDENT}vit"]
         assert isinstance(student, Distill)
         return student
 
-    def further(self, name: str, start: str, changes: Json) -> Stage:
-        """The stage that trains a checkpoint further on IMAGES, as `name` was taught but for `changes`."""
-        lesson = self.student(name).model_dump(mode="json", include=set(AS_TAUGHT))
+    def further(self, start: str, changes: Json) -> Stage:
+        """The stage that trains a checkpoint further on IMAGES, as the students were taught but for `changes`."""
+        lesson = self.vit.model_dump(mode="json", include=set(AS_TAUGHT))
         images = {"streams": [{"data": IMAGES}], "init": start}
         if changes["stage"] == "qat":
             images["calibration"] = IMAGES
@@ -83,6 +86,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--models", type=Path, default=MODELS)
+    parser.add_argument("--exercise", type=Path, metavar="RUN")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
@@ -93,6 +97,9 @@ def main() -> None:
     for name in [stage_id for stage_id in done if stage_id.startswith(STUDENT)]:
         short = name.removeprefix(STUDENT)
         keep(done[name], done[f"accuracy/{short}"].metrics["top1"], asked.models / short)
+    if asked.exercise is not None:
+        student, accuracy = (Artifact.load(asked.exercise / part) for part in ("student/b", "accuracy/student-b"))
+        keep(student, accuracy.metrics["top1"], asked.models / "coatnet")
 
 
 def lessons(cifar: Path, weights: Path) -> Lessons:
