@@ -132,7 +132,8 @@ def _way(way: str, seed: int, whole: Load, taught: Lessons) -> Iterator[Stage]:
         given = {"id": f"{name}/{number}", "seed": seed, **step}
         yield taught.further(start, given) if step["stage"] in TRAINS else _cut(start, given)
         start = given["id"]
-    yield from deployed(name, start, "trained" if steps and steps[-1]["stage"] == "qat" else "minmax", seed)
+    trained = {"calibrator": "trained"} if steps and steps[-1]["stage"] == "qat" else {}
+    yield from deployed(name, start, seed, **trained)
 
 
 def _cut(start: str, given: Json) -> Stage:

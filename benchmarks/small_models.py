@@ -18,7 +18,7 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -147,18 +147,22 @@ def small_models(folder: Path = MODELS) -> list[SmallModel]:
     return found
 
 
-def deployed(name: str, model: str, calibrator: Literal["minmax", "trained"], seed: int) -> Iterator[Stage]:
-    """A checkpoint's float and INT8 files, NAME/float and NAME/int8, and what both score on the test images, …/top1."""
+def deployed(name: str, model: str, seed: int, **quantize: Any) -> Iterator[Stage]:
+    """A checkpoint's float and INT8 files, NAME/float and NAME/int8, and what both score on the test images, …/top1.
+
+    Args:
+        quantize: other fields of the stage that makes the INT8 file.
+    """
     yield Export(stage="export", id=f"{name}/float", model=model)
     yield Quantize(
         stage="quantize",
         id=f"{name}/int8",
         model=f"{name}/float",
         calibration=IMAGES,
-        calibrator=calibrator,
         placement="all",
         min_sqnr_db=0,
         seed=seed,
+        **quantize,
     )
     for form in FORMS:
         yield Evaluate(stage="evaluate", id=f"{name}/{form}/top1", model=f"{name}/{form}", data="cifar.test")

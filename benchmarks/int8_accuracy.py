@@ -1,15 +1,16 @@
-"""What quantization-aware training wins back of what post-training quantization loses, on the models in models/.
+"""What INT8 loses on the models in models/, and what bias correction and quantization-aware training win back of it.
 
-    python -m benchmarks.qat CIFAR WEIGHTS [--seeds 3] [--small NAME …] [--runs runs]
+    python -m benchmarks.int8_accuracy CIFAR WEIGHTS [--seeds 3] [--small NAME …] [--runs runs]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
 which teaches (small_models.py).
 
 Every seed trains a model one epoch on 15,000 images with that teacher, once rounding as INT8 does (`qat`) and once in
-float (`distill`), the control: what more training alone gives. All that the dialect of ONNX Runtime quantizes becomes
-integers (`placement: all`), calibrated by minmax on 256 images that the seed draws, and no layer is kept float.
-Accuracy is that of the files, on the 10,000 test images. `recovered` is the share of the points lost by the INT8 file
-without more training that qat wins back. A run that was stopped goes on.
+float (`further`), the control: what more training alone gives. `corrected` is not trained, but quantized with
+bias_correction. All that the dialect of ONNX Runtime quantizes becomes integers (`placement: all`), calibrated by minmax
+on 256 images that the seed draws, and no layer is kept float. Accuracy is that of the files, on the 10,000 test images.
+`recovered` is the share of the points lost by the INT8 file as it is (`ptq`) that each way wins back. A run that was
+stopped goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ from edgevit.configs import Stage
 from edgevit.report.statistics import paired_drop
 
 LEARNING_RATE = 1e-4
-TRAINED = {"ptq": None, "qat": "qat", "further": "distill"}  # by which stage
+WAYS: dict[str, tuple[str | None, Json]] = {  # the stage that trains, and fields of `quantize`
+    "ptq": (None, {}),
+    "corrected": (None, {"bias_correction": True}),
+    "qat": ("qat", {"calibrator": "trained"}),
+    "further": ("distill", {}),
+}
 
 
 def main() -> None:
@@ -51,27 +57,27 @@ def main() -> None:
     for model in models:
         for seed in range(asked.seeds):
             stages += _seed(model.id, seed, taught)
-    made = pipeline.run(taught.recipe("qat", stages), Path.cwd(), asked.runs, terminal_context())
-    publish("qat", {"models": {model.id: _result(made, model.id, asked.seeds) for model in models}})
+    made = pipeline.run(taught.recipe("int8-accuracy", stages), Path.cwd(), asked.runs, terminal_context())
+    publish("int8_accuracy", {"models": {model.id: _result(made, model.id, asked.seeds) for model in models}})
 
 
 def _seed(model: str, seed: int, taught: Lessons) -> Iterator[Stage]:
-    for way, stage in TRAINED.items():
+    for way, (stage, quantize) in WAYS.items():
         name, start = f"{model}/{way}/{seed}", model
         if stage is not None:
             changes = {"stage": stage, "id": f"{name}/model", "learning_rate": LEARNING_RATE, "epochs": 1, "seed": seed}
             yield taught.further(start, changes)
             start = f"{name}/model"
-        yield from deployed(name, start, "trained" if stage == "qat" else "minmax", seed)
+        yield from deployed(name, start, seed, **quantize)
 
 
 def _result(made: Mapping[str, Artifact], model: str, seeds: int) -> Json:
     rows = [_row(made, model, seed) for seed in range(seeds)]
-    lost = {way: [row[f"{way}, int8"]["drop"]["value"] for row in rows] for way in TRAINED}
+    lost = {way: [row[f"{way}, int8"]["drop"]["value"] for row in rows] for way in WAYS}
     before = statistics.mean(lost["ptq"])
     return {
         "mean_lost": {way: statistics.mean(values) for way, values in lost.items()},
-        "recovered": {way: 1 - statistics.mean(lost[way]) / before for way in TRAINED} if before > 0 else None,
+        "recovered": {way: 1 - statistics.mean(lost[way]) / before for way in WAYS} if before > 0 else None,
         "seeds": rows,
     }
 
@@ -80,7 +86,7 @@ def _row(made: Mapping[str, Artifact], model: str, seed: int) -> Json:
     """Accuracy of each file, and what it loses against the float model before further training."""
     float_right = right_answers(made[f"{model}/ptq/{seed}/float/top1"])
     found: Json = {}
-    for way in TRAINED:
+    for way in WAYS:
         for form in FORMS:
             right = right_answers(made[f"{model}/{way}/{seed}/{form}/top1"])
             found[f"{way}, {form}"] = {"top1": float(right.mean()), "drop": asdict(paired_drop(float_right, right))}
