@@ -7,9 +7,9 @@ which teaches (small_models.py).
 
 Every seed trains a model one epoch on 15,000 images with that teacher, once rounding as INT8 does (`qat`) and once in
 float (`further`), the control: what more training alone gives. `corrected` is not trained, but quantized with
-bias_correction. All that the dialect of ONNX Runtime quantizes becomes integers (`placement: all`), calibrated by minmax
-on 256 images that the seed draws, and no layer is kept float. Accuracy is that of the files, on the 10,000 test images.
-`recovered` is the share of the points lost by the INT8 file as it is (`ptq`) that each way wins back. A run that was
+bias_correction. All that the dialect of ONNX Runtime quantizes becomes integers (`placement: all`), calibrated by
+minmax on 256 images that the seed draws, and no layer is kept float. Accuracy is that of the files, on the 10,000 test
+images. `recovered` is the share of the points lost by the INT8 file as it is (`ptq`) that each way wins back. A run that was
 stopped goes on.
 """
 
