@@ -9,8 +9,8 @@ Every seed trains a model one epoch on 15,000 images with that teacher, once rou
 float (`further`), the control: what more training alone gives. `corrected` is not trained, but quantized with
 bias_correction. All that the dialect of ONNX Runtime quantizes becomes integers (`placement: all`), calibrated by
 minmax on 256 images that the seed draws, and no layer is kept float. Accuracy is that of the files, on the 10,000 test
-images. `recovered` is the share of the points lost by the INT8 file as it is (`ptq`) that each way wins back. A run that was
-stopped goes on.
+images. `recovered` is the share of the points lost by the INT8 file as it is (`ptq`) that each way wins back. A run
+that was stopped goes on.
 """
 
 from __future__ import annotations
