@@ -19,6 +19,7 @@ from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod
 from edgevit.configs.fields import (
     Calibrator,
     FileRuntime,
+    QuantizedPrecision,
     QuantizedRuntime,
     input_files,
     references,
@@ -111,6 +112,7 @@ __all__ = [
     "PseudoLabel",
     "Qat",
     "Quantize",
+    "QuantizedPrecision",
     "QuantizedRuntime",
     "Report",
     "SoftDistillation",

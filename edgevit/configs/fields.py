@@ -21,6 +21,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 FileRuntime = Literal["onnxruntime", "openvino"]  # what can open an ONNX file on this machine
 QuantizedRuntime = Literal["onnxruntime", "openvino", "tensorrt"]  # what quantized files are written for
+QuantizedPrecision = Literal["int8", "float8", "int4"]
 Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
 
 
