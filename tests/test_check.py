@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from edgevit.checking import nvidia
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, RecipeError
 from tests.checking.graphs import convolution
 from tests.checking.test_nvidia import needs_nvidia
 from tests.test_files import run
@@ -89,6 +89,32 @@ def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
 def test_float16_is_not_quantized(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="float16 already"):
         run("quantize", folder / "float16.onnx", "--calibration", folder / "photos", "--out", tmp_path / "out.onnx")
+
+
+@needs_nvidia
+@pytest.mark.parametrize(("precision", "short"), [("float8", "fp8"), ("int4", "int4")])
+def test_float8_and_int4_are_made_inspected_and_taken(precision: str, short: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "narrow.onnx"
+    options = ("--calibration", folder / "photos", "--images", 8, "--runtime", "tensorrt", "--precision", precision)
+    run("quantize", folder / "float32.onnx", *options, "--out", out)
+    (found,) = json.loads(run("check", out, "--json"))
+    assert {one["got"] for one in found["products"]} == {short, "half"}
+    assert not found["diagnostics"]
+    layers = json.loads(run("inspect", out, "--json"))["layers"]
+    quantized = {one["node"]: one for one in layers if one["asked"] == short}
+    assert set(quantized) == {one["node"] for one in found["products"] if one["asked"] == short}
+    assert all(bool(one["why_float"]) == (one["node"] not in quantized) for one in layers)
+    assert {one["got"] for one in layers} == {"float"}, "ONNX Runtime multiplies neither"
+    (here,) = json.loads(run("check", out, "--runtime", "onnxruntime", "--json", status=1))
+    advice = {one["next"] for one in here["fell_back"] if one["node"] in quantized}
+    assert advice == {"quantize the float model in int8: there are no kernels of it for this CPU"}
+
+
+@pytest.mark.parametrize("precision", ["float8", "int4"])
+def test_what_is_tensorrts_is_refused_for_another_runtime(precision: str, folder: Path, tmp_path: Path) -> None:
+    asked = ("--calibration", folder / "photos", "--precision", precision, "--out", tmp_path / "out.onnx")
+    with pytest.raises(RecipeError, match=f"{precision} is for runtime: tensorrt; onnxruntime takes int8"):
+        run("quantize", folder / "float32.onnx", *asked)
 
 
 def test_float16_halves_the_file(folder: Path) -> None:

@@ -84,7 +84,10 @@ class Graph:
         return name in self.constants
 
     def asked_precision(self, product: NodeProto) -> str:
-        """What a product's operands are: int8 where both are dequantized from 8 bits, else the type of its numbers."""
+        """What a product's operands are: int8 where both are dequantized from 8 bits, else the type of its numbers.
+
+        int4 where its weights are dequantized from that, whatever they meet.
+        """
         if product.op_type in INTEGER_PRODUCTS:
             return "int8"
         operands = [product.input[place] for place in OPERANDS[product.op_type]]
@@ -94,6 +97,8 @@ class Graph:
             return "int8"
         if None not in ends and len(stored) == 1:
             return type_name(stored.pop())
+        if stored == {TensorProto.INT4}:
+            return "int4"
         return type_name(self.element_type(product.output[0]) or self.element_type(operands[0]))
 
     @cached_property

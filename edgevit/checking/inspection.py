@@ -17,10 +17,11 @@ from edgevit.checking.onnxruntime import optimized
 from edgevit.checking.precision import Product, asked, products, short_type_name
 from edgevit.checking.shapes import for_one_image
 from edgevit.errors import ArtifactError
-from edgevit.quantization.dialects import DIALECTS, why_float
+from edgevit.quantization.dialects import BESIDE_INT8, DIALECTS, why_float
 from edgevit.runtimes.files import (
     inputs_of,
     is_quantized,
+    onnx_precision,
     operator_counts,
     opset_of,
     read_onnx,
@@ -39,7 +40,7 @@ class Layer:
         product: what it asks for, and gets from ONNX Runtime.
         ran_as: the operator that computes it there; "" where none does, or it could not be loaded.
         macs: None where a size is not known.
-        why_float: why it does not ask for INT8, or would not once quantized where the graph is float; "" for none.
+        why_float: why it is not quantized, or would not be once the graph is where that is float; "" for none.
     """
 
     product: Product
@@ -108,12 +109,12 @@ class Inspected:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether any layer asks for INT8."""
-        return any(layer.product.asked == "int8" for layer in self.layers)
+        """Whether any layer is."""
+        return any(layer.product.is_quantized for layer in self.layers)
 
     @property
     def stays_float(self) -> dict[str, list[Layer]]:
-        """The layers that do not ask for INT8 (or would not, in a float graph), by the reason."""
+        """The layers that are not quantized (or would not be, in a float graph), by the reason."""
         found: dict[str, list[Layer]] = {}
         for layer in self.layers:
             if layer.why_float:
@@ -189,7 +190,7 @@ def _layer(node: NodeProto, product: Product, graph: Graph, ran_as: Mapping[str,
         output=graph.shape(node.output[0]),
         macs=macs(node, graph),
         ran_as=ran_as.get(product.node, ""),
-        why_float="" if product.asked == "int8" else _why_float(node, graph),
+        why_float="" if product.is_quantized else _why_float(node, graph),
     )
 
 
@@ -201,9 +202,11 @@ def _why_float(node: NodeProto, graph: Graph) -> str:
     if any(graph.is_weight(end.input[0]) for end in ends):
         return "its weights are quantized, what they meet is not"
     weights = {name: tuple(tensor.dims) for name, tensor in graph.constants.items()}
-    if is_quantized(graph.model):  # for which runtime, the graph does not say
-        return why_float(node, weights, DIALECTS["onnxruntime"]) or "its quantizer left it float"
-    return why_float(node, weights, DIALECTS["tensorrt"])
+    if not is_quantized(graph.model):
+        return why_float(node, weights, DIALECTS["tensorrt"])
+    # int8 for which runtime, the graph does not say
+    dialect = BESIDE_INT8.get(onnx_precision(graph.model), DIALECTS["onnxruntime"])
+    return why_float(node, weights, dialect) or "its quantizer left it float"
 
 
 def _text(shape: Shape) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from onnx import NodeProto
 
 from edgevit.checking.graph import Graph
+from edgevit.checking.precision import short_type_name
 from edgevit.runtimes.files import nodes, opset_of
 
 TABLE = Path(__file__).with_name("tensorrt_operators.csv")
@@ -20,48 +21,57 @@ TABLE = Path(__file__).with_name("tensorrt_operators.csv")
 
 @dataclass(frozen=True)
 class OldParser:
-    """A version with its table; `boards` are those that come with it or with the nearest to it."""
+    """A version with its table; `boards` are those that come with it or with the nearest to it.
+
+    Attributes:
+        dequantized: the types that its DequantizeLinear takes and its boards compute.
+    """
 
     version: str
     boards: str
     newest_opset: int
+    dequantized: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an older parser would refuse; nothing where both are empty."""
+    """What an older parser would refuse; `types` are of what is dequantized."""
 
     parser: OldParser
     operators: tuple[str, ...]
+    types: tuple[str, ...]
     opset_too_new: bool
 
     @property
     def taken(self) -> bool:
         """Whether nothing in the table speaks against the graph."""
-        return not self.operators and not self.opset_too_new
+        return not self.operators and not self.types and not self.opset_too_new
 
     @property
     def said(self) -> str:
         """takes it; or what it has not got"""
         newer = [f"opset at most {self.parser.newest_opset}"] if self.opset_too_new else []
-        lacking = [f"no {', '.join(self.operators)}"] if self.operators else []
+        lacking = [f"no {', '.join([*self.operators, *self.types])}"] if self.operators or self.types else []
         return "; ".join([*newer, *lacking]) or "takes it"
 
 
+# 10.1 takes FP8 too, but those boards are Orin: Ampere's cores do not multiply it.
 OLD_PARSERS = (
-    OldParser("10.1", "JetPack 6.1 and 6.2 (10.3)", 20),
-    OldParser("8.6", "JetPack 6.0", 17),
+    OldParser("10.1", "JetPack 6.1 and 6.2 (10.3)", 20, ("int8", "int4")),
+    OldParser("8.6", "JetPack 6.0", 17, ("int8",)),
 )
 
 
 def verdicts(graph: Graph) -> list[Verdict]:
     """Of each older parser, newest first."""
     used = sorted({_full_name(node) for node in nodes(graph.model)})
+    stored = {short_type_name(graph.stored_type(node)) for node in graph.of_type("DequantizeLinear")}
     found = []
     for parser in OLD_PARSERS:
         taken = _taken(parser.version)
         refused = tuple(name for name in used if not taken.get(name, False))
-        found.append(Verdict(parser, refused, opset_of(graph.model) > parser.newest_opset))
+        types = tuple(sorted(stored - set(parser.dequantized)))
+        found.append(Verdict(parser, refused, types, opset_of(graph.model) > parser.newest_opset))
     return found
 
 

@@ -72,6 +72,8 @@ def optimized(graph: Graph, session_options: Json) -> Optimized:
 
 def mend(product: Product, ran_as: str) -> str:
     """What makes ONNX Runtime compute a product in the precision that it asks for."""
+    if product.asked in ("fp8", "int4"):
+        return "quantize the float model in int8: there are no kernels of it for this CPU"
     if product.asked == "half":
         return "export it in float32: there are no float16 kernels for this CPU"
     if product.operator == "MatMul" and ran_as.endswith("Gemm"):

@@ -16,12 +16,20 @@ SHORT_NAMES = {"float32": "float", "float16": "half", "float8": "fp8"}
 
 @dataclass(frozen=True)
 class Product:
-    """A product of the graph: names of types as TensorRT's, in lower case; `got` is "" where no kernel names it."""
+    """A product of the graph: names of types as TensorRT's, in lower case; `got` is "" where no kernel names it.
+
+    With int4 it is the weights that are stored in so few bits; they are unpacked to be multiplied.
+    """
 
     node: str
     operator: str
     asked: str
     got: str
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it asks for fewer bits than a float16 has."""
+        return BITS.get(self.asked, 32) < 16
 
     @property
     def fell_back(self) -> bool:
@@ -58,13 +66,24 @@ def precisions(found: Iterable[Product]) -> Counter[tuple[str, str, str]]:
 
 def got_in_plan(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, str]:
     """The type of what the kernel of each product multiplies, by the product's name."""
-    return {node.name: _got(node, graph, kernels) for node in graph.of_type(*OPERANDS)}
+    return {
+        node.name: "int4" if _unpacks_int4(node, graph, kernels) else _got(node, graph, kernels)
+        for node in graph.of_type(*OPERANDS)
+    }
 
 
 def unfused_attentions(graph: Graph, kernels: Sequence[Kernel]) -> list[str]:
     """Names of the attentions' nodes that are no part of a fused kernel."""
     fused = {node for kernel in kernels if kernel.is_attention for node in kernel.nodes}
     return [node.name for node in graph.attentions if node.name not in fused]
+
+
+def _unpacks_int4(product: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> bool:
+    """Whether the weights of a product are stored in INT4, and unpacked by its kernel or by one before it."""
+    ends = [end.name for end in map(graph.pair_end, product.input[:2]) if end is not None]
+    return any(
+        tensor.type == "int4" for kernel in kernels if set(ends) & set(kernel.nodes) for tensor in kernel.constants
+    )
 
 
 def _got(node: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> str:

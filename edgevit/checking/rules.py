@@ -18,6 +18,7 @@ from edgevit.runtimes.files import integer_attribute, nodes
 
 QUANTIZED_TYPES = (INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, getattr(TensorProto, "FLOAT4E2M1", -1))
 FUSED_HEAD, FUSED_TOKENS = (16, 32, 64), 512
+INT4_BLOCKS = (64, 128)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def symmetric(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def integer_type(graph: Graph) -> Iterator[Diagnostic]:
-    """What is quantized is int8 (or float8, int4): not uint8, not 16 bits, and not the int32 of a bias."""
+    """What is quantized is int8, float8 or int4: not uint8, not 16 bits, and not the int32 of a bias."""
     for node in graph.of_type("DequantizeLinear"):
         stored = graph.stored_type(node)
         if stored is None or stored in QUANTIZED_TYPES:
@@ -81,12 +82,31 @@ def output_channel_axis(graph: Graph) -> Iterator[Diagnostic]:
         scale = graph.constants.get(pair.input[1]) if pair is not None and len(pair.input) > 1 else None
         if pair is None or pair.op_type != "DequantizeLinear" or scale is None or int(np.prod(scale.dims)) == 1:
             continue
+        if integer_attribute(pair, "block_size", 0):
+            continue
         wanted, axis = (0 if node.op_type == "Conv" else 1), integer_attribute(pair, "axis", 1)
         shape = graph.shape(node.input[1]) or graph.shape(pair.input[0])
         axis = axis + len(shape) if axis < 0 and shape else axis
         if axis != wanted:
             what = f"the scales of its weights go along axis {axis}, its output channels along {wanted}"
             yield Diagnostic("output_channel_axis", "error", node.name, what, QUANTIZE_AGAIN)
+
+
+def int4_weights(graph: Graph) -> Iterator[Diagnostic]:
+    """INT4 is for weights of products alone, in blocks of 64 or 128 of their inputs."""
+    for node in graph.of_type("DequantizeLinear"):
+        if graph.stored_type(node) != TensorProto.INT4:
+            continue
+        others = sorted({one.op_type for one in graph.readers[node.output[0]]} - {"MatMul", "Gemm"})
+        block = integer_attribute(node, "block_size", 0)
+        if not graph.is_weight(node.input[0]):
+            yield Diagnostic("int4_weights", "error", node.name, "an activation is int4", "leave activations float")
+        elif others:
+            what = f"int4 weights are read by {', '.join(others)}, which is no product"
+            yield Diagnostic("int4_weights", "error", node.name, what, "leave these weights float")
+        elif block not in INT4_BLOCKS:
+            what = f"int4 weights in {f'blocks of {block}' if block else 'no blocks'}, not of 64 or 128"
+            yield Diagnostic("int4_weights", "warning", node.name, what, QUANTIZE_AGAIN)
 
 
 def both_operands(graph: Graph) -> Iterator[Diagnostic]:
@@ -97,7 +117,7 @@ def both_operands(graph: Graph) -> Iterator[Diagnostic]:
     for node in graph.of_type(*PRODUCTS):
         ends = [graph.pair_end(name) for name in node.input[:2]]
         weights = [end for end in ends if end is not None and graph.is_weight(end.input[0])]
-        if None in ends and weights and graph.stored_type(weights[0]) == INT8:
+        if None in ends and weights and graph.stored_type(weights[0]) != TensorProto.INT4:
             what = "its weights are quantized, what they meet is not: it stays float"
             yield Diagnostic("both_operands", "warning", node.name, what, QUANTIZE_AGAIN)
 
@@ -136,10 +156,10 @@ def static_shapes(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def worthwhile_product(graph: Graph) -> Iterator[Diagnostic]:
-    """INT8 products and convolutions fill whole tiles."""
+    """Products and convolutions of 8 bits fill whole tiles."""
     for node in graph.of_type(*PRODUCTS):
         weight = graph.shape(node.input[1])
-        if graph.asked_precision(node) != "int8" or not weight or not graph.is_weight(node.input[1]):
+        if graph.asked_precision(node) not in ("int8", "float8") or not weight or not graph.is_weight(node.input[1]):
             continue
         sizes = [size for size in weight if size is not None]
         if len(sizes) == len(weight) and not fills_tiles(node, sizes):
@@ -166,6 +186,7 @@ RULES: tuple[Rule, ...] = (
     integer_type,
     tensor_scale,
     output_channel_axis,
+    int4_weights,
     both_operands,
     used_pair,
     worthwhile_product,

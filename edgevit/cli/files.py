@@ -89,6 +89,9 @@ def quantize(
         str,
         typer.Option("--runtime", help="What will run it: onnxruntime, openvino, or tensorrt, with floats in float16."),
     ] = "onnxruntime",
+    precision: Annotated[
+        str, typer.Option("--precision", help="int8; for tensorrt also float8 (not on Orin), or int4: weights alone.")
+    ] = "int8",
     placement: Annotated[
         str, typer.Option("--placement", help="fastest (measured here), all, dense, or products.")
     ] = "fastest",
@@ -104,7 +107,7 @@ def quantize(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Quantize an ONNX model to INT8, calibrated on images, checked and timed against the float model.
+    """Quantize an ONNX model, calibrated on images, checked and timed against the float model.
 
     Where no INT8 form is faster than the float model on this machine, the float model is written.
 
@@ -116,12 +119,13 @@ def quantize(
     with workshop(terminal_context()) as shop:
         config = parsed(
             Quantize,
-            id="int8",
+            id="quantized",
             model="model",
             calibration="images",
             calibration_images=images,
             calibrator=calibrator,
             runtime=runtime,
+            precision=precision,
             placement=placement,
             threads=threads,
             min_sqnr_db=min_sqnr_db,

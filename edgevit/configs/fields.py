@@ -22,6 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 OPSET = 20  # of ONNX files where no other is asked for
 FileRuntime = Literal["onnxruntime", "openvino"]  # what can open an ONNX file on this machine
 QuantizedRuntime = Literal["onnxruntime", "openvino", "tensorrt"]  # what quantized files are written for
+QuantizedPrecision = Literal["int8", "float8", "int4"]
 Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
 
 

@@ -23,6 +23,7 @@ from edgevit.configs.fields import (
     NonNegative,
     OnnxRef,
     Positive,
+    QuantizedPrecision,
     QuantizedRuntime,
     Share,
 )
@@ -148,7 +149,7 @@ class Export(Stage):
 
 
 class Quantize(Stage):
-    """ONNX → ONNX with Q/DQ: INT8 weights and activations, calibrated on images (post-training quantization).
+    """ONNX → ONNX with Q/DQ, calibrated on images (post-training quantization): INT8, or FP8 or INT4 for TensorRT.
 
     Where no INT8 form was measured faster than the float model, the float model comes out.
     """
@@ -175,6 +176,12 @@ class Quantize(Stage):
     runtime: QuantizedRuntime = Field(
         "onnxruntime", description="whose dialect the graph is written in; what stays float is float16 for tensorrt"
     )
+    precision: QuantizedPrecision = Field(
+        "int8",
+        description="float8 and int4 are for tensorrt. float8: weights and activations in E4M3, which Ada, Hopper, "
+        "Blackwell and Jetson Thor multiply, Orin (Ampere) does not. int4: weights of products (MatMul, Gemm) alone, a "
+        "scale for each 64 inputs, for the smallest file; activations stay float16, on all of them",
+    )
     placement: Literal["fastest", "all", "dense", "products"] = Field(
         "fastest",
         description="what becomes integers: all that the dialect quantizes; the same without grouped convolutions "
@@ -200,6 +207,17 @@ class Quantize(Stage):
             raise ValueError(
                 "biases that were trained beside rounding are right as they are: leave bias_correction out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _precision_is_tensorrts(self) -> Self:
+        if self.precision == "int8":
+            return self
+        if self.runtime != "tensorrt":
+            raise ValueError(f"precision: {self.precision} is for runtime: tensorrt; {self.runtime} takes int8")
+        if self.calibrator != "minmax" or self.smoothquant is not None:
+            option = "smoothquant" if self.smoothquant is not None else f"calibrator: {self.calibrator}"
+            raise ValueError(f"{option} is for the even steps of int8: leave it out with precision: {self.precision}")
         return self
 
     @property

@@ -30,7 +30,7 @@ class Form:
     """A file, the session options that go with it, and what became of its operators.
 
     Attributes:
-        precision: int8, or what the float operators are computed in.
+        precision: of what is quantized, or where nothing is, what the float operators are computed in.
     """
 
     name: str
@@ -170,10 +170,10 @@ class FormWriter:
         """
         placements = self.calibrated.placements()
         if self._has_bfloat16():
-            yield self.int8_form(placements[0])
+            yield self.quantized_form(placements[0])
             yield self.float_form("bfloat16")
         for placement in placements:
-            yield self.int8_form(placement, "bfloat16" if self._has_bfloat16() else None)
+            yield self.quantized_form(placement, "bfloat16" if self._has_bfloat16() else None)
 
     def float_form(self, precision: str | None = None) -> Form:
         """The model as it is, computed in its own precision or in another."""
@@ -181,14 +181,14 @@ class FormWriter:
         options = _in_precision({"runtime": self._runtime} if self._runtime != "onnxruntime" else {}, precision)
         return Form(named, self._written(self.model, f"float {named}", options), options, named)
 
-    def int8_form(self, placement: Placement, precision: str | None = None) -> Form:
-        """The model with integers at `placement`, the rest computed in its own precision or in another."""
+    def quantized_form(self, placement: Placement, precision: str | None = None) -> Form:
+        """The model quantized at `placement`, the rest computed in its own precision or in another."""
         model = self.corrected(placement) if self.corrected else self.calibrated
-        made = model.quantized(placement)
-        name = f"int8 {placement}" + (f", {precision}" if precision else "")
+        made, narrow = model.quantized(placement), model.dialect.precision
+        name = f"{narrow} {placement}" + (f", {precision}" if precision else "")
         options = _in_precision(made.session_options, precision)
         file = self._written(made.model, name, options)
-        return Form(name, file, options, "int8", made.quantized_ops, made.float_ops)
+        return Form(name, file, options, narrow, made.quantized_ops, made.float_ops)
 
     def _has_bfloat16(self) -> bool:
         if self._runtime != "openvino":

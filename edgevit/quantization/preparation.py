@@ -29,7 +29,7 @@ def prepared(
     threads: int,
     progress: Progress,
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
-    """Smooth, calibrate and, where all layers in INT8 would be too far from float, leave out the costliest.
+    """Smooth, calibrate and, where all layers quantized would be too far from float, leave out the costliest.
 
     Args:
         reference: the same model in a session.
@@ -54,7 +54,9 @@ def _calibrated(
 ) -> CalibratedModel:
     """With ranges of the calibration images, or with those that were trained."""
     if config.calibrator != "trained":
-        return calibrated(source, calibration, config.calibrator, config.runtime, threads, config.id)
+        return calibrated(
+            source, calibration, config.calibrator, config.runtime, threads, config.id, precision=config.precision
+        )
     trained = trained_ranges_in(source, config.id)
     ready = calibrated(source, calibration, "minmax", config.runtime, threads, config.id, trained.tensors)
     _mention_untrained(trained, ready, config, progress)
@@ -102,7 +104,7 @@ def _close_enough(
     mixed = None if is_close else trial.within(config.floor_db, found)
     if mixed is not None:
         progress.say(
-            f"    {len(mixed.kept_float)} of {len(found)} layers stay float: with all of them in int8 it comes to "
-            f"{db:.1f} dB, {config.floor_db:g} are asked for"
+            f"    {len(mixed.kept_float)} of {len(found)} layers stay float: with all of them in {config.precision} it "
+            f"comes to {db:.1f} dB, {config.floor_db:g} are asked for"
         )
     return mixed or ready, found

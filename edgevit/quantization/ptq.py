@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import onnx.version_converter
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edgevit.artifacts import Json
-from edgevit.configs import Calibrator
-from edgevit.errors import ArtifactError
+from edgevit.configs import Calibrator, QuantizedPrecision
+from edgevit.errors import ArtifactError, first_line
 from edgevit.quantization.calibration import Batches, Ranges, activation_ranges
-from edgevit.quantization.dialects import DIALECTS, PLACEMENTS, Dialect, Placement, is_placed, why_float
+from edgevit.quantization.dialects import BLOCK, PLACEMENTS, Dialect, Placement, dialect_of, is_placed, why_float
+from edgevit.quantization.narrow import with_float8, with_int4
 from edgevit.runtimes.files import constants_of, is_quantized, operator_counts, opset_of, with_unique_node_names
 from edgevit.runtimes.float16 import with_float16
 
 LARGEST_HALF = 65504.0
+IR_OF_INT4 = 10
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,19 @@ class CalibratedModel:
         if not chosen:
             raise _nothing_to_quantize(self.dialect, self.where)
         clipping = _clipping_nodes(chosen, self.model, self.dialect)
-        made = _with_qdq(self.model, [*chosen, *clipping], self.ranges, self.dialect)
+        made = self._written([*chosen, *clipping])
         if self.dialect.floats == "float16":
             made = with_float16(made, self.where)
         done, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
         left = operator_counts(self.model) - done - dropped
         return Quantized(made, self.dialect.session_options, dict(done), dict(left))
+
+    def _written(self, chosen: list[NodeProto]) -> ModelProto:
+        if self.dialect.precision == "float8":
+            return with_float8(self.model, chosen, self.ranges)
+        if self.dialect.precision == "int4":
+            return with_int4(self.model, chosen)
+        return _with_qdq(self.model, chosen, self.ranges, self.dialect)
 
 
 def calibrated(
@@ -116,8 +126,9 @@ def calibrated(
     threads: int,
     where: object,
     trained: Mapping[str, tuple[float, float]] | None = None,
+    precision: QuantizedPrecision = "int8",
 ) -> CalibratedModel:
-    """Find the ranges of all activations that the dialect of `runtime` quantizes.
+    """Find the ranges of all activations that enter what the dialect of `runtime` for `precision` quantizes.
 
     Args:
         batches: gives the calibration batches, the same at each call.
@@ -128,9 +139,9 @@ def calibrated(
         ArtifactError: the graph is quantized already, is too old, or has nothing to quantize.
         DataError: there are no calibration images, or activations that are not finite.
     """
-    dialect = DIALECTS[runtime]
+    dialect = dialect_of(runtime, precision)
     _check_quantizable(model, dialect.oldest_opset, where)
-    named = _with_own_weights(with_unique_node_names(model))
+    named = _with_own_weights(with_unique_node_names(_raised(model, dialect.opset, where)))
     nodes = _quantizable_nodes(named, dialect)
     if not nodes:
         raise _nothing_to_quantize(dialect, where)
@@ -147,9 +158,9 @@ def calibrated(
 
 
 def _nothing_to_quantize(dialect: Dialect, where: object) -> ArtifactError:
-    return ArtifactError(
-        "there is nothing to quantize", where=where, expected=f"any of {', '.join(dialect.operators)} with weights"
-    )
+    blocks = f" in blocks of {BLOCK} inputs" if dialect.precision == "int4" else ""
+    expected = f"any of {', '.join(dialect.operators)} with weights{blocks}"
+    return ArtifactError("there is nothing to quantize", where=where, expected=expected)
 
 
 def _check_quantizable(model: ModelProto, oldest_opset: int, where: object) -> None:
@@ -171,6 +182,23 @@ def _check_quantizable(model: ModelProto, oldest_opset: int, where: object) -> N
             expected=f"opset {oldest_opset} or later",
             next="export it again with a newer opset",
         )
+
+
+def _raised(model: ModelProto, opset: int, where: object) -> ModelProto:
+    """The model in at least this opset."""
+    if opset_of(model) >= opset:
+        return model
+    try:
+        raised: ModelProto = onnx.version_converter.convert_version(model, opset)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"the model cannot be written in opset {opset}",
+            where=where,
+            got=first_line(error),
+            next=f"export it again with opset: {opset}",
+        ) from error
+    raised.ir_version = max(raised.ir_version, IR_OF_INT4)
+    return raised
 
 
 def _check_fits_float16(ranges: Ranges, where: object) -> None:

@@ -26,7 +26,7 @@ def inspection_page(found: Inspected) -> str:
 
 
 def _headline(found: Inspected) -> str:
-    """How much of the arithmetic runs in INT8, or asks to where nothing could be run."""
+    """How many layers run quantized, or ask to where nothing could be run."""
     if found.runtime is None:
         return "What would run is not known"
     if not found.is_quantized:
@@ -35,8 +35,8 @@ def _headline(found: Inspected) -> str:
     if fell_back:
         subject = "A layer falls" if fell_back == 1 else f"{fell_back} layers fall"
         return f"{subject} back to more bits than asked for"
-    asking = sum(layer.product.asked == "int8" for layer in found.layers)
-    return f"{asking} of {len(found.layers)} layers run in INT8"
+    quantized = [layer.product.asked.upper() for layer in found.layers if layer.product.is_quantized]
+    return f"{len(quantized)} of {len(found.layers)} layers run in {' and '.join(dict.fromkeys(quantized))}"
 
 
 def _cards(found: Inspected) -> list[Json]:

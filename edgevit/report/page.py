@@ -180,7 +180,8 @@ def _quantization(found: Lineup) -> Json | None:
         "facts": facts,
         "forms": last.metrics.get("forms", []),
         "ships": last.metrics.get("form"),
-        "is_float": last.metrics["precision"] != "int8",
+        "precision": text.precision_name(last.manifest.config["precision"]),
+        "is_float": not last.metrics["quantized_ops"],
         "sensitivity": _sensitivity(last),
     }
 

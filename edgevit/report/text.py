@@ -9,7 +9,9 @@ from typing import Any
 
 WIDTH = 80
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
-PRECISIONS = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
+PRECISIONS = {
+    "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
+}  # fmt: skip
 NOT_MEASURED = "–"
 LEARNED_FROM_NOTE = (
     "All images of this recipe behind a model and its teachers, with labels or without, and those it was calibrated "
@@ -148,7 +150,7 @@ def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
     yield _wrapped(episode_note(group))
 
 
-CHECK_HEADER = ("model", "verdict", "kernels", "moved", "INT8", "attention fused")
+CHECK_HEADER = ("model", "verdict", "kernels", "moved", "quantized", "attention fused")
 
 
 def check_rows(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -159,7 +161,7 @@ def check_rows(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             one["verdict"],
             NOT_MEASURED if one["kernels"] is None else str(one["kernels"]),
             NOT_MEASURED if one["bytes_moved"] is None else size(one["bytes_moved"]),
-            _share(one["int8_got"], one["int8_asked"]) if one["built"] else NOT_MEASURED,
+            _share(one["quantized_got"], one["quantized_asked"]) if one["built"] else NOT_MEASURED,
             _share(one["attentions_fused"], one["attentions"]) if one["built"] else NOT_MEASURED,
         )
         for one in checks

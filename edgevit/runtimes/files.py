@@ -37,7 +37,8 @@ SESSION_OPTIONS_KEY = "edgevit.session_options"
 RANGES_KEY = "edgevit.trained_ranges"
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
-WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
+NARROW_TYPES = {TensorProto.FLOAT8E4M3FN: "float8", TensorProto.INT4: "int4"}  # of quantized weights, beside int8
+WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8, *NARROW_TYPES)
 
 
 class _WrittenOptions(Frozen):
@@ -200,13 +201,21 @@ def onnx_metrics(model: ModelProto, size_bytes: int) -> Json:
     return {
         "params": sum(_parameters(model)),
         "size_bytes": size_bytes,
-        "precision": _precision(model),
+        "precision": onnx_precision(model),
     }
+
+
+def onnx_precision(model: ModelProto) -> str:
+    """Of what is quantized, or else of the weights."""
+    stored = {tensor.data_type for tensor in model.graph.initializer}
+    if is_quantized(model):
+        return next((name for number, name in NARROW_TYPES.items() if number in stored), "int8")
+    return "float16" if TensorProto.FLOAT16 in stored else "float32"
 
 
 def is_quantized(model: ModelProto) -> bool:
     """Whether a graph holds quantized operators of any form."""
-    return any(mark in node.op_type for node in nodes(model) for mark in ("QuantizeLinear", "QLinear", "Integer"))
+    return any(mark in node.op_type for node in nodes(model) for mark in ("uantizeLinear", "QLinear", "Integer"))
 
 
 def operator_counts(model: ModelProto) -> Counter[str]:
@@ -396,13 +405,6 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
 def _described(value: onnx.ValueInfoProto) -> str:
     dtype = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
     return f"{value.name} {dtype} ({', '.join(map(str, _shape(value)))})"
-
-
-def _precision(model: ModelProto) -> str:
-    if is_quantized(model):
-        return "int8"
-    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
-    return "float16" if half else "float32"
 
 
 def _parameters(model: ModelProto) -> Iterator[int]:

@@ -26,11 +26,14 @@ class Tolerance:
 
 
 # The one table. float32: sums in another order; 1e-6 of the largest logit was measured over compact ViTs.
-# int8: a kernel that fuses otherwise may round a value to the neighbouring step, and that grows with depth.
+# int8, float8: a kernel that fuses otherwise may round a value to the neighbouring step, and that grows with depth.
+# int4: weights alone, what they meet is float16.
 TOLERANCES = {
     "float32": Tolerance(absolute=1e-5, relative=1e-4),
     "float16": Tolerance(absolute=1e-3, relative=2e-2),
     "int8": Tolerance(absolute=1e-3, relative=2e-2),
+    "float8": Tolerance(absolute=1e-3, relative=2e-2),
+    "int4": Tolerance(absolute=1e-3, relative=2e-2),
 }
 
 

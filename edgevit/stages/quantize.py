@@ -1,4 +1,4 @@
-"""quantize: ONNX → ONNX with INT8 weights and activations, close to the float one and faster; or the float one."""
+"""quantize: ONNX → ONNX with Q/DQ, close to the float one and, where it is timed, faster; or the float one."""
 
 from __future__ import annotations
 
@@ -84,5 +84,5 @@ def _ships(config: Quantize, writer: FormWriter, judge: Judge, progress: Progres
     """The form that comes out, and those that were timed for it."""
     if config.is_timed:
         return judge.chosen(writer.forms(), progress)
-    form = writer.int8_form(config.placement if config.placement != "fastest" else "all")
+    form = writer.quantized_form(config.placement if config.placement != "fastest" else "all")
     return Judged(form, judge.closeness(form)), []

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 SIDE, CHANNELS = 8, 16
+INT4, FLOAT8 = (helper.tensor_dtype_to_np_dtype(number) for number in (TensorProto.INT4, TensorProto.FLOAT8E4M3FN))
 
 
 def node(operator: str, inputs: Sequence[str], output: str, **attributes: object) -> NodeProto:
@@ -28,7 +29,7 @@ def model(
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9 if opset < 21 else 10)
 
 
 def pair(tensor: str, output: str, scale: str = "scale", zero: str = "zero") -> list[NodeProto]:
@@ -59,6 +60,23 @@ def convolution(*before: NodeProto, weights: NodeProto = WEIGHTS, **others: np.n
     """image → pair (or `before`) → Conv → logits, with both operands dequantized."""
     nodes = [*(before or pair("image", "rounded")), weights, node("Conv", ["rounded", "weights"], "logits")]
     return model(nodes, constants(**others), [1, CHANNELS, SIDE, SIDE], [1, CHANNELS, SIDE - 2, SIDE - 2])
+
+
+def product(block: int = 64, rounds_image: bool = False) -> ModelProto:
+    """image (16, 256) × INT4 weights (256, 32), in blocks of inputs; 0 is one scale an output"""
+    blocks = {"axis": 0, "block_size": block} if block else {"axis": 1}
+    nodes = [
+        *(pair("image", "entering") if rounds_image else [node("Identity", ["image"], "entering")]),
+        node("DequantizeLinear", ["weight", "weight_scale"], "weights", **blocks),
+        node("MatMul", ["entering", "weights"], "logits"),
+    ]
+    found = {
+        "scale": np.float32(0.1),
+        "zero": np.zeros((), INT4),
+        "weight": np.ones((256, 32), INT4),
+        "weight_scale": np.full((256 // block, 32) if block else 32, 0.1, np.float32),
+    }
+    return model(nodes, found, [16, 256], [16, 32], opset=21)
 
 
 def attention(tokens: int, head: int, quantized: bool) -> ModelProto:

@@ -15,7 +15,19 @@ from edgevit.checking.graph import Graph
 from edgevit.checking.rules import RULES, tensorrt_diagnostics
 from edgevit.errors import ArtifactError
 from edgevit.quantization.dialects import fills_tiles
-from tests.checking.graphs import CHANNELS, SIDE, attention, constants, convolution, model, node, pair
+from tests.checking.graphs import (
+    CHANNELS,
+    FLOAT8,
+    INT4,
+    SIDE,
+    attention,
+    constants,
+    convolution,
+    model,
+    node,
+    pair,
+    product,
+)
 from tests.checking.test_nvidia import needs_nvidia
 
 
@@ -88,8 +100,35 @@ def long_attention() -> ModelProto:
     return attention(tokens=577, head=64, quantized=True)
 
 
+def int4_activation() -> ModelProto:
+    return product(rounds_image=True)
+
+
+def int4_convolution() -> ModelProto:
+    nodes = [
+        node("DequantizeLinear", ["weight", "weight_scale"], "weights", axis=1, block_size=64),
+        node("Conv", ["image", "weights"], "logits"),
+    ]
+    found = {"weight": np.ones((16, 128, 1, 1), INT4), "weight_scale": np.full((16, 2, 1, 1), 0.1, np.float32)}
+    return model(nodes, found, [1, 128, SIDE, SIDE], [1, 16, SIDE, SIDE], opset=21)
+
+
+def int4_without_blocks() -> ModelProto:
+    return product(block=0)
+
+
+def float8_weights_alone() -> ModelProto:
+    weights = {
+        "weight": np.ones((CHANNELS, CHANNELS, 3, 3), FLOAT8),
+        "weight_zero": np.zeros((), FLOAT8),
+        "weight_scale": np.float32(0.1),
+    }
+    return convolution(node("Identity", ["image"], "rounded"), **weights)
+
+
 REFUSED, FALLS_BACK, CHANGED, BUILT = "refused", "falls back", "built as something else", "built"
-# The builder takes uint8 with zero point 0 for int8. Open sides become 1, too small here.
+# The builder takes uint8 with zero point 0 for int8, and INT4 activations though NVIDIA documents weights alone (in
+# float16 it refuses these). Open sides become 1, too small here.
 BREAKS: dict[str, tuple[Callable[[], ModelProto], str, str]] = {
     "asymmetric": (asymmetric, "symmetric", REFUSED),
     "unsigned": (unsigned, "integer_type", CHANGED),
@@ -97,6 +136,10 @@ BREAKS: dict[str, tuple[Callable[[], ModelProto], str, str]] = {
     "scale of each channel": (scale_of_each_channel, "tensor_scale", FALLS_BACK),
     "scales along inputs": (scales_along_inputs, "output_channel_axis", FALLS_BACK),
     "float activations": (float_activations, "both_operands", BUILT),
+    "float8 weights alone": (float8_weights_alone, "both_operands", BUILT),
+    "int4 activation": (int4_activation, "int4_weights", CHANGED),
+    "int4 convolution": (int4_convolution, "int4_weights", REFUSED),
+    "int4 without blocks": (int4_without_blocks, "int4_weights", BUILT),
     "pair for a softmax": (pair_for_softmax, "used_pair", BUILT),
     "few channels": (few_channels, "worthwhile_product", BUILT),
     "integers inside": (integers_inside, "plain_operators", REFUSED),
@@ -121,7 +164,8 @@ def test_every_rule_has_a_graph_that_breaks_it() -> None:
 
 
 def test_legal_graphs_break_no_rule() -> None:
-    for legal in (convolution(), attention(197, 64, quantized=True), attention(577, 64, quantized=False)):
+    attentions = attention(197, 64, quantized=True), attention(577, 64, quantized=False)
+    for legal in (convolution(), product(64), product(128), *attentions):
         onnx.checker.check_model(legal)
         assert broken(legal) == set()
 

@@ -32,7 +32,9 @@ def test_what_was_made_for_tensorrt_and_what_was_not_stand_side_by_side(tmp_path
     board, here = checked("for_a_board", for_a_board()), checked("for_here", int8_onnx())
     assert board.metrics["ok"]
     assert (
-        board.metrics["int8_got"] == board.metrics["int8_asked"] == sum(for_a_board().metrics["quantized_ops"].values())
+        board.metrics["quantized_got"]
+        == board.metrics["quantized_asked"]
+        == sum(for_a_board().metrics["quantized_ops"].values())
     )
     assert not here.metrics["ok"]
     assert here.metrics["refused"]
