@@ -12,13 +12,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
-from onnx.utils import Extractor
 
 from edgevit.progress import Progress
 from edgevit.quantization.calibration import Batches, ProbeSession
 from edgevit.quantization.dialects import Placement
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.files import inputs_of
+from edgevit.runtimes.files import nodes_of
 
 MOST_BATCHES = 4
 
@@ -94,8 +93,15 @@ def _with_float_biases(model: CalibratedModel) -> CalibratedModel:
 
 
 def _up_to(tensor: str, model: ModelProto) -> ModelProto:
-    """The part of a graph that makes a tensor."""
-    return Extractor(model).extract_model([inputs_of(model)[0].name], [tensor])
+    """The part of a graph, its nodes in order, that makes a tensor."""
+    needed, part = {tensor}, ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.output[:]
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            needed.update(name for inner in nodes_of([node]) for name in inner.input)
+            part.graph.node.insert(0, node)
+    return part
 
 
 def _means(

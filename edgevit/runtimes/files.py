@@ -225,9 +225,18 @@ def operator_counts(model: ModelProto) -> Counter[str]:
 
 def nodes(model: ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node of the graph, of its subgraphs and of the model's functions."""
-    yield from _nodes_of(model.graph.node)
+    yield from nodes_of(model.graph.node)
     for function in model.functions:
-        yield from _nodes_of(function.node)
+        yield from nodes_of(function.node)
+
+
+def nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes, and those of the subgraphs in their attributes."""
+    for node in some:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from nodes_of(graph.node)
 
 
 def with_unique_node_names(model: ModelProto) -> ModelProto:
@@ -264,14 +273,6 @@ def opset_of(model: ModelProto) -> int:
 def integer_attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     """An attribute of a node, or what it is where the node leaves it out."""
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
-
-
-def _nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in some:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes_of(graph.node)
 
 
 def _without_external_data(path: Path) -> ModelProto:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
-from edgevit.configs import Quantize
+from edgevit.artifacts import Artifact
+from edgevit.configs import Quantize, QuantizedPrecision
+from edgevit.context import Context
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.bias_correction import with_corrected_biases
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.parity import sqnr_db
-from tests.small_models import float_onnx, workbench
+from edgevit.workshop import workshop
+from tests.small_models import workbench
 
 WIDTH = 16
-RANDOM = np.random.default_rng(0)
-IMAGES = [np.abs(RANDOM.standard_normal((16, 3, 8, 8))).astype(np.float32) for _ in range(3)]
+IMAGES = [np.abs(np.random.default_rng(seed).standard_normal((16, 3, 8, 8))).astype(np.float32) for seed in range(3)]
 
 
-def drawn(*shape: int, scale: float = 1.0) -> np.ndarray:
-    return (scale * RANDOM.standard_normal(shape)).astype(np.float32)
+def drawn(generator: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
+    return (scale * generator.standard_normal(shape)).astype(np.float32)
 
 
 def narrow_net() -> ModelProto:
@@ -30,16 +35,17 @@ def narrow_net() -> ModelProto:
 
     A few large weights make the steps of each output channel coarse, and inputs above 0 let rounding move the means.
     """
+    random = np.random.default_rng(0)
     tensors = {
-        "w1": drawn(WIDTH, 3, 3, 3),
-        "b1": drawn(WIDTH),
-        "w2": drawn(WIDTH, 1, 3, 3),
-        "b2": drawn(WIDTH),
-        "w3": drawn(WIDTH, WIDTH, 1, 1, scale=0.2),
-        "v": drawn(WIDTH, WIDTH, scale=0.3),
-        "c": drawn(WIDTH),
-        "u": drawn(WIDTH, 5, scale=0.3),
-        "d": drawn(5),
+        "w1": drawn(random, WIDTH, 3, 3, 3),
+        "b1": drawn(random, WIDTH),
+        "w2": drawn(random, WIDTH, 1, 3, 3),
+        "b2": drawn(random, WIDTH),
+        "w3": drawn(random, WIDTH, WIDTH, 1, 1, scale=0.2),
+        "v": drawn(random, WIDTH, WIDTH, scale=0.3),
+        "c": drawn(random, WIDTH),
+        "u": drawn(random, WIDTH, 5, scale=0.3),
+        "d": drawn(random, 5),
         "zero": np.float32(0),
         "six": np.float32(6),
     }
@@ -146,33 +152,31 @@ def test_a_bias_that_two_layers_share_is_left_alone() -> None:
     assert {before.name for before, after in pairs if before != after} == {"c", "d"}
 
 
-def test_the_stage_corrects_what_it_ships() -> None:
-    bench, fields = workbench(), {"calibration": "digits.pool", "calibration_images": 32}
-    given = float_onnx(hybrid=True)
-    plain = bench.run("quantize", "plain", model=given.id, **fields)
-    made = bench.run("quantize", "corrected", model=given.id, bias_correction=True, **fields)
-    assert made.metrics["sqnr_db"] > plain.manifest.log["sqnr_db"]
+def quantized_stage(folder: Path, **fields: Any) -> Artifact:
+    """What the stage makes of the net, calibrated on digits."""
+    file = folder / "net.onnx"
+    file.write_bytes(narrow_net().SerializeToString())
+    config = Quantize(
+        stage="quantize", id="int8", model="m", calibration="c", calibration_images=64, placement="all", **fields
+    )
+    with workshop(Context()) as shop:
+        return shop.make(config, model=shop.model(file), calibration=workbench().made["digits.pool"])
+
+
+def test_the_stage_corrects_what_it_ships(tmp_path: Path) -> None:
+    plain, made = (quantized_stage(tmp_path, bias_correction=correct) for correct in (False, True))
+    assert made.metrics["sqnr_db"] > plain.metrics["sqnr_db"] + 1
     assert made.metrics["quantized_ops"] == plain.metrics["quantized_ops"]
 
 
-def test_a_model_that_correction_brings_close_enough_keeps_no_layer_float() -> None:
-    bench, fields = workbench(), {"calibration": "digits.pool", "calibration_images": 32}
-    given = float_onnx(hybrid=True)
-    plain, better = (
-        bench.run("quantize", f"by{correct:d}", model=given.id, bias_correction=correct, **fields).manifest.log[
-            "sqnr_db"
-        ]
+def test_where_correction_brings_it_close_enough_no_layer_is_kept_float(tmp_path: Path) -> None:
+    both = [quantized_stage(tmp_path, bias_correction=correct).metrics["sqnr_db"] for correct in (False, True)]
+    kept = [
+        quantized_stage(tmp_path, bias_correction=correct, min_sqnr_db=sum(both) / 2).metrics["kept_float"]
         for correct in (False, True)
-    )
-    between = (plain + better) / 2
-    kept = {
-        correct: bench.run(
-            "quantize", f"at{correct:d}", model=given.id, bias_correction=correct, min_sqnr_db=between, **fields
-        ).metrics["kept_float"]
-        for correct in (False, True)
-    }
-    assert kept[False] > 0
-    assert kept[True] == 0
+    ]
+    assert kept[0] > 0
+    assert kept[1] == 0
 
 
 def test_trained_biases_stay() -> None:
@@ -185,3 +189,30 @@ def test_trained_biases_stay() -> None:
             calibrator="trained",
             bias_correction=True,
         )
+
+
+@pytest.mark.parametrize("precision", ["int8", "float8", "int4"])
+def test_it_works_in_every_precision_of_tensorrt(precision: QuantizedPrecision) -> None:
+    random, inputs = np.random.default_rng(0), 3 * 8 * 8
+    tensors = {
+        "shape": np.array([-1, inputs]),
+        "w": drawn(random, inputs, 64) + np.float32(0.3),
+        "b": drawn(random, 64),
+    }
+    nodes = [
+        helper.make_node("Reshape", ["image", "shape"], ["x"], "reshape"),
+        helper.make_node("MatMul", ["x", "w"], ["y"], "product"),
+        helper.make_node("Add", ["y", "b"], ["logits"], "add"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 64])],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    net = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = calibrated(net, lambda: IMAGES, "minmax", "tensorrt", 1, "a test", precision=precision)
+    [before] = moved(model, model.model, ["add"])
+    [after] = moved(corrected(model), model.model, ["add"])
+    assert after < before / 3
