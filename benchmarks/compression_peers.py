@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import RESULTS, interleaved_p50_ms, publish, spread
+from benchmarks.common import RESULTS, conditions, interleaved_p50_ms, publish, spread
 from benchmarks.compression_plot import drop_against_speedup
 from benchmarks.small_models import MODELS, small_models
 from edgevit import pipeline
@@ -135,13 +135,15 @@ def main() -> None:
             "turn_s": asked.turn_s,
             "threads": 1,
             "calibration_images": asked.calibration_images,
+            "openvino": version_of("openvino"),
+            "conditions": conditions(),
             "peers": {answer.peer: answer.said for answer in peers},
             "failed": failed,
             "better": _better(rows, trained),
             "rows": rows,
         }
         print(_table(model.name, found[model.name]), flush=True)
-        publish("compression_peers", {"openvino": version_of("openvino"), "models": found})
+        publish("compression_peers", {"models": found})
         (RESULTS / "compression_peers.svg").write_text(drop_against_speedup(found))
 
 

@@ -5,12 +5,12 @@
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
 which teaches (small_models.py).
 
-Every seed trains a model one epoch on 15,000 images with that teacher, once rounding as INT8 does (`qat`) and once in
-float (`further`), the control: what more training alone gives. `corrected` is not trained, but quantized with
-bias_correction. All that the dialect of ONNX Runtime quantizes becomes integers (`placement: all`), calibrated by
-minmax on 256 images that the seed draws, and no layer is kept float. Accuracy is that of the files, on the 10,000 test
-images. `recovered` is the share of the points lost by the INT8 file as it is (`ptq`) that each way wins back. A run
-that was stopped goes on.
+Every seed trains a model one epoch on 15,000 images with that teacher, as vit was taught, once rounding as INT8 does
+(`qat`) and once in float (`further`), the control: what more training alone gives. `corrected` is not trained, but
+quantized with bias_correction. All that the dialect of ONNX Runtime quantizes becomes integers (`placement: all`),
+calibrated by minmax on 256 images that the seed draws, and no layer is kept float. Accuracy is that of the files, on
+the 10,000 test images. `recovered` is the share of the points lost by the INT8 file as it is (`ptq`) that each way wins
+back. A run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import publish
-from benchmarks.small_models import FORMS, MODELS, Lessons, deployed, lessons, right_answers, small_models
+from benchmarks.small_models import FORMS, Lessons, deployed, lessons, right_answers, small_models
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
@@ -45,20 +45,23 @@ def main() -> None:
     parser.add_argument("cifar", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--small", nargs="*", help="which of the models; all by default", metavar="NAME")
-    parser.add_argument("--models", type=Path, default=MODELS)
+    names = [one.name for one in small_models()]
+    parser.add_argument("--small", nargs="*", default=names, choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    models = [one.stage for one in small_models(asked.models) if asked.small is None or one.name in asked.small]
+    models = [one.stage for one in small_models() if one.name in asked.small]
     taught = lessons(asked.cifar, asked.weights)
     stages = [taught.teacher, *models]
     for model in models:
         for seed in range(asked.seeds):
             stages += _seed(model.id, seed, taught)
     made = pipeline.run(taught.recipe("int8-accuracy", stages), Path.cwd(), asked.runs, terminal_context())
-    publish("int8_accuracy", {"models": {model.id: _result(made, model.id, asked.seeds) for model in models}})
+    publish(
+        "int8_accuracy",
+        {"seeds": asked.seeds, "models": {one.id: _result(made, one.id, asked.seeds) for one in models}},
+    )
 
 
 def _seed(model: str, seed: int, taught: Lessons) -> Iterator[Stage]:
@@ -84,11 +87,11 @@ def _result(made: Mapping[str, Artifact], model: str, seeds: int) -> Json:
 
 def _row(made: Mapping[str, Artifact], model: str, seed: int) -> Json:
     """Accuracy of each file, and what it loses against the float model before further training."""
-    float_right = right_answers(made[f"{model}/ptq/{seed}/float/top1"])
+    float_right = right_answers(made[f"{model}/ptq/{seed}/float-top1"])
     found: Json = {}
     for way in WAYS:
         for form in FORMS:
-            right = right_answers(made[f"{model}/{way}/{seed}/{form}/top1"])
+            right = right_answers(made[f"{model}/{way}/{seed}/{form}-top1"])
             found[f"{way}, {form}"] = {"top1": float(right.mean()), "drop": asdict(paired_drop(float_right, right))}
     return found
 

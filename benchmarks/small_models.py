@@ -61,7 +61,7 @@ class Lessons(NamedTuple):
         return student
 
     def further(self, start: str, changes: Json) -> Stage:
-        """The stage that trains a checkpoint further on IMAGES, as the students were taught but for `changes`."""
+        """The stage that trains a checkpoint further on IMAGES, as vit was taught but for `changes`."""
         lesson = self.vit.model_dump(mode="json", include=set(AS_TAUGHT))
         images = {"streams": [{"data": IMAGES}], "init": start}
         if changes["stage"] == "qat":
@@ -148,7 +148,7 @@ def small_models(folder: Path = MODELS) -> list[SmallModel]:
 
 
 def deployed(name: str, model: str, seed: int, **quantize: Any) -> Iterator[Stage]:
-    """A checkpoint's float and INT8 files, NAME/float and NAME/int8, and what both score on the test images, …/top1.
+    """A checkpoint's float and INT8 files, NAME/float and NAME/int8, and what both score on the test images, …-top1.
 
     Args:
         quantize: other fields of the stage that makes the INT8 file.
@@ -165,7 +165,7 @@ def deployed(name: str, model: str, seed: int, **quantize: Any) -> Iterator[Stag
         **quantize,
     )
     for form in FORMS:
-        yield Evaluate(stage="evaluate", id=f"{name}/{form}/top1", model=f"{name}/{form}", data="cifar.test")
+        yield Evaluate(stage="evaluate", id=f"{name}/{form}-top1", model=f"{name}/{form}", data="cifar.test")
 
 
 def right_answers(evaluation: Artifact) -> NDArray[np.bool_]:

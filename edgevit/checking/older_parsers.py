@@ -65,7 +65,8 @@ OLD_PARSERS = (
 def verdicts(graph: Graph) -> list[Verdict]:
     """Of each older parser, newest first."""
     used = sorted({_full_name(node) for node in nodes(graph.model)})
-    stored = {short_type_name(graph.stored_type(node)) for node in graph.of_type("DequantizeLinear")}
+    numbers = {graph.stored_type(node) for node in graph.of_type("DequantizeLinear")} - {None}
+    stored = set(map(short_type_name, numbers))
     found = []
     for parser in OLD_PARSERS:
         taken = _taken(parser.version)

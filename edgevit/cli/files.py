@@ -107,9 +107,10 @@ def quantize(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Quantize an ONNX model, calibrated on images, checked and timed against the float model.
+    """Quantize an ONNX model, calibrated on images and checked against the float model.
 
-    Where no INT8 form is faster than the float model on this machine, the float model is written.
+    With --placement fastest, forms are timed on this machine (but for tensorrt), and where none is faster than the
+    float model, that is written.
 
     Example: edgevit quantize deit.onnx --calibration photos/train --out deit.int8.onnx
     """

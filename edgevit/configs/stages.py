@@ -151,7 +151,8 @@ class Export(Stage):
 class Quantize(Stage):
     """ONNX → ONNX with Q/DQ, calibrated on images (post-training quantization): INT8, or FP8 or INT4 for TensorRT.
 
-    Where no INT8 form was measured faster than the float model, the float model comes out.
+    Where it is timed (placement: fastest, but for tensorrt) and no form is faster than the float model, the float model
+    comes out.
     """
 
     stage: Literal["quantize"]
@@ -180,7 +181,8 @@ class Quantize(Stage):
         "int8",
         description="float8 and int4 are for tensorrt. float8: weights and activations in E4M3, which Ada, Hopper, "
         "Blackwell and Jetson Thor multiply, Orin (Ampere) does not. int4: weights of products (MatMul, Gemm) alone, a "
-        "scale for each 64 inputs, for the smallest file; activations stay float16, on all of them",
+        "scale for each 64 inputs, for the smallest file; activations stay float16. It takes a parser of opset 21, "
+        "which JetPack 6 has not",
     )
     placement: Literal["fastest", "all", "dense", "products"] = Field(
         "fastest",
@@ -277,6 +279,7 @@ class Check(Stage):
 
     stage: Literal["check"]
     makes: ClassVar[Kind] = "check"
+    version: ClassVar[int] = 2
     model: OnnxRef
 
 
@@ -299,7 +302,7 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(

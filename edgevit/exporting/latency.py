@@ -101,6 +101,7 @@ def _too_slow(latency: float, reached: TimedCut) -> RecipeError:
     return RecipeError(
         "pruning cannot make the model so fast",
         got=f"keep_latency: {latency:g}",
-        expected=f"at least {reached.latency:.3f}, as measured where the least is left of everything that may go",
+        expected=f"at least {reached.latency:.3f} ({reached.interval.low:.3f} to {reached.interval.high:.3f}), as was "
+        "measured where the least is left of everything that may go",
         next="let more go (structures: [heads, hidden, blocks]), or start from a smaller model",
     )

@@ -92,7 +92,7 @@ def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: fl
 def least_share(built: BuiltModel, importance: Importance, cost: Cost) -> float:
     """The share of the model's cost that stays at least, where all goes that may; rounded up to a thousandth."""
     total, remaining = _before_any_goes(built, importance, cost)
-    return math.ceil(1000 * remaining.reduce(total) / total + 1e-6) / 1000
+    return min(1.0, math.ceil(1000 * remaining.reduce(total) / total + 1e-6) / 1000)
 
 
 def without(built: BuiltModel, removal: Removal) -> BuiltModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,11 +14,11 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from edgevit.progress import Progress
 from edgevit.quantization.calibration import Batches, ProbeSession
-from edgevit.quantization.dialects import Placement
+from edgevit.quantization.dialects import Placement, axis_of_inputs
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.files import nodes_of
 
-MOST_BATCHES = 4
+LEAST_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,11 @@ def with_corrected_biases(
 
     Args:
         placement: of the integers; the biases fit no other.
-        batches: input batches, of which the first four are used.
+        batches: input batches, of which the first are used, until there are 32 images.
     """
     layers = list(_layers(model, placement))
-    images = list(islice(batches(), MOST_BATCHES))
+    progress.say(f"    biases of {len(layers)} of {len(model.nodes(placement))} layers are corrected")
+    images = _first(batches)
     exact = _means(model.model, {layer.made: layer.channels for layer in layers}, images, threads)
     rounded = _with_float_biases(model).quantized(placement).model
     places = {node.name: node.output[0] for node in rounded.graph.node}
@@ -71,9 +71,23 @@ def with_corrected_biases(
     return replace(model, model=corrected)
 
 
+class BiasCorrection:
+    """Corrects a model for each placement, and for each choice of layers that stay float, once."""
+
+    def __init__(self, batches: Batches, threads: int, progress: Progress) -> None:
+        self._batches, self._threads, self._progress = batches, threads, progress
+        self._done: dict[tuple[Placement, frozenset[str]], CalibratedModel] = {}
+
+    def __call__(self, model: CalibratedModel, placement: Placement) -> CalibratedModel:
+        key = placement, model.kept_float
+        if key not in self._done:
+            self._done[key] = with_corrected_biases(model, placement, self._batches, self._threads, self._progress)
+        return self._done[key]
+
+
 def _layers(model: CalibratedModel, placement: Placement) -> Iterator[_Layer]:
     graph = model.model.graph
-    constants = {tensor.name for tensor in graph.initializer}
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     readers = Counter(name for node in graph.node for name in node.input)
     next_node = {name: node for node in graph.node for name in node.input if readers[name] == 1}
     for node in model.nodes(placement):
@@ -82,8 +96,18 @@ def _layers(model: CalibratedModel, placement: Placement) -> Iterator[_Layer]:
             behind = next_node.get(made)
             given = [name for name in behind.input if name != made] if behind and behind.op_type == "Add" else []
             channels = -1
-        if given and given[0] in constants and readers[given[0]] == 1:
+        outputs = weights[node.input[1]][0 if node.op_type == "Conv" else 1 - axis_of_inputs(node)]
+        if given and readers[given[0]] == 1 and weights.get(given[0]) == (outputs,):
             yield _Layer(node.name, made, given[0], channels)
+
+
+def _first(batches: Batches) -> list[NDArray[np.float32]]:
+    images: list[NDArray[np.float32]] = []
+    for batch in batches():
+        images.append(batch)
+        if sum(map(len, images)) >= LEAST_IMAGES:
+            break
+    return images
 
 
 def _with_float_biases(model: CalibratedModel) -> CalibratedModel:

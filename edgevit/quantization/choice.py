@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from edgevit.artifacts import IOSpec, Json
 from edgevit.errors import ParityError
 from edgevit.profiling import Interval
 from edgevit.progress import Progress
+from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.dialects import Placement
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession, file_runtime
@@ -152,7 +153,7 @@ class FormWriter:
         model: as it was handed in.
         precision: of that.
         calibrated: the same, perhaps smoothed, with its ranges.
-        corrected: gives that with the biases for integers at a placement, where they are to be corrected.
+        correction: of biases, where they are to be corrected.
     """
 
     model: ModelProto
@@ -160,7 +161,7 @@ class FormWriter:
     calibrated: CalibratedModel
     spec: IOSpec
     folder: Path
-    corrected: Callable[[Placement], CalibratedModel] | None = None
+    correction: BiasCorrection | None = None
 
     def forms(self) -> Iterator[Form]:
         """All that may ship in place of the float model: each placement of integers.
@@ -183,7 +184,7 @@ class FormWriter:
 
     def quantized_form(self, placement: Placement, precision: str | None = None) -> Form:
         """The model quantized at `placement`, the rest computed in its own precision or in another."""
-        model = self.corrected(placement) if self.corrected else self.calibrated
+        model = self.correction(self.calibrated, placement) if self.correction else self.calibrated
         made, narrow = model.quantized(placement), model.dialect.precision
         name = f"{narrow} {placement}" + (f", {precision}" if precision else "")
         options = _in_precision(made.session_options, precision)

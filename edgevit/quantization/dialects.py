@@ -150,7 +150,7 @@ def why_float(node: NodeProto, weights: Mapping[str, Sequence[int]], dialect: Di
     if dialect.precision == "float8" and min(weight[:2]) < SMALLEST_SIDE:
         return f"it has fewer than {SMALLEST_SIDE} channels"
     if dialect.precision == "int4" and not _fills_blocks(node, weight):
-        return f"its weights do not fill blocks of {BLOCK} inputs"
+        return f"its weights are not several blocks of {BLOCK} inputs for an even number of outputs"
     return ""
 
 

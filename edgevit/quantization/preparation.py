@@ -11,7 +11,7 @@ from onnx import ModelProto
 from edgevit.configs import Quantize
 from edgevit.errors import listed
 from edgevit.progress import Progress
-from edgevit.quantization.bias_correction import with_corrected_biases
+from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.calibration import Batches
 from edgevit.quantization.ptq import CalibratedModel, calibrated
 from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
@@ -26,6 +26,7 @@ def prepared(
     calibration: Batches,
     images: Sequence[NDArray[np.float32]],
     config: Quantize,
+    correction: BiasCorrection | None,
     threads: int,
     progress: Progress,
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
@@ -35,6 +36,7 @@ def prepared(
         reference: the same model in a session.
         calibration: gives the calibration batches, the same at each call.
         images: other batches, to judge closeness on.
+        correction: of biases, where they will be corrected.
 
     Returns:
         The graph with its ranges, and what each layer costs where that was measured.
@@ -46,7 +48,7 @@ def prepared(
     if config.smoothquant is not None:
         source = smoothed(source, calibration, config.smoothquant, threads, config.id)
     ready = _calibrated(source, calibration, config, threads, progress)
-    return _close_enough(ready, reference, calibration, images, config, threads, progress)
+    return _close_enough(ready, reference, images, config, correction, threads, progress)
 
 
 def _calibrated(
@@ -80,9 +82,9 @@ def _mention_untrained(trained: TensorRanges, found: CalibratedModel, config: Qu
 def _close_enough(
     ready: CalibratedModel,
     reference: HostSession,
-    calibration: Batches,
     images: Sequence[NDArray[np.float32]],
     config: Quantize,
+    correction: BiasCorrection | None,
     threads: int,
     progress: Progress,
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
@@ -93,10 +95,8 @@ def _close_enough(
     is_trained = config.calibrator == "trained"
     if is_trained and not config.sensitivity:
         return ready, []
-    trial = LayerTrial(ready, reference, images, threads)
-    db = trial.sqnr_db(ready)
-    if db < config.floor_db and config.bias_correction:
-        db = trial.sqnr_db(with_corrected_biases(ready, "all", calibration, threads, progress))
+    trial = LayerTrial(ready, reference, images, threads, correction)
+    db = trial.sqnr_db(trial.as_shipped(ready))
     is_close = is_trained or db >= config.floor_db
     if is_close and not config.sensitivity:
         return ready, []

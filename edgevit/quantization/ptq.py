@@ -77,7 +77,7 @@ class CalibratedModel:
         """What becomes integers where all that the dialect quantizes does, in the order of the graph."""
         nodes = self.nodes()
         behind = {node.input[0]: node.output[0] for node in _clipping_nodes(nodes, self.model, self.dialect)}
-        readers = Counter(name for node in self.model.graph.node for name in node.input)
+        readers = Counter(name for node in self.model.graph.node if node.op_type != "Shape" for name in node.input)
         layers = Counter(node.input[0] for node in nodes)
         return [
             RoundedLayer(
@@ -158,9 +158,14 @@ def calibrated(
 
 
 def _nothing_to_quantize(dialect: Dialect, where: object) -> ArtifactError:
-    blocks = f" in blocks of {BLOCK} inputs" if dialect.precision == "int4" else ""
-    expected = f"any of {', '.join(dialect.operators)} with weights{blocks}"
-    return ArtifactError("there is nothing to quantize", where=where, expected=expected)
+    sizes = {"int8": "", "float8": " of 16 channels or more", "int4": f" of several blocks of {BLOCK} inputs"}
+    expected = f"any of {', '.join(dialect.operators)} with weights{sizes[dialect.precision]}"
+    return ArtifactError(
+        "there is nothing to quantize",
+        where=where,
+        expected=expected,
+        next=None if dialect.precision == "int8" else "take precision: int8",
+    )
 
 
 def _check_quantizable(model: ModelProto, oldest_opset: int, where: object) -> None:
@@ -190,7 +195,8 @@ def _raised(model: ModelProto, opset: int, where: object) -> ModelProto:
         return model
     try:
         raised: ModelProto = onnx.version_converter.convert_version(model, opset)
-    except RuntimeError as error:
+        onnx.shape_inference.infer_shapes(raised, strict_mode=True)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
         raise ArtifactError(
             f"the model cannot be written in opset {opset}",
             where=where,

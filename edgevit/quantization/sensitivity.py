@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import Json
 from edgevit.progress import Progress
+from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.files import write_onnx
@@ -50,12 +51,19 @@ class LayerTrial:
     Args:
         reference: the float model, as it was handed in.
         images: input batches; of single layers the first four.
+        correction: of biases, where those of what ships are corrected; single layers are tried without.
     """
 
     def __init__(
-        self, model: CalibratedModel, reference: HostSession, images: Sequence[NDArray[np.float32]], threads: int
+        self,
+        model: CalibratedModel,
+        reference: HostSession,
+        images: Sequence[NDArray[np.float32]],
+        threads: int,
+        correction: BiasCorrection | None = None,
     ) -> None:
         self._model, self._spec, self._images, self._threads = model, reference.spec, images, threads
+        self._correction = correction
         self._expected = [centred_outputs(reference, [batch]) for batch in images]
 
     def sensitivities(self, progress: Progress) -> list[Sensitivity]:
@@ -80,6 +88,10 @@ class LayerTrial:
             got = centred_outputs(session, self._images[:batches])
         return sqnr_db(got, np.concatenate(self._expected[:batches]))
 
+    def as_shipped(self, model: CalibratedModel) -> CalibratedModel:
+        """A model, its biases corrected where they are to be."""
+        return self._correction(model, "all") if self._correction else model
+
     def within(self, floor_db: float, sensitivities: Sequence[Sensitivity]) -> CalibratedModel | None:
         """The model with as few layers in float as bring it to `floor_db`; None where only all of them do.
 
@@ -93,7 +105,7 @@ class LayerTrial:
         while count < len(sensitivities):
             kept = frozenset(one.node for one in sensitivities[:count])
             mixed = replace(self._model, kept_float=kept)
-            if self.sqnr_db(mixed) >= floor_db:
+            if self.sqnr_db(self.as_shipped(mixed)) >= floor_db:
                 return mixed
             count = int(np.ceil(count * MORE_EACH_TIME))
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,19 +14,12 @@ from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.progress import Progress
 from edgevit.quantization import choose_images, image_batches
-from edgevit.quantization.bias_correction import with_corrected_biases
+from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.choice import FormWriter, Judge, Judged
 from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost
 from edgevit.runtimes.files import onnx_file, read_onnx
 from edgevit.runtimes.sessions import open_session
-
-CALIBRATE_OTHERWISE = (
-    "calibrate on more images of the kind the model will see, or try bias_correction: true, or calibrator: percentile"
-)
-TRAINED_TO_BE_ROUNDED = (
-    "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
-)
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -39,22 +31,13 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     )
     source, images = read_onnx(onnx_file(model)), list(held_out())
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
-    ready, sensitivities = prepared(source, reference, calibration, images, config, usable_cpus(), context.progress)
-    corrected = cache(
-        partial(with_corrected_biases, ready, batches=calibration, threads=usable_cpus(), progress=context.progress)
-    )
+    threads, progress = usable_cpus(), context.progress
+    correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
+    ready, sensitivities = prepared(source, reference, calibration, images, config, correction, threads, progress)
     with TemporaryDirectory() as folder:
-        writer = FormWriter(
-            source,
-            str(model.metrics["precision"]),
-            ready,
-            model.io,
-            Path(folder),
-            corrected if config.bias_correction else None,
-        )
-        advice = TRAINED_TO_BE_ROUNDED if config.calibrator == "trained" else CALIBRATE_OTHERWISE
-        judge = Judge(reference, writer.float_form(), images, config.floor_db, advice, config.threads, usable_cpus())
-        ships, judged = _ships(config, writer, judge, context.progress)
+        writer = FormWriter(source, str(model.metrics["precision"]), ready, model.io, Path(folder), correction)
+        judge = Judge(reference, writer.float_form(), images, config.floor_db, _advice(config), config.threads, threads)
+        ships, judged = _ships(config, writer, judge, progress)
         shutil.copyfile(ships.form.file, out / "model.onnx")
     if sensitivities:
         table = [{**one.as_json(), "kept_float": one.node in ready.kept_float} for one in sensitivities]
@@ -86,3 +69,15 @@ def _ships(config: Quantize, writer: FormWriter, judge: Judge, progress: Progres
         return judge.chosen(writer.forms(), progress)
     form = writer.quantized_form(config.placement if config.placement != "fastest" else "all")
     return Judged(form, judge.closeness(form)), []
+
+
+def _advice(config: Quantize) -> str:
+    """What to do where the model is further from float than the gate allows."""
+    if config.calibrator == "trained":
+        return "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
+    ways = [
+        *(["calibrate on more images of the kind the model will see"] if config.precision != "int4" else []),
+        *(["set bias_correction: true"] if not config.bias_correction else []),
+        "take calibrator: percentile" if config.precision == "int8" else "take precision: int8",
+    ]
+    return ", or ".join(ways)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from edgevit.artifacts import Artifact
@@ -64,12 +64,16 @@ def narrow_net() -> ModelProto:
         helper.make_node("MatMul", ["y4", "u"], ["x5"], "product"),
         helper.make_node("Add", ["x5", "d"], ["logits"], "add"),
     ]
+    return net_of(nodes, tensors, ["batch", 5])
+
+
+def net_of(nodes: list[NodeProto], tensors: dict[str, Any], logits: list[str | int]) -> ModelProto:
     graph = helper.make_graph(
         nodes,
-        "narrow",
+        "net",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])],
-        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
@@ -204,15 +208,34 @@ def test_it_works_in_every_precision_of_tensorrt(precision: QuantizedPrecision) 
         helper.make_node("MatMul", ["x", "w"], ["y"], "product"),
         helper.make_node("Add", ["y", "b"], ["logits"], "add"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "product",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 64])],
-        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )
-    net = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    net = net_of(nodes, tensors, ["batch", 64])
     model = calibrated(net, lambda: IMAGES, "minmax", "tensorrt", 1, "a test", precision=precision)
     [before] = moved(model, model.model, ["add"])
     [after] = moved(corrected(model), model.model, ["add"])
     assert after < before / 3
+
+
+@pytest.mark.parametrize("shape", [(), (1, 4, WIDTH), (4, WIDTH), (WIDTH,)])
+def test_only_a_vector_of_a_number_for_each_output_is_a_bias(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    tensors = {"shape": np.array([-1, 4, 48]), "w": drawn(random, 48, WIDTH) + 1, "b": drawn(random, *shape)}
+    nodes = [
+        helper.make_node("Reshape", ["image", "shape"], ["x"], "reshape"),
+        helper.make_node("MatMul", ["x", "w"], ["y"], "product"),
+        helper.make_node("Add", ["y", "b"], ["logits"], "add"),
+    ]
+    model = calibrated(
+        net_of(nodes, tensors, ["batch", 4, WIDTH]), lambda: IMAGES, "minmax", "onnxruntime", 1, "a test"
+    )
+    made = corrected(model)
+    pairs = zip(model.model.graph.initializer, made.model.graph.initializer, strict=True)
+    assert {before.name for before, after in pairs if before != after} == ({"b"} if shape == (WIDTH,) else set())
+
+
+def test_single_images_count_until_there_are_enough(model: CalibratedModel) -> None:
+    one_by_one = [image[None] for images in IMAGES for image in images]
+    some = with_corrected_biases(model, "all", lambda: one_by_one, 1, SilentProgress())
+    together = with_corrected_biases(model, "all", lambda: IMAGES, 1, SilentProgress())  # two batches of 16
+    pairs = zip(some.model.graph.initializer, together.model.graph.initializer, strict=True)
+    for left, right in pairs:
+        assert numpy_helper.to_array(left) == pytest.approx(numpy_helper.to_array(right), rel=1e-3, abs=1e-3)

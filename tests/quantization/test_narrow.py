@@ -224,7 +224,8 @@ def test_a_weight_that_others_read_too_stays_beside_its_rounded_form() -> None:
 def test_what_does_not_fill_blocks_is_left_and_a_graph_of_it_alone_refused(shape: tuple[int, int]) -> None:
     node = helper.make_node("MatMul", ["image", "w"], ["logits"], "product")
     assert (
-        why_float(node, {"w": shape}, dialect_of("tensorrt", "int4")) == "its weights do not fill blocks of 64 inputs"
+        why_float(node, {"w": shape}, dialect_of("tensorrt", "int4"))
+        == "its weights are not several blocks of 64 inputs for an even number of outputs"
     )
     assert not why_float(node, {"w": (128, 32)}, dialect_of("tensorrt", "int4"))
     values = [
@@ -235,7 +236,7 @@ def test_what_does_not_fill_blocks_is_left_and_a_graph_of_it_alone_refused(shape
     graph = helper.make_graph([node], "narrow", values[:1], values[1:], [weight])
     with pytest.raises(ArtifactError, match="nothing to quantize") as error:
         quantized(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), "int4")
-    assert "in blocks of 64 inputs" in str(error.value)
+    assert "of several blocks of 64 inputs" in str(error.value)
 
 
 # In stages ------------------------------------------------------------------------------------------------------
