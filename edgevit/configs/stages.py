@@ -132,7 +132,7 @@ class Export(Stage):
 
     stage: Literal["export"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     model: CheckpointRef
     opset: Annotated[int, Field(ge=17, le=23)] = OPSET
     runtime: FileRuntime = Field("onnxruntime", description="what opens the file on this machine")

@@ -86,6 +86,7 @@ def write_onnx(
     source lines, versions of the exporter) is left out.
     """
     _strip_notes(model)
+    _strip_shapes_of_weights(model)
     del model.metadata_props[:]
     metadata = {IOSPEC_KEY: canonical_json(spec.model_dump(mode="json"))}
     if session_options:
@@ -414,6 +415,17 @@ def _parameters(model: ModelProto) -> Iterator[int]:
         count = math.prod(tensor.dims)
         if tensor.data_type in WEIGHT_TYPES and not tensor.name.endswith(("_scale", "_zero_point")) and tensor.dims:
             yield count
+
+
+def _strip_shapes_of_weights(model: ModelProto) -> None:
+    """Weights have their shapes themselves: a second note of it goes stale where a tool transposes one.
+
+    onnxruntime's own dynamic quantizer does, and then refuses the file.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
 
 
 def _strip_notes(model: ModelProto) -> None:

@@ -107,3 +107,19 @@ def test_two_heads_that_timm_would_average_stay_two(tmp_path):
     session = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, {}, 1)
     reference = TorchSession(student, exported.spec, "cpu", SessionOptions())
     assert check_sessions_agree(session, reference, "float32", "here").top1_agreement == 1
+
+
+def test_another_quantizer_takes_the_file(tmp_path):
+    """onnxruntime's transposes the classifier's weights, and would trip over a second note of their shape."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    exported = export(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), tmp_path / "model.onnx")
+    weights = {tensor.name for tensor in exported.model.graph.initializer}
+    quantize_dynamic(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    images = random_images(SPEC, 4)
+    float_session, dynamic = (
+        OnnxruntimeSession(tmp_path / name, SPEC, {}, threads=1) for name in ("model.onnx", "int8.onnx")
+    )
+    expected, got = (one.infer({SPEC.inputs[0].name: images})["logits"] for one in (float_session, dynamic))
+    assert weights
+    assert got == pytest.approx(expected, abs=0.1)
