@@ -51,6 +51,8 @@ def with_corrected_biases(
     """
     layers = list(_layers(model, placement))
     progress.say(f"    biases of {len(layers)} of {len(model.nodes(placement))} layers are corrected")
+    if not layers:
+        return model
     images = _first(batches)
     exact = _means(model.model, {layer.made: layer.channels for layer in layers}, images, threads)
     rounded = _with_float_biases(model).quantized(placement).model
