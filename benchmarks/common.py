@@ -40,6 +40,13 @@ def conditions() -> dict[str, Any]:
     return {**provenance(), "target": target_info("local-cpu", "onnxruntime")}
 
 
+def models_before(name: str) -> dict[str, Any]:
+    """What earlier runs found of models; those that are measured again take their places."""
+    file = RESULTS / f"{name}.json"
+    models: dict[str, Any] = json.loads(file.read_text())["models"] if file.is_file() else {}
+    return models
+
+
 def publish(name: str, result: dict[str, Any]) -> None:
     """Write results/<name>.json and print it."""
     RESULTS.mkdir(exist_ok=True)

@@ -29,11 +29,12 @@ from typing import Any
 import torch
 
 from benchmarks.common import interleaved_p50_ms, publish, spread
-from benchmarks.small_models import FORMS, IMAGES, MODELS, Lessons, deployed, lessons, right_answers, small_models
+from benchmarks.small_models import FORMS, IMAGES, MODELS, Lessons, deployed, lessons, small_models
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
 from edgevit.configs import STAGES, Load, Stage
+from edgevit.evaluation.record import right_answers
 from edgevit.recipe import Recipe
 from edgevit.report.statistics import paired_drop
 from edgevit.runtimes.base import SessionOptions, random_images

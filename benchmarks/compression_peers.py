@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import RESULTS, conditions, interleaved_p50_ms, publish, spread
+from benchmarks.common import RESULTS, conditions, interleaved_p50_ms, models_before, publish, spread
 from benchmarks.compression_plot import drop_against_speedup
 from benchmarks.small_models import MODELS, small_models
 from edgevit import pipeline
@@ -122,7 +122,7 @@ def main() -> None:
     asked = _asked()
     torch.set_num_threads(asked.threads)
     context = terminal_context()
-    found = _models_before()
+    found = models_before("compression_peers")
     for stage, trained in _loads(asked):
         model = _prepared(stage, trained, asked, context)
         peers = [_quantized_by(name, model, asked) for name in PEERS if getattr(asked, name)]
@@ -145,13 +145,6 @@ def main() -> None:
         print(_table(model.name, found[model.name]), flush=True)
         publish("compression_peers", {"models": found})
         (RESULTS / "compression_peers.svg").write_text(drop_against_speedup(found))
-
-
-def _models_before() -> dict[str, Json]:
-    """What earlier runs found of models; those that are measured again take their places."""
-    file = RESULTS / "compression_peers.json"
-    models: dict[str, Json] = json.loads(file.read_text())["models"] if file.is_file() else {}
-    return models
 
 
 def _asked() -> argparse.Namespace:

@@ -24,11 +24,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import publish
-from benchmarks.small_models import FORMS, Lessons, deployed, lessons, right_answers, small_models
+from benchmarks.small_models import FORMS, Lessons, deployed, lessons, small_models
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Stage
+from edgevit.evaluation.record import right_answers
 from edgevit.report.statistics import paired_drop
 
 LEARNING_RATE = 1e-4
@@ -45,13 +46,13 @@ def main() -> None:
     parser.add_argument("cifar", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    names = [one.name for one in small_models()]
-    parser.add_argument("--small", nargs="*", default=names, choices=names, metavar="NAME", help=", ".join(names))
+    kept = {one.name: one.stage for one in small_models()}
+    parser.add_argument("--small", nargs="*", default=list(kept), choices=kept, metavar="NAME", help=", ".join(kept))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    models = [one.stage for one in small_models() if one.name in asked.small]
+    models = [stage for name, stage in kept.items() if name in asked.small]
     taught = lessons(asked.cifar, asked.weights)
     stages = [taught.teacher, *models]
     for model in models:

@@ -20,9 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 import benchmarks.cifar_resnet  # noqa: F401 - registers the teacher with timm
@@ -34,7 +32,6 @@ from edgevit.configs import STAGES, DatasetConfig, Distill, Evaluate, Export, Lo
 from edgevit.errors import ArtifactError
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
 from edgevit.recipe import Recipe, load_recipe
-from edgevit.report.variants import predictions
 
 RECIPE = ROOT / "benchmarks" / "small_models.yaml"
 MODELS = ROOT / "benchmarks" / "models"
@@ -166,12 +163,6 @@ def deployed(name: str, model: str, seed: int, **quantize: Any) -> Iterator[Stag
     )
     for form in FORMS:
         yield Evaluate(stage="evaluate", id=f"{name}/{form}-top1", model=f"{name}/{form}", data="cifar.test")
-
-
-def right_answers(evaluation: Artifact) -> NDArray[np.bool_]:
-    """Of each test image, whether the model was right."""
-    found = predictions(evaluation)
-    return np.asarray(found["predicted"] == found["labels"])
 
 
 def _given(cifar: Path, weights: Path) -> list[str]:

@@ -12,7 +12,6 @@ batch 1. Where float ships, that compares two sessions of one graph, and shows h
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, publish
+from benchmarks.common import models_before, publish
 from edgevit.artifacts import Artifact
 from edgevit.configs import Export, Load, Npz, Quantize
 from edgevit.context import Context
@@ -44,18 +43,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[entry.name for entry in catalogue.read()])
     parser.add_argument("--again", action="store_true", help="also those that the results hold already")
     asked = parser.parse_args()
-    rows = {} if asked.again else _rows_before()
+    rows = {} if asked.again else models_before("zoo")
     for name in asked.models:
         if name not in rows:
             with workshop(Context()) as shop, TemporaryDirectory() as folder:
                 rows[name] = _row(name, shop, Path(folder))
             publish("zoo", {"summary": _summary(rows), "models": rows})
-
-
-def _rows_before() -> dict[str, Any]:
-    file = RESULTS / "zoo.json"
-    rows: dict[str, Any] = json.loads(file.read_text())["models"] if file.is_file() else {}
-    return rows
 
 
 def _row(name: str, shop: Workshop, folder: Path) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from edgevit.artifacts import Artifact, Json
+from edgevit.evaluation.record import right_answers
 from edgevit.profiling import Interval, MeasurePlan, interleaved
 from edgevit.profiling.measure import Measurement
 from edgevit.report.statistics import Drop, paired_drop
@@ -72,10 +71,5 @@ def compare_models(
     target = target_for("local-cpu")
     with target.open(model, options) as one, target.open(other, options) as two:
         timed = interleaved(one.work(plan), two.work(plan), plan)
-    drop = paired_drop(*(_correct(one) for one in evaluations)) if evaluations else None
+    drop = paired_drop(*(right_answers(one) for one in evaluations)) if evaluations else None
     return ModelComparison(timed.a, timed.b, timed.ratio, timed.interval, drop)
-
-
-def _correct(evaluation: Artifact) -> np.ndarray:
-    with np.load(evaluation.file("predictions.npz"), allow_pickle=False) as arrays:
-        return np.asarray(arrays["predicted"] == arrays["labels"])

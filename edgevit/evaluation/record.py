@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from edgevit.artifacts import Json
+from edgevit.artifacts import Artifact, Json
 from edgevit.data import Dataset
 from edgevit.evaluation.accuracy import calibration, confusion_matrix, per_class, wilson_interval
 from edgevit.evaluation.classify import Predictions
@@ -40,6 +41,18 @@ def write_evaluation(found: Predictions, dataset: Dataset, out: Path, **more: Js
     n, correct = len(found.labels), int(found.correct.sum())
     low, high = wilson_interval(correct, n)
     return {"top1": {"value": correct / n, "low": low, "high": high, "n": n}, "images": n}
+
+
+def predictions(evaluation: Artifact) -> dict[str, NDArray[np.generic]]:
+    """The arrays of an evaluation. Raises ArtifactError if the file was altered."""
+    with np.load(evaluation.file("predictions.npz"), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def right_answers(evaluation: Artifact) -> NDArray[np.bool_]:
+    """Of each image, (n,), whether the model was right. Raises ArtifactError if the file was altered."""
+    found = predictions(evaluation)
+    return np.asarray(found["predicted"] == found["labels"])
 
 
 def _write_mistakes(found: Predictions, dataset: Dataset, out: Path) -> list[Json]:

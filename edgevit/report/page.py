@@ -15,8 +15,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from edgevit.artifacts import SENSITIVITY, Artifact, Json
+from edgevit.evaluation.record import predictions
 from edgevit.report import plots, text
-from edgevit.report.variants import Lineup, Variant, predictions
+from edgevit.report.variants import Lineup, Variant
 
 HERE = Path(__file__).parent
 MOST_CONFUSED = 8

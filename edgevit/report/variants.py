@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgevit.artifacts import Artifact, InputRef, Json, ancestors
 from edgevit.errors import ArtifactError
+from edgevit.evaluation.record import predictions
 
 MODEL_KINDS = ("checkpoint", "onnx", "engine")
 MODEL_FILES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "engine": "model.onnx"}
@@ -242,12 +240,6 @@ def is_over_episodes(measurement: Artifact) -> bool:
 def model_digest(measurement: Artifact) -> str:
     """Digest of the model that was measured."""
     return measurement.manifest.inputs["model"].digest
-
-
-def predictions(evaluation: Artifact) -> dict[str, NDArray[np.generic]]:
-    """The arrays of an evaluation. Raises ArtifactError if the file was altered."""
-    with np.load(evaluation.file("predictions.npz"), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
 
 
 def _all_behind(measurements: Iterable[Artifact]) -> list[Artifact]:

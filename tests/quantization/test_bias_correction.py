@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from edgevit.artifacts import Artifact
@@ -20,6 +20,7 @@ from edgevit.quantization.bias_correction import with_corrected_biases
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.parity import sqnr_db
 from edgevit.workshop import workshop
+from tests.checking.graphs import model as small_graph
 from tests.small_models import workbench
 
 WIDTH = 16
@@ -68,14 +69,7 @@ def narrow_net() -> ModelProto:
 
 
 def net_of(nodes: list[NodeProto], tensors: dict[str, Any], logits: list[str | int]) -> ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return small_graph(nodes, tensors, ["batch", 3, 8, 8], logits)
 
 
 BIASES = {"b1", "b2", "c", "d"}
