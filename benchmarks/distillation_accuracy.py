@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--methods", nargs="*", help="by their ids in the recipe; all by default", metavar="METHOD")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     recipe_file = asked.runs / "distillation-accuracy.yaml"
@@ -57,7 +58,7 @@ def main() -> None:
     recipe = _recipe(asked)
     with recipe_file.open("w") as file:
         YAML().dump(recipe, file)
-    torch.set_num_threads(2)
+    torch.set_num_threads(asked.threads)
     loaded = load_recipe(recipe_file)
     done = pipeline.run(loaded, recipe_file.parent, asked.runs, terminal_context())
     rows = [_row(done, stage.id) for stage in loaded.stages if stage.id.startswith("accuracy/seed")]
