@@ -84,8 +84,11 @@ def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: fl
         RecipeError: so much cannot go.
     """
     total, remaining = _before_any_goes(built, importance, cost)
-    if remaining.reduce(total - int(keep * total)) > 0:
-        raise _too_small(cost, keep, least_share(built, importance, cost))
+    budget = int(keep * total)
+    if remaining.reduce(total - budget) > 0:  # steps that fitted may have left the costliest block as the last one
+        _, remaining = _before_any_goes(built, importance, cost)
+        if remaining.reduce(total) > budget:
+            raise _too_small(cost, keep, least_share(built, importance, cost))
     return Removal(remaining.gone, remaining.dropped)
 
 

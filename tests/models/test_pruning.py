@@ -95,21 +95,27 @@ def test_nothing_pruned_is_the_same_model_to_the_bit() -> None:
     assert same.description == built.description
 
 
-def random_importance(built: BuiltModel, blocks: bool, seed: int) -> Importance:
+UNITS, ALL = ("heads", "hidden"), ("heads", "hidden", "blocks")
+
+
+def random_importance(built: BuiltModel, kinds: Any, seed: int) -> Importance:
     generator = torch.Generator().manual_seed(seed)
-    structures, paths = prunable(built.module, ("heads", "hidden", "blocks") if blocks else ("heads", "hidden"))
+    structures, paths = prunable(built.module, kinds)
     units = {path: torch.rand(4, one.units, generator=generator) - 0.3 for path, one in structures.items()}
     return Importance(units, {path: torch.randn(4, generator=generator) for path in paths})
 
 
 @settings(max_examples=15, deadline=None)
 @given(
-    keep=st.floats(0.4, 1.0), cost=st.sampled_from(["macs", "params"]), blocks=st.booleans(), seed=st.integers(0, 99)
+    keep=st.floats(0.4, 1.0),
+    cost=st.sampled_from(["macs", "params"]),
+    kinds=st.sampled_from([UNITS, ALL]),
+    seed=st.integers(0, 99),
 )
 def test_what_is_left_of_a_vit_lies_below_its_budget_by_less_than_8_hidden_units(
-    keep: float, cost: Any, blocks: bool, seed: int
+    keep: float, cost: Any, kinds: Any, seed: int
 ) -> None:
-    smaller = without(VISION, plan_removal(VISION, random_importance(VISION, blocks, seed), cost, keep))
+    smaller = without(VISION, plan_removal(VISION, random_importance(VISION, kinds, seed), cost, keep))
     step = 8 * (17 * 2 * 48 if cost == "macs" else 2 * 48 + 1)
     budget = keep * costs_of(VISION.module)[cost]
     assert budget - step < costs_of(smaller.module)[cost] <= budget
@@ -120,7 +126,7 @@ def test_what_is_left_of_a_vit_lies_below_its_budget_by_less_than_8_hidden_units
 
 @pytest.mark.parametrize("cost", ["macs", "params"])
 def test_a_hybrid_keeps_its_budget_too_and_narrow_layers_stay_as_they_are(cost: Any) -> None:
-    smaller = without(HYBRID, plan_removal(HYBRID, random_importance(HYBRID, False, 0), cost, 0.8))
+    smaller = without(HYBRID, plan_removal(HYBRID, random_importance(HYBRID, UNITS, 0), cost, 0.8))
     assert 0.77 < costs_of(smaller.module)[cost] / costs_of(HYBRID.module)[cost] <= 0.8
     before = structures_of(HYBRID.module)
     for path, one in structures_of(smaller.module).items():
@@ -134,6 +140,7 @@ def costs_of(model: nn.Module) -> dict[str, int]:
 
 VISION = create_model("deit_tiny_patch16_224", 5, 32, VIT)
 HYBRID = create_model("repvit_m0_9", 5, 32, MODELS["repvit_m0_9"])
+UNEVEN = Removal({"blocks.0.mlp": list(range(176)), "blocks.0.attn": [0], "blocks.1.mlp": list(range(96))}, [])
 
 
 def test_the_least_important_for_its_cost_goes_first() -> None:
@@ -177,9 +184,9 @@ def test_magnitude_is_the_sum_of_squares_of_what_goes() -> None:
 
 
 def test_description_builds_it_again_and_it_can_be_pruned_further_and_given_a_new_head() -> None:
-    importance = random_importance(VISION, True, 0)
+    importance = random_importance(VISION, ALL, 0)
     once = without(VISION, plan_removal(VISION, importance, "macs", 0.6))
-    twice = without(once, plan_removal(once, random_importance(once, False, 1), "params", 0.8))
+    twice = without(once, plan_removal(once, random_importance(once, UNITS, 1), "params", 0.8))
     for pruned in (once, twice):
         again = build(ModelDescription.model_validate_json(pruned.description.model_dump_json()))
         again.load_state_dict(pruned.module.state_dict())
@@ -191,14 +198,16 @@ def test_description_builds_it_again_and_it_can_be_pruned_further_and_given_a_ne
 
 
 @pytest.mark.parametrize("cost", ["macs", "params"])
-@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("kinds", [UNITS, ALL, ("blocks",)])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_least_share_can_be_reached_and_none_below_it(seed: int, blocks: bool, cost: Any) -> None:
-    importance = random_importance(VISION, blocks, seed)
-    least = least_share(VISION, importance, cost)
-    assert plan_removal(VISION, importance, cost, least).units
+def test_the_least_share_can_be_reached_and_none_below_it(seed: int, kinds: Any, cost: Any) -> None:
+    built = without(VISION, UNEVEN) if seed else VISION
+    importance = random_importance(built, kinds, seed)
+    least = least_share(built, importance, cost)
+    removal = plan_removal(built, importance, cost, least)
+    assert costs_of(without(built, removal).module)[cost] <= least * costs_of(built.module)[cost]
     with pytest.raises(RecipeError, match=rf"(?s)cannot make the model so small.*at least {least:g},"):
-        plan_removal(VISION, importance, cost, least - 0.0011)
+        plan_removal(built, importance, cost, least - 0.0011)
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:
