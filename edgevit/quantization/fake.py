@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,12 +55,9 @@ class ActivationQuantizer(nn.Module):
             self.register_buffer("scale", start)
 
     def forward(self, values: Tensor) -> Tensor:
-        scale = self.scale.abs()
-        if self.learned:
-            strength = 1 / math.sqrt(values[0].numel() * max(1, self._above))
-            scale = scale.detach() + (scale - scale.detach()) * strength  # its value to the bit
-        levels = (values.float() / scale).clamp(self._below, self._above)
-        return (_rounded(levels) * scale).to(values.dtype)
+        strength = 1 / math.sqrt(values[0].numel() * max(1, self._above))
+        rounded: Tensor = _Rounding.apply(values.float(), self.scale.abs(), self._below, self._above, strength)
+        return rounded.to(values.dtype)
 
     @property
     def range(self) -> Range:
@@ -70,6 +68,27 @@ class ActivationQuantizer(nn.Module):
         if self.symmetric:
             return -self._spread / 2 * scale, self._spread / 2 * scale
         return self._below * scale, self._above * scale
+
+
+class _Rounding(torch.autograd.Function):
+    """clamp(⌊v/s⌉, below, above)·s, halves to even, and its gradients: one tensor is kept for them, not one a step."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor, below: int, above: int, strength: float) -> Tensor:
+        levels = values / scale
+        ctx.save_for_backward(levels)
+        ctx.below, ctx.above, ctx.strength = below, above, strength
+        return levels.round().clamp_(below, above).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        (levels,) = ctx.saved_tensors
+        within = (levels >= ctx.below) & (levels <= ctx.above)
+        of_scale = None
+        if ctx.needs_input_grad[1]:
+            change = levels.round().clamp_(ctx.below, ctx.above).sub_(levels * within)
+            of_scale = change.mul_(upstream).sum() * ctx.strength
+        return upstream * within, of_scale, None, None, None
 
 
 class WeightQuantizer(nn.Module):
@@ -190,11 +209,6 @@ def _round_after(module: nn.Module, quantizer: ActivationQuantizer) -> None:
     if not hasattr(module, OUTPUT):
         module.add_module(OUTPUT, quantizer)
         module.register_forward_hook(_round_output)
-
-
-def _rounded(values: Tensor) -> Tensor:
-    """To the nearest integer, halves to even, with the gradient of the identity. Exact: r − v is, for |v| < 2²⁴."""
-    return values + (values.round() - values).detach()
 
 
 def _round_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
