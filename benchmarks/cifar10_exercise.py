@@ -72,7 +72,7 @@ def settings_of(asked: argparse.Namespace) -> list[str]:
         f"datasets.cifar.path={asked.cifar.absolute()}",
         f"datasets.elsewhere={{source: npz, path: {asked.elsewhere.absolute()}}}",
         "stages.imagenet.pretrained=false",
-        f"stages.imagenet.weights={imagenet_mobilenetv2.weights_file(asked)}",
+        f"stages.imagenet.weights={imagenet_mobilenetv2.weights_file(asked.weights, asked.runs)}",
         f"stages.imagenet.model_args={imagenet_mobilenetv2.BICUBIC_ARGS}",
     ]
 

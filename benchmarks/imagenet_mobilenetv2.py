@@ -60,12 +60,12 @@ def state_dict(source: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
-def weights_file(asked: Namespace) -> Path:
-    """The safetensors file of `asked.weights`, made in `asked.runs` where it is not there."""
-    asked.runs.mkdir(parents=True, exist_ok=True)
-    file: Path = (asked.runs / "imagenet_mobilenetv2.safetensors").absolute()
+def weights_file(source: Path, runs: Path) -> Path:
+    """The safetensors file of the .npz, made in `runs` where it is not there."""
+    runs.mkdir(parents=True, exist_ok=True)
+    file = (runs / "imagenet_mobilenetv2.safetensors").absolute()
     if not file.is_file():
-        save_file(state_dict(asked.weights), file)
+        save_file(state_dict(source), file)
     return file
 
 
@@ -78,7 +78,10 @@ def networks(asked: Namespace, side: int) -> dict[str, Artifact]:
         "image_size": side,
         "test_time_views": ["flip"],
     }
-    stages = [{**loaded, "id": "teacher", "weights": str(weights_file(asked))}, {**loaded, "id": "random"}]
+    stages = [
+        {**loaded, "id": "teacher", "weights": str(weights_file(asked.weights, asked.runs))},
+        {**loaded, "id": "random"},
+    ]
     recipe_file = asked.runs / f"mobilenetv2-{side}.yaml"
     with recipe_file.open("w") as file:
         YAML().dump({"name": f"mobilenetv2-{side}", "datasets": {}, "stages": stages}, file)

@@ -1,38 +1,48 @@
-"""What INT8 loses on the models in models/, and what bias correction and quantization-aware training win back of it.
+"""What INT8 loses, and what bias correction and quantization-aware training win back of it.
 
-    python -m benchmarks.int8_accuracy CIFAR WEIGHTS [--seeds 3] [--small NAME …] [--runs runs]
+    python -m benchmarks.int8_accuracy CIFAR WEIGHTS [--imagenet NPZ] [--seeds 3] [--small NAME …] [--runs runs]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
-which teaches (small_models.py).
+which teaches (small_models.py). NPZ is imagenet_mobilenet_v2_1.0_224_int8w.npz (imagenet_mobilenetv2.py).
 
-Every seed trains a model one epoch on 15,000 images with that teacher, as vit was taught, once rounding as INT8 does
-(`qat`) and once in float (`further`), the control: what more training alone gives. `corrected` is not trained, but
-quantized with bias_correction. All that the dialect of ONNX Runtime quantizes becomes integers (`placement: all`),
-calibrated by minmax on 256 images that the seed draws, and no layer is kept float. Accuracy is that of the files, on
-the 10,000 test images. `recovered` is the share of the points lost by the INT8 file as it is (`ptq`) that each way wins
-back. A run that was stopped goes on.
+The models in models/: every seed trains one for an epoch on 15,000 images with that teacher, as vit was taught, once
+rounding as INT8 does (`qat`) and once in float (`further`), the control: what more training alone gives.
+
+With NPZ also `mobilenetv2`, the exercise's teacher: a network trained on ImageNet, pictures at 192 px, and the nearest
+of ten centroids of five images each. `qat` knows no label: for an epoch of 3,000 images the float network teaches its
+own rounded copy. There is no control; taught by itself, a float network learns nothing.
+
+`corrected` is not trained, but quantized with bias_correction. All that the dialect of ONNX Runtime quantizes becomes
+integers (`placement: all`), calibrated by minmax on 256 training images that the seed draws; no layer is kept float.
+Accuracy is that of the files, on the 10,000 test images. `recovered` is the share of the points lost by the INT8 file
+as it is (`ptq`) that each way wins back. A run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from benchmarks import imagenet_mobilenetv2
 from benchmarks.common import publish
-from benchmarks.small_models import FORMS, Lessons, deployed, lessons, small_models
+from benchmarks.small_models import FORMS, IMAGES, Lessons, deployed, lessons, small_models
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
-from edgevit.configs import Stage
+from edgevit.configs import STAGES, Fewshot, Load, Stage
 from edgevit.evaluation.record import right_answers
+from edgevit.recipe import Recipe
 from edgevit.report.statistics import paired_drop
 
 LEARNING_RATE = 1e-4
+EXERCISE, SIDE = "mobilenetv2", 192
+DRAWS = {"few": 5, "unlabelled": 300}  # images a class that the exercise's network sees
 WAYS: dict[str, tuple[str | None, Json]] = {  # the stage that trains, and fields of `quantize`
     "ptq": (None, {}),
     "corrected": (None, {"bias_correction": True}),
@@ -41,10 +51,22 @@ WAYS: dict[str, tuple[str | None, Json]] = {  # the stage that trains, and field
 }
 
 
+class Subject(NamedTuple):
+    """A trained model: the stages that make it, the last of which has its name, and the ways it goes."""
+
+    stages: Sequence[Stage]
+    ways: Sequence[str] = tuple(WAYS)
+
+    @property
+    def name(self) -> str:
+        return self.stages[-1].id
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar", type=Path)
     parser.add_argument("weights", type=Path)
+    parser.add_argument("--imagenet", type=Path, metavar="NPZ")
     parser.add_argument("--seeds", type=int, default=3)
     kept = {one.name: one.stage for one in small_models()}
     parser.add_argument("--small", nargs="*", default=list(kept), choices=kept, metavar="NAME", help=", ".join(kept))
@@ -52,48 +74,88 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    models = [stage for name, stage in kept.items() if name in asked.small]
+    subjects = [Subject([stage]) for name, stage in kept.items() if name in asked.small]
+    if asked.imagenet is not None:
+        subjects.append(_exercise(imagenet_mobilenetv2.weights_file(asked.imagenet, asked.runs)))
     taught = lessons(asked.cifar, asked.weights)
-    stages = [taught.teacher, *models]
-    for model in models:
-        for seed in range(asked.seeds):
-            stages += _seed(model.id, seed, taught)
-    made = pipeline.run(taught.recipe("int8-accuracy", stages), Path.cwd(), asked.runs, terminal_context())
-    publish(
-        "int8_accuracy",
-        {"seeds": asked.seeds, "models": {one.id: _result(made, one.id, asked.seeds) for one in models}},
+    made = pipeline.run(_recipe(subjects, asked.seeds, taught), Path.cwd(), asked.runs, terminal_context())
+    found = {one.name: _result(made, one, asked.seeds) for one in subjects}
+    publish("int8_accuracy", {"seeds": asked.seeds, "models": found})
+
+
+def _exercise(weights: Path) -> Subject:
+    """The teacher of recipes/cifar10-10way-5shot.yaml, track a, without the mirror images."""
+    backbone = Load(
+        stage="load",
+        id="imagenet",
+        model=imagenet_mobilenetv2.MODEL,
+        model_args=imagenet_mobilenetv2.BICUBIC_ARGS,
+        weights=str(weights),
+        image_size=SIDE,
     )
+    head = Fewshot(
+        stage="fewshot", id=EXERCISE, model="imagenet", support="few.support", method="nearest_centroid", random_views=0
+    )
+    return Subject([backbone, head], ("ptq", "corrected", "qat"))
 
 
-def _seed(model: str, seed: int, taught: Lessons) -> Iterator[Stage]:
-    for way, (stage, quantize) in WAYS.items():
-        name, start = f"{model}/{way}/{seed}", model
+def _recipe(subjects: Sequence[Subject], seeds: int, taught: Lessons) -> Recipe:
+    stages = [taught.teacher, *(stage for one in subjects for stage in one.stages)]
+    for subject in subjects:
+        for seed in range(seeds):
+            stages += _seed(subject, seed, taught)
+    cifar = taught.datasets["cifar"].model_dump(mode="json")
+    draws = {name: {**cifar, "few_shot": {"shots": shots}} for name, shots in DRAWS.items()}
+    return Recipe.model_validate({"name": "int8-accuracy", "datasets": {**taught.datasets, **draws}, "stages": stages})
+
+
+def _seed(subject: Subject, seed: int, taught: Lessons) -> Iterator[Stage]:
+    for way in subject.ways:
+        stage, quantize = WAYS[way]
+        name, start = f"{subject.name}/{way}/{seed}", subject.name
         if stage is not None:
             changes = {"stage": stage, "id": f"{name}/model", "learning_rate": LEARNING_RATE, "epochs": 1, "seed": seed}
-            yield taught.further(start, changes)
+            yield _by_itself(start, changes) if start == EXERCISE else taught.further(start, changes)
             start = f"{name}/model"
         yield from deployed(name, start, seed, **quantize)
 
 
-def _result(made: Mapping[str, Artifact], model: str, seeds: int) -> Json:
-    rows = [_row(made, model, seed) for seed in range(seeds)]
-    lost = {way: [row[f"{way}, int8"]["drop"]["value"] for row in rows] for way in WAYS}
+def _by_itself(start: str, changes: Json) -> Stage:
+    """Training that is taught by what it starts from."""
+    given = {
+        "init": start,
+        "streams": [{"data": "unlabelled.support"}],
+        "calibration": IMAGES,
+        "objectives": [{"loss": "soft"}],
+        "batch_size": 32,
+        "warmup_fraction": 0.1,
+        "augmentation": {"scale": [0.8, 1]},
+        "channels_last": True,
+    }
+    return STAGES[changes["stage"]].model_validate({**given, **changes})
+
+
+def _result(made: Mapping[str, Artifact], subject: Subject, seeds: int) -> Json:
+    rows = [_row(made, subject, seed) for seed in range(seeds)]
+    lost = {way: [row[f"{way}, int8"]["drop"]["value"] for row in rows] for way in subject.ways}
     before = statistics.mean(lost["ptq"])
     return {
         "mean_lost": {way: statistics.mean(values) for way, values in lost.items()},
-        "recovered": {way: 1 - statistics.mean(lost[way]) / before for way in WAYS} if before > 0 else None,
+        "recovered": {way: 1 - statistics.mean(lost[way]) / before for way in lost} if before > 0 else None,
         "seeds": rows,
     }
 
 
-def _row(made: Mapping[str, Artifact], model: str, seed: int) -> Json:
+def _row(made: Mapping[str, Artifact], subject: Subject, seed: int) -> Json:
     """Accuracy of each file, and what it loses against the float model before further training."""
-    float_right = right_answers(made[f"{model}/ptq/{seed}/float-top1"])
+    float_right = right_answers(made[f"{subject.name}/ptq/{seed}/float-top1"])
     found: Json = {}
-    for way in WAYS:
+    for way in subject.ways:
         for form in FORMS:
-            right = right_answers(made[f"{model}/{way}/{seed}/{form}-top1"])
+            name = f"{subject.name}/{way}/{seed}/{form}"
+            right = right_answers(made[f"{name}-top1"])
             found[f"{way}, {form}"] = {"top1": float(right.mean()), "drop": asdict(paired_drop(float_right, right))}
+        found[f"{way}, int8"]["sqnr_db"] = made[name].metrics["sqnr_db"]
     return found
 
 
