@@ -1,12 +1,14 @@
-"""Every model of the catalogue before NVIDIA's builder, in float16 and in INT8: taken or not, and what would run.
+"""Every model of the catalogue before NVIDIA's builder, in float16, INT8, FP8 and INT4: taken or not, what would run.
 
     python -m benchmarks.tensorrt_plans [--models NAME …]
 
 Each at its default size with 1,000 classes and random weights, calibrated on random pictures: neither changes what the
 builder makes of a graph. Kernels and bytes are those of one image by TensorRT for RTX, which is made for 16-bit
 convolutions: on a board, where TensorRT fuses INT8 convolutions with what follows, they say little about these.
-`proposal` names the form that moves fewer bytes; a measurement on the board decides.
-About half an hour on two cores; needs the extra tensorrt-check.
+`int8` is all that the dialect makes integers, `int8 products` leaves convolutions in float16. `proposal` names of these
+two and float16 the form that moves the fewest bytes; a measurement on the board decides. Not all boards have FP8 (E4M3)
+or a parser for INT4 weights. A form that has nothing to quantize in a model is left out of it.
+About three quarters of an hour on two cores; needs the extra tensorrt-check.
 """
 
 from __future__ import annotations
@@ -16,22 +18,32 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import ModelProto
 
-from benchmarks.common import publish
-from edgevit.artifacts import IOSpec
+from benchmarks.common import publish, spread
+from edgevit.artifacts import IOSpec, Json
 from edgevit.checking import check_onnx
+from edgevit.configs import QuantizedPrecision
 from edgevit.errors import EdgevitError
 from edgevit.exporting import onnx_from_module
 from edgevit.models import catalogue, create_model
-from edgevit.quantization import calibrated
+from edgevit.quantization import CalibratedModel, calibrated
+from edgevit.quantization.dialects import Placement
 from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.float16 import with_float16
 
 CALIBRATION_BATCHES, BATCH = 2, 4
+QUANTIZED: dict[str, tuple[QuantizedPrecision, Placement]] = {
+    "int8": ("int8", "all"),
+    "int8 products": ("int8", "products"),
+    "float8": ("float8", "all"),
+    "int4": ("int4", "all"),
+}
+FORMS = ("float16", *QUANTIZED)
+PROPOSED = ("float16", "int8", "int8 products")
 
 
 def main() -> None:
@@ -46,11 +58,11 @@ def main() -> None:
     publish("tensorrt_plans", {"summary": _summary(rows), "models": rows})
 
 
-def _plans(name: str, folder: Path) -> dict[str, Any]:
+def _plans(name: str, folder: Path) -> Json:
     size = next(entry.default_size for entry in catalogue.read() if entry.name == name)
     built = create_model(name, 1000, size)
     spec = IOSpec.for_classifier(built.preprocess, tuple(map(str, range(1000))))
-    row: dict[str, Any] = {"image_size": size}
+    row: Json = {"image_size": size}
     start = time.perf_counter()
     try:
         exported = onnx_from_module(built.module, spec, 20, dynamic_batch=True)
@@ -64,52 +76,64 @@ def _plans(name: str, folder: Path) -> dict[str, Any]:
         for _ in range(CALIBRATION_BATCHES):
             yield rng.standard_normal((batch, 3, size, size)).astype(np.float32)
 
-    for form in ("float16", "int8"):
-        file = folder / f"{form}.onnx"
+    row["float16"] = _checked(with_float16(model, name), spec, folder)
+    ranges: dict[QuantizedPrecision, CalibratedModel] = {}
+    for form, (precision, placement) in QUANTIZED.items():
         try:
-            if form == "float16":
-                write_onnx(with_float16(model, name), file, spec)
-            else:
-                write_onnx(calibrated(model, pictures, "minmax", "tensorrt", 2, name).quantized().model, file, spec)
-            row[form] = _checked(file)
+            if precision not in ranges:
+                ranges[precision] = calibrated(model, pictures, "minmax", "tensorrt", 2, name, precision=precision)
+            row[form] = _checked(ranges[precision].quantized(placement).model, spec, folder)
         except EdgevitError as error:
-            row[form] = {"ok": False, "failed": str(error)}
-    moved = {form: row[form].get("bytes_moved") for form in ("float16", "int8")}
-    if all(moved.values()):
-        row["proposal"] = min(moved, key=lambda form: moved[form])
-    return row
+            row[form] = {"failed": str(error)}
+    moved = {form: row[form]["bytes_moved"] for form in PROPOSED if row[form].get("bytes_moved")}
+    return {**row, "proposal": min(moved, key=lambda form: moved[form])} if len(moved) == len(PROPOSED) else row
 
 
-def _checked(file: Path) -> dict[str, Any]:
+def _checked(model: ModelProto, spec: IOSpec, folder: Path) -> Json:
+    file = folder / "model.onnx"
+    write_onnx(model, file, spec)
     found = check_onnx(file)
     if found.answer is None:
         raise SystemExit(found.not_asked)
-    return {**found.summary(), "seconds": found.answer.seconds}
+    return {**found.summary(), "size_bytes": file.stat().st_size, "seconds": found.answer.seconds}
 
 
-def _in_brief(row: dict[str, Any]) -> str:
+def _in_brief(row: Json) -> str:
     forms = [
-        f"{form}: {'ok' if one['ok'] else 'NOT ok'}, {one.get('kernels')} kernels, "
-        f"{(one.get('bytes_moved') or 0) / 1e6:.1f} MB, attention {one.get('attentions_fused')}/{one.get('attentions')}"
-        for form in ("float16", "int8")
-        if (one := row.get(form))
+        f"{form}: {'ok' if one['ok'] else 'NOT ok'}, {one['kernels']} kernels, "
+        f"{(one['bytes_moved'] or 0) / 1e6:.1f} MB, attention {one['attentions_fused']}/{one['attentions']}"
+        for form in FORMS
+        if "ok" in (one := row.get(form, {}))
     ]
     return "; ".join(forms) or str(row.get("failed"))
 
 
-def _summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    forms = {form: [row[form] for row in rows.values() if form in row] for form in ("float16", "int8")}
+def _summary(rows: dict[str, Json]) -> Json:
+    taken = {form: {name: row[form] for name, row in rows.items() if "ok" in row.get(form, {})} for form in FORMS}
+    attentive = [row for name, row in rows.items() if name in taken["int8"] and row["int8"]["attentions"]]
     return {
         "models": len(rows),
         "exported": sum("export" in row for row in rows.values()),
-        "ok": {form: sum(one["ok"] for one in found) for form, found in forms.items()},
-        "with_attention": sum(bool(row.get("int8", {}).get("attentions")) for row in rows.values()),
-        "attention_fused_alike": sum(
-            row["float16"].get("unfused", 0) == row["int8"].get("unfused", 1)
-            for row in rows.values()
-            if "int8" in row and row["int8"].get("attentions")
-        ),
-        "proposals": {form: sum(row.get("proposal") == form for row in rows.values()) for form in forms},
+        "forms": {form: _of_form(found, taken["float16"]) for form, found in taken.items()},
+        "with_attention": len(attentive),
+        "attention_fused_alike": sum(row["float16"]["unfused"] == row["int8"]["unfused"] for row in attentive),
+        "proposals": {form: sum(row.get("proposal") == form for row in rows.values()) for form in PROPOSED},
+    }
+
+
+def _of_form(found: dict[str, Json], float16: dict[str, Json]) -> Json:
+    """How many models there are in a form, how many pass, and what they ask, get, weigh and move beside float16."""
+    built = [name for name, one in found.items() if one["built"]]
+    return {
+        "models": len(found),
+        "ok": sum(one["ok"] for one in found.values()),
+        "products_asked": sum(one["quantized_asked"] for one in found.values()),
+        "products_got": sum(one["quantized_got"] for one in found.values()),
+        "fewer_bytes_moved": sum(found[name]["bytes_moved"] < float16[name]["bytes_moved"] for name in built),
+        **{
+            f"{cost}_over_float16": spread([found[name][cost] / float16[name][cost] for name in built])
+            for cost in ("bytes_moved", "kernels", "size_bytes")
+        },
     }
 
 
