@@ -101,7 +101,7 @@ class CalibratedModel:
         """The graph with Q/DQ nodes at a placement. Raises ArtifactError where that quantizes nothing."""
         chosen = self.nodes(placement)
         if not chosen:
-            raise _nothing_to_quantize(self.dialect, self.where)
+            raise _nothing_to_quantize(self.model, self.dialect, self.where)
         clipping = _clipping_nodes(chosen, self.model, self.dialect)
         made = self._written([*chosen, *clipping])
         if self.dialect.floats == "float16":
@@ -144,7 +144,7 @@ def calibrated(
     named = _with_own_weights(with_unique_node_names(_raised(model, dialect.opset, where)))
     nodes = _quantizable_nodes(named, dialect)
     if not nodes:
-        raise _nothing_to_quantize(dialect, where)
+        raise _nothing_to_quantize(named, dialect, where)
     clipping = _clipping_nodes(nodes, named, dialect)
     given = dict(trained or {})
     given |= {node.output[0]: given[node.input[0]] for node in clipping if node.input[0] in given}
@@ -157,13 +157,18 @@ def calibrated(
     return CalibratedModel(named, dialect, ranges, where)
 
 
-def _nothing_to_quantize(dialect: Dialect, where: object) -> ArtifactError:
+def _nothing_to_quantize(model: ModelProto, dialect: Dialect, where: object) -> ArtifactError:
     sizes = {"int8": "", "float8": " of 16 channels or more", "int4": f" of several blocks of {BLOCK} inputs"}
-    expected = f"any of {', '.join(dialect.operators)} with weights{sizes[dialect.precision]}"
+    weights = _shapes_of_weights(model)
+    layers = [node for node in model.graph.node if node.op_type in dialect.operators]
+    others = "left float by the placement, or to stay close to float"
+    reasons = Counter((node.op_type, why_float(node, weights, dialect) or others) for node in layers)
+    found = [f"{count} {operator}: {reason}" for (operator, reason), count in reasons.items()]
     return ArtifactError(
         "there is nothing to quantize",
         where=where,
-        expected=expected,
+        got="; ".join(found) or f"no {' or '.join(dialect.operators)}",
+        expected=f"any of {', '.join(dialect.operators)} with weights{sizes[dialect.precision]}",
         next=None if dialect.precision == "int8" else "take precision: int8",
     )
 
@@ -220,8 +225,12 @@ def _check_fits_float16(ranges: Ranges, where: object) -> None:
 
 
 def _quantizable_nodes(model: ModelProto, dialect: Dialect) -> list[NodeProto]:
-    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    weights = _shapes_of_weights(model)
     return [node for node in model.graph.node if not why_float(node, weights, dialect)]
+
+
+def _shapes_of_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
 
 
 def _with_own_weights(model: ModelProto) -> ModelProto:

@@ -236,6 +236,7 @@ def test_what_does_not_fill_blocks_is_left_and_a_graph_of_it_alone_refused(shape
     graph = helper.make_graph([node], "narrow", values[:1], values[1:], [weight])
     with pytest.raises(ArtifactError, match="nothing to quantize") as error:
         quantized(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), "int4")
+    assert "1 MatMul: its weights are not several blocks of 64 inputs" in error.value.got
     assert "of several blocks of 64 inputs" in str(error.value)
 
 
