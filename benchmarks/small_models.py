@@ -148,7 +148,7 @@ def deployed(name: str, model: str, seed: int, **quantize: Any) -> Iterator[Stag
     """A checkpoint's float and INT8 files, NAME/float and NAME/int8, and what both score on the test images, …-top1.
 
     Args:
-        quantize: other fields of the stage that makes the INT8 file.
+        quantize: other fields of the stage that makes the INT8 file, which may ask for another precision.
     """
     yield Export(stage="export", id=f"{name}/float", model=model)
     yield Quantize(

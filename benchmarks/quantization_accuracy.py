@@ -1,21 +1,25 @@
-"""What INT8 loses, and what bias correction and quantization-aware training win back of it.
+"""What INT8, FP8 and INT4 lose, and what bias correction and quantization-aware training win back of INT8's losses.
 
-    python -m benchmarks.int8_accuracy CIFAR WEIGHTS [--imagenet NPZ] [--seeds 3] [--small NAME …] [--runs runs]
+    python -m benchmarks.quantization_accuracy CIFAR WEIGHTS [--imagenet NPZ] [--seeds 3] [--small NAME …] [--runs runs]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
 which teaches (small_models.py). NPZ is imagenet_mobilenet_v2_1.0_224_int8w.npz (imagenet_mobilenetv2.py).
+
+Each form is written with all that its dialect quantizes (`placement: all`), calibrated by minmax on 256 training images
+that the seed draws; no layer is kept float. `ptq` is INT8 for ONNX Runtime, `corrected` the same with bias_correction;
+`tensorrt`, `float8` and `int4` are for TensorRT, the rest in float16, here run by ONNX Runtime. Accuracy is that of the
+files, on the 10,000 test images.
 
 The models in models/: every seed trains one for an epoch on 15,000 images with that teacher, as vit was taught, once
 rounding as INT8 does (`qat`) and once in float (`further`), the control: what more training alone gives.
 
 With NPZ also `mobilenetv2`, the exercise's teacher: a network trained on ImageNet, pictures at 192 px, and the nearest
-of ten centroids of five images each. `qat` knows no label: for an epoch of 3,000 images the float network teaches its
-own rounded copy. There is no control; taught by itself, a float network learns nothing.
+of ten centroids of five images each; in ONNX Runtime's forms alone, at its size. `qat` knows no label: for an epoch of
+3,000 images the float network teaches its own rounded copy. There is no control; taught by itself, a float network
+learns nothing.
 
-`corrected` is not trained, but quantized with bias_correction. All that the dialect of ONNX Runtime quantizes becomes
-integers (`placement: all`), calibrated by minmax on 256 training images that the seed draws; no layer is kept float.
-Accuracy is that of the files, on the 10,000 test images. `recovered` is the share of the points lost by the INT8 file
-as it is (`ptq`) that each way wins back. A run that was stopped goes on.
+`recovered` is the share of the points lost by `ptq` that a way wins back. Models that an earlier run measured stay in
+the results. A run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import imagenet_mobilenetv2
-from benchmarks.common import publish
+from benchmarks.common import conditions, models_before, publish
 from benchmarks.small_models import FORMS, IMAGES, Lessons, deployed, lessons, small_models
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
@@ -48,7 +52,11 @@ WAYS: dict[str, tuple[str | None, Json]] = {  # the stage that trains, and field
     "corrected": (None, {"bias_correction": True}),
     "qat": ("qat", {"calibrator": "trained"}),
     "further": ("distill", {}),
+    "tensorrt": (None, {"runtime": "tensorrt"}),
+    "float8": (None, {"runtime": "tensorrt", "precision": "float8"}),
+    "int4": (None, {"runtime": "tensorrt", "precision": "int4"}),
 }
+FROM_PTQ = ("corrected", "qat", "further")
 
 
 class Subject(NamedTuple):
@@ -79,8 +87,8 @@ def main() -> None:
         subjects.append(_exercise(imagenet_mobilenetv2.weights_file(asked.imagenet, asked.runs)))
     taught = lessons(asked.cifar, asked.weights)
     made = pipeline.run(_recipe(subjects, asked.seeds, taught), Path.cwd(), asked.runs, terminal_context())
-    found = {one.name: _result(made, one, asked.seeds) for one in subjects}
-    publish("int8_accuracy", {"seeds": asked.seeds, "models": found})
+    found = {one.name: {"conditions": conditions(), **_result(made, one, asked.seeds)} for one in subjects}
+    publish("quantization_accuracy", {"models": models_before("quantization_accuracy") | found})
 
 
 def _exercise(weights: Path) -> Subject:
@@ -106,7 +114,9 @@ def _recipe(subjects: Sequence[Subject], seeds: int, taught: Lessons) -> Recipe:
             stages += _seed(subject, seed, taught)
     cifar = taught.datasets["cifar"].model_dump(mode="json")
     draws = {name: {**cifar, "few_shot": {"shots": shots}} for name, shots in DRAWS.items()}
-    return Recipe.model_validate({"name": "int8-accuracy", "datasets": {**taught.datasets, **draws}, "stages": stages})
+    return Recipe.model_validate(
+        {"name": "quantization-accuracy", "datasets": {**taught.datasets, **draws}, "stages": stages}
+    )
 
 
 def _seed(subject: Subject, seed: int, taught: Lessons) -> Iterator[Stage]:
@@ -137,25 +147,29 @@ def _by_itself(start: str, changes: Json) -> Stage:
 
 def _result(made: Mapping[str, Artifact], subject: Subject, seeds: int) -> Json:
     rows = [_row(made, subject, seed) for seed in range(seeds)]
-    lost = {way: [row[f"{way}, int8"]["drop"]["value"] for row in rows] for way in subject.ways}
-    before = statistics.mean(lost["ptq"])
+    lost = {way: [row[way]["lost"]["value"] for row in rows] for way in subject.ways}
+    mean = {way: statistics.mean(values) for way, values in lost.items()}
     return {
-        "mean_lost": {way: statistics.mean(values) for way, values in lost.items()},
-        "recovered": {way: 1 - statistics.mean(lost[way]) / before for way in lost} if before > 0 else None,
+        "mean_lost": mean,
+        "recovered": {way: 1 - mean[way] / mean["ptq"] for way in FROM_PTQ if way in mean} if mean["ptq"] > 0 else None,
         "seeds": rows,
     }
 
 
 def _row(made: Mapping[str, Artifact], subject: Subject, seed: int) -> Json:
     """Accuracy of each file, and what it loses against the float model before further training."""
-    float_right = right_answers(made[f"{subject.name}/ptq/{seed}/float-top1"])
+    start = right_answers(made[f"{subject.name}/ptq/{seed}/float-top1"])
     found: Json = {}
     for way in subject.ways:
-        for form in FORMS:
-            name = f"{subject.name}/{way}/{seed}/{form}"
-            right = right_answers(made[f"{name}-top1"])
-            found[f"{way}, {form}"] = {"top1": float(right.mean()), "drop": asdict(paired_drop(float_right, right))}
-        found[f"{way}, int8"]["sqnr_db"] = made[name].metrics["sqnr_db"]
+        in_float, quantized = (f"{subject.name}/{way}/{seed}/{form}" for form in FORMS)
+        right = right_answers(made[f"{quantized}-top1"])
+        found[way] = {
+            "top1": float(right.mean()),
+            "lost": asdict(paired_drop(start, right)),
+            "float_top1": float(right_answers(made[f"{in_float}-top1"]).mean()),
+            "sqnr_db": made[quantized].metrics["sqnr_db"],
+            "size_bytes": made[quantized].metrics["size_bytes"],
+        }
     return found
 
 
