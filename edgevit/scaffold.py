@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from edgevit.configs import ImageFolder
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
+from edgevit.data.sources.image_folder import split_folders
 from edgevit.errors import DataError, TargetError
 from edgevit.progress import Progress
 
@@ -66,7 +67,7 @@ def _shots(train: Dataset) -> int:
 
 def _class_level(folder: Path) -> Literal["top", "leaf"]:
     """`leaf` where class folders hold folders themselves."""
-    tops = [one for split in ("train", "val", "test") if (one := folder / split).is_dir()] or [folder]
+    tops = [folder / name for name in split_folders(folder, of_classes=True)] or [folder]
     class_folders = [one for top in tops for one in top.iterdir() if one.is_dir()]
     nested = any(inner.is_dir() for one in class_folders for inner in one.iterdir())
     return "leaf" if nested else "top"

@@ -63,6 +63,32 @@ def test_classes_are_the_union_of_all_splits_and_gaps_are_said(make_pictures: Ma
     assert notes(root, "photos.test") == ""
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val", "test"), ("Train", "Val", "Test"), ("training", "validation", "test"), ("train", "valid")],
+)
+def test_splits_go_by_their_usual_names(make_pictures: MakePictures, names: tuple[str, ...]):
+    root = make_pictures({**{f"{name}/{one}": 1 for name in names for one in "ab"}, "annotations/c": 1, ".cache/d": 1})
+    for role in ("train", "val", "test")[: len(names)]:
+        assert opened(root, f"photos.{role}").labels.tolist() == [0, 1]
+    assert opened(root, "photos.train").classes == ("a", "b")
+    assert notes(root, "photos.train") == "photos: 1 folders beside those of the splits are passed over"
+
+
+def test_a_class_may_be_called_train(make_pictures: MakePictures):
+    assert opened(make_pictures({"train": 2, "plane": 2, "test": 1}), "photos").classes == ("plane", "test", "train")
+
+
+def test_splits_without_class_folders_are_no_classes(make_pictures: MakePictures):
+    with pytest.raises(DataError, match=r"no pictures in class folders(.|\n)*lie in no class folder"):
+        opened(make_pictures({"train": 2, "val": 2}), "photos")
+
+
+def test_two_folders_of_one_split_are_refused(make_pictures: MakePictures):
+    with pytest.raises(DataError, match=r"two folders serve as val(.|\n)*got: val, valid"):
+        opened(make_pictures({"train/a": 1, "val/a": 1, "valid/a": 1}))
+
+
 def test_fractions_are_kept_for_each_class(make_pictures: MakePictures):
     root = make_pictures({"a": 300, "b": 300})
     splits = {"val": 0.1, "test": 0.3}
