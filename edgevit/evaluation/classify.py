@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.data import Dataset
-from edgevit.errors import DataError
+from edgevit.errors import ArtifactError, DataError
 from edgevit.progress import Progress
 from edgevit.runtimes.base import Session, input_batches
 
@@ -46,6 +46,7 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
 
     Raises:
         DataError: the data set is unlabelled or empty, or has a class that the model lacks.
+        ArtifactError: a logit is no number.
     """
     labels = labels_for(session, dataset, progress)
     found = []
@@ -60,10 +61,21 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
 def probabilities(
     session: Session, pictures: Iterable[NDArray[np.uint8]], batch_size: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Softmax of the logits of each batch of RGB pictures, (n, classes)."""
+    """Softmax of the logits of each batch of RGB pictures, (n, classes). Raises ArtifactError where it is no number."""
     image, logits = session.spec.inputs[0].name, session.spec.outputs[0].name
+    done = 0
     for batch, count in input_batches(session.spec, pictures, batch_size):
-        yield softmax(session.infer({image: batch})[logits][:count])
+        found = softmax(session.infer({image: batch})[logits][:count])
+        if np.isnan(found).any():
+            bad = int(np.isnan(found).any(-1).argmax())
+            raise ArtifactError(
+                "the model's answers are no numbers",
+                where=f"image {done + bad + 1}",
+                got="NaN or infinite logits",
+                next="a float16 model may overflow: export it in float32, or train it again",
+            )
+        yield found
+        done += count
 
 
 def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
@@ -95,7 +107,8 @@ def _class_mapping(classes: Sequence[str], dataset: Dataset, progress: Progress)
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Probabilities over the last axis, computed in float64."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # inf - inf is no number, nor is what comes of it
+        exponentials = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(-1, keepdims=True)).astype(np.float32)
     return probabilities
 

@@ -15,7 +15,7 @@ from edgevit.context import MOST_WORKERS, usable_cpus
 from edgevit.data.dataset import Dataset
 from edgevit.data.loading import ViewDataset
 from edgevit.data.transforms import normalise
-from edgevit.errors import DataError
+from edgevit.errors import DataError, TrainingError
 from edgevit.progress import Bar
 
 BATCHES_AHEAD = 2  # of the one in use
@@ -25,12 +25,15 @@ SMALL_BATCH = 16  # where a pass keeps more than its answers: gradients, or what
 def accuracy(
     model: nn.Module, dataset: Dataset, preprocess: Preprocess, device: torch.device, batch_size: int = 64
 ) -> float:
-    """The share of a labelled data set that the model, in eval mode, gets right."""
+    """The share of a labelled data set that the model, in eval mode, gets right. Raises TrainingError for NaN."""
     if dataset.labels is None:
         raise DataError("accuracy needs labels", where=dataset.name)
     was_training = model.training
-    predicted = outputs_of(model.eval(), dataset, preprocess, device, batch_size).argmax(-1)
+    outputs = outputs_of(model.eval(), dataset, preprocess, device, batch_size)
     model.train(was_training)
+    if outputs.isnan().any():
+        raise TrainingError("the model's answers are no numbers", where=dataset.name, got="NaN")
+    predicted = outputs.argmax(-1)
     return float((predicted == torch.from_numpy(dataset.labels)).float().mean())
 
 

@@ -87,14 +87,15 @@ def _aligned(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
 
 
 def validation_set(dataset: Dataset | None, classes: tuple[str, ...]) -> Dataset | None:
-    """The data set, once it is sure that its labels mean the same as the model's outputs."""
+    """The data set, its labels in the order of the model's outputs. Raises RecipeError where it has no such labels."""
     if dataset is None:
         return None
-    if dataset.labels is None or dataset.classes != classes:
+    aligned = _aligned(dataset, classes)
+    if not _has_labels_of(aligned, classes):
         raise RecipeError(
             "this data set cannot validate the model: its classes are others, or it has no labels",
             where=dataset.name,
             got=f"{len(dataset.classes)} classes",
-            expected=f"labels of the model's {len(classes)} classes, in the same order",
+            expected=f"labels of the model's {len(classes)} classes",
         )
-    return dataset
+    return aligned

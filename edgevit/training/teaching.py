@@ -11,6 +11,7 @@ from edgevit.artifacts import Artifact, Json, Preprocess
 from edgevit.configs import Distillation
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
+from edgevit.errors import TrainingError
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
 from edgevit.training import ranks
@@ -115,7 +116,10 @@ class Teaching:
 
 
 class _Watched:
-    """A teacher whose answers are held against the labels where there are any; says so once where it is often wrong."""
+    """A teacher whose answers are held against the labels where there are any; says so once where it is often wrong.
+
+    Raises TrainingError where an answer is no number.
+    """
 
     def __init__(self, teacher: Teacher, num_classes: int, progress: Progress) -> None:
         self._teacher, self._progress = teacher, progress
@@ -125,6 +129,8 @@ class _Watched:
     def __call__(self, batch: Batch) -> Answer:
         answer = self._teacher(batch)
         if answer.logits is not None:
+            if answer.logits.isnan().any():
+                raise TrainingError("the teacher's answers are no numbers", got="NaN", next="train it again")
             labels = batch.main_labels
             self._seen += int((labels >= 0).sum())
             self._right += int((answer.logits.argmax(-1) == labels).sum())

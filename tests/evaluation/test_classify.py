@@ -6,7 +6,7 @@ import pytest
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.data import Dataset
 from edgevit.data.dataset import ArrayImages
-from edgevit.errors import DataError
+from edgevit.errors import ArtifactError, DataError
 from edgevit.evaluation import classify
 from edgevit.progress import SilentProgress
 
@@ -49,6 +49,18 @@ def test_other_order_is_mapped():
 def test_fewer_classes_than_the_model_are_fine():
     found = classify(ColourSession(), dataset_of(["green"], ["green"]), 3, SilentProgress())
     assert found.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("bad", [(np.nan, 0, 0), (np.inf, 0, 0), (-np.inf,) * 3])
+def test_answers_that_are_no_numbers_have_no_accuracy(bad):
+    class Overflowing(ColourSession):
+        def infer(self, inputs):
+            logits = super().infer(inputs)["logits"]
+            return {"logits": np.where(logits[:, 2:] > 0, np.float32(bad), logits)}
+
+    names = ["red", "red", "green", "red", "blue"]
+    with pytest.raises(ArtifactError, match=r"image 5: the model's answers are no numbers"):
+        classify(Overflowing(), dataset_of(names, ["blue", "green", "red"]), 3, SilentProgress())
 
 
 def test_a_class_that_the_model_lacks_is_named():

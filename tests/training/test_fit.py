@@ -64,6 +64,13 @@ def test_it_learns(tmp_path: Path) -> None:
     assert not model.training
 
 
+def test_the_accuracy_of_answers_that_are_no_numbers_is_none() -> None:
+    built = tiny_vit()
+    nn.init.constant_(built.module.head.bias, math.nan)  # type: ignore[union-attr, arg-type]
+    with pytest.raises(TrainingError, match="no numbers"):
+        accuracy(built.module, blobs(), built.preprocess, torch.device("cpu"))
+
+
 def test_both_heads_of_a_token_student_learn(tmp_path: Path) -> None:
     before = tiny_token_vit().module.state_dict()
     after = trained(tmp_path, model=tiny_token_vit().module)[0].state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,22 @@ from edgevit.configs import (
     Augmentation,
     CrossEntropy,
     DecoupledDistillation,
+    Distill,
     FeatureDistillation,
     HardDistillation,
     Objective,
     SoftDistillation,
 )
+from edgevit.context import Context
 from edgevit.data.transforms import normalise
-from edgevit.errors import RecipeError
+from edgevit.errors import RecipeError, TrainingError
 from edgevit.models import create_model
 from edgevit.progress import SilentProgress
 from edgevit.training.batches import Batches, TrainingStream
 from edgevit.training.streams import distillation_streams, labelled_stream, student_classes, validation_set
 from edgevit.training.teachers import LiveTeacher, PlainTeacher, matching_columns
-from tests.learning import TINY_VIT, blobs, tiny_token_vit, tiny_vit
+from edgevit.training.teaching import Teaching
+from tests.learning import TINY_VIT, blobs, published_checkpoint, tiny_token_vit, tiny_vit
 
 
 def test_teacher_sees_the_students_canvas_in_its_own_size_and_normalisation() -> None:
@@ -152,5 +156,23 @@ def test_training_needs_labels_and_two_classes() -> None:
 
 def test_validation_set_of_other_classes_is_refused() -> None:
     with pytest.raises(RecipeError, match="cannot validate"):
-        validation_set(blobs(classes=2), ("a", "b", "c"))
+        validation_set(blobs(classes=3), ("a", "b"))
     assert validation_set(None, ("a",)) is None
+
+
+def test_validation_labels_in_another_order_of_classes_keep_their_meaning() -> None:
+    plain, aligned = blobs(classes=2), validation_set(blobs(classes=2), ("b", "a"))
+    assert aligned is not None
+    assert aligned.labels.tolist() == (1 - plain.labels).tolist()  # type: ignore[union-attr, operator]
+
+
+def test_a_teacher_that_answers_no_numbers_is_named_before_it_teaches(tmp_path: Path) -> None:
+    built, pool = tiny_vit(), blobs(labelled=False)
+    torch.nn.init.constant_(built.module.head.bias, math.nan)  # type: ignore[union-attr, arg-type]
+    artifact = published_checkpoint(tmp_path, built, ("a", "b", "c"))
+    fields = {"stage": "distill", "id": "d", "model": "x", "teacher": "t", "streams": [{"data": "p"}]}
+    config = Distill.model_validate(fields)
+    given = ([artifact], [], [pool], ("a", "b", "c"), built.preprocess, Context(work=tmp_path))
+    batch = Batches([TrainingStream(pool, 1.0, labelled=False)], built.preprocess, None, 4, 1, seed=0)[0]
+    with pytest.raises(TrainingError, match="the teacher's answers are no numbers"):
+        Teaching(config, *given)(batch)
