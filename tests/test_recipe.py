@@ -254,6 +254,8 @@ stages:
         ("objectives: [{loss: soft, temprature: 2}]", "Did you mean 'temperature'"),
         ("regularization: 0.1, dropout: 0.1", "'regularization' stands for"),
         ("schedule: step", "takes one number as decay_epochs"),
+        ("schedule: multistep, decay_epochs: [30, 10]", "decay_epochs rise from one to the next, got 30, 10"),
+        ("seed: -1", "greater than or equal to 0"),
         ("decay_rate: 0.5", "'decay_rate' goes with schedule step or multistep"),
         ("augmentation: light9", "input should be .none., .light1."),
     ],

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from edgevit.artifacts import Frozen
-from edgevit.configs.fields import Count, Fraction
+from edgevit.configs.fields import Count, Fraction, Seed
 
 
 class FewShot(Frozen):
@@ -26,7 +26,7 @@ class Splits(Frozen):
 
     val: Fraction = 0.1
     test: Fraction = 0.2
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> Splits:
@@ -106,7 +106,7 @@ class Glyphs(_Dataset):
     source: Literal["glyphs"]
     samples_per_class: Count = Field(200, description="training images of each character; a tenth as many to validate")
     size: Count = Field(32, description="side in pixels")
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Digits(_Dataset):

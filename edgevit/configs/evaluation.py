@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edgevit.artifacts import Kind
 from edgevit.configs.fewshot import HeadMethod
-from edgevit.configs.fields import Count, DatasetRef, FileRuntime, ModelRef, Positive
+from edgevit.configs.fields import Count, DatasetRef, FileRuntime, ModelRef, Positive, Seed
 from edgevit.configs.stage import OnTarget
 
 Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]
@@ -79,7 +79,7 @@ class Evaluate(OnTarget):
         None, description="with protocol: episodes; features are taken relative to the mean of these"
     )
     max_pool_images: Count = Field(4000, description="with protocol: episodes; so many of a larger pool or base")
-    seed: int = Field(0, description="with protocol: corruptions or episodes; of what they draw")
+    seed: Seed = Field(0, description="with protocol: corruptions or episodes; of what they draw")
 
     @model_validator(mode="after")
     def _options_of_the_protocol(self) -> Self:

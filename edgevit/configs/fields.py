@@ -19,6 +19,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
 OPSET = 20  # of ONNX files where no other is asked for
 FileRuntime = Literal["onnxruntime", "openvino"]  # what can open an ONNX file on this machine
 QuantizedRuntime = Literal["onnxruntime", "openvino", "tensorrt"]  # what quantized files are written for

@@ -25,6 +25,7 @@ from edgevit.configs.fields import (
     Positive,
     QuantizedPrecision,
     QuantizedRuntime,
+    Seed,
     Share,
 )
 from edgevit.configs.stage import OnTarget, Stage
@@ -69,7 +70,7 @@ class Prune(Stage):
     )
     data: DatasetRef | None = Field(None, description="images for taylor; labels are used where there are any")
     images: Count = Field(256, description="how many of them are used")
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _checks(self) -> Self:
@@ -115,7 +116,7 @@ class Factorise(Stage):
     keep_macs: Share = Field(description="share of the multiply-accumulates that stays, at most")
     data: DatasetRef = Field(description="images, with labels or without, that show what enters the layers")
     images: Count = Field(256, description="how many of them are used")
-    seed: int = 0
+    seed: Seed = 0
 
 
 class MergeTokens(Stage):
@@ -199,7 +200,7 @@ class Quantize(Stage):
     sensitivity: bool = Field(
         False, description="measure what each layer alone costs, whether the gate needs it or not"
     )
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _ranges_belong_to_the_weights(self) -> Self:

@@ -18,6 +18,7 @@ from edgevit.configs.fields import (
     Positive,
     QuantizedRuntime,
     ReadsFile,
+    Seed,
 )
 from edgevit.configs.objectives import (
     AttentionTransfer,
@@ -126,7 +127,7 @@ class Training(Stage):
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of autocast")
     channels_last: bool = Field(False, description="memory layout; faster for convolutions on recent devices")
     compile: bool = Field(False, description="torch.compile; needs a C++ compiler")
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -138,6 +139,8 @@ class Training(Stage):
             raise ValueError(
                 f"schedule '{self.schedule}' takes {expected} as decay_epochs, got {len(self.decay_epochs)}"
             )
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            raise ValueError(f"decay_epochs rise from one to the next, got {', '.join(map(str, self.decay_epochs))}")
         for option, default, schedules in (("decay_rate", 0.1, ("step", "multistep")), ("power", 1.0, ("poly",))):
             if getattr(self, option) != default and self.schedule not in schedules:
                 raise ValueError(f"'{option}' goes with schedule {' or '.join(schedules)}, not with '{self.schedule}'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 from edgevit.errors import DataError, listed
@@ -12,12 +13,14 @@ _BETWEEN_WORDS = re.compile(r"[\s_-]+")
 
 
 def check_class_names(classes: Sequence[str], where: str) -> None:
-    """Raise DataError for a name that cannot be a line of a file of labels: before anything is trained for it."""
+    """Raise DataError for a name that cannot be a line of a file of labels, or two equal: before any training."""
     for name in classes:
         if name.splitlines() != [name]:
             raise DataError(
                 "a class name has to be one line", where=where, got=repr(name), next="rename the folder or the label"
             )
+    if repeated := [repr(name) for name, count in Counter(classes).items() if count > 1]:
+        raise DataError("two classes have the same name", where=where, got=listed(repeated), next="rename one of them")
 
 
 def alike_notes(classes: Sequence[str]) -> list[str]:

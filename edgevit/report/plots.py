@@ -273,7 +273,7 @@ def _for_the_page(svg: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<style[^>]*>.*?</style>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
     svg = re.sub(r'<g id="[A-Za-z0-9_.]+"', "<g", svg)
-    svg = re.sub(r"font: (?:[a-z]+ )?([0-9.]+px) [^;\"]+", r"font-size: \1", svg)
+    svg = re.sub(r'(<[^<>]*style="[^"]*?)font: (?:[a-z]+ )?([0-9.]+px) [^;"]+', r"\1font-size: \2", svg)
     for color, variable in VARIABLES.items():
         svg = svg.replace(color, f"var({variable})")
     return svg

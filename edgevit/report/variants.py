@@ -107,7 +107,8 @@ class Lineup:
     Attributes:
         line: the deployed model and what it was made from, nearest first, without teachers.
         float_student: the float model of the deployed one whose accuracy counts, the checkpoint or its ONNX file.
-        float_timed: the one of the two whose latency may be compared, in the deployed one's runtime if there is one.
+        float_timed: the one of the two whose latency may be compared, in the deployed one's runtime if there is one;
+            never the deployed one, which may be float itself.
         corrupted: the evaluations under corruption, in the order of the recipe.
         episodic: the evaluations over few-shot episodes, likewise; they say nothing of a model's own classes.
         checks: what NVIDIA's builder made of some models, likewise.
@@ -177,7 +178,7 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
         deployed,
         max(students, key=_speaks_for_floats, default=None),
         max(
-            (one for one in students if same_conditions(one, deployed)),
+            (one for one in students if one.model is not deployed_model and same_conditions(one, deployed)),
             key=lambda one: one.runtime == deployed.runtime,
             default=None,
         ),

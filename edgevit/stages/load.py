@@ -9,6 +9,7 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Load
 from edgevit.context import Context
 from edgevit.data import open_dataset
+from edgevit.data.class_names import check_class_names
 from edgevit.errors import RecipeError
 from edgevit.models.checkpoints import checkpoint_contents, load_weights, num_classes_of_weights
 from edgevit.models.creation import (
@@ -27,6 +28,7 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
     built = _built(config, None if classes is None else len(classes), context)
     built = with_test_time_views(built, config.test_time_views)
     classes = classes or default_class_names(built.description.num_classes)
+    check_class_names(classes, f"stage '{config.id}'")
     if built.description.licence:
         context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")
     return checkpoint_contents(built, classes, out, {}, {"weights": _origin(config)})

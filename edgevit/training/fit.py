@@ -183,6 +183,10 @@ class _Run:
             if not is_out_of_memory(error):
                 raise
             computed = None
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise self._too_small(batch, parts) from None
         if computed is None:  # outside of the handler, which would keep the failed computation's memory
             raise self._too_large(batch, parts)
         if self.config.clip_grad_norm is not None:
@@ -268,6 +272,14 @@ class _Run:
             got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
             expected=f"{images} images at once, which fit" if fits else "more memory: not even two images fit",
             next=f"set accumulation: {fits}, which keeps the batch of {batch.samples_in_all}" if fits else None,
+        )
+
+    def _too_small(self, batch: Batch, parts: int) -> TrainingError:
+        return TrainingError(
+            "batch normalisation needs two images at once",
+            where=f"stage '{self.context.stage_id}', step {self.step + 1} of {self.batches.total_steps}",
+            got=f"{len(batch.labels)} images in {parts} parts",
+            next="a larger batch_size, or less accumulation" + (" or fewer ranks" if ranks.count() > 1 else ""),
         )
 
     def _fitting_parts(self, batch: Batch, parts: int) -> int | None:

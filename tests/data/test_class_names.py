@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edgevit.configs import Glyphs, ImageFolder
+from edgevit.configs import Glyphs, ImageFolder, Load, Npz
+from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.class_names import alike_notes
 from edgevit.errors import DataError
+from edgevit.workshop import workshop
 
 from .conftest import MakePictures
 
@@ -34,6 +37,17 @@ def test_odd_names_stay_as_they_are(make_pictures: MakePictures, name: str):
 def test_a_name_of_several_lines_is_refused_before_any_work(make_pictures: MakePictures, name: str):
     with pytest.raises(DataError, match=r"data set 'photos': a class name has to be one line"):
         opened(make_pictures({name: 2, "plain": 2}))
+
+
+def test_equal_names_are_refused(tmp_path: Path):
+    np.savez(
+        tmp_path / "a.npz", images=np.zeros((3, 4, 4, 3), np.uint8), labels=range(3), classes=["cat", "dog", "cat"]
+    )
+    config = Npz.model_validate({"source": "npz", "path": str(tmp_path / "a.npz")})
+    with pytest.raises(DataError, match=r"data set 'photos': two classes have the same name(.|\n)*'cat'"):
+        dataset_artifacts({"photos": config}, Path(), ["photos"])
+    with pytest.raises(DataError, match=r"stage 'load': two classes have the same name"), workshop(Context()) as shop:
+        shop.make(Load(stage="load", id="load", model="mobilevit_xxs", classes=("a", "a")))
 
 
 def test_folders_with_a_leading_dot_are_no_classes(make_pictures: MakePictures):

@@ -101,3 +101,15 @@ def test_doubtful_latencies_carry_a_caution(tmp_path: Path):
     run = quickstart(tmp_path)
     run.latency("noisy", "engine", 0.7, duration_s=4, warnings=["the runs scatter by 40% of their mean"])
     assert report(run, "accuracy", "noisy")["cautions"] == ["engine: the runs scatter by 40% of their mean."]
+
+
+def test_a_deployed_float_file_is_not_timed_against_itself(tmp_path: Path):
+    run = quickstart(tmp_path)
+    run.evaluation("onnx_accuracy", "onnx", 0.94)
+    run.latency("onnx_latency", "onnx", 0.5)
+    found = report(run, "float_accuracy", "float_latency", "onnx_accuracy", "onnx_latency")
+    by_id = {one["id"]: one for one in found["variants"]}
+    speedup = by_id["tuned"]["latency_ms"]["p50"] / by_id["onnx"]["latency_ms"]["p50"]
+    assert found["comparisons"]["float_student"]["times_faster"] == pytest.approx(speedup)
+    alone = report(run, "float_accuracy", "onnx_accuracy", "onnx_latency")
+    assert alone["comparisons"]["float_student"]["times_faster"] is None

@@ -391,6 +391,24 @@ def test_batch_that_memory_does_not_hold_is_answered_with_one_that_fits(tmp_path
     assert not (tmp_path / "last.pt").exists()
 
 
+class OneChannelNorm(nn.Module):
+    """Normalises a vector an image, as hybrids do before their classifiers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(3), nn.Linear(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(images.mean((2, 3))))
+        return logits
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (4, 4), (3, 2)])
+def test_one_image_at_a_time_through_batch_norm_is_answered(tmp_path: Path, batch_size: int, accumulation: int) -> None:
+    with pytest.raises(TrainingError, match="batch normalisation needs two images at once"):
+        trained(tmp_path, model=OneChannelNorm(), batch_size=batch_size, accumulation=accumulation)
+
+
 @pytest.mark.slow
 def test_compiled_model_learns_the_same(tmp_path: Path) -> None:
     plain, _ = trained(tmp_path / "plain", model=tiny_vit().module, optimizer="sgd", learning_rate=0.1)
