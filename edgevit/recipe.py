@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ from edgevit.configs import (
     references,
     with_absolute_files,
 )
-from edgevit.configs.fields import MEASUREMENTS
+from edgevit.configs.fields import MEASUREMENTS, reference_fields
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 
@@ -137,8 +138,8 @@ def _descend(node: Any, names: list[str], where: str) -> tuple[Any, list[str]]:
     for length in range(1, len(names)):
         name, rest = ".".join(names[:length]), names[length:]
         if isinstance(node, CommentedSeq):
-            for item in node:
-                if isinstance(item, Mapping) and item.get("id") == name:
+            for item in _stages_in(node):
+                if item.get("id") == name:
                     return item, rest
             if name.isdigit() and int(name) < len(node):
                 return node[int(name)], rest
@@ -149,7 +150,7 @@ def _descend(node: Any, names: list[str], where: str) -> tuple[Any, list[str]]:
             return node[name], rest
     known: list[str] = []
     if isinstance(node, CommentedSeq):
-        known = [str(item["id"]) for item in node if isinstance(item, Mapping) and "id" in item]
+        known = [str(item["id"]) for item in _stages_in(node) if "id" in item]
     elif isinstance(node, Mapping):
         known = list(map(str, node))
     raise RecipeError(
@@ -159,13 +160,22 @@ def _descend(node: Any, names: list[str], where: str) -> tuple[Any, list[str]]:
     )
 
 
+def _stages_in(node: CommentedSeq) -> Iterator[Mapping[str, Any]]:
+    """The stages of a list, and those of its for_each blocks: what is set there is set in every copy."""
+    for item in node:
+        if isinstance(item, Mapping):
+            yield item
+            inner = item.get("stages")
+            yield from _stages_in(inner) if isinstance(inner, CommentedSeq) else ()
+
+
 # for_each -----------------------------------------------------------------------------------------------------
 
 
 def _expand_for_each(document: CommentedMap, path: Path) -> None:
     """Replace each block {for_each: {NAME: [a, b]}, stages: […]} by one copy of its stages per value.
 
-    In the copy for a, `${NAME}` becomes a, ids get the suffix /a, and references to ids of the block follow.
+    In the copy for a, `${NAME}` becomes a, ids without it get the suffix /a, and references to ids of the block follow.
     """
     stages = document.get("stages")
     if not isinstance(stages, CommentedSeq):
@@ -188,26 +198,51 @@ def _copies(block: Mapping[str, Any], where: str) -> Iterator[Any]:
     if not isinstance(values, list):
         raise RecipeError(f"for_each needs a list of values for '{name}'", where=where, got=values)
     ids = {stage["id"] for stage in stages if isinstance(stage, Mapping) and "id" in stage}
+    refers = {"id"}.union(*map(reference_fields, STAGES.values()))
+    variable = f"${{{name}}}"
     for value in values:
         suffix = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value)).strip("-.")
-        for stage in stages:
-            yield _substituted(stage, f"${{{name}}}", value, ids, suffix)
+        renamed = {one: one.replace(variable, suffix) if variable in one else f"{one}/{suffix}" for one in ids}
+        copier = _Copier(variable, value, renamed, refers, where)
+        yield from map(copier.copy, stages)
 
 
-def _substituted(node: Any, variable: str, value: Any, ids: set[str], suffix: str) -> Any:
-    if isinstance(node, CommentedMap):
-        copy = CommentedMap({key: _substituted(item, variable, value, ids, suffix) for key, item in node.items()})
-        setattr(copy, LineCol.attrib, node.lc)  # the copy answers with the lines of the block
-        return copy
-    if isinstance(node, CommentedSeq):
-        items = CommentedSeq([_substituted(item, variable, value, ids, suffix) for item in node])
-        setattr(items, LineCol.attrib, node.lc)
-        return items
-    if node == variable:
-        return value
-    if isinstance(node, str):
-        return f"{node}/{suffix}" if node in ids else node.replace(variable, str(value))
-    return node
+@dataclass(frozen=True)
+class _Copier:
+    """Copies stages of a block for one value of its variable.
+
+    Attributes:
+        renamed: the ids of the block's stages, and what they are called in the copy.
+        refers: the keys under which such ids stand.
+    """
+
+    variable: str
+    value: Any
+    renamed: Mapping[str, str]
+    refers: Collection[str]
+    where: str
+
+    def copy(self, node: Any, key: str = "") -> Any:
+        """A copy of what stands under `key`."""
+        if isinstance(node, CommentedMap):
+            copy = CommentedMap({name: self.copy(item, name) for name, item in node.items()})
+            setattr(copy, LineCol.attrib, node.lc)  # the copy answers with the lines of the block
+            return copy
+        if isinstance(node, CommentedSeq):
+            items = CommentedSeq([self.copy(item, key) for item in node])
+            setattr(items, LineCol.attrib, node.lc)
+            return items
+        if node == self.variable and key != "id":
+            return self.value
+        return self._text(node, key) if isinstance(node, str) else node
+
+    def _text(self, text: str, key: str) -> str:
+        if key in self.refers and text in self.renamed:
+            return self.renamed[text]
+        text = text.replace(self.variable, str(self.value))
+        if other := re.search(r"\$\{\w+\}", text):
+            raise RecipeError("for_each has no such variable", where=self.where, got=other[0], expected=self.variable)
+        return text
 
 
 # Checks across stages -----------------------------------------------------------------------------------------

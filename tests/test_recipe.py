@@ -191,6 +191,38 @@ def test_for_each_makes_a_copy_per_value(tmp_path: Path) -> None:
     assert recipe.stages[-1].of == ("accuracy/resnet18", "accuracy/deit_tiny_patch16_224")
 
 
+def test_for_each_renames_what_refers_to_a_stage_and_nothing_else(tmp_path: Path) -> None:
+    stages = """\
+      - {stage: train, id: train, model: "${model}", data: digits.train}
+      - {stage: distill, id: distill, model: resnet18, teachers: [{model: train}], streams: [{data: digits.train}]}
+      - {stage: export, id: export, model: distill}
+      - {stage: quantize, id: int8, model: export, calibration: digits.train, precision: int8}
+      - {stage: evaluate, id: accuracy, model: int8, data: digits.test}
+"""
+    text = (
+        FOR_EACH[: FOR_EACH.index("      - {stage: train")] + stages + FOR_EACH[FOR_EACH.index("  - {stage: report") :]
+    )
+    copies = load(tmp_path, text, "stages.train.epochs=3", "stages.int8.seed=4").stages
+    first = {stage.id: stage for stage in copies[:5]}
+    assert list(first) == [f"{name}/resnet18" for name in ("train", "distill", "export", "int8", "accuracy")]
+    assert first["distill/resnet18"].teachers[0].model == "train/resnet18"
+    assert (first["int8/resnet18"].model, first["int8/resnet18"].precision) == ("export/resnet18", "int8")
+    assert [copies[place].epochs for place in (0, 5)] == [3, 3]
+    assert [copies[place].seed for place in (3, 8)] == [4, 4]
+
+
+def test_an_id_may_hold_the_value_itself(tmp_path: Path) -> None:
+    text = FOR_EACH.replace("id: student", 'id: "big_${model}"').replace("model: student", 'model: "big_${model}"')
+    recipe = load(tmp_path, text)
+    assert [stage.id for stage in recipe.stages][:2] == ["big_resnet18", "accuracy/resnet18"]
+    assert recipe.stages[1].model == "big_resnet18"
+
+
+def test_a_variable_that_no_block_has_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no such variable(.|\n)*got: \$\{name\}(.|\n)*expected: \$\{model\}"):
+        load(tmp_path, FOR_EACH.replace('model: "${model}"', 'model: "${name}"'))
+
+
 def test_mistakes_in_a_for_each_block_keep_their_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe\.yaml:6: "):
         load(tmp_path, FOR_EACH.replace("data: digits.train", "date: digits.train"))

@@ -68,6 +68,17 @@ def references(
             yield from references(value, (*path, name))
 
 
+def reference_fields(config: type[BaseModel]) -> set[str]:
+    """The names of the fields of a config, and of configs inside it, that name an earlier stage or a data set."""
+    found = set()
+    for name, info in config.model_fields.items():
+        if any(_marks(info.annotation, info.metadata, Takes)):
+            found.add(name)
+        for inner in _configs_in(info.annotation):
+            found |= reference_fields(inner)
+    return found
+
+
 def input_files(config: BaseModel) -> dict[str, Path]:
     """The fields of a stage that name a file on disk."""
     return {
@@ -81,6 +92,13 @@ def with_absolute_files(config: C, base: Path) -> C:
     """The same stage, its files named from the root; relative ones start from `base`."""
     files = input_files(config)
     return config.model_copy(update={name: str((base / path).absolute()) for name, path in files.items()})
+
+
+def _configs_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _configs_in(argument)
 
 
 def _marks(annotation: object, metadata: list[Any], mark: type[M]) -> Iterator[M]:
