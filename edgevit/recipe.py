@@ -281,6 +281,8 @@ def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator
             problem = _wrong_reference(name, takes.kinds, kinds, recipe, later)
             if problem is None and inner != ("classes_of",) and stage.name() != "evaluate":
                 problem = _reads_test(name, recipe)
+            if problem is None and stage.name() == "evaluate" and inner == ("data",):
+                problem = _tests_what_is_learned(name, recipe)
             if problem is None and kinds.get(name) == "dataset" and (stage.name(), inner) in NEED_TRUE_LABELS:
                 problem = f"'{name}' has a teacher's labels, which are no truth to compare with", "a labelled data set"
             if problem is None and (stage.name(), inner) == ("bundle", ("support",)):
@@ -367,6 +369,17 @@ def _reads_test(name: str, recipe: Recipe) -> tuple[str, str] | None:
         return None  # no test images in it
     what = "images of the test role are" if role else f"'{base}' holds its test images too, which are"
     return f"{what} for evaluate alone", f"a role such as {base}.train or {base}.pool"
+
+
+def _tests_what_is_learned(name: str, recipe: Recipe) -> tuple[str, str] | None:
+    """A data set named without a role holds the images of every role, those that stages learn from among them."""
+    if name not in recipe.datasets:
+        return None
+    learned = {f"{name}.{role}" for role in ("train", "support", "pool")}
+    read = {one for stage in recipe.stages if stage.name() != "evaluate" for _, one, _ in references(stage)}
+    if not (shared := sorted(learned & read)):
+        return None
+    return f"accuracy is to be measured on images that are learned from ({', '.join(shared)})", f"{name}.test"
 
 
 # Mistakes, explained ------------------------------------------------------------------------------------------

@@ -211,6 +211,15 @@ def test_for_each_renames_what_refers_to_a_stage_and_nothing_else(tmp_path: Path
     assert [copies[place].seed for place in (3, 8)] == [4, 4]
 
 
+def test_what_is_learned_from_is_no_test(tmp_path: Path) -> None:
+    text = FOR_EACH.replace("data: digits.test", "data: digits")
+    with pytest.raises(RecipeError, match=r"recipe.yaml:7: (.|\n)*learned from \(digits.train\)(.|\n)*: digits.test"):
+        load(tmp_path, text)
+    load(
+        tmp_path, text.replace("digits.train", "glyphs.train").replace("{digits:", "{glyphs: {source: glyphs}, digits:")
+    )
+
+
 def test_an_id_may_hold_the_value_itself(tmp_path: Path) -> None:
     text = FOR_EACH.replace("id: student", 'id: "big_${model}"').replace("model: student", 'model: "big_${model}"')
     recipe = load(tmp_path, text)
