@@ -410,7 +410,14 @@ def _explained(problem: Any, document: CommentedMap, path: Path) -> RecipeError:
     key = f"'{inner[-1]}'" if inner and isinstance(inner[-1], str) else owner
     label = owner if key in owner else f"{key} of {owner}"
     got = None if isinstance(problem["input"], Mapping) else problem["input"]
-    return RecipeError(f"{label}: {message[0].lower()}{message[1:]}", where=where, got=got)
+    return RecipeError(f"{label}: {message[0].lower()}{message[1:]}", where=where, got=got, next=meant(problem))
+
+
+def meant(problem: Any) -> str | None:
+    """The value that one of pydantic's problems may be a misspelling of, asked as a question."""
+    if problem["type"] != "literal_error":
+        return None
+    return did_you_mean(str(problem["input"]), re.findall(r"'([^']+)'", problem["ctx"]["expected"]))
 
 
 def _combined(problems: Sequence[RecipeError]) -> RecipeError:

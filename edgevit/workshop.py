@@ -18,6 +18,7 @@ from edgevit.data import dataset_artifacts
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.pipeline import make
 from edgevit.progress import Progress
+from edgevit.recipe import meant
 from edgevit.store import Store
 
 S = TypeVar("S", bound=Stage)
@@ -94,7 +95,7 @@ def parsed(config: type[S], **fields: Any) -> S:
         names = [part for part in problem["loc"] if isinstance(part, str)]
         option = f"--{names[-1].replace('_', '-')}" if names else None
         message = str(problem["msg"]).removeprefix("Value error, ")
-        raise RecipeError(message, where=option, got=problem["input"] if names else None) from None
+        raise RecipeError(message, where=option, got=problem["input"] if names else None, next=meant(problem)) from None
 
 
 def _model_in_folder(path: Path, progress: Progress) -> Artifact:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.configs import Distill, Report
+from edgevit.configs import Distill, Evaluate, Report
 from edgevit.errors import RecipeError
 from edgevit.recipe import Recipe, load_recipe, recipe_schema
+from edgevit.workshop import parsed
 
 GOOD = """\
 name: small
@@ -209,6 +210,23 @@ def test_for_each_renames_what_refers_to_a_stage_and_nothing_else(tmp_path: Path
     assert (first["int8/resnet18"].model, first["int8/resnet18"].precision) == ("export/resnet18", "int8")
     assert [copies[place].epochs for place in (0, 5)] == [3, 3]
     assert [copies[place].seed for place in (3, 8)] == [4, 4]
+
+
+def test_a_value_of_a_list_that_is_misspelt_gets_the_nearest_one(tmp_path: Path) -> None:
+    stage = "{stage: fewshot, id: t, model: student, support: digits.train, method: knnn}"
+    text = FOR_EACH.replace(
+        "      - {stage: evaluate, id: accuracy, model: student, data: digits.test}", f"      - {stage}"
+    )
+    with pytest.raises(RecipeError, match=r"'method' of stage 'fewshot': (.|\n)*Did you mean 'knn'") as caught:
+        load(tmp_path, text.replace(", of: [accuracy/*]", ", of: [t]"))
+    assert str(caught.value).count("got: knnn") == 2  # once a copy
+    with pytest.raises(RecipeError, match=r"--methods: (.|\n)*got: ridg\n(.|\n)*Did you mean 'ridge'"):
+        parsed(Evaluate, id="x", model="m", data="d", protocol="episodes", methods=["ridg"])
+
+
+def test_a_drop_of_a_whole_is_no_budget(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'top1_drop' of 'budget': (.|\n)*less than 1\n(.|\n)*got: 2"):
+        load(tmp_path, GOOD.replace("latency_ms: 5", "top1_drop: 2"))
 
 
 def test_what_is_learned_from_is_no_test(tmp_path: Path) -> None:

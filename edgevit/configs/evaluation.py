@@ -53,7 +53,7 @@ class Evaluate(OnTarget):
     max_images: Count = Field(
         1000, description="with protocol: corruptions; of a larger set this many, drawn by the hash of their ids"
     )
-    methods: tuple[Literal["auto"] | HeadMethod, ...] = Field(
+    methods: tuple[Literal[HeadMethod, "auto"], ...] = Field(
         ("nearest_centroid",), description="with protocol: episodes; each is compared with the first"
     )
     ways: Annotated[int, Field(ge=2)] | None = Field(

@@ -35,10 +35,10 @@ class Fewshot(Training):
     base: DatasetRef | None = Field(
         None, description="heads take features relative to the mean of these; by default to that of support and pool"
     )
-    method: Literal["auto", "finetune"] | HeadMethod | None = Field(
+    method: Literal[HeadMethod, "auto", "finetune"] | None = Field(
         None, description="label_propagation where there is a pool, else logistic_regression; auto: by cross-validation"
     )
-    candidates: tuple[HeadMethod | Literal["finetune"], ...] = Field(
+    candidates: tuple[Literal[HeadMethod, "finetune"], ...] = Field(
         (), description="what auto chooses from; by default all heads that need no balanced pool"
     )
     max_pool_images: Count = Field(

@@ -7,14 +7,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from edgevit.artifacts import Frozen, Kind
-from edgevit.configs.fields import NonNegative, Positive
+from edgevit.configs.fields import Positive
 
 
 class Budget(Frozen):
     """What the deployed model may cost. A limit that is left out is not judged."""
 
     latency_ms: Positive | None = Field(None, description="largest p50 latency, in ms")
-    top1_drop: NonNegative | None = Field(None, description="largest loss of top-1 against the float student")
+    top1_drop: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="largest loss of top-1 against the float student; 0.01 is one point"
+    )
     size_mib: Positive | None = Field(None, description="largest model file, in MiB")
 
 

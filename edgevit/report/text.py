@@ -22,7 +22,9 @@ LEARNED_FROM_NOTE = (
 def summary(report: Mapping[str, Any]) -> str:
     """The answer of a report.json in a few lines of at most 80 columns."""
     answer = report["answer"]
-    lines = [answer["verdict"], f"  {answer['deployed']}", *(f"  {_told(one)}" for one in answer["points"])]
+    reasons = [one for one in report["verdict"]["reasons"] if one != answer["verdict"]]
+    lines = [answer["verdict"], *(f"  {one}" for one in reasons), f"  {answer['deployed']}"]
+    lines += [f"  {_told(one)}" for one in answer["points"]]
     lines += [f"  Caution: {line}" for line in report["cautions"]]
     return "\n".join(_wrapped(line) for line in lines)
 

@@ -61,6 +61,16 @@ def test_text_fits_a_terminal_of_80_columns(run: MeasuredRun, tmp_path: Path):
     assert text.startswith("# quickstart\n\n**Yes, it meets the budget.**")
 
 
+def test_the_answer_in_the_terminal_says_what_each_limit_was(run: MeasuredRun, tmp_path: Path):
+    out = written(run, tmp_path / "out", latency_ms=0.1, size_mib=1.0)
+    lines = summary(json.loads((out / "report.json").read_text())).splitlines()
+    assert lines[0] == "No, it does not meet the budget."
+    assert "over the limit of 0.1 ms" in lines[1]
+    assert "1 MiB" in lines[2]
+    unlimited = summary(json.loads((written(run, tmp_path / "none") / "report.json").read_text()))
+    assert unlimited.count("No budget was given.") == 1
+
+
 class Elements(HTMLParser):
     """Tags, ids and addresses of a page."""
 
