@@ -354,6 +354,7 @@ class Qat(Distillation):
     """Go on training a checkpoint while its layers round as their INT8 form will (quantization-aware training)."""
 
     stage: Literal["qat"]
+    version: ClassVar[int] = 3
     init: CheckpointRef = Field(description="what is trained; it teaches itself where no teacher is given")
     runtime: QuantizedRuntime = Field(
         "onnxruntime", description="whose dialect decides what is rounded, and to which integers"

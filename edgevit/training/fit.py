@@ -129,7 +129,7 @@ class _Run:
             else scheduler_for(self.optimizer, config, batches.total_steps, steps_per_epoch)
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay, use_warmup=True)
+        self.ema = None if config.ema_decay is None else _Average(model, decay=config.ema_decay, use_warmup=True)
         compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
         self.forward = ranks.parallel(compiled)
         self.val_top1: float | None = None
@@ -361,6 +361,19 @@ class _Row:
     @property
     def accuracy(self) -> float | None:
         return sum(self._right) / len(self._right) if self._right else None
+
+
+class _Average(ModelEmaV3):
+    """Averages each tensor once, however many modules hold it: under fake quantization, layers share their ranges."""
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        both = zip(self.module.state_dict().values(), model.state_dict().values(), strict=True)
+        once = {own.data_ptr(): (own, new) for own, new in both}.values()
+        floats = [pair for pair in once if pair[0].is_floating_point()]
+        torch._foreach_lerp_([own for own, _ in floats], [new for _, new in floats], weight=1 - decay)
+        for own, new in once:
+            if not own.is_floating_point():
+                own.copy_(new)
 
 
 class _MetricsLog:

@@ -391,6 +391,29 @@ def test_batch_that_memory_does_not_hold_is_answered_with_one_that_fits(tmp_path
     assert not (tmp_path / "last.pt").exists()
 
 
+class Twice(nn.Module):
+    """A layer that is used twice, and goes by two names or by one."""
+
+    def __init__(self, two_names: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 3)
+        if two_names:
+            self.again = self.layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layer(self.layer(images.mean((2, 3))))
+        return logits
+
+
+def test_the_average_of_a_shared_parameter_moves_as_that_of_any_other(tmp_path: Path) -> None:
+    one, two = (
+        trained(tmp_path / str(names), model=Twice(names), ema_decay=0.9, learning_rate=0.1)[0]
+        for names in (False, True)
+    )
+    assert torch.equal(one.state_dict()["layer.weight"], two.state_dict()["again.weight"])
+
+
 class OneChannelNorm(nn.Module):
     """Normalises a vector an image, as hybrids do before their classifiers."""
 
