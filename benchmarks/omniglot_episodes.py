@@ -8,7 +8,7 @@ is ink. PYTHON has easyfsl 1.5.0 (see benchmarks/peers/easyfsl_episodes.py); wit
 A small ResNet learns the 964 background characters at 32 pixels: scale and small rotations, no flips, and no classes
 made by turning characters by 90°, as many papers add them. What enters its classifier is computed once for each of the
 13,180 evaluation images. Each setting is 600 episodes with 15 queries a class; the imbalanced one has 8 a class on
-average, shares from Dirichlet(2), since of the 20 images of a character only 15 are left beside five shots.
+average, shares from Dirichlet(2) that leave no class more than the 15 that it has beside five shots.
 
 edgevit takes all features relative to the mean of the background's; EasyFSL's methods run with and without (PT-MAP
 without). Transductive methods answer all queries of an episode at once. `gain` is each method's mean difference, paired

@@ -17,6 +17,8 @@ from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import TRANSDUCTIVE, fit_head, pool_probabilities
 from edgevit.progress import Progress
 
+MOST_DRAWS = 1000  # of uneven shares, until each class has enough
+
 
 class Episode(NamedTuple):
     """One task: positions of its support and its queries, and their labels among its classes, from 0."""
@@ -35,7 +37,7 @@ class Plan(NamedTuple):
         shots: labelled samples of each class.
         queries: samples of each class to be answered; None for all that are left.
         imbalance: concentration of a Dirichlet distribution that the shares of the queries are drawn from
-            (Veilleux et al. 2021: 2); None for equal shares.
+            (Veilleux et al. 2021: 2), anew where a class has too few samples for its share; None for equal shares.
     """
 
     ways: int | None
@@ -55,7 +57,7 @@ def draw_episodes(support_labels: Labels, query_labels: Labels | None, plan: Pla
             which an episode never shows twice.
 
     Raises:
-        DataError: there are fewer classes than ways, or a class has too few samples.
+        DataError: there are fewer classes than ways, or a class has too few samples, for the support or as queries.
     """
     members = _members(support_labels)
     others = members if query_labels is None else _members(query_labels)
@@ -65,7 +67,8 @@ def draw_episodes(support_labels: Labels, query_labels: Labels | None, plan: Pla
     for number in range(plan.episodes):
         rng = np.random.default_rng([plan.seed, number])
         chosen = rng.choice(names, ways, replace=False) if ways < len(names) else names
-        counts = _query_counts(plan, ways, rng)
+        shown = plan.shots if query_labels is None else 0
+        counts = _query_counts(plan, np.array([len(others[name]) - shown for name in chosen]), rng)
         support, queries = [], []
         for place, name in enumerate(chosen):
             drawn = rng.permutation(members[name])
@@ -165,28 +168,41 @@ def _members(labels: Labels) -> dict[int, Indices]:
     return {int(label): np.flatnonzero(labels == label) for label in np.unique(labels) if label >= 0}
 
 
-def _query_counts(plan: Plan, ways: int, rng: np.random.Generator) -> Indices | None:
-    """How many queries of each class; at least one in all."""
+def _query_counts(plan: Plan, there: Indices, rng: np.random.Generator) -> Indices | None:
+    """How many queries of each class, of which so many are there."""
     if plan.queries is None:
         return None
+    ways = len(there)
     if plan.imbalance is None:
         return np.full(ways, plan.queries)
-    shares = rng.dirichlet(np.full(ways, plan.imbalance))
-    return rng.multinomial(plan.queries * ways, shares)
+    for _ in range(MOST_DRAWS):
+        counts = rng.multinomial(plan.queries * ways, rng.dirichlet(np.full(ways, plan.imbalance)))
+        if (counts <= there).all():
+            return counts
+    raise DataError(
+        "classes have too few images for queries in uneven shares",
+        got=f"{min(there)} in the smallest class of an episode",
+        expected=f"enough for {plan.queries * ways} of {ways} classes, in shares from Dirichlet({plan.imbalance:g})",
+        next="ask for fewer queries, or leave imbalance out",
+    )
 
 
 def _check_enough(members: dict[int, Indices], others: dict[int, Indices], same: bool, plan: Plan) -> None:
     ways = plan.ways or len(members)
-    shared = members.keys() & others.keys()
+    shared = sorted(members.keys() & others.keys())
     if len(shared) < max(2, ways):
         raise DataError(
             "there are too few classes for the episodes", got=len(shared), expected=f"at least {max(2, ways)}"
         )
-    wanted = plan.shots + ((plan.queries or 1) if same else 0)
-    short = [f"class {label} has {len(members[label])}" for label in sorted(shared) if len(members[label]) < wanted]
+    queries = plan.queries if plan.queries and plan.imbalance is None else 1
+    _check_each_has(members, shared, plan.shots + queries * same, f"{plan.shots} shots{' and the queries' * same}")
+    if not same:
+        _check_each_has(others, shared, queries, "the queries")
+
+
+def _check_each_has(members: dict[int, Indices], classes: Sequence[int], wanted: int, what: str) -> None:
+    short = [f"class {label} has {len(members[label])}" for label in classes if len(members[label]) < wanted]
     if short:
         raise DataError(
-            "classes have too few images for the episodes",
-            got=listed(short),
-            expected=f"at least {wanted}: {plan.shots} shots" + (" and the queries" if same else ""),
+            "classes have too few images for the episodes", got=listed(short), expected=f"at least {wanted}: {what}"
         )

@@ -62,6 +62,22 @@ def test_imbalance_leaves_the_number_of_queries_and_takes_their_balance() -> Non
     assert np.std(counts) > 4
 
 
+@given(there=st.integers(20, 40), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_no_imbalance_asks_for_more_than_there_is(there: int, seed: int) -> None:
+    labels = np.repeat(np.arange(8), there)
+    for asked in (None, labels):
+        for one in draw_episodes(labels, asked, Plan(5, 5, 8, 5, imbalance=2.0, seed=seed)):
+            assert len(one.queries) == len(set(one.queries.tolist())) == 40
+
+
+def test_queries_of_another_set_have_to_be_there() -> None:
+    with pytest.raises(DataError, match=r"too few images(.|\n)*class 0 has 3(.|\n)*at least 15: the queries"):
+        list(draw_episodes(LABELS, np.repeat(np.arange(6), 3), Plan(5, 5, 15, 1)))
+    with pytest.raises(DataError, match=r"too few images for queries in uneven shares(.|\n)*got: 7"):
+        list(draw_episodes(LABELS, None, Plan(5, 5, 8, 1, imbalance=2.0)))
+
+
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
