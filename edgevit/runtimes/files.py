@@ -111,6 +111,8 @@ def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
 def written_iospec(model: ModelProto, where: object) -> IOSpec | None:
     """The IOSpec that edgevit wrote into a model; None in one made elsewhere.
 
+    It describes the one input and those of the outputs that edgevit reads.
+
     Raises ArtifactError if it cannot be read, or describes another graph.
     """
     written = _metadata(model).get(IOSPEC_KEY)
@@ -183,7 +185,7 @@ def artifact_from_onnx(path: Path) -> Artifact:
         io=iospec_of_onnx(model, path),
         session_options=options,
     )
-    return Artifact(path.resolve().parent, manifest)
+    return Artifact(path.parent.resolve(), manifest)
 
 
 def onnx_file(artifact: Artifact) -> Path:
@@ -342,16 +344,17 @@ def _unreadable(key: str, error: ValidationError, where: object) -> ArtifactErro
 
 
 def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
+    outputs = {value.name: value for value in model.graph.output}
     described = ([one.name for one in spec.inputs], [one.name for one in spec.outputs])
-    found = ([one.name for one in inputs_of(model)], [one.name for one in model.graph.output])
-    if described != found:
+    found = ([one.name for one in inputs_of(model)], list(outputs))
+    if described[0] != found[0] or not outputs.keys() >= set(described[1]):
         raise ArtifactError(
             f"{IOSPEC_KEY} names other inputs and outputs than the graph has",
             where=where,
             got=described,
             expected=found,
         )
-    scores = _shape(model.graph.output[0])
+    scores = _shape(outputs[spec.outputs[0].name])
     if len(scores) == 2 and isinstance(scores[1], int) and scores[1] != len(spec.classes):
         raise ArtifactError(
             f"{IOSPEC_KEY} names another number of classes than the graph has",

@@ -71,6 +71,14 @@ def test_a_model_from_elsewhere_keeps_its_names(write):
     np.testing.assert_allclose(scores, images.mean((2, 3)) @ weight, rtol=1e-5, atol=1e-6)
 
 
+def test_a_link_to_a_file_is_that_file(write, tmp_path):
+    """As Hugging Face's cache has them, under other names."""
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "model.onnx"
+    link.symlink_to(write(classifier()))
+    assert onnx_file(artifact_from_onnx(link)) == link
+
+
 @pytest.mark.parametrize("made", [float_onnx, int8_onnx, engine])
 def test_our_own_files_carry_spec_and_session_options(made):
     plain = artifact_from_onnx(made().file("model.onnx"))
@@ -222,6 +230,19 @@ def test_a_spec_of_another_graph_is_refused(old, new, what):
     onnx.helper.set_model_props(model, {IOSPEC_KEY: written.replace(old, new)})
     with pytest.raises(ArtifactError, match=what):
         iospec_of_onnx(model, "theirs.onnx")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_output_beside_the_scores_is_carried_along(write, place):
+    model = classifier()
+    model.graph.node.append(helper.make_node("Shape", ["scores"], ["sizes"]))
+    model.graph.output.insert(place, helper.make_tensor_value_info("sizes", TensorProto.INT64, [2]))
+    path = write(model)
+    spec = artifact_from_onnx(path).io
+    write_onnx(model, path, spec)
+    again = artifact_from_onnx(path)
+    assert again.io == spec
+    assert open_session(again, SessionOptions()).infer({"pixels": random_images(spec, 2)}).keys() == {"scores"}
 
 
 def test_half_precision_weights_are_said():
