@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edgevit.checking import check_onnx_here
 from edgevit.errors import ArtifactError
 from edgevit.quantization import calibrated
-from edgevit.runtimes.files import operator_counts
+from edgevit.runtimes.files import operator_counts, with_stored_constants
 
 
 def convolved(*nodes: NodeProto, outputs: tuple[str, ...] = ("logits",), **bounds: float | None) -> ModelProto:
@@ -59,6 +59,7 @@ def quantized(model: ModelProto) -> tuple[ModelProto, float]:
 
 RELU = helper.make_node("Relu", ["c"], ["r"], "act")
 CLIP = helper.make_node("Clip", ["c", "low", "high"], ["r"], "act")
+READ_C = helper.make_node("Identity", ["c"], ["logits"], "read")
 READ = helper.make_node("Identity", ["r"], ["logits"], "read")
 
 
@@ -158,6 +159,14 @@ def test_a_gemm_that_scales_its_bias_stays_float_and_an_old_opset_is_refused() -
         made(17)
     with pytest.raises(ArtifactError, match="too large for float16"):
         made(20, scale=1e6)
+
+
+def test_weights_in_constant_nodes_are_quantized_like_others() -> None:
+    stored, held = convolved(READ_C), convolved(READ_C)
+    (weight,) = held.graph.initializer
+    held.graph.node.insert(0, helper.make_node("Constant", [], ["w"], "weights", value=weight))
+    del held.graph.initializer[:]
+    assert quantized(with_stored_constants(held))[0] == quantized(stored)[0]
 
 
 def test_weights_shared_through_identity_nodes_are_quantized_where_they_are_read(tmp_path: Path) -> None:
