@@ -183,6 +183,15 @@ def _check_quantizable(model: ModelProto, oldest_opset: int, where: object) -> N
             expected="a float32 model",
             next="export it in float32: quantize --runtime tensorrt makes float16 of what stays float",
         )
+    made = {name for node in model.graph.node for name in node.output}
+    if handed_on := [output.name for output in model.graph.output if output.name not in made]:
+        raise ArtifactError(
+            "an output of the graph is an input or a weight of it",
+            where=where,
+            got=", ".join(handed_on),
+            expected="outputs that nodes make",
+            next="export it without that output, or with an Identity node before it",
+        )
     opset = opset_of(model)
     if opset < oldest_opset:
         raise ArtifactError(

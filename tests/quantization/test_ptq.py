@@ -161,6 +161,13 @@ def test_a_gemm_that_scales_its_bias_stays_float_and_an_old_opset_is_refused() -
         made(20, scale=1e6)
 
 
+@pytest.mark.parametrize("name", ["image", "w"])
+def test_an_output_that_no_node_makes_is_refused(name: str) -> None:
+    with pytest.raises(ArtifactError, match="an input or a weight") as caught:
+        quantized(convolved(READ_C, outputs=("logits", name)))
+    assert caught.value.got == name
+
+
 def test_weights_in_constant_nodes_are_quantized_like_others() -> None:
     stored, held = convolved(READ_C), convolved(READ_C)
     (weight,) = held.graph.initializer
