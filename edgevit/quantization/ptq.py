@@ -20,7 +20,14 @@ from edgevit.errors import ArtifactError, first_line
 from edgevit.quantization.calibration import Batches, Ranges, activation_ranges
 from edgevit.quantization.dialects import BLOCK, PLACEMENTS, Dialect, Placement, dialect_of, is_placed, why_float
 from edgevit.quantization.narrow import with_float8, with_int4
-from edgevit.runtimes.files import constants_of, is_quantized, operator_counts, opset_of, with_unique_node_names
+from edgevit.runtimes.files import (
+    constants_of,
+    is_quantized,
+    operator_counts,
+    opset_of,
+    read_in_subgraphs,
+    with_unique_node_names,
+)
 from edgevit.runtimes.float16 import with_float16
 
 LARGEST_HALF = 65504.0
@@ -266,14 +273,17 @@ def _clipping_nodes(chosen: list[NodeProto], model: ModelProto, dialect: Dialect
     if "Conv" in dialect.float_outputs:
         return []
     readers = Counter(name for node in model.graph.node for name in node.input)
-    given_out = {output.name for output in model.graph.output}
+    read_elsewhere = {output.name for output in model.graph.output} | read_in_subgraphs(model)
     convolved = {node.output[0] for node in chosen if node.op_type == "Conv"}
     constants = constants_of(model)
-    alone = {name for name in convolved if readers[name] == 1 and name not in given_out}
+    alone = {name for name in convolved - read_elsewhere if readers[name] == 1}
     return [
         node
         for node in model.graph.node
-        if node.input and node.input[0] in alone and node.output[0] not in given_out and _cuts_at_zero(node, constants)
+        if node.input
+        and node.input[0] in alone
+        and node.output[0] not in read_elsewhere
+        and _cuts_at_zero(node, constants)
     ]
 
 

@@ -256,6 +256,14 @@ def nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from nodes_of(graph.node)
 
 
+def read_in_subgraphs(model: ModelProto) -> set[str]:
+    """Names of what nodes inside If, Loop and Scan read, tensors of the main graph among them."""
+    graphs = [
+        graph for node in model.graph.node for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)
+    ]
+    return {name for graph in graphs for node in nodes_of(graph.node) for name in node.input}
+
+
 def with_unique_node_names(model: ModelProto) -> ModelProto:
     """A copy in which every node has a name of its own, for what knows nodes by their names."""
     named = ModelProto()
