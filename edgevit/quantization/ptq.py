@@ -31,7 +31,6 @@ from edgevit.runtimes.files import (
 from edgevit.runtimes.float16 import with_float16
 
 LARGEST_HALF = 65504.0
-IR_OF_INT4 = 10
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,6 @@ def _raised(model: ModelProto, opset: int, where: object) -> ModelProto:
             got=first_line(error),
             next=f"export it again with opset: {opset}",
         ) from error
-    raised.ir_version = max(raised.ir_version, IR_OF_INT4)
     return raised
 
 
