@@ -279,7 +279,7 @@ class Check(Stage):
 
     stage: Literal["check"]
     makes: ClassVar[Kind] = "check"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     model: OnnxRef
 
 
