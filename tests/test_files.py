@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from edgevit.configs import Digits
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.errors import DataError, EdgevitError
 from edgevit.recipe import load_recipe
+from tests.runtimes.test_files import with_constant_nodes
 
 
 def run(*arguments: object, status: int = 0) -> str:
@@ -50,6 +52,14 @@ def test_exporting_twice_gives_the_same_file(folder: Path, tmp_path: Path) -> No
 
 def test_a_quantized_file_is_smaller(folder: Path) -> None:
     assert (folder / "int8.onnx").stat().st_size < 0.5 * (folder / "float.onnx").stat().st_size
+
+
+def test_weights_in_constant_nodes_are_quantized_too(folder: Path, tmp_path: Path) -> None:
+    onnx.save(with_constant_nodes(onnx.load(folder / "float.onnx")), tmp_path / "float.onnx")
+    calibrated = ("--calibration", folder / "photos", "--placement", "all")
+    run("quantize", tmp_path / "float.onnx", *calibrated, "--out", tmp_path / "int8.onnx")
+    sizes = [(home / "int8.onnx").stat().st_size for home in (folder, tmp_path)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
 
 
 def test_compile_evaluate_predict_and_bundle_agree(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx.external_data_helper import uses_external_data
 from PIL import Image
 
 from edgevit import __version__
@@ -27,7 +26,7 @@ from edgevit.errors import ArtifactError, ParityError
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
-from edgevit.runtimes.files import onnx_file, read_onnx, write_onnx
+from edgevit.runtimes.files import external_files, onnx_file, read_onnx, write_onnx
 from edgevit.runtimes.sessions import open_session
 
 MODEL_LICENCE = (
@@ -111,8 +110,7 @@ class _Labelled(NamedTuple):
 def _copy_model(model: Artifact, to: Path) -> None:
     """The very bytes where it is one file; weights that lie beside it are taken in."""
     source = onnx_file(model)
-    graph = onnx.load(source, load_external_data=False).graph
-    if any(uses_external_data(tensor) for tensor in graph.initializer):
+    if external_files(onnx.load(source, format="protobuf", load_external_data=False), source):
         write_onnx(read_onnx(source), to, model.io, model.manifest.session_options)
     else:
         shutil.copyfile(source, to)

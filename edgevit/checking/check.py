@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from edgevit.checking.nvidia import Answer, ask
 from edgevit.checking.older_parsers import Verdict, verdicts
 from edgevit.checking.onnxruntime import Optimized, mend, optimized
 from edgevit.checking.precision import Product, got_in_plan, precisions, products, unfused_attentions
-from edgevit.checking.rules import Diagnostic, tensorrt_diagnostics
+from edgevit.checking.rules import Diagnostic, static_shapes, tensorrt_diagnostics
 from edgevit.errors import ArtifactError, MissingDependency, TargetError, first_line
 from edgevit.runtimes.files import PROTOBUF_LIMIT_BYTES, read_onnx, session_options_of
 
@@ -97,7 +98,7 @@ class Checked:
 
     @property
     def bytes_moved(self) -> int:
-        """What all kernels read and write for one image, weights included."""
+        """What all kernels read and write for one image, or one batch as the file fixes it, weights included."""
         return sum(kernel.bytes_moved for kernel in self.answer.kernels) if self.answer is not None else 0
 
 
@@ -150,15 +151,12 @@ def check_onnx(path: Path) -> Checked:
         ArtifactError: it is no valid ONNX file, or too large to be built from one.
     """
     graph = graph_of(read_onnx(path), path)
-    answer, not_asked = None, ""
-    try:
-        answer = ask(graph.model)
-    except (MissingDependency, TargetError) as error:
-        not_asked = str(error)
+    diagnostics = tuple(tensorrt_diagnostics(graph))
+    answer, not_asked = _answer(graph, diagnostics)
     kernels = answer.kernels if answer is not None else ()
     return Checked(
         path=path,
-        diagnostics=tuple(tensorrt_diagnostics(graph)),
+        diagnostics=diagnostics,
         older=tuple(verdicts(graph)),
         answer=answer,
         not_asked=not_asked,
@@ -166,6 +164,17 @@ def check_onnx(path: Path) -> Checked:
         attentions=len(graph.attentions),
         unfused=tuple(unfused_attentions(graph, kernels)) if kernels else (),
     )
+
+
+def _answer(graph: Graph, diagnostics: Sequence[Diagnostic]) -> tuple[Answer | None, str]:
+    """NVIDIA's answer, or why there is none."""
+    for one in diagnostics:
+        if one.rule == static_shapes.__name__:
+            return None, f"{one.what}, and NVIDIA's builder can only be asked about fixed ones"
+    try:
+        return ask(graph.model), ""
+    except (MissingDependency, TargetError) as error:
+        return None, str(error)
 
 
 def check_onnx_here(path: Path) -> CheckedHere:

@@ -22,6 +22,11 @@ MATRIX_PRODUCTS = {
     "DynamicQuantizeMatMul": (0, 1), "QLinearMatMul": (0, 3), "Gemm": (0, 1), "FusedGemm": (0, 1), "QGemm": (0, 3),
 }  # fmt: skip
 OPERANDS = {**CONVOLUTIONS, **MATRIX_PRODUCTS, "ConvTranspose": (0, 1), "Attention": (0, 1)}
+# Operators that multiply as well, whose multiply-accumulates nobody counts here.
+UNCOUNTED = {
+    "DeformConv", "DynamicQuantizeLSTM", "Einsum", "GRU", "GroupQueryAttention", "LSTM", "MatMulBnb4", "MatMulNBits",
+    "MoE", "MultiHeadAttention", "NhwcFusedConv", "QAttention", "QMoE", "RNN",
+}  # fmt: skip
 INTEGER_PRODUCTS = (
     "ConvInteger", "QLinearConv", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul",
     "QGemm",

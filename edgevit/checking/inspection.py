@@ -12,7 +12,7 @@ from onnx import NodeProto, ValueInfoProto
 from edgevit.artifacts import IOSpec, Json
 from edgevit.checking.check import graph_of
 from edgevit.checking.cost import Peak, macs, peak_activations, weights_bytes
-from edgevit.checking.graph import OPERANDS, Graph
+from edgevit.checking.graph import OPERANDS, UNCOUNTED, Graph
 from edgevit.checking.onnxruntime import optimized
 from edgevit.checking.precision import Product, asked, products, short_type_name
 from edgevit.checking.shapes import for_one_image
@@ -34,7 +34,7 @@ Shape = tuple[int | None, ...] | None
 
 @dataclass(frozen=True)
 class Layer:
-    """A product or convolution, for one image.
+    """A product or convolution, for one image or one batch.
 
     Attributes:
         product: what it asks for, and gets from ONNX Runtime.
@@ -102,10 +102,21 @@ class Inspected:
 
     @property
     def macs(self) -> int | None:
-        """Of all products and convolutions; None where one is not known, as one is not that a subgraph may repeat."""
+        """Of all that multiplies; None where some are not known, as those are not that a subgraph may repeat."""
         counted = [layer.macs for layer in self.layers if layer.macs is not None]
-        is_known = len(counted) == len(self.layers) and not OPERANDS.keys() & self.in_subgraphs.keys()
-        return sum(counted) if is_known else None
+        unknown = UNCOUNTED & self.operators.keys() | (UNCOUNTED | OPERANDS.keys()) & self.in_subgraphs.keys()
+        return sum(counted) if len(counted) == len(self.layers) and not unknown else None
+
+    @property
+    def batch(self) -> int:
+        """How many images all numbers are of: as many as the file takes at once, one where it leaves that open."""
+        sizes = [one.shape[0] for one in self.inputs if one.shape]
+        return next((size for size in sizes if isinstance(size, int)), 1)
+
+    @property
+    def extent(self) -> str:
+        """What all numbers are of, in words."""
+        return "one image" if self.batch == 1 else f"one batch of {self.batch}, as the file fixes it"
 
     @property
     def is_quantized(self) -> bool:
@@ -130,6 +141,7 @@ class Inspected:
             "outputs": [asdict(one) for one in self.outputs],
             "operators": self.operators,
             "in_subgraphs": self.in_subgraphs,
+            "batch": self.batch,
             "macs": self.macs,
             "layers": [_flat(asdict(one)) for one in self.layers],
             "weights_bytes": self.weights_bytes,
@@ -146,7 +158,7 @@ class Inspected:
 def inspect_onnx(path: Path) -> Inspected:
     """Read a file, count what is in it, and ask ONNX Runtime what it makes of it.
 
-    Shapes, MACs and memory are those of one image.
+    Shapes, MACs and memory are those of one image, or of one batch where the file fixes how many it takes.
 
     Raises:
         ArtifactError: it is no valid ONNX file.

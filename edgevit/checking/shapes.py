@@ -1,4 +1,4 @@
-"""The shapes of all tensors of a graph, for one image."""
+"""The shapes of all tensors of a graph, for one image, or for one batch as the file fixes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgevit.runtimes.files import inputs_of
 
 
 def for_one_image(model: ModelProto) -> ModelProto:
-    """A copy with batch size 1, with every shape that can be known in its value_info.
+    """A copy with batch size 1 where that is open, with every shape that can be known in its value_info.
 
     Inferred; where that leaves sizes open, the graph is run once, on zeros.
     """

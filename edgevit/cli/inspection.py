@@ -27,7 +27,7 @@ def inspect(
 ) -> None:
     """Show what is in a graph, layer by layer, and in which precision ONNX Runtime would run it on this machine.
 
-    Shapes, MACs and memory are those of one image.
+    Shapes, MACs and memory are those of one image, or of one batch where the file fixes how many it takes.
 
     Example: edgevit inspect deit.int8.onnx --html deit.html
     """
@@ -82,7 +82,8 @@ def _print_costs(found: Inspected) -> None:
     total = sum(found.weights_bytes.values())
     by_type = [f"{name} {size(number)}" for name, number in found.weights_bytes.items()][:MOST_TYPES]
     peak = f"{size(found.peak.bytes)} at their peak, nothing fused" if found.peak is not None else "not known"
-    typer.echo(f"\nMACs         {count(found.macs)}")
+    extent = f" for {found.extent}" if found.batch > 1 else ""
+    typer.echo(f"\nMACs         {count(found.macs)}{extent}")
     typer.echo(f"weights      {size(total)}: {', '.join(by_type)}")
     typer.echo(f"activations  {peak}")
     if found.attentions and found.runtime is not None:

@@ -158,7 +158,7 @@ class Quantize(Stage):
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     model: OnnxRef
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")
@@ -280,7 +280,7 @@ class Check(Stage):
 
     stage: Literal["check"]
     makes: ClassVar[Kind] = "check"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     model: OnnxRef
 
 

@@ -90,7 +90,7 @@ class BiasCorrection:
 def _layers(model: CalibratedModel, placement: Placement) -> Iterator[_Layer]:
     graph = model.model.graph
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = Counter(name for node in nodes_of(graph.node) for name in node.input)
     next_node = {name: node for node in graph.node for name in node.input if readers[name] == 1}
     for node in model.nodes(placement):
         made, given, channels = node.output[0], node.input[2:3], 1

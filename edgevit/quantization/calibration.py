@@ -53,7 +53,7 @@ def activation_ranges(
         ranges = _min_max(probe, batches)
         if calibrator == "minmax":
             return ranges
-        histograms = _histograms(probe, batches, ranges)
+        histograms = _histograms(probe, batches, ranges, with_zeros=calibrator != "mse")
     if calibrator == "mse":
         return {name: mse_range(histograms[name], ranges[name], symmetric) for name in tensors}
     threshold = entropy_range if calibrator == "entropy" else percentile_range
@@ -87,10 +87,13 @@ def mse_range(histogram: NDArray[np.int64], full: tuple[float, float], symmetric
     """The range, cut alike at both ends, whose 255 steps round and clip with the least mean squared error.
 
     Banner et al. 2019, "Post training 4-bit quantization of convolutional networks", eq. 2, on the histogram itself.
+
+    Args:
+        histogram: of all values but exact zeros, which integers hold: most of what a ReLU gives costs nothing.
     """
     largest = max(abs(full[0]), abs(full[1]))
     edges = np.linspace(-largest, largest, len(histogram) + 1)
-    values, counts = (edges[1:] + edges[:-1]) / 2, histogram / histogram.sum()
+    values, counts = (edges[1:] + edges[:-1]) / 2, histogram / max(histogram.sum(), 1)
     full = min(full[0], 0.0), max(full[1], 0.0)  # integers hold 0
     errors = []
     for share in CUTS:
@@ -143,12 +146,15 @@ def _min_max(probe: ProbeSession, batches: Batches) -> Ranges:
     return ranges
 
 
-def _histograms(probe: ProbeSession, batches: Batches, ranges: Ranges) -> dict[str, NDArray[np.int64]]:
+def _histograms(
+    probe: ProbeSession, batches: Batches, ranges: Ranges, with_zeros: bool
+) -> dict[str, NDArray[np.int64]]:
     histograms = {name: np.zeros(BINS, np.int64) for name in ranges}
     for images in batches():
         for name, values in probe.run(images).items():
             largest = max(abs(ranges[name][0]), abs(ranges[name][1])) or 1.0
-            histograms[name] += np.histogram(values, BINS, range=(-largest, largest))[0]
+            counted = values if with_zeros else values[values != 0]
+            histograms[name] += np.histogram(counted, BINS, range=(-largest, largest))[0]
     return histograms
 
 

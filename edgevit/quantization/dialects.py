@@ -142,9 +142,11 @@ def why_float(node: NodeProto, weights: Mapping[str, Sequence[int]], dialect: Di
         return f"{node.op_type} is not quantized"
     if node.input[1] not in weights:
         return "its second operand is no stored weight"
+    weight = weights[node.input[1]]
+    if node.op_type != "Conv" and len(weight) != 2:
+        return "its weights are no matrix"
     if not _has_plain_scales(node):
         return "its alpha or beta is not 1"
-    weight = weights[node.input[1]]
     if dialect.whole_tiles and not fills_tiles(node, weight):
         return "its weights do not fill the tiles of tensor cores"
     if dialect.precision == "float8" and min(weight[:2]) < SMALLEST_SIDE:

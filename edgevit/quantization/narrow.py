@@ -20,6 +20,7 @@ Floats = NDArray[np.float32]
 
 FLOAT8, INT4 = (helper.tensor_dtype_to_np_dtype(number) for number in (TensorProto.FLOAT8E4M3FN, TensorProto.INT4))
 LARGEST_FLOAT8, LARGEST_INT4, LEAST_INT4 = 448.0, 7, -8
+IR_OF_FLOAT8, IR_OF_INT4 = 9, 10  # of ONNX's files, the oldest version that has the type
 LEAST_NORMAL_HALF, LEAST_HALF = 2.0**-14, 2.0**-24
 CLIPPED_TO = np.linspace(1, 0.6, 9)  # shares of the largest weight of a block
 
@@ -47,7 +48,7 @@ def with_float8(model: ModelProto, chosen: Sequence[NodeProto], ranges: Ranges) 
         entering, weight = node.input[:2]
         operands[entering] = _rounded_activation(entering, max(map(abs, ranges[entering])))
         operands[weight] = _float8_weight(weight, numpy_helper.to_array(weights[weight]))
-    return _with_operands(model, chosen, operands)
+    return _with_operands(model, chosen, operands, IR_OF_FLOAT8)
 
 
 def with_int4(model: ModelProto, chosen: Sequence[NodeProto]) -> ModelProto:
@@ -57,7 +58,7 @@ def with_int4(model: ModelProto, chosen: Sequence[NodeProto]) -> ModelProto:
     for node in chosen:
         weight = node.input[1]
         operands[weight] = _int4_weight(weight, numpy_helper.to_array(weights[weight]), axis_of_inputs(node))
-    return _with_operands(model, chosen, operands)
+    return _with_operands(model, chosen, operands, IR_OF_INT4)
 
 
 def float8_scale(largest: float) -> np.float32:
@@ -119,10 +120,13 @@ def _stored_weight(name: str, values: NDArray[Any], scale: Floats, **attributes:
     return _Operand(restored, [node], constants)
 
 
-def _with_operands(model: ModelProto, chosen: Sequence[NodeProto], operands: Mapping[str, _Operand]) -> ModelProto:
+def _with_operands(
+    model: ModelProto, chosen: Sequence[NodeProto], operands: Mapping[str, _Operand], oldest_ir: int
+) -> ModelProto:
     """A copy whose chosen nodes read operands in place of tensors; weights that nothing reads any more are left out."""
     made, names, placed = ModelProto(), {node.name for node in chosen}, set[str]()
     made.CopyFrom(model)
+    made.ir_version = max(made.ir_version, oldest_ir)
     del made.graph.node[:]
     for node in model.graph.node:
         read = [name for name in node.input if name in operands] if node.name in names else []

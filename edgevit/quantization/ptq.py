@@ -20,11 +20,17 @@ from edgevit.errors import ArtifactError, first_line
 from edgevit.quantization.calibration import Batches, Ranges, activation_ranges
 from edgevit.quantization.dialects import BLOCK, PLACEMENTS, Dialect, Placement, dialect_of, is_placed, why_float
 from edgevit.quantization.narrow import with_float8, with_int4
-from edgevit.runtimes.files import constants_of, is_quantized, operator_counts, opset_of, with_unique_node_names
+from edgevit.runtimes.files import (
+    constants_of,
+    is_quantized,
+    operator_counts,
+    opset_of,
+    read_in_subgraphs,
+    with_unique_node_names,
+)
 from edgevit.runtimes.float16 import with_float16
 
 LARGEST_HALF = 65504.0
-IR_OF_INT4 = 10
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,15 @@ def _check_quantizable(model: ModelProto, oldest_opset: int, where: object) -> N
             expected="a float32 model",
             next="export it in float32: quantize --runtime tensorrt makes float16 of what stays float",
         )
+    made = {name for node in model.graph.node for name in node.output}
+    if handed_on := [output.name for output in model.graph.output if output.name not in made]:
+        raise ArtifactError(
+            "an output of the graph is an input or a weight of it",
+            where=where,
+            got=", ".join(handed_on),
+            expected="outputs that nodes make",
+            next="export it without that output, or with an Identity node before it",
+        )
     opset = opset_of(model)
     if opset < oldest_opset:
         raise ArtifactError(
@@ -208,7 +223,6 @@ def _raised(model: ModelProto, opset: int, where: object) -> ModelProto:
             got=first_line(error),
             next=f"export it again with opset: {opset}",
         ) from error
-    raised.ir_version = max(raised.ir_version, IR_OF_INT4)
     return raised
 
 
@@ -257,14 +271,17 @@ def _clipping_nodes(chosen: list[NodeProto], model: ModelProto, dialect: Dialect
     if "Conv" in dialect.float_outputs:
         return []
     readers = Counter(name for node in model.graph.node for name in node.input)
-    given_out = {output.name for output in model.graph.output}
+    read_elsewhere = {output.name for output in model.graph.output} | read_in_subgraphs(model)
     convolved = {node.output[0] for node in chosen if node.op_type == "Conv"}
     constants = constants_of(model)
-    alone = {name for name in convolved if readers[name] == 1 and name not in given_out}
+    alone = {name for name in convolved - read_elsewhere if readers[name] == 1}
     return [
         node
         for node in model.graph.node
-        if node.input and node.input[0] in alone and node.output[0] not in given_out and _cuts_at_zero(node, constants)
+        if node.input
+        and node.input[0] in alone
+        and node.output[0] not in read_elsewhere
+        and _cuts_at_zero(node, constants)
     ]
 
 

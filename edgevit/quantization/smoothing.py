@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgevit.errors import ArtifactError
 from edgevit.quantization.calibration import Batches, ProbeSession
-from edgevit.runtimes.files import integer_attribute, nodes
+from edgevit.runtimes.files import integer_attribute, nodes, read_in_subgraphs
 
 SMALLEST = 1e-5
 Floats = NDArray[np.float32]
@@ -74,9 +74,9 @@ def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[_N
     for node in model.graph.node:
         for name in dict.fromkeys(node.input):
             readers.setdefault(name, []).append(node)
-    given_out = {output.name for output in model.graph.output}
+    read_elsewhere = {output.name for output in model.graph.output} | read_in_subgraphs(model)
     for node in model.graph.node:
-        if node.op_type != "LayerNormalization" or node.output[0] in given_out:
+        if node.op_type != "LayerNormalization" or node.output[0] in read_elsewhere:
             continue
         behind = tuple(readers.get(node.output[0], []))
         stored = all(name in weights for name in node.input[1:])
@@ -85,9 +85,10 @@ def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[_N
 
 
 def _takes(node: NodeProto, tensor: str, weights: Mapping[str, TensorProto]) -> bool:
-    """Whether a node is a product of the tensor, as it is, with stored weights."""
+    """Whether a node is a product of the tensor, as it is, with a stored matrix."""
     is_product = node.op_type in ("MatMul", "Gemm") and not integer_attribute(node, "transA", 0)
-    return is_product and node.input[0] == tensor and node.input[1] in weights
+    has_matrix = is_product and node.input[1] in weights and len(weights[node.input[1]].dims) == 2
+    return has_matrix and node.input[0] == tensor
 
 
 def _largest(model: ModelProto, tensors: list[str], batches: Batches, threads: int) -> dict[str, Floats]:

@@ -38,6 +38,7 @@ RANGES_KEY = "edgevit.trained_ranges"
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
 NARROW_TYPES = {TensorProto.FLOAT8E4M3FN: "float8", TensorProto.INT4: "int4"}  # of quantized weights, beside int8
+QUANTIZED_OPERATORS = ("uantize", "QLinear", "Integer", "QGemm", "QAttention", "MatMulNBits")  # parts of their names
 WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8, *NARROW_TYPES)
 
 
@@ -63,7 +64,7 @@ class TensorRanges(Frozen):
 
 
 def read_onnx(path: Path) -> ModelProto:
-    """The checked model in a file, with its weights.
+    """The checked model in a file, with its weights. A graph without a name gets one, a size below 0 is an open one.
 
     Raises ArtifactError for a file that is missing, cut short, no ONNX, too large, or that needs operators which
     ONNX Runtime does not have, and for weights that lie outside the file's folder.
@@ -80,11 +81,12 @@ def write_onnx(
     session_options: Json | None = None,
     trained_ranges: TensorRanges | None = None,
 ) -> None:
-    """Check a model and write it with its IOSpec in the metadata.
+    """Check a model and write it with its IOSpec in the metadata; a graph without a name gets one.
 
     Equal models give equal bytes: what exporters note about their own run (stack traces with paths of the machine,
     source lines, versions of the exporter) is left out.
     """
+    _name_graph(model)
     _strip_notes(model)
     _strip_shapes_of_weights(model)
     del model.metadata_props[:]
@@ -110,6 +112,8 @@ def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
 
 def written_iospec(model: ModelProto, where: object) -> IOSpec | None:
     """The IOSpec that edgevit wrote into a model; None in one made elsewhere.
+
+    It describes the one input and those of the outputs that edgevit reads.
 
     Raises ArtifactError if it cannot be read, or describes another graph.
     """
@@ -159,7 +163,7 @@ def trained_ranges_in(model: ModelProto, where: object) -> TensorRanges:
 def artifact_from_onnx(path: Path) -> Artifact:
     """A user's own ONNX file as an artifact, so that stages take it like any other. Nothing is written."""
     model = _without_external_data(path)
-    beside = sorted(_external_files(model))
+    beside = sorted(external_files(model, path))
     _load_external_data(model, path)
     entries = {
         name: FileEntry(sha256=sha256_of_file(path.parent / name), size=(path.parent / name).stat().st_size)
@@ -183,17 +187,19 @@ def artifact_from_onnx(path: Path) -> Artifact:
         io=iospec_of_onnx(model, path),
         session_options=options,
     )
-    return Artifact(path.resolve().parent, manifest)
+    return Artifact(path.parent.resolve(), manifest)
 
 
 def onnx_file(artifact: Artifact) -> Path:
     """The ONNX file of an artifact, its hash checked (and that of the weights beside it)."""
-    names = [name for name in artifact.manifest.files if name.endswith(".onnx")]
+    files = [name for name, entry in artifact.manifest.files.items() if entry.content]
+    # A user's own file may be called anything.
+    names = [name for name in files if name.endswith(".onnx")] or files
     if len(names) != 1:
         raise ArtifactError(
             "one ONNX file is needed", where=artifact.path, got=", ".join(names) or "none", expected="model.onnx"
         )
-    checked = {name: artifact.file(name) for name, entry in artifact.manifest.files.items() if entry.content}
+    checked = {name: artifact.file(name) for name in files}
     return checked[names[0]]
 
 
@@ -208,7 +214,9 @@ def onnx_metrics(model: ModelProto, size_bytes: int) -> Json:
 
 def onnx_precision(model: ModelProto) -> str:
     """Of what is quantized, or else of the weights."""
-    stored = {tensor.data_type for tensor in model.graph.initializer}
+    stored = {tensor.data_type for tensor in constants_of(model).values()}
+    if any(node.op_type == "MatMulNBits" and integer_attribute(node, "bits", 4) == 4 for node in nodes(model)):
+        return "int4"
     if is_quantized(model):
         return next((name for number, name in NARROW_TYPES.items() if number in stored), "int8")
     return "float16" if TensorProto.FLOAT16 in stored else "float32"
@@ -216,7 +224,15 @@ def onnx_precision(model: ModelProto) -> str:
 
 def is_quantized(model: ModelProto) -> bool:
     """Whether a graph holds quantized operators of any form."""
-    return any(mark in node.op_type for node in nodes(model) for mark in ("uantizeLinear", "QLinear", "Integer"))
+    return any(mark in node.op_type for node in nodes(model) for mark in QUANTIZED_OPERATORS)
+
+
+def external_files(model: ModelProto, where: object) -> set[str]:
+    """Names of the files that hold tensors of a model. Raises ArtifactError where it does not say it in numbers."""
+    try:
+        return {ExternalDataInfo(tensor).location for tensor in _tensors(model) if uses_external_data(tensor)}
+    except ValueError as error:
+        raise ArtifactError(f"the weights beside the file cannot be read: {error}", where=where) from None
 
 
 def operator_counts(model: ModelProto) -> Counter[str]:
@@ -238,6 +254,14 @@ def nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
                 yield from nodes_of(graph.node)
+
+
+def read_in_subgraphs(model: ModelProto) -> set[str]:
+    """Names of what nodes inside If, Loop and Scan read, tensors of the main graph among them."""
+    graphs = [
+        graph for node in model.graph.node for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)
+    ]
+    return {name for graph in graphs for node in nodes_of(graph.node) for name in node.input}
 
 
 def with_unique_node_names(model: ModelProto) -> ModelProto:
@@ -266,6 +290,21 @@ def constants_of(model: ModelProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer} | made
 
 
+def with_stored_constants(model: ModelProto) -> ModelProto:
+    """The model, in place, with the tensors that Constant nodes of the main graph hold as initializers."""
+    for name, tensor in constants_of(model).items():
+        tensor.name = name
+    others = []
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            model.graph.initializer.append(node.attribute[0].t)
+        else:
+            others.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(others)
+    return model
+
+
 def opset_of(model: ModelProto) -> int:
     """The version of ONNX's own operators; 0 where the model names none."""
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -288,12 +327,14 @@ def _without_external_data(path: Path) -> ModelProto:
             next="save it with external data (onnx.save_model(…, save_as_external_data=True))",
         )
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError:
         raise _not_onnx(path) from None
     if not model.graph.node or not model.opset_import:
         raise _not_onnx(path)
     _refuse_custom_operators(model, path)
+    _name_graph(model)
+    _open_negative_sizes(model)
     return model
 
 
@@ -301,6 +342,19 @@ def _not_onnx(path: Path) -> ArtifactError:
     return ArtifactError(
         "this is no ONNX model, or it was cut short", where=path, got=f"{path.stat().st_size} bytes", expected="ONNX"
     )
+
+
+def _name_graph(model: ModelProto) -> None:
+    """ONNX asks for a name, the runtimes do not."""
+    model.graph.name = model.graph.name or "graph"
+
+
+def _open_negative_sizes(model: ModelProto) -> None:
+    """Some exporters write -1 for a size that is open."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_value < 0:
+                size.ClearField("dim_value")
 
 
 def _refuse_custom_operators(model: ModelProto, path: Path) -> None:
@@ -318,7 +372,7 @@ def _refuse_custom_operators(model: ModelProto, path: Path) -> None:
 
 def _load_external_data(model: ModelProto, path: Path) -> None:
     """Load the weights that lie beside the file; onnx itself refuses paths and links that lead out of the folder."""
-    for name in sorted(_external_files(model)):
+    for name in sorted(external_files(model, path)):
         if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
             raise ArtifactError(
                 "the weights lie outside the model's folder", where=path, got=name, expected=f"a file in {path.parent}"
@@ -327,10 +381,6 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ArtifactError(f"the weights beside the file cannot be read: {error}", where=path) from None
-
-
-def _external_files(model: ModelProto) -> set[str]:
-    return {ExternalDataInfo(tensor).location for tensor in model.graph.initializer if uses_external_data(tensor)}
 
 
 def _metadata(model: ModelProto) -> dict[str, str]:
@@ -342,16 +392,17 @@ def _unreadable(key: str, error: ValidationError, where: object) -> ArtifactErro
 
 
 def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
+    outputs = {value.name: value for value in model.graph.output}
     described = ([one.name for one in spec.inputs], [one.name for one in spec.outputs])
-    found = ([one.name for one in inputs_of(model)], [one.name for one in model.graph.output])
-    if described != found:
+    found = ([one.name for one in inputs_of(model)], list(outputs))
+    if described[0] != found[0] or not outputs.keys() >= set(described[1]):
         raise ArtifactError(
             f"{IOSPEC_KEY} names other inputs and outputs than the graph has",
             where=where,
             got=described,
             expected=found,
         )
-    scores = _shape(model.graph.output[0])
+    scores = _shape(outputs[spec.outputs[0].name])
     if len(scores) == 2 and isinstance(scores[1], int) and scores[1] != len(spec.classes):
         raise ArtifactError(
             f"{IOSPEC_KEY} names another number of classes than the graph has",
@@ -409,12 +460,21 @@ def _described(value: onnx.ValueInfoProto) -> str:
     return f"{value.name} {dtype} ({', '.join(map(str, _shape(value)))})"
 
 
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """All that a model stores: initializers and attributes, those of subgraphs too."""
+    yield from model.graph.initializer
+    for node in nodes(model):
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from graph.initializer
+
+
 def _parameters(model: ModelProto) -> Iterator[int]:
     """Elements of each weight, and of each bias that was stored as int32 beside quantized weights."""
-    for tensor in model.graph.initializer:
-        count = math.prod(tensor.dims)
-        if tensor.data_type in WEIGHT_TYPES and not tensor.name.endswith(("_scale", "_zero_point")) and tensor.dims:
-            yield count
+    for name, tensor in constants_of(model).items():
+        if tensor.data_type in WEIGHT_TYPES and not name.endswith(("_scale", "_zero_point")) and tensor.dims:
+            yield math.prod(tensor.dims)
 
 
 def _strip_shapes_of_weights(model: ModelProto) -> None:

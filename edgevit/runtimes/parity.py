@@ -102,7 +102,8 @@ def check_quantized(
     """The SQNR of a quantized model's centred scores over some input batches, in dB.
 
     10·log10(Σ c(r)² / Σ (c(r) - c(q))²) over all images and classes, where c takes an image's mean score from each of
-    its scores: softmax does not see that offset, and a large one would hide a model that tells nothing apart.
+    its scores: softmax does not see that offset, and a large one would hide a model that tells nothing apart. The one
+    score of a model for two classes stays as it is.
 
     Raises ParityError, with `advice`, below `floor_db`, or where a value of either model is not finite.
     """
@@ -133,7 +134,7 @@ def embedding_sqnr_db(quantized: Session, reference: Session, batches: Iterable[
 
 
 def centred_outputs(session: Session, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Scores (images, classes) less each image's mean score."""
+    """Scores (images, classes) less each image's mean score; a single score as it is."""
     images, output = session.spec.inputs[0].name, session.spec.outputs[0].name
     return _centred(np.concatenate([session.infer({images: batch})[output] for batch in batches]))
 
@@ -180,9 +181,8 @@ def _check_finite(name: str, values: NDArray[Any], where: object) -> None:
 
 
 def _centred(scores: NDArray[Any]) -> NDArray[np.float64]:
-    wide = scores.astype(np.float64)
-    centred: NDArray[np.float64] = wide - wide.mean(axis=1, keepdims=True)
-    return centred
+    wide: NDArray[np.float64] = scores.astype(np.float64)
+    return wide - wide.mean(axis=1, keepdims=True) if wide.shape[1] > 1 else wide
 
 
 def _allowed(expected: NDArray[Any], tolerance: Tolerance) -> float:

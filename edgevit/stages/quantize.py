@@ -18,7 +18,7 @@ from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.choice import FormWriter, Judge, Judged
 from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost
-from edgevit.runtimes.files import onnx_file, read_onnx
+from edgevit.runtimes.files import onnx_file, read_onnx, with_stored_constants
 from edgevit.runtimes.sessions import open_session
 
 
@@ -29,7 +29,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         image_batches(dataset, positions, model.io, context.progress, title)
         for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
     )
-    source, images = read_onnx(onnx_file(model)), list(held_out())
+    source, images = with_stored_constants(read_onnx(onnx_file(model))), list(held_out())
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None

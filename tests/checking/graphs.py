@@ -41,6 +41,17 @@ def pair(tensor: str, output: str, scale: str = "scale", zero: str = "zero") -> 
     ]
 
 
+def branch(tensor: str, output: str) -> list[NodeProto]:
+    """tensor → output, read inside an If that logits decide."""
+    read = helper.make_tensor_value_info("read", TensorProto.FLOAT, None)
+    body = helper.make_graph([helper.make_node("Identity", [tensor], ["read"])], "body", [], [read])
+    return [
+        node("ReduceSum", ["logits"], "sum", keepdims=0),
+        node("IsNaN", ["sum"], "decides"),
+        node("If", ["decides"], output, then_branch=body, else_branch=body),
+    ]
+
+
 def constants(**others: np.ndarray | np.generic) -> dict[str, np.ndarray | np.generic]:
     """Of a quantized convolution, CHANNELS to CHANNELS, 3 × 3."""
     return {

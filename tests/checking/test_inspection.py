@@ -136,6 +136,34 @@ def test_subgraphs_are_shown_apart(tmp_path: Path) -> None:
     assert (found.macs, found.in_subgraphs["Neg"]) == (0, 1)
 
 
+@pytest.mark.parametrize("fixed", [1, 8])
+def test_a_fixed_batch_is_what_the_numbers_are_of(fixed: int, tmp_path: Path) -> None:
+    product = node("MatMul", ["image", "w"], "logits")
+    made = model([product], {"w": np.ones((4, 2), np.float32)}, [fixed, 4], [fixed, 2])
+    found = inspected(made, tmp_path)
+    assert (found.batch, found.macs) == (fixed, fixed * 4 * 2)
+    shown, said = run("inspect", tmp_path / "model.onnx"), "one batch of 8, as the file fixes it"
+    assert (f"MACs         64 for {said}\n" in shown) == (fixed == 8)
+    assert f"memory are those of {said if fixed == 8 else 'one image'}." in inspection_page(found)
+
+
+EINSUM = onnx.helper.make_node("Einsum", ["image", "w"], ["inside"], equation="bi,ij->bj")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        model([EINSUM, node("Relu", ["inside"], "logits")], {"w": np.eye(4, dtype=np.float32)}, [1, 4], [1, 4]),
+        with_branches(EINSUM),
+    ],
+    ids=["in the graph", "in a branch"],
+)
+def test_what_multiplies_and_is_not_counted_leaves_macs_unknown(made: onnx.ModelProto, tmp_path: Path) -> None:
+    found = inspected(made, tmp_path)
+    assert found.macs is None
+    assert found.to_json()["macs"] is None
+
+
 def test_a_page_escapes_what_the_file_says(tmp_path: Path) -> None:
     made = convolution()
     made.graph.node[-1].name = "<script>alert(1)</script>"

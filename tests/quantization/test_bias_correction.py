@@ -20,6 +20,7 @@ from edgevit.quantization.bias_correction import with_corrected_biases
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.parity import sqnr_db
 from edgevit.workshop import workshop
+from tests.checking.graphs import branch
 from tests.checking.graphs import model as small_graph
 from tests.small_models import workbench
 
@@ -141,13 +142,18 @@ def test_only_layers_that_become_integers_are_corrected(model: CalibratedModel) 
     assert {before.name for before, after in pairs if before != after} == {"c", "d"}
 
 
-def test_a_bias_that_two_layers_share_is_left_alone() -> None:
+@pytest.mark.parametrize("reader", ["a layer", "a branch"])
+def test_a_bias_that_others_read_is_left_alone(reader: str) -> None:
     net = narrow_net()
-    next(node for node in net.graph.node if node.name == "depthwise").input[2] = "b1"
+    if reader == "a layer":
+        next(node for node in net.graph.node if node.name == "depthwise").input[2] = "b1"
+    else:
+        net.graph.node.extend(branch("b1", "other"))
     model = calibrated(net, lambda: IMAGES, "minmax", "onnxruntime", 1, "a test")
     made = corrected(model)
     pairs = zip(model.model.graph.initializer, made.model.graph.initializer, strict=True)
-    assert {before.name for before, after in pairs if before != after} == {"c", "d"}
+    changed = {before.name for before, after in pairs if before != after}
+    assert changed == ({"c", "d"} if reader == "a layer" else {"b2", "c", "d"})
 
 
 def quantized_stage(folder: Path, **fields: Any) -> Artifact:

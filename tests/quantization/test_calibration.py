@@ -99,10 +99,20 @@ def test_entropy_never_leaves_the_range_that_was_seen():
 
 
 def test_a_tensor_of_zeros_has_an_empty_range():
-    for calibrator in ("minmax", "entropy", "percentile"):
+    for calibrator in ("minmax", "entropy", "percentile", "mse"):
         images = np.zeros((2, 3, 2, 2), np.float32)
         found = activation_ranges(squares(), ["square"], lambda images=images: [images], calibrator, threads=1)
         assert found["square"] == (0.0, 0.0)
+
+
+def test_exact_zeros_cost_no_range_of_mse_anything():
+    values = np.abs(np.random.default_rng(0).standard_t(4, (32, 3, 2, 2))).astype(np.float32)
+    sparse = np.concatenate([values, np.zeros((1000, 3, 2, 2), np.float32)])
+    dense_range, sparse_range = (
+        activation_ranges(squares(), ["image"], lambda images=images: [images], "mse", threads=1)["image"]
+        for images in (values, sparse)
+    )
+    assert sparse_range == dense_range
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 40), st.booleans(), st.booleans())

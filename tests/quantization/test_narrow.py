@@ -29,7 +29,7 @@ FIRST, SECOND = (RNG.standard_normal(shape).astype(np.float32) / 10 for shape in
 ODD = RNG.standard_normal((80, 40)).astype(np.float32) / 10
 
 
-def two_products(opset: int = 20, *more: NodeProto, **weights: Floats) -> ModelProto:
+def two_products(opset: int = 20, *more: NodeProto, ir_version: int = 9, **weights: Floats) -> ModelProto:
     """image (N, 128) → MatMul → Relu → Gemm of a transposed weight → c → MatMul → logits (N, 40)"""
     nodes = [
         helper.make_node("MatMul", ["image", "first"], ["a"], "first product"),
@@ -46,7 +46,7 @@ def two_products(opset: int = 20, *more: NodeProto, **weights: Floats) -> ModelP
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 40])],
         [numpy_helper.from_array(value, name) for name, value in found.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
 
 def quantized(model: ModelProto, precision: QuantizedPrecision) -> Quantized:
@@ -68,6 +68,15 @@ def sqnr_db(got: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
 
 def constants(model: ModelProto) -> dict[str, NDArray[np.generic]]:
     return {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+
+
+@pytest.mark.parametrize(("precision", "oldest"), [("float8", 9), ("int4", 10)])
+@pytest.mark.parametrize(("opset", "ir_version"), [(19, 8), (21, 8), (21, 12)])
+def test_the_file_is_of_a_version_that_has_its_types(
+    precision: QuantizedPrecision, oldest: int, opset: int, ir_version: int
+) -> None:
+    made = quantized(two_products(opset, ir_version=ir_version), precision).model
+    assert made.ir_version == max(ir_version, oldest)
 
 
 # FP8 ------------------------------------------------------------------------------------------------------------

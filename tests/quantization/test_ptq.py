@@ -15,7 +15,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edgevit.checking import check_onnx_here
 from edgevit.errors import ArtifactError
 from edgevit.quantization import calibrated
-from edgevit.runtimes.files import operator_counts
+from edgevit.runtimes.files import operator_counts, with_stored_constants
+from tests.checking.graphs import branch
+from tests.checking.graphs import model as graph_of
 
 
 def convolved(*nodes: NodeProto, outputs: tuple[str, ...] = ("logits",), **bounds: float | None) -> ModelProto:
@@ -59,6 +61,7 @@ def quantized(model: ModelProto) -> tuple[ModelProto, float]:
 
 RELU = helper.make_node("Relu", ["c"], ["r"], "act")
 CLIP = helper.make_node("Clip", ["c", "low", "high"], ["r"], "act")
+READ_C = helper.make_node("Identity", ["c"], ["logits"], "read")
 READ = helper.make_node("Identity", ["r"], ["logits"], "read")
 
 
@@ -85,12 +88,23 @@ def test_what_a_nonlinearity_cuts_off_gets_no_integers_and_the_range_does_the_cu
     [
         convolved(CLIP, READ, low=1.0, high=6.0),
         convolved(RELU, helper.make_node("Add", ["r", "c"], ["logits"], "sum")),
+        convolved(RELU, READ, *branch("c", "seen"), outputs=("logits", "seen")),
+        convolved(RELU, READ, *branch("r", "seen"), outputs=("logits", "seen")),
         convolved(RELU, READ, outputs=("logits", "c")),
         convolved(helper.make_node("Relu", ["c"], ["logits"], "act")),
         convolved(helper.make_node("Clip", ["c", "low"], ["r"], "act"), READ, low=0.0),
         convolved(helper.make_node("Clip", ["c", "", "high"], ["r"], "act"), READ, high=6.0),
     ],
-    ids=["above zero", "read elsewhere", "given out", "the answer itself", "no upper bound", "no lower bound"],
+    ids=[
+        "above zero",
+        "read elsewhere",
+        "read in a branch",
+        "itself read in a branch",
+        "given out",
+        "the answer itself",
+        "no upper bound",
+        "no lower bound",
+    ],
 )
 def test_a_nonlinearity_that_a_range_cannot_stand_for_stays(model: ModelProto) -> None:
     made, error = quantized(model)
@@ -158,6 +172,35 @@ def test_a_gemm_that_scales_its_bias_stays_float_and_an_old_opset_is_refused() -
         made(17)
     with pytest.raises(ArtifactError, match="too large for float16"):
         made(20, scale=1e6)
+
+
+@pytest.mark.parametrize("name", ["image", "w"])
+def test_an_output_that_no_node_makes_is_refused(name: str) -> None:
+    with pytest.raises(ArtifactError, match="an input or a weight") as caught:
+        quantized(convolved(READ_C, outputs=("logits", name)))
+    assert caught.value.got == name
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("shape", [(32,), (1, 32, 32)])
+def test_a_product_with_weights_that_are_no_matrix_stays_float(shape: tuple[int, ...], runtime: str) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["image", "v"], ["h"], "product"),
+        helper.make_node("MatMul", ["h", "w"], ["other"], "other"),
+        helper.make_node("Identity", ["h"], ["logits"], "read"),
+    ]
+    graph = graph_of(nodes, {"v": np.ones((32, 32), np.float32), "w": np.ones(shape, np.float32)}, [4, 32], [4, 32])
+    images = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
+    made = calibrated(graph, lambda: [images], "minmax", runtime, 1, "test").quantized()
+    assert (made.quantized_ops, made.float_ops["MatMul"]) == ({"MatMul": 1}, 1)
+
+
+def test_weights_in_constant_nodes_are_quantized_like_others() -> None:
+    stored, held = convolved(READ_C), convolved(READ_C)
+    (weight,) = held.graph.initializer
+    held.graph.node.insert(0, helper.make_node("Constant", [], ["w"], "weights", value=weight))
+    del held.graph.initializer[:]
+    assert quantized(with_stored_constants(held))[0] == quantized(stored)[0]
 
 
 def test_weights_shared_through_identity_nodes_are_quantized_where_they_are_read(tmp_path: Path) -> None:

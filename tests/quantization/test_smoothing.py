@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.errors import ArtifactError
 from edgevit.quantization import calibrated
 from edgevit.quantization.smoothing import smoothed
 from edgevit.runtimes.parity import sqnr_db
+from tests.checking.graphs import branch, node
 from tests.small_models import float_onnx, workbench
 
 CHANNELS, OUTLIER = 64, 7
 
 
-def normed(reader: str = "MatMul", extra: bool = False) -> ModelProto:
-    """image (n, 3, 8, 8) → tokens (n, 3, 64) → LayerNormalization with a large channel → two products, added."""
+def normed(reader: str = "MatMul", others: Sequence[NodeProto] = ()) -> ModelProto:
+    """image (n, 3, 8, 8) → tokens (n, 3, 64) → LayerNormalization with a large channel → two products, added.
+
+    Other nodes make a second output.
+    """
     generator = np.random.default_rng(0)
     gamma = np.ones(CHANNELS, np.float32)
     gamma[OUTLIER] = 80
@@ -36,9 +42,8 @@ def normed(reader: str = "MatMul", extra: bool = False) -> ModelProto:
         helper.make_node(reader, ["n", "w"], ["b"], "second", **second),
         helper.make_node("Add", ["a", "b"], ["logits"]),
     ]
-    if extra:
-        nodes.append(helper.make_node("Relu", ["n"], ["other"]))
-    outputs = ["logits", *(["other"] if extra else [])]
+    nodes += others
+    outputs = ["logits", *(["other"] if others else [])]
     graph = helper.make_graph(
         nodes,
         "normed",
@@ -92,9 +97,14 @@ def test_channels_are_divided_as_the_paper_says(strength: float) -> None:
         np.testing.assert_allclose(after[name], expected, rtol=1e-4)
 
 
-def test_a_norm_that_others_read_is_left_alone_and_where_none_is_left_it_is_said() -> None:
+@pytest.mark.parametrize(
+    "others",
+    [[node("Relu", ["n"], "other")], branch("n", "other"), [node("MatMul", ["n", "gamma"], "other")]],
+    ids=["a node", "a branch", "a product with a vector"],
+)
+def test_a_norm_that_others_read_is_left_alone_and_where_none_is_left_it_is_said(others: list[NodeProto]) -> None:
     with pytest.raises(ArtifactError, match="nothing to smooth"):
-        smoothed(normed(extra=True), lambda: iter(IMAGES), 0.5, 1, "test")
+        smoothed(normed(others=others), lambda: iter(IMAGES), 0.5, 1, "test")
 
 
 def test_quantize_smooths_where_it_is_asked_to() -> None:

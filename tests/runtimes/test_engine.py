@@ -11,8 +11,13 @@ from edgevit.runtimes.files import operator_counts
 from edgevit.runtimes.onnxruntime.engine import with_biases_inside
 
 
-def product(bias_first: bool = False, read_twice: bool = False, bias_shape: tuple[int, ...] = (16,)) -> ModelProto:
-    """x (uint8) → MatMulIntegerToFloat → Add of a constant → y; where it is read twice, → z too."""
+def product(
+    bias_first: bool = False, read_twice: bool = False, bias_shape: tuple[int, ...] = (16,), stored: bool = True
+) -> ModelProto:
+    """x (uint8) → MatMulIntegerToFloat → Add of a constant → y; where it is read twice, → z too.
+
+    What it is multiplied by is a weight or, where it is not stored, what another node makes.
+    """
     generator = np.random.default_rng(0)
     tensors = {
         "w": generator.integers(-127, 128, (32, 16)).astype(np.int8),
@@ -22,8 +27,9 @@ def product(bias_first: bool = False, read_twice: bool = False, bias_shape: tupl
         "b_zero": np.zeros(16, np.int8),
         "bias": generator.standard_normal(bias_shape).astype(np.float32),
     }
-    operands = ["x", "w", "a_scale", "b_scale", "a_zero", "b_zero"]
+    operands = ["x", "w" if stored else "made", "a_scale", "b_scale", "a_zero", "b_zero"]
     nodes = [
+        *([] if stored else [helper.make_node("Neg", ["w"], ["made"], "activation")]),
         helper.make_node("MatMulIntegerToFloat", operands, ["p"], "product", domain="com.microsoft"),
         helper.make_node("Add", ["bias", "p"] if bias_first else ["p", "bias"], ["y"], "sum"),
     ]
@@ -56,7 +62,9 @@ def test_the_bias_goes_inside_and_the_answer_stays(bias_first: bool) -> None:
     np.testing.assert_allclose(answers(made)[0], expected[0], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"read_twice": True}, {"bias_shape": (5, 16)}])
+@pytest.mark.parametrize(
+    "options", [{"read_twice": True}, {"bias_shape": (5, 16)}, {"bias_shape": (), "stored": False}]
+)
 def test_what_is_no_bias_of_the_product_alone_stays(options: dict[str, object]) -> None:
     expected = answers(product(**options))
     made = with_biases_inside(product(**options))

@@ -47,11 +47,19 @@ def classifier(
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
+def with_constant_nodes(model):
+    """The same with its weights in Constant nodes, as some exporters write them."""
+    for tensor in model.graph.initializer:
+        model.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del model.graph.initializer[:]
+    return model
+
+
 @pytest.fixture
 def write(tmp_path):
-    def to_file(model, **options):
-        path = tmp_path / "theirs.onnx"
-        onnx.save(model, path, **options)
+    def to_file(model, name="theirs.onnx", **options):
+        path = tmp_path / name
+        onnx.save(model, path, format="protobuf", **options)
         return path
 
     return to_file
@@ -69,6 +77,37 @@ def test_a_model_from_elsewhere_keeps_its_names(write):
     weight = onnx.numpy_helper.to_array(read_onnx(onnx_file(artifact)).graph.initializer[0])
     scores = open_session(artifact, SessionOptions()).infer({"pixels": images})["scores"]
     np.testing.assert_allclose(scores, images.mean((2, 3)) @ weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["theirs.pb", "theirs.ONNX", "theirs.json", "theirs.textproto"])
+def test_a_file_may_be_called_anything(write, name, tmp_path):
+    artifact = artifact_from_onnx(write(classifier(), name))
+    assert onnx_file(artifact) == tmp_path / name
+    (tmp_path / name).write_text('{"graph": "none"}')
+    with pytest.raises(ArtifactError, match="no ONNX model"):
+        artifact_from_onnx(tmp_path / name)
+
+
+def test_a_graph_without_a_name_is_read_and_written(write, tmp_path):
+    model = classifier()
+    model.graph.name = ""
+    onnx.checker.check_model(read_onnx(write(model)))
+    write_onnx(model, tmp_path / "ours.onnx", float_onnx().io)
+
+
+def test_sizes_of_minus_one_are_open(write):
+    spec = artifact_from_onnx(write(classifier(image=(-1, 3, 8, 8), scores=(-1, 5)))).io
+    assert (spec.inputs[0].shape, spec.outputs[0].shape) == (("batch", 3, 8, 8), ("batch", 5))
+    with pytest.raises(ArtifactError, match="one picture"):
+        artifact_from_onnx(write(classifier(image=(-1, 3, -1, -1))))
+
+
+def test_a_link_to_a_file_is_that_file(write, tmp_path):
+    """As Hugging Face's cache has them, under other names."""
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "model.onnx"
+    link.symlink_to(write(classifier()))
+    assert onnx_file(artifact_from_onnx(link)) == link
 
 
 @pytest.mark.parametrize("made", [float_onnx, int8_onnx, engine])
@@ -129,8 +168,10 @@ def test_custom_operators_are_named(write):
     assert caught.value.got == "my.plugins::FancyPool"
 
 
-def test_weights_beside_the_file_are_read_and_hashed(write):
-    path = write(classifier(), save_as_external_data=True, location="weights.bin", size_threshold=0)
+@pytest.mark.parametrize("made", [classifier(), with_constant_nodes(classifier())], ids=["initializer", "node"])
+def test_weights_beside_the_file_are_read_and_hashed(write, made):
+    beside = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0, "convert_attribute": True}
+    path = write(made, **beside)
     artifact = artifact_from_onnx(path)
     assert set(artifact.manifest.files) == {"theirs.onnx", "weights.bin"}
     assert open_session(artifact, SessionOptions()).infer({"pixels": random_images(artifact.io, 1)})["scores"].size == 5
@@ -153,6 +194,18 @@ def test_weights_outside_the_folder_are_refused(location, tmp_path):
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match="outside"):
         artifact_from_onnx(folder / "model.onnx")
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "abc"), ("offset", "-3"), ("length", "-5")])
+def test_weights_at_no_place_of_a_file_are_refused(key, value, tmp_path):
+    (tmp_path / "weights.bin").write_bytes(bytes(60))
+    model = classifier()
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], "weights.bin")
+    model.graph.initializer[0].external_data.add(key=key, value=value)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="cannot be read") as caught:
+        artifact_from_onnx(tmp_path / "model.onnx")
+    assert value in str(caught.value)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
@@ -224,11 +277,40 @@ def test_a_spec_of_another_graph_is_refused(old, new, what):
         iospec_of_onnx(model, "theirs.onnx")
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_output_beside_the_scores_is_carried_along(write, place):
+    model = classifier()
+    model.graph.node.append(helper.make_node("Shape", ["scores"], ["sizes"]))
+    model.graph.output.insert(place, helper.make_tensor_value_info("sizes", TensorProto.INT64, [2]))
+    path = write(model)
+    spec = artifact_from_onnx(path).io
+    write_onnx(model, path, spec)
+    again = artifact_from_onnx(path)
+    assert again.io == spec
+    assert open_session(again, SessionOptions()).infer({"pixels": random_images(spec, 2)}).keys() == {"scores"}
+
+
 def test_half_precision_weights_are_said():
     model = classifier()
     weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float16), "weight"))
-    assert onnx_metrics(model, 0)["precision"] == "float16"
+    for one in (model, with_constant_nodes(model)):
+        assert onnx_metrics(one, 0) == {"params": 15, "size_bytes": 0, "precision": "float16"}
+
+
+@pytest.mark.parametrize(
+    ("operator", "precision"),
+    [
+        ("DynamicQuantizeMatMul", "int8"),
+        ("MatMulIntegerToFloat", "int8"),
+        ("QAttention", "int8"),
+        ("QGemm", "int8"),
+        ("MatMulNBits", "int4"),
+        ("FusedMatMul", "float32"),
+    ],
+)
+def test_what_onnxruntime_quantized_is_not_called_float(operator, precision):
+    assert onnx_metrics(classifier(operator=operator, domain="com.microsoft"), 0)["precision"] == precision
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,13 @@ def test_a_constant_model_fails_however_large_the_offset_of_its_scores():
         check_quantized(Constant(offset), Varied(offset), images, 10, "x")
 
 
+def test_a_single_score_is_held_against_itself_not_against_its_mean():
+    images = [np.zeros((4, 3, 8, 8), np.float32)]
+    assert check_quantized(Constant([9]), Constant([10]), images, 10, "x") == pytest.approx(20)
+    with pytest.raises(ParityError, match="too far"):
+        check_quantized(Constant([-10]), Constant([10]), images, 10, "x")
+
+
 def test_a_reference_that_is_not_finite_fails():
     with pytest.raises(ParityError, match="float model' is not finite"):
         check_quantized(

@@ -48,7 +48,8 @@ def with_biases_inside(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type != PRODUCT or len(behind) != 1 or behind[0].op_type != "Add" or node.output[0] in given_out:
             continue
         (bias,) = [name for name in behind[0].input if name != node.output[0]] or [""]
-        if sizes.get(bias) == sizes.get(node.input[1], ())[-1:] and len(node.input) <= BIAS:
+        weight = sizes.get(node.input[1], ())
+        if len(weight) > 1 and sizes.get(bias) == weight[-1:] and len(node.input) <= BIAS:
             node.input.extend([""] * (BIAS - len(node.input)) + [bias])
             node.output[0] = behind[0].output[0]
             model.graph.node.remove(behind[0])
