@@ -30,6 +30,7 @@ from edgevit.recipe import load_recipe
 
 METHODS = ROOT / "recipes" / "methods.yaml"
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # quantile of Student's t by degrees of freedom
+EPOCHS = 20  # other numbers have results of their own
 STUDENT = {
     "model": "deit_tiny_distilled_patch16_224",
     "model_args": {"patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3},
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--per-class", type=int, default=100)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--methods", nargs="*", help="by their ids in the recipe; all by default", metavar="METHOD")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -63,7 +64,7 @@ def main() -> None:
     done = pipeline.run(loaded, recipe_file.parent, asked.runs, terminal_context())
     rows = [_row(done, stage.id) for stage in loaded.stages if stage.id.startswith("accuracy/seed")]
     publish(
-        "distillation_accuracy",
+        "distillation_accuracy" if asked.epochs == EPOCHS else f"distillation_accuracy_{asked.epochs}_epochs",
         {
             "images_per_class": asked.per_class,
             "epochs": asked.epochs,

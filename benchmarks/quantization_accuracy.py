@@ -1,6 +1,7 @@
 """What INT8, FP8 and INT4 lose, and what bias correction and quantization-aware training win back of INT8's losses.
 
-    python -m benchmarks.quantization_accuracy CIFAR WEIGHTS [--imagenet NPZ] [--seeds 3] [--small NAME …] [--runs runs]
+    python -m benchmarks.quantization_accuracy CIFAR WEIGHTS [--imagenet NPZ] [--seeds 3] [--small NAME …]
+        [--ways WAY …] [--runs runs]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
 which teaches (small_models.py). NPZ is imagenet_mobilenet_v2_1.0_224_int8w.npz (imagenet_mobilenetv2.py).
@@ -63,7 +64,7 @@ class Subject(NamedTuple):
     """A trained model: the stages that make it, the last of which has its name, and the ways it goes."""
 
     stages: Sequence[Stage]
-    ways: Sequence[str] = tuple(WAYS)
+    ways: Sequence[str]
 
     @property
     def name(self) -> str:
@@ -78,20 +79,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     kept = {one.name: one.stage for one in small_models()}
     parser.add_argument("--small", nargs="*", default=list(kept), choices=kept, metavar="NAME", help=", ".join(kept))
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, metavar="WAY", help=", ".join(WAYS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    subjects = [Subject([stage]) for name, stage in kept.items() if name in asked.small]
+    asked.ways = list(dict.fromkeys(["ptq", *asked.ways]))
+    subjects = [Subject([stage], asked.ways) for name, stage in kept.items() if name in asked.small]
     if asked.imagenet is not None:
-        subjects.append(_exercise(imagenet_mobilenetv2.weights_file(asked.imagenet, asked.runs)))
+        subjects.append(_exercise(imagenet_mobilenetv2.weights_file(asked.imagenet, asked.runs), asked.ways))
     taught = lessons(asked.cifar, asked.weights)
     made = pipeline.run(_recipe(subjects, asked.seeds, taught), Path.cwd(), asked.runs, terminal_context())
     found = {one.name: {"conditions": conditions(), **_result(made, one, asked.seeds)} for one in subjects}
     publish("quantization_accuracy", {"models": models_before("quantization_accuracy") | found})
 
 
-def _exercise(weights: Path) -> Subject:
+def _exercise(weights: Path, ways: Sequence[str]) -> Subject:
     """The teacher of recipes/cifar10-10way-5shot.yaml, track a, without the mirror images."""
     backbone = Load(
         stage="load",
@@ -104,7 +107,7 @@ def _exercise(weights: Path) -> Subject:
     head = Fewshot(
         stage="fewshot", id=EXERCISE, model="imagenet", support="few.support", method="nearest_centroid", random_views=0
     )
-    return Subject([backbone, head], ("ptq", "corrected", "qat"))
+    return Subject([backbone, head], [way for way in ways if way in ("ptq", "corrected", "qat")])
 
 
 def _recipe(subjects: Sequence[Subject], seeds: int, taught: Lessons) -> Recipe:
