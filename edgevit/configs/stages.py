@@ -76,6 +76,8 @@ class Prune(Stage):
     def _checks(self) -> Self:
         if [self.keep_macs, self.keep_params, self.keep_latency].count(None) != 2:
             raise ValueError("give one of 'keep_macs', 'keep_params' and 'keep_latency'")
+        if self.threads != 1 and self.keep_latency is None:
+            raise ValueError("'threads' goes with keep_latency: nothing else is timed")
         if self.score == "taylor" and self.data is None:
             raise ValueError("taylor looks at images: give 'data', or score: magnitude")
         if self.score == "magnitude" and (self.data is not None or "blocks" in self.structures):
