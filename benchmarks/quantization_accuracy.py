@@ -130,7 +130,7 @@ def _recipe(subjects: Sequence[Subject], seeds: int, taught: Lessons) -> Recipe:
 def _seed(subject: Subject, seed: int, taught: Lessons) -> Iterator[Stage]:
     for way in subject.ways:
         stage, quantize = WAYS[way]
-        name, start = f"{subject.name}/{way}/{seed}", subject.name
+        name, start = f"{subject.name}-{way}/{seed}", subject.name
         if stage is not None:
             changes = {"stage": stage, "id": f"{name}/model", "learning_rate": LEARNING_RATE, "epochs": 1, "seed": seed}
             yield _by_itself(start, changes) if start == EXERCISE else taught.further(start, changes)
@@ -166,10 +166,10 @@ def _result(made: Mapping[str, Artifact], subject: Subject, seeds: int) -> Json:
 
 def _row(made: Mapping[str, Artifact], subject: Subject, seed: int) -> Json:
     """Accuracy of each file, and what it loses against the float model before further training."""
-    start = right_answers(made[f"{subject.name}/ptq/{seed}/float-top1"])
+    start = right_answers(made[f"{subject.name}-ptq/{seed}/float-top1"])
     found: Json = {}
     for way in subject.ways:
-        in_float, quantized = (f"{subject.name}/{way}/{seed}/{form}" for form in FORMS)
+        in_float, quantized = (f"{subject.name}-{way}/{seed}/{form}" for form in FORMS)
         right = right_answers(made[f"{quantized}-top1"])
         found[way] = {
             "top1": float(right.mean()),
