@@ -101,6 +101,78 @@ def test_a_bundle_is_not_written_over(folder: Path, tmp_path: Path) -> None:
         run("bundle", folder / "int8.onnx", "--out", tmp_path)
 
 
+def digest_or_none(path: Path) -> str | None:
+    return sha256_of_file(path) if path.is_file() else None
+
+
+def test_no_command_writes_over_what_it_reads(folder: Path, tmp_path: Path) -> None:
+    model, weights = tmp_path / "m.onnx", tmp_path / "w.safetensors"
+    for path, source in ((model, folder / "float.onnx"), (weights, folder / "int8.onnx")):
+        path.write_bytes(source.read_bytes())
+    (tmp_path / "link").symlink_to(tmp_path)
+    run("bundle", model, "--out", tmp_path / "bundle")
+    before = {path: digest_or_none(path) for path in tmp_path.rglob("*")}
+    calibrated = ("--calibration", folder / "photos")
+    for command in (
+        ("quantize", model, *calibrated, "--out", tmp_path / "link" / "m.onnx"),
+        ("compile", model, "--out", model),
+        ("compile", tmp_path / "bundle", "--out", tmp_path / "bundle" / "model.onnx"),
+        ("bundle", tmp_path / "bundle", "--out", tmp_path / "bundle" / "again"),
+        ("export", "--model", "efficientvit_m0", "--weights", weights, "--out", weights),
+        ("inspect", model, "--html", model),
+    ):
+        with pytest.raises(EdgevitError, match="write over what it is made from"):
+            run(*command)
+    assert {path: digest_or_none(path) for path in tmp_path.rglob("*")} == before
+
+
+def test_a_compiled_file_is_not_quantized(folder: Path, tmp_path: Path) -> None:
+    run("compile", folder / "float.onnx", "--out", tmp_path / "engine.onnx")
+    with pytest.raises(EdgevitError, match="compiled") as caught:
+        run("quantize", tmp_path / "engine.onnx", "--calibration", folder / "photos", "--out", tmp_path / "q.onnx")
+    assert "quantize the file it was compiled from" in str(caught.value)
+
+
+def test_out_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    """No model, weights or images are there: what --out says comes first."""
+    (tmp_path / "file").write_text("mine")
+    for out, says in ((tmp_path, "this is a folder"), (tmp_path / "file" / "new", "there is a file where a folder")):
+        for command in (
+            ("export", "--model", "efficientvit_m0", "--weights", "none", "--out", out),
+            ("quantize", "none.onnx", "--calibration", "none", "--out", out),
+            ("compile", "none.onnx", "--out", out),
+            ("init", "none", "--out", out),
+            ("inspect", "none.onnx", "--html", out),
+        ):
+            with pytest.raises(EdgevitError, match=says):
+                run(*command)
+    with pytest.raises(EdgevitError, match="there is a file where a folder"):
+        run("bundle", "none.onnx", "--out", tmp_path / "file" / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_folders_above_out_are_made(folder: Path, tmp_path: Path) -> None:
+    run("compile", folder / "float.onnx", "--out", tmp_path / "a" / "b" / "engine.onnx")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["engine.onnx"]
+    run("init", photos(tmp_path / "few", {"a": 12, "b": 12}), "--out", tmp_path / "c" / "d" / "new.yaml")
+    assert load_recipe(tmp_path / "c" / "d" / "new.yaml")
+
+
+def test_nothing_half_written_stays(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that appears at --out while the model is made is in the way of the last step."""
+    made = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.parent == tmp_path:
+            target.mkdir()
+        return made(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError):
+        run("compile", folder / "float.onnx", "--out", tmp_path / "engine.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.onnx"]
+
+
 def photos(folder: Path, counts: dict[str, int]) -> Path:
     for number, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)

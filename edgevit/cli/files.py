@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.output import JsonFlag, next_command, print_json, print_table, terminal_context
+from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -60,6 +60,7 @@ def export(
     from edgevit.configs import Export, Load
     from edgevit.workshop import parsed, workshop
 
+    check_out(out, weights)
     names = tuple(str(index) for index in range(classes)) if classes else None
     with workshop(terminal_context()) as shop:
         loaded = shop.make(
@@ -117,6 +118,7 @@ def quantize(
     from edgevit.configs import Quantize
     from edgevit.workshop import parsed, workshop
 
+    check_out(out, model)
     with workshop(terminal_context()) as shop:
         config = parsed(
             Quantize,
@@ -151,6 +153,7 @@ def compile(
     from edgevit.configs import Compile
     from edgevit.workshop import parsed, workshop
 
+    check_out(out, model)
     with workshop(terminal_context()) as shop:
         made = shop.make(parsed(Compile, id="engine", model="model", target=target), model=shop.model(model))
         _deliver(made, out, as_json)
@@ -317,6 +320,7 @@ def bundle(
 
     if out.exists():
         raise ArtifactError("the folder is already there", where=out, next="give another --out")
+    check_out(out, model)
     with workshop(terminal_context()) as shop:
         images = {"support": shop.support_images(support)} if support else {}
         config = Bundle(stage="bundle", id="bundle", model="model", support="support" if support else None)
@@ -391,8 +395,11 @@ def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
     """Copy the made model to where the user wants it, in one step."""
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
-    shutil.copyfile(made.file("model.onnx"), part)
-    part.replace(out)
+    try:
+        shutil.copyfile(made.file("model.onnx"), part)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
     if as_json:
         print_json({"out": out, "metrics": made.metrics})
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.output import JsonFlag, next_command, print_json, set_options, terminal_context
+from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, set_options, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -124,9 +124,11 @@ def init(
     from edgevit.errors import RecipeError
     from edgevit.scaffold import recipe_for_folder
 
+    check_out(out)
     if out.exists() and not force:
         raise RecipeError("the file is already there", where=out, next="give another --out, or --force")
     text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     typer.echo(summary)
     typer.echo(f"wrote {out}")
