@@ -9,6 +9,7 @@ import traceback
 from typing import Annotated, NoReturn
 
 import typer
+from rich.markup import escape
 
 from edgevit import __version__
 from edgevit.cli import checks, environment, files, inspection, learning_rate, recipes
@@ -64,7 +65,7 @@ for title, commands in (
     ("This machine", (environment.doctor, environment.models)),
 ):
     for command in commands:
-        app.command(rich_help_panel=title)(command)
+        app.command(rich_help_panel=title, help=escape(command.__doc__ or ""))(command)  # edgevit[extra] is no markup
 
 
 def main() -> None:
