@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,6 +174,30 @@ def test_nothing_half_written_stays(folder: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError):
         run("compile", folder / "float.onnx", "--out", tmp_path / "engine.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["engine.onnx"]
+
+
+def test_a_bundle_appears_as_a_whole(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(self: Path, target: Path) -> Path:
+        assert not (tmp_path / "bundle").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    run("bundle", folder / "float.onnx", "--out", tmp_path / "bundle", status=130)
+    assert not list(tmp_path.iterdir())
+
+
+def test_control_c_says_that_nothing_was_written(folder: Path, tmp_path: Path) -> None:
+    edgevit = Path(sys.executable).with_name("edgevit")
+    quantize = [edgevit, "quantize", folder / "float.onnx", "--calibration", folder / "photos"]
+    command = [*map(str, quantize), "--out", str(tmp_path / "int8.onnx")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate()
+    assert process.returncode == 130
+    assert "stopped; nothing was written" in rest
+    assert not list(tmp_path.iterdir())
 
 
 def photos(folder: Path, counts: dict[str, int]) -> Path:

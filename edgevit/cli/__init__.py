@@ -84,7 +84,9 @@ def main() -> None:
         _fail(_explained(error), 2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            print("stopped; the same command goes on from here", file=sys.stderr)
+            goes_on = sys.argv[1:2] == ["run"]
+            said = "the same command goes on from here" if goes_on else "nothing was written"
+            print(f"stopped; {said}", file=sys.stderr)
         raise
     except Exception:  # noqa: BLE001 - whatever else escapes is a bug of ours
         _bug()

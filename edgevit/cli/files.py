@@ -325,7 +325,7 @@ def bundle(
         images = {"support": shop.support_images(support)} if support else {}
         config = Bundle(stage="bundle", id="bundle", model="model", support="support" if support else None)
         made = shop.make(config, model=shop.model(model), **images)
-        shutil.copytree(made.path, out)
+        _deliver_folder(made, out)
     if as_json:
         print_json({"out": out, "files": sorted(made.manifest.files), "metrics": made.metrics})
     else:
@@ -407,6 +407,17 @@ def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
     if "sqnr_db" in made.metrics:
         details.append(f"{made.metrics['sqnr_db']:.1f} dB against float")
     typer.echo(f"wrote {out} ({', '.join(details)})")
+
+
+def _deliver_folder(made: Artifact, out: Path) -> None:
+    """The same for a whole folder."""
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        shutil.copytree(made.path, part)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _print_latency(made: Artifact) -> None:
