@@ -71,6 +71,19 @@ def test_compile_evaluate_predict_and_bundle_agree(folder: Path, tmp_path: Path)
     assert len(predicted[0]) == 60
 
 
+def test_a_picture_that_cannot_be_read_costs_no_other_its_answer(folder: Path, tmp_path: Path) -> None:
+    pictures = sorted((folder / "photos").rglob("*.png"))[:2]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    command = ["predict", folder / "int8.onnx", pictures[0], broken, "none.png", pictures[1], "--json"]
+    answer = CliRunner().invoke(app, [str(one) for one in command])
+    assert answer.exit_code == 2
+    assert json.loads(answer.stdout) == json.loads(run("predict", folder / "int8.onnx", *pictures, "--json"))
+    assert str(broken) in answer.stderr
+    assert "none.png: there is no such file" in answer.stderr
+    assert run("predict", folder / "int8.onnx", broken, status=2) == ""
+
+
 def test_episodes_of_a_file(folder: Path) -> None:
     options = ("--protocol", "episodes", "--shots", 2, "--queries", 5, "--episodes", 4, "--methods", "ridge,auto")
     asked = ("evaluate", folder / "float.onnx", "--data", folder / "photos", *options)

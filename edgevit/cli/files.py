@@ -369,7 +369,7 @@ def predict(
     top: Annotated[int, typer.Option("--top", min=1, help="Labels for each image.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Label images with a bundle, an ONNX file or an engine.
+    """Label images with a bundle, an ONNX file or an engine; exit status 2 where some could not be read.
 
     Example: edgevit predict runs/quickstart/bundle photo.jpg
     """
@@ -379,15 +379,19 @@ def predict(
 
     with workshop(terminal_context()) as shop:
         artifact = shop.model(model)
-        answers = predict_images(artifact, images, top, classes_since(artifact.path) if model.is_dir() else None)
+        answers, unread = predict_images(artifact, images, top, classes_since(artifact.path) if model.is_dir() else None)
     if as_json:
         print_json(answers)
-    else:
+    elif answers:
         rows = [
             (one["image"], *(f"{label['label']} {label['confidence']:.1%}" for label in one["labels"]))
             for one in answers
         ]
         print_table(("image", *(f"label {i + 1}" for i in range(len(rows[0]) - 1))), rows)
+    for error in unread:
+        typer.echo(f"error: {error}", err=True)
+    if unread:
+        raise typer.Exit(2)
     next_command(f"edgevit evaluate {model} --data FOLDER")
 
 
