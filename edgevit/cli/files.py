@@ -379,7 +379,8 @@ def predict(
 
     with workshop(terminal_context()) as shop:
         artifact = shop.model(model)
-        answers, unread = predict_images(artifact, images, top, classes_since(artifact.path) if model.is_dir() else None)
+        classes = classes_since(artifact.path) if model.is_dir() else None
+        answers, unread = predict_images(artifact, images, top, classes)
     if as_json:
         print_json(answers)
     elif answers:
