@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -232,6 +233,27 @@ def test_init_writes_a_recipe_that_loads(tmp_path: Path) -> None:
     assert few_shot is not None
     made = dataset_artifacts(recipe.datasets, tmp_path, recipe.dataset_names())
     assert made["photos.support"].metrics["images"] == 2 * few_shot.shots
+
+
+def test_what_init_says_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    out = tmp_path / "it's mine.yaml"
+    folder = photos(tmp_path / "My Photos", {"a": 12, "b": 12})
+    answer = CliRunner().invoke(app, ["init", str(folder), "--out", str(out)])
+    next_command = answer.stderr.splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(next_command) == ["edgevit", "run", str(out)]
+    written = out.read_text().splitlines()[0].removeprefix("# Run it:")
+    assert shlex.split(written) == ["edgevit", "run", str(out)]
+
+
+def test_a_file_with_blanks_in_its_name_can_be_pasted_into_a_shell(folder: Path, tmp_path: Path) -> None:
+    model, engine = tmp_path / "my model.onnx", tmp_path / "my engine.onnx"
+    model.write_bytes((folder / "float.onnx").read_bytes())
+    for command, says in (
+        (["compile", model, "--out", engine], ["edgevit", "profile", str(engine)]),
+        (["inspect", model], ["edgevit", "profile", str(model)]),
+    ):
+        answer = CliRunner().invoke(app, [str(one) for one in command])
+        assert shlex.split(answer.stderr.splitlines()[-1].removeprefix("next: ")) == says
 
 
 def test_init_for_many_images_trains_without_few_shot(tmp_path: Path) -> None:

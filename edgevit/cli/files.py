@@ -72,10 +72,10 @@ def export(
         exported = shop.make(config, model=loaded)
         _deliver(exported, out, as_json)
     if precision == "float16":
-        next_command(f"edgevit check {out}")
+        next_command("edgevit check", out)
         return
     for_runtime = "" if runtime == "onnxruntime" else f"--runtime {runtime} "
-    next_command(f"edgevit quantize {out} --calibration FOLDER {for_runtime}--out {out.with_suffix('.int8.onnx')}")
+    next_command("edgevit quantize", out, f"--calibration FOLDER {for_runtime}--out", out.with_suffix(".int8.onnx"))
 
 
 def quantize(
@@ -137,7 +137,7 @@ def quantize(
         )
         made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
         _deliver(made, out, as_json)
-    next_command(f"edgevit check {out}" if runtime == "tensorrt" else f"edgevit compare {model} {out}")
+    next_command(*(["edgevit check", out] if runtime == "tensorrt" else ["edgevit compare", model, out]))
 
 
 def compile(
@@ -157,7 +157,7 @@ def compile(
     with workshop(terminal_context()) as shop:
         made = shop.make(parsed(Compile, id="engine", model="model", target=target), model=shop.model(model))
         _deliver(made, out, as_json)
-    next_command(f"edgevit profile {out}")
+    next_command("edgevit profile", out)
 
 
 def evaluate(
@@ -225,7 +225,7 @@ def evaluate(
     typer.echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
     if corruptions:
         _print_corruptions(corruptions)
-    next_command(f"edgevit profile {model}")
+    next_command("edgevit profile", model)
 
 
 def profile(
@@ -256,7 +256,7 @@ def profile(
         print_json(made.metrics)
     else:
         _print_latency(made)
-        next_command(f"edgevit compare {model} OTHER")
+        next_command("edgevit compare", model, "OTHER")
 
 
 def compare(
@@ -296,7 +296,7 @@ def compare(
         print_json(answer.as_json())
     else:
         typer.echo("\n".join(answer.sentences(first.name, second.name)))
-        next_command(f"edgevit bundle {second} --out bundle/")
+        next_command("edgevit bundle", second, "--out bundle/")
     if answer.other_is_worse:
         raise typer.Exit(1)
 
@@ -330,7 +330,7 @@ def bundle(
         print_json({"out": out, "files": sorted(made.manifest.files), "metrics": made.metrics})
     else:
         typer.echo(f"wrote {out}: {', '.join(sorted(made.manifest.files))}")
-    next_command(f"python {out / 'infer.py'} IMAGE")
+    next_command("python", out / "infer.py", "IMAGE")
 
 
 def enroll(
@@ -360,7 +360,7 @@ def enroll(
     flags = {"--add": add, "--force": force, "--json": as_json}
     options += [flag for flag, wanted in flags.items() if wanted]
     typer.echo(enroll_in(bundle, [*options, "--", *map(str, images or [])]), nl=False)
-    next_command(f"edgevit predict {bundle} IMAGE")
+    next_command("edgevit predict", bundle, "IMAGE")
 
 
 def predict(
@@ -393,7 +393,7 @@ def predict(
         typer.echo(f"error: {error}", err=True)
     if unread:
         raise typer.Exit(2)
-    next_command(f"edgevit evaluate {model} --data FOLDER")
+    next_command("edgevit evaluate", model, "--data FOLDER")
 
 
 def _deliver(made: Artifact, out: Path, as_json: bool) -> None:

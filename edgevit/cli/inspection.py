@@ -48,7 +48,7 @@ def inspect(
         print_json(found.to_json())
     else:
         _print(found)
-    next_command(f"edgevit profile {model}")
+    next_command("edgevit profile", model)
 
 
 def _print(found: Inspected) -> None:

@@ -35,13 +35,17 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         typer.echo(line.rstrip())
 
 
-def set_options(settings: Sequence[str]) -> str:
-    """ " --set …" for each change of a recipe, to be pasted into a shell."""
-    return "".join(f" --set {shlex.quote(one)}" for one in settings)
+def set_options(settings: Sequence[str]) -> list[str]:
+    """`--set …` for each change of a recipe, to be pasted into a shell."""
+    return [f"--set {shlex.quote(one)}" for one in settings]
 
 
-def next_command(command: str) -> None:
-    """The command that a user would want now; on stderr, so that it never mixes with an answer."""
+def next_command(*words: str | Path) -> None:
+    """The command that a user would want now; on stderr, so that it never mixes with an answer.
+
+    Paths among the words are quoted as a shell wants them; the rest stands as it is.
+    """
+    command = " ".join(shlex.quote(str(word)) if isinstance(word, Path) else word for word in words)
     typer.echo(f"next: {command}", err=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,9 +81,9 @@ def run(
         _print_summaries(reports)
         bundles = [folder / name for name, artifact in stages.items() if artifact.kind == "bundle"]
         if reports:
-            next_command(f"open {reports[-1] / 'report.html'}")
+            next_command("open", reports[-1] / "report.html")
         if bundles:
-            next_command(f"edgevit predict {bundles[-1]} IMAGE")
+            next_command("edgevit predict", bundles[-1], "IMAGE")
     if any(one.metrics["meets_budget"] is False for one in stages.values() if one.kind == "report"):
         raise typer.Exit(1)
 
@@ -132,7 +131,7 @@ def init(
     out.write_text(text, encoding="utf-8")
     typer.echo(summary)
     typer.echo(f"wrote {out}")
-    next_command(f"edgevit run {out}")
+    next_command("edgevit run", out)
 
 
 def report(
@@ -157,7 +156,7 @@ def report(
             print_json(json.loads((folder / "report.json").read_text()))
         else:
             typer.echo((folder / "report.md").read_text())
-    next_command(f"open {found[-1] / 'report.html'}")
+    next_command("open", found[-1] / "report.html")
 
 
 def schema() -> None:
@@ -207,7 +206,7 @@ def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_jso
     pending = sum(one.runs for one in answers)
     typer.echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
     if pending:
-        next_command(f"edgevit run {shlex.quote(str(recipe))}{set_options(settings)}")
+        next_command("edgevit run", recipe, *set_options(settings))
 
 
 def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:
