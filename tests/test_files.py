@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -54,6 +56,23 @@ def test_exporting_twice_gives_the_same_file(folder: Path, tmp_path: Path) -> No
 
 def test_a_quantized_file_is_smaller(folder: Path) -> None:
     assert (folder / "int8.onnx").stat().st_size < 0.5 * (folder / "float.onnx").stat().st_size
+
+
+def test_quantize_says_so_where_the_float_model_ships(folder: Path, tmp_path: Path) -> None:
+    """One small product: nothing that integers could speed up."""
+    weight = np.random.default_rng(0).normal(size=(192, 3)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Flatten", ["x"], ["f"]), onnx.helper.make_node("MatMul", ["f", "w"], ["y"])],
+        "linear",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save_model(model, tmp_path / "float.onnx")
+    calibrated = ("--calibration", folder / "photos")
+    said = run("quantize", tmp_path / "float.onnx", *calibrated, "--out", tmp_path / "quantized.onnx")
+    assert "this is the float model: no INT8 form was both faster and close enough" in said
 
 
 def test_compile_evaluate_predict_and_bundle_agree(folder: Path, tmp_path: Path) -> None:

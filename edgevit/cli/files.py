@@ -137,6 +137,8 @@ def quantize(
         )
         made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
         _deliver(made, out, as_json)
+    if not made.metrics["quantized_ops"]:
+        typer.echo("this is the float model: no INT8 form was both faster and close enough to it", err=as_json)
     next_command(*(["edgevit check", out] if runtime == "tensorrt" else ["edgevit compare", model, out]))
 
 
