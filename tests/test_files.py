@@ -21,6 +21,7 @@ from edgevit.configs import Digits
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.errors import DataError, EdgevitError
 from edgevit.recipe import load_recipe
+from edgevit.runtimes.files import artifact_from_onnx
 
 
 def run(*arguments: object, status: int = 0) -> str:
@@ -52,6 +53,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_exporting_twice_gives_the_same_file(folder: Path, tmp_path: Path) -> None:
     run("export", "--model", "efficientvit_m0", "--image-size", 64, "--classes", 3, "--out", tmp_path / "again.onnx")
     assert sha256_of_file(tmp_path / "again.onnx") == sha256_of_file(folder / "float.onnx")
+
+
+def test_a_file_of_labels_names_the_classes(folder: Path, tmp_path: Path) -> None:
+    labels, out = tmp_path / "labels.txt", tmp_path / "named.onnx"
+    labels.write_text("café\nbar\npub\n", encoding="utf-8")
+    model = ("export", "--model", "efficientvit_m0", "--image-size", 64, "--labels", labels, "--out", out)
+    run(*model, "--classes", 3)
+    assert artifact_from_onnx(out).io.classes == ("café", "bar", "pub")
+    out.unlink()
+    for text, says in (
+        ("café\nbar\n", "as many names as the model has classes"),
+        ("café\nbar\nbar\n", "two classes have the same name"),
+        ("", "as many names as the model has classes"),
+    ):
+        labels.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=says) as caught:
+            run(*model, "--classes", 3)
+        assert "labels.txt" in str(caught.value)
+    labels.write_bytes("café".encode("latin-1"))
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        run(*model, "--classes", 3)
+    assert not out.exists()
 
 
 def test_a_quantized_file_is_smaller(folder: Path) -> None:

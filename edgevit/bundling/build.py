@@ -27,7 +27,7 @@ from edgevit.errors import ArtifactError, ParityError
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
-from edgevit.runtimes.files import onnx_file, read_onnx, write_onnx
+from edgevit.runtimes.files import iospec_of_onnx, onnx_file, read_onnx, write_onnx
 from edgevit.runtimes.sessions import open_session
 
 MODEL_LICENCE = (
@@ -109,10 +109,11 @@ class _Labelled(NamedTuple):
 
 
 def _copy_model(model: Artifact, to: Path) -> None:
-    """The very bytes where it is one file; weights that lie beside it are taken in."""
+    """The very bytes where it is one file of this IOSpec; weights that lie beside it are taken in."""
     source = onnx_file(model)
-    graph = onnx.load(source, load_external_data=False).graph
-    if any(uses_external_data(tensor) for tensor in graph.initializer):
+    loaded = onnx.load(source, load_external_data=False)
+    in_parts = any(uses_external_data(tensor) for tensor in loaded.graph.initializer)
+    if in_parts or iospec_of_onnx(loaded, source) != model.io:
         write_onnx(read_onnx(source), to, model.io, model.manifest.session_options)
     else:
         shutil.copyfile(source, to)

@@ -51,6 +51,9 @@ def export(
     embedding: Annotated[
         bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
     ] = False,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Export a timm model to ONNX, checked against torch.
@@ -60,13 +63,16 @@ def export(
     from edgevit.configs import Export, Load
     from edgevit.workshop import parsed, workshop
 
-    check_out(out, weights)
+    check_out(out, weights, labels)
+    class_names = _class_names(labels) if labels else None
     names = tuple(str(index) for index in range(classes)) if classes else None
     with workshop(terminal_context()) as shop:
         loaded = shop.make(
             Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
                  weights=str(weights.absolute()) if weights else None, image_size=image_size)
         )  # fmt: skip
+        if class_names is not None:
+            loaded = _named(loaded, class_names, labels)
         config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
                         normalise=normalise, embedding=embedding)  # fmt: skip
         exported = shop.make(config, model=loaded)
@@ -139,7 +145,10 @@ def quantize(
         _deliver(made, out, as_json)
     if not made.metrics["quantized_ops"]:
         typer.echo("this is the float model: no INT8 form was both faster and close enough to it", err=as_json)
-    next_command(*(["edgevit check", out] if runtime == "tensorrt" else ["edgevit compare", model, out]))
+    if runtime == "tensorrt":
+        next_command("edgevit check", out)
+    else:
+        next_command("edgevit compare", model, out)
 
 
 def compile(
@@ -396,6 +405,27 @@ def predict(
     if unread:
         raise typer.Exit(2)
     next_command("edgevit evaluate", model, "--data FOLDER")
+
+
+def _class_names(labels: Path) -> tuple[str, ...]:
+    from edgevit.data.class_names import check_class_names
+    from edgevit.errors import DataError
+
+    try:
+        names = tuple(labels.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError:
+        raise DataError("this is no text in UTF-8", where=labels, expected="one class name a line") from None
+    check_class_names(names, str(labels))
+    return names
+
+
+def _named(model: Artifact, names: tuple[str, ...], labels: Path | None) -> Artifact:
+    from edgevit.errors import DataError
+
+    if len(names) != (expected := len(model.io.classes)):
+        what, next_step = "there have to be as many names as the model has classes", "--classes gives it as many"
+        raise DataError(what, where=labels, got=len(names), expected=expected, next=next_step)
+    return model.calling_its_classes(names)
 
 
 def _deliver(made: Artifact, out: Path, as_json: bool) -> None:

@@ -36,6 +36,7 @@ from edgevit.data.preprocess import preprocess
 from edgevit.errors import ArtifactError, CheckFailed, DataError
 from edgevit.fewshot.heads import nearest_centroid
 from edgevit.pipeline import _show
+from edgevit.runtimes.files import read_onnx, write_onnx
 from edgevit.workshop import workshop
 from tests.bundling.enrolling import KNOWN, copied_bundle, data, digit_files, digits_of_eight, made_bundle, quantized
 from tests.bundling.small_model import small_model
@@ -454,6 +455,23 @@ def test_the_command_bundles_with_a_folder_of_classes(fours: list[Path], tmp_pat
     edgevit("bundle", file, "--out", out, "--support", tmp_path / "support")
     assert {one["images"] for one in done(out, "--list")["classes"]} == {3}
     assert "four: 5 images taken; 9 classes" in edgevit("enroll", out, "--class", "four", fours[0].parent)
+
+
+def test_a_model_without_class_names_gets_those_of_the_folder(tmp_path: Path) -> None:
+    names = [f"digit {label}" for label in KNOWN]
+    for label, name in zip(KNOWN, names, strict=True):
+        digit_files(tmp_path / "support" / name, label, 3, role="eight.train")
+    file, out = tmp_path / "model.onnx", tmp_path / "bundle"
+    unnamed = quantized().io.model_copy(update={"classes": tuple(map(str, range(len(KNOWN))))})
+    write_onnx(read_onnx(quantized().file("model.onnx")), file, unnamed, quantized().manifest.session_options)
+    edgevit("bundle", file, "--out", out, "--support", tmp_path / "support")
+    assert (out / "labels.txt").read_text().splitlines() == names
+    assert json.loads((out / "iospec.json").read_text())["classes"] == names
+    assert [one["class"] for one in done(out, "--list")["classes"]] == names
+    picture = digit_files(tmp_path, "3", 1, role="eight.train")[0]
+    said = json.loads(program(out, "infer.py", "--json", picture).stdout)["labels"][0]["label"]
+    assert said == "digit 3"
+    assert json.loads(edgevit("predict", out, picture, "--json"))[0]["labels"][0]["label"] == said
 
 
 # Bundling ------------------------------------------------------------------------------------------------------
