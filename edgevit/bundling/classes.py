@@ -124,7 +124,7 @@ def _check(model: Artifact, support: Dataset) -> None:
             where=model.id,
             got=", ".join(output.name for output in model.io.outputs),
             expected="logits, embedding",
-            next="export it with embedding: true",
+            next="export it with embedding: true (edgevit export: --embedding)",
         )
     if support.labels is None or not len(support):
         got = "no labels" if len(support) else "no images"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,10 +145,12 @@ def report(
     """
     import json
 
-    from edgevit.errors import ArtifactError
+    from edgevit.errors import ArtifactError, listed
 
-    patterns = ("report.json", "*/report.json", "*/*/report.json")
-    found = sorted({file.parent for pattern in patterns for file in run_folder.glob(pattern)})
+    if runs := _runs_with_reports(run_folder):
+        what, next_step = "this is the folder of all runs", f"edgevit report {shlex.quote(str(runs[0]))}"
+        raise ArtifactError(what, where=run_folder, expected=f"one of {listed(list(map(str, runs)))}", next=next_step)
+    found = _reports_in(run_folder)
     if not found:
         expected = "a run that has a report stage"
         raise ArtifactError("there is no report here", where=run_folder, expected=expected, next="edgevit run RECIPE")
@@ -167,6 +170,18 @@ def schema() -> None:
     from edgevit.recipe import recipe_schema
 
     print_json(recipe_schema())
+
+
+def _runs_with_reports(folder: Path) -> list[Path]:
+    """Empty where it is no folder of runs, which holds their store."""
+    if not (folder / ".store").is_dir():
+        return []
+    return [one for one in sorted(folder.iterdir()) if not one.name.startswith(".") and _reports_in(one)]
+
+
+def _reports_in(folder: Path) -> list[Path]:
+    patterns = ("report.json", "*/report.json", "*/*/report.json")
+    return sorted({file.parent for pattern in patterns for file in folder.glob(pattern)})
 
 
 def _follows_torchrun(device: str, ranks: int) -> bool:
