@@ -341,6 +341,21 @@ def test_a_run_shows_a_copy_and_keeps_what_was_enrolled(fours: list[Path], tmp_p
     assert [path.name for path in shown.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize(("owner", "step"), [(shutil, "copytree"), (Path, "rename")])
+def test_two_runs_may_show_a_bundle_at_once(owner: Any, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The other one is done with it just before this one copies, or moves its copy into place."""
+    shown, act, copytree = tmp_path / "run" / "bundle", getattr(owner, step), shutil.copytree
+
+    def after_the_other(*arguments: Any) -> Any:
+        copytree(made_bundle().path, shown)
+        return act(*arguments)
+
+    monkeypatch.setattr(owner, step, after_the_other)
+    _show(made_bundle(), shown.parent, shown.name)
+    assert [path.name for path in shown.parent.iterdir()] == ["bundle"]
+    assert (shown / FILE).read_bytes() == made_bundle().file(FILE).read_bytes()
+
+
 LOOP = """
 import sys
 from pathlib import Path
