@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +89,11 @@ class IOSpec(Frozen):
     @property
     def has_embedding(self) -> bool:
         return any(output.name == EMBEDDING for output in self.outputs)
+
+    @property
+    def names_its_classes(self) -> bool:
+        """Whether they are called more than "0", "1", …"""
+        return self.classes != tuple(map(str, range(len(self.classes))))
 
 
 class FileEntry(Frozen):
@@ -185,6 +190,11 @@ class Artifact:
         if self.manifest.io is None:
             raise ArtifactError(f"a {self.kind} has no IOSpec", where=self.path, expected="a model")
         return self.manifest.io
+
+    def calling_its_classes(self, names: tuple[str, ...]) -> Artifact:
+        """The same model with other names for its classes; its file keeps those that it was written with."""
+        io = self.io.model_copy(update={"classes": names})
+        return replace(self, manifest=self.manifest.model_copy(update={"io": io}))
 
     def ref(self) -> InputRef:
         return InputRef(id=self.id, kind=self.kind, key=self.manifest.key, digest=self.digest)

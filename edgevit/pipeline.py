@@ -60,7 +60,8 @@ def make(
     if artifact is None:
         if title:
             context.progress.say(title)
-        artifact = store.make(config, inputs, parts, _writer(config, inputs, context, store.cache), again=again)
+        write = _writer(config, inputs, context, store.cache)
+        artifact = store.make(config, inputs, parts, write, again=again, say=context.progress.say)
         if title:
             context.progress.say(f"    {_outcome(artifact)}")
             context.progress.curves(_curves(artifact))
@@ -269,12 +270,20 @@ def _show(artifact: Artifact, run_folder: Path, stage_id: str) -> None:
         return
     copy = shown.with_name(f".{shown.name}.{os.getpid()}")
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(artifact.path, copy)
-    if shown.is_symlink():
-        shown.unlink()
-    elif shown.exists():
-        shown.rename(shown.with_name(f"{shown.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
-    copy.rename(shown)
+    try:
+        shutil.copytree(artifact.path, copy)
+        if _same(shown, artifact):
+            return
+        if shown.is_symlink():
+            shown.unlink()
+        elif shown.exists():
+            shown.rename(shown.with_name(f"{shown.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
+        copy.rename(shown)
+    except OSError:
+        if not _same(shown, artifact):  # which another run of the recipe may just have shown
+            raise
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 def _same(shown: Path, artifact: Artifact) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,27 +18,44 @@ from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for
 
 
+class Predicted(NamedTuple):
+    """What was said about images.
+
+    Attributes:
+        answers: `{image, labels: [{label, confidence}]}` for each image that could be read.
+        unread: what was wrong with the others, file named.
+    """
+
+    answers: list[dict[str, Any]]
+    unread: list[DataError | OSError]
+
+
 def predict_images(
     model: Artifact, paths: Sequence[Path], top: int, classes: tuple[SupportSet, PrototypeHead] | None = None
-) -> list[dict[str, Any]]:
-    """`{image, labels: [{label, confidence}]}` for each image; folders give the images below them, sorted.
+) -> Predicted:
+    """Label each image; folders give the images below them, sorted.
 
     Args:
         classes: what answers in place of the model's own classifier.
     """
     spec = model.io
     names = classes[0].classes if classes else spec.classes
-    answers = []
+    found = Predicted([], [])
     with target_for("local-cpu").open(model, SessionOptions()) as session:
         for path in _images(paths):
-            tensor = preprocess(read_image(path), **spec.preprocess.model_dump())[None]
+            try:
+                picture = read_image(path)
+            except (DataError, OSError) as error:
+                found.unread.append(error)
+                continue
+            tensor = preprocess(picture, **spec.preprocess.model_dump())[None]
             outputs = session.infer({spec.inputs[0].name: tensor})
             logits = classes[1].logits(outputs[EMBEDDING]) if classes else outputs[spec.outputs[0].name]
             probabilities = softmax(logits[0])
             best = np.argsort(-probabilities, kind="stable")[:top]
             labels = [{"label": names[i], "confidence": round(float(probabilities[i]), 4)} for i in best]
-            answers.append({"image": str(path), "labels": labels})
-    return answers
+            found.answers.append({"image": str(path), "labels": labels})
+    return found
 
 
 def _images(paths: Sequence[Path]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,7 @@ def recipe_for_folder(
     shots = _shots(open_dataset(roles["photos.train"])) if few else 0
     text = _template().render(
         name=_recipe_name(folder),
-        file=recipe_file,
+        file=shlex.quote(str(recipe_file)),
         path=_path_from(recipe_file.absolute().parent, folder.absolute()),
         classes=config.classes,
         has_test_folder=(folder / "test").is_dir(),

@@ -100,10 +100,11 @@ class Store:
         write: Callable[[Path, Path], Contents],
         *,
         again: bool = False,
+        say: Callable[[str], None] | None = None,
     ) -> Artifact:
-        """Let `write(out, work)` fill a new folder and publish it. One process at a time makes a key."""
+        """Let `write(out, work)` fill a new folder and publish it. One process at a time makes a key; others say so."""
         key = self.key(parts)
-        with self._locked(key):
+        with self._locked(key, say):
             if not again and (found := self.find(key)):
                 return found  # another process made it while this one waited
             out, work = self.root / "tmp" / key, self.root / "work" / key
@@ -149,11 +150,16 @@ class Store:
         return Artifact.load(home)
 
     @contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
+    def _locked(self, key: str, say: Callable[[str], None] | None) -> Iterator[None]:
         folder = self.root / "lock"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / key).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if say:
+                    say("    another run is making this: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.models import CommandInfo
 from typer.testing import CliRunner
 
 from edgevit import __version__
@@ -65,6 +66,14 @@ def test_help_shows_an_example_in_80_columns(command: str) -> None:
     assert f"Example: edgevit {command}" in text
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=COMMANDS)
+def test_help_says_what_the_docstring_says(command: CommandInfo) -> None:
+    """Word for word: what stands in brackets is no markup."""
+    assert command.callback is not None
+    said = " ".join(run(command.callback.__name__.replace("_", "-"), "--help").split())
+    assert " ".join((command.callback.__doc__ or "").split()) in said
 
 
 def cpu_seconds_of_help() -> float:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from PIL import Image
@@ -16,6 +22,7 @@ from edgevit.configs import Digits
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.errors import DataError, EdgevitError
 from edgevit.recipe import load_recipe
+from edgevit.runtimes.files import artifact_from_onnx
 from tests.runtimes.test_files import with_constant_nodes
 
 
@@ -50,6 +57,39 @@ def test_exporting_twice_gives_the_same_file(folder: Path, tmp_path: Path) -> No
     assert sha256_of_file(tmp_path / "again.onnx") == sha256_of_file(folder / "float.onnx")
 
 
+def test_where_pretrained_weights_cannot_be_fetched_the_option_is_named(tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("edgevit"), "export", "--model", "tiny_vit_5m_224", "--pretrained"]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    answer = subprocess.run(
+        [*command, "--out", tmp_path / "m.onnx"], capture_output=True, text=True, env=offline, check=False
+    )
+    assert answer.returncode == 2
+    assert "cannot be fetched" in answer.stderr
+    assert "--weights" in answer.stderr
+
+
+def test_a_file_of_labels_names_the_classes(folder: Path, tmp_path: Path) -> None:
+    labels, out = tmp_path / "labels.txt", tmp_path / "named.onnx"
+    labels.write_text("café\nbar\npub\n", encoding="utf-8")
+    model = ("export", "--model", "efficientvit_m0", "--image-size", 64, "--labels", labels, "--out", out)
+    run(*model, "--classes", 3)
+    assert artifact_from_onnx(out).io.classes == ("café", "bar", "pub")
+    out.unlink()
+    for text, says in (
+        ("café\nbar\n", "as many names as the model has classes"),
+        ("café\nbar\nbar\n", "two classes have the same name"),
+        ("", "as many names as the model has classes"),
+    ):
+        labels.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=says) as caught:
+            run(*model, "--classes", 3)
+        assert "labels.txt" in str(caught.value)
+    labels.write_bytes("café".encode("latin-1"))
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        run(*model, "--classes", 3)
+    assert not out.exists()
+
+
 def test_a_quantized_file_is_smaller(folder: Path) -> None:
     assert (folder / "int8.onnx").stat().st_size < 0.5 * (folder / "float.onnx").stat().st_size
 
@@ -60,6 +100,23 @@ def test_weights_in_constant_nodes_are_quantized_too(folder: Path, tmp_path: Pat
     run("quantize", tmp_path / "float.onnx", *calibrated, "--out", tmp_path / "int8.onnx")
     sizes = [(home / "int8.onnx").stat().st_size for home in (folder, tmp_path)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+
+
+def test_quantize_says_so_where_the_float_model_ships(folder: Path, tmp_path: Path) -> None:
+    """One small product: nothing that integers could speed up."""
+    weight = np.random.default_rng(0).normal(size=(192, 3)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Flatten", ["x"], ["f"]), onnx.helper.make_node("MatMul", ["f", "w"], ["y"])],
+        "linear",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save_model(model, tmp_path / "float.onnx")
+    calibrated = ("--calibration", folder / "photos")
+    said = run("quantize", tmp_path / "float.onnx", *calibrated, "--out", tmp_path / "quantized.onnx")
+    assert "this is the float model: no INT8 form was both faster and close enough" in said
 
 
 def test_compile_evaluate_predict_and_bundle_agree(folder: Path, tmp_path: Path) -> None:
@@ -76,6 +133,19 @@ def test_compile_evaluate_predict_and_bundle_agree(folder: Path, tmp_path: Path)
     ]
     assert predicted[0] == predicted[1]
     assert len(predicted[0]) == 60
+
+
+def test_a_picture_that_cannot_be_read_costs_no_other_its_answer(folder: Path, tmp_path: Path) -> None:
+    pictures = sorted((folder / "photos").rglob("*.png"))[:2]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    command = ["predict", folder / "int8.onnx", pictures[0], broken, "none.png", pictures[1], "--json"]
+    answer = CliRunner().invoke(app, [str(one) for one in command])
+    assert answer.exit_code == 2
+    assert json.loads(answer.stdout) == json.loads(run("predict", folder / "int8.onnx", *pictures, "--json"))
+    assert str(broken) in answer.stderr
+    assert "none.png: there is no such file" in answer.stderr
+    assert run("predict", folder / "int8.onnx", broken, status=2) == ""
 
 
 def test_episodes_of_a_file(folder: Path) -> None:
@@ -111,6 +181,102 @@ def test_a_bundle_is_not_written_over(folder: Path, tmp_path: Path) -> None:
         run("bundle", folder / "int8.onnx", "--out", tmp_path)
 
 
+def digest_or_none(path: Path) -> str | None:
+    return sha256_of_file(path) if path.is_file() else None
+
+
+def test_no_command_writes_over_what_it_reads(folder: Path, tmp_path: Path) -> None:
+    model, weights = tmp_path / "m.onnx", tmp_path / "w.safetensors"
+    for path, source in ((model, folder / "float.onnx"), (weights, folder / "int8.onnx")):
+        path.write_bytes(source.read_bytes())
+    (tmp_path / "link").symlink_to(tmp_path)
+    run("bundle", model, "--out", tmp_path / "bundle")
+    before = {path: digest_or_none(path) for path in tmp_path.rglob("*")}
+    calibrated = ("--calibration", folder / "photos")
+    for command in (
+        ("quantize", model, *calibrated, "--out", tmp_path / "link" / "m.onnx"),
+        ("compile", model, "--out", model),
+        ("compile", tmp_path / "bundle", "--out", tmp_path / "bundle" / "model.onnx"),
+        ("bundle", tmp_path / "bundle", "--out", tmp_path / "bundle" / "again"),
+        ("export", "--model", "efficientvit_m0", "--weights", weights, "--out", weights),
+        ("inspect", model, "--html", model),
+    ):
+        with pytest.raises(EdgevitError, match="write over what it is made from"):
+            run(*command)
+    assert {path: digest_or_none(path) for path in tmp_path.rglob("*")} == before
+
+
+def test_a_compiled_file_is_not_quantized(folder: Path, tmp_path: Path) -> None:
+    run("compile", folder / "float.onnx", "--out", tmp_path / "engine.onnx")
+    with pytest.raises(EdgevitError, match="compiled") as caught:
+        run("quantize", tmp_path / "engine.onnx", "--calibration", folder / "photos", "--out", tmp_path / "q.onnx")
+    assert "quantize the file it was compiled from" in str(caught.value)
+
+
+def test_out_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    """No model, weights or images are there: what --out says comes first."""
+    (tmp_path / "file").write_text("mine")
+    for out, says in ((tmp_path, "this is a folder"), (tmp_path / "file" / "new", "there is a file where a folder")):
+        for command in (
+            ("export", "--model", "efficientvit_m0", "--weights", "none", "--out", out),
+            ("quantize", "none.onnx", "--calibration", "none", "--out", out),
+            ("compile", "none.onnx", "--out", out),
+            ("init", "none", "--out", out),
+            ("inspect", "none.onnx", "--html", out),
+        ):
+            with pytest.raises(EdgevitError, match=says):
+                run(*command)
+    with pytest.raises(EdgevitError, match="there is a file where a folder"):
+        run("bundle", "none.onnx", "--out", tmp_path / "file" / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_folders_above_out_are_made(folder: Path, tmp_path: Path) -> None:
+    run("compile", folder / "float.onnx", "--out", tmp_path / "a" / "b" / "engine.onnx")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["engine.onnx"]
+    run("init", photos(tmp_path / "few", {"a": 12, "b": 12}), "--out", tmp_path / "c" / "d" / "new.yaml")
+    assert load_recipe(tmp_path / "c" / "d" / "new.yaml")
+
+
+def test_nothing_half_written_stays(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that appears at --out while the model is made is in the way of the last step."""
+    made = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.parent == tmp_path:
+            target.mkdir()
+        return made(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError):
+        run("compile", folder / "float.onnx", "--out", tmp_path / "engine.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.onnx"]
+
+
+def test_a_bundle_appears_as_a_whole(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(self: Path, target: Path) -> Path:
+        assert not (tmp_path / "bundle").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    run("bundle", folder / "float.onnx", "--out", tmp_path / "bundle", status=130)
+    assert not list(tmp_path.iterdir())
+
+
+def test_control_c_says_that_nothing_was_written(folder: Path, tmp_path: Path) -> None:
+    edgevit = Path(sys.executable).with_name("edgevit")
+    quantize = [edgevit, "quantize", folder / "float.onnx", "--calibration", folder / "photos"]
+    command = [*map(str, quantize), "--out", str(tmp_path / "int8.onnx")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate()
+    assert process.returncode == 130
+    assert "stopped; nothing was written" in rest
+    assert not list(tmp_path.iterdir())
+
+
 def photos(folder: Path, counts: dict[str, int]) -> Path:
     for number, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
@@ -130,6 +296,27 @@ def test_init_writes_a_recipe_that_loads(tmp_path: Path) -> None:
     assert few_shot is not None
     made = dataset_artifacts(recipe.datasets, tmp_path, recipe.dataset_names())
     assert made["photos.support"].metrics["images"] == 2 * few_shot.shots
+
+
+def test_what_init_says_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    out = tmp_path / "it's mine.yaml"
+    folder = photos(tmp_path / "My Photos", {"a": 12, "b": 12})
+    answer = CliRunner().invoke(app, ["init", str(folder), "--out", str(out)])
+    next_command = answer.stderr.splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(next_command) == ["edgevit", "run", str(out)]
+    written = out.read_text().splitlines()[0].removeprefix("# Run it:")
+    assert shlex.split(written) == ["edgevit", "run", str(out)]
+
+
+def test_a_file_with_blanks_in_its_name_can_be_pasted_into_a_shell(folder: Path, tmp_path: Path) -> None:
+    model, engine = tmp_path / "my model.onnx", tmp_path / "my engine.onnx"
+    model.write_bytes((folder / "float.onnx").read_bytes())
+    for command, says in (
+        (["compile", model, "--out", engine], ["edgevit", "profile", str(engine)]),
+        (["inspect", model], ["edgevit", "profile", str(model)]),
+    ):
+        answer = CliRunner().invoke(app, [str(one) for one in command])
+        assert shlex.split(answer.stderr.splitlines()[-1].removeprefix("next: ")) == says
 
 
 def test_init_for_many_images_trains_without_few_shot(tmp_path: Path) -> None:

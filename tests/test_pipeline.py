@@ -81,6 +81,16 @@ def test_a_report_follows_the_names_in_it(small: Small) -> None:
     assert json.loads((small.runs / "other" / "report" / "report.json").read_text())["name"] == "other"
 
 
+def test_a_report_is_of_one_run(small: Small) -> None:
+    small.run()
+    small.run(small.recipe("name: small", "name: other"))
+    answer = subprocess.run([EDGEVIT, "report", small.runs], capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert f"one of {small.runs / 'other'}, {small.runs / 'small'}" in answer.stderr
+    one = subprocess.run([EDGEVIT, "report", small.runs / "other"], capture_output=True, text=True, check=True)
+    assert one.stdout.startswith("# other")
+
+
 def test_an_id_that_becomes_a_folder(small: Small) -> None:
     first = small.run()
     report = "  - {stage: report, id: report, of: [accuracy]}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,27 @@ def test_two_processes_make_a_key_once(tmp_path: Path) -> None:
         process.join()
         assert process.exitcode == 0
     assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_who_waits_for_another_run_says_so(tmp_path: Path) -> None:
+    store, waits, said = Store(tmp_path), threading.Event(), list[str]()
+
+    def write(out: Path, work: Path) -> Contents:
+        began.set()
+        assert waits.wait(10)
+        return Contents(kind="checkpoint")
+
+    def say(line: str) -> None:
+        said.append(line)
+        waits.set()
+
+    began = threading.Event()
+    first = threading.Thread(target=store.make, args=(LOAD, {}, ingredients(LOAD, {}, None, None), write))
+    first.start()
+    assert began.wait(10)
+    made(store, say=say)
+    first.join()
+    assert said == ["    another run is making this: waiting for it"]
 
 
 values = st.recursive(

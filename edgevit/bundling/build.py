@@ -26,7 +26,7 @@ from edgevit.errors import ArtifactError, ParityError
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
-from edgevit.runtimes.files import external_files, onnx_file, read_onnx, write_onnx
+from edgevit.runtimes.files import external_files, iospec_of_onnx, onnx_file, read_onnx, write_onnx
 from edgevit.runtimes.sessions import open_session
 
 MODEL_LICENCE = (
@@ -108,9 +108,10 @@ class _Labelled(NamedTuple):
 
 
 def _copy_model(model: Artifact, to: Path) -> None:
-    """The very bytes where it is one file; weights that lie beside it are taken in."""
+    """The very bytes where it is one file of this IOSpec; weights that lie beside it are taken in."""
     source = onnx_file(model)
-    if external_files(onnx.load(source, format="protobuf", load_external_data=False), source):
+    loaded = onnx.load(source, format="protobuf", load_external_data=False)
+    if external_files(loaded, source) or iospec_of_onnx(loaded, source) != model.io:
         write_onnx(read_onnx(source), to, model.io, model.manifest.session_options)
     else:
         shutil.copyfile(source, to)

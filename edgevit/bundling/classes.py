@@ -31,6 +31,15 @@ from edgevit.runtimes.base import SessionOptions, input_batches
 from edgevit.runtimes.sessions import open_session
 
 
+def named_by(support: Dataset, model: Artifact, progress: Progress) -> Artifact:
+    """The model, its classes called as the support set's are where it does not name its own and they are as many."""
+    own, given = model.io.classes, tuple(support.classes)
+    if model.io.names_its_classes or len(own) != len(given) or set(own) == set(given):
+        return model
+    progress.say("the model does not name its classes: they are called as those of the support set, in their order")
+    return model.calling_its_classes(given)
+
+
 def write_classes(model: Artifact, support: Dataset, out: Path, progress: Progress) -> SupportSet:
     """Write `classes.npz` beside a bundle's `model.onnx`: what this very model sees in each image of the support set.
 
@@ -115,7 +124,7 @@ def _check(model: Artifact, support: Dataset) -> None:
             where=model.id,
             got=", ".join(output.name for output in model.io.outputs),
             expected="logits, embedding",
-            next="export it with embedding: true",
+            next="export it with embedding: true (edgevit export: --embedding)",
         )
     if support.labels is None or not len(support):
         got = "no labels" if len(support) else "no images"

@@ -9,6 +9,7 @@ import traceback
 from typing import Annotated, NoReturn
 
 import typer
+from rich.markup import escape
 
 from edgevit import __version__
 from edgevit.cli import checks, environment, files, inspection, learning_rate, recipes
@@ -64,7 +65,7 @@ for title, commands in (
     ("This machine", (environment.doctor, environment.models)),
 ):
     for command in commands:
-        app.command(rich_help_panel=title)(command)
+        app.command(rich_help_panel=title, help=escape(command.__doc__ or ""))(command)  # edgevit[extra] is no markup
 
 
 def main() -> None:
@@ -83,7 +84,9 @@ def main() -> None:
         _fail(_explained(error), 2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            print("stopped; the same command goes on from here", file=sys.stderr)
+            goes_on = sys.argv[1:2] == ["run"]
+            said = "the same command goes on from here" if goes_on else "nothing was written"
+            print(f"stopped; {said}", file=sys.stderr)
         raise
     except Exception:  # noqa: BLE001 - whatever else escapes is a bug of ours
         _bug()

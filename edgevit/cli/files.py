@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.output import JsonFlag, next_command, print_json, print_table, terminal_context
+from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -51,6 +51,9 @@ def export(
     embedding: Annotated[
         bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
     ] = False,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Export a timm model to ONNX, checked against torch.
@@ -60,21 +63,25 @@ def export(
     from edgevit.configs import Export, Load
     from edgevit.workshop import parsed, workshop
 
+    check_out(out, weights, labels)
+    class_names = _class_names(labels) if labels else None
     names = tuple(str(index) for index in range(classes)) if classes else None
     with workshop(terminal_context()) as shop:
         loaded = shop.make(
             Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
                  weights=str(weights.absolute()) if weights else None, image_size=image_size)
         )  # fmt: skip
+        if class_names is not None:
+            loaded = _named(loaded, class_names, labels)
         config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
                         normalise=normalise, embedding=embedding)  # fmt: skip
         exported = shop.make(config, model=loaded)
         _deliver(exported, out, as_json)
     if precision == "float16":
-        next_command(f"edgevit check {out}")
+        next_command("edgevit check", out)
         return
     for_runtime = "" if runtime == "onnxruntime" else f"--runtime {runtime} "
-    next_command(f"edgevit quantize {out} --calibration FOLDER {for_runtime}--out {out.with_suffix('.int8.onnx')}")
+    next_command("edgevit quantize", out, f"--calibration FOLDER {for_runtime}--out", out.with_suffix(".int8.onnx"))
 
 
 def quantize(
@@ -117,6 +124,7 @@ def quantize(
     from edgevit.configs import Quantize
     from edgevit.workshop import parsed, workshop
 
+    check_out(out, model)
     with workshop(terminal_context()) as shop:
         config = parsed(
             Quantize,
@@ -135,7 +143,12 @@ def quantize(
         )
         made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
         _deliver(made, out, as_json)
-    next_command(f"edgevit check {out}" if runtime == "tensorrt" else f"edgevit compare {model} {out}")
+    if not made.metrics["quantized_ops"]:
+        typer.echo("this is the float model: no INT8 form was both faster and close enough to it", err=as_json)
+    if runtime == "tensorrt":
+        next_command("edgevit check", out)
+    else:
+        next_command("edgevit compare", model, out)
 
 
 def compile(
@@ -151,10 +164,11 @@ def compile(
     from edgevit.configs import Compile
     from edgevit.workshop import parsed, workshop
 
+    check_out(out, model)
     with workshop(terminal_context()) as shop:
         made = shop.make(parsed(Compile, id="engine", model="model", target=target), model=shop.model(model))
         _deliver(made, out, as_json)
-    next_command(f"edgevit profile {out}")
+    next_command("edgevit profile", out)
 
 
 def evaluate(
@@ -222,7 +236,7 @@ def evaluate(
     typer.echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
     if corruptions:
         _print_corruptions(corruptions)
-    next_command(f"edgevit profile {model}")
+    next_command("edgevit profile", model)
 
 
 def profile(
@@ -253,7 +267,7 @@ def profile(
         print_json(made.metrics)
     else:
         _print_latency(made)
-        next_command(f"edgevit compare {model} OTHER")
+        next_command("edgevit compare", model, "OTHER")
 
 
 def compare(
@@ -293,7 +307,7 @@ def compare(
         print_json(answer.as_json())
     else:
         typer.echo("\n".join(answer.sentences(first.name, second.name)))
-        next_command(f"edgevit bundle {second} --out bundle/")
+        next_command("edgevit bundle", second, "--out bundle/")
     if answer.other_is_worse:
         raise typer.Exit(1)
 
@@ -317,16 +331,17 @@ def bundle(
 
     if out.exists():
         raise ArtifactError("the folder is already there", where=out, next="give another --out")
+    check_out(out, model)
     with workshop(terminal_context()) as shop:
         images = {"support": shop.support_images(support)} if support else {}
         config = Bundle(stage="bundle", id="bundle", model="model", support="support" if support else None)
         made = shop.make(config, model=shop.model(model), **images)
-        shutil.copytree(made.path, out)
+        _deliver_folder(made, out)
     if as_json:
         print_json({"out": out, "files": sorted(made.manifest.files), "metrics": made.metrics})
     else:
         typer.echo(f"wrote {out}: {', '.join(sorted(made.manifest.files))}")
-    next_command(f"python {out / 'infer.py'} IMAGE")
+    next_command("python", out / "infer.py", "IMAGE")
 
 
 def enroll(
@@ -356,7 +371,7 @@ def enroll(
     flags = {"--add": add, "--force": force, "--json": as_json}
     options += [flag for flag, wanted in flags.items() if wanted]
     typer.echo(enroll_in(bundle, [*options, "--", *map(str, images or [])]), nl=False)
-    next_command(f"edgevit predict {bundle} IMAGE")
+    next_command("edgevit predict", bundle, "IMAGE")
 
 
 def predict(
@@ -365,7 +380,7 @@ def predict(
     top: Annotated[int, typer.Option("--top", min=1, help="Labels for each image.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Label images with a bundle, an ONNX file or an engine.
+    """Label images with a bundle, an ONNX file or an engine; exit status 2 where some could not be read.
 
     Example: edgevit predict runs/quickstart/bundle photo.jpg
     """
@@ -375,24 +390,53 @@ def predict(
 
     with workshop(terminal_context()) as shop:
         artifact = shop.model(model)
-        answers = predict_images(artifact, images, top, classes_since(artifact.path) if model.is_dir() else None)
+        classes = classes_since(artifact.path) if model.is_dir() else None
+        answers, unread = predict_images(artifact, images, top, classes)
     if as_json:
         print_json(answers)
-    else:
+    elif answers:
         rows = [
             (one["image"], *(f"{label['label']} {label['confidence']:.1%}" for label in one["labels"]))
             for one in answers
         ]
         print_table(("image", *(f"label {i + 1}" for i in range(len(rows[0]) - 1))), rows)
-    next_command(f"edgevit evaluate {model} --data FOLDER")
+    for error in unread:
+        typer.echo(f"error: {error}", err=True)
+    if unread:
+        raise typer.Exit(2)
+    next_command("edgevit evaluate", model, "--data FOLDER")
+
+
+def _class_names(labels: Path) -> tuple[str, ...]:
+    from edgevit.data.class_names import check_class_names
+    from edgevit.errors import DataError
+
+    try:
+        names = tuple(labels.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError:
+        raise DataError("this is no text in UTF-8", where=labels, expected="one class name a line") from None
+    check_class_names(names, str(labels))
+    return names
+
+
+def _named(model: Artifact, names: tuple[str, ...], labels: Path | None) -> Artifact:
+    from edgevit.errors import DataError
+
+    if len(names) != (expected := len(model.io.classes)):
+        what, next_step = "there have to be as many names as the model has classes", "--classes gives it as many"
+        raise DataError(what, where=labels, got=len(names), expected=expected, next=next_step)
+    return model.calling_its_classes(names)
 
 
 def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
     """Copy the made model to where the user wants it, in one step."""
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
-    shutil.copyfile(made.file("model.onnx"), part)
-    part.replace(out)
+    try:
+        shutil.copyfile(made.file("model.onnx"), part)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
     if as_json:
         print_json({"out": out, "metrics": made.metrics})
         return
@@ -400,6 +444,17 @@ def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
     if "sqnr_db" in made.metrics:
         details.append(f"{made.metrics['sqnr_db']:.1f} dB against float")
     typer.echo(f"wrote {out} ({', '.join(details)})")
+
+
+def _deliver_folder(made: Artifact, out: Path) -> None:
+    """The same for a whole folder."""
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        shutil.copytree(made.path, part)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _print_latency(made: Artifact) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgevit.cli.files import ModelPath
-from edgevit.cli.output import JsonFlag, next_command, print_json, print_table, terminal_context
+from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.checking import Inspected
@@ -34,6 +34,8 @@ def inspect(
     from edgevit.checking import inspect_onnx
     from edgevit.workshop import workshop
 
+    if html is not None:
+        check_out(html, model)
     with workshop(terminal_context()) as shop:
         found = inspect_onnx(shop.onnx_file(model))
     if html is not None:
@@ -46,7 +48,7 @@ def inspect(
         print_json(found.to_json())
     else:
         _print(found)
-    next_command(f"edgevit profile {model}")
+    next_command("edgevit profile", model)
 
 
 def _print(found: Inspected) -> None:

@@ -44,8 +44,8 @@ def lr_find(
     loaded = load_recipe(recipe, settings)
     loading = {} if workers is None else {"workers": workers}
     context = terminal_context(device=training_device(device), **loading)
-    quoted, changes = shlex.quote(str(recipe)), set_options(settings)
-    command = f"edgevit run {quoted}{changes}"
+    changes = set_options(settings)
+    command = " ".join(["edgevit run", shlex.quote(str(recipe)), *changes])
     try:
         found = range_test_of(loaded, recipe.parent, runs, context, stage, steps)
     except ArtifactError as error:
@@ -56,7 +56,7 @@ def lr_find(
     else:
         _print_curve(found)
     if found.suggestion is None:
-        next_command(f"edgevit lr-find {quoted} {stage}{changes} --steps {3 * steps}")
+        next_command("edgevit lr-find", recipe, stage, *changes, f"--steps {3 * steps}")
         return
     setting = f"stages.{stage}.learning_rate={found.suggestion:.2g}"
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,14 +35,35 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         typer.echo(line.rstrip())
 
 
-def set_options(settings: Sequence[str]) -> str:
-    """ " --set …" for each change of a recipe, to be pasted into a shell."""
-    return "".join(f" --set {shlex.quote(one)}" for one in settings)
+def set_options(settings: Sequence[str]) -> list[str]:
+    """`--set …` for each change of a recipe, to be pasted into a shell."""
+    return [f"--set {shlex.quote(one)}" for one in settings]
 
 
-def next_command(command: str) -> None:
-    """The command that a user would want now; on stderr, so that it never mixes with an answer."""
+def next_command(*words: str | Path) -> None:
+    """The command that a user would want now; on stderr, so that it never mixes with an answer.
+
+    Paths among the words are quoted as a shell wants them; the rest stands as it is.
+    """
+    command = " ".join(shlex.quote(str(word)) if isinstance(word, Path) else word for word in words)
     typer.echo(f"next: {command}", err=True)
+
+
+def check_out(out: Path, *inputs: Path | None) -> None:
+    """Refuse, before any work, a result that could not be written, or would replace what it is made from."""
+    from edgevit.errors import RecipeError
+
+    resolved = out.resolve()
+    for given in filter(None, inputs):
+        if given.resolve() in (resolved, *resolved.parents):
+            raise RecipeError("this would write over what it is made from", where=out, next="give another --out")
+    if out.is_dir():
+        raise RecipeError("this is a folder", where=out, expected="a file", next="name a file in it with --out")
+    above = next(folder for folder in resolved.parents if folder.exists())
+    if not above.is_dir():
+        raise RecipeError("there is a file where a folder would have to be", where=out, got=above)
+    if not os.access(above, os.W_OK):
+        raise RecipeError("nothing may be written there", where=out, got=f"no right to write in {above}")
 
 
 def terminal_context(**changes: Any) -> Context:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.output import JsonFlag, next_command, print_json, set_options, terminal_context
+from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, set_options, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -82,9 +82,9 @@ def run(
         _print_summaries(reports)
         bundles = [folder / name for name, artifact in stages.items() if artifact.kind == "bundle"]
         if reports:
-            next_command(f"open {reports[-1] / 'report.html'}")
+            next_command("open", reports[-1] / "report.html")
         if bundles:
-            next_command(f"edgevit predict {bundles[-1]} IMAGE")
+            next_command("edgevit predict", bundles[-1], "IMAGE")
     if any(one.metrics["meets_budget"] is False for one in stages.values() if one.kind == "report"):
         raise typer.Exit(1)
 
@@ -124,13 +124,15 @@ def init(
     from edgevit.errors import RecipeError
     from edgevit.scaffold import recipe_for_folder
 
+    check_out(out)
     if out.exists() and not force:
         raise RecipeError("the file is already there", where=out, next="give another --out, or --force")
     text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     typer.echo(summary)
     typer.echo(f"wrote {out}")
-    next_command(f"edgevit run {out}")
+    next_command("edgevit run", out)
 
 
 def report(
@@ -143,10 +145,12 @@ def report(
     """
     import json
 
-    from edgevit.errors import ArtifactError
+    from edgevit.errors import ArtifactError, listed
 
-    patterns = ("report.json", "*/report.json", "*/*/report.json")
-    found = sorted({file.parent for pattern in patterns for file in run_folder.glob(pattern)})
+    if runs := _runs_with_reports(run_folder):
+        what, next_step = "this is the folder of all runs", f"edgevit report {shlex.quote(str(runs[0]))}"
+        raise ArtifactError(what, where=run_folder, expected=f"one of {listed(list(map(str, runs)))}", next=next_step)
+    found = _reports_in(run_folder)
     if not found:
         expected = "a run that has a report stage"
         raise ArtifactError("there is no report here", where=run_folder, expected=expected, next="edgevit run RECIPE")
@@ -155,7 +159,7 @@ def report(
             print_json(json.loads((folder / "report.json").read_text()))
         else:
             typer.echo((folder / "report.md").read_text())
-    next_command(f"open {found[-1] / 'report.html'}")
+    next_command("open", found[-1] / "report.html")
 
 
 def schema() -> None:
@@ -166,6 +170,18 @@ def schema() -> None:
     from edgevit.recipe import recipe_schema
 
     print_json(recipe_schema())
+
+
+def _runs_with_reports(folder: Path) -> list[Path]:
+    """Empty where it is no folder of runs, which holds their store."""
+    if not (folder / ".store").is_dir():
+        return []
+    return [one for one in sorted(folder.iterdir()) if not one.name.startswith(".") and _reports_in(one)]
+
+
+def _reports_in(folder: Path) -> list[Path]:
+    patterns = ("report.json", "*/report.json", "*/*/report.json")
+    return sorted({file.parent for pattern in patterns for file in folder.glob(pattern)})
 
 
 def _follows_torchrun(device: str, ranks: int) -> bool:
@@ -205,7 +221,7 @@ def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_jso
     pending = sum(one.runs for one in answers)
     typer.echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
     if pending:
-        next_command(f"edgevit run {shlex.quote(str(recipe))}{set_options(settings)}")
+        next_command("edgevit run", recipe, *set_options(settings))
 
 
 def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:

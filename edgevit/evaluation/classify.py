@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
 from edgevit.errors import ArtifactError, DataError
 from edgevit.progress import Progress
@@ -83,17 +84,17 @@ def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArra
     if dataset.labels is None or not len(dataset):
         got = "no labels" if len(dataset) else "no images"
         raise DataError("accuracy needs labelled images", where=dataset.name, got=got, next="evaluate on a test role")
-    mapping = _class_mapping(session.spec.classes, dataset, progress)
+    mapping = _class_mapping(session.spec, dataset, progress)
     return mapping[dataset.labels]
 
 
-def _class_mapping(classes: Sequence[str], dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
+def _class_mapping(spec: IOSpec, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
     """The model's index of each of the data set's classes."""
+    classes = spec.classes
     lacking = [name for name in dataset.classes if name not in classes]
     if not lacking:
         return np.array([classes.index(name) for name in dataset.classes], np.int64)
-    unnamed = list(classes) == [str(index) for index in range(len(classes))]
-    if unnamed and len(classes) == len(dataset.classes):
+    if not spec.names_its_classes and len(classes) == len(dataset.classes):
         progress.say("the model does not name its classes: they are taken in the order of the data set's")
         return np.arange(len(classes), dtype=np.int64)
     raise DataError(

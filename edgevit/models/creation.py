@@ -342,7 +342,7 @@ def _timm_create(name: str, args: Json, extra: Json, pretrained: bool, seed: int
             if pretrained and isinstance(error, (RuntimeError, OSError)):
                 raise ArtifactError(
                     f"the pretrained weights of {name} cannot be fetched: {first_line(error)}",
-                    next="fetch the file where there is a network, and name it: weights: FILE.safetensors",
+                    next="fetch the file where there is a network; then weights: FILE.safetensors (export: --weights)",
                 ) from None
             raise RecipeError(
                 f"timm cannot build {name} with these arguments: {first_line(error)}",

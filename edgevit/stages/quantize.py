@@ -8,28 +8,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from onnx import ModelProto
+
 from edgevit.artifacts import SENSITIVITY, Artifact, Contents
 from edgevit.configs import Quantize
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
+from edgevit.errors import ArtifactError
 from edgevit.progress import Progress
 from edgevit.quantization import choose_images, image_batches
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.choice import FormWriter, Judge, Judged
 from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost
-from edgevit.runtimes.files import onnx_file, read_onnx, with_stored_constants
+from edgevit.runtimes.files import is_quantized, nodes, onnx_file, read_onnx, with_stored_constants
+from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model, dataset = inputs["model"], open_dataset(inputs["calibration"])
+    source = with_stored_constants(read_onnx(onnx_file(model)))
+    _refuse_compiled(source, model)
     chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
     calibration, held_out = (
         image_batches(dataset, positions, model.io, context.progress, title)
         for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
     )
-    source, images = with_stored_constants(read_onnx(onnx_file(model))), list(held_out())
+    images = list(held_out())
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
@@ -61,6 +67,14 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         io=model.io,
         session_options=ships.form.session_options,
     )
+
+
+def _refuse_compiled(source: ModelProto, model: Artifact) -> None:
+    """What ONNX Runtime optimised for a machine has other operators, and would be bound to it as INT8 too."""
+    compiled = model.manifest.session_options.get("graph_optimization_level") == "disabled"
+    if (compiled and not is_quantized(source)) or any(node.domain == OWN_LAYOUT for node in nodes(source)):
+        next_step = "quantize the file it was compiled from, then compile that"
+        raise ArtifactError("the model was compiled for one machine", where=onnx_file(model), next=next_step)
 
 
 def _ships(config: Quantize, writer: FormWriter, judge: Judge, progress: Progress) -> tuple[Judged, list[Judged]]:

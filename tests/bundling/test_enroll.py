@@ -36,6 +36,7 @@ from edgevit.data.preprocess import preprocess
 from edgevit.errors import ArtifactError, CheckFailed, DataError
 from edgevit.fewshot.heads import nearest_centroid
 from edgevit.pipeline import _show
+from edgevit.runtimes.files import read_onnx, write_onnx
 from edgevit.workshop import workshop
 from tests.bundling.enrolling import KNOWN, copied_bundle, data, digit_files, digits_of_eight, made_bundle, quantized
 from tests.bundling.small_model import small_model
@@ -340,6 +341,21 @@ def test_a_run_shows_a_copy_and_keeps_what_was_enrolled(fours: list[Path], tmp_p
     assert [path.name for path in shown.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize(("owner", "step"), [(shutil, "copytree"), (Path, "rename")])
+def test_two_runs_may_show_a_bundle_at_once(owner: Any, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The other one is done with it just before this one copies, or moves its copy into place."""
+    shown, act, copytree = tmp_path / "run" / "bundle", getattr(owner, step), shutil.copytree
+
+    def after_the_other(*arguments: Any) -> Any:
+        copytree(made_bundle().path, shown)
+        return act(*arguments)
+
+    monkeypatch.setattr(owner, step, after_the_other)
+    _show(made_bundle(), shown.parent, shown.name)
+    assert [path.name for path in shown.parent.iterdir()] == ["bundle"]
+    assert (shown / FILE).read_bytes() == made_bundle().file(FILE).read_bytes()
+
+
 LOOP = """
 import sys
 from pathlib import Path
@@ -454,6 +470,23 @@ def test_the_command_bundles_with_a_folder_of_classes(fours: list[Path], tmp_pat
     edgevit("bundle", file, "--out", out, "--support", tmp_path / "support")
     assert {one["images"] for one in done(out, "--list")["classes"]} == {3}
     assert "four: 5 images taken; 9 classes" in edgevit("enroll", out, "--class", "four", fours[0].parent)
+
+
+def test_a_model_without_class_names_gets_those_of_the_folder(tmp_path: Path) -> None:
+    names = [f"digit {label}" for label in KNOWN]
+    for label, name in zip(KNOWN, names, strict=True):
+        digit_files(tmp_path / "support" / name, label, 3, role="eight.train")
+    file, out = tmp_path / "model.onnx", tmp_path / "bundle"
+    unnamed = quantized().io.model_copy(update={"classes": tuple(map(str, range(len(KNOWN))))})
+    write_onnx(read_onnx(quantized().file("model.onnx")), file, unnamed, quantized().manifest.session_options)
+    edgevit("bundle", file, "--out", out, "--support", tmp_path / "support")
+    assert (out / "labels.txt").read_text().splitlines() == names
+    assert json.loads((out / "iospec.json").read_text())["classes"] == names
+    assert [one["class"] for one in done(out, "--list")["classes"]] == names
+    picture = digit_files(tmp_path, "3", 1, role="eight.train")[0]
+    said = json.loads(program(out, "infer.py", "--json", picture).stdout)["labels"][0]["label"]
+    assert said == "digit 3"
+    assert json.loads(edgevit("predict", out, picture, "--json"))[0]["labels"][0]["label"] == said
 
 
 # Bundling ------------------------------------------------------------------------------------------------------

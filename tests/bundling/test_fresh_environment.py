@@ -69,7 +69,7 @@ def test_same_confidences_on_photos(python: Path, tmp_path: Path):
     model = small_model(tmp_path / "model")
     write_bundle(model, bundle := new(tmp_path / "bundle"))
     found = labelled(python, bundle, PHOTOS, "--top", "4")
-    expected = predict_images(model, [PHOTOS], 4)
+    expected = predict_images(model, [PHOTOS], 4).answers
     assert len(found) > 100
     assert [one["image"] for one in found] == [one["image"] for one in expected]
     for got, wanted in zip(found, expected, strict=True):

@@ -244,8 +244,18 @@ def test_a_spec_that_cannot_be_read_is_refused():
 def test_what_onnxruntime_cannot_load_is_said(write):
     broken = classifier()
     broken.graph.node[2].input[1] = "no such weight"
-    with pytest.raises(ArtifactError, match="ONNX Runtime cannot load it"):
+    with pytest.raises(ArtifactError) as caught:
         open_session(artifact_from_onnx(write(broken)), SessionOptions())
+    assert caught.value.what.startswith("ONNX Runtime cannot load it: Invalid model. Node input 'no such weight'")
+
+
+def test_a_file_of_a_later_format_is_said_in_short(write):
+    """ONNX Runtime says it at the end of a C++ signature and a path."""
+    later = classifier()
+    later.ir_version = 99
+    with pytest.raises(ArtifactError, match="cannot load it: Unsupported model IR version: 99, max") as caught:
+        open_session(artifact_from_onnx(write(later)), SessionOptions())
+    assert caught.value.next.startswith("save it with ir_version 1")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ LEVELS = {
     "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 ERRORS_ONLY = 3
+# "[ONNXRuntimeError] : 1 : FAIL : Load model from … failed:", and the C++ line and function that noticed it
+NOTICED_BY = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?"
+    r"(\S+\.(cc|h):\d+ .*?\)( const)?( \[with .*?\])? )?"
+)
+NEWEST_IR = re.compile(r"max supported IR version: (\d+)")
 
 
 class OnnxruntimeSession(HostSession):
@@ -60,7 +67,10 @@ def inference_session(
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         if not type(error).__module__.startswith("onnxruntime"):
             raise
-        raise ArtifactError(f"ONNX Runtime cannot load it: {first_line(error)}", where=path) from None
+        reason = NOTICED_BY.sub("", first_line(error), count=1)
+        newest = NEWEST_IR.search(reason)
+        mend = f"save it with ir_version {newest[1]} or lower" if newest else None
+        raise ArtifactError(f"ONNX Runtime cannot load it: {reason}", where=path, next=mend) from None
     if session.get_providers() != [PROVIDER]:
         raise TargetError("ONNX Runtime chose other providers", got=session.get_providers(), expected=PROVIDER)
     return session
