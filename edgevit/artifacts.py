@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from edgevit.errors import ArtifactError
 
@@ -38,6 +38,9 @@ class TensorSpec(Frozen):
     meaning: str = ""
 
 
+_AboveZero = Annotated[FiniteFloat, Field(gt=0)]
+
+
 class Preprocess(Frozen):
     """How a picture becomes the input tensor; `edgevit.data.preprocess` is the only code that reads it.
 
@@ -49,10 +52,10 @@ class Preprocess(Frozen):
     height: int
     width: int
     resize: Literal["crop", "squash"] = "crop"
-    crop_pct: float = 1.0
+    crop_pct: _AboveZero = 1.0
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.485, 0.456, 0.406)
+    std: tuple[_AboveZero, _AboveZero, _AboveZero] = (0.229, 0.224, 0.225)
     normalised_inside: bool = False
 
 

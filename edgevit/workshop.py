@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edgevit.artifacts import MANIFEST, Artifact
 from edgevit.configs import ImageFolder, Stage
@@ -22,6 +22,7 @@ from edgevit.recipe import meant
 from edgevit.store import Store
 
 S = TypeVar("S", bound=Stage)
+M = TypeVar("M", bound=BaseModel)
 MODEL_KINDS = ("checkpoint", "onnx", "engine", "bundle")
 
 
@@ -35,13 +36,23 @@ class Workshop:
         """Run one stage on its inputs, named by the fields that refer to them."""
         return make(config, inputs, self._store, self._context)
 
-    def model(self, path: Path) -> Artifact:
-        """The model in an ONNX file, a bundle or the folder of a stage."""
+    def model(self, path: Path, for_pictures: bool = True) -> Artifact:
+        """The model in an ONNX file, a bundle or the folder of a stage.
+
+        Args:
+            for_pictures: say so where the file does not tell how pictures are prepared for it.
+        """
         if path.is_dir():
             return _model_in_folder(path, self._context.progress)
         from edgevit.runtimes.files import artifact_from_onnx
 
-        return artifact_from_onnx(path)
+        model = artifact_from_onnx(path)
+        if for_pictures and not model.manifest.provenance["described"]:
+            self._context.progress.say(
+                f"note: {path} does not say how pictures are prepared: ImageNet's mean and standard deviation are "
+                "assumed; edgevit describe writes others into it, and names of classes"
+            )
+        return model
 
     def onnx_file(self, path: Path) -> Path:
         """A file of any graph as it is; of a bundle or the folder of a stage, its ONNX file."""
@@ -88,8 +99,13 @@ def workshop(context: Context) -> Iterator[Workshop]:
 
 def parsed(config: type[S], **fields: Any) -> S:
     """A stage's config from command line values. Raises RecipeError naming the option that is wrong."""
+    return parsed_as(config, {"stage": config.__name__.lower(), **fields})
+
+
+def parsed_as(model: type[M], fields: Mapping[str, Any]) -> M:
+    """The same of any record."""
     try:
-        return config.model_validate({"stage": config.__name__.lower(), **fields})
+        return model.model_validate(fields)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         names = [part for part in problem["loc"] if isinstance(part, str)]

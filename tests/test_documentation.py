@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -36,7 +38,7 @@ SLOW = [line for line in COMMANDS if line not in QUICK and line not in NOT_HERE]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photos/CLASS/*.png and photo.jpg, made of scanned digits."""
+    """A folder with photos/CLASS/*.png and photo.jpg, made of scanned digits; and a model from elsewhere."""
     folder = tmp_path_factory.mktemp("readme")
     config = Digits(source="digits")
     digits = open_dataset(dataset_artifacts({"digits": config}, folder, ["digits.train"])["digits.train"])
@@ -46,7 +48,27 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digits.image(index)).save(home / f"{index}.png")
     Image.fromarray(digits.image(0)).save(folder / "photo.jpg")
+    onnx.save_model(_foreign_model(), folder / "own.onnx")
+    (folder / "names.txt").write_text("".join(f"class {digit}\n" for digit in range(10)))
     return folder
+
+
+def _foreign_model() -> onnx.ModelProto:
+    """Ten scores of a 32-pixel picture, and no word about how it is prepared."""
+    weight = np.random.default_rng(0).standard_normal((10, 3, 3, 3)).astype(np.float32)
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["image", "w"], ["conv"]),
+            helper.make_node("GlobalAveragePool", ["conv"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["logits"]),
+        ],
+        "own",
+        [helper.make_tensor_value_info("image", float32, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", float32, ["batch", 10])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -56,7 +78,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_readme_begins_with_its_two_commands() -> None:
     assert COMMANDS[:2] == ["make quickstart", "make test"]
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 12
 
 
 def test_nothing_is_left_to_fill_in() -> None:
@@ -89,7 +111,7 @@ def test_every_command_of_the_table_exists() -> None:
     named = set(re.findall(r"`([\w-]+)`", "".join(line for line in README.splitlines() if line.startswith("| `"))))
     answer = run("edgevit --help", ROOT)
     shown = set(re.findall(r"^│ ([a-z][\w-]*) ", answer.stdout, re.MULTILINE))
-    assert len(shown) == 19
+    assert len(shown) == 20
     assert shown <= named
 
 

@@ -94,6 +94,32 @@ def test_a_quantized_file_is_smaller(folder: Path) -> None:
     assert (folder / "int8.onnx").stat().st_size < 0.5 * (folder / "float.onnx").stat().st_size
 
 
+def test_a_file_from_elsewhere_is_described(folder: Path, tmp_path: Path) -> None:
+    foreign, out, names = tmp_path / "own.onnx", tmp_path / "described.onnx", tmp_path / "names.txt"
+    model = onnx.load(folder / "float.onnx")
+    del model.metadata_props[:]
+    onnx.save_model(model, foreign)
+    names.write_text("nought\none\ntwo\n")
+    said = CliRunner().invoke(app, ["predict", str(foreign), str(folder / "photos")]).stderr
+    assert "does not say how pictures are prepared: ImageNet's mean and standard deviation are assumed" in " ".join(
+        said.split()
+    )
+    run("describe", foreign, "--mean", 0.5, 0.5, 0.5, "--resize", "squash", "--labels", names, "--out", out)
+    io, before = artifact_from_onnx(out).io, artifact_from_onnx(folder / "float.onnx").io
+    assert io.preprocess == before.preprocess.model_copy(update={"mean": (0.5, 0.5, 0.5), "resize": "squash"})
+    assert io.classes == ("nought", "one", "two")
+    answer = CliRunner().invoke(app, ["predict", str(out), str(folder / "photos"), "--json"])
+    assert "does not say" not in answer.stderr
+    assert {one["labels"][0]["label"] for one in json.loads(answer.stdout)} <= set(io.classes)
+    run("describe", out, "--std", 1, 1, 1, "--out", tmp_path / "again.onnx")
+    assert artifact_from_onnx(tmp_path / "again.onnx").io.preprocess.std == (1, 1, 1)
+    for wrong, says in ((("--std", 0, 1, 1), "--std"), (("--resize", "squish"), "Did you mean 'squash'")):
+        with pytest.raises(EdgevitError) as caught:
+            run("describe", foreign, *wrong, "--out", tmp_path / "wrong.onnx")
+        assert says in str(caught.value)
+    assert not (tmp_path / "wrong.onnx").exists()
+
+
 def test_weights_in_constant_nodes_are_quantized_too(folder: Path, tmp_path: Path) -> None:
     onnx.save(with_constant_nodes(onnx.load(folder / "float.onnx")), tmp_path / "float.onnx")
     calibrated = ("--calibration", folder / "photos", "--placement", "all")

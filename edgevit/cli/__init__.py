@@ -51,6 +51,7 @@ for title, commands in (
         (
             files.predict,
             files.export,
+            files.describe,
             files.quantize,
             files.compile,
             checks.check,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,7 @@ import typer
 from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
-    from edgevit.artifacts import Artifact
+    from edgevit.artifacts import Artifact, IOSpec
 
 ModelPath = Annotated[
     Path, typer.Argument(help="An ONNX file, a bundle, or the folder of a stage (runs/NAME/ID).", metavar="MODEL")
@@ -25,6 +27,9 @@ Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of t
 TargetName = Annotated[str, typer.Option("--target", help="Where it runs: local-cpu or local-gpu.")]
 Runtime = Annotated[
     str | None, typer.Option("--runtime", help="What opens an ONNX file: onnxruntime or openvino; its own by default.")
+]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")]
 
@@ -51,9 +56,7 @@ def export(
     embedding: Annotated[
         bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
     ] = False,
-    labels: Annotated[
-        Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
-    ] = None,
+    labels: Labels = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Export a timm model to ONNX, checked against torch.
@@ -82,6 +85,51 @@ def export(
         return
     for_runtime = "" if runtime == "onnxruntime" else f"--runtime {runtime} "
     next_command("edgevit quantize", out, f"--calibration FOLDER {for_runtime}--out", out.with_suffix(".int8.onnx"))
+
+
+def describe(
+    model: ModelPath,
+    out: Out,
+    mean: Annotated[
+        tuple[float, float, float] | None, typer.Option("--mean", help="Of red, green and blue, on a scale of 0 to 1.")
+    ] = None,
+    std: Annotated[tuple[float, float, float] | None, typer.Option("--std", help="Likewise.")] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option("--resize", help="crop: shorter side to size, centre cut out; squash: both sides to size."),
+    ] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option("--crop-pct", help="With crop: share of the resized picture that is cut out.")
+    ] = None,
+    interpolation: Annotated[str | None, typer.Option("--interpolation", help="nearest, bilinear or bicubic.")] = None,
+    labels: Labels = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write into an ONNX file from elsewhere how pictures are prepared for it, and what its classes are called.
+
+    What is not given stays as it was; a file that says nothing is taken for one of ImageNet's normalisation.
+
+    Example: edgevit describe own.onnx --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --labels names.txt --out own.described.onnx
+    """
+    from edgevit.artifacts import Preprocess
+    from edgevit.runtimes.files import onnx_file, read_onnx, write_onnx
+    from edgevit.workshop import parsed_as, workshop
+
+    check_out(out, model, labels)
+    given = {"mean": mean, "std": std, "resize": resize, "crop_pct": crop_pct, "interpolation": interpolation}
+    with workshop(terminal_context()) as shop:
+        found = shop.model(model, for_pictures=False)
+        if labels is not None:
+            found = _named(found, _class_names(labels), labels)
+        fields = {**found.io.preprocess.model_dump(), **{name: one for name, one in given.items() if one is not None}}
+        io = found.io.model_copy(update={"preprocess": parsed_as(Preprocess, fields)})
+        with _part_of(out) as part:
+            write_onnx(read_onnx(onnx_file(found)), part, io, found.manifest.session_options)
+    if as_json:
+        print_json({"out": out, "preprocess": io.preprocess.model_dump(), "classes": io.classes})
+    else:
+        _print_preprocess(out, io)
+    next_command("edgevit evaluate", out, "--data FOLDER")
 
 
 def quantize(
@@ -166,7 +214,9 @@ def compile(
 
     check_out(out, model)
     with workshop(terminal_context()) as shop:
-        made = shop.make(parsed(Compile, id="engine", model="model", target=target), model=shop.model(model))
+        made = shop.make(
+            parsed(Compile, id="engine", model="model", target=target), model=shop.model(model, for_pictures=False)
+        )
         _deliver(made, out, as_json)
     next_command("edgevit profile", out)
 
@@ -262,7 +312,7 @@ def profile(
     with workshop(terminal_context()) as shop:
         config = parsed(Profile, id="latency", model="model", target=target, runtime=runtime, threads=threads,
                         batch_size=batch, precision=precision, boundary=boundary, duration_s=duration_s)  # fmt: skip
-        made = shop.make(config, model=shop.model(model))
+        made = shop.make(config, model=shop.model(model, for_pictures=False))
     if as_json:
         print_json(made.metrics)
     else:
@@ -430,13 +480,8 @@ def _named(model: Artifact, names: tuple[str, ...], labels: Path | None) -> Arti
 
 def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
     """Copy the made model to where the user wants it, in one step."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    try:
+    with _part_of(out) as part:
         shutil.copyfile(made.file("model.onnx"), part)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
     if as_json:
         print_json({"out": out, "metrics": made.metrics})
         return
@@ -444,6 +489,18 @@ def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
     if "sqnr_db" in made.metrics:
         details.append(f"{made.metrics['sqnr_db']:.1f} dB against float")
     typer.echo(f"wrote {out} ({', '.join(details)})")
+
+
+@contextmanager
+def _part_of(out: Path) -> Iterator[Path]:
+    """A file to write, which becomes `out` in one step."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.part")
+    try:
+        yield part
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _deliver_folder(made: Artifact, out: Path) -> None:
@@ -455,6 +512,21 @@ def _deliver_folder(made: Artifact, out: Path) -> None:
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _print_preprocess(out: Path, io: IOSpec) -> None:
+    from edgevit.errors import listed
+
+    how = io.preprocess
+    inside = "inside the model" if how.normalised_inside else f"mean {_numbers(how.mean)}, std {_numbers(how.std)}"
+    resized = f"crop, {how.crop_pct:g} of it" if how.resize == "crop" else how.resize
+    typer.echo(f"wrote {out}")
+    typer.echo(f"pictures   {how.height} x {how.width}, {resized}, {how.interpolation}; {inside}")
+    typer.echo(f"classes    {len(io.classes)}: {listed(io.classes)}")
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _print_latency(made: Artifact) -> None:

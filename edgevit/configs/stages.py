@@ -291,7 +291,7 @@ class Bundle(Stage):
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     model: FileModelRef
     support: DatasetRef | None = Field(
         None,

@@ -186,6 +186,7 @@ def artifact_from_onnx(path: Path) -> Artifact:
         metrics=metrics,
         io=iospec_of_onnx(model, path),
         session_options=options,
+        provenance={"described": written_iospec(model, path) is not None},
     )
     return Artifact(path.parent.resolve(), manifest)
 
