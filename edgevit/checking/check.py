@@ -189,7 +189,7 @@ def check_onnx_here(path: Path) -> CheckedHere:
     try:
         made = optimized(graph, options)
     except ArtifactError as error:
-        refused = error.what
+        refused = "; ".join(filter(None, (error.what, error.next)))
     return CheckedHere(path, made, refused, tuple(products(graph, made.got if made else {})), len(graph.attentions))
 
 

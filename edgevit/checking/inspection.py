@@ -171,7 +171,7 @@ def inspect_onnx(path: Path) -> Inspected:
     try:
         made = optimized(asked_of, options)
     except ArtifactError as error:
-        refused = error.what
+        refused = "; ".join(filter(None, (error.what, error.next)))
     found = products(graph, made.got if made else {})
     ran_as = made.ran_as if made else {}
     nodes = graph.of_type(*OPERANDS)

@@ -519,7 +519,7 @@ def _print_preprocess(out: Path, io: IOSpec) -> None:
 
     how = io.preprocess
     inside = "inside the model" if how.normalised_inside else f"mean {_numbers(how.mean)}, std {_numbers(how.std)}"
-    resized = f"crop, {how.crop_pct:g} of it" if how.resize == "crop" else how.resize
+    resized = f"crop at {how.crop_pct:g}" if how.resize == "crop" else how.resize
     typer.echo(f"wrote {out}")
     typer.echo(f"pictures   {how.height} x {how.width}, {resized}, {how.interpolation}; {inside}")
     typer.echo(f"classes    {len(io.classes)}: {listed(io.classes)}")
