@@ -1,4 +1,4 @@
-"""INT8 by Q/DQ nodes in the ONNX graph: calibration, and a writer with a dialect for each runtime."""
+"""Quantization by Q/DQ nodes in the ONNX graph: calibration, and a writer with a dialect for each runtime."""
 
 from edgevit.quantization.calibration import activation_ranges
 from edgevit.quantization.images import ChosenImages, choose_images, image_batches
