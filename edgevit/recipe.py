@@ -376,7 +376,13 @@ def _tests_what_is_learned(name: str, recipe: Recipe) -> tuple[str, str] | None:
     if name not in recipe.datasets:
         return None
     learned = {f"{name}.{role}" for role in ("train", "support", "pool")}
-    read = {one for stage in recipe.stages if stage.name() != "evaluate" for _, one, _ in references(stage)}
+    read = {
+        one
+        for stage in recipe.stages
+        if stage.name() != "evaluate"
+        for inner, one, _ in references(stage)
+        if inner != ("classes_of",)  # names alone
+    }
     if not (shared := sorted(learned & read)):
         return None
     return f"accuracy is to be measured on images that are learned from ({', '.join(shared)})", f"{name}.test"
