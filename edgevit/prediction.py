@@ -13,7 +13,7 @@ from edgevit.bundling.prototypes import PrototypeHead, SupportSet
 from edgevit.data.images import IMAGE_SUFFIXES, is_image_name, read_image
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import DataError
-from edgevit.evaluation.classify import softmax
+from edgevit.evaluation.classify import no_numbers, softmax
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for
 
@@ -52,6 +52,8 @@ def predict_images(
             outputs = session.infer({spec.inputs[0].name: tensor})
             logits = classes[1].logits(outputs[EMBEDDING]) if classes else outputs[spec.outputs[0].name]
             probabilities = softmax(logits[0])
+            if np.isnan(probabilities).any():
+                raise no_numbers(path)
             best = np.argsort(-probabilities, kind="stable")[:top]
             labels = [{"label": names[i], "confidence": round(float(probabilities[i]), 4)} for i in best]
             found.answers.append({"image": str(path), "labels": labels})

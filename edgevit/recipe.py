@@ -197,7 +197,7 @@ def _copies(block: Mapping[str, Any], where: str) -> Iterator[Any]:
     ((name, values),) = variables.items()
     if not isinstance(values, list):
         raise RecipeError(f"for_each needs a list of values for '{name}'", where=where, got=values)
-    ids = {stage["id"] for stage in stages if isinstance(stage, Mapping) and "id" in stage}
+    ids = {stage["id"] for stage in stages if isinstance(stage, Mapping) and isinstance(stage.get("id"), str)}
     refers = {"id"}.union(*map(reference_fields, STAGES.values()))
     variable = f"${{{name}}}"
     for value in values:
@@ -375,7 +375,7 @@ def _tests_what_is_learned(name: str, recipe: Recipe) -> tuple[str, str] | None:
     """A data set named without a role holds the images of every role, those that stages learn from among them."""
     if name not in recipe.datasets:
         return None
-    learned = {f"{name}.{role}" for role in ("train", "support", "pool")}
+    learned = {name, *(f"{name}.{role}" for role in ("train", "support", "pool"))}
     read = {
         one
         for stage in recipe.stages

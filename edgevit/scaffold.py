@@ -46,7 +46,7 @@ def recipe_for_folder(
         file=shlex.quote(str(recipe_file)),
         path=_path_from(recipe_file.absolute().parent, folder.absolute()),
         classes=config.classes,
-        has_test_folder=(folder / "test").is_dir(),
+        has_test_folder="test" in split_folders(folder, of_classes=True).values(),
         shots=shots,
         target=target,
         latency_ms=latency_ms,

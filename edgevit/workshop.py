@@ -15,6 +15,7 @@ from edgevit.artifacts import MANIFEST, Artifact
 from edgevit.configs import ImageFolder, Stage
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
+from edgevit.data.sources.image_folder import folder_of_tests
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.pipeline import make
 from edgevit.progress import Progress
@@ -66,8 +67,8 @@ class Workshop:
         return onnx_file(model)
 
     def labelled_images(self, folder: Path) -> Artifact:
-        """A folder of class folders; of its test/ where it has one."""
-        return self._images(folder / "test" if (folder / "test").is_dir() else folder, "top")
+        """A folder of class folders; of its folder of test images where it has one."""
+        return self._images(folder_of_tests(folder) if folder.is_dir() else folder, "top")
 
     def support_images(self, folder: Path) -> Artifact:
         """A folder of class folders."""

@@ -22,7 +22,7 @@ from edgevit.configs import Digits
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.errors import DataError, EdgevitError
 from edgevit.recipe import load_recipe
-from edgevit.runtimes.files import artifact_from_onnx
+from edgevit.runtimes.files import TensorRanges, artifact_from_onnx, read_onnx, trained_ranges_in, write_onnx
 from tests.runtimes.test_files import with_constant_nodes
 
 
@@ -113,6 +113,10 @@ def test_a_file_from_elsewhere_is_described(folder: Path, tmp_path: Path) -> Non
     assert {one["labels"][0]["label"] for one in json.loads(answer.stdout)} <= set(io.classes)
     run("describe", out, "--std", 1, 1, 1, "--out", tmp_path / "again.onnx")
     assert artifact_from_onnx(tmp_path / "again.onnx").io.preprocess.std == (1, 1, 1)
+    ranges = TensorRanges(runtime="onnxruntime", tensors={"image": (-1.0, 2.0)})
+    write_onnx(read_onnx(out), tmp_path / "ranges.onnx", io, {}, ranges)
+    run("describe", tmp_path / "ranges.onnx", "--std", 1, 1, 1, "--out", tmp_path / "kept.onnx")
+    assert trained_ranges_in(read_onnx(tmp_path / "kept.onnx"), "kept") == ranges
     for wrong, says in ((("--std", 0, 1, 1), "--std"), (("--resize", "squish"), "Did you mean 'squash'")):
         with pytest.raises(EdgevitError) as caught:
             run("describe", foreign, *wrong, "--out", tmp_path / "wrong.onnx")

@@ -233,6 +233,8 @@ def test_what_is_learned_from_is_no_test(tmp_path: Path) -> None:
     text = FOR_EACH.replace("data: digits.test", "data: digits")
     with pytest.raises(RecipeError, match=r"recipe.yaml:7: (.|\n)*learned from \(digits.train\)(.|\n)*: digits.test"):
         load(tmp_path, text)
+    with pytest.raises(RecipeError, match=r"learned from \(glyphs\)"):
+        load(tmp_path, text.replace("digits.train", "glyphs").replace("digits", "glyphs"))
     load(
         tmp_path, text.replace("digits.train", "glyphs.train").replace("{digits:", "{glyphs: {source: glyphs}, digits:")
     )
@@ -243,6 +245,11 @@ def test_an_id_may_hold_the_value_itself(tmp_path: Path) -> None:
     recipe = load(tmp_path, text)
     assert [stage.id for stage in recipe.stages][:2] == ["big_resnet18", "accuracy/resnet18"]
     assert recipe.stages[1].model == "big_resnet18"
+
+
+def test_an_id_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:6: 'id' of stage 'train'"):
+        load(tmp_path, FOR_EACH.replace("id: student", "id: 1"))
 
 
 def test_a_variable_that_no_block_has_is_named(tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ class Inspected:
     @property
     def batch(self) -> int:
         """How many images all numbers are of: as many as the file takes at once, one where it leaves that open."""
-        sizes = [one.shape[0] for one in self.inputs if one.shape]
-        return next((size for size in sizes if isinstance(size, int)), 1)
+        size = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else None
+        return size if isinstance(size, int) else 1
 
     @property
     def extent(self) -> str:

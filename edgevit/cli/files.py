@@ -112,7 +112,7 @@ def describe(
     Example: edgevit describe own.onnx --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --labels names.txt --out own.described.onnx
     """
     from edgevit.artifacts import Preprocess
-    from edgevit.runtimes.files import onnx_file, read_onnx, write_onnx
+    from edgevit.runtimes.files import carries_trained_ranges, onnx_file, read_onnx, trained_ranges_in, write_onnx
     from edgevit.workshop import parsed_as, workshop
 
     check_out(out, model, labels)
@@ -123,8 +123,10 @@ def describe(
             found = _named(found, _class_names(labels), labels)
         fields = {**found.io.preprocess.model_dump(), **{name: one for name, one in given.items() if one is not None}}
         io = found.io.model_copy(update={"preprocess": parsed_as(Preprocess, fields)})
+        graph = read_onnx(onnx_file(found))
+        ranges = trained_ranges_in(graph, model) if carries_trained_ranges(graph) else None
         with _part_of(out) as part:
-            write_onnx(read_onnx(onnx_file(found)), part, io, found.manifest.session_options)
+            write_onnx(graph, part, io, found.manifest.session_options, ranges)
     if as_json:
         print_json({"out": out, "preprocess": io.preprocess.model_dump(), "classes": io.classes})
     else:
@@ -473,8 +475,8 @@ def _named(model: Artifact, names: tuple[str, ...], labels: Path | None) -> Arti
     from edgevit.errors import DataError
 
     if len(names) != (expected := len(model.io.classes)):
-        what, next_step = "there have to be as many names as the model has classes", "--classes gives it as many"
-        raise DataError(what, where=labels, got=len(names), expected=expected, next=next_step)
+        what = "there have to be as many names as the model has classes"
+        raise DataError(what, where=labels, got=len(names), expected=expected)
     return model.calling_its_classes(names)
 
 

@@ -35,7 +35,7 @@ def inspect(
     from edgevit.workshop import workshop
 
     if html is not None:
-        check_out(html, model)
+        check_out(html, model, option="--html")
     with workshop(terminal_context()) as shop:
         found = inspect_onnx(shop.onnx_file(model))
     if html is not None:

@@ -49,16 +49,16 @@ def next_command(*words: str | Path) -> None:
     typer.echo(f"next: {command}", err=True)
 
 
-def check_out(out: Path, *inputs: Path | None) -> None:
+def check_out(out: Path, *inputs: Path | None, option: str = "--out") -> None:
     """Refuse, before any work, a result that could not be written, or would replace what it is made from."""
     from edgevit.errors import RecipeError
 
     resolved = out.resolve()
     for given in filter(None, inputs):
         if given.resolve() in (resolved, *resolved.parents):
-            raise RecipeError("this would write over what it is made from", where=out, next="give another --out")
+            raise RecipeError("this would write over what it is made from", where=out, next=f"give another {option}")
     if out.is_dir():
-        raise RecipeError("this is a folder", where=out, expected="a file", next="name a file in it with --out")
+        raise RecipeError("this is a folder", where=out, expected="a file", next=f"name a file in it with {option}")
     above = next(folder for folder in resolved.parents if folder.exists())
     if not above.is_dir():
         raise RecipeError("there is a file where a folder would have to be", where=out, got=above)

@@ -47,14 +47,14 @@ class EncodedImages(_Dataset):
 
 
 class ImageFolder(EncodedImages):
-    """Pictures in folders: PATH/{train,val,test}/CLASS/… or PATH/CLASS/…"""
+    """Pictures in folders: PATH/{train,val,test}/CLASS/… (Training, valid and dev will do, too) or PATH/CLASS/…"""
 
     source: Literal["image_folder"]
     path: str = Field(description="folder, absolute or relative to the recipe")
     classes: Literal["top", "leaf", "none"] = Field(
         "top", description="which folder level names the class; none: pictures without labels"
     )
-    splits: Splits = Field(Splits(), description="used where PATH has no train/val/test folders")
+    splits: Splits = Field(Splits(), description="used where PATH has no folder of training images")
 
 
 class WebDataset(EncodedImages):

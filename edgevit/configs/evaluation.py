@@ -39,6 +39,7 @@ class Evaluate(OnTarget):
 
     stage: Literal["evaluate"]
     makes: ClassVar[Kind] = "evaluation"
+    version: ClassVar[int] = 2
     model: ModelRef
     data: DatasetRef
     batch_size: Count = 32

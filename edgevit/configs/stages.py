@@ -305,7 +305,7 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(

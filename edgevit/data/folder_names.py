@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgevit.configs import DatasetConfig, ImageFolder
-from edgevit.data.dataset import SPLITS, Source
+from edgevit.data.dataset import Source
+from edgevit.data.splits import split_named
 from edgevit.errors import listed
 
 GIVE_CLASSES = "make a folder for each class, or set classes: none if the pictures have no labels"
@@ -40,6 +41,6 @@ def inner_folders(source: Source) -> list[str]:
     folders = set()
     for sample_id in source.ids:
         outer, *inner = sample_id.split("/")[:-1]
-        below = inner[1:] if outer in SPLITS and inner else inner
+        below = inner[1:] if split_named(outer) and inner else inner
         folders.update(below[-1:])
     return sorted(folders)

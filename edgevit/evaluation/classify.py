@@ -68,15 +68,19 @@ def probabilities(
     for batch, count in input_batches(session.spec, pictures, batch_size):
         found = softmax(session.infer({image: batch})[logits][:count])
         if np.isnan(found).any():
-            bad = int(np.isnan(found).any(-1).argmax())
-            raise ArtifactError(
-                "the model's answers are no numbers",
-                where=f"image {done + bad + 1}",
-                got="NaN or infinite logits",
-                next="a float16 model may overflow: export it in float32, or train it again",
-            )
+            raise no_numbers(f"image {done + int(np.isnan(found).any(-1).argmax()) + 1}")
         yield found
         done += count
+
+
+def no_numbers(where: object) -> ArtifactError:
+    """What a model's NaN or infinite logits are answered with."""
+    return ArtifactError(
+        "the model's answers are no numbers",
+        where=where,
+        got="NaN or infinite logits",
+        next="a float16 model may overflow: export it in float32, or train it again",
+    )
 
 
 def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:

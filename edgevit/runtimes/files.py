@@ -32,6 +32,7 @@ from edgevit.artifacts import (
 from edgevit.errors import ArtifactError
 from edgevit.models.ranges import Range
 
+USERS_FILE = "file"  # the stage that a user's own ONNX file stands for
 IOSPEC_KEY = "edgevit.iospec"
 SESSION_OPTIONS_KEY = "edgevit.session_options"
 RANGES_KEY = "edgevit.trained_ranges"
@@ -143,10 +144,14 @@ def inputs_of(model: ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in weights]
 
 
+def carries_trained_ranges(model: ModelProto) -> bool:
+    """Whether a model is the export of a checkpoint from a qat stage."""
+    return RANGES_KEY in _metadata(model)
+
+
 def trained_ranges_in(model: ModelProto, where: object) -> TensorRanges:
     """The trained ranges that a model carries. Raises ArtifactError where there are none."""
-    written = _metadata(model).get(RANGES_KEY)
-    if written is None:
+    if not carries_trained_ranges(model):
         raise ArtifactError(
             "the model carries no trained ranges",
             where=where,
@@ -154,6 +159,7 @@ def trained_ranges_in(model: ModelProto, where: object) -> TensorRanges:
             expected="the float32 export of a checkpoint from a qat stage",
             next="take calibrator: minmax, or train with a qat stage first",
         )
+    written = _metadata(model)[RANGES_KEY]
     try:
         return TensorRanges.model_validate_json(written)
     except ValidationError as error:
@@ -179,7 +185,7 @@ def artifact_from_onnx(path: Path) -> Artifact:
         id=path.stem,
         key=digest,
         digest=digest,
-        stage="file",
+        stage=USERS_FILE,
         stage_version=1,
         config={},
         files=entries,
@@ -194,8 +200,8 @@ def artifact_from_onnx(path: Path) -> Artifact:
 def onnx_file(artifact: Artifact) -> Path:
     """The ONNX file of an artifact, its hash checked (and that of the weights beside it)."""
     files = [name for name, entry in artifact.manifest.files.items() if entry.content]
-    # A user's own file may be called anything.
-    names = [name for name in files if name.endswith(".onnx")] or files
+    is_users = artifact.manifest.stage == USERS_FILE  # which may be called anything, and comes first
+    names = files[:1] if is_users else [name for name in files if name.endswith(".onnx")]
     if len(names) != 1:
         raise ArtifactError(
             "one ONNX file is needed", where=artifact.path, got=", ".join(names) or "none", expected="model.onnx"

@@ -10,6 +10,7 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from edgevit.configs import ImageFolder
 from edgevit.data import Dataset, dataset_artifacts, open_dataset, read_image
+from edgevit.data.sources.image_folder import folder_of_tests
 from edgevit.errors import DataError, RecipeError
 
 from .conftest import MakePictures, write_picture
@@ -73,6 +74,12 @@ def test_splits_go_by_their_usual_names(make_pictures: MakePictures, names: tupl
         assert opened(root, f"photos.{role}").labels.tolist() == [0, 1]
     assert opened(root, "photos.train").classes == ("a", "b")
     assert notes(root, "photos.train") == "photos: 1 folders beside those of the splits are passed over"
+
+
+def test_the_folder_of_test_images_goes_by_its_name_and_its_class_folders(make_pictures: MakePictures):
+    root = make_pictures({"Train/a": 1, "Test/a": 1, "plain/test": 1, "plain/b": 1})
+    assert folder_of_tests(root) == root / "Test"
+    assert folder_of_tests(root / "plain") == root / "plain"
 
 
 def test_a_class_may_be_called_train(make_pictures: MakePictures):

@@ -83,6 +83,8 @@ def test_a_model_from_elsewhere_keeps_its_names(write):
 def test_a_file_may_be_called_anything(write, name, tmp_path):
     artifact = artifact_from_onnx(write(classifier(), name))
     assert onnx_file(artifact) == tmp_path / name
+    beside = {"save_as_external_data": True, "location": "a weights.onnx", "size_threshold": 0}
+    assert onnx_file(artifact_from_onnx(write(classifier(), name, **beside))) == tmp_path / name
     (tmp_path / name).write_text('{"graph": "none"}')
     with pytest.raises(ArtifactError, match="no ONNX model"):
         artifact_from_onnx(tmp_path / name)

@@ -80,6 +80,11 @@ def split_folders(root: Path, of_classes: bool) -> dict[str, Split]:
     return named
 
 
+def folder_of_tests(root: Path) -> Path:
+    """The folder of test images, by its name and the class folders in it; `root` itself where it has none."""
+    return next((one for one in _folders(root) if split_named(one.name) == "test" and _folders(one)), root)
+
+
 @dataclass(frozen=True)
 class FolderImages:
     """Files below `root`, read when asked for."""
