@@ -147,6 +147,7 @@ def _row(done: dict[str, Artifact], stage_id: str) -> dict[str, Any]:
         "method": method,
         "seed": int(seed.removeprefix("seed")),
         **_figures(done, name),
+        "teacher_top1_in_training": made.provenance.get("teacher_top1_in_training"),
         "seconds": made.provenance["seconds"],
     }
 
