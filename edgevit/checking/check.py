@@ -13,7 +13,7 @@ from edgevit.artifacts import Json
 from edgevit.checking.graph import Graph
 from edgevit.checking.nvidia import Answer, ask
 from edgevit.checking.older_parsers import Verdict, verdicts
-from edgevit.checking.onnxruntime import Optimized, mend, optimized
+from edgevit.checking.onnxruntime import Optimized, mend, optimized_or_refused
 from edgevit.checking.precision import Product, got_in_plan, precisions, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, static_shapes, tensorrt_diagnostics
 from edgevit.errors import ArtifactError, MissingDependency, TargetError, first_line
@@ -185,11 +185,7 @@ def check_onnx_here(path: Path) -> CheckedHere:
     """
     model = read_onnx(path)
     graph, options = graph_of(model, path), session_options_of(model, path)
-    made, refused = None, ""
-    try:
-        made = optimized(graph, options)
-    except ArtifactError as error:
-        refused = "; ".join(filter(None, (error.what, error.next)))
+    made, refused = optimized_or_refused(graph, options)
     return CheckedHere(path, made, refused, tuple(products(graph, made.got if made else {})), len(graph.attentions))
 
 

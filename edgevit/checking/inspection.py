@@ -13,10 +13,9 @@ from edgevit.artifacts import IOSpec, Json
 from edgevit.checking.check import graph_of
 from edgevit.checking.cost import Peak, macs, peak_activations, weights_bytes
 from edgevit.checking.graph import OPERANDS, UNCOUNTED, Graph
-from edgevit.checking.onnxruntime import optimized
+from edgevit.checking.onnxruntime import optimized_or_refused
 from edgevit.checking.precision import Product, asked, products, short_type_name
 from edgevit.checking.shapes import for_one_image
-from edgevit.errors import ArtifactError
 from edgevit.quantization.dialects import BESIDE_INT8, DIALECTS, why_float
 from edgevit.runtimes.files import (
     inputs_of,
@@ -167,11 +166,7 @@ def inspect_onnx(path: Path) -> Inspected:
     options = session_options_of(model, path)
     # The graph is optimised with its batch size open where it is: fusions depend on it.
     asked_of, graph = graph_of(model, path), graph_of(for_one_image(model), path)
-    made, refused = None, ""
-    try:
-        made = optimized(asked_of, options)
-    except ArtifactError as error:
-        refused = "; ".join(filter(None, (error.what, error.next)))
+    made, refused = optimized_or_refused(asked_of, options)
     found = products(graph, made.got if made else {})
     ran_as = made.ran_as if made else {}
     nodes = graph.of_type(*OPERANDS)

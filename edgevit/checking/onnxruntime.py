@@ -70,6 +70,14 @@ def optimized(graph: Graph, session_options: Json) -> Optimized:
     return Optimized(f"ONNX Runtime {version_of('onnxruntime')}", made, ran_as, got, tuple(unfused))
 
 
+def optimized_or_refused(graph: Graph, session_options: Json) -> tuple[Optimized | None, str]:
+    """What ONNX Runtime makes of a graph; or None, and why it refuses it, with what mends that."""
+    try:
+        return optimized(graph, session_options), ""
+    except ArtifactError as error:
+        return None, "; ".join(filter(None, (error.what, error.next)))
+
+
 def mend(product: Product, ran_as: str) -> str:
     """What makes ONNX Runtime compute a product in the precision that it asks for."""
     if product.asked in ("fp8", "int4"):

@@ -9,7 +9,6 @@ import traceback
 from typing import Annotated, NoReturn
 
 import typer
-from rich.markup import escape
 
 from edgevit import __version__
 from edgevit.cli import checks, environment, files, inspection, learning_rate, recipes
@@ -65,8 +64,8 @@ for title, commands in (
     ),
     ("This machine", (environment.doctor, environment.models)),
 ):
-    for command in commands:
-        app.command(rich_help_panel=title, help=escape(command.__doc__ or ""))(command)  # edgevit[extra] is no markup
+    for command in commands:  # in their help, edgevit[extra] is no markup
+        app.command(rich_help_panel=title, help=(command.__doc__ or "").replace("[", r"\["))(command)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from edgevit.progress import Progress
 from edgevit.quantization.calibration import Batches, ProbeSession
 from edgevit.quantization.dialects import Placement, axis_of_inputs
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.files import nodes_of
+from edgevit.runtimes.files import nodes_of, shapes_of_weights
 
 LEAST_IMAGES = 32
 
@@ -89,7 +89,7 @@ class BiasCorrection:
 
 def _layers(model: CalibratedModel, placement: Placement) -> Iterator[_Layer]:
     graph = model.model.graph
-    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    weights = shapes_of_weights(model.model)
     readers = Counter(name for node in nodes_of(graph.node) for name in node.input)
     next_node = {name: node for node in graph.node for name in node.input if readers[name] == 1}
     for node in model.nodes(placement):

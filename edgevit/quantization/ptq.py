@@ -25,7 +25,8 @@ from edgevit.runtimes.files import (
     is_quantized,
     operator_counts,
     opset_of,
-    read_in_subgraphs,
+    read_elsewhere,
+    shapes_of_weights,
     with_unique_node_names,
 )
 from edgevit.runtimes.float16 import with_float16
@@ -165,7 +166,7 @@ def calibrated(
 
 def _nothing_to_quantize(model: ModelProto, dialect: Dialect, where: object) -> ArtifactError:
     sizes = {"int8": "", "float8": " of 16 channels or more", "int4": f" of several blocks of {BLOCK} inputs"}
-    weights = _shapes_of_weights(model)
+    weights = shapes_of_weights(model)
     layers = [node for node in model.graph.node if node.op_type in dialect.operators]
     others = "left float by the placement, or to stay close to float"
     reasons = Counter((node.op_type, why_float(node, weights, dialect) or others) for node in layers)
@@ -239,12 +240,8 @@ def _check_fits_float16(ranges: Ranges, where: object) -> None:
 
 
 def _quantizable_nodes(model: ModelProto, dialect: Dialect) -> list[NodeProto]:
-    weights = _shapes_of_weights(model)
+    weights = shapes_of_weights(model)
     return [node for node in model.graph.node if not why_float(node, weights, dialect)]
-
-
-def _shapes_of_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
-    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
 
 
 def _with_own_weights(model: ModelProto) -> ModelProto:
@@ -271,17 +268,14 @@ def _clipping_nodes(chosen: list[NodeProto], model: ModelProto, dialect: Dialect
     if "Conv" in dialect.float_outputs:
         return []
     readers = Counter(name for node in model.graph.node for name in node.input)
-    read_elsewhere = {output.name for output in model.graph.output} | read_in_subgraphs(model)
+    not_alone = read_elsewhere(model)
     convolved = {node.output[0] for node in chosen if node.op_type == "Conv"}
     constants = constants_of(model)
-    alone = {name for name in convolved - read_elsewhere if readers[name] == 1}
+    alone = {name for name in convolved - not_alone if readers[name] == 1}
     return [
         node
         for node in model.graph.node
-        if node.input
-        and node.input[0] in alone
-        and node.output[0] not in read_elsewhere
-        and _cuts_at_zero(node, constants)
+        if node.input and node.input[0] in alone and node.output[0] not in not_alone and _cuts_at_zero(node, constants)
     ]
 
 

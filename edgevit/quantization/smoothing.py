@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgevit.errors import ArtifactError
 from edgevit.quantization.calibration import Batches, ProbeSession
-from edgevit.runtimes.files import integer_attribute, nodes, read_in_subgraphs
+from edgevit.runtimes.files import integer_attribute, nodes, read_elsewhere
 
 SMALLEST = 1e-5
 Floats = NDArray[np.float32]
@@ -74,9 +74,9 @@ def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[_N
     for node in model.graph.node:
         for name in dict.fromkeys(node.input):
             readers.setdefault(name, []).append(node)
-    read_elsewhere = {output.name for output in model.graph.output} | read_in_subgraphs(model)
+    not_alone = read_elsewhere(model)
     for node in model.graph.node:
-        if node.op_type != "LayerNormalization" or node.output[0] in read_elsewhere:
+        if node.op_type != "LayerNormalization" or node.output[0] in not_alone:
             continue
         behind = tuple(readers.get(node.output[0], []))
         stored = all(name in weights for name in node.input[1:])

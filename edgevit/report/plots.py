@@ -274,9 +274,8 @@ def _for_the_page(svg: str) -> str:
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
     svg = re.sub(r'<g id="[A-Za-z0-9_.]+"', "<g", svg)
     svg = re.sub(r'(<[^<>]*style="[^"]*?)font: (?:[a-z]+ )?([0-9.]+px) [^;"]+', r"\1font-size: \2", svg)
-    svg = re.sub(
-        r'(<[^<>]*style="[^"]*?)font-family: [^;"]+;? ?', r"\1", svg
-    )  # as later versions of matplotlib write it
+    # As later versions of matplotlib write it.
+    svg = re.sub(r'(<[^<>]*style="[^"]*?)font-family: [^;"]+;? ?', r"\1", svg)
     for color, variable in VARIABLES.items():
         svg = svg.replace(color, f"var({variable})")
     return svg

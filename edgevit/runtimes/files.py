@@ -180,6 +180,7 @@ def artifact_from_onnx(path: Path) -> Artifact:
     if metrics["precision"] == "float32":
         metrics["precision"] = options.get("inference_precision", "float32")
     digest = sha256_of({name: entry.sha256 for name, entry in entries.items()})
+    written = written_iospec(model, path)
     manifest = Manifest(
         kind="onnx",
         id=path.stem,
@@ -190,9 +191,9 @@ def artifact_from_onnx(path: Path) -> Artifact:
         config={},
         files=entries,
         metrics=metrics,
-        io=iospec_of_onnx(model, path),
+        io=written or _inferred_iospec(model, path),
         session_options=options,
-        provenance={"described": written_iospec(model, path) is not None},
+        provenance={"described": written is not None},
     )
     return Artifact(path.parent.resolve(), manifest)
 
@@ -263,12 +264,18 @@ def nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from nodes_of(graph.node)
 
 
-def read_in_subgraphs(model: ModelProto) -> set[str]:
-    """Names of what nodes inside If, Loop and Scan read, tensors of the main graph among them."""
+def read_elsewhere(model: ModelProto) -> set[str]:
+    """Names of what others than the main graph's nodes read: the outputs, and what If, Loop and Scan read inside."""
     graphs = [
         graph for node in model.graph.node for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)
     ]
-    return {name for graph in graphs for node in nodes_of(graph.node) for name in node.input}
+    inside = {name for graph in graphs for node in nodes_of(graph.node) for name in node.input}
+    return inside | {output.name for output in model.graph.output}
+
+
+def shapes_of_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of each initializer, by its name."""
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
 
 
 def with_unique_node_names(model: ModelProto) -> ModelProto:

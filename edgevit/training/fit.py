@@ -263,12 +263,15 @@ class _Run:
                 f"learning_rate (now {self._learning_rate():.3g}) or set clip_grad_norm: 1"
             )
 
+    def _place(self, step: int) -> str:
+        return f"stage '{self.context.stage_id}', step {step} of {self.batches.total_steps}"
+
     def _too_large(self, batch: Batch, parts: int) -> TrainingError:
         fits = self._fitting_parts(batch, parts)
         images = -(-len(batch.labels) // fits) if fits else 0
         return TrainingError(
             "the memory does not hold this batch",
-            where=f"stage '{self.context.stage_id}', step {self.step + 1} of {self.batches.total_steps}",
+            where=self._place(self.step + 1),
             got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
             expected=f"{images} images at once, which fit" if fits else "more memory: not even two images fit",
             next=f"set accumulation: {fits}, which keeps the batch of {batch.samples_in_all}" if fits else None,
@@ -277,7 +280,7 @@ class _Run:
     def _too_small(self, batch: Batch, parts: int) -> TrainingError:
         return TrainingError(
             "batch normalisation needs two images at once",
-            where=f"stage '{self.context.stage_id}', step {self.step + 1} of {self.batches.total_steps}",
+            where=self._place(self.step + 1),
             got=f"{len(batch.labels)} images in {parts} parts",
             next="a larger batch_size, or less accumulation" + (" or fewer ranks" if ranks.count() > 1 else ""),
         )
@@ -303,7 +306,7 @@ class _Run:
         kept = f"the last good state is kept in {last}" if last.is_file() else "nothing had been saved yet"
         return Diverged(
             f"training diverged: {what}; {kept}",
-            where=f"stage '{self.context.stage_id}', step {step} of {self.batches.total_steps}",
+            where=self._place(step),
             got=f"learning rate {self._learning_rate():.3g}",
             expected="finite numbers",
             next="lower learning_rate, or set clip_grad_norm: 1",

@@ -66,9 +66,10 @@ def split_folders(root: Path, of_classes: bool) -> dict[str, Split]:
     Raises:
         DataError: two folders serve as one split.
     """
-    named = {one.name: split for one in _folders(root) if (split := split_named(one.name))}
+    folders = _folders(root)
+    named = {one.name: split for one in folders if (split := split_named(one.name))}
     training = [name for name, split in named.items() if split == "train"]
-    if of_classes and len(named) < len(_folders(root)):
+    if of_classes and len(named) < len(folders):
         training = [name for name in training if _folders(root / name)]
     if not training:
         return {}

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.runtimes.files import onnx_file, write_onnx
+from edgevit.runtimes.files import onnx_file, shapes_of_weights, write_onnx
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 ENGINE = "model.onnx"
@@ -37,7 +37,7 @@ def with_biases_inside(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Its optimiser leaves an Add of a constant behind each; the operator's last input does the same in the same pass.
     """
-    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    sizes = shapes_of_weights(model)
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
