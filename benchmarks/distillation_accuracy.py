@@ -5,8 +5,8 @@
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet20-12fca82f.th (akamaster/pytorch_resnet_cifar10,
 91.7%): the teacher, which has seen all labels of the training images; students see `per-class` of them, and label-free
 and pseudo-labels the other training images without their labels. Every student is shown as many images (pseudo-labels
-up to 6% fewer). The default is the scale of two CPU cores, about an hour; a run that was stopped goes on. Methods may be
-run side by side, in processes with the same --runs: a last run of all collects what they made.
+up to 6% fewer). The default is the scale of two CPU cores, about an hour; a run that was stopped goes on. Methods may
+be run side by side, in processes with the same --runs: a last run of all collects what they made.
 
 For each method and seed: top-1 on the 10,000 test images, and the mean over corruptions on 200 of them; the difference
 to the student without a teacher, paired by seed (same weights at the start, same views in the same order).

@@ -25,6 +25,7 @@ class Context:
         device: the torch device that training uses, "cpu" or "cuda".
         workers: processes that load images; 0 loads them in the training process.
         ranks: processes that share a training, each on its rows of every batch; on CUDA, each on a GPU of its own.
+        shard: each of several ranks keeps its part of the weights alone (FSDP).
         progress: where lines and bars go.
         budget: the recipe's budget; only stages that declare `reads_budget` may look at it.
         stage_id: the id of the stage that is running.
@@ -39,6 +40,7 @@ class Context:
     device: str = "cpu"
     workers: int = field(default_factory=lambda: min(MOST_WORKERS, max(0, usable_cpus() - 2)))
     ranks: int = 1
+    shard: bool = False
     progress: Progress = field(default_factory=SilentProgress)
     budget: Budget = field(default_factory=Budget)
     stage_id: str = ""

@@ -36,6 +36,9 @@ def run(
     ranks: Annotated[
         int, typer.Option("--ranks", min=1, help="Processes that share a training; on CUDA, each has its own GPU.")
     ] = 1,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Each rank keeps its part of the weights alone (FSDP): for large teachers.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Compute a sample of what comes from the teacher cache again, and compare.")
     ] = False,
@@ -60,10 +63,11 @@ def run(
     loading = {} if workers is None else {"workers": workers}
     if tensorboard:
         check_tensorboard()
+    _check_shard(shard, ranks)
     device = training_device(device)
     if _follows_torchrun(device, ranks):
         return
-    context = terminal_context(device=device, ranks=ranks, check=check, tensorboard=tensorboard, **loading)
+    context = terminal_context(device=device, ranks=ranks, shard=shard, check=check, tensorboard=tensorboard, **loading)
     before = pipeline.finished(loaded, runs)
     done = pipeline.run(loaded, recipe.parent, runs, context, fresh)
     _dismiss_torchrun(device)
@@ -182,6 +186,15 @@ def _runs_with_reports(folder: Path) -> list[Path]:
 def _reports_in(folder: Path) -> list[Path]:
     patterns = ("report.json", "*/report.json", "*/*/report.json")
     return sorted({file.parent for pattern in patterns for file in folder.glob(pattern)})
+
+
+def _check_shard(shard: bool, ranks: int) -> None:
+    if shard and ranks == 1 and not _under_torchrun():
+        from edgevit.errors import RecipeError
+
+        raise RecipeError(
+            "one process has nobody to share weights with", where="--shard", next="--ranks 2, or torchrun"
+        )
 
 
 def _follows_torchrun(device: str, ranks: int) -> bool:

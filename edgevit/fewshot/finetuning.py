@@ -20,6 +20,7 @@ from edgevit.models.lora import add_lora, merge_lora
 from edgevit.training.batches import TrainingStream, seed_of
 from edgevit.training.objectives import distillation_objective, label_objective
 from edgevit.training.setup import TrainingSetup
+from edgevit.training.sharding import is_asked
 from edgevit.training.teachers import LiveTeacher
 
 # What keeps fine-tuning on a few images from forgetting: as much weight as the labels have.
@@ -103,7 +104,8 @@ def _setup(start: BuiltModel, task: Task, config: Fewshot, context: Context) -> 
     if pool is not None:
         streams = [TrainingStream(support, 0.5), TrainingStream(pool, 0.5, labelled=False)]
         io = IOSpec.for_classifier(start.preprocess, support.classes)
-        itself = LiveTeacher(copy.deepcopy(start.module), io, support.classes, torch.device(context.device))
+        device, shard = torch.device(context.device), is_asked(context)
+        itself = LiveTeacher(copy.deepcopy(start.module), io, support.classes, device, shard=shard)
         objective = distillation_objective(SELF_DISTILLATION, itself, num_classes, config.label_smoothing)
     choose_what_is_trained(start.module, config)
     return TrainingSetup(start, start.module, support.classes, objective, streams)

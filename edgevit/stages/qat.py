@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents
@@ -18,6 +19,8 @@ from edgevit.training.ranks import on_ranks
 
 @on_ranks
 def run(config: Qat, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    # Layers share the scales that they learn, which weights in parts do not allow; what becomes integers is small.
+    context = replace(context, shard=False)
     setup, teaching, student = quantization_aware(config, inputs, context)
     trained, val_top1 = setup.train(config, context, out)
     ranges = put_trained(trained.module, student.module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
@@ -25,7 +26,7 @@ from edgevit.data.transforms import normalise
 from edgevit.errors import Diverged, TrainingError
 from edgevit.models.checkpoints import write_to_disk
 from edgevit.models.distillation_token import TwoLogits
-from edgevit.training import ranks
+from edgevit.training import ranks, sharding
 from edgevit.training.batches import Batch, Batches, TrainingStream, seed_of
 from edgevit.training.event_files import EventFile
 from edgevit.training.inference import accuracy
@@ -54,14 +55,16 @@ def fit(
     save_every_s: float = 20.0,
     scheduler: Callable[[Optimizer], Scheduler] | None = None,
 ) -> tuple[nn.Module, float | None]:
-    """Train `model` in place.
+    """Train `model`, which is used up.
 
     The batch of a step, its dropout and its learning rate are functions of (seed, step), so that weights, optimiser,
     moving average and the number of steps are all that has to survive a kill; they are kept in `context.work`.
 
     On several ranks (see `on_ranks`), all of which call this, each computes its rows of every batch; gradients and the
     loss are those of the whole batch but for rounding. Dropout and the like draw otherwise than on one rank, and batch
-    normalisation sees a rank's rows; its running statistics are rank 0's. Rank 0 alone validates, logs and saves.
+    normalisation sees a rank's rows; its running statistics are rank 0's. Rank 0 alone validates, logs and saves. With
+    `context.shard` no rank holds all weights: these, their gradients and the optimiser's state are shared out, and all
+    ranks validate.
 
     Args:
         model: gives logits (batch, classes), both heads' in training mode, or WithFeatures.
@@ -80,6 +83,7 @@ def fit(
 
     Raises:
         Diverged: the loss or the weights are no longer finite; the last good state stays in `context.work`.
+        RecipeError: weights in parts do not allow an option.
         TrainingError: the batch does not fit into memory.
     """
     batches = Batches(
@@ -96,7 +100,7 @@ def fit(
     run.train(save_every_s)
     if run.is_first:
         (out / METRICS).write_bytes((context.work / METRICS).read_bytes())
-    trained: nn.Module = without_projectors(run.trained).cpu().eval()
+    trained: nn.Module = without_projectors(run.result()).cpu().eval()
     return trained, run.val_top1
 
 
@@ -116,10 +120,19 @@ class _Run:
     ) -> None:
         self.config, self.context, self.preprocess = config, context, preprocess
         self.is_first = ranks.rank() == 0
-        self.objective, self.batches, self.val = objective, batches, val if self.is_first else None
+        self.sharded = sharding.is_asked(context)
+        self.objective, self.batches = objective, batches
+        self.val = val if self.is_first or self.sharded else None
         self.device = torch.device(context.device)
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model: nn.Module = model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.model = model
+        self.ema = None if config.ema_decay is None else _Average(model, decay=config.ema_decay, use_warmup=True)
+        self.unsharded: nn.Module | None = None
+        if self.sharded:
+            sharding.check_can_shard(config)
+            self.unsharded = copy.deepcopy(model)
+        for one in (self.model,) if self.ema is None else (self.model, self.ema.module):
+            self._place(one)
         self.frozen = freeze(self.model, config)
         self.optimizer = optimizer_for(self.model, config)
         steps_per_epoch = batches.total_steps / max(1, config.epochs)
@@ -129,9 +142,8 @@ class _Run:
             else scheduler_for(self.optimizer, config, batches.total_steps, steps_per_epoch)
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.ema = None if config.ema_decay is None else _Average(model, decay=config.ema_decay, use_warmup=True)
         compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
-        self.forward = ranks.parallel(compiled)
+        self.forward = compiled if self.sharded else ranks.parallel(compiled)
         self.val_top1: float | None = None
         self.step = 0
         self.log = _MetricsLog(context.work / METRICS, context.tensorboard)
@@ -140,6 +152,20 @@ class _Run:
     def trained(self) -> nn.Module:
         trained: nn.Module = self.model if self.ema is None else self.ema.module
         return trained
+
+    def result(self) -> nn.Module:
+        """What was trained, whole. All ranks have to call it."""
+        if self.unsharded is None:
+            return self.trained
+        self.unsharded.load_state_dict(sharding.whole(self.trained.state_dict()))
+        return self.unsharded
+
+    def _place(self, module: nn.Module) -> None:
+        """Bring it to the device, or this rank's part of it."""
+        if self.sharded:
+            sharding.shard(module, self.device)
+        else:
+            module.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
 
     def train(self, save_every_s: float) -> None:
         self._resume()
@@ -163,7 +189,7 @@ class _Run:
                     self._log(row, now - row_at, self.val_top1 if epoch_ended else None)
                     self._mention_spike(last_loss, row.loss)
                     last_loss, row = row.loss, _Row()
-                    if self.is_first and now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s):
+                    if self._saves(now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s)):
                         self._save()
                         saved_at = time.monotonic()
                 if not row.steps:
@@ -263,15 +289,26 @@ class _Run:
                 f"learning_rate (now {self._learning_rate():.3g}) or set clip_grad_norm: 1"
             )
 
-    def _place(self, step: int) -> str:
+    def _where(self, step: int) -> str:
         return f"stage '{self.context.stage_id}', step {step} of {self.batches.total_steps}"
 
+    def _saves(self, is_due: bool) -> bool:
+        """Whether this rank saves now: rank 0 by its clock, with all others where each holds a part of the weights."""
+        return ranks.of_first([float(is_due)], self.device) == [1.0] if self.sharded else self.is_first and is_due
+
     def _too_large(self, batch: Batch, parts: int) -> TrainingError:
+        if self.sharded:  # the other ranks wait in the middle of their pass: nothing can be tried
+            return TrainingError(
+                "the memory does not hold this batch",
+                where=self._where(self.step + 1),
+                got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
+                next=f"set accumulation: {2 * parts}, or take more ranks",
+            )
         fits = self._fitting_parts(batch, parts)
         images = -(-len(batch.labels) // fits) if fits else 0
         return TrainingError(
             "the memory does not hold this batch",
-            where=self._place(self.step + 1),
+            where=self._where(self.step + 1),
             got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
             expected=f"{images} images at once, which fit" if fits else "more memory: not even two images fit",
             next=f"set accumulation: {fits}, which keeps the batch of {batch.samples_in_all}" if fits else None,
@@ -280,7 +317,7 @@ class _Run:
     def _too_small(self, batch: Batch, parts: int) -> TrainingError:
         return TrainingError(
             "batch normalisation needs two images at once",
-            where=self._place(self.step + 1),
+            where=self._where(self.step + 1),
             got=f"{len(batch.labels)} images in {parts} parts",
             next="a larger batch_size, or less accumulation" + (" or fewer ranks" if ranks.count() > 1 else ""),
         )
@@ -306,7 +343,7 @@ class _Run:
         kept = f"the last good state is kept in {last}" if last.is_file() else "nothing had been saved yet"
         return Diverged(
             f"training diverged: {what}; {kept}",
-            where=self._place(step),
+            where=self._where(step),
             got=f"learning rate {self._learning_rate():.3g}",
             expected="finite numbers",
             next="lower learning_rate, or set clip_grad_norm: 1",
@@ -315,14 +352,19 @@ class _Run:
     def _save(self) -> None:
         """Write the state in one step: a reader sees the old file or the new one, whole."""
         _check_finite(self.model, self)
+        learned = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+        }
         state = {
             "step": self.step,
             "val_top1": self.val_top1,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            **sharding.whole(learned, keep=self.is_first),
         }
+        if not self.is_first:
+            return
         half = self.context.work / f"{LAST}.half"
         serialised = io.BytesIO()
         torch.save(state, serialised)
@@ -335,11 +377,11 @@ class _Run:
         if not last.is_file():
             return
         state = torch.load(last, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        sharding.load(self.model, state["model"])
+        sharding.load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+            sharding.load(self.ema.module, state["ema"])
         self.step, self.val_top1 = state["step"], state["val_top1"]
         self.context.progress.say(f"    goes on after step {self.step} of {self.batches.total_steps}")
 
@@ -370,7 +412,8 @@ class _Average(ModelEmaV3):
     """Averages each tensor once, however many modules hold it: under fake quantization, layers share their ranges."""
 
     def apply_update_(self, model: nn.Module, decay: float) -> None:
-        both = zip(self.module.state_dict().values(), model.state_dict().values(), strict=True)
+        ours, theirs = (map(sharding.local, one.state_dict().values()) for one in (self.module, model))
+        both = zip(ours, theirs, strict=True)
         once = {own.data_ptr(): (own, new) for own, new in both}.values()
         floats = [pair for pair in once if pair[0].is_floating_point()]
         torch._foreach_lerp_([own for own, _ in floats], [new for _, new in floats], weight=1 - decay)
@@ -405,7 +448,7 @@ class _MetricsLog:
 
 
 def _check_finite(model: nn.Module, run: _Run) -> None:
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+    if not all(bool(torch.isfinite(sharding.local(parameter)).all()) for parameter in model.parameters()):
         raise run.diverged("a weight is not finite", run.step)
 
 

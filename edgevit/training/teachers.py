@@ -20,6 +20,7 @@ from edgevit.training import ranks
 from edgevit.training.batches import Batch
 from edgevit.training.frozen import Forward, FrozenModel, fast_forward
 from edgevit.training.precision import Precision, autocast
+from edgevit.training.sharding import shard_teacher
 from edgevit.training.students import Taps
 
 
@@ -49,6 +50,7 @@ class LiveTeacher:
         taps: the features that are asked for, for each term of the loss by its index.
         precision: of autocast; the answer is float32 all the same.
         images: how many it will see at least; see `fast_forward`.
+        shard: leave this rank its part of the weights; every rank then has to ask at the same time.
 
     Raises:
         RecipeError: it lacks a class of the student, or a tap.
@@ -63,11 +65,16 @@ class LiveTeacher:
         taps: Mapping[int, Sequence[Tap]] | None = None,
         precision: Precision = "float32",
         images: int = 0,
+        shard: bool = False,
     ) -> None:
-        self._model, self._device, self._precision = model.to(device).eval().requires_grad_(False), device, precision
+        self._model, self._device, self._precision = model.eval().requires_grad_(False), device, precision
+        if shard:
+            shard_teacher(self._model, device)
+        else:
+            self._model.to(device)
         self.preprocess = io.preprocess
         self._forward: Forward = self._model
-        if not taps and precision == "float32":
+        if not taps and precision == "float32" and not shard:
             self._forward = fast_forward(self._model, io.preprocess, device, images)
         self._columns = None if student_classes is None else matching_columns(io.classes, student_classes).to(device)
         size = (self.preprocess.height, self.preprocess.width)

@@ -16,6 +16,7 @@ from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
 from edgevit.training import ranks
 from edgevit.training.batches import Batch, batch_shares
+from edgevit.training.sharding import is_asked
 from edgevit.training.streams import needs_logits
 from edgevit.training.students import teacher_taps
 from edgevit.training.teacher_cache import CachedTeacher
@@ -90,7 +91,8 @@ class Teaching:
         asked, taps = self._classes if needs_logits(config.objectives) else None, teacher_taps(config.objectives)
         if config.teacher_view == "plain":
             return PlainTeacher(module, io, asked, device, self._datasets, [*taps], context.cache, context.progress)
-        return LiveTeacher(module, io, asked, device, taps, config.precision, images=FEWEST_VIEWS)
+        sharded = is_asked(context)
+        return LiveTeacher(module, io, asked, device, taps, config.precision, images=FEWEST_VIEWS, shard=sharded)
 
     def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
         """All that decides a batch and what the teachers say of it."""

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from typer.testing import CliRunner
 
 from edgevit.artifacts import Artifact, Contents, IOSpec
@@ -40,7 +41,9 @@ from edgevit.progress import PlainProgress
 from edgevit.training.batches import Batch, Batches, TrainingStream
 from edgevit.training.fit import fit
 from edgevit.training.objectives import ObjectiveFunction, Outputs, distillation_objective, label_objective
+from edgevit.training.optimisation import optimizer_for
 from edgevit.training.ranks import on_ranks, rank
+from edgevit.training.sharding import check_can_shard, is_asked, local, shard
 from edgevit.training.students import teacher_taps, with_projectors
 from edgevit.training.teacher_cache import CachedTeacher
 from edgevit.training.teachers import LiveTeacher, PlainTeacher, Teacher
@@ -82,21 +85,21 @@ def fitted(
     return trained
 
 
-def teacher(taps: tuple[Objective, ...] = ()) -> LiveTeacher:
-    io = IOSpec.for_classifier(PREPROCESS, ("a", "b", "c"))
-    return LiveTeacher(tiny_vit(seed=7).module, io, ("a", "b", "c"), torch.device("cpu"), teacher_taps(taps) or None)
+def teacher(taps: tuple[Objective, ...] = (), shard: bool = False) -> LiveTeacher:
+    io, cpu = IOSpec.for_classifier(PREPROCESS, ("a", "b", "c")), torch.device("cpu")
+    return LiveTeacher(tiny_vit(seed=7).module, io, io.classes, cpu, teacher_taps(taps) or None, shard=shard)
 
 
 def distil(folder: Path, context: Context, who: Teacher | None = None, **changes: object) -> nn.Module:
     folder.mkdir(exist_ok=True)
-    objective = distillation_objective(TERMS, who or teacher(), 3, label_smoothing=0.1)
+    objective = distillation_objective(TERMS, who or teacher(shard=is_asked(context)), 3, label_smoothing=0.1)
     changes = {"batch_size": 7, "augmentation": MIXED, "epochs": 2, **changes}
     return fitted(tiny_token_vit().module, objective, UNEVEN, folder, context, **changes)
 
 
 def distil_features(folder: Path, context: Context) -> nn.Module:
     folder.mkdir(exist_ok=True)
-    asked = teacher(FEATURES)
+    asked = teacher(FEATURES, is_asked(context))
     student = with_projectors(tiny_vit(), FEATURES, asked.channels, seed=0)
     return fitted(student, distillation_objective(FEATURES, asked, 3), LABELLED, folder, context, weight_decay=0.1)
 
@@ -126,6 +129,7 @@ LONG = {"epochs": 15, "learning_rate": 0.02}
 Case = Callable[[Path, Context], nn.Module]
 CASES: dict[str, Case] = {
     "labels": train,
+    "adamw": lambda folder, context: train(folder, context, optimizer="adamw", learning_rate=2e-3),
     "long": lambda folder, context: train(folder, context, **LONG),
     "validated": lambda folder, context: train(folder, context, val=blobs("blobs.val", 2, seed=9), ema_decay=0.9),
     "uneven": lambda folder, context: train(folder, context, batch_size=5, clip_grad_norm=1.0),
@@ -166,36 +170,39 @@ def launch(run: Callable[..., Contents], folder: Path, ranks: int, **changes: ob
 
 
 @pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of all cases with one rank, and with two."""
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """The folders of all cases with one rank, with two, and with two that hold half of the weights each."""
+    one, two, halves = (tmp_path_factory.mktemp(name) for name in ("one", "two", "halves"))
     launch(all_cases, one, 1)
+    launch(all_cases, halves, 2, shard=True)
     heard = Heard()
     assert launch(all_cases, two, 2, progress=heard).metrics == {"stage": "student"}
     assert heard.lines[-1] == "rank 0 is done"
     assert "student: 20/20 steps" in heard.lines[0]
-    return one, two
+    return one, two, halves
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("halves", [False, True], ids=["whole", "in halves"])
 @pytest.mark.parametrize("name", CASES)
-def test_two_ranks_train_as_one_process_does(one_and_two: tuple[Path, Path], name: str) -> None:
-    one, two = (rows(folder / name) for folder in one_and_two)
+def test_two_ranks_train_as_one_process_does(one_and_two: tuple[Path, ...], name: str, halves: bool) -> None:
+    pair = one_and_two[0], one_and_two[2 if halves else 1]
+    one, two = (rows(folder / name) for folder in pair)
     assert len(one) == len(two) >= 14
     for ours, theirs in zip(one, two, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
         assert {key: ours.get(key) for key in ("step", "epoch", "top1", "val_top1", "learning_rate")} == {
             key: theirs.get(key) for key in ("step", "epoch", "top1", "val_top1", "learning_rate")
         }
-    weights, others = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in one_and_two)
+    weights, others = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in pair)
     for key, weight in weights.items():
         torch.testing.assert_close(weight, others[key], atol=1e-4, rtol=1e-4, msg=key)
 
 
-def test_parts_of_a_batch_are_weighted_by_what_has_labels(one_and_two: tuple[Path, Path]) -> None:
+def test_parts_of_a_batch_are_weighted_by_what_has_labels(one_and_two: tuple[Path, ...]) -> None:
     """Some of the parts have no label at all."""
     whole, parts = (rows(one_and_two[0] / name) for name in ("distilled", "distilled in parts"))
     for ours, theirs in zip(whole, parts, strict=True):
@@ -233,7 +240,7 @@ def wait_until(true: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def test_kill_9_of_a_rank_ends_the_run_which_then_goes_on(one_and_two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_kill_9_of_a_rank_ends_the_run_which_then_goes_on(one_and_two: tuple[Path, ...], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     before = processes_of(os.getsid(0))
     killed: list[float] = []
@@ -295,6 +302,76 @@ def test_bug_keeps_the_traceback_of_its_rank(tmp_path: Path) -> None:
         launch(has_a_bug, tmp_path, 2)
 
 
+HALF_TRAINED = {"optimizer": "adamw", "learning_rate": 2e-3, "ema_decay": 0.9, "save_every_s": 0.0}
+
+
+@on_ranks
+def break_off_and_go_on(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    def breaks_off(outputs: Outputs, batch: Batch) -> Tensor:
+        if batch.step == 9:
+            raise DataError("broken off")
+        return label_objective(3)(outputs, batch)
+
+    folders = [context.work / name for name in ("unbroken", "broken")]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    with pytest.raises(DataError, match="broken off"):
+        fitted(tiny_vit().module, breaks_off, LABELLED, folders[1], context, **HALF_TRAINED)
+    unbroken, resumed = (train(folder, context, **HALF_TRAINED).state_dict() for folder in folders)
+    assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
+    return Contents(kind="checkpoint")
+
+
+def test_training_of_weights_in_parts_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    heard = Heard()
+    launch(break_off_and_go_on, tmp_path, 2, shard=True, progress=heard)
+    assert "    goes on after step 9 of 20" in heard.lines
+
+
+@on_ranks
+def hold_halves(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    model = tiny_vit(depth=4).module
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(rank()))
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    expected = model.eval()(images)
+    shard(model, torch.device("cpu"))
+    torch.testing.assert_close(model(images), expected)
+    model(images).sum().backward()
+    optimizer = optimizer_for(model, config)
+    optimizer.step()
+    kept = list(model.parameters())
+    gradients = [parameter.grad for parameter in kept if parameter.grad is not None]
+    moments = [state["exp_avg"] for state in optimizer.state.values()]
+    shares = [sum(local(one).numel() for one in held) / whole for held in (kept, gradients, moments)]
+    units = sum(isinstance(module, FSDPModule) for module in model.modules())
+    return Contents(kind="checkpoint", metrics={"shares": shares, "units": units})
+
+
+def test_a_rank_of_two_holds_half_of_weights_gradients_and_moments(tmp_path: Path) -> None:
+    found = launch(hold_halves, tmp_path, 2, shard=True).metrics
+    assert found["shares"] == pytest.approx([0.5] * 3, abs=0.05)
+    assert found["units"] == 5, "four blocks, and the rest"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({"optimizer": "muon"}, "adamw"), ({"precision": "float16"}, "bfloat16"), ({"compile": True}, "compile: false")],
+)
+def test_options_that_weights_in_parts_do_not_allow_are_refused(changes: dict[str, object], expected: str) -> None:
+    with pytest.raises(RecipeError, match=rf"(?s)--shard.*'{next(iter(changes))}'.*{expected}"):
+        check_can_shard(train_config(**changes))
+    check_can_shard(train_config())
+
+
+def test_shard_without_ranks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    answer = subprocess.run(
+        [*EDGEVIT, "run", str(tmp_path / "recipe.yaml"), "--shard"], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 2
+    assert "--ranks 2" in answer.stderr
+
+
 def test_batch_smaller_than_its_ranks_is_refused() -> None:
     with pytest.raises(RecipeError, match="too small for its ranks"):
         Batches(LABELLED, PREPROCESS, None, batch_size=2, epochs=1, seed=0, part=0, parts=3)
@@ -308,8 +385,9 @@ def test_help_names_ranks() -> None:
 
 def test_keys_know_nothing_of_ranks(tmp_path: Path) -> None:
     inputs = {"data": published_checkpoint(tmp_path, tiny_vit(), ("a", "b", "c"))}
-    parts = [ingredients_of(train_config(), inputs, Context(ranks=ranks)) for ranks in (1, 2)]
-    assert parts[0] == parts[1]
+    contexts = (Context(), Context(ranks=2), Context(ranks=2, shard=True))
+    first, *others = (ingredients_of(train_config(), inputs, context) for context in contexts)
+    assert others == [first, first]
 
 
 RECIPE = """\
@@ -363,6 +441,7 @@ def test_recipe_on_two_ranks(tmp_path: Path) -> None:
     made = Run(tmp_path / "unbroken", "--ranks", "2").finish()
     assert not any(stage["made"] for stage in Run(tmp_path / "unbroken").finish().values())
     assert digests(Run(tmp_path / "torchrun", launcher=TORCHRUN).finish()) == digests(made)
+    assert digests(Run(tmp_path / "halves", "--shard", launcher=TORCHRUN).finish()).keys() == made.keys()
 
     broken = Run(tmp_path / "broken", "--ranks", "2")
     process = broken.start()

@@ -1,0 +1,125 @@
+"""Weights in parts: each rank keeps its part of every tensor, and borrows the rest while it computes (FSDP)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from edgevit.configs import Training
+from edgevit.context import Context
+from edgevit.errors import RecipeError
+from edgevit.models.creation import timm_model
+from edgevit.training import ranks
+
+LEAST_SHARE = 0.01  # of the parameters: what is smaller is gathered together with what surrounds it
+ENTRANCES = ("forward_features", "forward_head", "forward_intermediates")
+# Those that train as on one process: each was tried. Others look at whole tensors, and would fail or wait for ever.
+OPTIMIZERS = (
+    *("adabelief", "adadelta", "adagrad", "adam", "adamax", "adamc", "adamw", "adopt", "lamb", "lambc", "larc", "lars"),
+    *("lion", "momentum", "nadam", "nadamw", "radam", "rmsprop", "sgd"),
+)
+
+
+def is_asked(context: Context) -> bool:
+    """Whether this process is one of several that share the weights out."""
+    return context.shard and ranks.count() > 1
+
+
+def shard(model: nn.Module, device: torch.device) -> None:
+    """Leave this rank its part of the model's weights, on the device; what calls the model sees no difference.
+
+    Every rank has to call it, and every forward pass then needs all of them. ZeRO's third stage (Rajbhandari et al.
+    2020), by torch's `fully_shard`. Gathered at once are the elements of its sequences of layers (blocks, stages) that
+    have a hundredth of the parameters or more, and then the rest.
+    """
+    mesh = init_device_mesh(device.type, (ranks.count(),))
+    for unit in _units(model):
+        fully_shard(unit, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def shard_teacher(model: nn.Module, device: torch.device) -> None:
+    """The same for a model that is also asked for its features, by timm's methods."""
+    inner = timm_model(model)
+    shard(inner, device)
+    for name in ENTRANCES:
+        if hasattr(inner, name):
+            register_fsdp_forward_method(inner, name)
+
+
+def whole(state: Any, keep: bool = True) -> Any:
+    """A nested state with every tensor put together, on the CPU; left out where not to `keep`. All ranks call it."""
+    if isinstance(state, Mapping):
+        return {name: whole(one, keep) for name, one in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [whole(one, keep) for one in state]
+    if not isinstance(state, DTensor):
+        return state
+    together = state.full_tensor()
+    return together.cpu() if keep else None
+
+
+def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """The module with these whole tensors, of which each rank takes its part."""
+    own = module.state_dict()
+    module.load_state_dict({name: _part_of(one, own[name]) if name in own else one for name, one in state.items()})
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """The same for an optimiser, whose tensors are shaped as their parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own = {
+        index: {name: _part_of(one, parameters[index]) for name, one in kept.items()}
+        for index, kept in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": own})
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor, or all of one that is not in parts."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def check_can_shard(config: Training) -> None:
+    """Raises RecipeError where the options ask for what weights in parts do not allow."""
+    if config.optimizer not in OPTIMIZERS:
+        raise _refusal("optimizer", config.optimizer, f"one of {', '.join(OPTIMIZERS)}")
+    if config.precision == "float16":
+        raise _refusal("precision", config.precision, "bfloat16 or float32")
+    if config.compile:
+        raise _refusal("compile", config.compile, "compile: false")
+
+
+def _refusal(option: str, got: object, expected: str) -> RecipeError:
+    return RecipeError(
+        f"this goes not with weights in parts (--shard): '{option}'", got=got, expected=expected, next="or no --shard"
+    )
+
+
+def _units(model: nn.Module) -> Iterator[nn.Module]:
+    """The inner ones before those that hold them."""
+    least = LEAST_SHARE * _size(model)
+    containers = (one for one in model.modules() if isinstance(one, (nn.Sequential, nn.ModuleList)))
+    found = {id(unit): unit for container in containers for unit in container if _size(unit) >= least}
+    for module in reversed(list(model.modules())):
+        if id(module) in found and not isinstance(module, nn.ModuleList):
+            yield module
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _part_of(value: Any, like: Any) -> Any:
+    """This rank's part of a whole tensor, as another of that shape is in parts."""
+    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+        return value
+    on_device = value.to(like.device)
+    return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)
