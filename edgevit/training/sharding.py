@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,13 +36,23 @@ def shard(model: nn.Module, device: torch.device) -> None:
     """Leave this rank its part of the model's weights, on the device; what calls the model sees no difference.
 
     Every rank has to call it, and every forward pass then needs all of them. ZeRO's third stage (Rajbhandari et al.
-    2020), by torch's `fully_shard`. Gathered at once are the elements of its sequences of layers (blocks, stages) that
-    have a hundredth of the parameters or more, and then the rest.
+    2020), by torch's `fully_shard`. What is gathered at once is each of its `units`, and then the rest.
     """
     mesh = init_device_mesh(device.type, (ranks.count(),))
-    for unit in _units(model):
+    for unit in units(model):
         fully_shard(unit, mesh=mesh)
     fully_shard(model, mesh=mesh)
+
+
+def units(model: nn.Module) -> list[nn.Module]:
+    """The blocks and stages that have a hundredth of the parameters or more, inner ones before those that hold them.
+
+    They are the elements of its sequences: `Sequential`, `ModuleList`, or a module whose parts are all of one class.
+    """
+    least = LEAST_SHARE * _size(model)
+    elements = [one for sequence in model.modules() if _is_sequence(sequence) for one in sequence.children()]
+    large = {id(one) for one in elements if _size(one) >= least and not isinstance(one, nn.ModuleList)}
+    return [module for module in reversed(list(model.modules())) if id(module) in large]
 
 
 def shard_teacher(model: nn.Module, device: torch.device) -> None:
@@ -103,14 +113,10 @@ def _refusal(option: str, got: object, expected: str) -> RecipeError:
     )
 
 
-def _units(model: nn.Module) -> Iterator[nn.Module]:
-    """The inner ones before those that hold them."""
-    least = LEAST_SHARE * _size(model)
-    containers = (one for one in model.modules() if isinstance(one, (nn.Sequential, nn.ModuleList)))
-    found = {id(unit): unit for container in containers for unit in container if _size(unit) >= least}
-    for module in reversed(list(model.modules())):
-        if id(module) in found and not isinstance(module, nn.ModuleList):
-            yield module
+def _is_sequence(module: nn.Module) -> bool:
+    parts = list(module.children())
+    alike = len(parts) > 1 and len({type(part) for part in parts}) == 1
+    return alike or isinstance(module, (nn.Sequential, nn.ModuleList))
 
 
 def _size(module: nn.Module) -> int:

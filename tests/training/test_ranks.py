@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from edgevit.configs import (
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.errors import DataError, RecipeError, TrainingError
+from edgevit.models import create_model
 from edgevit.pipeline import ingredients_of
 from edgevit.progress import PlainProgress
 from edgevit.training.batches import Batch, Batches, TrainingStream
@@ -43,7 +45,7 @@ from edgevit.training.fit import fit
 from edgevit.training.objectives import ObjectiveFunction, Outputs, distillation_objective, label_objective
 from edgevit.training.optimisation import optimizer_for
 from edgevit.training.ranks import on_ranks, rank
-from edgevit.training.sharding import check_can_shard, is_asked, local, shard
+from edgevit.training.sharding import check_can_shard, is_asked, local, shard, units
 from edgevit.training.students import teacher_taps, with_projectors
 from edgevit.training.teacher_cache import CachedTeacher
 from edgevit.training.teachers import LiveTeacher, PlainTeacher, Teacher
@@ -343,14 +345,26 @@ def hold_halves(config: Train, inputs: Mapping[str, Artifact], context: Context,
     gradients = [parameter.grad for parameter in kept if parameter.grad is not None]
     moments = [state["exp_avg"] for state in optimizer.state.values()]
     shares = [sum(local(one).numel() for one in held) / whole for held in (kept, gradients, moments)]
-    units = sum(isinstance(module, FSDPModule) for module in model.modules())
-    return Contents(kind="checkpoint", metrics={"shares": shares, "units": units})
+    gathered = sum(isinstance(module, FSDPModule) for module in model.modules())
+    return Contents(kind="checkpoint", metrics={"shares": shares, "units": gathered})
 
 
 def test_a_rank_of_two_holds_half_of_weights_gradients_and_moments(tmp_path: Path) -> None:
     found = launch(hold_halves, tmp_path, 2, shard=True).metrics
     assert found["shares"] == pytest.approx([0.5] * 3, abs=0.05)
     assert found["units"] == 5, "four blocks, and the rest"
+
+
+def names_of_units(network: nn.Module) -> list[str]:
+    names = {module: name for name, module in network.named_modules()}
+    return [names[unit] for unit in units(network)]
+
+
+def test_units_are_blocks_also_where_a_stage_is_no_sequence() -> None:
+    found = names_of_units(create_model("regnety_002", 3, 32).module)
+    assert len(found) >= 8
+    assert all(re.fullmatch(r"s\d\.b\d", name) for name in found)
+    assert names_of_units(tiny_vit(depth=3).module) == ["blocks.2", "blocks.1", "blocks.0"]
 
 
 @pytest.mark.parametrize(
