@@ -126,6 +126,11 @@ class Training(Stage):
     ] = Augmentation()
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of autocast")
     channels_last: bool = Field(False, description="memory layout; faster for convolutions on recent devices")
+    grad_checkpointing: bool = Field(
+        False,
+        description="compute activations again for the backward pass instead of keeping them: less memory, about a "
+        "third more time; batch normalisation then counts a batch twice in its running statistics",
+    )
     compile: bool = Field(False, description="torch.compile; needs a C++ compiler")
     seed: Seed = 0
 

@@ -31,7 +31,7 @@ from edgevit.training.batches import Batch, Batches, TrainingStream, seed_of
 from edgevit.training.event_files import EventFile
 from edgevit.training.inference import accuracy
 from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
-from edgevit.training.optimisation import freeze, optimizer_for, scheduler_for
+from edgevit.training.optimisation import checkpoint_gradients, freeze, optimizer_for, scheduler_for
 from edgevit.training.precision import autocast, is_out_of_memory
 from edgevit.training.ranks import LAST
 from edgevit.training.students import WithFeatures, without_projectors
@@ -101,6 +101,8 @@ def fit(
     if run.is_first:
         (out / METRICS).write_bytes((context.work / METRICS).read_bytes())
     trained: nn.Module = without_projectors(run.result()).cpu().eval()
+    if config.grad_checkpointing:
+        checkpoint_gradients(trained, enable=False)
     return trained, run.val_top1
 
 
@@ -126,6 +128,8 @@ class _Run:
         self.device = torch.device(context.device)
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model
+        if config.grad_checkpointing:
+            checkpoint_gradients(model)
         self.ema = None if config.ema_decay is None else _Average(model, decay=config.ema_decay, use_warmup=True)
         self.unsharded: nn.Module | None = None
         if self.sharded:

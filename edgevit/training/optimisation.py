@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and freezing, all timm's."""
+"""Optimiser, learning-rate schedule, freezing and gradient checkpointing, all timm's."""
 
 from __future__ import annotations
 
@@ -84,6 +84,23 @@ def scheduler_for(optimizer: Optimizer, config: Training, total_steps: int, step
     )
     assert isinstance(scheduler, Scheduler)
     return scheduler
+
+
+def checkpoint_gradients(model: nn.Module, enable: bool = True) -> None:
+    """Let each block keep its input alone, and compute the rest again for the backward pass (Chen et al. 2016).
+
+    Raises:
+        RecipeError: timm does not do so for this model.
+    """
+    inner = timm_model(without_projectors(model))
+    try:
+        inner.set_grad_checkpointing(enable)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        raise RecipeError(
+            "timm does not compute the activations of this model again",
+            got=f"grad_checkpointing: true, {type(inner).__name__}",
+            next="save memory by accumulation instead",
+        ) from None
 
 
 def _decay_rate(config: Training) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
-from edgevit.errors import TrainingError
+from edgevit.errors import RecipeError, TrainingError
 from edgevit.models import create_model
 from edgevit.progress import progress_for
 from edgevit.training.batches import Batch, TrainingStream
@@ -53,6 +53,30 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def assert_same_weights(left: nn.Module, right: nn.Module) -> None:
     for (key, one), other in zip(left.state_dict().items(), right.state_dict().values(), strict=True):
         assert torch.equal(one, other), key
+
+
+def test_gradient_checkpointing_keeps_less_and_trains_to_the_same_bits(tmp_path: Path) -> None:
+    kept = {True: 0, False: 0}
+    weights = []
+    for again in kept:
+
+        def counted(tensor: Tensor, again: bool = again) -> Tensor:
+            kept[again] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(counted, lambda tensor: tensor):
+            model, _ = trained(
+                tmp_path / str(again), model=tiny_vit(depth=4, proj_drop_rate=0.1).module, grad_checkpointing=again
+            )
+        weights.append(model)
+        assert not any(getattr(module, "grad_checkpointing", False) for module in model.modules())
+    assert_same_weights(*weights)
+    assert kept[True] < kept[False] / 2
+
+
+def test_gradient_checkpointing_of_a_model_without_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"(?s)grad_checkpointing: true, PoolingVisionTransformer.*accumulation"):
+        trained(tmp_path, model=create_model("pit_ti_224", 3, 32).module, grad_checkpointing=True)
 
 
 def test_it_learns(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ CASES: dict[str, Case] = {
     "long": lambda folder, context: train(folder, context, **LONG),
     "validated": lambda folder, context: train(folder, context, val=blobs("blobs.val", 2, seed=9), ema_decay=0.9),
     "uneven": lambda folder, context: train(folder, context, batch_size=5, clip_grad_norm=1.0),
+    "computed again": lambda folder, context: train(folder, context, grad_checkpointing=True),
     "parts": lambda folder, context: train(folder, context, accumulation=2),
     "mixed": lambda folder, context: train(folder, context, augmentation=MIXED),
     "distilled": distil,
