@@ -9,6 +9,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from typer.models import CommandInfo
 from typer.testing import CliRunner
 
 from edgevit import __version__
-from edgevit.cli import app, files, main
+from edgevit.cli import app, main, making, measuring
 from edgevit.configs import STAGES
 
 COMMANDS = [command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback]
@@ -131,10 +132,10 @@ def test_doctor_tries_what_it_names() -> None:
         assert one["state"] == "ok" or one["mend"]
 
 
-@pytest.mark.parametrize("command", ["export", "quantize", "compile", "profile"])
-def test_options_default_to_what_their_stage_does(command: str) -> None:
+@pytest.mark.parametrize("command", [making.export, making.quantize, making.compile, measuring.profile])
+def test_options_default_to_what_their_stage_does(command: Callable[..., None]) -> None:
     """They are written out in both, so that --help loads no configuration."""
-    fields, options = STAGES[command].model_fields, inspect.signature(getattr(files, command)).parameters
+    fields, options = STAGES[command.__name__].model_fields, inspect.signature(command).parameters
     shared = [name for name in options if name in fields and not fields[name].is_required()]
     assert shared
     assert {name: options[name].default for name in shared} == {name: fields[name].default for name in shared}

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgevit import __version__
-from edgevit.cli import checks, environment, files, inspection, learning_rate, recipes
+from edgevit.cli import checks, environment, inspection, learning_rate, making, measuring, recipes, shipping
 from edgevit.errors import EdgevitError
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
@@ -48,18 +48,18 @@ for title, commands in (
     (
         "Files",
         (
-            files.predict,
-            files.export,
-            files.describe,
-            files.quantize,
-            files.compile,
+            shipping.predict,
+            making.export,
+            making.describe,
+            making.quantize,
+            making.compile,
             checks.check,
             inspection.inspect,
-            files.evaluate,
-            files.profile,
-            files.compare,
-            files.bundle,
-            files.enroll,
+            measuring.evaluate,
+            measuring.profile,
+            measuring.compare,
+            shipping.bundle,
+            shipping.enroll,
         ),
     ),
     ("This machine", (environment.doctor, environment.models)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.files import ModelPath
+from edgevit.cli.options import ModelPath
 from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:

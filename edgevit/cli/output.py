@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,12 +68,31 @@ def check_out(out: Path, *inputs: Path | None, option: str = "--out") -> None:
         raise RecipeError("nothing may be written there", where=out, got=f"no right to write in {above}")
 
 
+@contextmanager
+def whole_or_not_at_all(out: Path) -> Iterator[Path]:
+    """Where to write a file or a folder, which becomes `out` in one step."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.part")
+    _remove(part)
+    try:
+        yield part
+        part.replace(out)
+    finally:
+        _remove(part)
+
+
 def terminal_context(**changes: Any) -> Context:
     """The context of a command: progress goes to stderr."""
     from edgevit.context import Context
     from edgevit.progress import progress_for
 
     return Context(progress=progress_for(sys.stderr), **changes)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _is_number(cell: str) -> bool:

@@ -1,0 +1,254 @@
+"""Commands that make files: each runs the stage of its name in a store that is thrown away."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgevit.cli.options import Labels, ModelPath, Out, TargetName, Threads
+from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, terminal_context, whole_or_not_at_all
+
+if TYPE_CHECKING:
+    from edgevit.artifacts import Artifact, IOSpec
+
+
+def export(
+    model: Annotated[str, typer.Option("--model", help="A timm model name.")],
+    out: Out,
+    classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A .safetensors file, or a .pth of tensors only.")
+    ] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's pretrained weights.")] = False,
+    image_size: Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the input in pixels.")] = None,
+    opset: Annotated[int, typer.Option("--opset", min=17, max=23)] = 20,
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, or float16 for TensorRT; quantize takes float32.")
+    ] = "float32",
+    runtime: Annotated[str, typer.Option("--runtime", help="What opens it here: onnxruntime or openvino.")] = (
+        "onnxruntime"
+    ),
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Scale and normalise inside the graph: uint8 (N, H, W, 3) goes in.")
+    ] = False,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
+    ] = False,
+    labels: Labels = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Export a timm model to ONNX, checked against torch.
+
+    Example: edgevit export --model deit_tiny_patch16_224 --classes 10 --out deit.onnx
+    """
+    from edgevit.configs import Export, Load
+    from edgevit.workshop import parsed, workshop
+
+    check_out(out, weights, labels)
+    class_names = _class_names(labels) if labels else None
+    names = tuple(str(index) for index in range(classes)) if classes else None
+    with workshop(terminal_context()) as shop:
+        loaded = shop.make(
+            Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
+                 weights=str(weights.absolute()) if weights else None, image_size=image_size)
+        )  # fmt: skip
+        if class_names is not None:
+            loaded = _named(loaded, class_names, labels)
+        config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
+                        normalise=normalise, embedding=embedding)  # fmt: skip
+        exported = shop.make(config, model=loaded)
+        _deliver(exported, out, as_json)
+    if precision == "float16":
+        next_command("edgevit check", out)
+        return
+    for_runtime = "" if runtime == "onnxruntime" else f"--runtime {runtime} "
+    next_command("edgevit quantize", out, f"--calibration FOLDER {for_runtime}--out", out.with_suffix(".int8.onnx"))
+
+
+def describe(
+    model: ModelPath,
+    out: Out,
+    mean: Annotated[
+        tuple[float, float, float] | None, typer.Option("--mean", help="Of red, green and blue, on a scale of 0 to 1.")
+    ] = None,
+    std: Annotated[tuple[float, float, float] | None, typer.Option("--std", help="Likewise.")] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option("--resize", help="crop: shorter side to size, centre cut out; squash: both sides to size."),
+    ] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option("--crop-pct", help="With crop: share of the resized picture that is cut out.")
+    ] = None,
+    interpolation: Annotated[str | None, typer.Option("--interpolation", help="nearest, bilinear or bicubic.")] = None,
+    labels: Labels = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write into an ONNX file from elsewhere how pictures are prepared for it, and what its classes are called.
+
+    What is not given stays as it was; a file that says nothing is taken for one of ImageNet's normalisation.
+
+    Example: edgevit describe own.onnx --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --labels names.txt --out own.described.onnx
+    """
+    from edgevit.artifacts import Preprocess
+    from edgevit.runtimes.files import carries_trained_ranges, onnx_file, read_onnx, trained_ranges_in, write_onnx
+    from edgevit.workshop import parsed_as, workshop
+
+    check_out(out, model, labels)
+    given = {"mean": mean, "std": std, "resize": resize, "crop_pct": crop_pct, "interpolation": interpolation}
+    with workshop(terminal_context()) as shop:
+        found = shop.model(model, for_pictures=False)
+        if labels is not None:
+            found = _named(found, _class_names(labels), labels)
+        fields = {**found.io.preprocess.model_dump(), **{name: one for name, one in given.items() if one is not None}}
+        io = found.io.model_copy(update={"preprocess": parsed_as(Preprocess, fields)})
+        graph = read_onnx(onnx_file(found))
+        ranges = trained_ranges_in(graph, model) if carries_trained_ranges(graph) else None
+        with whole_or_not_at_all(out) as part:
+            write_onnx(graph, part, io, found.manifest.session_options, ranges)
+    if as_json:
+        print_json({"out": out, "preprocess": io.preprocess.model_dump(), "classes": io.classes})
+    else:
+        _print_preprocess(out, io)
+    next_command("edgevit evaluate", out, "--data FOLDER")
+
+
+def quantize(
+    model: ModelPath,
+    calibration: Annotated[Path, typer.Option("--calibration", help="Folder of images, labelled or not.")],
+    out: Out,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many images to calibrate on.")] = 256,
+    calibrator: Annotated[
+        str, typer.Option("--calibrator", help="minmax, entropy, percentile, mse; or trained: by qat.")
+    ] = "minmax",
+    runtime: Annotated[
+        str,
+        typer.Option("--runtime", help="What will run it: onnxruntime, openvino, or tensorrt, with floats in float16."),
+    ] = "onnxruntime",
+    precision: Annotated[
+        str, typer.Option("--precision", help="int8; for tensorrt also float8 (not on Orin), or int4: weights alone.")
+    ] = "int8",
+    placement: Annotated[
+        str, typer.Option("--placement", help="fastest (measured here), all, dense, or products.")
+    ] = "fastest",
+    threads: Threads = 1,
+    min_sqnr_db: Annotated[
+        float | None, typer.Option("--min-sqnr-db", help="How close to float it must be, in dB; 10 by default.")
+    ] = None,
+    smoothquant: Annotated[
+        float | None, typer.Option("--smoothquant", min=0, max=1, help="Share of large channels for the weights; 0.5.")
+    ] = None,
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction", help="Keep the means of channels; slower. For depthwise convolutions.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Quantize an ONNX model, calibrated on images and checked against the float model.
+
+    With --placement fastest, forms are timed on this machine (but for tensorrt), and where none is faster than the
+    float model, that is written.
+
+    Example: edgevit quantize deit.onnx --calibration photos/train --out deit.int8.onnx
+    """
+    from edgevit.configs import Quantize
+    from edgevit.workshop import parsed, workshop
+
+    check_out(out, model)
+    with workshop(terminal_context()) as shop:
+        config = parsed(
+            Quantize,
+            id="quantized",
+            model="model",
+            calibration="images",
+            calibration_images=images,
+            calibrator=calibrator,
+            runtime=runtime,
+            precision=precision,
+            placement=placement,
+            threads=threads,
+            min_sqnr_db=min_sqnr_db,
+            smoothquant=smoothquant,
+            bias_correction=bias_correction,
+        )
+        made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
+        _deliver(made, out, as_json)
+    if not made.metrics["quantized_ops"]:
+        typer.echo("this is the float model: no INT8 form was both faster and close enough to it", err=as_json)
+    if runtime == "tensorrt":
+        next_command("edgevit check", out)
+    else:
+        next_command("edgevit compare", model, out)
+
+
+def compile(
+    model: ModelPath,
+    out: Out,
+    target: TargetName = "local-cpu",
+    as_json: JsonFlag = False,
+) -> None:
+    """Compile an ONNX model for a target's runtime, checked against the model.
+
+    Example: edgevit compile deit.int8.onnx --out deit.local.onnx
+    """
+    from edgevit.configs import Compile
+    from edgevit.workshop import parsed, workshop
+
+    check_out(out, model)
+    with workshop(terminal_context()) as shop:
+        made = shop.make(
+            parsed(Compile, id="engine", model="model", target=target), model=shop.model(model, for_pictures=False)
+        )
+        _deliver(made, out, as_json)
+    next_command("edgevit profile", out)
+
+
+def _class_names(labels: Path) -> tuple[str, ...]:
+    from edgevit.data.class_names import check_class_names
+    from edgevit.errors import DataError
+
+    try:
+        names = tuple(labels.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError:
+        raise DataError("this is no text in UTF-8", where=labels, expected="one class name a line") from None
+    check_class_names(names, str(labels))
+    return names
+
+
+def _named(model: Artifact, names: tuple[str, ...], labels: Path | None) -> Artifact:
+    from edgevit.errors import DataError
+
+    if len(names) != (expected := len(model.io.classes)):
+        what = "there have to be as many names as the model has classes"
+        raise DataError(what, where=labels, got=len(names), expected=expected)
+    return model.calling_its_classes(names)
+
+
+def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
+    """Copy the made model to where the user wants it, in one step."""
+    with whole_or_not_at_all(out) as part:
+        shutil.copyfile(made.file("model.onnx"), part)
+    if as_json:
+        print_json({"out": out, "metrics": made.metrics})
+        return
+    details = [f"{made.metrics['size_bytes'] / 2**20:.2f} MiB", str(made.metrics["precision"])]
+    if "sqnr_db" in made.metrics:
+        details.append(f"{made.metrics['sqnr_db']:.1f} dB against float")
+    typer.echo(f"wrote {out} ({', '.join(details)})")
+
+
+def _print_preprocess(out: Path, io: IOSpec) -> None:
+    from edgevit.errors import listed
+
+    how = io.preprocess
+    inside = "inside the model" if how.normalised_inside else f"mean {_numbers(how.mean)}, std {_numbers(how.std)}"
+    resized = f"crop at {how.crop_pct:g}" if how.resize == "crop" else how.resize
+    typer.echo(f"wrote {out}")
+    typer.echo(f"pictures   {how.height} x {how.width}, {resized}, {how.interpolation}; {inside}")
+    typer.echo(f"classes    {len(io.classes)}: {listed(io.classes)}")
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -1,0 +1,116 @@
+"""Commands that use files and ship them: predict, bundle, enroll."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgevit.cli.options import ModelPath, Out
+from edgevit.cli.output import (
+    JsonFlag,
+    check_out,
+    next_command,
+    print_json,
+    print_table,
+    terminal_context,
+    whole_or_not_at_all,
+)
+
+
+def predict(
+    model: ModelPath,
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE...")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Labels for each image.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Label images with a bundle, an ONNX file or an engine; exit status 2 where some could not be read.
+
+    Example: edgevit predict runs/quickstart/bundle photo.jpg
+    """
+    from edgevit.bundling import classes_since
+    from edgevit.prediction import predict_images
+    from edgevit.workshop import workshop
+
+    with workshop(terminal_context()) as shop:
+        artifact = shop.model(model)
+        classes = classes_since(artifact.path) if model.is_dir() else None
+        answers, unread = predict_images(artifact, images, top, classes)
+    if as_json:
+        print_json(answers)
+    elif answers:
+        rows = [
+            (one["image"], *(f"{label['label']} {label['confidence']:.1%}" for label in one["labels"]))
+            for one in answers
+        ]
+        print_table(("image", *(f"label {i + 1}" for i in range(len(rows[0]) - 1))), rows)
+    for error in unread:
+        typer.echo(f"error: {error}", err=True)
+    if unread:
+        raise typer.Exit(2)
+    next_command("edgevit evaluate", model, "--data FOLDER")
+
+
+def bundle(
+    model: ModelPath,
+    out: Out,
+    support: Annotated[
+        Path | None,
+        typer.Option("--support", help="Folder CLASS/*.jpg of images of each class: the bundle can take more classes."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Pack a model for a device: model, labels, IOSpec, a runner, and the hash of each file.
+
+    Example: edgevit bundle deit.int8.onnx --out bundle/
+    """
+    from edgevit.configs import Bundle
+    from edgevit.errors import ArtifactError
+    from edgevit.workshop import workshop
+
+    if out.exists():
+        raise ArtifactError("the folder is already there", where=out, next="give another --out")
+    check_out(out, model)
+    with workshop(terminal_context()) as shop:
+        images = {"support": shop.support_images(support)} if support else {}
+        config = Bundle(stage="bundle", id="bundle", model="model", support="support" if support else None)
+        made = shop.make(config, model=shop.model(model), **images)
+        with whole_or_not_at_all(out) as part:
+            shutil.copytree(made.path, part)
+    if as_json:
+        print_json({"out": out, "files": sorted(made.manifest.files), "metrics": made.metrics})
+    else:
+        typer.echo(f"wrote {out}: {', '.join(sorted(made.manifest.files))}")
+    next_command("python", out / "infer.py", "IMAGE")
+
+
+def enroll(
+    bundle: Annotated[Path, typer.Argument(help="A bundle that was made with images of each class.", metavar="BUNDLE")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Images of the class, or folders of them.", metavar="IMAGE...")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--class", help="The class to add.")] = None,
+    remove: Annotated[str | None, typer.Option("--remove", help="The class to remove.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show the classes, the check and the threshold.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="The class is there: add images to it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take a class that cannot be told apart.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add a class to a bundle from a few images, without training, or remove one; exit status 1 where it is refused.
+
+    Example: edgevit enroll bundle/ --class gasket images/*.jpg
+    """
+    from edgevit.bundling import enroll as enroll_in
+
+    if (name is None) == (not images) and [name is not None, remove is not None, show].count(True) == 1:
+        options = (
+            [f"--class={name}"] if name is not None else [f"--remove={remove}"] if remove is not None else ["--list"]
+        )
+    else:
+        raise typer.BadParameter("give --class NAME and images, --remove NAME, or --list")
+    flags = {"--add": add, "--force": force, "--json": as_json}
+    options += [flag for flag, wanted in flags.items() if wanted]
+    typer.echo(enroll_in(bundle, [*options, "--", *map(str, images or [])]), nl=False)
+    next_command("edgevit predict", bundle, "IMAGE")
