@@ -189,7 +189,7 @@ def _reports_in(folder: Path) -> list[Path]:
 
 
 def _check_shard(shard: bool, ranks: int) -> None:
-    if shard and ranks == 1 and not _under_torchrun():
+    if shard and max(ranks, int(os.environ.get("WORLD_SIZE", "1"))) == 1:
         from edgevit.errors import RecipeError
 
         raise RecipeError(

@@ -57,7 +57,7 @@ def with_classes_of_task(checkpoint: Checkpoint, task: Task, config: Fewshot, co
 
 
 def finetuned(start: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
-    """`start`, trained in place; as it is where the learning rate is 0."""
+    """`start`, trained, which uses it up; as it is where the learning rate is 0."""
     if config.learning_rate == 0:
         return start
     tuned, _ = _setup(start, task, config, context).train(config, context, out)

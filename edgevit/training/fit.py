@@ -206,10 +206,12 @@ class _Run:
         draws = ("step", self.step) if self.is_first else ("step", self.step, ranks.rank())
         torch.manual_seed(seed_of(self.config.seed, *draws))
         self.scheduler.step_update(self.step)
-        parts = min(self.config.accumulation, len(batch.labels))
+        parts = min(self.config.accumulation, batch.samples_in_all // ranks.count())  # as many on every rank
         try:
             computed = self._backward(batch, parts)
         except (MemoryError, RuntimeError) as error:
+            if sharding.NOT_IN_PARTS in str(error):
+                raise sharding.cannot_shard(self.model, error) from None
             if not is_out_of_memory(error):
                 raise
             computed = None
@@ -306,7 +308,7 @@ class _Run:
                 "the memory does not hold this batch",
                 where=self._where(self.step + 1),
                 got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
-                next=f"set accumulation: {2 * parts}, or take more ranks",
+                next=f"a larger accumulation (now {parts}), grad_checkpointing: true, or more ranks",
             )
         fits = self._fitting_parts(batch, parts)
         images = -(-len(batch.labels) // fits) if fits else 0

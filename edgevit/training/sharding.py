@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 
 from edgevit.configs import Training
 from edgevit.context import Context
-from edgevit.errors import RecipeError
+from edgevit.errors import RecipeError, first_line
 from edgevit.models.creation import timm_model
 from edgevit.training import ranks
 
+NOT_IN_PARTS = "mixed torch.Tensor and DTensor"  # torch's words where a weight is read beside its module's forward
 LEAST_SHARE = 0.01  # of the parameters: what is smaller is gathered together with what surrounds it
 ENTRANCES = ("forward_features", "forward_head", "forward_intermediates")
 # Those that train as on one process: each was tried. Others look at whole tensors, and would fail or wait for ever.
@@ -36,12 +37,18 @@ def shard(model: nn.Module, device: torch.device) -> None:
     """Leave this rank its part of the model's weights, on the device; what calls the model sees no difference.
 
     Every rank has to call it, and every forward pass then needs all of them. ZeRO's third stage (Rajbhandari et al.
-    2020), by torch's `fully_shard`. What is gathered at once is each of its `units`, and then the rest.
+    2020), by torch's `fully_shard`. Each of the model's `units` is gathered for itself; what is in none of them is
+    gathered first, and stays so until the backward pass ends. The model has to be the same on every rank.
+
+    Raises:
+        RecipeError: torch cannot share out this model's weights.
     """
     mesh = init_device_mesh(device.type, (ranks.count(),))
-    for unit in units(model):
-        fully_shard(unit, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    try:
+        for unit in [*units(model), model]:
+            fully_shard(unit, mesh=mesh)
+    except (ValueError, TypeError) as error:  # scalar parameters, or some that two units share
+        raise cannot_shard(model, error) from None
 
 
 def units(model: nn.Module) -> list[nn.Module]:
@@ -51,7 +58,8 @@ def units(model: nn.Module) -> list[nn.Module]:
     """
     least = LEAST_SHARE * _size(model)
     elements = [one for sequence in model.modules() if _is_sequence(sequence) for one in sequence.children()]
-    large = {id(one) for one in elements if _size(one) >= least and not isinstance(one, nn.ModuleList)}
+    bare = (nn.Sequential, nn.ModuleList)
+    large = {id(one) for one in elements if _size(one) >= least and type(one) not in bare}
     return [module for module in reversed(list(model.modules())) if id(module) in large]
 
 
@@ -65,7 +73,10 @@ def shard_teacher(model: nn.Module, device: torch.device) -> None:
 
 
 def whole(state: Any, keep: bool = True) -> Any:
-    """A nested state with every tensor put together, on the CPU; left out where not to `keep`. All ranks call it."""
+    """A nested state in which tensors in parts are whole, on the CPU, or None where not to `keep`; the rest as it is.
+
+    All ranks call it.
+    """
     if isinstance(state, Mapping):
         return {name: whole(one, keep) for name, one in state.items()}
     if isinstance(state, (list, tuple)):
@@ -100,16 +111,30 @@ def local(tensor: Tensor) -> Tensor:
 def check_can_shard(config: Training) -> None:
     """Raises RecipeError where the options ask for what weights in parts do not allow."""
     if config.optimizer not in OPTIMIZERS:
-        raise _refusal("optimizer", config.optimizer, f"one of {', '.join(OPTIMIZERS)}")
+        raise _refusal(config, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
     if config.precision == "float16":
-        raise _refusal("precision", config.precision, "bfloat16 or float32")
-    if config.compile:
-        raise _refusal("compile", config.compile, "compile: false")
+        raise _refusal(config, "precision", "bfloat16 or float32")
+    for option in ("compile", "channels_last"):
+        if getattr(config, option):
+            raise _refusal(config, option, f"{option}: false")
 
 
-def _refusal(option: str, got: object, expected: str) -> RecipeError:
+def cannot_shard(model: nn.Module, error: Exception) -> RecipeError:
+    """What torch says of a model whose weights it cannot share out."""
     return RecipeError(
-        f"this goes not with weights in parts (--shard): '{option}'", got=got, expected=expected, next="or no --shard"
+        f"the weights of this model cannot be shared out: {first_line(error)}",
+        got=type(timm_model(model)).__name__,
+        next="leave --shard out",
+    )
+
+
+def _refusal(config: Training, option: str, expected: str) -> RecipeError:
+    return RecipeError(
+        f"'{option}' does not go with --shard",
+        where=f"stage '{config.id}'",
+        got=getattr(config, option),
+        expected=expected,
+        next="or leave --shard out",
     )
 
 

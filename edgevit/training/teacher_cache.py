@@ -17,6 +17,7 @@ from torch import Tensor
 from edgevit.artifacts import Json, sha256_of
 from edgevit.configs import TeacherCache
 from edgevit.errors import ArtifactError
+from edgevit.training import ranks
 from edgevit.training.batches import Batch
 from edgevit.training.teachers import Answer, Teacher
 
@@ -52,8 +53,9 @@ class CachedTeacher:
         num_classes: int,
         batch_size: int,
         check: bool = False,
+        together: bool = False,
     ) -> None:
-        self._make_teacher, self._check = make_teacher, check
+        self._make_teacher, self._check, self._together = make_teacher, check, together
         self._teacher: Teacher | None = None
         self._records = _Records(config, num_classes)
         self._batch_size = batch_size
@@ -67,6 +69,8 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Answer:
         kept = self._read(batch)
+        if self._together and ranks.summed([float(kept is None)], batch.labels.device) != [0.0]:
+            kept = None
         if kept is None:
             self.computed += 1
             return Answer(self._write(batch, self._live(batch)).to(batch.labels.device))

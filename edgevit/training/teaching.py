@@ -57,7 +57,14 @@ class Teaching:
         if config.teacher_cache is not None:
             facts, folder = self._facts(data, canvas), (context.cache or context.work) / "answers"
             self._cache = CachedTeacher(
-                self._live, folder, facts, config.teacher_cache, len(classes), config.batch_size, context.check
+                self._live,
+                folder,
+                facts,
+                config.teacher_cache,
+                len(classes),
+                config.batch_size,
+                context.check,
+                together=is_asked(context),
             )
         self._watched = _Watched(self._cache or self._live(), len(classes), context.progress)
 

@@ -84,6 +84,7 @@ def fitted(
     trained, _ = fit(
         model, objective, streams, config, at, preprocess=PREPROCESS, out=folder, val=val, save_every_s=save_every_s
     )
+    assert isinstance(model, FSDPModule) == is_asked(context)
     return trained
 
 
@@ -137,6 +138,7 @@ CASES: dict[str, Case] = {
     "uneven": lambda folder, context: train(folder, context, batch_size=5, clip_grad_norm=1.0),
     "computed again": lambda folder, context: train(folder, context, grad_checkpointing=True),
     "parts": lambda folder, context: train(folder, context, accumulation=2),
+    "uneven in parts": lambda folder, context: train(folder, context, batch_size=5, accumulation=3),
     "mixed": lambda folder, context: train(folder, context, augmentation=MIXED),
     "distilled": distil,
     "distilled in parts": lambda folder, context: distil(folder, context, accumulation=2),
@@ -373,7 +375,9 @@ def test_units_are_blocks_also_where_a_stage_is_no_sequence() -> None:
     [({"optimizer": "muon"}, "adamw"), ({"precision": "float16"}, "bfloat16"), ({"compile": True}, "compile: false")],
 )
 def test_options_that_weights_in_parts_do_not_allow_are_refused(changes: dict[str, object], expected: str) -> None:
-    with pytest.raises(RecipeError, match=rf"(?s)--shard.*'{next(iter(changes))}'.*{expected}"):
+    with pytest.raises(
+        RecipeError, match=rf"(?s)stage 'model'.*'{next(iter(changes))}' does not go with --shard.*{expected}"
+    ):
         check_can_shard(train_config(**changes))
     check_can_shard(train_config())
 
