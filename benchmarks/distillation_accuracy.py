@@ -120,10 +120,9 @@ def _student(method: dict[str, Any], name: str, seed: int, epochs: int) -> dict[
     mixup = method["augmentation"]["mixup"]
     fields = {**STUDENT, "stage": method["stage"], "id": f"student/{name}", "seed": seed, "epochs": epochs}
     fields["augmentation"] = {**AUGMENTATION, "mixup": mixup}
-    if method["stage"] == "train" and method["data"] == "guessed":
-        return {**fields, "data": "guessed", "epochs": PSEUDO_LABEL_EPOCHS}
     if method["stage"] == "train":
-        return {**fields, "data": "cifar.support"}
+        guessed = {"data": "guessed", "epochs": PSEUDO_LABEL_EPOCHS}
+        return {**fields, **(guessed if method["data"] == "guessed" else {"data": "cifar.support"})}
     fields |= {"teacher": "teacher", **{key: method[key] for key in KEPT}}
     if len(method["streams"]) == 1:
         return {**fields, "streams": [{"data": "cifar.support"}]}

@@ -15,11 +15,13 @@ from torch.optim import Optimizer
 from edgevit.configs import Training
 from edgevit.context import Context
 from edgevit.errors import RecipeError, first_line
+from edgevit.models.cost import params_of
 from edgevit.models.creation import timm_model
 from edgevit.training import ranks
 
 NOT_IN_PARTS = "mixed torch.Tensor and DTensor"  # torch's words where a weight is read beside its module's forward
 LEAST_SHARE = 0.01  # of the parameters: what is smaller is gathered together with what surrounds it
+SEQUENCES = (nn.Sequential, nn.ModuleList)
 ENTRANCES = ("forward_features", "forward_head", "forward_intermediates")
 # Those that train as on one process: each was tried. Others look at whole tensors, and would fail or wait for ever.
 OPTIMIZERS = (
@@ -54,12 +56,12 @@ def shard(model: nn.Module, device: torch.device) -> None:
 def units(model: nn.Module) -> list[nn.Module]:
     """The blocks and stages that have a hundredth of the parameters or more, inner ones before those that hold them.
 
-    They are the elements of its sequences: `Sequential`, `ModuleList`, or a module whose parts are all of one class.
+    They are the elements of its sequences: `Sequential`, `ModuleList`, or a module whose parts are all of one class. A
+    bare sequence among them is none itself.
     """
-    least = LEAST_SHARE * _size(model)
+    least = LEAST_SHARE * params_of(model)
     elements = [one for sequence in model.modules() if _is_sequence(sequence) for one in sequence.children()]
-    bare = (nn.Sequential, nn.ModuleList)
-    large = {id(one) for one in elements if _size(one) >= least and type(one) not in bare}
+    large = {id(one) for one in elements if type(one) not in SEQUENCES and params_of(one) >= least}
     return [module for module in reversed(list(model.modules())) if id(module) in large]
 
 
@@ -141,11 +143,7 @@ def _refusal(config: Training, option: str, expected: str) -> RecipeError:
 def _is_sequence(module: nn.Module) -> bool:
     parts = list(module.children())
     alike = len(parts) > 1 and len({type(part) for part in parts}) == 1
-    return alike or isinstance(module, (nn.Sequential, nn.ModuleList))
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return alike or isinstance(module, SEQUENCES)
 
 
 def _part_of(value: Any, like: Any) -> Any:

@@ -42,6 +42,7 @@ class CachedTeacher:
         num_classes: columns of the logits.
         batch_size: rows of a whole batch.
         check: compute a sample of the answers that are found again, and compare.
+        together: all ranks ask the teacher where one of them has to, as one whose weights are in parts needs.
     """
 
     def __init__(
