@@ -187,7 +187,8 @@ def _writer(
 ) -> Callable[[Path, Path], Contents]:
     def write(out: Path, work: Path) -> Contents:
         start = time.monotonic()
-        contents = stage_function(config.name())(config, inputs, context.at(config.id, work, cache), out)
+        at = context.at(config.id, work, cache, training=work.name)
+        contents = stage_function(config.name())(config, inputs, at, out)
         cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib_so_far": round(_peak_rss_mib(), 1)}
         return replace(contents, provenance={**contents.provenance, **provenance(), **cost})
 

@@ -26,6 +26,7 @@ from edgevit.training.batches import Batch, TrainingStream
 from edgevit.training.fit import fit
 from edgevit.training.inference import accuracy
 from edgevit.training.objectives import Outputs, label_objective
+from edgevit.training.training_state import TrainingState
 from tests.learning import blobs, tiny_token_vit, tiny_vit, train_config
 
 
@@ -192,8 +193,7 @@ def test_kill_9_leaves_a_state_to_go_on_from(tmp_path: Path) -> None:
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    step = torch.load(killed / "last.pt", weights_only=True)["step"]
-    assert 0 < step < 120
+    assert 0 < (TrainingState(Context(work=killed)).saved_step() or 0) < 120
     resumed, _ = trained(killed, epochs=30)
     assert_same_weights(unbroken, resumed)
 
@@ -224,12 +224,13 @@ def test_full_disk_is_an_error_of_the_system_and_leaves_no_half_state(tmp_path: 
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_half_written_last_line_of_the_log_is_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ['{"epoch": 1, "st', "{}\n", "\0\0\n", "\n[1]\n"])
+def test_damaged_log_is_written_anew_from_the_saved_state(tmp_path: Path, damage: str) -> None:
     trained(tmp_path, epochs=1)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 1, "st')
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(damage + whole)
     trained(tmp_path, epochs=1)
-    assert rows(tmp_path)[-1]["step"] == 4
+    assert (tmp_path / "metrics.jsonl").read_text() == whole
 
 
 def test_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tmp_path: Path) -> None:
@@ -257,7 +258,8 @@ def test_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tmp_
     assert "0.002" in said
     assert str(tmp_path / "last.pt") in said
     assert "lower learning_rate" in said
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state = TrainingState(Context(work=tmp_path)).load()
+    assert state is not None
     assert state["step"] == 5
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 

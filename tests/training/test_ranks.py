@@ -49,6 +49,7 @@ from edgevit.training.sharding import check_can_shard, is_asked, local, shard, u
 from edgevit.training.students import teacher_taps, with_projectors
 from edgevit.training.teacher_cache import CachedTeacher
 from edgevit.training.teachers import LiveTeacher, PlainTeacher, Teacher
+from edgevit.training.training_state import TrainingState
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit, train_config
 
 PREPROCESS = tiny_vit().preprocess
@@ -263,7 +264,8 @@ def test_kill_9_of_a_rank_ends_the_run_which_then_goes_on(one_and_two: tuple[Pat
         launch(train_slowly, broken, 2, workers=2)
     assert time.monotonic() - killed[0] < 5
     wait_until(lambda: processes_of(os.getsid(0)) <= before, 5)
-    step = torch.load(broken / "last.pt", weights_only=True)["step"]
+    step = TrainingState(Context(work=broken)).saved_step()
+    assert step is not None
     assert 0 < step < 60
     assert "stage 'student': a process of the training died" in str(ended.value)
     assert "rank 1 of 2" in str(ended.value)
