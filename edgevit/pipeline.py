@@ -56,7 +56,7 @@ def make(
 ) -> Artifact:
     """The artifact of one stage: found in the store, or made and published there."""
     parts = ingredients_of(config, inputs, context)
-    artifact = None if again else store.find(store.key(parts))
+    artifact = None if again else store.find(store.key(parts), context.progress.say)
     if artifact is None:
         if title:
             context.progress.say(title)
@@ -100,7 +100,8 @@ def finished_inputs(
 def finished(recipe: Recipe, runs: Path) -> dict[str, InputRef]:
     """What this run folder shows, by stage id."""
     shown = {config.id: runs / recipe.name / config.id for config in recipe.stages}
-    return {name: Artifact.load(path).ref() for name, path in shown.items() if (path / MANIFEST).is_file()}
+    whole = {name: _whole(path) for name, path in shown.items()}
+    return {name: artifact.ref() for name, artifact in whole.items() if artifact is not None}
 
 
 def resolve(config: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
@@ -159,11 +160,18 @@ def why(recipe: Recipe, base: Path, runs: Path, fresh: Collection[str] = ()) -> 
 
 
 def _reasons(shown: Path, parts: Json) -> tuple[str, ...]:
-    try:
-        before = Artifact.load(shown)
-    except ArtifactError:
-        return ("it was never made here",)
+    before = _whole(shown)
+    if before is None:
+        return ("its manifest was altered" if (shown / MANIFEST).is_file() else "it was never made here",)
     return tuple(changed_fields(before.manifest.ingredients, parts)) or ("its files are gone or were altered",)
+
+
+def _whole(shown: Path) -> Artifact | None:
+    """The artifact that a run folder shows, or None where there is none, or its manifest was altered."""
+    try:
+        return Artifact.load(shown)
+    except ArtifactError:
+        return None
 
 
 def _check_ids(ids: Collection[str], recipe: Recipe) -> None:
@@ -228,7 +236,7 @@ def _curves(artifact: Artifact) -> dict[str, list[float]]:
     """The course of a training, where the artifact comes from one."""
     if "metrics.jsonl" not in artifact.manifest.files:
         return {}
-    rows = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {name: [row[name] for row in rows if name in row] for name in ("loss", "val_top1")}
 
 
@@ -288,4 +296,5 @@ def _show(artifact: Artifact, run_folder: Path, stage_id: str) -> None:
 
 
 def _same(shown: Path, artifact: Artifact) -> bool:
-    return (shown / MANIFEST).is_file() and Artifact.load(shown).digest == artifact.digest
+    known = _whole(shown)
+    return known is not None and known.digest == artifact.digest

@@ -129,6 +129,36 @@ def test_a_damaged_manifest_is_made_again(small: Small) -> None:
     assert small.run()["accuracy"].digest == done["accuracy"].digest
 
 
+def test_damage_in_the_run_folder_is_mended_and_said(small: Small) -> None:
+    done = small.run()
+    for name in ("model", "report"):
+        manifest = done[name].path / MANIFEST
+        manifest.write_text(manifest.read_text().replace('"seconds": ', '"seconds": 1'))
+    assert "manifest.json was altered" in printed_report(small, 2)
+    planned = {one.id: one for one in pipeline.why(small.recipe(), small.file.parent, small.runs)}
+    assert planned["model"].reasons == ("its manifest was altered",)
+    assert pipeline.finished(small.recipe(), small.runs).keys() == {"accuracy"}
+    again = small.command("run", str(small.file))
+    assert again.returncode == 1
+    assert again.stderr.count("manifest.json was altered after it was written; it is made again") == 2
+    assert Artifact.load(small.runs / "small" / "model").digest == done["model"].digest
+
+
+def test_an_altered_report_is_not_printed(small: Small) -> None:
+    report = small.run()["report"].path
+    for name in ("report.json", "report.md"):
+        (report / name).write_text((report / name).read_text().replace("0.", "1.", 1))
+    for arguments in ([], ["--json"]):
+        assert "the file was altered after it was made" in printed_report(small, 2, *arguments)
+
+
+def printed_report(small: Small, status: int, *arguments: str) -> str:
+    command = [EDGEVIT, "report", str(small.runs / "small"), *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == status
+    return answer.stdout + answer.stderr
+
+
 def test_a_budget_that_is_not_met_is_status_1(small: Small) -> None:
     answer = small.command("run", str(small.file))
     assert answer.returncode == 1, answer.stderr

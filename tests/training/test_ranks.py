@@ -45,6 +45,7 @@ from edgevit.training.fit import fit
 from edgevit.training.objectives import ObjectiveFunction, Outputs, distillation_objective, label_objective
 from edgevit.training.optimisation import optimizer_for
 from edgevit.training.ranks import on_ranks, rank
+from edgevit.training.sealed_files import opened_sealed
 from edgevit.training.sharding import check_can_shard, is_asked, local, shard, units
 from edgevit.training.students import teacher_taps, with_projectors
 from edgevit.training.teacher_cache import CachedTeacher
@@ -123,8 +124,11 @@ def distil_by_plain_images(folder: Path, context: Context) -> nn.Module:
     who = PlainTeacher(
         tiny_vit(seed=7).module, io, ("a", "b", "c"), cpu, datasets, [], folder / "cache", context.progress
     )
-    kept = [np.load(file)["keys"] for file in (folder / "cache").rglob("*.npz")]
-    keys = [key.tobytes() for some in kept for key in some]
+    keys = []
+    for file in (folder / "cache").rglob("*.npz"):
+        with opened_sealed(file, f"embeddings {file.parent.name}") as stream:
+            assert stream is not None
+            keys += [key.tobytes() for key in np.load(stream)["keys"]]
     assert len(keys) == len(set(keys)), "one rank computes what the others find"
     return distil(folder, context, who, augmentation=Augmentation(scale=(0.9, 1.0)))
 
