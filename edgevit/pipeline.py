@@ -19,6 +19,7 @@ from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
 from edgevit.data.relabelled import lying_where
+from edgevit.disks import copy_folder
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
 from edgevit.provenance import provenance
 from edgevit.recipe import Recipe
@@ -280,7 +281,7 @@ def _show(artifact: Artifact, run_folder: Path, stage_id: str) -> None:
     copy = shown.with_name(f".{shown.name}.{os.getpid()}")
     shutil.rmtree(copy, ignore_errors=True)
     try:
-        shutil.copytree(artifact.path, copy)
+        copy_folder(artifact.path, copy)
         if _same(shown, artifact):
             return
         if shown.is_symlink():

@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ from edgevit.artifacts import (
     sha256_of_file,
 )
 from edgevit.configs import Stage, input_files, references
+from edgevit.disks import naming_the_full_disk
 from edgevit.errors import ArtifactError, RecipeError
 
 CURRENT = "current"
@@ -117,8 +119,11 @@ class Store:
             out, work = self._folder("tmp", key), self._folder("work", key)
             for written in (work, self._folder("cache")):
                 _check_no_links_below(written)
-            contents = write(out, work)
-            artifact = self._publish(key, config, inputs, parts, contents, out)
+            try:
+                contents = write(out, work)
+                artifact = self._publish(key, config, inputs, parts, contents, out)
+            except OSError as error:
+                raise naming_the_full_disk(error, [self.root, Path(tempfile.gettempdir())]) from None
             shutil.rmtree(work, ignore_errors=True)
         return artifact
 

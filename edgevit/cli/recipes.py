@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, set_options, terminal_context
+from edgevit.cli.output import (
+    JsonFlag,
+    check_out,
+    next_command,
+    print_json,
+    set_options,
+    terminal_context,
+    write_text_whole,
+)
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -133,8 +141,7 @@ def init(
     if out.exists() and not force:
         raise RecipeError("the file is already there", where=out, next="give another --out, or --force")
     text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    write_text_whole(out, text)
     typer.echo(summary)
     typer.echo(f"wrote {out}")
     next_command("edgevit run", out)

@@ -52,7 +52,7 @@ def save_checkpoint(model: nn.Module, description: ModelDescription, out: Path) 
     """
     state = {key: value.detach().cpu().contiguous().clone() for key, value in timm_model(model).state_dict().items()}
     write_to_disk(out / WEIGHTS, save(state))
-    (out / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n")
+    (out / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def checkpoint_contents(

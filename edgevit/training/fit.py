@@ -21,7 +21,7 @@ from edgevit.configs import Training
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
-from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line
+from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line, is_out_of_memory
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training import ranks, sharding
 from edgevit.training.batches import Batch, Batches, TrainingStream, seed_of
@@ -29,7 +29,7 @@ from edgevit.training.event_files import EventFile
 from edgevit.training.inference import accuracy
 from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
 from edgevit.training.optimisation import checkpoint_gradients, freeze, optimizer_for, scheduler_for
-from edgevit.training.precision import autocast, is_out_of_memory
+from edgevit.training.precision import autocast
 from edgevit.training.students import WithFeatures, without_projectors
 from edgevit.training.training_state import State, TrainingState
 
