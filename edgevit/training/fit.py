@@ -24,7 +24,7 @@ from edgevit.data.transforms import normalise
 from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line, is_out_of_memory
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training import ranks, sharding
-from edgevit.training.batches import Batch, Batches, TrainingStream, seed_of
+from edgevit.training.batches import Batch, Batches, TrainingStream, naming_dead_workers, seed_of
 from edgevit.training.event_files import EventFile
 from edgevit.training.inference import accuracy
 from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
@@ -80,6 +80,8 @@ def fit(
 
     Raises:
         Diverged: the loss or the weights are no longer finite; the last good state stays in `context.work`.
+        DataError: a process that loads images died.
+        ArtifactError: the saved state is of another model.
         RecipeError: weights in parts do not allow an option.
         TrainingError: the batch does not fit into memory.
     """
@@ -94,7 +96,8 @@ def fit(
         ranks.count(),
     )
     run = _Run(model, objective, batches, config, context, preprocess, val, scheduler)
-    run.train(save_every_s)
+    with naming_dead_workers(context.workers):
+        run.train(save_every_s)
     if run.is_first:
         (out / METRICS).write_text(run.log.text(), encoding="utf-8")
     trained: nn.Module = without_projectors(run.result()).cpu().eval()
