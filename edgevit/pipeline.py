@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json
-from edgevit.configs import Stage, references
+from edgevit.configs import Check, Stage, references
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
@@ -114,6 +114,10 @@ def ingredients_of(config: Stage, inputs: Mapping[str, Artifact], context: Conte
     """What decides the result of a stage, its target's fingerprint included."""
     name: str | None = getattr(config, "target", None)
     target = None if name is None else target_info(name, _runtime(config, inputs))
+    if isinstance(config, Check):
+        from edgevit.checking.nvidia import installed_builder
+
+        target = {"builder": installed_builder()}
     return ingredients(config, inputs, target, context.budget.model_dump(mode="json"), context.recipe_name)
 
 

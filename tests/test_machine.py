@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from edgevit.artifacts import Contents
@@ -27,33 +26,17 @@ from edgevit.cli.output import ABANDONED_S, PART, whole_or_not_at_all, write_tex
 from edgevit.configs import Load
 from edgevit.errors import ArtifactError
 from edgevit.store import Store, ingredients
+from tests.checking.graphs import classifier
 
 EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
 ROOM_BYTES = 2 * 4096
-
-
-def dense_model() -> onnx.ModelProto:
-    """Pictures of 16 pixels to logits of 4 classes by two matrices; 200 kB."""
-    rng = np.random.default_rng(0)
-    weights = {"first": rng.normal(0, 0.03, (768, 64)), "second": rng.normal(0, 0.1, (64, 4))}
-    nodes = [
-        helper.make_node("Flatten", ["image"], ["pixels"], "flatten"),
-        helper.make_node("MatMul", ["pixels", "first"], ["hidden"], "hidden"),
-        helper.make_node("Relu", ["hidden"], ["positive"], "relu"),
-        helper.make_node("MatMul", ["positive", "second"], ["logits"], "logits"),
-    ]
-    shapes = {"image": ["batch", 3, 16, 16], "logits": ["batch", 4]}
-    image, logits = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
-    tensors = [numpy_helper.from_array(one.astype(np.float32), name) for name, one in weights.items()]
-    graph = helper.make_graph(nodes, "dense", [image], [logits], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and a few pictures."""
     folder = tmp_path_factory.mktemp("machine")
-    onnx.save(dense_model(), folder / "model.onnx")
+    onnx.save(classifier(), folder / "model.onnx")
     rng = np.random.default_rng(0)
     for index in range(4):
         home = folder / "photos" / "ab"[index % 2]
