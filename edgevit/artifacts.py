@@ -234,7 +234,9 @@ def read_manifest(file: Path) -> Manifest:
         expected = f"a {MANIFEST}"
         raise ArtifactError("there is no finished artifact here", where=file.parent, expected=expected) from None
     except ValidationError as error:
-        raise ArtifactError(f"{MANIFEST} cannot be read: {error.errors()[0]['msg']}", where=file) from None
+        raise ArtifactError(
+            f"{MANIFEST} cannot be read: {error.errors()[0]['msg']}", where=file, next=MADE_AGAIN
+        ) from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{MANIFEST} cannot be read: {first_line(error)}", where=file, next=MADE_AGAIN) from None
     if digest != got and not (digest is None and manifest.schema_version == 1):

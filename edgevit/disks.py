@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def naming_the_full_disk(error: OSError, folders: Sequence[Path]) -> OSError:
     written = error.filename2 or error.filename  # a copy names its source first
     full = written or min(filter(Path.exists, folders), key=lambda folder: shutil.disk_usage(folder).free, default=None)
     return OSError(error.errno, error.strerror, None if full is None else str(full))
+
+
+def temporary_folders() -> list[Path]:
+    """The folder of temporary files; none where no disk has room for it."""
+    try:
+        return [Path(tempfile.gettempdir())]
+    except FileNotFoundError:
+        return []
 
 
 def check_room(file: Path, size_bytes: int) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +37,7 @@ from edgevit.artifacts import (
     sha256_of_file,
 )
 from edgevit.configs import Stage, input_files, references
-from edgevit.disks import naming_the_full_disk
+from edgevit.disks import naming_the_full_disk, temporary_folders
 from edgevit.errors import ArtifactError, RecipeError
 
 CURRENT = "current"
@@ -117,13 +116,14 @@ class Store:
                 return found  # another process made it while this one waited
             shutil.rmtree(self.root / "tmp" / key, ignore_errors=True)
             out, work = self._folder("tmp", key), self._folder("work", key)
+            self._folder(key)  # looked at before the work
             for written in (work, self._folder("cache")):
                 _check_no_links_below(written)
             try:
                 contents = write(out, work)
                 artifact = self._publish(key, config, inputs, parts, contents, out)
             except OSError as error:
-                raise naming_the_full_disk(error, [self.root, Path(tempfile.gettempdir())]) from None
+                raise naming_the_full_disk(error, [self.root, *temporary_folders()]) from None
             shutil.rmtree(work, ignore_errors=True)
         return artifact
 

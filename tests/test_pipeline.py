@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from edgevit import pipeline
-from edgevit.artifacts import MANIFEST, Artifact
+from edgevit.artifacts import MANIFEST, Artifact, Contents
+from edgevit.configs import Load
 from edgevit.context import Context
 from edgevit.errors import ArtifactError
 from edgevit.recipe import Recipe, load_recipe
+from edgevit.store import Store, ingredients
 
 EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
 RECIPE = """\
@@ -150,6 +152,23 @@ def test_an_altered_report_is_not_printed(small: Small) -> None:
         (report / name).write_text((report / name).read_text().replace("0.", "1.", 1))
     for arguments in ([], ["--json"]):
         assert "the file was altered after it was made" in printed_report(small, 2, *arguments)
+
+
+def test_a_bundle_in_the_run_folder_with_a_damaged_manifest_is_shown_anew(tmp_path: Path) -> None:
+    store, config = Store(tmp_path / "store"), Load(stage="load", id="model", model="resnet18")
+
+    def write(out: Path, work: Path) -> Contents:
+        (out / "labels.txt").write_text("cat")
+        return Contents(kind="bundle")
+
+    bundle = store.make(config, {}, ingredients(config, {}, None, None), write)
+    run = tmp_path / "run"
+    for _ in range(2):
+        pipeline._show(bundle, run, "bundle")
+        (run / "bundle" / MANIFEST).write_text("{")
+    pipeline._show(bundle, run, "bundle")
+    assert Artifact.load(run / "bundle").digest == bundle.digest
+    assert len([*run.glob("bundle.before-*")]) >= 1
 
 
 def printed_report(small: Small, status: int, *arguments: str) -> str:

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from edgevit import disks
@@ -58,9 +57,9 @@ def _of_the_system(error: OSError) -> EdgevitError | None:
 
 
 def _of_a_full_disk(error: OSError) -> EdgevitError:
-    temporary = Path(tempfile.gettempdir())
-    small = [folder for folder in (temporary, Path.cwd()) if shutil.disk_usage(folder).free < NO_ROOM_BYTES]
-    named = disks.naming_the_full_disk(error, small).filename
-    is_temporary = named is not None and Path(named).is_relative_to(temporary)
+    temporary = disks.temporary_folders()
+    full = [folder for folder in temporary if shutil.disk_usage(folder).free < NO_ROOM_BYTES]
+    named = disks.naming_the_full_disk(error, full).filename
+    is_temporary = named is not None and any(Path(named).is_relative_to(folder) for folder in temporary)
     mend = ", or set TMPDIR to a folder on another disk" if is_temporary else ""
     return EdgevitError("the disk is full", where=named, next=f"free some room{mend}, and run the same command again")
