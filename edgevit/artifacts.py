@@ -233,12 +233,9 @@ def read_manifest(file: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         expected = f"a {MANIFEST}"
         raise ArtifactError("there is no finished artifact here", where=file.parent, expected=expected) from None
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{MANIFEST} cannot be read: {error.errors()[0]['msg']}", where=file, next=MADE_AGAIN
-        ) from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ArtifactError(f"{MANIFEST} cannot be read: {first_line(error)}", where=file, next=MADE_AGAIN) from None
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
+        raise ArtifactError(f"{MANIFEST} cannot be read: {reason}", where=file, next=MADE_AGAIN) from None
     if digest != got and not (digest is None and manifest.schema_version == 1):
         raise ArtifactError(
             f"{MANIFEST} was altered after it was written",
