@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, first_line
 
 Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency", "check", "report", "bundle"]
 Json = dict[str, Any]
@@ -20,6 +20,7 @@ Json = dict[str, Any]
 MANIFEST = "manifest.json"
 SENSITIVITY = "sensitivity.json"  # of a quantized model: what each layer costs
 EMBEDDING = "embedding"
+MADE_AGAIN = "make it again: edgevit run makes the result of a stage, edgevit bundle a bundle"
 
 
 class Frozen(BaseModel):
@@ -117,9 +118,13 @@ class InputRef(Frozen):
 
 
 class Manifest(Frozen):
-    """The typed record in every finished directory; its presence means finished."""
+    """The typed record in every finished directory; its presence means finished.
 
-    schema_version: Literal[1] = 1
+    On disk it has one field more, `sha256`: of all other fields as canonical JSON. Manifests of schema version 1, which
+    older versions of edgevit wrote, do not have it.
+    """
+
+    schema_version: Literal[1, 2] = 2
     kind: Kind
     id: str
     key: str
@@ -163,14 +168,7 @@ class Artifact:
     @classmethod
     def load(cls, path: Path) -> Artifact:
         """Read the artifact in directory `path`. Raises ArtifactError if there is none, or none that is whole."""
-        file = path / MANIFEST
-        try:
-            manifest = Manifest.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            raise ArtifactError("there is no finished artifact here", where=path, expected=f"a {MANIFEST}") from None
-        except ValidationError as error:
-            raise ArtifactError(f"{MANIFEST} cannot be read: {error.errors()[0]['msg']}", where=file) from None
-        return cls(path.resolve(), manifest)
+        return cls(path.resolve(), read_manifest(path / MANIFEST))
 
     @property
     def kind(self) -> Kind:
@@ -225,23 +223,75 @@ class Artifact:
         return path
 
 
+def read_manifest(file: Path) -> Manifest:
+    """The manifest in a file. Raises ArtifactError if there is none, or if it changed since it was written."""
+    try:
+        fields = json.loads(file.read_bytes())
+        digest = fields.pop("sha256", None)
+        got = sha256_of(fields)
+        manifest = Manifest.model_validate(fields)
+    except (FileNotFoundError, NotADirectoryError):
+        expected = f"a {MANIFEST}"
+        raise ArtifactError("there is no finished artifact here", where=file.parent, expected=expected) from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
+        raise ArtifactError(f"{MANIFEST} cannot be read: {reason}", where=file, next=MADE_AGAIN) from None
+    if digest != got and not (digest is None and manifest.schema_version == 1):
+        raise ArtifactError(
+            f"{MANIFEST} was altered after it was written",
+            where=file,
+            got=f"sha256 {got}",
+            expected="no sha256" if digest is None else f"sha256 {digest}",
+            next=MADE_AGAIN,
+        )
+    return manifest
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What `read_manifest` reads."""
+    fields = json.loads(manifest.model_dump_json())
+    return json.dumps({**fields, "sha256": sha256_of(fields)}, indent=1, ensure_ascii=False)
+
+
 def ancestors(artifact: Artifact) -> list[Artifact]:
     """Every artifact behind `artifact` that lies in the same store, parents before children, itself last.
 
     An artifact of a store lies in <store>/<key>/<digest>; data sets of a recipe have no directory and are left out.
+
+    Raises:
+        ArtifactError: a manifest behind it was altered, or is its own ancestor.
     """
     store = artifact.path.parent.parent
     found: dict[str, Artifact] = {}
-
-    def visit(one: Artifact) -> None:
-        for ref in one.manifest.inputs.values():
-            folder = store / ref.key / ref.digest
-            if ref.digest not in found and (folder / MANIFEST).is_file():
-                visit(Artifact.load(folder))
-        found[one.digest] = one
-
-    visit(artifact)
+    branch = {artifact.digest: (artifact, iter(artifact.manifest.inputs.values()))}
+    while branch:
+        one, refs = branch[next(reversed(branch))]
+        unseen = (in_store(store, ref.key, ref.digest) for ref in refs if ref.digest not in found)
+        parent = next(filter(None, unseen), None)
+        if parent is None:
+            found[one.digest] = branch.pop(one.digest)[0]
+        elif parent.digest in branch:
+            raise ArtifactError(f"its inputs lead back to itself, by '{one.id}'", where=parent.path, next=MADE_AGAIN)
+        else:
+            branch[parent.digest] = (parent, iter(parent.manifest.inputs.values()))
     return list(found.values())
+
+
+def in_store(store: Path, key: str, digest: str) -> Artifact | None:
+    """The artifact of this key and digest in a store, or None where there is none.
+
+    Raises ArtifactError where its manifest was altered, or is of another folder.
+    """
+    folder = store / key / digest
+    if not (folder / MANIFEST).is_file():
+        return None
+    artifact = Artifact.load(folder)
+    named, meant = (artifact.manifest.key, artifact.digest), (folder.parent.name, folder.name)
+    if not named == meant == (key, digest):
+        raise ArtifactError(
+            "this is the result of another stage", where=folder, got="/".join(named), expected=f"{key}/{digest}"
+        )
+    return artifact
 
 
 def canonical_json(value: object) -> str:

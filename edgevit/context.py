@@ -29,8 +29,9 @@ class Context:
         progress: where lines and bars go.
         budget: the recipe's budget; only stages that declare `reads_budget` may look at it.
         stage_id: the id of the stage that is running.
-        work: a folder of this stage's key that survives a kill (training keeps `last.pt` there); removed once the
+        work: a folder of this stage's key that survives a kill (training keeps its state there); removed once the
             stage has been published.
+        training: names the training that `work` belongs to, by its stage's key.
         cache: a folder that all stages share and that may be removed at any time (what teachers said, embeddings).
         check: compute a sample of what teachers said, taken from the cache, again, and compare.
         tensorboard: where event files of the training go, for TensorBoard; each stage has its own folder.
@@ -45,12 +46,13 @@ class Context:
     budget: Budget = field(default_factory=Budget)
     stage_id: str = ""
     work: Path = Path()
+    training: str = ""
     cache: Path | None = None
     check: bool = False
     tensorboard: Path | None = None
     recipe_name: str = ""
 
-    def at(self, stage_id: str, work: Path, cache: Path | None) -> Context:
-        """The same context, for one stage."""
+    def at(self, stage_id: str, work: Path, cache: Path | None, training: str = "") -> Context:
+        """The context of one stage."""
         tensorboard = self.tensorboard and self.tensorboard / self.recipe_name / stage_id
-        return replace(self, stage_id=stage_id, work=work, cache=cache, tensorboard=tensorboard)
+        return replace(self, stage_id=stage_id, work=work, training=training, cache=cache, tensorboard=tensorboard)

@@ -20,6 +20,18 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+# Words of the allocators of torch (on the CPU, on CUDA), oneDNN, cuBLAS and cuDNN, ONNX Runtime and OpenVINO
+NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "could not create a primitive",
+    "could not create a memory",
+    "ALLOC_FAILED",
+    "Failed to allocate memory",
+    "bad allocation",
+    "bad_alloc",
+)
+
 
 class EdgevitError(Exception):
     """An error that its reader can act on.
@@ -60,6 +72,11 @@ def first_line(error: BaseException) -> str:
     """The first line of its message that says anything, without its full stop; its type where none does."""
     lines = (line.strip().rstrip(".") for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is Python's, a device's, or a library's way to say that there is no memory left."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 class RecipeError(EdgevitError):

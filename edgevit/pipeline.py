@@ -14,11 +14,12 @@ from importlib import import_module
 from pathlib import Path
 
 from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json
-from edgevit.configs import Stage, references
+from edgevit.configs import Check, Stage, references
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
 from edgevit.data.relabelled import lying_where
+from edgevit.disks import copy_folder
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
 from edgevit.provenance import provenance
 from edgevit.recipe import Recipe
@@ -56,7 +57,7 @@ def make(
 ) -> Artifact:
     """The artifact of one stage: found in the store, or made and published there."""
     parts = ingredients_of(config, inputs, context)
-    artifact = None if again else store.find(store.key(parts))
+    artifact = None if again else store.find(store.key(parts), context.progress.say)
     if artifact is None:
         if title:
             context.progress.say(title)
@@ -100,7 +101,8 @@ def finished_inputs(
 def finished(recipe: Recipe, runs: Path) -> dict[str, InputRef]:
     """What this run folder shows, by stage id."""
     shown = {config.id: runs / recipe.name / config.id for config in recipe.stages}
-    return {name: Artifact.load(path).ref() for name, path in shown.items() if (path / MANIFEST).is_file()}
+    whole = {name: _whole(path) for name, path in shown.items()}
+    return {name: artifact.ref() for name, artifact in whole.items() if artifact is not None}
 
 
 def resolve(config: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
@@ -112,6 +114,10 @@ def ingredients_of(config: Stage, inputs: Mapping[str, Artifact], context: Conte
     """What decides the result of a stage, its target's fingerprint included."""
     name: str | None = getattr(config, "target", None)
     target = None if name is None else target_info(name, _runtime(config, inputs))
+    if isinstance(config, Check):
+        from edgevit.checking.nvidia import installed_builder
+
+        target = {"builder": installed_builder()}
     return ingredients(config, inputs, target, context.budget.model_dump(mode="json"), context.recipe_name)
 
 
@@ -159,11 +165,18 @@ def why(recipe: Recipe, base: Path, runs: Path, fresh: Collection[str] = ()) -> 
 
 
 def _reasons(shown: Path, parts: Json) -> tuple[str, ...]:
-    try:
-        before = Artifact.load(shown)
-    except ArtifactError:
-        return ("it was never made here",)
+    before = _whole(shown)
+    if before is None:
+        return ("its manifest was altered" if (shown / MANIFEST).is_file() else "it was never made here",)
     return tuple(changed_fields(before.manifest.ingredients, parts)) or ("its files are gone or were altered",)
+
+
+def _whole(shown: Path) -> Artifact | None:
+    """The artifact that a run folder shows, or None where there is none, or its manifest was altered."""
+    try:
+        return Artifact.load(shown)
+    except ArtifactError:
+        return None
 
 
 def _check_ids(ids: Collection[str], recipe: Recipe) -> None:
@@ -187,7 +200,8 @@ def _writer(
 ) -> Callable[[Path, Path], Contents]:
     def write(out: Path, work: Path) -> Contents:
         start = time.monotonic()
-        contents = stage_function(config.name())(config, inputs, context.at(config.id, work, cache), out)
+        at = context.at(config.id, work, cache, training=work.name)
+        contents = stage_function(config.name())(config, inputs, at, out)
         cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib_so_far": round(_peak_rss_mib(), 1)}
         return replace(contents, provenance={**contents.provenance, **provenance(), **cost})
 
@@ -227,7 +241,7 @@ def _curves(artifact: Artifact) -> dict[str, list[float]]:
     """The course of a training, where the artifact comes from one."""
     if "metrics.jsonl" not in artifact.manifest.files:
         return {}
-    rows = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {name: [row[name] for row in rows if name in row] for name in ("loss", "val_top1")}
 
 
@@ -271,7 +285,7 @@ def _show(artifact: Artifact, run_folder: Path, stage_id: str) -> None:
     copy = shown.with_name(f".{shown.name}.{os.getpid()}")
     shutil.rmtree(copy, ignore_errors=True)
     try:
-        shutil.copytree(artifact.path, copy)
+        copy_folder(artifact.path, copy)
         if _same(shown, artifact):
             return
         if shown.is_symlink():
@@ -287,4 +301,5 @@ def _show(artifact: Artifact, run_folder: Path, stage_id: str) -> None:
 
 
 def _same(shown: Path, artifact: Artifact) -> bool:
-    return (shown / MANIFEST).is_file() and Artifact.load(shown).digest == artifact.digest
+    known = _whole(shown)
+    return known is not None and known.digest == artifact.digest

@@ -8,6 +8,8 @@
     <runs>/.store/cache/                            may be removed at any time (what teachers said, embeddings)
 
 A key is the sha256 of what decides a result: stage, stage version, configuration, content of the inputs, target.
+
+A store may come from elsewhere: nothing is written through a symbolic link in it.
 """
 
 from __future__ import annotations
@@ -29,10 +31,13 @@ from edgevit.artifacts import (
     Manifest,
     ancestors,
     content_digest,
+    in_store,
+    manifest_text,
     sha256_of,
     sha256_of_file,
 )
 from edgevit.configs import Stage, input_files, references
+from edgevit.disks import naming_the_full_disk, temporary_folders
 from edgevit.errors import ArtifactError, RecipeError
 
 CURRENT = "current"
@@ -77,20 +82,22 @@ class Store:
     def key(self, parts: Json) -> str:
         return sha256_of(parts)[:40]
 
-    def find(self, key: str) -> Artifact | None:
-        """The current artifact of a key, if it is finished and its files have the sizes they were made with."""
-        folder = self.root / key / CURRENT
-        if not (folder / MANIFEST).is_file():
-            return None
+    def find(self, key: str, say: Callable[[str], None] | None = None) -> Artifact | None:
+        """The current artifact of a key, if it is finished and its files have the sizes they were made with.
+
+        None where it is damaged, which is said: it is made again then, and replaced.
+        """
         try:
-            artifact = Artifact.load(folder)
-        except ArtifactError:
-            return None  # a damaged manifest: made again, and replaced
-        return (
-            artifact
-            if all(_has_size(artifact.path / name, one) for name, one in artifact.manifest.files.items())
-            else None
-        )
+            artifact = in_store(self.root, key, os.readlink(self.root / key / CURRENT))
+            if artifact is not None:
+                _check_sizes(artifact)
+        except OSError:
+            return None
+        except ArtifactError as error:
+            if say:
+                say(f"note: {error.where}: {error.what}; it is made again")
+            return None
+        return artifact
 
     def make(
         self,
@@ -107,12 +114,16 @@ class Store:
         with self._locked(key, say):
             if not again and (found := self.find(key)):
                 return found  # another process made it while this one waited
-            out, work = self.root / "tmp" / key, self.root / "work" / key
-            shutil.rmtree(out, ignore_errors=True)
-            out.mkdir(parents=True)
-            work.mkdir(parents=True, exist_ok=True)
-            contents = write(out, work)
-            artifact = self._publish(key, config, inputs, parts, contents, out)
+            shutil.rmtree(self.root / "tmp" / key, ignore_errors=True)
+            out, work = self._folder("tmp", key), self._folder("work", key)
+            self._folder(key)  # looked at before the work
+            for written in (work, self._folder("cache")):
+                _check_no_links_below(written)
+            try:
+                contents = write(out, work)
+                artifact = self._publish(key, config, inputs, parts, contents, out)
+            except OSError as error:
+                raise naming_the_full_disk(error, [self.root, *temporary_folders()]) from None
             shutil.rmtree(work, ignore_errors=True)
         return artifact
 
@@ -137,9 +148,8 @@ class Store:
             session_options=contents.session_options,
             provenance=contents.provenance,
         )
-        _write_synced(out / MANIFEST, manifest.model_dump_json(indent=1))
-        home = self.root / key / digest
-        home.parent.mkdir(parents=True, exist_ok=True)
+        _write_synced(out / MANIFEST, manifest_text(manifest))
+        home = self._folder(key) / digest
         old = self.root / "tmp" / f"{key}-{digest}-old"
         shutil.rmtree(old, ignore_errors=True)
         if home.exists():  # made before, with the same content; the new copy is known to be whole
@@ -151,9 +161,9 @@ class Store:
 
     @contextmanager
     def _locked(self, key: str, say: Callable[[str], None] | None) -> Iterator[None]:
-        folder = self.root / "lock"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / key).open("w") as lock:
+        file = self._folder("lock") / key
+        _check_no_link(file)
+        with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -161,6 +171,16 @@ class Store:
                     say("    another run is making this: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _folder(self, *parts: str) -> Path:
+        """A folder of the store, made where it is missing. Raises ArtifactError where a link is in its place."""
+        folder = self.root
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            folder = folder / part
+            _check_no_link(folder)
+            folder.mkdir(exist_ok=True)
+        return folder
 
 
 def changed_fields(old: Json, new: Json) -> list[str]:
@@ -201,6 +221,21 @@ def _replace(fields: Any, path: tuple[str | int, ...], value: str) -> None:
     fields[path[-1]] = value
 
 
+def _check_no_links_below(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _check_no_link(path)
+
+
+def _check_no_link(path: Path) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise ArtifactError(
+            "a link or a device is in the store, and nothing is written through it",
+            where=path,
+            expected="files and folders",
+            next="remove it; a store may lie elsewhere where the folder of --runs itself is a link",
+        )
+
+
 def _files_below(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.rglob("*")):
@@ -217,8 +252,11 @@ def _entry(path: Path, content: bool) -> FileEntry:
     return FileEntry(sha256=sha256_of_file(path), size=path.stat().st_size, content=content)
 
 
-def _has_size(path: Path, entry: FileEntry) -> bool:
-    return path.is_file() and path.stat().st_size == entry.size
+def _check_sizes(artifact: Artifact) -> None:
+    for name, entry in artifact.manifest.files.items():
+        path = artifact.path / name
+        if not path.is_file() or path.stat().st_size != entry.size:
+            raise ArtifactError("the file is gone or has another size", where=path)
 
 
 def _write_synced(path: Path, text: str) -> None:

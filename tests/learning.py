@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgevit.artifacts import Artifact, FileEntry, IOSpec, Manifest, sha256_of_file
+from edgevit.artifacts import MANIFEST, Artifact, FileEntry, IOSpec, Manifest, manifest_text, sha256_of_file
 from edgevit.configs import Augmentation, Train
 from edgevit.data.dataset import ArrayImages, Dataset
 from edgevit.models import BuiltModel, create_model, save_checkpoint
@@ -79,7 +79,7 @@ def published_checkpoint(folder: Path, built: BuiltModel, classes: tuple[str, ..
         files=files,
         io=IOSpec.for_classifier(built.preprocess, classes),
     )
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
     return Artifact.load(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,10 +15,14 @@ from pathlib import Path
 import pytest
 
 from edgevit import pipeline
-from edgevit.artifacts import MANIFEST, Artifact
+from edgevit.artifacts import MANIFEST, Artifact, Contents
+from edgevit.cli import main
+from edgevit.configs import Load
 from edgevit.context import Context
 from edgevit.errors import ArtifactError
+from edgevit.progress import PlainProgress
 from edgevit.recipe import Recipe, load_recipe
+from edgevit.store import Store, ingredients
 
 EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
 RECIPE = """\
@@ -127,6 +132,59 @@ def test_a_damaged_manifest_is_made_again(small: Small) -> None:
     done = small.run()
     (done["accuracy"].path / MANIFEST).write_text("{")
     assert small.run()["accuracy"].digest == done["accuracy"].digest
+
+
+def test_damage_in_the_run_folder_is_mended_and_said(
+    small: Small, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = small.run()
+    for name in ("model", "report"):
+        manifest = done[name].path / MANIFEST
+        manifest.write_text(manifest.read_text().replace('"seconds": ', '"seconds": 1'))
+    assert "manifest.json was altered" in refused_report(small, capsys, monkeypatch)
+    planned = {one.id: one for one in pipeline.why(small.recipe(), small.file.parent, small.runs)}
+    assert planned["model"].reasons == ("its manifest was altered",)
+    assert pipeline.finished(small.recipe(), small.runs).keys() == {"accuracy"}
+    said = io.StringIO()
+    pipeline.run(small.recipe(), small.file.parent, small.runs, Context(progress=PlainProgress(said)))
+    assert said.getvalue().count("manifest.json was altered after it was written; it is made again") == 2
+    assert Artifact.load(small.runs / "small" / "model").digest == done["model"].digest
+
+
+def test_an_altered_report_is_not_printed(
+    small: Small, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = small.run()["report"].path
+    for name in ("report.json", "report.md"):
+        (report / name).write_text((report / name).read_text().replace("0.", "1.", 1))
+    for arguments in ([], ["--json"]):
+        assert "the file was altered after it was made" in refused_report(small, capsys, monkeypatch, *arguments)
+
+
+def test_a_bundle_in_the_run_folder_with_a_damaged_manifest_is_shown_anew(tmp_path: Path) -> None:
+    store, config = Store(tmp_path / "store"), Load(stage="load", id="model", model="resnet18")
+
+    def write(out: Path, work: Path) -> Contents:
+        (out / "labels.txt").write_text("cat")
+        return Contents(kind="bundle")
+
+    bundle = store.make(config, {}, ingredients(config, {}, None, None), write)
+    run = tmp_path / "run"
+    pipeline._show(bundle, run, "bundle")
+    (run / "bundle" / MANIFEST).write_text("{")
+    pipeline._show(bundle, run, "bundle")
+    assert Artifact.load(run / "bundle").digest == bundle.digest
+    assert len([*run.glob("bundle.before-*")]) == 1
+
+
+def refused_report(
+    small: Small, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> str:
+    monkeypatch.setattr(sys, "argv", ["edgevit", "report", str(small.runs / "small"), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    return capsys.readouterr().err
 
 
 def test_a_budget_that_is_not_met_is_status_1(small: Small) -> None:

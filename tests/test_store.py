@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import random
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.artifacts import MANIFEST, Artifact, Contents, Manifest, ancestors, canonical_json, sha256_of
+from edgevit.artifacts import (
+    MANIFEST,
+    Artifact,
+    Contents,
+    InputRef,
+    ancestors,
+    canonical_json,
+    manifest_text,
+    read_manifest,
+    sha256_of,
+)
 from edgevit.configs import Evaluate, Export, Load
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.store import Store, changed_fields, ingredients
@@ -206,5 +218,183 @@ def test_canonical_json_does_not_depend_on_order(value: dict[str, Any]) -> None:
 
 def test_a_manifest_survives_its_file(tmp_path: Path) -> None:
     artifact = made(Store(tmp_path))
+    assert read_manifest(artifact.path / MANIFEST) == artifact.manifest
+
+
+FLIPS = 100
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def assert_noticed(artifact: Artifact, store: Store, content: bytes) -> None:
+    """An altered manifest is no artifact, by its folder or by its key."""
+    (artifact.path / MANIFEST).write_bytes(content)
+    with pytest.raises(ArtifactError):
+        Artifact.load(artifact.path)
+    said: list[str] = []
+    assert store.find(artifact.manifest.key, said.append) is None
+    assert "it is made again" in said[0]
+
+
+def assert_flips_are_noticed(folder: Path, seed: int, flips: int) -> None:
+    store = Store(folder)
+    artifact = made(store)
+    content = (artifact.path / MANIFEST).read_bytes()
+    for bit in random.Random(seed).sample(range(8 * len(content)), flips):
+        changed = flipped(content, bit)
+        if is_other_json(changed, content):
+            assert_noticed(artifact, store, changed)
+    assert made(store).digest == artifact.digest
+
+
+def is_other_json(changed: bytes, content: bytes) -> bool:
+    """False for a flip from one kind of white space to another."""
+    try:
+        return bool(json.loads(changed) != json.loads(content))
+    except ValueError:
+        return True
+
+
+def test_a_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    assert_flips_are_noticed(tmp_path, 0, FLIPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_any_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path, seed: int) -> None:
+    assert_flips_are_noticed(tmp_path, seed, 5 * FLIPS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"seconds": ', '"seconds": 1'),
+        ('"seconds": ', '"seconds": 1e999, "was": '),
+        ('"seconds": ', '"seconds": NaN, "was": '),
+        ('"stage_version": ', '"stage_version": ' + "9" * 5000),
+        ('"stage_version": ', '"stage_version": ' + "[" * 100_000),
+        ('"schema_version": 2', '"schema_version": 1'),
+        ('"sha256": "', '"sha256": "0'),
+        ('"kind": "checkpoint"', '"kind": "onnx"'),
+    ],
+    ids=lambda text: text[-25:],
+)
+def test_an_altered_manifest_is_made_again(tmp_path: Path, old: str, new: str) -> None:
+    store = Store(tmp_path)
+    artifact = made(store)
     text = (artifact.path / MANIFEST).read_text()
-    assert Manifest.model_validate_json(text) == artifact.manifest
+    assert old in text
+    assert_noticed(artifact, store, text.replace(old, new).encode())
+    assert made(store).digest == artifact.digest
+    assert store.find(artifact.manifest.key) is not None
+
+
+def test_a_manifest_without_its_hash_is_noticed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = made(store)
+    fields = json.loads((artifact.path / MANIFEST).read_text())
+    del fields["sha256"]
+    assert_noticed(artifact, store, json.dumps(fields).encode())
+
+
+def test_results_of_older_versions_stay_finished(tmp_path: Path) -> None:
+    """Their manifests have schema version 1 and no hash."""
+    store = Store(tmp_path)
+    artifact = made(store)
+    old = artifact.manifest.model_copy(update={"schema_version": 1})
+    (artifact.path / MANIFEST).write_text(old.model_dump_json(indent=1))
+    assert store.find(artifact.manifest.key) == Artifact(artifact.path, old)
+    (artifact.path / MANIFEST).write_text(
+        old.model_dump_json(indent=1).replace('"seconds": ', '"seconds": 1e999, "a": ')
+    )
+    assert store.find(artifact.manifest.key) is None
+
+
+def test_swapped_results_are_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    other = LOAD.model_copy(update={"model": "resnet34"})
+    one, two = made(store, text="one"), made(store, other, text="two")
+    homes = [artifact.path.parent for artifact in (one, two)]
+    homes[0].rename(tmp_path / "away")
+    homes[1].rename(homes[0])
+    (tmp_path / "away").rename(homes[1])
+    said: list[str] = []
+    assert [store.find(artifact.manifest.key, said.append) for artifact in (one, two)] == [None, None]
+    assert "this is the result of another stage" in said[0]
+    assert made(store, text="one").file("model.txt").read_text() == "one"
+    assert made(store, other, text="two").file("model.txt").read_text() == "two"
+
+
+def test_a_result_under_another_digest_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = made(store)
+    (artifact.path.parent / "current").unlink()
+    (artifact.path.parent / "current").symlink_to("other")
+    artifact.path.rename(artifact.path.with_name("other"))
+    assert store.find(artifact.manifest.key) is None
+    assert made(store).path == artifact.path
+
+
+def with_inputs(store: Store, artifact: Artifact, inputs: dict[str, InputRef]) -> None:
+    """Write other inputs into a manifest, whose hash is right."""
+    manifest = artifact.manifest.model_copy(update={"inputs": inputs})
+    (artifact.path / MANIFEST).write_text(manifest_text(manifest))
+
+
+@pytest.mark.parametrize("length", [1, 2, 2000])
+def test_inputs_that_lead_back_are_an_error(tmp_path: Path, length: int) -> None:
+    store = Store(tmp_path)
+    first = made(store)
+    chain = [
+        first.ref().model_copy(update={"key": f"{number:040x}", "digest": f"{number:040x}"}) for number in range(length)
+    ]
+    for ref, behind in zip(chain, [*chain[1:], chain[0]], strict=True):
+        folder = tmp_path / ref.key / ref.digest
+        folder.mkdir(parents=True)
+        with_inputs(
+            store,
+            Artifact(folder, first.manifest.model_copy(update={"key": ref.key, "digest": ref.digest})),
+            {"model": behind},
+        )
+    with pytest.raises(ArtifactError, match="its inputs lead back to itself"):
+        ancestors(Artifact.load(tmp_path / chain[0].key / chain[0].digest))
+
+
+def test_inputs_outside_of_the_store_are_not_read(tmp_path: Path) -> None:
+    outside, store = made(Store(tmp_path / "outside")), Store(tmp_path / "store")
+    artifact = made(store)
+    ref = outside.ref().model_copy(update={"key": f"../outside/{outside.manifest.key}"})
+    with_inputs(store, artifact, {"model": ref})
+    with pytest.raises(ArtifactError, match="another stage"):
+        ancestors(Artifact.load(artifact.path))
+
+
+@pytest.mark.parametrize(
+    "place", ["lock", "lock/KEY", "work", "work/KEY", "work/KEY/last.pt", "tmp", "KEY", "cache/a/b"]
+)
+def test_nothing_is_written_through_a_link_in_a_store(tmp_path: Path, place: str) -> None:
+    store, victim = Store(tmp_path / "store"), tmp_path / "victim"
+    key = store.key(ingredients(LOAD, {}, None, None))
+    if place.endswith(("lock/KEY", "last.pt", "b")):
+        victim.write_text("kept")
+    else:
+        victim.mkdir()
+    link = store.root / place.replace("KEY", key)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    with pytest.raises(ArtifactError, match="a link or a device is in the store"):
+        made(store)
+    assert victim.read_text() == "kept" if victim.is_file() else not [*victim.iterdir()]
+
+
+def test_a_pipe_in_a_work_folder_is_an_error(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    work = tmp_path / "work" / store.key(ingredients(LOAD, {}, None, None))
+    work.mkdir(parents=True)
+    os.mkfifo(work / "last.pt")
+    with pytest.raises(ArtifactError, match="a link or a device"):
+        made(store)

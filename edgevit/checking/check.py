@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from edgevit.artifacts import Json
 from edgevit.checking.graph import Graph
-from edgevit.checking.nvidia import Answer, ask
+from edgevit.checking.nvidia import Answer, BuilderDied, ask
 from edgevit.checking.older_parsers import Verdict, verdicts
 from edgevit.checking.onnxruntime import Optimized, mend, optimized_or_refused
 from edgevit.checking.precision import Product, got_in_plan, precisions, products, unfused_attentions
@@ -149,6 +149,7 @@ def check_onnx(path: Path) -> Checked:
 
     Raises:
         ArtifactError: it is no valid ONNX file, or too large to be built from one.
+        BuilderDied: NVIDIA's builder was ended before it answered.
     """
     graph = graph_of(read_onnx(path), path)
     diagnostics = tuple(tensorrt_diagnostics(graph))
@@ -173,6 +174,8 @@ def _answer(graph: Graph, diagnostics: Sequence[Diagnostic]) -> tuple[Answer | N
             return None, f"{one.what}, and NVIDIA's builder can only be asked about fixed ones"
     try:
         return ask(graph.model), ""
+    except BuilderDied:
+        raise
     except (MissingDependency, TargetError) as error:
         return None, str(error)
 

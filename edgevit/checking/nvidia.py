@@ -26,15 +26,20 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgevit.checking.plan import Kernel, kernels_of
 from edgevit.checking.stub_library import shared_library
-from edgevit.errors import MissingDependency, TargetError
+from edgevit.errors import MissingDependency, TargetError, is_out_of_memory
 from edgevit.provenance import version_of
 
 CHILD = Path(__file__).with_name("nvidia_child.py")
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 TIME_LIMIT_S, SELF_CHECK_LIMIT_S = 600, 60
 WHEEL, BINDINGS = "onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt-cu13-bindings"
 PACKAGES = {"onnxruntime_ep_nv_tensorrt_rtx": WHEEL, "tensorrt_bindings": BINDINGS}
 LIBRARIES = {"libnvinfer.so.11": "libtensorrt_rtx.so.", "libnvonnxparser.so.11": "libtensorrt_onnxparser_rtx.so."}
 PLUGINS, PLUGINS_ENTRY = "libnvinfer_plugin.so.11", "initLibNvInferPlugins"
+
+
+class BuilderDied(TargetError):
+    """The builder was ended before it answered: what it would say of the model is not known."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +70,28 @@ class Answer:
 
 
 def ask(model: ModelProto) -> Answer:
-    """Parse and build a model, an open batch size taken as 1. A builder that crashes or hangs has refused it.
+    """Parse and build a model, an open batch size taken as 1. A builder that crashes twice has refused it.
 
     Args:
         model: each node has a name of its own.
 
     Raises:
+        BuilderDied: it was ended, or had too little memory or time. That says nothing of the model.
         MissingDependency, TargetError: as `builder`.
     """
     answering = builder()
     numbered, names = _with_numbered_nodes(model)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        file.write_bytes(numbered.SerializeToString())
-        answers, ending = _child(Path(folder), [file], TIME_LIMIT_S)
-    if not answers:
-        return Answer(answering, False, (Refusal("", "", f"it did not survive this model: {ending}"),), 0.0, 0, ())
-    return _read(answers[0], answering, names)
+    for _ in range(2):
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            file.write_bytes(numbered.SerializeToString())
+            answers, ending = _child(Path(folder), [file], TIME_LIMIT_S)
+        if answers:
+            return _read(answers[0], answering, names)
+        if not ending.is_crash:
+            raise _died(ending.said)
+    reason = f"it does not survive this model: {ending.said}, twice"
+    return Answer(answering, False, (Refusal("", "", reason),), 0.0, 0, ())
 
 
 def builder() -> str:
@@ -90,6 +100,7 @@ def builder() -> str:
     Raises:
         MissingDependency: the extra is not installed.
         TargetError: this machine is no x86-64 Linux, or the libraries do not do here what they should.
+        BuilderDied: it was ended before it answered.
     """
     _check_machine()
     works, found = _self_check()
@@ -112,13 +123,21 @@ def _self_check() -> tuple[bool, str]:
         for file, zero_point in zip(files, (np.int8(0), np.uint8(128)), strict=True):
             file.write_bytes(_quantized_product(zero_point).SerializeToString())
         answers, ending = _child(Path(folder), files, SELF_CHECK_LIMIT_S)
+    if len(answers) < len(files) and not ending.is_crash:
+        raise _died(ending.said)
     built = [answer["built"] for answer in answers]
-    return built == [True, False] and bool(kernels_of(answers[0]["layers"])), f"built: {built}, {ending}"
+    return built == [True, False] and bool(kernels_of(answers[0]["layers"])), f"built: {built}, {ending.said}"
 
 
 def runs_here() -> bool:
     """Whether NVIDIA's libraries are made for this machine."""
     return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+def installed_builder() -> str | None:
+    """The package that would answer on this machine, with its version, or None; nothing is tried."""
+    missing = not runs_here() or any(find_spec(module) is None for module in PACKAGES)
+    return None if missing else f"{WHEEL} {version_of(WHEEL)}"
 
 
 def _check_machine() -> None:
@@ -136,7 +155,24 @@ def _check_machine() -> None:
         )
 
 
-def _child(folder: Path, files: list[Path], limit_s: float) -> tuple[list[dict[str, Any]], str]:
+@dataclass(frozen=True)
+class _Ending:
+    """How the child ended; a crash is its own doing, and no lack of memory is known."""
+
+    said: str
+    is_crash: bool = False
+
+
+def _died(how: str) -> BuilderDied:
+    return BuilderDied(
+        "NVIDIA's builder ended before it answered",
+        where="check",
+        got=how,
+        next="run the same command again; where memory or time was short, with less beside it",
+    )
+
+
+def _child(folder: Path, files: list[Path], limit_s: float) -> tuple[list[dict[str, Any]], _Ending]:
     """The answers, as far as the child came, and how it ended."""
     libraries, out = folder / "libraries", folder / "answer.json"
     libraries.mkdir()
@@ -150,7 +186,7 @@ def _child(folder: Path, files: list[Path], limit_s: float) -> tuple[list[dict[s
         )
         ending = _ending(done.returncode, done.stderr)
     except subprocess.TimeoutExpired:
-        ending = f"no answer after {limit_s} s"
+        ending = _Ending(f"no answer after {limit_s} s")
     return (json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []), ending
 
 
@@ -181,11 +217,16 @@ def _library_version() -> str:
     return _library(prefix).name.removeprefix(prefix)
 
 
-def _ending(code: int, errors: str) -> str:
+def _ending(code: int, errors: str) -> _Ending:
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
+        crashed = -code in CRASHES and not _tells_of_memory([errors])
+        return _Ending(f"killed by {signal.Signals(-code).name}", crashed)
     last = next((line for line in reversed(errors.splitlines()) if line.strip()), "")
-    return f"exit status {code}{': ' if last else ''}{last}"
+    return _Ending(f"exit status {code}{': ' if last else ''}{last}")
+
+
+def _tells_of_memory(errors: list[str]) -> bool:
+    return any(is_out_of_memory(RuntimeError(error)) or "OutOfMemory" in error for error in errors)
 
 
 def _with_numbered_nodes(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:
@@ -202,6 +243,8 @@ def _read(answer: dict[str, Any], answering: str, names: dict[str, str]) -> Answ
     refused = [
         Refusal(names.get(one["node"], one["node"]), one["operator"], one["reason"]) for one in answer["refused"]
     ]
+    if not answer["built"] and _tells_of_memory([*answer["errors"], *(one.reason for one in refused)]):
+        raise _died(next(filter(None, answer["errors"]), "it was out of memory"))
     if not answer["built"] and not refused:
         refused = [Refusal("", "", reason) for reason in answer["errors"] or ["no reason given"]]
     kernels = tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import os
 import sys
 import traceback
@@ -12,10 +12,10 @@ import typer
 
 from edgevit import __version__
 from edgevit.cli import checks, environment, inspection, learning_rate, making, measuring, recipes, shipping
+from edgevit.cli.machine import check_working_folder, explained
 from edgevit.errors import EdgevitError
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="edgevit",
@@ -40,7 +40,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    check_working_folder()
 
 
 for title, commands in (
@@ -74,35 +74,39 @@ def main() -> None:
     # was seen to run 3 to 15 times slower. Not spinning at all costs a third on idle cores; this little costs nothing
     # in either case. libgomp reads it when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is shown by its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        sys.exit(_status_of_command())
     except EdgevitError as error:
         _fail(str(error), error.exit_code)
-    except OSError as error:
-        if error.errno not in DISK_IS_FULL and error.filename is None:
-            _bug()
-        _fail(_explained(error), 2)
+    except Exception as error:  # noqa: BLE001 - what is not explained is a bug of ours
+        said = explained(error)
+        if said is None:
+            traceback.print_exc()
+            sys.exit(70)
+        _fail(str(said), said.exit_code)
+
+
+def _status_of_command() -> str | int | None:
+    """Run the command of the command line. It ends without a word where the reader of stdout (`| head`) has gone."""
+    status: str | int | None = 0
+    try:
+        app()
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:
-            goes_on = sys.argv[1:2] == ["run"]
-            said = "the same command goes on from here" if goes_on else "nothing was written"
-            print(f"stopped; {said}", file=sys.stderr)
-        raise
-    except Exception:  # noqa: BLE001 - whatever else escapes is a bug of ours
-        _bug()
-
-
-def _explained(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    if error.errno in DISK_IS_FULL:
-        return f"{where}the disk is full\n  next: free some room and run the same command again"
-    return f"{where}{error.strerror}"
-
-
-def _bug() -> NoReturn:
-    """The exception that is being handled, whole, and a status that means neither of the others."""
-    traceback.print_exc()
-    sys.exit(70)
+        status = ended.code
+    if status == INTERRUPTED:
+        goes_on = sys.argv[1:2] == ["run"]
+        said = "the same command goes on from here" if goes_on else "nothing was written"
+        print(f"stopped; {said}", file=sys.stderr)
+    if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer met the closed pipe
+        return 0
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def _fail(message: str, status: int) -> NoReturn:

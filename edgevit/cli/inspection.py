@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgevit.cli.options import ModelPath
-from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, print_table, terminal_context
+from edgevit.cli.output import (
+    JsonFlag,
+    check_out,
+    next_command,
+    print_json,
+    print_table,
+    terminal_context,
+    write_text_whole,
+)
 
 if TYPE_CHECKING:
     from edgevit.checking import Inspected
@@ -41,8 +49,7 @@ def inspect(
     if html is not None:
         from edgevit.report.inspection import inspection_page
 
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(inspection_page(found), encoding="utf-8")
+        write_text_whole(html, inspection_page(found))
         typer.echo(f"wrote {html}", err=True)
     if as_json:
         print_json(found.to_json())

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, set_options, terminal_context
+from edgevit.cli.output import (
+    JsonFlag,
+    check_out,
+    next_command,
+    print_json,
+    set_options,
+    terminal_context,
+    write_text_whole,
+)
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -74,7 +83,7 @@ def run(
     stages = {stage.id: done[stage.id] for stage in loaded.stages}
     made = [name for name, artifact in stages.items() if before.get(name) != artifact.ref()]
     folder = runs / loaded.name
-    reports = [folder / name for name, artifact in stages.items() if artifact.kind == "report"]
+    reports = {name: artifact for name, artifact in stages.items() if artifact.kind == "report"}
     if as_json:
         answer = {name: _summary_of(artifact, name in made) for name, artifact in stages.items()}
         print_json({"name": loaded.name, "runs": folder, "stages": answer})
@@ -83,10 +92,10 @@ def run(
             typer.echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing was to be done")
             if check:
                 typer.echo("--check compared nothing: it looks at stages that run; --fresh ID makes one run again")
-        _print_summaries(reports)
+        _print_summaries(reports.values())
         bundles = [folder / name for name, artifact in stages.items() if artifact.kind == "bundle"]
         if reports:
-            next_command("open", reports[-1] / "report.html")
+            next_command("open", folder / [*reports][-1] / "report.html")
         if bundles:
             next_command("edgevit predict", bundles[-1], "IMAGE")
     if any(one.metrics["meets_budget"] is False for one in stages.values() if one.kind == "report"):
@@ -132,8 +141,7 @@ def init(
     if out.exists() and not force:
         raise RecipeError("the file is already there", where=out, next="give another --out, or --force")
     text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    write_text_whole(out, text)
     typer.echo(summary)
     typer.echo(f"wrote {out}")
     next_command("edgevit run", out)
@@ -149,6 +157,7 @@ def report(
     """
     import json
 
+    from edgevit.artifacts import Artifact
     from edgevit.errors import ArtifactError, listed
 
     if runs := _runs_with_reports(run_folder):
@@ -158,11 +167,11 @@ def report(
     if not found:
         expected = "a run that has a report stage"
         raise ArtifactError("there is no report here", where=run_folder, expected=expected, next="edgevit run RECIPE")
-    for folder in found:
+    for made in map(Artifact.load, found):
         if as_json:
-            print_json(json.loads((folder / "report.json").read_text()))
+            print_json(json.loads(made.file("report.json").read_text(encoding="utf-8")))
         else:
-            typer.echo((folder / "report.md").read_text())
+            typer.echo(made.file("report.md").read_text(encoding="utf-8"))
     next_command("open", found[-1] / "report.html")
 
 
@@ -242,10 +251,10 @@ def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:
     return {"kind": artifact.kind, "key": key, "digest": digest, "made": made, "metrics": artifact.metrics}
 
 
-def _print_summaries(reports: list[Path]) -> None:
+def _print_summaries(reports: Iterable[Artifact]) -> None:
     import json
 
     from edgevit.report import summary
 
-    for report_folder in reports:
-        typer.echo(summary(json.loads((report_folder / "report.json").read_text())))
+    for made in reports:
+        typer.echo(summary(json.loads(made.file("report.json").read_text(encoding="utf-8"))))

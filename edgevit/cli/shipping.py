@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +66,7 @@ def bundle(
     Example: edgevit bundle deit.int8.onnx --out bundle/
     """
     from edgevit.configs import Bundle
+    from edgevit.disks import copy_folder
     from edgevit.errors import ArtifactError
     from edgevit.workshop import workshop
 
@@ -78,7 +78,7 @@ def bundle(
         config = Bundle(stage="bundle", id="bundle", model="model", support="support" if support else None)
         made = shop.make(config, model=shop.model(model), **images)
         with whole_or_not_at_all(out) as part:
-            shutil.copytree(made.path, part)
+            copy_folder(made.path, part)
     if as_json:
         print_json({"out": out, "files": sorted(made.manifest.files), "metrics": made.metrics})
     else:

@@ -277,7 +277,7 @@ class Profile(OnTarget):
 class Check(Stage):
     """What NVIDIA's builder makes of an ONNX file for TensorRT, on this machine and without a GPU.
 
-    Without the extra tensorrt-check it answers by rules and tables alone; `--fresh` asks again once that is installed.
+    Without the extra tensorrt-check it answers by rules and tables alone; the builder is asked once that is installed.
     """
 
     stage: Literal["check"]

@@ -94,7 +94,7 @@ class ImageStates:
         if self._file and self._grown:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             half = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-            half.write_text(json.dumps({"version": _VERSION, "files": self._known}, separators=(",", ":")))
+            half.write_text(json.dumps({"version": _VERSION, "files": self._known}, separators=(",", ":")), "utf-8")
             half.replace(self._file)
             self._grown = False
 
@@ -136,7 +136,7 @@ def _problem(read: Callable[[], object]) -> str | None:
 def _load(file: Path | None) -> dict[str, list[Any]]:
     """What is known, or nothing where the file is missing or damaged: it can always be made again."""
     try:
-        content = json.loads(file.read_text()) if file else {}
+        content = json.loads(file.read_text("utf-8")) if file else {}
         return dict(content["files"]) if content.get("version") == _VERSION else {}
     except (OSError, ValueError, KeyError, AttributeError):
         return {}

@@ -18,7 +18,7 @@ from onnx import ModelProto
 from torch import nn
 
 from edgevit.artifacts import IOSpec
-from edgevit.errors import ArtifactError, first_line
+from edgevit.errors import ArtifactError, first_line, is_out_of_memory
 from edgevit.exporting.layers import layers_by_output, name_nodes
 from edgevit.models.creation import timm_model
 from edgevit.models.embedding import WithEmbedding, classifiers
@@ -77,7 +77,9 @@ def onnx_from_module(
                 with _quiet(), torch.no_grad():
                     model = exporter(deployed, spec, opset, dynamic)
                     _check_batch_is_open(model, dynamic)
-            except Exception as error:  # noqa: BLE001 - tracing runs the model's own code, which may raise anything
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 reasons.append(f"{exporter.__name__[1:]}: {first_line(error.__cause__ or error)}")
                 continue
             layers = layers_by_output(model, classifier, _example(spec, dynamic=False))
@@ -166,7 +168,7 @@ def _quiet() -> Iterator[None]:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
-            open(os.devnull, "w") as nowhere,
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
         ):
             warnings.simplefilter("ignore")
             os.dup2(nowhere.fileno(), 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,6 +27,7 @@ from edgevit.models.creation import BuiltModel, with_test_time_views
 from edgevit.progress import Bar, SilentProgress
 from edgevit.training import ranks
 from edgevit.training.inference import outputs_of
+from edgevit.training.sealed_files import opened_sealed, write_sealed
 
 SCORES = "learning_rates.json"
 
@@ -98,8 +98,10 @@ class _Trainings:
     def __init__(self, checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> None:
         self._checkpoint, self._task, self._config = checkpoint, task, config
         self._context = replace(context, progress=SilentProgress(), tensorboard=None)
+        self._say = context.progress.say
         self._file = context.work / SCORES
-        self._done: dict[str, list[float]] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        self._owner = f"learning rates {context.training}"
+        self._done = self._read()
 
     def scores(self, number: int, fold: Fold, bar: Bar) -> dict[float, Score]:
         """The score of each learning rate in one fold."""
@@ -115,6 +117,15 @@ class _Trainings:
             bar.advance(1)
         return {rate: Score(*self._done[name]) for rate, name in names.items()}
 
+    def _read(self) -> dict[str, list[float]]:
+        with opened_sealed(self._file, self._owner) as opened:
+            if opened is not None:
+                done: dict[str, list[float]] = json.load(opened)
+                return done
+        if self._file.exists():
+            self._say(f"    note: {self._file} is damaged: the learning rates are tried again")
+        return {}
+
     def _start(self, learned: Task) -> BuiltModel:
         return with_classes_of_task(self._checkpoint, learned, self._config, self._context)
 
@@ -123,7 +134,8 @@ class _Trainings:
         config, device = self._config.model_copy(update={"learning_rate": rate}), torch.device(self._context.device)
         own = start._replace(module=copy.deepcopy(start.module))
         try:
-            tuned = finetuned(own, learned, config, replace(self._context, work=work), work)
+            training = f"{self._context.training} {work.name}"
+            tuned = finetuned(own, learned, config, replace(self._context, work=work, training=training), work)
         except Diverged:
             if ranks.count() > 1:  # the others may not have diverged, and wait
                 raise
@@ -137,7 +149,5 @@ class _Trainings:
         """Write the score in one step, and remove what the training has left."""
         self._done[name] = list(one)
         if ranks.rank() == 0:
-            half = self._file.with_suffix(".half")
-            half.write_text(json.dumps(self._done))
-            os.replace(half, self._file)
+            write_sealed(self._file, self._owner, json.dumps(self._done).encode())
             shutil.rmtree(self._context.work / name)

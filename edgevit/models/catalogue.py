@@ -37,14 +37,14 @@ class Entry(Frozen):
 @cache
 def read() -> tuple[Entry, ...]:
     """All entries, smallest first."""
-    with CATALOGUE_FILE.open(newline="") as file:
+    with CATALOGUE_FILE.open(newline="", encoding="utf-8") as file:
         rows = [{**row, "tested_sizes": row["tested_sizes"].split()} for row in csv.DictReader(file)]
     return tuple(Entry.model_validate(row) for row in rows)
 
 
 def write(entries: list[Entry]) -> None:
     """Replace the catalogue."""
-    with CATALOGUE_FILE.open("w", newline="") as file:
+    with CATALOGUE_FILE.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Entry.model_fields)
         for entry in sorted(entries, key=lambda one: (one.params, one.name)):

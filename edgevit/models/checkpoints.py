@@ -7,7 +7,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from zipfile import BadZipFile
 
 import torch
@@ -33,6 +33,7 @@ from edgevit.models.distillation_token import DistillationTokenModel, Inference
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHOWN_KEYS = 3
+NOT_WHOLE = (RuntimeError, EOFError, BadZipFile, LookupError, ValueError, TypeError, AttributeError)  # of torch.load
 PYTORCH_BEGINNINGS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # a zip, a bare pickle
 
 
@@ -51,7 +52,7 @@ def save_checkpoint(model: nn.Module, description: ModelDescription, out: Path) 
     """
     state = {key: value.detach().cpu().contiguous().clone() for key, value in timm_model(model).state_dict().items()}
     write_to_disk(out / WEIGHTS, save(state))
-    (out / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n")
+    (out / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def checkpoint_contents(
@@ -73,12 +74,22 @@ def checkpoint_contents(
     )
 
 
-def write_to_disk(path: Path, content: bytes | memoryview) -> None:
+def write_to_disk(path: Path, *contents: bytes | memoryview) -> None:
     """Write a file that outlasts a power cut; OSError on a full disk, which torch and safetensors call otherwise."""
     with path.open("wb") as file:
-        file.write(content)
+        file.writelines(contents)
         file.flush()
         os.fsync(file.fileno())
+
+
+def load_tensors(file: Path | BinaryIO) -> object:
+    """What torch saved, on the CPU, without running code: UnpicklingError where that would be needed.
+
+    A damaged file raises one of NOT_WHOLE.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on how a file was pickled
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def model_from_checkpoint(artifact: Artifact) -> nn.Module:
@@ -259,9 +270,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if not file.read(4).startswith(PYTORCH_BEGINNINGS):
             raise ArtifactError("this is no PyTorch file", where=path, got=f"{path.stat().st_size} bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on how a file was pickled
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = load_tensors(path)
     except pickle.UnpicklingError:
         raise ArtifactError(
             "this file holds more than tensors: opening it could run code, so it was not opened",
@@ -269,7 +278,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             expected="tensors only",
             next="ask its author for a .safetensors file",
         ) from None
-    except (RuntimeError, EOFError, BadZipFile, LookupError, ValueError, TypeError, AttributeError) as error:
+    except NOT_WHOLE as error:
         raise ArtifactError(f"this is no whole PyTorch file: {first_line(error)}", where=path) from None
     return _state_dict_in(loaded, path)
 

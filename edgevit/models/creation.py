@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import Frozen, Json, Preprocess
 from edgevit.configs import View
-from edgevit.errors import ArtifactError, RecipeError, first_line
+from edgevit.errors import ArtifactError, RecipeError, first_line, is_out_of_memory
 from edgevit.models import catalogue
 from edgevit.models.agreement import LARGEST_DEVIATION, deviation
 from edgevit.models.cost import macs_by_module
@@ -339,6 +339,8 @@ def _timm_create(name: str, args: Json, extra: Json, pretrained: bool, seed: int
         try:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **extra, **args)
         except (AssertionError, ValueError, RuntimeError, OSError) as error:
+            if is_out_of_memory(error):
+                raise
             if pretrained and isinstance(error, (RuntimeError, OSError)):
                 raise ArtifactError(
                     f"the pretrained weights of {name} cannot be fetched: {first_line(error)}",
@@ -366,6 +368,8 @@ def _check_runs(model: nn.Module, name: str, size: int) -> None:
         if not torch.isfinite(logits).all():
             raise ValueError("its output is not finite")
     except (AssertionError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise RecipeError(
             f"{name} cannot take {size} px: {first_line(error)}", got=f"image_size {size}", expected=_what_works(name)
         ) from None

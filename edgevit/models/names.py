@@ -37,7 +37,7 @@ def nearest_models(name: str, count: int = 3) -> list[str]:
 @cache
 def listed_names() -> frozenset[str]:
     """The stored names: architectures, and architectures with each tag of pretrained weights."""
-    return frozenset(NAMES_FILE.read_text().split())
+    return frozenset(NAMES_FILE.read_text(encoding="utf-8").split())
 
 
 def names_in_timm() -> set[str]:
@@ -48,4 +48,4 @@ def names_in_timm() -> set[str]:
 
 
 if __name__ == "__main__":
-    NAMES_FILE.write_text("\n".join(sorted(names_in_timm())) + "\n")
+    NAMES_FILE.write_text("\n".join(sorted(names_in_timm())) + "\n", encoding="utf-8")

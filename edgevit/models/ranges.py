@@ -43,7 +43,7 @@ class TrainedRanges(Frozen):
 
 def save_ranges(ranges: TrainedRanges, out: Path) -> None:
     """Write `ranges.json` into folder `out`."""
-    (out / RANGES).write_text(ranges.model_dump_json(indent=2) + "\n")
+    (out / RANGES).write_text(ranges.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def trained_ranges(checkpoint: Artifact) -> TrainedRanges | None:

@@ -78,6 +78,6 @@ def _cpuinfo() -> dict[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +21,10 @@ from edgevit.artifacts import Preprocess
 from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset, Indices
 from edgevit.data.loading import UNLABELLED, ViewDataset, epoch_order
-from edgevit.errors import DataError, EdgevitError, RecipeError
+from edgevit.errors import DataError, EdgevitError, RecipeError, first_line
 
-_LOADER_DIED = ("DataLoader worker", "Pin memory thread")
+# In words of torch's; the last two come of reading what a dead worker was sending
+_LOADER_DIED = ("DataLoader worker", "Pin memory thread", "received 0 items of ancdata", "unable to mmap")
 
 
 class Counts(NamedTuple):
@@ -182,9 +186,10 @@ class Batches(TorchDataset[Batch]):
         With `pinned`, in memory from which a GPU copies while the process goes on.
         """
         steps = range(first_step, self.total_steps)
-        made = iter(DataLoader(_Made(self), batch_size=None, sampler=steps, num_workers=workers, pin_memory=pinned))
+        how = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": _say_nothing_of_lost_readers}
+        made = iter(DataLoader(_Made(self), batch_size=None, sampler=steps, **how))  # type: ignore[arg-type]
         for _ in steps:
-            batch = _next(made)
+            batch = next(made)
             if isinstance(batch, EdgevitError):
                 raise batch
             yield batch
@@ -274,17 +279,39 @@ class _Made(TorchDataset[Batch | EdgevitError]):
             return error
 
 
-def _next(made: Iterator[Batch | EdgevitError]) -> Batch | EdgevitError:
+@contextmanager
+def naming_dead_workers(workers: int) -> Iterator[None]:
+    """Within it, the death of a process that loads images is a DataError.
+
+    torch raises at the death wherever the main process is, in the middle of a step too; or the main process reads what
+    a dead worker was sending.
+    """
     try:
-        return next(made)
-    except RuntimeError as error:
-        if not any(words in str(error) for words in _LOADER_DIED):
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        if not any(words in str(error) for words in _LOADER_DIED) and not (workers and _is_of_a_lost_sender(error)):
             raise
         raise DataError(
             "a process that loads images died",
-            got=str(error).splitlines()[0],
+            got=first_line(error),
             next="it may have run out of memory, also of shared memory: fewer --workers, or --workers 0",
         ) from None
+
+
+def _say_nothing_of_lost_readers(worker: int) -> None:
+    """For a worker: where the training ends in the middle of a message, that is no news, and no traceback."""
+
+    def hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        if not isinstance(error, (ConnectionError, EOFError)):
+            sys.__excepthook__(kind, error, where)
+
+    sys.excepthook = hook
+
+
+def _is_of_a_lost_sender(error: Exception) -> bool:
+    """Whether reading from another process failed because it is no more."""
+    lost = isinstance(error, (ConnectionResetError, ConnectionRefusedError, EOFError))
+    return lost or (isinstance(error, FileNotFoundError) and error.filename is None)  # its socket
 
 
 def batch_shares(shares: Sequence[float], batch_size: int) -> list[int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,12 +19,14 @@ from edgevit.artifacts import Preprocess, sha256_of
 from edgevit.models.creation import classifier_prefixes, timm_model
 from edgevit.models.views import MultiViewModel
 from edgevit.provenance import version_of
+from edgevit.training.sealed_files import opened_sealed, write_sealed
 
 KEY_BYTES = 16
 SHARD_ROWS = 1024
-FORMAT = 1
+FORMAT = 2  # sealed
 ABANDONED_S = 3600  # after so long a file that is not whole belongs to a run that was killed
 NOT_OF_THE_BODY = ("training", "num_classes", "distilled_training")
+_NOT_WHOLE = (ValueError, EOFError, LookupError, TypeError, zipfile.BadZipFile)  # of np.load
 DECIDE_EMBEDDINGS = ("torch", "timm", "numpy", "onnxruntime")
 
 
@@ -39,7 +42,8 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: Path, model: nn.Module, preprocess: Preprocess, device: torch.device) -> None:
-        self._folder = folder / body_key(model, preprocess, device)
+        key = body_key(model, preprocess, device)
+        self._folder, self._owner = folder / key, f"embeddings {key}"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._places: dict[bytes, int] = {}
         self._block = torch.empty(0, 0)
@@ -48,7 +52,7 @@ class EmbeddingCache:
             if time.time() - half.stat().st_mtime > ABANDONED_S:
                 half.unlink(missing_ok=True)
         for file in sorted(self._folder.glob("*.npz")):
-            self._add(*_read_shard(file))
+            self._add(*_read_shard(file, self._owner))
         self._saved = len(self._places)
 
     def rows(self, canvases: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -69,11 +73,10 @@ class EmbeddingCache:
         new = [key for key, place in self._places.items() if place >= self._saved]
         keys = np.frombuffer(b"".join(new), np.uint8).reshape(-1, KEY_BYTES)
         file = self._folder / f"{uuid4().hex}.npz"
-        half = file.with_suffix(".half")
         self._folder.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
-        with half.open("wb") as stream:
-            np.savez(stream, keys=keys, rows=self._block[self._saved : known].numpy())
-        os.replace(half, file)
+        content = io.BytesIO()
+        np.savez(content, keys=keys, rows=self._block[self._saved : known].numpy())
+        write_sealed(file, self._owner, content.getbuffer())
         self._saved = known
 
     def _add(self, keys: Sequence[bytes], rows: Tensor) -> None:
@@ -126,16 +129,12 @@ def _settings(module: nn.Module) -> list[str]:
     ]
 
 
-def _read_shard(file: Path) -> tuple[Sequence[bytes], Tensor]:
-    """The rows of a file; none of a damaged one, which is removed."""
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            keys, rows = [key.tobytes() for key in arrays["keys"]], torch.from_numpy(arrays["rows"])
-        if len(keys) != len(rows) or rows.ndim != 2:
-            raise ValueError("not as it was written")
-    except OSError:
-        return [], torch.empty(0, 0)
-    except (ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile):
+def _read_shard(file: Path, owner: str) -> tuple[Sequence[bytes], Tensor]:
+    """The rows of a file; none of a damaged file, or of another model's, which is removed."""
+    with suppress(OSError):
+        with opened_sealed(file, owner) as stream, suppress(*_NOT_WHOLE):
+            if stream is not None:
+                arrays = np.load(stream, allow_pickle=False)
+                return [key.tobytes() for key in arrays["keys"]], torch.from_numpy(arrays["rows"])
         file.unlink(missing_ok=True)
-        return [], torch.empty(0, 0)
-    return keys, rows
+    return [], torch.empty(0, 0)

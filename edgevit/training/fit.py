@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -23,18 +21,17 @@ from edgevit.configs import Training
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalise
-from edgevit.errors import Diverged, TrainingError
-from edgevit.models.checkpoints import write_to_disk
+from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line, is_out_of_memory
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training import ranks, sharding
-from edgevit.training.batches import Batch, Batches, TrainingStream, seed_of
+from edgevit.training.batches import Batch, Batches, TrainingStream, naming_dead_workers, seed_of
 from edgevit.training.event_files import EventFile
 from edgevit.training.inference import accuracy
 from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
 from edgevit.training.optimisation import checkpoint_gradients, freeze, optimizer_for, scheduler_for
-from edgevit.training.precision import autocast, is_out_of_memory
-from edgevit.training.ranks import LAST
+from edgevit.training.precision import autocast
 from edgevit.training.students import WithFeatures, without_projectors
+from edgevit.training.training_state import State, TrainingState
 
 METRICS = "metrics.jsonl"
 MOST_STEPS_BETWEEN_ROWS = 50
@@ -83,6 +80,8 @@ def fit(
 
     Raises:
         Diverged: the loss or the weights are no longer finite; the last good state stays in `context.work`.
+        DataError: a process that loads images died.
+        ArtifactError: the saved state is of another model.
         RecipeError: weights in parts do not allow an option.
         TrainingError: the batch does not fit into memory.
     """
@@ -97,9 +96,10 @@ def fit(
         ranks.count(),
     )
     run = _Run(model, objective, batches, config, context, preprocess, val, scheduler)
-    run.train(save_every_s)
+    with naming_dead_workers(context.workers):
+        run.train(save_every_s)
     if run.is_first:
-        (out / METRICS).write_bytes((context.work / METRICS).read_bytes())
+        (out / METRICS).write_text(run.log.text(), encoding="utf-8")
     trained: nn.Module = without_projectors(run.result()).cpu().eval()
     if config.grad_checkpointing:
         checkpoint_gradients(trained, enable=False)
@@ -150,7 +150,8 @@ class _Run:
         self.forward = compiled if self.sharded else ranks.parallel(compiled)
         self.val_top1: float | None = None
         self.step = 0
-        self.log = _MetricsLog(context.work / METRICS, context.tensorboard)
+        self.saved = TrainingState(context)
+        self.log = _MetricsLog(context.work / METRICS, context.tensorboard if self.is_first else None)
 
     @property
     def trained(self) -> nn.Module:
@@ -173,8 +174,6 @@ class _Run:
 
     def train(self, save_every_s: float) -> None:
         self._resume()
-        if self.is_first:
-            self.log.cut_after(self.step)
         total, batches = self.batches.total_steps, self.batches
         every = min(MOST_STEPS_BETWEEN_ROWS, max(1, total // 100))
         saved_at = row_at = waits_since = time.monotonic()
@@ -345,7 +344,7 @@ class _Run:
         return None
 
     def diverged(self, what: str, step: int) -> Diverged:
-        last = self.context.work / LAST
+        last = self.saved.last
         kept = f"the last good state is kept in {last}" if last.is_file() else "nothing had been saved yet"
         return Diverged(
             f"training diverged: {what}; {kept}",
@@ -356,7 +355,7 @@ class _Run:
         )
 
     def _save(self) -> None:
-        """Write the state in one step: a reader sees the old file or the new one, whole."""
+        """All ranks have to call it where each holds a part of the weights."""
         _check_finite(self.model, self)
         learned = {
             "model": self.model.state_dict(),
@@ -366,30 +365,48 @@ class _Run:
         state = {
             "step": self.step,
             "val_top1": self.val_top1,
+            "rows": self.log.rows,
             "scaler": self.scaler.state_dict(),
             **sharding.whole(learned, keep=self.is_first),
         }
-        if not self.is_first:
-            return
-        half = self.context.work / f"{LAST}.half"
-        serialised = io.BytesIO()
-        torch.save(state, serialised)
-        write_to_disk(half, serialised.getbuffer())
-        os.replace(half, self.context.work / LAST)
+        if self.is_first:
+            self.saved.save(self.step, state)
 
     def _resume(self) -> None:
-        last = self.context.work / LAST
+        """Go on from the last good state, where there is one. All ranks have to call it."""
         self.context.work.mkdir(parents=True, exist_ok=True)
-        if not last.is_file():
-            return
-        state = torch.load(last, map_location="cpu", weights_only=True)
-        sharding.load(self.model, state["model"])
-        sharding.load_optimizer(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.ema is not None:
-            sharding.load(self.ema.module, state["ema"])
-        self.step, self.val_top1 = state["step"], state["val_top1"]
-        self.context.progress.say(f"    goes on after step {self.step} of {self.batches.total_steps}")
+        state = self.saved.load()
+        if state is not None:
+            self._take(state)
+            self.context.progress.say(f"    goes on after step {self.step} of {self.batches.total_steps}")
+        self._check_ranks_agree()
+        if self.is_first:
+            self.log.begin()
+
+    def _take(self, state: State) -> None:
+        try:
+            sharding.load(self.model, state["model"])
+            sharding.load_optimizer(self.optimizer, state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.ema is not None:
+                sharding.load(self.ema.module, state["ema"])
+            self.step, self.val_top1, self.log.rows = state["step"], state["val_top1"], state["rows"]
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise ArtifactError(
+                f"the saved state does not fit this training: {first_line(error)}",
+                where=self.saved.last,
+                next=f"remove the folder {self.context.work}: the training then starts from its beginning",
+            ) from None
+
+    def _check_ranks_agree(self) -> None:
+        steps = ranks.summed([float(self.step)], self.device)[0] / ranks.count()
+        if steps != self.step:
+            raise TrainingError(
+                "the ranks read different saved states",
+                where=self.saved.last,
+                got=f"step {self.step} on rank {ranks.rank()}, step {steps:g} on average",
+                next="look at the disk that the ranks share, and run the same command again",
+            )
 
 
 class _Row:
@@ -429,28 +446,35 @@ class _Average(ModelEmaV3):
 
 
 class _MetricsLog:
-    """`metrics.jsonl`: one JSON a line, flushed; and the same as TensorBoard's event files, where they are wanted."""
+    """`metrics.jsonl`: one JSON a line, flushed; and TensorBoard's event files of the rows, where they are wanted."""
 
     def __init__(self, path: Path, tensorboard: Path | None) -> None:
+        self.rows: list[dict[str, float]] = []
         self._path, self._tensorboard = path, tensorboard
         self._events: EventFile | None = None
 
-    def cut_after(self, step: int) -> None:
-        """Drop the rows of steps that have to be done again, and a half-written last one."""
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.is_file() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        self._path.write_text("".join(kept))
+    def begin(self) -> None:
+        """Write the rows so far anew; rows of steps that have to be done again are dropped."""
+        self._path.write_text(self.text(), encoding="utf-8")
         if self._tensorboard:
             self._events = EventFile(self._tensorboard)
-            for line in kept:
-                self._events.add(json.loads(line))
+            for row in self.rows:
+                self._events.add(row)
 
     def add(self, row: dict[str, float]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(row))
         if self._events:
             self._events.add(row)
+
+    def text(self) -> str:
+        """What the file holds, from memory: the file may be damaged."""
+        return "".join(map(_line, self.rows))
+
+
+def _line(row: dict[str, float]) -> str:
+    return json.dumps(row) + "\n"
 
 
 def _check_finite(model: nn.Module, run: _Run) -> None:

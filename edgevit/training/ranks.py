@@ -31,8 +31,8 @@ from edgevit.configs import Stage
 from edgevit.context import Context
 from edgevit.errors import EdgevitError, TargetError, TrainingError
 from edgevit.progress import Bar, SilentProgress
+from edgevit.training.training_state import TrainingState
 
-LAST = "last.pt"
 LOCALHOST = "127.0.0.1"
 LOOK_EVERY_S = 0.2
 CAUSE_SHOWS_WITHIN_S = 1.0  # a rank that lost another may say so before the death of the other is seen
@@ -101,7 +101,7 @@ def _run_with_followers(
         raise TrainingError(
             "a process of the training died: torchrun names it, and stops the others",
             where=f"stage '{context.stage_id}'",
-            next=f"the same command goes on {_saved(context.work)}",
+            next=f"the same command goes on {_saved(context)}",
         ) from None
 
 
@@ -285,7 +285,7 @@ class _Ranks:
             "a process of the training died, and the others were stopped",
             where=f"stage '{self._context.stage_id}'",
             got=f"rank {number} of {len(self._processes)} (process {process.pid}) {how}{memory}",
-            next=f"the same command goes on {_saved(self._context.work)}",
+            next=f"the same command goes on {_saved(self._context)}",
         )
 
 
@@ -294,10 +294,9 @@ def _shared(context: Context, ranks: int) -> Context:
     return replace(context, workers=-(-context.workers // ranks))
 
 
-def _saved(work: Path) -> str:
-    if not (work / LAST).is_file():
-        return "from the start of this stage: nothing had been saved yet"
-    return f"after step {torch.load(work / LAST, map_location='cpu', mmap=True, weights_only=True)['step']}"
+def _saved(context: Context) -> str:
+    step = TrainingState(context).saved_step()
+    return "from the start of this stage: nothing had been saved yet" if step is None else f"after step {step}"
 
 
 def _end(process: SpawnProcess) -> None:

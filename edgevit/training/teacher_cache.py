@@ -21,7 +21,7 @@ from edgevit.training import ranks
 from edgevit.training.batches import Batch
 from edgevit.training.teachers import Answer, Teacher
 
-FORMAT = 1
+FORMAT = 2  # checksums are of one folder
 CHECK_BYTES = 8
 CHECKED_STEPS = 20  # with `check`, one of so many steps is computed again
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2}  # of probabilities, between two computations of the same view
@@ -32,7 +32,7 @@ class CachedTeacher:
 
     What decides a batch and the answer to it (`facts`: teacher, streams, augmentation, seed, batch size, versions)
     names the folder, so a cache of another teacher or of other views is never found. Each row has a record of fixed
-    size with a checksum, written in place: after a kill, a record is whole or counts as absent.
+    size with a checksum, written in place: a half-written or damaged record counts as absent.
 
     Args:
         make_teacher: called when the first answer is missing.
@@ -61,9 +61,11 @@ class CachedTeacher:
         self._records = _Records(config, num_classes)
         self._batch_size = batch_size
         facts = {"format": FORMAT, **facts, **config.model_dump(), "classes": num_classes}
-        self.folder = folder / sha256_of(facts)[:40]
+        key = sha256_of(facts)[:40]
+        self.folder, self._key = folder / key, key.encode()
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "facts.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        (self.folder / "facts.json").write_text(text, encoding="utf-8")
         self._file = os.open(self.folder / "records", os.O_RDWR | os.O_CREAT, 0o644)
         weakref.finalize(self, os.close, self._file)
         self.found, self.computed, self.checked = 0, 0, 0
@@ -124,10 +126,10 @@ class CachedTeacher:
                 next="remove this folder; the answers will be computed again",
             )
 
-    @staticmethod
-    def _checksum(content: bytes, step: int, row: int) -> bytes:
+    def _checksum(self, content: bytes, step: int, row: int) -> bytes:
+        """Of a record at its place in this cache: a record of another place or cache does not have it."""
         place = step.to_bytes(8, "big") + row.to_bytes(8, "big")
-        return hashlib.blake2b(content, digest_size=CHECK_BYTES, salt=place).digest()
+        return hashlib.blake2b(content, digest_size=CHECK_BYTES, salt=place, key=self._key).digest()
 
 
 class _Records:

@@ -105,3 +105,17 @@ def attention(tokens: int, head: int, quantized: bool) -> ModelProto:
     ]
     found = {"scale": np.float32(0.1), "zero": np.int8(0)}
     return model(nodes, found, shape, shape)
+
+
+def classifier() -> ModelProto:
+    """Pictures of 16 pixels to logits of four classes by two matrices; 200 kB."""
+    rng = np.random.default_rng(0)
+    weights = {"first": rng.normal(0, 0.03, (768, 64)), "second": rng.normal(0, 0.1, (64, 4))}
+    nodes = [
+        node("Flatten", ["image"], "pixels"),
+        node("MatMul", ["pixels", "first"], "hidden"),
+        node("Relu", ["hidden"], "positive"),
+        node("MatMul", ["positive", "second"], "logits"),
+    ]
+    tensors = {name: one.astype(np.float32) for name, one in weights.items()}
+    return model(nodes, tensors, ["batch", 3, 16, 16], ["batch", 4])

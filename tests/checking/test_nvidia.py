@@ -9,15 +9,20 @@ import numpy as np
 import onnx
 import pytest
 
+from edgevit import pipeline
 from edgevit.artifacts import IOSpec
 from edgevit.checking import check_onnx, nvidia
 from edgevit.checking.precision import Product
+from edgevit.configs import Check
+from edgevit.context import Context
+from edgevit.errors import TargetError
 from edgevit.exporting import onnx_from_module
 from edgevit.models import create_model
 from edgevit.quantization import calibrated
-from edgevit.runtimes.files import write_onnx
+from edgevit.runtimes.files import artifact_from_onnx, write_onnx
 from edgevit.runtimes.float16 import with_float16
-from tests.checking.graphs import CHANNELS, WEIGHTS, attention, constants, convolution, model, node, pair
+from edgevit.store import Store
+from tests.checking.graphs import CHANNELS, WEIGHTS, attention, classifier, constants, convolution, model, node, pair
 
 needs_nvidia = pytest.mark.skipif(
     any(find_spec(module) is None for module in nvidia.PACKAGES), reason="edgevit[tensorrt-check] is not installed"
@@ -116,21 +121,90 @@ def check_forms(name: str, side: int, folder: Path) -> None:
     assert len(int8.unfused) == len(half.unfused)
 
 
+def replaced_child(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program in the place of the child, once NVIDIA's builder has proved itself."""
+    nvidia.builder()
+    (folder / "child.py").write_text(program)
+    monkeypatch.setattr(nvidia, "CHILD", folder / "child.py")
+
+
 @needs_nvidia
-@pytest.mark.parametrize(
-    ("program", "ending"),
-    [("import os\nos.abort()\n", "killed by SIGABRT"), ("import time\ntime.sleep(60)\n", "no answer after 0.5 s")],
-)
-def test_a_builder_that_dies_or_hangs_has_refused(
-    program: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert nvidia.ask(convolution()).built  # it has proved itself before
-    (tmp_path / "child.py").write_text(program)
-    monkeypatch.setattr(nvidia, "CHILD", tmp_path / "child.py")
-    monkeypatch.setattr(nvidia, "TIME_LIMIT_S", 0.5)
+def test_a_builder_that_crashes_twice_has_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced_child("import os\nos.abort()\n", tmp_path, monkeypatch)
     answer = nvidia.ask(convolution())
     assert not answer.built
-    assert answer.refused[0].reason == f"it did not survive this model: {ending}"
+    assert answer.refused[0].reason == "it does not survive this model: killed by SIGABRT, twice"
+
+
+def log_of(built: bool, *errors: str) -> str:
+    answer = {"built": built, "bytes": 1, "seconds": 0.1, "refused": [], "errors": errors, "layers": []}
+    return f"import json, sys\njson.dump([{answer!r}], open(sys.argv[1], 'w'))\n"
+
+
+CRASH_ONCE = """\
+import os, pathlib, sys
+crashed = pathlib.Path(__file__).with_name("crashed")
+if not crashed.exists():
+    crashed.touch()
+    os.abort()
+"""
+
+
+@needs_nvidia
+def test_a_builder_that_crashes_once_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced_child(CRASH_ONCE + log_of(False, "no such operator"), tmp_path, monkeypatch)
+    assert nvidia.ask(convolution()).refused[0].reason == "no such operator"
+
+
+PASSING = {
+    "killed by SIGKILL": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n",
+    "killed by SIGTERM": "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n",
+    "killed by SIGABRT": 'import os\nos.write(2, b"what(): std::bad_alloc")\nos.abort()\n',
+    "exit status 1: MemoryError": "raise MemoryError\n",
+    "no answer after 0.5 s": "import time\ntime.sleep(60)\n",
+    "OutOfMemory (no room for this tactic)": log_of(False, "OutOfMemory (no room for this tactic)"),
+}
+
+
+@needs_nvidia
+@pytest.mark.parametrize("ending", PASSING)
+def test_a_builder_that_was_ended_has_not_answered(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what has not answered is not kept: the stage is tried again."""
+    replaced_child(PASSING[ending], tmp_path, monkeypatch)
+    monkeypatch.setattr(nvidia, "TIME_LIMIT_S", 0.5)
+    file, store = written(classifier(), tmp_path / "model.onnx"), Store(tmp_path / "store")
+    config, inputs = Check(stage="check", id="check", model="model"), {"model": artifact_from_onnx(file)}
+    with pytest.raises(TargetError, match="NVIDIA's builder ended before it answered") as caught:
+        pipeline.make(config, inputs, store, Context())
+    assert caught.value.got == ending
+    monkeypatch.undo()
+    made = pipeline.make(config, inputs, store, Context())
+    assert made.metrics["built"]
+
+
+@needs_nvidia
+def test_a_self_check_that_was_ended_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia._self_check.cache_clear()
+    (tmp_path / "child.py").write_text(PASSING["killed by SIGKILL"])
+    monkeypatch.setattr(nvidia, "CHILD", tmp_path / "child.py")
+    with pytest.raises(TargetError, match="ended before it answered"):
+        check_onnx(written(convolution(), tmp_path / "model.onnx"))
+    monkeypatch.undo()
+    assert nvidia.builder()
+
+
+def test_what_was_judged_by_rules_alone_is_judged_again_with_the_builder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Check(stage="check", id="check", model="model")
+    inputs = {"model": artifact_from_onnx(written(classifier(), tmp_path / "model.onnx"))}
+    there = pipeline.ingredients_of(config, inputs, Context())
+    monkeypatch.setattr(nvidia, "find_spec", lambda name: None)
+    gone = pipeline.ingredients_of(config, inputs, Context())
+    assert gone["target"] == {"builder": None}
+    assert (there == gone) == (nvidia.installed_builder() is None and there["target"] == {"builder": None})
 
 
 @needs_nvidia

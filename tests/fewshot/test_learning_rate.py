@@ -147,6 +147,17 @@ def test_finished_trainings_are_not_repeated_after_a_kill(
     assert [file.name for file in (tmp_path / "broken" / "work").iterdir()] == [learning_rate.SCORES]
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[", bytes(200)])
+def test_damaged_scores_are_computed_again(tmp_path: Path, damage: bytes) -> None:
+    whole = chosen(tmp_path, settings(0, 1e-3))
+    file = tmp_path / "work" / learning_rate.SCORES
+    flipped = bytearray(file.read_bytes())
+    flipped[-3] ^= 1
+    for content in (damage, bytes(flipped)):
+        file.write_bytes(content)
+        assert chosen(tmp_path, settings(0, 1e-3)) == whole
+
+
 def test_the_checkpoint_stays_as_it_was(tmp_path: Path) -> None:
     start = checkpoint(tmp_path)
     before = {key: value.clone() for key, value in start.module.state_dict().items()}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgevit.configs import Augmentation
 from edgevit.errors import DataError, RecipeError
-from edgevit.training.batches import Batch, Batches, TrainingStream, batch_shares
+from edgevit.training.batches import Batch, Batches, TrainingStream, batch_shares, naming_dead_workers
 from tests.learning import blobs, tiny_vit
 
 CANVAS = tiny_vit().preprocess
@@ -177,9 +177,41 @@ class DyingImages:
 def test_killed_loader_process_is_an_error_that_says_so() -> None:
     dataset = replace(blobs(), images=DyingImages())  # type: ignore[arg-type]
     dying = Batches([TrainingStream(dataset)], CANVAS, None, 4, 1, seed=0)
-    with pytest.raises(DataError, match="a process that loads images died") as caught:
+    with pytest.raises(DataError, match="a process that loads images died") as caught, naming_dead_workers(1):
         list(dying.load(0, workers=1))
     assert "--workers" in str(caught.value.next)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. \n"),
+        RuntimeError("received 0 items of ancdata"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        FileNotFoundError(2, "No such file or directory"),
+        EOFError(),
+    ],
+    ids=repr,
+)
+def test_each_sign_of_a_dead_worker_is_known(error: Exception) -> None:
+    with pytest.raises(DataError, match="a process that loads images died"), naming_dead_workers(1):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("workers", "error"),
+    [
+        (0, EOFError()),
+        (1, FileNotFoundError(2, "No such file or directory", "metrics.jsonl")),
+        (1, BrokenPipeError(32, "Broken pipe")),
+        (1, RuntimeError("a bug")),
+    ],
+    ids=repr,
+)
+def test_other_errors_stay_as_they_are(workers: int, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, naming_dead_workers(workers):
+        raise error
+    assert caught.value is error
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

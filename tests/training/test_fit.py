@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import multiprocessing
 import os
+import random
 import re
 import signal
 import subprocess
@@ -19,13 +21,14 @@ from torch import Tensor, nn
 
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
-from edgevit.errors import RecipeError, TrainingError
+from edgevit.errors import DataError, RecipeError, TrainingError
 from edgevit.models import create_model
 from edgevit.progress import progress_for
 from edgevit.training.batches import Batch, TrainingStream
 from edgevit.training.fit import fit
 from edgevit.training.inference import accuracy
 from edgevit.training.objectives import Outputs, label_objective
+from edgevit.training.training_state import TrainingState
 from tests.learning import blobs, tiny_token_vit, tiny_vit, train_config
 
 
@@ -192,8 +195,7 @@ def test_kill_9_leaves_a_state_to_go_on_from(tmp_path: Path) -> None:
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    step = torch.load(killed / "last.pt", weights_only=True)["step"]
-    assert 0 < step < 120
+    assert 0 < (TrainingState(Context(work=killed)).saved_step() or 0) < 120
     resumed, _ = trained(killed, epochs=30)
     assert_same_weights(unbroken, resumed)
 
@@ -224,12 +226,58 @@ def test_full_disk_is_an_error_of_the_system_and_leaves_no_half_state(tmp_path: 
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_half_written_last_line_of_the_log_is_dropped(tmp_path: Path) -> None:
+def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) -> None:
+    """A process that loads images is killed in a step: torch notices wherever the training then is."""
+    calls = 0
+
+    def killing(outputs: Tensor, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == dies_at:
+            worker = multiprocessing.active_children()[calls % 2]
+            os.kill(worker.pid or 0, signal.SIGKILL)
+            time.sleep(wait_s)
+        return label_objective(3)(outputs, batch)
+
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(DataError, match="a process that loads images died"):
+        fit(
+            tiny_vit().module,
+            killing,
+            [TrainingStream(blobs())],
+            train_config(epochs=30),
+            Context(work=folder, workers=2),
+            preprocess=tiny_vit().preprocess,
+            out=folder,
+            save_every_s=0.0,
+        )
+    torch.set_grad_enabled(True)  # torch may have raised where it was about to be set back
+    saved = TrainingState(Context(work=folder)).saved_step()
+    assert saved is None or saved >= dies_at - 1
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.5])
+def test_death_of_a_worker_is_said_wherever_it_is_noticed(tmp_path: Path, wait_s: float) -> None:
+    assert_death_of_a_worker_is_said(tmp_path, 3, wait_s)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch may raise in an `open`
+def test_death_of_a_worker_is_said_at_any_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    generator = random.Random(0)
+    for number in range(60):
+        wait_s = generator.choice([0, generator.uniform(0, 0.05)])
+        assert_death_of_a_worker_is_said(tmp_path / str(number), generator.randint(1, 20), wait_s)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ['{"epoch": 1, "st', "{}\n", "\0\0\n", "\n[1]\n"])
+def test_damaged_log_is_written_anew_from_the_saved_state(tmp_path: Path, damage: str) -> None:
     trained(tmp_path, epochs=1)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 1, "st')
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(damage + whole)
     trained(tmp_path, epochs=1)
-    assert rows(tmp_path)[-1]["step"] == 4
+    assert (tmp_path / "metrics.jsonl").read_text() == whole
 
 
 def test_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tmp_path: Path) -> None:
@@ -257,7 +305,8 @@ def test_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tmp_
     assert "0.002" in said
     assert str(tmp_path / "last.pt") in said
     assert "lower learning_rate" in said
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state = TrainingState(Context(work=tmp_path)).load()
+    assert state is not None
     assert state["step"] == 5
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 

@@ -20,6 +20,7 @@ from edgevit.models.embedding import Pooled
 from edgevit.training import embedding_cache, frozen
 from edgevit.training.frozen import FrozenModel, fast_forward
 from edgevit.training.inference import outputs_of
+from edgevit.training.sealed_files import write_sealed
 
 from ..learning import blobs, tiny_token_vit, tiny_vit
 
@@ -181,6 +182,25 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, seed: int) -> None:
         content[int(rng.integers(len(content)))] ^= 0xFF
     file.write_bytes(content)
     (file.with_suffix(".half")).write_bytes(b"of a process that was killed")
+    assert torch.equal(embeddings(built, data, tmp_path), expected)
+
+
+@pytest.mark.parametrize("changes", [{"embed_dim": 32}, {"depth": 2}], ids=["another width", "another depth"])
+def test_a_file_of_another_model_is_made_again(changes: dict[str, int], tmp_path: Path) -> None:
+    built, data = tiny_vit(), blobs()
+    expected = embeddings(built, data, tmp_path / "own")
+    embeddings(tiny_vit(**changes), data, tmp_path / "other")
+    (file,), (own,) = (tmp_path / "other").rglob("*.npz"), (tmp_path / "own").rglob("*.npz")
+    own.write_bytes(file.read_bytes())
+    assert torch.equal(embeddings(built, data, tmp_path / "own"), expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY"])
+def test_a_sealed_file_of_something_else_is_made_again(content: bytes, tmp_path: Path) -> None:
+    built, data = tiny_vit(), blobs()
+    expected = embeddings(built, data, tmp_path)
+    (file,) = tmp_path.rglob("*.npz")
+    write_sealed(file, f"embeddings {file.parent.name}", content)
     assert torch.equal(embeddings(built, data, tmp_path), expected)
 
 

@@ -45,10 +45,12 @@ from edgevit.training.fit import fit
 from edgevit.training.objectives import ObjectiveFunction, Outputs, distillation_objective, label_objective
 from edgevit.training.optimisation import optimizer_for
 from edgevit.training.ranks import on_ranks, rank
+from edgevit.training.sealed_files import opened_sealed
 from edgevit.training.sharding import check_can_shard, is_asked, local, shard, units
 from edgevit.training.students import teacher_taps, with_projectors
 from edgevit.training.teacher_cache import CachedTeacher
 from edgevit.training.teachers import LiveTeacher, PlainTeacher, Teacher
+from edgevit.training.training_state import TrainingState
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit, train_config
 
 PREPROCESS = tiny_vit().preprocess
@@ -122,8 +124,11 @@ def distil_by_plain_images(folder: Path, context: Context) -> nn.Module:
     who = PlainTeacher(
         tiny_vit(seed=7).module, io, ("a", "b", "c"), cpu, datasets, [], folder / "cache", context.progress
     )
-    kept = [np.load(file)["keys"] for file in (folder / "cache").rglob("*.npz")]
-    keys = [key.tobytes() for some in kept for key in some]
+    keys = []
+    for file in (folder / "cache").rglob("*.npz"):
+        with opened_sealed(file, f"embeddings {file.parent.name}") as stream:
+            assert stream is not None
+            keys += [key.tobytes() for key in np.load(stream)["keys"]]
     assert len(keys) == len(set(keys)), "one rank computes what the others find"
     return distil(folder, context, who, augmentation=Augmentation(scale=(0.9, 1.0)))
 
@@ -263,7 +268,8 @@ def test_kill_9_of_a_rank_ends_the_run_which_then_goes_on(one_and_two: tuple[Pat
         launch(train_slowly, broken, 2, workers=2)
     assert time.monotonic() - killed[0] < 5
     wait_until(lambda: processes_of(os.getsid(0)) <= before, 5)
-    step = torch.load(broken / "last.pt", weights_only=True)["step"]
+    step = TrainingState(Context(work=broken)).saved_step()
+    assert step is not None
     assert 0 < step < 60
     assert "stage 'student': a process of the training died" in str(ended.value)
     assert "rank 1 of 2" in str(ended.value)

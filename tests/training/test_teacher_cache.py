@@ -143,6 +143,14 @@ def test_cache_of_other_facts_is_another_one(tmp_path: Path) -> None:
     assert cached(tmp_path, CountingTeacher(), top_k=3).folder != cached(tmp_path, CountingTeacher()).folder
 
 
+def test_records_of_another_cache_are_not_taken(tmp_path: Path) -> None:
+    one, other = (CachedTeacher(CountingTeacher, tmp_path, {"teacher": t}, TeacherCache(), CLASSES, 6) for t in "ab")
+    one(BATCHES[0])
+    (other.folder / "records").write_bytes((one.folder / "records").read_bytes())
+    other(BATCHES[0])
+    assert other.found == 0
+
+
 def test_check_finds_that_the_teacher_says_something_else(tmp_path: Path) -> None:
     cached(tmp_path, CountingTeacher())(BATCHES[0])
     honest = cached(tmp_path, CountingTeacher(), check=True)

@@ -11,7 +11,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec, Json
-from edgevit.errors import ArtifactError, TargetError, first_line
+from edgevit.disks import check_room
+from edgevit.errors import ArtifactError, TargetError, first_line, is_out_of_memory
 from edgevit.runtimes.base import Arrays, HostSession
 
 PROVIDER = "CPUExecutionProvider"
@@ -67,6 +68,10 @@ def inference_session(
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         if not type(error).__module__.startswith("onnxruntime"):
             raise
+        if is_out_of_memory(error):
+            raise MemoryError(first_line(error)) from None
+        if optimized_path is not None:  # ONNX Runtime does not say that it could not write that
+            check_room(optimized_path, path.stat().st_size)
         reason = NOTICED_BY.sub("", first_line(error), count=1)
         newest = NEWEST_IR.search(reason)
         mend = f"save it with ir_version {newest[1]} or lower" if newest else None

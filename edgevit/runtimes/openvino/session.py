@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec, Json
-from edgevit.errors import ArtifactError, MissingDependency, first_line
+from edgevit.errors import ArtifactError, MissingDependency, first_line, is_out_of_memory
 from edgevit.runtimes.base import Arrays, HostSession, fixed_batch
 
 try:
@@ -81,6 +81,8 @@ def _loading(path: Path, load: Callable[[], T]) -> T:
     try:
         return load()
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(_reason(error)) from None
         raise ArtifactError(f"OpenVINO cannot load it: {_reason(error)}", where=path) from None
 
 

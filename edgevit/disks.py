@@ -1,0 +1,58 @@
+"""Disks that are full: which of several it is, and copies that say so."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+_BLOCK_BYTES = 1 << 20
+IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def naming_the_full_disk(error: OSError, folders: Sequence[Path]) -> OSError:
+    """The error with a path on the disk that is full; an error of another kind as it is.
+
+    Python does not say which file a failed write was to. Then it is the folder whose disk has the least room.
+
+    Args:
+        folders: where files were being written.
+    """
+    if error.errno not in IS_FULL:
+        return error
+    written = error.filename2 or error.filename  # a copy names its source first
+    full = written or min(filter(Path.exists, folders), key=lambda folder: shutil.disk_usage(folder).free, default=None)
+    return OSError(error.errno, error.strerror, None if full is None else str(full))
+
+
+def temporary_folders() -> list[Path]:
+    """The folder of temporary files; none where no disk has room for it."""
+    try:
+        return [Path(tempfile.gettempdir())]
+    except FileNotFoundError:
+        return []
+
+
+def check_room(file: Path, size_bytes: int) -> None:
+    """Try to write a file of this size, for libraries that do not say why they could not. OSError where it fails."""
+    try:
+        with file.open("wb") as opened:
+            for start in range(0, size_bytes, _BLOCK_BYTES):
+                opened.write(bytes(min(_BLOCK_BYTES, size_bytes - start)))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def copy_folder(source: Path, to: Path) -> None:
+    """Copy a folder of plain files. Unlike shutil.copytree it stops at the first OSError, and raises that."""
+    to.mkdir()
+    for path in sorted(source.rglob("*")):
+        copy = to / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir()
+        else:
+            shutil.copyfile(path, copy)
