@@ -106,6 +106,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"Did you mean '{near[0]}'?" if near else None
 
 
+def shortened(value: object, most: int = 100) -> str:
+    """`value` as text of at most `most` characters, and … where it has more."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def listed(names: Sequence[str], shown: int = 5) -> str:
     """`a, b and 3 more`: the first of many names."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

@@ -77,7 +77,7 @@ def test_a_bundle_that_takes_classes_needs_an_embedding_from_the_start(tmp_path:
         ("id: teacher, model", "id: teacher, epocs: 3, model", 7, "no key of stage 'train'. Did you mean 'epochs'?"),
         ("stage: fewshot", "stage: fewshots", 8, "Did you mean 'fewshot'?"),
         ("source: glyphs", "source: glyph", 4, "Did you mean 'glyphs'?"),
-        ("share: 0.2", "share: 2", 14, "less than or equal to 1"),
+        ("share: 0.2", "share: 2", 14, "above 0 and at most 1"),
         ("share: 0.2", "share: 0.1", 9, "must add up to 1"),
         ("teacher: adapted", "teacher: adaptd", 11, "Did you mean 'adapted'?"),
         ("teacher: adapted", "teacher: latency/float", 11, "comes later"),
@@ -92,7 +92,7 @@ def test_a_bundle_that_takes_classes_needs_an_embedding_from_the_start(tmp_path:
         ("    model: deit_tiny_patch16_224", "    init: adapted\n    model_args: {depth: 2}", 9, "goes with 'model'"),
         ("id: adapted", "id: teacher", 8, "the id 'teacher' is used twice"),
         ("id: latency/float", "id: accuracy", 18, "cannot both be folders"),
-        ("latency_ms: 5", "latency_ms: -5", 2, "greater than 0"),
+        ("latency_ms: 5", "latency_ms: -5", 2, "above 0 and at most"),
         ("latency_ms: 5", "latency_ms: 5, latency_ms: 6", 2, "duplicate key"),
         ("name: small", "name: ../small", 1, "match pattern"),
         ("id: teacher, ", "", 7, "needs the key 'id'"),
@@ -225,7 +225,7 @@ def test_a_value_of_a_list_that_is_misspelt_gets_the_nearest_one(tmp_path: Path)
 
 
 def test_a_drop_of_a_whole_is_no_budget(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"'top1_drop' of 'budget': (.|\n)*less than 1\n(.|\n)*got: 2"):
+    with pytest.raises(RecipeError, match=r"'top1_drop' of 'budget': (.|\n)*below 1\n(.|\n)*got: 2"):
         load(tmp_path, GOOD.replace("latency_ms: 5", "top1_drop: 2"))
 
 
@@ -321,7 +321,7 @@ stages:
         ("regularization: 0.1, dropout: 0.1", "'regularization' stands for"),
         ("schedule: step", "takes one number as decay_epochs"),
         ("schedule: multistep, decay_epochs: [30, 10]", "decay_epochs rise from one to the next, got 30, 10"),
-        ("seed: -1", "greater than or equal to 0"),
+        ("seed: -1", "at least 0 and at most 2,147,483,647"),
         ("decay_rate: 0.5", "'decay_rate' goes with schedule step or multistep"),
         ("augmentation: light9", "input should be .none., .light1."),
     ],
