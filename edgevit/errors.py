@@ -20,6 +20,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from edgevit.terminal import printable_line
+
 
 class EdgevitError(Exception):
     """An error that its reader can act on.
@@ -47,9 +49,9 @@ class EdgevitError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        head = self.what if self.where is None else f"{self.where}: {self.what}"
+        head = self.what if self.where is None else f"{printable_line(self.where)}: {self.what}"
         details = [
-            f"  {name}: {value}"
+            f"  {name}: {printable_line(value)}"
             for name, value in (("got", self.got), ("expected", self.expected), ("next", self.next))
             if value is not None
         ]

@@ -13,6 +13,7 @@ import typer
 from edgevit import __version__
 from edgevit.cli import checks, environment, inspection, learning_rate, making, measuring, recipes, shipping
 from edgevit.errors import EdgevitError
+from edgevit.terminal import printable
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -106,5 +107,5 @@ def _bug() -> NoReturn:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(status)

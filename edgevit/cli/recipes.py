@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, set_options, terminal_context
+from edgevit import bounds
+from edgevit.cli.options import number
+from edgevit.cli.output import JsonFlag, check_out, echo, next_command, print_json, set_options, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -32,9 +34,9 @@ def run(
     ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and say what would run.")] = False,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
+    workers: Annotated[int | None, number("--workers", bounds.WORKERS, "Processes that load images.")] = None,
     ranks: Annotated[
-        int, typer.Option("--ranks", min=1, help="Processes that share a training; on CUDA, each has its own GPU.")
+        int, number("--ranks", bounds.RANKS, "Processes that share a training; on CUDA, each has its own GPU.")
     ] = 1,
     shard: Annotated[
         bool, typer.Option("--shard", help="Each rank keeps its part of the weights alone (FSDP): for large teachers.")
@@ -80,9 +82,9 @@ def run(
         print_json({"name": loaded.name, "runs": folder, "stages": answer})
     else:
         if not made:
-            typer.echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing was to be done")
+            echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing was to be done")
             if check:
-                typer.echo("--check compared nothing: it looks at stages that run; --fresh ID makes one run again")
+                echo("--check compared nothing: it looks at stages that run; --fresh ID makes one run again")
         _print_summaries(reports)
         bundles = [folder / name for name, artifact in stages.items() if artifact.kind == "bundle"]
         if reports:
@@ -116,9 +118,7 @@ def init(
     ],
     target: Annotated[str, typer.Option("--target", help="Where the model will run: local-cpu.")] = "local-cpu",
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
-    latency_ms: Annotated[
-        float | None, typer.Option("--latency-ms", min=0, help="Budget: largest p50 latency.")
-    ] = None,
+    latency_ms: Annotated[float | None, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Write a commented recipe for a folder of images and a target.
@@ -134,8 +134,8 @@ def init(
     text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
-    typer.echo(summary)
-    typer.echo(f"wrote {out}")
+    echo(summary)
+    echo(f"wrote {out}")
     next_command("edgevit run", out)
 
 
@@ -162,7 +162,7 @@ def report(
         if as_json:
             print_json(json.loads((folder / "report.json").read_text()))
         else:
-            typer.echo((folder / "report.md").read_text())
+            echo((folder / "report.md").read_text())
     next_command("open", found[-1] / "report.html")
 
 
@@ -228,11 +228,11 @@ def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_jso
         print_json([asdict(one) for one in answers])
         return
     for one in answers:
-        typer.echo(f"{one.id} ({one.stage}): {'will run' if one.runs else 'finished'}")
+        echo(f"{one.id} ({one.stage}): {'will run' if one.runs else 'finished'}")
         for reason in one.reasons:
-            typer.echo(f"    {reason}")
+            echo(f"    {reason}")
     pending = sum(one.runs for one in answers)
-    typer.echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
+    echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
     if pending:
         next_command("edgevit run", recipe, *set_options(settings))
 
@@ -248,4 +248,4 @@ def _print_summaries(reports: list[Path]) -> None:
     from edgevit.report import summary
 
     for report_folder in reports:
-        typer.echo(summary(json.loads((report_folder / "report.json").read_text())))
+        echo(summary(json.loads((report_folder / "report.json").read_text())))
