@@ -296,7 +296,7 @@ class Bundle(Stage):
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     model: FileModelRef
     support: DatasetRef | None = Field(
         None,
@@ -310,7 +310,7 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
