@@ -26,7 +26,7 @@ from ruamel.yaml.events import (
 from edgevit.errors import RecipeError, shortened
 
 LARGEST_FILE = 1_000_000  # bytes
-LARGEST_EXPANDED = 8_000_000  # characters, after aliases and for_each
+LARGEST_EXPANDED = 4_000_000  # characters, after aliases and for_each
 CHARACTERS_PER_VALUE = 10  # what a value counts beside its own characters: brackets, key, indent
 LONGEST_TEXT = 10_000  # characters
 LONGEST_NUMBER = 100  # characters
@@ -256,13 +256,19 @@ def _scalar(event: ScalarEvent, place: str) -> Any:
         return None
     if tag in (None, "bool") and text in _BOOLEANS:
         return _BOOLEANS[text]
-    is_whole, is_real = _WHOLE.fullmatch(text) is not None, _REAL.fullmatch(text) is not None
-    if len(text) > LONGEST_NUMBER and (is_whole or is_real):
-        raise RecipeError("the number is too long", where=place, expected=f"at most {LONGEST_NUMBER} characters")
-    if tag in (None, "int") and is_whole:
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    if tag in (None, "float") and (is_whole or is_real):
-        return float(text.replace(".inf", "inf").replace(".nan", "nan"))  # the words in any case
+    if tag in (None, "int", "float") and (number := _number(text, tag, place)) is not None:
+        return number
     if tag is None:
         return text
     raise RecipeError(f"this is no value of YAML's type {tag}", where=place, got=shortened(text))
+
+
+def _number(text: str, tag: str | None, place: str) -> float | None:
+    is_whole, is_real = _WHOLE.fullmatch(text) is not None, _REAL.fullmatch(text) is not None
+    if len(text) > LONGEST_NUMBER and (is_whole or is_real):
+        raise RecipeError("the number is too long", where=place, expected=f"at most {LONGEST_NUMBER} characters")
+    if is_whole and tag != "float":
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if is_real and tag != "int":
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return None

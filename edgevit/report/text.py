@@ -18,9 +18,7 @@ PRECISIONS = {
 NOT_MEASURED = "–"
 MARKS = re.compile(r"`|<(?=[A-Za-z/!?])|(?<=\])\(")  # of code, HTML and links
 # Beginnings of headings, lists, quotations, tables and code blocks.
-BLOCKS = re.compile(
-    r"^((?:> )? *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)"
-)
+BLOCKS = re.compile(r"^((?:> )? *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)")
 LEARNED_FROM_NOTE = (
     "All images of this recipe behind a model and its teachers, with labels or without, and those it was calibrated "
     "on; not those of pretrained weights. From line to line, what was learned from counts too."
