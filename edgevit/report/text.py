@@ -313,6 +313,8 @@ def _wrapped(text: str) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """`text` wrapped for Markdown: names in it make no HTML, link or code, and no wrapped line begins a block."""
-    first, *others = _wrapped(MARKS.sub(r"\\\g<0>", text)).split("\n")
+    """Wrapped Markdown: names in `text` make no HTML, link or code, and begin no block; its own marker stays."""
+    marker = next((one for one in ("- ", "> ") if text.startswith(one)), "")
+    plain = BLOCKS.sub(r"\1\\", MARKS.sub(r"\\\g<0>", text.removeprefix(marker)))
+    first, *others = _wrapped(marker + plain).split("\n")
     return "\n".join([first, *(BLOCKS.sub(r"\1\\", line) for line in others)])
