@@ -92,6 +92,7 @@ SEVERITY = Range(1, 5)
 OPSET = Range(17, 23)
 SEED = Range(0, 2**31 - 1)  # scikit-learn takes 32 bits, and folds of cross-validation count up from a seed
 STEPS = Range(20, 1_000_000)
+POLICY_NUMBER = Range(0, 1000)  # in the name of an augmentation policy
 MODEL_ARGUMENT = Range(-1_000_000, 1_000_000)
 
 CHANNEL_MEAN = Range(-1000, 1000)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from edgevit import bounds
 from edgevit.artifacts import Frozen, Kind
 from edgevit.configs.fields import (
     BatchSize,
@@ -40,6 +42,7 @@ from edgevit.configs.objectives import (
     SoftDistillation,
 )
 from edgevit.configs.stage import Stage
+from edgevit.errors import shortened
 
 # AugReg's grid (Steiner et al. 2021): alpha of mixup, RandAugment's layers and magnitude.
 AUGREG: dict[str, tuple[float, int, int]] = {
@@ -54,6 +57,13 @@ AUGREG: dict[str, tuple[float, int, int]] = {
 Preset = Literal["none", "light1", "light2", "medium1", "medium2", "heavy1", "heavy2"]
 
 
+def _bounded_numbers(policy: str) -> str:
+    for number in re.findall(r"\d+(?:\.\d+)?", policy):
+        if float(number) not in bounds.POLICY_NUMBER:
+            raise ValueError(f"numbers of a policy should be {bounds.POLICY_NUMBER}, got {shortened(number)}")
+    return policy
+
+
 class Augmentation(Frozen):
     """Random changes to training images; each draw is a function of (seed, epoch, view, sample).
 
@@ -65,7 +75,9 @@ class Augmentation(Frozen):
     ratio: tuple[Ratio, Ratio] = (0.75, 4 / 3)
     horizontal_flip: Fraction = 0.5
     color_jitter: NonNegative = 0.0
-    auto_augment: str | None = Field(None, description="a timm policy, such as rand-m9-mstd0.5-inc1")
+    auto_augment: Annotated[str, AfterValidator(_bounded_numbers)] | None = Field(
+        None, description="a timm policy, such as rand-m9-mstd0.5-inc1"
+    )
     random_erasing: Fraction = 0.0
     rotate_degrees: Degrees = 0.0
     mixup: NonNegative = Field(0.0, description="alpha of mixup; 0 is off")
