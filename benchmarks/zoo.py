@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +28,7 @@ from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.errors import EdgevitError
 from edgevit.models import catalogue
-from edgevit.profiling import MeasurePlan, interleaved
+from edgevit.profiling import MeasurePlan, Opener, interleaved
 from edgevit.runtimes.base import SessionOptions, for_runtime, random_images
 from edgevit.runtimes.sessions import open_session
 from edgevit.workshop import Workshop, workshop
@@ -70,6 +71,10 @@ def _row(name: str, shop: Workshop, folder: Path) -> dict[str, Any]:
     return row
 
 
+def _opener(model: Artifact) -> Opener:
+    return lambda: nullcontext(open_session(model, SessionOptions()).work(PLAN))
+
+
 def _shipped(exported: Artifact, images: Artifact, runtime: str, shop: Workshop) -> dict[str, Any]:
     start = time.perf_counter()
     config = Quantize.model_validate(
@@ -84,13 +89,12 @@ def _shipped(exported: Artifact, images: Artifact, runtime: str, shop: Workshop)
     )
     made = shop.make(config, model=exported, calibration=images)
     seconds = time.perf_counter() - start
-    session, reference, there = (
-        open_session(one, SessionOptions()) for one in (made, exported, for_runtime(exported, runtime))
-    )
+    there = for_runtime(exported, runtime)
+    session, reference = (open_session(model, SessionOptions()) for model in (made, exported))
     pictures = random_images(exported.io, 16, seed=1)
     answers = [one.infer({one.spec.inputs[0].name: pictures})["logits"].argmax(-1) for one in (session, reference)]
-    over_onnxruntime = interleaved(reference.work(PLAN), session.work(PLAN), PLAN)
-    over_float = interleaved(there.work(PLAN), session.work(PLAN), PLAN)
+    over_onnxruntime = interleaved(_opener(exported), _opener(made), PLAN)
+    over_float = interleaved(_opener(there), _opener(made), PLAN)
     return {
         "seconds": seconds,
         "precision": made.metrics["precision"],

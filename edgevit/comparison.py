@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.evaluation.record import right_answers
 from edgevit.profiling import Interval, MeasurePlan, interleaved
-from edgevit.profiling.measure import Measurement
+from edgevit.profiling.measure import Measurement, Work
 from edgevit.report.statistics import Drop, paired_drop
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for
@@ -68,8 +71,13 @@ def compare_models(
     plan: MeasurePlan,
 ) -> ModelComparison:
     """Time two models in turns on this machine's CPU; hold their evaluations on the same images together."""
-    target = target_for("local-cpu")
-    with target.open(model, options) as one, target.open(other, options) as two:
-        timed = interleaved(one.work(plan), two.work(plan), plan)
+    timed = interleaved(partial(_run_of, model, options, plan), partial(_run_of, other, options, plan), plan)
     drop = paired_drop(*(right_answers(one) for one in evaluations)) if evaluations else None
     return ModelComparison(timed.a, timed.b, timed.ratio, timed.interval, drop)
+
+
+@contextmanager
+def _run_of(model: Artifact, options: SessionOptions, plan: MeasurePlan) -> Iterator[Work]:
+    """One run of a model, loaded anew."""
+    with target_for("local-cpu").open(model, options) as session:
+        yield session.work(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -68,10 +69,10 @@ def fast_enough(
     """
     found: list[TimedCut] = []
     with TemporaryDirectory() as folder:
-        reference = _session(whole, Path(folder), threads)
+        load_whole = _loader(whole, Path(folder) / "whole.onnx", threads)
 
         def is_fast(keep: float) -> bool:
-            timed = in_turns(_session(cut(keep), Path(folder), threads), reference)
+            timed = in_turns(_loader(cut(keep), Path(folder) / "cut.onnx", threads), load_whole)
             found.append(TimedCut(keep, timed.ratio, timed.interval))
             progress.say(f"    {found[-1].sentence()}")
             return timed.ratio <= latency
@@ -90,11 +91,12 @@ def largest_share(is_fast: Callable[[float], bool], least: float) -> float:
     return least
 
 
-def _session(built: BuiltModel, folder: Path, threads: int) -> HostSession:
+def _loader(built: BuiltModel, file: Path, threads: int) -> Callable[[], HostSession]:
+    """What loads a model, exported to `file`, in ONNX Runtime."""
     spec = IOSpec.for_classifier(built.preprocess, default_class_names(built.description.num_classes))
     exported = onnx_from_module(built.module, spec, OPSET, dynamic_batch=True, as_it_is=built.description.folded)
-    exported.write(folder / "model.onnx")
-    return file_session(folder / "model.onnx", exported.spec, {}, threads)
+    exported.write(file)
+    return partial(file_session, file, exported.spec, {}, threads)
 
 
 def _too_slow(latency: float, reached: TimedCut) -> RecipeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -18,16 +19,19 @@ from edgevit.profiling.statistics import (
     drift,
     nearest_rank,
     p50_interval,
-    ratio_interval,
+    ratio_over_starts,
 )
 
 Boundary = Literal["compute", "end_to_end"]
 Work = Callable[[], object]
+Opener = Callable[[], AbstractContextManager[Work]]
 
 # trtexec calls a GPU unstable above 2.5% (TensorRT 10.14); a CPU under an operating system scatters more.
 NOISY_ABOVE = 0.10
 DRIFT_ABOVE = 0.05
-SLOT_MS = 50.0
+SLOT_MS = 20.0
+STARTS = 12  # how often a comparison loads both models; with fewer, one disturbed start moves the interval
+SHORTEST_MS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models measured in turns: how many times as long a takes as b, with a 95% interval."""
+    """Two models measured in turns: how many times as long a takes as b, with a 95% interval over starts."""
 
     a: Measurement
     b: Measurement
@@ -135,28 +139,49 @@ def measure(
     return Measurement(np.asarray(samples), plan, receipt)
 
 
-def interleaved(a: Work, b: Work, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:
-    """Measure `a` and `b` in turns (ABBA), so that drifting clocks and busy neighbours hit both alike.
+def interleaved(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:
+    """Measure two models in turns, each loaded anew for every one of `STARTS` starts.
 
-    A turn lasts about 50 ms; its first run, which finds the other's data in the caches, is not counted.
+    Within a start the models take turns (ABBA), so that drifting clocks and busy neighbours hit both alike. Between
+    starts their weights and buffers move in memory, which changes the speed of small models by some per cent; a single
+    start would take such luck for a difference (Kalibera and Jones 2013). The interval is therefore over starts.
+
+    Args:
+        a, b: each call loads the model and gives one run of it; closed at the end of the start.
+        plan: `duration_s`, `warmup_s` and `min_runs` are of each model, shared out over the starts.
     """
     clock = clock or WallClock()
-    runs = max(_runs_in_a_slot(a, plan, clock), _runs_in_a_slot(b, plan, clock))
-    times: dict[str, list[float]] = {"a": [], "b": []}
-    receipt = {**plan.__dict__, "load_average_1min_at_start": load_average(), "order": "ABBA"}
-    end_s = clock.now_s() + 2 * plan.duration_s
-    while clock.now_s() < end_s or len(times["a"]) < plan.min_runs:
-        for name, work in (("a", a), ("b", b), ("b", b), ("a", a)):
-            work()
-            times[name] += [clock.time_ms(work) for _ in range(runs)]
-    a_ms, b_ms = np.asarray(times["a"]), np.asarray(times["b"])
-    rounds = np.arange(len(a_ms)) // (2 * runs)
-    return Comparison(
-        Measurement(a_ms, plan, receipt),
-        Measurement(b_ms, plan, receipt),
-        nearest_rank(a_ms, 50) / nearest_rank(b_ms, 50),
-        ratio_interval(a_ms, b_ms, rounds),
-    )
+    receipt = {**plan.__dict__, "load_average_1min_at_start": load_average(), "order": "ABBA", "starts": STARTS}
+    starts = [_turns(a, b, plan, clock) if index % 2 else _turns(b, a, plan, clock)[::-1] for index in range(STARTS)]
+    ratio, interval = ratio_over_starts([_median_ratio(*start) for start in starts])
+    a_ms, b_ms = (np.concatenate(samples) for samples in zip(*starts, strict=True))
+    return Comparison(Measurement(a_ms, plan, receipt), Measurement(b_ms, plan, receipt), ratio, interval)
+
+
+def _turns(first: Opener, second: Opener, plan: MeasurePlan, clock: Clock) -> tuple[Samples, Samples]:
+    """Samples (ms) of two models that were opened together, as many of each.
+
+    A turn lasts about `SLOT_MS`; its first run, which finds the other model's data in the caches, is not counted.
+    """
+    with first() as first_run, second() as second_run:
+        runs = max(_runs_in_a_slot(work, plan, clock) for work in (first_run, second_run))
+        first_ms: list[float] = []
+        second_ms: list[float] = []
+        end_s = clock.now_s() + 2 * plan.duration_s / STARTS
+        while clock.now_s() < end_s or len(first_ms) < plan.min_runs / STARTS:
+            for samples_ms, work in (
+                (first_ms, first_run),
+                (second_ms, second_run),
+                (second_ms, second_run),
+                (first_ms, first_run),
+            ):
+                work()
+                samples_ms += [clock.time_ms(work) for _ in range(runs)]
+    return np.asarray(first_ms), np.asarray(second_ms)
+
+
+def _median_ratio(a_ms: Samples, b_ms: Samples) -> float:
+    return max(nearest_rank(a_ms, 50), SHORTEST_MS) / max(nearest_rank(b_ms, 50), SHORTEST_MS)
 
 
 def _warm_up(work: Work, warmup_s: float, clock: Clock) -> None:
@@ -167,8 +192,8 @@ def _warm_up(work: Work, warmup_s: float, clock: Clock) -> None:
 
 
 def _runs_in_a_slot(work: Work, plan: MeasurePlan, clock: Clock) -> int:
-    _warm_up(work, plan.warmup_s, clock)
-    once_ms = max(clock.time_ms(work), 1e-3)
+    _warm_up(work, plan.warmup_s / STARTS, clock)
+    once_ms = max(clock.time_ms(work), SHORTEST_MS)
     return min(max(1, round(SLOT_MS / once_ms)), max(1, plan.min_runs // 4))
 
 

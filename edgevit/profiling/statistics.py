@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,16 +47,30 @@ def p50_interval(samples_ms: Samples, resamples: int = RESAMPLES) -> Interval:
     return _percentile_interval(medians)
 
 
-def ratio_interval(a_ms: Samples, b_ms: Samples, rounds: NDArray[np.int64], resamples: int = RESAMPLES) -> Interval:
-    """95% interval of median(a) / median(b), by resampling the rounds in which both were measured, the same for both.
+def ratio_over_starts(ratios: Sequence[float]) -> tuple[float, Interval]:
+    """The typical ratio of two latencies, and its 95% interval, from one ratio for each start of both models.
 
-    Args:
-        a_ms, b_ms: samples, as many of each.
-        rounds: the round of each sample, the same for both, counted from 0 without gaps.
+    Hodges and Lehmann's estimate and Wilcoxon's exact interval (Hodges and Lehmann 1963), on logarithms: they ask only
+    that ratios above and below the typical one are alike in size, and a start that was disturbed does little to them.
     """
-    a = _bootstrap_medians(a_ms, rounds, _generator(), resamples)
-    b = _bootstrap_medians(b_ms, rounds, _generator(), resamples)
-    return _percentile_interval(a / b)
+    logarithms = np.log(np.asarray(ratios))
+    rows, columns = np.triu_indices(len(logarithms))
+    walsh_averages = np.sort((logarithms[rows] + logarithms[columns]) / 2)
+    passed_over = _outside_wilcoxon_interval(len(logarithms))
+    bounds = walsh_averages[passed_over], walsh_averages[len(walsh_averages) - 1 - passed_over]
+    return math.exp(np.median(walsh_averages)), Interval(*(math.exp(bound) for bound in bounds))
+
+
+def _outside_wilcoxon_interval(count: int) -> int:
+    """How many Walsh averages of `count` values lie below Wilcoxon's 95% interval, and as many above.
+
+    Six values are the fewest that have such an interval.
+    """
+    ways = np.zeros(count * (count + 1) // 2 + 1)  # in which signed ranks add up to each sum
+    ways[0] = 1
+    for rank in range(1, count + 1):
+        ways[rank:] += ways[:-rank].copy()
+    return int(np.searchsorted(np.cumsum(ways) / 2**count, 0.025, side="right")) - 1
 
 
 def coefficient_of_variation(samples_ms: Samples) -> float:

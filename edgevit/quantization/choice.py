@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.dialects import Placement
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.base import HostSession, file_runtime
+from edgevit.runtimes.base import HostSession, file_runtime, fixed_batch
 from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
 from edgevit.runtimes.sessions import file_session, in_turns
@@ -122,7 +122,8 @@ class Judge:
             noise = self.closeness(form)
         except ParityError as error:
             return Judged(form, failed=error)
-        timed = in_turns(self._timed_float_session, self._session(form, self.threads))
+        load_float, load_form = (partial(self._session, one, self.threads) for one in (self.float_form, form))
+        timed = in_turns(load_float, load_form, fixed_batch(self.reference.spec) or 1)
         return Judged(form, noise, timed.ratio, timed.interval)
 
     def chosen(self, forms: Iterable[Form], progress: Progress) -> tuple[Judged, list[Judged]]:
@@ -136,10 +137,6 @@ class Judge:
         if ships.form is self.float_form:
             self.closeness(ships.form)  # in this runtime it may be another than the one handed in
         return ships, found
-
-    @cached_property
-    def _timed_float_session(self) -> HostSession:
-        return self._session(self.float_form, self.threads)
 
     def _session(self, form: Form, threads: int) -> HostSession:
         return file_session(form.file, self.reference.spec, form.session_options, threads)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.errors import TargetError
 from edgevit.profiling import Comparison, MeasurePlan, interleaved
-from edgevit.runtimes.base import HostSession, SessionOptions, file_runtime, fixed_batch, receipt, runtime_of
+from edgevit.runtimes.base import HostSession, SessionOptions, file_runtime, receipt, runtime_of
 from edgevit.runtimes.files import onnx_file
 
 SECONDS_EACH = 1.0
@@ -42,8 +43,11 @@ def open_session(model: Artifact, options: SessionOptions) -> HostSession:
     return file_session(onnx_file(model), model.io, model.manifest.session_options, options.threads, conditions)
 
 
-def in_turns(one: HostSession, other: HostSession) -> Comparison:
-    """How many times as long one model takes as another of the same input: a choice, rather than a latency to quote."""
-    batch = fixed_batch(one.spec) or fixed_batch(other.spec) or 1
+def in_turns(one: Callable[[], HostSession], other: Callable[[], HostSession], batch: int = 1) -> Comparison:
+    """How many times as long one model takes as another of the same input: a choice, rather than a latency to quote.
+
+    Args:
+        one, other: each call loads the model anew.
+    """
     plan = MeasurePlan(warmup_s=0.2, duration_s=SECONDS_EACH, min_runs=20, batch_size=batch)
-    return interleaved(one.work(plan), other.work(plan), plan)
+    return interleaved(lambda: nullcontext(one().work(plan)), lambda: nullcontext(other().work(plan)), plan)

@@ -1,6 +1,8 @@
 """Percentiles against numpy, intervals by what they promise."""
 
 import numpy as np
+import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +11,7 @@ from edgevit.profiling.statistics import (
     drift,
     nearest_rank,
     p50_interval,
-    ratio_interval,
+    ratio_over_starts,
     time_blocks,
 )
 
@@ -62,12 +64,28 @@ def test_a_machine_that_changes_speed_widens_the_interval():
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
 
 
-def test_the_ratio_ignores_what_slows_both():
-    generator = np.random.default_rng(3)
-    weather = np.repeat(generator.uniform(1, 3, 30), 10)
-    a, b = weather * 2.0, weather * 1.0
-    interval = ratio_interval(a, b, np.repeat(np.arange(30), 10))
-    assert interval.low == interval.high == 2.0
+@given(st.integers(6, 25), st.integers(0, 2**32 - 1))
+def test_the_interval_over_starts_holds_what_wilcoxons_test_does_not_refuse(starts, seed):
+    logarithms = np.random.default_rng(seed).normal(0.1, 0.3, starts)
+    _, interval = ratio_over_starts(np.exp(logarithms))
+    low, high = np.log([interval.low, interval.high])
+    for at, inside in ((low + 1e-6, True), (high - 1e-6, True), (low - 1e-6, False), (high + 1e-6, False)):
+        refused = scipy.stats.wilcoxon(logarithms - at, method="exact").pvalue <= 0.05
+        assert refused != inside
+
+
+def test_a_disturbed_start_moves_the_ratio_little():
+    ratios = [1.30, 1.31, 1.29, 1.30, 1.32, 1.28, 1.30, 1.31, 1.29, 1.32, 1.28]
+    ratio, interval = ratio_over_starts([*ratios, 5.0])
+    assert ratio == pytest.approx(1.30, abs=0.01)
+    assert 1.28 < interval.low < interval.high < 1.33
+
+
+def test_swapping_the_models_turns_the_ratio_over():
+    ratios = np.exp(np.random.default_rng(4).normal(0.2, 0.1, 10))
+    (ratio, interval), (inverse, other) = ratio_over_starts(ratios), ratio_over_starts(1 / ratios)
+    assert inverse == pytest.approx(1 / ratio)
+    assert (other.low, other.high) == pytest.approx((1 / interval.high, 1 / interval.low))
 
 
 def test_variation_and_drift():
