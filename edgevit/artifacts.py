@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edgevit import bounds
 from edgevit.errors import ArtifactError, first_line
 
 Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency", "check", "report", "bundle"]
@@ -39,7 +40,8 @@ class TensorSpec(Frozen):
     meaning: str = ""
 
 
-_AboveZero = Annotated[FiniteFloat, Field(gt=0)]
+_Mean = Annotated[float, bounds.CHANNEL_MEAN]
+_Std = Annotated[float, bounds.CHANNEL_STD]
 
 
 class Preprocess(Frozen):
@@ -53,10 +55,10 @@ class Preprocess(Frozen):
     height: int
     width: int
     resize: Literal["crop", "squash"] = "crop"
-    crop_pct: _AboveZero = 1.0
+    crop_pct: Annotated[float, bounds.CROP_SHARE] = 1.0
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
-    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.485, 0.456, 0.406)
-    std: tuple[_AboveZero, _AboveZero, _AboveZero] = (0.229, 0.224, 0.225)
+    mean: tuple[_Mean, _Mean, _Mean] = (0.485, 0.456, 0.406)
+    std: tuple[_Std, _Std, _Std] = (0.229, 0.224, 0.225)
     normalised_inside: bool = False
 
 

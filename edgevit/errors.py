@@ -20,6 +20,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from edgevit.terminal import printable_line
+
 # Words of the allocators of torch (on the CPU, on CUDA), oneDNN, cuBLAS and cuDNN, ONNX Runtime and OpenVINO
 NO_MEMORY = (
     "can't allocate memory",
@@ -59,9 +61,9 @@ class EdgevitError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        head = self.what if self.where is None else f"{self.where}: {self.what}"
+        head = self.what if self.where is None else f"{printable_line(self.where)}: {self.what}"
         details = [
-            f"  {name}: {value}"
+            f"  {name}: {printable_line(value)}"
             for name, value in (("got", self.got), ("expected", self.expected), ("next", self.next))
             if value is not None
         ]
@@ -121,6 +123,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """`Did you mean 'x'?` for the known name nearest to `name`, or None where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else None
+
+
+def shortened(value: object, most: int = 100) -> str:
+    """`value` as text of at most `most` characters, and … where it has more."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def listed(names: Sequence[str], shown: int = 5) -> str:

@@ -9,6 +9,8 @@ from itertools import pairwise
 from statistics import mean
 from typing import Protocol, TextIO
 
+from edgevit.terminal import printable, printable_line
+
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*#@"  # the courses of values, from small to large
 SPARKLINE_WIDTH = 12
 
@@ -61,7 +63,7 @@ class PlainProgress:
         self._stream, self._every_s = stream, every_s
 
     def say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(printable(line), file=self._stream, flush=True)
 
     def curves(self, curves: Mapping[str, Sequence[float]]) -> None:
         _say_curves(self, curves, self._stream.encoding)
@@ -101,10 +103,10 @@ class RichProgress:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(printable(line), soft_wrap=True)
 
     def curves(self, curves: Mapping[str, Sequence[float]]) -> None:
         _say_curves(self, curves, self.console.encoding)
@@ -114,7 +116,7 @@ class RichProgress:
         from rich import progress as rich_progress
 
         columns = (
-            rich_progress.TextColumn("    {task.description}"),
+            rich_progress.TextColumn("    {task.description}", markup=False),
             rich_progress.BarColumn(bar_width=20),
             rich_progress.TaskProgressColumn(),
             rich_progress.TextColumn("{task.fields[rate]}"),
@@ -122,7 +124,7 @@ class RichProgress:
             rich_progress.TextColumn("{task.fields[shown]}"),
         )
         with rich_progress.Progress(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(title, total=total, shown="", rate="")
+            task = bars.add_task(printable_line(title), total=total, shown="", rate="")
             start = time.monotonic()
 
             class Shown:

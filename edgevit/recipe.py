@@ -6,13 +6,11 @@ import fnmatch
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq, LineCol
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from edgevit.artifacts import Frozen, Kind
 from edgevit.configs import (
@@ -31,23 +29,31 @@ from edgevit.configs import (
     references,
     with_absolute_files,
 )
-from edgevit.configs.fields import MEASUREMENTS, reference_fields
-from edgevit.errors import RecipeError, did_you_mean
+from edgevit.configs.fields import LONGEST_ID, MEASUREMENTS, reference_fields
+from edgevit.errors import RecipeError, did_you_mean, listed, shortened
 from edgevit.models.names import known_model, nearest_models
+from edgevit.yaml_reader import LONGEST_TEXT, Allowance, Block, Items, copied, read_yaml, yaml_value
 
 Location = tuple[str | int, ...]
 ROLES = ("train", "val", "test", "support", "pool")
-LARGEST_RECIPE = 1_000_000  # bytes
+MOST_STAGES = 1000  # with the copies of for_each
+MOST_DATASETS = 1000
+MISTAKES_SHOWN = 20
+NAMES_SHOWN = 20
 NEED_TRUE_LABELS = (("evaluate", ("data",)), ("pseudolabel", ("calibration",)))
 
 
 class Recipe(Frozen):
     """A name, a budget, named data sets and a list of stages in the order in which they run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(description="the folder under runs/")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=LONGEST_ID)] = Field(
+        description="the folder under runs/"
+    )
     budget: Budget = Budget()
-    datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], DatasetConfig]
-    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=LONGEST_ID)], DatasetConfig] = Field(
+        max_length=MOST_DATASETS
+    )
+    stages: tuple[StageConfig, ...] = Field(min_length=1, max_length=MOST_STAGES)
 
     def dataset_names(self) -> list[str]:
         """The data sets and roles ("digits.support") that stages refer to and that no stage makes, each once."""
@@ -67,21 +73,22 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: with the line and the nearest valid name, for anything that a run could not use.
     """
-    document = _parse(path)
+    allowance = Allowance()
+    document = _parse(path, allowance)
     for setting in settings:
         _apply(document, setting)
-    _expand_for_each(document, path)
+    _expand_for_each(document, allowance)
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
-        raise _combined([_explained(problem, document, path) for problem in error.errors(include_url=False)]) from None
+        own = _own(error)[: MISTAKES_SHOWN + 1]
+        raise _combined([_explained(problem, document) for problem in own]) from None
     stages = tuple(
         with_absolute_files(_with_patterns(stage, recipe.stages[:i]), path.parent)
         for i, stage in enumerate(recipe.stages)
     )
     recipe = recipe.model_copy(update={"stages": stages})
-    problems = list(_wrong_names(recipe, document, path))
-    if problems:
+    if problems := list(islice(_wrong_names(recipe, document), MISTAKES_SHOWN + 1)):
         raise _combined(problems)
     return recipe
 
@@ -95,153 +102,145 @@ def recipe_schema() -> dict[str, Any]:
 # Reading ------------------------------------------------------------------------------------------------------
 
 
-def _parse(path: Path) -> CommentedMap:
+def _parse(path: Path, allowance: Allowance) -> Block:
     if not path.is_file():
         raise RecipeError("there is no such recipe", where=path, next="edgevit init FOLDER writes one")
-    if path.stat().st_size > LARGEST_RECIPE:
-        raise RecipeError("the file is too large for a recipe", where=path, expected=f"at most {LARGEST_RECIPE} bytes")
-    try:
-        document = YAML(typ="rt", pure=True).load(path.read_text(encoding="utf-8"))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}" if mark else path
-        raise RecipeError(f"this is not valid YAML: {error.problem or error.context}", where=where) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"this is not valid YAML: {error}", where=path) from None
-    if not isinstance(document, CommentedMap):
+    document = read_yaml(path, allowance)
+    if not isinstance(document, Block):
         raise RecipeError("a recipe is a mapping", where=path, expected="name:, datasets:, stages:")
     return document
 
 
-def _apply(document: CommentedMap, setting: str) -> None:
+def _apply(document: Block, setting: str) -> None:
     """Change one value, `stages.ID.key=value`; ids may themselves hold dots."""
     target, equals, text = setting.partition("=")
-    where = f"--set {setting}"
+    where = f"--set {shortened(setting)}"
     if not equals:
         raise RecipeError("a setting has the form key.path=value", where=where)
-    try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise RecipeError("the value is not valid YAML", where=where, got=text) from error
+    value = yaml_value(text, where)
     names = target.split(".")
     node: Any = document
     while len(names) > 1:
         node, names = _descend(node, names, where)
-    if not isinstance(node, CommentedMap):
-        raise RecipeError(f"'{names[0]}' has no place here", where=where)
+    if not isinstance(node, Block):
+        raise RecipeError(f"'{shortened(names[0])}' has no place here", where=where)
     if names[0] in ("path", "weights") and isinstance(value, str):
         value = str(Path(value).expanduser().absolute())
-    node[names[0]] = value
+    node[names[0]], node.places[names[0]] = value, where
 
 
 def _descend(node: Any, names: list[str], where: str) -> tuple[Any, list[str]]:
     for length in range(1, len(names)):
         name, rest = ".".join(names[:length]), names[length:]
-        if isinstance(node, CommentedSeq):
+        if isinstance(node, Items):
             for item in _stages_in(node):
                 if item.get("id") == name:
                     return item, rest
-            if name.isdigit() and int(name) < len(node):
+            if name in map(str, range(len(node))):
                 return node[int(name)], rest
-        elif isinstance(node, CommentedMap) and name in node:
+        elif isinstance(node, Block) and name in node:
             return node[name], rest
-        elif isinstance(node, CommentedMap) and name in ("budget", "augmentation", "few_shot", "splits", "model_args"):
-            node[name] = CommentedMap()
+        elif isinstance(node, Block) and name in ("budget", "augmentation", "few_shot", "splits", "model_args"):
+            node[name], node.places[name] = Block(where), where
             return node[name], rest
     known: list[str] = []
-    if isinstance(node, CommentedSeq):
+    if isinstance(node, Items):
         known = [str(item["id"]) for item in _stages_in(node) if "id" in item]
-    elif isinstance(node, Mapping):
-        known = list(map(str, node))
+    elif isinstance(node, Block):
+        known = list(node)
     raise RecipeError(
-        f"there is no '{names[0]}' to set. {did_you_mean(names[0], known) or ''}".strip(),
+        f"there is no '{shortened(names[0])}' to set. {did_you_mean(names[0], known) or ''}".strip(),
         where=where,
-        expected=f"one of {', '.join(known)}" if known else None,
+        expected=f"one of {listed(known, NAMES_SHOWN)}" if known else None,
     )
 
 
-def _stages_in(node: CommentedSeq) -> Iterator[Mapping[str, Any]]:
+def _stages_in(node: Items) -> Iterator[Block]:
     """The stages of a list, and those of its for_each blocks: what is set there is set in every copy."""
     for item in node:
-        if isinstance(item, Mapping):
+        if isinstance(item, Block):
             yield item
             inner = item.get("stages")
-            yield from _stages_in(inner) if isinstance(inner, CommentedSeq) else ()
+            yield from _stages_in(inner) if isinstance(inner, Items) else ()
 
 
 # for_each -----------------------------------------------------------------------------------------------------
 
 
-def _expand_for_each(document: CommentedMap, path: Path) -> None:
+def _expand_for_each(document: Block, allowance: Allowance) -> None:
     """Replace each block {for_each: {NAME: [a, b]}, stages: […]} by one copy of its stages per value.
 
     In the copy for a, `${NAME}` becomes a, ids without it get the suffix /a, and references to ids of the block follow.
     """
     stages = document.get("stages")
-    if not isinstance(stages, CommentedSeq):
+    if not isinstance(stages, Items):
         return
-    expanded = CommentedSeq()
+    expanded = Items(stages.place)
     for index, item in enumerate(stages):
-        is_block = isinstance(item, Mapping) and "for_each" in item
-        copies = _copies(item, f"{path}:{stages.lc.item(index)[0] + 1}") if is_block else [item]
-        for copy in copies:
+        place = stages.places.get(index, stages.place)
+        is_block = isinstance(item, Block) and "for_each" in item
+        for copy in _copies(item, allowance, place) if is_block else [item]:
+            if len(expanded) == MOST_STAGES:
+                raise RecipeError("the recipe has too many stages", where=place, expected=f"at most {MOST_STAGES:,}")
+            expanded.places[len(expanded)] = place
             expanded.append(copy)
-            expanded.lc.add_kv_line_col(len(expanded) - 1, [*stages.lc.item(index), *stages.lc.item(index)])
     document["stages"] = expanded
 
 
-def _copies(block: Mapping[str, Any], where: str) -> Iterator[Any]:
+def _copies(block: Block, allowance: Allowance, place: str) -> Iterator[Any]:
     variables, stages = block.get("for_each"), block.get("stages")
-    if not isinstance(variables, Mapping) or len(variables) != 1 or not isinstance(stages, list):
-        raise RecipeError("a for_each block is {for_each: {NAME: [values]}, stages: [...]}", where=where)
+    if not isinstance(variables, Block) or len(variables) != 1 or not isinstance(stages, Items):
+        raise RecipeError("a for_each block is {for_each: {NAME: [values]}, stages: [...]}", where=place)
     ((name, values),) = variables.items()
-    if not isinstance(values, list):
-        raise RecipeError(f"for_each needs a list of values for '{name}'", where=where, got=values)
-    ids = {stage["id"] for stage in stages if isinstance(stage, Mapping) and isinstance(stage.get("id"), str)}
+    if not isinstance(values, Items):
+        raise RecipeError(f"for_each needs a list of values for '{name}'", where=place, got=shortened(values))
+    ids = {stage["id"] for stage in stages if isinstance(stage, Block) and isinstance(stage.get("id"), str)}
     refers = {"id"}.union(*map(reference_fields, STAGES.values()))
     variable = f"${{{name}}}"
     for value in values:
-        suffix = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value)).strip("-.")
+        text = str(value)
+        suffix = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")
         renamed = {one: one.replace(variable, suffix) if variable in one else f"{one}/{suffix}" for one in ids}
-        copier = _Copier(variable, value, renamed, refers, where)
-        yield from map(copier.copy, stages)
+        replaced = _Replaced(variable, value, text, renamed, refers, allowance, place)
+        for stage in stages:
+            yield copied(stage, allowance, place, scalar=replaced)
 
 
 @dataclass(frozen=True)
-class _Copier:
-    """Copies stages of a block for one value of its variable.
+class _Replaced:
+    """What becomes of each scalar of a block's stages, for one value of its variable.
 
     Attributes:
+        text: the value where it is part of a text.
         renamed: the ids of the block's stages, and what they are called in the copy.
         refers: the keys under which such ids stand.
     """
 
     variable: str
     value: Any
+    text: str
     renamed: Mapping[str, str]
     refers: Collection[str]
-    where: str
+    allowance: Allowance
+    place: str
 
-    def copy(self, node: Any, key: str = "") -> Any:
-        """A copy of what stands under `key`."""
-        if isinstance(node, CommentedMap):
-            copy = CommentedMap({name: self.copy(item, name) for name, item in node.items()})
-            setattr(copy, LineCol.attrib, node.lc)  # the copy answers with the lines of the block
-            return copy
-        if isinstance(node, CommentedSeq):
-            items = CommentedSeq([self.copy(item, key) for item in node])
-            setattr(items, LineCol.attrib, node.lc)
-            return items
-        if node == self.variable and key != "id":
-            return self.value
-        return self._text(node, key) if isinstance(node, str) else node
-
-    def _text(self, text: str, key: str) -> str:
-        if key in self.refers and text in self.renamed:
-            return self.renamed[text]
-        text = text.replace(self.variable, str(self.value))
+    def __call__(self, given: Any, key: str) -> Any:
+        """What becomes of the scalar `given` under `key`."""
+        if given == self.variable and key != "id":
+            return copied(self.value, self.allowance, self.place)
+        if not isinstance(given, str):
+            return given
+        if key in self.refers and given in self.renamed:
+            return self.renamed[given]
+        if given.count(self.variable) * len(self.text) > LONGEST_TEXT:
+            raise RecipeError(
+                f"the text is too long with the value of {self.variable}",
+                where=self.place,
+                expected=f"at most {LONGEST_TEXT:,} characters",
+            )
+        text = given.replace(self.variable, self.text)
         if other := re.search(r"\$\{\w+\}", text):
-            raise RecipeError("for_each has no such variable", where=self.where, got=other[0], expected=self.variable)
+            raise RecipeError("for_each has no such variable", where=self.place, got=other[0], expected=self.variable)
         return text
 
 
@@ -258,12 +257,13 @@ def _with_patterns(stage: Stage, earlier: Sequence[Stage]) -> Stage:
     return stage.model_copy(update={"of": tuple(dict.fromkeys(names)) or of})
 
 
-def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator[RecipeError]:
+def _wrong_names(recipe: Recipe, document: Block) -> Iterator[RecipeError]:
     kinds: dict[str, Kind] = {}
     for index, stage in enumerate(recipe.stages):
+        later = [one.id for one in recipe.stages[index:]]
 
         def at(*inner: str | int, index: int = index) -> str:
-            return f"{path}:{_line(document, ('stages', index, *inner))}"
+            return _place(document, ("stages", index, *inner))
 
         if stage.id in kinds or _is_dataset(stage.id, recipe):
             yield RecipeError(f"the id '{stage.id}' is used twice", where=at("id"))
@@ -277,7 +277,6 @@ def _wrong_names(recipe: Recipe, document: CommentedMap, path: Path) -> Iterator
             hint = "edgevit models lists compact students"
             yield RecipeError(f"timm has no model '{model}'", where=at("model"), expected=near, next=hint)
         for inner, name, takes in references(stage):
-            later = [one.id for one in recipe.stages[index:]]
             problem = _wrong_reference(name, takes.kinds, kinds, recipe, later)
             if problem is None and inner != ("classes_of",) and stage.name() != "evaluate":
                 problem = _reads_test(name, recipe)
@@ -391,19 +390,31 @@ def _tests_what_is_learned(name: str, recipe: Recipe) -> tuple[str, str] | None:
 # Mistakes, explained ------------------------------------------------------------------------------------------
 
 
-def _explained(problem: Any, document: CommentedMap, path: Path) -> RecipeError:
+def _own(error: ValidationError) -> list[Any]:
+    """pydantic's problems without that of a list that is too short only because its items are wrong."""
+    problems = error.errors(include_url=False)
+    wrong = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if problem["type"] != "too_short"
+        or not any(loc[: len(problem["loc"])] == problem["loc"] != loc for loc in wrong)
+    ]
+
+
+def _explained(problem: Any, document: Block) -> RecipeError:
     loc: Location = problem["loc"]
     inner = _without_tags(loc, document)
-    where = f"{path}:{_line(document, inner)}"
-    owner, name = _owner(inner, document), loc[-1] if loc else ""
+    where = _place(document, inner)
+    owner, name = _owner(inner, document), shortened(loc[-1]) if loc else ""
     if problem["type"] == "extra_forbidden":
         known = _known_keys(loc)
-        hint = did_you_mean(str(name), known) or f"It has: {', '.join(known)}."
+        hint = did_you_mean(name, known) or f"It has: {', '.join(known)}."
         return RecipeError(f"'{name}' is no key of {owner}. {hint}", where=where)
     if problem["type"] == "missing":
         return RecipeError(f"{owner} needs the key '{name}'", where=where)
     if problem["type"] == "union_tag_invalid":
-        tag, got = problem["ctx"]["discriminator"].strip("'"), problem["ctx"]["tag"]
+        tag, got = problem["ctx"]["discriminator"].strip("'"), shortened(problem["ctx"]["tag"])
         known = [one.strip(" '") for one in problem["ctx"]["expected_tags"].split(",")]
         return RecipeError(
             f"'{got}' is no {tag}. {did_you_mean(got, known) or ''}".rstrip(),
@@ -413,14 +424,20 @@ def _explained(problem: Any, document: CommentedMap, path: Path) -> RecipeError:
     if problem["type"] == "union_tag_not_found":
         return RecipeError(f"{owner} needs the key {problem['ctx']['discriminator']}", where=where)
     message = str(problem["msg"]).removeprefix("Value error, ")
-    key = f"'{inner[-1]}'" if inner and isinstance(inner[-1], str) else owner
+    key = f"'{shortened(inner[-1])}'" if inner and isinstance(inner[-1], str) else owner
     label = owner if key in owner else f"{key} of {owner}"
-    got = None if isinstance(problem["input"], Mapping) else problem["input"]
-    return RecipeError(f"{label}: {message[0].lower()}{message[1:]}", where=where, got=got, next=meant(problem))
+    given = None if isinstance(problem["input"], Mapping) else _as_written(problem["input"])
+    return RecipeError(f"{label}: {message[0].lower()}{message[1:]}", where=where, got=given, next=meant(problem))
+
+
+def _as_written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else shortened(value)
 
 
 def meant(problem: Any) -> str | None:
-    """The value that one of pydantic's problems may be a misspelling of, asked as a question."""
+    """What may have been meant by the value of one of pydantic's problems."""
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
+        return "write it in quotes"
     if problem["type"] != "literal_error":
         return None
     return did_you_mean(str(problem["input"]), re.findall(r"'([^']+)'", problem["ctx"]["expected"]))
@@ -429,17 +446,16 @@ def meant(problem: Any) -> str | None:
 def _combined(problems: Sequence[RecipeError]) -> RecipeError:
     if len(problems) == 1:
         return problems[0]
-    return RecipeError(f"{problems[0]}\n" + "\n".join(str(problem) for problem in problems[1:]))
+    more = ["more mistakes follow: mend these first"] if len(problems) > MISTAKES_SHOWN else []
+    return RecipeError("\n".join([*map(str, problems[:MISTAKES_SHOWN]), *more]))
 
 
-def _without_tags(loc: Location, document: CommentedMap) -> Location:
+def _without_tags(loc: Location, document: Block) -> Location:
     """pydantic's location without the union tags that it puts in, which the document does not have."""
     node: Any = document
     found: list[str | int] = []
     for position, part in enumerate(loc):
-        if (isinstance(node, CommentedMap) and part in node) or (
-            isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node)
-        ):
+        if part in getattr(node, "places", ()):
             node = node[part]
             found.append(part)
         elif position == len(loc) - 1:
@@ -447,31 +463,29 @@ def _without_tags(loc: Location, document: CommentedMap) -> Location:
     return tuple(found)
 
 
-def _line(document: CommentedMap, path: Location) -> int:
-    """1-based line of the key or item at `path`; of the nearest thing above it that has one."""
+def _place(document: Block, path: Location) -> str:
+    """Where the key or item at `path` stands, or else the nearest thing above it."""
     node: Any = document
-    line = 1
+    place = document.place
     for part in path:
-        try:
-            line = (node.lc.key(part) if isinstance(node, CommentedMap) else node.lc.item(part))[0] + 1
-            node = node[part]
-        except (KeyError, IndexError, TypeError, AttributeError):
-            break  # the value came from --set, or is a scalar
-    return line
+        if part not in getattr(node, "places", ()):
+            break
+        place, node = node.places[part], node[part]
+    return place
 
 
-def _owner(path: Location, document: CommentedMap) -> str:
+def _owner(path: Location, document: Block) -> str:
     match path:
         case ("stages", int(index), *rest):
             stage = document["stages"][index]
-            name = f"stage '{stage.get('stage', '?')}'" if isinstance(stage, Mapping) else f"stage {index + 1}"
+            name = f"stage '{shortened(stage.get('stage', '?'))}'" if isinstance(stage, Block) else f"stage {index + 1}"
             inside = [part for part in rest if isinstance(part, str)]
-            nested = isinstance(stage, Mapping) and inside and isinstance(stage.get(inside[0]), (Mapping, list))
-            return f"'{inside[0]}' of {name}" if nested else name
+            nested = isinstance(stage, Block) and inside and isinstance(stage.get(inside[0]), Block | Items)
+            return f"'{shortened(inside[0])}' of {name}" if nested else name
         case ("datasets", str(name), *_):
-            return f"data set '{name}'"
+            return f"data set '{shortened(name)}'"
         case (str(name), *_):
-            return f"'{name}'"
+            return f"'{shortened(name)}'"
         case _:
             return "the recipe"
 

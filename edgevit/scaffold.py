@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -12,10 +13,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from edgevit.configs import ImageFolder
+from edgevit.configs.fields import LONGEST_ID
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.data.sources.image_folder import split_folders
 from edgevit.errors import DataError, TargetError
 from edgevit.progress import Progress
+from edgevit.terminal import printable_line
 
 TARGETS = ("local-cpu", "local-gpu")
 FEW_IMAGES_PER_CLASS = 20  # below this, on average, the recipe is a few-shot one
@@ -43,7 +46,7 @@ def recipe_for_folder(
     shots = _shots(open_dataset(roles["photos.train"])) if few else 0
     text = _template().render(
         name=_recipe_name(folder),
-        file=shlex.quote(str(recipe_file)),
+        file=printable_line(shlex.quote(str(recipe_file))),
         path=_path_from(recipe_file.absolute().parent, folder.absolute()),
         classes=config.classes,
         has_test_folder="test" in split_folders(folder, of_classes=True).values(),
@@ -75,12 +78,20 @@ def _class_level(folder: Path) -> Literal["top", "leaf"]:
 
 
 def _recipe_name(folder: Path) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "photos"
+    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:LONGEST_ID] or "photos"
 
 
 def _path_from(start: Path, folder: Path) -> Path:
     """Relative where recipe and photos lie together, so that they can move together; absolute elsewhere."""
     return Path(os.path.relpath(folder, start)) if folder.is_relative_to(start.parent) else folder
+
+
+def _quoted(text: object) -> str:
+    """Text as YAML has it between quotes."""
+    plain = str(text)
+    if plain == printable_line(plain):
+        return "'" + plain.replace("'", "''") + "'"
+    return printable_line(json.dumps(plain, ensure_ascii=False))
 
 
 def _template() -> Template:
@@ -91,5 +102,5 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["quoted"] = lambda text: "'" + str(text).replace("'", "''") + "'"
+    environment.filters["quoted"] = _quoted
     return environment.get_template("recipe.yaml.j2")

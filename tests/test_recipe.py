@@ -77,7 +77,7 @@ def test_a_bundle_that_takes_classes_needs_an_embedding_from_the_start(tmp_path:
         ("id: teacher, model", "id: teacher, epocs: 3, model", 7, "no key of stage 'train'. Did you mean 'epochs'?"),
         ("stage: fewshot", "stage: fewshots", 8, "Did you mean 'fewshot'?"),
         ("source: glyphs", "source: glyph", 4, "Did you mean 'glyphs'?"),
-        ("share: 0.2", "share: 2", 14, "less than or equal to 1"),
+        ("share: 0.2", "share: 2", 14, "above 0 and at most 1"),
         ("share: 0.2", "share: 0.1", 9, "must add up to 1"),
         ("teacher: adapted", "teacher: adaptd", 11, "Did you mean 'adapted'?"),
         ("teacher: adapted", "teacher: latency/float", 11, "comes later"),
@@ -92,7 +92,7 @@ def test_a_bundle_that_takes_classes_needs_an_embedding_from_the_start(tmp_path:
         ("    model: deit_tiny_patch16_224", "    init: adapted\n    model_args: {depth: 2}", 9, "goes with 'model'"),
         ("id: adapted", "id: teacher", 8, "the id 'teacher' is used twice"),
         ("id: latency/float", "id: accuracy", 18, "cannot both be folders"),
-        ("latency_ms: 5", "latency_ms: -5", 2, "greater than 0"),
+        ("latency_ms: 5", "latency_ms: -5", 2, "above 0 and at most"),
         ("latency_ms: 5", "latency_ms: 5, latency_ms: 6", 2, "duplicate key"),
         ("name: small", "name: ../small", 1, "match pattern"),
         ("id: teacher, ", "", 7, "needs the key 'id'"),
@@ -225,7 +225,7 @@ def test_a_value_of_a_list_that_is_misspelt_gets_the_nearest_one(tmp_path: Path)
 
 
 def test_a_drop_of_a_whole_is_no_budget(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"'top1_drop' of 'budget': (.|\n)*less than 1\n(.|\n)*got: 2"):
+    with pytest.raises(RecipeError, match=r"'top1_drop' of 'budget': (.|\n)*below 1\n(.|\n)*got: 2"):
         load(tmp_path, GOOD.replace("latency_ms: 5", "top1_drop: 2"))
 
 
@@ -321,7 +321,7 @@ stages:
         ("regularization: 0.1, dropout: 0.1", "'regularization' stands for"),
         ("schedule: step", "takes one number as decay_epochs"),
         ("schedule: multistep, decay_epochs: [30, 10]", "decay_epochs rise from one to the next, got 30, 10"),
-        ("seed: -1", "greater than or equal to 0"),
+        ("seed: -1", "at least 0 and at most 2,147,483,647"),
         ("decay_rate: 0.5", "'decay_rate' goes with schedule step or multistep"),
         ("augmentation: light9", "input should be .none., .light1."),
     ],
@@ -351,3 +351,108 @@ def test_option_of_finetuning_is_refused_where_a_head_is_fitted(tmp_path: Path) 
     with pytest.raises(RecipeError, match="'epochs' goes with method: finetune"):
         load(tmp_path, text)
     assert load(tmp_path, text.replace("epochs: 3", "epochs: 3, method: finetune")).stages
+
+
+SHARED = """\
+name: shared
+datasets:
+  p: {source: digits, few_shot: &few {shots: 3}}
+  q: {source: digits, few_shot: *few}
+stages:
+  - {stage: train, id: a, model: resnet18, data: p.support, augmentation: &strength {horizontal_flip: 0.5}}
+  - &b {stage: train, id: b, model: resnet18, data: p.support, augmentation: *strength}
+  - {<<: *b, id: c}
+  - for_each: {model: [resnet18, resnet34]}
+    stages: [{stage: train, id: d, model: "${model}", data: q.support, augmentation: *strength}]
+"""
+
+
+@pytest.mark.parametrize("changed", ["a", "b", "c", "d"])
+def test_a_setting_changes_what_it_names_and_nothing_that_shares_its_block(tmp_path: Path, changed: str) -> None:
+    recipe = load(tmp_path, SHARED, f"stages.{changed}.augmentation.horizontal_flip=0", "datasets.p.few_shot.shots=1")
+    flips = {stage.id: stage.augmentation.horizontal_flip for stage in recipe.stages}
+    assert flips == {name: 0 if name[0] == changed else 0.5 for name in ("a", "b", "c", "d/resnet18", "d/resnet34")}
+    assert {name: config.few_shot.shots for name, config in recipe.datasets.items()} == {"p": 1, "q": 3}
+
+
+ONE = """\
+name: {name}
+datasets: {{d: {{source: digits}}}}
+stages: [{{stage: train, id: t, model: resnet18, data: d.train{more}}}]
+"""
+
+
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan", "1e400", "-1", "99999999999999999999", "true"])
+@pytest.mark.parametrize("key", ["learning_rate", "epochs", "batch_size", "dropout", "augmentation.mixup", "seed"])
+def test_numbers_without_sense_are_refused_in_the_file_and_in_settings(tmp_path: Path, key: str, number: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, ONE.format(name="x", more=""), f"stages.t.{key}={number}")
+    (line,) = [line for line in str(caught.value).splitlines() if not line.startswith("  ")]  # and no other mistake
+    assert line.startswith(f"--set stages.t.{key}={number}: ")
+    assert key.split(".")[-1] in line
+    top, _, inner = key.partition(".")
+    more = f", {top}: {{{inner}: {number}}}" if inner else f", {top}: {number}"
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:3: "):
+        load(tmp_path, ONE.format(name="x", more=more))
+
+
+@pytest.mark.parametrize("value", ["{a: .nan}", "{a: [1e30]}", "{a: {b: -.inf}}", "{a: 9999999999}"])
+def test_numbers_of_model_args_are_bounded_too(tmp_path: Path, value: str) -> None:
+    with pytest.raises(RecipeError, match=r"'model_args' of stage 'train': numbers should be at least"):
+        load(tmp_path, ONE.format(name="x", more=f", model_args: {value}"))
+    text = "{img_size: [96, 128], act: gelu, bias: false, norm: null}"
+    stage = load(tmp_path, ONE.format(name="x", more=f", model_args: {text}")).stages[0]
+    assert stage.model_args == {"img_size": [96, 128], "act": "gelu", "bias": False, "norm": None}
+
+
+def test_a_text_that_looks_like_a_number_is_to_be_quoted(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'name': (.|\n)*got: 1.1\n  next: write it in quotes"):
+        load(tmp_path, ONE.format(name="1.10", more=""))
+    assert load(tmp_path, ONE.format(name="'1.10'", more="")).name == "1.10"
+    assert load(tmp_path, ONE.format(name="2024-01-01", more="")).name == "2024-01-01"
+
+
+def copies(values: str, stages: str) -> str:
+    block = f"  - for_each: {{v: [{values}]}}\n    stages: [{stages}]\n"
+    return f"name: x\ndatasets: {{d: {{source: digits}}}}\nstages:\n{block}"
+
+
+COPY = "{stage: train, id: t, model: '${v}', data: d.train}"
+LONG = "x" * 9000
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (copies(", ".join(map(str, range(1001))), COPY), r"recipe\.yaml:4: the recipe has too many stages"),
+        (copies(LONG, COPY.replace("${v}", "${v}" * 9)), r"the text is too long with the value of \$\{v\}"),
+        (
+            copies(", ".join([LONG] * 90), ", ".join([COPY] * 9)),
+            "too large once aliases and for_each are written out",
+        ),
+        ("name: x\ndatasets: {}\nstages: [" + f"{COPY}, " * 1001 + "]\n", "too many stages"),
+        (
+            "name: x\nstages: []\ndatasets: {" + ", ".join(f"d{i}: {{source: digits}}" for i in range(1001)) + "}\n",
+            "'datasets': dictionary should have at most 1000 items",
+        ),
+    ],
+)
+def test_what_a_recipe_may_grow_to_is_bounded(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        load(tmp_path, text)
+
+
+def test_of_many_mistakes_the_first_are_told(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, ONE.format(name="x", more="".join(f", k{i}: {i}" for i in range(3000))))
+    assert str(caught.value).count("is no key of stage 'train'") == 20
+    assert str(caught.value).endswith("\nmore mistakes follow: mend these first")
+
+
+@pytest.mark.parametrize(
+    "setting", ["stages.²=1", "stages.².epochs=1", f"stages.{'9' * 5000}.epochs=1", "stages.0.0=1"]
+)
+def test_a_setting_of_no_stage_is_refused(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(RecipeError, match="--set stages") as caught:
+        load(tmp_path, ONE.format(name="x", more=""), setting)
+    assert len(str(caught.value)) < 500

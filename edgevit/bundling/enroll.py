@@ -32,7 +32,9 @@ from infer import (  # type: ignore[import-not-found]
     UNKNOWN,
     BundleError,
     Classifier,
+    complain,
     image_files,
+    printable,
 )
 from prototypes import (  # type: ignore[import-not-found]
     ClassesError,
@@ -266,12 +268,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             done = enroll(options.bundle, options.name, options.images, options.add, options.force)
     except Indistinguishable as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     except (BundleError, ClassesError, OSError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
-    print(json.dumps(done, ensure_ascii=False) if options.json else "\n".join(lines_of(done)))
+    lines = [json.dumps(done, ensure_ascii=False)] if options.json else lines_of(done)
+    print(*map(printable, lines), sep="\n")
     return 0
 
 

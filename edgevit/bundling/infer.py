@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs,
 ERRORS_ONLY = 3
 CLASSES = "classes.npz"
 UNKNOWN = "unknown"
+STEERS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 HERE = Path(__file__).resolve().parent
 EXPORT_EMBEDDING = "export the model with embedding: true, and bundle it with support: DATASET.support"
@@ -273,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BundleError(f"{HERE}: {NO_THRESHOLD}")
         return label_files(classifier, options)
     except BundleError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -287,11 +289,22 @@ def label_files(classifier: Classifier, options: argparse.Namespace) -> int:
         try:
             answer = classifier.answer(path, options.top)
         except (OSError, ValueError) as error:
-            print(f"{path}: {error}", file=sys.stderr)
+            complain(f"{printable(str(path))}: {error}")
             status = 1
             continue
-        print(json.dumps(as_json(path, answer), ensure_ascii=False) if options.json else line(path, answer, options))
+        said = json.dumps(as_json(path, answer), ensure_ascii=False) if options.json else line(path, answer, options)
+        print(printable(said))
     return status
+
+
+def complain(error: object) -> None:
+    """Print an error, which may have several lines, on stderr."""
+    print(*map(printable, str(error).split("\n")), sep="\n", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """One line without what would steer a terminal: `\\u001b` stands for ESC, as in JSON."""
+    return STEERS.sub(lambda steering: f"\\u{ord(steering[0]):04x}", text)
 
 
 def as_json(path: Path, answer: Answer) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from edgevit import __version__
 from edgevit.cli import checks, environment, inspection, learning_rate, making, measuring, recipes, shipping
 from edgevit.cli.machine import check_working_folder, explained
 from edgevit.errors import EdgevitError
+from edgevit.terminal import printable
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
 
@@ -110,5 +111,5 @@ def _status_of_command() -> str | int | None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(status)

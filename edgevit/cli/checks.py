@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.output import JsonFlag, print_json, print_table, terminal_context
+from edgevit.cli.output import JsonFlag, echo, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.checking import Checked, CheckedHere
@@ -65,43 +65,43 @@ def _print(found: Checked | CheckedHere) -> None:
 
 
 def _print_for_tensorrt(found: Checked) -> None:
-    typer.echo(f"{found.path}: {_headline(found)}")
+    echo(f"{found.path}: {_headline(found)}")
     if found.answer is not None and found.answer.built:
         fused = found.attentions - len(found.unfused)
         attention = f"; attention fused: {fused} of {found.attentions}" if found.attentions else ""
-        typer.echo(f"  {len(found.answer.kernels)} kernels, {found.bytes_moved / 1e6:.1f} MB moved{attention}\n")
+        echo(f"  {len(found.answer.kernels)} kernels, {found.bytes_moved / 1e6:.1f} MB moved{attention}\n")
         _print_precisions(found.products)
     elif found.answer is not None:
         refused = [(" ".join(filter(None, (one.operator, one.node))), one.reason) for one in found.answer.refused]
         _print_first([f"{node}: {reason}" if node else reason for node, reason in refused])
     _print_fallbacks(found.fell_back)
     _print_diagnostics(found.diagnostics)
-    typer.echo("\nolder parsers, by NVIDIA's tables")
+    echo("\nolder parsers, by NVIDIA's tables")
     print_table(
         ["TensorRT", "board", "verdict"],
         [(one.parser.version, one.parser.boards, one.said) for one in found.older],
     )
     if found.not_asked:
-        typer.echo(f"\nby rules and tables alone: {found.not_asked}", err=True)
-    typer.echo("")
+        echo(f"\nby rules and tables alone: {found.not_asked}", err=True)
+    echo("")
 
 
 def _print_for_onnxruntime(found: CheckedHere) -> None:
     if found.optimized is None:
-        typer.echo(f"{found.path}: refused\n  {found.refused}\n")
+        echo(f"{found.path}: refused\n  {found.refused}\n")
         return
     fused = found.attentions - len(found.optimized.unfused)
     attention = f"; attention fused: {fused} of {found.attentions}" if found.attentions else ""
-    typer.echo(f"{found.path}: loaded by {found.optimized.runtime} on this CPU{attention}\n")
+    echo(f"{found.path}: loaded by {found.optimized.runtime} on this CPU{attention}\n")
     _print_precisions(found.products)
     by_mend: dict[str, list[Product]] = defaultdict(list)
     for product, mend in found.fell_back.items():
         by_mend[mend].append(product)
     for mend, fell_back in by_mend.items():
-        typer.echo("")
+        echo("")
         _print_fallbacks(fell_back)
-        typer.echo(f"  next: {mend}")
-    typer.echo("")
+        echo(f"  next: {mend}")
+    echo("")
 
 
 def _print_precisions(products: Sequence[Product]) -> None:
@@ -129,12 +129,12 @@ def _print_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> None:
     for one in diagnostics:
         alike[one.level, one.rule, one.next].append(one)
     for (level, rule, mend), group in alike.items():
-        typer.echo(f"\n{level}: {rule}, {len(group)} node{'s' if len(group) > 1 else ''} (next: {mend})")
+        echo(f"\n{level}: {rule}, {len(group)} node{'s' if len(group) > 1 else ''} (next: {mend})")
         _print_first([f"{one.node}: {one.what}" for one in group])
 
 
 def _print_first(lines: list[str]) -> None:
     for line in lines[:LINES_SHOWN]:
-        typer.echo(f"  {line}")
+        echo(f"  {line}")
     if len(lines) > LINES_SHOWN:
-        typer.echo(f"  {len(lines) - LINES_SHOWN} more: --json lists them")
+        echo(f"  {len(lines) - LINES_SHOWN} more: --json lists them")

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.output import JsonFlag, next_command, print_json, print_table
+from edgevit import bounds
+from edgevit.cli.options import number
+from edgevit.cli.output import JsonFlag, echo, next_command, print_json, print_table
 
 
 def doctor(as_json: JsonFlag = False) -> None:
@@ -25,7 +27,7 @@ def doctor(as_json: JsonFlag = False) -> None:
         print_table(("", "what", "found"), [(one.state, one.name, one.found) for one in findings])
         for one in findings:
             if one.mend:
-                typer.echo(f"{one.name}: {one.mend}")
+                echo(f"{one.name}: {one.mend}")
         next_command("edgevit run recipes/quickstart.yaml")
     if any(one.state == "broken" for one in findings):
         raise typer.Exit(1)
@@ -33,9 +35,11 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Only models whose name holds this text.")] = "",
-    max_params_m: Annotated[float | None, typer.Option("--max-params", help="Most parameters, in millions.")] = None,
+    max_params_m: Annotated[
+        float | None, number("--max-params", bounds.POSITIVE, "Most parameters, in millions.")
+    ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", help="Only models tested at this input size.")
+        int | None, number("--image-size", bounds.SIDE, "Only models tested at this input size.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -67,7 +71,7 @@ def models(
         for one in entries
     ]
     print_table(("model", "params", "MACs", "token", "licence", "sizes"), rows)
-    typer.echo(
+    echo(
         f"{len(entries)} models; token: has a distillation token. --json adds the number of layers\n"
         "whose features can be compared. Any other timm model works too."
     )

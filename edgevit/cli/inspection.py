@@ -12,6 +12,7 @@ from edgevit.cli.options import ModelPath
 from edgevit.cli.output import (
     JsonFlag,
     check_out,
+    echo,
     next_command,
     print_json,
     print_table,
@@ -50,7 +51,7 @@ def inspect(
         from edgevit.report.inspection import inspection_page
 
         write_text_whole(html, inspection_page(found))
-        typer.echo(f"wrote {html}", err=True)
+        echo(f"wrote {html}", err=True)
     if as_json:
         print_json(found.to_json())
     else:
@@ -59,30 +60,28 @@ def inspect(
 
 
 def _print(found: Inspected) -> None:
-    typer.echo(f"{found.path}: opset {found.opset}")
+    echo(f"{found.path}: opset {found.opset}")
     for direction, tensors in (("in ", found.inputs), ("out", found.outputs)):
         for tensor in tensors:
-            typer.echo(f"  {direction}  {_described(tensor)}")
+            echo(f"  {direction}  {_described(tensor)}")
     if found.spec is not None:
         rule, classes = found.spec.preprocess, len(found.spec.classes)
-        typer.echo(
-            f"  pictures: {rule.resize} to {rule.height} × {rule.width}, {rule.interpolation}; {classes} classes"
-        )
+        echo(f"  pictures: {rule.resize} to {rule.height} × {rule.width}, {rule.interpolation}; {classes} classes")
     for name, value in found.session_options.items():
-        typer.echo(f"  session option {name}: {value}")
+        echo(f"  session option {name}: {value}")
     _print_costs(found)
-    typer.echo("")
+    echo("")
     print_table(("operator", "nodes", "of type"), _operator_rows(found.operators))
     if found.in_subgraphs:
-        typer.echo("\nin subgraphs (bodies of If, Loop and Scan), left out of all other numbers")
-        typer.echo("\n".join(f"  {number} × {operator}" for operator, number in found.in_subgraphs.items()))
-    typer.echo("")
+        echo("\nin subgraphs (bodies of If, Loop and Scan), left out of all other numbers")
+        echo("\n".join(f"  {number} × {operator}" for operator, number in found.in_subgraphs.items()))
+    echo("")
     print_table(LAYER_HEADERS, _layer_rows(found.layers))
     _print_stays_float(found)
     if found.runtime is None:
-        typer.echo(f"\nwhat would run is not known: {found.refused}", err=True)
+        echo(f"\nwhat would run is not known: {found.refused}", err=True)
     else:
-        typer.echo(f"\ngot: by {found.runtime} on this machine's CPU")
+        echo(f"\ngot: by {found.runtime} on this machine's CPU")
 
 
 def _print_costs(found: Inspected) -> None:
@@ -92,11 +91,11 @@ def _print_costs(found: Inspected) -> None:
     by_type = [f"{name} {size(number)}" for name, number in found.weights_bytes.items()][:MOST_TYPES]
     peak = f"{size(found.peak.bytes)} at their peak, nothing fused" if found.peak is not None else "not known"
     extent = f" for {found.extent}" if found.batch > 1 else ""
-    typer.echo(f"\nMACs         {count(found.macs)}{extent}")
-    typer.echo(f"weights      {size(total)}: {', '.join(by_type)}")
-    typer.echo(f"activations  {peak}")
+    echo(f"\nMACs         {count(found.macs)}{extent}")
+    echo(f"weights      {size(total)}: {', '.join(by_type)}")
+    echo(f"activations  {peak}")
     if found.attentions and found.runtime is not None:
-        typer.echo(f"attention    {found.attentions - len(found.unfused)} of {found.attentions} fused")
+        echo(f"attention    {found.attentions - len(found.unfused)} of {found.attentions} fused")
 
 
 def _described(tensor: Tensor) -> str:
@@ -127,10 +126,10 @@ def _print_stays_float(found: Inspected) -> None:
     from edgevit.report.text import percent
 
     if found.stays_float:
-        typer.echo("\nstayed float" if found.is_quantized else "\nwould stay float, quantized for tensorrt")
+        echo("\nstayed float" if found.is_quantized else "\nwould stay float, quantized for tensorrt")
     for reason, layers in found.stays_float.items():
         share = f" ({percent(sum(one.macs or 0 for one in layers) / found.macs)} of the MACs)" if found.macs else ""
-        typer.echo(f"  {len(layers)} × {reason}{share}")
+        echo(f"  {len(layers)} × {reason}{share}")
 
 
 def _tail(name: str, room: int) -> str:

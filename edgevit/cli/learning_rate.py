@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.output import JsonFlag, next_command, print_json, set_options, terminal_context
+from edgevit import bounds
+from edgevit.cli.options import number
+from edgevit.cli.output import JsonFlag, echo, next_command, print_json, set_options, terminal_context
 from edgevit.cli.recipes import Device, RecipeFile, Runs, Settings
 
 if TYPE_CHECKING:
@@ -25,9 +27,9 @@ def lr_find(
     stage: Annotated[str, typer.Argument(help="The id of a stage that trains.", metavar="STAGE")],
     settings: Settings = [],  # noqa: B006 - typer wants a list
     runs: Runs = Path("runs"),
-    steps: Annotated[int, typer.Option("--steps", min=20, help="Steps from the smallest rate to the largest.")] = 100,
+    steps: Annotated[int, number("--steps", bounds.STEPS, "Steps from the smallest rate to the largest.")] = 100,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
+    workers: Annotated[int | None, number("--workers", bounds.WORKERS, "Processes that load images.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Suggest a learning rate: a stage trained at a rising rate until the loss diverges (Smith 2017).
@@ -65,7 +67,7 @@ def lr_find(
         next_command(f"write learning_rate: {found.suggestion:.2g} into {recipe}, and {command}")
         return
     if not as_json:
-        typer.echo(f"--set {setting}")
+        echo(f"--set {setting}")
     next_command(f"{command} --set {setting}")
 
 
@@ -73,19 +75,19 @@ def _print_curve(found: RangeTest) -> None:
     """The smoothed loss as bars above the smallest; those far above the first are cut off."""
     first, smallest = found.smoothed[0], found.smoothed[found.minimum]
     span = 1.25 * max(first - smallest, 0.1 * first)
-    typer.echo(f"{'learning rate':>13}  {'loss':>8}  (bars: what lies above the smallest)")
+    echo(f"{'learning rate':>13}  {'loss':>8}  (bars: what lies above the smallest)")
     for step in _shown_steps(found):
         loss = found.smoothed[step]
         length = math.ceil(BAR_WIDTH * (loss - smallest) / span)
         bar = "#" * length if length <= BAR_WIDTH else "#" * (BAR_WIDTH - 1) + ">"
         mark = "smallest" if step == found.minimum else bar
-        typer.echo(f"{found.learning_rates[step]:>13.2g}  {loss:>8.4g}  {mark}".rstrip())
+        echo(f"{found.learning_rates[step]:>13.2g}  {loss:>8.4g}  {mark}".rstrip())
     how = "the loss diverged" if found.diverged else "the largest rate was reached, the loss did not diverge"
-    typer.echo(f"ended after {len(found.losses)} steps: {how}")
+    echo(f"ended after {len(found.losses)} steps: {how}")
     if found.suggestion is None:
-        typer.echo("no suggestion: the loss never fell by more than it varies from batch to batch")
+        echo("no suggestion: the loss never fell by more than it varies from batch to batch")
     else:
-        typer.echo(f"suggestion: {found.suggestion:.2g}, a tenth of where the loss is smallest (Howard, Gugger 2020)")
+        echo(f"suggestion: {found.suggestion:.2g}, a tenth of where the loss is smallest (Howard, Gugger 2020)")
 
 
 def _shown_steps(found: RangeTest) -> list[int]:

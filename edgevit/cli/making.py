@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import Labels, ModelPath, Out, TargetName, Threads
-from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, terminal_context, whole_or_not_at_all
+from edgevit import bounds
+from edgevit.cli.options import Labels, ModelPath, Out, TargetName, Threads, number
+from edgevit.cli.output import (
+    JsonFlag,
+    check_out,
+    echo,
+    next_command,
+    print_json,
+    terminal_context,
+    whole_or_not_at_all,
+)
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact, IOSpec
@@ -19,13 +28,13 @@ if TYPE_CHECKING:
 def export(
     model: Annotated[str, typer.Option("--model", help="A timm model name.")],
     out: Out,
-    classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes.")] = None,
+    classes: Annotated[int | None, number("--classes", bounds.CLASSES, "Number of classes.")] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="A .safetensors file, or a .pth of tensors only.")
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's pretrained weights.")] = False,
-    image_size: Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the input in pixels.")] = None,
-    opset: Annotated[int, typer.Option("--opset", min=17, max=23)] = 20,
+    image_size: Annotated[int | None, number("--image-size", bounds.SIDE, "Side of the input in pixels.")] = None,
+    opset: Annotated[int, number("--opset", bounds.OPSET, "ONNX opset of the file.")] = 20,
     precision: Annotated[
         str, typer.Option("--precision", help="float32, or float16 for TensorRT; quantize takes float32.")
     ] = "float32",
@@ -73,15 +82,17 @@ def describe(
     model: ModelPath,
     out: Out,
     mean: Annotated[
-        tuple[float, float, float] | None, typer.Option("--mean", help="Of red, green and blue, on a scale of 0 to 1.")
+        tuple[float, float, float] | None,
+        number("--mean", bounds.CHANNEL_MEAN, "Of red, green and blue, on a scale of 0 to 1."),
     ] = None,
-    std: Annotated[tuple[float, float, float] | None, typer.Option("--std", help="Likewise.")] = None,
+    std: Annotated[tuple[float, float, float] | None, number("--std", bounds.CHANNEL_STD, "Likewise.")] = None,
     resize: Annotated[
         str | None,
         typer.Option("--resize", help="crop: shorter side to size, centre cut out; squash: both sides to size."),
     ] = None,
     crop_pct: Annotated[
-        float | None, typer.Option("--crop-pct", help="With crop: share of the resized picture that is cut out.")
+        float | None,
+        number("--crop-pct", bounds.CROP_SHARE, "With crop: share of the resized picture that is cut out."),
     ] = None,
     interpolation: Annotated[str | None, typer.Option("--interpolation", help="nearest, bilinear or bicubic.")] = None,
     labels: Labels = None,
@@ -120,7 +131,7 @@ def quantize(
     model: ModelPath,
     calibration: Annotated[Path, typer.Option("--calibration", help="Folder of images, labelled or not.")],
     out: Out,
-    images: Annotated[int, typer.Option("--images", min=1, help="How many images to calibrate on.")] = 256,
+    images: Annotated[int, number("--images", bounds.IMAGES, "How many images to calibrate on.")] = 256,
     calibrator: Annotated[
         str, typer.Option("--calibrator", help="minmax, entropy, percentile, mse; or trained: by qat.")
     ] = "minmax",
@@ -136,10 +147,10 @@ def quantize(
     ] = "fastest",
     threads: Threads = 1,
     min_sqnr_db: Annotated[
-        float | None, typer.Option("--min-sqnr-db", help="How close to float it must be, in dB; 10 by default.")
+        float | None, number("--min-sqnr-db", bounds.DECIBELS, "How close to float it must be, in dB; 10 by default.")
     ] = None,
     smoothquant: Annotated[
-        float | None, typer.Option("--smoothquant", min=0, max=1, help="Share of large channels for the weights; 0.5.")
+        float | None, number("--smoothquant", bounds.FRACTION, "Share of large channels for the weights; 0.5.")
     ] = None,
     bias_correction: Annotated[
         bool, typer.Option("--bias-correction", help="Keep the means of channels; slower. For depthwise convolutions.")
@@ -176,7 +187,7 @@ def quantize(
         made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
         _deliver(made, out, as_json)
     if not made.metrics["quantized_ops"]:
-        typer.echo("this is the float model: no INT8 form was both faster and close enough to it", err=as_json)
+        echo("this is the float model: no INT8 form was both faster and close enough to it", err=as_json)
     if runtime == "tensorrt":
         next_command("edgevit check", out)
     else:
@@ -236,7 +247,7 @@ def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
     details = [f"{made.metrics['size_bytes'] / 2**20:.2f} MiB", str(made.metrics["precision"])]
     if "sqnr_db" in made.metrics:
         details.append(f"{made.metrics['sqnr_db']:.1f} dB against float")
-    typer.echo(f"wrote {out} ({', '.join(details)})")
+    echo(f"wrote {out} ({', '.join(details)})")
 
 
 def _print_preprocess(out: Path, io: IOSpec) -> None:
@@ -245,9 +256,9 @@ def _print_preprocess(out: Path, io: IOSpec) -> None:
     how = io.preprocess
     inside = "inside the model" if how.normalised_inside else f"mean {_numbers(how.mean)}, std {_numbers(how.std)}"
     resized = f"crop at {how.crop_pct:g}" if how.resize == "crop" else how.resize
-    typer.echo(f"wrote {out}")
-    typer.echo(f"pictures   {how.height} x {how.width}, {resized}, {how.interpolation}; {inside}")
-    typer.echo(f"classes    {len(io.classes)}: {listed(io.classes)}")
+    echo(f"wrote {out}")
+    echo(f"pictures   {how.height} x {how.width}, {resized}, {how.interpolation}; {inside}")
+    echo(f"classes    {len(io.classes)}: {listed(io.classes)}")
 
 
 def _numbers(values: Sequence[float]) -> str:

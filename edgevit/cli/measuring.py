@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.options import Batch, DataPath, ModelPath, Runtime, TargetName, Threads
-from edgevit.cli.output import JsonFlag, next_command, print_json, print_table, terminal_context
+from edgevit import bounds
+from edgevit.cli.options import Batch, DataPath, ModelPath, Runtime, TargetName, Threads, number
+from edgevit.cli.output import JsonFlag, echo, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -30,17 +31,17 @@ def evaluate(
         str | None, typer.Option("--severities", help="Of corruptions, e.g. 1,3,5; 1 to 5 by default.")
     ] = None,
     max_images: Annotated[
-        int | None, typer.Option("--max-images", min=1, help="Images to corrupt; 1000 by default.")
+        int | None, number("--max-images", bounds.IMAGES, "Images to corrupt; 1000 by default.")
     ] = None,
     methods: Annotated[
         str | None, typer.Option("--methods", help="Of episodes, e.g. nearest_centroid,ridge,auto.")
     ] = None,
-    ways: Annotated[int | None, typer.Option("--ways", min=2, help="Classes in an episode; all by default.")] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=1, help="Labelled images a class; 5 by default.")] = None,
+    ways: Annotated[int | None, number("--ways", bounds.CLASSES, "Classes in an episode; all by default.")] = None,
+    shots: Annotated[int | None, number("--shots", bounds.COUNT, "Labelled images a class; 5 by default.")] = None,
     queries: Annotated[
-        int | None, typer.Option("--queries", min=1, help="Images a class to be answered; all others by default.")
+        int | None, number("--queries", bounds.COUNT, "Images a class to be answered; all others by default.")
     ] = None,
-    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="How many; 600 by default.")] = None,
+    episodes: Annotated[int | None, number("--episodes", bounds.COUNT, "How many; 600 by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the accuracy of a model on labelled images, also when they are hurt, or as a start for new classes.
@@ -77,7 +78,7 @@ def evaluate(
         _print_episodes(made.metrics["episodes"])
         return
     top1 = made.metrics["top1"]
-    typer.echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
+    echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
     if corruptions:
         _print_corruptions(corruptions)
     next_command("edgevit profile", model)
@@ -93,7 +94,7 @@ def profile(
         str, typer.Option("--precision", help="float32, or float16 (torch on local-gpu).")
     ] = "float32",
     boundary: Annotated[str, typer.Option("--boundary", help="compute, or end_to_end with preprocessing.")] = "compute",
-    duration_s: Annotated[float, typer.Option("--duration", min=0.1, help="Seconds to measure.")] = 3.0,
+    duration_s: Annotated[float, number("--duration", bounds.MEASURED_S, "Seconds to measure.")] = 3.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the latency of a model.
@@ -122,7 +123,7 @@ def compare(
     ] = None,
     threads: Threads = 1,
     batch: Batch = 1,
-    duration_s: Annotated[float, typer.Option("--duration", min=0.1, help="Seconds to measure.")] = 6.0,
+    duration_s: Annotated[float, number("--duration", bounds.MEASURED_S, "Seconds to measure.")] = 6.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare two models, their latencies interleaved in one run; exit status 1 where OTHER is slower or less accurate.
@@ -150,7 +151,7 @@ def compare(
     if as_json:
         print_json(answer.as_json())
     else:
-        typer.echo("\n".join(answer.sentences(first.name, second.name)))
+        echo("\n".join(answer.sentences(first.name, second.name)))
         next_command("edgevit bundle", second, "--out bundle/")
     if answer.other_is_worse:
         raise typer.Exit(1)
@@ -159,8 +160,8 @@ def compare(
 def _print_latency(made: Artifact) -> None:
     latency, metrics = made.metrics["latency_ms"], made.metrics
     interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
-    typer.echo(f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}")
-    typer.echo(
+    echo(f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}")
+    echo(
         f"{metrics['runtime']} on {metrics['target']}, threads {metrics['threads']}, batch {metrics['batch_size']}, "
         f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
     )
@@ -184,7 +185,7 @@ def _print_episodes(found: dict[str, Any]) -> None:
 
 def _print_corruptions(found: dict[str, Any]) -> None:
     mean, severities = found["mean"], list(found["by_severity"])
-    typer.echo(f"under corruption {mean['value']:.2%}, 95% interval {mean['low']:.2%} to {mean['high']:.2%}")
+    echo(f"under corruption {mean['value']:.2%}, 95% interval {mean['low']:.2%} to {mean['high']:.2%}")
     rows = [*found["kinds"].items(), ("mean", found["by_severity"])]
     means = [*found["by_kind"].values(), mean]
     print_table(

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from edgevit import bounds
+from edgevit.errors import shortened
+
+
+def number(flag: str, within: bounds.Range, help: str) -> Any:
+    """An option that takes a number, or several, within a range of `edgevit.bounds`."""
+
+    def check(given: Any) -> Any:
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is not None and value not in within:
+                raise typer.BadParameter(f"{shortened(value)} should be {within}.")
+        return given
+
+    return typer.Option(flag, callback=check, help=help)
+
 
 ModelPath = Annotated[
     Path, typer.Argument(help="An ONNX file, a bundle, or the folder of a stage (runs/NAME/ID).", metavar="MODEL")
@@ -14,7 +30,7 @@ DataPath = Annotated[
     Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or with test/CLASS/*.jpg.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Where the result goes.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the runtime.")]
+Threads = Annotated[int, number("--threads", bounds.THREADS, "CPU threads of the runtime.")]
 TargetName = Annotated[str, typer.Option("--target", help="Where it runs: local-cpu or local-gpu.")]
 Runtime = Annotated[
     str | None, typer.Option("--runtime", help="What opens an ONNX file: onnxruntime or openvino; its own by default.")
@@ -22,4 +38,4 @@ Runtime = Annotated[
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")]
+Batch = Annotated[int, number("--batch", bounds.BATCH, "Images at a time.")]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgevit.cli.machine import is_utf8
+from edgevit.terminal import printable, printable_line
 
 if TYPE_CHECKING:
     from edgevit.context import Context
@@ -27,13 +28,19 @@ ABANDONED_S = 3600  # after so long a part belongs to a command that was killed
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
+def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
+    """Print text, on stderr if `err`. All that commands say goes through here: no name in it steers the terminal."""
+    typer.echo(printable(text), err=err, nl=nl)
+
+
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=not is_utf8(sys.stdout.encoding), default=str))
+    """Readable text stays where the terminal can show it; what a terminal would obey is escaped as JSON has it."""
+    echo(json.dumps(value, indent=2, ensure_ascii=not is_utf8(sys.stdout.encoding), default=str))
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns aligned by their widest cell; numbers to the right."""
-    cells = [list(headers), *([str(cell) for cell in row] for row in rows)]
+    cells = [list(headers), *([printable_line(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headers))]
     for row in cells:
@@ -41,7 +48,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, numeric, strict=True)
         )
-        typer.echo(line.rstrip())
+        echo(line.rstrip())
 
 
 def set_options(settings: Sequence[str]) -> list[str]:
@@ -55,7 +62,7 @@ def next_command(*words: str | Path) -> None:
     Paths among the words are quoted as a shell wants them; the rest stands as it is.
     """
     command = " ".join(shlex.quote(str(word)) if isinstance(word, Path) else word for word in words)
-    typer.echo(f"next: {command}", err=True)
+    echo(f"next: {command}", err=True)
 
 
 def check_out(out: Path, *inputs: Path | None, option: str = "--out") -> None:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgevit import bounds
+from edgevit.cli.options import number
 from edgevit.cli.output import (
     JsonFlag,
     check_out,
+    echo,
     next_command,
     print_json,
     set_options,
@@ -41,9 +44,9 @@ def run(
     ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and say what would run.")] = False,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
+    workers: Annotated[int | None, number("--workers", bounds.WORKERS, "Processes that load images.")] = None,
     ranks: Annotated[
-        int, typer.Option("--ranks", min=1, help="Processes that share a training; on CUDA, each has its own GPU.")
+        int, number("--ranks", bounds.RANKS, "Processes that share a training; on CUDA, each has its own GPU.")
     ] = 1,
     shard: Annotated[
         bool, typer.Option("--shard", help="Each rank keeps its part of the weights alone (FSDP): for large teachers.")
@@ -89,9 +92,9 @@ def run(
         print_json({"name": loaded.name, "runs": folder, "stages": answer})
     else:
         if not made:
-            typer.echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing was to be done")
+            echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing was to be done")
             if check:
-                typer.echo("--check compared nothing: it looks at stages that run; --fresh ID makes one run again")
+                echo("--check compared nothing: it looks at stages that run; --fresh ID makes one run again")
         _print_summaries(reports.values())
         bundles = [folder / name for name, artifact in stages.items() if artifact.kind == "bundle"]
         if reports:
@@ -125,9 +128,7 @@ def init(
     ],
     target: Annotated[str, typer.Option("--target", help="Where the model will run: local-cpu.")] = "local-cpu",
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
-    latency_ms: Annotated[
-        float | None, typer.Option("--latency-ms", min=0, help="Budget: largest p50 latency.")
-    ] = None,
+    latency_ms: Annotated[float | None, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Write a commented recipe for a folder of images and a target.
@@ -142,8 +143,8 @@ def init(
         raise RecipeError("the file is already there", where=out, next="give another --out, or --force")
     text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
     write_text_whole(out, text)
-    typer.echo(summary)
-    typer.echo(f"wrote {out}")
+    echo(summary)
+    echo(f"wrote {out}")
     next_command("edgevit run", out)
 
 
@@ -171,7 +172,7 @@ def report(
         if as_json:
             print_json(json.loads(made.file("report.json").read_text(encoding="utf-8")))
         else:
-            typer.echo(made.file("report.md").read_text(encoding="utf-8"))
+            echo(made.file("report.md").read_text(encoding="utf-8"))
     next_command("open", found[-1] / "report.html")
 
 
@@ -237,11 +238,11 @@ def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_jso
         print_json([asdict(one) for one in answers])
         return
     for one in answers:
-        typer.echo(f"{one.id} ({one.stage}): {'will run' if one.runs else 'finished'}")
+        echo(f"{one.id} ({one.stage}): {'will run' if one.runs else 'finished'}")
         for reason in one.reasons:
-            typer.echo(f"    {reason}")
+            echo(f"    {reason}")
     pending = sum(one.runs for one in answers)
-    typer.echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
+    echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
     if pending:
         next_command("edgevit run", recipe, *set_options(settings))
 
@@ -257,4 +258,4 @@ def _print_summaries(reports: Iterable[Artifact]) -> None:
     from edgevit.report import summary
 
     for made in reports:
-        typer.echo(summary(json.loads(made.file("report.json").read_text(encoding="utf-8"))))
+        echo(summary(json.loads(made.file("report.json").read_text(encoding="utf-8"))))

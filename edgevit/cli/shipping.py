@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import ModelPath, Out
+from edgevit import bounds
+from edgevit.cli.options import ModelPath, Out, number
 from edgevit.cli.output import (
     JsonFlag,
     check_out,
+    echo,
     next_command,
     print_json,
     print_table,
@@ -22,7 +24,7 @@ from edgevit.cli.output import (
 def predict(
     model: ModelPath,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE...")],
-    top: Annotated[int, typer.Option("--top", min=1, help="Labels for each image.")] = 1,
+    top: Annotated[int, number("--top", bounds.COUNT, "Labels for each image.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Label images with a bundle, an ONNX file or an engine; exit status 2 where some could not be read.
@@ -46,7 +48,7 @@ def predict(
         ]
         print_table(("image", *(f"label {i + 1}" for i in range(len(rows[0]) - 1))), rows)
     for error in unread:
-        typer.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
     if unread:
         raise typer.Exit(2)
     next_command("edgevit evaluate", model, "--data FOLDER")
@@ -82,7 +84,7 @@ def bundle(
     if as_json:
         print_json({"out": out, "files": sorted(made.manifest.files), "metrics": made.metrics})
     else:
-        typer.echo(f"wrote {out}: {', '.join(sorted(made.manifest.files))}")
+        echo(f"wrote {out}: {', '.join(sorted(made.manifest.files))}")
     next_command("python", out / "infer.py", "IMAGE")
 
 
@@ -112,5 +114,5 @@ def enroll(
         raise typer.BadParameter("give --class NAME and images, --remove NAME, or --list")
     flags = {"--add": add, "--force": force, "--json": as_json}
     options += [flag for flag, wanted in flags.items() if wanted]
-    typer.echo(enroll_in(bundle, [*options, "--", *map(str, images or [])]), nl=False)
+    echo(enroll_in(bundle, [*options, "--", *map(str, images or [])]), nl=False)
     next_command("edgevit predict", bundle, "IMAGE")

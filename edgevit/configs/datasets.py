@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from edgevit.artifacts import Frozen
-from edgevit.configs.fields import Count, Fraction, Seed
+from edgevit.configs.fields import Count, Fraction, GlyphCount, Seed, Side
 
 
 class FewShot(Frozen):
     """A support set of `shots` labelled images a class; the rest of the training images is the unlabelled pool."""
 
     shots: Count = Field(5, description="labelled images a class")
-    draw: Annotated[int, Field(ge=0)] = Field(0, description="which random draw of the support")
+    draw: Seed = Field(0, description="which random draw of the support")
 
 
 class Splits(Frozen):
@@ -104,8 +104,10 @@ class Glyphs(_Dataset):
     """Characters rendered from the fonts that matplotlib ships, without digits; made from a seed."""
 
     source: Literal["glyphs"]
-    samples_per_class: Count = Field(200, description="training images of each character; a tenth as many to validate")
-    size: Count = Field(32, description="side in pixels")
+    samples_per_class: GlyphCount = Field(
+        200, description="training images of each character; a tenth as many to validate"
+    )
+    size: Side = Field(32, description="side in pixels")
     seed: Seed = 0
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from edgevit.artifacts import Kind
 from edgevit.configs.fewshot import HeadMethod
-from edgevit.configs.fields import Count, DatasetRef, FileRuntime, ModelRef, Positive, Seed
+from edgevit.configs.fields import (
+    BatchSize,
+    ClassCount,
+    Count,
+    DatasetRef,
+    FileRuntime,
+    ImageCount,
+    ModelRef,
+    Positive,
+    Seed,
+    Severity,
+)
 from edgevit.configs.stage import OnTarget
 
 Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]
 CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
-Severity = Annotated[int, Field(ge=1, le=5)]
 
 # The options of each protocol that has some.
 OPTIONS = {
@@ -42,7 +52,7 @@ class Evaluate(OnTarget):
     version: ClassVar[int] = 2
     model: ModelRef
     data: DatasetRef
-    batch_size: Count = 32
+    batch_size: BatchSize = 32
     runtime: FileRuntime | None = Field(None, description="what opens an ONNX file; by default what it was made for")
     protocol: Literal["standard", "corruptions", "episodes"] = Field(
         "standard",
@@ -51,15 +61,13 @@ class Evaluate(OnTarget):
     )
     kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, description="with protocol: corruptions")
     severities: tuple[Severity, ...] = Field((1, 2, 3, 4, 5), description="with protocol: corruptions")
-    max_images: Count = Field(
+    max_images: ImageCount = Field(
         1000, description="with protocol: corruptions; of a larger set this many, drawn by the hash of their ids"
     )
     methods: tuple[Literal[HeadMethod, "auto"], ...] = Field(
         ("nearest_centroid",), description="with protocol: episodes; each is compared with the first"
     )
-    ways: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="with protocol: episodes; classes in each, all by default"
-    )
+    ways: ClassCount | None = Field(None, description="with protocol: episodes; classes in each, all by default")
     shots: Count = Field(5, description="with protocol: episodes; labelled images of each class")
     queries: Count | None = Field(
         None, description="with protocol: episodes; images of each class to be answered, all by default"
@@ -79,7 +87,7 @@ class Evaluate(OnTarget):
     base: DatasetRef | None = Field(
         None, description="with protocol: episodes; features are taken relative to the mean of these"
     )
-    max_pool_images: Count = Field(4000, description="with protocol: episodes; so many of a larger pool or base")
+    max_pool_images: ImageCount = Field(4000, description="with protocol: episodes; so many of a larger pool or base")
     seed: Seed = Field(0, description="with protocol: corruptions or episodes; of what they draw")
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, NonNegative
+from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, ImageCount, Rate, ViewCount
 from edgevit.configs.stage import Stage
 from edgevit.configs.training import Training, Views
 
@@ -41,11 +41,11 @@ class Fewshot(Training):
     candidates: tuple[Literal[HeadMethod, "finetune"], ...] = Field(
         (), description="what auto chooses from; by default all heads that need no balanced pool"
     )
-    max_pool_images: Count = Field(
+    max_pool_images: ImageCount = Field(
         4000, description="heads look at so many images of a larger pool, drawn by the hash of their ids"
     )
 
-    random_views: Annotated[int, Field(ge=0)] = Field(
+    random_views: ViewCount = Field(
         8, description="heads are fitted to the mean feature of each image and of so many random views of it"
     )
     tune: Literal["all", "norm", "bias", "lora"] = Field(
@@ -54,7 +54,7 @@ class Fewshot(Training):
         "(BitFit), or a change of low rank to each linear layer and convolution (LoRA)",
     )
     lora_rank: Count = Field(4, description="of tune: lora: the largest rank of the change to a layer's weights")
-    learning_rates: Annotated[tuple[NonNegative, ...], Field(min_length=1)] | None = Field(
+    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = Field(
         None,
         description="candidates, one of which finetune chooses by cross-validation inside the support; 0 keeps the "
         "model as the head fit left it. With one image of a class it takes learning_rate",

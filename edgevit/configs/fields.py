@@ -7,24 +7,65 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel
 
+from edgevit import bounds
 from edgevit.artifacts import Kind
 
 M = TypeVar("M")
 C = TypeVar("C", bound=BaseModel)
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, bounds.FRACTION]
+Share = Annotated[float, bounds.SHARE]
+Loss = Annotated[float, bounds.LOSS]
+Positive = Annotated[float, bounds.POSITIVE]
+NonNegative = Annotated[float, bounds.NON_NEGATIVE]
+Rate = Annotated[float, bounds.RATE]
+Ratio = Annotated[float, bounds.RATIO]
+Degrees = Annotated[float, bounds.DEGREES]
+Decibels = Annotated[float, bounds.DECIBELS]
+MeasuredSeconds = Annotated[float, bounds.MEASURED_S]
+WarmupSeconds = Annotated[float, bounds.WARMUP_S]
+Count = Annotated[int, bounds.COUNT]
+ImageCount = Annotated[int, bounds.IMAGES]
+GlyphCount = Annotated[int, bounds.GLYPHS]
+ClassCount = Annotated[int, bounds.CLASSES]
+BatchSize = Annotated[int, bounds.BATCH]
+Epochs = Annotated[int, bounds.EPOCHS]
+Side = Annotated[int, bounds.SIDE]
+LayerIndex = Annotated[int, bounds.LAYER]
+Threads = Annotated[int, bounds.THREADS]
+Repeats = Annotated[int, bounds.REPEATS]
+ViewCount = Annotated[int, bounds.VIEWS]
+Severity = Annotated[int, bounds.SEVERITY]
+Opset = Annotated[int, bounds.OPSET]
+Seed = Annotated[int, bounds.SEED]
+MOST_NESTED = 20  # levels of lists and mappings in model_args
+LONGEST_ID = 200  # characters; a folder has that name
 OPSET = 20  # of ONNX files where no other is asked for
 FileRuntime = Literal["onnxruntime", "openvino"]  # what can open an ONNX file on this machine
 QuantizedRuntime = Literal["onnxruntime", "openvino", "tensorrt"]  # what quantized files are written for
 QuantizedPrecision = Literal["int8", "float8", "int4"]
 Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
+
+
+def _checked_model_args(given: Any, depth: int = 0) -> Any:
+    """What JSON can hold, and numbers within bounds."""
+    if depth > MOST_NESTED:
+        raise ValueError(f"more than {MOST_NESTED} levels of lists and mappings")
+    if isinstance(given, dict):
+        return {str(name): _checked_model_args(value, depth + 1) for name, value in given.items()}
+    if isinstance(given, list | tuple):
+        items = [_checked_model_args(value, depth + 1) for value in given]
+        return items if isinstance(given, list) else tuple(items)
+    if not isinstance(given, str | bool | int | float | None):
+        raise ValueError(f"a {type(given).__name__} is no value that a recipe can hold: {given}")
+    if isinstance(given, int | float) and given not in bounds.MODEL_ARGUMENT:
+        raise ValueError(f"numbers should be {bounds.MODEL_ARGUMENT}, got {given:g}")
+    return given
+
+
+ModelArgs = Annotated[dict[str, Any], AfterValidator(_checked_model_args)]
 
 
 @dataclass(frozen=True)

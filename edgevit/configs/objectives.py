@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from edgevit.artifacts import Frozen
-from edgevit.configs.fields import Fraction, NonNegative, Positive
+from edgevit.configs.fields import Fraction, LayerIndex, NonNegative, Positive
 
-Tap = Literal["pooled", "cls"] | int
+Tap = Literal["pooled", "cls"] | LayerIndex
 
 
 class _Term(Frozen):
@@ -90,8 +90,8 @@ class AttentionTransfer(_FromTeacher):
     """Distance between spatial attention maps of pairs of layers (Zagoruyko and Komodakis 2017)."""
 
     loss: Literal["attention_transfer"] = "attention_transfer"
-    student: tuple[int, ...] = Field((-1,), min_length=1, description="intermediate layers; -1 is the last")
-    teacher: tuple[int, ...] = Field((-1,), min_length=1, description="as many layers of the teacher")
+    student: tuple[LayerIndex, ...] = Field((-1,), min_length=1, description="intermediate layers; -1 is the last")
+    teacher: tuple[LayerIndex, ...] = Field((-1,), min_length=1, description="as many layers of the teacher")
 
     @model_validator(mode="after")
     def _pairs(self) -> AttentionTransfer:

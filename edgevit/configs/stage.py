@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from edgevit.artifacts import Frozen, Kind
-from edgevit.configs.fields import Positive
+from edgevit.configs.fields import LONGEST_ID, Loss, Positive
 
 
 class Budget(Frozen):
     """What the deployed model may cost. A limit that is left out is not judged."""
 
     latency_ms: Positive | None = Field(None, description="largest p50 latency, in ms")
-    top1_drop: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+    top1_drop: Loss | None = Field(
         None, description="largest loss of top-1 against the float student; 0.01 is one point"
     )
     size_mib: Positive | None = Field(None, description="largest model file, in MiB")
@@ -29,7 +29,8 @@ class Stage(Frozen):
     reads_names: ClassVar[bool] = False  # of the recipe and of its stages
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")] = Field(
-        description="the name by which later stages refer to this one, and its folder in the run"
+        max_length=LONGEST_ID,
+        description="the name by which later stages refer to this one, and its folder in the run",
     )
 
     @classmethod

@@ -11,22 +11,27 @@ from edgevit.configs.evaluation import Evaluate
 from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
     OPSET,
+    BatchSize,
     Calibrator,
     CheckpointRef,
     Count,
     DatasetRef,
+    Decibels,
     FileModelRef,
     FileRuntime,
     Fraction,
+    ImageCount,
+    MeasuredSeconds,
     MeasurementRef,
     ModelRef,
-    NonNegative,
     OnnxRef,
-    Positive,
+    Opset,
     QuantizedPrecision,
     QuantizedRuntime,
     Seed,
     Share,
+    Threads,
+    WarmupSeconds,
 )
 from edgevit.configs.stage import OnTarget, Stage
 from edgevit.configs.training import Distill, Load, Qat, Train
@@ -44,7 +49,7 @@ class PseudoLabel(Stage):
     )
     threshold: Fraction = Field(0.8, description="least confidence, after calibration")
     balance: bool = Field(False, description="no class keeps more images than the median class; the surest stay")
-    most_per_class: Count | None = Field(None, description="no class keeps more than so many; the surest stay")
+    most_per_class: ImageCount | None = Field(None, description="no class keeps more than so many; the surest stay")
 
 
 class Prune(Stage):
@@ -61,7 +66,7 @@ class Prune(Stage):
     keep_latency: Share | None = Field(
         None, description="or share of the latency that stays, at most: measured in ONNX Runtime on this machine"
     )
-    threads: Count = Field(1, description="CPU threads of the runtime while it is timed")
+    threads: Threads = Field(1, description="CPU threads of the runtime while it is timed")
     structures: Annotated[tuple[Literal["heads", "hidden", "blocks"], ...], Field(min_length=1)] = Field(
         ("heads", "hidden"), description="what may go; blocks are whole residual blocks of plain ViTs"
     )
@@ -69,7 +74,7 @@ class Prune(Stage):
         "taylor", description="by the change of the loss on `data`, or by the size of the weights"
     )
     data: DatasetRef | None = Field(None, description="images for taylor; labels are used where there are any")
-    images: Count = Field(256, description="how many of them are used")
+    images: ImageCount = Field(256, description="how many of them are used")
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -117,7 +122,7 @@ class Factorise(Stage):
     model: CheckpointRef
     keep_macs: Share = Field(description="share of the multiply-accumulates that stays, at most")
     data: DatasetRef = Field(description="images, with labels or without, that show what enters the layers")
-    images: Count = Field(256, description="how many of them are used")
+    images: ImageCount = Field(256, description="how many of them are used")
     seed: Seed = 0
 
 
@@ -137,7 +142,7 @@ class Export(Stage):
     makes: ClassVar[Kind] = "onnx"
     version: ClassVar[int] = 3
     model: CheckpointRef
-    opset: Annotated[int, Field(ge=17, le=23)] = OPSET
+    opset: Opset = OPSET
     runtime: FileRuntime = Field("onnxruntime", description="what opens the file on this machine")
     dynamic_batch: bool = True
     precision: Literal["float32", "float16"] = Field(
@@ -163,7 +168,7 @@ class Quantize(Stage):
     version: ClassVar[int] = 4
     model: OnnxRef
     calibration: DatasetRef
-    calibration_images: Count = Field(256, description="how many images of the calibration set are used")
+    calibration_images: ImageCount = Field(256, description="how many images of the calibration set are used")
     calibrator: Literal[Calibrator, "trained"] = Field(
         "minmax",
         description="trained: the ranges that came out of a qat stage and that the export carries; tensors without any "
@@ -193,8 +198,8 @@ class Quantize(Stage):
         "(dense); products (MatMul, Gemm) alone; or the fastest of these, timed in turns with the float model on this "
         "machine, which ships where none is faster (for tensorrt, which does not run here: all)",
     )
-    threads: Count = Field(1, description="CPU threads of the runtime while it is timed")
-    min_sqnr_db: float | None = Field(
+    threads: Threads = Field(1, description="CPU threads of the runtime while it is timed")
+    min_sqnr_db: Decibels | None = Field(
         None,
         description="parity gate: least signal-to-quantization-noise ratio of the logits; the layers that cost most "
         "stay float where the model would be below it; 10 by default, and 0 with calibrator: trained",
@@ -262,15 +267,15 @@ class Profile(OnTarget):
     stage: Literal["profile"]
     makes: ClassVar[Kind] = "latency"
     model: ModelRef
-    batch_size: Count = 1
-    threads: Count = Field(1, description="CPU threads of the runtime")
+    batch_size: BatchSize = 1
+    threads: Threads = Field(1, description="CPU threads of the runtime")
     precision: Literal["float32", "float16"] = Field("float32", description="float16: torch on local-gpu")
     runtime: FileRuntime | None = Field(None, description="what opens an ONNX file; by default what it was made for")
     boundary: Literal["compute", "end_to_end"] = Field(
         "compute", description="end_to_end adds decoding and preprocessing"
     )
-    warmup_s: NonNegative = 0.5
-    duration_s: Positive = 3.0
+    warmup_s: WarmupSeconds = 0.5
+    duration_s: MeasuredSeconds = 3.0
     min_runs: Count = 100
 
 
@@ -291,7 +296,7 @@ class Bundle(Stage):
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     model: FileModelRef
     support: DatasetRef | None = Field(
         None,
@@ -305,7 +310,7 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(

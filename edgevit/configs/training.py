@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from edgevit import bounds
 from edgevit.artifacts import Frozen, Kind
 from edgevit.configs.fields import (
+    BatchSize,
     Calibrator,
     CheckpointRef,
     Count,
     DatasetRef,
+    Degrees,
+    Epochs,
     Fraction,
+    ImageCount,
+    ModelArgs,
     NonNegative,
     Positive,
     QuantizedRuntime,
+    Rate,
+    Ratio,
     ReadsFile,
+    Repeats,
     Seed,
+    Share,
+    Side,
 )
 from edgevit.configs.objectives import (
     AttentionTransfer,
@@ -30,6 +42,7 @@ from edgevit.configs.objectives import (
     SoftDistillation,
 )
 from edgevit.configs.stage import Stage
+from edgevit.errors import shortened
 
 # AugReg's grid (Steiner et al. 2021): alpha of mixup, RandAugment's layers and magnitude.
 AUGREG: dict[str, tuple[float, int, int]] = {
@@ -44,6 +57,13 @@ AUGREG: dict[str, tuple[float, int, int]] = {
 Preset = Literal["none", "light1", "light2", "medium1", "medium2", "heavy1", "heavy2"]
 
 
+def _bounded_numbers(policy: str) -> str:
+    for number in re.findall(r"\d+(?:\.\d+)?", policy):
+        if float(number) not in bounds.POLICY_NUMBER:
+            raise ValueError(f"numbers of a policy should be {bounds.POLICY_NUMBER}, got {shortened(number)}")
+    return policy
+
+
 class Augmentation(Frozen):
     """Random changes to training images; each draw is a function of (seed, epoch, view, sample).
 
@@ -52,18 +72,22 @@ class Augmentation(Frozen):
 
     preset: Preset | None = Field(None, description="strength after AugReg's grid")
     scale: tuple[Fraction, Fraction] = Field((0.6, 1.0), description="area of the random crop")
-    ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    ratio: tuple[Ratio, Ratio] = (0.75, 4 / 3)
     horizontal_flip: Fraction = 0.5
     color_jitter: NonNegative = 0.0
-    auto_augment: str | None = Field(None, description="a timm policy, such as rand-m9-mstd0.5-inc1")
+    auto_augment: Annotated[str, AfterValidator(_bounded_numbers)] | None = Field(
+        None, description="a timm policy, such as rand-m9-mstd0.5-inc1"
+    )
     random_erasing: Fraction = 0.0
-    rotate_degrees: NonNegative = 0.0
+    rotate_degrees: Degrees = 0.0
     mixup: NonNegative = Field(0.0, description="alpha of mixup; 0 is off")
     cutmix: NonNegative = Field(0.0, description="alpha of cutmix; 0 is off; with both, each batch draws one of them")
     mix_probability: Fraction = Field(
         1.0, description="share of the batches that are mixed, where mixup or cutmix is on"
     )
-    repeats: Count = Field(1, description="views of each sample in a batch (repeated augmentation, Hoffer et al. 2020)")
+    repeats: Repeats = Field(
+        1, description="views of each sample in a batch (repeated augmentation, Hoffer et al. 2020)"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -89,13 +113,13 @@ class Training(Stage):
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
 
-    epochs: Annotated[int, Field(ge=0)] = Field(
-        10, description="as many images as the first stream has, this many times"
+    epochs: Epochs = Field(10, description="as many images as the first stream has, this many times")
+    batch_size: BatchSize = 64
+    accumulation: BatchSize = Field(
+        1, description="parts in which a batch is computed, one after another, to save memory"
     )
-    batch_size: Count = 64
-    accumulation: Count = Field(1, description="parts in which a batch is computed, one after another, to save memory")
-    learning_rate: Annotated[float, Field(ge=0)] = 5e-4
-    learning_rate_batch: Count | None = Field(
+    learning_rate: Rate = 5e-4
+    learning_rate_batch: BatchSize | None = Field(
         None, description="the batch size that learning_rate is meant for; it is scaled in proportion to batch_size"
     )
     weight_decay: NonNegative = 0.05
@@ -107,7 +131,7 @@ class Training(Stage):
     decay_rate: Fraction = Field(0.1, description="step, multistep: factor of each fall")
     power: Positive = Field(1.0, description="of poly: the rate falls as (1 - share of the steps) to this power")
     warmup_fraction: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    layer_decay: Share | None = Field(
         None, description="factor of the learning rate from each layer to the one before it, for fine-tuning"
     )
     freeze: Literal["backbone"] | Count | None = Field(
@@ -185,14 +209,14 @@ class Load(Stage):
     makes: ClassVar[Kind] = "checkpoint"
 
     model: str = Field(description="a timm model name")
-    model_args: dict[str, Any] = {}
+    model_args: ModelArgs = {}
     pretrained: bool = False
     weights: Annotated[str, ReadsFile()] | None = Field(
         None, description="a .safetensors file, or a .pth that holds tensors only; relative to the recipe"
     )
     classes: tuple[str, ...] | None = Field(None, description="class names in the order of the outputs")
     classes_of: DatasetRef | None = Field(None, description="or the data set that has them")
-    image_size: Count | None = None
+    image_size: Side | None = None
     test_time_views: Views = Field(
         (), description="answers are the mean over the picture and these views of it; each costs one more pass"
     )
@@ -211,11 +235,11 @@ class Train(Training):
 
     stage: Literal["train"]
     model: str | None = Field(None, description="a timm model name; or give `init`")
-    model_args: dict[str, Any] = {}
+    model_args: ModelArgs = {}
     init: CheckpointRef | None = Field(
         None, description="start from this checkpoint; the head is new where classes differ"
     )
-    image_size: Count | None = Field(None, description="side in pixels; the model's own by default")
+    image_size: Side | None = Field(None, description="side in pixels; the model's own by default")
     data: DatasetRef
     val: DatasetRef | None = None
 
@@ -229,7 +253,7 @@ class Stream(Frozen):
     """One source of training batches."""
 
     data: DatasetRef
-    share: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of each batch; all shares add up to 1")
+    share: Share = Field(1.0, description="share of each batch; all shares add up to 1")
 
 
 class WeightedTeacher(Frozen):
@@ -309,7 +333,7 @@ class Distill(Distillation):
 
     stage: Literal["distill"]
     model: str | None = Field(None, description="the student, a timm model name; or give `init`")
-    model_args: dict[str, Any] = {}
+    model_args: ModelArgs = {}
     init: CheckpointRef | None = None
     distillation_token: bool = Field(False, description="a second token and head that learn from the teacher (DeiT)")
     inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] | None = Field(
@@ -317,7 +341,7 @@ class Distill(Distillation):
         description="what a distillation-token student answers with: both heads (how), or one of them; by default "
         "mean_softmax, or what the checkpoint has",
     )
-    image_size: Count | None = None
+    image_size: Side | None = None
     objectives: tuple[Objective, ...] = Field((CrossEntropy(weight=0.5), HardDistillation(weight=0.5)), min_length=1)
 
     @model_validator(mode="after")
@@ -365,11 +389,11 @@ class Qat(Distillation):
         "onnxruntime", description="whose dialect decides what is rounded, and to which integers"
     )
     calibration: DatasetRef = Field(description="images that give the ranges of activations at the start")
-    calibration_images: Count = Field(256, description="how many images of the calibration set are used")
+    calibration_images: ImageCount = Field(256, description="how many images of the calibration set are used")
     calibrator: Calibrator = "minmax"
     learn_ranges: bool = Field(True, description="train the ranges, too (LSQ); or leave them as calibrated")
     objectives: tuple[Objective, ...] = Field((SoftDistillation(),), min_length=1)
-    learning_rate: Annotated[float, Field(ge=0)] = 1e-4
+    learning_rate: Rate = 1e-4
 
     @model_validator(mode="after")
     def _one_kind_of_teacher(self) -> Qat:

@@ -333,12 +333,25 @@ def _build(name: str, args: Json, size: int | None, extra: Json, pretrained: boo
         raise _bad_argument(name, error) from None
 
 
+# What timm's constructors raise, beside TypeError, for arguments that they do not check.
+_REFUSALS = (
+    AssertionError,
+    AttributeError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+
+
 def _timm_create(name: str, args: Json, extra: Json, pretrained: bool, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **extra, **args)
-        except (AssertionError, ValueError, RuntimeError, OSError) as error:
+        except _REFUSALS as error:
             if is_out_of_memory(error):
                 raise
             if pretrained and isinstance(error, (RuntimeError, OSError)):
@@ -365,9 +378,11 @@ def _check_runs(model: nn.Module, name: str, size: int) -> None:
     try:
         with torch.no_grad():
             logits: Tensor = model.eval()(torch.zeros(1, 3, size, size))
+        if not isinstance(logits, Tensor):
+            raise ValueError(f"its output is a {type(logits).__name__} in place of one tensor")
         if not torch.isfinite(logits).all():
             raise ValueError("its output is not finite")
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except _REFUSALS as error:
         if is_out_of_memory(error):
             raise
         raise RecipeError(

@@ -40,6 +40,7 @@ def listed_names() -> frozenset[str]:
     return frozenset(NAMES_FILE.read_text(encoding="utf-8").split())
 
 
+@cache
 def names_in_timm() -> set[str]:
     """The same, from the installed timm."""
     import timm

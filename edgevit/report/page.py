@@ -18,6 +18,7 @@ from edgevit.artifacts import SENSITIVITY, Artifact, Json
 from edgevit.evaluation.record import predictions
 from edgevit.report import plots, text
 from edgevit.report.variants import Lineup, Variant
+from edgevit.terminal import printable
 
 HERE = Path(__file__).parent
 MOST_CONFUSED = 8
@@ -77,7 +78,12 @@ def page(report: Mapping[str, Any], found: Lineup) -> str:
 def rendered(template: str, **values: object) -> str:
     """A page from one of the templates beside this file; `style` and the numbers' filters are there in each."""
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # Markup stays as it is
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update({function.__name__: function for function in NUMBERS})
     environment.filters.update(svg=Markup, json=_pretty)

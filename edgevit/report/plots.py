@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgevit.report.text import significant
 from edgevit.report.variants import Variant
+from edgevit.terminal import printable_line
 
 # matplotlib wants real colours; these are exchanged for the page's variables in the finished SVG.
 INK, MUTED, GRID, ACCENT, SECOND, BAD = (f"#0a000{i}" for i in range(1, 7))
@@ -331,5 +332,5 @@ def _budget_line(axes: Axes, budget_ms: float) -> None:
 
 
 def _shortened(name: str, length: int = 18) -> str:
-    one_line = " ".join(name.split())
+    one_line = printable_line(" ".join(name.split()))
     return one_line if len(one_line) <= length else one_line[: length - 1] + "…"

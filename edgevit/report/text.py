@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from edgevit.terminal import printable
 
 WIDTH = 80
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
@@ -13,6 +16,9 @@ PRECISIONS = {
     "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
 }  # fmt: skip
 NOT_MEASURED = "–"
+MARKS = re.compile(r"`|<(?=[A-Za-z/!?])|(?<=\])\(")  # of code, HTML and links
+# Beginnings of headings, lists, quotations, tables and code blocks.
+BLOCKS = re.compile(r"^((?:> )? *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)")
 LEARNED_FROM_NOTE = (
     "All images of this recipe behind a model and its teachers, with labels or without, and those it was calibrated "
     "on; not those of pretrained weights. From line to line, what was learned from counts too."
@@ -34,21 +40,21 @@ def markdown(report: Mapping[str, Any]) -> str:
     answer = report["answer"]
     texts = [
         f"# {report['name']}",
-        _wrapped(f"**{answer['verdict']}** {answer['deployed']}"),
-        "\n".join(_wrapped(f"- {reason}") for reason in report["verdict"]["reasons"]),
-        *(_wrapped(f"> Caution: {line}") for line in report["cautions"]),
+        _paragraph(f"**{answer['verdict']}** {answer['deployed']}"),
+        "\n".join(_paragraph(f"- {reason}") for reason in report["verdict"]["reasons"]),
+        *(_paragraph(f"> Caution: {line}") for line in report["cautions"]),
         "## In numbers",
-        "\n".join(_wrapped(f"- {_told(one)}") for one in answer["points"]),
+        "\n".join(_paragraph(f"- {_told(one)}") for one in answer["points"]),
         "## Variants, from teacher to deployed",
         variants_table(report["variants"]),
-        _wrapped(report["table_note"]),
+        _paragraph(report["table_note"]),
         *_learned_from(report["learned_from"]),
         *(text for one in report["advice"] for text in _about_a_support(one)),
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
         *(text for group in report["episodes"] for text in _over_episodes(group)),
         *_before_tensorrt(report["tensorrt"]),
     ]
-    return "\n\n".join(texts) + "\n"
+    return printable("\n\n".join(texts)) + "\n"
 
 
 def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
@@ -82,13 +88,13 @@ def _learned_from(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The section of report.md."""
     if groups:
         yield "## Learned from"
-        yield "\n".join(_wrapped(f"- {line}") for line in learned_from_lines(groups))
-        yield _wrapped(LEARNED_FROM_NOTE)
+        yield "\n".join(_paragraph(f"- {line}") for line in learned_from_lines(groups))
+        yield _paragraph(LEARNED_FROM_NOTE)
 
 
 def _about_a_support(one: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {one['title']}"
-    yield "\n".join(_wrapped(f"- {sentence}") for sentence in one["sentences"])
+    yield "\n".join(_paragraph(f"- {sentence}") for sentence in one["sentences"])
 
 
 def corruption_rows(group: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, float]]]]:
@@ -115,7 +121,7 @@ def _under_corruption(group: Mapping[str, Any]) -> Iterator[str]:
     header = ("corruption", *(one["id"] for one in group["models"]))
     rows = [header, *((name, *(percent(one["value"]) for one in shares)) for name, shares in corruption_rows(group))]
     yield from _in_tables(rows)
-    yield _wrapped(corruption_note(group))
+    yield _paragraph(corruption_note(group))
 
 
 def episode_rows(group: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
@@ -149,7 +155,7 @@ def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
     header = ("method", *(one["id"] for one in group["models"]))
     rows = [header, *((name, *map(plus_minus, shares)) for name, shares in episode_rows(group))]
     yield from _in_tables(rows)
-    yield _wrapped(episode_note(group))
+    yield _paragraph(episode_note(group))
 
 
 CHECK_HEADER = ("model", "verdict", "kernels", "moved", "quantized", "attention fused")
@@ -203,7 +209,7 @@ def _before_tensorrt(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if checks:
         yield "## Before TensorRT"
         yield _aligned([CHECK_HEADER, *check_rows(checks)])
-        yield "\n".join(_wrapped(f"- {note}") for note in check_notes(checks))
+        yield "\n".join(_paragraph(f"- {note}") for note in check_notes(checks))
 
 
 def _in_tables(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -285,6 +291,7 @@ def _told(point: Mapping[str, Any]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], text_columns: int = 2) -> str:
+    rows = [[" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     numeric = [column >= text_columns for column in range(len(widths))]
 
@@ -303,3 +310,11 @@ def _wrapped(text: str) -> str:
     indent = text[: len(text) - len(text.lstrip())]
     hanging = "> " if text.startswith("> ") else indent + "  " if text.lstrip().startswith("- ") or indent else ""
     return textwrap.fill(text.strip(), WIDTH, initial_indent=indent, subsequent_indent=hanging, break_on_hyphens=False)
+
+
+def _paragraph(text: str) -> str:
+    """Wrapped Markdown: names in `text` make no HTML, link or code, and begin no block; its own marker stays."""
+    marker = next((one for one in ("- ", "> ") if text.startswith(one)), "")
+    plain = BLOCKS.sub(r"\1\\", MARKS.sub(r"\\\g<0>", text.removeprefix(marker)))
+    first, *others = _wrapped(marker + plain).split("\n")
+    return "\n".join([first, *(BLOCKS.sub(r"\1\\", line) for line in others)])

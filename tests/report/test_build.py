@@ -1,3 +1,4 @@
+import html
 import itertools
 import json
 import re
@@ -5,12 +6,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from edgevit.configs import Budget
 from edgevit.errors import ArtifactError
 from edgevit.report import summary
 from edgevit.report.build import write_report
 from edgevit.report.page import _quantization
+from edgevit.report.text import markdown
 from edgevit.report.variants import lineup
 from tests.report.measured_run import ALL, MeasuredRun, quickstart
 
@@ -141,3 +144,47 @@ def test_the_quantization_shown_is_the_deployed_models(tmp_path: Path):
     shown = _quantization(lineup(run.of(*ALL, "tried_accuracy")))
     assert shown
     assert shown["id"] == "int8"
+
+
+NAMES = (
+    "plain",
+    "<script>alert(1)</script>",
+    "[click](javascript:alert(1))",
+    "![i](http://x/y)",
+    "`code",
+    "a|b",
+    "# head",
+    "x\n\n# head",
+    "- item",
+    "1. item",
+    "> quoted",
+    "===",
+    "~~~",
+    "esc \x1b[2J",
+)
+
+
+READER = MarkdownIt("commonmark").enable("table")  # HTML in it is not escaped but kept
+
+
+def blocks_of(text: str) -> list[str]:
+    return [token.type for token in READER.parse(text) if token.type in ("heading_open", "list_item_open", "tr_open")]
+
+
+def test_names_in_markdown_stay_text(run: MeasuredRun, tmp_path: Path):
+    """Wherever a name comes to lie in a line: read by markdown-it, it makes no block, no HTML, no link and no code."""
+    report = json.loads((written(run, tmp_path / "out") / "report.json").read_text())
+
+    def with_names(padding: int, *names: str) -> str:
+        sentences = [f"{'w' * padding} {name} {'and more words ' * 5} {name}".lstrip() for name in names]
+        advice = [{"title": "About the support", "sentences": sentences}]
+        return markdown({**report, "advice": advice, "cautions": list(names)})
+
+    for padding in range(0, 80, 2):
+        odd = with_names(padding, *NAMES)
+        assert blocks_of(odd) == blocks_of(with_names(padding, *["plain"] * len(NAMES)))
+        page = READER.render(odd)
+        assert not re.search(r"<(script|a|img|code|pre)\b", page)
+        assert "\x1b" not in odd
+        shown = html.unescape(" ".join(page.split()))
+        assert all(" ".join(name.replace("\x1b", "\\u001b").split()) in shown for name in NAMES)

@@ -1,0 +1,100 @@
+"""What numbers may be, in recipes and on the command line: each range stands here and nowhere else.
+
+A range leaves room for any honest use (ImageNet-22k has 21,841 classes). What lies beyond it ends a run late: without
+memory, without an end, or in a number that is not finite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, ValidatorFunctionWrapHandler
+    from pydantic_core import CoreSchema
+
+
+BEYOND = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number", "int_parsing_size")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `low` to `high`; as an annotation of a field, pydantic checks them.
+
+    Attributes:
+        low_is_in: False leaves `low` itself out.
+        high_is_in: False leaves `high` itself out.
+    """
+
+    low: float
+    high: float
+    low_is_in: bool = True
+    high_is_in: bool = True
+
+    def __contains__(self, number: float) -> bool:
+        """Whether `number` is in range; NaN never is."""
+        above = self.low <= number if self.low_is_in else self.low < number
+        return above and (number <= self.high if self.high_is_in else number < self.high)
+
+    def __str__(self) -> str:
+        low, high = (f"{bound:,}" if abs(bound) >= 1 else f"{bound:g}" for bound in (self.low, self.high))
+        above, below = "at least" if self.low_is_in else "above", "at most" if self.high_is_in else "below"
+        return f"{above} {low} and {below} {high}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        lowest, highest = "ge" if self.low_is_in else "gt", "le" if self.high_is_in else "lt"
+        number = {"type": "int" if source is int else "float", lowest: self.low, highest: self.high}
+        return core_schema.no_info_wrap_validator_function(self._checked, cast("CoreSchema", number))
+
+    def _checked(self, given: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """pydantic's own errors name one of the two bounds."""
+        from pydantic import ValidationError
+        from pydantic_core import PydanticCustomError
+
+        if isinstance(given, bool):
+            raise PydanticCustomError("number_type", "Input should be a number, not true or false")
+        try:
+            return handler(given)
+        except ValidationError as error:
+            if error.errors()[0]["type"] not in BEYOND:
+                raise
+        raise PydanticCustomError("out_of_range", "Input should be {range}", {"range": str(self)})
+
+
+FRACTION = Range(0, 1)
+SHARE = Range(0, 1, low_is_in=False)
+LOSS = Range(0, 1, high_is_in=False)
+POSITIVE = Range(0, 1_000_000, low_is_in=False)  # weights of terms, temperatures, ms, MiB, millions of parameters
+NON_NEGATIVE = Range(0, 1_000_000)
+RATE = Range(0, 1000)
+RATIO = Range(0.01, 100)
+DEGREES = Range(0, 360)
+DECIBELS = Range(-1000, 1000)
+MEASURED_S = Range(0.001, 86_400)
+WARMUP_S = Range(0, 86_400)
+
+COUNT = Range(1, 1_000_000)
+IMAGES = Range(1, 1_000_000_000)
+GLYPHS = Range(1, 100_000)  # of each character
+BATCH = Range(1, 65_536)
+EPOCHS = Range(0, 100_000)
+CLASSES = Range(2, 1_000_000)
+SIDE = Range(1, 8192)  # of a picture, in pixels
+LAYER = Range(-10_000, 10_000)  # negative from the end
+THREADS = Range(1, 256)
+WORKERS = Range(0, 256)
+RANKS = Range(1, 256)
+REPEATS = Range(1, 1000)  # of a sample in a batch
+VIEWS = Range(0, 1000)  # of a picture
+SEVERITY = Range(1, 5)
+OPSET = Range(17, 23)
+SEED = Range(0, 2**31 - 1)  # scikit-learn takes 32 bits, and folds of cross-validation count up from a seed
+STEPS = Range(20, 1_000_000)
+POLICY_NUMBER = Range(0, 1000)  # in the name of an augmentation policy
+MODEL_ARGUMENT = Range(-1_000_000, 1_000_000)
+
+CHANNEL_MEAN = Range(-1000, 1000)
+CHANNEL_STD = Range(1e-6, 1000)
+CROP_SHARE = Range(0.05, 10)
