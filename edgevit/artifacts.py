@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from edgevit.errors import ArtifactError
 
@@ -26,6 +27,14 @@ class Frozen(BaseModel):
     """Base of every record that is written to disk: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def composed(name: str) -> str:
+    """A class's name in Unicode's composed form (NFC), in which names are compared; macOS decomposes folders' names."""
+    return unicodedata.normalize("NFC", name)
+
+
+ClassName = Annotated[str, AfterValidator(composed)]
 
 
 class TensorSpec(Frozen):
@@ -65,7 +74,7 @@ class IOSpec(Frozen):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
-    classes: tuple[str, ...]
+    classes: tuple[ClassName, ...]
 
     @classmethod
     def for_classifier(cls, preprocess: Preprocess, classes: tuple[str, ...], batch: int | str = "batch") -> IOSpec:
@@ -155,10 +164,15 @@ class Contents:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished directory and its manifest."""
+    """A finished directory and its manifest.
+
+    Attributes:
+        contents: of the pictures of a data set, the sha256 of each, one after the other; kept in memory alone.
+    """
 
     path: Path
     manifest: Manifest
+    contents: bytes = b""
 
     @classmethod
     def load(cls, path: Path) -> Artifact:

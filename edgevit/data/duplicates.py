@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from edgevit.data.dataset import Dataset
 from edgevit.errors import DataError, listed
@@ -28,14 +27,7 @@ class Uses:
     supports: frozenset[str] = frozenset()
 
 
-class Hashed(NamedTuple):
-    """A data set with the sha256 of the content of each sample."""
-
-    dataset: Dataset
-    contents: tuple[str, ...]
-
-
-def duplicate_notes(name: str, hashed: Mapping[str, Hashed], uses: Uses) -> list[str]:
+def duplicate_notes(name: str, hashed: Mapping[str, Dataset], uses: Uses) -> list[str]:
     """What a user should know about pictures that data set `name` holds twice or shares with what models learn from.
 
     Data sets that are large may hold duplicates by nature (CIFAR-10 has some in train and test), so they are counted;
@@ -45,13 +37,13 @@ def duplicate_notes(name: str, hashed: Mapping[str, Hashed], uses: Uses) -> list
         DataError: `name` is a support with a picture under two classes; or it is tested, and holds a picture of one.
     """
     own = hashed[name]
-    as_support = is_support(name, own.dataset, uses)
+    as_support = is_support(name, own, uses)
     notes = list(_under_two_classes(own, as_support))
     if as_support:
         notes += _twice_in_a_class(own)
     if name in uses.tested:
         for other in sorted(uses.learned - {name}):
-            notes += _shared(own, hashed[other], is_support(other, hashed[other].dataset, uses))
+            notes += _shared(own, hashed[other], is_support(other, hashed[other], uses))
     return notes
 
 
@@ -61,12 +53,11 @@ def is_support(name: str, dataset: Dataset, uses: Uses) -> bool:
     return named and dataset.labels is not None and len(dataset) <= LARGEST_SUPPORT
 
 
-def _under_two_classes(hashed: Hashed, refused: bool) -> Iterator[str]:
-    dataset = hashed.dataset
+def _under_two_classes(dataset: Dataset, refused: bool) -> Iterator[str]:
     if dataset.labels is None:
         return
     labels = dataset.labels.tolist()
-    pairs = [(one, other) for one, other in _repeated(hashed) if labels[one] != labels[other]]
+    pairs = [(one, other) for one, other in _repeated(dataset) if labels[one] != labels[other]]
     if not pairs:
         return
     named = [
@@ -84,39 +75,38 @@ def _under_two_classes(hashed: Hashed, refused: bool) -> Iterator[str]:
     yield f"{_pictures(len(pairs))} under two classes: {listed(named, SHOWN)}"
 
 
-def _twice_in_a_class(hashed: Hashed) -> Iterator[str]:
-    dataset = hashed.dataset
+def _twice_in_a_class(dataset: Dataset) -> Iterator[str]:
     assert dataset.labels is not None
     labels = dataset.labels.tolist()
     named = [
         f"{dataset.sample_ids[one]} and {dataset.sample_ids[other]}"
-        for one, other in _repeated(hashed)
+        for one, other in _repeated(dataset)
         if labels[one] == labels[other]
     ]
     if named:
         yield f"{_pictures(len(named))} there twice, and count{'s' * (len(named) == 1)} twice: {listed(named, SHOWN)}"
 
 
-def _shared(tested: Hashed, learned: Hashed, refused: bool) -> Iterator[str]:
-    place = {content: index for index, content in enumerate(learned.contents)}
+def _shared(tested: Dataset, learned: Dataset, refused: bool) -> Iterator[str]:
+    place = {content: index for index, content in enumerate(learned.contents())}
     pairs = [
-        (tested.dataset.sample_ids[index], learned.dataset.sample_ids[place[content]])
-        for index, content in enumerate(tested.contents)
+        (tested.sample_ids[index], learned.sample_ids[place[content]])
+        for index, content in enumerate(tested.contents())
         if content in place
     ]
     if not pairs:
         return
-    what = "learned from" if learned.dataset.labels is not None else "learned from without labels"
-    if refused and not _by_design(tested.dataset.name, learned.dataset.name):
+    what = "learned from" if learned.labels is not None else "learned from without labels"
+    if refused and not _by_design(tested.name, learned.name):
         raise DataError(
-            f"pictures that accuracy is measured on are in the support '{learned.dataset.name}' too",
-            where=tested.dataset.name,
+            f"pictures that accuracy is measured on are in the support '{learned.name}' too",
+            where=tested.name,
             got=f"{len(pairs)}: {listed([f'{one} is {other}' for one, other in pairs])}",
             next="remove them from one of the two",
         )
     yield (
-        f"{len(pairs):,} of the {len(tested.dataset):,} images that accuracy is measured on are in "
-        f"{learned.dataset.name} too, which is {what}"
+        f"{len(pairs):,} of the {len(tested):,} images that accuracy is measured on are in "
+        f"{learned.name} too, which is {what}"
     )
 
 
@@ -127,10 +117,10 @@ def _by_design(one: str, other: str) -> bool:
     return data == other_data and ("" in (role, other_role) or role == other_role or not apart)
 
 
-def _repeated(hashed: Hashed) -> Iterator[tuple[int, int]]:
+def _repeated(dataset: Dataset) -> Iterator[tuple[int, int]]:
     """Pairs of samples with the same content: the first that has it, and each further one."""
-    first: dict[str, int] = {}
-    for index, content in enumerate(hashed.contents):
+    first: dict[bytes, int] = {}
+    for index, content in enumerate(dataset.contents()):
         if content in first:
             yield first[content], index
         else:

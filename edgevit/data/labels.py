@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgevit.data.class_names import composed
 from edgevit.data.dataset import Labels
 from edgevit.errors import DataError, did_you_mean
 
@@ -25,8 +26,8 @@ def classes_and_labels(
     """
     if all(isinstance(label, int) for label in found):
         return _numbered(np.array(found, np.int64), names, where)
-    distinct, labels = np.unique([str(label) for label in found], return_inverse=True)
-    classes = tuple(distinct.tolist()) if names is None else tuple(names)
+    distinct, labels = np.unique([composed(str(label)) for label in found], return_inverse=True)
+    classes = tuple(distinct.tolist()) if names is None else tuple(map(composed, names))
     position = {name: index for index, name in enumerate(classes)}
     for name in distinct.tolist():
         if name not in position:
@@ -40,5 +41,5 @@ def _numbered(labels: Labels, names: Sequence[str] | None, where: object) -> tup
         got, expected = f"{labels.min()} to {labels.max()}", f"0 to {count - 1}"
         raise DataError("the labels are no indices of classes", where=where, got=got, expected=expected)
     if names is not None:
-        return tuple(names), labels
+        return tuple(map(composed, names)), labels
     return tuple(str(index) for index in range(int(labels.max(initial=-1)) + 1)), labels

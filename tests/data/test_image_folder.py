@@ -73,7 +73,7 @@ def test_splits_go_by_their_usual_names(make_pictures: MakePictures, names: tupl
     for role in ("train", "val", "test")[: len(names)]:
         assert opened(root, f"photos.{role}").labels.tolist() == [0, 1]
     assert opened(root, "photos.train").classes == ("a", "b")
-    assert notes(root, "photos.train") == "photos: 1 folders beside those of the splits are passed over"
+    assert notes(root, "photos.train") == "photos: 1 folders beside those of the splits are passed over: annotations"
 
 
 def test_the_folder_of_test_images_goes_by_its_name_and_its_class_folders(make_pictures: MakePictures):
@@ -233,7 +233,7 @@ def test_without_labels_every_picture_counts(make_pictures: MakePictures, counts
 
 
 def test_a_folder_without_any_picture_is_refused_without_labels_too(make_pictures: MakePictures):
-    with pytest.raises(DataError, match=r"there are no pictures here(.|\n)*expected: NAME, with \.bmp"):
+    with pytest.raises(DataError, match=r"there are no pictures here(.|\n)*expected: NAME, with .*\.bmp"):
         opened(make_pictures({"a": 0}), classes="none")
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgevit.data import read_image
-from edgevit.data.images import is_image_name
-from edgevit.data.preprocess import LARGEST_IMAGE
+from edgevit.data.preprocess import LARGEST_IMAGE, is_picture_name
 from edgevit.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
@@ -165,4 +164,4 @@ def test_damaged_bytes_are_read_or_refused_and_never_escape(format, damage, kept
     [("a.jpg", True), ("A.JPEG", True), ("a.tar.png", True), ("a.txt", False), ("._a.jpg", False), ("jpg", False)],
 )
 def test_pictures_are_known_by_their_extension(name: str, expected: bool):
-    assert is_image_name(name) is expected
+    assert is_picture_name(name) is expected
