@@ -21,6 +21,8 @@ Json = dict[str, Any]
 MANIFEST = "manifest.json"
 SENSITIVITY = "sensitivity.json"  # of a quantized model: what each layer costs
 EMBEDDING = "embedding"
+LEARNED_TOO = "learned_too"  # of a tested data set, and of an accuracy on it: see data/duplicates.Overlap
+ONLY_LOOKED_AT = ("classes_of", "val")  # inputs of a stage that no weight learns from
 
 
 class Frozen(BaseModel):
@@ -256,6 +258,21 @@ def ancestors(artifact: Artifact) -> list[Artifact]:
 
     visit(artifact)
     return list(found.values())
+
+
+def data_behind(model: Artifact) -> dict[str, str]:
+    """The data sets that a model and its teachers learned from: the id of each by its digest.
+
+    Calibration counts, and so do images without labels; names of classes and validation do not.
+    """
+    behind = [one for one in ancestors(model) if one.kind != "evaluation"]
+    made = {one.id for one in behind}
+    return {
+        ref.digest: ref.id
+        for one in behind
+        for path, ref in one.manifest.inputs.items()
+        if ref.kind == "dataset" and path not in ONLY_LOOKED_AT and ref.id not in made
+    }
 
 
 def canonical_json(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgevit.data.dataset import Dataset
@@ -27,24 +27,61 @@ class Uses:
     supports: frozenset[str] = frozenset()
 
 
-def duplicate_notes(name: str, hashed: Mapping[str, Dataset], uses: Uses) -> list[str]:
-    """What a user should know about pictures that data set `name` holds twice or shares with what models learn from.
+@dataclass(frozen=True)
+class Overlap:
+    """Pictures of a tested data set that models learn from too.
 
-    Data sets that are large may hold duplicates by nature (CIFAR-10 has some in train and test), so they are counted;
-    in a support each image weighs much.
+    Attributes:
+        data: the data set that is learned from.
+        labelled: it has labels.
+        images, of: how many of how many tested pictures are in it.
+    """
+
+    data: str
+    labelled: bool
+    images: int
+    of: int
+
+    def note(self) -> str:
+        what = "learned from" if self.labelled else "learned from without labels"
+        return (
+            f"{self.images:,} of the {self.of:,} images that accuracy is measured on are in {self.data} too, "
+            f"which is {what}"
+        )
+
+
+def duplicate_notes(name: str, dataset: Dataset, uses: Uses) -> list[str]:
+    """What a user should know about pictures that data set `name` holds twice.
+
+    Raises DataError if it is a support with a picture under two classes.
+    """
+    as_support = is_support(name, dataset, uses)
+    twice = _twice_in_a_class(dataset) if as_support else ()
+    return [*_under_two_classes(dataset, as_support), *twice]
+
+
+def overlaps(name: str, hashed: Mapping[str, Dataset], uses: Uses) -> list[Overlap]:
+    """The tested pictures of `name` that are in a data set that models learn from, by the hash of their content.
+
+    Copies in other files are counted: large data sets hold some by nature (CIFAR-10 has some in train and test), and
+    pictures without labels may be meant to be those of the test.
 
     Raises:
-        DataError: `name` is a support with a picture under two classes; or it is tested, and holds a picture of one.
+        DataError: a tested picture is in a support, where each image weighs much; or the very file is read again, with
+            labels, through another data set.
     """
-    own = hashed[name]
-    as_support = is_support(name, own, uses)
-    notes = list(_under_two_classes(own, as_support))
-    if as_support:
-        notes += _twice_in_a_class(own)
-    if name in uses.tested:
-        for other in sorted(uses.learned - {name}):
-            notes += _shared(own, hashed[other], is_support(other, hashed[other], uses))
-    return notes
+    if name not in uses.tested:
+        return []
+    tested = hashed[name]
+    found = []
+    for other in sorted(uses.learned):
+        learned = hashed[other]
+        pairs = _shared(tested, learned)
+        if not _by_design(name, other):
+            _check_apart(tested, learned, pairs, is_support(other, learned, uses))
+        if pairs:
+            found.append(Overlap(other, learned.labels is not None, len(pairs), len(tested)))
+    return found
 
 
 def is_support(name: str, dataset: Dataset, uses: Uses) -> bool:
@@ -87,27 +124,29 @@ def _twice_in_a_class(dataset: Dataset) -> Iterator[str]:
         yield f"{_pictures(len(named))} there twice, and count{'s' * (len(named) == 1)} twice: {listed(named, SHOWN)}"
 
 
-def _shared(tested: Dataset, learned: Dataset, refused: bool) -> Iterator[str]:
+def _shared(tested: Dataset, learned: Dataset) -> list[tuple[int, int]]:
+    """Positions of one picture in both."""
     place = {content: index for index, content in enumerate(learned.contents())}
-    pairs = [
-        (tested.sample_ids[index], learned.sample_ids[place[content]])
-        for index, content in enumerate(tested.contents())
-        if content in place
-    ]
-    if not pairs:
+    return [(index, place[content]) for index, content in enumerate(tested.contents()) if content in place]
+
+
+def _check_apart(tested: Dataset, learned: Dataset, pairs: Sequence[tuple[int, int]], as_support: bool) -> None:
+    again = [pair for pair in pairs if _place(tested, pair[0]) == _place(learned, pair[1])]
+    refused = pairs if as_support else again if learned.labels is not None else []
+    if not refused:
         return
-    what = "learned from" if learned.labels is not None else "learned from without labels"
-    if refused and not _by_design(tested.name, learned.name):
-        raise DataError(
-            f"pictures that accuracy is measured on are in the support '{learned.name}' too",
-            where=tested.name,
-            got=f"{len(pairs)}: {listed([f'{one} is {other}' for one, other in pairs])}",
-            next="remove them from one of the two",
-        )
-    yield (
-        f"{len(pairs):,} of the {len(tested):,} images that accuracy is measured on are in "
-        f"{learned.name} too, which is {what}"
+    raise DataError(
+        f"pictures that accuracy is measured on are in the {'support' if as_support else 'data set'} "
+        f"'{learned.name}' too, which is learned from",
+        where=tested.name,
+        got=f"{len(refused)}: "
+        + listed([f"{tested.sample_ids[one]} is {learned.sample_ids[other]}" for one, other in refused]),
+        next=f"remove them from one of the two, or let {learned.name} read folders or splits of its own",
     )
+
+
+def _place(dataset: Dataset, index: int) -> str:
+    return dataset.images.place(int(dataset.indices[index]))
 
 
 def _by_design(one: str, other: str) -> bool:

@@ -38,7 +38,7 @@ SHOWN = 5  # names of a kind
 
 # What Pillow's decoders raise on damaged bytes, beside ValueError.
 _DECODER_ERRORS = (OSError, SyntaxError, EOFError, struct.error, TypeError, LookupError, OverflowError)
-_BAND = 2**22  # pixels that are converted at once
+_BAND = 2**20  # pixels that are converted at once
 _ORIENTATION = 0x0112  # EXIF's tag
 _large = threading.Lock()
 _FILTERS = {
@@ -116,8 +116,11 @@ def file_content(path: str | PathLike[str]) -> bytes:
         ValueError: there are more than LARGEST_FILE of them.
         OSError: it cannot be read, or is no file: a pipe would keep its reader waiting.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "is a folder, a pipe or a device, and no file", os.fspath(path))
+    if status.st_size > LARGEST_FILE:
+        raise ValueError(f"it has {status.st_size} bytes, more than {LARGEST_FILE}")
     with open(path, "rb") as opened:
         return _bounded(opened)
 

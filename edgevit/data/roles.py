@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from edgevit.artifacts import Artifact, Json, Manifest, sha256_of
+from edgevit.artifacts import LEARNED_TOO, Artifact, Json, Manifest, sha256_of
 from edgevit.configs import DatasetConfig, EncodedImages, ImageFolder
 from edgevit.data.class_names import alike_notes, check_class_names
 from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
-from edgevit.data.duplicates import Uses, duplicate_notes, is_support
+from edgevit.data.duplicates import Uses, duplicate_notes, is_support, overlaps
 from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
 from edgevit.data.hashes import ImageStates
 from edgevit.data.relabelled import LABELS, labelled_data, relabelled
@@ -44,7 +44,8 @@ def dataset_artifacts(
         uses: what the data sets are for, which decides what is said about pictures that occur twice.
 
     Returns:
-        Artifacts whose provenance holds `notes`, the lines that a user should see.
+        Artifacts whose provenance holds `notes`, the lines that a user should see, and of tested data sets what else is
+        learned from their pictures.
 
     Raises:
         RecipeError: there is no such data set or role.
@@ -71,7 +72,13 @@ def dataset_artifacts(
     artifacts = {}
     for name, (dataset, _, role) in wanted.items():
         own = hashed[name]
-        notes = [*_missing_classes(own), *duplicate_notes(name, hashed, uses), *_skipped(found[name][1])]
+        shared = overlaps(name, hashed, uses)
+        notes = [
+            *_missing_classes(own),
+            *duplicate_notes(name, own, uses),
+            *(one.note() for one in shared if one.data != name),
+            *_skipped(found[name][1]),
+        ]
         if is_support(name, own, uses):
             notes += _unequal(own)
         artifacts[name] = _artifact(
@@ -79,6 +86,7 @@ def dataset_artifacts(
             {"dataset": datasets[dataset].model_dump(mode="json"), "role": role, "base": str(base.absolute())},
             sorted(found[name][1]),
             [*(f"{dataset}: {note}" for note in sources[dataset].notes), *(f"{name}: {note}" for note in notes)],
+            [{**asdict(one), "digest": _fingerprint(hashed[one.data])} for one in shared],
         )
     return artifacts
 
@@ -179,7 +187,9 @@ def _hashed(
     return replace(dataset, sha256=np.frombuffer(hashes, np.uint8).reshape(-1, _HASH_BYTES)), unreadable
 
 
-def _artifact(dataset: Dataset, config: Json, unreadable: list[str], notes: list[str]) -> Artifact:
+def _artifact(
+    dataset: Dataset, config: Json, unreadable: list[str], notes: list[str], learned_too: list[Json]
+) -> Artifact:
     assert dataset.sha256 is not None
     digest = _fingerprint(dataset)
     base = Path(config["base"])
@@ -192,7 +202,7 @@ def _artifact(dataset: Dataset, config: Json, unreadable: list[str], notes: list
         stage_version=1,
         config={**config, "unreadable": unreadable},
         metrics={"images": len(dataset), "classes": len(dataset.classes), "unreadable": len(unreadable)},
-        provenance={"notes": notes},
+        provenance={"notes": notes, LEARNED_TOO: learned_too},
     )
     return Artifact(base, manifest, dataset.sha256.tobytes())
 
