@@ -475,3 +475,42 @@ def test_pickles(tmp_path: Path):
     data = opened(tmp_path)
     copy = pickle.loads(pickle.dumps(data))  # noqa: S301
     assert contents(copy) == contents(data)
+
+
+# what lies elsewhere, and what is passed over
+
+
+def test_shards_and_class_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path):
+    outside = write_shard(tmp_path / "elsewhere/0.tar", samples("abc"))
+    root = write_shard(tmp_path / "web/1.tar", samples("def")).parent
+    (root / "0.tar").symlink_to(outside)
+    for path in (root, root / "*.tar"):
+        with pytest.raises(
+            DataError, match=r"web/0\.tar: this file leads out of the data set's folder(.|\n)*got: .*elsewhere"
+        ):
+            opened(path)
+    assert len(opened(root / "0.tar")) == 3  # the user named this very file
+    (root / "0.tar").unlink()
+    (root / "2.tar").symlink_to("1.tar")
+    (tmp_path / "names").write_text("ant\nbee\nfly\n")
+    (root / "classes.txt").symlink_to(tmp_path / "names")
+    (root / "2.tar").unlink()
+    with pytest.raises(DataError, match="leads out"):
+        opened(root)
+
+
+def test_samples_without_a_picture_that_can_be_read_are_named(tmp_path: Path):
+    files = [*samples("abc"), ("d.heic", b"x"), ("d.cls", b"0"), ("._e.png", b"x"), ("f.jfif", picture("f", "jpeg"))]
+    write_shard(tmp_path / "0.tar", [*files, ("f.cls", b"1")])
+    assert opened(tmp_path).sample_ids == ("a", "b", "c", "f")
+    assert notes(tmp_path) == (
+        "web: 1 hidden files and folders are passed over: ._e.png\n"
+        "web: 1 keys without a picture are passed over: d.heic|cls"
+    )
+
+
+def test_a_pipe_is_no_shard(tmp_path: Path):
+    os.mkfifo(tmp_path / "0.tar")
+    for path in (tmp_path, tmp_path / "0.tar", tmp_path / "*.tar"):
+        with pytest.raises(DataError, match=r"no shards here|no such folder or shard"):
+            opened(path)

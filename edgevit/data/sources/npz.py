@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -24,7 +25,7 @@ _NAMES = frozenset({"classes", *(f"{prefix}{what}" for prefix in ("", *(f"{split
                                  for what in ("images", "labels"))})  # fmt: skip
 # What numpy and zipfile raise: damaged, encrypted (RuntimeError), by a method that they do not know.
 _DAMAGE = (OSError, ValueError, EOFError, LookupError, TypeError, SyntaxError, RuntimeError, OverflowError,
-           zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # fmt: skip
+           zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError)  # fmt: skip
 
 
 def read(config: Npz, base: Path) -> Source:
@@ -77,7 +78,7 @@ def _check_size(archive: np.lib.npyio.NpzFile, names: list[str], file: Path) -> 
     """Raise DataError for arrays that unpack to more than half of this machine's memory: before they do."""
     packed = {one.filename.removesuffix(".npy"): one for one in archive.zip.infolist()}  # type: ignore[union-attr]
     size_bytes = sum(packed[name].file_size for name in names)
-    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    most = _memory_bytes() // 2
     if size_bytes > most:
         raise DataError(
             "its arrays are too large for this machine's memory",
@@ -86,6 +87,10 @@ def _check_size(archive: np.lib.npyio.NpzFile, names: list[str], file: Path) -> 
             expected=f"at most {most / 2**30:.1f} GiB",
             next="write the pictures as files or as tar shards, which are read one by one",
         )
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _part(arrays: Arrays, prefix: str, file: Path, others: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
