@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgevit.data.class_names import composed
-from edgevit.data.dataset import Labels
+from edgevit.data.dataset import Indices, Labels
 from edgevit.errors import DataError, did_you_mean
 
 _MOST_CLASSES = 2**20
@@ -28,11 +28,16 @@ def classes_and_labels(
         return _numbered(np.array(found, np.int64), names, where)
     distinct, labels = np.unique([composed(str(label)) for label in found], return_inverse=True)
     classes = tuple(distinct.tolist()) if names is None else tuple(map(composed, names))
-    position = {name: index for index, name in enumerate(classes)}
-    for name in distinct.tolist():
-        if name not in position:
-            raise DataError(f"no class is called '{name}'", where=where, next=did_you_mean(name, classes))
-    return classes, np.array([position[name] for name in distinct.tolist()], np.int64)[labels]
+    places = places_among(distinct.tolist(), classes)
+    for name in distinct[places < 0].tolist():
+        raise DataError(f"no class is called '{name}'", where=where, next=did_you_mean(name, classes))
+    return classes, places[labels]
+
+
+def places_among(names: Sequence[str], classes: Sequence[str]) -> Indices:
+    """The index of each name in `classes`, (names,) int64; -1 where it is none of them. Names are compared composed."""
+    place = {composed(name): index for index, name in enumerate(classes)}
+    return np.array([place.get(composed(name), -1) for name in names], np.int64)
 
 
 def _numbered(labels: Labels, names: Sequence[str] | None, where: object) -> tuple[tuple[str, ...], Labels]:
