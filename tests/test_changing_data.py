@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file, save_model
 
 from edgevit import pipeline
 from edgevit.artifacts import LEARNED_TOO, MANIFEST, Artifact
 from edgevit.context import Context
-from edgevit.errors import DataError
+from edgevit.errors import ArtifactError, DataError
 from edgevit.progress import Bar, SilentBar, SilentProgress
 from edgevit.recipe import load_recipe
 
@@ -94,6 +97,25 @@ def test_pictures_that_are_only_touched_in_mid_training_do_not_stop_it(folder: P
             file.touch()
 
     assert run(folder, "runs", _At(6, touch))["model"].digest == run(folder, "others")["model"].digest
+
+
+def test_weights_that_change_while_they_are_read_are_not_published(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file({"ones": torch.ones(2)}, weights)
+    stage = f"{{stage: load, id: model, model: mobilevit_xxs, classes: [a, b], weights: '{weights}'}}"
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: changing\ndatasets: {{digits: {{source: digits}}}}\nstages: [{stage}]\n"
+    )
+
+    class Said(SilentProgress):
+        def say(self, line: str) -> None:
+            save_model(small, weights)
+
+    small = timm.create_model("mobilevit_xxs", num_classes=2)
+    with pytest.raises(ArtifactError, match=r"weights\.safetensors: the file was changed while the stage read it"):
+        run(tmp_path, "runs", Said())
+    assert not list((tmp_path / "runs/.store").glob(f"*/*/{MANIFEST}"))
+    assert run(tmp_path, "runs")["model"].metrics["params"] > 0
 
 
 def test_the_report_warns_of_tested_pictures_that_were_learned(folder: Path) -> None:

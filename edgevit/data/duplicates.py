@@ -80,7 +80,8 @@ def overlaps(name: str, hashed: Mapping[str, Dataset], uses: Uses) -> list[Overl
         if not _by_design(name, other):
             _check_apart(tested, learned, pairs, is_support(other, learned, uses))
         if pairs:
-            found.append(Overlap(other, learned.labels is not None, len(pairs), len(tested)))
+            images = len({index for index, _ in pairs})
+            found.append(Overlap(other, learned.labels is not None, images, len(tested)))
     return found
 
 
@@ -125,9 +126,11 @@ def _twice_in_a_class(dataset: Dataset) -> Iterator[str]:
 
 
 def _shared(tested: Dataset, learned: Dataset) -> list[tuple[int, int]]:
-    """Positions of one picture in both."""
-    place = {content: index for index, content in enumerate(learned.contents())}
-    return [(index, place[content]) for index, content in enumerate(tested.contents()) if content in place]
+    """All pairs of positions at which the two hold one content."""
+    places: dict[bytes, list[int]] = {}
+    for index, content in enumerate(learned.contents()):
+        places.setdefault(content, []).append(index)
+    return [(index, other) for index, content in enumerate(tested.contents()) for other in places.get(content, ())]
 
 
 def _check_apart(tested: Dataset, learned: Dataset, pairs: Sequence[tuple[int, int]], as_support: bool) -> None:

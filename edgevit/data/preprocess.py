@@ -48,6 +48,16 @@ _FILTERS = {
 }
 
 
+def _free_large() -> None:
+    """A lock that another thread held when this process was forked would never be released."""
+    global _large
+    _large = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_large)
+
+
 class Found(NamedTuple):
     """The content of a folder, its subfolders included.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from edgevit.artifacts import LEARNED_TOO, Artifact, Json, Manifest, sha256_of
@@ -21,8 +23,6 @@ from edgevit.data.relabelled import LABELS, labelled_data, relabelled
 from edgevit.data.splits import lowest_of_each_class
 from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean, listed
 from edgevit.progress import Progress
-
-_HASH_BYTES = 32
 
 
 def dataset_artifacts(
@@ -105,10 +105,12 @@ def open_dataset(artifact: Artifact) -> Dataset:
     recorded = artifact.manifest.config
     config: DatasetConfig = TypeAdapter(DatasetConfig).validate_python(recorded["dataset"])
     source = read_source(artifact.id.partition(".")[0], config, Path(recorded["base"]))
-    dataset = select_role(artifact.id, recorded["role"], config, source, set(recorded["unreadable"]))
-    hashes = np.frombuffer(artifact.contents, np.uint8).reshape(-1, _HASH_BYTES)
-    as_keyed = replace(dataset, sha256=hashes)
-    if len(dataset) != len(hashes) or _fingerprint(as_keyed) != artifact.digest:
+    if artifact.contents:
+        dataset = select_role(artifact.id, recorded["role"], config, source, set(recorded["unreadable"]))
+        dataset = replace(dataset, sha256=_rows(artifact.contents))
+    else:  # its manifest was read from a file
+        dataset, _ = _hashed(artifact.id, recorded["role"], config, source, ImageStates())
+    if len(dataset) != len(dataset.contents()) or _fingerprint(dataset) != artifact.digest:
         raise DataError(
             "samples were added or removed, or their labels changed, while they were in use",
             where=artifact.id,
@@ -116,7 +118,7 @@ def open_dataset(artifact: Artifact) -> Dataset:
             expected=f"the {artifact.metrics['images']} that were there at the start, with their labels",
             next="start the run again",
         )
-    return as_keyed
+    return dataset
 
 
 def read_source(name: str, config: DatasetConfig, base: Path) -> Source:
@@ -184,7 +186,11 @@ def _hashed(
         )
     dataset = select_role(name, role, config, source, set(unreadable))
     hashes = bytes.fromhex("".join(states[index].sha256 for index in dataset.indices.tolist()))
-    return replace(dataset, sha256=np.frombuffer(hashes, np.uint8).reshape(-1, _HASH_BYTES)), unreadable
+    return replace(dataset, sha256=_rows(hashes)), unreadable
+
+
+def _rows(hashes: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(hashes, np.uint8).reshape(-1, hashlib.sha256().digest_size)
 
 
 def _artifact(

@@ -108,6 +108,7 @@ def test_test_pictures_that_another_data_set_reads_again_with_labels_are_refused
     with pytest.raises(DataError, match=r"photos\.test: pictures .* are in the data set 'again' too") as caught:
         through_another_data_set(root, uses)
     assert "4: test/a/000.png is test/a/000.png" in str(caught.value.got)
+    shutil.copy(root / "test/a/000.png", root / "train/a/copy.png")  # the file itself counts, not its copy alone
     link = root.parent / "link"
     link.symlink_to(root)
     with pytest.raises(DataError, match="are in the data set 'again' too"):

@@ -75,7 +75,9 @@ def test_splits_go_by_their_usual_names(make_pictures: MakePictures, names: tupl
     for role in ("train", "val", "test")[: len(names)]:
         assert opened(root, f"photos.{role}").labels.tolist() == [0, 1]
     assert opened(root, "photos.train").classes == ("a", "b")
-    assert notes(root, "photos.train") == "photos: 1 folders beside those of the splits are passed over: annotations"
+    assert notes(root, "photos.train") == (
+        "photos: 2 files and folders beside those of the splits are passed over: .cache, annotations"
+    )
 
 
 def test_the_folder_of_test_images_goes_by_its_name_and_its_class_folders(make_pictures: MakePictures):

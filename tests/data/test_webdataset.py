@@ -131,12 +131,13 @@ def test_every_tar_format_and_long_names(tmp_path: Path, format: int):
 
 def test_what_tar_made_of_a_folder_is_the_same(tmp_path: Path):
     (tmp_path / "photos").mkdir()
+    (tmp_path / "web").mkdir()
     for name, content in samples("abc"):
         (tmp_path / "photos" / name).write_bytes(content)
-    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+    with tarfile.open(tmp_path / "web/0.tar", "w") as archive:
         archive.add(tmp_path / "photos", arcname=".")
-    assert opened(tmp_path).sample_ids == ("a", "b", "c")
-    assert notes(tmp_path) == ""
+    assert opened(tmp_path / "web").sample_ids == ("a", "b", "c")
+    assert notes(tmp_path / "web") == ""
 
 
 # samples and labels
@@ -502,10 +503,12 @@ def test_shards_and_class_names_that_lead_out_of_the_folder_are_refused(tmp_path
 def test_samples_without_a_picture_that_can_be_read_are_named(tmp_path: Path):
     files = [*samples("abc"), ("d.heic", b"x"), ("d.cls", b"0"), ("._e.png", b"x"), ("f.jfif", picture("f", "jpeg"))]
     write_shard(tmp_path / "0.tar", [*files, ("f.cls", b"1")])
+    (tmp_path / "0_stats.json").write_text("{}")
     assert opened(tmp_path).sample_ids == ("a", "b", "c", "f")
     assert notes(tmp_path) == (
         "web: 1 hidden files and folders are passed over: ._e.png\n"
-        "web: 1 keys without a picture are passed over: d.heic|cls"
+        "web: 1 keys without a picture are passed over: d.heic|cls\n"
+        "web: 1 files of other types (.json 1) are passed over: 0_stats.json"
     )
 
 

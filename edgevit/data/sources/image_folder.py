@@ -25,7 +25,7 @@ from edgevit.errors import DataError
 IN_NO_CLASS_FOLDER = "pictures that lie in no class folder"
 LEADING_OUT = "links that lead out of the folder"
 NO_TEXT = "pictures whose names are not UTF-8"
-BESIDE_SPLITS = "folders beside those of the splits"
+BESIDE_SPLITS = "files and folders beside those of the splits"
 
 PassedOver = dict[str, list[Path]]  # by what they are
 
@@ -130,7 +130,7 @@ def _check_folder(root: Path) -> None:
 def _samples(root: Path, splits: Mapping[str, Split], need_class: bool, passed_over: PassedOver) -> Iterator[_Sample]:
     """Every picture below `root`, or below its folders of splits; `passed_over` takes the other files."""
     tops = [root / name for name in splits] or [root]
-    if splits and (beside := [one for one in _folders(root) if one.name not in splits]):
+    if splits and (beside := [one for one in root.iterdir() if one.name not in splits]):
         passed_over[BESIDE_SPLITS] = beside
     for path in (path for top in tops for path in _pictures(top, root, passed_over)):
         parts = path.relative_to(root).parts

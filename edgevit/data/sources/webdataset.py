@@ -23,10 +23,12 @@ from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of,
 from edgevit.data.images import Image, read_image
 from edgevit.data.labels import classes_and_labels
 from edgevit.data.links import refuse_links_out
-from edgevit.data.preprocess import file_content, passed_over_notes, picture_suffixes
+from edgevit.data.preprocess import OTHER_TYPES, file_content, passed_over_notes, picture_suffixes
 from edgevit.data.shards import Picture, ShardIndex, index_of_shard, refuse_compressed
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
+
+CLASSES = "classes.txt"
 
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 _MOST_SHARDS = 100_000
@@ -42,10 +44,11 @@ def read(config: WebDataset, base: Path) -> Source:
     Raises:
         DataError: shards are missing, compressed or damaged, or a picture has no label or one that makes no sense.
     """
-    root, shards = _shards(config.path, base)
+    root, shards, others = _shards(config.path, base)
     splits = _splits_of_shards(root, shards)
     indices = [index_of_shard(shard, stamp_of(shard), config.labelled) for shard in shards]
     pictures, notes = _pictures([str(shard.relative_to(root)) for shard in shards], indices, splits)
+    notes += passed_over_notes(others, root)
     if not pictures:
         expected = f"KEY and one of {' '.join(sorted(picture_suffixes()))}"
         raise DataError("there are no pictures in these shards", where=root, got="; ".join(notes), expected=expected)
@@ -98,13 +101,13 @@ class ShardImages:
         return StoredFile(self.shards[self.shard_of[index]], int(self.offsets[index]), int(self.sizes[index]))
 
 
-def _shards(path: str, base: Path) -> tuple[Path, list[Path]]:
-    """The folder that names start from, and the shards in the order of their names."""
+def _shards(path: str, base: Path) -> tuple[Path, list[Path], dict[str, list[Path]]]:
+    """The folder that names start from, the shards in the order of their names, and the other files in the folder."""
     whole = (base / Path(path).expanduser()).absolute()
     if whole.is_dir():
         root = whole
         files = sorted(file for file in root.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(root)))
-        refuse_links_out(files, root)
+        refuse_links_out((file for file in files if file.suffix == ".tar"), root)
     else:
         root, files = _named_files(str(Path(path).expanduser()), base.absolute())
     for file in files:
@@ -112,7 +115,8 @@ def _shards(path: str, base: Path) -> tuple[Path, list[Path]]:
     shards = [file for file in files if file.suffix == ".tar"]
     if not shards:
         raise DataError("there are no shards here", where=whole, expected="files NAME.tar", next="correct the path")
-    return root, shards
+    others = [file for file in files if file.suffix != ".tar" and file.name != CLASSES]
+    return root, shards, {OTHER_TYPES: others} if others else {}
 
 
 def _is_hidden(path: Path) -> bool:
@@ -213,7 +217,7 @@ def _labels(found: Sequence[tuple[str, int | str | None]], root: Path) -> list[i
 
 
 def _class_names(root: Path) -> list[str] | None:
-    file = root / "classes.txt"
+    file = root / CLASSES
     if not file.is_file():
         return None
     refuse_links_out([file], root)
