@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from edgevit import bounds
 from edgevit.errors import ArtifactError, first_line
@@ -22,12 +23,22 @@ MANIFEST = "manifest.json"
 SENSITIVITY = "sensitivity.json"  # of a quantized model: what each layer costs
 EMBEDDING = "embedding"
 MADE_AGAIN = "make it again: edgevit run makes the result of a stage, edgevit bundle a bundle"
+LEARNED_TOO = "learned_too"  # of a tested data set, and of an accuracy on it: see data/duplicates.Overlap
+ONLY_LOOKED_AT = ("classes_of", "val")  # inputs of a stage that no weight learns from
 
 
 class Frozen(BaseModel):
     """Base of every record that is written to disk: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def composed(name: str) -> str:
+    """A class's name in Unicode's composed form (NFC), in which names are compared; macOS decomposes folders' names."""
+    return unicodedata.normalize("NFC", name)
+
+
+ClassName = Annotated[str, AfterValidator(composed)]
 
 
 class TensorSpec(Frozen):
@@ -68,7 +79,7 @@ class IOSpec(Frozen):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
-    classes: tuple[str, ...]
+    classes: tuple[ClassName, ...]
 
     @classmethod
     def for_classifier(cls, preprocess: Preprocess, classes: tuple[str, ...], batch: int | str = "batch") -> IOSpec:
@@ -162,10 +173,15 @@ class Contents:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished directory and its manifest."""
+    """A finished directory and its manifest.
+
+    Attributes:
+        contents: of the pictures of a data set, the sha256 of each, one after the other; kept in memory alone.
+    """
 
     path: Path
     manifest: Manifest
+    contents: bytes = b""
 
     @classmethod
     def load(cls, path: Path) -> Artifact:
@@ -294,6 +310,21 @@ def in_store(store: Path, key: str, digest: str) -> Artifact | None:
             "this is the result of another stage", where=folder, got="/".join(named), expected=f"{key}/{digest}"
         )
     return artifact
+
+
+def data_behind(model: Artifact) -> dict[str, str]:
+    """The data sets that a model and its teachers learned from: the id of each by its digest.
+
+    Calibration counts, and so do images without labels; names of classes and validation do not.
+    """
+    behind = [one for one in ancestors(model) if one.kind != "evaluation"]
+    made = {one.id for one in behind}
+    return {
+        ref.digest: ref.id
+        for one in behind
+        for path, ref in one.manifest.inputs.items()
+        if ref.kind == "dataset" and path not in ONLY_LOOKED_AT and ref.id not in made
+    }
 
 
 def canonical_json(value: object) -> str:

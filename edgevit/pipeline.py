@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json
-from edgevit.configs import Check, Stage, references
+from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json, sha256_of_file
+from edgevit.configs import Check, Stage, input_files, references
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
@@ -61,7 +61,7 @@ def make(
     if artifact is None:
         if title:
             context.progress.say(title)
-        write = _writer(config, inputs, context, store.cache)
+        write = _writer(config, inputs, context, store.cache, parts)
         artifact = store.make(config, inputs, parts, write, again=again, say=context.progress.say)
         if title:
             context.progress.say(f"    {_outcome(artifact)}")
@@ -196,16 +196,32 @@ def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:
 
 
 def _writer(
-    config: Stage, inputs: Mapping[str, Artifact], context: Context, cache: Path
+    config: Stage, inputs: Mapping[str, Artifact], context: Context, cache: Path, parts: Json
 ) -> Callable[[Path, Path], Contents]:
     def write(out: Path, work: Path) -> Contents:
         start = time.monotonic()
         at = context.at(config.id, work, cache, training=work.name)
         contents = stage_function(config.name())(config, inputs, at, out)
+        _check_files_are_those_of_the_key(config, parts)
         cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib_so_far": round(_peak_rss_mib(), 1)}
         return replace(contents, provenance={**contents.provenance, **provenance(), **cost})
 
     return write
+
+
+def _check_files_are_those_of_the_key(config: Stage, parts: Json) -> None:
+    """Raise ArtifactError if a file that the stage was given changed since the key was made of it.
+
+    Pictures are held against their hashes as they are read, see `Dataset.image`.
+    """
+    for name, file in input_files(config).items():
+        if not file.is_file() or f"sha256 {sha256_of_file(file)}" != parts["config"][name]:
+            raise ArtifactError(
+                "the file was changed while the stage read it",
+                where=file,
+                got=f"another content than when '{config.id}' began",
+                next="run the command again",
+            )
 
 
 def _peak_rss_mib() -> float:

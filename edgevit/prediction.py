@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from edgevit.artifacts import EMBEDDING, Artifact
 from edgevit.bundling.prototypes import PrototypeHead, SupportSet
-from edgevit.data.images import IMAGE_SUFFIXES, is_image_name, read_image
-from edgevit.data.preprocess import preprocess
+from edgevit.data.images import read_image
+from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, preprocess, shown
 from edgevit.errors import DataError
 from edgevit.evaluation.classify import no_numbers, softmax
 from edgevit.runtimes.base import SessionOptions
@@ -24,10 +24,12 @@ class Predicted(NamedTuple):
     Attributes:
         answers: `{image, labels: [{label, confidence}]}` for each image that could be read.
         unread: what was wrong with the others, file named.
+        notes: the files in folders that were passed over.
     """
 
     answers: list[dict[str, Any]]
     unread: list[DataError | OSError]
+    notes: list[str]
 
 
 def predict_images(
@@ -40,9 +42,9 @@ def predict_images(
     """
     spec = model.io
     names = classes[0].classes if classes else spec.classes
-    found = Predicted([], [])
+    found = Predicted([], [], [])
     with target_for("local-cpu").open(model, SessionOptions()) as session:
-        for path in _images(paths):
+        for path in list(_images(paths, found)):
             try:
                 picture = read_image(path)
             except (DataError, OSError) as error:
@@ -56,15 +58,27 @@ def predict_images(
                 raise no_numbers(path)
             best = np.argsort(-probabilities, kind="stable")[:top]
             labels = [{"label": names[i], "confidence": round(float(probabilities[i]), 4)} for i in best]
-            found.answers.append({"image": str(path), "labels": labels})
+            found.answers.append({"image": shown(path), "labels": labels})
     return found
 
 
-def _images(paths: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
+def _images(paths: Sequence[Path], found: Predicted) -> Iterator[Path]:
+    """Files as they are; of a folder, every picture below it, sorted. What is passed over goes into `found`."""
     for path in paths:
-        inside = sorted(one for one in path.rglob("*") if is_image_name(one.name)) if path.is_dir() else [path]
-        if not inside:
-            raise DataError("no images in this folder", where=path, expected=" ".join(sorted(IMAGE_SUFFIXES)))
-        found += inside
-    return found
+        if not path.is_dir():
+            yield path
+            continue
+        below = pictures_below(path)
+        found.notes.extend(f"{shown(path)}: {note}" for note in passed_over_notes(below.passed_over, path))
+        found.unread.extend(
+            DataError(f"the folder cannot be listed: {error.strerror}", where=shown(error.filename))
+            for error in below.unreadable
+        )
+        if not below.pictures and not below.unreadable:
+            raise DataError(
+                "no images in this folder",
+                where=path,
+                got="; ".join(found.notes) or None,
+                expected=" ".join(sorted(picture_suffixes())),
+            )
+        yield from below.pictures

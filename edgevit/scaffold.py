@@ -41,6 +41,8 @@ def recipe_for_folder(
     config = ImageFolder(source="image_folder", path=str(folder.absolute()), classes=_class_level(folder))
     names = ["photos", "photos.train", "photos.test"]
     roles = dataset_artifacts({"photos": config}, Path.cwd(), names, progress=progress)
+    for note in dict.fromkeys(note for role in roles.values() for note in role.manifest.provenance["notes"]):
+        progress.say(f"note: {note}")
     train, classes = roles["photos.train"].metrics["images"], roles["photos"].metrics["classes"]
     few = train / classes < FEW_IMAGES_PER_CLASS
     shots = _shots(open_dataset(roles["photos.train"])) if few else 0

@@ -353,6 +353,14 @@ def test_a_file_with_blanks_in_its_name_can_be_pasted_into_a_shell(folder: Path,
         assert shlex.split(answer.stderr.splitlines()[-1].removeprefix("next: ")) == says
 
 
+def test_init_names_what_it_passes_over(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
+    (folder / "fox").mkdir()
+    (folder / "fox/IMG.HEIC").write_bytes(b"x")
+    answer = CliRunner().invoke(app, ["init", str(folder), "--out", str(tmp_path / "new.yaml")])
+    assert "note: photos: 1 files of other types (.heic 1) are passed over: fox/IMG.HEIC" in answer.stderr
+
+
 def test_init_for_many_images_trains_without_few_shot(tmp_path: Path) -> None:
     run("init", photos(tmp_path / "many", {"a": 40, "b": 40}), "--out", tmp_path / "new.yaml")
     recipe = load_recipe(tmp_path / "new.yaml")

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,7 @@ def enroll(folder: Path, name: str, images: Sequence[Path], add: bool = False, f
             the class's images are nearer to another class. Nothing was changed then.
         BundleError: the bundle takes no classes, or a file of it was altered.
     """
+    name = composed(name)
     with changing(folder):
         classifier = Classifier(folder)
         before = support_of(classifier)
@@ -84,6 +86,7 @@ def enroll(folder: Path, name: str, images: Sequence[Path], add: bool = False, f
 
 def remove(folder: Path, name: str) -> dict[str, Any]:
     """Remove a class; gives what was done. Raises as `enroll` does."""
+    name = composed(name)
     with changing(folder):
         classifier = Classifier(folder)
         before = support_of(classifier)
@@ -99,6 +102,11 @@ def remove(folder: Path, name: str) -> dict[str, Any]:
         **compared(left_out(before), left_out(after)),
         "by_model": answers_by_model(classifier, after),
     }
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC), which the classes of a bundle have; macOS decomposes folders' names."""
+    return unicodedata.normalize("NFC", name)
 
 
 def listing(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from preprocess import open_image, preprocess  # type: ignore[import-not-found]  # lies beside this file in a bundle
+
+# It lies beside this file in a bundle.
+from preprocess import (  # type: ignore[import-not-found]
+    open_image,
+    passed_over_notes,
+    pictures_below,
+    preprocess,
+    shown,
+)
 
 Image = str | Path | npt.NDArray[np.uint8]
 Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs, input by its name) → these outputs
@@ -31,7 +39,6 @@ ERRORS_ONLY = 3
 CLASSES = "classes.npz"
 UNKNOWN = "unknown"
 STEERS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 HERE = Path(__file__).resolve().parent
 EXPORT_EMBEDDING = "export the model with embedding: true, and bundle it with support: DATASET.support"
 NO_THRESHOLD = "no image is unknown here: that needs a classes.npz with two images of a class or more"
@@ -311,23 +318,30 @@ def as_json(path: Path, answer: Answer) -> dict[str, Any]:
     """One answer for a program."""
     labels = [{"label": label, "confidence": confidence} for label, confidence in answer.labels]
     about = {} if answer.cosine is None else {"cosine": answer.cosine, "unknown": answer.unknown}
-    return {"image": str(path), "labels": labels, **about}
+    return {"image": shown(path), "labels": labels, **about}
 
 
 def line(path: Path, answer: Answer, options: argparse.Namespace) -> str:
     """One answer for a person."""
     if options.unknown and answer.unknown:
-        return f"{path}: {UNKNOWN} (cosine {answer.cosine:.3f})"
-    return f"{path}: " + ", ".join(f"{label} {confidence:.1%}" for label, confidence in answer.labels)
+        return f"{shown(path)}: {UNKNOWN} (cosine {answer.cosine:.3f})"
+    return f"{shown(path)}: " + ", ".join(f"{label} {confidence:.1%}" for label, confidence in answer.labels)
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are; of a folder, every picture below it, sorted."""
+    """Files as they are; of a folder, every picture below it, sorted, and folders in it that cannot be listed.
+
+    What is passed over is said on stderr.
+    """
     for path in paths:
-        if path.is_dir():
-            yield from sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES)
-        else:
+        if not path.is_dir():
             yield path
+            continue
+        found = pictures_below(path)
+        for note in passed_over_notes(found.passed_over, path):
+            print(f"note: {shown(path)}: {note}", file=sys.stderr)
+        yield from found.pictures
+        yield from (Path(error.filename) for error in found.unreadable)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,13 @@ def predict(
     from edgevit.prediction import predict_images
     from edgevit.workshop import workshop
 
-    with workshop(terminal_context()) as shop:
+    context = terminal_context()
+    with workshop(context) as shop:
         artifact = shop.model(model)
         classes = classes_since(artifact.path) if model.is_dir() else None
-        answers, unread = predict_images(artifact, images, top, classes)
+        answers, unread, notes = predict_images(artifact, images, top, classes)
+    for note in notes:
+        context.progress.say(f"note: {note}")
     if as_json:
         print_json(answers)
     elif answers:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from edgevit.artifacts import Frozen
+from edgevit.artifacts import ClassName, Frozen
 from edgevit.configs.fields import Count, Fraction, GlyphCount, Seed, Side
 
 
@@ -37,7 +37,7 @@ class Splits(Frozen):
 
 class _Dataset(Frozen):
     few_shot: FewShot | None = Field(None, description="adds the roles support and pool")
-    include_classes: tuple[str, ...] | None = Field(None, description="keep only these classes")
+    include_classes: tuple[ClassName, ...] | None = Field(None, description="keep only these classes")
 
 
 class EncodedImages(_Dataset):

@@ -49,7 +49,7 @@ class Evaluate(OnTarget):
 
     stage: Literal["evaluate"]
     makes: ClassVar[Kind] = "evaluation"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     model: ModelRef
     data: DatasetRef
     batch_size: BatchSize = 32

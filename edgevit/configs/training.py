@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edgevit import bounds
-from edgevit.artifacts import Frozen, Kind
+from edgevit.artifacts import ClassName, Frozen, Kind
 from edgevit.configs.fields import (
     BatchSize,
     Calibrator,
@@ -214,7 +214,7 @@ class Load(Stage):
     weights: Annotated[str, ReadsFile()] | None = Field(
         None, description="a .safetensors file, or a .pth that holds tensors only; relative to the recipe"
     )
-    classes: tuple[str, ...] | None = Field(None, description="class names in the order of the outputs")
+    classes: tuple[ClassName, ...] | None = Field(None, description="class names in the order of the outputs")
     classes_of: DatasetRef | None = Field(None, description="or the data set that has them")
     image_size: Side | None = None
     test_time_views: Views = Field(

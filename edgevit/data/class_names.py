@@ -1,4 +1,4 @@
-"""Names of classes that would make trouble later."""
+"""Names of classes: the form in which all are compared, and names that would make trouble later."""
 
 from __future__ import annotations
 
@@ -7,17 +7,29 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from edgevit.artifacts import composed
 from edgevit.errors import DataError, listed
 
+__all__ = ["alike_notes", "check_class_names", "composed", "is_class_name"]
+
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, ends of lines and of paragraphs
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")
+
+
+def is_class_name(name: str) -> bool:
+    """Whether a name is one line of text: control characters would reach a terminal, lone surrogates no file."""
+    return bool(name) and not any(unicodedata.category(character) in _NO_TEXT for character in name)
 
 
 def check_class_names(classes: Sequence[str], where: str) -> None:
     """Raise DataError for a name that cannot be a line of a file of labels, or two equal: before any training."""
     for name in classes:
-        if name.splitlines() != [name]:
+        if not is_class_name(name):
             raise DataError(
-                "a class name has to be one line", where=where, got=repr(name), next="rename the folder or the label"
+                "a class name has to be one line of text, without control characters",
+                where=where,
+                got=ascii(name),
+                next="rename the folder or the label",
             )
     if repeated := [repr(name) for name, count in Counter(classes).items() if count > 1]:
         raise DataError("two classes have the same name", where=where, got=listed(repeated), next="rename one of them")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgevit.data.hashes import ImageState, ImageStates
 from edgevit.data.images import Image, as_rgb
+from edgevit.errors import DataError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -22,8 +23,16 @@ Indices = npt.NDArray[np.int64]
 class Images(Protocol):
     """The pictures of a source, by position. Must pickle: loader workers get a copy. Threads read at once."""
 
-    def __getitem__(self, index: int) -> Image:
-        """Picture `index`, uint8 (H, W, 3), RGB. Raises DataError where it cannot be read."""
+    def content(self, index: int) -> bytes:
+        """The bytes of picture `index`, of which its hash is taken. Raises DataError where they cannot be read."""
+        ...
+
+    def decoded(self, content: bytes, index: int) -> Image:
+        """Picture `index` from its bytes, uint8 (H, W, 3), RGB. Raises DataError where they are no picture."""
+        ...
+
+    def place(self, index: int) -> str:
+        """Where picture `index` lies. Two data sets that read one picture call its place the same."""
         ...
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
@@ -62,6 +71,7 @@ class Dataset:
         sample_ids: one for each sample.
         labels: (n,) int64, or None where this role hides them.
         images, indices: the pictures of the whole source, and which of them these samples are.
+        sha256: (n, 32) uint8, the hash that each picture's content must have; None where nothing was hashed.
     """
 
     name: str
@@ -70,13 +80,30 @@ class Dataset:
     labels: Labels | None
     images: Images
     indices: Indices
+    sha256: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
     def image(self, index: int) -> Image:
-        """Sample `index`, uint8 (H, W, 3), RGB."""
-        return self.images[int(self.indices[index])]
+        """Sample `index`, uint8 (H, W, 3), RGB.
+
+        Raises DataError where it cannot be read, or is no longer the picture that the data set's key was made of.
+        """
+        position = int(self.indices[index])
+        content = self.images.content(position)
+        if self.sha256 is not None and hashlib.sha256(content).digest() != self.sha256[index].tobytes():
+            raise DataError(
+                "the picture was changed while it was in use",
+                where=self.images.place(position),
+                next=f"let nothing write into {self.name} while it is read, and run the command again",
+            )
+        return self.images.decoded(content, position)
+
+    def contents(self) -> list[bytes]:
+        """The sha256 of the content of each sample."""
+        assert self.sha256 is not None, "only samples that were hashed are compared"
+        return [row.tobytes() for row in self.sha256]
 
     def subset(self, positions: Indices) -> Dataset:
         """The samples at these positions, in this order, under the same name and with the same classes."""
@@ -85,6 +112,7 @@ class Dataset:
             sample_ids=tuple(self.sample_ids[position] for position in positions),
             labels=None if self.labels is None else self.labels[positions],
             indices=self.indices[positions],
+            sha256=None if self.sha256 is None else self.sha256[positions],
         )
 
     def shuffled(self, seed: int) -> Indices:
@@ -98,15 +126,23 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Pictures in memory, uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3)."""
+    """Pictures in memory, uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3), and the file that they were read from."""
 
     pixels: npt.NDArray[np.uint8]
+    origin: str = ""
 
-    def __getitem__(self, index: int) -> Image:
-        return as_rgb(self.pixels[index])
+    def content(self, index: int) -> bytes:
+        content: bytes = self.pixels[index].tobytes()
+        return content
+
+    def decoded(self, content: bytes, index: int) -> Image:
+        return as_rgb(np.frombuffer(content, np.uint8).reshape(self.pixels.shape[1:]))
+
+    def place(self, index: int) -> str:
+        return f"{self.origin}#{index}"
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
-        return [ImageState(hashlib.sha256(self.pixels[index].tobytes()).hexdigest()) for index in indices]
+        return [ImageState(hashlib.sha256(self.content(index)).hexdigest()) for index in indices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +152,14 @@ class SubsetImages:
     images: Images
     positions: Indices
 
-    def __getitem__(self, index: int) -> Image:
-        return self.images[int(self.positions[index])]
+    def content(self, index: int) -> bytes:
+        return self.images.content(int(self.positions[index]))
+
+    def decoded(self, content: bytes, index: int) -> Image:
+        return self.images.decoded(content, int(self.positions[index]))
+
+    def place(self, index: int) -> str:
+        return self.images.place(int(self.positions[index]))
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
         return self.images.states(self.positions[indices].tolist(), known)

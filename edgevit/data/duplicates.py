@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from edgevit.data.dataset import Dataset
 from edgevit.errors import DataError, listed
@@ -28,31 +27,62 @@ class Uses:
     supports: frozenset[str] = frozenset()
 
 
-class Hashed(NamedTuple):
-    """A data set with the sha256 of the content of each sample."""
+@dataclass(frozen=True)
+class Overlap:
+    """Pictures of a tested data set that models learn from too.
 
-    dataset: Dataset
-    contents: tuple[str, ...]
+    Attributes:
+        data: the data set that is learned from.
+        labelled: it has labels.
+        images, of: how many of how many tested pictures are in it.
+    """
+
+    data: str
+    labelled: bool
+    images: int
+    of: int
+
+    def note(self) -> str:
+        what = "learned from" if self.labelled else "learned from without labels"
+        return (
+            f"{self.images:,} of the {self.of:,} images that accuracy is measured on are in {self.data} too, "
+            f"which is {what}"
+        )
 
 
-def duplicate_notes(name: str, hashed: Mapping[str, Hashed], uses: Uses) -> list[str]:
-    """What a user should know about pictures that data set `name` holds twice or shares with what models learn from.
+def duplicate_notes(name: str, dataset: Dataset, uses: Uses) -> list[str]:
+    """What a user should know about pictures that data set `name` holds twice.
 
-    Data sets that are large may hold duplicates by nature (CIFAR-10 has some in train and test), so they are counted;
-    in a support each image weighs much.
+    Raises DataError if it is a support with a picture under two classes.
+    """
+    as_support = is_support(name, dataset, uses)
+    twice = _twice_in_a_class(dataset) if as_support else ()
+    return [*_under_two_classes(dataset, as_support), *twice]
+
+
+def overlaps(name: str, hashed: Mapping[str, Dataset], uses: Uses) -> list[Overlap]:
+    """The tested pictures of `name` that are in a data set that models learn from, by the hash of their content.
+
+    Copies in other files are counted: large data sets hold some by nature (CIFAR-10 has some in train and test), and
+    pictures without labels may be meant to be those of the test.
 
     Raises:
-        DataError: `name` is a support with a picture under two classes; or it is tested, and holds a picture of one.
+        DataError: a tested picture is in a support, where each image weighs much; or the very file is read again, with
+            labels, through another data set.
     """
-    own = hashed[name]
-    as_support = is_support(name, own.dataset, uses)
-    notes = list(_under_two_classes(own, as_support))
-    if as_support:
-        notes += _twice_in_a_class(own)
-    if name in uses.tested:
-        for other in sorted(uses.learned - {name}):
-            notes += _shared(own, hashed[other], is_support(other, hashed[other].dataset, uses))
-    return notes
+    if name not in uses.tested:
+        return []
+    tested = hashed[name]
+    found = []
+    for other in sorted(uses.learned):
+        learned = hashed[other]
+        pairs = _shared(tested, learned)
+        if not _by_design(name, other):
+            _check_apart(tested, learned, pairs, is_support(other, learned, uses))
+        if pairs:
+            images = len({index for index, _ in pairs})
+            found.append(Overlap(other, learned.labels is not None, images, len(tested)))
+    return found
 
 
 def is_support(name: str, dataset: Dataset, uses: Uses) -> bool:
@@ -61,12 +91,11 @@ def is_support(name: str, dataset: Dataset, uses: Uses) -> bool:
     return named and dataset.labels is not None and len(dataset) <= LARGEST_SUPPORT
 
 
-def _under_two_classes(hashed: Hashed, refused: bool) -> Iterator[str]:
-    dataset = hashed.dataset
+def _under_two_classes(dataset: Dataset, refused: bool) -> Iterator[str]:
     if dataset.labels is None:
         return
     labels = dataset.labels.tolist()
-    pairs = [(one, other) for one, other in _repeated(hashed) if labels[one] != labels[other]]
+    pairs = [(one, other) for one, other in _repeated(dataset) if labels[one] != labels[other]]
     if not pairs:
         return
     named = [
@@ -84,40 +113,43 @@ def _under_two_classes(hashed: Hashed, refused: bool) -> Iterator[str]:
     yield f"{_pictures(len(pairs))} under two classes: {listed(named, SHOWN)}"
 
 
-def _twice_in_a_class(hashed: Hashed) -> Iterator[str]:
-    dataset = hashed.dataset
+def _twice_in_a_class(dataset: Dataset) -> Iterator[str]:
     assert dataset.labels is not None
     labels = dataset.labels.tolist()
     named = [
         f"{dataset.sample_ids[one]} and {dataset.sample_ids[other]}"
-        for one, other in _repeated(hashed)
+        for one, other in _repeated(dataset)
         if labels[one] == labels[other]
     ]
     if named:
         yield f"{_pictures(len(named))} there twice, and count{'s' * (len(named) == 1)} twice: {listed(named, SHOWN)}"
 
 
-def _shared(tested: Hashed, learned: Hashed, refused: bool) -> Iterator[str]:
-    place = {content: index for index, content in enumerate(learned.contents)}
-    pairs = [
-        (tested.dataset.sample_ids[index], learned.dataset.sample_ids[place[content]])
-        for index, content in enumerate(tested.contents)
-        if content in place
-    ]
-    if not pairs:
+def _shared(tested: Dataset, learned: Dataset) -> list[tuple[int, int]]:
+    """All pairs of positions at which the two hold one content."""
+    places: dict[bytes, list[int]] = {}
+    for index, content in enumerate(learned.contents()):
+        places.setdefault(content, []).append(index)
+    return [(index, other) for index, content in enumerate(tested.contents()) for other in places.get(content, ())]
+
+
+def _check_apart(tested: Dataset, learned: Dataset, pairs: Sequence[tuple[int, int]], as_support: bool) -> None:
+    again = [pair for pair in pairs if _place(tested, pair[0]) == _place(learned, pair[1])]
+    refused = pairs if as_support else again if learned.labels is not None else []
+    if not refused:
         return
-    what = "learned from" if learned.dataset.labels is not None else "learned from without labels"
-    if refused and not _by_design(tested.dataset.name, learned.dataset.name):
-        raise DataError(
-            f"pictures that accuracy is measured on are in the support '{learned.dataset.name}' too",
-            where=tested.dataset.name,
-            got=f"{len(pairs)}: {listed([f'{one} is {other}' for one, other in pairs])}",
-            next="remove them from one of the two",
-        )
-    yield (
-        f"{len(pairs):,} of the {len(tested.dataset):,} images that accuracy is measured on are in "
-        f"{learned.dataset.name} too, which is {what}"
+    raise DataError(
+        f"pictures that accuracy is measured on are in the {'support' if as_support else 'data set'} "
+        f"'{learned.name}' too, which is learned from",
+        where=tested.name,
+        got=f"{len(refused)}: "
+        + listed([f"{tested.sample_ids[one]} is {learned.sample_ids[other]}" for one, other in refused]),
+        next=f"remove them from one of the two, or let {learned.name} read folders or splits of its own",
     )
+
+
+def _place(dataset: Dataset, index: int) -> str:
+    return dataset.images.place(int(dataset.indices[index]))
 
 
 def _by_design(one: str, other: str) -> bool:
@@ -127,10 +159,10 @@ def _by_design(one: str, other: str) -> bool:
     return data == other_data and ("" in (role, other_role) or role == other_role or not apart)
 
 
-def _repeated(hashed: Hashed) -> Iterator[tuple[int, int]]:
+def _repeated(dataset: Dataset) -> Iterator[tuple[int, int]]:
     """Pairs of samples with the same content: the first that has it, and each further one."""
-    first: dict[str, int] = {}
-    for index, content in enumerate(hashed.contents):
+    first: dict[bytes, int] = {}
+    for index, content in enumerate(dataset.contents()):
         if content in first:
             yield first[content], index
         else:

@@ -13,13 +13,6 @@ from edgevit.errors import DataError
 
 Image = npt.NDArray[np.uint8]  # (height, width, 3), RGB
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"})
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file's name ends like a picture's. Hidden files (such as macOS's `._photo.jpg`) are none."""
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-
 
 def is_utf8_name(name: str) -> bool:
     """Whether a name can be written into a file of text: the system gives others with lone surrogates in them."""
@@ -38,15 +31,17 @@ def read_image(source: Path | bytes, where: str = "the bytes given") -> Image:
         where: what an error calls the bytes.
 
     Raises:
-        DataError: the file is missing, no picture, damaged, truncated or too large.
+        DataError: the file is missing, no picture, damaged, truncated or too large, or cannot be read now.
     """
+    place = source if isinstance(source, Path) else where
     try:
         return open_image(source if isinstance(source, Path) else BytesIO(source))
     except FileNotFoundError:
-        raise DataError("there is no such file", where=source, expected="a picture") from None
+        raise DataError("there is no such file", where=place, expected="a picture") from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", where=place) from None
     except ValueError as error:
-        place = source if isinstance(source, Path) else where
-        raise DataError(str(error), where=place, expected="a whole JPEG, PNG, WebP, BMP, TIFF, GIF or PPM") from None
+        raise DataError(str(error), where=place, expected="a whole JPEG, PNG, WebP, AVIF, TIFF, GIF, …") from None
 
 
 def as_rgb(image: npt.NDArray[np.uint8]) -> Image:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgevit.data.dataset import Labels
+from edgevit.data.class_names import composed
+from edgevit.data.dataset import Indices, Labels
 from edgevit.errors import DataError, did_you_mean
 
 _MOST_CLASSES = 2**20
@@ -25,13 +26,18 @@ def classes_and_labels(
     """
     if all(isinstance(label, int) for label in found):
         return _numbered(np.array(found, np.int64), names, where)
-    distinct, labels = np.unique([str(label) for label in found], return_inverse=True)
-    classes = tuple(distinct.tolist()) if names is None else tuple(names)
-    position = {name: index for index, name in enumerate(classes)}
-    for name in distinct.tolist():
-        if name not in position:
-            raise DataError(f"no class is called '{name}'", where=where, next=did_you_mean(name, classes))
-    return classes, np.array([position[name] for name in distinct.tolist()], np.int64)[labels]
+    distinct, labels = np.unique([composed(str(label)) for label in found], return_inverse=True)
+    classes = tuple(distinct.tolist()) if names is None else tuple(map(composed, names))
+    places = places_among(distinct.tolist(), classes)
+    for name in distinct[places < 0].tolist():
+        raise DataError(f"no class is called '{name}'", where=where, next=did_you_mean(name, classes))
+    return classes, places[labels]
+
+
+def places_among(names: Sequence[str], classes: Sequence[str]) -> Indices:
+    """The index of each name in `classes`, (names,) int64; -1 where it is none of them. Names are compared composed."""
+    place = {composed(name): index for index, name in enumerate(classes)}
+    return np.array([place.get(composed(name), -1) for name in names], np.int64)
 
 
 def _numbered(labels: Labels, names: Sequence[str] | None, where: object) -> tuple[tuple[str, ...], Labels]:
@@ -40,5 +46,5 @@ def _numbered(labels: Labels, names: Sequence[str] | None, where: object) -> tup
         got, expected = f"{labels.min()} to {labels.max()}", f"0 to {count - 1}"
         raise DataError("the labels are no indices of classes", where=where, got=got, expected=expected)
     if names is not None:
-        return tuple(names), labels
+        return tuple(map(composed, names)), labels
     return tuple(str(index) for index in range(int(labels.max(initial=-1)) + 1)), labels

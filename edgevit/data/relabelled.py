@@ -41,6 +41,7 @@ def relabelled(dataset: Dataset, artifact: Artifact) -> Dataset:
         labels=labels,
         images=dataset.images,
         indices=dataset.indices[positions],
+        sha256=None if dataset.sha256 is None else dataset.sha256[positions],
     )
 
 
@@ -52,10 +53,11 @@ def record_of(data: Artifact) -> Json:
 def labelled_data(artifact: Artifact) -> Artifact:
     """The data set that labels were given to."""
     recorded = artifact.manifest.provenance[_DATA]
-    return Artifact(Path(recorded["path"]), Manifest.model_validate(recorded["manifest"]))
+    return Artifact(Path(recorded["path"]), Manifest.model_validate(recorded["manifest"]), artifact.contents)
 
 
 def lying_where(artifact: Artifact, data: Artifact) -> Artifact:
     """The same labels over the same data set, which may have moved since they were given."""
     provenance = {**artifact.manifest.provenance, **record_of(data)}
-    return replace(artifact, manifest=artifact.manifest.model_copy(update={"provenance": provenance}))
+    manifest = artifact.manifest.model_copy(update={"provenance": provenance})
+    return replace(artifact, manifest=manifest, contents=data.contents)

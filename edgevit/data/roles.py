@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import TypeAdapter
 
-from edgevit.artifacts import Artifact, Json, Manifest, sha256_of
+from edgevit.artifacts import LEARNED_TOO, Artifact, Json, Manifest, sha256_of
 from edgevit.configs import DatasetConfig, EncodedImages, ImageFolder
 from edgevit.data.class_names import alike_notes, check_class_names
 from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
-from edgevit.data.duplicates import Hashed, Uses, duplicate_notes, is_support
+from edgevit.data.duplicates import Uses, duplicate_notes, is_support, overlaps
 from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
 from edgevit.data.hashes import ImageStates
 from edgevit.data.relabelled import LABELS, labelled_data, relabelled
@@ -42,7 +44,8 @@ def dataset_artifacts(
         uses: what the data sets are for, which decides what is said about pictures that occur twice.
 
     Returns:
-        Artifacts whose provenance holds `notes`, the lines that a user should see.
+        Artifacts whose provenance holds `notes`, the lines that a user should see, and of tested data sets what else is
+        learned from their pictures.
 
     Raises:
         RecipeError: there is no such data set or role.
@@ -68,15 +71,22 @@ def dataset_artifacts(
     hashed = {name: one for name, (one, _) in found.items()}
     artifacts = {}
     for name, (dataset, _, role) in wanted.items():
-        own = hashed[name].dataset
-        notes = [*_missing_classes(own), *duplicate_notes(name, hashed, uses), *_skipped(found[name][1])]
+        own = hashed[name]
+        shared = overlaps(name, hashed, uses)
+        notes = [
+            *_missing_classes(own),
+            *duplicate_notes(name, own, uses),
+            *(one.note() for one in shared if one.data != name),
+            *_skipped(found[name][1]),
+        ]
         if is_support(name, own, uses):
             notes += _unequal(own)
         artifacts[name] = _artifact(
-            hashed[name],
+            own,
             {"dataset": datasets[dataset].model_dump(mode="json"), "role": role, "base": str(base.absolute())},
             sorted(found[name][1]),
             [*(f"{dataset}: {note}" for note in sources[dataset].notes), *(f"{name}: {note}" for note in notes)],
+            [{**asdict(one), "digest": _fingerprint(hashed[one.data])} for one in shared],
         )
     return artifacts
 
@@ -86,7 +96,7 @@ def open_dataset(artifact: Artifact) -> Dataset:
 
     Raises:
         ArtifactError: the artifact is no data set, or its labels were altered.
-        DataError: the data is missing, or samples were added or removed since the artifact was made.
+        DataError: the data is missing, or its samples, labels or class names changed since the artifact was made.
     """
     if artifact.kind != "dataset":
         raise ArtifactError(f"this is a {artifact.kind}", where=artifact.id, expected="a dataset")
@@ -95,13 +105,17 @@ def open_dataset(artifact: Artifact) -> Dataset:
     recorded = artifact.manifest.config
     config: DatasetConfig = TypeAdapter(DatasetConfig).validate_python(recorded["dataset"])
     source = read_source(artifact.id.partition(".")[0], config, Path(recorded["base"]))
-    dataset = select_role(artifact.id, recorded["role"], config, source, set(recorded["unreadable"]))
-    if len(dataset) != artifact.metrics["images"] or sha256_of(dataset.sample_ids) != recorded["sample_ids"]:
+    if artifact.contents:
+        dataset = select_role(artifact.id, recorded["role"], config, source, set(recorded["unreadable"]))
+        dataset = replace(dataset, sha256=_rows(artifact.contents))
+    else:  # its manifest was read from a file
+        dataset, _ = _hashed(artifact.id, recorded["role"], config, source, ImageStates())
+    if len(dataset) != len(dataset.contents()) or _fingerprint(dataset) != artifact.digest:
         raise DataError(
-            "samples were added or removed while they were in use",
+            "samples were added or removed, or their labels changed, while they were in use",
             where=artifact.id,
             got=f"{len(dataset)} images",
-            expected=f"the {artifact.metrics['images']} that were there at the start",
+            expected=f"the {artifact.metrics['images']} that were there at the start, with their labels",
             next="start the run again",
         )
     return dataset
@@ -158,7 +172,7 @@ def roles_of(config: DatasetConfig, source: Source) -> list[str]:
 
 def _hashed(
     name: str, role: str, config: DatasetConfig, source: Source, known: ImageStates
-) -> tuple[Hashed, dict[str, str]]:
+) -> tuple[Dataset, dict[str, str]]:
     """The samples of a role with their hashes; and those that cannot be read, with the reason."""
     candidates = _candidates(name, role, config, source)
     states = dict(zip(candidates.tolist(), source.images.states(candidates.tolist(), known), strict=True))
@@ -171,12 +185,19 @@ def _hashed(
             next="mend or remove them, or set on_bad_image: skip",
         )
     dataset = select_role(name, role, config, source, set(unreadable))
-    return Hashed(dataset, tuple(states[index].sha256 for index in dataset.indices.tolist())), unreadable
+    hashes = bytes.fromhex("".join(states[index].sha256 for index in dataset.indices.tolist()))
+    return replace(dataset, sha256=_rows(hashes)), unreadable
 
 
-def _artifact(hashed: Hashed, config: Json, unreadable: list[str], notes: list[str]) -> Artifact:
-    dataset = hashed.dataset
-    digest = _fingerprint(hashed)
+def _rows(hashes: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(hashes, np.uint8).reshape(-1, hashlib.sha256().digest_size)
+
+
+def _artifact(
+    dataset: Dataset, config: Json, unreadable: list[str], notes: list[str], learned_too: list[Json]
+) -> Artifact:
+    assert dataset.sha256 is not None
+    digest = _fingerprint(dataset)
     base = Path(config["base"])
     manifest = Manifest(
         kind="dataset",
@@ -185,17 +206,17 @@ def _artifact(hashed: Hashed, config: Json, unreadable: list[str], notes: list[s
         digest=digest,
         stage="dataset",
         stage_version=1,
-        config={**config, "unreadable": unreadable, "sample_ids": sha256_of(dataset.sample_ids)},
+        config={**config, "unreadable": unreadable},
         metrics={"images": len(dataset), "classes": len(dataset.classes), "unreadable": len(unreadable)},
-        provenance={"notes": notes},
+        provenance={"notes": notes, LEARNED_TOO: learned_too},
     )
-    return Artifact(base, manifest)
+    return Artifact(base, manifest, dataset.sha256.tobytes())
 
 
-def _fingerprint(hashed: Hashed) -> str:
+def _fingerprint(dataset: Dataset) -> str:
     """Depends on the class names and on the id, content and label of each sample of this role, and on nothing else."""
-    dataset, contents = hashed
     labels = [None] * len(dataset) if dataset.labels is None else dataset.labels.tolist()
+    contents = [content.hex() for content in dataset.contents()]
     return sha256_of([dataset.classes, list(zip(dataset.sample_ids, contents, labels, strict=True))])
 
 

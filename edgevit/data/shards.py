@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from edgevit.data.images import IMAGE_SUFFIXES, is_utf8_name
+from edgevit.data.class_names import is_class_name
+from edgevit.data.images import is_utf8_name
+from edgevit.data.preprocess import HIDDEN, picture_suffixes
 from edgevit.errors import DataError
 
 _KEY = re.compile(r"(?:\./)?((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # webdataset's: up to the file name's first dot
 _LONGEST_LABEL = 2**20  # bytes of a .cls or .json
 _KEPT_INDICES = 4096  # shards whose index stays in memory while the process runs
 _COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".zst": "zstd -d", ".xz": "unxz", ".bz2": "bunzip2"}
+LINKS = "links, devices and sparse files"
+NO_TEXT = "pictures whose names are not UTF-8"
+NO_PICTURE = "keys without a picture"
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ": ".xz", b"BZh": ".bz2"}
 
 
@@ -32,17 +36,17 @@ class Picture(NamedTuple):
 
 
 class ShardIndex(NamedTuple):
-    """All pictures of a shard, and how many members were passed over, by reason."""
+    """All pictures of a shard, and the names that were passed over, by what they are."""
 
     pictures: tuple[Picture, ...]
-    passed_over: Mapping[str, int]
+    passed_over: Mapping[str, Sequence[str]]
 
 
 @lru_cache(maxsize=_KEPT_INDICES)
-def index_of_shard(shard: Path, size_bytes: int, mtime_ns: int, labelled: bool) -> ShardIndex:
+def index_of_shard(shard: Path, stamp: str, labelled: bool) -> ShardIndex:
     """Read all headers of a shard and, where `labelled`, its .cls and .json files.
 
-    Its size and mtime are asked for so that an index that was read before serves again until they change.
+    Its stamp is asked for so that an index that was read before serves again until the file changes.
 
     Raises:
         DataError: the shard is missing, compressed, truncated or damaged, or a label in it makes no sense.
@@ -105,6 +109,7 @@ class _Sample:
     """What one key stands for."""
 
     picture: tuple[int, int] | None = None  # offset, size
+    extensions: list[str] = field(default_factory=list)
     labels: dict[str, int | str | None] = field(default_factory=dict)  # by extension
 
 
@@ -114,24 +119,36 @@ class _Samples:
     def __init__(self, shard: Path, file: BinaryIO, labelled: bool) -> None:
         self._shard, self._file, self._labelled = shard, file, labelled
         self._by_key: dict[str, _Sample] = {}
-        self._passed_over: Counter[str] = Counter()
+        self._passed_over: dict[str, list[str]] = {}
 
     def take(self, member: tarfile.TarInfo) -> None:
-        named = _KEY.fullmatch(member.name)
-        if member.isdir() or not named:
+        if member.isdir():
             return
-        key, extension = named[1], named[2].lower()
-        is_picture = f".{extension}" in IMAGE_SUFFIXES
+        named = _KEY.fullmatch(member.name)
+        is_picture = named is not None and f".{named[2].lower()}" in picture_suffixes()
+        if kind := self._passed_over_as(member, named, is_picture):
+            self._passed_over.setdefault(kind, []).append(member.name)
+        elif named:
+            self._take(self._by_key.setdefault(named[1], _Sample()), named[2].lower(), member, is_picture)
+
+    def _passed_over_as(self, member: tarfile.TarInfo, named: re.Match[str] | None, is_picture: bool) -> str | None:
         if not member.isreg() or member.issparse():
-            self._passed_over["links, devices and sparse files"] += 1
-        elif is_picture and not is_utf8_name(key):
-            self._passed_over["pictures whose names are not UTF-8"] += 1
-        elif is_picture:
-            self._take_picture(self._by_key.setdefault(key, _Sample()), member)
+            return LINKS
+        if named is None:
+            return HIDDEN if Path(member.name).name.startswith(".") else NO_PICTURE
+        return NO_TEXT if is_picture and not is_utf8_name(named[1]) else None
+
+    def _take(self, sample: _Sample, extension: str, member: tarfile.TarInfo, is_picture: bool) -> None:
+        if is_picture:
+            self._take_picture(sample, member)
         elif self._labelled and extension in ("cls", "json"):
-            self._by_key.setdefault(key, _Sample()).labels[extension] = self._label(member, extension)
+            sample.labels[extension] = self._label(member, extension)
+        sample.extensions.append(extension)
 
     def index(self) -> ShardIndex:
+        for key, sample in self._by_key.items():
+            if not sample.picture:
+                self._passed_over.setdefault(NO_PICTURE, []).append(f"{key}.{'|'.join(sample.extensions)}")
         pictures = (
             Picture(key, *sample.picture, sample.labels.get("cls", sample.labels.get("json")))
             for key, sample in self._by_key.items()
@@ -176,7 +193,7 @@ def _text(content: bytes, where: str) -> str:
 
 def _label(text: str, where: str) -> int | str:
     name = text.strip()
-    if not name or not name.isprintable():
+    if not is_class_name(name):
         got = ascii(name[:50])
         raise DataError("this label is no line of text", where=where, got=got, expected="a number or a name")
     return int(name) if re.fullmatch(r"-?[0-9]{1,18}", name) else name

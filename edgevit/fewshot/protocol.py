@@ -12,6 +12,7 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset, Labels
+from edgevit.data.labels import places_among
 from edgevit.data.splits import drawn
 from edgevit.errors import DataError, listed
 from edgevit.fewshot.episodes import Plan, Played, draw_episodes, play, summary
@@ -82,9 +83,7 @@ def _labels_in(support: Dataset, data: Dataset) -> Labels:
             expected=f"among the support's {len(support.classes)}: {listed(support.classes)}",
             next="name the others in the data set's include_classes",
         )
-    places = {name: place for place, name in enumerate(data.classes)}
-    mapping = np.array([places.get(name, -1) for name in support.classes], np.int64)
-    return mapping[support.labels]
+    return places_among(support.classes, data.classes)[support.labels]
 
 
 def _some(config: Evaluate, inputs: Mapping[str, Artifact], name: str, embed: Embed) -> Floats | None:

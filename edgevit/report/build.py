@@ -13,7 +13,7 @@ from edgevit.report.checks import before_tensorrt
 from edgevit.report.comparison import answer, comparisons, verdict
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.episodes import over_episodes
-from edgevit.report.lineage import learned_from
+from edgevit.report.lineage import learned_from, learned_too
 from edgevit.report.page import page
 from edgevit.report.text import markdown
 from edgevit.report.variants import Lineup, lineup
@@ -61,9 +61,12 @@ def report_json(found: Lineup, budget: Budget, name: str) -> Json:
 
 
 def _cautions(found: Lineup) -> list[str]:
-    """What makes a latency that the answer rests on doubtful."""
+    """What makes an accuracy, or a latency that the answer rests on, doubtful."""
     answering = [found.deployed, *(one for _, one in found.baselines())]
-    return [f"{one.id}: {warning}." for one in answering if one.latency_ms for warning in one.latency_ms["warnings"]]
+    latencies = [
+        f"{one.id}: {warning}." for one in answering if one.latency_ms for warning in one.latency_ms["warnings"]
+    ]
+    return [*learned_too(found), *latencies]
 
 
 def _table_note(found: Lineup) -> str:

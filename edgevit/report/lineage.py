@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgevit.artifacts import Artifact, Json, ancestors
-from edgevit.report.variants import Lineup
+from collections.abc import Iterator
 
-ONLY_LOOKED_AT = ("classes_of", "val")  # inputs of a stage that no weight learns from
+from edgevit.artifacts import LEARNED_TOO, Json, data_behind
+from edgevit.report.variants import Lineup, data_of
 
 
 def learned_from(found: Lineup) -> list[Json]:
@@ -15,17 +15,22 @@ def learned_from(found: Lineup) -> list[Json]:
     """
     groups: dict[tuple[str, ...], list[str]] = {}
     for variant in found.variants:
-        groups.setdefault(tuple(_data_behind(variant.model)), []).append(variant.id)
+        groups.setdefault(tuple(sorted(data_behind(variant.model).values())), []).append(variant.id)
     return [{"data": list(data), "models": models} for data, models in groups.items() if data]
 
 
-def _data_behind(model: Artifact) -> list[str]:
-    behind = [one for one in ancestors(model) if one.kind != "evaluation"]
-    made = {one.id for one in behind}
-    used = {
-        ref.id
-        for one in behind
-        for path, ref in one.manifest.inputs.items()
-        if ref.kind == "dataset" and path not in ONLY_LOOKED_AT and ref.id not in made
-    }
-    return sorted(used)
+def learned_too(found: Lineup) -> Iterator[str]:
+    """A sentence for each data set that accuracy is measured on and that models learned pictures of."""
+    measured = [one.evaluation for one in found.variants if one.evaluation]
+    models: dict[tuple[str, int, str, int, bool], list[str]] = {}
+    for evaluation in (*measured, *found.corrupted, *found.episodic):
+        data = data_of(evaluation).id
+        for one in evaluation.metrics.get(LEARNED_TOO, []):
+            place = (data, one["of"], one["data"], one["images"], one["labelled"])
+            models.setdefault(place, []).append(evaluation.manifest.inputs["model"].id)
+    for (data, count, learned, shared, labelled), ids in models.items():
+        how = "" if labelled else " without labels"
+        yield (
+            f"{', '.join(dict.fromkeys(ids))}: {shared:,} of the {count:,} images of {data} were learned from{how} "
+            f"({learned}). Accuracy on them says little about new images."
+        )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from edgevit.artifacts import Artifact, InputRef, Json, ancestors
+from edgevit.artifacts import LEARNED_TOO, Artifact, InputRef, Json, ancestors
 from edgevit.errors import ArtifactError
 from edgevit.evaluation.record import predictions
 
@@ -56,7 +56,8 @@ class Variant:
     def top1(self) -> Json | None:
         if self.evaluation is None:
             return None
-        return {**self.evaluation.metrics["top1"], "data": data_of(self.evaluation).id}
+        too = self.evaluation.metrics.get(LEARNED_TOO, [])
+        return {**self.evaluation.metrics["top1"], "data": data_of(self.evaluation).id, LEARNED_TOO: too}
 
     @property
     def latency_ms(self) -> Json | None:

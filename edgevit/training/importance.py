@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgevit.data.dataset import Dataset
+from edgevit.data.labels import places_among
 from edgevit.data.loading import ViewDataset
 from edgevit.errors import DataError
 from edgevit.models.creation import BuiltModel, timm_model
@@ -72,10 +73,10 @@ def taylor(
 
 def known_labels(dataset: Dataset, classes: Sequence[str]) -> Tensor | None:
     """The data set's labels as indices into `classes`, (images,) int64; None without any, or of other classes."""
-    if dataset.labels is None or not set(dataset.classes) <= set(classes):
+    places = places_among(dataset.classes, classes)
+    if dataset.labels is None or (places < 0).any():
         return None
-    places = torch.tensor([classes.index(name) for name in dataset.classes])
-    return places[torch.from_numpy(dataset.labels)]
+    return torch.from_numpy(places[dataset.labels])
 
 
 @contextmanager

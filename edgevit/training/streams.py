@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from edgevit.configs import CrossEntropy, Objective
 from edgevit.data.dataset import Dataset
+from edgevit.data.labels import places_among
 from edgevit.errors import RecipeError
 from edgevit.training.batches import TrainingStream
 from edgevit.training.students import FEATURE_TERMS
@@ -80,10 +79,10 @@ def _has_labels_of(dataset: Dataset, classes: tuple[str, ...]) -> bool:
 
 def _aligned(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     """The same samples, their labels in the order of `classes`, where these have all of the data set's."""
-    if dataset.labels is None or dataset.classes == classes or not set(dataset.classes) <= set(classes):
+    places = places_among(dataset.classes, classes)
+    if dataset.labels is None or dataset.classes == classes or (places < 0).any():
         return dataset
-    order = np.array([classes.index(name) for name in dataset.classes], np.int64)
-    return replace(dataset, classes=classes, labels=order[dataset.labels])
+    return replace(dataset, classes=classes, labels=places[dataset.labels])
 
 
 def validation_set(dataset: Dataset | None, classes: tuple[str, ...]) -> Dataset | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgevit.artifacts import IOSpec
 from edgevit.configs import Tap
 from edgevit.data.dataset import Dataset
+from edgevit.data.labels import places_among
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError, listed
 from edgevit.models.embedding import classifiers
@@ -177,8 +178,8 @@ class EnsembleTeacher:
 
 def matching_columns(teacher_classes: tuple[str, ...], student_classes: tuple[str, ...]) -> Tensor:
     """For each class of the student, the teacher's output of the same name."""
-    place = {name: index for index, name in enumerate(teacher_classes)}
-    missing = [name for name in student_classes if name not in place]
+    columns = places_among(student_classes, teacher_classes)
+    missing = [name for name, column in zip(student_classes, columns, strict=True) if column < 0]
     if missing:
         raise RecipeError(
             f"the teacher does not know {len(missing)} of the student's {len(student_classes)} classes",
@@ -186,4 +187,4 @@ def matching_columns(teacher_classes: tuple[str, ...], student_classes: tuple[st
             expected="a teacher trained on, or adapted to, the student's classes",
             next="adapt it first: a fewshot or train stage before this one",
         )
-    return torch.tensor([place[name] for name in student_classes])
+    return torch.from_numpy(columns)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from edgevit.artifacts import Artifact
 from edgevit.bundling import check_bundle, write_bundle
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
+from edgevit.prediction import predict_images
 from tests.bundling.small_model import CLASSES, small_model, with_weights_beside
 
 FILES = {"model.onnx", "labels.txt", "iospec.json", "infer.py", "preprocess.py", "requirements.txt", "README.md"}
@@ -129,6 +131,34 @@ def test_unreadable_images_are_named_and_the_others_labelled(bundle: Path, photo
     assert "missing.png" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert len(answer.stdout.splitlines()) == 1
+
+
+def test_a_folder_of_all_kinds_of_files_is_read_by_the_bundle_as_by_predict(
+    bundle: Path, model: Artifact, photo: Path, tmp_path: Path
+):
+    folder = tmp_path / "photos"
+    (folder / ".thumbnails").mkdir(parents=True)
+    for name in ("a.jfif", "b.PNG", "IMG.HEIC", "._a.jfif", ".thumbnails/x.png", "Thumbs.db"):
+        shutil.copy(photo, folder / name)
+    Path(str(folder / "z\udcff.png")).write_bytes(photo.read_bytes())
+    os.mkfifo(folder / "c.png")
+    answer = infer(bundle, "--json", folder)
+    assert answer.returncode == 1
+    assert [json.loads(line)["image"] for line in answer.stdout.splitlines()] == [
+        f"{folder}/{name}" for name in ("a.jfif", "b.PNG", "z\\xff.png")
+    ]
+    notes = [
+        f"note: {folder}: 2 files of other types (.db 1, .heic 1) are passed over: IMG.HEIC, Thumbs.db",
+        f"note: {folder}: 2 hidden files and folders are passed over: ._a.jfif, .thumbnails",
+    ]
+    assert answer.stderr.splitlines()[:2] == notes
+    assert "c.png: " in answer.stderr.splitlines()[2]
+    here = predict_images(model, [folder], top=1)
+    assert [one["image"] for one in here.answers] == [json.loads(line)["image"] for line in answer.stdout.splitlines()]
+    assert [f"note: {note}" for note in here.notes] == notes
+    assert [str(error).splitlines()[0] for error in here.unread] == [
+        f"{folder}/c.png: cannot be read: is a folder, a pipe or a device, and no file"
+    ]
 
 
 def test_a_reader_that_stops_early_is_no_error(bundle: Path, photo: Path):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cache
@@ -265,6 +266,13 @@ def test_names_that_cannot_be_are_refused(bundle: Path, fours: list[Path], name:
 def test_odd_names_are_names(bundle: Path, fours: list[Path], name: str) -> None:
     assert done(bundle, f"--class={name}", *fours)["class"] == name
     assert labels(bundle, fours[0])[0]["labels"][0]["label"] == name
+
+
+def test_a_name_is_the_same_in_each_of_its_forms(bundle: Path, fours: list[Path]) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    assert done(bundle, "--class", decomposed, *fours[:3])["class"] == composed
+    assert done(bundle, "--class", composed, "--add", *fours[3:])["images"] == len(fours)
+    assert done(bundle, "--remove", decomposed)["class"] == composed
 
 
 def test_same_image_twice_is_refused(bundle: Path, fours: list[Path], tmp_path: Path) -> None:

@@ -1,15 +1,22 @@
 """Digits, CIFAR and .npz: against their own readers, and files that are not what they should be."""
 
+import contextlib
 import io
 import pickle
+import re
+import struct
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
@@ -132,6 +139,73 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"data\.npz: this"):
         opened(Npz(source="npz", path=str(tmp_path / "data.npz")), "data")
+
+
+def with_every_entry(flags: int = 0, method: int = 0) -> Callable[[bytes], bytes]:
+    """Sets these fields in the directory of a zip file and before each of its members."""
+
+    def change(content: bytes) -> bytes:
+        fields = struct.pack("<HH", flags, method)
+        content = re.sub(rb"(PK\x01\x02....)....", lambda found: found[1] + fields, content, flags=re.DOTALL)
+        return re.sub(rb"(PK\x03\x04..)....", lambda found: found[1] + fields, content, flags=re.DOTALL)
+
+    return change
+
+
+def with_shape(shape: bytes) -> Callable[[bytes], bytes]:
+    return lambda content: content.replace(b"(60, 12, 12, 3)", shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_every_entry(flags=1), "is encrypted"),
+        (with_every_entry(method=99), "compression"),
+        (with_shape(b"(6000000000000)"), ""),
+        (with_shape(b"((((((((((((((("), ""),
+        (with_shape(b"(60,-12,12,-3 )"), ""),
+        (lambda content: content.replace(b"'fortran_order'", b"'fortran_0rder'"), ""),
+    ],
+)
+def test_a_hostile_npz_is_refused(tmp_path: Path, change: Callable[[bytes], bytes], message: str):
+    config = npz(tmp_path, images=np.zeros((60, 12, 12, 3), np.uint8), labels=LABELS)
+    content = (tmp_path / "data.npz").read_bytes()
+    assert change(content) != content
+    (tmp_path / "data.npz").write_bytes(change(content))
+    with pytest.raises(DataError, match=rf"data\.npz: this cannot be read as .npz: (.|\n)*{message}"):
+        opened(config, "data")
+
+
+@given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_flipped_bytes_of_an_npz_are_read_or_refused_and_never_escape(flips: list[tuple[float, int]]):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=np.zeros((6, 4, 4), np.uint8), labels=np.arange(6) % 2)
+    content = bytearray(buffer.getvalue())
+    for place, value in flips:
+        content[int(place * len(content))] = value
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "data.npz").write_bytes(content)
+        with contextlib.suppress(DataError):
+            opened(Npz(source="npz", path=str(Path(folder) / "data.npz")), "data")
+
+
+def test_arrays_larger_than_half_of_the_memory_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pixels = np.zeros((60, 100, 100, 3), np.uint8)
+    file = tmp_path / "data.npz"
+    np.savez_compressed(file, images=pixels, labels=LABELS)
+    assert file.stat().st_size < 10_000
+    monkeypatch.setattr("edgevit.data.sources.npz._memory_bytes", lambda: 2 * pixels.nbytes)
+    with pytest.raises(DataError, match=r"too large for this machine's memory(.|\n)*at most 0\.0 GiB(.|\n)*one by one"):
+        opened(Npz(source="npz", path=str(file)), "data")
+
+
+def test_other_arrays_are_not_read_and_are_named(tmp_path: Path):
+    config = npz(tmp_path, images=PIXELS, labels=LABELS, masks=np.array([None]))
+    made = dataset_artifacts({"data": config}, HERE, ["data"])["data"]
+    assert made.manifest.provenance["notes"] == ["data: 1 arrays of other names are passed over: masks"]
 
 
 def test_a_single_array_or_no_file_is_refused(tmp_path: Path):

@@ -25,7 +25,19 @@ def opened(root: Path, classes: str = "top") -> tuple[tuple[str, ...], list[str]
 
 @pytest.mark.parametrize(
     "name",
-    ["🔩 M8", "Ölfilter", " spaced out ", "a&b <c>", "..hidden-ish".lstrip("."), "x" * 255, "-rf", "%s{0}", "שלום"],
+    [
+        "🔩 M8",
+        "👩\u200d🔧",
+        "non\u00a0breaking",
+        "Ölfilter",
+        " spaced out ",
+        "a&b <c>",
+        "..hidden-ish".lstrip("."),
+        "x" * 255,
+        "-rf",
+        "%s{0}",
+        "שלום",
+    ],
 )
 def test_odd_names_stay_as_they_are(make_pictures: MakePictures, name: str):
     classes, notes = opened(make_pictures({name: 2, "plain": 2}))
@@ -33,7 +45,7 @@ def test_odd_names_stay_as_they_are(make_pictures: MakePictures, name: str):
     assert notes == []
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "cut\x85here", "page\x0cbreak"])
+@pytest.mark.parametrize("name", ["two\nlines", "cut\x85here", "page\x0cbreak", "\x1b]0;title\x07", "b\x08", "\u2028"])
 def test_a_name_of_several_lines_is_refused_before_any_work(make_pictures: MakePictures, name: str):
     with pytest.raises(DataError, match=r"data set 'photos': a class name has to be one line"):
         opened(make_pictures({name: 2, "plain": 2}))

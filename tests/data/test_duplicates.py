@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgevit.artifacts import LEARNED_TOO
 from edgevit.configs import Digits, FewShot, ImageFolder
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.duplicates import Uses
@@ -91,6 +92,47 @@ def test_measuring_on_the_support_itself_is_the_users_will_and_is_said():
         "digits.train: 50 of the 901 images that accuracy is measured on are in digits.support too, "
         "which is learned from"
     ]
+
+
+def through_another_data_set(root: Path, uses: Uses, **options: Any) -> dict[str, Any]:
+    """The artifacts of photos.test and of `again`, which reads the same folder."""
+    photos = {name: ImageFolder(source="image_folder", **{"path": str(root), **more}) for name, more in
+              (("photos", {}), ("again", options))}  # fmt: skip
+    made = dataset_artifacts(photos, Path(), [*uses.tested, *uses.learned], uses=uses)
+    return {name: one.manifest.provenance for name, one in made.items()}
+
+
+def test_test_pictures_that_another_data_set_reads_again_with_labels_are_refused(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
+    uses = Uses(frozenset({"photos.test"}), frozenset({"again"}))
+    with pytest.raises(DataError, match=r"photos\.test: pictures .* are in the data set 'again' too") as caught:
+        through_another_data_set(root, uses)
+    assert "4: test/a/000.png is test/a/000.png" in str(caught.value.got)
+    shutil.copy(root / "test/a/000.png", root / "train/a/copy.png")  # the file itself counts, not its copy alone
+    link = root.parent / "link"
+    link.symlink_to(root)
+    with pytest.raises(DataError, match="are in the data set 'again' too"):
+        through_another_data_set(root, uses, path=str(link))
+
+
+def test_without_labels_they_are_counted_for_the_accuracy_that_they_concern(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
+    uses = Uses(frozenset({"photos.test"}), frozenset({"again", "photos.train"}))
+    made = through_another_data_set(root, uses, classes="none")
+    (overlap,) = made["photos.test"][LEARNED_TOO]
+    assert {**overlap, "digest": ""} == {"data": "again", "labelled": False, "images": 4, "of": 4, "digest": ""}
+    assert made["photos.test"]["notes"] == [
+        "photos.test: 4 of the 4 images that accuracy is measured on are in again too, "
+        "which is learned from without labels"
+    ]
+
+
+def test_pictures_that_are_tested_and_learned_under_one_name_are_counted(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 4, "train/b": 4})
+    one = frozenset({"photos.train"})
+    made = through_another_data_set(root, Uses(one, one))
+    assert [overlap["images"] for overlap in made["photos.train"][LEARNED_TOO]] == [8]
+    assert made["photos.train"]["notes"] == []  # the recipe says it
 
 
 def test_a_picture_under_two_classes_is_counted_and_in_a_support_refused(make_pictures: MakePictures):

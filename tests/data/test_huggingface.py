@@ -243,3 +243,18 @@ def test_pickles_without_its_pictures(tmp_path: Path):
     assert len(pickled) < 300 * 100
     copy = pickle.loads(pickled)  # noqa: S301
     np.testing.assert_array_equal(copy.image(4), data.image(4))
+
+
+def test_files_that_lead_out_of_the_folder_are_refused(tmp_path: Path):
+    root = saved(tmp_path, table("abc"))
+    file = root / "data-00000-of-00001.arrow"
+    file.rename(tmp_path / "elsewhere.arrow")
+    file.symlink_to(tmp_path / "elsewhere.arrow")
+    with pytest.raises(DataError, match="leads out of the data set's folder"):
+        opened(root)
+    file.unlink()
+    state = json.loads((root / "state.json").read_text())
+    state["_data_files"] = [{"filename": "../elsewhere.arrow"}]
+    (root / "state.json").write_text(json.dumps(state))
+    with pytest.raises(DataError, match="leads out of the data set's folder"):
+        opened(root)

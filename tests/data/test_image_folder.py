@@ -1,5 +1,7 @@
 """Folders of pictures: layouts, splits, and everything that can be wrong with them."""
 
+import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,9 @@ def test_splits_go_by_their_usual_names(make_pictures: MakePictures, names: tupl
     for role in ("train", "val", "test")[: len(names)]:
         assert opened(root, f"photos.{role}").labels.tolist() == [0, 1]
     assert opened(root, "photos.train").classes == ("a", "b")
-    assert notes(root, "photos.train") == "photos: 1 folders beside those of the splits are passed over"
+    assert notes(root, "photos.train") == (
+        "photos: 2 files and folders beside those of the splits are passed over: .cache, annotations"
+    )
 
 
 def test_the_folder_of_test_images_goes_by_its_name_and_its_class_folders(make_pictures: MakePictures):
@@ -233,7 +237,7 @@ def test_without_labels_every_picture_counts(make_pictures: MakePictures, counts
 
 
 def test_a_folder_without_any_picture_is_refused_without_labels_too(make_pictures: MakePictures):
-    with pytest.raises(DataError, match=r"there are no pictures here(.|\n)*expected: NAME, with \.bmp"):
+    with pytest.raises(DataError, match=r"there are no pictures here(.|\n)*expected: NAME, with .*\.bmp"):
         opened(make_pictures({"a": 0}), classes="none")
 
 
@@ -287,3 +291,41 @@ def test_grocery_photos_nest_two_or_three_levels(shared_data: Path, tmp_path: Pa
     assert (len(val), len(val.classes), len(np.unique(val.labels))) == (296, 81, 60)
     assert "21 of 81 classes have no image here" in artifacts["grocery.val"].manifest.provenance["notes"][-1]
     assert val.image(0).shape[2] == 3
+
+
+def test_every_type_of_picture_makes_its_class(make_pictures: MakePictures):
+    root = make_pictures({"train/cat": 1, "train/dog": 1, "train/owl": 1, "train/fox": 1})
+    for folder, suffix in (("dog", ".jfif"), ("owl", ".avif"), ("fox", ".HEIC")):
+        (root / f"train/{folder}/000.png").rename(root / f"train/{folder}/0{suffix}")
+    assert opened(root, "photos.train").classes == ("cat", "dog", "owl")
+    assert "1 files of other types (.heic 1) are passed over: train/fox/0.HEIC" in notes(root, "photos.train")
+
+
+def test_a_class_whose_name_was_composed_otherwise_is_one_class(make_pictures: MakePictures):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    root = make_pictures({f"train/{composed}": 2, f"test/{decomposed}": 1, "train/cafz": 1, f"train/{decomposed}": 1})
+    for role, labels in (("photos.train", [1, 1, 1, 0]), ("photos.test", [1])):
+        data = opened(root, role, include_classes=[decomposed, "cafz"])
+        assert data.classes == ("cafz", composed)
+        assert sorted(data.labels) == sorted(labels)
+
+
+def test_pipes_and_links_to_themselves_are_skipped_like_other_unreadable_pictures(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 1, "train/b": 1})
+    os.mkfifo(root / "train/a/pipe.png")
+    (root / "train/a/self.png").symlink_to("self.png")
+    assert opened(root, "photos.train").sample_ids == ("train/a/000.png", "train/b/000.png")
+    said = notes(root, "photos.train")
+    assert "train/a/pipe.png (is a folder, a pipe or a device, and no file)" in said
+    assert "train/a/self.png (Too many levels of symbolic links)" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_cannot_be_listed_is_refused(make_pictures: MakePictures):
+    root = make_pictures({"train/a": 1, "train/b": 1})
+    (root / "train/b").chmod(0)
+    try:
+        with pytest.raises(DataError, match=r"train/b: the folder cannot be listed: Permission denied"):
+            opened(root)
+    finally:
+        (root / "train/b").chmod(0o755)

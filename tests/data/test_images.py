@@ -1,7 +1,10 @@
 """Every kind of file that people have, and damaged ones."""
 
 import contextlib
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -13,8 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgevit.data import read_image
-from edgevit.data.images import is_image_name
-from edgevit.data.preprocess import LARGEST_IMAGE
+from edgevit.data.preprocess import (
+    LARGEST_FILE,
+    LARGEST_IMAGE,
+    OTHER_TYPES,
+    is_picture_name,
+    passed_over_notes,
+    pictures_below,
+)
 from edgevit.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
@@ -95,7 +104,7 @@ def test_exif_orientation_turns_the_picture_upright(orientation):
     np.testing.assert_array_equal(got, RGB)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI"])
 def test_every_format_reads_and_its_truncated_half_is_named(tmp_path: Path, format: str):
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8))
     content = encoded(noise, format)
@@ -145,7 +154,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int):
 
 
 @given(
-    format=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]),
+    format=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "QOI"]),
     damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
     kept=st.floats(0.1, 1),
 )
@@ -162,7 +171,76 @@ def test_damaged_bytes_are_read_or_refused_and_never_escape(format, damage, kept
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a.jpg", True), ("A.JPEG", True), ("a.tar.png", True), ("a.txt", False), ("._a.jpg", False), ("jpg", False)],
+    [
+        *((name, True) for name in ("a.jpg", "A.JPEG", "a.tar.png", "a.jfif", "a.jpe", "a.avif", "a.jp2", "a.pnm")),
+        *((name, False) for name in ("a.txt", "._a.jpg", "jpg", "a.HEIC", "a.eps", "a.pdf", "a.mpg", "a.h5", "a.ico")),
+    ],
 )
 def test_pictures_are_known_by_their_extension(name: str, expected: bool):
-    assert is_image_name(name) is expected
+    assert is_picture_name(name) is expected
+
+
+def test_pictures_below_a_folder_and_all_that_is_passed_over(tmp_path: Path):
+    for name in ("b/1.jfif", "a.PNG", "b/IMG.HEIC", "Thumbs.db", "b/._1.jfif", ".thumbnails/x.png", "b/.git/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "b")
+    found = pictures_below(tmp_path)
+    assert found.pictures == [tmp_path / "a.PNG", tmp_path / "b/1.jfif"]
+    assert list(passed_over_notes(found.passed_over, tmp_path)) == [
+        "2 files of other types (.db 1, .heic 1) are passed over: Thumbs.db, b/IMG.HEIC",
+        "3 hidden files and folders are passed over: .thumbnails, b/._1.jfif, b/.git",
+        "1 links to folders are passed over: linked",
+    ]
+
+
+def test_of_many_files_that_are_passed_over_the_first_are_named():
+    (note,) = passed_over_notes({OTHER_TYPES: [f"{number:02d}.db" for number in range(12)]})
+    assert note == "12 files of other types (.db 12) are passed over: 00.db, 01.db, 02.db, 03.db, 04.db and 7 more"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_picture_is_the_same_however_many_bands_it_is_converted_in(mode: str, monkeypatch: pytest.MonkeyPatch):
+    source = Image.fromarray(np.tile(RGB, (3, 3, 1)))
+    if mode == "I;16":
+        source = Image.fromarray(np.arange(18 * 12, dtype=np.uint16).reshape(18, 12) * 300)
+    elif mode in ("RGBA", "LA"):
+        source.putalpha(Image.fromarray(np.tile(RGB[..., 1], (3, 3))))
+        source = source.convert(mode)
+    content = encoded(source.convert(mode) if mode != "I;16" else source, "TIFF" if mode == "CMYK" else "PNG")
+    whole = read_image(content)
+    monkeypatch.setattr(sys.modules["edgevit.data.preprocess"], "_BAND", 25)
+    np.testing.assert_array_equal(read_image(content), whole)
+
+
+def test_a_small_file_of_a_large_picture_takes_little_more_memory_than_its_pixels(tmp_path: Path):
+    """Decoded, 16 million pixels with transparency take 4 bytes each, and 3 as RGB; a copy for each step took 24."""
+    Image.new("RGBA", (4000, 4000), (1, 2, 3, 4)).save(tmp_path / "large.png", compress_level=1)
+    code = (
+        "import resource, sys; from edgevit.data.preprocess import open_image\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); open_image(sys.argv[1]); print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "large.png"], capture_output=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    assert float(done.stdout) * unit / 16e6 < 11
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to itself", "link to nothing"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str):
+    place = tmp_path / "a.png"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to({"device": "/dev/zero", "link to itself": place, "link to nothing": tmp_path / "b"}[kind])
+    with pytest.raises(DataError, match=r"a\.png"):
+        read_image(place)
+
+
+def test_a_file_beyond_all_bounds_is_not_read(tmp_path: Path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+    with pytest.raises(DataError, match="more than"):
+        read_image(tmp_path / "a.png")

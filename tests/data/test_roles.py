@@ -155,8 +155,8 @@ def test_hashes_are_remembered_until_a_file_changes(make_pictures: MakePictures,
     assert sorted(entries) == sorted(str(file) for file in root.rglob("*.png"))
 
     entry = entries[str(root / "train/a/000.png")]
-    entry[2] = "0" * 64
-    cache.write_text(json.dumps({"version": 1, "files": entries}))
+    entry[1] = "0" * 64
+    cache.write_text(json.dumps({"version": 2, "files": entries}))
     assert digest(root, "photos.train", cache) != before, "the remembered hash was not used"
 
     (root / "train/a/000.png").touch()

@@ -131,12 +131,13 @@ def test_every_tar_format_and_long_names(tmp_path: Path, format: int):
 
 def test_what_tar_made_of_a_folder_is_the_same(tmp_path: Path):
     (tmp_path / "photos").mkdir()
+    (tmp_path / "web").mkdir()
     for name, content in samples("abc"):
         (tmp_path / "photos" / name).write_bytes(content)
-    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+    with tarfile.open(tmp_path / "web/0.tar", "w") as archive:
         archive.add(tmp_path / "photos", arcname=".")
-    assert opened(tmp_path).sample_ids == ("a", "b", "c")
-    assert notes(tmp_path) == ""
+    assert opened(tmp_path / "web").sample_ids == ("a", "b", "c")
+    assert notes(tmp_path / "web") == ""
 
 
 # samples and labels
@@ -448,10 +449,10 @@ def test_a_shard_that_is_gone_or_replaced_during_a_run_is_noticed(tmp_path: Path
     shard = write_shard(tmp_path / "0.tar", samples("abc"))
     data = opened(tmp_path)
     write_shard(shard, samples("cba"))
-    with pytest.raises(DataError, match=r"0\.tar: c: the shard was changed while it was in use"):
+    with pytest.raises(DataError, match=r"0\.tar: c at byte 4608: the picture was changed while it was in use"):
         data.image(2)
     shard.unlink()
-    with pytest.raises(DataError, match=r"0\.tar: a: the shard was changed"):
+    with pytest.raises(DataError, match=r"0\.tar: a: cannot be read: No such file"):
         data.image(0)
 
 
@@ -475,3 +476,44 @@ def test_pickles(tmp_path: Path):
     data = opened(tmp_path)
     copy = pickle.loads(pickle.dumps(data))  # noqa: S301
     assert contents(copy) == contents(data)
+
+
+# what lies elsewhere, and what is passed over
+
+
+def test_shards_and_class_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path):
+    outside = write_shard(tmp_path / "elsewhere/0.tar", samples("abc"))
+    root = write_shard(tmp_path / "web/1.tar", samples("def")).parent
+    (root / "0.tar").symlink_to(outside)
+    for path in (root, root / "*.tar"):
+        with pytest.raises(
+            DataError, match=r"web/0\.tar: this file leads out of the data set's folder(.|\n)*got: .*elsewhere"
+        ):
+            opened(path)
+    assert len(opened(root / "0.tar")) == 3  # the user named this very file
+    (root / "0.tar").unlink()
+    (root / "2.tar").symlink_to("1.tar")
+    (tmp_path / "names").write_text("ant\nbee\nfly\n")
+    (root / "classes.txt").symlink_to(tmp_path / "names")
+    (root / "2.tar").unlink()
+    with pytest.raises(DataError, match="leads out"):
+        opened(root)
+
+
+def test_samples_without_a_picture_that_can_be_read_are_named(tmp_path: Path):
+    files = [*samples("abc"), ("d.heic", b"x"), ("d.cls", b"0"), ("._e.png", b"x"), ("f.jfif", picture("f", "jpeg"))]
+    write_shard(tmp_path / "0.tar", [*files, ("f.cls", b"1")])
+    (tmp_path / "0_stats.json").write_text("{}")
+    assert opened(tmp_path).sample_ids == ("a", "b", "c", "f")
+    assert notes(tmp_path) == (
+        "web: 1 hidden files and folders are passed over: ._e.png\n"
+        "web: 1 keys without a picture are passed over: d.heic|cls\n"
+        "web: 1 files of other types (.json 1) are passed over: 0_stats.json"
+    )
+
+
+def test_a_pipe_is_no_shard(tmp_path: Path):
+    os.mkfifo(tmp_path / "0.tar")
+    for path in (tmp_path, tmp_path / "0.tar", tmp_path / "*.tar"):
+        with pytest.raises(DataError, match=r"no shards here|no such folder or shard"):
+            opened(path)

@@ -169,12 +169,18 @@ class _Watched:
     def dataset(self) -> Dataset:
         return replace(self.whole, images=self)
 
-    def __getitem__(self, index: int) -> Picture:
+    def content(self, index: int) -> bytes:
         with self.changed:
             self.read.append(index)
             self.changed.notify_all()
         self.at.get(index, lambda: None)()
-        return self.whole.images[index]
+        return self.whole.images.content(index)
+
+    def decoded(self, content: bytes, index: int) -> Picture:
+        return self.whole.images.decoded(content, index)
+
+    def place(self, index: int) -> str:
+        return self.whole.images.place(index)
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
         return self.whole.images.states(indices, known)

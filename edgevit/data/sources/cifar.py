@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from edgevit.configs import Cifar, Splits
 from edgevit.data.dataset import ArrayImages, Source, Split
+from edgevit.data.preprocess import file_content
 from edgevit.data.splits import split_by_hash
 from edgevit.errors import DataError
 
@@ -64,7 +66,7 @@ def read(config: Cifar, base: Path) -> Source:
         ids=tuple(ids),
         labels=np.array(labels, np.int64),
         splits=_splits(tuple(ids), config.val_fraction),
-        images=ArrayImages(np.concatenate(pixels)),
+        images=ArrayImages(np.concatenate(pixels), os.path.realpath(folder)),
     )
 
 
@@ -78,8 +80,8 @@ def _splits(ids: tuple[str, ...], val_fraction: float) -> tuple[Split, ...]:
 def _official(file: Path) -> dict[str, Any]:
     """The content of a file that is known by its md5 sum."""
     try:
-        content = file.read_bytes()
-    except OSError:
+        content = file_content(file)
+    except (OSError, ValueError):
         raise DataError(
             "the official file is not here", where=file, next="unpack the 'python version' archive of the data set"
         ) from None

@@ -34,7 +34,7 @@ def read(config: Digits, base: Path) -> Source:
         in_test[members[half]] = True
     pixels = np.stack([_enlarged(np.round(scan * (255 / _INK)).astype(np.uint8)) for scan in scans.images])
     splits: tuple[Split, ...] = tuple("test" if is_test else "train" for is_test in in_test)
-    return Source(tuple("0123456789"), ids, labels, splits, ArrayImages(pixels))
+    return Source(tuple("0123456789"), ids, labels, splits, ArrayImages(pixels, "digits"))
 
 
 def _enlarged(scan: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

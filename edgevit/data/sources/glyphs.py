@@ -68,14 +68,19 @@ class GlyphImages:
     ids: tuple[str, ...]
     labels: tuple[int, ...]
 
-    def __getitem__(self, index: int) -> Image:
+    def content(self, index: int) -> bytes:
+        return f"{_recipe(self.seed, self.size)}/{self.ids[index]}".encode()
+
+    def decoded(self, content: bytes, index: int) -> Image:
         digest = hashlib.blake2b(f"{self.seed}/{self.ids[index]}".encode(), digest_size=16).digest()
         rng = np.random.default_rng(int.from_bytes(digest, "big"))
         return draw_glyph(CHARACTERS[self.labels[index]], self.size, rng)
 
+    def place(self, index: int) -> str:
+        return f"glyph {self.content(index).decode()}"
+
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
-        recipe = sha256_of([GENERATOR_VERSION, self.seed, self.size, fonts_digest()])
-        return [ImageState(hashlib.sha256(f"{recipe}/{self.ids[i]}".encode()).hexdigest()) for i in indices]
+        return [ImageState(hashlib.sha256(self.content(index)).hexdigest()) for index in indices]
 
 
 def draw_glyph(character: str, size: int, rng: np.random.Generator) -> Image:
@@ -106,6 +111,12 @@ def draw_glyph(character: str, size: int, rng: np.random.Generator) -> Image:
 def fonts_with(character: str) -> tuple[str, ...]:
     """Names of the fonts that have this character."""
     return tuple(name for name in _FONTS if ord(character) in _characters_of(name))
+
+
+@cache
+def _recipe(seed: int, size: int) -> str:
+    """What decides each picture, beside its id."""
+    return sha256_of([GENERATOR_VERSION, seed, size, fonts_digest()])
 
 
 @cache

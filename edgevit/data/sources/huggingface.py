@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 
 from edgevit.configs import HuggingFace
 from edgevit.data.dataset import Indices, Source, Split
-from edgevit.data.hashes import ImageState, ImageStates, stamp_of
+from edgevit.data.hashes import ImageState, ImageStates, content_of, stamp_of_all
 from edgevit.data.images import Image, read_image
 from edgevit.data.labels import classes_and_labels
+from edgevit.data.links import refuse_links_out
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError, MissingDependency, did_you_mean
 
@@ -57,10 +59,9 @@ class Rows:
     column: str
     table: Table
 
-    def stamp(self) -> tuple[int, int]:
-        """The size of all its files, and the mtime (ns) of the newest."""
-        stamps = [stamp_of(file) for file in self.folder.glob("*.arrow")]
-        return sum(size for size, _ in stamps), max((mtime_ns for _, mtime_ns in stamps), default=-1)
+    def stamp(self) -> str:
+        """One stamp for all its files."""
+        return stamp_of_all(sorted(self.folder.glob("*")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +72,26 @@ class ArrowImages:
     ends: Indices
     ids: tuple[str, ...]
 
-    def __getitem__(self, index: int) -> Image:
-        table, row = self._place(index)
-        where = f"{table.folder}: {self.ids[index]}"
-        try:
-            content = StoredRow(table, row, (0, 0)).read()
-        except OSError as error:
-            raise DataError(str(error), where=where) from None
-        return read_image(content, where)
+    def content(self, index: int) -> bytes:
+        table, row = self._row(index)
+        return content_of(StoredRow(table, row, ""), self._where(index))
+
+    def decoded(self, content: bytes, index: int) -> Image:
+        return read_image(content, self._where(index))
+
+    def place(self, index: int) -> str:
+        table, row = self._row(index)
+        return f"{os.path.realpath(table.folder)}#{table.column}/{row}"
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
         stamps = {table.folder: table.stamp() for table in self.tables}
-        places = map(self._place, indices)
-        return known.of(StoredRow(table, row, stamps[table.folder]) for table, row in places)
+        rows = map(self._row, indices)
+        return known.of(StoredRow(table, row, stamps[table.folder]) for table, row in rows)
 
-    def _place(self, index: int) -> tuple[Rows, int]:
+    def _where(self, index: int) -> str:
+        return f"{self._row(index)[0].folder}: {self.ids[index]}"
+
+    def _row(self, index: int) -> tuple[Rows, int]:
         number = int(np.searchsorted(self.ends, index, side="right"))
         return self.tables[number], index - (int(self.ends[number - 1]) if number else 0)
 
@@ -96,19 +102,19 @@ class StoredRow:
 
     rows: Rows
     row: int
-    table_stamp: tuple[int, int]
+    table_stamp: str
 
     @property
     def key(self) -> str:
         return f"{self.rows.folder}#{self.rows.column}/{self.row}"
 
-    def stamp(self) -> tuple[int, int]:
+    def stamp(self) -> str:
         return self.table_stamp
 
     def read(self) -> bytes:
         picture = self.rows.table[self.row][self.rows.column]
         if not picture or picture["bytes"] is None:
-            raise OSError("the data set holds no bytes of this picture")
+            raise ValueError("the data set holds no bytes of this picture")
         content: bytes = picture["bytes"]
         return content
 
@@ -155,6 +161,7 @@ def _loaded(root: Path) -> Any:
         raise MissingDependency(
             "the package 'datasets' is not installed", where=root, next="pip install 'edgevit[huggingface]'"
         ) from None
+    refuse_links_out(root.rglob("*"), root)
     try:
         return datasets.load_from_disk(str(root))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -168,6 +175,7 @@ def _loaded(root: Path) -> Any:
 def _part(split: Split | None, folder: Path, table: Table, config: HuggingFace) -> _Part:
     from datasets import Image as ImageFeature
 
+    refuse_links_out((Path(one["filename"]) for one in table.cache_files), folder)
     table = table.with_format(None)
     column = _column(config.image_column, _IMAGE_COLUMNS, table, folder, "image_column")
     if not isinstance(table.features[column], ImageFeature):

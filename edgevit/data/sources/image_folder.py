@@ -12,14 +12,22 @@ from typing import NoReturn
 import numpy as np
 
 from edgevit.configs import ImageFolder
+from edgevit.data.class_names import composed
 from edgevit.data.dataset import SPLITS, Source, Split
 from edgevit.data.folder_names import GIVE_CLASSES
-from edgevit.data.hashes import ImageState, ImageStates, StoredFile
-from edgevit.data.images import IMAGE_SUFFIXES, Image, is_image_name, is_utf8_name, read_image
+from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of
+from edgevit.data.images import Image, is_utf8_name, read_image
+from edgevit.data.links import leads_out
+from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, shown
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
 
 IN_NO_CLASS_FOLDER = "pictures that lie in no class folder"
+LEADING_OUT = "links that lead out of the folder"
+NO_TEXT = "pictures whose names are not UTF-8"
+BESIDE_SPLITS = "files and folders beside those of the splits"
+
+PassedOver = dict[str, list[Path]]  # by what they are
 
 
 @dataclass(frozen=True, order=True)
@@ -32,17 +40,19 @@ def read(config: ImageFolder, base: Path) -> Source:
     """List PATH/{train,val,test}/CLASS/… where there is a folder of training images, otherwise PATH/CLASS/…
 
     With `classes: none` there are no class folders and no labels: every picture counts, however deep it lies.
-    Symbolic links that lead out of PATH are not followed, nor are links to folders.
+    Symbolic links that lead out of PATH are not followed, nor are links to folders. Every file that is passed over is
+    counted in a note, the first of a kind by their names.
 
     Raises:
-        DataError: PATH is missing, is no folder, or has no pictures where they should be, or two folders of one split.
+        DataError: PATH is missing, is no folder, or has no pictures where they should be, or two folders of one split;
+            or a folder in it cannot be listed.
     """
     root = (base / Path(config.path).expanduser()).absolute()
     _check_folder(root)
     named = split_folders(root, config.classes != "none")
-    passed_over: Counter[str] = Counter()
+    passed_over: PassedOver = {}
     samples = sorted(_samples(root, named, config.classes != "none", passed_over))
-    notes = [f"{count} {what} are passed over" for what, count in sorted((+passed_over).items())]
+    notes = list(passed_over_notes(passed_over, root))
     if not samples:
         raise _nothing_found(root, named, config.classes != "none", notes)
     ids = tuple(sample.id for sample in samples)
@@ -51,9 +61,9 @@ def read(config: ImageFolder, base: Path) -> Source:
     if config.classes == "none":
         return Source((), ids, None, splits, images, tuple(notes))
     level = 0 if config.classes == "top" else -1
-    classes, labels = np.unique([sample.class_folders[level] for sample in samples], return_inverse=True)
+    classes, labels = np.unique([composed(sample.class_folders[level]) for sample in samples], return_inverse=True)
     if config.classes == "leaf":
-        notes += _merged({sample.class_folders for sample in samples})
+        notes += _merged({tuple(map(composed, sample.class_folders)) for sample in samples})
     return Source(tuple(classes.tolist()), ids, labels.astype(np.int64), splits, images, tuple(notes))
 
 
@@ -93,11 +103,21 @@ class FolderImages:
     root: Path
     paths: tuple[str, ...]
 
-    def __getitem__(self, index: int) -> Image:
-        return read_image(self.root / self.paths[index])
+    def content(self, index: int) -> bytes:
+        stored = self._stored(index)
+        return content_of(stored, str(stored.file))
+
+    def decoded(self, content: bytes, index: int) -> Image:
+        return read_image(content, str(self._stored(index).file))
+
+    def place(self, index: int) -> str:
+        return os.path.realpath(self._stored(index).file)
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
-        return known.of(StoredFile(self.root / self.paths[index]) for index in indices)
+        return known.of(map(self._stored, indices))
+
+    def _stored(self, index: int) -> StoredFile:
+        return StoredFile(self.root / self.paths[index])
 
 
 def _check_folder(root: Path) -> None:
@@ -107,18 +127,18 @@ def _check_folder(root: Path) -> None:
         raise DataError("this is a file", where=root, expected="a folder of pictures")
 
 
-def _samples(root: Path, splits: Mapping[str, Split], need_class: bool, passed_over: Counter[str]) -> Iterator[_Sample]:
-    """Every picture below `root`, or below its folders of splits; what is passed over is counted by reason."""
+def _samples(root: Path, splits: Mapping[str, Split], need_class: bool, passed_over: PassedOver) -> Iterator[_Sample]:
+    """Every picture below `root`, or below its folders of splits; `passed_over` takes the other files."""
     tops = [root / name for name in splits] or [root]
-    if splits:
-        passed_over["folders beside those of the splits"] += len(_folders(root)) - len(splits)
+    if splits and (beside := [one for one in root.iterdir() if one.name not in splits]):
+        passed_over[BESIDE_SPLITS] = beside
     for path in (path for top in tops for path in _pictures(top, root, passed_over)):
         parts = path.relative_to(root).parts
         class_folders = parts[1 if splits else 0 : -1]
         if class_folders or not need_class:
             yield _Sample("/".join(parts), class_folders)
         else:
-            passed_over[IN_NO_CLASS_FOLDER] += 1
+            passed_over.setdefault(IN_NO_CLASS_FOLDER, []).append(path)
 
 
 def _nothing_found(root: Path, splits: Mapping[str, Split], need_class: bool, notes: list[str]) -> DataError:
@@ -127,29 +147,28 @@ def _nothing_found(root: Path, splits: Mapping[str, Split], need_class: bool, no
         f"there are no pictures {'in class folders ' if need_class else ''}here",
         where=root,
         got="; ".join(notes) or "no file with a picture's extension",
-        expected=f"{layout}, with {' '.join(sorted(IMAGE_SUFFIXES))}",
+        expected=f"{layout}, with {' '.join(sorted(picture_suffixes()))}",
         next=GIVE_CLASSES if any(IN_NO_CLASS_FOLDER in note for note in notes) else None,
     )
 
 
-def _pictures(top: Path, root: Path, passed_over: Counter[str]) -> Iterator[Path]:
-    inside = root.resolve()
-    for folder, subfolders, files in os.walk(top, onerror=_refuse):
-        linked = [name for name in subfolders if (Path(folder) / name).is_symlink()]
-        passed_over.update(["links to folders"] * len(linked))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name not in linked)
-        for name in filter(is_image_name, files):
-            path = Path(folder) / name
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                passed_over["links that lead out of the folder"] += 1
-            elif not is_utf8_name(str(path)):
-                passed_over["pictures whose names are not UTF-8"] += 1
-            else:
-                yield path
+def _pictures(top: Path, root: Path, passed_over: PassedOver) -> Iterator[Path]:
+    found = pictures_below(top)
+    for error in found.unreadable:
+        _refuse(error)
+    for kind, files in found.passed_over.items():
+        passed_over.setdefault(kind, []).extend(files)
+    for path in found.pictures:
+        if path.is_symlink() and leads_out(path, root):
+            passed_over.setdefault(LEADING_OUT, []).append(path)
+        elif not is_utf8_name(str(path)):
+            passed_over.setdefault(NO_TEXT, []).append(path)
+        else:
+            yield path
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise DataError(f"the folder cannot be listed: {error.strerror}", where=error.filename)
+    raise DataError(f"the folder cannot be listed: {error.strerror}", where=shown(error.filename)) from None
 
 
 def _folders(root: Path) -> list[Path]:

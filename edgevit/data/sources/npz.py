@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
+import os
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.configs import Npz
+from edgevit.data.class_names import composed
 from edgevit.data.dataset import SPLITS, ArrayImages, Source, Split
 from edgevit.data.splits import split_by_hash
-from edgevit.errors import DataError
+from edgevit.errors import DataError, first_line, listed
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+_NAMES = frozenset({"classes", *(f"{prefix}{what}" for prefix in ("", *(f"{split}_" for split in SPLITS))
+                                 for what in ("images", "labels"))})  # fmt: skip
+# What numpy and zipfile raise: damaged, encrypted (RuntimeError), by a method that they do not know.
+_DAMAGE = (OSError, ValueError, EOFError, LookupError, TypeError, SyntaxError, RuntimeError, OverflowError,
+           zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError)  # fmt: skip
 
 
 def read(config: Npz, base: Path) -> Source:
@@ -26,9 +37,9 @@ def read(config: Npz, base: Path) -> Source:
         DataError: the file is missing or damaged, or its arrays have wrong names, types or shapes.
     """
     file = (base / Path(config.path).expanduser()).absolute()
-    arrays = _load(file)
+    arrays, others = _load(file)
     prefixes = [f"{split}_" for split in SPLITS if f"{split}_images" in arrays] or [""]
-    parts = [_part(arrays, prefix, file) for prefix in prefixes]
+    parts = [_part(arrays, prefix, file, others) for prefix in prefixes]
     if len({images.shape[1:] for images, _ in parts}) > 1:
         raise DataError("the splits differ in the size of their images", where=file)
     pixels = np.concatenate([images for images, _ in parts])
@@ -39,10 +50,12 @@ def read(config: Npz, base: Path) -> Source:
         for i in range(len(images))
     )
     splits = split_by_hash(ids, config.splits) if prefixes == [""] else _repeated(prefixes, parts)
-    return Source(classes, ids, labels, splits, ArrayImages(pixels))
+    notes = [f"{len(others)} arrays of other names are passed over: {listed(others)}"] if others else []
+    return Source(classes, ids, labels, splits, ArrayImages(pixels, os.path.realpath(file)), tuple(notes))
 
 
-def _load(file: Path) -> Arrays:
+def _load(file: Path) -> tuple[Arrays, list[str]]:
+    """The arrays that a data set is made of, and the names of the other arrays, which are not read."""
     if not file.is_file():
         raise DataError("there is no such file", where=file, next="correct the path")
     try:
@@ -50,18 +63,41 @@ def _load(file: Path) -> Arrays:
             archive = np.load(opened, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError("this holds a single array", where=file, expected="an .npz with images and labels")
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            wanted = [name for name in archive.files if name in _NAMES]
+            _check_size(archive, wanted, file)
+            return {name: archive[name] for name in wanted}, sorted(set(archive.files).difference(wanted))
+    except MemoryError:
+        raise DataError("there is not enough memory for its arrays", where=file) from None
+    except _DAMAGE as error:
         raise DataError(
-            f"this cannot be read as .npz: {error}", where=file, expected="arrays without objects"
+            f"this cannot be read as .npz: {first_line(error)}", where=file, expected="arrays without objects"
         ) from None
 
 
-def _part(arrays: Arrays, prefix: str, file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
+def _check_size(archive: np.lib.npyio.NpzFile, names: list[str], file: Path) -> None:
+    """Raise DataError for arrays that unpack to more than half of this machine's memory: before they do."""
+    packed = {one.filename.removesuffix(".npy"): one for one in archive.zip.infolist()}  # type: ignore[union-attr]
+    size_bytes = sum(packed[name].file_size for name in names)
+    most = _memory_bytes() // 2
+    if size_bytes > most:
+        raise DataError(
+            "its arrays are too large for this machine's memory",
+            where=file,
+            got=f"{size_bytes / 2**30:.1f} GiB",
+            expected=f"at most {most / 2**30:.1f} GiB",
+            next="write the pictures as files or as tar shards, which are read one by one",
+        )
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _part(arrays: Arrays, prefix: str, file: Path, others: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
     images, labels = arrays.get(f"{prefix}images"), arrays.get(f"{prefix}labels")
     if images is None or labels is None:
         expected = f"{prefix}images and {prefix}labels"
-        raise DataError("the arrays have other names", where=file, got=", ".join(arrays), expected=expected)
+        raise DataError("the arrays have other names", where=file, got=", ".join([*arrays, *others]), expected=expected)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         got = f"{images.dtype} {images.shape}"
         raise DataError(
@@ -78,7 +114,8 @@ def _named(
     labels: npt.NDArray[Any], names: npt.NDArray[Any] | None, file: Path
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     if names is None:
-        distinct, numbers = np.unique(labels, return_inverse=True)
+        names_or_numbers = [composed(label) for label in labels.tolist()] if labels.dtype.kind == "U" else labels
+        distinct, numbers = np.unique(names_or_numbers, return_inverse=True)
         return tuple(str(label) for label in distinct), numbers.astype(np.int64)
     if (
         names.ndim != 1
@@ -89,7 +126,7 @@ def _named(
         raise DataError(
             "the labels are no indices into 'classes'", where=file, got=got, expected=f"0 to {len(names) - 1}"
         )
-    return tuple(str(name) for name in names), labels.astype(np.int64)
+    return tuple(composed(str(name)) for name in names), labels.astype(np.int64)
 
 
 def _repeated(prefixes: list[str], parts: list[tuple[Any, Any]]) -> tuple[Split, ...]:

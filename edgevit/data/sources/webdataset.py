@@ -7,6 +7,7 @@ random access, which draws that depend on (seed, epoch, view, sample) alone need
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,12 +19,16 @@ import numpy as np
 
 from edgevit.configs import WebDataset
 from edgevit.data.dataset import Indices, Source, Split
-from edgevit.data.hashes import ImageState, ImageStates, StoredFile, stamp_of
-from edgevit.data.images import IMAGE_SUFFIXES, Image, read_image
+from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of, stamp_of
+from edgevit.data.images import Image, read_image
 from edgevit.data.labels import classes_and_labels
+from edgevit.data.links import refuse_links_out
+from edgevit.data.preprocess import OTHER_TYPES, file_content, passed_over_notes, picture_suffixes
 from edgevit.data.shards import Picture, ShardIndex, index_of_shard, refuse_compressed
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
+
+CLASSES = "classes.txt"
 
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 _MOST_SHARDS = 100_000
@@ -39,18 +44,17 @@ def read(config: WebDataset, base: Path) -> Source:
     Raises:
         DataError: shards are missing, compressed or damaged, or a picture has no label or one that makes no sense.
     """
-    root, shards = _shards(config.path, base)
+    root, shards, others = _shards(config.path, base)
     splits = _splits_of_shards(root, shards)
-    stamps = tuple(map(stamp_of, shards))
-    indices = [index_of_shard(shard, *stamp, config.labelled) for shard, stamp in zip(shards, stamps, strict=True)]
+    indices = [index_of_shard(shard, stamp_of(shard), config.labelled) for shard in shards]
     pictures, notes = _pictures([str(shard.relative_to(root)) for shard in shards], indices, splits)
+    notes += passed_over_notes(others, root)
     if not pictures:
-        expected = f"KEY and one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+        expected = f"KEY and one of {' '.join(sorted(picture_suffixes()))}"
         raise DataError("there are no pictures in these shards", where=root, got="; ".join(notes), expected=expected)
     ids = tuple(sample_id for sample_id, _, _ in pictures)
     images = ShardImages(
         shards=tuple(shards),
-        stamps=stamps,
         ids=ids,
         shard_of=np.array([shard for _, shard, _ in pictures], np.int64),
         offsets=np.array([picture.offset for _, _, picture in pictures], np.int64),
@@ -69,22 +73,20 @@ class ShardImages:
     """Pictures within tar files, each read when asked for. A file is opened for each: cheap beside decoding it."""
 
     shards: tuple[Path, ...]
-    stamps: tuple[tuple[int, int], ...]  # of the shards, when they were indexed
     ids: tuple[str, ...]
     shard_of: Indices
     offsets: Indices
     sizes: Indices
 
-    def __getitem__(self, index: int) -> Image:
+    def content(self, index: int) -> bytes:
+        return content_of(self._stored(index), self._where(index))
+
+    def decoded(self, content: bytes, index: int) -> Image:
+        return read_image(content, self._where(index))
+
+    def place(self, index: int) -> str:
         stored = self._stored(index)
-        where = f"{stored.file}: {self.ids[index]}"
-        if stored.stamp() != self.stamps[self.shard_of[index]]:
-            raise DataError("the shard was changed while it was in use", where=where, next="start the run again")
-        try:
-            content = stored.read()
-        except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror or error}", where=where) from None
-        return read_image(content, where)
+        return f"{os.path.realpath(stored.file)}: {self.ids[index]} at byte {stored.offset}"
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
         positions = np.asarray(indices, np.int64)
@@ -92,16 +94,20 @@ class ShardImages:
         in_order = known.of(self._stored(index) for index in positions[order].tolist())
         return [in_order[rank] for rank in np.argsort(order).tolist()]
 
+    def _where(self, index: int) -> str:
+        return f"{self.shards[self.shard_of[index]]}: {self.ids[index]}"
+
     def _stored(self, index: int) -> StoredFile:
         return StoredFile(self.shards[self.shard_of[index]], int(self.offsets[index]), int(self.sizes[index]))
 
 
-def _shards(path: str, base: Path) -> tuple[Path, list[Path]]:
-    """The folder that names start from, and the shards in the order of their names."""
+def _shards(path: str, base: Path) -> tuple[Path, list[Path], dict[str, list[Path]]]:
+    """The folder that names start from, the shards in the order of their names, and the other files in the folder."""
     whole = (base / Path(path).expanduser()).absolute()
     if whole.is_dir():
         root = whole
         files = sorted(file for file in root.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(root)))
+        refuse_links_out((file for file in files if file.suffix == ".tar"), root)
     else:
         root, files = _named_files(str(Path(path).expanduser()), base.absolute())
     for file in files:
@@ -109,7 +115,8 @@ def _shards(path: str, base: Path) -> tuple[Path, list[Path]]:
     shards = [file for file in files if file.suffix == ".tar"]
     if not shards:
         raise DataError("there are no shards here", where=whole, expected="files NAME.tar", next="correct the path")
-    return root, shards
+    others = [file for file in files if file.suffix != ".tar" and file.name != CLASSES]
+    return root, shards, {OTHER_TYPES: others} if others else {}
 
 
 def _is_hidden(path: Path) -> bool:
@@ -123,10 +130,14 @@ def _named_files(pattern: str, base: Path) -> tuple[Path, list[Path]]:
         raise DataError(f"these braces name more than {_MOST_SHARDS} shards", where=pattern)
     files: set[Path] = set()
     for name in names:
-        matching = [name] if (base / name).is_file() else glob.glob(name, root_dir=base)
+        if (base / name).is_file():
+            files.add(base / name)
+            continue
+        matching = [base / one for one in glob.glob(name, root_dir=base) if (base / one).is_file()]
+        refuse_links_out(matching, (base / name).parent)
         if not matching:
             raise DataError("there is no such folder or shard", where=base / name, next="correct the path")
-        files.update(base / one for one in matching)
+        files.update(matching)
     root = Path(re.split(r"[{*?\[]", pattern)[0] + "-").parent
     return base / root, sorted(files)
 
@@ -172,13 +183,14 @@ def _pictures(
     names: Sequence[str], indices: Sequence[ShardIndex], splits: Sequence[Split] | None
 ) -> tuple[list[tuple[str, int, Picture]], list[str]]:
     """Every picture as (id, number of its shard, picture) in the order of ids, and what a user should know."""
-    passed_over: Counter[str] = Counter()
+    passed_over: dict[str, list[str]] = {}
     found: list[tuple[str, int, Picture]] = []
     for number, index in enumerate(indices):
-        passed_over.update(index.passed_over)
+        for kind, members in index.passed_over.items():
+            passed_over.setdefault(kind, []).extend(members)
         split = f"{splits[number]}/" if splits else ""
         found += [(split + picture.key, number, picture) for picture in index.pictures]
-    notes = [f"{count} {what} are passed over" for what, count in sorted(passed_over.items())]
+    notes = list(passed_over_notes(passed_over))
     times = Counter(sample_id for sample_id, _, _ in found)
     if len(times) < len(found):
         repeated = sum(count for count in times.values() if count > 1)
@@ -205,11 +217,12 @@ def _labels(found: Sequence[tuple[str, int | str | None]], root: Path) -> list[i
 
 
 def _class_names(root: Path) -> list[str] | None:
-    file = root / "classes.txt"
+    file = root / CLASSES
     if not file.is_file():
         return None
+    refuse_links_out([file], root)
     try:
-        names = [line.strip() for line in file.read_text("utf-8").rstrip().splitlines()]
+        names = [line.strip() for line in file_content(file).decode().rstrip().splitlines()]
     except UnicodeDecodeError:
         raise DataError("this is no text", where=file, expected="a class name on each line, in UTF-8") from None
     if not all(names) or len(set(names)) < len(names):
