@@ -23,3 +23,7 @@ Labels = Annotated[
     Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")]
+BatchOfFile = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, help="Images at a time; 1 by default, or the batch size that a file fixes."),
+]

@@ -21,7 +21,8 @@ from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.choice import FormWriter, Judge, Judged
 from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost
-from edgevit.runtimes.files import is_quantized, nodes, onnx_file, read_onnx, with_stored_constants
+from edgevit.runtimes.files import is_quantized, onnx_file, read_onnx, with_stored_constants
+from edgevit.runtimes.graph_walk import nodes
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
 
