@@ -160,7 +160,7 @@ class Quantize(Stage):
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     model: OnnxRef
     calibration: DatasetRef
     calibration_images: Count = Field(256, description="how many images of the calibration set are used")

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
@@ -274,6 +276,12 @@ def shapes_of_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
     return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
 
 
+def float_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of each float32 initializer that holds any numbers, by its name."""
+    stored = model.graph.initializer
+    return {one.name: tuple(one.dims) for one in stored if one.data_type == TensorProto.FLOAT and 0 not in one.dims}
+
+
 def with_unique_node_names(model: ModelProto) -> ModelProto:
     """A copy in which every node has a name of its own, for what knows nodes by their names."""
     named = ModelProto()
@@ -289,30 +297,47 @@ def with_unique_node_names(model: ModelProto) -> ModelProto:
 
 
 def constants_of(model: ModelProto) -> dict[str, TensorProto]:
-    """The constant tensors of the main graph by their names: initializers, and what Constant nodes hold as tensors."""
-    made = {
-        node.output[0]: attribute.t
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    }
+    """The constant tensors of the main graph by their names: initializers, and what Constant nodes hold."""
+    made = {node.output[0]: tensor for node in model.graph.node if (tensor := _held_by(node)) is not None}
     return {tensor.name: tensor for tensor in model.graph.initializer} | made
 
 
 def with_stored_constants(model: ModelProto) -> ModelProto:
-    """The model, in place, with the tensors that Constant nodes of the main graph hold as initializers."""
-    for name, tensor in constants_of(model).items():
-        tensor.name = name
+    """The model, in place, with what Constant nodes of the main graph hold as initializers.
+
+    A Constant node that makes an output of the graph stays.
+    """
+    outputs = {value.name for value in model.graph.output}
     others = []
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            model.graph.initializer.append(node.attribute[0].t)
-        else:
+        tensor = _held_by(node)
+        if tensor is None or node.output[0] in outputs:
             others.append(node)
+        else:
+            stored = model.graph.initializer.add()
+            stored.CopyFrom(tensor)
+            stored.name = node.output[0]
     del model.graph.node[:]
     model.graph.node.extend(others)
     return model
+
+
+def _held_by(node: onnx.NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node; None for other nodes, and for text or sparse tensors."""
+    if node.op_type != "Constant" or node.domain or not node.attribute:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        held: TensorProto = attribute.t
+        return held
+    numbers = {
+        "value_float": np.float32(attribute.f),
+        "value_floats": np.asarray(attribute.floats, np.float32),
+        "value_int": np.int64(attribute.i),
+        "value_ints": np.asarray(attribute.ints, np.int64),
+    }
+    found = numbers.get(attribute.name)
+    return None if found is None else onnx.numpy_helper.from_array(np.asarray(found), node.output[0])
 
 
 def opset_of(model: ModelProto) -> int:
