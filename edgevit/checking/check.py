@@ -17,7 +17,7 @@ from edgevit.checking.precision import Product, got_in_plan, precisions, product
 from edgevit.checking.rules import Diagnostic, static_shapes, tensorrt_diagnostics
 from edgevit.errors import ArtifactError, MissingDependency, TargetError
 from edgevit.runtimes.files import PROTOBUF_LIMIT_BYTES, read_onnx, session_options_of
-from edgevit.runtimes.limits import graph_tool
+from edgevit.runtimes.graph_tools import graph_tool
 
 
 @dataclass(frozen=True)

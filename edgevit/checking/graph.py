@@ -8,10 +8,10 @@ from functools import cached_property
 
 import onnx
 import onnx.checker
-import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto
 
 from edgevit.runtimes.files import constants_of, integer_attribute, with_unique_node_names
+from edgevit.runtimes.graph_tools import with_functions_inlined
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # Where an operator that multiplies has its two operands; the second are the weights, where there are any. The longer
@@ -47,8 +47,8 @@ class Graph:
     """
 
     def __init__(self, model: ModelProto) -> None:
-        onnx.checker.check_model(model)
-        self.model = with_unique_node_names(onnx.inliner.inline_local_functions(model) if model.functions else model)
+        self.model = with_unique_node_names(with_functions_inlined(model, model.graph.name))
+        onnx.checker.check_model(self.model)
         self.nodes: list[NodeProto] = list(self.model.graph.node)
         self.constants = constants_of(self.model)
         self.maker = {name: node for node in self.nodes for name in node.output if name}

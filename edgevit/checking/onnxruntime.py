@@ -17,7 +17,7 @@ from edgevit.checking.precision import Product, short_type_name
 from edgevit.errors import ArtifactError
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import file_runtime
-from edgevit.runtimes.limits import graph_tool
+from edgevit.runtimes.graph_tools import graph_tool
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
 

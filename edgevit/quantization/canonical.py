@@ -8,13 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
-import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.quantization.dialects import Dialect, axis_of_inputs, why_float
 from edgevit.runtimes.files import float_weights, with_stored_constants, with_unique_node_names
+from edgevit.runtimes.graph_tools import with_functions_inlined
 from edgevit.runtimes.graph_walk import graphs_of, nodes, sort_nodes
-from edgevit.runtimes.limits import graph_tool
 
 # What onnxruntime's writer, its converter to float16 and the writers here put behind the name of a tensor.
 ADDED = re.compile(
@@ -37,10 +36,7 @@ def canonical(model: ModelProto, dialect: Dialect, where: object) -> ModelProto:
     Raises:
         ArtifactError: the functions of the model cannot be inlined.
     """
-    if model.functions:
-        with graph_tool("the functions of the model cannot be inlined", where):
-            model = onnx.inliner.inline_local_functions(model)
-    made = with_stored_constants(with_unique_node_names(model))
+    made = with_stored_constants(with_unique_node_names(with_functions_inlined(model, where)))
     _store_identities(made)
     _drop_trailing_blanks(made)
     _give_vector_biases(made, dialect)

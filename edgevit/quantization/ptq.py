@@ -30,8 +30,8 @@ from edgevit.runtimes.files import (
     read_elsewhere,
 )
 from edgevit.runtimes.float16 import with_float16
+from edgevit.runtimes.graph_tools import graph_tool
 from edgevit.runtimes.graph_walk import sort_nodes
-from edgevit.runtimes.limits import graph_tool
 
 LARGEST_HALF = 65504.0
 

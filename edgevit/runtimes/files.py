@@ -34,8 +34,9 @@ from edgevit.artifacts import (
 from edgevit.errors import ArtifactError
 from edgevit.models.ranges import Range
 from edgevit.runtimes.answers import LOGITS
+from edgevit.runtimes.graph_tools import graph_tool
 from edgevit.runtimes.graph_walk import graphs_of, names_read, nodes
-from edgevit.runtimes.limits import check_stored_tensors, check_structure, graph_tool, outline_of
+from edgevit.runtimes.limits import check_stored_tensors, check_structure, outline_of
 from edgevit.runtimes.normal_form import KNOWN_DOMAINS, normalize
 from edgevit.runtimes.outputs import ClassOutput, class_output, described, meaning_of, shape_of
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import onnx
 import onnx.checker
 import onnx.shape_inference
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from edgevit.errors import ArtifactError, EdgevitError, first_line, listed
+from edgevit.errors import ArtifactError, listed
+from edgevit.runtimes.graph_tools import graph_tool, with_functions_inlined
 from edgevit.runtimes.graph_walk import graphs_of, nodes, subgraphs_of
 
 MOST_NODES = 20_000
@@ -24,26 +24,6 @@ SMALL_ELEMENTS = 1024  # of a constant that may be a shape
 CHECKER_IR = (8, 10)  # versions of the file format that onnx's checker takes, with functions and unlisted weights
 BYTES_UNKNOWN = 4
 INVENTED = "unk__"  # begins the names that inference gives to open sizes without a name
-
-
-@contextmanager
-def graph_tool(what: str, where: object, next: str | None = None) -> Iterator[None]:
-    """Answer an error of another library's tool for ONNX graphs with ArtifactError.
-
-    Args:
-        what: what the tool cannot do, one sentence.
-        where: the file or stage.
-        next: what mends it.
-
-    Raises:
-        ArtifactError: the tool raised an error; its first line is in `got`.
-    """
-    try:
-        yield
-    except (EdgevitError, OSError, MemoryError):
-        raise
-    except Exception as error:  # onnx, protobuf and onnxruntime raise errors of any class on odd graphs
-        raise ArtifactError(what, where=where, got=first_line(error), next=next) from error
 
 
 def check_structure(model: ModelProto, where: object) -> None:
@@ -81,14 +61,15 @@ def check_stored_tensors(tensors: Iterable[TensorProto], where: object) -> None:
 def outline_of(model: ModelProto, where: object) -> ModelProto:
     """The graph without its large weights, with all types and shapes that can be inferred, once it is seen to be valid.
 
-    Large weights are inputs there. Open sizes stay open. An output has the type that is inferred for it, or else the
-    declared one.
+    Functions are inlined, and large weights are inputs. Open sizes stay open. An output has the type that is inferred
+    for it, or else the declared one.
 
     Raises:
         ArtifactError: the model is no valid graph, or holds a tensor of more than a GiB for one image.
     """
-    outline = _without_large_weights(model)
+    outline = with_functions_inlined(_without_large_weights(model), where)
     declared = [_completed(value) for value in model.graph.output]
+    del outline.graph.output[:]
     outline.graph.output.extend(declared)
     with graph_tool("this is no valid graph", where):
         onnx.checker.check_model(outline)
@@ -190,7 +171,7 @@ def _without_large_weights(model: ModelProto) -> ModelProto:
     outline.ir_version = min(max(model.ir_version, CHECKER_IR[0]), CHECKER_IR[1])
     graph = outline.graph
     graph.name = model.graph.name or "graph"
-    for field in ("node", "value_info"):
+    for field in ("node", "output", "value_info"):
         getattr(graph, field).extend(getattr(model.graph, field))
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= SMALL_ELEMENTS:

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgevit.errors import ArtifactError, did_you_mean, listed
 from edgevit.runtimes.answers import INDEPENDENT, LOGITS, ONE_LOGIT, ONE_PROBABILITY, PROBABILITIES
+from edgevit.runtimes.graph_tools import with_functions_inlined
 from edgevit.runtimes.graph_walk import names_read
-from edgevit.runtimes.limits import MOST_CLASSES, graph_tool
+from edgevit.runtimes.limits import MOST_CLASSES
 
 Shape = tuple[int | str, ...]
 
@@ -175,7 +175,7 @@ def _made_from(model: ModelProto, outputs: Sequence[ValueInfoProto]) -> set[str]
 
 def _last_operator(model: ModelProto, name: str) -> str:
     """The operator that gives an output its values, past operators that keep them; "" where there is none."""
-    makers = {output: node for node in _inlined(model) for output in node.output if output}
+    makers = {output: node for node in _nodes_inlined(model) for output in node.output if output}
     node = makers.get(name)
     seen: set[str] = set()
     while node is not None and node.op_type in KEEP_VALUES and node.input and node.input[0] not in seen:
@@ -186,15 +186,17 @@ def _last_operator(model: ModelProto, name: str) -> str:
     return "Softmax" if _is_written_out_softmax(node, makers) else node.op_type
 
 
-def _inlined(model: ModelProto) -> list[NodeProto]:
-    """The nodes of the main graph, functions replaced by their nodes."""
+def _nodes_inlined(model: ModelProto) -> list[NodeProto]:
+    """The nodes of the main graph, functions replaced by their nodes, in whatever version of their operators."""
     if not model.functions:
         return list(model.graph.node)
     bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     bare.graph.node.extend(model.graph.node)
     bare.graph.output.extend(model.graph.output)
-    with graph_tool("the functions of the model cannot be inlined", model.graph.name):
-        return list(onnx.inliner.inline_local_functions(bare).graph.node)
+    for function in bare.functions:
+        for entry in function.opset_import:
+            entry.version = next((own.version for own in model.opset_import if own.domain == entry.domain), 1)
+    return list(with_functions_inlined(bare, model.graph.name).graph.node)
 
 
 def _is_written_out_softmax(node: NodeProto, makers: Mapping[str, NodeProto]) -> bool:

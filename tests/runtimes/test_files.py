@@ -245,7 +245,7 @@ def test_a_spec_that_cannot_be_read_is_refused():
 
 def test_what_onnxruntime_cannot_load_is_said(write):
     broken = classifier(operator="FancyPool", domain="com.microsoft")
-    with pytest.raises(ArtifactError, match="ONNX Runtime cannot load it: .*FancyPool"):
+    with pytest.raises(ArtifactError, match=r"ONNX Runtime cannot load it: .*FancyPool"):
         open_session(artifact_from_onnx(write(broken)), SessionOptions())
 
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.runtimes.files import onnx_file, shapes_of_weights, write_onnx
+from edgevit.runtimes.files import onnx_file, read_onnx, shapes_of_weights, write_onnx
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 ENGINE = "model.onnx"
@@ -28,6 +28,9 @@ def engine_from_onnx(model: Artifact, out: Path) -> Json:
         inference_session(onnx_file(model), model.manifest.session_options, threads=1, optimized_path=optimized)
         session_options: Json = {"graph_optimization_level": "disabled"}
         graph = _with_stable_names(with_biases_inside(onnx.load(optimized)))
+        if not all(value.type.tensor_type.HasField("shape") for value in graph.graph.output):
+            del graph.graph.output[:]
+            graph.graph.output.extend(read_onnx(onnx_file(model)).graph.output)  # with the shapes that are inferred
         write_onnx(graph, out / ENGINE, model.io, session_options)
     return session_options
 
