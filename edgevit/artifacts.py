@@ -212,7 +212,10 @@ class Artifact:
 
     def calling_its_classes(self, names: tuple[str, ...]) -> Artifact:
         """The same model with other names for its classes; its file keeps those that it was written with."""
-        io = self.io.model_copy(update={"classes": names})
+        return self.with_io(self.io.model_copy(update={"classes": names}))
+
+    def with_io(self, io: IOSpec) -> Artifact:
+        """The same model with another IOSpec; its file keeps the IOSpec that it was written with."""
         return replace(self, manifest=self.manifest.model_copy(update={"io": io}))
 
     def ref(self) -> InputRef:

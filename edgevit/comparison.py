@@ -47,9 +47,11 @@ class ModelComparison:
 
     def sentences(self, model: str, other: str) -> list[str]:
         """The answer in words."""
+        batch = self.model.plan.batch_size
+        images = f" for {batch} images" if batch > 1 else ""
         said = [
-            f"p50 {self.model.percentile_ms(50):.3g} ms: {model}",
-            f"p50 {self.other.percentile_ms(50):.3g} ms: {other}",
+            f"p50 {self.model.percentile_ms(50):.3g} ms{images}: {model}",
+            f"p50 {self.other.percentile_ms(50):.3g} ms{images}: {other}",
             f"{other} runs {self.speedup:.2f}× as fast (95% interval "
             f"{self.interval.low:.2f} to {self.interval.high:.2f})",
         ]

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgevit.artifacts import EMBEDDING, Artifact
 from edgevit.bundling.prototypes import PrototypeHead, SupportSet
 from edgevit.data.images import read_image
-from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, preprocess, shown
+from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, shown
 from edgevit.errors import DataError
-from edgevit.evaluation.classify import no_numbers, softmax
-from edgevit.runtimes.base import SessionOptions
+from edgevit.evaluation.classify import no_numbers
+from edgevit.runtimes.answers import LOGITS, probabilities
+from edgevit.runtimes.base import Session, SessionOptions, input_batches
 from edgevit.targets import target_for
 
 
@@ -50,16 +52,25 @@ def predict_images(
             except (DataError, OSError) as error:
                 found.unread.append(error)
                 continue
-            tensor = preprocess(picture, **spec.preprocess.model_dump())[None]
-            outputs = session.infer({spec.inputs[0].name: tensor})
-            logits = classes[1].logits(outputs[EMBEDDING]) if classes else outputs[spec.outputs[0].name]
-            probabilities = softmax(logits[0])
-            if np.isnan(probabilities).any():
+            confidence = _confidence(picture, session, classes[1] if classes else None)
+            if not np.isfinite(confidence).all():
                 raise no_numbers(path)
-            best = np.argsort(-probabilities, kind="stable")[:top]
-            labels = [{"label": names[i], "confidence": round(float(probabilities[i]), 4)} for i in best]
+            best = np.argsort(-confidence, kind="stable")[:top]
+            labels = [{"label": names[i], "confidence": round(float(confidence[i]), 4)} for i in best]
             found.answers.append({"image": shown(path), "labels": labels})
     return found
+
+
+def _confidence(picture: NDArray[np.uint8], session: Session, classes: PrototypeHead | None) -> NDArray[np.float64]:
+    """The probability of each class, (classes,)."""
+    spec = session.spec
+    ((images, _),) = input_batches(spec, [picture], batch_size=1)
+    outputs = session.infer({spec.inputs[0].name: images})
+    scores, meaning = outputs[spec.outputs[0].name], spec.outputs[0].meaning
+    if classes is not None:
+        scores, meaning = classes.logits(outputs[EMBEDDING]), LOGITS
+    confidence: NDArray[np.float64] = probabilities(scores[:1], meaning)[0]
+    return confidence
 
 
 def _images(paths: Sequence[Path], found: Predicted) -> Iterator[Path]:

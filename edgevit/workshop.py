@@ -41,18 +41,16 @@ class Workshop:
         """The model in an ONNX file, a bundle or the folder of a stage.
 
         Args:
-            for_pictures: say so where the file does not tell how pictures are prepared for it.
+            for_pictures: say how pictures are prepared, and which output gives the classes, where the file does not.
         """
         if path.is_dir():
             return _model_in_folder(path, self._context.progress)
         from edgevit.runtimes.files import artifact_from_onnx
 
         model = artifact_from_onnx(path)
-        if for_pictures and not model.manifest.provenance["described"]:
-            self._context.progress.say(
-                f"note: {path} does not say how pictures are prepared: ImageNet's mean and standard deviation are "
-                "assumed; edgevit describe writes others into it, and names of classes"
-            )
+        if for_pictures:
+            for note in _notes(path, model):
+                self._context.progress.say(f"note: {note}")
         return model
 
     def onnx_file(self, path: Path) -> Path:
@@ -113,6 +111,16 @@ def parsed_as(model: type[M], fields: Mapping[str, Any]) -> M:
         option = f"--{names[-1].replace('_', '-')}" if names else None
         message = str(problem["msg"]).removeprefix("Value error, ")
         raise RecipeError(message, where=option, got=problem["input"] if names else None, next=meant(problem)) from None
+
+
+def _notes(path: Path, model: Artifact) -> list[str]:
+    """What is assumed of a model whose file does not say it."""
+    about = model.manifest.provenance
+    unprepared = (
+        f"{path} does not say how pictures are prepared: ImageNet's mean and standard deviation are assumed; edgevit "
+        "describe writes others into it, and names of classes"
+    )
+    return [*([] if about["described"] else [unprepared]), *(f"{path}: {note}" for note in about["notes"])]
 
 
 def _model_in_folder(path: Path, progress: Progress) -> Artifact:

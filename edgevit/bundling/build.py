@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnx
 from PIL import Image
 
 from edgevit import __version__
@@ -25,8 +24,9 @@ from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
+from edgevit.runtimes.answers import probabilities
 from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
-from edgevit.runtimes.files import external_files, iospec_of_onnx, onnx_file, read_onnx, write_onnx
+from edgevit.runtimes.files import iospec_of_onnx, onnx_file, read_onnx, write_onnx
 from edgevit.runtimes.sessions import open_session
 
 MODEL_LICENCE = (
@@ -110,9 +110,10 @@ class _Labelled(NamedTuple):
 def _copy_model(model: Artifact, to: Path) -> None:
     """The very bytes where it is one file of this IOSpec; weights that lie beside it are taken in."""
     source = onnx_file(model)
-    loaded = onnx.load(source, format="protobuf", load_external_data=False)
-    if external_files(loaded, source) or iospec_of_onnx(loaded, source) != model.io:
-        write_onnx(read_onnx(source), to, model.io, model.manifest.session_options)
+    loaded = read_onnx(source)
+    is_one_file = sum(entry.content for entry in model.manifest.files.values()) == 1
+    if not is_one_file or iospec_of_onnx(loaded, source) != model.io:
+        write_onnx(loaded, to, model.io, model.manifest.session_options)
     else:
         shutil.copyfile(source, to)
 
@@ -193,10 +194,9 @@ def _labelled_here(model: Artifact, bundle: Path, picture: Path) -> _Labelled:
     pixels = preprocess(open_image(picture), **spec.preprocess.model_dump())
     images = np.repeat(pixels[np.newaxis], fixed_batch(spec) or 1, axis=0)
     outputs = open_session(model, SessionOptions()).infer({spec.inputs[0].name: images})
-    logits = outputs[spec.outputs[0].name][0].astype(np.float64)
-    exponents = np.exp(logits - logits.max())
-    best = int(exponents.argmax())
-    numbers = [float(exponents[best] / exponents.sum())]
+    confidence = probabilities(outputs[spec.outputs[0].name][:1], spec.outputs[0].meaning)[0]
+    best = int(confidence.argmax())
+    numbers = [float(confidence[best])]
     if (bundle / CLASSES).is_file():
         head = head_of(read_support(bundle / CLASSES))
         numbers.append(float(head.cosines(outputs[EMBEDDING][:1]).max()))

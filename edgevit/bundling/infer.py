@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# It lies beside this file in a bundle.
+# They lie beside this file in a bundle.
+from answers import LOGITS, probabilities  # type: ignore[import-not-found]
 from preprocess import (  # type: ignore[import-not-found]
     open_image,
     passed_over_notes,
@@ -114,7 +115,7 @@ class Classifier:
         return Answer(self._likeliest(scores[0], top), cosine, unknown)
 
     def logits(self, image: Image) -> npt.NDArray[np.float32]:
-        """The scores (classes,) of one image, in the order of `labels`."""
+        """What the model gives for one image: scores (classes,) in the order of `labels`, or what iospec.json names."""
         if self._answers_by_head:
             answered: npt.NDArray[np.float32] = self._head.logits(self.embedding(image)[np.newaxis])[0]
             return answered
@@ -140,8 +141,8 @@ class Classifier:
         return [given[:1] for given in self._outputs(outputs, {self.spec["inputs"][0]["name"]: repeated})]
 
     def _likeliest(self, logits: npt.NDArray[Any], top: int) -> list[tuple[str, float]]:
-        exponents = np.exp(logits.astype(np.float64) - logits.max())
-        confidence = exponents / exponents.sum()
+        meaning = LOGITS if self._answers_by_head else self.spec["outputs"][0]["meaning"]
+        confidence = probabilities(logits[np.newaxis], meaning)[0]
         best = np.argsort(-confidence, kind="stable")[:top]
         return [(self.labels[index], float(confidence[index])) for index in best]
 
@@ -339,7 +340,7 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
             continue
         found = pictures_below(path)
         for note in passed_over_notes(found.passed_over, path):
-            print(f"note: {shown(path)}: {note}", file=sys.stderr)
+            complain(f"note: {shown(path)}: {note}")
         yield from found.pictures
         yield from (Path(error.filename) for error in found.unreadable)
 

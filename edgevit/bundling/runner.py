@@ -9,7 +9,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RECORD = "bundle.json"
-RUNNER = {"infer.py": HERE / "infer.py", "preprocess.py": HERE.parent / "data" / "preprocess.py"}
+RUNNER = {
+    "infer.py": HERE / "infer.py",
+    "preprocess.py": HERE.parent / "data" / "preprocess.py",
+    "answers.py": HERE.parent / "runtimes" / "answers.py",
+}
 ENROLLING = {"enroll.py": HERE / "enroll.py", "prototypes.py": HERE / "prototypes.py"}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import onnx.checker
 from onnx import ModelProto
 
 from edgevit.artifacts import Json
@@ -16,8 +15,9 @@ from edgevit.checking.older_parsers import Verdict, verdicts
 from edgevit.checking.onnxruntime import Optimized, mend, optimized_or_refused
 from edgevit.checking.precision import Product, got_in_plan, precisions, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, static_shapes, tensorrt_diagnostics
-from edgevit.errors import ArtifactError, MissingDependency, TargetError, first_line
+from edgevit.errors import ArtifactError, MissingDependency, TargetError
 from edgevit.runtimes.files import PROTOBUF_LIMIT_BYTES, read_onnx, session_options_of
+from edgevit.runtimes.graph_tools import graph_tool
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,5 @@ def graph_of(model: ModelProto, path: Path) -> Graph:
         raise ArtifactError(
             "the model is too large to be checked", where=path, got=f"{size} bytes", expected=PROTOBUF_LIMIT_BYTES
         )
-    try:
+    with graph_tool("this is no valid graph", path):
         return Graph(model)
-    except onnx.checker.ValidationError as error:
-        raise ArtifactError("this is no valid graph", where=path, got=first_line(error)) from None

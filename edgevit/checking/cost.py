@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from onnx import NodeProto
@@ -64,20 +64,21 @@ def peak_activations(graph: Graph) -> Peak | None:
     constant, owner = _constant(graph), _owners(graph)
     outputs = {owner.get(value.name, value.name) for value in graph.model.graph.output}
     last_read = {owner.get(name, name): index for index, node in enumerate(graph.nodes) for name in node.input if name}
-    images = [value.name for value in graph.model.graph.input if value.name not in graph.constants]
-    alive = {name: _bytes_of(name, graph) for name in images}
-    peak: Peak | None = None
+    made = [value.name for value in graph.model.graph.input if value.name not in graph.constants]
+    ending: defaultdict[int, list[int]] = defaultdict(list)
+    alive, peak = 0, None
     for index, node in enumerate(graph.nodes):
-        made = [name for name in node.output if name and name not in constant and owner.get(name, name) == name]
-        alive |= {name: _bytes_of(name, graph) for name in made}
-        sizes = [size for size in alive.values() if size is not None]
-        if len(sizes) < len(alive):
-            return None
-        if peak is None or sum(sizes) > peak.bytes:
-            peak = Peak(sum(sizes), node.name)
-        done = [name for name in alive if last_read.get(name, -1) <= index and name not in outputs]
-        for name in done:
-            del alive[name]
+        made += [name for name in node.output if name and name not in constant and owner.get(name, name) == name]
+        for name in made:
+            if (size := _bytes_of(name, graph)) is None:
+                return None
+            alive += size
+            if name not in outputs:
+                ending[max(index, last_read.get(name, index))].append(size)
+        if peak is None or alive > peak.bytes:
+            peak = Peak(alive, node.name)
+        alive -= sum(ending[index])
+        made = []
     return peak
 
 

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import onnx
 import onnx.checker
-import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto
 
 from edgevit.runtimes.files import constants_of, integer_attribute, with_unique_node_names
+from edgevit.runtimes.graph_tools import with_functions_inlined
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # Where an operator that multiplies has its two operands; the second are the weights, where there are any. The longer
@@ -47,8 +47,8 @@ class Graph:
     """
 
     def __init__(self, model: ModelProto) -> None:
-        onnx.checker.check_model(model)
-        self.model = with_unique_node_names(onnx.inliner.inline_local_functions(model) if model.functions else model)
+        self.model = with_unique_node_names(with_functions_inlined(model, model.graph.name))
+        onnx.checker.check_model(self.model)
         self.nodes: list[NodeProto] = list(self.model.graph.node)
         self.constants = constants_of(self.model)
         self.maker = {name: node for node in self.nodes for name in node.output if name}
@@ -57,6 +57,9 @@ class Graph:
             for name in node.input:
                 self.readers[name].append(node)
         self._types, self._shapes = _types_and_shapes(self.model)
+        self._weights, self._pair_ends = set(self.constants), dict[str, NodeProto]()
+        for node in self.nodes:
+            self._follow_layout(node)
 
     def of_type(self, *operators: str) -> Iterator[NodeProto]:
         """Nodes of these operators, in the order of the graph."""
@@ -76,17 +79,11 @@ class Graph:
 
     def pair_end(self, name: str) -> NodeProto | None:
         """The DequantizeLinear that a tensor comes from, perhaps through changes of layout, which keep integers."""
-        maker = self.maker.get(name)
-        while maker is not None and maker.op_type in LAYOUT:
-            maker = self.maker.get(maker.input[0])
-        return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
+        return self._pair_ends.get(name)
 
     def is_weight(self, name: str) -> bool:
         """Whether a tensor is constant, quantized or not."""
-        maker = self.maker.get(name)
-        if maker is not None and maker.op_type in (*PAIR, *LAYOUT):
-            return self.is_weight(maker.input[0])
-        return name in self.constants
+        return name in self._weights
 
     def asked_precision(self, product: NodeProto) -> str:
         """What a product's operands are: int8 where both are dequantized from 8 bits, else the type of its numbers.
@@ -115,12 +112,26 @@ class Graph:
             if node.op_type == "Attention" or self._enters_product(node.output[0], steps=4)
         ]
 
+    def _follow_layout(self, node: NodeProto) -> None:
+        """Note whether what a node makes is a weight, or comes from the end of a pair; nodes come in their order."""
+        if node.op_type == "DequantizeLinear":
+            self._pair_ends[node.output[0]] = node
+        elif node.op_type in LAYOUT and node.input[0] in self._pair_ends:
+            self._pair_ends[node.output[0]] = self._pair_ends[node.input[0]]
+        if node.op_type in (*PAIR, *LAYOUT) and node.input[0] in self._weights:
+            self._weights.update(node.output)
+
     def _enters_product(self, name: str, steps: int) -> bool:
-        for reader in self.readers[name]:
-            if reader.op_type == "MatMul" and not any(self.is_weight(one) for one in reader.input[:2]):
-                return True
-            if steps and reader.op_type in AROUND_SOFTMAX and self._enters_product(reader.output[0], steps - 1):
-                return True
+        """Whether a tensor enters a product of two activations, with at most `steps` nodes between."""
+        names, seen = [name], {name}
+        for _ in range(steps + 1):
+            readers = [reader for one in names for reader in self.readers[one]]
+            for reader in readers:
+                if reader.op_type == "MatMul" and not any(self.is_weight(one) for one in reader.input[:2]):
+                    return True
+            made = [reader.output[0] for reader in readers if reader.op_type in AROUND_SOFTMAX]
+            names = [one for one in dict.fromkeys(made) if one not in seen]
+            seen.update(names)
         return False
 
 

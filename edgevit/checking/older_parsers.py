@@ -14,7 +14,8 @@ from onnx import NodeProto
 
 from edgevit.checking.graph import Graph
 from edgevit.checking.precision import short_type_name
-from edgevit.runtimes.files import nodes, opset_of
+from edgevit.runtimes.files import opset_of
+from edgevit.runtimes.graph_walk import nodes
 
 TABLE = Path(__file__).with_name("tensorrt_operators.csv")
 

@@ -17,6 +17,7 @@ from edgevit.checking.precision import Product, short_type_name
 from edgevit.errors import ArtifactError
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import file_runtime
+from edgevit.runtimes.graph_tools import graph_tool
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
 
@@ -54,7 +55,8 @@ def optimized(graph: Graph, session_options: Json) -> Optimized:
         file, written = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
         file.write_bytes(_marked(graph.model).SerializeToString())
         inference_session(file, session_options, threads=1, optimized_path=written)
-        made = Graph(onnx.load(written))
+        with graph_tool("the graph that ONNX Runtime makes of it cannot be read", "optimized.onnx"):
+            made = Graph(onnx.load(written))
     ran_as, got = {}, {}
     for index, node, precision in _found(made):
         name = graph.nodes[index].name

@@ -14,7 +14,8 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgevit.checking.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph, type_name
 from edgevit.quantization.dialects import fills_tiles
-from edgevit.runtimes.files import integer_attribute, nodes
+from edgevit.runtimes.files import integer_attribute
+from edgevit.runtimes.graph_walk import nodes
 
 QUANTIZED_TYPES = (INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, getattr(TensorProto, "FLOAT4E2M1", -1))
 FUSED_HEAD, FUSED_TOKENS = (16, 32, 64), 512

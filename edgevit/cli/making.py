@@ -96,6 +96,9 @@ def describe(
     ] = None,
     interpolation: Annotated[str | None, typer.Option("--interpolation", help="nearest, bilinear or bicubic.")] = None,
     labels: Labels = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="The output that gives the classes, where there are several.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write into an ONNX file from elsewhere how pictures are prepared for it, and what its classes are called.
@@ -105,23 +108,38 @@ def describe(
     Example: edgevit describe own.onnx --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --labels names.txt --out own.described.onnx
     """
     from edgevit.artifacts import Preprocess
-    from edgevit.runtimes.files import carries_trained_ranges, onnx_file, read_onnx, trained_ranges_in, write_onnx
+    from edgevit.runtimes.files import (
+        carries_trained_ranges,
+        onnx_file,
+        read_onnx,
+        trained_ranges_in,
+        with_class_output,
+        write_onnx,
+    )
+    from edgevit.runtimes.outputs import class_output
     from edgevit.workshop import parsed_as, workshop
 
     check_out(out, model, labels)
     given = {"mean": mean, "std": std, "resize": resize, "crop_pct": crop_pct, "interpolation": interpolation}
     with workshop(terminal_context()) as shop:
         found = shop.model(model, for_pictures=False)
-        if labels is not None:
-            found = _named(found, _class_names(labels), labels)
+        graph = read_onnx(onnx_file(found))
+        names = None if labels is None else _class_names(labels)
+        if output is not None or not found.manifest.provenance.get("described", True):
+            scores = class_output(graph, model, output, None if names is None else len(names))
+            found = found.with_io(with_class_output(found.io, scores))
+            for note in scores.notes():
+                echo(f"note: {note}", err=True)
+        if names is not None:
+            found = _named(found, names, labels)
         fields = {**found.io.preprocess.model_dump(), **{name: one for name, one in given.items() if one is not None}}
         io = found.io.model_copy(update={"preprocess": parsed_as(Preprocess, fields)})
-        graph = read_onnx(onnx_file(found))
         ranges = trained_ranges_in(graph, model) if carries_trained_ranges(graph) else None
         with whole_or_not_at_all(out) as part:
             write_onnx(graph, part, io, found.manifest.session_options, ranges)
     if as_json:
-        print_json({"out": out, "preprocess": io.preprocess.model_dump(), "classes": io.classes})
+        outputs = [one.model_dump() for one in io.outputs]
+        print_json({"out": out, "outputs": outputs, "preprocess": io.preprocess.model_dump(), "classes": io.classes})
     else:
         _print_preprocess(out, io)
     next_command("edgevit evaluate", out, "--data FOLDER")
@@ -258,6 +276,7 @@ def _print_preprocess(out: Path, io: IOSpec) -> None:
     resized = f"crop at {how.crop_pct:g}" if how.resize == "crop" else how.resize
     echo(f"wrote {out}")
     echo(f"pictures   {how.height} x {how.width}, {resized}, {how.interpolation}; {inside}")
+    echo(f"output     {io.outputs[0].name}, {io.outputs[0].meaning}")
     echo(f"classes    {len(io.classes)}: {listed(io.classes)}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import Batch, DataPath, ModelPath, Runtime, TargetName, Threads, number
+from edgevit.cli.options import Batch, BatchOfFile, DataPath, ModelPath, Runtime, TargetName, Threads, number
 from edgevit.cli.output import JsonFlag, echo, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def profile(
     target: TargetName = "local-cpu",
     runtime: Runtime = None,
     threads: Threads = 1,
-    batch: Batch = 1,
+    batch: BatchOfFile = None,
     precision: Annotated[
         str, typer.Option("--precision", help="float32, or float16 (torch on local-gpu).")
     ] = "float32",
@@ -102,12 +102,15 @@ def profile(
     Example: edgevit profile deit.int8.onnx --threads 1
     """
     from edgevit.configs import Profile
+    from edgevit.runtimes.base import fixed_batch
     from edgevit.workshop import parsed, workshop
 
     with workshop(terminal_context()) as shop:
+        timed = shop.model(model, for_pictures=False)
         config = parsed(Profile, id="latency", model="model", target=target, runtime=runtime, threads=threads,
-                        batch_size=batch, precision=precision, boundary=boundary, duration_s=duration_s)  # fmt: skip
-        made = shop.make(config, model=shop.model(model, for_pictures=False))
+                        batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
+                        duration_s=duration_s)  # fmt: skip
+        made = shop.make(config, model=timed)
     if as_json:
         print_json(made.metrics)
     else:
@@ -122,7 +125,7 @@ def compare(
         Path | None, typer.Option("--data", help="Folder of labelled images: compares accuracy too.")
     ] = None,
     threads: Threads = 1,
-    batch: Batch = 1,
+    batch: BatchOfFile = None,
     duration_s: Annotated[float, number("--duration", bounds.MEASURED_S, "Seconds to measure.")] = 6.0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -133,12 +136,13 @@ def compare(
     from edgevit.comparison import compare_models
     from edgevit.configs import Evaluate
     from edgevit.profiling import MeasurePlan
-    from edgevit.runtimes.base import SessionOptions
+    from edgevit.runtimes.base import SessionOptions, fixed_batch
     from edgevit.workshop import parsed, workshop
 
-    plan = MeasurePlan(duration_s=duration_s, batch_size=batch)
     with workshop(terminal_context()) as shop:
         models = shop.model(first), shop.model(second)
+        batch_size = batch or fixed_batch(models[0].io) or fixed_batch(models[1].io) or 1
+        plan = MeasurePlan(duration_s=duration_s, batch_size=batch_size)
         evaluations = None
         if data:
             config = parsed(Evaluate, id="evaluation", model="model", data="images")

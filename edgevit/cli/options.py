@@ -39,3 +39,6 @@ Labels = Annotated[
     Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
 ]
 Batch = Annotated[int, number("--batch", bounds.BATCH, "Images at a time.")]
+BatchOfFile = Annotated[
+    int | None, number("--batch", bounds.BATCH, "Images at a time; 1 by default, or the batch size that a file fixes.")
+]

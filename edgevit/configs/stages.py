@@ -165,7 +165,7 @@ class Quantize(Stage):
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     model: OnnxRef
     calibration: DatasetRef
     calibration_images: ImageCount = Field(256, description="how many images of the calibration set are used")

@@ -12,6 +12,7 @@ from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
 from edgevit.errors import ArtifactError, DataError
 from edgevit.progress import Progress
+from edgevit.runtimes import answers
 from edgevit.runtimes.base import Session, input_batches
 
 
@@ -21,7 +22,7 @@ class Predictions:
 
     Attributes:
         labels: (n,) int64.
-        probabilities: softmax of the logits, (n, classes) float32.
+        probabilities: as `runtimes.answers` has them, (n, classes) float32.
     """
 
     sample_ids: tuple[str, ...]
@@ -47,7 +48,7 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
 
     Raises:
         DataError: the data set is unlabelled or empty, or has a class that the model lacks.
-        ArtifactError: a logit is no number.
+        ArtifactError: an answer is no number.
     """
     labels = labels_for(session, dataset, progress)
     found = []
@@ -62,23 +63,25 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
 def probabilities(
     session: Session, pictures: Iterable[NDArray[np.uint8]], batch_size: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Softmax of the logits of each batch of RGB pictures, (n, classes). Raises ArtifactError where it is no number."""
-    image, logits = session.spec.inputs[0].name, session.spec.outputs[0].name
+    """Probabilities for each batch of RGB pictures, (n, classes). Raises ArtifactError where one is no number."""
+    image, scores = session.spec.inputs[0].name, session.spec.outputs[0]
     done = 0
     for batch, count in input_batches(session.spec, pictures, batch_size):
-        found = softmax(session.infer({image: batch})[logits][:count])
-        if np.isnan(found).any():
-            raise no_numbers(f"image {done + int(np.isnan(found).any(-1).argmax()) + 1}")
+        output = session.infer({image: batch})[scores.name][:count]
+        found = answers.probabilities(output, scores.meaning).astype(np.float32)
+        bad = ~np.isfinite(found).all(-1)
+        if bad.any():
+            raise no_numbers(f"image {done + int(bad.argmax()) + 1}")
         yield found
         done += count
 
 
 def no_numbers(where: object) -> ArtifactError:
-    """What a model's NaN or infinite logits are answered with."""
+    """The error for NaN or infinite answers of a model."""
     return ArtifactError(
         "the model's answers are no numbers",
         where=where,
-        got="NaN or infinite logits",
+        got="NaN or infinite scores",
         next="a float16 model may overflow: export it in float32, or train it again",
     )
 
@@ -108,14 +111,6 @@ def _class_mapping(spec: IOSpec, dataset: Dataset, progress: Progress) -> NDArra
         expected=f"among the model's {len(classes)}: {_listed(classes)}",
         next="name these classes in the data set's include_classes, or evaluate a model trained on them",
     )
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities over the last axis, computed in float64."""
-    with np.errstate(invalid="ignore"):  # inf - inf is no number, nor is what comes of it
-        exponentials = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(-1, keepdims=True)).astype(np.float32)
-    return probabilities
 
 
 def _listed(names: Sequence[str], shown: int = 5) -> str:

@@ -16,7 +16,8 @@ from edgevit.progress import Progress
 from edgevit.quantization.calibration import Batches, ProbeSession
 from edgevit.quantization.dialects import Placement, axis_of_inputs
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.files import nodes_of, shapes_of_weights
+from edgevit.runtimes.files import shapes_of_weights
+from edgevit.runtimes.graph_walk import nodes_of
 
 LEAST_IMAGES = 32
 

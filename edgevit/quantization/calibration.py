@@ -14,7 +14,7 @@ from onnx import ModelProto
 from edgevit.configs import Calibrator
 from edgevit.errors import DataError
 from edgevit.runtimes.files import inputs_of
-from edgevit.runtimes.onnxruntime.session import inference_session
+from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 
 Ranges = dict[str, tuple[float, float]]
 Batches = Callable[[], Iterable[NDArray[np.float32]]]
@@ -123,7 +123,7 @@ class ProbeSession:
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         inner = [name for name in self._tensors if name != self._input]
         # Asked for no name, a session gives all its outputs.
-        answers = self._session.run(inner, {self._input: images}) if inner else []
+        answers = run_session(self._session, inner, {self._input: images}, "calibration") if inner else []
         found = dict(zip(inner, answers, strict=True))
         return {name: images if name == self._input else found[name] for name in self._tensors}
 

@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.quantization.calibration import Ranges
 from edgevit.quantization.dialects import BLOCK, axis_of_inputs
-from edgevit.runtimes.files import nodes
+from edgevit.runtimes.graph_walk import nodes
 
 Floats = NDArray[np.float32]
 

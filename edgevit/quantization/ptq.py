@@ -16,20 +16,22 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edgevit.artifacts import Json
 from edgevit.configs import Calibrator, QuantizedPrecision
-from edgevit.errors import ArtifactError, first_line
+from edgevit.errors import ArtifactError
 from edgevit.quantization.calibration import Batches, Ranges, activation_ranges
+from edgevit.quantization.canonical import canonical
 from edgevit.quantization.dialects import BLOCK, PLACEMENTS, Dialect, Placement, dialect_of, is_placed, why_float
 from edgevit.quantization.narrow import with_float8, with_int4
 from edgevit.runtimes.files import (
     constants_of,
+    float_weights,
     is_quantized,
     operator_counts,
     opset_of,
     read_elsewhere,
-    shapes_of_weights,
-    with_unique_node_names,
 )
 from edgevit.runtimes.float16 import with_float16
+from edgevit.runtimes.graph_tools import graph_tool
+from edgevit.runtimes.graph_walk import sort_nodes
 
 LARGEST_HALF = 65504.0
 
@@ -122,7 +124,7 @@ class CalibratedModel:
             return with_float8(self.model, chosen, self.ranges)
         if self.dialect.precision == "int4":
             return with_int4(self.model, chosen)
-        return _with_qdq(self.model, chosen, self.ranges, self.dialect)
+        return _with_qdq(self.model, chosen, self.ranges, self.dialect, self.where)
 
 
 def calibrated(
@@ -148,7 +150,7 @@ def calibrated(
     """
     dialect = dialect_of(runtime, precision)
     _check_quantizable(model, dialect.oldest_opset, where)
-    named = _with_own_weights(with_unique_node_names(_raised(model, dialect.opset, where)))
+    named = canonical(_raised(model, dialect.opset, where), dialect, where)
     nodes = _quantizable_nodes(named, dialect)
     if not nodes:
         raise _nothing_to_quantize(named, dialect, where)
@@ -166,7 +168,7 @@ def calibrated(
 
 def _nothing_to_quantize(model: ModelProto, dialect: Dialect, where: object) -> ArtifactError:
     sizes = {"int8": "", "float8": " of 16 channels or more", "int4": f" of several blocks of {BLOCK} inputs"}
-    weights = shapes_of_weights(model)
+    weights = float_weights(model)
     layers = [node for node in model.graph.node if node.op_type in dialect.operators]
     others = "left float by the placement, or to stay close to float"
     reasons = Counter((node.op_type, why_float(node, weights, dialect) or others) for node in layers)
@@ -214,16 +216,9 @@ def _raised(model: ModelProto, opset: int, where: object) -> ModelProto:
     """The model in at least this opset."""
     if opset_of(model) >= opset:
         return model
-    try:
+    with graph_tool(f"the model cannot be written in opset {opset}", where, f"export it again with opset: {opset}"):
         raised: ModelProto = onnx.version_converter.convert_version(model, opset)
         onnx.shape_inference.infer_shapes(raised, strict_mode=True)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        raise ArtifactError(
-            f"the model cannot be written in opset {opset}",
-            where=where,
-            got=first_line(error),
-            next=f"export it again with opset: {opset}",
-        ) from error
     return raised
 
 
@@ -240,24 +235,8 @@ def _check_fits_float16(ranges: Ranges, where: object) -> None:
 
 
 def _quantizable_nodes(model: ModelProto, dialect: Dialect) -> list[NodeProto]:
-    weights = shapes_of_weights(model)
+    weights = float_weights(model)
     return [node for node in model.graph.node if not why_float(node, weights, dialect)]
-
-
-def _with_own_weights(model: ModelProto) -> ModelProto:
-    """The model, in place, without Identity nodes that hand on a weight: each becomes a weight of its own.
-
-    TorchScript's exporter shares equal weights so. A convolution whose bias comes from such a node would get no
-    quantized bias, and ONNX Runtime would leave it float.
-    """
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    sharing = [node for node in model.graph.node if node.op_type == "Identity" and node.input[0] in weights]
-    for node in sharing:
-        own = model.graph.initializer.add()
-        own.CopyFrom(weights[node.input[0]])
-        own.name = node.output[0]
-        model.graph.node.remove(node)
-    return model
 
 
 def _clipping_nodes(chosen: list[NodeProto], model: ModelProto, dialect: Dialect) -> list[NodeProto]:
@@ -294,7 +273,9 @@ def _activations(chosen: list[NodeProto], dialect: Dialect) -> list[str]:
     return list(tensors)
 
 
-def _with_qdq(model: ModelProto, chosen: list[NodeProto], ranges: Ranges, dialect: Dialect) -> ModelProto:
+def _with_qdq(
+    model: ModelProto, chosen: list[NodeProto], ranges: Ranges, dialect: Dialect, where: object
+) -> ModelProto:
     limits = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
     }
@@ -310,9 +291,10 @@ def _with_qdq(model: ModelProto, chosen: list[NodeProto], ranges: Ranges, dialec
         op_types_to_quantize=[*dialect.operators, "Relu", "Clip"],
         extra_options={**dialect.writer_options, "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs)},
     )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
+    with graph_tool("onnxruntime's quantizer cannot write this graph", where):
+        quantizer.quantize_model()
     quantized: ModelProto = quantizer.model.model
+    sort_nodes(quantized)
     for output in model.graph.output:
         _give_out_unrounded(quantized, output.name)
     return quantized

@@ -13,7 +13,8 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgevit.errors import ArtifactError
 from edgevit.quantization.calibration import Batches, ProbeSession
-from edgevit.runtimes.files import integer_attribute, nodes, read_elsewhere
+from edgevit.runtimes.files import integer_attribute, read_elsewhere
+from edgevit.runtimes.graph_walk import nodes
 
 SMALLEST = 1e-5
 Floats = NDArray[np.float32]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
 from edgevit.data.preprocess import open_image, preprocess
-from edgevit.errors import TargetError
+from edgevit.errors import ArtifactError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan, measure
 from edgevit.profiling.conditions import cpu, cpu_frequency, gpus
 from edgevit.provenance import version_of
@@ -57,13 +57,19 @@ class HostSession:
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         names = [output.name for output in self.spec.outputs]
-        return dict(zip(names, self._run(names, dict(inputs)), strict=True))
+        found = self._run(names, dict(inputs))
+        _check_shape(found[0], len(inputs[self.spec.inputs[0].name]), self.spec)
+        return dict(zip(names, found, strict=True))
 
     def latencies_ms(self, plan: MeasurePlan) -> Measurement:
         return measure(self.work(plan), plan, conditions=self._conditions)
 
     def work(self, plan: MeasurePlan) -> Callable[[], object]:
-        """What is timed: for `compute`, one run on images that are in place already."""
+        """What is timed: for `compute`, one run on images that are in place already.
+
+        Raises TargetError where the model has a fixed batch size, and the plan another.
+        """
+        check_batch(self.spec, plan.batch_size)
         if plan.boundary == "end_to_end":
             return end_to_end(self, plan.batch_size)
         feed = {self.spec.inputs[0].name: random_images(self.spec, plan.batch_size)}
@@ -117,6 +123,18 @@ def fixed_batch(spec: IOSpec) -> int | None:
     """The batch size that a model insists on, or None where any will do."""
     batch = spec.inputs[0].shape[0]
     return batch if isinstance(batch, int) else None
+
+
+def check_batch(spec: IOSpec, batch_size: int) -> None:
+    """Raise TargetError where a model has a fixed batch size that is not this one."""
+    fixed = fixed_batch(spec)
+    if fixed not in (None, batch_size):
+        raise TargetError(
+            "the model has a fixed batch size",
+            got=f"batch size {batch_size}",
+            expected=fixed,
+            next=f"give it {fixed} images at a time (--batch {fixed}, in a recipe batch_size: {fixed})",
+        )
 
 
 def random_images(spec: IOSpec, count: int, seed: int = 0) -> NDArray[Any]:
@@ -174,6 +192,17 @@ def receipt(model: Artifact, runtime: str, device: str, options: SessionOptions)
         "versions": packages,
         "file_sha256": {name: entry.sha256 for name, entry in model.manifest.files.items() if entry.content},
     }
+
+
+def _check_shape(scores: NDArray[Any], images: int, spec: IOSpec) -> None:
+    width = spec.outputs[0].shape[1]
+    if scores.shape != (images, width):
+        raise ArtifactError(
+            f"output '{spec.outputs[0].name}' has another shape than one row of scores for each image",
+            got=scores.shape,
+            expected=(images, width),
+            next="export the model with an open batch size, or with a batch size of 1",
+        )
 
 
 def _groups(pictures: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:

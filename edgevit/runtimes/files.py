@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
@@ -31,13 +33,18 @@ from edgevit.artifacts import (
 )
 from edgevit.errors import ArtifactError
 from edgevit.models.ranges import Range
+from edgevit.runtimes.answers import LOGITS
+from edgevit.runtimes.graph_tools import graph_tool
+from edgevit.runtimes.graph_walk import graphs_of, names_read, nodes
+from edgevit.runtimes.limits import check_stored_tensors, check_structure, outline_of
+from edgevit.runtimes.normal_form import KNOWN_DOMAINS, normalize
+from edgevit.runtimes.outputs import ClassOutput, class_output, described, meaning_of, shape_of
 
 USERS_FILE = "file"  # the stage that a user's own ONNX file stands for
 IOSPEC_KEY = "edgevit.iospec"
 SESSION_OPTIONS_KEY = "edgevit.session_options"
 RANGES_KEY = "edgevit.trained_ranges"
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
-KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
 NARROW_TYPES = {TensorProto.FLOAT8E4M3FN: "float8", TensorProto.INT4: "int4"}  # of quantized weights, beside int8
 QUANTIZED_OPERATORS = ("uantize", "QLinear", "Integer", "QGemm", "QAttention", "MatMulNBits")  # parts of their names
 WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8, *NARROW_TYPES)
@@ -65,14 +72,12 @@ class TensorRanges(Frozen):
 
 
 def read_onnx(path: Path) -> ModelProto:
-    """The checked model in a file, with its weights. A graph without a name gets one, a size below 0 is an open one.
+    """The checked model in a file, with its weights, in the form that `normalize` gives it.
 
-    Raises ArtifactError for a file that is missing, cut short, no ONNX, too large, or that needs operators which
-    ONNX Runtime does not have, and for weights that lie outside the file's folder.
+    Raises ArtifactError for a file that is missing, cut short, no ONNX, too large, no valid graph, or that needs
+    operators which ONNX Runtime does not have, and for weights that lie outside the file's folder.
     """
-    model = _without_external_data(path)
-    _load_external_data(model, path)
-    return model
+    return _with_weights(_without_external_data(path), path)
 
 
 def write_onnx(
@@ -82,12 +87,12 @@ def write_onnx(
     session_options: Json | None = None,
     trained_ranges: TensorRanges | None = None,
 ) -> None:
-    """Check a model and write it with its IOSpec in the metadata; a graph without a name gets one.
+    """Check a model and write it, in the form that `normalize` gives it, with its IOSpec in the metadata.
 
     Equal models give equal bytes: what exporters note about their own run (stack traces with paths of the machine,
     source lines, versions of the exporter) is left out.
     """
-    _name_graph(model)
+    normalize(model)
     _strip_notes(model)
     _strip_shapes_of_weights(model)
     del model.metadata_props[:]
@@ -98,8 +103,10 @@ def write_onnx(
         metadata[RANGES_KEY] = canonical_json(trained_ranges.model_dump(mode="json"))
     onnx.helper.set_model_props(model, metadata)
     model.producer_name, model.producer_version = "edgevit", edgevit.__version__
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    with graph_tool("the graph cannot be written", path):
+        onnx.checker.check_model(model)
+        content = model.SerializeToString(deterministic=True)
+    path.write_bytes(content)
 
 
 def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
@@ -108,7 +115,15 @@ def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
     A model made elsewhere keeps its names; its classes are called "0", "1", … and its pictures are normalised with
     ImageNet's mean and std. Raises ArtifactError if it is no image classifier, or not the one its IOSpec describes.
     """
-    return written_iospec(model, where) or _inferred_iospec(model, where)
+    return written_iospec(model, where) or _inferred_iospec(model, class_output(model, where), where)
+
+
+def with_class_output(spec: IOSpec, output: ClassOutput) -> IOSpec:
+    """An IOSpec with another output for its classes; their names stay where there are as many."""
+    scores = TensorSpec(name=output.name, shape=output.shape, layout="NC", meaning=output.meaning)
+    names = spec.classes if len(spec.classes) == output.num_classes else _numbered(output.num_classes)
+    others = tuple(one for one in spec.outputs[1:] if one.name != output.name)
+    return spec.model_copy(update={"outputs": (scores, *others), "classes": names})
 
 
 def written_iospec(model: ModelProto, where: object) -> IOSpec | None:
@@ -126,7 +141,7 @@ def written_iospec(model: ModelProto, where: object) -> IOSpec | None:
     except ValidationError as error:
         raise _unreadable(IOSPEC_KEY, error, where) from None
     _check_graph_has(spec, model, where)
-    return spec
+    return _with_meaning(spec, model)
 
 
 def session_options_of(model: ModelProto, where: object) -> Json:
@@ -170,7 +185,7 @@ def artifact_from_onnx(path: Path) -> Artifact:
     """A user's own ONNX file as an artifact, so that stages take it like any other. Nothing is written."""
     model = _without_external_data(path)
     beside = sorted(external_files(model, path))
-    _load_external_data(model, path)
+    model = _with_weights(model, path)
     entries = {
         name: FileEntry(sha256=sha256_of_file(path.parent / name), size=(path.parent / name).stat().st_size)
         for name in (path.name, *beside)
@@ -180,7 +195,10 @@ def artifact_from_onnx(path: Path) -> Artifact:
     if metrics["precision"] == "float32":
         metrics["precision"] = options.get("inference_precision", "float32")
     digest = sha256_of({name: entry.sha256 for name, entry in entries.items()})
-    written = written_iospec(model, path)
+    io, notes = written_iospec(model, path), list[str]()
+    if not (is_described := io is not None):
+        output = class_output(model, path)
+        io, notes = _inferred_iospec(model, output, path), output.notes()
     manifest = Manifest(
         kind="onnx",
         id=path.stem,
@@ -191,9 +209,9 @@ def artifact_from_onnx(path: Path) -> Artifact:
         config={},
         files=entries,
         metrics=metrics,
-        io=written or _inferred_iospec(model, path),
+        io=io,
         session_options=options,
-        provenance={"described": written is not None},
+        provenance={"described": is_described, "notes": notes},
     )
     return Artifact(path.parent.resolve(), manifest)
 
@@ -248,34 +266,21 @@ def operator_counts(model: ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in nodes(model))
 
 
-def nodes(model: ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node of the graph, of its subgraphs and of the model's functions."""
-    yield from nodes_of(model.graph.node)
-    for function in model.functions:
-        yield from nodes_of(function.node)
-
-
-def nodes_of(some: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those of the subgraphs in their attributes."""
-    for node in some:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from nodes_of(graph.node)
-
-
 def read_elsewhere(model: ModelProto) -> set[str]:
     """Names of what others than the main graph's nodes read: the outputs, and what If, Loop and Scan read inside."""
-    graphs = [
-        graph for node in model.graph.node for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)
-    ]
-    inside = {name for graph in graphs for node in nodes_of(graph.node) for name in node.input}
+    inside = {name for node in model.graph.node for name in {*names_read(node)} - {*node.input}}
     return inside | {output.name for output in model.graph.output}
 
 
 def shapes_of_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
     """The shape of each initializer, by its name."""
     return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def float_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of each float32 initializer that holds any numbers, by its name."""
+    stored = model.graph.initializer
+    return {one.name: tuple(one.dims) for one in stored if one.data_type == TensorProto.FLOAT and 0 not in one.dims}
 
 
 def with_unique_node_names(model: ModelProto) -> ModelProto:
@@ -293,30 +298,47 @@ def with_unique_node_names(model: ModelProto) -> ModelProto:
 
 
 def constants_of(model: ModelProto) -> dict[str, TensorProto]:
-    """The constant tensors of the main graph by their names: initializers, and what Constant nodes hold as tensors."""
-    made = {
-        node.output[0]: attribute.t
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    }
+    """The constant tensors of the main graph by their names: initializers, and what Constant nodes hold."""
+    made = {node.output[0]: tensor for node in model.graph.node if (tensor := _held_by(node)) is not None}
     return {tensor.name: tensor for tensor in model.graph.initializer} | made
 
 
 def with_stored_constants(model: ModelProto) -> ModelProto:
-    """The model, in place, with the tensors that Constant nodes of the main graph hold as initializers."""
-    for name, tensor in constants_of(model).items():
-        tensor.name = name
+    """The model, in place, with what Constant nodes of the main graph hold as initializers.
+
+    A Constant node that makes an output of the graph stays.
+    """
+    outputs = {value.name for value in model.graph.output}
     others = []
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            model.graph.initializer.append(node.attribute[0].t)
-        else:
+        tensor = _held_by(node)
+        if tensor is None or node.output[0] in outputs:
             others.append(node)
+        else:
+            stored = model.graph.initializer.add()
+            stored.CopyFrom(tensor)
+            stored.name = node.output[0]
     del model.graph.node[:]
     model.graph.node.extend(others)
     return model
+
+
+def _held_by(node: onnx.NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node; None for other nodes, and for text or sparse tensors."""
+    if node.op_type != "Constant" or node.domain or not node.attribute:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        held: TensorProto = attribute.t
+        return held
+    numbers = {
+        "value_float": np.float32(attribute.f),
+        "value_floats": np.asarray(attribute.floats, np.float32),
+        "value_int": np.int64(attribute.i),
+        "value_ints": np.asarray(attribute.ints, np.int64),
+    }
+    found = numbers.get(attribute.name)
+    return None if found is None else onnx.numpy_helper.from_array(np.asarray(found), node.output[0])
 
 
 def opset_of(model: ModelProto) -> int:
@@ -346,29 +368,35 @@ def _without_external_data(path: Path) -> ModelProto:
         raise _not_onnx(path) from None
     if not model.graph.node or not model.opset_import:
         raise _not_onnx(path)
+    check_structure(model, path)
     _refuse_custom_operators(model, path)
-    _name_graph(model)
-    _open_negative_sizes(model)
+    normalize(model)
     return model
+
+
+def _with_weights(model: ModelProto, path: Path) -> ModelProto:
+    """The model, in place, with the weights beside the file; its outputs have the types that can be inferred."""
+    _load_external_data(model, path)
+    check_stored_tensors(_tensors(model), path)
+    for output, inferred in zip(model.graph.output, outline_of(model, path).graph.output, strict=True):
+        _take_type(output, inferred)
+    return model
+
+
+def _take_type(output: onnx.ValueInfoProto, inferred: onnx.ValueInfoProto) -> None:
+    """Where they differ ONNX Runtime gives what is inferred; declared names of open sizes stay."""
+    declared = list(output.type.tensor_type.shape.dim)
+    output.type.CopyFrom(inferred.type)
+    sizes = output.type.tensor_type.shape.dim
+    for size, known in zip(sizes, declared if len(declared) == len(sizes) else (), strict=False):
+        if not size.HasField("dim_value") and (known.HasField("dim_param") or not size.HasField("dim_param")):
+            size.CopyFrom(known)
 
 
 def _not_onnx(path: Path) -> ArtifactError:
     return ArtifactError(
         "this is no ONNX model, or it was cut short", where=path, got=f"{path.stat().st_size} bytes", expected="ONNX"
     )
-
-
-def _name_graph(model: ModelProto) -> None:
-    """ONNX asks for a name, the runtimes do not."""
-    model.graph.name = model.graph.name or "graph"
-
-
-def _open_negative_sizes(model: ModelProto) -> None:
-    """Some exporters write -1 for a size that is open."""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for size in value.type.tensor_type.shape.dim:
-            if size.dim_value < 0:
-                size.ClearField("dim_value")
 
 
 def _refuse_custom_operators(model: ModelProto, path: Path) -> None:
@@ -387,14 +415,17 @@ def _refuse_custom_operators(model: ModelProto, path: Path) -> None:
 def _load_external_data(model: ModelProto, path: Path) -> None:
     """Load the weights that lie beside the file; onnx itself refuses paths and links that lead out of the folder."""
     for name in sorted(external_files(model, path)):
+        if (path.parent / name).exists() and not (path.parent / name).is_file():
+            raise ArtifactError("the weights beside the file are no file", where=path, got=name)
         if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
             raise ArtifactError(
                 "the weights lie outside the model's folder", where=path, got=name, expected=f"a file in {path.parent}"
             )
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise ArtifactError(f"the weights beside the file cannot be read: {error}", where=path) from None
+    with graph_tool("the weights beside the file cannot be read", path):
+        try:
+            onnx.load_external_data_for_model(model, str(path.parent))
+        except OSError as error:
+            raise ValueError(error) from None
 
 
 def _metadata(model: ModelProto) -> dict[str, str]:
@@ -416,72 +447,65 @@ def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
             got=described,
             expected=found,
         )
-    scores = _shape(outputs[spec.outputs[0].name])
-    if len(scores) == 2 and isinstance(scores[1], int) and scores[1] != len(spec.classes):
+    scores = shape_of(outputs[spec.outputs[0].name])
+    if len(scores) == 2 and isinstance(scores[1], int) and max(2, scores[1]) != len(spec.classes):
         raise ArtifactError(
             f"{IOSPEC_KEY} names another number of classes than the graph has",
             where=where,
             got=len(spec.classes),
-            expected=scores[1],
+            expected=max(2, scores[1]),
         )
 
 
-def _inferred_iospec(model: ModelProto, where: object) -> IOSpec:
+def _with_meaning(spec: IOSpec, model: ModelProto) -> IOSpec:
+    """The IOSpec with what the graph tells of its class output, which earlier versions did not look at."""
+    scores = next(value for value in model.graph.output if value.name == spec.outputs[0].name)
+    first, *others = spec.outputs
+    if first.meaning != LOGITS or (told := meaning_of(model, scores)) == LOGITS:
+        return spec
+    return spec.model_copy(update={"outputs": (first.model_copy(update={"meaning": told}), *others)})
+
+
+def _inferred_iospec(model: ModelProto, output: ClassOutput, where: object) -> IOSpec:
     images = inputs_of(model)
     if len(images) != 1 or not _is_image(images[0]):
         raise ArtifactError(
             "the model does not take one picture",
             where=where,
-            got=", ".join(map(_described, images)) or "no input",
+            got=", ".join(map(described, images)) or "no input",
             expected="one float32 input (batch, 3, height, width) of fixed height and width",
         )
-    scores = next((value for value in model.graph.output if _is_scores(value)), None)
-    if scores is None:
-        raise ArtifactError(
-            "the model gives no class scores",
-            where=where,
-            got=", ".join(map(_described, model.graph.output)) or "no output",
-            expected="a float32 output (batch, classes) with a fixed number of classes",
-        )
-    image_shape, scores_shape = _shape(images[0]), _shape(scores)
-    height, width, classes = (int(size) for size in (*image_shape[2:], scores_shape[1]))
+    batch, *sizes = shape_of(images[0])
+    if isinstance(batch, str) and isinstance(output.shape[0], int):
+        batch = output.shape[0]  # a Reshape inside fixes it
+    shape = (batch, *sizes)
     return IOSpec(
-        inputs=(TensorSpec(name=images[0].name, shape=image_shape, layout="NCHW", meaning="RGB image"),),
-        outputs=(TensorSpec(name=scores.name, shape=scores_shape, layout="NC", meaning="class scores"),),
-        preprocess=Preprocess(height=height, width=width),
-        classes=tuple(map(str, range(classes))),
+        inputs=(TensorSpec(name=images[0].name, shape=shape, layout="NCHW", meaning="RGB image"),),
+        outputs=(TensorSpec(name=output.name, shape=output.shape, layout="NC", meaning=output.meaning),),
+        preprocess=Preprocess(height=int(shape[2]), width=int(shape[3])),
+        classes=_numbered(output.num_classes),
     )
 
 
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
 def _is_image(value: onnx.ValueInfoProto) -> bool:
-    shape = _shape(value)
+    shape = shape_of(value)
     fixed = len(shape) == 4 and shape[1] == 3 and all(isinstance(size, int) for size in shape[2:])
     return fixed and value.type.tensor_type.elem_type == TensorProto.FLOAT
 
 
-def _is_scores(value: onnx.ValueInfoProto) -> bool:
-    shape = _shape(value)
-    return len(shape) == 2 and isinstance(shape[1], int) and value.type.tensor_type.elem_type == TensorProto.FLOAT
-
-
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
-    dims = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "batch" for dim in dims)
-
-
-def _described(value: onnx.ValueInfoProto) -> str:
-    dtype = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
-    return f"{value.name} {dtype} ({', '.join(map(str, _shape(value)))})"
-
-
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
     """All that a model stores: initializers and attributes, those of subgraphs too."""
-    yield from model.graph.initializer
+    for graph in graphs_of(model):
+        yield from graph.initializer
     for node in nodes(model):
         for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from graph.initializer
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
 
 
 def _parameters(model: ModelProto) -> Iterator[int]:

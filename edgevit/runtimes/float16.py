@@ -10,6 +10,7 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from edgevit.errors import ArtifactError, first_line
+from edgevit.runtimes.graph_walk import sort_nodes
 
 
 def with_float16(model: ModelProto, where: object) -> ModelProto:
@@ -27,7 +28,7 @@ def with_float16(model: ModelProto, where: object) -> ModelProto:
         converted = ONNXModel(convert_float_to_float16(model, keep_io_types=True))
         _drop_repeated(converted.model)
         del converted.model.graph.value_info[:]  # the converter leaves wrong types in it
-        converted.topological_sort()
+        sort_nodes(converted.model)
         onnx.checker.check_model(converted.model, full_check=True)
     except (ValueError, AssertionError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ArtifactError(

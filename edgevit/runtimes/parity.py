@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import EMBEDDING, IOSpec
 from edgevit.errors import ParityError
+from edgevit.runtimes.answers import probabilities
 from edgevit.runtimes.base import Session, fixed_batch, random_images
 
 PROBES = 8
@@ -75,8 +76,9 @@ def check_outputs_agree(
 ) -> Agreement:
     """The largest difference and top-1 agreement of two sets of outputs; raises ParityError beyond the tolerance."""
     worst = max(_check_output(name, got, expected, TOLERANCES[precision], where) for name in expected)
-    logits = spec.outputs[0].name
-    return Agreement(worst, float(np.mean(got[logits].argmax(-1) == expected[logits].argmax(-1))))
+    scores = spec.outputs[0]
+    first, second = (probabilities(outputs[scores.name], scores.meaning).argmax(-1) for outputs in (got, expected))
+    return Agreement(worst, float(np.mean(first == second)))
 
 
 def sqnr_db(quantized: NDArray[Any], reference: NDArray[Any]) -> float:

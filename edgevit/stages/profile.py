@@ -9,18 +9,14 @@ from pathlib import Path
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Profile
 from edgevit.context import Context
-from edgevit.errors import TargetError
 from edgevit.profiling import MeasurePlan
-from edgevit.runtimes.base import SessionOptions, fixed_batch, for_runtime, precision_of, runtime_of
+from edgevit.runtimes.base import SessionOptions, check_batch, for_runtime, precision_of, runtime_of
 from edgevit.targets import target_for
 
 
 def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model = for_runtime(inputs["model"], config.runtime)
-    if fixed_batch(model.io) not in (None, config.batch_size):
-        raise TargetError(
-            "the model has a fixed batch size", where=config.id, got=config.batch_size, expected=fixed_batch(model.io)
-        )
+    check_batch(model.io, config.batch_size)
     plan = MeasurePlan(config.warmup_s, config.duration_s, config.min_runs, config.batch_size, config.boundary)
     options = SessionOptions(config.threads, config.precision)
     with target_for(config.target).open(model, options) as session:

@@ -21,14 +21,16 @@ from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.choice import FormWriter, Judge, Judged
 from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost
-from edgevit.runtimes.files import is_quantized, nodes, onnx_file, read_onnx, with_stored_constants
+from edgevit.runtimes.files import is_quantized, onnx_file, read_onnx, with_stored_constants
+from edgevit.runtimes.graph_tools import with_functions_inlined
+from edgevit.runtimes.graph_walk import nodes
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model, dataset = inputs["model"], open_dataset(inputs["calibration"])
-    source = with_stored_constants(read_onnx(onnx_file(model)))
+    source = with_stored_constants(with_functions_inlined(read_onnx(onnx_file(model)), config.id))
     _refuse_compiled(source, model)
     chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
     calibration, held_out = (

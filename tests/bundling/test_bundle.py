@@ -20,7 +20,8 @@ from edgevit.errors import ArtifactError, ParityError
 from edgevit.prediction import predict_images
 from tests.bundling.small_model import CLASSES, small_model, with_weights_beside
 
-FILES = {"model.onnx", "labels.txt", "iospec.json", "infer.py", "preprocess.py", "requirements.txt", "README.md"}
+PROGRAMS = {"infer.py", "preprocess.py", "answers.py"}
+FILES = {"model.onnx", "labels.txt", "iospec.json", "requirements.txt", "README.md"} | PROGRAMS
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,8 @@ def test_runner_and_preprocessing_are_copied_verbatim(bundle: Path):
     package = Path(edgevit.__file__).parent
     assert (bundle / "infer.py").read_bytes() == (package / "bundling" / "infer.py").read_bytes()
     assert (bundle / "preprocess.py").read_bytes() == (package / "data" / "preprocess.py").read_bytes()
-    for name in ("infer.py", "preprocess.py"):
+    assert (bundle / "answers.py").read_bytes() == (package / "runtimes" / "answers.py").read_bytes()
+    for name in PROGRAMS:
         assert "import edgevit" not in (bundle / name).read_text()
         assert "from edgevit" not in (bundle / name).read_text()
 
@@ -182,7 +184,7 @@ def test_nothing_altered_is_ever_loaded(bundle: Path, photo: Path, name: str):
     assert "Traceback" not in answer.stderr
 
 
-@pytest.mark.parametrize("name", sorted(FILES - {"infer.py", "preprocess.py"}))
+@pytest.mark.parametrize("name", sorted(FILES - PROGRAMS))
 def test_verify_names_a_missing_file(bundle: Path, name: str):
     (bundle / name).unlink()
     answer = infer(bundle, "--verify")

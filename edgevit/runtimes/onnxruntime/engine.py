@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.runtimes.files import onnx_file, shapes_of_weights, write_onnx
+from edgevit.runtimes.files import onnx_file, read_onnx, shapes_of_weights, write_onnx
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 ENGINE = "model.onnx"
@@ -28,6 +28,9 @@ def engine_from_onnx(model: Artifact, out: Path) -> Json:
         inference_session(onnx_file(model), model.manifest.session_options, threads=1, optimized_path=optimized)
         session_options: Json = {"graph_optimization_level": "disabled"}
         graph = _with_stable_names(with_biases_inside(onnx.load(optimized)))
+        if not all(value.type.tensor_type.HasField("shape") for value in graph.graph.output):
+            del graph.graph.output[:]
+            graph.graph.output.extend(read_onnx(onnx_file(model)).graph.output)  # with the shapes that are inferred
         write_onnx(graph, out / ENGINE, model.io, session_options)
     return session_options
 
@@ -38,21 +41,25 @@ def with_biases_inside(model: onnx.ModelProto) -> onnx.ModelProto:
     Its optimiser leaves an Add of a constant behind each; the operator's last input does the same in the same pass.
     """
     sizes = shapes_of_weights(model)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
     given_out = {output.name for output in model.graph.output}
-    for node in list(model.graph.node):
+    nodes, added = list(model.graph.node), set[int]()
+    readers: dict[str, list[int]] = {}
+    for place, node in enumerate(nodes):
+        for name in node.input:
+            readers.setdefault(name, []).append(place)
+    for node in nodes:
         behind = readers.get(node.output[0], [])
-        if node.op_type != PRODUCT or len(behind) != 1 or behind[0].op_type != "Add" or node.output[0] in given_out:
+        if node.op_type != PRODUCT or len(behind) != 1 or node.output[0] in given_out:
             continue
-        (bias,) = [name for name in behind[0].input if name != node.output[0]] or [""]
+        add = nodes[behind[0]]
+        (bias,) = [name for name in add.input if name != node.output[0]] if add.op_type == "Add" else [""]
         weight = sizes.get(node.input[1], ())
         if len(weight) > 1 and sizes.get(bias) == weight[-1:] and len(node.input) <= BIAS:
             node.input.extend([""] * (BIAS - len(node.input)) + [bias])
-            node.output[0] = behind[0].output[0]
-            model.graph.node.remove(behind[0])
+            node.output[0] = add.output[0]
+            added.add(behind[0])
+    del model.graph.node[:]
+    model.graph.node.extend(node for place, node in enumerate(nodes) if place not in added)
     return model
 
 

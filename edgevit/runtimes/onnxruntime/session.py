@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec, Json
 from edgevit.disks import check_room
-from edgevit.errors import ArtifactError, TargetError, first_line, is_out_of_memory
+from edgevit.errors import ArtifactError, EdgevitError, TargetError, first_line, is_out_of_memory
 from edgevit.runtimes.base import Arrays, HostSession
 
 PROVIDER = "CPUExecutionProvider"
@@ -36,11 +37,19 @@ class OnnxruntimeSession(HostSession):
         self, path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(spec, conditions)
-        self._session = inference_session(path, session_options, threads)
+        self._path, self._session = path, inference_session(path, session_options, threads)
 
     def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
-        found: list[NDArray[Any]] = self._session.run(outputs, feed)
-        return found
+        return run_session(self._session, outputs, feed, self._path)
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, outputs: list[str], feed: Mapping[str, NDArray[Any]], where: object
+) -> list[NDArray[Any]]:
+    """These outputs of one run. Raises ArtifactError where ONNX Runtime cannot run the graph on what it is fed."""
+    with _explained("ONNX Runtime cannot run it", where):
+        found: list[NDArray[Any]] = session.run(outputs, feed)
+    return found
 
 
 def inference_session(
@@ -64,18 +73,30 @@ def inference_session(
         options.optimized_model_filepath = str(optimized_path)
     disabled = session_options.get("disabled_optimizers")
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER], disabled_optimizers=disabled)
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        if not type(error).__module__.startswith("onnxruntime"):
-            raise
-        if is_out_of_memory(error):
-            raise MemoryError(first_line(error)) from None
+        with _explained("ONNX Runtime cannot load it", path):
+            session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER], disabled_optimizers=disabled)
+    except ArtifactError:
         if optimized_path is not None:  # ONNX Runtime does not say that it could not write that
             check_room(optimized_path, path.stat().st_size)
-        reason = NOTICED_BY.sub("", first_line(error), count=1)
-        newest = NEWEST_IR.search(reason)
-        mend = f"save it with ir_version {newest[1]} or lower" if newest else None
-        raise ArtifactError(f"ONNX Runtime cannot load it: {reason}", where=path, next=mend) from None
+        raise
     if session.get_providers() != [PROVIDER]:
         raise TargetError("ONNX Runtime chose other providers", got=session.get_providers(), expected=PROVIDER)
     return session
+
+
+@contextmanager
+def _explained(what: str, where: object) -> Iterator[None]:
+    """Answer ONNX Runtime's own errors with ArtifactError."""
+    try:
+        yield
+    except (EdgevitError, OSError, MemoryError):
+        raise
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        if not isinstance(error, (RuntimeError, ValueError)) and not type(error).__module__.startswith("onnxruntime"):
+            raise
+        if is_out_of_memory(error):
+            raise MemoryError(first_line(error)) from None
+        reason = NOTICED_BY.sub("", first_line(error), count=1)
+        newest = NEWEST_IR.search(reason)
+        mend = f"save it with ir_version {newest[1]} or lower" if newest else None
+        raise ArtifactError(f"{what}: {reason}", where=where, next=mend) from None

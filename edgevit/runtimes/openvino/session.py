@@ -21,6 +21,7 @@ except ImportError:
 T = TypeVar("T")
 
 DEVICE = "CPU"
+CANNOT_LOAD = "OpenVINO cannot load it"
 NOTICED_BY = ("Exception from", "Check '", "FrontEnd API failed")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -33,12 +34,13 @@ class OpenvinoSession(HostSession):
     ) -> None:
         super().__init__(spec, conditions)
         self._path, self._properties = path, _properties(session_options, threads)
-        self._model = _loading(path, lambda: core().read_model(path))
+        self._model = _explained(CANNOT_LOAD, path, lambda: core().read_model(path))
         self._requests: dict[int, openvino.InferRequest] = {}
         self._request(fixed_batch(spec) or 1)
 
     def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
-        found = self._request(len(feed[self.spec.inputs[0].name])).infer(feed)
+        request = self._request(len(feed[self.spec.inputs[0].name]))
+        found = _explained("OpenVINO cannot run it", self._path, lambda: request.infer(feed))
         return [found[name] for name in outputs]
 
     def _request(self, batch: int) -> openvino.InferRequest:
@@ -48,8 +50,12 @@ class OpenvinoSession(HostSession):
 
     def _compiled(self, batch: int) -> openvino.CompiledModel:
         image, model = self.spec.inputs[0], self._model.clone()
-        model.reshape({image.name: [batch, *image.shape[1:]]})
-        return _loading(self._path, lambda: core().compile_model(model, DEVICE, self._properties))
+
+        def compiled() -> openvino.CompiledModel:
+            model.reshape({image.name: [batch, *image.shape[1:]]})
+            return core().compile_model(model, DEVICE, self._properties)
+
+        return _explained(CANNOT_LOAD, self._path, compiled)
 
 
 def _properties(session_options: Json, threads: int) -> dict[str, Any]:
@@ -77,13 +83,14 @@ def has_bfloat16() -> bool:
     return "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
-def _loading(path: Path, load: Callable[[], T]) -> T:
+def _explained(what: str, path: Path, work: Callable[[], T]) -> T:
+    """What `work` gives. Raises ArtifactError where OpenVINO cannot do it."""
     try:
-        return load()
+        return work()
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise MemoryError(_reason(error)) from None
-        raise ArtifactError(f"OpenVINO cannot load it: {_reason(error)}", where=path) from None
+        raise ArtifactError(f"{what}: {_reason(error)}", where=path) from None
 
 
 def _reason(error: RuntimeError) -> str:

@@ -1,0 +1,82 @@
+"""Every node of an ONNX graph, those inside other nodes too, in an order in which they can run."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from onnx import GraphProto, ModelProto, NodeProto
+
+
+def nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Every node of the graph, of its subgraphs and of the model's functions."""
+    yield from nodes_of(model.graph.node)
+    for function in model.functions:
+        yield from nodes_of(function.node)
+
+
+def nodes_of(some: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes, and the nodes of the subgraphs in their attributes."""
+    for node in some:
+        yield node
+        for graph in subgraphs_of(node):
+            yield from nodes_of(graph.node)
+
+
+def subgraphs_of(node: NodeProto) -> Iterator[GraphProto]:
+    """The subgraphs in a node's own attributes: the branches of If, the bodies of Loop and Scan."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def graphs_of(model: ModelProto) -> Iterator[GraphProto]:
+    """The main graph and every subgraph, those of the model's functions too."""
+    yield model.graph
+    for node in nodes(model):
+        yield from subgraphs_of(node)
+
+
+def names_read(node: NodeProto) -> Iterator[str]:
+    """Names of the tensors that a node reads, and of the tensors that its subgraphs read."""
+    for inner in nodes_of([node]):
+        yield from filter(None, inner.input)
+    for inner in nodes_of([node]):
+        for graph in subgraphs_of(inner):
+            yield from (output.name for output in graph.output)
+
+
+def sort_nodes(model: ModelProto) -> None:
+    """Put the nodes of the main graph and of each subgraph, in place, into an order in which they can run.
+
+    A node comes behind the nodes whose tensors it or its subgraphs read. Nodes that may stand in any order keep theirs.
+    Nodes on a cycle come last.
+    """
+    for graph in graphs_of(model):
+        order = _order(list(graph.node))
+        if order != list(range(len(order))):
+            ordered = [graph.node[place] for place in order]
+            del graph.node[:]
+            graph.node.extend(ordered)
+
+
+def _order(some: list[NodeProto]) -> list[int]:
+    maker = {name: place for place, node in enumerate(some) for name in node.output if name}
+    waits_for = [{maker[name] for name in names_read(node) if name in maker} for node in some]
+    readers: list[list[int]] = [[] for _ in some]
+    for place, makers in enumerate(waits_for):
+        for one in makers:
+            readers[one].append(place)
+    left = [len(makers) for makers in waits_for]
+    ready = [place for place, number in enumerate(left) if not number]
+    order = []
+    while ready:
+        place = heapq.heappop(ready)
+        order.append(place)
+        for reader in readers[place]:
+            left[reader] -= 1
+            if not left[reader]:
+                heapq.heappush(ready, reader)
+    done = set(order)
+    return order + [place for place in range(len(some)) if place not in done]
