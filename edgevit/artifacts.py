@@ -10,7 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from edgevit.errors import ArtifactError
 
@@ -60,12 +68,22 @@ class Preprocess(Frozen):
 
 
 class IOSpec(Frozen):
-    """The one record that training, calibration, evaluation and the shipped runner all read."""
+    """The one record that training, calibration, evaluation and the shipped runner all read.
+
+    `numbers_are_names`: classes "0", "1", … are names that a data set or the user gave. Otherwise such numbers are the
+    positions of outputs that nobody named. It is written only where it is true.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
     classes: tuple[str, ...]
+    numbers_are_names: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> Json:
+        fields: Json = handler(self)
+        return {name: value for name, value in fields.items() if name != "numbers_are_names" or value}
 
     @classmethod
     def for_classifier(cls, preprocess: Preprocess, classes: tuple[str, ...], batch: int | str = "batch") -> IOSpec:
@@ -93,10 +111,19 @@ class IOSpec(Frozen):
     def has_embedding(self) -> bool:
         return any(output.name == EMBEDDING for output in self.outputs)
 
+    def calling_its_classes(self, names: tuple[str, ...]) -> IOSpec:
+        """A copy whose outputs have these names, in their order."""
+        return self.model_copy(update={"classes": names, "numbers_are_names": names == numbers(len(names))})
+
     @property
     def names_its_classes(self) -> bool:
-        """Whether they are called more than "0", "1", …"""
-        return self.classes != tuple(map(str, range(len(self.classes))))
+        """Whether the classes have names, and not the positions of the outputs alone."""
+        return self.numbers_are_names or self.classes != numbers(len(self.classes))
+
+
+def numbers(count: int) -> tuple[str, ...]:
+    """ "0", "1", …: what outputs are called that nobody named."""
+    return tuple(map(str, range(count)))
 
 
 class FileEntry(Frozen):
@@ -196,7 +223,12 @@ class Artifact:
 
     def calling_its_classes(self, names: tuple[str, ...]) -> Artifact:
         """The same model with other names for its classes; its file keeps those that it was written with."""
-        io = self.io.model_copy(update={"classes": names})
+        io = self.io.calling_its_classes(names)
+        return replace(self, manifest=self.manifest.model_copy(update={"io": io}))
+
+    def without_class_names(self) -> Artifact:
+        """The same model, classes "0", "1", … of which are the positions of its outputs, and no names."""
+        io = self.io.model_copy(update={"numbers_are_names": False})
         return replace(self, manifest=self.manifest.model_copy(update={"io": io}))
 
     def ref(self) -> InputRef:

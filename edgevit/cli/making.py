@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgevit.cli.naming import named_by_options
 from edgevit.cli.options import Labels, ModelPath, Out, TargetName, Threads
 from edgevit.cli.output import JsonFlag, check_out, next_command, print_json, terminal_context, whole_or_not_at_all
 
@@ -22,6 +23,9 @@ def export(
     classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes.")] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="A .safetensors file, or a .pth of tensors only.")
+    ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option("--weights-key", help="Which weights of the file; EMA weights by default.")
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's pretrained weights.")] = False,
     image_size: Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the input in pixels.")] = None,
@@ -45,19 +49,18 @@ def export(
 
     Example: edgevit export --model deit_tiny_patch16_224 --classes 10 --out deit.onnx
     """
+    from edgevit.artifacts import numbers
     from edgevit.configs import Export, Load
     from edgevit.workshop import parsed, workshop
 
     check_out(out, weights, labels)
-    class_names = _class_names(labels) if labels else None
-    names = tuple(str(index) for index in range(classes)) if classes else None
     with workshop(terminal_context()) as shop:
         loaded = shop.make(
-            Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
-                 weights=str(weights.absolute()) if weights else None, image_size=image_size)
+            parsed(Load, id="checkpoint", model=model, classes=numbers(classes) if classes else None,
+                   pretrained=pretrained, weights=str(weights.absolute()) if weights else None,
+                   weights_key=weights_key, image_size=image_size)
         )  # fmt: skip
-        if class_names is not None:
-            loaded = _named(loaded, class_names, labels)
+        loaded = named_by_options(loaded.without_class_names() if classes else loaded, labels, None)
         config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
                         normalise=normalise, embedding=embedding)  # fmt: skip
         exported = shop.make(config, model=loaded)
@@ -100,9 +103,7 @@ def describe(
     check_out(out, model, labels)
     given = {"mean": mean, "std": std, "resize": resize, "crop_pct": crop_pct, "interpolation": interpolation}
     with workshop(terminal_context()) as shop:
-        found = shop.model(model, for_pictures=False)
-        if labels is not None:
-            found = _named(found, _class_names(labels), labels)
+        found = named_by_options(shop.model(model, for_pictures=False), labels, None)
         fields = {**found.io.preprocess.model_dump(), **{name: one for name, one in given.items() if one is not None}}
         io = found.io.model_copy(update={"preprocess": parsed_as(Preprocess, fields)})
         graph = read_onnx(onnx_file(found))
@@ -203,27 +204,6 @@ def compile(
         )
         _deliver(made, out, as_json)
     next_command("edgevit profile", out)
-
-
-def _class_names(labels: Path) -> tuple[str, ...]:
-    from edgevit.data.class_names import check_class_names
-    from edgevit.errors import DataError
-
-    try:
-        names = tuple(labels.read_text(encoding="utf-8-sig").splitlines())
-    except UnicodeDecodeError:
-        raise DataError("this is no text in UTF-8", where=labels, expected="one class name a line") from None
-    check_class_names(names, str(labels))
-    return names
-
-
-def _named(model: Artifact, names: tuple[str, ...], labels: Path | None) -> Artifact:
-    from edgevit.errors import DataError
-
-    if len(names) != (expected := len(model.io.classes)):
-        what = "there have to be as many names as the model has classes"
-        raise DataError(what, where=labels, got=len(names), expected=expected)
-    return model.calling_its_classes(names)
 
 
 def _deliver(made: Artifact, out: Path, as_json: bool) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.options import Batch, DataPath, ModelPath, Runtime, TargetName, Threads
+from edgevit.cli.naming import named_by_options
+from edgevit.cli.options import Batch, ClassOrder, DataPath, Labels, ModelPath, Runtime, TargetName, Threads
 from edgevit.cli.output import JsonFlag, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def evaluate(
         int | None, typer.Option("--queries", min=1, help="Images a class to be answered; all others by default.")
     ] = None,
     episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="How many; 600 by default.")] = None,
+    labels: Labels = None,
+    class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the accuracy of a model on labelled images, also when they are hurt, or as a start for new classes.
@@ -66,7 +69,9 @@ def evaluate(
             Evaluate, id="evaluation", model="model", data="images", target=target, runtime=runtime,
             batch_size=batch, protocol=protocol, **given,
         )  # fmt: skip
-        made = shop.make(config, model=shop.model(model), data=shop.labelled_images(data))
+        images = shop.labelled_images(data)
+        named = named_by_options(shop.model(model), labels, class_order, images)
+        made = shop.make(config, model=named, data=images)
         of_episodes = protocol == "episodes"
         recorded = {} if of_episodes else json.loads(made.file("evaluation.json").read_text(encoding="utf-8"))
     corruptions = recorded.get("corruptions")
@@ -123,6 +128,7 @@ def compare(
     threads: Threads = 1,
     batch: Batch = 1,
     duration_s: Annotated[float, typer.Option("--duration", min=0.1, help="Seconds to measure.")] = 6.0,
+    class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare two models, their latencies interleaved in one run; exit status 1 where OTHER is slower or less accurate.
@@ -137,11 +143,12 @@ def compare(
 
     plan = MeasurePlan(duration_s=duration_s, batch_size=batch)
     with workshop(terminal_context()) as shop:
-        models = shop.model(first), shop.model(second)
+        images = shop.labelled_images(data) if data else None
+        one, other = (_ordered_if_unnamed(shop.model(path), class_order, images) for path in (first, second))
+        models = one, other
         evaluations = None
-        if data:
+        if images:
             config = parsed(Evaluate, id="evaluation", model="model", data="images")
-            images = shop.labelled_images(data)
             evaluations = (
                 shop.make(config, model=models[0], data=images),
                 shop.make(config, model=models[1], data=images),
@@ -154,6 +161,11 @@ def compare(
         next_command("edgevit bundle", second, "--out bundle/")
     if answer.other_is_worse:
         raise typer.Exit(1)
+
+
+def _ordered_if_unnamed(model: Artifact, class_order: str | None, images: Artifact | None) -> Artifact:
+    """Of two models that are compared, one may name its classes, and the other may not."""
+    return model if model.io.names_its_classes else named_by_options(model, None, class_order, images)
 
 
 def _print_latency(made: Artifact) -> None:

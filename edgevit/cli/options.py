@@ -22,4 +22,12 @@ Runtime = Annotated[
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
 ]
+ClassOrder = Annotated[
+    str | None,
+    typer.Option(
+        "--class-order",
+        help="How the class folders were sorted that trained a model without class names: natural (timm: 2 before 10) "
+        "or text (torchvision: 10 before 2).",
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")]
