@@ -39,7 +39,7 @@ class Evaluate(OnTarget):
 
     stage: Literal["evaluate"]
     makes: ClassVar[Kind] = "evaluation"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     model: ModelRef
     data: DatasetRef
     batch_size: Count = 32

@@ -51,13 +51,15 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
         ArtifactError: a logit is no number.
     """
     labels = labels_for(session, dataset, progress)
-    found = []
+    found = np.empty((len(dataset), len(session.spec.classes)), np.float32)
+    done = 0
     with progress.bar("evaluate", len(dataset), "images") as bar:
         pictures = (dataset.image(index) for index in range(len(dataset)))
         for part in probabilities(session, pictures, batch_size):
-            found.append(part)
+            found[done : done + len(part)] = part
+            done += len(part)
             bar.advance(len(part))
-    return Predictions(dataset.sample_ids, session.spec.classes, labels, np.concatenate(found))
+    return Predictions(dataset.sample_ids, session.spec.classes, labels, found)
 
 
 def probabilities(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Budget
+from edgevit.provenance import untrained
 from edgevit.report.advice import about_supports
 from edgevit.report.checks import before_tensorrt
 from edgevit.report.comparison import answer, comparisons, verdict
@@ -61,9 +62,11 @@ def report_json(found: Lineup, budget: Budget, name: str) -> Json:
 
 
 def _cautions(found: Lineup) -> list[str]:
-    """What makes a latency that the answer rests on doubtful."""
+    """What makes the answer doubtful: weights that nobody trained, and conditions of latencies."""
     answering = [found.deployed, *(one for _, one in found.baselines())]
-    return [f"{one.id}: {warning}." for one in answering if one.latency_ms for warning in one.latency_ms["warnings"]]
+    random = [f"{one.id}: {warning}." for one in answering if (warning := untrained(one.model))]
+    slow = [f"{one.id}: {warning}." for one in answering if one.latency_ms for warning in one.latency_ms["warnings"]]
+    return random + slow
 
 
 def _table_note(found: Lineup) -> str:

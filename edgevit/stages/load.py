@@ -22,6 +22,7 @@ from edgevit.models.creation import (
     with_test_time_views,
 )
 from edgevit.models.weights_files import WeightsFile, read_weights
+from edgevit.provenance import WEIGHTS_FROM
 
 
 def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -36,7 +37,11 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
     check_class_names(classes, f"stage '{config.id}'")
     if built.description.licence:
         context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")
-    provenance = {"weights": _source(config), "weights_from": _origin(config, has_classifier)}
+    if not config.pretrained and weights is None:
+        context.progress.say(
+            f"note: {config.id}: {config.model} starts with random weights, which somebody has to train"
+        )
+    provenance = {"weights": _source(config), WEIGHTS_FROM: _origin(config, has_classifier)}
     return checkpoint_contents(built, classes, out, {}, provenance, unnamed=given is None)
 
 
