@@ -11,7 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from edgevit import bounds
 from edgevit.errors import ArtifactError, first_line
@@ -74,12 +81,22 @@ class Preprocess(Frozen):
 
 
 class IOSpec(Frozen):
-    """The one record that training, calibration, evaluation and the shipped runner all read."""
+    """The one record that training, calibration, evaluation and the shipped runner all read.
+
+    `numbers_are_names`: classes "0", "1", … are names that a data set or the user gave. Otherwise such numbers are the
+    positions of outputs that nobody named. It is written only where it is true.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
     classes: tuple[ClassName, ...]
+    numbers_are_names: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> Json:
+        fields: Json = handler(self)
+        return {name: value for name, value in fields.items() if name != "numbers_are_names" or value}
 
     @classmethod
     def for_classifier(cls, preprocess: Preprocess, classes: tuple[str, ...], batch: int | str = "batch") -> IOSpec:
@@ -107,10 +124,19 @@ class IOSpec(Frozen):
     def has_embedding(self) -> bool:
         return any(output.name == EMBEDDING for output in self.outputs)
 
+    def calling_its_classes(self, names: tuple[str, ...]) -> IOSpec:
+        """A copy whose outputs have these names, in their order."""
+        return self.model_copy(update={"classes": names, "numbers_are_names": names == numbers(len(names))})
+
     @property
     def names_its_classes(self) -> bool:
-        """Whether they are called more than "0", "1", …"""
-        return self.classes != tuple(map(str, range(len(self.classes))))
+        """Whether the classes have names, and not the positions of the outputs alone."""
+        return self.numbers_are_names or self.classes != numbers(len(self.classes))
+
+
+def numbers(count: int) -> tuple[str, ...]:
+    """ "0", "1", …: what outputs are called that nobody named."""
+    return tuple(map(str, range(count)))
 
 
 class FileEntry(Frozen):
@@ -212,7 +238,11 @@ class Artifact:
 
     def calling_its_classes(self, names: tuple[str, ...]) -> Artifact:
         """The same model with other names for its classes; its file keeps those that it was written with."""
-        return self.with_io(self.io.model_copy(update={"classes": names}))
+        return self.with_io(self.io.calling_its_classes(names))
+
+    def without_class_names(self) -> Artifact:
+        """The same model, classes "0", "1", â¦ of which are the positions of its outputs, and no names."""
+        return self.with_io(self.io.model_copy(update={"numbers_are_names": False}))
 
     def with_io(self, io: IOSpec) -> Artifact:
         """The same model with another IOSpec; its file keeps the IOSpec that it was written with."""

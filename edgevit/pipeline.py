@@ -14,14 +14,14 @@ from importlib import import_module
 from pathlib import Path
 
 from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json, sha256_of_file
-from edgevit.configs import Check, Stage, input_files, references
+from edgevit.configs import Bundle, Check, Export, Stage, input_files, references
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
 from edgevit.data.relabelled import lying_where
 from edgevit.disks import copy_folder
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
-from edgevit.provenance import provenance
+from edgevit.provenance import provenance, untrained, weights_origin
 from edgevit.recipe import Recipe
 from edgevit.runtimes.base import runtime_of
 from edgevit.store import Store, changed_fields, dotted, ingredients, replace_link
@@ -66,6 +66,8 @@ def make(
         if title:
             context.progress.say(f"    {_outcome(artifact)}")
             context.progress.curves(_curves(artifact))
+        if isinstance(config, (Export, Bundle)) and (warning := untrained(artifact)):
+            context.progress.say(f"note: {config.id}: {warning}")
     return _in_its_place(artifact, inputs)
 
 
@@ -204,7 +206,8 @@ def _writer(
         contents = stage_function(config.name())(config, inputs, at, out)
         _check_files_are_those_of_the_key(config, parts)
         cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib_so_far": round(_peak_rss_mib(), 1)}
-        return replace(contents, provenance={**contents.provenance, **provenance(), **cost})
+        origin = weights_origin(config, inputs, contents)
+        return replace(contents, provenance={**contents.provenance, **origin, **provenance(), **cost})
 
     return write
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgevit import __version__
-from edgevit.artifacts import Json
+from edgevit.artifacts import Artifact, Contents, Json
+from edgevit.configs import Fewshot, Stage
+from edgevit.configs.training import Training
 
+WEIGHTS_FROM = "weights_from"  # in provenance
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "numpy", "pillow", "scikit-learn")
 
 
@@ -26,6 +30,33 @@ def provenance() -> Json:
         "git_commit": _git_commit(Path.cwd()),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def weights_origin(config: Stage, inputs: Mapping[str, Artifact], contents: Contents) -> Json:
+    """{"weights_from": {"body", "classifier"}} of a model: "random", "pretrained", "file" or "trained".
+
+    What trains no weights passes on what its model had. {} of anything but a model, and where nobody recorded it.
+    """
+    if contents.kind not in ("checkpoint", "onnx", "engine", "bundle") or WEIGHTS_FROM in contents.provenance:
+        return {}
+    source = inputs.get("init", inputs.get("model"))
+    before = source.manifest.provenance.get(WEIGHTS_FROM) if source is not None else None
+    if not isinstance(config, Training):
+        return {} if before is None else {WEIGHTS_FROM: before}
+    if not isinstance(config, Fewshot) or contents.metrics.get("method") == "finetune":
+        return {WEIGHTS_FROM: {"body": "trained", "classifier": "trained"}}
+    return {} if before is None else {WEIGHTS_FROM: {**before, "classifier": "trained"}}
+
+
+def untrained(model: Artifact) -> str | None:
+    """A sentence about weights of a model that nobody trained; None where all are trained, or nothing is known."""
+    origin = model.manifest.provenance.get(WEIGHTS_FROM) or {}
+    if origin.get("body") == "random":
+        but = " but its classifier" if origin.get("classifier") == "trained" else ""
+        return f"its weights are random: nobody trained them{but}"
+    if origin.get("classifier") == "random":
+        return "its classifier is random: nobody trained it, so that its answers mean nothing"
+    return None
 
 
 def version_of(package: str) -> str | None:

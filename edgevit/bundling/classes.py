@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from edgevit.artifacts import EMBEDDING, Artifact, sha256_of_file
 from edgevit.bundling.prototypes import (
@@ -24,20 +26,83 @@ from edgevit.bundling.prototypes import (
 )
 from edgevit.bundling.runner import ENROLLING, RECORD, RUNNER, environment, write_runner
 from edgevit.data import Dataset
+from edgevit.data.class_order import possible_orders
 from edgevit.errors import ArtifactError, CheckFailed, DataError, listed
-from edgevit.evaluation.classify import labels_for
+from edgevit.evaluation.classify import labels_for, probabilities
 from edgevit.progress import Progress
 from edgevit.runtimes.base import SessionOptions, input_batches
 from edgevit.runtimes.sessions import open_session
 
+LARGEST_CHANCE = 0.01  # of an order of classes that luck alone would make seem right
+
 
 def named_by(support: Dataset, model: Artifact, progress: Progress) -> Artifact:
-    """The model, its classes called as the support set's are where it does not name its own and they are as many."""
+    """The model, its classes called as the support set's are where it does not name its own and they are as many.
+
+    Their order is the one that the model's answers to the support images fit, by a clear margin.
+
+    Raises:
+        DataError: the answers fit no order, or two of them.
+        ArtifactError: an answer is no number.
+    """
     own, given = model.io.classes, tuple(support.classes)
-    if model.io.names_its_classes or len(own) != len(given) or set(own) == set(given):
+    orders = possible_orders(given)
+    known = model.io.names_its_classes or (set(own) == set(given) and not orders)
+    if known or len(own) != len(given) or support.labels is None or not len(support):
         return model
-    progress.say("the model does not name its classes: they are called as those of the support set, in their order")
-    return model.calling_its_classes(given)
+    candidates = list(orders.values()) or [given]
+    predicted = _predicted(model, support, progress)
+    labels = np.array(given)[support.labels]
+    right = [np.array(names)[predicted] == labels for names in candidates]
+    best = int(np.argmax([found.sum() for found in right]))
+    if not _clearly_right(right, best, len(given)):
+        raise _no_order(model, support, candidates, right)
+    names, hits = candidates[best], int(right[best].sum())
+    progress.say(
+        "the model does not name its classes: they are called as those of the support set, in the order "
+        f"{listed(names)}, by which {hits} of its {len(labels)} answers are right"
+    )
+    return model.calling_its_classes(names)
+
+
+def _predicted(model: Artifact, support: Dataset, progress: Progress) -> NDArray[np.int64]:
+    """The output with the largest score for each image, (n,)."""
+    pictures = (support.image(index) for index in range(len(support)))
+    found = []
+    with progress.bar("order of classes", len(support), "images") as bar:
+        for part in probabilities(open_session(model, SessionOptions()), pictures, batch_size=1):
+            found.append(int(part[0].argmax()))
+            bar.advance()
+    return np.array(found, np.int64)
+
+
+def _clearly_right(right: Sequence[NDArray[np.bool_]], best: int, num_classes: int) -> bool:
+    """Whether an order is right more often than chance, and than each other where the two disagree (sign test)."""
+    by_chance = binomtest(int(right[best].sum()), len(right[best]), 1 / num_classes, alternative="greater").pvalue
+    if by_chance > LARGEST_CHANCE:
+        return False
+    for other in (one for index, one in enumerate(right) if index != best):
+        for_best, for_other = int((right[best] & ~other).sum()), int((other & ~right[best]).sum())
+        both = for_best + for_other
+        if not both or binomtest(for_best, both, alternative="greater").pvalue > LARGEST_CHANCE:
+            return False
+    return True
+
+
+def _no_order(
+    model: Artifact, support: Dataset, candidates: Sequence[tuple[str, ...]], right: Sequence[NDArray[np.bool_]]
+) -> DataError:
+    tried = "; ".join(
+        f"{int(hits.sum())} of {len(hits)} answers right in the order {listed(names)}"
+        for names, hits in zip(candidates, right, strict=True)
+    )
+    return DataError(
+        "the model does not name its classes, and its answers do not show which of the support set's they are",
+        where=support.name,
+        got=f"the model's: {listed(model.io.classes)}; {tried}",
+        expected="an order by which clearly more answers are right than by chance",
+        next="say the order: --class-order natural or text, or --labels FILE; in a recipe: classes of the load stage",
+    )
 
 
 def write_classes(model: Artifact, support: Dataset, out: Path, progress: Progress) -> SupportSet:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgevit import bounds
+from edgevit.cli.naming import named_by_options, names_in, with_names
 from edgevit.cli.options import Labels, ModelPath, Out, TargetName, Threads, number
 from edgevit.cli.output import (
     JsonFlag,
@@ -31,6 +32,9 @@ def export(
     classes: Annotated[int | None, number("--classes", bounds.CLASSES, "Number of classes.")] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="A .safetensors file, or a .pth of tensors only.")
+    ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option("--weights-key", help="Which weights of the file; EMA weights by default.")
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's pretrained weights.")] = False,
     image_size: Annotated[int | None, number("--image-size", bounds.SIDE, "Side of the input in pixels.")] = None,
@@ -54,19 +58,18 @@ def export(
 
     Example: edgevit export --model deit_tiny_patch16_224 --classes 10 --out deit.onnx
     """
+    from edgevit.artifacts import numbers
     from edgevit.configs import Export, Load
     from edgevit.workshop import parsed, workshop
 
     check_out(out, weights, labels)
-    class_names = _class_names(labels) if labels else None
-    names = tuple(str(index) for index in range(classes)) if classes else None
     with workshop(terminal_context()) as shop:
         loaded = shop.make(
-            Load(stage="load", id="checkpoint", model=model, classes=names, pretrained=pretrained,
-                 weights=str(weights.absolute()) if weights else None, image_size=image_size)
+            parsed(Load, id="checkpoint", model=model, classes=numbers(classes) if classes else None,
+                   pretrained=pretrained, weights=str(weights.absolute()) if weights else None,
+                   weights_key=weights_key, image_size=image_size)
         )  # fmt: skip
-        if class_names is not None:
-            loaded = _named(loaded, class_names, labels)
+        loaded = named_by_options(loaded.without_class_names() if classes else loaded, labels, None)
         config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
                         normalise=normalise, embedding=embedding)  # fmt: skip
         exported = shop.make(config, model=loaded)
@@ -124,14 +127,14 @@ def describe(
     with workshop(terminal_context()) as shop:
         found = shop.model(model, for_pictures=False)
         graph = read_onnx(onnx_file(found))
-        names = None if labels is None else _class_names(labels)
+        names = None if labels is None else names_in(labels)
         if output is not None or not found.manifest.provenance.get("described", True):
             scores = class_output(graph, model, output, None if names is None else len(names))
             found = found.with_io(with_class_output(found.io, scores))
             for note in scores.notes():
                 echo(f"note: {note}", err=True)
-        if names is not None:
-            found = _named(found, names, labels)
+        if labels is not None and names is not None:
+            found = with_names(found, names, labels)
         fields = {**found.io.preprocess.model_dump(), **{name: one for name, one in given.items() if one is not None}}
         io = found.io.model_copy(update={"preprocess": parsed_as(Preprocess, fields)})
         ranges = trained_ranges_in(graph, model) if carries_trained_ranges(graph) else None
@@ -232,27 +235,6 @@ def compile(
         )
         _deliver(made, out, as_json)
     next_command("edgevit profile", out)
-
-
-def _class_names(labels: Path) -> tuple[str, ...]:
-    from edgevit.data.class_names import check_class_names
-    from edgevit.errors import DataError
-
-    try:
-        names = tuple(labels.read_text(encoding="utf-8-sig").splitlines())
-    except UnicodeDecodeError:
-        raise DataError("this is no text in UTF-8", where=labels, expected="one class name a line") from None
-    check_class_names(names, str(labels))
-    return names
-
-
-def _named(model: Artifact, names: tuple[str, ...], labels: Path | None) -> Artifact:
-    from edgevit.errors import DataError
-
-    if len(names) != (expected := len(model.io.classes)):
-        what = "there have to be as many names as the model has classes"
-        raise DataError(what, where=labels, got=len(names), expected=expected)
-    return model.calling_its_classes(names)
 
 
 def _deliver(made: Artifact, out: Path, as_json: bool) -> None:

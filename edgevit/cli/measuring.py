@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import Batch, BatchOfFile, DataPath, ModelPath, Runtime, TargetName, Threads, number
+from edgevit.cli.naming import named_by_options
+from edgevit.cli.options import (
+    Batch,
+    BatchOfFile,
+    ClassOrder,
+    DataPath,
+    Labels,
+    ModelPath,
+    Runtime,
+    TargetName,
+    Threads,
+    number,
+)
 from edgevit.cli.output import JsonFlag, echo, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
@@ -42,6 +54,8 @@ def evaluate(
         int | None, number("--queries", bounds.COUNT, "Images a class to be answered; all others by default.")
     ] = None,
     episodes: Annotated[int | None, number("--episodes", bounds.COUNT, "How many; 600 by default.")] = None,
+    labels: Labels = None,
+    class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the accuracy of a model on labelled images, also when they are hurt, or as a start for new classes.
@@ -67,7 +81,9 @@ def evaluate(
             Evaluate, id="evaluation", model="model", data="images", target=target, runtime=runtime,
             batch_size=batch, protocol=protocol, **given,
         )  # fmt: skip
-        made = shop.make(config, model=shop.model(model), data=shop.labelled_images(data))
+        images = shop.labelled_images(data)
+        named = named_by_options(shop.model(model), labels, class_order, images)
+        made = shop.make(config, model=named, data=images)
         of_episodes = protocol == "episodes"
         recorded = {} if of_episodes else json.loads(made.file("evaluation.json").read_text(encoding="utf-8"))
     corruptions = recorded.get("corruptions")
@@ -127,6 +143,7 @@ def compare(
     threads: Threads = 1,
     batch: BatchOfFile = None,
     duration_s: Annotated[float, number("--duration", bounds.MEASURED_S, "Seconds to measure.")] = 6.0,
+    class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare two models, their latencies interleaved in one run; exit status 1 where OTHER is slower or less accurate.
@@ -140,13 +157,14 @@ def compare(
     from edgevit.workshop import parsed, workshop
 
     with workshop(terminal_context()) as shop:
-        models = shop.model(first), shop.model(second)
-        batch_size = batch or fixed_batch(models[0].io) or fixed_batch(models[1].io) or 1
+        images = shop.labelled_images(data) if data else None
+        one, other = (_ordered_if_unnamed(shop.model(path), class_order, images) for path in (first, second))
+        models = one, other
+        batch_size = batch or fixed_batch(one.io) or fixed_batch(other.io) or 1
         plan = MeasurePlan(duration_s=duration_s, batch_size=batch_size)
         evaluations = None
-        if data:
+        if images:
             config = parsed(Evaluate, id="evaluation", model="model", data="images")
-            images = shop.labelled_images(data)
             evaluations = (
                 shop.make(config, model=models[0], data=images),
                 shop.make(config, model=models[1], data=images),
@@ -159,6 +177,11 @@ def compare(
         next_command("edgevit bundle", second, "--out bundle/")
     if answer.other_is_worse:
         raise typer.Exit(1)
+
+
+def _ordered_if_unnamed(model: Artifact, class_order: str | None, images: Artifact | None) -> Artifact:
+    """Of two models that are compared, one may name its classes, and the other may not."""
+    return model if model.io.names_its_classes else named_by_options(model, None, class_order, images)
 
 
 def _print_latency(made: Artifact) -> None:

@@ -38,6 +38,14 @@ Runtime = Annotated[
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
 ]
+ClassOrder = Annotated[
+    str | None,
+    typer.Option(
+        "--class-order",
+        help="How the class folders were sorted that trained a model without class names: natural (timm: 2 before 10) "
+        "or text (torchvision: 10 before 2).",
+    ),
+]
 Batch = Annotated[int, number("--batch", bounds.BATCH, "Images at a time.")]
 BatchOfFile = Annotated[
     int | None, number("--batch", bounds.BATCH, "Images at a time; 1 by default, or the batch size that a file fixes.")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import ModelPath, Out, number
+from edgevit.cli.naming import named_by_options
+from edgevit.cli.options import ClassOrder, Labels, ModelPath, Out, number
 from edgevit.cli.output import (
     JsonFlag,
     check_out,
@@ -64,6 +65,8 @@ def bundle(
         Path | None,
         typer.Option("--support", help="Folder CLASS/*.jpg of images of each class: the bundle can take more classes."),
     ] = None,
+    labels: Labels = None,
+    class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Pack a model for a device: model, labels, IOSpec, a runner, and the hash of each file.
@@ -81,7 +84,8 @@ def bundle(
     with workshop(terminal_context()) as shop:
         images = {"support": shop.support_images(support)} if support else {}
         config = Bundle(stage="bundle", id="bundle", model="model", support="support" if support else None)
-        made = shop.make(config, model=shop.model(model), **images)
+        named = named_by_options(shop.model(model), labels, class_order, images.get("support"))
+        made = shop.make(config, model=named, **images)
         with whole_or_not_at_all(out) as part:
             copy_folder(made.path, part)
     if as_json:

@@ -47,6 +47,16 @@ FileRuntime = Literal["onnxruntime", "openvino"]  # what can open an ONNX file o
 QuantizedRuntime = Literal["onnxruntime", "openvino", "tensorrt"]  # what quantized files are written for
 QuantizedPrecision = Literal["int8", "float8", "int4"]
 Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
+ClassOrder = Literal["natural", "text"]  # of class folders: as timm has them, 2 before 10; as torchvision, 10 before 2
+# Arguments of timm's create_model that read files, or make another kind of model than its name says.
+REFUSED_MODEL_ARGS = {
+    **dict.fromkeys(("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), "weights: FILE"),
+    **dict.fromkeys(("pretrained", "pretrained_strict", "pretrained_filter_fn"), "pretrained: true or weights: FILE"),
+    **dict.fromkeys(("cache_dir", "model_name", "default_cfg", "file", "url", "hf_hub_id"), "weights: FILE"),
+    **dict.fromkeys(("num_classes",), "classes or classes_of"),
+    **dict.fromkeys(("features_only", "feature_cls", "feature_cfg", "out_indices"), "a classifier"),
+    **dict.fromkeys(("scriptable", "exportable", "no_jit", "in_chans"), "none: edgevit decides it"),
+}
 
 
 def _checked_model_args(given: Any, depth: int = 0) -> Any:
@@ -65,7 +75,14 @@ def _checked_model_args(given: Any, depth: int = 0) -> Any:
     return given
 
 
-ModelArgs = Annotated[dict[str, Any], AfterValidator(_checked_model_args)]
+def _buildable(model_args: dict[str, Any]) -> dict[str, Any]:
+    for name in model_args:
+        if name in REFUSED_MODEL_ARGS:
+            raise ValueError(f"model_args takes no '{name}'; write {REFUSED_MODEL_ARGS[name]}")
+    return model_args
+
+
+ModelArgs = Annotated[dict[str, Any], AfterValidator(_checked_model_args), AfterValidator(_buildable)]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from edgevit.configs.fields import (
     BatchSize,
     Calibrator,
     CheckpointRef,
+    ClassOrder,
     Count,
     DatasetRef,
     Degrees,
@@ -207,6 +208,7 @@ class Load(Stage):
 
     stage: Literal["load"]
     makes: ClassVar[Kind] = "checkpoint"
+    version: ClassVar[int] = 2
 
     model: str = Field(description="a timm model name")
     model_args: ModelArgs = {}
@@ -214,12 +216,29 @@ class Load(Stage):
     weights: Annotated[str, ReadsFile()] | None = Field(
         None, description="a .safetensors file, or a .pth that holds tensors only; relative to the recipe"
     )
+    weights_key: str | None = Field(
+        None, description="which weights of the file, such as state_dict; EMA weights by default, as timm takes them"
+    )
     classes: tuple[ClassName, ...] | None = Field(None, description="class names in the order of the outputs")
     classes_of: DatasetRef | None = Field(None, description="or the data set that has them")
+    class_order: ClassOrder | None = Field(
+        None,
+        description="with weights and classes_of; how the program sorted the class folders that trained them: natural "
+        "(timm: 2 before 10) or text (torchvision: 10 before 2)",
+    )
     image_size: Side | None = None
     test_time_views: Views = Field(
         (), description="answers are the mean over the picture and these views of it; each costs one more pass"
     )
+
+    @model_validator(mode="after")
+    def _options_of_weights(self) -> Self:
+        for option in ("weights_key", "class_order"):
+            if getattr(self, option) is not None and self.weights is None:
+                raise ValueError(f"'{option}' goes with 'weights'")
+        if self.class_order is not None and self.classes_of is None:
+            raise ValueError("'class_order' goes with 'classes_of'; 'classes' are in the order of the outputs")
+        return self
 
 
 def _check_start(config: Train | Distill) -> None:

@@ -1,6 +1,13 @@
 """Accuracy: a session run over a data set, and what its answers are worth."""
 
-from edgevit.evaluation.accuracy import calibration, confusion_matrix, mean_accuracy, per_class, wilson_interval
+from edgevit.evaluation.accuracy import (
+    calibration,
+    confusion_matrix,
+    confusions,
+    mean_accuracy,
+    per_class,
+    wilson_interval,
+)
 from edgevit.evaluation.classify import Predictions, classify
 from edgevit.evaluation.corruptions import classify_corrupted, write_corrupted
 from edgevit.evaluation.record import write_evaluation
@@ -11,6 +18,7 @@ __all__ = [
     "classify",
     "classify_corrupted",
     "confusion_matrix",
+    "confusions",
     "mean_accuracy",
     "per_class",
     "wilson_interval",

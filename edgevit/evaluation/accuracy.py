@@ -12,6 +12,7 @@ from edgevit.artifacts import Json
 
 Z_95 = 1.959963984540054
 BINS = 10
+MOST_CONFUSIONS = 1000
 
 
 def wilson_interval(correct: float, n: float) -> tuple[float, float]:
@@ -43,18 +44,37 @@ def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], nu
     return pairs.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[Json]:
+def per_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]) -> list[Json]:
     """Recall and precision of each class; None where it has no image, or was never predicted."""
-    correct, labelled, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    correct, labelled, answered = (
+        np.bincount(indices, minlength=len(classes)) for indices in (labels[labels == predicted], labels, predicted)
+    )
     return [
         {
             "class": name,
             "n": int(labelled[index]),
             "recall": _share(correct[index], labelled[index]),
-            "precision": _share(correct[index], predicted[index]),
+            "precision": _share(correct[index], answered[index]),
         }
         for index, name in enumerate(classes)
     ]
+
+
+def confusions(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str], most: int = MOST_CONFUSIONS
+) -> list[Json]:
+    """Pairs of classes of which one was taken for the other, the most frequent first; `of` counts the label's images.
+
+    No matrix is made: of thousands of classes it would be large, and nearly empty.
+    """
+    wrong, images = labels != predicted, np.bincount(labels, minlength=len(classes))
+    pairs, counts = np.unique(labels[wrong] * len(classes) + predicted[wrong], return_counts=True)
+    found = []
+    for index in np.argsort(-counts, kind="stable")[:most].tolist():
+        label, answer = divmod(int(pairs[index]), len(classes))
+        count, of = int(counts[index]), int(images[label])
+        found.append({"label": classes[label], "predicted": classes[answer], "count": count, "of": of})
+    return found
 
 
 def calibration(confidence: NDArray[np.float32], correct: NDArray[np.bool_], bins: int = BINS) -> Json:

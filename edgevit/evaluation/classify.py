@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
+from edgevit.data.class_order import outputs_of
 from edgevit.errors import ArtifactError, DataError
 from edgevit.progress import Progress
 from edgevit.runtimes import answers
@@ -51,13 +52,15 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
         ArtifactError: an answer is no number.
     """
     labels = labels_for(session, dataset, progress)
-    found = []
+    found = np.empty((len(dataset), len(session.spec.classes)), np.float32)
+    done = 0
     with progress.bar("evaluate", len(dataset), "images") as bar:
         pictures = (dataset.image(index) for index in range(len(dataset)))
         for part in probabilities(session, pictures, batch_size):
-            found.append(part)
+            found[done : done + len(part)] = part
+            done += len(part)
             bar.advance(len(part))
-    return Predictions(dataset.sample_ids, session.spec.classes, labels, np.concatenate(found))
+    return Predictions(dataset.sample_ids, session.spec.classes, labels, found)
 
 
 def probabilities(
@@ -98,12 +101,12 @@ def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArra
 def _class_mapping(spec: IOSpec, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
     """The model's index of each of the data set's classes."""
     classes = spec.classes
+    outputs = outputs_of(spec, dataset.classes, dataset.name)
     lacking = [name for name in dataset.classes if name not in classes]
-    if not lacking:
-        return np.array([classes.index(name) for name in dataset.classes], np.int64)
-    if not spec.names_its_classes and len(classes) == len(dataset.classes):
-        progress.say("the model does not name its classes: they are taken in the order of the data set's")
-        return np.arange(len(classes), dtype=np.int64)
+    if outputs is not None:
+        if lacking:
+            progress.say("the model does not name its classes: they are taken in the order of the data set's")
+        return np.array(outputs, np.int64)
     raise DataError(
         f"the model lacks {len(lacking)} of the {len(dataset.classes)} classes",
         where=dataset.name,

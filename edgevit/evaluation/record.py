@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.data import Dataset
-from edgevit.evaluation.accuracy import calibration, confusion_matrix, per_class, wilson_interval
+from edgevit.evaluation.accuracy import calibration, confusions, per_class, wilson_interval
 from edgevit.evaluation.classify import Predictions
 
 SHOWN_MISTAKES = 24
@@ -20,19 +20,19 @@ THUMBNAIL_SIDE = 192
 
 def write_evaluation(found: Predictions, dataset: Dataset, out: Path, **more: Json) -> Json:
     """Write predictions.npz, evaluation.json (and in it what `more` names) and wrong/NNN.png; gives {top1, images}."""
+    predicted = found.predicted
     np.savez_compressed(
         out / "predictions.npz",
         sample_ids=np.array(found.sample_ids, dtype=np.str_),
         labels=found.labels,
-        predicted=found.predicted,
+        predicted=predicted,
         confidence=found.confidence,
         probabilities=found.probabilities,
     )
-    confusion = confusion_matrix(found.labels, found.predicted, len(found.classes))
     summary = {
         "classes": found.classes,
-        "confusion": confusion.tolist(),
-        "per_class": per_class(confusion, found.classes),
+        "confusions": confusions(found.labels, predicted, found.classes),
+        "per_class": per_class(found.labels, predicted, found.classes),
         "calibration": calibration(found.confidence, found.correct),
         "wrong": _write_mistakes(found, dataset, out),
         **more,

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
-from zipfile import BadZipFile
+from typing import Any, NamedTuple
 
-import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from edgevit.artifacts import Artifact, Contents, IOSpec, Json
-from edgevit.errors import ArtifactError, RecipeError, first_line, listed
+from edgevit.errors import ArtifactError, RecipeError, listed
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import (
     BuiltModel,
@@ -30,11 +24,10 @@ from edgevit.models.creation import (
     with_new_head,
 )
 from edgevit.models.distillation_token import DistillationTokenModel, Inference
+from edgevit.models.weights_files import WeightsFile
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHOWN_KEYS = 3
-NOT_WHOLE = (RuntimeError, EOFError, BadZipFile, LookupError, ValueError, TypeError, AttributeError)  # of torch.load
-PYTORCH_BEGINNINGS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # a zip, a bare pickle
 
 
 class Checkpoint(NamedTuple):
@@ -56,20 +49,29 @@ def save_checkpoint(model: nn.Module, description: ModelDescription, out: Path) 
 
 
 def checkpoint_contents(
-    built: BuiltModel, classes: tuple[str, ...], out: Path, metrics: Json, provenance: Json, log: str | None = None
+    built: BuiltModel,
+    classes: tuple[str, ...],
+    out: Path,
+    metrics: Json,
+    provenance: Json,
+    log: str | None = None,
+    *,
+    unnamed: bool = False,
 ) -> Contents:
     """Write a model that a stage made into `out`; gives the stage's contents.
 
     Args:
         metrics, provenance: what the stage adds to the model's cost and licence.
         log: a file in `out` that belongs to making it, and not to the result.
+        unnamed: nobody named the classes, so that `classes` are the positions of the outputs.
     """
     save_checkpoint(built.module, built.description, out)
+    io = IOSpec.for_classifier(built.preprocess, classes)
     return Contents(
         kind="checkpoint",
         metrics={**cost_of(built.module, built.preprocess), **metrics},
         logs=(log,) if log is not None and (out / log).is_file() else (),
-        io=IOSpec.for_classifier(built.preprocess, classes),
+        io=io if unnamed else io.calling_its_classes(classes),
         provenance={"weights_licence": built.description.licence, **provenance},
     )
 
@@ -80,16 +82,6 @@ def write_to_disk(path: Path, *contents: bytes | memoryview) -> None:
         file.writelines(contents)
         file.flush()
         os.fsync(file.fileno())
-
-
-def load_tensors(file: Path | BinaryIO) -> object:
-    """What torch saved, on the CPU, without running code: UnpicklingError where that would be needed.
-
-    A damaged file raises one of NOT_WHOLE.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's remarks on how a file was pickled
-        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def model_from_checkpoint(artifact: Artifact) -> nn.Module:
@@ -177,37 +169,33 @@ def _answering(built: BuiltModel, inference: Inference | None) -> BuiltModel:
     return built._replace(description=built.description.model_copy(update={"inference": inference}))
 
 
-def load_weights(built: BuiltModel, path: Path) -> bool:
+def load_weights(built: BuiltModel, weights: WeightsFile) -> bool:
     """Put a user's weights into a model. Where the classifier's shape differs, the model keeps its own.
 
     Batch norm's count of batches, which old files lack and which plays no part in the answer, may be missing.
-
-    Args:
-        path: a .safetensors file; or a .pth, .pt, .th that holds tensors only, bare or under "state_dict" or "model".
 
     Returns:
         Whether the classifier came from the file too.
 
     Raises:
-        ArtifactError: the file is missing, unreadable, would run code, or belongs to another model.
+        ArtifactError: the weights belong to another model.
     """
-    state = clean_state_dict(_read_tensors(path))
+    state = weights.state
     own = timm_model(built.module).state_dict()
     heads = classifier_prefixes(built.module)
     new = {
         key: own[key] for key in own if key.startswith(heads) and key in state and state[key].shape != own[key].shape
     }
     uncounted = {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in state}
-    load_state(built.module, {**state, **new, **uncounted}, path)
+    load_state(built.module, {**state, **new, **uncounted}, weights.path)
     return not new
 
 
-def num_classes_of_weights(built: BuiltModel, path: Path) -> int:
+def num_classes_of_weights(built: BuiltModel, weights: WeightsFile) -> int:
     """How many classes the classifier in a user's weights has; the model's own count where it has none."""
-    state = clean_state_dict(_read_tensors(path))
     for prefix in classifier_prefixes(built.module):
-        if f"{prefix}weight" in state:
-            return int(state[f"{prefix}weight"].shape[0])
+        if f"{prefix}weight" in weights.state:
+            return int(weights.state[f"{prefix}weight"].shape[0])
     return built.description.num_classes
 
 
@@ -254,39 +242,3 @@ def _read_description(path: Path) -> ModelDescription:
         return ModelDescription.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ArtifactError(f"not a model description: {error.errors()[0]['msg']}", where=path) from None
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ArtifactError("there is no such file", where=path, expected="weights: .safetensors, .pth, .pt or .th")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ArtifactError(f"not a safetensors file: {error}", where=path) from None
-    if path.suffix not in (".pth", ".pt", ".th"):
-        raise ArtifactError("unknown kind of weights", where=path, expected=".safetensors, .pth, .pt or .th")
-    with path.open("rb") as file:
-        if not file.read(4).startswith(PYTORCH_BEGINNINGS):
-            raise ArtifactError("this is no PyTorch file", where=path, got=f"{path.stat().st_size} bytes")
-    try:
-        loaded = load_tensors(path)
-    except pickle.UnpicklingError:
-        raise ArtifactError(
-            "this file holds more than tensors: opening it could run code, so it was not opened",
-            where=path,
-            expected="tensors only",
-            next="ask its author for a .safetensors file",
-        ) from None
-    except NOT_WHOLE as error:
-        raise ArtifactError(f"this is no whole PyTorch file: {first_line(error)}", where=path) from None
-    return _state_dict_in(loaded, path)
-
-
-def _state_dict_in(loaded: object, path: Path) -> dict[str, Tensor]:
-    for name in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
-            loaded = loaded[name]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ArtifactError("no state dict in this file", where=path, expected="a dictionary of tensors")
-    return loaded

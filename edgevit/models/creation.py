@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import Frozen, Json, Preprocess
 from edgevit.configs import View
+from edgevit.configs.fields import REFUSED_MODEL_ARGS
 from edgevit.errors import ArtifactError, RecipeError, first_line, is_out_of_memory
 from edgevit.models import catalogue
 from edgevit.models.agreement import LARGEST_DEVIATION, deviation
@@ -89,6 +90,7 @@ def create_model(
         ArtifactError: the pretrained weights cannot be fetched.
     """
     check_model_name(name)
+    check_model_args(dict(model_args or {}), name)
     args, size = _sized_args(name, dict(model_args or {}), image_size)
     extra: Json = {**({} if num_classes is None else {"num_classes": num_classes}), **(drop_rates or {})}
     model, args = _build(name, args, size, extra, pretrained, seed)
@@ -110,6 +112,7 @@ def create_model(
 def build(description: ModelDescription, drop_rates: Mapping[str, float] | None = None, seed: int = 0) -> nn.Module:
     """The model of a description, in eval mode, with weights drawn from `seed`."""
     check_model_name(description.model)
+    check_model_args(description.model_args, description.model)
     extra: Json = {"num_classes": description.num_classes, **(drop_rates or {})}
     model, _ = _build(description.model, description.model_args, None, extra, pretrained=False, seed=seed)
     if description.pruned is not None:
@@ -138,6 +141,14 @@ def check_model_name(name: str) -> None:
             expected=f"for example {', '.join(near)}" if near else "a timm model name",
             next="edgevit models  lists compact students; timm.list_models() lists all",
         )
+
+
+def check_model_args(model_args: Json, name: str) -> None:
+    """Raise RecipeError for an argument that reads a file, or makes another kind of model than `name` says."""
+    for argument in model_args:
+        if argument in REFUSED_MODEL_ARGS:
+            got, expected = f"model_args: {{{argument}: …}}", REFUSED_MODEL_ARGS[argument]
+            raise RecipeError(f"model_args of {name} take no '{argument}'", got=got, expected=expected)
 
 
 def preprocess_of(model: nn.Module, image_size: int | None = None) -> Preprocess:

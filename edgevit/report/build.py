@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Budget
+from edgevit.provenance import untrained
 from edgevit.report.advice import about_supports
 from edgevit.report.checks import before_tensorrt
 from edgevit.report.comparison import answer, comparisons, verdict
@@ -61,12 +62,13 @@ def report_json(found: Lineup, budget: Budget, name: str) -> Json:
 
 
 def _cautions(found: Lineup) -> list[str]:
-    """What makes an accuracy, or a latency that the answer rests on, doubtful."""
+    """What makes an accuracy or a latency doubtful that the answer rests on; untrained weights come first."""
     answering = [found.deployed, *(one for _, one in found.baselines())]
+    random = [f"{one.id}: {warning}." for one in answering if (warning := untrained(one.model))]
     latencies = [
         f"{one.id}: {warning}." for one in answering if one.latency_ms for warning in one.latency_ms["warnings"]
     ]
-    return [*learned_too(found), *latencies]
+    return [*random, *learned_too(found), *latencies]
 
 
 def _table_note(found: Lineup) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from edgevit.artifacts import SENSITIVITY, Artifact, Json
+from edgevit.evaluation.accuracy import confusion_matrix
 from edgevit.evaluation.record import predictions
 from edgevit.report import plots, text
 from edgevit.report.variants import Lineup, Variant
@@ -133,24 +133,12 @@ def _confusion(deployed: Variant) -> Json | None:
     if deployed.evaluation is None:
         return None
     recorded = _evaluation_json(deployed.evaluation)
-    matrix, classes = np.asarray(recorded["confusion"], dtype=np.int64), recorded["classes"]
-    small = len(classes) <= LARGEST_CONFUSION_MATRIX
-    plot = plots.confusion_matrix(matrix, classes) if small else None
-    return {"plot": plot, "pairs": list(_most_confused(matrix, classes))}
-
-
-def _most_confused(matrix: NDArray[np.int64], classes: Sequence[str]) -> Iterator[Json]:
-    mistakes = matrix - np.diag(np.diag(matrix))
-    for index in np.argsort(-mistakes, axis=None, kind="stable")[:MOST_CONFUSED]:
-        label, predicted = divmod(int(index), len(classes))
-        count = int(mistakes[label, predicted])
-        if count:
-            yield {
-                "label": classes[label],
-                "predicted": classes[predicted],
-                "count": count,
-                "of": int(matrix[label].sum()),
-            }
+    classes, plot = recorded["classes"], None
+    if len(classes) <= LARGEST_CONFUSION_MATRIX:
+        answers = predictions(deployed.evaluation)
+        labels, predicted = (np.asarray(answers[name], np.int64) for name in ("labels", "predicted"))
+        plot = plots.confusion_matrix(confusion_matrix(labels, predicted, len(classes)), classes)
+    return {"plot": plot, "pairs": recorded["confusions"][:MOST_CONFUSED]}
 
 
 def _mistakes(deployed: Variant) -> Iterator[Json]:

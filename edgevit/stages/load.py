@@ -5,52 +5,117 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents
+from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import Load
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.class_names import check_class_names
-from edgevit.errors import RecipeError
+from edgevit.data.class_order import in_order, possible_orders, unknown_order
+from edgevit.errors import DataError, RecipeError, listed
 from edgevit.models.checkpoints import checkpoint_contents, load_weights, num_classes_of_weights
 from edgevit.models.creation import (
     BuiltModel,
     create_model,
     default_class_names,
+    model_config,
     with_new_head,
     with_test_time_views,
 )
+from edgevit.models.weights_files import WeightsFile, read_weights
+from edgevit.provenance import WEIGHTS_FROM
 
 
 def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    classes = config.classes
-    if "classes_of" in inputs:
-        classes = open_dataset(inputs["classes_of"]).classes
-    built = _built(config, None if classes is None else len(classes), context)
+    weights = _weights(config, context)
+    of_dataset = open_dataset(inputs["classes_of"]).classes if "classes_of" in inputs else None
+    given = config.classes or of_dataset
+    built, has_classifier = _built(config, weights, None if given is None else len(given), context)
+    if weights is not None and has_classifier and config.classes is None:
+        given = _order_of_weights(config, weights, of_dataset, built.description.num_classes, context)
     built = with_test_time_views(built, config.test_time_views)
-    classes = classes or default_class_names(built.description.num_classes)
+    classes = given or default_class_names(built.description.num_classes)
     check_class_names(classes, f"stage '{config.id}'")
     if built.description.licence:
         context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")
-    return checkpoint_contents(built, classes, out, {}, {"weights": _origin(config)})
+    if not config.pretrained and weights is None:
+        context.progress.say(
+            f"note: {config.id}: {config.model} starts with random weights, which somebody has to train"
+        )
+    provenance = {"weights": _source(config), WEIGHTS_FROM: _origin(config, has_classifier)}
+    return checkpoint_contents(built, classes, out, {}, provenance, unnamed=given is None)
 
 
-def _built(config: Load, num_classes: int | None, context: Context) -> BuiltModel:
+def _weights(config: Load, context: Context) -> WeightsFile | None:
     if config.weights is None:
-        return create_model(config.model, num_classes, config.image_size, config.model_args, config.pretrained)
+        return None
     if config.pretrained:
         raise RecipeError("weights come from one place", got="pretrained: true and weights", expected="one of them")
-    weights = Path(config.weights)
-    built = create_model(config.model, num_classes, config.image_size, config.model_args)
+    weights = read_weights(Path(config.weights), config.weights_key)
+    if weights.others:
+        which = f"'{weights.key}'{' (EMA)' if weights.is_ema else ''}"
+        context.progress.say(
+            f"{config.weights}: the weights at {which} are taken; weights_key chooses {listed(weights.others)}"
+        )
+    return weights
+
+
+def _built(
+    config: Load, weights: WeightsFile | None, num_classes: int | None, context: Context
+) -> tuple[BuiltModel, bool]:
+    """The model, and whether its classifier is one that somebody trained."""
+    built = create_model(config.model, num_classes, config.image_size, config.model_args, config.pretrained)
+    if weights is None:
+        return built, config.pretrained and built.description.num_classes == model_config(built.module)["num_classes"]
     if num_classes is None:
         own = num_classes_of_weights(built, weights)
         built = built if own == built.description.num_classes else with_new_head(built, own)
-    if not load_weights(built, weights):
+    has_classifier = load_weights(built, weights)
+    if not has_classifier:
         classes = built.description.num_classes
-        context.progress.say(f"{weights} has a classifier of another size: the one for {classes} classes is new")
-    return built
+        context.progress.say(f"{weights.path} has a classifier of another size: the one for {classes} classes is new")
+    return built, has_classifier
 
 
-def _origin(config: Load) -> str:
+def _order_of_weights(
+    config: Load, weights: WeightsFile, of_dataset: tuple[str, ...] | None, num_classes: int, context: Context
+) -> tuple[str, ...] | None:
+    """The names of the classifier's outputs that came with `weights`; None where nothing tells them.
+
+    Raises:
+        DataError: the file's names are not the data set's, or the order is not known.
+    """
+    written = weights.class_names if weights.class_names and len(weights.class_names) == num_classes else None
+    if config.class_order is not None and of_dataset is not None:
+        return in_order(of_dataset, config.class_order)
+    if written is not None:
+        if of_dataset is not None and set(written) != set(of_dataset):
+            raise _other_names(config, written, of_dataset)
+        context.progress.say(f"the classes are called as in {config.weights}: {listed(written)}")
+        return written
+    if of_dataset is not None and (orders := possible_orders(of_dataset)):
+        raise unknown_order(
+            orders, f"stage '{config.id}'", "write class_order: natural or text, or classes in the order of the outputs"
+        )
+    return of_dataset
+
+
+def _other_names(config: Load, written: tuple[str, ...], of_dataset: tuple[str, ...]) -> DataError:
+    return DataError(
+        "the classes of these weights are not those of classes_of",
+        where=f"stage '{config.id}'",
+        got=f"in {config.weights}: {listed(written)}",
+        expected=f"in {config.classes_of}: {listed(of_dataset)}",
+        next="write classes: the data set's names in the order of the outputs",
+    )
+
+
+def _source(config: Load) -> str:
     if config.weights is not None:
         return config.weights
     return f"timm:{config.model}" if config.pretrained else "initialised"
+
+
+def _origin(config: Load, has_classifier: bool) -> Json:
+    """Who made the weights: "file", "pretrained" or "random"; of the body, and of the classifier."""
+    body = "file" if config.weights is not None else "pretrained" if config.pretrained else "random"
+    return {"body": body, "classifier": body if has_classifier else "random"}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import IOSpec
 from edgevit.configs import Tap
+from edgevit.data.class_order import outputs_of
 from edgevit.data.dataset import Dataset
 from edgevit.data.labels import places_among
 from edgevit.data.transforms import normalise
@@ -77,7 +78,7 @@ class LiveTeacher:
         self._forward: Forward = self._model
         if not taps and precision == "float32" and not shard:
             self._forward = fast_forward(self._model, io.preprocess, device, images)
-        self._columns = None if student_classes is None else matching_columns(io.classes, student_classes).to(device)
+        self._columns = None if student_classes is None else matching_columns(io, student_classes).to(device)
         size = (self.preprocess.height, self.preprocess.width)
         self._taps = Taps(self._model, taps, size, "teacher") if taps else None
 
@@ -130,7 +131,7 @@ class PlainTeacher:
         cache: Path | None,
         progress: Progress,
     ) -> None:
-        self._columns = None if student_classes is None else matching_columns(io.classes, student_classes).to(device)
+        self._columns = None if student_classes is None else matching_columns(io, student_classes).to(device)
         if len(classifiers(model)) > 1:
             raise RecipeError(
                 "teacher_view: plain goes by what enters the teacher's one classifier, and this teacher has two",
@@ -176,15 +177,21 @@ class EnsembleTeacher:
         return Answer(torch.stack(probabilities).sum(0).clamp_min(tiny).log())
 
 
-def matching_columns(teacher_classes: tuple[str, ...], student_classes: tuple[str, ...]) -> Tensor:
-    """For each class of the student, the teacher's output of the same name."""
-    columns = places_among(student_classes, teacher_classes)
-    missing = [name for name, column in zip(student_classes, columns, strict=True) if column < 0]
-    if missing:
+def matching_columns(teacher: IOSpec, student_classes: tuple[str, ...]) -> Tensor:
+    """For each class of the student, the teacher's output of that name.
+
+    Raises:
+        RecipeError: the teacher lacks a class.
+        DataError: the teacher's classes are numbers that nobody named, and the usual orders of such folders differ.
+    """
+    places = places_among(student_classes, teacher.classes)
+    missing = [name for name, place in zip(student_classes, places, strict=True) if place < 0]
+    columns = None if missing else outputs_of(teacher, student_classes, "the teacher")
+    if columns is None:
         raise RecipeError(
             f"the teacher does not know {len(missing)} of the student's {len(student_classes)} classes",
-            got=f"missing: {listed(missing)}; the teacher's classes: {listed(teacher_classes)}",
+            got=f"missing: {listed(missing)}; the teacher's classes: {listed(teacher.classes)}",
             expected="a teacher trained on, or adapted to, the student's classes",
             next="adapt it first: a fewshot or train stage before this one",
         )
-    return torch.from_numpy(columns)
+    return torch.tensor(columns)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import torch
 
 from edgevit.context import Context
-from edgevit.models.checkpoints import NOT_WHOLE, load_tensors
+from edgevit.models.weights_files import NOT_WHOLE, load_tensors
 from edgevit.training.sealed_files import opened_sealed, write_sealed
 
 LAST, PREVIOUS = "last.pt", "previous.pt"

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import precision_score, recall_score
 
-from edgevit.evaluation import calibration, confusion_matrix, per_class, wilson_interval
+from edgevit.evaluation import calibration, confusion_matrix, confusions, per_class, wilson_interval
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -24,7 +24,17 @@ def test_confusion_and_per_class_are_scikit_learns(seed):
     labels, predicted = generator.integers(0, 4, (2, 60))
     found = confusion_matrix(labels, predicted, 5)
     np.testing.assert_array_equal(found, sklearn_confusion(labels, predicted, labels=range(5)))
-    rows = per_class(found, "abcde")
+    rows = per_class(labels, predicted, "abcde")
+    pairs = {
+        (one["label"], one["predicted"]): (one["count"], one["of"]) for one in confusions(labels, predicted, "abcde")
+    }
+    assert pairs == {
+        ("abcde"[row], "abcde"[column]): (found[row, column], found[row].sum())
+        for row, column in np.argwhere(found)
+        if row != column
+    }
+    counts = [count for count, _ in pairs.values()]
+    assert counts == sorted(counts, reverse=True)
     recall = recall_score(labels, predicted, labels=range(5), average=None, zero_division=np.nan)
     precision = precision_score(labels, predicted, labels=range(5), average=None, zero_division=np.nan)
     for row, expected_recall, expected_precision in zip(rows, recall, precision, strict=True):

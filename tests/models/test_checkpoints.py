@@ -15,6 +15,7 @@ from edgevit.artifacts import sha256_of_file
 from edgevit.errors import ArtifactError
 from edgevit.models import create_model, load_weights, model_from_checkpoint, open_checkpoint, save_checkpoint
 from edgevit.models.checkpoints import starting_model
+from edgevit.models.weights_files import read_weights
 from tests.learning import TINY_VIT, published_checkpoint
 
 
@@ -76,7 +77,7 @@ def test_malicious_pickle_is_never_executed(tmp_path: Path, suffix: str) -> None
     file, trace = tmp_path / f"weights{suffix}", tmp_path / "executed"
     torch.save({"state_dict": Malicious(trace)}, file)
     with pytest.raises(ArtifactError, match="could run code") as caught:
-        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), file)
+        read_weights(file)
     assert caught.value.where == file
     assert not trace.exists()
 
@@ -86,7 +87,7 @@ def test_bare_malicious_pickle_is_never_executed(tmp_path: Path, protocol: int) 
     file, trace = tmp_path / "weights.pth", tmp_path / "executed"
     file.write_bytes(pickle.dumps({"state_dict": Malicious(trace)}, protocol))
     with pytest.raises(ArtifactError, match="could run code"):
-        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), file)
+        read_weights(file)
     assert not trace.exists()
 
 
@@ -104,14 +105,14 @@ def test_bare_malicious_pickle_is_never_executed(tmp_path: Path, protocol: int) 
 def test_rubbish_is_no_checkpoint(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtifactError, match=said):
-        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), tmp_path / name)
+        read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "model.onnx"])
 def test_missing_and_unknown_files_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ArtifactError) as caught:
-        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), tmp_path / name)
+        read_weights(tmp_path / name)
     assert caught.value.where == tmp_path / name
 
 
@@ -121,7 +122,7 @@ def test_weights_of_another_model_name_the_first_keys_that_differ(tmp_path: Path
     state["surplus"] = torch.zeros(1)
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(ArtifactError) as caught:
-        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), tmp_path / "w.safetensors")
+        load_weights(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT), read_weights(tmp_path / "w.safetensors"))
     got = str(caught.value.got)
     assert "lacks cls_token" in got
     assert "has unknown surplus" in got
@@ -133,7 +134,7 @@ def test_wrapped_state_dict_with_another_head_is_taken_without_its_head(tmp_path
     torch.save({"state_dict": {f"module.{key}": value for key, value in theirs.items()}}, tmp_path / "w.th")
     built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT, seed=2)
     own_head = built.module.state_dict()["head.weight"].clone()
-    assert not load_weights(built, tmp_path / "w.th")
+    assert not load_weights(built, read_weights(tmp_path / "w.th"))
     assert torch.equal(built.module.state_dict()["pos_embed"], theirs["pos_embed"])
     assert torch.equal(built.module.state_dict()["head.weight"], own_head)
 

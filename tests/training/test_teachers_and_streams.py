@@ -79,12 +79,14 @@ def test_plain_teacher_with_two_classifiers_is_refused(tmp_path: Path) -> None:
 
 
 def test_classes_are_matched_by_name() -> None:
-    assert matching_columns(("x", "b", "a"), ("a", "b")).tolist() == [2, 1]
+    assert matching_columns(
+        IOSpec.for_classifier(Preprocess(height=8, width=8), ("x", "b", "a")), ("a", "b")
+    ).tolist() == [2, 1]
 
 
 def test_teacher_without_the_students_classes_is_refused_by_name() -> None:
     with pytest.raises(RecipeError) as caught:
-        matching_columns(("cat", "dog"), ("dog", "7"))
+        matching_columns(IOSpec.for_classifier(Preprocess(height=8, width=8), ("cat", "dog")), ("dog", "7"))
     assert "1 of the student's 2 classes" in str(caught.value)
     assert "missing: 7" in str(caught.value)
     assert "cat, dog" in str(caught.value)

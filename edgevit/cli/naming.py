@@ -1,0 +1,71 @@
+"""The names of a model's classes where its file does not say them: --labels and --class-order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgevit.artifacts import Artifact
+
+
+def named_by_options(
+    model: Artifact, labels: Path | None, class_order: str | None, images: Artifact | None = None
+) -> Artifact:
+    """The model with the names in the file --labels, or those of the folder of `images` in --class-order.
+
+    Raises:
+        RecipeError: both options are given, or the order is unknown or has no folder to order.
+        DataError: the names do not fit the model.
+    """
+    from edgevit.errors import RecipeError
+
+    if labels is not None and class_order is not None:
+        raise RecipeError("--labels says the order too", got="--labels and --class-order", expected="one of them")
+    if labels is not None:
+        return with_names(model, names_in(labels), labels)
+    return model if class_order is None else _ordered(model, class_order, images)
+
+
+def names_in(labels: Path) -> tuple[str, ...]:
+    """The class names in a file, one a line. Raises DataError where it is no text in UTF-8, or a name will not do."""
+    from edgevit.data.class_names import check_class_names
+    from edgevit.errors import DataError
+
+    try:
+        names = tuple(labels.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError:
+        raise DataError("this is no text in UTF-8", where=labels, expected="one class name a line") from None
+    check_class_names(names, str(labels))
+    return names
+
+
+def with_names(model: Artifact, names: tuple[str, ...], labels: Path) -> Artifact:
+    """The model with these names of its classes. Raises DataError where they are too many or too few."""
+    from edgevit.errors import DataError
+
+    if len(names) != (expected := len(model.io.classes)):
+        what = "there have to be as many names as the model has classes"
+        raise DataError(what, where=labels, got=len(names), expected=expected)
+    return model.calling_its_classes(names)
+
+
+def _ordered(model: Artifact, class_order: str, images: Artifact | None) -> Artifact:
+    from edgevit.data import open_dataset
+    from edgevit.data.class_order import ORDERS, in_order, names_of_outputs
+    from edgevit.errors import DataError, RecipeError, listed
+
+    where, own = "--class-order", model.io.classes
+    order = next((one for one in ORDERS if one == class_order), None)
+    if order is None:
+        raise RecipeError("there is no such order", where=where, got=class_order, expected=" or ".join(ORDERS))
+    if images is None:
+        raise RecipeError("an order needs class folders to sort", where=where, next="give a folder of labelled images")
+    if model.io.names_its_classes:
+        said = "the model names its classes, so there is no order to choose"
+        raise DataError(said, where=where, got=listed(own), next="leave it out; --labels gives other names")
+    classes = open_dataset(images).classes
+    if (names := names_of_outputs(len(own), classes)) is None:
+        got = f"{len(classes)} folders: {listed(classes)}"
+        raise DataError("the folders are not the model's classes", where=where, got=got, expected=f"{len(own)} folders")
+    return model.calling_its_classes(in_order(names, order))
