@@ -21,7 +21,7 @@ from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession, file_runtime
 from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
-from edgevit.runtimes.sessions import file_session, in_turns
+from edgevit.runtimes.sessions import file_session, in_turns, session_as_declared
 
 AS_FAST = 0.97  # of the fastest one's speed: of these an INT8 one ships, which is smaller, and the closest to float
 
@@ -109,7 +109,8 @@ class Judge:
 
     def closeness(self, form: Form) -> dict[str, float]:
         """The SQNR of a form in dB. Raises ParityError where it is below the floor, or a value is not finite."""
-        sessions = self._session(form, self.comparing_threads), self.reference
+        found = session_as_declared(form.file, self.reference.spec, form.session_options, self.comparing_threads)
+        sessions = found, self.reference
         where = f"{form.name}, against float"
         noise = {"sqnr_db": check_quantized(*sessions, self.held_out, self.floor_db, where, self.advice)}
         if self.reference.spec.has_embedding:
@@ -122,7 +123,7 @@ class Judge:
             noise = self.closeness(form)
         except ParityError as error:
             return Judged(form, failed=error)
-        timed = in_turns(self._timed_float_session, self._session(form, self.threads))
+        timed = in_turns(self._timed_float_session, self._timed_session(form))
         return Judged(form, noise, timed.ratio, timed.interval)
 
     def chosen(self, forms: Iterable[Form], progress: Progress) -> tuple[Judged, list[Judged]]:
@@ -139,10 +140,10 @@ class Judge:
 
     @cached_property
     def _timed_float_session(self) -> HostSession:
-        return self._session(self.float_form, self.threads)
+        return self._timed_session(self.float_form)
 
-    def _session(self, form: Form, threads: int) -> HostSession:
-        return file_session(form.file, self.reference.spec, form.session_options, threads)
+    def _timed_session(self, form: Form) -> HostSession:
+        return file_session(form.file, self.reference.spec, form.session_options, self.threads)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
+import onnx.shape_inference
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
@@ -276,6 +277,21 @@ def read_elsewhere(model: ModelProto) -> set[str]:
 def shapes_of_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
     """The shape of each initializer, by its name."""
     return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def types_and_shapes(model: ModelProto) -> tuple[dict[str, int], dict[str, tuple[int | None, ...]]]:
+    """The element type of each tensor of the main graph, and its shape with None for an open size, where inferred."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        inferred = model.graph
+    types, shapes = {}, {}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        tensor = value.type.tensor_type
+        types[value.name] = tensor.elem_type
+        if tensor.HasField("shape"):
+            shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return types, shapes
 
 
 def with_unique_node_names(model: ModelProto) -> ModelProto:
