@@ -279,6 +279,15 @@ def shapes_of_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
     return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
 
 
+def without_unread_weights(model: ModelProto) -> ModelProto:
+    """The model, in place, without initializers that no node reads and that are no output."""
+    read = {name for node in nodes(model) for name in node.input} | {output.name for output in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
 def types_and_shapes(model: ModelProto) -> tuple[dict[str, int], dict[str, tuple[int | None, ...]]]:
     """The element type of each tensor of the main graph, and its shape with None for an open size, where inferred."""
     try:

@@ -22,12 +22,11 @@ NORMS = (
 )  # fmt: skip
 LARGEST = 65504.0
 PAIR = ("QuantizeLinear", "DequantizeLinear")
-ADDING = (
-    "Add", "Sub", "Sum", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze",
-    "Transpose", "Unsqueeze",
-)  # fmt: skip
-WITH_BIAS = ("Conv", "ConvTranspose", "Gemm", "LayerNormalization")  # their third input
-LEAST_NORMAL = 2.0**-14  # below it a float16 has fewer than 11 significant bits, and below 2**-25 it is 0
+DIVISORS = {
+    "Clip": (1, 3), "DequantizeLinear": (1, 2), "Div": (1, 2), "Log": (0, 1), "QuantizeLinear": (1, 2),
+    "Reciprocal": (0, 1), "Sqrt": (0, 1),
+}  # fmt: skip
+COARSE = 2.0**-17  # float16 has fewer than 128 steps below it, as many as int8
 
 
 def squares_in(node: NodeProto) -> str:
@@ -35,18 +34,18 @@ def squares_in(node: NodeProto) -> str:
     return f"{node.input[0]}²" if node.op_type in NORMS else ""
 
 
-def factors_of(node: NodeProto) -> list[str]:
-    """A node's inputs without those that it only adds or moves, whose smallest numbers change little by rounding."""
-    if node.op_type in ADDING:
-        return []
-    return list(node.input[:2] if node.op_type in WITH_BIAS else node.input)
+def divisors_of(node: NodeProto) -> list[str]:
+    """A node's inputs whose small values weigh: what it divides by, takes a root of, or keeps values above."""
+    first, end = DIVISORS.get(node.op_type, (0, 0))
+    return list(node.input[first:end])
 
 
 def with_float16(model: ModelProto, where: object, kept: Collection[str] = ()) -> ModelProto:
     """A copy of a float32 graph whose inner floats have 16 bits, weights and scales too; inputs and outputs keep 32.
 
     In float32, between casts, stay operators without a 16-bit form in ONNX Runtime, written-out norms, and what makes
-    or reads a tensor that float16 does not hold: `kept` ones, constants beyond 65504, and factors all below 2⁻¹⁴.
+    or reads a tensor that float16 does not hold: `kept` ones, constants beyond 65504, and divisors, scales and bounds
+    below 2⁻¹⁷.
 
     Args:
         where: what errors name.
@@ -78,14 +77,15 @@ def with_float16(model: ModelProto, where: object, kept: Collection[str] = ()) -
 def _float32_nodes(model: ModelProto, kept: Collection[str]) -> list[str]:
     """Names of the nodes that stay in float32; in place, they get constants and DequantizeLinear nodes of their own."""
     large, small = _constants_beyond(model)
-    tensors = {*kept, *large, *(name for norm in written_out_norms(model) for name in norm.inner)}
+    tensors = {*kept, *(name for norm in written_out_norms(model) for name in norm.inner)}
     for node in model.graph.node:  # in order: a Q/DQ pair gives back what enters it
-        if node.op_type in PAIR and (node.input[0] in tensors or node.input[1] in small):
-            tensors.add(node.output[0])
+        is_such_pair = node.op_type in PAIR and (node.input[0] in tensors or node.input[1] in small)
+        if is_such_pair or large.intersection(node.input):
+            tensors.update(node.output)
     wide = [
         node
         for node in model.graph.node
-        if tensors & {*node.input, *node.output, squares_in(node)} or small & set(factors_of(node))
+        if tensors & {*node.input, *node.output, squares_in(node)} or small & set(divisors_of(node))
     ]
     wide += _own_dequantizers(model, wide)
     _give_own_constants(model, wide)
@@ -93,7 +93,7 @@ def _float32_nodes(model: ModelProto, kept: Collection[str]) -> list[str]:
 
 
 def _constants_beyond(model: ModelProto) -> tuple[set[str], set[str]]:
-    """Names of float32 constants with a value beyond 65504, and of those whose values are all below 2⁻¹⁴ and not 0."""
+    """Names of float32 constants with a value beyond 65504, and of those whose values are all below 2⁻¹⁷ and not 0."""
     large, small = set(), set()
     for name, tensor in constants_of(model).items():
         if tensor.data_type == TensorProto.FLOAT:
@@ -101,7 +101,7 @@ def _constants_beyond(model: ModelProto) -> tuple[set[str], set[str]]:
             largest = magnitudes[np.isfinite(magnitudes)].max(initial=0.0)
             if largest > LARGEST:
                 large.add(name)
-            elif 0 < largest < LEAST_NORMAL:
+            elif 0 < largest < COARSE:
                 small.add(name)
     return large, small
 

@@ -14,13 +14,17 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.errors import listed
 from edgevit.runtimes.files import constants_of, inputs_of, types_and_shapes
-from edgevit.runtimes.float16 import ADDING, LARGEST, LEAST_NORMAL, factors_of, squares_in
+from edgevit.runtimes.float16 import COARSE, LARGEST, divisors_of, squares_in
+from edgevit.runtimes.norms import written_out_norms
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 HEADROOM = 4.0  # activations of other pictures may be so many times as large as those measured
 MAGNITUDES = "edgevit_magnitudes"
 # What these make is small where what they read is small.
-CARRY_SMALLNESS = (*ADDING, "Mul", "Div", "Sqrt", "Pow", "ReduceMean", "ReduceSum", "Clip", "Max", "Cast")
+CARRY_SMALLNESS = (
+    "Add", "Cast", "Clip", "Concat", "Div", "Expand", "Flatten", "Identity", "Max", "Mul", "Pow", "ReduceMean",
+    "ReduceSum", "Reshape", "Slice", "Split", "Sqrt", "Squeeze", "Sum", "Transpose", "Unsqueeze",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Magnitudes:
 
     @property
     def vanishes(self) -> bool:
-        """Whether all of it is too small for the full precision of float16."""
-        return 0 < self.largest < LEAST_NORMAL
+        """Whether float16 tells fewer steps of it apart than int8 would."""
+        return 0 < self.largest < COARSE
 
 
 def beyond_float16(
@@ -51,8 +55,8 @@ def beyond_float16(
 ) -> dict[str, Magnitudes]:
     """The activations of a float32 graph that leave the range of float16, by name.
 
-    Such a tensor reaches 65504 / HEADROOM, or is a factor whose values are all below 2⁻¹⁴, or a divisor (or what a root
-    or logarithm is taken of) with any value below 2⁻¹⁴; with small ones come the small tensors that they are made of.
+    Such a tensor reaches 65504 / HEADROOM, or enters a norm or a division with all values below 2⁻¹⁷, or has any value
+    below 2⁻¹⁷ and is divided by; with small ones come the small tensors that they are computed from.
     A norm's squares have the name that `squares_in` gives; not every runtime computes them in float32.
 
     Args:
@@ -143,23 +147,32 @@ def _named(tensor: str, part: str) -> str:
 
 
 def _too_small(model: ModelProto, found: Mapping[str, Magnitudes]) -> set[str]:
-    """Factors whose values are all below 2⁻¹⁴, divisors with one such value, and the small tensors that make them."""
+    """Divisors with a value below 2⁻¹⁷, tensors to be normalised that have no other, and the small ones before them."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    factors = {name for node in model.graph.node for name in factors_of(node) if name in found and found[name].vanishes}
-    waiting = [*factors, *(name for node in model.graph.node for name in _divisors(node))]
-    small = set[str]()
+    waiting = [name for node in model.graph.node for name in divisors_of(node)]
+    small, vanishing = set[str](), {name for name, magnitudes in found.items() if magnitudes.vanishes}
     while waiting:
         name = waiting.pop()
-        if name in small or name not in found or found[name].least >= LEAST_NORMAL:
+        if name in small or name not in found or found[name].least >= COARSE:
             continue
         small.add(name)
         maker = makers.get(name)
         if maker is not None and maker.op_type in CARRY_SMALLNESS:
             waiting.extend(maker.input)
+    waiting = list(_normalised(model))
+    while waiting:
+        name = waiting.pop()
+        if name in vanishing - small:
+            small.add(name)
+            waiting.extend(makers[name].input if name in makers else ())
     return small
 
 
-def _divisors(node: NodeProto) -> list[str]:
-    if node.op_type == "Div":
-        return list(node.input[1:])
-    return list(node.input[:1]) if node.op_type in ("Sqrt", "Reciprocal", "Log") else []
+def _normalised(model: ModelProto) -> Iterator[str]:
+    """Tensors that are brought to another size: what enters norms, and dividends."""
+    within = {name for norm in written_out_norms(model) for name in norm.inner}
+    for node in model.graph.node:
+        if node.op_type == "Div" or squares_in(node):
+            yield node.input[0]
+        elif within.intersection(node.output):
+            yield from node.input

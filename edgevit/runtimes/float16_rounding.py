@@ -37,9 +37,7 @@ def float16_tensors(model: ModelProto) -> set[str]:
 
 def in_float32(model: ModelProto) -> ModelProto:
     """A copy of a model, its functions inlined, with float32 in place of float16 everywhere."""
-    made = ModelProto()
-    made.CopyFrom(onnx.inliner.inline_local_functions(model) if model.functions else model)
-    del made.graph.value_info[:]
+    made = _inlined_copy(model)
     _widen(made.graph)
     return made
 
@@ -50,14 +48,22 @@ def rounded_to_float16(model: ModelProto) -> ModelProto:
     Overflow, underflow and lost digits of float16 are the same on any CPU so. Within an operator sums are float32, as
     on tensor cores; ReduceL2 and ReduceSumSquare are written out, their squares are rounded as well.
     """
-    made, halves = in_float32(model), float16_tensors(model)
+    made = _inlined_copy(model)
+    halves = float16_tensors(made)
+    _widen(made.graph)
     rounded: list[NodeProto] = []
     for node in made.graph.node:
         steps = _written_out(node) if node.op_type in SQUARE_INSIDE and node.input[0] in halves else [node]
         halves.update(step.output[0] for step in steps[:-1])
         rounded.extend(part for step in steps for part in _rounded(step, halves))
-    del made.graph.node[:]
+    del made.graph.node[:], made.graph.value_info[:]
     made.graph.node.extend(rounded)
+    return made
+
+
+def _inlined_copy(model: ModelProto) -> ModelProto:
+    made = ModelProto()
+    made.CopyFrom(onnx.inliner.inline_local_functions(model) if model.functions else model)
     return made
 
 
@@ -86,7 +92,7 @@ def _rounded(node: NodeProto, halves: Set[str]) -> Iterator[NodeProto]:
 
 def _widen(graph: GraphProto) -> None:
     """Turn each float16 type of a graph and of the graphs inside it, in place, into float32."""
-    for value in (*graph.input, *graph.output):
+    for value in (*graph.input, *graph.output, *graph.value_info):
         _widen_type(value)
     for tensor in graph.initializer:
         _widen_tensor(tensor)

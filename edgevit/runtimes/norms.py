@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgevit.runtimes.files import constants_of, integer_attribute, opset_of, read_elsewhere, types_and_shapes
+from edgevit.runtimes.files import (
+    constants_of,
+    integer_attribute,
+    opset_of,
+    read_elsewhere,
+    types_and_shapes,
+    without_unread_weights,
+)
 
 OLDEST_OPSET = 17  # of LayerNormalization
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
@@ -63,7 +70,7 @@ def with_fused_norms(model: ModelProto) -> ModelProto:
     made.graph.node.extend(_read_nodes(replaced, read_elsewhere(model)))
     for norm in fused.values():
         made.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in norm.constants.items())
-    return made
+    return without_unread_weights(made)
 
 
 @dataclass(frozen=True)
@@ -243,6 +250,6 @@ def _read_nodes(nodes: list[NodeProto], read: set[str]) -> list[NodeProto]:
     read, kept = set(read), list[NodeProto]()
     for node in reversed(nodes):
         if read & set(node.output):
-            kept.insert(0, node)
+            kept.append(node)
             read.update(node.input)
-    return kept
+    return kept[::-1]
