@@ -22,7 +22,7 @@ from edgevit.errors import DataError
 SURVEYED = 64  # pictures
 SIDE, BLOCK = 64, 8  # pixels of a picture as it is surveyed, and of the blocks whose means are compared
 # Standard deviations on a scale of 0 to 1. Real sets: contrast 0.15 and more, of a single picture 0.04; spread 0.06.
-FLAT, FAINT = 0.05, 0.125  # contrast over all pixels; accuracy fell from 92 to 68% at 0.05, and to 88% at 0.125
+FLAT, FAINT = 0.05, 0.125  # contrast over all pixels; accuracy fell from 91.8 to 68% at 0.05, and to 88% at 0.124
 ONE_COLOUR = 0.01  # contrast within a picture
 SAME, ALIKE = 0.004, 0.03  # spread of blocks over pictures
 FAR_MEAN, FAR_STD = 3.0, 3.0  # of normalised pictures; real sets: up to 2.4 and 1.6
