@@ -10,7 +10,7 @@ import onnx
 import onnx.checker
 from onnx import ModelProto, NodeProto, TensorProto
 
-from edgevit.runtimes.files import constants_of, integer_attribute, with_unique_node_names
+from edgevit.runtimes.files import constants_of, integer_attribute, types_and_shapes, with_unique_node_names
 from edgevit.runtimes.graph_tools import with_functions_inlined
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -56,7 +56,7 @@ class Graph:
         for node in self.nodes:
             for name in node.input:
                 self.readers[name].append(node)
-        self._types, self._shapes = _types_and_shapes(self.model)
+        self._types, self._shapes = types_and_shapes(self.model)
         self._weights, self._pair_ends = set(self.constants), dict[str, NodeProto]()
         for node in self.nodes:
             self._follow_layout(node)
@@ -141,20 +141,6 @@ def type_name(number: int | None) -> str:
     if number is None:
         return "unknown"
     return names.get(number) or str(TensorProto.DataType.Name(number)).lower()
-
-
-def _types_and_shapes(model: ModelProto) -> tuple[dict[str, int], dict[str, tuple[int | None, ...]]]:
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model).graph
-    except (onnx.shape_inference.InferenceError, ValueError):
-        inferred = model.graph
-    types, shapes = {}, {}
-    for value in (*inferred.value_info, *inferred.input, *inferred.output):
-        tensor = value.type.tensor_type
-        types[value.name] = tensor.elem_type
-        if tensor.HasField("shape"):
-            shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-    return types, shapes
 
 
 def _zero_point_type(node: NodeProto, graph: Graph) -> int | None:

@@ -12,10 +12,13 @@ from typing import Literal
 import numpy as np
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from edgevit.checking.float16 import float16_magnitudes
 from edgevit.checking.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph, type_name
 from edgevit.quantization.dialects import fills_tiles
 from edgevit.runtimes.files import integer_attribute
+from edgevit.runtimes.float16 import LARGEST
 from edgevit.runtimes.graph_walk import nodes
+from edgevit.runtimes.norms import written_out_norms
 
 QUANTIZED_TYPES = (INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, getattr(TensorProto, "FLOAT4E2M1", -1))
 FUSED_HEAD, FUSED_TOKENS = (16, 32, 64), 512
@@ -180,6 +183,25 @@ def fusible_attention(graph: Graph) -> Iterator[Diagnostic]:
             yield Diagnostic("fusible_attention", "warning", product.name, what, "leave both its products float")
 
 
+def float16_range(graph: Graph) -> Iterator[Diagnostic]:
+    """Float16 tensors stay below 65504, with room for pictures that are not at hand."""
+    for name, magnitude in float16_magnitudes(graph).items():
+        if magnitude.overflows and name in graph.maker:
+            level: Literal["error", "warning"] = "error" if magnitude.largest > LARGEST else "warning"
+            what = (
+                f"its float16 output '{name}' reaches {magnitude.largest:.3g} on a random picture; 65504 is the largest"
+            )
+            yield Diagnostic("float16_range", level, graph.maker[name].name, what, FROM_FLOAT32)
+
+
+def float16_norm(graph: Graph) -> Iterator[Diagnostic]:
+    """Norms that are written out are float32, at least from the squares to their root."""
+    for norm in written_out_norms(graph.model):
+        if any(graph.element_type(name) == TensorProto.FLOAT16 for name in norm.squares):
+            what = "a norm is written out in float16: the square of a value beyond 255 overflows"
+            yield Diagnostic("float16_norm", "warning", norm.node, what, FROM_FLOAT32)
+
+
 RULES: tuple[Rule, ...] = (
     plain_operators,
     static_shapes,
@@ -192,7 +214,10 @@ RULES: tuple[Rule, ...] = (
     used_pair,
     worthwhile_product,
     fusible_attention,
+    float16_range,
+    float16_norm,
 )
+FROM_FLOAT32 = "write it from the float32 model by `export --precision float16` or `quantize --runtime tensorrt`"
 QUANTIZE_AGAIN = "quantize the float model with --runtime tensorrt"
 # Beside products, what runs in INT8 itself or carries integers on to what does.
 GAINS_BY_INT8 = (*PRODUCTS, *LAYOUT, "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice")

@@ -140,13 +140,15 @@ class Export(Stage):
 
     stage: Literal["export"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     model: CheckpointRef
     opset: Opset = OPSET
     runtime: FileRuntime = Field("onnxruntime", description="what opens the file on this machine")
     dynamic_batch: bool = True
     precision: Literal["float32", "float16"] = Field(
-        "float32", description="float16: all but inputs and outputs, for TensorRT; what is to be quantized is float32"
+        "float32",
+        description="float16, for TensorRT: all but inputs, outputs, and what leaves float16's range on random "
+        "pictures; what is to be quantized is float32",
     )
     normalise: bool = Field(
         False, description="scale and normalise inside the graph: its input is the resized picture, uint8 (N, H, W, 3)"

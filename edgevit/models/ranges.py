@@ -11,11 +11,14 @@ from edgevit.artifacts import Artifact, Frozen
 from edgevit.errors import ArtifactError
 
 RANGES = "ranges.json"
+LARGEST_FLOAT32 = 3.4e38
 
 
 def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError(f"a range goes from its lowest to its highest value, got {bounds[0]:g} to {bounds[1]:g}")
+    if max(-bounds[0], bounds[1]) > LARGEST_FLOAT32:
+        raise ValueError(f"a range lies within float32, got {bounds[0]:g} to {bounds[1]:g}")
     return bounds
 
 

@@ -1,7 +1,7 @@
 """Quantization by Q/DQ nodes in the ONNX graph: calibration, and a writer with a dialect for each runtime."""
 
 from edgevit.quantization.calibration import activation_ranges
-from edgevit.quantization.images import ChosenImages, choose_images, image_batches
+from edgevit.quantization.images import ChosenImages, choose_images, doubts_about, image_batches
 from edgevit.quantization.ptq import CalibratedModel, Quantized, RoundedLayer, calibrated
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "activation_ranges",
     "calibrated",
     "choose_images",
+    "doubts_about",
     "image_batches",
 ]

@@ -21,7 +21,7 @@ from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession, file_runtime, fixed_batch
 from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
-from edgevit.runtimes.sessions import file_session, in_turns
+from edgevit.runtimes.sessions import file_session, in_turns, session_as_declared
 
 AS_FAST = 0.97  # of the fastest one's speed: of these an INT8 one ships, which is smaller, and the closest to float
 
@@ -109,7 +109,8 @@ class Judge:
 
     def closeness(self, form: Form) -> dict[str, float]:
         """The SQNR of a form in dB. Raises ParityError where it is below the floor, or a value is not finite."""
-        sessions = self._session(form, self.comparing_threads), self.reference
+        found = session_as_declared(form.file, self.reference.spec, form.session_options, self.comparing_threads)
+        sessions = found, self.reference
         where = f"{form.name}, against float"
         noise = {"sqnr_db": check_quantized(*sessions, self.held_out, self.floor_db, where, self.advice)}
         if self.reference.spec.has_embedding:
@@ -122,7 +123,7 @@ class Judge:
             noise = self.closeness(form)
         except ParityError as error:
             return Judged(form, failed=error)
-        load_float, load_form = (partial(self._session, one, self.threads) for one in (self.float_form, form))
+        load_float, load_form = (partial(self._timed_session, one) for one in (self.float_form, form))
         timed = in_turns(load_float, load_form, fixed_batch(self.reference.spec) or 1)
         return Judged(form, noise, timed.ratio, timed.interval)
 
@@ -138,8 +139,8 @@ class Judge:
             self.closeness(ships.form)  # in this runtime it may be another than the one handed in
         return ships, found
 
-    def _session(self, form: Form, threads: int) -> HostSession:
-        return file_session(form.file, self.reference.spec, form.session_options, threads)
+    def _timed_session(self, form: Form) -> HostSession:
+        return file_session(form.file, self.reference.spec, form.session_options, self.threads)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
+from edgevit.data.survey import check_pictures
 from edgevit.errors import DataError
 from edgevit.progress import Progress
 from edgevit.quantization.calibration import Batches
@@ -40,6 +41,19 @@ def choose_images(dataset: Dataset, count: int, seed: int, progress: Progress) -
     order = dataset.shuffled(seed).tolist()
     calibration, rest = order[:count], order[count : count + HELD_OUT]
     return ChosenImages(tuple(calibration), tuple(rest or calibration[:HELD_OUT]))
+
+
+def doubts_about(dataset: Dataset, chosen: ChosenImages, spec: IOSpec, where: object, progress: Progress) -> list[str]:
+    """Why these pictures may calibrate a model badly, which is said, too.
+
+    Raises:
+        DataError: they cannot calibrate any, see `check_pictures`.
+    """
+    calibration = dataset.subset(np.asarray(chosen.calibration))
+    doubts = check_pictures(calibration, spec.preprocess, spec.classes, where)
+    for doubt in doubts:
+        progress.say(f"    {where}: doubtful calibration images: {doubt}")
+    return doubts
 
 
 def image_batches(dataset: Dataset, positions: Sequence[int], spec: IOSpec, progress: Progress, title: str) -> Batches:

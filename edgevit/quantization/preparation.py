@@ -13,11 +13,14 @@ from edgevit.errors import listed
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.calibration import Batches
+from edgevit.quantization.dialects import dialect_of
 from edgevit.quantization.ptq import CalibratedModel, calibrated
 from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
 from edgevit.quantization.smoothing import smoothed
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.files import TensorRanges, trained_ranges_in
+from edgevit.runtimes.float16_range import said
+from edgevit.runtimes.norms import with_fused_norms
 
 
 def prepared(
@@ -30,7 +33,7 @@ def prepared(
     threads: int,
     progress: Progress,
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
-    """Smooth, calibrate and, where all layers quantized would be too far from float, leave out the costliest.
+    """Fuse norms, smooth, calibrate and, where all layers quantized are too far from float, leave out the costliest.
 
     Args:
         reference: the same model in a session.
@@ -45,9 +48,13 @@ def prepared(
         ArtifactError: the graph is quantized already, too old, has nothing to quantize or smooth, or no trained ranges.
         DataError: there are no calibration images, or activations that are not finite.
     """
+    if dialect_of(config.runtime, config.precision).floats == "float16":
+        source = with_fused_norms(source)
     if config.smoothquant is not None:
         source = smoothed(source, calibration, config.smoothquant, threads, config.id)
     ready = _calibrated(source, calibration, config, threads, progress)
+    if ready.beyond_float16:
+        progress.say(f"    {config.id}: {said(ready.beyond_float16, 'the calibration images')}")
     return _close_enough(ready, reference, images, config, correction, threads, progress)
 
 

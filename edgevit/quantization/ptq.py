@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +30,9 @@ from edgevit.runtimes.files import (
     read_elsewhere,
 )
 from edgevit.runtimes.float16 import with_float16
+from edgevit.runtimes.float16_range import Magnitudes, beyond_float16
 from edgevit.runtimes.graph_tools import graph_tool
 from edgevit.runtimes.graph_walk import sort_nodes
-
-LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ class CalibratedModel:
     """A float graph, its nodes named, with the ranges of what a dialect quantizes: ready to be written with Q/DQ.
 
     Attributes:
+        beyond_float16: activations that float16 does not hold, where the dialect's floats are float16: their nodes
+            compute in float32.
         kept_float: names of nodes that stay as they are.
     """
 
@@ -75,6 +76,7 @@ class CalibratedModel:
     dialect: Dialect
     ranges: Ranges
     where: object
+    beyond_float16: Mapping[str, Magnitudes] = field(default_factory=dict)
     kept_float: frozenset[str] = frozenset()
 
     def nodes(self, placement: Placement = "all") -> list[NodeProto]:
@@ -114,7 +116,7 @@ class CalibratedModel:
         clipping = _clipping_nodes(chosen, self.model, self.dialect)
         made = self._written([*chosen, *clipping])
         if self.dialect.floats == "float16":
-            made = with_float16(made, self.where)
+            made = with_float16(made, self.where, self.beyond_float16)
         done, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
         left = operator_counts(self.model) - done - dropped
         return Quantized(made, self.dialect.session_options, dict(done), dict(left))
@@ -161,9 +163,8 @@ def calibrated(
     unknown = [name for name in tensors if name not in given]
     found = activation_ranges(named, unknown, batches, calibrator, threads, dialect.symmetric) if unknown else {}
     ranges = {name: given.get(name) or found[name] for name in tensors}
-    if dialect.floats == "float16":
-        _check_fits_float16(ranges, where)
-    return CalibratedModel(named, dialect, ranges, where)
+    beyond = beyond_float16(named, batches, threads) if dialect.floats == "float16" else {}
+    return CalibratedModel(named, dialect, ranges, where, beyond)
 
 
 def _nothing_to_quantize(model: ModelProto, dialect: Dialect, where: object) -> ArtifactError:
@@ -220,18 +221,6 @@ def _raised(model: ModelProto, opset: int, where: object) -> ModelProto:
         raised: ModelProto = onnx.version_converter.convert_version(model, opset)
         onnx.shape_inference.infer_shapes(raised, strict_mode=True)
     return raised
-
-
-def _check_fits_float16(ranges: Ranges, where: object) -> None:
-    """The gate against the float model runs half precision in 32 bits where the CPU has no other kernel."""
-    name, (low, high) = max(ranges.items(), key=lambda one: max(-one[1][0], one[1][1]))
-    if max(-low, high) > LARGEST_HALF:
-        raise ArtifactError(
-            "an activation is too large for float16",
-            where=f"{where}, tensor '{name}'",
-            got=f"{low:g} to {high:g} on the calibration images",
-            expected=f"at most {LARGEST_HALF:g}",
-        )
 
 
 def _quantizable_nodes(model: ModelProto, dialect: Dialect) -> list[NodeProto]:

@@ -17,7 +17,7 @@ from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.parity import centred_outputs, sqnr_db
-from edgevit.runtimes.sessions import file_session
+from edgevit.runtimes.sessions import session_as_declared
 
 MOST_BATCHES = 4
 MORE_EACH_TIME = 1.5
@@ -84,7 +84,7 @@ class LayerTrial:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             write_onnx(made.model, file, self._spec, made.session_options)
-            session = file_session(file, self._spec, made.session_options, self._threads)
+            session = session_as_declared(file, self._spec, made.session_options, self._threads)
             got = centred_outputs(session, self._images[:batches])
         return sqnr_db(got, np.concatenate(self._expected[:batches]))
 

@@ -13,8 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgevit.errors import ArtifactError
 from edgevit.quantization.calibration import Batches, ProbeSession
-from edgevit.runtimes.files import integer_attribute, read_elsewhere
-from edgevit.runtimes.graph_walk import nodes
+from edgevit.runtimes.files import integer_attribute, read_elsewhere, without_unread_weights
 
 SMALLEST = 1e-5
 Floats = NDArray[np.float32]
@@ -66,8 +65,7 @@ def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int,
             _give(made, norm.node, position, numpy_helper.to_array(weights[norm.node.input[position]]) / scale)
         for node in norm.products:
             _give(made, node, 1, _as_stored(node, _by_channel(node, weights) * scale[:, None]))
-    _drop_unread(made)
-    return made
+    return without_unread_weights(made)
 
 
 def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[_Norm]:
@@ -118,10 +116,3 @@ def _give(model: ModelProto, node: NodeProto, position: int, values: Floats) -> 
     name = f"{node.input[position]}_smoothed_for_{node.output[0]}"
     model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
     node.input[position] = name
-
-
-def _drop_unread(model: ModelProto) -> None:
-    read = {name for node in nodes(model) for name in node.input} | {output.name for output in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)

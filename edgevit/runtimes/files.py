@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnx.numpy_helper
+import onnx.shape_inference
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
@@ -281,6 +282,30 @@ def float_weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
     """The shape of each float32 initializer that holds any numbers, by its name."""
     stored = model.graph.initializer
     return {one.name: tuple(one.dims) for one in stored if one.data_type == TensorProto.FLOAT and 0 not in one.dims}
+
+
+def without_unread_weights(model: ModelProto) -> ModelProto:
+    """The model, in place, without initializers that no node reads and that are no output."""
+    read = {name for node in nodes(model) for name in node.input} | {output.name for output in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+def types_and_shapes(model: ModelProto) -> tuple[dict[str, int], dict[str, tuple[int | None, ...]]]:
+    """The element type of each tensor of the main graph, and its shape with None for an open size, where inferred."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        inferred = model.graph
+    types, shapes = {}, {}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        tensor = value.type.tensor_type
+        types[value.name] = tensor.elem_type
+        if tensor.HasField("shape"):
+            shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return types, shapes
 
 
 def with_unique_node_names(model: ModelProto) -> ModelProto:

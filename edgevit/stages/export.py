@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents
+from onnx import ModelProto
+
+from edgevit.artifacts import Artifact, Contents, IOSpec
 from edgevit.configs import Export
-from edgevit.context import Context
+from edgevit.context import Context, usable_cpus
 from edgevit.exporting import onnx_from_module, re_parameterised, tensor_ranges, with_normalisation
 from edgevit.models import open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.models.ranges import trained_ranges
-from edgevit.runtimes.base import SessionOptions
+from edgevit.progress import Progress
+from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images
 from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.float16 import with_float16
-from edgevit.runtimes.parity import check_sessions_agree
-from edgevit.runtimes.sessions import file_session
+from edgevit.runtimes.float16_range import beyond_float16, said
+from edgevit.runtimes.norms import with_fused_norms
+from edgevit.runtimes.parity import PROBES, check_sessions_agree
+from edgevit.runtimes.sessions import session_as_declared
 from edgevit.runtimes.torch.session import TorchSession
 
 
@@ -31,7 +36,7 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
     session_options = {} if config.runtime == "onnxruntime" else {"runtime": config.runtime}
     model, written, carried = exported.model, exported.spec, None
     if config.precision == "float16":
-        model = with_float16(model, config.id)
+        model = _in_float16(model, exported.spec, config, context.progress)
     if config.normalise:
         written = written.taking_pictures()
         model = with_normalisation(model, written)
@@ -41,7 +46,7 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
     if config.dynamic_batch and not exported.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(
-        file_session(file, written, session_options, threads=1),
+        session_as_declared(file, written, session_options, threads=1),
         TorchSession(WithEmbedding(module) if config.embedding else module, exported.spec, "cpu", SessionOptions()),
         precision=config.precision,
         where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
@@ -55,3 +60,12 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
         "max_difference": agreement.max_difference,
     }
     return Contents(kind="onnx", metrics=metrics, io=written, session_options=session_options)
+
+
+def _in_float16(model: ModelProto, spec: IOSpec, config: Export, progress: Progress) -> ModelProto:
+    """The graph in float16, but for what leaves its range on seeded pictures."""
+    fused = with_fused_norms(model)
+    beyond = beyond_float16(fused, lambda: [random_images(spec, fixed_batch(spec) or PROBES)], threads=usable_cpus())
+    if beyond:
+        progress.say(f"    {config.id}: {said(beyond, 'random pictures')}")
+    return with_float16(fused, config.id, beyond)

@@ -12,6 +12,7 @@ from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import Prune
 from edgevit.context import Context
 from edgevit.data import open_dataset
+from edgevit.data.survey import check_pictures
 from edgevit.exporting import TimedCut, fast_enough
 from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
 from edgevit.models.cost import share_left
@@ -63,6 +64,8 @@ def _importance(
     if config.score == "magnitude":
         return magnitude(structures)
     dataset = open_dataset(inputs["data"]).sample(config.images, config.seed)
+    for doubt in check_pictures(dataset, whole.preprocess, classes, config.id):
+        context.progress.say(f"    {config.id}: doubtful images to score by: {doubt}")
     labels = known_labels(dataset, classes)
     if labels is None:
         context.progress.say(f"    {dataset.name} has no labels of the model's classes: the model's own answers count")

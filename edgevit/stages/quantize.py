@@ -16,11 +16,11 @@ from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError
 from edgevit.progress import Progress
-from edgevit.quantization import choose_images, image_batches
+from edgevit.quantization import choose_images, doubts_about, image_batches
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.choice import FormWriter, Judge, Judged
 from edgevit.quantization.preparation import prepared
-from edgevit.runtimes.base import SessionOptions, carried_cost
+from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, random_images
 from edgevit.runtimes.files import is_quantized, onnx_file, read_onnx, with_stored_constants
 from edgevit.runtimes.graph_tools import with_functions_inlined
 from edgevit.runtimes.graph_walk import nodes
@@ -37,7 +37,11 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         image_batches(dataset, positions, model.io, context.progress, title)
         for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
     )
+    doubts = doubts_about(dataset, chosen, model.io, config.id, context.progress)
     images = list(held_out())
+    if doubts:
+        images.append(random_images(model.io, fixed_batch(model.io) or len(images[0])))
+        context.progress.say(f"    {config.id}: seeded random pictures judge the model, too")
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None

@@ -18,7 +18,7 @@ from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel, folded_model
 from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.folding import BatchNorm
-from edgevit.quantization import calibrated, choose_images, image_batches
+from edgevit.quantization import calibrated, choose_images, doubts_about, image_batches
 from edgevit.quantization.fake import FakeQuantization
 from edgevit.training.setup import TrainingSetup, opened_streams, taught
 from edgevit.training.teaching import Teaching
@@ -62,6 +62,7 @@ def fake_quantization(
     exported = onnx_from_module(student.module, spec, OPSET, dynamic_batch=True, as_it_is=True)
     dataset = open_dataset(inputs["calibration"])
     chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
+    doubts_about(dataset, chosen, exported.spec, config.id, context.progress)
     batches = image_batches(dataset, chosen.calibration, exported.spec, context.progress, "calibrate")
     found = calibrated(exported.model, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
     paths = exported.layers

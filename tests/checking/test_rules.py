@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from edgevit.checking import check_onnx
 from edgevit.checking.graph import Graph
@@ -126,8 +126,40 @@ def float8_weights_alone() -> ModelProto:
     return convolution(node("Identity", ["image"], "rounded"), **weights)
 
 
+def in_float16(factor: float, *nodes: NodeProto) -> ModelProto:
+    """image → float16, times a factor → x → `nodes` → y → mean of each channel → logits"""
+    halves = [
+        node("Cast", ["image"], "half", to=TensorProto.FLOAT16),
+        node("Mul", ["half", "factor"], "x"),
+        *nodes,
+        node("ReduceMean", ["y", "sides"], "scores", keepdims=0),
+        node("Cast", ["scores"], "logits", to=TensorProto.FLOAT),
+    ]
+    found = {"factor": np.float16(factor), "sides": np.array([2, 3]), "last": np.array([-1]), "tiny": np.float16(1e-4)}
+    return model(halves, found, [1, 3, SIDE, SIDE], [1, 3])
+
+
+def overflowing() -> ModelProto:
+    return in_float16(60000, node("Relu", ["x"], "y"))
+
+
+def near_the_limit() -> ModelProto:
+    return in_float16(20000, node("Relu", ["x"], "y"))
+
+
+def written_out_norm() -> ModelProto:
+    return in_float16(
+        1,
+        node("Mul", ["x", "x"], "square"),
+        node("ReduceMean", ["square", "last"], "mean"),
+        node("Add", ["mean", "tiny"], "total"),
+        node("Sqrt", ["total"], "root"),
+        node("Div", ["x", "root"], "y"),
+    )
+
+
 REFUSED, FALLS_BACK, CHANGED, BUILT = "refused", "falls back", "built as something else", "built"
-NOT_ASKED = "not asked"
+NOT_ASKED, OVERFLOWS = "not asked", "built, and overflows"
 # The builder takes uint8 with zero point 0 for int8, and INT4 activations though NVIDIA documents weights alone (in
 # float16 it refuses these).
 BREAKS: dict[str, tuple[Callable[[], ModelProto], str, str]] = {
@@ -146,6 +178,9 @@ BREAKS: dict[str, tuple[Callable[[], ModelProto], str, str]] = {
     "integers inside": (integers_inside, "plain_operators", REFUSED),
     "open sides": (open_sides, "static_shapes", NOT_ASKED),
     "long attention": (long_attention, "fusible_attention", BUILT),
+    "overflowing": (overflowing, "float16_range", OVERFLOWS),
+    "near the limit": (near_the_limit, "float16_range", BUILT),
+    "written-out norm": (written_out_norm, "float16_norm", BUILT),
 }
 
 

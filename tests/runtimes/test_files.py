@@ -332,7 +332,12 @@ def test_what_onnxruntime_quantized_is_not_called_float(operator, precision):
 
 
 @pytest.mark.parametrize(
-    "written", ["rubbish", '{"runtime":"x","tensors":{}}', '{"runtime":"x","tensors":{"a":[1,0]}}']
+    "written",
+    [
+        "rubbish",
+        '{"runtime":"x","tensors":{}}',
+        *(f'{{"runtime":"x","tensors":{{"a":{bounds}}}}}' for bounds in ("[1,0]", "[0,NaN]", "[0,1e999]", "[0,1e300]")),
+    ],
 )
 def test_trained_ranges_that_are_none_are_refused(written):
     model = onnx.ModelProto()

@@ -1,0 +1,178 @@
+"""Which tensors of a float32 graph float16 does not hold, measured on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from edgevit.errors import listed
+from edgevit.runtimes.files import constants_of, inputs_of, types_and_shapes
+from edgevit.runtimes.float16 import COARSE, LARGEST, divisors_of, squares_in
+from edgevit.runtimes.norms import written_out_norms
+from edgevit.runtimes.onnxruntime.session import inference_session
+
+HEADROOM = 4.0  # activations of other pictures may be so many times as large as those measured
+MAGNITUDES = "edgevit_magnitudes"
+# What these make is small where what they read is small.
+CARRY_SMALLNESS = (
+    "Add", "Cast", "Clip", "Concat", "Div", "Expand", "Flatten", "Identity", "Max", "Mul", "Pow", "ReduceMean",
+    "ReduceSum", "Reshape", "Slice", "Split", "Sqrt", "Squeeze", "Sum", "Transpose", "Unsqueeze",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """The largest magnitude of a tensor over some pictures, and the least that is not 0; infinite ones left out."""
+
+    largest: float
+    least: float = np.inf
+
+    @property
+    def overflows(self) -> bool:
+        """Whether float16 is infinite where it is, or where it is HEADROOM times as large."""
+        return self.largest * HEADROOM > LARGEST
+
+    @property
+    def squared(self) -> Magnitudes:
+        """Of the squares, whose largest with HEADROOM is the square of the largest with HEADROOM."""
+        return Magnitudes(self.largest**2 * HEADROOM, self.least**2)
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether float16 tells fewer steps of it apart than int8 would."""
+        return 0 < self.largest < COARSE
+
+
+def beyond_float16(
+    model: ModelProto, batches: Callable[[], Iterable[NDArray[Any]]], threads: int
+) -> dict[str, Magnitudes]:
+    """The activations of a float32 graph that leave the range of float16, by name.
+
+    Such a tensor reaches 65504 / HEADROOM, or enters a norm or a division with all values below 2⁻¹⁷, or has any value
+    below 2⁻¹⁷ and is divided by; with small ones come the small tensors that they are computed from.
+    A norm's squares have the name that `squares_in` gives; not every runtime computes them in float32.
+
+    Args:
+        batches: gives input batches (N, 3, H, W).
+    """
+    constants = constants_of(model)
+    types, shapes = types_and_shapes(model)
+    watched = [
+        name
+        for name, kind in types.items()
+        if kind == TensorProto.FLOAT and name not in constants and 0 not in shapes.get(name, ())
+    ]
+    found = magnitudes(model, watched, batches, threads)
+    beyond = {name for name in watched if found[name].overflows} | _too_small(model, found)
+    normed = {squares_in(node): node.input[0] for node in model.graph.node if squares_in(node)}
+    squares = {squared: found[name].squared for squared, name in normed.items() if name in found}
+    return {name: found[name] for name in watched if name in beyond} | {
+        name: of for name, of in squares.items() if of.overflows
+    }
+
+
+def magnitudes(
+    model: ModelProto, tensors: Sequence[str], batches: Callable[[], Iterable[NDArray[Any]]], threads: int
+) -> dict[str, Magnitudes]:
+    """The magnitudes of float32 tensors of a graph, by name.
+
+    The graph itself reduces them, so that its activations need not be in memory at once.
+
+    Args:
+        tensors: names of activations that have at least one value.
+        batches: gives input batches (N, 3, H, W).
+    """
+    probed = ModelProto()
+    probed.CopyFrom(model)
+    for nodes in map(_reduction, tensors):
+        probed.graph.node.extend(nodes)
+    ends = [_named(tensor, end) for tensor in tensors for end in ("largest", "least")]
+    probed.graph.node.append(helper.make_node("Concat", ends, [MAGNITUDES], axis=0))
+    constants = {"zero": np.float32(0), "infinity": np.float32(np.inf), "one_number": np.array([1], np.int64)}
+    probed.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), _named(MAGNITUDES, name)) for name, value in constants.items()
+    )
+    del probed.graph.output[:]
+    probed.graph.output.append(helper.make_tensor_value_info(MAGNITUDES, TensorProto.FLOAT, [len(ends)]))
+    largest, least = np.zeros(len(tensors)), np.full(len(tensors), np.inf)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "magnitudes.onnx"
+        file.write_bytes(probed.SerializeToString())
+        session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
+        for images in batches():
+            answers = session.run([MAGNITUDES], {inputs_of(model)[0].name: images})[0].reshape(-1, 2)
+            largest, least = np.fmax(largest, answers[:, 0]), np.fmin(least, answers[:, 1])
+    return {name: Magnitudes(float(high), float(low)) for name, high, low in zip(tensors, largest, least, strict=True)}
+
+
+def said(beyond: Mapping[str, Magnitudes], measured_on: str) -> str:
+    """How many tensors are beyond float16, and the first of them with their magnitudes, for people."""
+    magnitudes = [
+        f"{name} (up to {of.largest:.3g})" if of.overflows else f"{name} (down to {of.least:.2g})"
+        for name, of in beyond.items()
+    ]
+    return (
+        f"{len(beyond)} tensors would leave float16's range, with {HEADROOM:g} times the values of {measured_on}, and "
+        f"stay float32: {listed(magnitudes, shown=3)}"
+    )
+
+
+def _reduction(tensor: str) -> Iterator[NodeProto]:
+    """Nodes that make the largest finite magnitude of a tensor and the least above 0, each of shape (1,)."""
+
+    def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
+        return helper.make_node(operator, inputs, [_named(tensor, output)], **attributes)
+
+    magnitude, finite, nonzero = (_named(tensor, name) for name in ("magnitude", "finite", "nonzero"))
+    zero, infinity, one_number = (_named(MAGNITUDES, name) for name in ("zero", "infinity", "one_number"))
+    yield node("Abs", [tensor], "magnitude")
+    yield node("IsInf", [magnitude], "is_infinite")
+    yield node("Where", [_named(tensor, "is_infinite"), zero, magnitude], "finite")
+    yield node("Greater", [finite, zero], "is_nonzero")
+    yield node("Where", [_named(tensor, "is_nonzero"), finite, infinity], "nonzero")
+    for operator, values, end in (("ReduceMax", finite, "largest"), ("ReduceMin", nonzero, "least")):
+        yield node(operator, [values], f"{end}_scalar", keepdims=0)
+        yield node("Reshape", [_named(tensor, f"{end}_scalar"), one_number], end)
+
+
+def _named(tensor: str, part: str) -> str:
+    return f"{tensor}/{MAGNITUDES}/{part}"
+
+
+def _too_small(model: ModelProto, found: Mapping[str, Magnitudes]) -> set[str]:
+    """Divisors with a value below 2⁻¹⁷, tensors to be normalised that have no other, and the small ones before them."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    waiting = [name for node in model.graph.node for name in divisors_of(node)]
+    small, vanishing = set[str](), {name for name, magnitudes in found.items() if magnitudes.vanishes}
+    while waiting:
+        name = waiting.pop()
+        if name in small or name not in found or found[name].least >= COARSE:
+            continue
+        small.add(name)
+        maker = makers.get(name)
+        if maker is not None and maker.op_type in CARRY_SMALLNESS:
+            waiting.extend(maker.input)
+    waiting = list(_normalised(model))
+    while waiting:
+        name = waiting.pop()
+        if name in vanishing - small:
+            small.add(name)
+            waiting.extend(makers[name].input if name in makers else ())
+    return small
+
+
+def _normalised(model: ModelProto) -> Iterator[str]:
+    """Tensors that are brought to another size: what enters norms, and dividends."""
+    within = {name for norm in written_out_norms(model) for name in norm.inner}
+    for node in model.graph.node:
+        if node.op_type == "Div" or squares_in(node):
+            yield node.input[0]
+        elif within.intersection(node.output):
+            yield from node.input

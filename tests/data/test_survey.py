@@ -1,0 +1,135 @@
+"""Pictures that cannot calibrate a model are refused, doubtful ones are named, and real sets are neither."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from edgevit.artifacts import Preprocess
+from edgevit.data.dataset import ArrayImages, Dataset
+from edgevit.data.preprocess import open_image
+from edgevit.data.survey import ALIKE, FAINT, _far_from_normal, _refuse, check_pictures, survey
+from edgevit.errors import DataError
+
+RULE = Preprocess(height=32, width=32)
+PHOTOS = np.clip(
+    np.kron(np.random.default_rng(0).integers(0, 256, (32, 4, 4, 3)), np.ones((1, 8, 8, 1))), 0, 255
+).astype(np.uint8)
+
+
+def doubts(
+    pictures: NDArray[np.uint8],
+    labels: Sequence[int] | None = None,
+    ids: Sequence[str] | None = None,
+    rule: Preprocess = RULE,
+) -> list[str]:
+    dataset = Dataset(
+        name="photos",
+        classes=("cat", "dog"),
+        sample_ids=tuple(ids or map(str, range(len(pictures)))),
+        labels=None if labels is None else np.array(labels),
+        images=ArrayImages(pictures),
+        indices=np.arange(len(pictures)),
+    )
+    return check_pictures(dataset, rule, ("cat", "dog"), "int8")
+
+
+def as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def with_contrast(share: float) -> NDArray[np.uint8]:
+    return (128 + share * (PHOTOS.astype(np.float32) - 128)).astype(np.uint8)
+
+
+def lit(spread: float) -> NDArray[np.uint8]:
+    """One picture under light that changes, in grey levels."""
+    light = np.random.default_rng(1).normal(0, spread, (32, 1, 1, 1))
+    return np.clip(PHOTOS[:1] * 0.5 + 64 + light, 0, 255).astype(np.uint8)
+
+
+def test_different_pictures_of_two_classes_raise_no_doubt() -> None:
+    assert doubts(PHOTOS, [0, 1] * 16) == []
+    assert doubts(PHOTOS, ids=[f"{name}/{index}.png" for index in range(16) for name in ("cat", "dog")]) == []
+
+
+@pytest.mark.parametrize(
+    ("pictures", "got"),
+    [
+        (np.zeros_like(PHOTOS), "pictures of a single colour"),
+        (np.full_like(PHOTOS, 90), "pictures of a single colour"),
+        (np.broadcast_to(PHOTOS[:, :1, :1], PHOTOS.shape), "pictures of a single colour"),
+        (with_contrast(0.1), "a contrast of 0.02"),
+        (np.repeat(PHOTOS[:1], 32, axis=0), "32 copies of one picture"),
+    ],
+    ids=["black", "grey", "a colour each", "fog", "copies"],
+)
+def test_pictures_that_calibrate_nothing_are_refused(pictures: NDArray[np.uint8], got: str) -> None:
+    with pytest.raises(DataError, match="nothing to be calibrated on") as caught:
+        doubts(pictures)
+    assert str(caught.value.got).startswith(got)
+    assert caught.value.where == "int8, photos"
+
+
+@pytest.mark.parametrize(
+    ("pictures", "labels", "said"),
+    [
+        (with_contrast(0.3), [0, 1] * 16, "their contrast is 0.0"),
+        (lit(5), [0, 1] * 16, "they are nearly alike"),
+        (np.concatenate([PHOTOS[:30], np.zeros_like(PHOTOS[:2])]), [0, 1] * 16, "6% of them have a single colour"),
+        (PHOTOS, [1] * 32, "all of them are of class 'dog'"),
+    ],
+    ids=["faint", "alike", "some black", "one class"],
+)
+def test_doubtful_pictures_are_named(pictures: NDArray[np.uint8], labels: list[int], said: str) -> None:
+    (doubt,) = doubts(pictures, labels)
+    assert doubt.startswith(said)
+
+
+def test_folders_tell_the_class_where_labels_are_not_read() -> None:
+    assert doubts(PHOTOS, ids=[f"dog/{index}.png" for index in range(32)]) == ["all of them are of class 'dog'"]
+    assert doubts(PHOTOS, ids=[f"photos/{index}.png" for index in range(32)]) == []
+
+
+def test_a_mean_and_std_of_other_pictures_are_noticed() -> None:
+    (doubt,) = doubts(PHOTOS, [0, 1] * 16, rule=RULE.model_copy(update={"std": (0.01, 0.01, 0.01)}))
+    assert doubt.endswith("not about 0 and 1: check the model's mean and std")
+    scaled = RULE.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)})
+    assert doubts(PHOTOS, [0, 1] * 16, rule=scaled) == [], "only scaled, to 0 to 255"
+
+
+def test_no_real_set_raises_a_doubt_nor_a_single_class_of_one(shared_data: Path) -> None:
+    """Beside the class itself: 20 drawings of a letter are as alike as real pictures come here."""
+    sets: dict[str, list[NDArray[np.uint8]]] = {}
+    folders = {"ImageNet": "imagenet_samples/*.jpg", "apples": "grocery/train/Fruit/Apple/Golden-Delicious/*.jpg"}
+    for name, pattern in folders.items():
+        files = sorted(shared_data.glob(pattern))[::4]
+        sets[name] = [open_image(file) for file in files]
+    bits = np.load(shared_data / "omniglot" / "omniglot.npz")["background_bits"]
+    ink = 255 * np.unpackbits(bits[:640], axis=-1)[..., :105]
+    sets |= {
+        "letters": list(as_rgb(ink[::20])),
+        "one letter": list(as_rgb(ink[:20])),
+        "white": list(as_rgb(255 - ink[:20])),
+    }
+    strip = next(iter(sorted((shared_data / "cifar10").glob("test_batch*.webp"))))
+    sets["CIFAR-10"] = list(open_image(strip).reshape(-1, 32, 32, 3)[:64])
+    digits = load_digits()
+    sets["digits"] = list(as_rgb((digits.images[:64] * 15.9).astype(np.uint8)))
+    sets["zeros"] = list(as_rgb((digits.images[digits.target == 0][:64] * 15.9).astype(np.uint8)))
+    for name, pictures in sets.items():
+        assert len(pictures) >= 8, name
+        _refuse(found := survey(pictures), name)
+        assert found.contrast > 1.2 * FAINT, name
+        assert found.spread > 1.9 * ALIKE, name
+        assert found.one_coloured == 0, name
+        assert _far_from_normal(found, RULE) == [], name
+
+
+def test_a_single_picture_is_no_set_of_copies() -> None:
+    assert doubts(PHOTOS[:1], [0]) == []
