@@ -197,7 +197,7 @@ def test_profile_and_compare(folder: Path) -> None:
     both = ("compare", folder / "float.onnx", folder / "float.onnx", "--data", folder / "photos", "--duration", 0.5)
     answer = json.loads(CliRunner().invoke(app, [str(one) for one in (*both, "--json")]).stdout)
     assert answer["speedup"]["low"] <= answer["speedup"]["value"] <= answer["speedup"]["high"]
-    assert answer["speedup"]["value"] == pytest.approx(1, abs=0.3)
+    assert 0.5 < answer["speedup"]["value"] < 2  # the machine may be busy
     assert answer["top1_drop"]["value"] == 0
 
 
