@@ -1,11 +1,19 @@
 # make quickstart   makes the environment, installs edgevit and runs recipes/quickstart.yaml
 # make test         lint, types, import rules and the tests of the default tier
 # make test-slow    the slow tier
+# make test-isa     the tests of the default tier twice, in older instruction sets than this CPU's (x86-64 alone)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Each library reads one variable: PyTorch's kernels ATEN_…, its MKL MKL_…, the OpenBLAS of NumPy and SciPy OPENBLAS_…,
+# NumPy's sorts and functions NPY_… (names of NumPy 2.4). ONNX Runtime has none; MKL_DEBUG_CPU_TYPE does nothing any more.
+# oneDNN (convolutions in PyTorch) is left alone: OpenVINO reads ONEDNN_MAX_CPU_ISA too and then fails.
+SSE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
+AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
+	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
 
-.PHONY: quickstart test test-slow lint format clean
+.PHONY: quickstart test test-slow test-isa lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/edgevit run recipes/quickstart.yaml
@@ -15,6 +23,11 @@ test: lint
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/pytest -q -m slow
+
+test-isa: $(VENV)/installed-dev
+	$(BIN)/pytest -q tests/test_instruction_sets.py
+	$(SSE) $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
+	$(AVX2) $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -33,9 +33,12 @@ class Workbench:
         self.store = Store(Path(self._folder.name))
         self.made: dict[str, Artifact] = dict(
             dataset_artifacts(
-                {"digits": Digits.model_validate({"source": "digits", "few_shot": {"shots": 5}})},
+                {
+                    name: Digits.model_validate({"source": "digits", "few_shot": {"shots": shots}})
+                    for name, shots in (("digits", 5), ("few", 75))
+                },
                 Path(),
-                ["digits.support", "digits.pool", "digits.test"],
+                ["digits.support", "digits.pool", "digits.test", "few.pool"],  # 50, 851, 896 and 151 images
             )
         )
 

@@ -16,7 +16,7 @@ from tests.checking.graphs import convolution
 from tests.checking.test_nvidia import needs_nvidia
 from tests.test_files import run
 
-MODEL = ("--model", "efficientvit_m0", "--image-size", 64, "--classes", 32)
+MODEL = ("--model", "test_efficientnet", "--image-size", 64, "--classes", 32)
 
 
 @pytest.fixture(scope="module")

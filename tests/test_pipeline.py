@@ -52,9 +52,18 @@ class Small:
     def run(self, recipe: Recipe | None = None, fresh: tuple[str, ...] = ()) -> dict[str, Artifact]:
         return pipeline.run(recipe or self.recipe(), self.file.parent, self.runs, Context(), fresh)
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [EDGEVIT, *arguments, "--runs", str(self.runs)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+    def command(self, *arguments: str) -> int:
+        """What `edgevit` with these arguments exits with."""
+        return status_of(*arguments, "--runs", str(self.runs))
+
+
+def status_of(*arguments: str) -> int:
+    """What `edgevit` exits with, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["edgevit", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0)
 
 
 @pytest.fixture
@@ -86,14 +95,13 @@ def test_a_report_follows_the_names_in_it(small: Small) -> None:
     assert json.loads((small.runs / "other" / "report" / "report.json").read_text())["name"] == "other"
 
 
-def test_a_report_is_of_one_run(small: Small) -> None:
+def test_a_report_is_of_one_run(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     small.run()
     small.run(small.recipe("name: small", "name: other"))
-    answer = subprocess.run([EDGEVIT, "report", small.runs], capture_output=True, text=True, check=False)
-    assert answer.returncode == 2
-    assert f"one of {small.runs / 'other'}, {small.runs / 'small'}" in answer.stderr
-    one = subprocess.run([EDGEVIT, "report", small.runs / "other"], capture_output=True, text=True, check=True)
-    assert one.stdout.startswith("# other")
+    assert status_of("report", str(small.runs)) == 2
+    assert f"one of {small.runs / 'other'}, {small.runs / 'small'}" in capsys.readouterr().err
+    assert status_of("report", str(small.runs / "other")) == 0
+    assert capsys.readouterr().out.startswith("# other")
 
 
 def test_an_id_that_becomes_a_folder(small: Small) -> None:
@@ -187,28 +195,26 @@ def refused_report(
     return capsys.readouterr().err
 
 
-def test_a_budget_that_is_not_met_is_status_1(small: Small) -> None:
-    answer = small.command("run", str(small.file))
-    assert answer.returncode == 1, answer.stderr
-    assert "does not meet the budget" in answer.stdout
-    again = small.command("run", str(small.file), "--check")
-    assert again.returncode == 1
-    assert "nothing was to be done" in again.stdout
-    assert "--check compared nothing" in again.stdout
+def test_a_budget_that_is_not_met_is_status_1(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    assert small.command("run", str(small.file)) == 1
+    assert "does not meet the budget" in capsys.readouterr().out
+    assert small.command("run", str(small.file), "--check") == 1
+    again = capsys.readouterr().out
+    assert "nothing was to be done" in again
+    assert "--check compared nothing" in again
 
 
-def test_a_dry_run_checks_what_is_to_be_made_again(small: Small) -> None:
-    answer = small.command("run", str(small.file), "--dry-run", "--fresh", "modell")
-    assert answer.returncode == 2
-    assert "Did you mean 'model'?" in answer.stderr
+def test_a_dry_run_checks_what_is_to_be_made_again(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    assert small.command("run", str(small.file), "--dry-run", "--fresh", "modell") == 2
+    assert "Did you mean 'model'?" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_said(small: Small) -> None:
+def test_a_folder_that_cannot_be_written_is_said(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     small.runs = Path("/proc/none")
-    answer = small.command("run", str(small.file))
-    assert answer.returncode == 2
-    assert "error: /proc/none" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert small.command("run", str(small.file)) == 2
+    said = capsys.readouterr().err
+    assert "error: /proc/none" in said
+    assert "Traceback" not in said
 
 
 def test_control_c_says_that_the_run_goes_on(small: Small) -> None:

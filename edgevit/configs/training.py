@@ -285,7 +285,7 @@ class WeightedTeacher(Frozen):
 class TeacherCache(Frozen):
     """Keep what the teacher says of each view; other students of the same views and teacher then need no teacher.
 
-    In full and in float32, the student is the same to the bit as without the cache (on one CPU).
+    In full and in float32, the student is the same to the bit as without the cache, on the same CPU and versions.
     """
 
     top_k: Count | None = Field(

@@ -1,4 +1,4 @@
-"""The one training loop. It can be killed at any moment and goes on, on as many ranks, to the same bits."""
+"""The one training loop. Killed at any moment, it goes on to the same bits on the same machine with as many ranks."""
 
 from __future__ import annotations
 

@@ -85,7 +85,16 @@ def one_token() -> onnx.ModelProto:
 
 
 @needs_nvidia
-@pytest.mark.parametrize("name", ["repvit_m0_9", "efficientvit_b0", "deit_tiny_patch16_224", "efficientformerv2_s0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientvit_b0",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("repvit_m0_9", "deit_tiny_patch16_224", "efficientformerv2_s0")
+        ),
+    ],
+)
 def test_compact_models_get_the_precision_they_ask_for(name: str, tmp_path: Path) -> None:
     check_forms(name, SIDE, tmp_path)
 

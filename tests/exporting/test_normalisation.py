@@ -98,7 +98,7 @@ def test_a_bundle_of_it_labels_as_the_model_does(photo: Path, tmp_path: Path) ->
 
 
 def test_the_command(tmp_path: Path) -> None:
-    model = ("--model", "efficientvit_m0", "--image-size", 64, "--classes", 3)
+    model = ("--model", "test_efficientnet", "--image-size", 64, "--classes", 3)
     run("export", *model, "--normalise", "--precision", "float16", "--out", tmp_path / "half.onnx")
     shown = run("inspect", tmp_path / "half.onnx")
     assert "image uint8 (batch, 64, 64, 3)" in shown

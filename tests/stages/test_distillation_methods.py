@@ -24,14 +24,15 @@ METHODS = {
     for stage in load_recipe(Path(__file__).parents[2] / "recipes" / "methods.yaml").stages
     if isinstance(stage, Distill)
 }
-STREAMS = ({"data": "digits.support", "share": 0.5}, {"data": "digits.pool", "share": 0.5})
+STREAMS = ({"data": "digits.support", "share": 0.5}, {"data": "few.pool", "share": 0.5})
 SHORT = {"epochs": 2, "batch_size": 50, "augmentation": {"horizontal_flip": 0, "scale": (0.8, 1.0)}}
 STUDENT = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
+RESNET = {"model": "resnet18", "model_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}}
 
 
 @cache
 def teacher(name: str = "resnet-teacher", seed: int = 0) -> Artifact:
-    fields = {"model": "resnet18", "image_size": 64, "data": "digits.support", "seed": seed}
+    fields = {**RESNET, "image_size": 64, "data": "digits.support", "seed": seed}
     return workbench().run("train", name, **{**fields, **SHORT})
 
 
@@ -161,7 +162,7 @@ def test_feature_that_is_not_there_is_refused(objective: dict[str, Any], message
 
 def test_weak_teacher_is_mentioned() -> None:
     said = io.StringIO()
-    blank = workbench().run("load", "blank", model="resnet18", image_size=32, classes_of="digits.support")
+    blank = workbench().run("load", "blank", **RESNET, image_size=32, classes_of="digits.support")
     streams = ({"data": "digits.support"},)
     distilled("of-blank", Context(progress=progress_for(said)), teacher=blank.id, streams=streams, epochs=5)
     assert "the teacher is right in only" in said.getvalue()

@@ -42,7 +42,7 @@ def test_factorised_model_goes_to_onnx_int8_and_back_to_school() -> None:
         expected = model_from_checkpoint(thinner)(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(session.infer({"image": images})["logits"], expected, atol=1e-4, rtol=1e-4)
     student = bench.run(
-        "distill", "thin-student", teacher=checkpoint().id, init=thinner.id, streams=({"data": "digits.pool"},),
+        "distill", "thin-student", teacher=checkpoint().id, init=thinner.id, streams=({"data": "few.pool"},),
         objectives=({"loss": "soft"},), epochs=1, batch_size=64,
     )  # fmt: skip
     assert open_checkpoint(student).description.low_ranks == open_checkpoint(thinner).description.low_ranks

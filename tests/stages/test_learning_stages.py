@@ -40,7 +40,7 @@ SOFT = ({"loss": "soft"}, {"loss": "cross_entropy", "weight": 0.1})
 
 
 def distilled(name: str, **changes: Any) -> Artifact:
-    streams = ({"data": "digits.pool", "share": 0.8}, {"data": "digits.support", "share": 0.2})
+    streams = ({"data": "few.pool", "share": 0.8}, {"data": "digits.support", "share": 0.2})
     fields = {**TOKEN_VIT, **SHORT, "teacher": teacher().id, "streams": streams, **changes}
     return workbench().run("distill", name, **fields)
 
@@ -121,7 +121,7 @@ def test_train_on_a_pool_is_refused() -> None:
 
 
 def test_student_comes_to_agree_with_its_teacher() -> None:
-    student = distilled("student", epochs=12, learning_rate=2e-3, objectives=SOFT)
+    student = distilled("student", epochs=30, learning_rate=2e-3, objectives=SOFT)
     test = open_dataset(workbench().made["digits.pool"])
     agreement = []
     for model in (student, distilled("untrained", epochs=0)):

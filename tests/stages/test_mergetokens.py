@@ -41,14 +41,14 @@ def test_merged_model_is_quantized_and_distilled() -> None:
     int8 = bench.run("quantize", "merged-int8", model=exported.id, calibration="digits.pool", calibration_images=16)
     assert int8.metrics["macs"] == exported.metrics["macs"] == merged.metrics["macs"]
     student = bench.run(
-        "distill", "merged-student", teacher=checkpoint().id, init=merged.id, streams=({"data": "digits.pool"},),
+        "distill", "merged-student", teacher=checkpoint().id, init=merged.id, streams=({"data": "few.pool"},),
         objectives=({"loss": "soft"},), epochs=1, batch_size=64,
     )  # fmt: skip
     assert open_checkpoint(student).description.merged_tokens == 2
     assert student.metrics["macs"] == merged.metrics["macs"]
     with pytest.raises(RecipeError, match="its features lead to another answer"):
         bench.run(
-            "distill", "merged-layers", teacher=checkpoint().id, init=merged.id, streams=({"data": "digits.pool"},),
+            "distill", "merged-layers", teacher=checkpoint().id, init=merged.id, streams=({"data": "few.pool"},),
             objectives=({"loss": "features", "student": 0, "teacher": 0},), epochs=1,
         )  # fmt: skip
 

@@ -37,6 +37,7 @@ from tests.small_models import VIT, workbench
 
 CPU = torch.device("cpu")
 ALL = ("heads", "hidden", "blocks")
+GENTLE = {"horizontal_flip": 0, "scale": (0.8, 1.0)}
 SHORT = {"epochs": 2, "batch_size": 50, "learning_rate": 1e-3}
 
 
@@ -44,9 +45,8 @@ SHORT = {"epochs": 2, "batch_size": 50, "learning_rate": 1e-3}
 def trained() -> Artifact:
     """A ViT that has learned something: 50 digits by heart, and most of the others."""
     fields = {**VIT, "model_args": {**VIT["model_args"], "depth": 4}, "data": "digits.support"}
-    gentle = {"horizontal_flip": 0, "scale": (0.8, 1.0)}
     return workbench().run(
-        "train", "to-prune", **fields, epochs=60, batch_size=10, learning_rate=1e-3, augmentation=gentle
+        "train", "to-prune", **fields, epochs=60, batch_size=10, learning_rate=1e-3, augmentation=GENTLE
     )
 
 
@@ -124,12 +124,11 @@ def test_pruned_model_is_exported_and_quantized_and_answers_the_same() -> None:
 
 
 def test_what_is_left_is_distilled_trained_adapted_and_pruned_again() -> None:
-    bench, source = workbench(), pruned("blocks-too", keep_macs=0.5, data="digits.support", structures=ALL)
-    streams = ({"data": "digits.support", "share": 0.5}, {"data": "digits.pool", "share": 0.5})
-    objectives = ({"loss": "soft"},)
+    bench, source = workbench(), pruned("blocks-too", keep_macs=0.3, data="digits.support", structures=ALL)
+    streams = ({"data": "digits.support", "share": 0.5}, {"data": "few.pool", "share": 0.5})
     distilled = bench.run(
-        "distill", "recovered", teacher=trained().id, init=source.id, streams=streams, objectives=objectives, **SHORT,
-        drop_path_rate=0.1,
+        "distill", "recovered", teacher=trained().id, init=source.id, streams=streams, objectives=({"loss": "soft"},),
+        **{**SHORT, "epochs": 8}, augmentation=GENTLE, drop_path_rate=0.1,
     )  # fmt: skip
     others = [
         bench.run("train", "trained-again", init=source.id, data="digits.support", layer_decay=0.8, **SHORT),
@@ -142,7 +141,7 @@ def test_what_is_left_is_distilled_trained_adapted_and_pruned_again() -> None:
     assert others[2].metrics["macs"] <= 0.8 * source.metrics["macs"]
     assert open_checkpoint(distilled).description.pruned == open_checkpoint(source).description.pruned
     teacher, student, before = map(model_from_checkpoint, (trained(), distilled, source))
-    assert distance_to(teacher, student) < distance_to(teacher, before)
+    assert distance_to(teacher, student) < 0.8 * distance_to(teacher, before)
 
 
 def test_another_head_on_a_pruned_model_is_trained_too() -> None:
@@ -164,7 +163,7 @@ def wide() -> Artifact:
 
 def test_latency_is_measured_until_it_is_low_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "STEPS", 2)
-    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.3)
+    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.1)
     said, bench = io.StringIO(), workbench()
     small = bench.run(
         "prune", "fast", Context(progress=progress_for(said)), model=wide().id, keep_latency=0.6, score="magnitude"

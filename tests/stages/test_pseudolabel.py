@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -114,6 +114,21 @@ def stale(file: Path, runs: Path) -> list[str]:
     return [one.id for one in pipeline.why(load_recipe(file), file.parent, runs) if one.runs]
 
 
+class Finished(NamedTuple):
+    """The recipe's file, the folder of its runs, and what they made."""
+
+    file: Path
+    runs: Path
+    made: dict[str, Artifact]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("guessing")
+    file, runs = written(folder), folder / "runs"
+    return Finished(file, runs, run(file, runs))
+
+
 # the stage
 
 
@@ -141,7 +156,10 @@ def test_calibration_takes_back_what_a_teacher_boasts(tmp_path: Path) -> None:
     assert louder.metrics["temperature"] == pytest.approx(5 * honest.metrics["temperature"], rel=1e-3)
     assert louder.metrics["ece"]["before"] > louder.metrics["ece"]["after"] + 0.05
     assert louder.metrics["ece"]["after"] == pytest.approx(honest.metrics["ece"]["after"], abs=1e-3)
-    assert louder.digest == honest.digest
+    labels_of = [dict(zip(one.sample_ids, one.labels, strict=True)) for one in map(open_dataset, (honest, louder))]
+    kept_by_one = labels_of[0].keys() ^ labels_of[1].keys()  # the temperatures differ a little
+    assert len(kept_by_one) < 0.02 * len(labels_of[0])
+    assert all(labels_of[0][one] == labels_of[1][one] for one in labels_of[0].keys() & labels_of[1].keys())
 
 
 def test_what_was_kept_is_told() -> None:
@@ -206,9 +224,8 @@ def test_labels_can_be_labelled_anew_and_mixed_with_true_ones() -> None:
 # in a recipe
 
 
-def test_a_student_learns_from_guesses_and_a_finished_recipe_hits(tmp_path: Path) -> None:
-    file, runs = written(tmp_path), tmp_path / "runs"
-    done = run(file, runs)
+def test_a_student_learns_from_guesses_and_a_finished_recipe_hits(finished: Finished) -> None:
+    file, runs, done = finished
     assert done["student"].manifest.inputs["data"].id == "guessed"
     assert {one.id for one in ancestors(done["accuracy"])} == {"net", "guessed", "student", "accuracy"}
     assert max(done["guessed"].metrics["per_class"].values()) <= 20
@@ -217,9 +234,8 @@ def test_a_student_learns_from_guesses_and_a_finished_recipe_hits(tmp_path: Path
     assert len(open_dataset(Artifact.load(runs / "guessing" / "guessed"))) == done["guessed"].metrics["kept"]
 
 
-def test_a_new_threshold_makes_only_what_reads_the_guesses_stale(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    before = run(written(tmp_path), runs)
+def test_a_new_threshold_makes_only_what_reads_the_guesses_stale(finished: Finished, tmp_path: Path) -> None:
+    _, runs, before = finished
     changed = written(tmp_path, ("most_per_class: 20", "most_per_class: 10"))
     assert stale(changed, runs) == ["guessed", "student", "accuracy"]
     after = run(changed, runs)
@@ -227,9 +243,8 @@ def test_a_new_threshold_makes_only_what_reads_the_guesses_stale(tmp_path: Path)
     assert before["teachers"] == after["teachers"]
 
 
-def test_the_same_labels_from_another_threshold_leave_the_student_finished(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    before = run(written(tmp_path), runs)
+def test_the_same_labels_from_another_threshold_leave_the_student_finished(finished: Finished, tmp_path: Path) -> None:
+    _, runs, before = finished
     changed = written(tmp_path, ("threshold: 0.1", "threshold: 0.05"))
     assert run(changed, runs)["student"] == before["student"]
 

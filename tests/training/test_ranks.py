@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ FEATURES = (FeatureDistillation(student=0, teacher=0),)
 
 
 def train(folder: Path, context: Context, **changes: object) -> nn.Module:
-    """A training run of 20 steps or so, in and into a folder of its own."""
+    """A training run of 12 steps or so, in and into a folder of its own."""
     folder.mkdir(exist_ok=True)
     return fitted(tiny_vit().module, label_objective(3), LABELLED, folder, context, **changes)
 
@@ -81,7 +82,7 @@ def fitted(
     save_every_s: float = 20.0,
     **changes: object,
 ) -> nn.Module:
-    config = train_config(**{"epochs": 5, "optimizer": "sgd", "learning_rate": 0.1, **changes})
+    config = train_config(**{"epochs": 3, "optimizer": "sgd", "learning_rate": 0.1, **changes})
     at = replace(context, work=folder)
     trained, _ = fit(
         model, objective, streams, config, at, preprocess=PREPROCESS, out=folder, val=val, save_every_s=save_every_s
@@ -133,7 +134,7 @@ def distil_by_plain_images(folder: Path, context: Context) -> nn.Module:
     return distil(folder, context, who, augmentation=Augmentation(scale=(0.9, 1.0)))
 
 
-LONG = {"epochs": 15, "learning_rate": 0.02}
+LONG = {"epochs": 12, "learning_rate": 0.02}
 Case = Callable[[Path, Context], nn.Module]
 CASES: dict[str, Case] = {
     "labels": train,
@@ -179,17 +180,38 @@ def launch(run: Callable[..., Contents], folder: Path, ranks: int, **changes: ob
     return run(train_config(), {}, context, folder)
 
 
+class Halves(NamedTuple):
+    """Everything that two ranks with half of the weights each do, for which they are started once."""
+
+    folder: Path
+    lines: list[str]
+    metrics: Mapping[str, Any]
+
+
+@on_ranks
+def all_in_halves(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    all_cases(config, inputs, context, out)
+    break_off_and_go_on(config, inputs, context, out)
+    return hold_halves(config, inputs, context, out)
+
+
 @pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+def in_halves(tmp_path_factory: pytest.TempPathFactory) -> Halves:
+    folder, heard = tmp_path_factory.mktemp("halves"), Heard()
+    metrics = launch(all_in_halves, folder, 2, shard=True, progress=heard).metrics
+    return Halves(folder, heard.lines, metrics)
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory: pytest.TempPathFactory, in_halves: Halves) -> tuple[Path, ...]:
     """The folders of all cases with one rank, with two, and with two that hold half of the weights each."""
-    one, two, halves = (tmp_path_factory.mktemp(name) for name in ("one", "two", "halves"))
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     launch(all_cases, one, 1)
-    launch(all_cases, halves, 2, shard=True)
     heard = Heard()
     assert launch(all_cases, two, 2, progress=heard).metrics == {"stage": "student"}
     assert heard.lines[-1] == "rank 0 is done"
-    assert "student: 20/20 steps" in heard.lines[0]
-    return one, two, halves
+    assert "student: 12/12 steps" in heard.lines[0]
+    return one, two, in_halves.folder
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -201,12 +223,13 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def test_two_ranks_train_as_one_process_does(one_and_two: tuple[Path, ...], name: str, halves: bool) -> None:
     pair = one_and_two[0], one_and_two[2 if halves else 1]
     one, two = (rows(folder / name) for folder in pair)
-    assert len(one) == len(two) >= 14
+    assert len(one) == len(two) >= 12
     for ours, theirs in zip(one, two, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
-        assert {key: ours.get(key) for key in ("step", "epoch", "top1", "val_top1", "learning_rate")} == {
-            key: theirs.get(key) for key in ("step", "epoch", "top1", "val_top1", "learning_rate")
-        }
+        assert all(ours[key] == theirs[key] for key in ("step", "epoch", "learning_rate"))
+        for key in ("top1", "val_top1"):  # a rounding may turn one answer of a batch of five
+            assert (key in ours) == (key in theirs)
+            assert ours.get(key, 0) == pytest.approx(theirs.get(key, 0), abs=0.2 + 1e-6)
     weights, others = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in pair)
     for key, weight in weights.items():
         torch.testing.assert_close(weight, others[key], atol=1e-4, rtol=1e-4, msg=key)
@@ -265,20 +288,20 @@ def test_kill_9_of_a_rank_ends_the_run_which_then_goes_on(one_and_two: tuple[Pat
 
     threading.Thread(target=kill).start()
     with pytest.raises(TrainingError) as ended:
-        launch(train_slowly, broken, 2, workers=2)
-    assert time.monotonic() - killed[0] < 5
-    wait_until(lambda: processes_of(os.getsid(0)) <= before, 5)
+        launch(train_slowly, broken, 2, workers=1)
+    assert time.monotonic() - killed[0] < 60  # rather than the half hour that a lost rank is waited for
+    wait_until(lambda: processes_of(os.getsid(0)) <= before, 60)
     step = TrainingState(Context(work=broken)).saved_step()
     assert step is not None
-    assert 0 < step < 60
+    assert 0 < step < 48
     assert "stage 'student': a process of the training died" in str(ended.value)
     assert "rank 1 of 2" in str(ended.value)
     assert "was ended by SIGKILL" in str(ended.value)
     assert f"the same command goes on after step {step}" in str(ended.value)
 
     heard = Heard()
-    launch(train_slowly, broken, 2, workers=2, progress=heard)
-    assert heard.lines[0] == f"    goes on after step {step} of 60"
+    launch(train_slowly, broken, 2, progress=heard)
+    assert heard.lines[0] == f"    goes on after step {step} of 48"
     unbroken = torch.load(one_and_two[1] / "long.pt", weights_only=True)
     resumed = torch.load(broken / "weights.pt", weights_only=True)
     for key, weight in unbroken.items():
@@ -333,10 +356,8 @@ def break_off_and_go_on(config: Train, inputs: Mapping[str, Artifact], context: 
     return Contents(kind="checkpoint")
 
 
-def test_training_of_weights_in_parts_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    heard = Heard()
-    launch(break_off_and_go_on, tmp_path, 2, shard=True, progress=heard)
-    assert "    goes on after step 9 of 20" in heard.lines
+def test_training_of_weights_in_parts_goes_on_to_the_same_bits(in_halves: Halves) -> None:
+    assert "    goes on after step 9 of 12" in in_halves.lines
 
 
 @on_ranks
@@ -358,8 +379,8 @@ def hold_halves(config: Train, inputs: Mapping[str, Artifact], context: Context,
     return Contents(kind="checkpoint", metrics={"shares": shares, "units": gathered})
 
 
-def test_a_rank_of_two_holds_half_of_weights_gradients_and_moments(tmp_path: Path) -> None:
-    found = launch(hold_halves, tmp_path, 2, shard=True).metrics
+def test_a_rank_of_two_holds_half_of_weights_gradients_and_moments(in_halves: Halves) -> None:
+    found = in_halves.metrics
     assert found["shares"] == pytest.approx([0.5] * 3, abs=0.05)
     assert found["units"] == 5, "four blocks, and the rest"
 
