@@ -15,7 +15,7 @@ def learned_from(found: Lineup) -> list[Json]:
     """
     groups: dict[tuple[str, ...], list[str]] = {}
     for variant in found.variants:
-        groups.setdefault(tuple(sorted(data_behind(variant.model).values())), []).append(variant.id)
+        groups.setdefault(tuple(sorted({*data_behind(variant.model).values()})), []).append(variant.id)
     return [{"data": list(data), "models": models} for data, models in groups.items() if data]
 
 

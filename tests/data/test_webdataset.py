@@ -251,6 +251,7 @@ def test_braces_and_stars_name_shards(tmp_path: Path):
     assert len(opened("train-{009,011}.tar", "web.train", base)) == 6
     assert len(opened("train-*.tar", "web.train", base)) == 12
     assert len(opened("train-008.tar", "web.train", base)) == 3
+    assert len(opened("*/train-*.tar", "web.train", tmp_path)) == 12
     with pytest.raises(DataError, match=r"train-012\.tar: there is no such folder or shard"):
         opened("train-{008..012}.tar", "web.train", base)
     with pytest.raises(DataError, match="more than 100000 shards"):

@@ -128,18 +128,18 @@ def _named_files(pattern: str, base: Path) -> tuple[Path, list[Path]]:
     names = list(islice(_expanded(pattern), _MOST_SHARDS + 1))
     if len(names) > _MOST_SHARDS:
         raise DataError(f"these braces name more than {_MOST_SHARDS} shards", where=pattern)
+    root = base / Path(re.split(r"[{*?\[]", pattern)[0] + "-").parent
     files: set[Path] = set()
     for name in names:
         if (base / name).is_file():
             files.add(base / name)
             continue
         matching = [base / one for one in glob.glob(name, root_dir=base) if (base / one).is_file()]
-        refuse_links_out(matching, (base / name).parent)
+        refuse_links_out(matching, root)
         if not matching:
             raise DataError("there is no such folder or shard", where=base / name, next="correct the path")
         files.update(matching)
-    root = Path(re.split(r"[{*?\[]", pattern)[0] + "-").parent
-    return base / root, sorted(files)
+    return root, sorted(files)
 
 
 def _expanded(pattern: str) -> Iterator[str]:
