@@ -222,8 +222,9 @@ def _replace(fields: Any, path: tuple[str | int, ...], value: str) -> None:
 
 
 def _check_no_links_below(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _check_no_link(path)
+    for above, folders, files in os.walk(folder):  # what another run removes meanwhile is passed over
+        for name in (*folders, *files):
+            _check_no_link(Path(above, name))
 
 
 def _check_no_link(path: Path) -> None:
