@@ -24,6 +24,7 @@ from edgevit.errors import DataError, EdgevitError
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.files import TensorRanges, artifact_from_onnx, read_onnx, trained_ranges_in, write_onnx
 from tests.runtimes.test_files import with_constant_nodes
+from tests.runtimes.test_outputs import classifier
 
 
 def run(*arguments: object, status: int = 0) -> str:
@@ -198,6 +199,56 @@ def test_profile_and_compare(folder: Path) -> None:
     assert answer["speedup"]["low"] <= answer["speedup"]["value"] <= answer["speedup"]["high"]
     assert 0.5 < answer["speedup"]["value"] < 2  # the machine may be busy
     assert answer["top1_drop"]["value"] == 0
+
+
+def test_a_file_with_a_fixed_batch_runs_in_every_command(folder: Path, tmp_path: Path) -> None:
+    model = onnx.load(folder / "float.onnx")
+    del model.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, tmp_path / "four.onnx")
+    picture = next((folder / "photos").rglob("*.png"))
+    whole, four = (
+        json.loads(run("predict", one, picture, "--json")) for one in (folder / "float.onnx", tmp_path / "four.onnx")
+    )
+    assert four[0]["labels"] == whole[0]["labels"]
+    both = (tmp_path / "four.onnx", folder / "float.onnx", "--duration", 0.2)
+    said = CliRunner().invoke(app, ["compare", *map(str, both)])
+    assert said.exit_code in (0, 1)
+    assert said.stdout.count("ms for 4 images") == 2
+    assert "batch 4," in run("profile", tmp_path / "four.onnx", "--duration", 0.2)
+    with pytest.raises(EdgevitError, match="fixed batch size") as caught:
+        run("profile", tmp_path / "four.onnx", "--duration", 0.2, "--batch", 2)
+    assert caught.value.expected == 4
+
+
+def test_the_output_that_gives_the_classes_is_said_and_chosen(folder: Path, tmp_path: Path) -> None:
+    two, out, names = tmp_path / "two.onnx", tmp_path / "described.onnx", tmp_path / "names.txt"
+    onnx.save(classifier(outputs=(("features", 3), ("scores", 4))), two)
+    said = CliRunner().invoke(app, ["predict", str(two), str(folder / "photos")]).stderr
+    assert "output 'scores' is taken for the classes, not 'features'" in " ".join(said.split())
+    names.write_text("red\ngreen\nblue\n")
+    run("describe", two, "--output", "features", "--labels", names, "--out", out)
+    assert artifact_from_onnx(out).io.outputs[0].name == "features"
+    answers = json.loads(run("predict", out, folder / "photos", "--json"))
+    assert {one["labels"][0]["label"] for one in answers} <= {"red", "green", "blue"}
+    with pytest.raises(EdgevitError, match="no output 'logits'"):
+        run("describe", two, "--output", "logits", "--out", tmp_path / "none.onnx")
+
+
+def test_one_number_for_two_classes_in_a_bundle(folder: Path, tmp_path: Path) -> None:
+    """predict and the bundle's own runner give what the file's sigmoid gives."""
+    onnx.save(classifier("Sigmoid", classes=1), tmp_path / "one.onnx")
+    picture = next((folder / "photos").rglob("*.png"))
+    run("bundle", tmp_path / "one.onnx", "--out", tmp_path / "bundle")
+    command = [sys.executable, tmp_path / "bundle" / "infer.py", "--json", "--top", "2", picture]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(ran.stdout)
+    expected = json.loads(run("predict", tmp_path / "one.onnx", picture, "--top", 2, "--json"))
+    assert [one["label"] for one in found["labels"]] == [one["label"] for one in expected[0]["labels"]]
+    for one, other in zip(found["labels"], expected[0]["labels"], strict=True):
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
+    assert sum(one["confidence"] for one in found["labels"]) == pytest.approx(1)
 
 
 def test_a_bad_option_is_named(folder: Path) -> None:

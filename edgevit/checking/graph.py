@@ -10,7 +10,14 @@ import onnx
 import onnx.checker
 from onnx import ModelProto, NodeProto, TensorProto
 
-from edgevit.runtimes.files import constants_of, integer_attribute, types_and_shapes, with_unique_node_names
+from edgevit.runtimes.files import (
+    constants_of,
+    integer_attribute,
+    is_quantized,
+    onnx_precision,
+    types_and_shapes,
+    with_unique_node_names,
+)
 from edgevit.runtimes.graph_tools import with_functions_inlined
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -102,6 +109,16 @@ class Graph:
         if stored == {TensorProto.INT4}:
             return "int4"
         return type_name(self.element_type(product.output[0]) or self.element_type(operands[0]))
+
+    @cached_property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each constant, by its name."""
+        return {name: tuple(tensor.dims) for name, tensor in self.constants.items()}
+
+    @cached_property
+    def quantized_precision(self) -> str | None:
+        """The precision of what is quantized; None in a float graph."""
+        return onnx_precision(self.model) if is_quantized(self.model) else None
 
     @cached_property
     def attentions(self) -> list[NodeProto]:

@@ -19,8 +19,6 @@ from edgevit.checking.shapes import for_one_image
 from edgevit.quantization.dialects import BESIDE_INT8, DIALECTS, why_float
 from edgevit.runtimes.files import (
     inputs_of,
-    is_quantized,
-    onnx_precision,
     operator_counts,
     opset_of,
     read_onnx,
@@ -208,12 +206,11 @@ def _why_float(node: NodeProto, graph: Graph) -> str:
     ends = [end for end in map(graph.pair_end, operands) if end is not None]
     if any(graph.is_weight(end.input[0]) for end in ends):
         return "its weights are quantized, what they meet is not"
-    weights = {name: tuple(tensor.dims) for name, tensor in graph.constants.items()}
-    if not is_quantized(graph.model):
-        return why_float(node, weights, DIALECTS["tensorrt"])
+    if graph.quantized_precision is None:
+        return why_float(node, graph.weight_shapes, DIALECTS["tensorrt"])
     # int8 for which runtime, the graph does not say
-    dialect = BESIDE_INT8.get(onnx_precision(graph.model), DIALECTS["onnxruntime"])
-    return why_float(node, weights, dialect) or "its quantizer left it float"
+    dialect = BESIDE_INT8.get(graph.quantized_precision, DIALECTS["onnxruntime"])
+    return why_float(node, graph.weight_shapes, dialect) or "its quantizer left it float"
 
 
 def _text(shape: Shape) -> str:

@@ -312,13 +312,14 @@ def with_unique_node_names(model: ModelProto) -> ModelProto:
     """A copy in which every node has a name of its own, for what knows nodes by their names."""
     named = ModelProto()
     named.CopyFrom(model)
-    taken: set[str] = set()
-    given = {node.name for node in named.graph.node}
+    given = Counter(node.name for node in named.graph.node)
+    met: set[str] = set()
     for index, node in enumerate(named.graph.node):
-        if not node.name or node.name in taken:
+        if not node.name or node.name in met:
             numbers = itertools.count(index)
-            node.name = next(name for number in numbers if (name := f"{node.op_type}_{number}") not in given | taken)
-        taken.add(node.name)
+            node.name = next(name for number in numbers if (name := f"{node.op_type}_{number}") not in given)
+            given[node.name] += 1
+        met.add(node.name)
     return named
 
 

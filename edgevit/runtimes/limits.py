@@ -14,7 +14,7 @@ from edgevit.errors import ArtifactError, listed
 from edgevit.runtimes.graph_tools import graph_tool, with_functions_inlined
 from edgevit.runtimes.graph_walk import graphs_of, nodes, subgraphs_of
 
-MOST_NODES = 20_000
+MOST_NODES = 10_000
 MOST_TENSORS = 200_000
 DEEPEST_SUBGRAPH = 16
 MOST_DIMENSIONS = 32
