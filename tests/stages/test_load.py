@@ -234,8 +234,16 @@ def test_model_args_read_no_files(tmp_path, argument):
     (tmp_path / "r.yaml").write_text(
         f"name: r\nstages:\n  - {{stage: load, id: net, model: test_vit, model_args: {{{argument}: x}}}}\n"
     )
-    with pytest.raises(RecipeError, match=f"takes no '{argument}'") as caught:
+    with pytest.raises(RecipeError, match=f"takes no such '{argument}'") as caught:
         load_recipe(tmp_path / "r.yaml")
     assert "r.yaml:3" in str(caught.value)
-    with pytest.raises(RecipeError, match=f"take no '{argument}'"):
+    with pytest.raises(RecipeError, match=f"takes no such '{argument}'"):
         create_model("test_vit", 3, model_args={argument: "x"})
+
+
+def test_how_pictures_are_prepared_may_be_laid_over():
+    overlay = {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear"}
+    built = create_model("test_vit", 3, model_args={"pretrained_cfg_overlay": overlay})
+    assert (built.preprocess.mean, built.preprocess.interpolation) == ((0.5, 0.5, 0.5), "bilinear")
+    with pytest.raises(RecipeError, match="takes no such 'pretrained_cfg_overlay'"):
+        create_model("test_vit", 3, model_args={"pretrained_cfg_overlay": {**overlay, "file": "w.pth"}})
