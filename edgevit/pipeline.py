@@ -66,8 +66,8 @@ def make(
         if title:
             context.progress.say(f"    {_outcome(artifact)}")
             context.progress.curves(_curves(artifact))
-        if isinstance(config, (Export, Bundle)) and (warning := untrained(artifact)):
-            context.progress.say(f"note: {config.id}: {warning}")
+    if isinstance(config, (Export, Bundle)) and (warning := untrained(artifact)):
+        context.progress.say(f"note: {config.id}: {warning}")
     return _in_its_place(artifact, inputs)
 
 

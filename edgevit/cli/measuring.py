@@ -81,8 +81,8 @@ def evaluate(
             Evaluate, id="evaluation", model="model", data="images", target=target, runtime=runtime,
             batch_size=batch, protocol=protocol, **given,
         )  # fmt: skip
-        images = shop.labelled_images(data)
-        named = named_by_options(shop.model(model), labels, class_order, images)
+        named, images = shop.model(model), shop.labelled_images(data)
+        named = named_by_options(named, labels, class_order, images)
         made = shop.make(config, model=named, data=images)
         of_episodes = protocol == "episodes"
         recorded = {} if of_episodes else json.loads(made.file("evaluation.json").read_text(encoding="utf-8"))
@@ -157,9 +157,9 @@ def compare(
     from edgevit.workshop import parsed, workshop
 
     with workshop(terminal_context()) as shop:
+        one, other = shop.model(first), shop.model(second)
         images = shop.labelled_images(data) if data else None
-        one, other = (_ordered_if_unnamed(shop.model(path), class_order, images) for path in (first, second))
-        models = one, other
+        models = _ordered_if_unnamed(one, class_order, images), _ordered_if_unnamed(other, class_order, images)
         batch_size = batch or fixed_batch(one.io) or fixed_batch(other.io) or 1
         plan = MeasurePlan(duration_s=duration_s, batch_size=batch_size)
         evaluations = None

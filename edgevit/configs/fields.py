@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -50,13 +50,14 @@ Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
 ClassOrder = Literal["natural", "text"]  # of class folders: as timm has them, 2 before 10; as torchvision, 10 before 2
 # Arguments of timm's create_model that read files, or make another kind of model than its name says.
 REFUSED_MODEL_ARGS = {
-    **dict.fromkeys(("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), "weights: FILE"),
+    **dict.fromkeys(("checkpoint_path", "pretrained_cfg"), "weights: FILE"),
     **dict.fromkeys(("pretrained", "pretrained_strict", "pretrained_filter_fn"), "pretrained: true or weights: FILE"),
     **dict.fromkeys(("cache_dir", "model_name", "default_cfg", "file", "url", "hf_hub_id"), "weights: FILE"),
     **dict.fromkeys(("num_classes",), "classes or classes_of"),
     **dict.fromkeys(("features_only", "feature_cls", "feature_cfg", "out_indices"), "a classifier"),
     **dict.fromkeys(("scriptable", "exportable", "no_jit", "in_chans"), "none: edgevit decides it"),
 }
+FOLLOWED_OVERLAY = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # how pictures are prepared
 
 
 def _checked_model_args(given: Any, depth: int = 0) -> Any:
@@ -75,10 +76,20 @@ def _checked_model_args(given: Any, depth: int = 0) -> Any:
     return given
 
 
-def _buildable(model_args: dict[str, Any]) -> dict[str, Any]:
+def refused_model_arg(model_args: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first argument that no model is built with, and what to write in its place; None where all are fine."""
     for name in model_args:
         if name in REFUSED_MODEL_ARGS:
-            raise ValueError(f"model_args takes no '{name}'; write {REFUSED_MODEL_ARGS[name]}")
+            return name, REFUSED_MODEL_ARGS[name]
+    overlay = model_args.get("pretrained_cfg_overlay", {})
+    if not isinstance(overlay, Mapping) or not set(overlay) <= set(FOLLOWED_OVERLAY):
+        return "pretrained_cfg_overlay", f"one of {', '.join(FOLLOWED_OVERLAY)} alone, and weights: FILE for weights"
+    return None
+
+
+def _buildable(model_args: dict[str, Any]) -> dict[str, Any]:
+    if refused := refused_model_arg(model_args):
+        raise ValueError(f"model_args takes no such '{refused[0]}'; write {refused[1]}")
     return model_args
 
 

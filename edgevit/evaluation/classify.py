@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +32,15 @@ class Predictions:
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
 
-    @property
+    @cached_property
     def predicted(self) -> NDArray[np.int64]:
         return np.asarray(self.probabilities.argmax(-1), np.int64)
 
-    @property
+    @cached_property
     def confidence(self) -> NDArray[np.float32]:
         return np.asarray(self.probabilities.max(-1), np.float32)
 
-    @property
+    @cached_property
     def correct(self) -> NDArray[np.bool_]:
         return np.asarray(self.predicted == self.labels, np.bool_)
 

@@ -20,19 +20,18 @@ THUMBNAIL_SIDE = 192
 
 def write_evaluation(found: Predictions, dataset: Dataset, out: Path, **more: Json) -> Json:
     """Write predictions.npz, evaluation.json (and in it what `more` names) and wrong/NNN.png; gives {top1, images}."""
-    predicted = found.predicted
     np.savez_compressed(
         out / "predictions.npz",
         sample_ids=np.array(found.sample_ids, dtype=np.str_),
         labels=found.labels,
-        predicted=predicted,
+        predicted=found.predicted,
         confidence=found.confidence,
         probabilities=found.probabilities,
     )
     summary = {
         "classes": found.classes,
-        "confusions": confusions(found.labels, predicted, found.classes),
-        "per_class": per_class(found.labels, predicted, found.classes),
+        "confusions": confusions(found.labels, found.predicted, found.classes),
+        "per_class": per_class(found.labels, found.predicted, found.classes),
         "calibration": calibration(found.confidence, found.correct),
         "wrong": _write_mistakes(found, dataset, out),
         **more,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import Frozen, Json, Preprocess
 from edgevit.configs import View
-from edgevit.configs.fields import REFUSED_MODEL_ARGS
+from edgevit.configs.fields import refused_model_arg
 from edgevit.errors import ArtifactError, RecipeError, first_line, is_out_of_memory
 from edgevit.models import catalogue
 from edgevit.models.agreement import LARGEST_DEVIATION, deviation
@@ -145,10 +145,8 @@ def check_model_name(name: str) -> None:
 
 def check_model_args(model_args: Json, name: str) -> None:
     """Raise RecipeError for an argument that reads a file, or makes another kind of model than `name` says."""
-    for argument in model_args:
-        if argument in REFUSED_MODEL_ARGS:
-            got, expected = f"model_args: {{{argument}: …}}", REFUSED_MODEL_ARGS[argument]
-            raise RecipeError(f"model_args of {name} take no '{argument}'", got=got, expected=expected)
+    if refused := refused_model_arg(model_args):
+        raise RecipeError(f"model_args of {name} takes no such '{refused[0]}'", expected=refused[1])
 
 
 def preprocess_of(model: nn.Module, image_size: int | None = None) -> Preprocess:

@@ -24,7 +24,7 @@ PYTORCH_BEGINNINGS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in r
 EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 KEYS = (*EMA_KEYS, "state_dict", "model", "", "model_state_dict", "model_state", "net", "weights")
 # Names of a whole model inside a training module, as Lightning writes them before each key; the last two take turns.
-MODULES = (*EMA_KEYS[1:], "model", "net", "backbone", "student", "teacher")
+MODULES = (*EMA_KEYS[1:], "model", "net", "module", "backbone", "student", "teacher")
 NAMES_OF_CLASSES = ("class_names", "label_names", "classes", "CLASSES", "labels", "id2label", "class_to_idx")
 RECORDS = ("args", "pretrained_cfg", "meta", "config", "hyper_parameters")
 

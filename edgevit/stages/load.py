@@ -38,9 +38,7 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
     if built.description.licence:
         context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")
     if not config.pretrained and weights is None:
-        context.progress.say(
-            f"note: {config.id}: {config.model} starts with random weights, which somebody has to train"
-        )
+        context.progress.say(f"note: {config.id}: the weights of {config.model} are random: it has to be trained")
     provenance = {"weights": _source(config), WEIGHTS_FROM: _origin(config, has_classifier)}
     return checkpoint_contents(built, classes, out, {}, provenance, unnamed=given is None)
 

@@ -10,7 +10,7 @@ from edgevit.data.dataset import ArrayImages
 from edgevit.evaluation import write_evaluation
 from edgevit.evaluation.classify import Predictions
 
-CLASSES, IMAGES = 5_000, 10_000
+CLASSES, IMAGES = 5_000, 5_000
 
 
 def test_an_evaluation_of_5000_classes_is_a_small_file(tmp_path):

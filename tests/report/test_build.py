@@ -2,6 +2,7 @@ import html
 import itertools
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from markdown_it import MarkdownIt
 
 from edgevit.configs import Budget
 from edgevit.errors import ArtifactError
+from edgevit.provenance import WEIGHTS_FROM
 from edgevit.report import summary
-from edgevit.report.build import write_report
+from edgevit.report.build import report_json, write_report
 from edgevit.report.page import _quantization
 from edgevit.report.text import markdown
 from edgevit.report.variants import lineup
@@ -49,6 +51,18 @@ def test_the_page_and_the_text_say_what_the_models_learned_from(run: MeasuredRun
     for name in ("report.html", "report.md"):
         said = " ".join((out / name).read_text().split())
         assert "digits.pool, digits.support, glyphs.train: adapted, student, tuned, onnx, int8, engine" in said
+
+
+def test_weights_that_nobody_trained_are_a_caution(run: MeasuredRun):
+    found = lineup(run.of(*ALL))
+    assert not any("random" in line for line in report_json(found, Budget(), "x")["cautions"])
+    model = found.deployed.model
+    random = {WEIGHTS_FROM: {"body": "random", "classifier": "trained"}}
+    model = replace(model, manifest=model.manifest.model_copy(update={"provenance": random}))
+    report = report_json(replace(found, deployed=replace(found.deployed, model=model)), Budget(), "x")
+    caution = f"{found.deployed.id}: its weights are random: nobody trained them but its classifier."
+    assert report["cautions"][0] == caution
+    assert f"Caution: {caution}" in " ".join(summary(report).split())
 
 
 def test_the_same_measurements_give_the_same_bytes(run: MeasuredRun, tmp_path: Path):
