@@ -21,6 +21,7 @@ NORMS = (
     "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization", "MeanVarianceNormalization",
     "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 )  # fmt: skip
+FLOAT32 = "/edgevit_float32"  # ends the names of copies
 LARGEST = 65504.0
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 DIVISORS = {
@@ -83,6 +84,7 @@ def _float32_nodes(model: ModelProto, kept: Collection[str]) -> list[str]:
         is_such_pair = node.op_type in PAIR and (node.input[0] in tensors or node.input[1] in small)
         if is_such_pair or large.intersection(node.input):
             tensors.update(node.output)
+    tensors.discard("")  # an output that a node leaves out
     wide = [
         node
         for node in model.graph.node
@@ -129,7 +131,7 @@ def _copied(node: NodeProto, model: ModelProto) -> NodeProto:
     place = list(model.graph.node).index(node)
     copy = NodeProto()
     copy.CopyFrom(node)
-    copy.name, copy.output[0] = f"{node.name}_float32", f"{node.output[0]}_float32"
+    copy.name, copy.output[0] = f"{node.name}{FLOAT32}", f"{node.output[0]}{FLOAT32}"
     model.graph.node.insert(place + 1, copy)
     inserted: NodeProto = model.graph.node[place + 1]
     return inserted
@@ -146,7 +148,7 @@ def _give_own_constants(model: ModelProto, wide: list[NodeProto]) -> None:
             if name not in halved:
                 continue
             if name not in own:
-                own[name] = f"{name}_float32"
+                own[name] = f"{name}{FLOAT32}"
                 copy = model.graph.initializer.add()
                 copy.CopyFrom(stored[name])
                 copy.name = own[name]

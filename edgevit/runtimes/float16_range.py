@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgevit.errors import listed
 from edgevit.runtimes.files import constants_of, inputs_of, types_and_shapes
@@ -56,8 +56,8 @@ def beyond_float16(
     """The activations of a float32 graph that leave the range of float16, by name.
 
     Such a tensor reaches 65504 / HEADROOM, or enters a norm or a division with all values below 2⁻¹⁷, or has any value
-    below 2⁻¹⁷ and is divided by; with small ones come the small tensors that they are computed from.
-    A norm's squares have the name that `squares_in` gives; not every runtime computes them in float32.
+    below 2⁻¹⁷ and is divided by; with small ones come the small tensors that they are computed from. A norm's squares
+    have the name that `squares_in` gives; not every runtime computes them in float32.
 
     Args:
         batches: gives input batches (N, 3, H, W).
@@ -83,12 +83,14 @@ def magnitudes(
 ) -> dict[str, Magnitudes]:
     """The magnitudes of float32 tensors of a graph, by name.
 
-    The graph itself reduces them, so that its activations need not be in memory at once.
+    The graph itself reduces them. It holds all activations of a run, so that a run takes one image where it may.
 
     Args:
         tensors: names of activations that have at least one value.
         batches: gives input batches (N, 3, H, W).
     """
+    if not tensors:
+        return {}
     probed = ModelProto()
     probed.CopyFrom(model)
     for nodes in map(_reduction, tensors):
@@ -106,8 +108,9 @@ def magnitudes(
         file = Path(folder) / "magnitudes.onnx"
         file.write_bytes(probed.SerializeToString())
         session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
-        for images in batches():
-            answers = session.run([MAGNITUDES], {inputs_of(model)[0].name: images})[0].reshape(-1, 2)
+        image = inputs_of(model)[0]
+        for images in _smallest_runs(image, batches()):
+            answers = session.run([MAGNITUDES], {image.name: images})[0].reshape(-1, 2)
             largest, least = np.fmax(largest, answers[:, 0]), np.fmin(least, answers[:, 1])
     return {name: Magnitudes(float(high), float(low)) for name, high, low in zip(tensors, largest, least, strict=True)}
 
@@ -122,6 +125,14 @@ def said(beyond: Mapping[str, Magnitudes], measured_on: str) -> str:
         f"{len(beyond)} tensors would leave float16's range, with {HEADROOM:g} times the values of {measured_on}, and "
         f"stay float32: {listed(magnitudes, shown=3)}"
     )
+
+
+def _smallest_runs(image: ValueInfoProto, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The images of batches one by one, or the batches where the graph fixes their size."""
+    for images in batches:
+        yield from (
+            [images] if image.type.tensor_type.shape.dim[0].HasField("dim_value") else np.split(images, len(images))
+        )
 
 
 def _reduction(tensor: str) -> Iterator[NodeProto]:

@@ -83,12 +83,12 @@ class _LayerNorm:
 
     @property
     def constants(self) -> dict[str, NDArray[Any]]:
-        bias = {} if self.bias is None else {f"{self.made}_norm_bias": self.bias}
-        return {f"{self.made}_norm_scale": self.scale, **bias}
+        bias = {} if self.bias is None else {f"{self.made}/edgevit_norm/bias": self.bias}
+        return {f"{self.made}/edgevit_norm/scale": self.scale, **bias}
 
     @property
     def node(self) -> NodeProto:
-        inputs, name = [self.entering, *self.constants], f"{self.made}_norm"
+        inputs, name = [self.entering, *self.constants], f"{self.made}/edgevit_norm"
         return helper.make_node("LayerNormalization", inputs, [self.made], name, axis=-1, epsilon=self.epsilon)
 
 
