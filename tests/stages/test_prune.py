@@ -133,12 +133,12 @@ def test_what_is_left_is_distilled_trained_adapted_and_pruned_again() -> None:
     others = [
         bench.run("train", "trained-again", init=source.id, data="digits.support", layer_decay=0.8, **SHORT),
         bench.run("fewshot", "adapted", model=source.id, support="digits.support", method="finetune", **SHORT),
-        bench.run("prune", "pruned-twice", model=distilled.id, keep_macs=0.8, score="magnitude"),
+        bench.run("prune", "pruned-twice", model=distilled.id, keep_macs=0.95, score="magnitude"),
     ]
     for one in (distilled, *others[:2]):
         assert one.metrics["macs"] == source.metrics["macs"]
         assert not same_weights(one, source)
-    assert others[2].metrics["macs"] <= 0.8 * source.metrics["macs"]
+    assert others[2].metrics["macs"] <= 0.95 * source.metrics["macs"]
     assert open_checkpoint(distilled).description.pruned == open_checkpoint(source).description.pruned
     teacher, student, before = map(model_from_checkpoint, (trained(), distilled, source))
     assert distance_to(teacher, student) < 0.8 * distance_to(teacher, before)
