@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
 from edgevit.data.class_order import outputs_of
-from edgevit.errors import ArtifactError, DataError
+from edgevit.data.labels import places_among
+from edgevit.errors import ArtifactError, DataError, listed
 from edgevit.progress import Progress
 from edgevit.runtimes import answers
 from edgevit.runtimes.base import Session, input_batches
@@ -101,22 +102,20 @@ def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArra
 
 def _class_mapping(spec: IOSpec, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
     """The model's index of each of the data set's classes."""
-    classes = spec.classes
     outputs = outputs_of(spec, dataset.classes, dataset.name)
-    lacking = [name for name in dataset.classes if name not in classes]
-    if outputs is not None:
-        if lacking:
-            progress.say("the model does not name its classes: they are taken in the order of the data set's")
-        return np.array(outputs, np.int64)
-    raise DataError(
-        f"the model lacks {len(lacking)} of the {len(dataset.classes)} classes",
-        where=dataset.name,
-        got=_listed(lacking),
-        expected=f"among the model's {len(classes)}: {_listed(classes)}",
-        next="name these classes in the data set's include_classes, or evaluate a model trained on them",
-    )
-
-
-def _listed(names: Sequence[str], shown: int = 5) -> str:
-    more = f", … ({len(names) - shown} more)" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    lacking = [
+        name
+        for name, place in zip(dataset.classes, places_among(dataset.classes, spec.classes), strict=True)
+        if place < 0
+    ]
+    if outputs is None:
+        raise DataError(
+            f"the model lacks {len(lacking)} of the {len(dataset.classes)} classes",
+            where=dataset.name,
+            got=listed(lacking),
+            expected=f"among the model's {len(spec.classes)}: {listed(spec.classes)}",
+            next="name these classes in the data set's include_classes, or evaluate a model trained on them",
+        )
+    if lacking:
+        progress.say("note: the model does not name its classes: they are taken in the order of the data set's")
+    return np.array(outputs, np.int64)

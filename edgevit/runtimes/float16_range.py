@@ -16,7 +16,7 @@ from edgevit.errors import listed
 from edgevit.runtimes.files import constants_of, inputs_of, types_and_shapes
 from edgevit.runtimes.float16 import COARSE, LARGEST, divisors_of, squares_in
 from edgevit.runtimes.norms import written_out_norms
-from edgevit.runtimes.onnxruntime.session import inference_session
+from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 
 HEADROOM = 4.0  # activations of other pictures may be so many times as large as those measured
 MAGNITUDES = "edgevit_magnitudes"
@@ -110,7 +110,7 @@ def magnitudes(
         session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
         image = inputs_of(model)[0]
         for images in _smallest_runs(image, batches()):
-            answers = session.run([MAGNITUDES], {image.name: images})[0].reshape(-1, 2)
+            answers = run_session(session, [MAGNITUDES], {image.name: images}, "magnitudes")[0].reshape(-1, 2)
             largest, least = np.fmax(largest, answers[:, 0]), np.fmin(least, answers[:, 1])
     return {name: Magnitudes(float(high), float(low)) for name, high, low in zip(tensors, largest, least, strict=True)}
 

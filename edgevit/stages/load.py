@@ -32,6 +32,11 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
     built, has_classifier = _built(config, weights, None if given is None else len(given), context)
     if weights is not None and has_classifier and config.classes is None:
         given = _order_of_weights(config, weights, of_dataset, built.description.num_classes, context)
+    if config.pretrained and has_classifier and of_dataset is not None:
+        given = default_class_names(len(of_dataset))
+        if set(given) != set(of_dataset):
+            context.progress.say(f"the classes of {config.model} have other names: the classifier for yours is new")
+            built, given, has_classifier = with_new_head(built, len(of_dataset)), of_dataset, False
     built = with_test_time_views(built, config.test_time_views)
     classes = given or default_class_names(built.description.num_classes)
     check_class_names(classes, f"stage '{config.id}'")

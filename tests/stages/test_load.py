@@ -14,15 +14,16 @@ from typer.testing import CliRunner
 
 from edgevit.artifacts import Artifact
 from edgevit.cli import app
-from edgevit.configs import STAGES, ImageFolder
+from edgevit.configs import STAGES, ImageFolder, Npz
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.class_order import in_order
 from edgevit.errors import DataError, EdgevitError, RecipeError
-from edgevit.models import create_model, model_from_checkpoint
+from edgevit.models import BuiltModel, create_model, model_from_checkpoint
 from edgevit.pipeline import make, resolve
 from edgevit.provenance import WEIGHTS_FROM, untrained
 from edgevit.recipe import load_recipe
+from edgevit.stages import load
 from edgevit.store import Store
 from tests.small_models import VIT, checkpoint, float_onnx, int8_onnx, workbench
 from tests.stages.test_model_stages import Said
@@ -106,6 +107,23 @@ def test_a_new_classifier_needs_no_order(photos, tmp_path):
     assert made.io.classes == tuple(sorted(CLASSES))
     assert made.manifest.provenance[WEIGHTS_FROM] == {"body": "file", "classifier": "random"}
     assert "classifier is random" in str(untrained(made))
+
+
+def test_imagenets_classifier_is_not_called_after_a_thousand_other_classes(tmp_path, monkeypatch):
+    pictures = np.arange(1000, dtype=np.uint16).view(np.uint8).reshape(1000, 1, 2, 1).repeat(3, 3)
+    np.savez(tmp_path / "p.npz", images=pictures, labels=np.arange(1000))
+    config = Npz(source="npz", path=str(tmp_path / "p.npz"))
+    thousand = dataset_artifacts({"p": config}, Path(), ["p"])["p"]
+
+    def without_a_hub(name: str, classes: int, size: int, args: dict[str, Any], pretrained: bool) -> BuiltModel:
+        return create_model(name, classes, size, args)
+
+    monkeypatch.setattr(load, "create_model", without_a_hub)
+    said = Said()
+    made = loaded(tmp_path, Context(progress=said), data=thousand, pretrained=True)
+    assert made.io.classes == open_dataset(thousand).classes
+    assert [line for line in said.lines if "have other names: the classifier for yours is new" in line]
+    assert made.manifest.provenance[WEIGHTS_FROM] == {"body": "pretrained", "classifier": "random"}
 
 
 def test_ema_weights_are_said_and_chosen(tmp_path):
