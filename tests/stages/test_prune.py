@@ -125,23 +125,23 @@ def test_pruned_model_is_exported_and_quantized_and_answers_the_same() -> None:
 
 def test_what_is_left_is_distilled_trained_adapted_and_pruned_again() -> None:
     bench, source = workbench(), pruned("blocks-too", keep_macs=0.3, data="digits.support", structures=ALL)
-    streams = ({"data": "digits.support", "share": 0.5}, {"data": "few.pool", "share": 0.5})
+    streams = ({"data": "digits.support", "share": 0.2}, {"data": "digits.pool", "share": 0.8})
     distilled = bench.run(
         "distill", "recovered", teacher=trained().id, init=source.id, streams=streams, objectives=({"loss": "soft"},),
-        **{**SHORT, "epochs": 8}, augmentation=GENTLE, drop_path_rate=0.1,
+        **{**SHORT, "epochs": 6}, augmentation=GENTLE, drop_path_rate=0.1,
     )  # fmt: skip
-    others = [
-        bench.run("train", "trained-again", init=source.id, data="digits.support", layer_decay=0.8, **SHORT),
-        bench.run("fewshot", "adapted", model=source.id, support="digits.support", method="finetune", **SHORT),
-        bench.run("prune", "pruned-twice", model=distilled.id, keep_macs=0.95, score="magnitude"),
-    ]
-    for one in (distilled, *others[:2]):
+    adapted = bench.run("fewshot", "adapted", model=source.id, support="digits.support", method="finetune", **SHORT)
+    for one in (distilled, adapted):
         assert one.metrics["macs"] == source.metrics["macs"]
         assert not same_weights(one, source)
-    assert others[2].metrics["macs"] <= 0.95 * source.metrics["macs"]
     assert open_checkpoint(distilled).description.pruned == open_checkpoint(source).description.pruned
     teacher, student, before = map(model_from_checkpoint, (trained(), distilled, source))
     assert distance_to(teacher, student) < 0.8 * distance_to(teacher, before)
+    larger = bench.run("train", "trained-again", init=pruned().id, data="digits.support", layer_decay=0.8, **SHORT)
+    assert larger.metrics["macs"] == pruned().metrics["macs"]
+    assert not same_weights(larger, pruned())
+    twice = bench.run("prune", "pruned-twice", model=larger.id, keep_macs=0.8, score="magnitude")
+    assert twice.metrics["macs"] <= 0.8 * larger.metrics["macs"]
 
 
 def test_another_head_on_a_pruned_model_is_trained_too() -> None:
