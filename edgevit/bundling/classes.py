@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from edgevit.artifacts import EMBEDDING, Artifact, sha256_of_file
+from edgevit.bundling.infer import BundleError, read_record
 from edgevit.bundling.prototypes import (
     FILE,
     LARGEST_FILE,
@@ -77,16 +77,13 @@ def classes_since(folder: Path) -> tuple[SupportSet, PrototypeHead] | None:
     if not (folder / RECORD).is_file():
         return None
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if FILE not in record.get("changeable", {}):
+        changeable = read_record(folder)["changeable"]
+        if FILE not in changeable:
             return None
-        as_bundled = record["changeable"][FILE]["sha256_as_bundled"]
         support = read_support(folder / FILE)
-    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
-        raise ArtifactError(f"it cannot be read: {error}", where=folder / RECORD) from None
-    except ClassesError as error:
+    except (BundleError, ClassesError) as error:
         raise ArtifactError(str(error)) from None
-    return None if support.sha256 == as_bundled else (support, head_of(support))
+    return None if support.sha256 == changeable[FILE]["sha256_as_bundled"] else (support, head_of(support))
 
 
 def enroll(bundle: Path, arguments: Sequence[str]) -> str:

@@ -18,31 +18,55 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-# These lie beside this file in a bundle.
-from infer import (  # type: ignore[import-not-found]
-    CLASSES,
-    EXPORT_EMBEDDING,
-    HERE,
-    UNKNOWN,
-    BundleError,
-    Classifier,
-    image_files,
-)
-from prototypes import (  # type: ignore[import-not-found]
-    ClassesError,
-    Indistinguishable,
-    LeftOut,
-    SupportSet,
-    head_of,
-    left_out,
-    write_support,
-)
+if TYPE_CHECKING:  # on a device they come from prototypes.py beside this file
+    from edgevit.bundling.prototypes import LeftOut, SupportSet
+
+HERE = Path(__file__).resolve().parent
+
+
+def checked_infer() -> Any:
+    """infer.py, which lies beside this file; of a bundle, its hash is checked first. It checks the other programs.
+
+    Raises ImportError if it is missing or was altered.
+    """
+    file, record = HERE / "infer.py", HERE / "bundle.json"
+    try:
+        source = file.read_bytes()
+        if (
+            record.is_file()
+            and sha256(source).hexdigest() != json.loads(record.read_bytes())["files"][file.name]["sha256"]
+        ):
+            raise ImportError(f"{file}: was altered")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ImportError(f"{file}: cannot be held against {record.name}: {error}") from None
+    module = ModuleType("infer")
+    module.__file__ = str(file)
+    sys.modules["infer"] = module
+    exec(compile(source, file, "exec"), module.__dict__)
+    return module
+
+
+try:
+    infer = checked_infer()
+    prototypes = infer.shipped("prototypes")
+except Exception as error:
+    if __name__ != "__main__":
+        raise
+    print(error, file=sys.stderr)
+    sys.exit(2)
+
+CLASSES, EXPORT_EMBEDDING, UNKNOWN = infer.CLASSES, infer.EXPORT_EMBEDDING, infer.UNKNOWN
+BundleError, Classifier, image_files = infer.BundleError, infer.Classifier, infer.image_files
+ClassesError, Indistinguishable = prototypes.ClassesError, prototypes.Indistinguishable
+head_of, left_out, write_support = prototypes.head_of, prototypes.left_out, prototypes.write_support
 
 SAME_IMAGE = 1e-4  # difference of two embeddings, as a share of the largest value
 STORE = ".store"
@@ -136,7 +160,8 @@ def support_of(classifier: Any) -> SupportSet:
     """The support set of a bundle. Raises BundleError in one that takes no classes."""
     if classifier.support is None:
         raise BundleError(f"{classifier.folder}: this bundle takes no classes\n  next: {EXPORT_EMBEDDING}")
-    return classifier.support
+    support: SupportSet = classifier.support
+    return support
 
 
 def check_name(name: str, support: SupportSet, add: bool) -> None:

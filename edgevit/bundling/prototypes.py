@@ -221,11 +221,15 @@ def write_support(support: SupportSet, path: Path) -> None:
         got = f"{len(support.labels)} images in {support.embeddings.shape[1]} dimensions, {content.tell()} bytes"
         raise ClassesError("these are too many images", got, f"at most {LARGEST_FILE} bytes", "take fewer of a class")
     part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:  # a full disk
+        part.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

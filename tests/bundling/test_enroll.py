@@ -58,16 +58,18 @@ def program(bundle: Path, name: str, *arguments: object) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60, check=False)
 
 
+PROGRAMS = TemporaryDirectory()
+
+
 @cache
 def shipped_enroll() -> ModuleType:
     """The shipped enroll.py, imported with the files that lie beside it."""
-    with TemporaryDirectory() as folder:
-        write_runner(Path(folder), RUNNER | ENROLLING)
-        sys.path.insert(0, folder)
-        try:
-            return import_module("enroll")
-        finally:
-            sys.path.remove(folder)
+    write_runner(Path(PROGRAMS.name), RUNNER | ENROLLING)
+    sys.path.insert(0, PROGRAMS.name)
+    try:
+        return import_module("enroll")
+    finally:
+        sys.path.remove(PROGRAMS.name)
 
 
 def enrolling(bundle: Path, *arguments: object) -> tuple[int, str, str]:
