@@ -38,7 +38,7 @@ from edgevit.models.names import known_model, nearest_models
 Location = tuple[str | int, ...]
 ROLES = ("train", "val", "test", "support", "pool")
 LARGEST_RECIPE = 1_000_000  # bytes
-NEED_TRUE_LABELS = (("evaluate", ("data",)), ("pseudolabel", ("calibration",)))
+NEED_TRUE_LABELS = (("evaluate", ("data",)), ("pseudolabel", ("calibration",)), ("bundle", ("unseen",)))
 
 
 class Recipe(Frozen):

@@ -463,6 +463,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         classifier = Classifier(HERE, options.threads)
         if options.unknown and classifier.threshold is None:
             raise BundleError(f"{HERE}: {NO_THRESHOLD}")
+        if options.unknown:
+            measured = shipped("prototypes").rates(classifier.support)
+            print("\n".join(measured.lines()[1:]), file=sys.stderr)
         return label_files(classifier, options)
     except BundleError as error:
         print(error, file=sys.stderr)
