@@ -40,7 +40,7 @@ MOST_STAGES = 1000  # with the copies of for_each
 MOST_DATASETS = 1000
 MISTAKES_SHOWN = 20
 NAMES_SHOWN = 20
-NEED_TRUE_LABELS = (("evaluate", ("data",)), ("pseudolabel", ("calibration",)))
+NEED_TRUE_LABELS = (("evaluate", ("data",)), ("pseudolabel", ("calibration",)), ("bundle", ("unseen",)))
 
 
 class Recipe(Frozen):

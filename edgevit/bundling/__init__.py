@@ -1,6 +1,6 @@
 """What goes to the device: a model and all that is needed to run it, without edgevit."""
 
 from edgevit.bundling.build import check_bundle, write_bundle
-from edgevit.bundling.classes import classes_since, enroll, named_by
+from edgevit.bundling.classes import ClassImages, class_images, classes_since, enroll, named_by
 
-__all__ = ["check_bundle", "classes_since", "enroll", "named_by", "write_bundle"]
+__all__ = ["ClassImages", "check_bundle", "class_images", "classes_since", "enroll", "named_by", "write_bundle"]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,10 @@ from PIL import Image
 
 from edgevit import __version__
 from edgevit.artifacts import EMBEDDING, Artifact, Json, sha256_of_file
-from edgevit.bundling.classes import write_classes
+from edgevit.bundling.classes import ClassImages, write_classes
 from edgevit.bundling.prototypes import FILE as CLASSES
-from edgevit.bundling.prototypes import head_of, read_support
+from edgevit.bundling.prototypes import head_of, rates, read_support
 from edgevit.bundling.runner import ENROLLING, HERE, RECORD, RUNNER, environment, write_runner
-from edgevit.data import Dataset
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.progress import Progress, SilentProgress
@@ -41,34 +41,39 @@ MACHINE_SPECIFIC = (
 TOLERANCE = 1e-4
 
 
-def write_bundle(model: Artifact, out: Path, support: Dataset | None = None, progress: Progress | None = None) -> Json:
+def write_bundle(
+    model: Artifact, out: Path, images: ClassImages | None = None, progress: Progress | None = None
+) -> Json:
     """Fill `out` with the model, its labels and IOSpec, a runner, and the record of them; gives the bundle's metrics.
 
     Args:
-        support: labelled images of each class; with them the bundle can take more classes later.
+        images: labelled images of each class; with them the bundle can take more classes later.
 
     Raises:
         ArtifactError: the model's file was altered, a class name cannot be a line of labels.txt, or there is a support
             set and the model gives no embedding.
-        DataError: the support set is unlabelled or too large, or its classes are not the model's.
+        DataError: images are unlabelled or too many, or their classes are not the model's.
     """
     _copy_model(model, out / "model.onnx")
     (out / "labels.txt").write_text(_labels(model), encoding="utf-8", newline="\n")
     _write_json(out / "iospec.json", model.io.model_dump(mode="json"))
-    programs = RUNNER if support is None else RUNNER | ENROLLING
+    programs = RUNNER if images is None else RUNNER | ENROLLING
     write_runner(out, programs)
     (out / "requirements.txt").write_text(_requirements(runtime_of(model)), encoding="utf-8")
-    (out / "README.md").write_text(_readme(model, support is not None), encoding="utf-8")
+    (out / "README.md").write_text(_readme(model, images is not None), encoding="utf-8")
     files: dict[str, Json] = {
         path.name: {"sha256": sha256_of_file(path), "size": path.stat().st_size} for path in sorted(out.iterdir())
     }
     record = _record(model, files, programs)
-    if support is not None:
-        classes = write_classes(model, support, out, progress or SilentProgress())
+    metrics: Json = {"precision": model.metrics.get("precision"), "runtime": runtime_of(model)}
+    if images is not None:
+        classes = write_classes(model, images, out, progress or SilentProgress())
+        metrics["nearest_class"] = asdict(rates(classes))
         record["changeable"] = {CLASSES: {"sha256_as_bundled": classes.sha256, "images": len(classes.labels)}}
+        record["nearest_class"] = metrics["nearest_class"]
     size_bytes = sum(path.stat().st_size for path in out.iterdir())
     _write_json(out / RECORD, record)
-    return {"precision": model.metrics.get("precision"), "runtime": runtime_of(model), "size_bytes": size_bytes}
+    return {**metrics, "size_bytes": size_bytes}
 
 
 def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
@@ -84,9 +89,8 @@ def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((320, 240)).save(picture)
     got, expected = _labelled_by_bundle(bundle, picture), _labelled_here(model, bundle, picture)
-    if got.label != expected.label or any(
-        abs(one - other) > TOLERANCE for one, other in zip(got.numbers, expected.numbers, strict=True)
-    ):
+    differences = np.abs(np.subtract(got.numbers, expected.numbers))
+    if got.label != expected.label or not (differences <= TOLERANCE).all():  # NaN is at no distance
         raise ParityError(
             "the bundle's infer.py does not agree with the model it was made from",
             where=bundle,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from edgevit.artifacts import EMBEDDING, Artifact, sha256_of_file
+from edgevit.bundling.infer import BundleError, read_record
+from edgevit.bundling.learned import is_traced, learned_from
 from edgevit.bundling.prototypes import (
     FILE,
     LARGEST_FILE,
@@ -21,19 +23,58 @@ from edgevit.bundling.prototypes import (
     PrototypeHead,
     SupportSet,
     head_of,
+    rates,
     read_support,
     write_support,
 )
 from edgevit.bundling.runner import ENROLLING, RECORD, RUNNER, environment, write_runner
-from edgevit.data import Dataset
+from edgevit.data import Dataset, open_dataset
 from edgevit.data.class_order import possible_orders
 from edgevit.errors import ArtifactError, CheckFailed, DataError, listed
 from edgevit.evaluation.classify import labels_for, probabilities
 from edgevit.progress import Progress
-from edgevit.runtimes.base import SessionOptions, input_batches
+from edgevit.runtimes.base import Session, SessionOptions, input_batches
 from edgevit.runtimes.sessions import open_session
 
 LARGEST_CHANCE = 0.01  # of an order of classes that luck alone would make seem right
+
+
+@dataclass(frozen=True, eq=False)
+class ClassImages:
+    """The images that make a bundle's classes, and those that its rates are measured on.
+
+    Attributes:
+        support: labelled images of each class.
+        learned: whether the model may have learned from the support.
+        unseen: labelled images that the model did not learn from.
+        unknown: images of none of the classes.
+    """
+
+    support: Dataset
+    learned: bool = True
+    unseen: Dataset | None = None
+    unknown: Dataset | None = None
+
+
+def class_images(inputs: Mapping[str, Artifact], in_recipe: bool) -> ClassImages | None:
+    """The images among a bundle's inputs: `support`, `unseen` and `unknown`; None where there is no support.
+
+    Args:
+        in_recipe: the data sets are those of the recipe that made the model, so that it is known what was learned.
+
+    Raises DataError if a stage behind the model learned from the unseen images.
+    """
+    if "support" not in inputs:
+        return None
+    model, opened = inputs["model"], {name: open_dataset(one) for name, one in inputs.items() if name != "model"}
+    if "unseen" in inputs and (stage := learned_from(model, inputs["unseen"])):
+        raise DataError(
+            f"these images are no unseen ones: stage '{stage}' learned from them",
+            where=inputs["unseen"].id,
+            next="unseen: DATASET.val, of a data set that keeps a val part aside",
+        )
+    learned = not (in_recipe and is_traced(model)) or learned_from(model, inputs["support"]) is not None
+    return ClassImages(learned=learned, **opened)
 
 
 def named_by(support: Dataset, model: Artifact, progress: Progress) -> Artifact:
@@ -105,32 +146,41 @@ def _no_order(
     )
 
 
-def write_classes(model: Artifact, support: Dataset, out: Path, progress: Progress) -> SupportSet:
-    """Write `classes.npz` beside a bundle's `model.onnx`: what this very model sees in each image of the support set.
+def write_classes(model: Artifact, images: ClassImages, out: Path, progress: Progress) -> SupportSet:
+    """Write `classes.npz` beside a bundle's `model.onnx`: what this very model sees in each image.
 
     Raises:
         ArtifactError: the model gives no embedding.
-        DataError: the support set is unlabelled or too large, or its classes are not the model's.
+        DataError: images are unlabelled or too many, or their classes are not the model's; or an unseen image is in the
+            support.
     """
-    _check(model, support)
+    support, unseen = images.support, images.unseen
+    _check(model, images)
     session = open_session(model, SessionOptions())
     labels = labels_for(session, support, progress)
     lacking = [name for label, name in enumerate(model.io.classes) if label not in labels]
     if lacking:
         got, expected = f"no image of {listed(lacking)}", "an image of each of the model's classes"
         raise DataError("the support set lacks classes", where=support.name, got=got, expected=expected)
-    embeddings = []
-    with progress.bar("support", len(support), "images") as bar:
-        # One at a time, as on the device: kernels for larger batches may round otherwise.
-        pictures = (support.image(index) for index in range(len(support)))
-        for batch, _ in input_batches(model.io, pictures, batch_size=1):
-            embeddings.append(session.infer({model.io.inputs[0].name: batch})[EMBEDDING][0])
-            bar.advance()
+    embeddings = _embeddings(session, support, progress)
+    held = None if unseen is None else (_embeddings(session, unseen, progress), labels_for(session, unseen, progress))
+    if unseen is not None and held is not None:
+        _check_apart(unseen, held[0], embeddings)
     try:
-        made = SupportSet(model.io.classes, np.stack(embeddings), labels, sha256_of_file(out / "model.onnx"))
+        made = SupportSet.as_bundled(
+            model.io.classes,
+            embeddings,
+            labels,
+            sha256_of_file(out / "model.onnx"),
+            learned=images.learned,
+            unseen=held,
+            unknown=None if images.unknown is None else _embeddings(session, images.unknown, progress),
+        )
         write_support(made, out / FILE)
     except ClassesError as error:
         raise DataError(str(error), where=support.name) from None
+    for line in rates(made).lines():
+        progress.say(line)
     return made
 
 
@@ -142,16 +192,13 @@ def classes_since(folder: Path) -> tuple[SupportSet, PrototypeHead] | None:
     if not (folder / RECORD).is_file():
         return None
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if FILE not in record.get("changeable", {}):
+        changeable = read_record(folder)["changeable"]
+        if FILE not in changeable:
             return None
-        as_bundled = record["changeable"][FILE]["sha256_as_bundled"]
         support = read_support(folder / FILE)
-    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
-        raise ArtifactError(f"it cannot be read: {error}", where=folder / RECORD) from None
-    except ClassesError as error:
+    except (BundleError, ClassesError) as error:
         raise ArtifactError(str(error)) from None
-    return None if support.sha256 == as_bundled else (support, head_of(support))
+    return None if support.sha256 == changeable[FILE]["sha256_as_bundled"] else (support, head_of(support))
 
 
 def enroll(bundle: Path, arguments: Sequence[str]) -> str:
@@ -181,7 +228,31 @@ def enroll(bundle: Path, arguments: Sequence[str]) -> str:
     raise RuntimeError(said)
 
 
-def _check(model: Artifact, support: Dataset) -> None:
+def _embeddings(session: Session, dataset: Dataset, progress: Progress) -> NDArray[np.float32]:
+    found = []
+    with progress.bar(dataset.name, len(dataset), "images") as bar:
+        # One at a time, as on the device: kernels for larger batches may round otherwise.
+        pictures = (dataset.image(index) for index in range(len(dataset)))
+        for batch, _ in input_batches(session.spec, pictures, batch_size=1):
+            found.append(session.infer({session.spec.inputs[0].name: batch})[EMBEDDING][0])
+            bar.advance()
+    return np.stack(found).astype(np.float32, copy=False)
+
+
+def _check_apart(unseen: Dataset, embeddings: NDArray[np.float32], support: NDArray[np.float32]) -> None:
+    """Raise DataError where the model sees in an unseen image exactly what it sees in one of the support."""
+    known = {embedding.tobytes() for embedding in support}
+    same = [name for name, one in zip(unseen.sample_ids, embeddings, strict=True) if one.tobytes() in known]
+    if same:
+        raise DataError(
+            f"{len(same)} of the unseen images are in the support",
+            where=unseen.name,
+            got=listed(same),
+            next="remove them",
+        )
+
+
+def _check(model: Artifact, images: ClassImages) -> None:
     """What can be known before the model runs."""
     if not model.io.has_embedding:
         raise ArtifactError(
@@ -191,16 +262,18 @@ def _check(model: Artifact, support: Dataset) -> None:
             expected="logits, embedding",
             next="export it with embedding: true (edgevit export: --embedding)",
         )
-    if support.labels is None or not len(support):
-        got = "no labels" if len(support) else "no images"
-        raise DataError("a bundle's support set needs labelled images", where=support.name, got=got)
+    given = [one for one in (images.support, images.unseen, images.unknown) if one is not None]
+    for one in given:
+        if (one.labels is None and one is not images.unknown) or not len(one):
+            got = "no labels" if len(one) else "no images"
+            raise DataError("a bundle's classes need labelled images", where=one.name, got=got)
     width = next(output.shape[1] for output in model.io.outputs if output.name == EMBEDDING)
     most = LARGEST_FILE // (4 * int(width))
-    if len(support) > most:
+    if sum(map(len, given)) > most:
         raise DataError(
             "these are too many images for a bundle",
-            where=support.name,
-            got=len(support),
+            where=", ".join(one.name for one in given),
+            got=sum(map(len, given)),
             expected=f"at most {most}",
             next="give the data set few_shot: {shots: 20}, and support: DATASET.support",
         )

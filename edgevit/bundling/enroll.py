@@ -19,33 +19,63 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-# These lie beside this file in a bundle.
-from infer import (  # type: ignore[import-not-found]
-    CLASSES,
-    EXPORT_EMBEDDING,
-    HERE,
-    UNKNOWN,
-    BundleError,
-    Classifier,
-    complain,
-    image_files,
-    printable,
+if TYPE_CHECKING:  # on a device they come from prototypes.py beside this file
+    from edgevit.bundling.prototypes import Rates, Share, SupportSet
+
+HERE = Path(__file__).resolve().parent
+
+
+def checked_infer() -> Any:
+    """infer.py, which lies beside this file; of a bundle, its hash is checked first. It checks the other programs.
+
+    Raises ImportError if it is missing or was altered.
+    """
+    file, record = HERE / "infer.py", HERE / "bundle.json"
+    try:
+        source = file.read_bytes()
+        if (
+            record.is_file()
+            and sha256(source).hexdigest() != json.loads(record.read_bytes())["files"][file.name]["sha256"]
+        ):
+            raise ImportError(f"{file}: was altered")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ImportError(f"{file}: cannot be held against {record.name}: {error}") from None
+    module = ModuleType("infer")
+    module.__file__ = str(file)
+    sys.modules["infer"] = module
+    exec(compile(source, file, "exec"), module.__dict__)
+    return module
+
+
+try:
+    infer = checked_infer()
+    prototypes = infer.shipped("prototypes")
+except Exception as error:
+    if __name__ != "__main__":
+        raise
+    print(error, file=sys.stderr)
+    sys.exit(2)
+
+CLASSES, EXPORT_EMBEDDING, UNKNOWN = infer.CLASSES, infer.EXPORT_EMBEDDING, infer.UNKNOWN
+BundleError, Classifier, image_files = infer.BundleError, infer.Classifier, infer.image_files
+complain, printable = infer.complain, infer.printable
+ClassesError, Indistinguishable = prototypes.ClassesError, prototypes.Indistinguishable
+head_of, left_out, rates, accuracy_of = (
+    prototypes.head_of,
+    prototypes.left_out,
+    prototypes.rates,
+    prototypes.accuracy_of,
 )
-from prototypes import (  # type: ignore[import-not-found]
-    ClassesError,
-    Indistinguishable,
-    LeftOut,
-    SupportSet,
-    head_of,
-    left_out,
-    write_support,
-)
+write_support = prototypes.write_support
 
 SAME_IMAGE = 1e-4  # difference of two embeddings, as a share of the largest value
 STORE = ".store"
@@ -81,7 +111,8 @@ def enroll(folder: Path, name: str, images: Sequence[Path], add: bool = False, f
             )
         write_support(after, folder / CLASSES)
     taken = {"class": name, "taken": len(files), "images": count, "checked": count > 1, "nearer_to": astray}
-    return {**taken, **compared(left_out(before), checked), "by_model": answers_by_model(classifier, after)}
+    of_class = {"accuracy_of_class": as_json(accuracy_of(after, name)), **compared(before, after)}
+    return {**taken, **of_class, "by_model": answers_by_model(classifier, after)}
 
 
 def remove(folder: Path, name: str) -> dict[str, Any]:
@@ -99,7 +130,7 @@ def remove(folder: Path, name: str) -> dict[str, Any]:
     removed = {"class": name, "removed": len(before.images_of(name))}
     return {
         **removed,
-        **compared(left_out(before), left_out(after)),
+        **compared(before, after),
         "by_model": answers_by_model(classifier, after),
     }
 
@@ -113,14 +144,15 @@ def listing(folder: Path) -> dict[str, Any]:
     """The classes of a bundle, how many images made each and how many of these are nearer to another class."""
     classifier = Classifier(folder)
     support = support_of(classifier)
-    checked = left_out(support)
+    checked, measured = left_out(support), rates(support)
     classes = [
         {"class": name, "images": len(support.images_of(name)), "nearer_to": checked.astray(name)}
         for name in support.classes
     ]
     return {
         "classes": classes,
-        "accuracy": checked.accuracy,
+        **rates_as_json(measured),
+        "said": measured.lines(),
         "threshold": head_of(support).threshold,
         "by_model": answers_by_model(classifier, support),
     }
@@ -146,7 +178,8 @@ def support_of(classifier: Any) -> SupportSet:
     """The support set of a bundle. Raises BundleError in one that takes no classes."""
     if classifier.support is None:
         raise BundleError(f"{classifier.folder}: this bundle takes no classes\n  next: {EXPORT_EMBEDDING}")
-    return classifier.support
+    support: SupportSet = classifier.support
+    return support
 
 
 def check_name(name: str, support: SupportSet, add: bool) -> None:
@@ -183,14 +216,27 @@ def check_new(support: SupportSet, embeddings: npt.NDArray[np.float32], files: S
             raise ClassesError(f"{files[index]}: is the same image as {files[twice[0]]}", next="leave one of them out")
 
 
-def compared(before: LeftOut, after: LeftOut) -> dict[str, Any]:
+def compared(before: SupportSet, after: SupportSet) -> dict[str, Any]:
     """What a change did to all classes."""
+    measured = rates(after)
     return {
-        "classes": len(after.support.classes),
-        "accuracy_before": before.accuracy,
-        "accuracy": after.accuracy,
-        "threshold": head_of(after.support).threshold,
+        "classes": len(after.classes),
+        "accuracy_before": as_json(rates(before).accuracy),
+        **rates_as_json(measured),
+        "said": measured.lines(),
+        "threshold": head_of(after).threshold,
     }
+
+
+def rates_as_json(measured: Rates) -> dict[str, Any]:
+    """Accuracy and the rates of the threshold."""
+    names = ("accuracy", "known_rejected", "unknown_accepted")
+    return {name: as_json(getattr(measured, name)) for name in names}
+
+
+def as_json(share: Share | None) -> dict[str, Any] | None:
+    """A share with its interval; None where it was not measured."""
+    return None if share is None else asdict(share)
 
 
 def answers_by_model(classifier: Any, support: SupportSet) -> bool:
@@ -214,8 +260,8 @@ def sentences(done: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: {nearer} of {counted(done['images'])} nearer to another class: {listed(done['nearer_to'])}"
         else:
             yield f"{name}: all {counted(done['images'])} nearest to their own class"
-    before, now = percent(done["accuracy_before"]), percent(done["accuracy"])
-    yield f"all classes, each image left out in turn: {before} right before, {now} now"
+    if done.get("accuracy_of_class"):
+        yield f"{name}: right by the nearest class: {prototypes.Share(**done['accuracy_of_class'])}"
     yield from last_lines(done)
 
 
@@ -224,12 +270,12 @@ def list_lines(listed_classes: dict[str, Any]) -> Iterator[str]:
     for one in listed_classes["classes"]:
         nearer = f", some nearer to {listed(one['nearer_to'])}" if one["nearer_to"] else ""
         yield f"{one['class']}: {counted(one['images'])}{nearer}"
-    yield f"each image left out in turn: {percent(listed_classes['accuracy'])} right"
     yield from last_lines(listed_classes)
 
 
 def last_lines(done: dict[str, Any]) -> Iterator[str]:
-    """The threshold, and what answers."""
+    """The rates, the threshold, and what answers."""
+    yield from (f"all classes: {line}" for line in done["said"])
     threshold = done["threshold"]
     yield "unknown: no threshold" if threshold is None else f"unknown: an image whose cosine is below {threshold:.3f}"
     if done["by_model"]:
@@ -246,11 +292,6 @@ def listed(astray: dict[str, int]) -> str:
 def counted(images: int) -> str:
     """`1 image`, `5 images`."""
     return f"{images} image" + "s" * (images != 1)
-
-
-def percent(share: float | None) -> str:
-    """`96.0%`, or `nothing` where nothing was tested."""
-    return "nothing" if share is None else f"{share:.1%}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,31 +13,30 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-# They lie beside this file in a bundle.
-from answers import LOGITS, probabilities  # type: ignore[import-not-found]
-from preprocess import (  # type: ignore[import-not-found]
-    open_image,
-    passed_over_notes,
-    pictures_below,
-    preprocess,
-    shown,
-)
-
 Image = str | Path | npt.NDArray[np.uint8]
 Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs, input by its name) → these outputs
 ERRORS_ONLY = 3
+RECORD = "bundle.json"
+NEEDED = ("model.onnx", "labels.txt", "iospec.json", "infer.py", "preprocess.py", "answers.py")
+LARGEST_TEXT = 2**26  # bytes of a file that is read whole
+LARGEST_SIDE = 2**13  # pixels of the model's input
+LARGEST_BATCH = 2**10
 CLASSES = "classes.npz"
+EMBEDDING = "embedding"
 UNKNOWN = "unknown"
 STEERS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 HERE = Path(__file__).resolve().parent
@@ -46,7 +45,7 @@ NO_THRESHOLD = "no image is unknown here: that needs a classes.npz with two imag
 
 
 class BundleError(Exception):
-    """A file of the bundle is missing or was altered."""
+    """A file of the bundle is missing, was altered, or cannot be used."""
 
 
 class Answer(NamedTuple):
@@ -71,20 +70,18 @@ class Classifier:
     """
 
     def __init__(self, folder: str | Path = HERE, threads: int = 1) -> None:
-        """Load a bundle. Raises BundleError if the model, its labels or its IOSpec is not what the bundle recorded."""
+        """Load a bundle. Raises BundleError if a file is not the one that was bundled, or cannot be used."""
         self.folder = Path(folder)
         self.record = read_record(self.folder)
-        for name in ("model.onnx", "labels.txt", "iospec.json"):
-            check_file(self.folder, name, self.record["files"][name])
-        self.labels = (self.folder / "labels.txt").read_text(encoding="utf-8").splitlines()
-        self.spec = json.loads((self.folder / "iospec.json").read_text(encoding="utf-8"))
+        self._pictures = shipped("preprocess")
+        check_file(self.folder, "model.onnx", self.record["files"]["model.onnx"])
+        self.labels, self.spec = read_labels(self.folder, self.record), read_spec(self.folder, self.record)
         self.support = read_classes(self.folder, self.record)
         self._head: Any = None
         self._answers_by_head = False
         if self.support is not None:
             self._use_classes()
-        load = RUNTIMES[self.record["runtime"]["name"]]
-        self._outputs = load(self.folder / "model.onnx", self.record["session_options"], threads)
+        self._outputs = load_model(self.folder / "model.onnx", self.record, threads)
 
     @property
     def threshold(self) -> float | None:
@@ -99,15 +96,16 @@ class Classifier:
             images: files, or RGB arrays (height, width, 3) of uint8.
 
         Raises:
-            ValueError: an image cannot be read.
+            ValueError: an image cannot be read, or the model answers it with NaN or infinity.
+            BundleError: the model does not run.
         """
         return [self.answer(image, top).labels for image in images]
 
     def answer(self, image: Image, top: int = 1) -> Answer:
-        """The `top` likeliest labels of one image, and whether it is of any of the classes."""
+        """The `top` likeliest labels of one image, and whether it is of any of the classes. Raises as `predict`."""
         if self._head is None:
             return Answer(self._likeliest(self.logits(image), top), None, None)
-        scores, embedding = self._run(image, [output["name"] for output in self.spec["outputs"][:2]])
+        scores, embedding = self._run(image, [self.spec["outputs"][0]["name"], EMBEDDING])
         if self._answers_by_head:
             scores = self._head.logits(embedding)
         cosine = float(self._head.cosines(embedding).max())
@@ -126,34 +124,44 @@ class Classifier:
     def embedding(self, image: Image) -> npt.NDArray[np.float32]:
         """What enters the model's classifier, (dimensions,). Raises BundleError if the model does not give it."""
         names = [output["name"] for output in self.spec["outputs"]]
-        if "embedding" not in names:
+        if EMBEDDING not in names:
             raise BundleError(f"{self.folder}: the model gives no embedding\n  next: {EXPORT_EMBEDDING}")
-        (embeddings,) = self._run(image, ["embedding"])
+        (embeddings,) = self._run(image, [EMBEDDING])
         first: npt.NDArray[np.float32] = embeddings[0]
         return first
 
     def _run(self, image: Image, outputs: list[str]) -> list[npt.NDArray[np.float32]]:
-        """These outputs for one image, each (1, …)."""
-        picture = image if isinstance(image, np.ndarray) else open_image(image)
-        pixels = preprocess(picture, **self.spec["preprocess"])
+        """These outputs for one image, each (1, width)."""
+        picture = image if isinstance(image, np.ndarray) else self._pictures.open_image(image)
+        pixels = self._pictures.preprocess(picture, **self.spec["preprocess"])
         batch = self.spec["inputs"][0]["shape"][0]
         repeated = np.repeat(pixels[np.newaxis], batch if isinstance(batch, int) else 1, axis=0)
-        return [given[:1] for given in self._outputs(outputs, {self.spec["inputs"][0]["name"]: repeated})]
+        model = self.folder / "model.onnx"
+        try:
+            given = [np.asarray(one)[:1] for one in self._outputs(outputs, {self.spec["inputs"][0]["name"]: repeated})]
+        except Exception as error:  # noqa: BLE001 - each runtime has kinds of its own
+            raise BundleError(f"{model}: does not run: {first_line(error)}") from None
+        for name, values in zip(outputs, given, strict=True):
+            unnamed = name != EMBEDDING and values.shape[-1:] > (len(self.labels),) and not self._answers_by_head
+            if values.ndim != 2 or not values.size or unnamed:
+                raise BundleError(f"{model}: {name} has shape {values.shape}, which iospec.json does not say")
+            if not np.isfinite(values if name == EMBEDDING else values.max()).all():
+                raise ValueError(f"the model's answer is no number: {name} is NaN or infinite")
+        return given
 
     def _likeliest(self, logits: npt.NDArray[Any], top: int) -> list[tuple[str, float]]:
-        meaning = LOGITS if self._answers_by_head else self.spec["outputs"][0]["meaning"]
-        confidence = probabilities(logits[np.newaxis], meaning)[0]
+        answers = shipped("answers")
+        meaning = answers.LOGITS if self._answers_by_head else self.spec["outputs"][0].get("meaning", "")
+        confidence = answers.probabilities(logits[np.newaxis], meaning)[0]
         best = np.argsort(-confidence, kind="stable")[:top]
         return [(self.labels[index], float(confidence[index])) for index in best]
 
     def _use_classes(self) -> None:
-        from prototypes import head_of  # type: ignore[import-not-found]  # in bundles with a classes.npz only
-
         got, expected = self.support.model, self.record["files"]["model.onnx"]["sha256"]
         if got != expected:
             file = self.folder / CLASSES
             raise BundleError(f"{file}: is of another model\n  got: sha256 {got}\n  expected: sha256 {expected}")
-        self._head = head_of(self.support)
+        self._head = shipped("prototypes").head_of(self.support)
         self._answers_by_head = self.support.sha256 != self.record["changeable"][CLASSES]["sha256_as_bundled"]
         if self._answers_by_head:
             self.labels = list(self.support.classes)
@@ -206,6 +214,35 @@ def in_openvino(model: Path, recorded: dict[str, Any], threads: int) -> Run:
 RUNTIMES = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
 
 
+def load_model(model: Path, record: dict[str, Any], threads: int) -> Run:
+    """The model in the runtime that the bundle recorded. Raises BundleError if it cannot be loaded."""
+    name = record["runtime"]["name"]
+    try:
+        return RUNTIMES[name](model, record["session_options"], threads)
+    except ImportError as error:
+        next_step = "python -m pip install -r requirements.txt"
+        raise BundleError(f"{name} cannot be imported: {first_line(error)}\n  next: {next_step}") from None
+    except Exception as error:  # noqa: BLE001 - each runtime has kinds of its own
+        raise BundleError(f"{model}: {name} cannot load it: {first_line(error)}") from None
+
+
+@cache
+def shipped(name: str) -> Any:
+    """The program that lies beside this file, as a module; of a bundle, its hash is checked first.
+
+    It is compiled from the very bytes that were checked, whatever __pycache__ holds.
+    """
+    file = HERE / f"{name}.py"
+    # Without a record beside it, it is edgevit's own copy, which works on a bundle elsewhere.
+    recorded = (HERE / RECORD).is_file()
+    source = checked_bytes(HERE, file.name, read_record(HERE)) if recorded else read_bytes(file)
+    module = ModuleType(f"shipped_{name}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # dataclasses look themselves up there
+    exec(compile(source, file, "exec"), module.__dict__)
+    return module
+
+
 def verify(folder: Path) -> int:
     """Check every file of a bundle; gives how many have to be as they were bundled.
 
@@ -221,33 +258,174 @@ def verify(folder: Path) -> int:
 
 def read_classes(folder: Path, record: dict[str, Any]) -> Any:
     """The support set in a bundle's classes.npz, which holds a hash of its own; None in a bundle without that file."""
-    if CLASSES not in record.get("changeable", {}):
+    if CLASSES not in record["changeable"]:
         return None
-    from prototypes import ClassesError, read_support
-
+    prototypes = shipped("prototypes")
     try:
-        return read_support(folder / CLASSES)
-    except ClassesError as error:
+        return prototypes.read_support(folder / CLASSES)
+    except prototypes.ClassesError as error:
         raise BundleError(str(error)) from None
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """bundle.json."""
+def read_labels(folder: Path, record: dict[str, Any]) -> list[str]:
+    """labels.txt: the model's classes in the order of its outputs."""
+    content = checked_bytes(folder, "labels.txt", record)
     try:
-        record: dict[str, Any] = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{folder / 'bundle.json'}: cannot be read: {error}") from None
+        return content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{folder / 'labels.txt'}: is not UTF-8: {error}") from None
+
+
+def read_spec(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """iospec.json, the parts that are used here checked. Raises BundleError if it does not say how the model is run."""
+    file = folder / "iospec.json"
+    spec = parsed(checked_bytes(folder, file.name, record), file)
+    for name in ("inputs", "outputs"):
+        named = is_list(spec.get(name), dict) and all(isinstance(one.get("name"), str) for one in spec[name])
+        require(named, file, f"{name}: a list of {{name, shape}}")
+    require(spec["outputs"][0]["name"] != EMBEDDING, file, "the classes' scores as the first output")
+    shape = spec["inputs"][0].get("shape")
+    batched = is_list(shape) and (isinstance(shape[0], str) or is_count(shape[0], LARGEST_BATCH))
+    require(batched, file, f"the first input's shape, whose batch is a name or 1 to {LARGEST_BATCH}")
+    require(is_list(spec.get("classes"), str), file, "classes: a list of names")
+    if CLASSES in record["changeable"]:
+        require(any(one["name"] == EMBEDDING for one in spec["outputs"]), file, f"an output '{EMBEDDING}'")
+    check_preprocess(spec.get("preprocess"), file)
+    return spec
+
+
+def check_preprocess(rule: Any, file: Path) -> None:
+    """Raise BundleError unless this is how a picture becomes an input: the keywords of `preprocess`."""
+    keywords = {
+        name: one.default
+        for name, one in inspect.signature(shipped("preprocess").preprocess).parameters.items()
+        if one.kind is one.KEYWORD_ONLY
+    }
+    lacking = {name for name, default in keywords.items() if default is inspect.Parameter.empty}
+    known = isinstance(rule, dict) and lacking <= rule.keys() <= keywords.keys()
+    require(known, file, f"preprocess: {{{', '.join(keywords)}}}")
+    for name in ("height", "width"):
+        require(is_count(rule[name], LARGEST_SIDE), file, f"preprocess.{name}: 1 to {LARGEST_SIDE}")
+    require(is_number(rule["crop_pct"]) and 0.01 <= rule["crop_pct"] <= 100, file, "preprocess.crop_pct: 0.01 to 100")
+    for name in ("mean", "std"):
+        three = is_list(rule[name]) and len(rule[name]) == 3 and all(map(is_number, rule[name]))
+        require(three and (name == "mean" or min(rule[name]) > 0), file, f"preprocess.{name}: three numbers")
+    for name in keywords.keys() & {"resize", "interpolation"}:
+        require(isinstance(rule[name], str), file, f"preprocess.{name}: a word")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """bundle.json, the parts that are used here checked. Raises BundleError if it is no record of a bundle."""
+    file = folder / RECORD
+    record = parsed(read_bytes(file), file)
+    require(record.get("format") == "edgevit-bundle", file, "format: edgevit-bundle")
+    require(record.get("format_version") == 1, file, "format_version: 1; another was written by another edgevit")
+    files = record.get("files")
+    entries = isinstance(files, dict) and all(is_entry(name, entry) for name, entry in files.items())
+    require(entries, file, "files: {name: {sha256, size}}, without folders")
+    require(set(NEEDED) <= record["files"].keys(), file, f"files: {', '.join(NEEDED)}")
+    runtime = record.get("runtime")
+    known = isinstance(runtime, dict) and isinstance(runtime.get("name"), str) and runtime["name"] in RUNTIMES
+    require(known, file, f"runtime.name: {' or '.join(RUNTIMES)}")
+    require(are_session_options(record.get("session_options")), file, "session_options that the runtime takes")
+    changeable = record.setdefault("changeable", {})
+    pinned = isinstance(changeable, dict) and all(
+        isinstance(one, dict) and is_hash(one.get("sha256_as_bundled")) for one in changeable.values()
+    )
+    require(pinned, file, "changeable: {name: {sha256_as_bundled}}")
     return record
 
 
+def are_session_options(value: Any) -> bool:
+    """Whether these are the session options that edgevit records."""
+    if not isinstance(value, dict):
+        return False
+    off = value.get("disabled_optimizers")
+    return (
+        value.get("graph_optimization_level") in (None, "disabled", "all")
+        and (off is None or off == [] or is_list(off, str))
+        and value.get("inference_precision", "float32") in ("float32", "bfloat16")
+    )
+
+
+def is_entry(name: str, entry: Any) -> bool:
+    """Whether this is what the record says about a file that lies in the bundle's own folder."""
+    return Path(name).name == name and "\0" not in name and isinstance(entry, dict) and is_hash(entry.get("sha256"))
+
+
+def is_hash(value: Any) -> bool:
+    """Whether this is a sha256 in hexadecimal digits."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def is_list(value: Any, of: type = object) -> bool:
+    """Whether this is a list of at least one value of this type."""
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(one, of) for one in value)
+
+
+def is_count(value: Any, most: int) -> bool:
+    """Whether this is a whole number from 1 to `most`."""
+    return type(value) is int and 1 <= value <= most
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a number that float32 can hold."""
+    return type(value) in (int, float) and abs(value) < 1e30  # NaN is not less either
+
+
+def require(condition: bool, file: Path, expected: str) -> None:
+    """Raise BundleError where a file does not say what it must."""
+    if not condition:
+        raise BundleError(f"{file}: cannot be used\n  expected: {expected}")
+
+
+def parsed(content: bytes, file: Path) -> dict[str, Any]:
+    """The JSON object in a file's bytes."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{file}: is not JSON: {first_line(error)}") from None
+    if not isinstance(value, dict):
+        raise BundleError(f"{file}: cannot be used\n  expected: a JSON object")
+    return value
+
+
+def checked_bytes(folder: Path, name: str, record: dict[str, Any]) -> bytes:
+    """A file's bytes. Raises BundleError if they are not those that were bundled."""
+    content = read_bytes(folder / name)
+    entry = record["files"].get(name)
+    require(entry is not None, folder / RECORD, f"files: {name}")
+    check_hash(folder / name, hashlib.sha256(content).hexdigest(), entry)
+    return content
+
+
 def check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
-    """Raise BundleError if a file is missing or is not the one that was bundled."""
+    """Raise BundleError if a file, however large, is missing or is not the one that was bundled."""
     path = folder / name
     if not path.is_file():
         raise BundleError(f"{path}: is missing from the bundle")
-    got = sha256(path)
+    try:
+        check_hash(path, sha256(path), entry)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from None
+
+
+def check_hash(path: Path, got: str, entry: dict[str, Any]) -> None:
+    """Raise BundleError where a file's hash is not the recorded one."""
     if got != entry["sha256"]:
         raise BundleError(f"{path}: was altered\n  got: sha256 {got}\n  expected: sha256 {entry['sha256']}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """A small file of the bundle, whole."""
+    try:
+        if not path.is_file():
+            raise BundleError(f"{path}: is missing from the bundle")
+        if path.stat().st_size > LARGEST_TEXT:
+            raise BundleError(f"{path}: is too large\n  expected: at most {LARGEST_TEXT} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from None
 
 
 def sha256(path: Path) -> str:
@@ -257,6 +435,11 @@ def sha256(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -281,6 +464,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         classifier = Classifier(HERE, options.threads)
         if options.unknown and classifier.threshold is None:
             raise BundleError(f"{HERE}: {NO_THRESHOLD}")
+        if options.unknown:
+            measured = shipped("prototypes").rates(classifier.support)
+            complain("\n".join(measured.lines()[1:]))
         return label_files(classifier, options)
     except BundleError as error:
         complain(error)
@@ -297,7 +483,7 @@ def label_files(classifier: Classifier, options: argparse.Namespace) -> int:
         try:
             answer = classifier.answer(path, options.top)
         except (OSError, ValueError) as error:
-            complain(f"{printable(str(path))}: {error}")
+            complain(f"{path}: {error}")
             status = 1
             continue
         said = json.dumps(as_json(path, answer), ensure_ascii=False) if options.json else line(path, answer, options)
@@ -319,14 +505,14 @@ def as_json(path: Path, answer: Answer) -> dict[str, Any]:
     """One answer for a program."""
     labels = [{"label": label, "confidence": confidence} for label, confidence in answer.labels]
     about = {} if answer.cosine is None else {"cosine": answer.cosine, "unknown": answer.unknown}
-    return {"image": shown(path), "labels": labels, **about}
+    return {"image": str(path), "labels": labels, **about}
 
 
 def line(path: Path, answer: Answer, options: argparse.Namespace) -> str:
     """One answer for a person."""
     if options.unknown and answer.unknown:
-        return f"{shown(path)}: {UNKNOWN} (cosine {answer.cosine:.3f})"
-    return f"{shown(path)}: " + ", ".join(f"{label} {confidence:.1%}" for label, confidence in answer.labels)
+        return f"{path}: {UNKNOWN} (cosine {answer.cosine:.3f})"
+    return f"{path}: " + ", ".join(f"{label} {confidence:.1%}" for label, confidence in answer.labels)
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -334,13 +520,14 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
 
     What is passed over is said on stderr.
     """
+    pictures = shipped("preprocess")
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        found = pictures_below(path)
-        for note in passed_over_notes(found.passed_over, path):
-            complain(f"note: {shown(path)}: {note}")
+        found = pictures.pictures_below(path)
+        for note in pictures.passed_over_notes(found.passed_over, path):
+            complain(f"note: {path}: {note}")
         yield from found.pictures
         yield from (Path(error.filename) for error in found.unreadable)
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +23,19 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 FILE = "classes.npz"
-FORMAT_VERSION = 1
-FIELDS = ("format_version", "classes", "embeddings", "labels", "model", "sha256")
+FORMAT_VERSION = 2
+ARRAYS = {
+    "embeddings": "<f4",
+    "labels": "<i8",
+    "enrolled": "?",
+    "unseen": "<f4",
+    "unseen_labels": "<i8",
+    "unknown": "<f4",
+}
+FIELDS = ("format_version", "classes", "model", "learned", "sha256", *ARRAYS)
 LARGEST_FILE = 2**26  # bytes: 13,000 images in 1,280 dimensions
-KEPT_SHARE = 0.95  # of the support set's own images, by the threshold for unknown ones
+KEPT_SHARE = 0.95  # of images of the classes, by the threshold for unknown ones
+Z_95 = 1.959963984540054
 SCALES = np.geomspace(1, 100, 41)  # tried for the logits
 UNTESTED = -1
 
@@ -45,7 +56,13 @@ class Indistinguishable(ClassesError):
 class SupportSet:
     """Embeddings (n, dimensions) float32 of images, with labels (n,) int64 that are indices into `classes`.
 
-    `model` is the sha256 of the model file that gave them: another one's embeddings lie elsewhere.
+    Attributes:
+        model: the sha256 of the model file that gave the embeddings: another model's lie elsewhere.
+        enrolled: (n,) bool, whether an image came after the bundle was made; the model did not learn from it.
+        learned: whether the model may have learned from the images that are not `enrolled`.
+        unseen, unseen_labels: embeddings and labels of images that the model did not learn from. They make no
+            prototype: the threshold and the accuracy are measured on them.
+        unknown: embeddings of images of none of the classes.
 
     Raises ClassesError unless there are two classes or more, each with a name of its own and an image.
     """
@@ -54,6 +71,30 @@ class SupportSet:
     embeddings: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     model: str
+    enrolled: npt.NDArray[np.bool_]
+    learned: bool
+    unseen: npt.NDArray[np.float32]
+    unseen_labels: npt.NDArray[np.int64]
+    unknown: npt.NDArray[np.float32]
+
+    @classmethod
+    def as_bundled(
+        cls,
+        classes: tuple[str, ...],
+        embeddings: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        model: str,
+        *,
+        learned: bool,
+        unseen: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None = None,
+        unknown: npt.NDArray[np.float32] | None = None,
+    ) -> SupportSet:
+        """A support set before anything is enrolled. Raises ClassesError as the class does."""
+        nothing = np.zeros((0, *embeddings.shape[1:]), np.float32)
+        held, held_labels = unseen or (nothing, np.zeros(0, np.int64))
+        enrolled = np.zeros(len(embeddings), np.bool_)
+        none_of_them = nothing if unknown is None else unknown
+        return cls(classes, embeddings, labels, model, enrolled, learned, held, held_labels, none_of_them)
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -64,15 +105,24 @@ class SupportSet:
         """The same and these images, of a class that is there or of a new one."""
         classes = self.classes if name in self.classes else (*self.classes, name)
         labels = np.concatenate([self.labels, np.full(len(embeddings), classes.index(name), np.int64)])
-        return SupportSet(classes, np.concatenate([self.embeddings, embeddings]), labels, self.model)
+        enrolled = np.concatenate([self.enrolled, np.ones(len(embeddings), np.bool_)])
+        together = np.concatenate([self.embeddings, embeddings])
+        return replace(self, classes=classes, embeddings=together, labels=labels, enrolled=enrolled)
 
     def without(self, name: str) -> SupportSet:
         """The same without a class; exactly what it was before that class was added."""
         label = self.classes.index(name)
-        kept = self.labels != label
-        classes = tuple(one for one in self.classes if one != name)
-        labels = self.labels[kept]
-        return SupportSet(classes, self.embeddings[kept], labels - (labels > label), self.model)
+        kept, unseen_kept = self.labels != label, self.unseen_labels != label
+        labels, unseen_labels = self.labels[kept], self.unseen_labels[unseen_kept]
+        return replace(
+            self,
+            classes=tuple(one for one in self.classes if one != name),
+            embeddings=self.embeddings[kept],
+            labels=labels - (labels > label),
+            enrolled=self.enrolled[kept],
+            unseen=self.unseen[unseen_kept],
+            unseen_labels=unseen_labels - (unseen_labels > label),
+        )
 
     def images_of(self, name: str) -> npt.NDArray[np.float32]:
         """The embeddings of a class, in the order in which they came."""
@@ -82,10 +132,11 @@ class SupportSet:
     @cached_property
     def sha256(self) -> str:
         """Hex digest of the content."""
-        about = json.dumps([FORMAT_VERSION, self.classes, self.model, self.embeddings.shape])
+        shapes = [getattr(self, name).shape for name in ARRAYS]
+        about = json.dumps([FORMAT_VERSION, self.classes, self.model, self.learned, shapes])
         digest = hashlib.sha256(about.encode())
-        digest.update(np.ascontiguousarray(self.embeddings, "<f4").tobytes())
-        digest.update(np.ascontiguousarray(self.labels, "<i8").tobytes())
+        for name, kind in ARRAYS.items():
+            digest.update(np.ascontiguousarray(getattr(self, name), kind).tobytes())
         return digest.hexdigest()
 
     def _problem(self) -> str | None:
@@ -98,10 +149,17 @@ class SupportSet:
             return "a name ends with a zero byte"
         if self.embeddings.ndim != 2 or self.labels.shape != self.embeddings.shape[:1]:
             return f"embeddings {self.embeddings.shape} and labels {self.labels.shape}"
-        if not np.isfinite(self.embeddings).all():
+        dimensions = self.embeddings.shape[1]
+        if self.enrolled.shape != self.labels.shape or self.unseen.shape != (len(self.unseen_labels), dimensions):
+            return f"enrolled {self.enrolled.shape}, unseen {self.unseen.shape}, labels {self.unseen_labels.shape}"
+        if self.unseen_labels.ndim != 1 or self.unknown.shape != (len(self.unknown), dimensions):
+            return f"unseen labels {self.unseen_labels.shape}, unknown {self.unknown.shape}"
+        if not all(np.isfinite(one).all() for one in (self.embeddings, self.unseen, self.unknown)):
             return "the model gave NaN or infinity for an image"
         if not np.array_equal(np.unique(self.labels), np.arange(len(self.classes))):
             return "a class has no image, or a label no class"
+        if not np.isin(self.unseen_labels, self.labels).all():
+            return "the label of an unseen image has no class"
         return None
 
 
@@ -143,12 +201,6 @@ class LeftOut:
     support: SupportSet
     nearest: npt.NDArray[np.int64]
 
-    @property
-    def accuracy(self) -> float | None:
-        """The share of images whose own class is nearest; None where nothing could be tested."""
-        tested = self.nearest != UNTESTED
-        return float((self.nearest == self.support.labels)[tested].mean()) if tested.any() else None
-
     def astray(self, name: str) -> dict[str, int]:
         """Of the images of a class, how many are nearer to each of the other classes; the most first."""
         label = self.support.classes.index(name)
@@ -161,21 +213,122 @@ class LeftOut:
 def head_of(support: SupportSet) -> PrototypeHead:
     """The nearest centroid by cosine, on centred embeddings (SimpleShot, Wang et al. 2019).
 
-    The scale makes each image's label likeliest under the prototypes of the others; the threshold keeps KEPT_SHARE of
-    the images by their best cosine with prototypes made without them.
+    Scale and threshold are fitted to the support set's `trials`: the scale makes their labels likeliest; the threshold
+    keeps KEPT_SHARE of them, each class counting alike. Classes that were enrolled do not move the threshold, as long
+    as there are others: a few images of one class would decide for all.
     """
     geometry = _geometry(support)
     length = float(np.linalg.norm(support.embeddings - geometry.centre, axis=1).mean()) or 1.0
-    best = geometry.left_out_cosines.max(1)[geometry.tested]
-    threshold = float(np.sort(best)[int((1 - KEPT_SHARE) * len(best))]) if len(best) else None
-    scale = _scale(geometry.left_out_cosines, support.labels) / length
-    return PrototypeHead(geometry.centre, geometry.centroids, scale, threshold)
+    tried = _trials(support, geometry)
+    alone = ~geometry.tested  # the only image of a class: with itself
+    cosines = np.concatenate([tried.cosines, geometry.left_out_cosines[alone]])
+    scale = _scale(cosines, np.concatenate([tried.labels, support.labels[alone]])) / length
+    return PrototypeHead(geometry.centre, geometry.centroids, scale, _threshold(support, tried))
 
 
 def left_out(support: SupportSet) -> LeftOut:
     """The check by leaving out one image at a time."""
     geometry = _geometry(support)
     return LeftOut(support, np.where(geometry.tested, geometry.left_out_cosines.argmax(1), UNTESTED))
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Images of the classes, each against prototypes that were made without it.
+
+    Of each class: its unseen images; where it has none, its images that the model did not learn from, each left out in
+    turn; where it has neither, all its images likewise, and they are `learned`: figures from them are too good.
+
+    Attributes:
+        labels: (t,) int64.
+        cosines: (t, classes).
+        learned: (t,) bool, whether the model may have learned from the image.
+    """
+
+    labels: npt.NDArray[np.int64]
+    cosines: Floats
+    learned: npt.NDArray[np.bool_]
+
+
+def trials(support: SupportSet) -> Trials:
+    """What accuracy, scale and threshold of a support set are measured on."""
+    return _trials(support, _geometry(support))
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of images, each class counting alike, with its 95% interval.
+
+    The interval is Wilson's, at the number of images that has the variance of a mean over classes.
+
+    Attributes:
+        images: how many were asked about.
+        optimistic: whether the model may have learned from some of them.
+    """
+
+    value: float
+    low: float
+    high: float
+    images: int
+    optimistic: bool = False
+
+    def __str__(self) -> str:
+        warning = ", optimistic: the model may have learned from them" if self.optimistic else ""
+        images = f"{self.images} image" + "s" * (self.images != 1)
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%}) of {images}{warning}"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What to expect of a support set on new images; None where it was not measured.
+
+    Attributes:
+        accuracy: images of the classes whose own class is nearest.
+        known_rejected: images of the classes that `unknown` is said of; those at the threshold count.
+        unknown_accepted: images of no class that a class is said of.
+    """
+
+    accuracy: Share | None
+    known_rejected: Share | None
+    unknown_accepted: Share | None
+
+    def lines(self) -> list[str]:
+        """In words."""
+        return [
+            f"right by the nearest class: {self.accuracy or NOT_MEASURED}",
+            f"images of the classes called unknown: {self.known_rejected or NOT_MEASURED}",
+            f"other images not called unknown: {self.unknown_accepted or NOT_MEASURED}",
+        ]
+
+
+NOT_MEASURED = "not measured"
+
+
+def rates(support: SupportSet) -> Rates:
+    """Accuracy and the rates of the threshold, on the support set's trials and its unknown images."""
+    tried, head = trials(support), head_of(support)
+    accuracy = share_of(tried.cosines.argmax(1) == tried.labels, tried)
+    if head.threshold is None:
+        return Rates(accuracy, None, None)
+    known_rejected = share_of(tried.cosines.max(1) <= head.threshold, tried)
+    unknown_accepted = None
+    if len(support.unknown):
+        accepted = head.cosines(support.unknown).max(1) >= head.threshold
+        unknown_accepted = _share(accepted, np.zeros(len(accepted), np.int64), optimistic=False)
+    return Rates(accuracy, known_rejected, unknown_accepted)
+
+
+def accuracy_of(support: SupportSet, name: str) -> Share | None:
+    """The accuracy on the images of one class."""
+    tried = trials(support)
+    own = tried.labels == support.classes.index(name)
+    of_class = Trials(tried.labels[own], tried.cosines[own], tried.learned[own])
+    return share_of(of_class.cosines.argmax(1) == of_class.labels, of_class)
+
+
+def share_of(counted: npt.NDArray[np.bool_], tried: Trials) -> Share | None:
+    """The share of trials that are `counted`, (t,); None where there are none."""
+    return _share(counted, tried.labels, bool(tried.learned.any())) if len(counted) else None
 
 
 def read_support(path: Path) -> SupportSet:
@@ -186,15 +339,17 @@ def read_support(path: Path) -> SupportSet:
         raise ClassesError(f"{path}: is too large", f"{path.stat().st_size} bytes", f"at most {LARGEST_FILE}")
     try:
         arrays = _arrays(path.read_bytes())
-        version, written, model = int(arrays["format_version"]), str(arrays["sha256"]), str(arrays["model"])
-        classes = tuple(str(name) for name in arrays["classes"].tolist())
-        embeddings, labels = arrays["embeddings"].astype("<f4", copy=False), arrays["labels"].astype("<i8", copy=False)
+        version = int(arrays["format_version"])
+        if version == FORMAT_VERSION:
+            typed: Any = {name: arrays[name].astype(kind, copy=False) for name, kind in ARRAYS.items()}
+            written, model, learned = str(arrays["sha256"]), str(arrays["model"]), bool(arrays["learned"])
+            classes = tuple(str(name) for name in arrays["classes"].tolist())
     except Exception as error:  # noqa: BLE001 - zipfile and numpy raise a dozen kinds on damaged bytes
         raise ClassesError(f"{path}: cannot be read: {str(error) or type(error).__name__}", next=_RESTORE) from None
     if version != FORMAT_VERSION:
         raise ClassesError(f"{path}: is of another format", version, FORMAT_VERSION, "bundle the model again")
     try:
-        support = SupportSet(classes, embeddings, labels, model)
+        support = SupportSet(classes=classes, model=model, learned=learned, **typed)
     except ClassesError as error:
         raise ClassesError(f"{path}: {error}", next=_RESTORE) from None
     if support.sha256 != written:
@@ -212,20 +367,24 @@ def write_support(support: SupportSet, path: Path) -> None:
         content,
         format_version=np.int64(FORMAT_VERSION),
         classes=np.array(support.classes),
-        embeddings=support.embeddings,
-        labels=support.labels,
         model=np.array(support.model),
+        learned=np.array(support.learned),
         sha256=np.array(support.sha256),
+        **{name: getattr(support, name) for name in ARRAYS},
     )
     if content.tell() > LARGEST_FILE:
         got = f"{len(support.labels)} images in {support.embeddings.shape[1]} dimensions, {content.tell()} bytes"
         raise ClassesError("these are too many images", got, f"at most {LARGEST_FILE} bytes", "take fewer of a class")
     part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:  # a full disk
+        part.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -260,6 +419,47 @@ def _geometry(support: SupportSet) -> _Geometry:
     return _Geometry(centre, centroids, cosines, tested)
 
 
+def _trials(support: SupportSet, geometry: _Geometry) -> Trials:
+    labels, new = support.labels, support.enrolled | (not support.learned)
+    has_unseen = np.isin(labels, support.unseen_labels)
+    has_new = np.isin(labels, labels[geometry.tested & new])
+    taken = geometry.tested & ~has_unseen & (new | ~has_new)
+    unseen = _unit(support.unseen.astype(np.float64) - geometry.centre) @ geometry.centroids.T
+    return Trials(
+        labels=np.concatenate([support.unseen_labels, labels[taken]]),
+        cosines=np.concatenate([unseen, geometry.left_out_cosines[taken]]),
+        learned=np.concatenate([np.zeros(len(unseen), np.bool_), ~new[taken]]),
+    )
+
+
+def _threshold(support: SupportSet, tried: Trials) -> float | None:
+    bundled = np.isin(tried.labels, support.labels[~support.enrolled])
+    decides = bundled if bundled.any() else np.ones_like(bundled)
+    if not len(tried.labels):
+        return None
+    best, labels = tried.cosines.max(1)[decides], tried.labels[decides]
+    order = np.argsort(best, kind="stable")
+    weights = _weights(labels)[order]
+    below = np.cumsum(weights) - weights
+    return float(best[order][np.flatnonzero(below <= 1 - KEPT_SHARE + 1e-12)[-1]])
+
+
+def _share(counted: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64], optimistic: bool) -> Share:
+    weights = _weights(labels)
+    value = float(weights[counted].sum())
+    effective, z2 = 1 / float((weights**2).sum()), Z_95**2
+    centre = (value + z2 / (2 * effective)) / (1 + z2 / effective)
+    half = Z_95 / (1 + z2 / effective) * math.sqrt(value * max(1 - value, 0) / effective + z2 / (4 * effective**2))
+    return Share(value, max(0.0, centre - half), min(1.0, centre + half), len(labels), optimistic)
+
+
+def _weights(labels: npt.NDArray[np.int64]) -> Floats:
+    """A weight for each image, so that each class counts alike; their sum is 1."""
+    _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights: Floats = 1 / (counts[places] * len(counts))
+    return weights
+
+
 def _scale(cosines: Floats, labels: npt.NDArray[np.int64]) -> float:
     """The scale that makes the labels most likely under softmax(scale · cosines)."""
     rows = np.arange(len(labels))
@@ -282,4 +482,5 @@ def _arrays(content: bytes) -> dict[str, npt.NDArray[np.generic]]:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
             raise ValueError("it was compressed")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in FIELDS}
+        of_this_format = int(arrays["format_version"]) == FORMAT_VERSION
+        return {name: arrays[name] for name in (FIELDS if of_this_format else FIELDS[:1])}

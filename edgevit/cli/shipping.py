@@ -67,6 +67,13 @@ def bundle(
     ] = None,
     labels: Labels = None,
     class_order: ClassOrder = None,
+    unseen: Annotated[
+        Path | None,
+        typer.Option("--unseen", help="Folder CLASS/*.jpg of images that the model did not learn from, to test them."),
+    ] = None,
+    unknown: Annotated[
+        Path | None, typer.Option("--unknown", help="Folder of images of none of the classes, to measure --unknown.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Pack a model for a device: model, labels, IOSpec, a runner, and the hash of each file.
@@ -76,14 +83,18 @@ def bundle(
     from edgevit.configs import Bundle
     from edgevit.disks import copy_folder
     from edgevit.errors import ArtifactError
-    from edgevit.workshop import workshop
+    from edgevit.workshop import parsed, workshop
 
     if out.exists():
         raise ArtifactError("the folder is already there", where=out, next="give another --out")
     check_out(out, model)
     with workshop(terminal_context()) as shop:
         images = {"support": shop.support_images(support)} if support else {}
-        config = Bundle(stage="bundle", id="bundle", model="model", support="support" if support else None)
+        if unseen:
+            images["unseen"] = shop.support_images(unseen)
+        if unknown:
+            images["unknown"] = shop.unlabelled_images(unknown)
+        config = parsed(Bundle, id="bundle", model="model", **{name: name for name in images})
         named = named_by_options(shop.model(model), labels, class_order, images.get("support"))
         made = shop.make(config, model=named, **images)
         with whole_or_not_at_all(out) as part:

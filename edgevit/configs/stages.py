@@ -305,6 +305,21 @@ class Bundle(Stage):
         description="labelled images of each class: with them the bundle can take more classes on the device; needs a "
         "model that was exported with embedding: true",
     )
+    unseen: DatasetRef | None = Field(
+        None,
+        description="labelled images that the model did not learn from, such as DATASET.val: the threshold for unknown "
+        "images and the accuracy with added classes are measured on them; needs support",
+    )
+    unknown: DatasetRef | None = Field(
+        None,
+        description="images of none of the classes: how many of them are taken for a class is measured; needs support",
+    )
+
+    @model_validator(mode="after")
+    def _rates_need_support(self) -> Self:
+        if self.support is None and (self.unseen or self.unknown):
+            raise ValueError("unseen and unknown need support: DATASET.support")
+        return self
 
 
 class Report(Stage):

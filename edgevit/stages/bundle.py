@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents
-from edgevit.bundling import check_bundle, named_by, write_bundle
+from edgevit.bundling import check_bundle, class_images, named_by, write_bundle
 from edgevit.configs import Bundle
 from edgevit.context import Context
-from edgevit.data import open_dataset
 
 
 def run(config: Bundle, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     """Write the bundle, then run its own `infer.py` in a process of its own and compare with the model here."""
     model = inputs["model"]
-    support = open_dataset(inputs["support"]) if "support" in inputs else None
-    if support is not None:
-        model = named_by(support, model, context.progress)
-    metrics = write_bundle(model, out, support, context.progress)
+    images = class_images(inputs, in_recipe=bool(context.recipe_name))
+    if images is not None:
+        model = named_by(images.support, model, context.progress)
+    metrics = write_bundle(model, out, images, context.progress)
     check_bundle(model, out, context.work)
     return Contents("bundle", metrics=metrics, io=model.io, session_options=model.manifest.session_options)
