@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from edgevit.checking.graph import Graph
-from edgevit.errors import ArtifactError
 from edgevit.runtimes.base import fixed_batch, random_images
 from edgevit.runtimes.files import iospec_of_onnx
 from edgevit.runtimes.float16_range import Magnitudes, magnitudes
@@ -13,14 +12,14 @@ from edgevit.runtimes.float16_rounding import float16_tensors, in_float32
 def float16_magnitudes(graph: Graph) -> dict[str, Magnitudes]:
     """Magnitudes that float16 tensors have where the graph is computed in float32, by name.
 
-    Empty where the graph has no float16 tensor, does not take one picture and give scores, or does not run here.
+    Empty where the graph has no float16 tensor.
+
+    Raises:
+        ArtifactError: the graph does not take one picture and give scores, or does not run here.
     """
     tensors = sorted(float16_tensors(graph.model) - graph.constants.keys())
     if not tensors:
         return {}
     wide = in_float32(graph.model)
-    try:
-        spec = iospec_of_onnx(wide, "")
-        return magnitudes(wide, tensors, lambda: [random_images(spec, fixed_batch(spec) or 1)], threads=1)
-    except ArtifactError:
-        return {}
+    spec = iospec_of_onnx(wide, "")
+    return magnitudes(wide, tensors, lambda: [random_images(spec, fixed_batch(spec) or 1)], threads=1)

@@ -19,6 +19,7 @@ from edgevit.runtimes.files import (
     with_unique_node_names,
 )
 from edgevit.runtimes.graph_tools import with_functions_inlined
+from edgevit.runtimes.outputs import element_type_name
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # Where an operator that multiplies has its two operands; the second are the weights, where there are any. The longer
@@ -157,7 +158,7 @@ def type_name(number: int | None) -> str:
     names = {int(TensorProto.FLOAT): "float32", int(TensorProto.FLOAT8E4M3FN): "float8"}
     if number is None:
         return "unknown"
-    return names.get(number) or str(TensorProto.DataType.Name(number)).lower()
+    return names.get(number) or element_type_name(number)
 
 
 def _zero_point_type(node: NodeProto, graph: Graph) -> int | None:

@@ -168,7 +168,7 @@ def _died(how: str) -> BuilderDied:
         "NVIDIA's builder ended before it answered",
         where="check",
         got=how,
-        next="run the same command again; where memory or time was short, with less beside it",
+        next="run it again; if memory or time ran out, stop other programs first",
     )
 
 

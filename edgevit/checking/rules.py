@@ -14,9 +14,11 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgevit.checking.float16 import float16_magnitudes
 from edgevit.checking.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph, type_name
+from edgevit.errors import ArtifactError
 from edgevit.quantization.dialects import fills_tiles
 from edgevit.runtimes.files import integer_attribute
 from edgevit.runtimes.float16 import LARGEST
+from edgevit.runtimes.float16_range import HEADROOM
 from edgevit.runtimes.graph_walk import nodes
 from edgevit.runtimes.norms import written_out_norms
 
@@ -185,12 +187,21 @@ def fusible_attention(graph: Graph) -> Iterator[Diagnostic]:
 
 def float16_range(graph: Graph) -> Iterator[Diagnostic]:
     """Float16 tensors stay below 65504, with room for pictures that are not at hand."""
-    for name, magnitude in float16_magnitudes(graph).items():
+    try:
+        measured = float16_magnitudes(graph)
+    except ArtifactError as error:
+        what = f"the range of its float16 tensors was not measured: {error.what} ({error.got})"
+        yield Diagnostic("float16_range", "warning", graph.model.graph.name, what, FROM_FLOAT32)
+        return
+    for name, magnitude in measured.items():
         if magnitude.overflows and name in graph.maker:
-            level: Literal["error", "warning"] = "error" if magnitude.largest > LARGEST else "warning"
-            what = (
-                f"its float16 output '{name}' reaches {magnitude.largest:.3g} on a random picture; 65504 is the largest"
-            )
+            reached = f"its float16 output '{name}' reaches {magnitude.largest:.5g} on a random picture"
+            if magnitude.largest >= INFINITE:
+                level: Literal["error", "warning"] = "error"
+                what = f"{reached}; {LARGEST:.0f} is the largest"
+            else:
+                level = "warning"
+                what = f"{reached}; {HEADROOM:g} times as much, as other pictures may give, exceeds {LARGEST:.0f}"
             yield Diagnostic("float16_range", level, graph.maker[name].name, what, FROM_FLOAT32)
 
 
@@ -217,6 +228,7 @@ RULES: tuple[Rule, ...] = (
     float16_range,
     float16_norm,
 )
+INFINITE = 65520.0  # float16 rounds smaller values down to 65504
 FROM_FLOAT32 = "write it from the float32 model by `export --precision float16` or `quantize --runtime tensorrt`"
 QUANTIZE_AGAIN = "quantize the float model with --runtime tensorrt"
 # Beside products, what runs in INT8 itself or carries integers on to what does.

@@ -73,6 +73,8 @@ def _measured(model: ModelProto, names: Iterable[str]) -> Iterator[ValueInfoProt
     if len(inputs) != 1 or not _is_known(inputs[0]):
         return
     image = inputs[0]
+    if image.type.tensor_type.elem_type not in helper.get_all_tensor_dtypes():
+        return
     sizes = [size.dim_value for size in image.type.tensor_type.shape.dim]
     zeros = np.zeros(sizes, helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type))
     with TemporaryDirectory() as folder:

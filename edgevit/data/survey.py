@@ -22,9 +22,10 @@ from edgevit.errors import DataError
 SURVEYED = 64  # pictures
 SIDE, BLOCK = 64, 8  # pixels of a picture as it is surveyed, and of the blocks whose means are compared
 # Standard deviations on a scale of 0 to 1. Real sets: contrast 0.15 and more, of a single picture 0.04; spread 0.06.
-FLAT, FAINT = 0.05, 0.125  # contrast over all pixels; accuracy fell from 91.8 to 68% at 0.05, and to 88% at 0.124
+FAINT = 0.125  # contrast over all pixels; accuracy fell from 91.8 to 88% at 0.124, and to 68% at 0.05
 ONE_COLOUR = 0.01  # contrast within a picture
-SAME, ALIKE = 0.004, 0.03  # spread of blocks over pictures
+SAME = 0.02  # spread of blocks over pictures, as a share of their contrast
+ALIKE = 0.03  # spread of blocks over pictures
 FAR_MEAN, FAR_STD = 3.0, 3.0  # of normalised pictures; real sets: up to 2.4 and 1.6
 
 
@@ -78,7 +79,7 @@ def check_pictures(dataset: Dataset, preprocess: Preprocess, classes: Sequence[s
         where: what errors name.
 
     Raises:
-        DataError: no model can be calibrated on them: they have one colour, hardly any contrast, or are copies of one.
+        DataError: they cannot calibrate or score a model: each has a single colour, or they are copies of one.
     """
     if not len(dataset):
         return []
@@ -99,17 +100,15 @@ def check_pictures(dataset: Dataset, preprocess: Preprocess, classes: Sequence[s
 def _refuse(found: Survey, where: str) -> None:
     if found.one_coloured == 1:
         got = "pictures of a single colour"
-    elif found.contrast < FLAT:
-        got = f"a contrast of {found.contrast:.3f}"
-    elif found.count > 1 and found.spread < SAME:
+    elif found.count > 1 and found.spread < SAME * found.contrast:
         got = f"{found.count} copies of one picture"
     else:
         return
     raise DataError(
-        "these pictures show a model nothing to be calibrated on",
+        "these images cannot calibrate or score a model",
         where=where,
         got=got,
-        expected=f"different pictures with a contrast (standard deviation of pixels, 0 to 1) of {FAINT:g} or more",
+        expected="different pictures, each of more than one colour",
         next="take pictures of the kind that the model will see, such as those it was trained on",
     )
 

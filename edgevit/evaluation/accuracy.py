@@ -63,7 +63,7 @@ def per_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: 
 def confusions(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str], most: int = MOST_CONFUSIONS
 ) -> list[Json]:
-    """Pairs of classes of which one was taken for the other, the most frequent first; `of` counts the label's images.
+    """The most frequent mistakes: label, predicted class, how often, and the label's number of images.
 
     No matrix is made: of thousands of classes it would be large, and nearly empty.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ ADDED = re.compile(
     r"_(scale|zero_point|quantized|QuantizeLinear|DequantizeLinear|convert|rounded|float8|float32|restored|cast_to_fp)"
 )
 MADE_BY_CONVERTER = re.compile(r"graph_(input|output)_cast")
+FRESH, MOST_DIGITS = "edgevit_tensor_", 20  # begins the names of new tensors; a number follows
 Role = tuple[str, object]  # how a node uses a weight: nodes of one role may share it
 
 
@@ -81,7 +83,7 @@ def _give_vector_biases(model: ModelProto, dialect: Dialect) -> None:
         outputs, bias = weights[node.input[1]][1 - axis_of_inputs(node)], node.input[2]
         if weights.get(bias) == (outputs,):
             continue
-        if bias in weights and np.prod(weights[bias], dtype=int) == max(weights[bias], default=1):
+        if bias in weights and math.prod(weights[bias][:-1]) == 1:  # one row, for all images
             value = numpy_helper.to_array(stored[bias]).reshape(-1)
             node.input[2] = next(names)
             vector = np.ascontiguousarray(np.broadcast_to(value, outputs))
@@ -175,10 +177,11 @@ def _names_used(model: ModelProto) -> dict[str, None]:
 
 def _unused_names(model: ModelProto) -> Iterator[str]:
     """Names that no tensor has or goes on from."""
-    used = _names_used(model)
+    longest = len(FRESH) + MOST_DIGITS
+    ours = [one[:longest] for one in _names_used(model) if one.startswith(FRESH)]
+    begun = {one[:end] for one in ours for end in range(len(FRESH), len(one) + 1)}
     for number in itertools.count():
-        name = f"edgevit_tensor_{number}"
-        if not any(one.startswith(name) for one in used):
+        if (name := f"{FRESH}{number}") not in begun:
             yield name
 
 

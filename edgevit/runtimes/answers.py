@@ -13,7 +13,6 @@ PROBABILITIES = "class probabilities"
 INDEPENDENT = "independent class probabilities"  # of several labels for one image: they need not add up to 1
 ONE_LOGIT = "score of class 1"  # of two classes
 ONE_PROBABILITY = "probability of class 1"  # of two classes
-ONE_NUMBER = (ONE_LOGIT, ONE_PROBABILITY)
 
 
 def probabilities(output: npt.NDArray[Any], meaning: str) -> npt.NDArray[np.float64]:

@@ -36,7 +36,7 @@ from edgevit.errors import ArtifactError
 from edgevit.models.ranges import Range
 from edgevit.runtimes.answers import LOGITS
 from edgevit.runtimes.graph_tools import graph_tool
-from edgevit.runtimes.graph_walk import graphs_of, names_read, nodes
+from edgevit.runtimes.graph_walk import graphs_of, names_read, nodes, stored_tensors
 from edgevit.runtimes.limits import check_stored_tensors, check_structure, outline_of
 from edgevit.runtimes.normal_form import KNOWN_DOMAINS, normalize
 from edgevit.runtimes.outputs import ClassOutput, class_output, described, meaning_of, shape_of
@@ -104,6 +104,7 @@ def write_onnx(
         metadata[RANGES_KEY] = canonical_json(trained_ranges.model_dump(mode="json"))
     onnx.helper.set_model_props(model, metadata)
     model.producer_name, model.producer_version = "edgevit", edgevit.__version__
+    check_structure(model, path)  # as `read_onnx` does
     with graph_tool("the graph cannot be written", path):
         onnx.checker.check_model(model)
         content = model.SerializeToString(deterministic=True)
@@ -257,7 +258,7 @@ def is_quantized(model: ModelProto) -> bool:
 def external_files(model: ModelProto, where: object) -> set[str]:
     """Names of the files that hold tensors of a model. Raises ArtifactError where it does not say it in numbers."""
     try:
-        return {ExternalDataInfo(tensor).location for tensor in _tensors(model) if uses_external_data(tensor)}
+        return {ExternalDataInfo(tensor).location for tensor in stored_tensors(model) if uses_external_data(tensor)}
     except ValueError as error:
         raise ArtifactError(f"the weights beside the file cannot be read: {error}", where=where) from None
 
@@ -300,7 +301,9 @@ def types_and_shapes(model: ModelProto) -> tuple[dict[str, int], dict[str, tuple
     except (onnx.shape_inference.InferenceError, ValueError):
         inferred = model.graph
     types, shapes = {}, {}
-    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+    existing = {tensor.name for tensor in model.graph.initializer}.union(*(node.output for node in model.graph.node))
+    infos = [value for value in inferred.value_info if value.name in existing]  # a file may type what it does not hold
+    for value in (*infos, *inferred.input, *inferred.output):
         tensor = value.type.tensor_type
         types[value.name] = tensor.elem_type
         if tensor.HasField("shape"):
@@ -403,7 +406,7 @@ def _without_external_data(path: Path) -> ModelProto:
 def _with_weights(model: ModelProto, path: Path) -> ModelProto:
     """The model, in place, with the weights beside the file; its outputs have the types that can be inferred."""
     _load_external_data(model, path)
-    check_stored_tensors(_tensors(model), path)
+    check_stored_tensors(stored_tensors(model), path)
     for output, inferred in zip(model.graph.output, outline_of(model, path).graph.output, strict=True):
         _take_type(output, inferred)
     return model
@@ -440,18 +443,22 @@ def _refuse_custom_operators(model: ModelProto, path: Path) -> None:
 
 def _load_external_data(model: ModelProto, path: Path) -> None:
     """Load the weights that lie beside the file; onnx itself refuses paths and links that lead out of the folder."""
-    for name in sorted(external_files(model, path)):
-        if (path.parent / name).exists() and not (path.parent / name).is_file():
-            raise ArtifactError("the weights beside the file are no file", where=path, got=name)
-        if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
-            raise ArtifactError(
-                "the weights lie outside the model's folder", where=path, got=name, expected=f"a file in {path.parent}"
-            )
     with graph_tool("the weights beside the file cannot be read", path):
         try:
+            for name in sorted(external_files(model, path)):
+                _check_lies_beside(name, path)
             onnx.load_external_data_for_model(model, str(path.parent))
         except OSError as error:
             raise ValueError(error) from None
+
+
+def _check_lies_beside(name: str, path: Path) -> None:
+    if (path.parent / name).exists() and not (path.parent / name).is_file():
+        raise ArtifactError("the weights beside the file are no file", where=path, got=name)
+    if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+        raise ArtifactError(
+            "the weights lie outside the model's folder", where=path, got=name, expected=f"a file in {path.parent}"
+        )
 
 
 def _metadata(model: ModelProto) -> dict[str, str]:
@@ -474,7 +481,9 @@ def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
             expected=found,
         )
     scores = shape_of(outputs[spec.outputs[0].name])
-    if len(scores) == 2 and isinstance(scores[1], int) and max(2, scores[1]) != len(spec.classes):
+    if len(scores) != 2 or not isinstance(scores[1], int):
+        return
+    if len(spec.classes) not in (scores[1], max(2, scores[1])):  # a written file may have a single class
         raise ArtifactError(
             f"{IOSPEC_KEY} names another number of classes than the graph has",
             where=where,
@@ -523,17 +532,6 @@ def _is_image(value: onnx.ValueInfoProto) -> bool:
     return fixed and value.type.tensor_type.elem_type == TensorProto.FLOAT
 
 
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """All that a model stores: initializers and attributes, those of subgraphs too."""
-    for graph in graphs_of(model):
-        yield from graph.initializer
-    for node in nodes(model):
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-
-
 def _parameters(model: ModelProto) -> Iterator[int]:
     """Elements of each weight, and of each bias that was stored as int32 beside quantized weights."""
     for name, tensor in constants_of(model).items():
@@ -554,7 +552,7 @@ def _strip_shapes_of_weights(model: ModelProto) -> None:
 
 def _strip_notes(model: ModelProto) -> None:
     model.doc_string = ""
-    graphs = [model.graph, *(attribute.g for node in nodes(model) for attribute in node.attribute if attribute.g.node)]
+    graphs = list(graphs_of(model))
     noted = [*nodes(model), *model.functions, *graphs]
     for graph in graphs:
         noted += [*graph.input, *graph.output, *graph.value_info, *graph.initializer]

@@ -12,8 +12,8 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from edgevit.errors import ArtifactError, first_line
 from edgevit.runtimes.files import constants_of, read_elsewhere, with_stored_constants, with_unique_node_names
+from edgevit.runtimes.graph_tools import graph_tool
 from edgevit.runtimes.graph_walk import sort_nodes
 from edgevit.runtimes.norms import written_out_norms
 
@@ -58,20 +58,13 @@ def with_float16(model: ModelProto, where: object, kept: Collection[str] = ()) -
     """
     source = with_stored_constants(with_unique_node_names(model))
     wide = _float32_nodes(source, kept)
-    try:
+    with graph_tool("the graph cannot be written in float16", where, next="leave it in float32"):
         converted = ONNXModel(convert_float_to_float16(source, keep_io_types=True, node_block_list=wide))
         _drop_repeated(converted.model)
         _drop_round_trips(converted.model)
         del converted.model.graph.value_info[:]  # the converter leaves wrong types in it
         sort_nodes(converted.model)
         onnx.checker.check_model(converted.model, full_check=True)
-    except (ValueError, AssertionError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ArtifactError(
-            "the graph cannot be written in float16",
-            where=where,
-            got=first_line(error),
-            next="leave it in float32",
-        ) from error
     half: ModelProto = converted.model
     return half
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.errors import listed
 from edgevit.runtimes.files import constants_of, inputs_of, types_and_shapes
@@ -108,9 +108,9 @@ def magnitudes(
         file = Path(folder) / "magnitudes.onnx"
         file.write_bytes(probed.SerializeToString())
         session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
-        image = inputs_of(model)[0]
-        for images in _smallest_runs(image, batches()):
-            answers = run_session(session, [MAGNITUDES], {image.name: images}, "magnitudes")[0].reshape(-1, 2)
+        image = inputs_of(model)[0].name
+        for images in _smallest_runs(model, batches()):
+            answers = run_session(session, [MAGNITUDES], {image: images}, "magnitudes")[0].reshape(-1, 2)
             largest, least = np.fmax(largest, answers[:, 0]), np.fmin(least, answers[:, 1])
     return {name: Magnitudes(float(high), float(low)) for name, high, low in zip(tensors, largest, least, strict=True)}
 
@@ -122,17 +122,17 @@ def said(beyond: Mapping[str, Magnitudes], measured_on: str) -> str:
         for name, of in beyond.items()
     ]
     return (
-        f"{len(beyond)} tensors would leave float16's range, with {HEADROOM:g} times the values of {measured_on}, and "
-        f"stay float32: {listed(magnitudes, shown=3)}"
+        f"{len(beyond)} of its tensors stay float32, because float16 does not hold them (measured on {measured_on}, "
+        f"with a factor of {HEADROOM:g}): {listed(magnitudes, shown=3)}"
     )
 
 
-def _smallest_runs(image: ValueInfoProto, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """The images of batches one by one, or the batches where the graph fixes their size."""
+def _smallest_runs(model: ModelProto, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The images of batches one by one, or the batches where an input or output of the graph fixes their size."""
+    sizes = [value.type.tensor_type.shape.dim for value in (*inputs_of(model), *model.graph.output)]
+    is_fixed = any(size[0].HasField("dim_value") for size in sizes if size)
     for images in batches:
-        yield from (
-            [images] if image.type.tensor_type.shape.dim[0].HasField("dim_value") else np.split(images, len(images))
-        )
+        yield from [images] if is_fixed else np.split(images, len(images))
 
 
 def _reduction(tensor: str) -> Iterator[NodeProto]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 
 import numpy as np
-import onnx.inliner
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgevit.runtimes.files import constants_of, types_and_shapes
-from edgevit.runtimes.graph_walk import nodes_of
+from edgevit.runtimes.graph_tools import with_functions_inlined
+from edgevit.runtimes.graph_walk import graphs_of, nodes, stored_tensors
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 SQUARE_INSIDE = ("ReduceL2", "ReduceSumSquare")
@@ -26,8 +26,13 @@ EXACT = {
 
 
 def has_float16(model: ModelProto) -> bool:
-    """Whether any tensor of the main graph is float16."""
-    return bool(float16_tensors(model))
+    """Whether the model stores, takes, gives or casts to float16, without which no tensor of it is float16."""
+    outside = (*model.graph.input, *model.graph.output)
+    return (
+        any(tensor.data_type == HALF for tensor in stored_tensors(model))
+        or any(value.type.tensor_type.elem_type == HALF for value in outside)
+        or any(_names_half(attribute) for node in nodes(model) for attribute in node.attribute)
+    )
 
 
 def float16_tensors(model: ModelProto) -> set[str]:
@@ -39,7 +44,7 @@ def float16_tensors(model: ModelProto) -> set[str]:
 def in_float32(model: ModelProto) -> ModelProto:
     """A copy of a model, its functions inlined, with float32 in place of float16 everywhere."""
     made = _inlined_copy(model)
-    _widen(made.graph)
+    _widen(made)
     return made
 
 
@@ -51,7 +56,7 @@ def rounded_to_float16(model: ModelProto) -> ModelProto:
     """
     made = _inlined_copy(model)
     halves = float16_tensors(made)
-    _widen(made.graph)
+    _widen(made)
     rounded: list[NodeProto] = []
     for node in made.graph.node:
         steps = _written_out(node) if node.op_type in SQUARE_INSIDE and node.input[0] in halves else [node]
@@ -64,7 +69,7 @@ def rounded_to_float16(model: ModelProto) -> ModelProto:
 
 def _inlined_copy(model: ModelProto) -> ModelProto:
     made = ModelProto()
-    made.CopyFrom(onnx.inliner.inline_local_functions(model) if model.functions else model)
+    made.CopyFrom(with_functions_inlined(model, model.graph.name))
     return made
 
 
@@ -91,23 +96,20 @@ def _rounded(node: NodeProto, halves: Set[str]) -> Iterator[NodeProto]:
         yield helper.make_node("Cast", [f"{name}/float16"], [name], to=FLOAT)
 
 
-def _widen(graph: GraphProto) -> None:
-    """Turn each float16 type of a graph and of the graphs inside it, in place, into float32."""
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        _widen_type(value)
-    for tensor in graph.initializer:
+def _widen(model: ModelProto) -> None:
+    """Turn each float16 type of a model, in place, into float32."""
+    for graph in graphs_of(model):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            _widen_type(value)
+    for tensor in stored_tensors(model):
         _widen_tensor(tensor)
-    for node in nodes_of(graph.node):
-        for attribute in node.attribute:
-            if attribute.name in ("to", "dtype", "output_dtype", "precision") and attribute.i == HALF:
-                attribute.i = FLOAT
-            for tensor in (attribute.t, *attribute.tensors):
-                _widen_tensor(tensor)
-            for inner in (attribute.g, *attribute.graphs):
-                for value in (*inner.input, *inner.output, *inner.value_info):
-                    _widen_type(value)
-                for tensor in inner.initializer:
-                    _widen_tensor(tensor)
+    for node in nodes(model):
+        for attribute in filter(_names_half, node.attribute):
+            attribute.i = FLOAT
+
+
+def _names_half(attribute: AttributeProto) -> bool:
+    return attribute.name in ("to", "dtype", "output_dtype", "precision") and attribute.i == HALF
 
 
 def _widen_type(value: ValueInfoProto) -> None:

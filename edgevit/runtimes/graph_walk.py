@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 
 def nodes(model: ModelProto) -> Iterator[NodeProto]:
@@ -36,6 +36,17 @@ def graphs_of(model: ModelProto) -> Iterator[GraphProto]:
     yield model.graph
     for node in nodes(model):
         yield from subgraphs_of(node)
+
+
+def stored_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """All that a model stores: initializers and attributes, those of subgraphs too."""
+    for graph in graphs_of(model):
+        yield from graph.initializer
+    for node in nodes(model):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
 
 
 def names_read(node: NodeProto) -> Iterator[str]:

@@ -12,14 +12,17 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from edgevit.errors import ArtifactError, listed
 from edgevit.runtimes.graph_tools import graph_tool, with_functions_inlined
-from edgevit.runtimes.graph_walk import graphs_of, nodes, subgraphs_of
+from edgevit.runtimes.graph_walk import graphs_of, nodes, stored_tensors, subgraphs_of
 
-MOST_NODES = 10_000
-MOST_TENSORS = 200_000
+MOST_NODES = 50_000
+MOST_TENSORS = 1_000_000
 DEEPEST_SUBGRAPH = 16
+DEEPEST_CALL = 64  # of functions and subgraphs in each other
 MOST_DIMENSIONS = 32
 MOST_CLASSES = 100_000
 LARGEST_TENSOR_BYTES = 2**30
+LARGEST_BATCH = 256  # that counts as one image
+MADE_OF_STORED = 8  # bytes that nodes may make of one that is stored: int4 to float32, twice
 SMALL_ELEMENTS = 1024  # of a constant that may be a shape
 CHECKER_IR = (8, 10)  # versions of the file format that onnx's checker takes, with functions and unlisted weights
 BYTES_UNKNOWN = 4
@@ -36,14 +39,14 @@ def check_structure(model: ModelProto, where: object) -> None:
         raise _too_much("subgraphs lie too deep in each other", where, f"{depth} levels", DEEPEST_SUBGRAPH)
     count = _nodes_inlined(model, where)
     if count > MOST_NODES:
-        raise _too_much("the graph has too many nodes", where, f"more than {MOST_NODES}", MOST_NODES)
+        raise _too_much("the graph has too many nodes", where, count, MOST_NODES)
     tensors = sum(len(graph.initializer) + len(graph.value_info) for graph in graphs_of(model))
     tensors += sum(len(node.input) + len(node.output) for node in nodes(model))
     if tensors > MOST_TENSORS:
         raise _too_much("the graph names too many tensors", where, tensors, MOST_TENSORS)
     odd = next((name for name in _names(model) if not isinstance(name, str)), None)
     if odd is not None:
-        raise ArtifactError("a name in the file is no text in UTF-8", where=where, got=repr(odd))
+        raise ArtifactError("a name in the file is not UTF-8 text", where=where, got=repr(odd))
 
 
 def check_stored_tensors(tensors: Iterable[TensorProto], where: object) -> None:
@@ -53,7 +56,8 @@ def check_stored_tensors(tensors: Iterable[TensorProto], where: object) -> None:
     """
     for tensor in tensors:
         if min(tensor.dims, default=0) < 0 or len(tensor.dims) > MOST_DIMENSIONS:
-            raise ArtifactError("a stored tensor has no shape", where=where, got=f"'{tensor.name}' {_few(tensor.dims)}")
+            got = f"'{tensor.name}' {_few(tensor.dims)}"
+            raise ArtifactError("the shape of a stored tensor is not valid", where=where, got=got)
         with graph_tool(f"the stored tensor '{tensor.name}' cannot be read", where):
             numpy_helper.to_array(tensor)
 
@@ -74,7 +78,7 @@ def outline_of(model: ModelProto, where: object) -> ModelProto:
     with graph_tool("this is no valid graph", where):
         onnx.checker.check_model(outline)
     inferred = _inferred(outline)
-    _check_sizes(inferred, {value.name for value in model.graph.input}, where)
+    _check_sizes(inferred, model, where)
     return inferred
 
 
@@ -118,35 +122,45 @@ def _depth(model: ModelProto) -> int:
 
 
 def _nodes_inlined(model: ModelProto, where: object) -> int:
-    """Nodes once all functions are inlined. Raises ArtifactError where functions call each other in a circle."""
+    """Nodes once all functions are inlined. Raises ArtifactError for functions in a cycle, or too deep in others."""
     bodies = {(one.domain, one.name, one.overload): one.node for one in model.functions}
-    sizes: dict[tuple[str, str, str], int] = {}
+    sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
     open_calls: set[tuple[str, str, str]] = set()
 
-    def size_of(some: Iterable[NodeProto]) -> int:
-        total = 0
+    def check_depth(levels: int) -> None:
+        if levels > DEEPEST_CALL:
+            what = "functions and subgraphs lie too deep in each other"
+            raise _too_much(what, where, f"more than {DEEPEST_CALL} levels", DEEPEST_CALL)
+
+    def size_of(some: Iterable[NodeProto], above: int) -> tuple[int, int]:
+        """The number of nodes, and the levels of functions and subgraphs below them."""
+        check_depth(above)
+        count, levels = 0, 0
         for node in some:
             key = (node.domain, node.op_type, node.overload)
-            total += 1 + (called(key) if key in bodies else 0)
-            total += sum(size_of(graph.node) for graph in subgraphs_of(node))
-        return total
+            inner = [size_of(graph.node, above + 1) for graph in subgraphs_of(node)]
+            inner += [called(key, above + 1)] if key in bodies else []
+            count += 1 + sum(one[0] for one in inner)
+            levels = max([levels, *(1 + one[1] for one in inner)])
+        check_depth(above + levels)
+        return count, levels
 
-    def called(key: tuple[str, str, str]) -> int:
-        if key in open_calls or len(open_calls) > DEEPEST_SUBGRAPH:
+    def called(key: tuple[str, str, str], above: int) -> tuple[int, int]:
+        if key in open_calls:
             raise ArtifactError("functions of the model call each other without end", where=where, got="::".join(key))
         if key not in sizes:
             open_calls.add(key)
-            sizes[key] = size_of(bodies[key])
+            sizes[key] = size_of(bodies[key], above)
             open_calls.remove(key)
         return sizes[key]
 
-    return size_of(model.graph.node)
+    return size_of(model.graph.node, 0)[0]
 
 
 def _names(model: ModelProto) -> Iterator[object]:
     """Every name that code here reads; in a name that is no UTF-8, protobuf gives bytes."""
-    for entry in model.opset_import:
-        yield entry.domain
+    for imports in (model.opset_import, *(function.opset_import for function in model.functions)):
+        yield from (entry.domain for entry in imports)
     for function in model.functions:
         yield from (function.domain, function.name, *function.input, *function.output, *function.attribute)
     for node in nodes(model):
@@ -186,26 +200,43 @@ def _without_large_weights(model: ModelProto) -> ModelProto:
     return outline
 
 
-def _check_sizes(model: ModelProto, images: set[str], where: object) -> None:
+def _check_sizes(inferred: ModelProto, model: ModelProto, where: object) -> None:
     """Raise ArtifactError for a tensor, or for constants that nodes make, of more than LARGEST_TENSOR_BYTES.
 
-    An open size counts as one.
+    An open size counts as one, and so does a fixed batch. Nodes may make more where the model stores more.
     """
-    sizes: dict[str, int] = {}
-    for value in _typed_values(model):
-        sizes[value.name] = _bytes_of(value)
-        if sizes[value.name] > LARGEST_TENSOR_BYTES:
-            got = f"'{value.name}', {sizes[value.name] / 2**30:.3g} GiB"
-            raise _too_much("a tensor of the graph is too large", where, got, f"{LARGEST_TENSOR_BYTES} bytes")
+    images = {value.name for value in model.graph.input}
+    constant, made = _made_of_constants(inferred, images)
+    batch = _fixed_batch(images, inferred)
+    for value in _typed_values(inferred):
+        first = next(iter(value.type.tensor_type.shape.dim), None)
+        is_batched = first is not None and first.dim_value == batch and value.name not in constant
+        size = _bytes_of(value) // (batch if is_batched else 1)
+        if size > LARGEST_TENSOR_BYTES:
+            got = f"'{value.name}', {_gib(size)}"
+            raise _too_much("a tensor of the graph is too large", where, got, _gib(LARGEST_TENSOR_BYTES))
+    stored = sum(_bytes(tensor.dims, tensor.data_type) for tensor in stored_tensors(model))
+    if made > (most := LARGEST_TENSOR_BYTES + MADE_OF_STORED * stored):
+        raise _too_much("the constants that nodes make are too large", where, _gib(made), _gib(most))
+
+
+def _made_of_constants(model: ModelProto, images: set[str]) -> tuple[set[str], int]:
+    """Names of the constants of the main graph, and the bytes of those that nodes make."""
+    sizes = {value.name: _bytes_of(value) for value in _typed_values(model)}
     constant = {one.name for one in (*model.graph.initializer, *model.graph.input)} - images
     made = 0
     for node in model.graph.node:
         if all(name in constant for name in node.input if name):
             constant.update(node.output)
             made += sum(sizes.get(name, 0) for name in node.output)
-    if made > LARGEST_TENSOR_BYTES:
-        got = f"{made / 2**30:.3g} GiB"
-        raise _too_much("the constants that nodes make are too large", where, got, f"{LARGEST_TENSOR_BYTES} bytes")
+    return constant, made
+
+
+def _fixed_batch(images: set[str], model: ModelProto) -> int:
+    """The batch that an input, or else an output, fixes; 1 where it is open or larger than LARGEST_BATCH."""
+    outside = [*(value for value in model.graph.input if value.name in images), *model.graph.output]
+    sizes = [value.type.tensor_type.shape.dim[0].dim_value for value in outside if value.type.tensor_type.shape.dim]
+    return next((size for size in sizes if 1 <= size <= LARGEST_BATCH), 1)
 
 
 def _typed_values(model: ModelProto) -> Iterator[ValueInfoProto]:
@@ -217,12 +248,19 @@ def _bytes_of(value: ValueInfoProto) -> int:
     tensor = value.type.tensor_type
     if len(tensor.shape.dim) > MOST_DIMENSIONS:
         return LARGEST_TENSOR_BYTES + 1
-    elements = math.prod(max(size.dim_value, 1) if size.HasField("dim_value") else 1 for size in tensor.shape.dim)
+    return _bytes([size.dim_value if size.HasField("dim_value") else 1 for size in tensor.shape.dim], tensor.elem_type)
+
+
+def _bytes(sizes: Iterable[int], element_type: int) -> int:
     try:
-        width = helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+        width = helper.tensor_dtype_to_np_dtype(element_type).itemsize
     except KeyError:
         width = BYTES_UNKNOWN
-    return int(elements * width)
+    return int(math.prod(max(size, 1) for size in sizes) * width)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"
 
 
 def _few(sizes: Iterable[int]) -> str:

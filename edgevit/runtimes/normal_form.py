@@ -1,4 +1,4 @@
-"""One form for the many in which tools write the graphs that ONNX Runtime runs, so that later code knows one alone."""
+"""Repairs of ONNX graphs that ONNX Runtime runs and onnx's checker refuses."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from edgevit.runtimes.files import (
 )
 
 OLDEST_OPSET = 17  # of LayerNormalization
+LONGEST = 12  # nodes of a norm, from the squares on
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
-SQUARE_INSIDE = ("ReduceL2", "ReduceSumSquare", "LpNormalization")
+SQUARE_INSIDE = ("ReduceL2", "ReduceSumSquare")
 SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool")
 # Between squares and the division by their root, with constants beside the one tensor that changes.
 ONWARD = (*SUMS, "Add", "Mul", "Div", "Sqrt", "Pow", "Reciprocal", "Clip", "Max", "Expand", "Cast", "Identity")
@@ -113,7 +115,19 @@ class _Graph:
             for name in dict.fromkeys(node.input):
                 self._readers[name].append(node)
         self._read_elsewhere = read_elsewhere(model)
-        self._types, self._shapes = types_and_shapes(model)
+        self._model = model
+
+    @cached_property
+    def _typed(self) -> tuple[dict[str, int], dict[str, tuple[int | None, ...]]]:
+        return types_and_shapes(self._model)
+
+    @property
+    def _types(self) -> dict[str, int]:
+        return self._typed[0]
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int | None, ...]]:
+        return self._typed[1]
 
     def norms(self) -> Iterator[WrittenOutNorm]:
         for node in self._nodes:
@@ -134,7 +148,10 @@ class _Graph:
     def _onward(self, start: NodeProto) -> list[NodeProto]:
         """A squaring node and those behind it, up to the division."""
         path = [start]
-        while onward := [node for node in self._readers[path[-1].output[0]] if self._is_onward(node, path[-1])]:
+        while len(path) < LONGEST:
+            onward = [node for node in self._readers[path[-1].output[0]] if self._is_onward(node, path[-1])]
+            if not onward:
+                break
             path.append(onward[0])
         return path
 
@@ -143,11 +160,7 @@ class _Graph:
         return node.op_type in ONWARD and len(node.output) == 1 and all(name in self._constants for name in others)
 
     def _takes_root(self, node: NodeProto) -> bool:
-        return (
-            node.op_type in ("Sqrt", "ReduceL2", "LpNormalization")
-            or self._is_power(node, 0.5)
-            or self._is_power(node, -0.5)
-        )
+        return node.op_type in ("Sqrt", "ReduceL2") or self._is_power(node, 0.5) or self._is_power(node, -0.5)
 
     def _divisions(self, node: NodeProto) -> Iterator[tuple[str, str]]:
         """Dividend and divisor of a Div, or of a Mul by a Reciprocal."""

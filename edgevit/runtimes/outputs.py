@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgevit.errors import ArtifactError, did_you_mean, listed
 from edgevit.runtimes.answers import INDEPENDENT, LOGITS, ONE_LOGIT, ONE_PROBABILITY, PROBABILITIES
@@ -76,7 +77,7 @@ def class_output(model: ModelProto, where: object, name: str | None = None, clas
         classes: how many there are, where that is known.
 
     Raises:
-        ArtifactError: no output gives class scores, or not that one.
+        ArtifactError: no output fits, or the named one does not.
     """
     fitting = [value for value in model.graph.output if _may_be_scores(value)]
     if name is not None:
@@ -100,10 +101,10 @@ def meaning_of(model: ModelProto, output: ValueInfoProto) -> str:
     """What an output (batch, classes) holds, as far as the operators tell that make it."""
     operator = _last_operator(model, output.name)
     one_number = shape_of(output)[1:] == (1,)
-    if operator == "Sigmoid":
-        return ONE_PROBABILITY if one_number else INDEPENDENT
-    if operator == "Softmax":
-        return PROBABILITIES
+    if operator in ("Sigmoid", "Softmax") and one_number:
+        return ONE_PROBABILITY
+    if operator in ("Sigmoid", "Softmax"):
+        return INDEPENDENT if operator == "Sigmoid" else PROBABILITIES
     return ONE_LOGIT if one_number else LOGITS
 
 
@@ -115,9 +116,13 @@ def shape_of(value: ValueInfoProto) -> Shape:
 
 def described(value: ValueInfoProto) -> str:
     """`logits float (batch, 10)`"""
-    number = value.type.tensor_type.elem_type
-    dtype = TensorProto.DataType.Name(number).lower() if number in TensorProto.DataType.values() else str(number)
+    dtype = element_type_name(value.type.tensor_type.elem_type)
     return f"{value.name} {dtype} ({', '.join(map(str, shape_of(value)))})"
+
+
+def element_type_name(number: int) -> str:
+    """ONNX's name of an element type in lower case; the number itself where ONNX has no such type."""
+    return str(TensorProto.DataType.Name(number)).lower() if number in TensorProto.DataType.values() else str(number)
 
 
 def _may_be_scores(value: ValueInfoProto) -> bool:
@@ -142,7 +147,7 @@ def _best(fitting: Sequence[ValueInfoProto], model: ModelProto, classes: int | N
     """The output to take, and why where there are others."""
     inner = _made_from(model, fitting)
     reasons: dict[str, Callable[[ValueInfoProto], object]] = {
-        f"it is as wide as there are classes, {classes}": lambda value: _fits(value, classes),
+        f"it has {classes} columns, one for each class": lambda value: _fits(value, classes),
         "the graph makes it from the others": lambda value: value.name not in inner,
         "its name says so": lambda value: CALLED_CLASSES.search(value.name) and not CALLED_OTHERWISE.search(value.name),
         "the names of the others say what else they are": lambda value: not CALLED_OTHERWISE.search(value.name),
@@ -183,7 +188,8 @@ def _last_operator(model: ModelProto, name: str) -> str:
         node = makers.get(node.input[0])
     if node is None or node.domain or any(one.name == "axis" and one.i == 0 for one in node.attribute):
         return ""  # along axis 0 a softmax is over the images
-    return "Softmax" if _is_written_out_softmax(node, makers) else node.op_type
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    return "Softmax" if _is_written_out_softmax(node, makers, stored) else node.op_type
 
 
 def _nodes_inlined(model: ModelProto) -> list[NodeProto]:
@@ -199,11 +205,27 @@ def _nodes_inlined(model: ModelProto) -> list[NodeProto]:
     return list(with_functions_inlined(bare, model.graph.name).graph.node)
 
 
-def _is_written_out_softmax(node: NodeProto, makers: Mapping[str, NodeProto]) -> bool:
-    """Whether a node divides exponentials by their sum."""
+def _is_written_out_softmax(
+    node: NodeProto, makers: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]
+) -> bool:
+    """Whether a node divides exponentials by their sum over the classes."""
     if node.op_type != "Div" or len(node.input) != 2:
         return False
     above, below = (makers.get(name) for name in node.input)
     if above is None or below is None:
         return False
-    return (above.op_type, below.op_type) == ("Exp", "ReduceSum") and below.input[0] == node.input[0]
+    is_of_sum = (above.op_type, below.op_type) == ("Exp", "ReduceSum") and below.input[0] == node.input[0]
+    return is_of_sum and _axes(below, makers, stored) in ([-1], [1])
+
+
+def _axes(node: NodeProto, makers: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]) -> list[int]:
+    """The axes of a sum, by an attribute or a constant; empty where they are not known."""
+    if len(node.input) < 2:
+        return [axis for one in node.attribute if one.name == "axes" for axis in one.ints]
+    name, maker = node.input[1], makers.get(node.input[1])
+    if maker is not None and maker.op_type == "Constant":
+        held = helper.get_attribute_value(maker.attribute[0])
+    else:
+        held = stored.get(name, ())
+    values = numpy_helper.to_array(held) if isinstance(held, TensorProto) else np.asarray(held)
+    return [int(axis) for axis in values.reshape(-1)] if values.dtype == np.int64 else []

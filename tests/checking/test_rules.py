@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgevit.checking import check_onnx
 from edgevit.checking.graph import Graph
@@ -197,6 +197,32 @@ def test_a_graph_breaks_just_the_rule_that_it_was_made_to_break(name: str) -> No
 
 def test_every_rule_has_a_graph_that_breaks_it() -> None:
     assert {rule.__name__ for rule in RULES} == {rule for _, rule, _ in BREAKS.values()}
+
+
+def test_float16_overflows_where_it_rounds_to_infinity() -> None:
+    levels, said = [], ""
+    for value in (65504.0, 65519.0, 65521.0):
+        found = in_float16(1, node("Relu", ["x"], "y"))
+        wide = node("Add", ["image", "value"], "raised")
+        clip = node("Clip", ["raised", "value", "value"], "clipped")
+        found.graph.node[0].input[0] = "clipped"
+        others = list(found.graph.node)
+        del found.graph.node[:]
+        found.graph.node.extend([wide, clip, *others])
+        found.graph.initializer.append(numpy_helper.from_array(np.float32(value), "value"))
+        (diagnostic, *_) = (one for one in tensorrt_diagnostics(Graph(found)) if "'half'" in one.what)
+        levels.append(diagnostic.level)
+        said = said or diagnostic.what
+    assert levels == ["warning", "warning", "error"]
+    assert said.endswith("4 times as much, as other pictures may give, exceeds 65504")
+
+
+def test_a_range_that_cannot_be_measured_is_said() -> None:
+    found = in_float16(1, node("Relu", ["x"], "y"))
+    found.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1  # no picture
+    (diagnostic,) = (one for one in tensorrt_diagnostics(Graph(found)) if one.rule == "float16_range")
+    assert diagnostic.level == "warning"
+    assert "was not measured: the model does not take one picture" in diagnostic.what
 
 
 def test_legal_graphs_break_no_rule() -> None:

@@ -48,13 +48,15 @@ def product(**weights: NDArray[np.float32]) -> ModelProto:
     return net([node("MatMul", ["f", "last"], ["logits"], "product")], last=weight(3, 16, 16), **weights)
 
 
-def closeness_db(model: ModelProto, dialect: str, precision: str = "int8") -> float:
+def closeness_db(
+    model: ModelProto, dialect: str, precision: str = "int8", images: NDArray[np.float32] = IMAGES
+) -> float:
     """How close the quantized model comes to the float one, every output, in plain ONNX Runtime."""
-    expected = np.concatenate([one.ravel() for one in plain_session(model).run(None, {"image": IMAGES})])
+    expected = np.concatenate([one.ravel() for one in plain_session(model).run(None, {"image": images})])
     normalize(model)
-    made = calibrated(model, lambda: [IMAGES], "minmax", dialect, 1, "a test", precision=precision).quantized()
+    made = calibrated(model, lambda: [images], "minmax", dialect, 1, "a test", precision=precision).quantized()
     assert sum(made.quantized_ops.values()) >= 2
-    got = np.concatenate([one.ravel() for one in plain_session(made.model).run(None, {"image": IMAGES})])
+    got = np.concatenate([one.ravel() for one in plain_session(made.model).run(None, {"image": images})])
     return sqnr_db(got, expected)
 
 
@@ -64,6 +66,15 @@ def test_a_bias_of_any_shape(shape: tuple[int, ...], dialect: str) -> None:
     bias = np.asarray(np.random.default_rng(4).normal(size=shape), np.float32)
     gemm = node("Gemm", ["f", "last", "bias"], ["logits"], "gemm", transB=1)
     assert closeness_db(net([gemm], last=weight(3, 16, 16), bias=bias), dialect) > 25
+
+
+@pytest.mark.parametrize("images", [8, 16])
+def test_a_bias_of_one_number_an_image(images: int) -> None:
+    """Also with as many images as outputs, where a vector of it would fit."""
+    bias = np.random.default_rng(4).normal(size=(images, 1)).astype(np.float32)
+    gemm = node("Gemm", ["f", "last", "bias"], ["logits"], "gemm", transB=1)
+    model = net([gemm], last=weight(3, 16, 16), bias=bias)
+    assert closeness_db(model, "onnxruntime", images=np.resize(IMAGES, (images, 3, 8, 8))) > 25
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -68,7 +68,7 @@ def test_black_pictures_are_refused_by_every_stage_that_measures_on_pictures(
     made = {"exported": float_onnx().id, "start": checkpoint().id}
     given = {key: made.get(str(value), value) for key, value in fields.items()}
     given["data" if fields["stage"] == "prune" else "calibration"] = black
-    with pytest.raises(DataError, match="nothing to be calibrated on"):
+    with pytest.raises(DataError, match="cannot calibrate or score a model"):
         workbench().run(str(given.pop("stage")), "refused", **given)
 
 
@@ -83,5 +83,5 @@ def test_random_pictures_judge_too_where_calibration_pictures_are_doubtful(pictu
         noise[name] = made.metrics["sqnr_db"]
         doubts = [line for line in said.lines if "doubtful calibration images" in line]
         assert len(doubts) == (name == "faint")
-        assert any("random pictures judge" in line for line in said.lines) == (name == "faint")
+        assert any("uses seeded random pictures" in line for line in said.lines) == (name == "faint")
     assert noise["faint"] < noise["strong"] - 3, "pictures of full contrast show that ranges were cut"

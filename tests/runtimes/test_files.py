@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgevit.artifacts import IOSpec, Preprocess, TensorSpec
 from edgevit.errors import ArtifactError
 from edgevit.runtimes import files
 from edgevit.runtimes.base import SessionOptions, random_images
@@ -196,6 +197,28 @@ def test_weights_outside_the_folder_are_refused(location, tmp_path):
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match="outside"):
         artifact_from_onnx(folder / "model.onnx")
+
+
+def test_weights_in_a_file_without_a_possible_name_are_refused(tmp_path):
+    model = classifier()
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], "w\0.bin")
+    model.graph.initializer[0].ClearField("raw_data")
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        artifact_from_onnx(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("names", [("cat",), ("no cat", "cat")])
+def test_a_written_file_of_one_score_has_one_class_or_two(names, tmp_path):
+    nodes = [helper.make_node("ReduceMean", ["image"], ["logits"], axes=[2, 3], keepdims=0)]
+    values = [("image", ["N", 1, 8, 8]), ("logits", ["N", 1])]
+    image, logits = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values)
+    graph = helper.make_graph(nodes, "one", [image], [logits])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    spec = IOSpec.for_classifier(Preprocess(height=8, width=8), names)
+    scores = TensorSpec(name="logits", shape=("N", 1), layout="NC", meaning="class scores")
+    write_onnx(model, tmp_path / "m.onnx", spec.model_copy(update={"outputs": (scores,)}))
+    assert artifact_from_onnx(tmp_path / "m.onnx").io.classes == names
 
 
 @pytest.mark.parametrize(("key", "value"), [("offset", "abc"), ("offset", "-3"), ("length", "-5")])

@@ -63,6 +63,20 @@ def test_tensors_that_float16_does_not_hold(model: ModelProto, row: list[float],
     assert beyond(model, [1, 1, 1, 1] if max(row) > 1e-3 else row, row) == expected
 
 
+def test_types_of_tensors_that_the_graph_does_not_hold_are_passed_over() -> None:
+    model = ModelProto.FromString(SCALED_TWICE.SerializeToString())
+    model.graph.value_info.append(helper.make_tensor_value_info("gone", TensorProto.FLOAT, [1, 4]))
+    assert beyond(model, [1, -2, 3, -16.5]) == {"h"}
+
+
+def test_a_batch_that_an_output_fixes_runs_whole() -> None:
+    nodes = [node("Mul", ["image", "a"], ["h"]), node("Reshape", ["h", "four"], ["logits"])]
+    model = graph(nodes, a=1000.0)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([4, 4]), "four"))
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
+    assert beyond(model, *np.full((4, 4), 17.0).tolist()) == {"h", "logits"}
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("gain", [1e-6, 1.0, 300.0, 1e5])
 def test_a_file_in_float16_computes_the_function_in_its_declared_types(norm: str, gain: float) -> None:

@@ -74,6 +74,12 @@ def test_branches_and_functions_go_along() -> None:
     np.testing.assert_array_equal(seen, seen.astype(np.float16).astype(np.float32))
 
 
+def test_float16_is_known_by_a_cast_alone() -> None:
+    model = normed_classifier("rms norm", 1.0)
+    model.graph.node.add().CopyFrom(helper.make_node("Cast", ["hidden"], ["half"], to=TensorProto.FLOAT16))
+    assert has_float16(model)
+
+
 def test_a_gate_sees_what_this_cpu_does_not(tmp_path) -> None:
     spec = IOSpec.for_classifier(Preprocess(height=SIDE, width=SIDE), tuple(map(str, range(CLASSES))))
     reference, half = tmp_path / "float.onnx", tmp_path / "half.onnx"

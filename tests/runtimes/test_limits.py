@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from edgevit.checking.check import check_onnx_here
 from edgevit.errors import ArtifactError, EdgevitError
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.files import artifact_from_onnx, read_onnx, write_onnx
-from edgevit.runtimes.limits import MOST_NODES
+from edgevit.runtimes.limits import MOST_NODES, outline_of
 from edgevit.runtimes.sessions import open_session
 from tests.runtimes.test_outputs import classifier
 
@@ -25,15 +25,16 @@ def behind_pooling(*nodes: onnx.NodeProto, **weights: object) -> ModelProto:
     """The classifier with `nodes` between its tensors "pooled" and "between"."""
     model = classifier()
     next(one for one in model.graph.node if one.op_type == "Flatten").input[0] = "between"
-    for place, node in enumerate(nodes):
-        model.graph.node.insert(1 + place, node)
+    first, *others = model.graph.node
+    del model.graph.node[:]
+    model.graph.node.extend([first, *nodes, *others])
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items())
     return model
 
 
-def chain(operator: str, count: int) -> ModelProto:
+def chain(operator: str, count: int, inputs: int = 1) -> ModelProto:
     names = ["pooled", *(f"x{place}" for place in range(count - 1)), "between"]
-    nodes = [helper.make_node(operator, [names[place]], [names[place + 1]]) for place in range(count)]
+    nodes = [helper.make_node(operator, [names[place]] * inputs, [names[place + 1]]) for place in range(count)]
     return behind_pooling(*nodes)
 
 
@@ -71,6 +72,14 @@ def doubling_functions(count: int) -> ModelProto:
     model.opset_import.append(helper.make_opsetid("local", 1))
     last = model.graph.node[-1]
     last.op_type, last.domain = f"f{count}", "local"
+    return model
+
+
+def calling_functions(count: int) -> ModelProto:
+    """Each function calls the one before it."""
+    model = doubling_functions(count)
+    for function in model.functions[1:]:
+        function.node[1].op_type, function.node[1].domain = "Abs", ""
     return model
 
 
@@ -119,17 +128,31 @@ def large_pictures() -> ModelProto:
     [
         (lambda: chain("Relu", MOST_NODES), "too many nodes"),
         (lambda: nested(25), "too deep"),
-        (lambda: doubling_functions(14), "too many nodes"),
+        (lambda: doubling_functions(16), "too many nodes"),
         (calling_itself, "without end"),
+        (lambda: calling_functions(70), "functions and subgraphs lie too deep"),
         (lambda: filled("ConstantOfShape", (60_000, 60_000)), "too large"),
         (lambda: filled("Expand", (60_000, 60_000)), "too large"),
         (lambda: filled("Tile", (60_000, 60_000)), "too large"),
         (lambda: many_filled(4), "too large"),
         (lambda: declaring([1_000_000, 1_000_000]), "cannot be read"),
-        (lambda: declaring([-3, -4]), "no shape"),
+        (lambda: declaring([-3, -4]), "shape of a stored tensor"),
         (large_pictures, "too large"),
     ],
-    ids=["nodes", "nested", "functions", "itself", "filled", "Expand", "Tile", "many", "dims", "below 0", "pictures"],
+    ids=[
+        "nodes",
+        "nested",
+        "functions",
+        "itself",
+        "calls",
+        "filled",
+        "Expand",
+        "Tile",
+        "many",
+        "dims",
+        "below 0",
+        "pictures",
+    ],
 )
 def test_what_would_take_all_memory_or_time_is_refused(make: Callable[[], ModelProto], what: str, tmp_path: Path):
     file = tmp_path / "hostile.onnx"
@@ -141,17 +164,72 @@ def test_what_would_take_all_memory_or_time_is_refused(make: Callable[[], ModelP
         assert time.monotonic() - start < 60
 
 
-@pytest.mark.parametrize("make", [lambda: chain("Transpose", 3000), lambda: nested(10)], ids=["chain", "nested"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: chain("Transpose", 3000),
+        lambda: chain("Mul", 3000, inputs=2),
+        lambda: nested(10),
+        lambda: calling_functions(40),
+    ],
+    ids=["chain", "squares", "nested", "functions"],
+)
 def test_long_chains_and_nested_branches_are_read(make: Callable[[], ModelProto], tmp_path: Path):
     file = tmp_path / "long.onnx"
     file.write_bytes(make().SerializeToString())
     assert inspect_onnx(file).layers[0].product.operator == "MatMul"
 
 
+def weights_of_8_bits(operators: Sequence[str]) -> ModelProto:
+    """336 M int8 weights, declared alone: 21 products, in float32 behind `operators`."""
+    names = ["x", *(f"y{place}" for place in range(20)), "logits"]
+    nodes, stored = [], [numpy_helper.from_array(np.float32(0.1), "scale")]
+    for place in range(21):
+        made = [f"w{place}", *(f"{operator}{place}" for operator in operators)]
+        for step, operator in enumerate(operators):
+            inputs = [made[step], "scale"] if operator == "DequantizeLinear" else [made[step]]
+            nodes.append(helper.make_node(operator, inputs, [made[step + 1]]))
+        nodes.append(helper.make_node("MatMul", [names[place], made[-1]], [names[place + 1]]))
+        stored.append(TensorProto(name=made[0], data_type=TensorProto.INT8, dims=[4000, 4000]))
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4000]) for name in ("x", "logits")]
+    made_graph = helper.make_graph(nodes, "large", values[:1], values[1:], stored)
+    return helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_nodes_may_make_more_of_more_stored_weights():
+    outline_of(weights_of_8_bits(["DequantizeLinear", "Neg"]), "test")
+    with pytest.raises(ArtifactError, match="constants that nodes make") as caught:
+        outline_of(weights_of_8_bits(["DequantizeLinear", "Neg", "Abs", "Relu"]), "test")
+    assert (caught.value.got, caught.value.expected) == ("5.01 GiB", "at most 3.5 GiB")
+
+
+def test_a_fixed_batch_counts_as_one_image():
+    def widened(batch: int, width: int) -> ModelProto:
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["wide"]), helper.make_node("ReduceMax", ["wide"], ["y"])]
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+        x.type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, [batch, 1000, 8]))
+        weights = [TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[8, width])]
+        graph = helper.make_graph(nodes, "wide", [x], [y], weights)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    outline_of(widened(64, 100_000), "test")  # 0.37 GiB for one image
+    for batch, width in ((64, 300_000), (1000, 100_000)):
+        with pytest.raises(ArtifactError, match="a tensor of the graph is too large"):
+            outline_of(widened(batch, width), "test")
+
+
+def test_a_graph_that_is_not_read_is_not_written(tmp_path: Path):
+    (tmp_path / "m.onnx").write_bytes(classifier().SerializeToString())
+    spec = artifact_from_onnx(tmp_path / "m.onnx").io
+    with pytest.raises(ArtifactError, match="too many nodes") as caught:
+        write_onnx(chain("Relu", MOST_NODES), tmp_path / "large.onnx", spec)
+    assert caught.value.got == MOST_NODES + 4
+
+
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path):
     content = classifier().SerializeToString().replace(b"pooled", b"p\xffoled")
     (tmp_path / "m.onnx").write_bytes(content)
-    with pytest.raises(ArtifactError, match="no text in UTF-8"):
+    with pytest.raises(ArtifactError, match="is not UTF-8 text"):
         artifact_from_onnx(tmp_path / "m.onnx")
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.shape_inference import infer_shapes
 from torch import nn
 
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.exporting import onnx_from_module
-from edgevit.runtimes.files import operator_counts
+from edgevit.runtimes.files import operator_counts, types_and_shapes
 from edgevit.runtimes.norms import with_fused_norms, written_out_norms
 from tests.norm_graphs import WIDTH, norm_constants, norm_nodes
 
@@ -93,6 +94,8 @@ def test_a_layer_norm_over_the_last_axis_is_one_operator_and_the_function_stays(
     for size in (1.0, 1e-3):  # of the smaller one, ε is a share of the variance
         x = size * np.random.default_rng(1).standard_normal((2, 5, WIDTH))
         np.testing.assert_allclose(computed(fused, x), computed(written, x), rtol=1e-7, atol=1e-9)
+    types = types_and_shapes(with_fused_norms(infer_shapes(written)))[0]
+    assert types.keys() == {"x", output} | {one.output[0] for one in fused.graph.node}, "no types of dropped tensors"
     centred = x - x.mean(-1, keepdims=True)
     normed = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float64(np.float32(1e-6)))
     if output == "normed":
@@ -151,6 +154,10 @@ def test_opset_16_has_no_such_operator() -> None:
             one.attribute.append(helper.make_attribute("axes", [-1]))
     assert with_fused_norms(graph(nodes, "normed", opset=16)) == graph(nodes, "normed", opset=16)
     assert operator_counts(with_fused_norms(graph(nodes, "normed", opset=17))) == {"LayerNormalization": 1}
+
+
+def test_an_operator_that_norms_is_not_written_out() -> None:
+    assert written_out_norms(graph([node("LpNormalization", ["x"], ["unit"], "unit", axis=-1)], "unit")) == []
 
 
 class OwnNorms(nn.Module):

@@ -47,9 +47,9 @@ def classifier(*last: str, classes: int = CLASSES, outputs: tuple[tuple[str, int
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def with_written_out_softmax() -> ModelProto:
+def with_written_out_softmax(axis: int = 1) -> ModelProto:
     model = classifier()
-    axes = numpy_helper.from_array(np.array([1]), "axes")
+    axes = numpy_helper.from_array(np.array([axis]), "axes")
     model.graph.initializer.append(axes)
     del model.graph.node[-1:]
     model.graph.node.extend(
@@ -102,12 +102,24 @@ def two_classes(z: np.ndarray) -> np.ndarray:
         (classifier("Softmax"), answers.PROBABILITIES, one_softmax),
         (classifier("Softmax", "Flatten"), answers.PROBABILITIES, one_softmax),
         (with_written_out_softmax(), answers.PROBABILITIES, one_softmax),
+        (with_written_out_softmax(-1), answers.PROBABILITIES, one_softmax),
         (in_a_function("Softmax"), answers.PROBABILITIES, one_softmax),
         (classifier("Sigmoid"), answers.INDEPENDENT, lambda z: expit(z.astype(np.float64))),
         (classifier(classes=1), answers.ONE_LOGIT, two_classes),
         (classifier("Sigmoid", classes=1), answers.ONE_PROBABILITY, two_classes),
     ],
-    ids=["logits", "LogSoftmax", "Softmax", "Flatten", "written out", "function", "labels", "one logit", "one sigmoid"],
+    ids=[
+        "logits",
+        "LogSoftmax",
+        "Softmax",
+        "Flatten",
+        "written out",
+        "axis -1",
+        "function",
+        "labels",
+        "one logit",
+        "one sigmoid",
+    ],
 )
 def test_confidences_are_what_the_graph_says(model, meaning, confidence, tmp_path, picture):
     artifact = saved(model, tmp_path)
@@ -119,6 +131,17 @@ def test_confidences_are_what_the_graph_says(model, meaning, confidence, tmp_pat
     found = {one["label"]: one["confidence"] for one in answer["labels"]}
     assert [found[str(place)] for place in range(len(expected))] == pytest.approx(expected.tolist(), abs=1e-4)
     assert len(artifact.io.classes) == len(expected)
+
+
+def test_exponentials_over_their_sum_over_the_images_are_no_probabilities(tmp_path):
+    assert saved(with_written_out_softmax(axis=0), tmp_path).io.outputs[0].meaning == answers.LOGITS
+
+
+def test_a_softmax_of_one_number_gives_two_classes(tmp_path, picture):
+    artifact = saved(classifier("Softmax", classes=1), tmp_path)
+    assert artifact.io.outputs[0].meaning == answers.ONE_PROBABILITY
+    [answer] = predict_images(artifact, [picture], top=2).answers
+    assert {one["label"]: one["confidence"] for one in answer["labels"]} == {"0": 0, "1": 1}
 
 
 def test_a_written_spec_that_calls_probabilities_scores_is_corrected(tmp_path):
