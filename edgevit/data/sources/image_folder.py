@@ -12,6 +12,7 @@ from typing import NoReturn
 import numpy as np
 
 from edgevit.configs import ImageFolder
+from edgevit.configs.fields import absolute_path
 from edgevit.data.class_names import composed
 from edgevit.data.dataset import SPLITS, Source, Split
 from edgevit.data.folder_names import GIVE_CLASSES
@@ -47,7 +48,7 @@ def read(config: ImageFolder, base: Path) -> Source:
         DataError: PATH is missing, is no folder, or has no pictures where they should be, or two folders of one split;
             or a folder in it cannot be listed.
     """
-    root = (base / Path(config.path).expanduser()).absolute()
+    root = absolute_path(config.path, base)
     _check_folder(root)
     named = split_folders(root, config.classes != "none")
     passed_over: PassedOver = {}

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from edgevit.configs import WebDataset
+from edgevit.configs.fields import absolute_path
 from edgevit.data.dataset import Indices, Source, Split
 from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of, stamp_of
 from edgevit.data.images import Image, read_image
@@ -103,13 +104,13 @@ class ShardImages:
 
 def _shards(path: str, base: Path) -> tuple[Path, list[Path], dict[str, list[Path]]]:
     """The folder that names start from, the shards in the order of their names, and the other files in the folder."""
-    whole = (base / Path(path).expanduser()).absolute()
+    whole = absolute_path(path, base)
     if whole.is_dir():
         root = whole
         files = sorted(file for file in root.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(root)))
         refuse_links_out((file for file in files if file.suffix == ".tar"), root)
     else:
-        root, files = _named_files(str(Path(path).expanduser()), base.absolute())
+        root, files = _named_files(str(whole) if path.startswith("~") else path, base.absolute())
     for file in files:
         refuse_compressed(file)
     shards = [file for file in files if file.suffix == ".tar"]
