@@ -126,7 +126,8 @@ class IOSpec(Frozen):
 
     def calling_its_classes(self, names: tuple[str, ...]) -> IOSpec:
         """A copy whose outputs have these names, in their order."""
-        return self.model_copy(update={"classes": names, "numbers_are_names": names == numbers(len(names))})
+        classes = tuple(map(composed, names))
+        return self.model_copy(update={"classes": classes, "numbers_are_names": classes == numbers(len(names))})
 
     @property
     def names_its_classes(self) -> bool:

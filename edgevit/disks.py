@@ -1,8 +1,9 @@
-"""Disks that are full: which of several it is, and copies that say so."""
+"""Full disks: which disk is full, and files and folders written so that errors name it."""
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -45,6 +46,14 @@ def check_room(file: Path, size_bytes: int) -> None:
         raise OSError(error.errno, error.strerror, str(file)) from None
     finally:
         file.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, *contents: bytes | memoryview) -> None:
+    """Write a file that outlasts a power cut; OSError on a full disk, which torch and safetensors call otherwise."""
+    with path.open("wb") as file:
+        file.writelines(contents)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def copy_folder(source: Path, to: Path) -> None:

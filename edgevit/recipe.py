@@ -29,7 +29,7 @@ from edgevit.configs import (
     references,
     with_absolute_files,
 )
-from edgevit.configs.fields import LONGEST_ID, MEASUREMENTS, reference_fields
+from edgevit.configs.fields import LONGEST_ID, MEASUREMENTS, absolute_path, check_utf8, reference_fields
 from edgevit.errors import RecipeError, did_you_mean, listed, shortened
 from edgevit.models.names import known_model, nearest_models
 from edgevit.yaml_reader import LONGEST_TEXT, Allowance, Block, Items, copied, read_yaml, yaml_value
@@ -73,6 +73,7 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: with the line and the nearest valid name, for anything that a run could not use.
     """
+    check_utf8(path.absolute())
     allowance = Allowance()
     document = _parse(path, allowance)
     for setting in settings:
@@ -125,7 +126,7 @@ def _apply(document: Block, setting: str) -> None:
     if not isinstance(node, Block):
         raise RecipeError(f"'{shortened(names[0])}' has no place here", where=where)
     if names[0] in ("path", "weights") and isinstance(value, str):
-        value = str(Path(value).expanduser().absolute())
+        value = str(absolute_path(value, Path()))
     node[names[0]], node.places[names[0]] = value, where
 
 

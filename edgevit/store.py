@@ -37,7 +37,7 @@ from edgevit.artifacts import (
     sha256_of_file,
 )
 from edgevit.configs import Stage, input_files, references
-from edgevit.disks import naming_the_full_disk, temporary_folders
+from edgevit.disks import naming_the_full_disk, temporary_folders, write_synced
 from edgevit.errors import ArtifactError, RecipeError
 
 CURRENT = "current"
@@ -73,9 +73,10 @@ def dotted(path: tuple[str | int, ...]) -> str:
 
 
 class Store:
-    """Artifacts under one root folder."""
+    """Artifacts under one root folder. Raises ArtifactError where that is a symbolic link."""
 
     def __init__(self, root: Path) -> None:
+        _check_no_link(root)
         self.root = root
         self.cache = root / "cache"
 
@@ -148,7 +149,7 @@ class Store:
             session_options=contents.session_options,
             provenance=contents.provenance,
         )
-        _write_synced(out / MANIFEST, manifest_text(manifest))
+        write_synced(out / MANIFEST, manifest_text(manifest).encode())
         home = self._folder(key) / digest
         old = self.root / "tmp" / f"{key}-{digest}-old"
         shutil.rmtree(old, ignore_errors=True)
@@ -258,10 +259,3 @@ def _check_sizes(artifact: Artifact) -> None:
         path = artifact.path / name
         if not path.is_file() or path.stat().st_size != entry.size:
             raise ArtifactError("the file is gone or has another size", where=path)
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

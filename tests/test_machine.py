@@ -222,6 +222,16 @@ def test_a_working_folder_that_is_gone_is_said(tmp_path: Path) -> None:
     assert ended.stderr.startswith("error: the working folder was removed")
 
 
+@pytest.mark.parametrize(
+    "command", ["--version >&-", "schema >&-", "schema <&- >&- 2>&-", "describe {model} --out {out} 2>&-"]
+)
+def test_a_closed_stream_is_no_error(command: str, folder: Path, tmp_path: Path) -> None:
+    words = command.format(model=folder / "model.onnx", out=tmp_path / "own.onnx")
+    ended = subprocess.run(["sh", "-c", f"{EDGEVIT} {words}"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert not ended.stderr
+
+
 @pytest.mark.parametrize("arguments", ["schema", "predict model.onnx MANY"])
 def test_a_reader_that_has_seen_enough_ends_it_without_a_word(arguments: str, folder: Path) -> None:
     words = arguments.replace("MANY", " ".join(["photos"] * 200)).split()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from edgevit.configs import Distill, Evaluate, Report
+from edgevit.configs import Distill, Evaluate, Load, Npz, Report
+from edgevit.data import dataset_artifacts
 from edgevit.errors import RecipeError
 from edgevit.recipe import Recipe, load_recipe, recipe_schema
 from edgevit.workshop import parsed
@@ -160,6 +162,29 @@ def test_paths_in_settings_start_from_the_current_folder(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     recipe = load(tmp_path, text, "datasets.glyphs.path=there")
     assert recipe.datasets["glyphs"].path == str(tmp_path / "there")
+
+
+def test_a_tilde_is_the_users_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train = "stage: train, id: teacher, model: resnet18, data: glyphs.train, learning_rate: 1e-3"
+    recipe = load(tmp_path, GOOD.replace(train, "stage: load, id: teacher, model: resnet18, weights: ~/own.pth"))
+    assert isinstance(recipe.stages[0], Load)
+    assert recipe.stages[0].weights == str(tmp_path / "own.pth")
+    with pytest.raises(RecipeError, match="there is no such user"):
+        load(tmp_path, GOOD, "datasets.digits.path=~nosuchuser/x")
+    glyphs = Npz(source="npz", path="~nosuchuser/x.npz")
+    with pytest.raises(RecipeError, match="there is no such user"):
+        dataset_artifacts({"own": glyphs}, tmp_path, ["own"])
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes no names that are not UTF-8")
+    with pytest.raises(RecipeError, match="the folder's name is not UTF-8"):
+        load(folder, GOOD)
 
 
 def test_yaml_reads_as_yaml_1_2(tmp_path: Path) -> None:

@@ -391,6 +391,12 @@ def test_nothing_is_written_through_a_link_in_a_store(tmp_path: Path, place: str
     assert victim.read_text() == "kept" if victim.is_file() else not [*victim.iterdir()]
 
 
+def test_a_store_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".store").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="a link or a device is in the store"):
+        Store(tmp_path / ".store")
+
+
 def test_a_pipe_in_a_work_folder_is_an_error(tmp_path: Path) -> None:
     store = Store(tmp_path)
     work = tmp_path / "work" / store.key(ingredients(LOAD, {}, None, None))

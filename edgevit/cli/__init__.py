@@ -75,6 +75,7 @@ def main() -> None:
     # was seen to run 3 to 15 times slower. Not spinning at all costs a third on idle cores; this little costs nothing
     # in either case. libgomp reads it when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is shown by its number
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -88,6 +89,13 @@ def main() -> None:
             traceback.print_exc()
             sys.exit(70)
         _fail(str(said), said.exit_code)
+
+
+def _open_closed_streams() -> None:
+    """Give a stream that the shell has closed (`>&-`) the null device, and with it the stream's own descriptor."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until the process ends
 
 
 def _status_of_command() -> str | int | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgevit import bounds
-from edgevit.cli.naming import named_by_options, names_in, with_names
+from edgevit.cli.naming import named_by_options, with_names
 from edgevit.cli.options import Labels, ModelPath, Out, TargetName, Threads, number
 from edgevit.cli.output import (
     JsonFlag,
@@ -111,6 +111,7 @@ def describe(
     Example: edgevit describe own.onnx --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --labels names.txt --out own.described.onnx
     """
     from edgevit.artifacts import Preprocess
+    from edgevit.data.class_names import names_in_file
     from edgevit.runtimes.files import (
         carries_trained_ranges,
         onnx_file,
@@ -127,7 +128,7 @@ def describe(
     with workshop(terminal_context()) as shop:
         found = shop.model(model, for_pictures=False)
         graph = read_onnx(onnx_file(found))
-        names = None if labels is None else names_in(labels)
+        names = None if labels is None else names_in_file(labels)
         if output is not None or not found.manifest.provenance.get("described", True):
             scores = class_output(graph, model, output, None if names is None else len(names))
             found = found.with_io(with_class_output(found.io, scores))

@@ -18,26 +18,14 @@ def named_by_options(
         RecipeError: both options are given, or the order is unknown or has no folder to order.
         DataError: the names do not fit the model.
     """
+    from edgevit.data.class_names import names_in_file
     from edgevit.errors import RecipeError
 
     if labels is not None and class_order is not None:
         raise RecipeError("--labels says the order too", got="--labels and --class-order", expected="one of them")
     if labels is not None:
-        return with_names(model, names_in(labels), labels)
+        return with_names(model, names_in_file(labels), labels)
     return model if class_order is None else _ordered(model, class_order, images)
-
-
-def names_in(labels: Path) -> tuple[str, ...]:
-    """The class names in a file, one a line. Raises DataError where it is no text in UTF-8, or a name will not do."""
-    from edgevit.data.class_names import check_class_names
-    from edgevit.errors import DataError
-
-    try:
-        names = tuple(labels.read_text(encoding="utf-8-sig").splitlines())
-    except UnicodeDecodeError:
-        raise DataError("this is no text in UTF-8", where=labels, expected="one class name a line") from None
-    check_class_names(names, str(labels))
-    return names
 
 
 def with_names(model: Artifact, names: tuple[str, ...], labels: Path) -> Artifact:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel
 
 from edgevit import bounds
 from edgevit.artifacts import Kind
+from edgevit.errors import RecipeError
 
 M = TypeVar("M")
 C = TypeVar("C", bound=BaseModel)
@@ -160,7 +161,28 @@ def input_files(config: BaseModel) -> dict[str, Path]:
 def with_absolute_files(config: C, base: Path) -> C:
     """The same stage, its files named from the root; relative ones start from `base`."""
     files = input_files(config)
-    return config.model_copy(update={name: str((base / path).absolute()) for name, path in files.items()})
+    return config.model_copy(update={name: str(absolute_path(path, base)) for name, path in files.items()})
+
+
+def absolute_path(given: str | Path, base: Path) -> Path:
+    """A path of a recipe from the root; a relative one starts from `base`, ~ and ~USER are the users' folders.
+
+    Raises RecipeError where this machine has no such user, or a folder's name is not UTF-8.
+    """
+    try:
+        path = (base / Path(given).expanduser()).absolute()
+    except RuntimeError:
+        raise RecipeError("there is no such user", got=given, expected="~ or ~USER of this machine") from None
+    check_utf8(path)
+    return path
+
+
+def check_utf8(path: Path) -> None:
+    """Raise RecipeError for a path that cannot be written into a file of text: records of results hold it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise RecipeError("the folder's name is not UTF-8", where=path, next="rename it") from None
 
 
 def _configs_in(annotation: object) -> Iterator[type[BaseModel]]:

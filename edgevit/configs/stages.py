@@ -60,6 +60,7 @@ class Prune(Stage):
 
     stage: Literal["prune"]
     makes: ClassVar[Kind] = "checkpoint"
+    version: ClassVar[int] = 2
     model: CheckpointRef
     keep_macs: Share | None = Field(None, description="share of the multiply-accumulates that stays, at most")
     keep_params: Share | None = Field(None, description="or share of the parameters that stays, at most")
@@ -119,6 +120,7 @@ class Factorise(Stage):
 
     stage: Literal["factorise"]
     makes: ClassVar[Kind] = "checkpoint"
+    version: ClassVar[int] = 2
     model: CheckpointRef
     keep_macs: Share = Field(description="share of the multiply-accumulates that stays, at most")
     data: DatasetRef = Field(description="images, with labels or without, that show what enters the layers")
@@ -131,6 +133,7 @@ class MergeTokens(Stage):
 
     stage: Literal["mergetokens"]
     makes: ClassVar[Kind] = "checkpoint"
+    version: ClassVar[int] = 2
     model: CheckpointRef
     per_block: Count = Field(description="pairs of patch tokens that become one in each block")
 

@@ -351,6 +351,7 @@ class Distill(Distillation):
     """Train a student to agree with a teacher."""
 
     stage: Literal["distill"]
+    version: ClassVar[int] = 3
     model: str | None = Field(None, description="the student, a timm model name; or give `init`")
     model_args: ModelArgs = {}
     init: CheckpointRef | None = None
@@ -402,7 +403,7 @@ class Qat(Distillation):
     """Go on training a checkpoint while its layers round as their INT8 form will (quantization-aware training)."""
 
     stage: Literal["qat"]
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     init: CheckpointRef = Field(description="what is trained; it teaches itself where no teacher is given")
     runtime: QuantizedRuntime = Field(
         "onnxruntime", description="whose dialect decides what is rounded, and to which integers"

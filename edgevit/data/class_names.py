@@ -1,4 +1,4 @@
-"""Names of classes: the form in which all are compared, and names that would make trouble later."""
+"""Names of classes: a file of them, the form in which all are compared, and names that would make trouble later."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from edgevit.artifacts import composed
+from edgevit.data.preprocess import file_content
 from edgevit.errors import DataError, listed
 
-__all__ = ["alike_notes", "check_class_names", "composed", "is_class_name"]
+__all__ = ["alike_notes", "check_class_names", "composed", "is_class_name", "names_in_file"]
 
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, ends of lines and of paragraphs
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")
@@ -33,6 +35,22 @@ def check_class_names(classes: Sequence[str], where: str) -> None:
             )
     if repeated := [repr(name) for name, count in Counter(classes).items() if count > 1]:
         raise DataError("two classes have the same name", where=where, got=listed(repeated), next="rename one of them")
+
+
+def names_in_file(file: Path) -> tuple[str, ...]:
+    """The class names in a file of UTF-8 text, one a line; blank lines at the end do not count.
+
+    Raises DataError where it is no such text, or a name will not do.
+    """
+    try:
+        text = file_content(file).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError("this is no text in UTF-8", where=file, expected="one class name a line") from None
+    except ValueError as error:
+        raise DataError(str(error), where=file, expected="one class name a line") from None
+    names = tuple(composed(line) for line in text.rstrip("\r\n").splitlines())
+    check_class_names(names, str(file))
+    return names
 
 
 def alike_notes(classes: Sequence[str]) -> list[str]:

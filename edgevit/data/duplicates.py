@@ -80,8 +80,7 @@ def overlaps(name: str, hashed: Mapping[str, Dataset], uses: Uses) -> list[Overl
         if not _by_design(name, other):
             _check_apart(tested, learned, pairs, is_support(other, learned, uses))
         if pairs:
-            images = len({index for index, _ in pairs})
-            found.append(Overlap(other, learned.labels is not None, images, len(tested)))
+            found.append(Overlap(other, learned.labels is not None, len(pairs), len(tested)))
     return found
 
 
@@ -126,11 +125,20 @@ def _twice_in_a_class(dataset: Dataset) -> Iterator[str]:
 
 
 def _shared(tested: Dataset, learned: Dataset) -> list[tuple[int, int]]:
-    """All pairs of positions at which the two hold one content."""
-    places: dict[bytes, list[int]] = {}
+    """For each tested picture that `learned` holds too, both positions: of the very file, or else of its first copy."""
+    contents = tested.contents()
+    wanted = set(contents)
+    first: dict[bytes, int] = {}
+    by_place: dict[tuple[bytes, str], int] = {}
     for index, content in enumerate(learned.contents()):
-        places.setdefault(content, []).append(index)
-    return [(index, other) for index, content in enumerate(tested.contents()) for other in places.get(content, ())]
+        if content in wanted:
+            first.setdefault(content, index)
+            by_place.setdefault((content, _place(learned, index)), index)
+    return [
+        (index, by_place.get((content, _place(tested, index)), first[content]))
+        for index, content in enumerate(contents)
+        if content in first
+    ]
 
 
 def _check_apart(tested: Dataset, learned: Dataset, pairs: Sequence[tuple[int, int]], as_support: bool) -> None:

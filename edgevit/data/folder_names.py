@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgevit.artifacts import composed
 from edgevit.configs import DatasetConfig, ImageFolder
 from edgevit.data.dataset import Source
 from edgevit.data.splits import split_named
@@ -28,7 +29,7 @@ def label_notes(name: str, configs: Mapping[str, DatasetConfig], sources: Mappin
             for one in source.classes
             if one.lower() in UNLABELLED_NAMES
         ]
-    folders = {folder for sample_id in source.ids for folder in sample_id.split("/")[:-1]}
+    folders = {composed(folder) for sample_id in source.ids for folder in sample_id.split("/")[:-1]}
     for other, labelled in sources.items():
         shared = sorted(folders.intersection(labelled.classes))
         if len(shared) > 1:

@@ -12,12 +12,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
-from edgevit.data.preprocess import file_content, open_image
+from edgevit.data.preprocess import LARGEST_FILE, file_content, open_image
 from edgevit.errors import DataError
 from edgevit.progress import Progress, SilentProgress
 
 _VERSION = 2
-_LARGEST_PART = 2**28  # bytes
 _NO_FILE = "none"
 
 
@@ -64,8 +63,8 @@ class StoredFile:
     def read(self) -> bytes:
         if self.size is None:
             return file_content(self.file)
-        if self.size > _LARGEST_PART:
-            raise ValueError(f"its {self.size} bytes are more than {_LARGEST_PART}")
+        if self.size > LARGEST_FILE:
+            raise ValueError(f"its {self.size} bytes are more than {LARGEST_FILE}")
         with self.file.open("rb") as opened:
             opened.seek(self.offset)
             content = opened.read(self.size)
@@ -108,7 +107,9 @@ class ImageStates:
         if self._file and self._grown:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             half = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-            half.write_text(json.dumps({"version": _VERSION, "files": self._known}, separators=(",", ":")), "utf-8")
+            half.unlink(missing_ok=True)
+            with half.open("x", encoding="utf-8") as file:  # never through a link of that name
+                file.write(json.dumps({"version": _VERSION, "files": self._known}, separators=(",", ":")))
             half.replace(self._file)
             self._grown = False
 

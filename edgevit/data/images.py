@@ -12,6 +12,7 @@ from edgevit.data.preprocess import open_image
 from edgevit.errors import DataError
 
 Image = npt.NDArray[np.uint8]  # (height, width, 3), RGB
+NO_TEXT = "pictures whose names are not UTF-8"
 
 
 def is_utf8_name(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from edgevit.data.class_names import is_class_name
-from edgevit.data.images import is_utf8_name
+from edgevit.data.images import NO_TEXT, is_utf8_name
 from edgevit.data.preprocess import HIDDEN, picture_suffixes
 from edgevit.errors import DataError
 
@@ -21,7 +22,6 @@ _LONGEST_LABEL = 2**20  # bytes of a .cls or .json
 _KEPT_INDICES = 4096  # shards whose index stays in memory while the process runs
 _COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".zst": "zstd -d", ".xz": "unxz", ".bz2": "bunzip2"}
 LINKS = "links, devices and sparse files"
-NO_TEXT = "pictures whose names are not UTF-8"
 NO_PICTURE = "keys without a picture"
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ": ".xz", b"BZh": ".bz2"}
 
@@ -100,7 +100,7 @@ def _is_compressed(shard: Path, suffix: str) -> DataError:
         "a compressed shard cannot be read by position",
         where=shard,
         expected="a plain .tar: pictures are compressed already",
-        next=f"{_COMPRESSED[suffix]} '{shard}'",
+        next=f"{_COMPRESSED[suffix]} {shlex.quote(str(shard))}",
     )
 
 

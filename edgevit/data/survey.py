@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.artifacts import Preprocess
+from edgevit.artifacts import Preprocess, composed
 from edgevit.data.dataset import Dataset
 from edgevit.data.preprocess import fit
 from edgevit.errors import DataError
@@ -120,7 +120,7 @@ def _only_class(dataset: Dataset, classes: Sequence[str]) -> str | None:
     if dataset.labels is not None:
         names = {dataset.classes[label] for label in np.unique(dataset.labels)}
     else:
-        names = {PurePosixPath(sample).parent.name for sample in dataset.sample_ids}
+        names = {composed(PurePosixPath(sample).parent.name) for sample in dataset.sample_ids}
     return names.pop() if len(names) == 1 < len(classes) and names <= set(classes) else None
 
 

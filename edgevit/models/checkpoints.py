@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from edgevit.artifacts import Artifact, Contents, IOSpec, Json
+from edgevit.disks import write_synced
 from edgevit.errors import ArtifactError, RecipeError, listed
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import (
@@ -44,7 +44,7 @@ def save_checkpoint(model: nn.Module, description: ModelDescription, out: Path) 
     Equal weights give equal bytes.
     """
     state = {key: value.detach().cpu().contiguous().clone() for key, value in timm_model(model).state_dict().items()}
-    write_to_disk(out / WEIGHTS, save(state))
+    write_synced(out / WEIGHTS, save(state))
     (out / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -74,14 +74,6 @@ def checkpoint_contents(
         io=io if unnamed else io.calling_its_classes(classes),
         provenance={"weights_licence": built.description.licence, **provenance},
     )
-
-
-def write_to_disk(path: Path, *contents: bytes | memoryview) -> None:
-    """Write a file that outlasts a power cut; OSError on a full disk, which torch and safetensors call otherwise."""
-    with path.open("wb") as file:
-        file.writelines(contents)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def model_from_checkpoint(artifact: Artifact) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,17 @@ from torch import Tensor
 
 from edgevit.errors import ArtifactError, first_line
 
-NOT_WHOLE = (RuntimeError, EOFError, BadZipFile, LookupError, ValueError, TypeError, AttributeError)  # of torch.load
+NOT_WHOLE = (
+    RuntimeError,
+    EOFError,
+    BadZipFile,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)  # of torch.load
 PYTORCH_BEGINNINGS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # a zip, a bare pickle
 # Where weights are looked for, in this order: EMA first, as timm does (load_state_dict), which knows the first of each.
 EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
@@ -134,9 +145,16 @@ def _names_in(value: Any) -> tuple[str, ...] | None:
     """Names in their order: of a list of them, of numbers by names, or of names by numbers."""
     if isinstance(value, Mapping) and value:
         by_index = {index: name for name, index in value.items()} if _are(int, value.values()) else dict(value)
-        places = {int(index): name for index, name in by_index.items() if str(index).isdecimal()}
+        places = {int(index): name for index, name in by_index.items() if _is_index(index)}
         value = [places[index] for index in range(len(places))] if sorted(places) == [*range(len(value))] else None
     return tuple(value) if isinstance(value, (list, tuple)) and value and _are(str, value) else None
+
+
+def _is_index(value: Any) -> bool:
+    """Whether it is a number of at most 9 digits, or such a number as text."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and 0 <= value < 10**9
+    return isinstance(value, str) and value.isdecimal() and len(value) <= 9
 
 
 def _are(kind: type, values: Any) -> bool:

@@ -18,4 +18,5 @@ from edgevit.training.setup import distillation
 def run(config: Distill, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     setup, teaching = distillation(config, inputs, context)
     trained, val_top1 = setup.train(config, context, out)
-    return checkpoint_contents(trained, setup.classes, out, {"val_top1": val_top1}, teaching.summary(), METRICS)
+    metrics, taught_by = {"val_top1": val_top1}, teaching.summary()
+    return checkpoint_contents(trained, setup.classes, out, metrics, taught_by, METRICS, unnamed=setup.unnamed)

@@ -18,11 +18,11 @@ from edgevit.training.second_moments import second_moments
 
 
 def run(config: Factorise, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    built = open_to_reshape(inputs["model"])
+    built, io = open_to_reshape(inputs["model"]), inputs["model"].io
     dataset = open_dataset(inputs["data"]).sample(config.images, config.seed)
     moments = second_moments(built, dataset, torch.device(context.device), context.progress)
     thinner = with_low_ranks(built, moments, config.keep_macs)
-    contents = checkpoint_contents(thinner, inputs["model"].io.classes, out, {}, {})
+    contents = checkpoint_contents(thinner, io.classes, out, {}, {}, unnamed=not io.names_its_classes)
     divided = f"{len(thinner.description.low_ranks)} of {len(moments)} linear layers are two"
     context.progress.say(f"    left: {share_left(inputs['model'].metrics, contents.metrics)}; {divided}")
     return contents

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents, Json
+from edgevit.artifacts import Artifact, Contents, Json, composed
 from edgevit.configs import Load
 from edgevit.context import Context
 from edgevit.data import open_dataset
@@ -87,11 +87,13 @@ def _order_of_weights(
     Raises:
         DataError: the file's names are not the data set's, or the order is not known.
     """
-    written = weights.class_names if weights.class_names and len(weights.class_names) == num_classes else None
+    written = tuple(map(composed, weights.class_names)) if weights.class_names else None
+    if written is not None and len(written) != num_classes:
+        written = None
     if config.class_order is not None and of_dataset is not None:
         return in_order(of_dataset, config.class_order)
     if written is not None:
-        if of_dataset is not None and set(written) != set(of_dataset):
+        if of_dataset is not None and set(written) != set(map(composed, of_dataset)):
             raise _other_names(config, written, of_dataset)
         context.progress.say(f"the classes are called as in {config.weights}: {listed(written)}")
         return written

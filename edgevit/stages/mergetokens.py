@@ -13,8 +13,9 @@ from edgevit.models.creation import with_merged_tokens
 
 
 def run(config: MergeTokens, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    whole = open_to_reshape(inputs["model"])
-    contents = checkpoint_contents(with_merged_tokens(whole, config.per_block), inputs["model"].io.classes, out, {}, {})
+    whole, io = open_to_reshape(inputs["model"]), inputs["model"].io
+    merged = with_merged_tokens(whole, config.per_block)
+    contents = checkpoint_contents(merged, io.classes, out, {}, {}, unnamed=not io.names_its_classes)
     share = contents.metrics["macs"] / inputs["model"].metrics["macs"]
     context.progress.say(f"    left: {share:.1%} of the MACs")
     return contents

@@ -33,10 +33,11 @@ from edgevit.training.importance import known_labels, taylor
 
 def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     whole, classes = open_to_reshape(inputs["model"]), inputs["model"].io.classes
+    unnamed = not inputs["model"].io.names_its_classes
     importance = _importance(whole, classes, config, inputs, context)
     keep, timed = _keep(whole, importance, config, context.progress)
     removal = plan_removal(whole, importance, config.cost, keep)
-    contents = checkpoint_contents(without(whole, removal), classes, out, {}, {})
+    contents = checkpoint_contents(without(whole, removal), classes, out, {}, {}, unnamed=unnamed)
     _say_what_is_left(
         before_and_after(whole.module, removal), inputs["model"].metrics, contents.metrics, context.progress
     )

@@ -26,4 +26,5 @@ def run(config: Qat, inputs: Mapping[str, Artifact], context: Context, out: Path
     ranges = put_trained(trained.module, student.module)
     save_ranges(TrainedRanges(runtime=config.runtime, layers=ranges), out)
     metrics = {"val_top1": val_top1, "rounded_layers": len(ranges)}
-    return checkpoint_contents(student, setup.classes, out, metrics, teaching.summary(), METRICS)
+    taught_by = teaching.summary()
+    return checkpoint_contents(student, setup.classes, out, metrics, taught_by, METRICS, unnamed=setup.unnamed)

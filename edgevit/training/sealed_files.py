@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from edgevit.models.checkpoints import write_to_disk
+from edgevit.disks import write_synced
 
 _FORMAT = b"edgevit sealed file 1 "
 _HEADER_BYTES = len(_FORMAT) + 64 + 1  # the hash in hex, and a line break
@@ -26,7 +26,7 @@ def write_sealed(path: Path, owner: str, *contents: bytes | memoryview) -> None:
     digest = _hash_of(owner)
     for content in contents:
         digest.update(content)
-    write_to_disk(half, _header(digest), *contents)
+    write_synced(half, _header(digest), *contents)
     os.replace(half, path)
 
 

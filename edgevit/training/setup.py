@@ -32,6 +32,7 @@ class TrainingSetup:
         model: what is trained: the start's module, with projectors where a term of the loss compares features.
         canvas: the size of the views; the model's own where none is given.
         val: looked at after each epoch.
+        unnamed: nobody named the classes: they are the positions of the outputs.
     """
 
     start: BuiltModel
@@ -41,6 +42,7 @@ class TrainingSetup:
     streams: Sequence[TrainingStream]
     canvas: Preprocess | None = None
     val: Dataset | None = None
+    unnamed: bool = False
 
     def train(self, config: Training, context: Context, out: Path) -> tuple[BuiltModel, float | None]:
         """The trained model, and its accuracy on `val`; see `fit`."""
@@ -122,6 +124,7 @@ def taught(
         streams=streams,
         canvas=canvas,
         val=_validation_set(inputs, classes),
+        unnamed=not _are_named(classes, datasets, [*teachers, *filter(None, [inputs.get("init")])]),
     )
     return setup, teaching
 
@@ -135,6 +138,12 @@ def _teachers(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Arti
     """Without any, the model teaches itself as it was at the start."""
     paths = [f"teachers.{index}.model" for index in range(len(config.teachers))]
     return [inputs[path] for path in paths or ["init" if config.teacher is None else "teacher"]]
+
+
+def _are_named(classes: tuple[str, ...], datasets: Sequence[Dataset], models: Sequence[Artifact]) -> bool:
+    """Whether a labelled data set, or a model that names its outputs, has names for these classes."""
+    by_labels = any(dataset.labels is not None and set(dataset.classes) <= set(classes) for dataset in datasets)
+    return by_labels or any(model.io.names_its_classes and model.io.classes == classes for model in models)
 
 
 def _validation_set(inputs: Mapping[str, Artifact], classes: tuple[str, ...]) -> Dataset | None:

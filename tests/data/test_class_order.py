@@ -90,3 +90,7 @@ def test_an_order_that_a_data_set_declares_is_its_own():
     declared = numbers(12)  # as a file of labels has them, and no listing of folders
     assert possible_orders(declared) == {}
     assert outputs_of(unnamed(12), declared, "npz") == list(range(12))
+
+
+def test_names_of_a_model_are_composed() -> None:
+    assert unnamed(1).calling_its_classes(("cafe\u0301",)).classes == ("caf\u00e9",)

@@ -54,6 +54,16 @@ def test_a_support_in_a_folder_of_its_own_is_one_too(make_pictures: MakePictures
         notes(root, ("photos.test", "other"), uses)
 
 
+def test_equal_pictures_are_counted_once_for_each_that_is_tested(make_pictures: MakePictures):
+    root = make_pictures({"test/a": 2, "test/b": 2, "train/a": 1, "train/b": 1, "../other/a": 3, "../other/b": 3})
+    for copy in ("other/a/001.png", "other/a/002.png", f"{root.name}/test/a/000.png", f"{root.name}/test/a/001.png"):
+        shutil.copy(root / "../other/a/000.png", root.parent / copy)
+    uses = Uses(frozenset({"photos.test"}), frozenset({"other"}), frozenset({"other"}))
+    with pytest.raises(DataError) as caught:
+        notes(root, ("photos.test", "other"), uses)
+    assert str(caught.value.got).startswith("2: test/a/000.png is a/000.png")
+
+
 def test_a_picture_of_the_pool_that_is_tested_is_counted(make_pictures: MakePictures):
     root = make_pictures({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
     pool = set(pool_ids(root))

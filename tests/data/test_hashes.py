@@ -153,3 +153,13 @@ def test_labels_that_change_during_a_run_are_noticed(tmp_path: Path) -> None:
     write([0, 1, 0])
     with pytest.raises(DataError, match="their labels changed, while they were in use"):
         open_dataset(artifact)
+
+
+def test_hashes_are_not_written_through_a_link(make_pictures: MakePictures, tmp_path: Path) -> None:
+    victim, cache = tmp_path / "victim", tmp_path / "hashes.json"
+    victim.write_text("kept")
+    (tmp_path / f"hashes.json.{os.getpid()}").symlink_to(victim)
+    digest(make_pictures({"a": 2, "b": 2}), cache)
+    assert victim.read_text() == "kept"
+    assert not cache.is_symlink()
+    assert json.loads(cache.read_text())["files"]

@@ -375,7 +375,7 @@ def test_a_member_of_negative_size_does_not_go_round_in_circles(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "beginning", "command"),
     [
-        ("train-0.tar.gz", b"", r"gunzip '.*train-0\.tar\.gz'"),
+        ("train-0.tar.gz", b"", r"gunzip '.*it'\"'\"'s/train-0\.tar\.gz'"),
         ("train-0.tgz", b"", "gunzip"),
         ("train-0.tar.zst", b"", "zstd -d"),
         ("train-0.tar", gzip.compress(b"x" * 2000, mtime=0), "gunzip"),
@@ -385,9 +385,11 @@ def test_a_member_of_negative_size_does_not_go_round_in_circles(tmp_path: Path):
 def test_compressed_shards_are_refused_with_the_command_that_unpacks_them(
     tmp_path: Path, name: str, beginning: bytes, command: str
 ):
-    (tmp_path / name).write_bytes(beginning)
+    folder = tmp_path / "it's"
+    folder.mkdir()
+    (folder / name).write_bytes(beginning)
     with pytest.raises(DataError, match=rf"compressed shard(.|\n)*next: {command}"):
-        opened(tmp_path)
+        opened(folder)
 
 
 def test_links_and_devices_are_passed_over_and_nothing_is_unpacked(tmp_path: Path):
@@ -423,7 +425,7 @@ def test_names_that_are_no_text_are_passed_over(tmp_path: Path):
 
 
 def test_a_picture_beyond_all_bounds_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("edgevit.data.hashes._LARGEST_PART", 5000)
+    monkeypatch.setattr("edgevit.data.hashes.LARGEST_FILE", 5000)
     big = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(big).save(out, "png")
@@ -518,3 +520,25 @@ def test_a_pipe_is_no_shard(tmp_path: Path):
     for path in (tmp_path, tmp_path / "0.tar", tmp_path / "*.tar"):
         with pytest.raises(DataError, match=r"no shards here|no such folder or shard"):
             opened(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{,}/" * 1000, "too many braces"),
+        ("{a,/elsewhere/b}.tar", "cannot be an absolute path"),
+    ],
+)
+def test_braces_that_name_nothing_sensible_are_refused(tmp_path: Path, name: str, message: str):
+    write_shard(tmp_path / "a.tar", samples("ab"))
+    with pytest.raises(DataError, match=message):
+        opened(name, base=tmp_path)
+
+
+def test_class_names_are_read_like_labels_everywhere(tmp_path: Path):
+    write_shard(tmp_path / "a.tar", samples("abc"))
+    (tmp_path / "classes.txt").write_bytes("\ufeffcafe\u0301 \r\nbar\r\npub\r\n\r\n".encode())
+    assert opened(tmp_path).classes == ("caf\u00e9", "bar", "pub")
+    (tmp_path / "classes.txt").write_text("bar\nbar\npub\n")
+    with pytest.raises(DataError, match="two classes have the same name"):
+        opened(tmp_path)

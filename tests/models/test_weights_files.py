@@ -1,6 +1,7 @@
 """Which weights a checkpoint from elsewhere gives: those that timm takes, or those that are asked for."""
 
 import argparse
+import pickle
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,18 @@ def test_arguments_of_timms_training_script_are_plain_data(tmp_path):
 def test_names_of_classes_in_the_file_are_found(tmp_path, names):
     assert read_weights(saved(tmp_path, {"state_dict": RAW, **names})).class_names == ("b", "a", "c")
     assert read_weights(saved(tmp_path, {"state_dict": RAW, "class_to_idx": {"a": 5}})).class_names is None
+    long = {"9" * 5000: "a"}  # more digits than Python makes a number of
+    assert read_weights(saved(tmp_path, {"state_dict": RAW, "class_names": long})).class_names is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02J\x01",  # a number of four bytes, of which there is one
+        b"".join(pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001, {})) + b"\x80\x02K\x01Q.",
+    ],
+)
+def test_a_damaged_file_is_no_bug_of_ours(tmp_path, content):
+    (tmp_path / "own.pth").write_bytes(content)
+    with pytest.raises(ArtifactError, match="no whole PyTorch file|holds more than tensors"):
+        read_weights(tmp_path / "own.pth")

@@ -265,3 +265,28 @@ def test_how_pictures_are_prepared_may_be_laid_over():
     assert (built.preprocess.mean, built.preprocess.interpolation) == ((0.5, 0.5, 0.5), "bilinear")
     with pytest.raises(RecipeError, match="takes no such 'pretrained_cfg_overlay'"):
         create_model("test_vit", 3, model_args={"pretrained_cfg_overlay": {**overlay, "file": "w.pth"}})
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields"),
+    [
+        ("prune", {"keep_macs": 0.8, "score": "magnitude"}),
+        ("factorise", {"keep_macs": 0.8, "data": "digits.support", "images": 8}),
+        ("mergetokens", {"per_block": 1}),
+        (
+            "distill",
+            {
+                **VIT,
+                "streams": ({"data": "digits.pool"},),
+                "objectives": ({"loss": "soft"},),
+                "epochs": 0,
+            },
+        ),
+    ],
+)
+def test_positions_of_outputs_do_not_become_names(tmp_path, stage, fields):
+    bench = workbench()
+    whole = bench.run("load", "of-nobody", **VIT, weights=weights(tmp_path))
+    assert not whole.io.names_its_classes
+    model = {"teacher" if stage == "distill" else "model": whole.id}
+    assert not bench.run(stage, f"of-nobody-{stage}", **model, **fields).io.names_its_classes

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.configs import Cifar, Splits
+from edgevit.configs.fields import absolute_path
 from edgevit.data.dataset import ArrayImages, Source, Split
 from edgevit.data.preprocess import file_content
 from edgevit.data.splits import split_by_hash
@@ -47,7 +48,7 @@ def read(config: Cifar, base: Path) -> Source:
     Raises:
         DataError: a file is missing or is not the official one.
     """
-    folder = (base / Path(config.path).expanduser()).absolute()
+    folder = absolute_path(config.path, base)
     if (folder / _FOLDERS[config.source]).is_dir():
         folder = folder / _FOLDERS[config.source]
     names_file, names_key, labels_key = _LABELS[config.source]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.configs import HuggingFace
+from edgevit.configs.fields import absolute_path
 from edgevit.data.dataset import Indices, Source, Split
 from edgevit.data.hashes import ImageState, ImageStates, content_of, stamp_of_all
 from edgevit.data.images import Image, read_image
@@ -32,7 +33,7 @@ def read(config: HuggingFace, base: Path) -> Source:
         MissingDependency: the package `datasets` is not installed.
         DataError: the folder is missing, damaged or no such data set, or its columns are not what is expected.
     """
-    root = (base / Path(config.path).expanduser()).absolute()
+    root = absolute_path(config.path, base)
     notes: list[str] = []
     parts = list(_parts(root, config, notes))
     samples = [(part.split, row) for part in parts for row in range(len(part.rows.table))]

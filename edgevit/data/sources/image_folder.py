@@ -12,11 +12,12 @@ from typing import NoReturn
 import numpy as np
 
 from edgevit.configs import ImageFolder
+from edgevit.configs.fields import absolute_path
 from edgevit.data.class_names import composed
 from edgevit.data.dataset import SPLITS, Source, Split
 from edgevit.data.folder_names import GIVE_CLASSES
 from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of
-from edgevit.data.images import Image, is_utf8_name, read_image
+from edgevit.data.images import NO_TEXT, Image, is_utf8_name, read_image
 from edgevit.data.links import leads_out
 from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, shown
 from edgevit.data.splits import split_by_hash, split_named
@@ -24,7 +25,6 @@ from edgevit.errors import DataError
 
 IN_NO_CLASS_FOLDER = "pictures that lie in no class folder"
 LEADING_OUT = "links that lead out of the folder"
-NO_TEXT = "pictures whose names are not UTF-8"
 BESIDE_SPLITS = "files and folders beside those of the splits"
 
 PassedOver = dict[str, list[Path]]  # by what they are
@@ -47,7 +47,7 @@ def read(config: ImageFolder, base: Path) -> Source:
         DataError: PATH is missing, is no folder, or has no pictures where they should be, or two folders of one split;
             or a folder in it cannot be listed.
     """
-    root = (base / Path(config.path).expanduser()).absolute()
+    root = absolute_path(config.path, base)
     _check_folder(root)
     named = split_folders(root, config.classes != "none")
     passed_over: PassedOver = {}

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.configs import Npz
+from edgevit.configs.fields import absolute_path
 from edgevit.data.class_names import composed
 from edgevit.data.dataset import SPLITS, ArrayImages, Source, Split
 from edgevit.data.splits import split_by_hash
@@ -36,7 +37,7 @@ def read(config: Npz, base: Path) -> Source:
     Raises:
         DataError: the file is missing or damaged, or its arrays have wrong names, types or shapes.
     """
-    file = (base / Path(config.path).expanduser()).absolute()
+    file = absolute_path(config.path, base)
     arrays, others = _load(file)
     prefixes = [f"{split}_" for split in SPLITS if f"{split}_images" in arrays] or [""]
     parts = [_part(arrays, prefix, file, others) for prefix in prefixes]

@@ -18,20 +18,23 @@ from pathlib import Path
 import numpy as np
 
 from edgevit.configs import WebDataset
+from edgevit.configs.fields import absolute_path
+from edgevit.data.class_names import names_in_file
 from edgevit.data.dataset import Indices, Source, Split
 from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of, stamp_of
 from edgevit.data.images import Image, read_image
 from edgevit.data.labels import classes_and_labels
 from edgevit.data.links import refuse_links_out
-from edgevit.data.preprocess import OTHER_TYPES, file_content, passed_over_notes, picture_suffixes
+from edgevit.data.preprocess import OTHER_TYPES, passed_over_notes, picture_suffixes
 from edgevit.data.shards import Picture, ShardIndex, index_of_shard, refuse_compressed
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
 
 CLASSES = "classes.txt"
 
-_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+_BRACES = re.compile(r"\{(?:([0-9]{1,9})\.\.([0-9]{1,9})|([^{}]*,[^{}]*))\}")
 _MOST_SHARDS = 100_000
+_MOST_BRACES = 20
 
 
 def read(config: WebDataset, base: Path) -> Source:
@@ -103,13 +106,13 @@ class ShardImages:
 
 def _shards(path: str, base: Path) -> tuple[Path, list[Path], dict[str, list[Path]]]:
     """The folder that names start from, the shards in the order of their names, and the other files in the folder."""
-    whole = (base / Path(path).expanduser()).absolute()
+    whole = absolute_path(path, base)
     if whole.is_dir():
         root = whole
         files = sorted(file for file in root.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(root)))
         refuse_links_out((file for file in files if file.suffix == ".tar"), root)
     else:
-        root, files = _named_files(str(Path(path).expanduser()), base.absolute())
+        root, files = _named_files(str(whole) if path.startswith("~") else path, base.absolute())
     for file in files:
         refuse_compressed(file)
     shards = [file for file in files if file.suffix == ".tar"]
@@ -125,9 +128,13 @@ def _is_hidden(path: Path) -> bool:
 
 def _named_files(pattern: str, base: Path) -> tuple[Path, list[Path]]:
     """The files that a name with {0000..0012}, {a,b}, * or ? stands for; what braces name has to be there."""
+    if pattern.count("{") > _MOST_BRACES:
+        raise DataError("there are too many braces", where=pattern, expected=f"at most {_MOST_BRACES}")
     names = list(islice(_expanded(pattern), _MOST_SHARDS + 1))
     if len(names) > _MOST_SHARDS:
         raise DataError(f"these braces name more than {_MOST_SHARDS} shards", where=pattern)
+    if not Path(pattern).is_absolute() and (absolute := [name for name in names if Path(name).is_absolute()]):
+        raise DataError("an alternative in braces cannot be an absolute path", where=pattern, got=absolute[0])
     root = base / Path(re.split(r"[{*?\[]", pattern)[0] + "-").parent
     files: set[Path] = set()
     for name in names:
@@ -216,15 +223,9 @@ def _labels(found: Sequence[tuple[str, int | str | None]], root: Path) -> list[i
     return labels
 
 
-def _class_names(root: Path) -> list[str] | None:
+def _class_names(root: Path) -> tuple[str, ...] | None:
     file = root / CLASSES
     if not file.is_file():
         return None
     refuse_links_out([file], root)
-    try:
-        names = [line.strip() for line in file_content(file).decode().rstrip().splitlines()]
-    except UnicodeDecodeError:
-        raise DataError("this is no text", where=file, expected="a class name on each line, in UTF-8") from None
-    if not all(names) or len(set(names)) < len(names):
-        raise DataError("class names are missing or repeated", where=file, expected="another one on each line")
-    return names
+    return tuple(name.strip() for name in names_in_file(file))  # as labels in shards are
