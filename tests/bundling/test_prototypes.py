@@ -40,7 +40,7 @@ def random_support(counts: list[int], seed: int = 0, spread: float = 1.0, width:
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other) or 1))
 
 
 def left_out_by_hand(support: SupportSet) -> tuple[list[int], list[float]]:
