@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def main() -> None:
     file = RESULTS / "enrolment.json"
     before = json.loads(file.read_text()) if file.is_file() else {}
     text = json.dumps({**before, kind: {"conditions": conditions(), **made}}, indent=1)
+    text = re.sub(r"\[[^][{}]*\]", lambda row: " ".join(row[0].split()), text)  # a row of numbers a line
     file.write_text(text + "\n")
     print(text)
 
@@ -214,7 +216,7 @@ def _summary(draws: list[dict[str, tuple[Share | None, float]]]) -> dict[str, An
             "true": float(np.mean([truth for _, truth in pairs])),
             "interval_holds_truth": float(np.mean([share.low <= truth <= share.high for share, truth in pairs])),
             "optimistic": any(share.optimistic for share, _ in pairs),
-            "raw": [[share.value, share.low, share.high, truth] for share, truth in pairs],
+            "raw": [[round(one, 4) for one in (share.value, share.low, share.high, truth)] for share, truth in pairs],
         }
     return found
 
