@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from edgevit import terminal
+from edgevit.artifacts import MANIFEST, FileEntry, Manifest, manifest_text
 from edgevit.bundling import write_bundle
 from edgevit.cli import app, output
 from edgevit.errors import DataError
@@ -136,8 +138,14 @@ def test_json_of_predict_and_of_the_bundles_runner_keeps_names(folder: Path) -> 
 
 
 def test_a_report_that_is_printed_cannot_steer(tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text("{}")
-    (tmp_path / "report.md").write_text("# report \x1b]0;title\x07\n")
+    files = {"report.json": b"{}", "report.md": b"# report \x1b]0;title\x07\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    entries = {
+        name: FileEntry(sha256=sha256(content).hexdigest(), size=len(content)) for name, content in files.items()
+    }
+    key = {"kind": "report", "id": "report", "key": "0", "digest": "1", "stage": "report", "stage_version": 1}
+    (tmp_path / MANIFEST).write_text(manifest_text(Manifest.model_validate({**key, "config": {}, "files": entries})))
     answer = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert answer.exit_code == 0
     assert answer.stdout == "# report \\u001b]0;title\\u0007\n\n"

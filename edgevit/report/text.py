@@ -18,7 +18,7 @@ PRECISIONS = {
 NOT_MEASURED = "–"
 MARKS = re.compile(r"`|<(?=[A-Za-z/!?])|(?<=\])\(")  # of code, HTML and links
 # Beginnings of headings, lists, quotations, tables and code blocks.
-BLOCKS = re.compile(r"^((?:> )? *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)")
+BLOCKS = re.compile(r"^( *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)")
 LEARNED_FROM_NOTE = (
     "All images of this recipe behind a model and its teachers, with labels or without, and those it was calibrated "
     "on; not those of pretrained weights. From line to line, what was learned from counts too."
@@ -317,4 +317,5 @@ def _paragraph(text: str) -> str:
     marker = next((one for one in ("- ", "> ") if text.startswith(one)), "")
     plain = BLOCKS.sub(r"\1\\", MARKS.sub(r"\\\g<0>", text.removeprefix(marker)))
     first, *others = _wrapped(marker + plain).split("\n")
-    return "\n".join([first, *(BLOCKS.sub(r"\1\\", line) for line in others)])
+    quote = "> " if marker == "> " else ""
+    return "\n".join([first, *(quote + BLOCKS.sub(r"\1\\", line.removeprefix(quote)) for line in others)])

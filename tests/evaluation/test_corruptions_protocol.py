@@ -165,10 +165,10 @@ def test_clean_pictures_answer_as_classify_does():
         ("protocol: corruptions, kinds: [blurr]", "'brightness'"),
         ("protocol: corruptions, kinds: []", "'kinds' names none"),
         ("protocol: corruptions, kinds: [fog, fog]", "'kinds' names one of them twice"),
-        ("protocol: corruptions, severities: [0]", "greater than or equal to 1"),
-        ("protocol: corruptions, severities: [6]", "less than or equal to 5"),
+        ("protocol: corruptions, severities: [0]", "at least 1 and at most 5"),
+        ("protocol: corruptions, severities: [6]", "at least 1 and at most 5"),
         ("protocol: corruption", "'standard', 'corruptions' or 'episodes'"),
-        ("protocol: corruptions, max_images: 0", "greater than or equal to 1"),
+        ("protocol: corruptions, max_images: 0", "at least 1"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named_with_their_line(tmp_path: Path, fields: str, says: str):

@@ -89,7 +89,8 @@ def test_a_rate_that_ruins_the_model_is_not_chosen(tmp_path: Path) -> None:
 
 
 def test_a_rate_with_which_training_diverges_has_nothing_right(tmp_path: Path) -> None:
-    got = chosen(tmp_path, settings(1e30, 1e-4))
+    beyond = settings(1e-4).model_copy(update={"learning_rates": (1e30, 1e-4)})  # recipes stop at 1,000
+    got = chosen(tmp_path, beyond)
     assert got.learning_rate == 1e-4
     summary = json.loads(json.dumps(got.summary(), allow_nan=False))
     assert summary["learning_rate_scores"]["1e+30"] == {"accuracy": 0.0, "log_likelihood": None}

@@ -62,8 +62,8 @@ def test_unknown_name_is_answered_with_the_nearest(name: str, nearest: str) -> N
         ("deit_tiny_patch16_224", 32, {"bogus": 1}, "bogus"),
         ("deit_tiny_patch16_224", 32, {"num_heads": 5}, "divisible"),
         ("test_resnet", 32, {"global_pool": False}, "look at model_args"),
-        ("test_vit", 32, {"pretrained_cfg": 1}, "look at model_args"),
-        ("test_convnext", 32, {"features_only": True}, "in place of one tensor"),
+        ("test_vit", 32, {"pretrained_cfg": 1}, "'pretrained_cfg'"),
+        ("test_convnext", 32, {"features_only": True}, "'features_only'"),
     ],
 )
 def test_what_cannot_be_built_says_what_works(name: str, size: int, args: dict[str, int], said: str) -> None:

@@ -209,7 +209,7 @@ def test_a_latency_is_of_this_machine_and_a_cost_of_any() -> None:
         ({"keep_macs": 0.5}, "taylor looks at images"),
         ({"keep_macs": 0.5, "score": "magnitude", "data": "d"}, "leave out data"),
         ({"keep_macs": 0.5, "score": "magnitude", "structures": ("blocks",)}, "leave out blocks"),
-        ({"keep_macs": 0.0, "data": "d"}, "greater than 0"),
+        ({"keep_macs": 0.0, "data": "d"}, "above 0"),
         ({"keep_macs": 0.5, "data": "d", "structures": ()}, "at least 1 item"),
     ],
 )

@@ -283,7 +283,7 @@ def test_folders_that_moved_keep_their_labels_and_changed_ones_do_not(tmp_path: 
         ("init: net", "init: guessed", 9, "'guessed' makes a dataset"),
         ("model: student, data: digits.test", "model: student, data: guessed", 10, "a teacher's labels"),
         ("id: guessed", "id: digits.val", 8, "used twice"),
-        ("threshold: 0.1", "threshold: 1.1", 8, "less than or equal to 1"),
+        ("threshold: 0.1", "threshold: 1.1", 8, "at most 1"),
         ("most_per_class", "most_per_clas", 8, "Did you mean 'most_per_class'?"),
     ],
 )
