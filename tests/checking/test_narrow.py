@@ -20,7 +20,7 @@ from tests.small_models import workbench
 
 SHORT = {"int8": "int8", "float8": "fp8", "int4": "int4"}
 MODELS = {
-    "deit_tiny_patch16_224": {"image_size": 32, "model_args": {"depth": 1}},
+    "deit_tiny_patch16_224": {"image_size": 32, "model_args": {"depth": 3}},
     "efficientvit_b0": {"image_size": 64},
 }
 # INT4 leaves convolutions in 16 bits.
