@@ -101,10 +101,9 @@ def meaning_of(model: ModelProto, output: ValueInfoProto) -> str:
     """What an output (batch, classes) holds, as far as the operators tell that make it."""
     operator = _last_operator(model, output.name)
     one_number = shape_of(output)[1:] == (1,)
-    if operator in ("Sigmoid", "Softmax") and one_number:
-        return ONE_PROBABILITY
     if operator in ("Sigmoid", "Softmax"):
-        return INDEPENDENT if operator == "Sigmoid" else PROBABILITIES
+        several = INDEPENDENT if operator == "Sigmoid" else PROBABILITIES
+        return ONE_PROBABILITY if one_number else several
     return ONE_LOGIT if one_number else LOGITS
 
 
