@@ -279,7 +279,8 @@ def _cifar(asked: argparse.Namespace) -> tuple[Floats, Labels, NDArray[np.bool_]
         np.flatnonzero((tests == part) & (labels == label))[:150] for part in (False, True) for label in range(10)
     ]
     chosen = np.concatenate(places)
-    pictures = (source.images[index] for index in chosen.tolist())
+    images = source.images
+    pictures = (images.decoded(images.content(index), index) for index in chosen.tolist())
     return _embedded("cifar10", pictures, len(chosen), 96, BICUBIC_ARGS, asked), labels[chosen], tests[chosen]
 
 

@@ -29,7 +29,7 @@ Json = dict[str, Any]
 MANIFEST = "manifest.json"
 SENSITIVITY = "sensitivity.json"  # of a quantized model: what each layer costs
 EMBEDDING = "embedding"
-MADE_AGAIN = "make it again: edgevit run makes the result of a stage, edgevit bundle a bundle"
+MADE_AGAIN = "make it again with edgevit run or edgevit bundle"
 LEARNED_TOO = "learned_too"  # of a tested data set, and of an accuracy on it: see data/duplicates.Overlap
 ONLY_LOOKED_AT = ("classes_of", "val")  # inputs of a stage that no weight learns from
 
@@ -203,7 +203,7 @@ class Artifact:
     """A finished directory and its manifest.
 
     Attributes:
-        contents: of the pictures of a data set, the sha256 of each, one after the other; kept in memory alone.
+        contents: sha256 of each picture of a data set, concatenated; in memory only.
     """
 
     path: Path
@@ -240,10 +240,6 @@ class Artifact:
     def calling_its_classes(self, names: tuple[str, ...]) -> Artifact:
         """The same model with other names for its classes; its file keeps those that it was written with."""
         return self.with_io(self.io.calling_its_classes(names))
-
-    def without_class_names(self) -> Artifact:
-        """The same model, classes "0", "1", â¦ of which are the positions of its outputs, and no names."""
-        return self.with_io(self.io.model_copy(update={"numbers_are_names": False}))
 
     def with_io(self, io: IOSpec) -> Artifact:
         """The same model with another IOSpec; its file keeps the IOSpec that it was written with."""

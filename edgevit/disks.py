@@ -1,4 +1,4 @@
-"""Full disks: which disk is full, and files and folders written so that errors name it."""
+"""Full disks: which disk is full, and folder copies that name it."""
 
 from __future__ import annotations
 

@@ -80,7 +80,8 @@ def _images(paths: Sequence[Path], found: Predicted) -> Iterator[Path]:
             yield path
             continue
         below = pictures_below(path)
-        found.notes.extend(f"{shown(path)}: {note}" for note in passed_over_notes(below.passed_over, path))
+        notes = [f"{shown(path)}: {note}" for note in passed_over_notes(below.passed_over, path)]
+        found.notes.extend(notes)
         found.unread.extend(
             DataError(f"the folder cannot be listed: {error.strerror}", where=shown(error.filename))
             for error in below.unreadable
@@ -89,7 +90,7 @@ def _images(paths: Sequence[Path], found: Predicted) -> Iterator[Path]:
             raise DataError(
                 "no images in this folder",
                 where=path,
-                got="; ".join(found.notes) or None,
+                got="; ".join(notes) or None,
                 expected=" ".join(sorted(picture_suffixes())),
             )
         yield from below.pictures

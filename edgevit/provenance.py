@@ -43,17 +43,30 @@ def weights_origin(config: Stage, inputs: Mapping[str, Artifact], contents: Cont
     before = source.manifest.provenance.get(WEIGHTS_FROM) if source is not None else None
     if not isinstance(config, Training):
         return {} if before is None else {WEIGHTS_FROM: before}
+    if not isinstance(config, Fewshot) and not config.epochs:
+        return _as_at_the_start(source, before, contents)
     if not isinstance(config, Fewshot) or contents.metrics.get("method") == "finetune":
         return {WEIGHTS_FROM: {"body": "trained", "classifier": "trained"}}
     return {} if before is None else {WEIGHTS_FROM: {**before, "classifier": "trained"}}
+
+
+def _as_at_the_start(source: Artifact | None, before: Json | None, contents: Contents) -> Json:
+    """Where a training of 0 epochs has its weights from; a classifier of other classes than the source's is new."""
+    if source is None:
+        return {WEIGHTS_FROM: {"body": "random", "classifier": "random"}}
+    if before is None:
+        return {}
+    is_new = contents.io is None or contents.io.classes != source.io.classes
+    return {WEIGHTS_FROM: {**before, "classifier": "random"} if is_new else before}
 
 
 def untrained(model: Artifact) -> str | None:
     """A sentence about weights of a model that nobody trained; None where all are trained, or nothing is known."""
     origin = model.manifest.provenance.get(WEIGHTS_FROM) or {}
     if origin.get("body") == "random":
-        but = " but its classifier" if origin.get("classifier") == "trained" else ""
-        return f"its weights are random: nobody trained them{but}"
+        if origin.get("classifier") == "trained":
+            return "its weights are random; only its classifier was trained"
+        return "its weights are random: nobody trained them"
     if origin.get("classifier") == "random":
         return "its classifier is random: nobody trained it, so that its answers mean nothing"
     return None

@@ -284,7 +284,8 @@ def _wrong_names(recipe: Recipe, document: Block) -> Iterator[RecipeError]:
             if problem is None and stage.name() == "evaluate" and inner == ("data",):
                 problem = _tests_what_is_learned(name, recipe)
             if problem is None and kinds.get(name) == "dataset" and (stage.name(), inner) in NEED_TRUE_LABELS:
-                problem = f"'{name}' has a teacher's labels, which are no truth to compare with", "a labelled data set"
+                said = f"'{name}' holds pseudo-labels; {stage.name()} needs ground-truth labels"
+                problem = said, "a labelled data set"
             if problem is None and (stage.name(), inner) == ("bundle", ("support",)):
                 problem = _without_embedding(stage, recipe.stages[:index])
             if problem is None and isinstance(stage, Quantize) and inner == ("model",):

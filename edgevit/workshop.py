@@ -102,7 +102,7 @@ def parsed(config: type[S], **fields: Any) -> S:
 
 
 def parsed_as(model: type[M], fields: Mapping[str, Any]) -> M:
-    """The same of any record."""
+    """A record from command line values; errors name the option."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:

@@ -204,7 +204,7 @@ class _Reader:
         if anchor not in self._anchors:
             raise RecipeError(f"this is not valid YAML: found undefined alias '{shortened(anchor)}'", where=place)
         if (value := self._anchors[anchor]) is _OPEN:
-            raise RecipeError(f"the alias *{shortened(anchor)} stands inside of what it repeats", where=place)
+            raise RecipeError(f"the alias *{shortened(anchor)} refers to a value that contains it", where=place)
         return copied(value, self._allowance, place, self._depth)
 
     def _place(self, event: Event) -> str:
@@ -240,7 +240,7 @@ def _tag(event: Any, place: str) -> str | None:
     if event.tag is None:
         return None
     if (tag := str(event.tag)) not in _TAGS:
-        raise RecipeError("a recipe takes no tag of YAML beyond the core schema's", where=place, got=shortened(tag))
+        raise RecipeError("this YAML tag is not supported", where=place, got=shortened(tag))
     return _TAGS[tag]
 
 
@@ -249,7 +249,7 @@ def _scalar(event: ScalarEvent, place: str) -> Any:
     if len(text) > LONGEST_TEXT:
         raise RecipeError("the text is too long", where=place, expected=f"at most {LONGEST_TEXT:,} characters")
     if odd := _NOT_TEXT.search(text):
-        raise RecipeError("the text holds what is no character", where=place, got=f"\\u{ord(odd[0]):04x}")
+        raise RecipeError("the text holds an invalid character", where=place, got=f"\\u{ord(odd[0]):04x}")
     if tag == "str" or (tag is None and not event.implicit[0]):
         return text
     if tag in (None, "null") and text in _NULLS:

@@ -58,18 +58,17 @@ def export(
 
     Example: edgevit export --model deit_tiny_patch16_224 --classes 10 --out deit.onnx
     """
-    from edgevit.artifacts import numbers
     from edgevit.configs import Export, Load
     from edgevit.workshop import parsed, workshop
 
     check_out(out, weights, labels)
     with workshop(terminal_context()) as shop:
         loaded = shop.make(
-            parsed(Load, id="checkpoint", model=model, classes=numbers(classes) if classes else None,
+            parsed(Load, id="checkpoint", model=model, num_classes=classes,
                    pretrained=pretrained, weights=str(weights.absolute()) if weights else None,
                    weights_key=weights_key, image_size=image_size)
         )  # fmt: skip
-        loaded = named_by_options(loaded.without_class_names() if classes else loaded, labels, None)
+        loaded = named_by_options(loaded, labels, None)
         config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
                         normalise=normalise, embedding=embedding)  # fmt: skip
         exported = shop.make(config, model=loaded)
@@ -86,9 +85,12 @@ def describe(
     out: Out,
     mean: Annotated[
         tuple[float, float, float] | None,
-        number("--mean", bounds.CHANNEL_MEAN, "Of red, green and blue, on a scale of 0 to 1."),
+        number("--mean", bounds.CHANNEL_MEAN, "Mean of red, green and blue, on a scale of 0 to 1."),
     ] = None,
-    std: Annotated[tuple[float, float, float] | None, number("--std", bounds.CHANNEL_STD, "Likewise.")] = None,
+    std: Annotated[
+        tuple[float, float, float] | None,
+        number("--std", bounds.CHANNEL_STD, "Standard deviation of red, green and blue, on a scale of 0 to 1."),
+    ] = None,
     resize: Annotated[
         str | None,
         typer.Option("--resize", help="crop: shorter side to size, centre cut out; squash: both sides to size."),
@@ -172,7 +174,8 @@ def quantize(
         float | None, number("--min-sqnr-db", bounds.DECIBELS, "How close to float it must be, in dB; 10 by default.")
     ] = None,
     smoothquant: Annotated[
-        float | None, number("--smoothquant", bounds.FRACTION, "Share of large channels for the weights; 0.5.")
+        float | None,
+        number("--smoothquant", bounds.FRACTION, "SmoothQuant strength α, 0 to 1; 0.5 is usual. Off by default."),
     ] = None,
     bias_correction: Annotated[
         bool, typer.Option("--bias-correction", help="Keep the means of channels; slower. For depthwise convolutions.")

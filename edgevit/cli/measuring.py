@@ -58,7 +58,7 @@ def evaluate(
     class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure the accuracy of a model on labelled images, also when they are hurt, or as a start for new classes.
+    """Measure accuracy on labelled images; optionally under corruption, or few-shot.
 
     Example: edgevit evaluate deit.int8.onnx --data photos/
     """
@@ -159,6 +159,7 @@ def compare(
     with workshop(terminal_context()) as shop:
         one, other = shop.model(first), shop.model(second)
         images = shop.labelled_images(data) if data else None
+        _check_order_is_needed(class_order, one, other)
         models = _ordered_if_unnamed(one, class_order, images), _ordered_if_unnamed(other, class_order, images)
         batch_size = batch or fixed_batch(one.io) or fixed_batch(other.io) or 1
         plan = MeasurePlan(duration_s=duration_s, batch_size=batch_size)
@@ -177,6 +178,14 @@ def compare(
         next_command("edgevit bundle", second, "--out bundle/")
     if answer.other_is_worse:
         raise typer.Exit(1)
+
+
+def _check_order_is_needed(class_order: str | None, *models: Artifact) -> None:
+    from edgevit.errors import RecipeError
+
+    if class_order is not None and all(model.io.names_its_classes for model in models):
+        said = "both models name their classes, so there is no order to choose"
+        raise RecipeError(said, where="--class-order", got=class_order, next="leave it out")
 
 
 def _ordered_if_unnamed(model: Artifact, class_order: str | None, images: Artifact | None) -> Artifact:

@@ -15,7 +15,7 @@ def named_by_options(
     """The model with the names in the file --labels, or those of the folder of `images` in --class-order.
 
     Raises:
-        RecipeError: both options are given, or the order is unknown or has no folder to order.
+        RecipeError: both options are given, or the order has no folder to order.
         DataError: the names do not fit the model.
     """
     from edgevit.data.class_names import names_in_file
@@ -44,9 +44,7 @@ def _ordered(model: Artifact, class_order: str, images: Artifact | None) -> Arti
     from edgevit.errors import DataError, RecipeError, listed
 
     where, own = "--class-order", model.io.classes
-    order = next((one for one in ORDERS if one == class_order), None)
-    if order is None:
-        raise RecipeError("there is no such order", where=where, got=class_order, expected=" or ".join(ORDERS))
+    order = next(one for one in ORDERS if one == class_order)
     if images is None:
         raise RecipeError("an order needs class folders to sort", where=where, next="give a folder of labelled images")
     if model.io.names_its_classes:

@@ -38,10 +38,24 @@ Runtime = Annotated[
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
 ]
+
+
+def _known_order(given: str | None) -> str | None:
+    if given is not None:
+        from edgevit.data.class_order import ORDERS
+        from edgevit.errors import RecipeError
+
+        if given not in ORDERS:
+            expected = " or ".join(ORDERS)
+            raise RecipeError("there is no such order", where="--class-order", got=given, expected=expected)
+    return given
+
+
 ClassOrder = Annotated[
     str | None,
     typer.Option(
         "--class-order",
+        callback=_known_order,
         help="How the class folders were sorted that trained a model without class names: natural (timm: 2 before 10) "
         "or text (torchvision: 10 before 2).",
     ),

@@ -202,9 +202,7 @@ def _check_shard(shard: bool, ranks: int) -> None:
     if shard and max(ranks, int(os.environ.get("WORLD_SIZE", "1"))) == 1:
         from edgevit.errors import RecipeError
 
-        raise RecipeError(
-            "one process has nobody to share weights with", where="--shard", next="--ranks 2, or torchrun"
-        )
+        raise RecipeError("--shard needs at least two processes", where="--shard", next="--ranks 2, or torchrun")
 
 
 def _follows_torchrun(device: str, ranks: int) -> bool:

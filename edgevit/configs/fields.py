@@ -51,12 +51,14 @@ Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
 ClassOrder = Literal["natural", "text"]  # of class folders: as timm has them, 2 before 10; as torchvision, 10 before 2
 # Arguments of timm's create_model that read files, or make another kind of model than its name says.
 REFUSED_MODEL_ARGS = {
-    **dict.fromkeys(("checkpoint_path", "pretrained_cfg"), "weights: FILE"),
-    **dict.fromkeys(("pretrained", "pretrained_strict", "pretrained_filter_fn"), "pretrained: true or weights: FILE"),
-    **dict.fromkeys(("cache_dir", "model_name", "default_cfg", "file", "url", "hf_hub_id"), "weights: FILE"),
-    **dict.fromkeys(("num_classes",), "classes or classes_of"),
-    **dict.fromkeys(("features_only", "feature_cls", "feature_cfg", "out_indices"), "a classifier"),
-    **dict.fromkeys(("scriptable", "exportable", "no_jit", "in_chans"), "none: edgevit decides it"),
+    **dict.fromkeys(("checkpoint_path", "pretrained_cfg"), "use weights: FILE"),
+    **dict.fromkeys(
+        ("pretrained", "pretrained_strict", "pretrained_filter_fn"), "use pretrained: true or weights: FILE"
+    ),
+    **dict.fromkeys(("cache_dir", "model_name", "default_cfg", "file", "url", "hf_hub_id"), "use weights: FILE"),
+    **dict.fromkeys(("num_classes",), "use classes or classes_of"),
+    **dict.fromkeys(("features_only", "feature_cls", "feature_cfg", "out_indices"), "edgevit needs a classifier"),
+    **dict.fromkeys(("scriptable", "exportable", "no_jit", "in_chans"), "edgevit sets it"),
 }
 FOLLOWED_OVERLAY = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # how pictures are prepared
 
@@ -78,19 +80,19 @@ def _checked_model_args(given: Any, depth: int = 0) -> Any:
 
 
 def refused_model_arg(model_args: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The first argument that no model is built with, and what to write in its place; None where all are fine."""
+    """The first argument that no model is built with, and why, or what to use; None where all are fine."""
     for name in model_args:
         if name in REFUSED_MODEL_ARGS:
             return name, REFUSED_MODEL_ARGS[name]
     overlay = model_args.get("pretrained_cfg_overlay", {})
     if not isinstance(overlay, Mapping) or not set(overlay) <= set(FOLLOWED_OVERLAY):
-        return "pretrained_cfg_overlay", f"one of {', '.join(FOLLOWED_OVERLAY)} alone, and weights: FILE for weights"
+        return "pretrained_cfg_overlay", f"it may hold {', '.join(FOLLOWED_OVERLAY)}"
     return None
 
 
 def _buildable(model_args: dict[str, Any]) -> dict[str, Any]:
     if refused := refused_model_arg(model_args):
-        raise ValueError(f"model_args takes no such '{refused[0]}'; write {refused[1]}")
+        raise ValueError(f"'{refused[0]}' does not belong in model_args: {refused[1]}")
     return model_args
 
 

@@ -14,6 +14,7 @@ from edgevit.configs.fields import (
     BatchSize,
     Calibrator,
     CheckpointRef,
+    ClassCount,
     ClassOrder,
     Count,
     DatasetRef,
@@ -219,6 +220,7 @@ class Load(Stage):
     weights_key: str | None = Field(
         None, description="which weights of the file, such as state_dict; EMA weights by default, as timm takes them"
     )
+    num_classes: ClassCount | None = Field(None, description="how many classes; `classes` names them too")
     classes: tuple[ClassName, ...] | None = Field(None, description="class names in the order of the outputs")
     classes_of: DatasetRef | None = Field(None, description="or the data set that has them")
     class_order: ClassOrder | None = Field(
@@ -233,6 +235,8 @@ class Load(Stage):
 
     @model_validator(mode="after")
     def _options_of_weights(self) -> Self:
+        if self.num_classes is not None and (self.classes is not None or self.classes_of is not None):
+            raise ValueError("'num_classes' goes without 'classes' and 'classes_of', which say the number too")
         for option in ("weights_key", "class_order"):
             if getattr(self, option) is not None and self.weights is None:
                 raise ValueError(f"'{option}' goes with 'weights'")

@@ -70,7 +70,8 @@ def unknown_order(orders: dict[ClassOrder, tuple[str, ...]], where: str, next: s
         got="a model that does not name its classes",
         expected=" or ".join(f"{ORDERS[order]} {_from_first_difference(orders, order)}" for order in orders),
         next=next
-        or "--class-order natural or text, or --labels FILE; in a recipe: class_order, or classes, of the load stage",
+        or "--class-order natural or text, or write the names into the file: edgevit describe --labels FILE; in a "
+        "recipe: class_order, or classes, of the load stage",
     )
 
 

@@ -146,7 +146,7 @@ def check_model_name(name: str) -> None:
 def check_model_args(model_args: Json, name: str) -> None:
     """Raise RecipeError for an argument that reads a file, or makes another kind of model than `name` says."""
     if refused := refused_model_arg(model_args):
-        raise RecipeError(f"model_args of {name} takes no such '{refused[0]}'", expected=refused[1])
+        raise RecipeError(f"'{refused[0]}' does not belong in model_args: {refused[1]}", where=name)
 
 
 def preprocess_of(model: nn.Module, image_size: int | None = None) -> Preprocess:

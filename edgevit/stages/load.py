@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents, Json, composed
+from edgevit.artifacts import Artifact, Contents, Json, composed, numbers
 from edgevit.configs import Load
 from edgevit.context import Context
 from edgevit.data import open_dataset
@@ -29,7 +29,7 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
     weights = _weights(config, context)
     of_dataset = open_dataset(inputs["classes_of"]).classes if "classes_of" in inputs else None
     given = config.classes or of_dataset
-    built, has_classifier = _built(config, weights, None if given is None else len(given), context)
+    built, has_classifier = _built(config, weights, config.num_classes if given is None else len(given), context)
     if weights is not None and has_classifier and config.classes is None:
         given = _order_of_weights(config, weights, of_dataset, built.description.num_classes, context)
     if config.pretrained and has_classifier and of_dataset is not None:
@@ -38,7 +38,8 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
             context.progress.say(f"the classes of {config.model} have other names: the classifier for yours is new")
             built, given, has_classifier = with_new_head(built, len(of_dataset)), of_dataset, False
     built = with_test_time_views(built, config.test_time_views)
-    classes = given or default_class_names(built.description.num_classes)
+    counted = numbers if config.num_classes is not None and not config.pretrained else default_class_names
+    classes = given or counted(built.description.num_classes)
     check_class_names(classes, f"stage '{config.id}'")
     if built.description.licence:
         context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")

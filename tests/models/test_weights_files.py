@@ -105,5 +105,5 @@ def test_names_of_classes_in_the_file_are_found(tmp_path, names):
 )
 def test_a_damaged_file_is_no_bug_of_ours(tmp_path, content):
     (tmp_path / "own.pth").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"no whole PyTorch file|holds more than tensors"):
+    with pytest.raises(ArtifactError, match="this is no whole PyTorch file"):
         read_weights(tmp_path / "own.pth")

@@ -60,7 +60,7 @@ def test_weights_that_nobody_trained_are_a_caution(run: MeasuredRun):
     random = {WEIGHTS_FROM: {"body": "random", "classifier": "trained"}}
     model = replace(model, manifest=model.manifest.model_copy(update={"provenance": random}))
     report = report_json(replace(found, deployed=replace(found.deployed, model=model)), Budget(), "x")
-    caution = f"{found.deployed.id}: its weights are random: nobody trained them but its classifier."
+    caution = f"{found.deployed.id}: its weights are random; only its classifier was trained."
     assert report["cautions"][0] == caution
     assert f"Caution: {caution}" in " ".join(summary(report).split())
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from edgevit.artifacts import Artifact
@@ -236,7 +237,7 @@ def test_random_weights_are_known_of_every_model_made_of_them():
         random_views=0,
     )  # fmt: skip
     assert head.manifest.provenance[WEIGHTS_FROM] == {"body": "random", "classifier": "trained"}
-    assert "nobody trained them but its classifier" in str(untrained(head))
+    assert "only its classifier was trained" in str(untrained(head))
 
 
 def test_random_weights_are_said_when_a_model_is_loaded_and_exported():
@@ -252,10 +253,10 @@ def test_model_args_read_no_files(tmp_path, argument):
     (tmp_path / "r.yaml").write_text(
         f"name: r\nstages:\n  - {{stage: load, id: net, model: test_vit, model_args: {{{argument}: x}}}}\n"
     )
-    with pytest.raises(RecipeError, match=f"takes no such '{argument}'") as caught:
+    with pytest.raises(RecipeError, match=f"'{argument}' does not belong in model_args") as caught:
         load_recipe(tmp_path / "r.yaml")
     assert "r.yaml:3" in str(caught.value)
-    with pytest.raises(RecipeError, match=f"takes no such '{argument}'"):
+    with pytest.raises(RecipeError, match=f"'{argument}' does not belong in model_args"):
         create_model("test_vit", 3, model_args={argument: "x"})
 
 
@@ -263,7 +264,7 @@ def test_how_pictures_are_prepared_may_be_laid_over():
     overlay = {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear"}
     built = create_model("test_vit", 3, model_args={"pretrained_cfg_overlay": overlay})
     assert (built.preprocess.mean, built.preprocess.interpolation) == ((0.5, 0.5, 0.5), "bilinear")
-    with pytest.raises(RecipeError, match="takes no such 'pretrained_cfg_overlay'"):
+    with pytest.raises(RecipeError, match="'pretrained_cfg_overlay' does not belong in model_args"):
         create_model("test_vit", 3, model_args={"pretrained_cfg_overlay": {**overlay, "file": "w.pth"}})
 
 
@@ -290,3 +291,30 @@ def test_positions_of_outputs_do_not_become_names(tmp_path, stage, fields):
     assert not whole.io.names_its_classes
     model = {"teacher" if stage == "distill" else "model": whole.id}
     assert not bench.run(stage, f"of-nobody-{stage}", **model, **fields).io.names_its_classes
+
+
+def test_a_number_of_classes_leaves_them_unnamed_or_named_by_the_file(tmp_path):
+    assert not loaded(tmp_path, weights=weights(tmp_path), num_classes=COUNT).io.names_its_classes
+    named = weights(tmp_path, class_names=[f"cafe\u0301{index}" for index in range(COUNT)])
+    made = loaded(tmp_path, weights=named, num_classes=COUNT)
+    assert made.io.classes[:2] == ("caf\u00e90", "caf\u00e91")
+    with pytest.raises(ValidationError, match="'num_classes' goes without"):
+        loaded(tmp_path, num_classes=2, classes=("a", "b"))
+
+
+def test_a_training_of_no_epochs_is_none():
+    bench, fields = workbench(), {"data": "digits.support", "epochs": 0}
+    new = bench.run("train", "train-of-none", **VIT, **fields)
+    assert new.manifest.provenance[WEIGHTS_FROM] == {"body": "random", "classifier": "random"}
+    goes_on = bench.run("train", "goes-on-of-none", init=new.id, **fields)
+    assert goes_on.manifest.provenance[WEIGHTS_FROM] == {"body": "random", "classifier": "random"}
+
+
+def test_compare_takes_an_order_only_where_it_is_needed(photos, unnamed, tmp_path):
+    named = tmp_path / "named.onnx"
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES))
+    assert edgevit("describe", unnamed["timm"], "--labels", tmp_path / "names.txt", "--out", named)[0] == 0
+    status, said = edgevit("compare", named, named, "--data", photos / "named", "--class-order", "text")
+    assert (status, "both models name their classes" in said) == (2, True)
+    status, said = edgevit("compare", named, named, "--class-order", "bogus")
+    assert (status, "there is no such order" in said) == (2, True)
