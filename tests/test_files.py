@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,17 @@ def test_quantize_says_so_where_the_float_model_ships(folder: Path, tmp_path: Pa
     calibrated = ("--calibration", folder / "photos")
     said = run("quantize", tmp_path / "float.onnx", *calibrated, "--out", tmp_path / "quantized.onnx")
     assert "this is the float model: no INT8 form was both faster and close enough" in said
+
+
+def test_predict_says_of_an_empty_folder_what_lies_in_it_and_not_in_others(folder: Path, tmp_path: Path) -> None:
+    for name in ("first", "empty"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").touch()
+    shutil.copy(next((folder / "photos").rglob("*.png")), tmp_path / "first")
+    with pytest.raises(DataError, match="no images in this folder") as caught:
+        run("predict", folder / "float.onnx", tmp_path / "first", tmp_path / "empty")
+    assert "empty.txt" in str(caught.value.got)
+    assert "first.txt" not in str(caught.value.got)
 
 
 def test_compile_evaluate_predict_and_bundle_agree(folder: Path, tmp_path: Path) -> None:
