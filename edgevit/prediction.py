@@ -57,7 +57,7 @@ def predict_images(
                 raise no_numbers(path)
             best = np.argsort(-confidence, kind="stable")[:top]
             labels = [{"label": names[i], "confidence": round(float(confidence[i]), 4)} for i in best]
-            found.answers.append({"image": shown(path), "labels": labels})
+            found.answers.append({"image": str(path), "labels": labels})
     return found
 
 

@@ -281,7 +281,7 @@ def test_folders_that_moved_keep_their_labels_and_changed_ones_do_not(tmp_path: 
         ("data: guessed", "data: gessed", 9, "Did you mean 'guessed'?"),
         ("data: guessed", "data: net", 9, "'net' makes a checkpoint"),
         ("init: net", "init: guessed", 9, "'guessed' makes a dataset"),
-        ("model: student, data: digits.test", "model: student, data: guessed", 10, "a teacher's labels"),
+        ("model: student, data: digits.test", "model: student, data: guessed", 10, "pseudo-labels"),
         ("id: guessed", "id: digits.val", 8, "used twice"),
         ("threshold: 0.1", "threshold: 1.1", 8, "at most 1"),
         ("most_per_class", "most_per_clas", 8, "Did you mean 'most_per_class'?"),
@@ -296,7 +296,7 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, old: str, new: str, 
 
 def test_calibration_by_guesses_is_refused(tmp_path: Path) -> None:
     second = "\n  - {stage: pseudolabel, id: more, teacher: net, data: photos, calibration: guessed}\n  - {stage: train"
-    with pytest.raises(RecipeError, match="a teacher's labels"):
+    with pytest.raises(RecipeError, match="pseudo-labels"):
         load_recipe(written(tmp_path, ("\n  - {stage: train", second)))
 
 
