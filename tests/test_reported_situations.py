@@ -54,7 +54,8 @@ def _statuses(script: Transcript) -> list[int]:
 
 
 def a_fixed_batch(script: Transcript) -> None:
-    assert all(answer.status == 0 for answer in script.answers if not answer.command.startswith("profile"))
+    assert all(answer.status == 0 or answer.command.startswith("compare") for answer in script.answers)
+    assert script.of("compare")[0].status in (0, 1)  # INT8 may be the slower file
     labels = set(re.findall(r"^photos/cat/0\.jpg:? +(\d+) ([\d.]+)%", script.text, re.MULTILINE))
     assert len(labels) == 1, labels
 
@@ -83,8 +84,8 @@ def one_score_is_two_classes_or_refused(script: Transcript) -> None:
 def class_scores_are_found_among_the_outputs(script: Transcript) -> None:
     label = re.search(r"class by logits (\d+) of 4", script.text)[1]
     assert re.search(rf"0\.jpg +{label} ", script.of("predict")[0].text)
-    assert [answer.status for answer in script.answers if answer.command != "describe --help"] == [0, 0, 0]
-    assert "--output" in script.of("describe --help")[0].text
+    assert _statuses(script) == [0, 0, 0]
+    assert re.search(r"--output +<", script.text), "describe --help"
 
 
 def the_order_of_classes_is_never_assumed(script: Transcript) -> None:
