@@ -255,6 +255,7 @@ def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) 
     assert saved is None or saved >= dies_at - 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch may raise in an `open`
 @pytest.mark.parametrize("wait_s", [0.0, 0.5])
 def test_death_of_a_worker_is_said_wherever_it_is_noticed(tmp_path: Path, wait_s: float) -> None:
     assert_death_of_a_worker_is_said(tmp_path, 3, wait_s)
