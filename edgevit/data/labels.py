@@ -40,6 +40,11 @@ def places_among(names: Sequence[str], classes: Sequence[str]) -> Indices:
     return np.array([place.get(composed(name), -1) for name in names], np.int64)
 
 
+def names_lacking(names: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """The names that `classes` does not have, in their order."""
+    return [name for name, place in zip(names, places_among(names, classes), strict=True) if place < 0]
+
+
 def _numbered(labels: Labels, names: Sequence[str] | None, where: object) -> tuple[tuple[str, ...], Labels]:
     count = _MOST_CLASSES if names is None else len(names)
     if len(labels) and not 0 <= labels.min() <= labels.max() < count:

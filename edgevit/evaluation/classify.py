@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
 from edgevit.data.class_order import outputs_of
-from edgevit.data.labels import places_among
+from edgevit.data.labels import names_lacking
 from edgevit.errors import ArtifactError, DataError, listed
 from edgevit.progress import Progress
 from edgevit.runtimes import answers
@@ -103,11 +103,7 @@ def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArra
 def _class_mapping(spec: IOSpec, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
     """The model's index of each of the data set's classes."""
     outputs = outputs_of(spec, dataset.classes, dataset.name)
-    lacking = [
-        name
-        for name, place in zip(dataset.classes, places_among(dataset.classes, spec.classes), strict=True)
-        if place < 0
-    ]
+    lacking = names_lacking(dataset.classes, spec.classes)
     if outputs is None:
         raise DataError(
             f"the model lacks {len(lacking)} of the {len(dataset.classes)} classes",

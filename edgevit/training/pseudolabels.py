@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgevit.data.dataset import Dataset, Indices, Labels
-from edgevit.data.labels import places_among
+from edgevit.data.labels import names_lacking, places_among
 from edgevit.errors import DataError, listed
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.progress import Progress
@@ -155,8 +155,7 @@ def _labels_among(classes: tuple[str, ...], dataset: Dataset) -> Labels:
         raise DataError(
             "calibration needs labelled images", where=dataset.name, next="name a role that has labels, such as val"
         )
-    places = places_among(dataset.classes, classes)
-    if unknown := [name for name, place in zip(dataset.classes, places, strict=True) if place < 0]:
+    if unknown := names_lacking(dataset.classes, classes):
         raise DataError(
             f"the teacher does not know {len(unknown)} of the calibration's {len(dataset.classes)} classes",
             where=dataset.name,
@@ -164,7 +163,7 @@ def _labels_among(classes: tuple[str, ...], dataset: Dataset) -> Labels:
             expected=f"among the teacher's {len(classes)}: {listed(classes)}",
             next="calibrate on a data set of the teacher's classes, or name them in its include_classes",
         )
-    return places[dataset.labels]
+    return places_among(dataset.classes, classes)[dataset.labels]
 
 
 def _none_is_sure(guesses: Guesses, threshold: float) -> DataError:

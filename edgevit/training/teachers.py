@@ -13,7 +13,7 @@ from edgevit.artifacts import IOSpec
 from edgevit.configs import Tap
 from edgevit.data.class_order import outputs_of
 from edgevit.data.dataset import Dataset
-from edgevit.data.labels import places_among
+from edgevit.data.labels import names_lacking
 from edgevit.data.transforms import normalise
 from edgevit.errors import RecipeError, listed
 from edgevit.models.embedding import classifiers
@@ -184,8 +184,7 @@ def matching_columns(teacher: IOSpec, student_classes: tuple[str, ...]) -> Tenso
         RecipeError: the teacher lacks a class.
         DataError: the teacher's classes are numbers that nobody named, and the usual orders of such folders differ.
     """
-    places = places_among(student_classes, teacher.classes)
-    missing = [name for name, place in zip(student_classes, places, strict=True) if place < 0]
+    missing = names_lacking(student_classes, teacher.classes)
     columns = None if missing else outputs_of(teacher, student_classes, "the teacher")
     if columns is None:
         raise RecipeError(
