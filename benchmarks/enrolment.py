@@ -189,7 +189,7 @@ def _claims(world: World, draw: int, with_unseen: bool) -> Iterator[tuple[str, t
 
 
 def _truth(made: SupportSet, world: World, classes: list[int], unknown: list[int]) -> dict[str, float]:
-    """The same figures on the test images, each class counting alike."""
+    """The figures on the test images; each class counts alike."""
     head = head_of(made)
     by_class = []
     for index, label in enumerate(classes):
@@ -249,7 +249,7 @@ def _digits(draw: int) -> World:
 
 
 def _mixed(data: tuple[Floats, Labels, NDArray[np.bool_]], draw: int) -> tuple[Floats, Labels, NDArray[np.bool_]]:
-    """The same images, of which every second one, drawn, is for tests: all are of one kind."""
+    """Half of the images, drawn at random, are for tests: all images are of one kind."""
     embeddings, labels, tests = data
     return embeddings, labels, np.random.default_rng(draw).permutation(len(tests)) % 2 == 0
 

@@ -242,7 +242,7 @@ class Artifact:
         return self.with_io(self.io.calling_its_classes(names))
 
     def with_io(self, io: IOSpec) -> Artifact:
-        """The same model with another IOSpec; its file keeps the IOSpec that it was written with."""
+        """This model with another IOSpec. Its file keeps the IOSpec that it was written with."""
         return replace(self, manifest=self.manifest.model_copy(update={"io": io}))
 
     def ref(self) -> InputRef:

@@ -24,7 +24,7 @@ class Images(Protocol):
     """The pictures of a source, by position. Must pickle: loader workers get a copy. Threads read at once."""
 
     def content(self, index: int) -> bytes:
-        """The bytes of picture `index`, of which its hash is taken. Raises DataError where they cannot be read."""
+        """The bytes of picture `index`, which its hash is taken of. Raises DataError if they cannot be read."""
         ...
 
     def decoded(self, content: bytes, index: int) -> Image:
