@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from edgevit.actions.single_stage import stage_config
 from edgevit.configs import Distill, Evaluate, Load, Npz, Report
 from edgevit.data import dataset_artifacts
 from edgevit.errors import RecipeError
 from edgevit.recipe import Recipe, load_recipe, recipe_schema
-from edgevit.workshop import parsed
 
 GOOD = """\
 name: small
@@ -246,7 +246,7 @@ def test_a_value_of_a_list_that_is_misspelt_gets_the_nearest_one(tmp_path: Path)
         load(tmp_path, text.replace(", of: [accuracy/*]", ", of: [t]"))
     assert str(caught.value).count("got: knnn") == 2  # once a copy
     with pytest.raises(RecipeError, match=r"--methods: (.|\n)*got: ridg\n(.|\n)*Did you mean 'ridge'"):
-        parsed(Evaluate, id="x", model="m", data="d", protocol="episodes", methods=["ridg"])
+        stage_config(Evaluate, id="x", model="m", data="d", protocol="episodes", methods=["ridg"])
 
 
 def test_a_drop_of_a_whole_is_no_budget(tmp_path: Path) -> None:

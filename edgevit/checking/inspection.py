@@ -11,13 +11,11 @@ from onnx import NodeProto, ValueInfoProto
 
 from edgevit.artifacts import IOSpec, Json
 from edgevit.checking.check import graph_of
-from edgevit.checking.cost import Peak, macs, peak_activations, weights_bytes
-from edgevit.checking.graph import OPERANDS, UNCOUNTED, Graph
 from edgevit.checking.onnxruntime import optimized_or_refused
-from edgevit.checking.precision import Product, asked, products, short_type_name
+from edgevit.checking.precision import Product, asked, products
 from edgevit.checking.shapes import for_one_image
-from edgevit.quantization.dialects import BESIDE_INT8, DIALECTS, why_float
-from edgevit.runtimes.files import (
+from edgevit.graphs.cost import Peak, macs, peak_activations, weights_bytes
+from edgevit.graphs.files import (
     inputs_of,
     operator_counts,
     opset_of,
@@ -25,6 +23,9 @@ from edgevit.runtimes.files import (
     session_options_of,
     written_iospec,
 )
+from edgevit.graphs.graph import OPERANDS, UNCOUNTED, Graph
+from edgevit.graphs.types import short_type_name
+from edgevit.quantization.dialects import BESIDE_INT8, DIALECTS, why_float
 
 Shape = tuple[int | None, ...] | None
 

@@ -11,8 +11,8 @@ import onnx
 from onnx import ModelProto, TensorShapeProto, ValueInfoProto, helper
 
 from edgevit.errors import ArtifactError
+from edgevit.graphs.files import inputs_of
 from edgevit.quantization.calibration import ProbeSession
-from edgevit.runtimes.files import inputs_of
 
 
 def for_one_image(model: ModelProto) -> ModelProto:
