@@ -22,7 +22,8 @@ from edgevit.cli import app
 from edgevit.configs import Digits
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.errors import DataError, EdgevitError
-from edgevit.graphs.files import TensorRanges, artifact_from_onnx, read_onnx, trained_ranges_in, write_onnx
+from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
+from edgevit.graphs.metadata import TensorRanges, trained_ranges_in
 from edgevit.recipe import load_recipe
 from tests.graphs.test_files import with_constant_nodes
 from tests.graphs.test_outputs import classifier

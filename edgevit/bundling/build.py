@@ -23,7 +23,8 @@ from edgevit.bundling.runner import ENROLLING, HERE, RECORD, RUNNER, environment
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.class_scores import probabilities
-from edgevit.graphs.files import iospec_of_onnx, onnx_file, read_onnx, write_onnx
+from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
+from edgevit.graphs.metadata import iospec_of_onnx
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of

@@ -14,12 +14,11 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgevit.checking.float16 import float16_magnitudes
 from edgevit.errors import ArtifactError
-from edgevit.graphs.files import integer_attribute
 from edgevit.graphs.float16 import LARGEST
 from edgevit.graphs.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph
 from edgevit.graphs.norms import written_out_norms
 from edgevit.graphs.types import type_name
-from edgevit.graphs.walk import nodes
+from edgevit.graphs.walk import integer_attribute, nodes
 from edgevit.quantization.dialects import fills_tiles
 from edgevit.runtimes.float16_range import HEADROOM
 

@@ -119,14 +119,8 @@ def describe(
     from edgevit.actions.single_stage import record_from_options, single_stages
     from edgevit.artifacts import Preprocess
     from edgevit.data.class_names import names_in_file
-    from edgevit.graphs.files import (
-        carries_trained_ranges,
-        onnx_file,
-        read_onnx,
-        trained_ranges_in,
-        with_class_output,
-        write_onnx,
-    )
+    from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
+    from edgevit.graphs.metadata import carries_trained_ranges, trained_ranges_in, with_class_output
     from edgevit.graphs.outputs import class_output
 
     check_out(out, model, labels)

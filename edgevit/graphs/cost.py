@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from edgevit.graphs.files import integer_attribute
 from edgevit.graphs.graph import CONVOLUTIONS, OPERANDS, Graph
 from edgevit.graphs.types import BITS, short_type_name, type_name
+from edgevit.graphs.walk import integer_attribute
 
 # Their output is a view of what they read; a kernel reads as integers what is dequantized for it.
 VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "DequantizeLinear")

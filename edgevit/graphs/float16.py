@@ -7,15 +7,14 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 import onnx
 import onnx.checker
-import onnx.shape_inference
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from edgevit.graphs.files import constants_of, read_elsewhere, with_stored_constants, with_unique_node_names
 from edgevit.graphs.guard import graph_tool
 from edgevit.graphs.norms import written_out_norms
-from edgevit.graphs.walk import sort_nodes
+from edgevit.graphs.tensors import constants_of, with_stored_constants
+from edgevit.graphs.walk import read_elsewhere, sort_nodes, with_unique_node_names
 
 NORMS = (
     "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization", "MeanVarianceNormalization",

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Set
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from edgevit.graphs.files import constants_of, types_and_shapes
 from edgevit.graphs.guard import with_functions_inlined
+from edgevit.graphs.tensors import constants_of, types_and_shapes
 from edgevit.graphs.walk import graphs_of, nodes, stored_tensors
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT

@@ -10,16 +10,11 @@ import onnx
 import onnx.checker
 from onnx import ModelProto, NodeProto, TensorProto
 
-from edgevit.graphs.files import (
-    constants_of,
-    integer_attribute,
-    is_quantized,
-    onnx_precision,
-    types_and_shapes,
-    with_unique_node_names,
-)
 from edgevit.graphs.guard import with_functions_inlined
+from edgevit.graphs.precision import is_quantized, onnx_precision
+from edgevit.graphs.tensors import constants_of, types_and_shapes
 from edgevit.graphs.types import type_name
+from edgevit.graphs.walk import integer_attribute, with_unique_node_names
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # Where an operator that multiplies has its two operands; the second are the weights, where there are any. The longer

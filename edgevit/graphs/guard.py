@@ -47,3 +47,15 @@ def with_functions_inlined(model: ModelProto, where: object) -> ModelProto:
             model = onnx.shape_inference.infer_shapes(model)
         inlined: ModelProto = onnx.inliner.inline_local_functions(model, convert_version=converts)
     return inlined
+
+
+def with_inferred_shapes(model: ModelProto) -> ModelProto:
+    """The model with all types and shapes that onnx can infer; as it is where onnx can infer none.
+
+    A runtime says what is wrong with a graph whose shapes contradict each other.
+    """
+    try:
+        inferred: ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # noqa: BLE001 - onnx raises errors of any class on odd graphs
+        return model
+    return inferred

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx.checker
-import onnx.shape_inference
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgevit.errors import ArtifactError, listed
-from edgevit.graphs.guard import graph_tool, with_functions_inlined
+from edgevit.graphs.guard import graph_tool, with_functions_inlined, with_inferred_shapes
 from edgevit.graphs.walk import graphs_of, nodes, stored_tensors, subgraphs_of
 
 MOST_NODES = 50_000
@@ -99,9 +98,8 @@ def _inferred(outline: ModelProto) -> ModelProto:
     bare.CopyFrom(outline)
     del bare.graph.output[:]
     bare.graph.output.extend(ValueInfoProto(name=value.name) for value in outline.graph.output)
-    try:
-        inferred: ModelProto = onnx.shape_inference.infer_shapes(bare, data_prop=True)
-    except Exception:  # noqa: BLE001 - what cannot be inferred is not known; a runtime says what is wrong with it
+    inferred = with_inferred_shapes(bare)
+    if inferred is bare:  # nothing can be inferred
         return outline
     for value, declared in zip(inferred.graph.output, outline.graph.output, strict=True):
         for size in value.type.tensor_type.shape.dim:

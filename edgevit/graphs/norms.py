@@ -12,14 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgevit.graphs.files import (
-    constants_of,
-    integer_attribute,
-    opset_of,
-    read_elsewhere,
-    types_and_shapes,
-    without_unread_weights,
-)
+from edgevit.graphs.tensors import constants_of, types_and_shapes, without_unread_weights
+from edgevit.graphs.walk import integer_attribute, opset_of, read_elsewhere
 
 OLDEST_OPSET = 17  # of LayerNormalization
 LONGEST = 12  # nodes of a norm, from the squares on

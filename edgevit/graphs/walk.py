@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 
@@ -91,3 +94,39 @@ def _order(some: list[NodeProto]) -> list[int]:
                 heapq.heappush(ready, reader)
     done = set(order)
     return order + [place for place in range(len(some)) if place not in done]
+
+
+def operator_counts(model: ModelProto) -> Counter[str]:
+    """How often each operator occurs."""
+    return Counter(node.op_type for node in nodes(model))
+
+
+def read_elsewhere(model: ModelProto) -> set[str]:
+    """Names of what others than the main graph's nodes read: the outputs, and what If, Loop and Scan read inside."""
+    inside = {name for node in model.graph.node for name in {*names_read(node)} - {*node.input}}
+    return inside | {output.name for output in model.graph.output}
+
+
+def with_unique_node_names(model: ModelProto) -> ModelProto:
+    """A copy in which every node has a name of its own, for what knows nodes by their names."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    given = Counter(node.name for node in named.graph.node)
+    met: set[str] = set()
+    for index, node in enumerate(named.graph.node):
+        if not node.name or node.name in met:
+            numbers = itertools.count(index)
+            node.name = next(name for number in numbers if (name := f"{node.op_type}_{number}") not in given)
+            given[node.name] += 1
+        met.add(node.name)
+    return named
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators; 0 where the model names none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def integer_attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """An attribute of a node, or what it is where the node leaves it out."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)

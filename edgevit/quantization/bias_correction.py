@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from edgevit.graphs.files import shapes_of_weights
+from edgevit.graphs.tensors import shapes_of_weights
 from edgevit.graphs.walk import nodes_of
 from edgevit.progress import Progress
 from edgevit.quantization.calibration import Batches, ProbeSession

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgevit.graphs.files import float_weights, with_stored_constants, with_unique_node_names
 from edgevit.graphs.guard import with_functions_inlined
-from edgevit.graphs.walk import graphs_of, nodes, sort_nodes
+from edgevit.graphs.tensors import float_weights, with_stored_constants
+from edgevit.graphs.walk import graphs_of, nodes, sort_nodes, with_unique_node_names
 from edgevit.quantization.dialects import Dialect, axis_of_inputs, why_float
 
 # What onnxruntime's writer, its converter to float16 and the writers here put behind the name of a tensor.

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from edgevit.configs import Quantize
 from edgevit.errors import listed
-from edgevit.graphs.files import TensorRanges, trained_ranges_in
+from edgevit.graphs.metadata import TensorRanges, trained_ranges_in
 from edgevit.graphs.norms import with_fused_norms
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection

@@ -17,17 +17,11 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from edgevit.artifacts import Json
 from edgevit.configs import Calibrator, QuantizedPrecision
 from edgevit.errors import ArtifactError
-from edgevit.graphs.files import (
-    constants_of,
-    float_weights,
-    is_quantized,
-    operator_counts,
-    opset_of,
-    read_elsewhere,
-)
 from edgevit.graphs.float16 import with_float16
 from edgevit.graphs.guard import graph_tool
-from edgevit.graphs.walk import sort_nodes
+from edgevit.graphs.precision import is_quantized
+from edgevit.graphs.tensors import constants_of, float_weights
+from edgevit.graphs.walk import operator_counts, opset_of, read_elsewhere, sort_nodes
 from edgevit.quantization.calibration import Batches, Ranges, activation_ranges
 from edgevit.quantization.canonical import canonical
 from edgevit.quantization.dialects import BLOCK, PLACEMENTS, Dialect, Placement, dialect_of, is_placed, why_float

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgevit.errors import ArtifactError
-from edgevit.graphs.files import integer_attribute, read_elsewhere, without_unread_weights
+from edgevit.graphs.tensors import without_unread_weights
+from edgevit.graphs.walk import integer_attribute, read_elsewhere
 from edgevit.quantization.calibration import Batches, ProbeSession
 
 SMALLEST = 1e-5

@@ -15,8 +15,10 @@ from edgevit.configs import Quantize
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError
-from edgevit.graphs.files import is_quantized, onnx_file, read_onnx, with_stored_constants
+from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.graphs.guard import with_functions_inlined
+from edgevit.graphs.precision import is_quantized
+from edgevit.graphs.tensors import with_stored_constants
 from edgevit.graphs.walk import nodes
 from edgevit.progress import Progress
 from edgevit.quantization import choose_images, doubts_about, image_batches

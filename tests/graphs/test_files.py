@@ -10,18 +10,9 @@ from onnx import TensorProto, helper
 from edgevit.artifacts import IOSpec, Preprocess, TensorSpec
 from edgevit.errors import ArtifactError
 from edgevit.graphs import files
-from edgevit.graphs.files import (
-    IOSPEC_KEY,
-    RANGES_KEY,
-    SESSION_OPTIONS_KEY,
-    artifact_from_onnx,
-    iospec_of_onnx,
-    onnx_file,
-    onnx_metrics,
-    read_onnx,
-    trained_ranges_in,
-    write_onnx,
-)
+from edgevit.graphs.files import artifact_from_onnx, onnx_file, read_onnx, write_onnx
+from edgevit.graphs.metadata import IOSPEC_KEY, RANGES_KEY, SESSION_OPTIONS_KEY, iospec_of_onnx, trained_ranges_in
+from edgevit.graphs.precision import onnx_metrics
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.sessions import open_session
 from tests.small_models import engine, float_onnx, int8_onnx

@@ -16,8 +16,9 @@ from torch import nn
 
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.exporting import onnx_from_module
-from edgevit.graphs.files import operator_counts, types_and_shapes
 from edgevit.graphs.norms import with_fused_norms, written_out_norms
+from edgevit.graphs.tensors import types_and_shapes
+from edgevit.graphs.walk import operator_counts
 from tests.graphs.norm_graphs import WIDTH, norm_constants, norm_nodes
 
 node = helper.make_node

@@ -17,7 +17,8 @@ from edgevit.bundling.runner import RUNNER
 from edgevit.data.preprocess import open_image
 from edgevit.errors import ArtifactError
 from edgevit.graphs import class_scores
-from edgevit.graphs.files import artifact_from_onnx, read_onnx, with_class_output, write_onnx
+from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
+from edgevit.graphs.metadata import with_class_output
 from edgevit.graphs.outputs import class_output
 from edgevit.runtimes.base import preprocessed
 from tests.graphs.odd_graphs import plain_session

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from edgevit.graphs.files import constants_of
+from edgevit.graphs.tensors import constants_of
 from edgevit.quantization import RoundedLayer, calibrated
 from edgevit.quantization.dialects import DIALECTS
 from edgevit.quantization.fake_quantization import ActivationQuantizer, FakeQuantization, WeightQuantizer

@@ -15,7 +15,8 @@ from torch.nn.functional import conv2d
 
 from edgevit.configs import Quantize, QuantizedPrecision
 from edgevit.errors import ArtifactError
-from edgevit.graphs.files import onnx_metrics, operator_counts
+from edgevit.graphs.precision import onnx_metrics
+from edgevit.graphs.walk import operator_counts
 from edgevit.quantization import calibrated
 from edgevit.quantization.dialects import BLOCK, dialect_of, why_float
 from edgevit.quantization.fp8_int4 import float8_scale, int4_blocks

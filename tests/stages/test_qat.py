@@ -24,7 +24,8 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, ParityError, RecipeError
 from edgevit.exporting import onnx_from_module, tensor_ranges
-from edgevit.graphs.files import trained_ranges_in, write_onnx
+from edgevit.graphs.files import write_onnx
+from edgevit.graphs.metadata import trained_ranges_in
 from edgevit.models import BuiltModel, create_model, open_checkpoint, save_checkpoint
 from edgevit.models.ranges import RANGES, TrainedRanges, trained_ranges
 from edgevit.pipeline import resolve
