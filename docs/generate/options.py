@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs.generate.markdown import code, listed, page, sentence, table, toctree
-from docs.generate.words import KINDS, default_in_words, records_in, type_in_words, unit_of
+from docs.generate.words import KINDS, default_in_words, records_in, type_in_words
 from edgevit.configs import DATASETS, OBJECTIVES, STAGES, Stage, Training
 from edgevit.recipe import Recipe
 
@@ -29,8 +29,8 @@ def option_pages() -> dict[str, str]:
         "reference/recipe.md": recipe_page(),
         "reference/stages/index.md": stages_page(),
         "reference/training.md": shared_page(Training),
-        "reference/data.md": choices_page("Data sources", "source", DATASETS, "Options of every source are repeated."),
-        "reference/objectives.md": choices_page("Objectives", "loss", OBJECTIVES, ""),
+        "reference/data.md": choices_page("Data sources", "source", DATASETS),
+        "reference/objectives.md": choices_page("Objectives", "loss", OBJECTIVES),
         "reference/records.md": records_page(),
         **pages,
     }
@@ -58,7 +58,7 @@ def stage_page(name: str, config: type[Stage]) -> str:
         f"The stage makes {MADE[config.makes]}.",
         "## Options",
         *(option(field, info, "../") for field, info in own_options(config)),
-        *(_shared_options(base) for base in shared),
+        *(_shared_options(config, base) for base in shared),
         target=f"stage-{name}",
     )
 
@@ -70,16 +70,15 @@ def shared_page(base: type[Stage]) -> str:
     return page("Training options", f"{listed(users)} share these options.", *options, target="training-options")
 
 
-def choices_page(title: str, chosen_by: str, records: Mapping[str, Record], note: str) -> str:
+def choices_page(title: str, chosen_by: str, records: Mapping[str, Record]) -> str:
     """Records of which a recipe chooses one by its name, each with its options."""
     parts: list[str] = []
     for record in dict.fromkeys(records.values()):
         names = [name for name, one in records.items() if one is record]
         parts += [f"## {listed([code(name) for name in names])}", described(record)]
         parts += [option(field, info, "") for field, info in _fields(record)]
-    intro = f"{code(chosen_by)} names one of these. {note}".strip()
     rows = [(code(name), first_sentence(record)) for name, record in records.items()]
-    return page(title, intro, table((chosen_by, "what it is"), rows), *parts)
+    return page(title, f"{code(chosen_by)} names one of these.", table((chosen_by, "what it is"), rows), *parts)
 
 
 def records_page() -> str:
@@ -110,11 +109,8 @@ def own_options(config: type[Stage]) -> Iterator[tuple[str, FieldInfo]]:
 
 
 def option(name: str, info: FieldInfo, up: str, level: int = 3) -> str:
-    """One option: its name as a heading, what it does, its type, bounds and unit, and its default."""
-    unit = unit_of(name, info)
-    facts = [type_in_words(info, lambda record: record_link(record, up)), default_in_words(info)]
-    if unit and unit not in facts[0]:
-        facts.insert(1, f"in {unit}")
+    """One option: its name as a heading, what it does, its type, unit and bounds, and its default."""
+    facts = [type_in_words(name, info, lambda records: link_to(records, up)), default_in_words(info)]
     return f"{'#' * level} {code(name)}\n\n{sentence(info.description or '')}\n\n*{'; '.join(facts)}*"
 
 
@@ -131,13 +127,14 @@ def inner_records() -> list[Record]:
     return list(found)
 
 
-def record_link(record: Record, up: str) -> str:
-    """A link to where the options of a record are shown."""
-    for records, target in ((STAGES, "stages/index.md"), (DATASETS, "data.md"), (OBJECTIVES, "objectives.md")):
-        names = [name for name, one in records.items() if one is record]
-        if names:
-            return listed([f"[{code(name)}]({up}{target})" for name in names], "or")
-    return f"[{spaced(record).lower()}](#{record_target(record)})"
+def link_to(records: Sequence[Record], up: str) -> str:
+    """A link to where the options of a record, or of several of which one is chosen, are shown."""
+    for known, name, target in ((STAGES, "stage", "stages/index.md"), (DATASETS, "data source", "data.md")):
+        if set(records) <= set(known.values()):
+            return f"a [{name}]({up}{target})"
+    if set(records) <= set(OBJECTIVES.values()):
+        return f"an [objective]({up}objectives.md)"
+    return listed([f"[{spaced(record).lower()}](#{record_target(record)})" for record in records], "or")
 
 
 def record_target(record: Record) -> str:
@@ -160,13 +157,16 @@ def first_sentence(record: Record) -> str:
     return sentence(described(record).split("\n\n")[0])
 
 
-def _shared_options(base: type[Stage]) -> str:
-    links = [f"[{code(field)}](../{SHARED[base]}.md#{field})" for field, _ in own_options(base) if field != "id"]
+def _shared_options(config: type[Stage], base: type[Stage]) -> str:
+    shown = dict(own_options(config))
+    links = [f"[{code(name)}](../{SHARED[base]}.md#{name})" for name, _ in own_options(base) if name not in shown]
     return f"## Training options\n\nThe stage also takes the [training options](#training-options): {listed(links)}."
 
 
-def _fields(record: Record) -> Iterator[tuple[str, FieldInfo]]:
-    yield from ((name, info) for name, info in record.model_fields.items() if name not in CHOSEN_BY)
+def _fields(record: Record) -> list[tuple[str, FieldInfo]]:
+    """The options of a record, those that are required first."""
+    options = [(name, info) for name, info in record.model_fields.items() if name not in CHOSEN_BY]
+    return sorted(options, key=lambda option: not option[1].is_required())
 
 
 def _is_changed(config: Record, base: Record, field: str) -> bool:

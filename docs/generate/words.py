@@ -13,7 +13,7 @@ from docs.generate.markdown import code, listed
 from edgevit import bounds
 from edgevit.configs.fields import ReadsFile, Takes
 
-Link = Callable[[type[BaseModel]], str]
+Link = Callable[[Sequence[type[BaseModel]]], str]
 
 # What an artifact of each kind is called where an option names the stage that makes it.
 KINDS = {
@@ -30,14 +30,13 @@ UNITS_OF_RANGES = {
     bounds.DECIBELS: "decibels",
     bounds.DEGREES: "degrees",
     bounds.MEASURED_S: "seconds",
-    bounds.EPOCHS: "epochs",
-    bounds.THREADS: "threads",
 }
 
 
-def type_in_words(field: FieldInfo, link: Link) -> str:
-    """What may stand there: `whole number, at least 1 and at most 8,192`, or the names that may be chosen."""
-    return _words(field.annotation, tuple(field.metadata), link)
+def type_in_words(name: str, field: FieldInfo, link: Link) -> str:
+    """What may stand there: `whole number of pixels, at least 1 and at most 8,192`, or the names to choose from."""
+    words, unit = _words(field.annotation, tuple(field.metadata), link), unit_of(name, field)
+    return words.replace("number", f"number of {unit}", 1) if unit else words
 
 
 def unit_of(name: str, field: FieldInfo) -> str:
@@ -90,15 +89,18 @@ def _words(annotation: Any, marks: tuple[Any, ...], link: Link) -> str:
         return _words(inner, (*more, *marks), link)
     if origin in (Union, types.UnionType):
         choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+        if len(records := records_in(annotation)) == len(choices):
+            return link(records)
         return listed([_words(choice, marks, link) for choice in choices], "or")
     if origin is Literal:
         return listed([code(as_recipe(choice)) for choice in get_args(annotation)], "or")
     if origin is tuple:
         return _list_in_words(get_args(annotation), marks, link)
     if origin is dict:
-        return "mapping of names to values"
+        records = records_in(annotation)
+        return f"mapping of names, each value: {link(records)}" if records else "mapping of names to values"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return link(annotation)
+        return link([annotation])
     return _plain_in_words(annotation, marks)
 
 
@@ -113,7 +115,7 @@ def _plain_in_words(annotation: Any, marks: tuple[Any, ...]) -> str:
         return _reference_in_words(takes)
     if any(isinstance(mark, ReadsFile) for mark in marks):
         return "path of a file"
-    name = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}[annotation]
+    name = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", Any: "any value"}[annotation]
     allowed = next((mark for mark in marks if isinstance(mark, bounds.Range)), None)
     return name if allowed is None else f"{name}, {allowed}"
 
