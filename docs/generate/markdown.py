@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -13,12 +14,20 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital letter at the start and a full stop at the end."""
-    text = " ".join(text.split())
+    """Plain text with a capital letter at the start and a full stop at the end."""
+    text = plain(" ".join(text.split()))
     if not text:
         return ""
     start = text if text[0] in "`'\"" or text[:2].isupper() else text[0].upper() + text[1:]
     return start if start[-1] in ".!?…" else f"{start}."
+
+
+def plain(text: str) -> str:
+    """Text whose stars, brackets and so on are no Markdown; what stands in backticks is code, as it is."""
+    parts = re.split(r"(`[^`]+`)", text)
+    return "".join(
+        part if index % 2 else re.sub(r"([*_<>\[\]{}$~])", r"\\\1", part) for index, part in enumerate(parts)
+    )
 
 
 def code(text: object) -> str:

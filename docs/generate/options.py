@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from docs.generate.markdown import code, listed, page, sentence, table, toctree
+from docs.generate.markdown import code, listed, page, plain, sentence, table, toctree
 from docs.generate.words import KINDS, default_in_words, records_in, type_in_words
 from edgevit.configs import DATASETS, OBJECTIVES, STAGES, Stage, Training
 from edgevit.recipe import Recipe
@@ -148,13 +148,13 @@ def spaced(record: Record) -> str:
 
 
 def described(record: Record) -> str:
-    """What the docstring says."""
-    return inspect.cleandoc(record.__doc__ or "")
+    """The paragraphs of the docstring."""
+    return plain(inspect.cleandoc(record.__doc__ or ""))
 
 
 def first_sentence(record: Record) -> str:
     """The first paragraph of the docstring in one line."""
-    return sentence(described(record).split("\n\n")[0])
+    return sentence(inspect.cleandoc(record.__doc__ or "").split("\n\n")[0])
 
 
 def _shared_options(config: type[Stage], base: type[Stage]) -> str:

@@ -51,7 +51,7 @@ class EncodedImages(_Dataset):
 
     on_bad_image: Literal["skip", "refuse"] = Field(
         "skip",
-        description="Treatment of an image that cannot be read. skip: the image is named and left out. refuse: an error.",
+        description="Treatment of an image that cannot be read. skip: it is named and left out. refuse: an error.",
     )
 
 
