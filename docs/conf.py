@@ -19,10 +19,16 @@ copyright = "the edgevit authors"
 release = version = edgevit.__version__
 html_title = f"edgevit {release}"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs.generate.mathml"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "docs.generate.docstrings",
+    "docs.generate.mathml",
+]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["README.md", "generate"]
-suppress_warnings = ["toc.empty_glob"]  # a part of the guides may be missing
+suppress_warnings = ["toc.not_readable"]  # guides that are still being written
 smartquotes = False  # two hyphens are an option, not a dash
 
 myst_enable_extensions = ["deflist"]
@@ -36,6 +42,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"

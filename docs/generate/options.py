@@ -66,7 +66,7 @@ def stage_page(name: str, config: type[Stage]) -> str:
 def shared_page(base: type[Stage]) -> str:
     """Options that several stages share."""
     users = [f"[{code(name)}](stages/{name}.md)" for name, config in STAGES.items() if issubclass(config, base)]
-    options = (option(field, info, "") for field, info in own_options(base) if field != "id")
+    options = (option(field, info, "", level=2) for field, info in own_options(base) if field != "id")
     return page("Training options", f"{listed(users)} share these options.", *options, target="training-options")
 
 
