@@ -1,6 +1,8 @@
 # make quickstart   makes the environment, installs edgevit and runs recipes/quickstart.yaml
 # make test         lint, types, import rules and the tests of the default tier
 # make test-slow    the slow tier
+# make docs         builds the documentation into build/docs
+# make figures      fills in the numbers and tables that the README and docs/ cite
 # make test-isa     the tests of the default tier twice, in older instruction sets than this CPU's (x86-64 alone)
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +15,7 @@ SSE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
 	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
 
-.PHONY: quickstart test test-slow test-isa lint format clean
+.PHONY: quickstart test test-slow test-isa docs figures lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/edgevit run recipes/quickstart.yaml
@@ -28,6 +30,13 @@ test-isa: $(VENV)/installed-dev
 	$(BIN)/pytest -q tests/test_instruction_sets.py
 	$(SSE) $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
 	$(AVX2) $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+figures: $(VENV)/installed-dev
+	$(BIN)/python -m docs.generate figures
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["README.md", "generate"]
 suppress_warnings = ["toc.not_readable"]  # guides that are still being written
-smartquotes = False  # two hyphens are an option, not a dash
+smartquotes_action = "D"  # dashes, which descriptions of parameters have; options stand in backticks
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
@@ -39,6 +39,7 @@ html_math_renderer = "mathml"
 default_role = "code"  # docstrings put code into single backticks, as Markdown does
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_type_aliases = {name: name for name in ("Floats", "Labels", "Head", "Arrays", "Json", "Outputs")}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False

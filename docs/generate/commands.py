@@ -76,11 +76,9 @@ def command_page(name: str, command: CommandInfo) -> str:
         "## Example" if example else "",
         *map(_block, example),
         "## Arguments" if arguments else "",
-        table(("argument", "what it is"), [(code(one.usage), plain(one.help)) for one in arguments])
-        if arguments
-        else "",
+        *map(_entry, arguments),
         "## Options",
-        table(("option", "default", "what it does"), map(_option_row, options)),
+        *map(_entry, options),
         "Exit statuses are the same [for all commands](#exit-status).",
         target=f"command-{name}",
     )
@@ -114,14 +112,12 @@ def _placeholder(annotation: Any, name: str) -> str:
     return "" if annotation is bool else name.upper() or PLACEHOLDERS[annotation]
 
 
-def _option_row(option: Parameter) -> tuple[str, str, str]:
-    if option.is_required:
-        shown = "required"
-    elif option.default in (None, False, []):
-        shown = ""
-    else:
-        shown = code(as_recipe(option.default))
-    return code(option.usage), shown, plain(option.help)
+def _entry(given: Parameter) -> str:
+    """An argument or an option in a list of definitions, with its default."""
+    if given.is_required:
+        return f"{code(given.usage)} (required)\n: {plain(given.help)}"
+    default = "" if given.default in (None, False, []) else f" (default {code(as_recipe(given.default))})"
+    return f"{code(given.usage)}{default}\n: {plain(given.help)}"
 
 
 def _exit_statuses() -> str:

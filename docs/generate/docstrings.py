@@ -6,8 +6,10 @@ import re
 
 from sphinx.application import Sphinx
 
+from docs.generate.markdown import OPTION, outside_code
+
 SECTION = re.compile(r"^(Args|Attributes|Examples?|Notes?|Raises|Returns|Yields):$")
-CODE = re.compile(r"(`+[^`]+`+)")
+MARKUP = re.compile(r"([*|]|_(?!\w))")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -38,6 +40,5 @@ def _change(app: Sphinx, what: str, name: str, obj: object, options: object, lin
 
 
 def _escaped(line: str) -> str:
-    """Stars, bars and a last underscore outside of code are no markup."""
-    parts = CODE.split(line)
-    return "".join(part if index % 2 else re.sub(r"([*|]|_(?!\w))", r"\\\1", part) for index, part in enumerate(parts))
+    """Stars, bars and a last underscore outside of code are no markup; `--options` are code."""
+    return outside_code(line, lambda prose: OPTION.sub(r"`\g<0>`", MARKUP.sub(r"\\\1", prose)))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+CODE = re.compile(r"(`+[^`]+`+)")
+SPECIAL = re.compile(r"([*_<>\[\]{}$~])")
+OPTION = re.compile(r"(?<![\w`-])--[a-z][\w-]*")  # of a command
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -23,11 +27,13 @@ def sentence(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text whose stars, brackets and so on are no Markdown; what stands in backticks is code, as it is."""
-    parts = re.split(r"(`[^`]+`)", text)
-    return "".join(
-        part if index % 2 else re.sub(r"([*_<>\[\]{}$~])", r"\\\1", part) for index, part in enumerate(parts)
-    )
+    """Text whose stars, brackets and so on are no Markdown; code in backticks stays, and `--options` become code."""
+    return outside_code(text, lambda prose: OPTION.sub(r"`\g<0>`", SPECIAL.sub(r"\\\1", prose)))
+
+
+def outside_code(text: str, change: Callable[[str], str]) -> str:
+    """The text with what is not in backticks changed."""
+    return "".join(part if index % 2 else change(part) for index, part in enumerate(CODE.split(text)))
 
 
 def code(text: object) -> str:

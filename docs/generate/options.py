@@ -17,7 +17,9 @@ from edgevit.recipe import Recipe
 
 Record = type[BaseModel]
 
-SHARED = {Training: "training"}  # options that several stages inherit, and the page that shows them once
+SHARED: dict[type[Stage], str] = {
+    Training: "training"
+}  # options that several stages inherit, and the page that shows them once
 CHOSEN_BY = {"stage", "source", "loss"}  # say which record it is, and are no options
 MADE = {**KINDS, "dataset": "a data set", "report": "a report", "bundle": "a bundle"}
 
@@ -93,7 +95,7 @@ def records_page() -> str:
 def recipe_page() -> str:
     """What stands at the top of a recipe."""
     parts = [option(field, info, "", level=2) for field, info in _fields(Recipe)]
-    return page("Recipes", described(Recipe), *parts)
+    return page("Recipe", described(Recipe), *parts)
 
 
 def own_options(config: type[Stage]) -> Iterator[tuple[str, FieldInfo]]:
@@ -118,7 +120,7 @@ def inner_records() -> list[Record]:
     """Every record inside a stage, a data source or a recipe that no other page shows."""
     shown = {*STAGES.values(), *DATASETS.values(), *OBJECTIVES.values()}
     found: dict[Record, None] = {}
-    waiting = [Recipe, *STAGES.values(), *DATASETS.values()]
+    waiting: list[Record] = [Recipe, *STAGES.values(), *DATASETS.values()]
     while waiting:
         for info in waiting.pop(0).model_fields.values():
             new = [record for record in records_in(info.annotation) if record not in shown and record not in found]

@@ -49,8 +49,7 @@ def dates_of(result: Json) -> str:
 
 
 def _section(found: Table) -> str:
-    heading = f"## {found.key.replace('_', ' ')[0].upper()}{found.key.replace('_', ' ')[1:]}"
-    return "\n\n".join(part for part in (heading, found.note, found.markdown()) if part)
+    return "\n\n".join(part for part in (f"## {found.heading}", found.note, found.markdown()) if part)
 
 
 def _made_by(name: str, script: Script) -> str:

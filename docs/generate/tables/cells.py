@@ -22,12 +22,20 @@ class Table:
     Attributes:
         key: its name among the tables of the result, by which pages cite it.
         note: what the numbers are, in sentences.
+        title: the heading above it; by default from the key.
     """
 
     key: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    title: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title, or the key with a capital letter."""
+        words = spelled(self.key)
+        return self.title or words[0].upper() + words[1:]
 
     def markdown(self) -> str:
         """The table alone."""

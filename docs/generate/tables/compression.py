@@ -92,6 +92,7 @@ def compression_peers(result: Json) -> Iterator[Table]:
             f"{found['image_size']} px, {found['weights'].split(':')[0]} weights, {found['test_images']:,} test "
             f"images. Times as fast as ONNX Runtime's float file: the median, the slowest and the fastest of "
             f"{found['rounds']} interleaved rounds, on {found['threads']} thread.",
+            code(name),
         )
 
 
