@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import shlex
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from typer.main import get_command
@@ -28,6 +29,7 @@ DOCUMENTS = {
     if not str(path.relative_to(ROOT)).startswith(GENERATED)
 }
 GUIDES = sorted(name for name in DOCUMENTS if name.startswith("docs/guides/"))
+RESULTS = ROOT / "benchmarks" / "results"
 OLD_NAMES = ("mergetokens", "pseudolabel", "factorise", "normalise")
 
 # Command lines, recipes and Python blocks of each document that has any.
@@ -70,6 +72,14 @@ MAY_END_WITH_1 = {
     "edgevit run": "a student of one epoch may miss its budget",
     "torchrun": "the same",
     "python bundle/enroll.py --class": "an untrained model may not tell the class from the others",
+}
+
+
+# Sizes that the run's report says, and that no results hold; and numbers of runs.
+FROM_A_REPORT = {
+    "docs/guides/exercise-cifar10.md": ("8.50",),
+    "docs/guides/recipes.md": ("8.69",),
+    "docs/guides/promises.md": ("4",),
 }
 
 
@@ -208,6 +218,48 @@ def test_the_quickstarts_table_is_what_was_measured() -> None:
     pixels = sum(row["nearest_centroid_on_pixels"] for row in measured["draws"]) / len(measured["draws"])
     expected = [pixels, top1["accuracy/teacher"], top1["accuracy/student"], top1["accuracy/engine"]]
     assert [float(value) for _, value in shown] == [round(100 * value, 1) for value in expected]
+
+
+@functools.cache
+def values(file: Path, digits: int) -> set[float]:
+    """Every number of a file of results, positive and rounded: as it is, as percent, in thousands, as MiB, inverted."""
+
+    def leaves(node: Any) -> Iterator[float]:
+        if isinstance(node, dict | list):
+            for inner in node.values() if isinstance(node, dict) else node:
+                yield from leaves(inner)
+        elif isinstance(node, int | float) and not isinstance(node, bool):
+            yield abs(float(node))
+
+    found = set(leaves(json.loads(file.read_text())))
+    scaled = {scale * one for one in found for scale in (1, 100, 1000, 1e-3, 1e-6, 2**-20)}
+    return {round(one, digits) for one in scaled | {1 / one for one in found if one}}
+
+
+def tables(document: str) -> Iterator[tuple[list[Path], str]]:
+    """The rows of each table that cites results, without its head and first column, with the files that it cites.
+
+    They are cited in the paragraph above; or each row names its script, which has given the results of its name.
+    """
+    for table in re.finditer(r"(?:^\|.*\n)+", DOCUMENTS[document], re.MULTILINE):
+        above = DOCUMENTS[document][: table.start()].rstrip().rsplit("\n\n", 1)[-1]
+        for row in table.group().splitlines()[2:]:
+            _, _, *cells, _ = row.split("|")
+            names = re.findall(r"benchmarks/results/(\w+)\.json", above) or re.findall(r"benchmarks/(\w+)\.py", row)
+            if names:
+                yield [RESULTS / f"{name}.json" for name in names], "|".join(cells)
+
+
+@pytest.mark.parametrize("document", sorted(name for name in DOCUMENTS if "| " in DOCUMENTS[name]))
+def test_numbers_in_tables_are_in_the_results_they_cite(document: str) -> None:
+    missing = []
+    for files, row in tables(document):
+        for text in re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.]|-)", re.sub(r"`.*?`", "", row)):
+            number = text.strip(",").replace(",", "")
+            digits = len(number.partition(".")[2])
+            if not any(float(number) in values(file, digits) for file in files):
+                missing.append(text)
+    assert sorted(set(missing)) == sorted(FROM_A_REPORT.get(document, ()))
 
 
 @pytest.fixture(scope="module")
