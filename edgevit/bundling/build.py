@@ -22,11 +22,12 @@ from edgevit.bundling.prototypes import head_of, rates, read_support
 from edgevit.bundling.runner import ENROLLING, HERE, RECORD, RUNNER, environment, write_runner
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
+from edgevit.graphs.class_scores import probabilities
+from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
+from edgevit.graphs.metadata import iospec_of_onnx
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
-from edgevit.runtimes.answers import probabilities
 from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
-from edgevit.runtimes.files import iospec_of_onnx, onnx_file, read_onnx, write_onnx
 from edgevit.runtimes.sessions import open_session
 
 MODEL_LICENCE = (

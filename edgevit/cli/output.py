@@ -33,6 +33,11 @@ def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
     typer.echo(printable(text), err=err, nl=nl)
 
 
+def say_note(note: str) -> None:
+    """Print a note on stderr, so that it never mixes with an answer."""
+    echo(note, err=True)
+
+
 def print_json(value: Any) -> None:
     """Readable text stays where the terminal can show it; what a terminal would obey is escaped as JSON has it."""
     echo(json.dumps(value, indent=2, ensure_ascii=not is_utf8(sys.stdout.encoding), default=str))

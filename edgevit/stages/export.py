@@ -10,17 +10,17 @@ from onnx import ModelProto
 from edgevit.artifacts import Artifact, Contents, IOSpec
 from edgevit.configs import Export
 from edgevit.context import Context, usable_cpus
-from edgevit.exporting import onnx_from_module, re_parameterised, tensor_ranges, with_normalisation
+from edgevit.exporting import onnx_from_module, re_parameterised, tensor_ranges, with_normalization
+from edgevit.graphs.files import write_onnx
+from edgevit.graphs.float16 import with_float16
+from edgevit.graphs.norms import with_fused_norms
 from edgevit.models import open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.models.ranges import trained_ranges
 from edgevit.progress import Progress
 from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images
-from edgevit.runtimes.files import write_onnx
-from edgevit.runtimes.float16 import with_float16
 from edgevit.runtimes.float16_range import beyond_float16, said
-from edgevit.runtimes.norms import with_fused_norms
 from edgevit.runtimes.parity import PROBES, check_sessions_agree
 from edgevit.runtimes.sessions import session_as_declared
 from edgevit.runtimes.torch.session import TorchSession
@@ -37,9 +37,9 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
     model, written, carried = exported.model, exported.spec, None
     if config.precision == "float16":
         model = _in_float16(model, exported.spec, config, context.progress)
-    if config.normalise:
+    if config.normalize:
         written = written.taking_pictures()
-        model = with_normalisation(model, written)
+        model = with_normalization(model, written)
     if ranges is not None and config.precision == "float32":
         carried = tensor_ranges(ranges, model, exported.layers, config.id)
     write_onnx(model, file, written, session_options, carried)
