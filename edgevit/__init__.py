@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgevit.version import __version__
+
 if TYPE_CHECKING:
     from edgevit.actions.compare_models import ModelComparison
     from edgevit.api.functions import bundle, compare, compile, evaluate, export, load, profile, quantize, run
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from edgevit.api.results import Evaluation, Latency, Report, Run
     from edgevit.errors import EdgevitError
 
-__version__ = "0.1.0"
 __all__ = [
     "EdgevitError",
     "Evaluation",
@@ -31,6 +32,7 @@ __all__ = [
     "Prediction",
     "Report",
     "Run",
+    "__version__",
     "bundle",
     "compare",
     "compile",
