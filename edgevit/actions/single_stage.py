@@ -101,6 +101,16 @@ def stage_config(config: type[S], **fields: Any) -> S:
     return record_from_options(config, {"stage": config.name(), **fields})
 
 
+def stage_config_from_arguments(config: type[S], **fields: Any) -> S:
+    """A stage's config from arguments of a Python function. Raises RecipeError naming the argument that is wrong."""
+    try:
+        return stage_config(config, **fields)
+    except RecipeError as error:
+        if error.where is not None:
+            error.where = f"{config.name()}({str(error.where).removeprefix('--').replace('-', '_')}=…)"
+        raise
+
+
 def record_from_options(model: type[M], fields: Mapping[str, Any]) -> M:
     """A record from command line values; errors name the option."""
     try:

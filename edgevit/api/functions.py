@@ -117,7 +117,8 @@ def quantize(model: ModelLike, calibration: Data, **options: Any) -> Model:
     Args:
         model: a float ONNX model.
         calibration: a folder of images, labelled or not, or a data set object (see `evaluate`).
-        options: more options of the stage `quantize`: `runtime`, `precision`, `calibrator`, `placement`, `threads`, …
+        options: more options of the stage `quantize`: `calibration_images`, `runtime`, `precision`, `calibrator`,
+            `placement`, `threads`, …
 
     Raises:
         ParityError: the quantized model is too far from the float model.
@@ -281,8 +282,9 @@ def run(
     progress, file = progress_for(sys.stderr), Path(recipe)
     changes = [f"{place}={_as_yaml(value)}" for place, value in (settings or {}).items()]
     loaded = load_recipe(file, changes, progress.say)
-    loading = {} if workers is None else {"workers": workers}
-    context = Context(device=training_device(device), progress=progress, **loading)
+    context = Context(device=training_device(device), progress=progress)
+    if workers is not None:
+        context = replace(context, workers=workers)
     done = pipeline.run(loaded, file.parent, Path(runs), context, fresh)
     folder = Path(runs) / loaded.name
     return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})
@@ -302,9 +304,9 @@ def _made(config: Any, id: str, inputs: Mapping[str, Artifact] | None = None, **
 
 def _artifact_of(config: Any, id: str, inputs: Mapping[str, Artifact], options: Mapping[str, Any]) -> Artifact:
     """Run one stage. The fields that refer to inputs hold the names of these fields."""
-    from edgevit.actions.single_stage import stage_config
+    from edgevit.actions.single_stage import stage_config_from_arguments
 
-    made = stage_config(config, id=id, **{name: name for name in inputs}, **options)
+    made = stage_config_from_arguments(config, id=id, **{name: name for name in inputs}, **options)
     return stages().make(made, **inputs)
 
 
@@ -318,7 +320,7 @@ def _renamed(model: Model, classes: Sequence[str]) -> Model:
 def _exported_module(
     module: nn.Module, classes: tuple[str, ...], preprocess: Preprocess, options: Mapping[str, Any]
 ) -> Model:
-    from edgevit.actions.single_stage import stage_config
+    from edgevit.actions.single_stage import stage_config_from_arguments
     from edgevit.configs import Export
     from edgevit.data.class_names import check_class_names
     from edgevit.graphs.files import artifact_from_onnx
@@ -327,7 +329,7 @@ def _exported_module(
     check_class_names(classes, "edgevit.export")
     if options.get("embedding"):
         raise RecipeError("'embedding' is for models that edgevit built", where="edgevit.export", next="leave it out")
-    config, folder = stage_config(Export, id="onnx", model="module", **options), new_folder("export")
+    config, folder = stage_config_from_arguments(Export, id="onnx", model="module", **options), new_folder("export")
     spec = IOSpec.for_classifier(preprocess, classes).calling_its_classes(classes)
     mode = module.training
     try:

@@ -210,8 +210,11 @@ def _result(artifact: Artifact, folder: Path) -> Result:
         return Model(artifact_from_onnx(artifact.file("model.onnx")), bundle=folder)
     if artifact.kind in MODEL_KINDS:
         return Model(artifact)
-    kinds = {"evaluation": Evaluation, "latency": Latency, "report": Report}
-    return kinds[artifact.kind](artifact) if artifact.kind in kinds else artifact
+    if artifact.kind == "evaluation":
+        return Evaluation(artifact)
+    if artifact.kind == "latency":
+        return Latency(artifact)
+    return Report(artifact) if artifact.kind == "report" else artifact
 
 
 def _share(value: float | None) -> str:
