@@ -7,7 +7,7 @@ the teacher. The model is vit in benchmarks/models/ (small_models.py), which tha
 
 Each way in WAYS cuts it to about a half, or in several cuts to about a third, of its multiply-accumulates. What
 trains does so for two epochs on the same 15,000 images by the recipe that made the model, however these are divided
-among the cuts. `factorise` comes after `prune`, which finds no layers of its own in what is factorised. Beside them:
+among the cuts. `factorize` comes after `prune`, which finds no layers of its own in what is factorized. Beside them:
 the whole model as it is, and trained on as long; and smaller students, shallower and narrower, made from the start as
 the model was and trained on as long as the rest.
 
@@ -50,12 +50,12 @@ def prune(keep_macs: float, **changes: Any) -> Step:
     return {"stage": "prune", "keep_macs": keep_macs, "data": IMAGES, **changes}
 
 
-def factorise(keep_macs: float) -> Step:
-    return {"stage": "factorise", "keep_macs": keep_macs, "data": IMAGES}
+def factorize(keep_macs: float) -> Step:
+    return {"stage": "factorize", "keep_macs": keep_macs, "data": IMAGES}
 
 
 def merge(per_block: int) -> Step:
-    return {"stage": "mergetokens", "per_block": per_block}
+    return {"stage": "merge_tokens", "per_block": per_block}
 
 
 def train(epochs: int) -> Step:
@@ -73,12 +73,12 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "prune-train": (prune(0.5), train(EPOCHS)),
     "prune_by_magnitude-train": (prune(0.5, score="magnitude", data=None), train(EPOCHS)),
     "prune_blocks_too-train": (prune(0.5, structures=["heads", "hidden", "blocks"]), train(EPOCHS)),
-    "factorise-train": (factorise(0.5), train(EPOCHS)),
+    "factorize-train": (factorize(0.5), train(EPOCHS)),
     "merge": (merge(9),),
     "merge-train": (merge(9), train(EPOCHS)),
     # two cuts
-    "prune-train-factorise-train": (prune(0.6), train(1), factorise(0.6), train(1)),
-    "prune-factorise-train": (prune(0.6), factorise(0.6), train(EPOCHS)),
+    "prune-train-factorize-train": (prune(0.6), train(1), factorize(0.6), train(1)),
+    "prune-factorize-train": (prune(0.6), factorize(0.6), train(EPOCHS)),
     "prune-train-merge-train": (prune(0.6), train(1), merge(9), train(1)),
     "prune-merge-train": (prune(0.6), merge(9), train(EPOCHS)),
     # when to learn to be rounded

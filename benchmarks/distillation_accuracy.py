@@ -99,7 +99,7 @@ def _recipe(asked: argparse.Namespace) -> dict[str, Any]:
         *_measured("teacher", "teacher"),
     ]
     if "pseudo-labels" in chosen:
-        guess = {"stage": "pseudolabel", "id": "guessed", "teacher": "teacher", "data": "cifar.pool"}
+        guess = {"stage": "pseudo_label", "id": "guessed", "teacher": "teacher", "data": "cifar.pool"}
         stages.append({**guess, "most_per_class": asked.per_class * asked.epochs // PSEUDO_LABEL_EPOCHS})
     for seed in range(asked.seeds):
         for method in chosen:

@@ -35,11 +35,11 @@ from edgevit.context import Context
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.models import BuiltModel, create_model
 from edgevit.models.cost import macs_of
-from edgevit.training.batches import TrainingStream
-from edgevit.training.fit import METRICS, fit
+from edgevit.training.distillation.teacher_cache import CachedTeacher
+from edgevit.training.distillation.teachers import LiveTeacher, Teacher
+from edgevit.training.loop.batches import TrainingStream
+from edgevit.training.loop.fit import METRICS, fit
 from edgevit.training.objectives import distillation_objective
-from edgevit.training.teacher_cache import CachedTeacher
-from edgevit.training.teachers import LiveTeacher, Teacher
 
 SIZE, BATCH = 64, 64
 STUDENT = {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}

@@ -45,9 +45,9 @@ from edgevit.cli.output import terminal_context
 from edgevit.configs import Bundle, Cifar, Export, Quantize
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.data.roles import read_source
+from edgevit.inference.frozen_model import fast_forward
 from edgevit.models import create_model
 from edgevit.recipe import load_recipe
-from edgevit.training.frozen import fast_forward
 
 SHOTS, NAME = 5, "another"
 UNSEEN_IMAGES, UNKNOWN_IMAGES = 10, 40  # of each class; in all

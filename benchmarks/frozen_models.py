@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import publish, spread
+from edgevit.inference.frozen_model import fast_forward
 from edgevit.models import create_model
 from edgevit.models.embedding import Pooled
-from edgevit.training.frozen import fast_forward
 
 MODELS = {"mobilenetv2_100": 192, "resnet18": 64, "resnet50": 224, "deit_tiny_patch16_224": 224, "repvit_m0_9": 224}
 BATCH, BATCHES, MANY = 32, 4, 10**9

@@ -42,11 +42,11 @@ from edgevit.data.dataset import Labels
 from edgevit.fewshot.episodes import Episode, Plan, draw_episodes, mean_interval, play
 from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import INDUCTIVE, TRANSDUCTIVE
+from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import open_checkpoint
 from edgevit.models.embedding import Pooled
 from edgevit.progress import SilentProgress
 from edgevit.recipe import load_recipe
-from edgevit.training.inference import outputs_of
 
 PEER = Path(__file__).parent / "peers" / "easyfsl_episodes.py"
 SIDE = 32

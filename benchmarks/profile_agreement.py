@@ -17,9 +17,9 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.common import publish, spread
+from edgevit.actions.single_stage import single_stages
 from edgevit.configs import Export, Load, Profile
 from edgevit.context import Context
-from edgevit.workshop import workshop
 
 DURATION_S = 2.0
 
@@ -29,9 +29,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds
     names = tuple(str(index) for index in range(10))
-    with workshop(Context()) as shop, tempfile.TemporaryDirectory():
-        loaded = shop.make(Load(stage="load", id="model", model="deit_tiny_patch16_224", classes=names))
-        onnx = shop.make(Export(stage="export", id="onnx", model="model"), model=loaded)
+    with single_stages(Context()) as stages, tempfile.TemporaryDirectory():
+        loaded = stages.make(Load(stage="load", id="model", model="deit_tiny_patch16_224", classes=names))
+        onnx = stages.make(Export(stage="export", id="onnx", model="model"), model=loaded)
         bare, profiled = [], []
         for number in range(rounds):
             config = Profile(
@@ -39,7 +39,7 @@ def main() -> None:
             )
             for ours in (False, True) if number % 2 == 0 else (True, False):
                 if ours:
-                    profiled.append(shop.make(config, model=onnx).metrics["latency_ms"]["p50"])
+                    profiled.append(stages.make(config, model=onnx).metrics["latency_ms"]["p50"])
                 else:
                     bare.append(_bare_p50_ms(onnx.file("model.onnx")))
     ratios = [two / one for one, two in zip(bare, profiled, strict=True)]

@@ -29,11 +29,11 @@ from edgevit.checking import check_onnx
 from edgevit.configs import QuantizedPrecision
 from edgevit.errors import EdgevitError
 from edgevit.exporting import onnx_from_module
+from edgevit.graphs.files import write_onnx
+from edgevit.graphs.float16 import with_float16
 from edgevit.models import catalogue, create_model
 from edgevit.quantization import CalibratedModel, calibrated
 from edgevit.quantization.dialects import Placement
-from edgevit.runtimes.files import write_onnx
-from edgevit.runtimes.float16 import with_float16
 
 CALIBRATION_BATCHES, BATCH = 2, 4
 QUANTIZED: dict[str, tuple[QuantizedPrecision, Placement]] = {

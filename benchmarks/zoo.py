@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import models_before, publish
+from edgevit.actions.single_stage import SingleStages, single_stages
 from edgevit.artifacts import Artifact
 from edgevit.configs import Export, Load, Npz, Quantize
 from edgevit.context import Context
@@ -31,7 +32,6 @@ from edgevit.models import catalogue
 from edgevit.profiling import MeasurePlan, Opener, interleaved
 from edgevit.runtimes.base import SessionOptions, for_runtime, random_images
 from edgevit.runtimes.sessions import open_session
-from edgevit.workshop import Workshop, workshop
 
 RUNTIMES = ("onnxruntime", "openvino")
 PICTURES = 96  # 32 to calibrate on, 64 to compare on
@@ -47,12 +47,12 @@ def main() -> None:
     rows = {} if asked.again else models_before("zoo")
     for name in asked.models:
         if name not in rows:
-            with workshop(Context()) as shop, TemporaryDirectory() as folder:
-                rows[name] = _row(name, shop, Path(folder))
+            with single_stages(Context()) as stages, TemporaryDirectory() as folder:
+                rows[name] = _row(name, stages, Path(folder))
             publish("zoo", {"summary": _summary(rows), "models": rows})
 
 
-def _row(name: str, shop: Workshop, folder: Path) -> dict[str, Any]:
+def _row(name: str, stages: SingleStages, folder: Path) -> dict[str, Any]:
     size = next(entry.default_size for entry in catalogue.read() if entry.name == name)
     pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, size // 8, size // 8, 3), dtype=np.uint8)
     np.savez(folder / "pictures.npz", images=pictures, labels=np.arange(PICTURES) % 2)
@@ -61,11 +61,11 @@ def _row(name: str, shop: Workshop, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"image_size": size}
     try:
         start = time.perf_counter()
-        loaded = shop.make(Load(stage="load", id="checkpoint", model=name, image_size=size))
-        exported = shop.make(Export(stage="export", id="onnx", model="checkpoint"), model=loaded)
+        loaded = stages.make(Load(stage="load", id="checkpoint", model=name, image_size=size))
+        exported = stages.make(Export(stage="export", id="onnx", model="checkpoint"), model=loaded)
         row["export"] = {"seconds": time.perf_counter() - start, "exporter": exported.metrics["exporter"]}
         for runtime in RUNTIMES:
-            row[runtime] = _shipped(exported, images, runtime, shop)
+            row[runtime] = _shipped(exported, images, runtime, stages)
     except EdgevitError as error:
         row["failed"] = str(error)
     return row
@@ -75,7 +75,7 @@ def _opener(model: Artifact) -> Opener:
     return lambda: nullcontext(open_session(model, SessionOptions()).work(PLAN))
 
 
-def _shipped(exported: Artifact, images: Artifact, runtime: str, shop: Workshop) -> dict[str, Any]:
+def _shipped(exported: Artifact, images: Artifact, runtime: str, stages: SingleStages) -> dict[str, Any]:
     start = time.perf_counter()
     config = Quantize.model_validate(
         {
@@ -87,7 +87,7 @@ def _shipped(exported: Artifact, images: Artifact, runtime: str, shop: Workshop)
             "runtime": runtime,
         }
     )
-    made = shop.make(config, model=exported, calibration=images)
+    made = stages.make(config, model=exported, calibration=images)
     seconds = time.perf_counter() - start
     there = for_runtime(exported, runtime)
     session, reference = (open_session(model, SessionOptions()) for model in (made, exported))

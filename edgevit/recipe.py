@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from edgevit.configs import (
     Stage,
     StageConfig,
     references,
+    renamed,
     with_absolute_files,
 )
 from edgevit.configs.fields import LONGEST_ID, MEASUREMENTS, absolute_path, check_utf8, reference_fields
@@ -40,7 +41,7 @@ MOST_STAGES = 1000  # with the copies of for_each
 MOST_DATASETS = 1000
 MISTAKES_SHOWN = 20
 NAMES_SHOWN = 20
-NEED_TRUE_LABELS = (("evaluate", ("data",)), ("pseudolabel", ("calibration",)), ("bundle", ("unseen",)))
+NEED_TRUE_LABELS = (("evaluate", ("data",)), ("pseudo_label", ("calibration",)), ("bundle", ("unseen",)))
 
 
 class Recipe(Frozen):
@@ -62,13 +63,14 @@ class Recipe(Frozen):
         return [name for name in dict.fromkeys(names) if name not in made]
 
 
-def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], None] | None = None) -> Recipe:
     """Read and check a recipe.
 
     Args:
         path: the YAML file. Relative paths in it start from its folder.
         settings: changes of the form "stages.ID.key=value", "datasets.NAME.key=value", "budget.latency_ms=5";
             a relative path given here starts from the current folder.
+        say: hears a note for each former name that the recipe uses.
 
     Raises:
         RecipeError: with the line and the nearest valid name, for anything that a run could not use.
@@ -79,6 +81,7 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     for setting in settings:
         _apply(document, setting)
     _expand_for_each(document, allowance)
+    _take_former_names(document, say or (lambda note: None))
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
@@ -243,6 +246,27 @@ class _Replaced:
         if other := re.search(r"\$\{\w+\}", text):
             raise RecipeError("for_each has no such variable", where=self.place, got=other[0], expected=self.variable)
         return text
+
+
+# Former names ------------------------------------------------------------------------------------------------------
+
+
+def _take_former_names(document: Block, say: Callable[[str], None]) -> None:
+    """Put the names of now in the place of former ones, each with a note."""
+    stages = document.get("stages")
+    notes = []
+    for stage in stages if isinstance(stages, Items) else ():
+        if not isinstance(stage, Block):
+            continue
+        if now := renamed.current_stage(former := stage.get("stage")):
+            stage["stage"] = now
+            notes.append(f"stage: {former} is called {now} now")
+        for former, now in renamed.renamed_options(stage.get("stage")).items():
+            if former in stage and now not in stage:
+                stage[now], stage.places[now] = stage.pop(former), stage.places.get(former, stage.place)
+                notes.append(f"{former} is called {now} now")
+    for note in dict.fromkeys(notes):
+        say(f"note: {note}; the former name is accepted in this release only")
 
 
 # Checks across stages -----------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from edgevit.artifacts import (
     sha256_of_file,
 )
 from edgevit.configs import Stage, input_files, references
+from edgevit.configs.renamed import with_current_names, with_former_names
 from edgevit.disks import naming_the_full_disk, temporary_folders, write_synced
 from edgevit.errors import ArtifactError, RecipeError
 
@@ -81,7 +82,7 @@ class Store:
         self.cache = root / "cache"
 
     def key(self, parts: Json) -> str:
-        return sha256_of(parts)[:40]
+        return sha256_of(with_former_names(parts))[:40]
 
     def find(self, key: str, say: Callable[[str], None] | None = None) -> Artifact | None:
         """The current artifact of a key, if it is finished and its files have the sizes they were made with.
@@ -186,7 +187,7 @@ class Store:
 
 def changed_fields(old: Json, new: Json) -> list[str]:
     """`name: old → new` for each field in which two sets of ingredients differ."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    before, after = dict(_leaves(with_current_names(old))), dict(_leaves(new))
     lines = []
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) == after.get(name):

@@ -11,12 +11,12 @@ import torch
 from benchmarks.compression_peers import OPENVINO, ORT, OWN
 from benchmarks.compression_plot import drop_against_speedup
 from benchmarks.small_models import RECIPE, STUDENT, keep, small_models
+from edgevit.actions.single_stage import single_stages
 from edgevit.configs import Load
 from edgevit.context import Context
 from edgevit.errors import ArtifactError
 from edgevit.models import open_checkpoint
 from edgevit.recipe import load_recipe
-from edgevit.workshop import workshop
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 TOP1 = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
@@ -31,11 +31,11 @@ def test_a_kept_model_answers_as_the_student_did_to_within_float16(tmp_path: Pat
         image_size=32,
         classes=("cat", "dog"),
     )
-    with workshop(Context()) as shop:
-        student = shop.make(load)
+    with single_stages(Context()) as stages:
+        student = stages.make(load)
         keep(student, TOP1, tmp_path / "tiny")
         (kept,) = small_models(tmp_path)
-        again = shop.make(kept.stage)
+        again = stages.make(kept.stage)
         images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             before, after = (open_checkpoint(one).module(images) for one in (student, again))

@@ -75,7 +75,7 @@ FIELDS = [pair for pair in number_fields() if pair[0] not in ("Preprocess.height
 def test_the_walk_finds_numbers_alone_in_unions_and_in_tuples() -> None:
     names = {name for name, _ in FIELDS}
     assert names >= {"Train.epochs", "Train.freeze", "Evaluate.severities", "Budget.top1_drop", "Augmentation.scale"}
-    assert names >= {"FewShot.shots", "AttentionTransfer.student", "Preprocess.std", "Stream.share"}
+    assert names >= {"FewShotDraw.shots", "AttentionTransfer.student", "Preprocess.std", "Stream.share"}
 
 
 @pytest.mark.parametrize(("name", "number"), FIELDS, ids=[name for name, _ in FIELDS])

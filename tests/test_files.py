@@ -22,10 +22,11 @@ from edgevit.cli import app
 from edgevit.configs import Digits
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.errors import DataError, EdgevitError
+from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
+from edgevit.graphs.metadata import TensorRanges, trained_ranges_in
 from edgevit.recipe import load_recipe
-from edgevit.runtimes.files import TensorRanges, artifact_from_onnx, read_onnx, trained_ranges_in, write_onnx
-from tests.runtimes.test_files import with_constant_nodes
-from tests.runtimes.test_outputs import classifier
+from tests.graphs.test_files import with_constant_nodes
+from tests.graphs.test_outputs import classifier
 
 
 def run(*arguments: object, status: int = 0) -> str:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from edgevit.actions.single_stage import stage_config
+from edgevit.artifacts import sha256_of
 from edgevit.configs import Distill, Evaluate, Load, Npz, Report
 from edgevit.data import dataset_artifacts
 from edgevit.errors import RecipeError
 from edgevit.recipe import Recipe, load_recipe, recipe_schema
-from edgevit.workshop import parsed
+from edgevit.store import Store, changed_fields
 
 GOOD = """\
 name: small
@@ -33,6 +35,19 @@ stages:
   - {stage: evaluate, id: accuracy/float, model: student, data: digits.test}
   - {stage: profile, id: latency/float, model: student}
   - {stage: report, id: report, of: [accuracy/*, latency/float]}
+"""
+
+
+FORMER_NAMES = """\
+name: former
+datasets:
+  digits: {{source: digits, few_shot: {{shots: 5}}}}
+stages:
+  - {{stage: train, id: teacher, model: vit_tiny_patch16_224, data: digits.support}}
+  - {{stage: {guess}, id: guessed, teacher: teacher, data: digits.pool}}
+  - {{stage: {fewer}, id: thinner, model: teacher, keep_macs: 0.8, data: digits.support}}
+  - {{stage: {merge}, id: merged, model: thinner, per_block: 2}}
+  - {{stage: export, id: onnx, model: merged, {inside}: true}}
 """
 
 
@@ -246,7 +261,7 @@ def test_a_value_of_a_list_that_is_misspelt_gets_the_nearest_one(tmp_path: Path)
         load(tmp_path, text.replace(", of: [accuracy/*]", ", of: [t]"))
     assert str(caught.value).count("got: knnn") == 2  # once a copy
     with pytest.raises(RecipeError, match=r"--methods: (.|\n)*got: ridg\n(.|\n)*Did you mean 'ridge'"):
-        parsed(Evaluate, id="x", model="m", data="d", protocol="episodes", methods=["ridg"])
+        stage_config(Evaluate, id="x", model="m", data="d", protocol="episodes", methods=["ridg"])
 
 
 def test_a_drop_of_a_whole_is_no_budget(tmp_path: Path) -> None:
@@ -481,3 +496,31 @@ def test_a_setting_of_no_stage_is_refused(tmp_path: Path, setting: str) -> None:
     with pytest.raises(RecipeError, match="--set stages") as caught:
         load(tmp_path, ONE.format(name="x", more=""), setting)
     assert len(str(caught.value)) < 500
+
+
+def test_former_names_are_accepted_with_a_note_and_give_the_same_recipe(tmp_path: Path) -> None:
+    former = FORMER_NAMES.format(guess="pseudolabel", fewer="factorise", merge="mergetokens", inside="normalise")
+    current = FORMER_NAMES.format(guess="pseudo_label", fewer="factorize", merge="merge_tokens", inside="normalize")
+    notes: list[str] = []
+    (tmp_path / "former.yaml").write_text(former)
+    (tmp_path / "current.yaml").write_text(current)
+    assert load_recipe(tmp_path / "former.yaml", say=notes.append) == load_recipe(tmp_path / "current.yaml")
+    assert [note.partition(";")[0] for note in notes] == [
+        "note: stage: pseudolabel is called pseudo_label now",
+        "note: stage: factorise is called factorize now",
+        "note: stage: mergetokens is called merge_tokens now",
+        "note: normalise is called normalize now",
+    ]
+
+
+def test_finished_stages_are_found_under_the_keys_of_their_former_names() -> None:
+    store = Store(Path("nowhere"))
+    for stage, former_stage, config, former_config in (
+        ("merge_tokens", "mergetokens", {"per_block": 2}, {"per_block": 2}),
+        ("export", "export", {"normalize": True, "opset": 20}, {"normalise": True, "opset": 20}),
+        ("train", "train", {"epochs": 1}, {"epochs": 1}),
+    ):
+        now = {"stage": stage, "stage_version": 2, "config": config, "target": None}
+        former = {"stage": former_stage, "stage_version": 2, "config": former_config, "target": None}
+        assert store.key(now) == sha256_of(former)[:40]
+        assert changed_fields(former, now) == []

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from edgevit import __version__
 from edgevit.artifacts import EMBEDDING, Artifact, Json, sha256_of_file
 from edgevit.bundling.classes import ClassImages, write_classes
 from edgevit.bundling.prototypes import FILE as CLASSES
@@ -22,12 +21,14 @@ from edgevit.bundling.prototypes import head_of, rates, read_support
 from edgevit.bundling.runner import ENROLLING, HERE, RECORD, RUNNER, environment, write_runner
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
+from edgevit.graphs.class_scores import probabilities
+from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
+from edgevit.graphs.metadata import iospec_of_onnx
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
-from edgevit.runtimes.answers import probabilities
 from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
-from edgevit.runtimes.files import iospec_of_onnx, onnx_file, read_onnx, write_onnx
 from edgevit.runtimes.sessions import open_session
+from edgevit.version import __version__
 
 MODEL_LICENCE = (
     "model.onnx: as the weights it was started from, and the images it was trained on, allow; not recorded here."

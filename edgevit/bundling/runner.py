@@ -12,7 +12,7 @@ RECORD = "bundle.json"
 RUNNER = {
     "infer.py": HERE / "infer.py",
     "preprocess.py": HERE.parent / "data" / "preprocess.py",
-    "answers.py": HERE.parent / "runtimes" / "answers.py",
+    "class_scores.py": HERE.parent / "graphs" / "class_scores.py",
 }
 ENROLLING = {"enroll.py": HERE / "enroll.py", "prototypes.py": HERE / "prototypes.py"}
 

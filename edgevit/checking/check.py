@@ -9,15 +9,16 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edgevit.artifacts import Json
-from edgevit.checking.graph import Graph
 from edgevit.checking.nvidia import Answer, BuilderDied, ask
 from edgevit.checking.older_parsers import Verdict, verdicts
 from edgevit.checking.onnxruntime import Optimized, mend, optimized_or_refused
 from edgevit.checking.precision import Product, got_in_plan, precisions, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, static_shapes, tensorrt_diagnostics
 from edgevit.errors import ArtifactError, MissingDependency, TargetError
-from edgevit.runtimes.files import PROTOBUF_LIMIT_BYTES, read_onnx, session_options_of
-from edgevit.runtimes.graph_tools import graph_tool
+from edgevit.graphs.files import PROTOBUF_LIMIT_BYTES, read_onnx
+from edgevit.graphs.graph import Graph
+from edgevit.graphs.guard import graph_tool
+from edgevit.graphs.metadata import session_options_of
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from edgevit.checking.graph import Graph
+from edgevit.graphs.float16_rounding import float16_tensors, in_float32
+from edgevit.graphs.graph import Graph
+from edgevit.graphs.metadata import iospec_of_onnx
 from edgevit.runtimes.base import fixed_batch, random_images
-from edgevit.runtimes.files import iospec_of_onnx
 from edgevit.runtimes.float16_range import Magnitudes, magnitudes
-from edgevit.runtimes.float16_rounding import float16_tensors, in_float32
 
 
 def float16_magnitudes(graph: Graph) -> dict[str, Magnitudes]:

@@ -11,20 +11,17 @@ from onnx import NodeProto, ValueInfoProto
 
 from edgevit.artifacts import IOSpec, Json
 from edgevit.checking.check import graph_of
-from edgevit.checking.cost import Peak, macs, peak_activations, weights_bytes
-from edgevit.checking.graph import OPERANDS, UNCOUNTED, Graph
 from edgevit.checking.onnxruntime import optimized_or_refused
-from edgevit.checking.precision import Product, asked, products, short_type_name
+from edgevit.checking.precision import Product, asked, products
 from edgevit.checking.shapes import for_one_image
+from edgevit.graphs.cost import Peak, macs, peak_activations, weights_bytes
+from edgevit.graphs.files import read_onnx
+from edgevit.graphs.graph import OPERANDS, UNCOUNTED, Graph
+from edgevit.graphs.metadata import session_options_of, written_iospec
+from edgevit.graphs.tensors import inputs_of
+from edgevit.graphs.types import short_type_name
+from edgevit.graphs.walk import operator_counts, opset_of
 from edgevit.quantization.dialects import BESIDE_INT8, DIALECTS, why_float
-from edgevit.runtimes.files import (
-    inputs_of,
-    operator_counts,
-    opset_of,
-    read_onnx,
-    session_options_of,
-    written_iospec,
-)
 
 Shape = tuple[int | None, ...] | None
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from onnx import NodeProto
 
-from edgevit.checking.graph import Graph
-from edgevit.checking.precision import short_type_name
-from edgevit.runtimes.files import opset_of
-from edgevit.runtimes.graph_walk import nodes
+from edgevit.graphs.graph import Graph
+from edgevit.graphs.types import short_type_name
+from edgevit.graphs.walk import nodes, opset_of
 
 TABLE = Path(__file__).with_name("tensorrt_operators.csv")
 

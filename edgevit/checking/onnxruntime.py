@@ -12,12 +12,13 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from edgevit.artifacts import Json
-from edgevit.checking.graph import INTEGER_PRODUCTS, OPERANDS, Graph
-from edgevit.checking.precision import Product, short_type_name
+from edgevit.checking.precision import Product
 from edgevit.errors import ArtifactError
+from edgevit.graphs.graph import INTEGER_PRODUCTS, OPERANDS, Graph
+from edgevit.graphs.guard import graph_tool
+from edgevit.graphs.types import short_type_name
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import file_runtime
-from edgevit.runtimes.graph_tools import graph_tool
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
 

@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-BITS = {
-    "float": 32, "half": 16, "bfloat16": 16, "bf16": 16, "fp8": 8, "int8": 8, "uint8": 8, "int4": 4, "fp4": 4,
-    "int16": 16, "uint16": 16, "int32": 32, "uint32": 32, "int64": 64, "uint64": 64, "double": 64, "bool": 8,
-}  # fmt: skip
+from edgevit.graphs.types import BITS
+
 PRODUCT_KINDS = ("gemm", "correlation", "deconvolution", "runtime_fusion")
 SYNCHRONIZATION = ("signal", "wait")
 

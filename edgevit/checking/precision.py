@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from edgevit.checking.graph import OPERANDS, Graph, type_name
-from edgevit.checking.plan import BITS, Kernel
-
-SHORT_NAMES = {"float32": "float", "float16": "half", "float8": "fp8"}
+from edgevit.checking.plan import Kernel
+from edgevit.graphs.graph import OPERANDS, Graph
+from edgevit.graphs.types import BITS, short_name
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,7 @@ def products(graph: Graph, got: Mapping[str, str]) -> list[Product]:
 
 def asked(node: NodeProto, graph: Graph) -> str:
     """What a product asks for: float, half, int8, …"""
-    return _short(graph.asked_precision(node))
-
-
-def short_type_name(number: int | None) -> str:
-    """float, half, int8, …; "unknown" for None."""
-    return _short(type_name(number))
+    return short_name(graph.asked_precision(node))
 
 
 def precisions(found: Iterable[Product]) -> Counter[tuple[str, str, str]]:
@@ -107,7 +101,3 @@ def _got(node: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> str:
         if tensors := kernel.constants or kernel.inputs:
             return max(tensors, key=lambda tensor: tensor.bytes).type
     return ""
-
-
-def _short(name: str) -> str:
-    return SHORT_NAMES.get(name, name)

@@ -13,14 +13,14 @@ import numpy as np
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgevit.checking.float16 import float16_magnitudes
-from edgevit.checking.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph, type_name
 from edgevit.errors import ArtifactError
+from edgevit.graphs.float16 import LARGEST
+from edgevit.graphs.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph
+from edgevit.graphs.norms import written_out_norms
+from edgevit.graphs.types import type_name
+from edgevit.graphs.walk import integer_attribute, nodes
 from edgevit.quantization.dialects import fills_tiles
-from edgevit.runtimes.files import integer_attribute
-from edgevit.runtimes.float16 import LARGEST
 from edgevit.runtimes.float16_range import HEADROOM
-from edgevit.runtimes.graph_walk import nodes
-from edgevit.runtimes.norms import written_out_norms
 
 QUANTIZED_TYPES = (INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, getattr(TensorProto, "FLOAT4E2M1", -1))
 FUSED_HEAD, FUSED_TOKENS = (16, 32, 64), 512

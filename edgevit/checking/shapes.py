@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
 from onnx import ModelProto, TensorShapeProto, ValueInfoProto, helper
 
 from edgevit.errors import ArtifactError
+from edgevit.graphs.guard import with_inferred_shapes
+from edgevit.graphs.tensors import inputs_of
 from edgevit.quantization.calibration import ProbeSession
-from edgevit.runtimes.files import inputs_of
 
 
 def for_one_image(model: ModelProto) -> ModelProto:
@@ -20,7 +20,7 @@ def for_one_image(model: ModelProto) -> ModelProto:
 
     Inferred; where that leaves sizes open, the graph is run once, on zeros.
     """
-    fixed = _inferred(_with_batch_of_one(model))
+    fixed = with_inferred_shapes(_with_batch_of_one(model))
     known = _known(fixed)
     unknown = [name for node in fixed.graph.node for name in node.output if name and name not in known]
     if unknown:
@@ -48,13 +48,6 @@ def _set_or_clear(size: TensorShapeProto.Dimension, value: int | None) -> None:
     size.ClearField("dim_param")
     if value is not None:
         size.dim_value = value
-
-
-def _inferred(model: ModelProto) -> ModelProto:
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError):
-        return model
 
 
 def _known(model: ModelProto) -> set[str]:

@@ -36,16 +36,16 @@ def check(
 
     Example: edgevit check deit.int8.onnx
     """
+    from edgevit.actions.single_stage import single_stages
     from edgevit.checking import check_onnx, check_onnx_here
     from edgevit.errors import RecipeError
-    from edgevit.workshop import workshop
 
     if runtime not in RUNTIMES:
         raise RecipeError("no such runtime to check for", where="--runtime", got=runtime, expected=", ".join(RUNTIMES))
     found: list[Checked | CheckedHere] = []
-    with workshop(terminal_context()) as shop:
+    with single_stages(terminal_context()) as stages:
         for model in models:
-            file = shop.onnx_file(model)
+            file = stages.onnx_file(model)
             found.append(check_onnx(file) if runtime == "tensorrt" else check_onnx_here(file))
             if not as_json:
                 _print(found[-1])

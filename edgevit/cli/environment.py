@@ -18,7 +18,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     """
     from dataclasses import asdict
 
-    from edgevit.health import examine
+    from edgevit.actions.doctor import examine
 
     findings = examine()
     if as_json:

@@ -40,13 +40,13 @@ def inspect(
 
     Example: edgevit inspect deit.int8.onnx --html deit.html
     """
+    from edgevit.actions.single_stage import single_stages
     from edgevit.checking import inspect_onnx
-    from edgevit.workshop import workshop
 
     if html is not None:
         check_out(html, model, option="--html")
-    with workshop(terminal_context()) as shop:
-        found = inspect_onnx(shop.onnx_file(model))
+    with single_stages(terminal_context()) as stages:
+        found = inspect_onnx(stages.onnx_file(model))
     if html is not None:
         from edgevit.report.inspection import inspection_page
 

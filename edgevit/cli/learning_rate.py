@@ -12,11 +12,11 @@ import typer
 
 from edgevit import bounds
 from edgevit.cli.options import number
-from edgevit.cli.output import JsonFlag, echo, next_command, print_json, set_options, terminal_context
+from edgevit.cli.output import JsonFlag, echo, next_command, print_json, say_note, set_options, terminal_context
 from edgevit.cli.recipes import Device, RecipeFile, Runs, Settings
 
 if TYPE_CHECKING:
-    from edgevit.training.lr_finder import RangeTest
+    from edgevit.training.loop.lr_finder import RangeTest
 
 ROWS = 20
 BAR_WIDTH = 40
@@ -38,12 +38,12 @@ def lr_find(
 
     Example: edgevit lr-find recipes/quickstart.yaml teacher
     """
+    from edgevit.actions.doctor import training_device
+    from edgevit.actions.lr_find import lr_find as range_test_of
     from edgevit.errors import ArtifactError, RecipeError
-    from edgevit.health import training_device
-    from edgevit.lr_find import lr_find as range_test_of
     from edgevit.recipe import load_recipe
 
-    loaded = load_recipe(recipe, settings)
+    loaded = load_recipe(recipe, settings, say_note)
     loading = {} if workers is None else {"workers": workers}
     context = terminal_context(device=training_device(device), **loading)
     changes = set_options(settings)

@@ -18,9 +18,10 @@ from edgevit.cli.output import (
     echo,
     next_command,
     print_json,
+    say_note,
     terminal_context,
-    whole_or_not_at_all,
 )
+from edgevit.disks import whole_or_not_at_all
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact, IOSpec
@@ -45,9 +46,10 @@ def export(
     runtime: Annotated[str, typer.Option("--runtime", help="What opens it here: onnxruntime or openvino.")] = (
         "onnxruntime"
     ),
-    normalise: Annotated[
-        bool, typer.Option("--normalise", help="Scale and normalise inside the graph: uint8 (N, H, W, 3) goes in.")
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale and normalize inside the graph: uint8 (N, H, W, 3) goes in.")
     ] = False,
+    normalise: Annotated[bool, typer.Option("--normalise", hidden=True)] = False,
     embedding: Annotated[
         bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
     ] = False,
@@ -58,20 +60,22 @@ def export(
 
     Example: edgevit export --model deit_tiny_patch16_224 --classes 10 --out deit.onnx
     """
+    from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Export, Load
-    from edgevit.workshop import parsed, workshop
 
     check_out(out, weights, labels)
-    with workshop(terminal_context()) as shop:
-        loaded = shop.make(
-            parsed(Load, id="checkpoint", model=model, num_classes=classes,
+    if normalise:
+        say_note("note: --normalise is called --normalize now; the former name is accepted in this release only")
+    with single_stages(terminal_context()) as stages:
+        loaded = stages.make(
+            stage_config(Load, id="checkpoint", model=model, num_classes=classes,
                    pretrained=pretrained, weights=str(weights.absolute()) if weights else None,
                    weights_key=weights_key, image_size=image_size)
         )  # fmt: skip
         loaded = named_by_options(loaded, labels, None)
-        config = parsed(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
-                        normalise=normalise, embedding=embedding)  # fmt: skip
-        exported = shop.make(config, model=loaded)
+        config = stage_config(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
+                        normalize=normalize or normalise, embedding=embedding)  # fmt: skip
+        exported = stages.make(config, model=loaded)
         _deliver(exported, out, as_json)
     if precision == "float16":
         next_command("edgevit check", out)
@@ -112,23 +116,17 @@ def describe(
 
     Example: edgevit describe own.onnx --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --labels names.txt --out own.described.onnx
     """
+    from edgevit.actions.single_stage import record_from_options, single_stages
     from edgevit.artifacts import Preprocess
     from edgevit.data.class_names import names_in_file
-    from edgevit.runtimes.files import (
-        carries_trained_ranges,
-        onnx_file,
-        read_onnx,
-        trained_ranges_in,
-        with_class_output,
-        write_onnx,
-    )
-    from edgevit.runtimes.outputs import class_output
-    from edgevit.workshop import parsed_as, workshop
+    from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
+    from edgevit.graphs.metadata import carries_trained_ranges, trained_ranges_in, with_class_output
+    from edgevit.graphs.outputs import class_output
 
     check_out(out, model, labels)
     given = {"mean": mean, "std": std, "resize": resize, "crop_pct": crop_pct, "interpolation": interpolation}
-    with workshop(terminal_context()) as shop:
-        found = shop.model(model, for_pictures=False)
+    with single_stages(terminal_context()) as stages:
+        found = stages.model(model, for_pictures=False)
         graph = read_onnx(onnx_file(found))
         names = None if labels is None else names_in_file(labels)
         if output is not None or not found.manifest.provenance.get("described", True):
@@ -139,7 +137,7 @@ def describe(
         if labels is not None and names is not None:
             found = with_names(found, names, labels)
         fields = {**found.io.preprocess.model_dump(), **{name: one for name, one in given.items() if one is not None}}
-        io = found.io.model_copy(update={"preprocess": parsed_as(Preprocess, fields)})
+        io = found.io.model_copy(update={"preprocess": record_from_options(Preprocess, fields)})
         ranges = trained_ranges_in(graph, model) if carries_trained_ranges(graph) else None
         with whole_or_not_at_all(out) as part:
             write_onnx(graph, part, io, found.manifest.session_options, ranges)
@@ -189,12 +187,12 @@ def quantize(
 
     Example: edgevit quantize deit.onnx --calibration photos/train --out deit.int8.onnx
     """
+    from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Quantize
-    from edgevit.workshop import parsed, workshop
 
     check_out(out, model)
-    with workshop(terminal_context()) as shop:
-        config = parsed(
+    with single_stages(terminal_context()) as stages:
+        config = stage_config(
             Quantize,
             id="quantized",
             model="model",
@@ -209,7 +207,7 @@ def quantize(
             smoothquant=smoothquant,
             bias_correction=bias_correction,
         )
-        made = shop.make(config, model=shop.model(model), calibration=shop.unlabelled_images(calibration))
+        made = stages.make(config, model=stages.model(model), calibration=stages.unlabelled_images(calibration))
         _deliver(made, out, as_json)
     if not made.metrics["quantized_ops"]:
         echo("this is the float model: no INT8 form was both faster and close enough to it", err=as_json)
@@ -229,13 +227,14 @@ def compile(
 
     Example: edgevit compile deit.int8.onnx --out deit.local.onnx
     """
+    from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Compile
-    from edgevit.workshop import parsed, workshop
 
     check_out(out, model)
-    with workshop(terminal_context()) as shop:
-        made = shop.make(
-            parsed(Compile, id="engine", model="model", target=target), model=shop.model(model, for_pictures=False)
+    with single_stages(terminal_context()) as stages:
+        made = stages.make(
+            stage_config(Compile, id="engine", model="model", target=target),
+            model=stages.model(model, for_pictures=False),
         )
         _deliver(made, out, as_json)
     next_command("edgevit profile", out)

@@ -62,8 +62,8 @@ def evaluate(
 
     Example: edgevit evaluate deit.int8.onnx --data photos/
     """
+    from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Evaluate
-    from edgevit.workshop import parsed, workshop
 
     options = {
         "kinds": kinds and kinds.split(","),
@@ -76,14 +76,14 @@ def evaluate(
         "episodes": episodes,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    with workshop(terminal_context()) as shop:
-        config = parsed(
+    with single_stages(terminal_context()) as stages:
+        config = stage_config(
             Evaluate, id="evaluation", model="model", data="images", target=target, runtime=runtime,
             batch_size=batch, protocol=protocol, **given,
         )  # fmt: skip
-        named, images = shop.model(model), shop.labelled_images(data)
+        named, images = stages.model(model), stages.labelled_images(data)
         named = named_by_options(named, labels, class_order, images)
-        made = shop.make(config, model=named, data=images)
+        made = stages.make(config, model=named, data=images)
         of_episodes = protocol == "episodes"
         recorded = {} if of_episodes else json.loads(made.file("evaluation.json").read_text(encoding="utf-8"))
     corruptions = recorded.get("corruptions")
@@ -117,16 +117,16 @@ def profile(
 
     Example: edgevit profile deit.int8.onnx --threads 1
     """
+    from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Profile
     from edgevit.runtimes.base import fixed_batch
-    from edgevit.workshop import parsed, workshop
 
-    with workshop(terminal_context()) as shop:
-        timed = shop.model(model, for_pictures=False)
-        config = parsed(Profile, id="latency", model="model", target=target, runtime=runtime, threads=threads,
+    with single_stages(terminal_context()) as stages:
+        timed = stages.model(model, for_pictures=False)
+        config = stage_config(Profile, id="latency", model="model", target=target, runtime=runtime, threads=threads,
                         batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
                         duration_s=duration_s)  # fmt: skip
-        made = shop.make(config, model=timed)
+        made = stages.make(config, model=timed)
     if as_json:
         print_json(made.metrics)
     else:
@@ -150,27 +150,15 @@ def compare(
 
     Example: edgevit compare deit.onnx deit.int8.onnx --data photos/
     """
-    from edgevit.comparison import compare_models
-    from edgevit.configs import Evaluate
-    from edgevit.profiling import MeasurePlan
-    from edgevit.runtimes.base import SessionOptions, fixed_batch
-    from edgevit.workshop import parsed, workshop
+    from edgevit.actions.compare_models import compare_models
+    from edgevit.actions.single_stage import single_stages
 
-    with workshop(terminal_context()) as shop:
-        one, other = shop.model(first), shop.model(second)
-        images = shop.labelled_images(data) if data else None
+    with single_stages(terminal_context()) as stages:
+        one, other = stages.model(first), stages.model(second)
+        images = stages.labelled_images(data) if data else None
         _check_order_is_needed(class_order, one, other)
         models = _ordered_if_unnamed(one, class_order, images), _ordered_if_unnamed(other, class_order, images)
-        batch_size = batch or fixed_batch(one.io) or fixed_batch(other.io) or 1
-        plan = MeasurePlan(duration_s=duration_s, batch_size=batch_size)
-        evaluations = None
-        if images:
-            config = parsed(Evaluate, id="evaluation", model="model", data="images")
-            evaluations = (
-                shop.make(config, model=models[0], data=images),
-                shop.make(config, model=models[1], data=images),
-            )
-        answer = compare_models(*models, evaluations, SessionOptions(threads=threads), plan)
+        answer = compare_models(stages, *models, images, threads, batch, duration_s)
     if as_json:
         print_json(answer.as_json())
     else:

@@ -18,6 +18,7 @@ from edgevit.cli.output import (
     echo,
     next_command,
     print_json,
+    say_note,
     set_options,
     terminal_context,
     write_text_whole,
@@ -64,11 +65,11 @@ def run(
     Example: edgevit run recipes/quickstart.yaml --set stages.student.epochs=40
     """
     from edgevit import pipeline
-    from edgevit.health import training_device
+    from edgevit.actions.doctor import training_device
     from edgevit.recipe import load_recipe
-    from edgevit.training.event_files import check_tensorboard
+    from edgevit.training.loop.event_files import check_tensorboard
 
-    loaded = load_recipe(recipe, settings)
+    loaded = load_recipe(recipe, settings, say_note)
     if dry_run:
         _print_plan(pipeline.why(loaded, recipe.parent, runs, fresh), recipe, settings, as_json)
         return
@@ -118,7 +119,7 @@ def why(
     from edgevit import pipeline
     from edgevit.recipe import load_recipe
 
-    loaded = load_recipe(recipe, settings)
+    loaded = load_recipe(recipe, settings, say_note)
     _print_plan(pipeline.why(loaded, recipe.parent, runs), recipe, settings, as_json)
 
 
@@ -135,8 +136,8 @@ def init(
 
     Example: edgevit init photos/ --latency-ms 10 --out photos.yaml
     """
+    from edgevit.actions.init_recipe import recipe_for_folder
     from edgevit.errors import RecipeError
-    from edgevit.scaffold import recipe_for_folder
 
     check_out(out)
     if out.exists() and not force:
@@ -213,14 +214,14 @@ def _follows_torchrun(device: str, ranks: int) -> bool:
 
     if ranks > 1:
         raise RecipeError("torchrun has started the ranks", where="--ranks", next="leave --ranks out, or torchrun")
-    from edgevit.training.ranks import follow
+    from edgevit.training.distributed.processes import follow
 
     return follow(device)
 
 
 def _dismiss_torchrun(device: str) -> None:
     if _under_torchrun():
-        from edgevit.training.ranks import dismiss
+        from edgevit.training.distributed.processes import dismiss
 
         dismiss(device)
 

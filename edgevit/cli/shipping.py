@@ -18,8 +18,8 @@ from edgevit.cli.output import (
     print_json,
     print_table,
     terminal_context,
-    whole_or_not_at_all,
 )
+from edgevit.disks import whole_or_not_at_all
 
 
 def predict(
@@ -32,13 +32,13 @@ def predict(
 
     Example: edgevit predict runs/quickstart/bundle photo.jpg
     """
+    from edgevit.actions.predict_images import predict_images
+    from edgevit.actions.single_stage import single_stages
     from edgevit.bundling import classes_since
-    from edgevit.prediction import predict_images
-    from edgevit.workshop import workshop
 
     context = terminal_context()
-    with workshop(context) as shop:
-        artifact = shop.model(model)
+    with single_stages(context) as stages:
+        artifact = stages.model(model)
         classes = classes_since(artifact.path) if model.is_dir() else None
         answers, unread, notes = predict_images(artifact, images, top, classes)
     for note in notes:
@@ -80,23 +80,23 @@ def bundle(
 
     Example: edgevit bundle deit.int8.onnx --out bundle/
     """
+    from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Bundle
     from edgevit.disks import copy_folder
     from edgevit.errors import ArtifactError
-    from edgevit.workshop import parsed, workshop
 
     if out.exists():
         raise ArtifactError("the folder is already there", where=out, next="give another --out")
     check_out(out, model)
-    with workshop(terminal_context()) as shop:
-        images = {"support": shop.support_images(support)} if support else {}
+    with single_stages(terminal_context()) as stages:
+        images = {"support": stages.support_images(support)} if support else {}
         if unseen:
-            images["unseen"] = shop.support_images(unseen)
+            images["unseen"] = stages.support_images(unseen)
         if unknown:
-            images["unknown"] = shop.unlabelled_images(unknown)
-        config = parsed(Bundle, id="bundle", model="model", **{name: name for name in images})
-        named = named_by_options(shop.model(model), labels, class_order, images.get("support"))
-        made = shop.make(config, model=named, **images)
+            images["unknown"] = stages.unlabelled_images(unknown)
+        config = stage_config(Bundle, id="bundle", model="model", **{name: name for name in images})
+        named = named_by_options(stages.model(model), labels, class_order, images.get("support"))
+        made = stages.make(config, model=named, **images)
         with whole_or_not_at_all(out) as part:
             copy_folder(made.path, part)
     if as_json:

@@ -10,7 +10,7 @@ from edgevit.artifacts import ClassName, Frozen
 from edgevit.configs.fields import Count, Fraction, GlyphCount, Seed, Side
 
 
-class FewShot(Frozen):
+class FewShotDraw(Frozen):
     """A support set of `shots` labelled images a class; the rest of the training images is the unlabelled pool."""
 
     shots: Count = Field(5, description="labelled images a class")
@@ -36,7 +36,7 @@ class Splits(Frozen):
 
 
 class _Dataset(Frozen):
-    few_shot: FewShot | None = Field(None, description="adds the roles support and pool")
+    few_shot: FewShotDraw | None = Field(None, description="adds the roles support and pool")
     include_classes: tuple[ClassName, ...] | None = Field(None, description="keep only these classes")
 
 

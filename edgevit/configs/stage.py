@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -36,7 +36,8 @@ class Stage(Frozen):
     @classmethod
     def name(cls) -> str:
         """The name that recipes give as `stage`."""
-        return cls.__name__.lower()
+        literal: str = get_args(cls.model_fields["stage"].annotation)[0]
+        return literal
 
 
 class OnTarget(Stage):

@@ -40,7 +40,7 @@ from edgevit.configs.training import Distill, Load, Qat, Train
 class PseudoLabel(Stage):
     """A teacher's labels for images without any (labels they have are ignored); those it is sure of are kept."""
 
-    stage: Literal["pseudolabel"]
+    stage: Literal["pseudo_label"]
     makes: ClassVar[Kind] = "dataset"
     teacher: CheckpointRef
     data: DatasetRef
@@ -112,13 +112,13 @@ class Prune(Stage):
         return "onnxruntime"
 
 
-class Factorise(Stage):
+class Factorize(Stage):
     """Put two thin linear layers in the place of one where that is cheaper, by SVD weighted by what enters it.
 
     Test-time views are dropped, as by training.
     """
 
-    stage: Literal["factorise"]
+    stage: Literal["factorize"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
     model: CheckpointRef
@@ -131,7 +131,7 @@ class Factorise(Stage):
 class MergeTokens(Stage):
     """Let a plain ViT merge similar tokens from block to block (ToMe); it may be trained again so, or used as it is."""
 
-    stage: Literal["mergetokens"]
+    stage: Literal["merge_tokens"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
     model: CheckpointRef
@@ -153,8 +153,8 @@ class Export(Stage):
         description="float16, for TensorRT: all but inputs, outputs, and what leaves float16's range on random "
         "pictures; what is to be quantized is float32",
     )
-    normalise: bool = Field(
-        False, description="scale and normalise inside the graph: its input is the resized picture, uint8 (N, H, W, 3)"
+    normalize: bool = Field(
+        False, description="scale and normalize inside the graph: its input is the resized picture, uint8 (N, H, W, 3)"
     )
     embedding: bool = Field(
         False, description="a second output, what enters the classifier, so that classes can be added to the bundle"
@@ -345,7 +345,7 @@ StageConfig = Annotated[
     | Distill
     | Qat
     | Prune
-    | Factorise
+    | Factorize
     | MergeTokens
     | PseudoLabel
     | Export

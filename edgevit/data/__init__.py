@@ -12,7 +12,7 @@ from edgevit.data.roles import dataset_artifacts, open_dataset
 
 if TYPE_CHECKING:
     from edgevit.data.loading import ViewDataset, epoch_order
-    from edgevit.data.transforms import augment, normalise
+    from edgevit.data.transforms import augment, normalize
 
 __all__ = [
     "Dataset",
@@ -20,14 +20,14 @@ __all__ = [
     "augment",
     "dataset_artifacts",
     "epoch_order",
-    "normalise",
+    "normalize",
     "open_dataset",
     "preprocess",
     "read_image",
 ]
 
 # These import torch, which reading data sets does without.
-_NEED_TORCH = {"ViewDataset": "loading", "epoch_order": "loading", "augment": "transforms", "normalise": "transforms"}
+_NEED_TORCH = {"ViewDataset": "loading", "epoch_order": "loading", "augment": "transforms", "normalize": "transforms"}
 
 
 def __getattr__(name: str) -> Any:

@@ -169,7 +169,7 @@ def preprocess(
     std: Sequence[float],
     normalised_inside: bool = False,
 ) -> npt.NDArray[Any]:
-    """An RGB picture (H, W, 3), uint8, as a model's input (3, height, width), float32: `fit`, scale to 0..1, normalise.
+    """An RGB picture (H, W, 3), uint8, as a model's input (3, height, width), float32: `fit`, scale to 0..1, normalize.
 
     For a model that scales and normalises itself (`normalised_inside`), just `fit`: (height, width, 3), uint8.
     The keywords are the fields of an IOSpec's `preprocess`. Equal to torchvision's Resize (on a PIL image),

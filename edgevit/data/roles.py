@@ -19,7 +19,7 @@ from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
 from edgevit.data.duplicates import Uses, duplicate_notes, is_support, overlaps
 from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
 from edgevit.data.hashes import ImageStates
-from edgevit.data.relabelled import LABELS, labelled_data, relabelled
+from edgevit.data.pseudo_labels import LABELS, labelled_data, relabelled
 from edgevit.data.splits import lowest_of_each_class
 from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean, listed
 from edgevit.progress import Progress

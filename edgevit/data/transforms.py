@@ -1,7 +1,7 @@
 """Training views in two steps: a random canvas (uint8), then what each model makes of that canvas (float).
 
 Teacher and student may want different sizes and normalisation of the same view: they share `augment`, and each has its
-own `normalise`. Every random draw comes from the view's key.
+own `normalize`. Every random draw comes from the view's key.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def augment(image: Image, augmentation: Augmentation, height: int, width: int, k
     return canvas
 
 
-def normalise(canvases: Tensor, preprocess: Preprocess) -> Tensor:
+def normalize(canvases: Tensor, preprocess: Preprocess) -> Tensor:
     """Canvases (N, H, W, 3), uint8, as a model's input (N, 3, height, width), float32, on the same device.
 
     Resized (with antialiasing) where the model's size is another than the canvas's; then scaled to 0..1 and normalised.

@@ -14,8 +14,8 @@ from edgevit.data import Dataset
 from edgevit.data.class_order import outputs_of
 from edgevit.data.labels import names_lacking
 from edgevit.errors import ArtifactError, DataError, listed
+from edgevit.graphs import class_scores
 from edgevit.progress import Progress
-from edgevit.runtimes import answers
 from edgevit.runtimes.base import Session, input_batches
 
 
@@ -73,7 +73,7 @@ def probabilities(
     done = 0
     for batch, count in input_batches(session.spec, pictures, batch_size):
         output = session.infer({image: batch})[scores.name][:count]
-        found = answers.probabilities(output, scores.meaning).astype(np.float32)
+        found = class_scores.probabilities(output, scores.meaning).astype(np.float32)
         bad = ~np.isfinite(found).all(-1)
         if bad.any():
             raise no_numbers(f"image {done + int(bad.argmax()) + 1}")

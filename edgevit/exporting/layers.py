@@ -14,10 +14,11 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from edgevit.errors import ArtifactError, listed
+from edgevit.graphs.metadata import TensorRanges
+from edgevit.graphs.tensors import constants_of
 from edgevit.models.creation import timm_model
 from edgevit.models.folding import PLAIN_LAYERS
 from edgevit.models.ranges import Range, TrainedRanges
-from edgevit.runtimes.files import TensorRanges, constants_of
 
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 

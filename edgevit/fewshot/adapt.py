@@ -18,9 +18,9 @@ from edgevit.fewshot.choice import default_method
 from edgevit.fewshot.features import features_of, with_head
 from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import fit_head
+from edgevit.inference.frozen_model import FrozenModel
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
-from edgevit.training.frozen import FrozenModel
 
 
 class Task(NamedTuple):

@@ -15,9 +15,9 @@ from edgevit.fewshot.adapt import Task, TaskFeatures
 from edgevit.fewshot.choice import best, default_candidates, head_scores
 from edgevit.fewshot.crossvalidation import Score, fold_count, score
 from edgevit.fewshot.learning_rate import choose_learning_rate
+from edgevit.inference.over_dataset import outputs_of
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.embedding import classifiers
-from edgevit.training.inference import outputs_of
 
 UNCHANGED = "unchanged"
 

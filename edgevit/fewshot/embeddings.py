@@ -10,10 +10,10 @@ import torch
 from edgevit.artifacts import EMBEDDING, Artifact
 from edgevit.data.dataset import Dataset
 from edgevit.fewshot.heads import Floats
+from edgevit.inference.frozen_model import FrozenModel
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
 from edgevit.runtimes.base import Session, input_batches
-from edgevit.training.frozen import FrozenModel
 
 
 class Embedder:

@@ -11,11 +11,11 @@ from torch import nn
 from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset
 from edgevit.fewshot.heads import Floats, Head, LinearHead, NeighbourHead, one_hot
+from edgevit.inference.frozen_model import FrozenModel
 from edgevit.models.creation import BuiltModel, timm_model, with_new_head
 from edgevit.models.embedding import classifiers
-from edgevit.models.neighbours import NearestNeighbours, Neighbours
+from edgevit.models.knn_classifier import NearestNeighbours, Neighbours
 from edgevit.progress import Progress, SilentProgress
-from edgevit.training.frozen import FrozenModel
 
 
 def features_of(

@@ -17,11 +17,11 @@ from edgevit.fewshot.adapt import Task, adapt_head, check_support
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel, classifier_prefixes, timm_model
 from edgevit.models.lora import add_lora, merge_lora
-from edgevit.training.batches import TrainingStream, seed_of
+from edgevit.training.distillation.teachers import LiveTeacher
+from edgevit.training.distributed.sharding import is_asked
+from edgevit.training.loop.batches import TrainingStream, seed_of
+from edgevit.training.loop.setup import TrainingSetup
 from edgevit.training.objectives import distillation_objective, label_objective
-from edgevit.training.setup import TrainingSetup
-from edgevit.training.sharding import is_asked
-from edgevit.training.teachers import LiveTeacher
 
 # What keeps fine-tuning on a few images from forgetting: as much weight as the labels have.
 SELF_DISTILLATION = (CrossEntropy(weight=0.5), SoftDistillation(weight=0.5))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
-from edgevit.models.neighbours import LEAST_SHARE
+from edgevit.models.knn_classifier import LEAST_SHARE
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]

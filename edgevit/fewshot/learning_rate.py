@@ -22,12 +22,12 @@ from edgevit.errors import Diverged
 from edgevit.fewshot.adapt import Task, check_support
 from edgevit.fewshot.crossvalidation import Fold, Score, fold_count, folds, mean_score, score
 from edgevit.fewshot.finetuning import finetuned, with_classes_of_task
+from edgevit.inference.over_dataset import outputs_of
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel, with_test_time_views
 from edgevit.progress import Bar, SilentProgress
-from edgevit.training import ranks
-from edgevit.training.inference import outputs_of
-from edgevit.training.sealed_files import opened_sealed, write_sealed
+from edgevit.sealed_files import opened_sealed, write_sealed
+from edgevit.training.distributed import processes
 
 SCORES = "learning_rates.json"
 
@@ -137,17 +137,17 @@ class _Trainings:
             training = f"{self._context.training} {work.name}"
             tuned = finetuned(own, learned, config, replace(self._context, work=work, training=training), work)
         except Diverged:
-            if ranks.count() > 1:  # the others may not have diverged, and wait
+            if processes.count() > 1:  # the others may not have diverged, and wait
                 raise
             return Score(0.0, -math.inf)
         answering = with_test_time_views(tuned, config.test_time_views).module.to(device)
         logits = outputs_of(answering, held_out, tuned.preprocess, device).numpy().astype(np.float64)
         assert held_out.labels is not None
-        return Score(*ranks.of_first(list(score(logits, held_out.labels)), device))
+        return Score(*processes.of_first(list(score(logits, held_out.labels)), device))
 
     def _keep(self, name: str, one: Score) -> None:
         """Write the score in one step, and remove what the training has left."""
         self._done[name] = list(one)
-        if ranks.rank() == 0:
+        if processes.rank() == 0:
             write_sealed(self._file, self._owner, json.dumps(self._done).encode())
             shutil.rmtree(self._context.work / name)

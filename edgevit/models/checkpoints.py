@@ -103,7 +103,7 @@ def open_to_reshape(artifact: Artifact) -> BuiltModel:
             where=artifact.id,
             got="a checkpoint with folded batch norms and trained ranges",
             expected="a checkpoint from before qat",
-            next="prune, factorise and merge tokens first, then qat",
+            next="prune, factorize and merge tokens first, then qat",
         )
     return BuiltModel(module, description, io.preprocess)
 

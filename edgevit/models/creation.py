@@ -21,9 +21,9 @@ from edgevit.models.agreement import LARGEST_DEVIATION, deviation
 from edgevit.models.cost import macs_by_module
 from edgevit.models.distillation_token import DistillationTokenModel, Inference, has_distillation_token
 from edgevit.models.folding import fold_batch_norms, fused_branches
-from edgevit.models.low_rank import factorise, factors_of, ranks_for
+from edgevit.models.knn_classifier import NearestNeighbours, Neighbours
+from edgevit.models.low_rank import factorize, factors_of, ranks_for
 from edgevit.models.names import known_model, nearest_models
-from edgevit.models.neighbours import NearestNeighbours, Neighbours
 from edgevit.models.structures import Kept, shape_like
 from edgevit.models.token_merging import merge_tokens
 from edgevit.models.views import MultiViewModel
@@ -118,7 +118,7 @@ def build(description: ModelDescription, drop_rates: Mapping[str, float] | None 
     if description.pruned is not None:
         shape_like(model, description.pruned)
     if description.low_ranks:
-        factorise(model, description.low_ranks)
+        factorize(model, description.low_ranks)
     if description.merged_tokens:
         merge_tokens(model, description.merged_tokens)
     if description.neighbours is not None:
@@ -258,10 +258,10 @@ def with_low_ranks(built: BuiltModel, second_moments: Mapping[str, Tensor], keep
     inner = timm_model(built.module)
     if built.description.low_ranks:
         raise RecipeError(
-            "this model was factorised already",
+            "this model was factorized already",
             got=f"{len(built.description.low_ranks)} layers that are two",
             expected="a model as it was built, trained or pruned",
-            next="factorise the model before that, to a smaller keep_macs",
+            next="factorize the model before that, to a smaller keep_macs",
         )
     if not second_moments:
         raise RecipeError(
@@ -278,7 +278,7 @@ def with_low_ranks(built: BuiltModel, second_moments: Mapping[str, Tensor], keep
     }
     ranks = ranks_for(factors, macs[""], keep)
     module = copy.deepcopy(built.module)
-    factorise(timm_model(module), ranks, factors)
+    factorize(timm_model(module), ranks, factors)
     description = built.description.model_copy(update={"low_ranks": ranks})
     return BuiltModel(module, description, built.preprocess)
 

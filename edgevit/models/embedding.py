@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from edgevit.artifacts import Preprocess
 from edgevit.errors import RecipeError
 from edgevit.models.creation import classifier_prefixes, timm_model
-from edgevit.models.neighbours import NearestNeighbours
+from edgevit.models.knn_classifier import NearestNeighbours
 from edgevit.models.views import MultiViewModel
 
 

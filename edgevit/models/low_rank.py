@@ -93,7 +93,7 @@ def ranks_for(factors: Mapping[str, Factors], total_macs: int, keep: float) -> d
     return ranks(enough)
 
 
-def factorise(model: nn.Module, ranks: Mapping[str, int], factors: Mapping[str, Factors] | None = None) -> None:
+def factorize(model: nn.Module, ranks: Mapping[str, int], factors: Mapping[str, Factors] | None = None) -> None:
     """Put two layers in the place of each of these, in place: x → right·x → left·(right·x) + bias.
 
     Without `factors` their weights mean nothing.

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from edgevit.graphs.tensors import shapes_of_weights
+from edgevit.graphs.walk import nodes_of
 from edgevit.progress import Progress
 from edgevit.quantization.calibration import Batches, ProbeSession
 from edgevit.quantization.dialects import Placement, axis_of_inputs
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.files import shapes_of_weights
-from edgevit.runtimes.graph_walk import nodes_of
 
 LEAST_IMAGES = 32
 

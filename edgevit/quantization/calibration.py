@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from edgevit.configs import Calibrator
 from edgevit.errors import DataError
-from edgevit.runtimes.files import inputs_of
+from edgevit.graphs.tensors import inputs_of
 from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 
 Ranges = dict[str, tuple[float, float]]

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgevit.graphs.guard import with_functions_inlined
+from edgevit.graphs.tensors import float_weights, with_stored_constants
+from edgevit.graphs.walk import graphs_of, nodes, sort_nodes, with_unique_node_names
 from edgevit.quantization.dialects import Dialect, axis_of_inputs, why_float
-from edgevit.runtimes.files import float_weights, with_stored_constants, with_unique_node_names
-from edgevit.runtimes.graph_tools import with_functions_inlined
-from edgevit.runtimes.graph_walk import graphs_of, nodes, sort_nodes
 
 # What onnxruntime's writer, its converter to float16 and the writers here put behind the name of a tensor.
 ADDED = re.compile(

@@ -13,13 +13,13 @@ from onnx import ModelProto
 
 from edgevit.artifacts import IOSpec, Json
 from edgevit.errors import ParityError
+from edgevit.graphs.files import write_onnx
 from edgevit.profiling import Interval
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.dialects import Placement
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession, file_runtime, fixed_batch
-from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
 from edgevit.runtimes.sessions import file_session, in_turns, session_as_declared
 

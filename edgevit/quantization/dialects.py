@@ -11,7 +11,7 @@ from onnxruntime.quantization import QuantType
 
 from edgevit.artifacts import Json
 from edgevit.configs import QuantizedPrecision
-from edgevit.runtimes.files import integer_attribute
+from edgevit.graphs.walk import integer_attribute
 
 # all that the dialect quantizes; the same without grouped convolutions; products alone
 Placement = Literal["all", "dense", "products"]

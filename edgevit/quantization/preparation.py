@@ -10,6 +10,8 @@ from onnx import ModelProto
 
 from edgevit.configs import Quantize
 from edgevit.errors import listed
+from edgevit.graphs.metadata import TensorRanges, trained_ranges_in
+from edgevit.graphs.norms import with_fused_norms
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.calibration import Batches
@@ -18,9 +20,7 @@ from edgevit.quantization.ptq import CalibratedModel, calibrated
 from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
 from edgevit.quantization.smoothing import smoothed
 from edgevit.runtimes.base import HostSession
-from edgevit.runtimes.files import TensorRanges, trained_ranges_in
 from edgevit.runtimes.float16_range import said
-from edgevit.runtimes.norms import with_fused_norms
 
 
 def prepared(

@@ -17,22 +17,16 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from edgevit.artifacts import Json
 from edgevit.configs import Calibrator, QuantizedPrecision
 from edgevit.errors import ArtifactError
+from edgevit.graphs.float16 import with_float16
+from edgevit.graphs.guard import graph_tool
+from edgevit.graphs.precision import is_quantized
+from edgevit.graphs.tensors import constants_of, float_weights
+from edgevit.graphs.walk import operator_counts, opset_of, read_elsewhere, sort_nodes
 from edgevit.quantization.calibration import Batches, Ranges, activation_ranges
 from edgevit.quantization.canonical import canonical
 from edgevit.quantization.dialects import BLOCK, PLACEMENTS, Dialect, Placement, dialect_of, is_placed, why_float
-from edgevit.quantization.narrow import with_float8, with_int4
-from edgevit.runtimes.files import (
-    constants_of,
-    float_weights,
-    is_quantized,
-    operator_counts,
-    opset_of,
-    read_elsewhere,
-)
-from edgevit.runtimes.float16 import with_float16
+from edgevit.quantization.fp8_int4 import with_float8, with_int4
 from edgevit.runtimes.float16_range import Magnitudes, beyond_float16
-from edgevit.runtimes.graph_tools import graph_tool
-from edgevit.runtimes.graph_walk import sort_nodes
 
 
 @dataclass(frozen=True)

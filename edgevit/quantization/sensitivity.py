@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.artifacts import Json
+from edgevit.graphs.files import write_onnx
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession
-from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.parity import centred_outputs, sqnr_db
 from edgevit.runtimes.sessions import session_as_declared
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgevit.errors import ArtifactError
+from edgevit.graphs.tensors import without_unread_weights
+from edgevit.graphs.walk import integer_attribute, read_elsewhere
 from edgevit.quantization.calibration import Batches, ProbeSession
-from edgevit.runtimes.files import integer_attribute, read_elsewhere, without_unread_weights
 
 SMALLEST = 1e-5
 Floats = NDArray[np.float32]

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.errors import listed
-from edgevit.runtimes.files import constants_of, inputs_of, types_and_shapes
-from edgevit.runtimes.float16 import COARSE, LARGEST, divisors_of, squares_in
-from edgevit.runtimes.norms import written_out_norms
+from edgevit.graphs.float16 import COARSE, LARGEST, divisors_of, squares_in
+from edgevit.graphs.norms import written_out_norms
+from edgevit.graphs.tensors import constants_of, inputs_of, types_and_shapes
 from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 
 HEADROOM = 4.0  # activations of other pictures may be so many times as large as those measured

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import EMBEDDING, IOSpec
 from edgevit.errors import ParityError
-from edgevit.runtimes.answers import probabilities
+from edgevit.graphs.class_scores import probabilities
 from edgevit.runtimes.base import Session, fixed_batch, random_images
 
 PROBES = 8

@@ -12,10 +12,10 @@ import onnx
 
 from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.errors import TargetError
+from edgevit.graphs.files import onnx_file
+from edgevit.graphs.float16_rounding import has_float16, rounded_to_float16
 from edgevit.profiling import Comparison, MeasurePlan, interleaved
 from edgevit.runtimes.base import HostSession, SessionOptions, file_runtime, receipt, runtime_of
-from edgevit.runtimes.files import onnx_file
-from edgevit.runtimes.float16_rounding import has_float16, rounded_to_float16
 
 SECONDS_EACH = 1.0
 

@@ -10,7 +10,7 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.checking import check_onnx
 from edgevit.configs import Check
 from edgevit.context import Context
-from edgevit.runtimes.files import onnx_file
+from edgevit.graphs.files import onnx_file
 
 
 def run(config: Check, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:

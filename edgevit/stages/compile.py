@@ -9,8 +9,8 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Compile
 from edgevit.context import Context
 from edgevit.errors import ArtifactError
+from edgevit.graphs.files import onnx_file
 from edgevit.runtimes.base import carried_cost, runtime_of
-from edgevit.runtimes.files import onnx_file
 from edgevit.runtimes.onnxruntime.engine import ENGINE
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import check_sessions_agree

@@ -9,15 +9,9 @@ from pathlib import Path
 import torch
 
 from edgevit.artifacts import Artifact, Contents, Json
-from edgevit.configs import Prune
-from edgevit.context import Context
-from edgevit.data import open_dataset
-from edgevit.data.survey import check_pictures
-from edgevit.exporting import TimedCut, fast_enough
-from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
-from edgevit.models.cost import share_left
-from edgevit.models.creation import BuiltModel
-from edgevit.models.pruning import (
+from edgevit.compression.importance import known_labels, taylor
+from edgevit.compression.latency_search import TimedCut, fast_enough
+from edgevit.compression.pruning import (
     Importance,
     Removable,
     before_and_after,
@@ -27,8 +21,14 @@ from edgevit.models.pruning import (
     prunable,
     without,
 )
+from edgevit.configs import Prune
+from edgevit.context import Context
+from edgevit.data import open_dataset
+from edgevit.data.survey import check_pictures
+from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
+from edgevit.models.cost import share_left
+from edgevit.models.creation import BuiltModel
 from edgevit.progress import Progress
-from edgevit.training.importance import known_labels, taylor
 
 
 def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:

@@ -11,10 +11,10 @@ from edgevit.configs import Qat
 from edgevit.context import Context
 from edgevit.models.checkpoints import checkpoint_contents
 from edgevit.models.ranges import TrainedRanges, save_ranges
-from edgevit.quantization.fake import put_trained
-from edgevit.training.fit import METRICS
+from edgevit.quantization.fake_quantization import put_trained
+from edgevit.training.distributed.processes import on_ranks
+from edgevit.training.loop.fit import METRICS
 from edgevit.training.qat import quantization_aware
-from edgevit.training.ranks import on_ranks
 
 
 @on_ranks

@@ -15,15 +15,17 @@ from edgevit.configs import Quantize
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError
+from edgevit.graphs.files import onnx_file, read_onnx
+from edgevit.graphs.guard import with_functions_inlined
+from edgevit.graphs.precision import is_quantized
+from edgevit.graphs.tensors import with_stored_constants
+from edgevit.graphs.walk import nodes
 from edgevit.progress import Progress
 from edgevit.quantization import choose_images, doubts_about, image_batches
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.choice import FormWriter, Judge, Judged
 from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, random_images
-from edgevit.runtimes.files import is_quantized, onnx_file, read_onnx, with_stored_constants
-from edgevit.runtimes.graph_tools import with_functions_inlined
-from edgevit.runtimes.graph_walk import nodes
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
 

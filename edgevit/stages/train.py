@@ -9,9 +9,9 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Train
 from edgevit.context import Context
 from edgevit.models.checkpoints import checkpoint_contents
-from edgevit.training.fit import METRICS
-from edgevit.training.ranks import on_ranks
-from edgevit.training.setup import supervised
+from edgevit.training.distributed.processes import on_ranks
+from edgevit.training.loop.fit import METRICS
+from edgevit.training.loop.setup import supervised
 
 
 @on_ranks

@@ -21,7 +21,9 @@ from edgevit.configs import (
     TeacherTerm,
 )
 from edgevit.models.distillation_token import TwoLogits
-from edgevit.training.batches import Batch, Counts
+from edgevit.training.distillation.feature_projectors import WithFeatures
+from edgevit.training.distillation.teachers import Teacher
+from edgevit.training.loop.batches import Batch, Counts
 from edgevit.training.losses import (
     attention_transfer,
     cross_entropy,
@@ -31,8 +33,6 @@ from edgevit.training.losses import (
     soft_distillation,
     standardized,
 )
-from edgevit.training.students import WithFeatures
-from edgevit.training.teachers import Teacher
 
 Outputs = Tensor | TwoLogits | WithFeatures
 ObjectiveFunction = Callable[[Outputs, Batch], Tensor]

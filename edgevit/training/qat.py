@@ -19,9 +19,9 @@ from edgevit.models.creation import BuiltModel, folded_model
 from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.folding import BatchNorm
 from edgevit.quantization import calibrated, choose_images, doubts_about, image_batches
-from edgevit.quantization.fake import FakeQuantization
-from edgevit.training.setup import TrainingSetup, opened_streams, taught
-from edgevit.training.teaching import Teaching
+from edgevit.quantization.fake_quantization import FakeQuantization
+from edgevit.training.distillation.teacher_from_config import Teaching
+from edgevit.training.loop.setup import TrainingSetup, opened_streams, taught
 
 
 def quantization_aware(

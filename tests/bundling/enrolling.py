@@ -17,7 +17,7 @@ from edgevit.configs import Digits
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.dataset import Dataset
 from edgevit.data.preprocess import preprocess
-from edgevit.runtimes.files import artifact_from_onnx, write_onnx
+from edgevit.graphs.files import artifact_from_onnx, write_onnx
 from tests.small_models import Workbench, workbench
 
 KNOWN = tuple("01235678")

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
-from edgevit.runtimes.files import artifact_from_onnx, write_onnx
+from edgevit.graphs.files import artifact_from_onnx, write_onnx
 
 CLASSES = ("ant", "bee", "naïve <cat>", "dog")
 

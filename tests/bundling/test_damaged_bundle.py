@@ -27,7 +27,7 @@ from edgevit.artifacts import Artifact
 from edgevit.bundling import check_bundle, classes_since, write_bundle
 from edgevit.bundling.prototypes import FILE, read_support
 from edgevit.errors import ArtifactError, ParityError
-from edgevit.runtimes.files import artifact_from_onnx
+from edgevit.graphs.files import artifact_from_onnx
 from tests.bundling.enrolling import copied_bundle, digit_files
 from tests.bundling.small_model import small_model
 

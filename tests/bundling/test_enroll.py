@@ -27,6 +27,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from edgevit.actions.single_stage import single_stages
 from edgevit.artifacts import sha256_of_file
 from edgevit.bundling import ClassImages, check_bundle, classes, classes_since, enroll, write_bundle
 from edgevit.bundling.prototypes import FILE, head_of, read_support, write_support
@@ -36,9 +37,8 @@ from edgevit.context import Context
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import ArtifactError, CheckFailed, DataError
 from edgevit.fewshot.heads import nearest_centroid
+from edgevit.graphs.files import read_onnx, write_onnx
 from edgevit.pipeline import _show
-from edgevit.runtimes.files import read_onnx, write_onnx
-from edgevit.workshop import workshop
 from tests.bundling.enrolling import KNOWN, copied_bundle, data, digit_files, digits_of_eight, made_bundle, quantized
 from tests.bundling.small_model import small_model
 from tests.stages.test_model_stages import Said
@@ -460,8 +460,8 @@ def test_edgevits_errors_keep_their_words_and_status(bundle: Path, fours: list[P
 def test_other_commands_say_that_they_use_the_models_own_classes(bundle: Path, fours: list[Path]) -> None:
     done(bundle, "--class", "four", *fours)
     said = Said()
-    with workshop(Context(progress=said)) as shop:
-        assert shop.model(bundle).io.classes == KNOWN
+    with single_stages(Context(progress=said)) as stages:
+        assert stages.model(bundle).io.classes == KNOWN
     assert "9 classes" in said.lines[0]
     assert "own 8" in said.lines[0]
 

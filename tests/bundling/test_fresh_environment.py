@@ -14,13 +14,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from edgevit.actions.predict_images import predict_images
 from edgevit.artifacts import Artifact, IOSpec, Preprocess
 from edgevit.bundling import enroll, write_bundle
 from edgevit.configs import Evaluate, ImageFolder, Splits
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
-from edgevit.prediction import predict_images
-from edgevit.runtimes.files import artifact_from_onnx, write_onnx
+from edgevit.graphs.files import artifact_from_onnx, write_onnx
 from edgevit.stages import evaluate
 from tests.bundling.enrolling import copied_bundle, digit_files
 from tests.bundling.small_model import small_model

@@ -9,11 +9,11 @@ import pytest
 
 from edgevit.artifacts import IOSpec
 from edgevit.checking import check_onnx
+from edgevit.compression.pruning import Removal, without
 from edgevit.exporting import onnx_from_module
+from edgevit.graphs.files import write_onnx
+from edgevit.graphs.float16 import with_float16
 from edgevit.models.creation import BuiltModel, create_model, with_merged_tokens
-from edgevit.models.pruning import Removal, without
-from edgevit.runtimes.files import write_onnx
-from edgevit.runtimes.float16 import with_float16
 from tests.checking.test_nvidia import needs_nvidia
 
 

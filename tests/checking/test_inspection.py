@@ -12,8 +12,8 @@ import pytest
 from edgevit.artifacts import IOSpec
 from edgevit.checking import Inspected, inspect_onnx
 from edgevit.errors import ArtifactError, EdgevitError
+from edgevit.graphs.files import onnx_file
 from edgevit.report.inspection import inspection_page
-from edgevit.runtimes.files import onnx_file
 from tests.checking.graphs import CHANNELS, attention, convolution, model, node
 from tests.small_models import checkpoint, engine, float_onnx, int8_onnx
 from tests.test_files import run

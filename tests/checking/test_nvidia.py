@@ -17,10 +17,10 @@ from edgevit.configs import Check
 from edgevit.context import Context
 from edgevit.errors import TargetError
 from edgevit.exporting import onnx_from_module
+from edgevit.graphs.files import artifact_from_onnx, write_onnx
+from edgevit.graphs.float16 import with_float16
 from edgevit.models import create_model
 from edgevit.quantization import calibrated
-from edgevit.runtimes.files import artifact_from_onnx, write_onnx
-from edgevit.runtimes.float16 import with_float16
 from edgevit.store import Store
 from tests.checking.graphs import CHANNELS, WEIGHTS, attention, classifier, constants, convolution, model, node, pair
 

@@ -11,8 +11,8 @@ import pytest
 
 from edgevit.checking import check_onnx_here
 from edgevit.checking.precision import precisions
-from edgevit.runtimes.files import onnx_file
-from edgevit.runtimes.float16 import with_float16
+from edgevit.graphs.files import onnx_file
+from edgevit.graphs.float16 import with_float16
 from tests.checking.graphs import attention, constants, convolution, model, node, pair
 from tests.small_models import engine, float_onnx, int8_onnx
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgevit.checking.graph import Graph
 from edgevit.checking.plan import Kernel, Tensor, kernels_of
 from edgevit.checking.precision import got_in_plan, products
-from edgevit.runtimes.float16 import with_float16
+from edgevit.graphs.float16 import with_float16
+from edgevit.graphs.graph import Graph
 from tests.checking.graphs import attention, convolution, pair
 
 # In the form that TensorRT for RTX 1.7.1 logs, of a product made for it.

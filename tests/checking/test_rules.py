@@ -11,9 +11,9 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgevit.checking import check_onnx
-from edgevit.checking.graph import Graph
 from edgevit.checking.rules import RULES, tensorrt_diagnostics
 from edgevit.errors import ArtifactError
+from edgevit.graphs.graph import Graph
 from edgevit.quantization.dialects import fills_tiles
 from tests.checking.graphs import (
     CHANNELS,

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgevit.actions.single_stage import single_stages
 from edgevit.configs import Glyphs, ImageFolder, Load, Npz
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.class_names import alike_notes
 from edgevit.errors import DataError
-from edgevit.workshop import workshop
 
 from .conftest import MakePictures
 
@@ -58,8 +58,11 @@ def test_equal_names_are_refused(tmp_path: Path):
     config = Npz.model_validate({"source": "npz", "path": str(tmp_path / "a.npz")})
     with pytest.raises(DataError, match=r"data set 'photos': two classes have the same name(.|\n)*'cat'"):
         dataset_artifacts({"photos": config}, Path(), ["photos"])
-    with pytest.raises(DataError, match=r"stage 'load': two classes have the same name"), workshop(Context()) as shop:
-        shop.make(Load(stage="load", id="load", model="mobilevit_xxs", classes=("a", "a")))
+    with (
+        pytest.raises(DataError, match=r"stage 'load': two classes have the same name"),
+        single_stages(Context()) as stages,
+    ):
+        stages.make(Load(stage="load", id="load", model="mobilevit_xxs", classes=("a", "a")))
 
 
 def test_folders_with_a_leading_dot_are_no_classes(make_pictures: MakePictures):

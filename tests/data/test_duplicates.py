@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgevit.artifacts import LEARNED_TOO
-from edgevit.configs import Digits, FewShot, ImageFolder
+from edgevit.configs import Digits, FewShotDraw, ImageFolder
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.duplicates import Uses
 from edgevit.data.hashes import StoredFile
@@ -27,7 +27,7 @@ USES = Uses(
 
 
 def notes(root: Path, names: tuple[str, ...] = ROLES, uses: Uses = USES, shots: int = 2, **options: Any) -> list[str]:
-    photos = ImageFolder(source="image_folder", path=str(root), few_shot=FewShot(shots=shots), **options)
+    photos = ImageFolder(source="image_folder", path=str(root), few_shot=FewShotDraw(shots=shots), **options)
     other = ImageFolder(source="image_folder", path=str(root.parent / "other"), **options)
     made = dataset_artifacts({"photos": photos, "other": other}, Path(), names, uses=uses)
     return [note for artifact in made.values() for note in artifact.manifest.provenance["notes"]]
@@ -77,7 +77,7 @@ def test_a_picture_of_the_pool_that_is_tested_is_counted(make_pictures: MakePict
 
 
 def pool_ids(root: Path) -> tuple[str, ...]:
-    photos = ImageFolder(source="image_folder", path=str(root), few_shot=FewShot(shots=2))
+    photos = ImageFolder(source="image_folder", path=str(root), few_shot=FewShotDraw(shots=2))
     return open_dataset(dataset_artifacts({"photos": photos}, Path(), ["photos.pool"])["photos.pool"]).sample_ids
 
 
@@ -95,7 +95,7 @@ def test_a_large_labelled_set_is_counted_and_not_refused(make_pictures: MakePict
 
 
 def test_measuring_on_the_support_itself_is_the_users_will_and_is_said():
-    digits = {"digits": Digits(source="digits", few_shot=FewShot(shots=5))}
+    digits = {"digits": Digits(source="digits", few_shot=FewShotDraw(shots=5))}
     uses = Uses(frozenset({"digits.train"}), frozenset({"digits.support"}), frozenset({"digits.support"}))
     made = dataset_artifacts(digits, Path(), ["digits.support", "digits.train"], uses=uses)
     assert made["digits.train"].manifest.provenance["notes"] == [

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from edgevit.artifacts import Preprocess
-from edgevit.configs import Augmentation, Digits, FewShot, Glyphs
-from edgevit.data import Dataset, ViewDataset, dataset_artifacts, epoch_order, normalise, open_dataset, preprocess
+from edgevit.configs import Augmentation, Digits, FewShotDraw, Glyphs
+from edgevit.data import Dataset, ViewDataset, dataset_artifacts, epoch_order, normalize, open_dataset, preprocess
 
 CANVAS = Preprocess(height=24, width=24)
 STRONG = Augmentation(rotate_degrees=15, color_jitter=0.3, random_erasing=0.5, auto_augment="rand-m5-mstd0.5-inc1")
@@ -19,7 +19,7 @@ STRONG = Augmentation(rotate_degrees=15, color_jitter=0.3, random_erasing=0.5, a
 
 def opened(role: str) -> Dataset:
     datasets = {
-        "digits": Digits(source="digits", few_shot=FewShot()),
+        "digits": Digits(source="digits", few_shot=FewShotDraw()),
         "glyphs": Glyphs(source="glyphs", samples_per_class=2),
     }
     return open_dataset(dataset_artifacts(datasets, Path(), [role])[role])
@@ -60,7 +60,7 @@ def test_without_augmentation_a_view_is_what_preprocess_gives():
     spec = Preprocess(height=24, width=24, crop_pct=0.9, interpolation="bilinear")
     canvas = ViewDataset(data, spec)[9, 1, 3][0]
     expected = torch.from_numpy(preprocess(data.image(3), **spec.model_dump()))
-    torch.testing.assert_close(normalise(canvas[None], spec)[0], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalize(canvas[None], spec)[0], expected, rtol=0, atol=1e-6)
 
 
 @given(seed=st.integers(0, 2**32), epoch=st.integers(0, 1000), stream=st.integers(0, 4), n=st.integers(0, 300))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgevit.artifacts import Artifact, Manifest
-from edgevit.configs import Digits, FewShot, ImageFolder, Splits
+from edgevit.configs import Digits, FewShotDraw, ImageFolder, Splits
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.splits import lowest_of_each_class, split_by_hash
 from edgevit.errors import ArtifactError, DataError, RecipeError
@@ -24,7 +24,7 @@ HERE = Path()
 
 
 def digits(draw: int = 0, shots: int = 5) -> dict[str, Digits]:
-    return {"digits": Digits(source="digits", few_shot=FewShot(shots=shots, draw=draw))}
+    return {"digits": Digits(source="digits", few_shot=FewShotDraw(shots=shots, draw=draw))}
 
 
 def digest(root: Path, role: str, cache: Path | None = None, **options: Any) -> str:

@@ -12,7 +12,7 @@ from torchvision.transforms import functional
 
 from edgevit.artifacts import Preprocess
 from edgevit.configs import Augmentation
-from edgevit.data import augment, normalise, preprocess
+from edgevit.data import augment, normalize, preprocess
 from edgevit.data.transforms import cut_out, policy, random_box, view_key
 from edgevit.errors import RecipeError
 
@@ -184,7 +184,7 @@ def test_normalise_agrees_with_preprocess_where_sizes_agree():
     spec = Preprocess(height=32, width=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
     batch = torch.from_numpy(np.stack([picture(), 255 - picture()]))
     expected = [preprocess(image.numpy(), **spec.model_dump()) for image in batch]
-    torch.testing.assert_close(normalise(batch, spec), torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalize(batch, spec), torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
@@ -192,7 +192,7 @@ def test_normalise_agrees_with_preprocess_where_sizes_agree():
 def test_normalise_resizes_as_preprocess_does(size: int, interpolation: str):
     """Up to rounding: PIL resizes whole numbers, torch resizes fractions."""
     spec = Preprocess(height=size, width=size, interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1))
-    got = normalise(torch.from_numpy(smooth(32, 32))[None], spec)[0]
+    got = normalize(torch.from_numpy(smooth(32, 32))[None], spec)[0]
     expected = preprocess(smooth(32, 32), **spec.model_dump())
     assert np.abs(got.numpy() - expected).max() < 1.5 / 255
 

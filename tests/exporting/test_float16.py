@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from edgevit.graphs.float16_rounding import rounded_to_float16
 from edgevit.models import model_from_checkpoint
 from edgevit.runtimes.base import random_images
-from edgevit.runtimes.float16_rounding import rounded_to_float16
-from tests.norm_graphs import answers, as_declared, noise_db
+from tests.graphs.norm_graphs import answers, as_declared, noise_db
 from tests.small_models import VIT, checkpoint, workbench
 
 

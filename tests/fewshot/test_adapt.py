@@ -11,18 +11,18 @@ import torch
 from edgevit.configs import Augmentation, Fewshot
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
-from edgevit.data.transforms import normalise
+from edgevit.data.transforms import normalize
 from edgevit.errors import DataError, RecipeError
 from edgevit.fewshot.adapt import Task, task_features, with_fitted_head
 from edgevit.fewshot.choice import default_method
 from edgevit.fewshot.features import classifiers, features_of, with_linear_head
 from edgevit.fewshot.finetuning import finetune
 from edgevit.fewshot.heads import LinearHead
+from edgevit.inference.frozen_model import FrozenModel
+from edgevit.inference.over_dataset import accuracy, outputs_of
 from edgevit.models import create_model, open_checkpoint
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
-from edgevit.training.frozen import FrozenModel
-from edgevit.training.inference import accuracy, outputs_of
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def adapted_to(start: Checkpoint, task: Task, method: str, settings: Fewshot) ->
 def test_new_classifier_answers_as_the_head_on_the_features(name: str) -> None:
     built = create_model(name, 5, 64, distillation_token="distilled" in name)
     canvases = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images = normalise(canvases, built.preprocess)
+    images = normalize(canvases, built.preprocess)
     width = classifiers(built.module)[0].in_features
     rng = np.random.default_rng(0)
     head = LinearHead(rng.standard_normal((3, width)), rng.standard_normal(3))
@@ -71,7 +71,7 @@ def test_features_without_augmentation_are_timms(tmp_path: Path) -> None:
     dataset = blobs(per_class=2)
     still = Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0), horizontal_flip=0)
     canvases = torch.from_numpy(np.stack([dataset.image(index) for index in range(6)]))
-    images = normalise(canvases, built.preprocess)
+    images = normalize(canvases, built.preprocess)
     with torch.no_grad():
         expected = built.module.forward_head(built.module.forward_features(images), pre_logits=True)
     got = features_of(FrozenModel(built.module, built.preprocess, CPU), dataset, still)

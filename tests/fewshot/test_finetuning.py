@@ -22,15 +22,15 @@ from edgevit.errors import RecipeError
 from edgevit.fewshot.adapt import Task
 from edgevit.fewshot.crossvalidation import score
 from edgevit.fewshot.finetuning import choose_what_is_trained, finetune, finetuning
+from edgevit.inference.over_dataset import accuracy, outputs_of
 from edgevit.models import BuiltModel, create_model, open_checkpoint
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.lora import merge_lora
-from edgevit.training.batches import Batch
-from edgevit.training.fit import fit
-from edgevit.training.inference import accuracy, outputs_of
+from edgevit.training.loop.batches import Batch
+from edgevit.training.loop.fit import fit
+from edgevit.training.loop.setup import TrainingSetup
+from edgevit.training.loop.training_state import TrainingState
 from edgevit.training.objectives import Outputs
-from edgevit.training.setup import TrainingSetup
-from edgevit.training.training_state import TrainingState
 from tests.fewshot.test_adapt import CPU, checkpoint, config
 from tests.learning import blobs, published_checkpoint
 

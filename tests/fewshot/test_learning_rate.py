@@ -18,10 +18,10 @@ from edgevit.fewshot.adapt import Task, adapt_head
 from edgevit.fewshot.crossvalidation import folds
 from edgevit.fewshot.finetuning import finetune
 from edgevit.fewshot.learning_rate import ChosenRate, choose_learning_rate
+from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import BuiltModel
 from edgevit.models.creation import with_test_time_views
 from edgevit.progress import SilentProgress
-from edgevit.training.inference import outputs_of
 from tests.fewshot.test_adapt import CPU, checkpoint, config
 from tests.learning import blobs
 

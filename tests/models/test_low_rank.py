@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.models.cost import macs_of
 from edgevit.models.creation import ModelDescription, build, create_model, with_low_ranks, with_new_head
-from edgevit.models.low_rank import factorise, factors_of, ranks_for
+from edgevit.models.low_rank import factorize, factors_of, ranks_for
 from edgevit.models.structures import structures_of
 
 ARGS = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
@@ -65,7 +65,7 @@ def test_full_rank_answers_the_same() -> None:
     thinner = create_model("deit_tiny_patch16_224", 5, 32, ARGS)
     images, layers = numbers(2, 3, 32, 32, seed=0).float(), ("blocks.0.attn.qkv", "blocks.1.mlp.fc2")
     factors = {path: factors_of(thinner.module.get_submodule(path), moments()[path], 1) for path in layers}
-    factorise(thinner.module, {path: 48 for path in layers}, factors)
+    factorize(thinner.module, {path: 48 for path in layers}, factors)
     torch.testing.assert_close(thinner.module(images), VIT.module(images), rtol=1e-4, atol=1e-5)
     assert thinner.module.blocks[0].attn.qkv[1].bias is not None
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from edgevit.compression.pruning import magnitude, plan_removal, prunable, without
 from edgevit.errors import RecipeError
 from edgevit.models.cost import macs_of
 from edgevit.models.creation import BuiltModel, ModelDescription, build, create_model, with_merged_tokens, with_new_head
-from edgevit.models.pruning import magnitude, plan_removal, prunable, without
 from edgevit.models.structures import structures_of
 from edgevit.models.token_merging import MergingBlocks, attention_and_keys, merge
 

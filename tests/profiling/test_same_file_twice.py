@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from edgevit.comparison import compare_models
+from edgevit.actions.compare_models import compare_models
 from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import SessionOptions
 from tests.small_models import float_onnx

@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from pydantic import ValidationError
 
+from edgevit.actions.single_stage import single_stages
 from edgevit.artifacts import Artifact
 from edgevit.configs import Quantize, QuantizedPrecision
 from edgevit.context import Context
@@ -19,7 +20,6 @@ from edgevit.quantization import calibrated
 from edgevit.quantization.bias_correction import with_corrected_biases
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.parity import sqnr_db
-from edgevit.workshop import workshop
 from tests.checking.graphs import branch
 from tests.checking.graphs import model as small_graph
 from tests.small_models import workbench
@@ -168,8 +168,8 @@ def quantized_stage(folder: Path, **fields: Any) -> Artifact:
     config = Quantize(
         stage="quantize", id="int8", model="m", calibration="c", calibration_images=64, placement="all", **fields
     )
-    with workshop(Context()) as shop:
-        return shop.make(config, model=shop.model(file), calibration=workbench().made["digits.pool"])
+    with single_stages(Context()) as stages:
+        return stages.make(config, model=stages.model(file), calibration=workbench().made["digits.pool"])
 
 
 def test_the_stage_corrects_what_it_ships(tmp_path: Path) -> None:

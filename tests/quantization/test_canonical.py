@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgevit.graphs.normal_form import normalize
 from edgevit.quantization.ptq import calibrated
-from edgevit.runtimes.normal_form import normalize
 from edgevit.runtimes.parity import sqnr_db
-from tests.runtimes.odd_graphs import plain_session
+from tests.graphs.odd_graphs import plain_session
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
 CONV = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgevit.errors import ParityError
+from edgevit.graphs.files import read_onnx
 from edgevit.profiling import Interval
 from edgevit.quantization import choice
 from edgevit.quantization.choice import AS_FAST, Form, Judged, best_of
 from edgevit.runtimes import sessions
-from edgevit.runtimes.files import read_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from tests.small_models import float_onnx, workbench
 

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from edgevit.artifacts import IOSpec, Preprocess
-from edgevit.checking.graph import Graph
 from edgevit.checking.rules import tensorrt_diagnostics
 from edgevit.configs import Quantize
+from edgevit.graphs.float16_rounding import rounded_to_float16
+from edgevit.graphs.graph import Graph
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.preparation import prepared
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.float16_rounding import rounded_to_float16
 from edgevit.runtimes.sessions import file_session
-from tests.norm_graphs import CLASSES, NORMS, SIDE, answers, as_declared, noise_db, normed_classifier, pictures
+from tests.graphs.norm_graphs import CLASSES, NORMS, SIDE, answers, as_declared, noise_db, normed_classifier, pictures
 
 SPEC = IOSpec.for_classifier(Preprocess(height=SIDE, width=SIDE), tuple(map(str, range(CLASSES))))
 

@@ -14,8 +14,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.checking import check_onnx_here
 from edgevit.errors import ArtifactError
+from edgevit.graphs.tensors import with_stored_constants
+from edgevit.graphs.walk import operator_counts
 from edgevit.quantization import calibrated
-from edgevit.runtimes.files import operator_counts, with_stored_constants
 from tests.checking.graphs import branch
 from tests.checking.graphs import model as graph_of
 

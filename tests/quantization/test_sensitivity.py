@@ -11,10 +11,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.errors import ParityError
+from edgevit.graphs.files import write_onnx
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.sensitivity import LayerTrial
-from edgevit.runtimes.files import write_onnx
 from edgevit.runtimes.sessions import file_session
 from tests.small_models import float_onnx, workbench
 

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgevit.runtimes.files import operator_counts
+from edgevit.graphs.walk import operator_counts
 from edgevit.runtimes.onnxruntime.engine import with_biases_inside
 
 

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgevit.runtimes.files import types_and_shapes
-from edgevit.runtimes.float16 import with_float16
+from edgevit.graphs.float16 import with_float16
+from edgevit.graphs.tensors import types_and_shapes
 from edgevit.runtimes.float16_range import HEADROOM, beyond_float16
-from tests.norm_graphs import NORMS, answers, as_declared, noise_db, normed_classifier, pictures
+from tests.graphs.norm_graphs import NORMS, answers, as_declared, noise_db, normed_classifier, pictures
 
 node = helper.make_node
 

@@ -12,9 +12,9 @@ import pytest
 
 from edgevit.artifacts import Artifact
 from edgevit.errors import ArtifactError, TargetError
+from edgevit.graphs.files import artifact_from_onnx
 from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import SessionOptions, for_runtime, random_images, runtime_of
-from edgevit.runtimes.files import artifact_from_onnx
 from edgevit.runtimes.parity import sqnr_db
 from edgevit.runtimes.sessions import file_session, open_session
 from tests.small_models import artifact_of, checkpoint, engine, float_onnx, int8_onnx, workbench

@@ -19,11 +19,11 @@ from edgevit.artifacts import Artifact, IOSpec, Preprocess
 from edgevit.data import open_dataset
 from edgevit.errors import RecipeError
 from edgevit.exporting import onnx_from_module
+from edgevit.graphs.files import artifact_from_onnx
 from edgevit.models import model_from_checkpoint
 from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.runtimes.base import SessionOptions, preprocessed, random_images
-from edgevit.runtimes.files import artifact_from_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import check_sessions_agree, sqnr_db
 from edgevit.runtimes.torch.session import TorchSession

@@ -17,10 +17,10 @@ from edgevit.configs import Budget, Digits, Evaluate
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.errors import DataError
 from edgevit.fewshot.heads import k_nearest_neighbours, nearest_centroid
+from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import model_from_checkpoint
 from edgevit.models.embedding import Pooled
 from edgevit.report.build import write_report
-from edgevit.training.inference import outputs_of
 from tests.small_models import checkpoint, workbench
 
 EPISODES = {"protocol": "episodes", "episodes": 3, "shots": 3, "queries": 10, "methods": ("nearest_centroid", "ridge")}

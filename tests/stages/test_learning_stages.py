@@ -15,9 +15,9 @@ from edgevit.artifacts import Artifact
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, DataError, RecipeError
+from edgevit.inference.over_dataset import accuracy
 from edgevit.models import create_model, model_from_checkpoint, save_checkpoint
 from edgevit.progress import PlainProgress
-from edgevit.training.inference import accuracy
 from tests.small_models import VIT, workbench
 
 AUGMENTATION = {"horizontal_flip": 0, "scale": (0.8, 1.0)}

@@ -197,7 +197,7 @@ def test_evaluate_asks_for_the_order_of_an_unnamed_file(photos, unnamed, tmp_pat
 @pytest.mark.parametrize(("model", "folder"), [("timm", "named"), ("torchvision", "numbered")])
 def test_a_bundle_finds_the_order_by_its_support(photos, unnamed, tmp_path, model, folder):
     from edgevit.bundling import named_by
-    from edgevit.runtimes.files import artifact_from_onnx
+    from edgevit.graphs.files import artifact_from_onnx
 
     said, support = Said(), open_dataset(data(photos, folder))
     named = named_by(support, artifact_from_onnx(unnamed[model]), said)
@@ -208,7 +208,7 @@ def test_a_bundle_finds_the_order_by_its_support(photos, unnamed, tmp_path, mode
 
 def test_names_that_the_answers_contradict_are_refused(photos, unnamed, tmp_path):
     from edgevit.bundling import named_by
-    from edgevit.runtimes.files import artifact_from_onnx
+    from edgevit.graphs.files import artifact_from_onnx
 
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven")
     for index, word in enumerate(words):
@@ -272,8 +272,8 @@ def test_how_pictures_are_prepared_may_be_laid_over():
     ("stage", "fields"),
     [
         ("prune", {"keep_macs": 0.8, "score": "magnitude"}),
-        ("factorise", {"keep_macs": 0.8, "data": "digits.support", "images": 8}),
-        ("mergetokens", {"per_block": 1}),
+        ("factorize", {"keep_macs": 0.8, "data": "digits.support", "images": 8}),
+        ("merge_tokens", {"per_block": 1}),
         (
             "distill",
             {

@@ -12,12 +12,12 @@ from edgevit.configs import STAGES
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, DataError, ParityError, TargetError
+from edgevit.graphs.files import artifact_from_onnx
 from edgevit.models import model_from_checkpoint
 from edgevit.pipeline import ingredients_of, resolve
 from edgevit.progress import SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import random_images
-from edgevit.runtimes.files import artifact_from_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from tests.small_models import VIT, artifact_of, checkpoint, engine, float_onnx, int8_onnx, workbench
 

@@ -16,15 +16,16 @@ from pydantic import ValidationError
 from torch import nn
 
 from edgevit.artifacts import Artifact
+from edgevit.compression import latency_search as latency
+from edgevit.compression.pruning import Importance, plan_removal, prunable, without
 from edgevit.configs import Prune
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import RecipeError
-from edgevit.exporting import latency
+from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import model_from_checkpoint, open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import BuiltModel
-from edgevit.models.pruning import Importance, plan_removal, prunable, without
 from edgevit.models.structures import structures_of
 from edgevit.pipeline import ingredients_of
 from edgevit.progress import progress_for
@@ -33,7 +34,6 @@ from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.sessions import in_turns, open_session
 from edgevit.targets import target_info
-from edgevit.training.inference import outputs_of
 from tests.small_models import VIT, workbench
 
 measuring = import_module("edgevit.profiling.measure")  # whose name in the package is that of its function

@@ -24,20 +24,21 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, ParityError, RecipeError
 from edgevit.exporting import onnx_from_module, tensor_ranges
+from edgevit.graphs.files import write_onnx
+from edgevit.graphs.metadata import trained_ranges_in
 from edgevit.models import BuiltModel, create_model, open_checkpoint, save_checkpoint
 from edgevit.models.ranges import RANGES, TrainedRanges, trained_ranges
 from edgevit.pipeline import resolve
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.dialects import DIALECTS
-from edgevit.quantization.fake import put_trained
+from edgevit.quantization.fake_quantization import put_trained
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import preprocessed, random_images
-from edgevit.runtimes.files import trained_ranges_in, write_onnx
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import sqnr_db
-from edgevit.training.batches import Batch
-from edgevit.training.fit import fit
+from edgevit.training.loop.batches import Batch
+from edgevit.training.loop.fit import fit
 from edgevit.training.objectives import Outputs
 from edgevit.training.qat import fake_quantization, quantization_aware
 from tests.models.test_folding import with_statistics

@@ -18,7 +18,9 @@ from edgevit.configs import (
     SoftDistillation,
 )
 from edgevit.models.distillation_token import TwoLogits
-from edgevit.training.batches import Batch
+from edgevit.training.distillation.feature_projectors import WithFeatures
+from edgevit.training.distillation.teachers import Answer
+from edgevit.training.loop.batches import Batch
 from edgevit.training.losses import (
     attention_transfer,
     cross_entropy,
@@ -29,8 +31,6 @@ from edgevit.training.losses import (
     standardized,
 )
 from edgevit.training.objectives import distillation_objective, label_objective, targets_of
-from edgevit.training.students import WithFeatures
-from edgevit.training.teachers import Answer
 from tests.learning import random_logits
 
 

@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.runtimes.files import onnx_file, read_onnx, shapes_of_weights, write_onnx
+from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
+from edgevit.graphs.tensors import shapes_of_weights
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 ENGINE = "model.onnx"

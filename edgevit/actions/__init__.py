@@ -1,0 +1,1 @@
+"""What commands do beyond the stages of a recipe."""

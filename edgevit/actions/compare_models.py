@@ -1,0 +1,116 @@
+"""Two models against each other: latencies interleaved in one run, accuracies on the same images."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from edgevit.actions.single_stage import SingleStages, stage_config
+from edgevit.artifacts import Artifact, Json
+from edgevit.configs import Evaluate
+from edgevit.evaluation.record import right_answers
+from edgevit.profiling import Interval, MeasurePlan, interleaved
+from edgevit.profiling.measure import Measurement, Work
+from edgevit.report.statistics import Drop, paired_drop
+from edgevit.report.tables import html_table
+from edgevit.runtimes.base import SessionOptions, fixed_batch
+from edgevit.targets import target_for
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """What OTHER costs and gains against MODEL.
+
+    Attributes:
+        speedup: MODEL's p50 over OTHER's; above 1 where OTHER is faster.
+        names: of the two models, in sentences.
+        drop: MODEL's top-1 minus OTHER's on the same images, where there were images.
+    """
+
+    model: Measurement
+    other: Measurement
+    speedup: float
+    interval: Interval
+    drop: Drop | None
+    names: tuple[str, str] = ("the first model", "the second model")
+
+    @property
+    def other_is_worse(self) -> bool:
+        """Slower, or less accurate, by more than chance explains."""
+        return self.interval.high < 1 or (self.drop is not None and self.drop.low > 0)
+
+    def as_json(self) -> Json:
+        return {
+            "model": {"latency_ms": self.model.summary()},
+            "other": {"latency_ms": self.other.summary()},
+            "speedup": {"value": self.speedup, "low": self.interval.low, "high": self.interval.high},
+            "top1_drop": asdict(self.drop) if self.drop else None,
+            "other_is_worse": self.other_is_worse,
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences(*self.names))
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, *(f"{measurement.percentile_ms(percent):.3g} ms" for percent in (50, 90, 99)))
+            for name, measurement in zip(self.names, (self.model, self.other), strict=True)
+        ]
+        answers = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences(*self.names)[2:])
+        return html_table(("model", "p50", "p90", "p99"), rows) + answers
+
+    def sentences(self, model: str, other: str) -> list[str]:
+        """The answer in words."""
+        batch = self.model.plan.batch_size
+        images = f" for {batch} images" if batch > 1 else ""
+        said = [
+            f"p50 {self.model.percentile_ms(50):.3g} ms{images}: {model}",
+            f"p50 {self.other.percentile_ms(50):.3g} ms{images}: {other}",
+            f"{other} runs {self.speedup:.2f}× as fast (95% interval "
+            f"{self.interval.low:.2f} to {self.interval.high:.2f})",
+        ]
+        if self.drop:
+            drop = self.drop
+            chance = ", which may be chance" if drop.may_be_chance else ""
+            said.append(
+                f"{other} loses {drop.value * 100:.2f} points of top-1 "
+                f"(95% interval {drop.low * 100:.2f} to {drop.high * 100:.2f}, {drop.n} images){chance}"
+            )
+        return said
+
+
+def compare_models(
+    stages: SingleStages,
+    model: Artifact,
+    other: Artifact,
+    images: Artifact | None,
+    threads: int,
+    batch_size: int | None,
+    duration_s: float,
+) -> ModelComparison:
+    """Time two models in turns on this machine's CPU, and evaluate both on the same images.
+
+    Args:
+        images: labelled images; None leaves accuracy out.
+        batch_size: images at a time; None takes the batch size that a file fixes, or 1.
+        duration_s: seconds to measure.
+    """
+    batch_size = batch_size or fixed_batch(model.io) or fixed_batch(other.io) or 1
+    options, plan = SessionOptions(threads=threads), MeasurePlan(duration_s=duration_s, batch_size=batch_size)
+    drop = None
+    if images is not None:
+        config = stage_config(Evaluate, id="evaluation", model="model", data="images")
+        evaluations = [stages.make(config, model=artifact, data=images) for artifact in (model, other)]
+        drop = paired_drop(*map(right_answers, evaluations))
+    timed = interleaved(partial(_run_of, model, options, plan), partial(_run_of, other, options, plan), plan)
+    return ModelComparison(timed.a, timed.b, timed.ratio, timed.interval, drop)
+
+
+@contextmanager
+def _run_of(model: Artifact, options: SessionOptions, plan: MeasurePlan) -> Iterator[Work]:
+    """One run of a model, loaded anew."""
+    with target_for("local-cpu").open(model, options) as session:
+        yield session.work(plan)

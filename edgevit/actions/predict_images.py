@@ -1,0 +1,108 @@
+"""Labels for images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.artifacts import EMBEDDING, Artifact
+from edgevit.bundling.prototypes import PrototypeHead, SupportSet
+from edgevit.data.images import read_image
+from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, shown
+from edgevit.errors import DataError
+from edgevit.evaluation.classify import no_numbers
+from edgevit.graphs.class_scores import LOGITS, probabilities
+from edgevit.runtimes.base import Session, SessionOptions, input_batches
+from edgevit.targets import target_for
+
+
+class Predicted(NamedTuple):
+    """What was said about images.
+
+    Attributes:
+        answers: `{image, labels: [{label, confidence}]}` for each image that could be read.
+        unread: what was wrong with the others, file named.
+        notes: the files in folders that were passed over.
+    """
+
+    answers: list[dict[str, Any]]
+    unread: list[DataError | OSError]
+    notes: list[str]
+
+
+def predict_images(
+    model: Artifact,
+    images: Sequence[Path | NDArray[np.uint8]],
+    top: int,
+    classes: tuple[SupportSet, PrototypeHead] | None = None,
+) -> Predicted:
+    """Label each image; folders give the images below them, sorted.
+
+    Args:
+        images: files, folders, or RGB arrays (H, W, 3), which are called by their position.
+        classes: a classifier that answers in place of the model's own.
+    """
+    spec = model.io
+    names = classes[0].classes if classes else spec.classes
+    found = Predicted([], [], [])
+    with target_for("local-cpu").open(model, SessionOptions()) as session:
+        for name, image in list(_images(images, found)):
+            try:
+                picture = read_image(image) if isinstance(image, Path) else image
+            except (DataError, OSError) as error:
+                found.unread.append(error)
+                continue
+            confidence = _confidence(picture, session, classes[1] if classes else None)
+            if not np.isfinite(confidence).all():
+                raise no_numbers(name)
+            best = np.argsort(-confidence, kind="stable")[:top]
+            labels = [{"label": names[i], "confidence": round(float(confidence[i]), 4)} for i in best]
+            found.answers.append({"image": name, "labels": labels})
+    return found
+
+
+def _confidence(picture: NDArray[np.uint8], session: Session, classes: PrototypeHead | None) -> NDArray[np.float64]:
+    """The probability of each class, (classes,)."""
+    spec = session.spec
+    ((images, _),) = input_batches(spec, [picture], batch_size=1)
+    outputs = session.infer({spec.inputs[0].name: images})
+    scores, meaning = outputs[spec.outputs[0].name], spec.outputs[0].meaning
+    if classes is not None:
+        scores, meaning = classes.logits(outputs[EMBEDDING]), LOGITS
+    confidence: NDArray[np.float64] = probabilities(scores[:1], meaning)[0]
+    return confidence
+
+
+def _images(
+    images: Sequence[Path | NDArray[np.uint8]], found: Predicted
+) -> Iterator[tuple[str, Path | NDArray[np.uint8]]]:
+    """The name of each image, and the image; of a folder, every image below it, sorted.
+
+    Files that are passed over are noted in `found`.
+    """
+    for position, path in enumerate(images):
+        if not isinstance(path, Path):
+            yield str(position), path
+            continue
+        if not path.is_dir():
+            yield str(path), path
+            continue
+        below = pictures_below(path)
+        notes = [f"{shown(path)}: {note}" for note in passed_over_notes(below.passed_over, path)]
+        found.notes.extend(notes)
+        found.unread.extend(
+            DataError(f"the folder cannot be listed: {error.strerror}", where=shown(error.filename))
+            for error in below.unreadable
+        )
+        if not below.pictures and not below.unreadable:
+            raise DataError(
+                "no images in this folder",
+                where=path,
+                got="; ".join(notes) or None,
+                expected=" ".join(sorted(picture_suffixes())),
+            )
+        yield from ((str(file), file) for file in below.pictures)

@@ -1,0 +1,63 @@
+"""Labels given to a data set from outside: kept apart from its pictures, which stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgevit.artifacts import Artifact, Json, Manifest
+from edgevit.data.dataset import Dataset, Labels
+
+LABELS = "labels.npz"
+_DATA = "data"  # in provenance: where the pictures lie is no part of what the labels are
+
+
+def write_labels(out: Path, classes: Sequence[str], sample_ids: Sequence[str], labels: Labels) -> None:
+    """Write labels.npz into folder `out`: class names, sample ids, and for each sample an index into the names."""
+    np.savez_compressed(
+        out / LABELS,
+        classes=np.array(classes, dtype=np.str_),
+        sample_ids=np.array(sample_ids, dtype=np.str_),
+        labels=labels,
+    )
+
+
+def relabelled(dataset: Dataset, artifact: Artifact) -> Dataset:
+    """The samples of `dataset` that the artifact has labels for, with these labels and their classes.
+
+    Raises ArtifactError if labels.npz was altered after it was made.
+    """
+    with np.load(artifact.file(LABELS), allow_pickle=False) as arrays:
+        classes, sample_ids, labels = (arrays[name] for name in ("classes", "sample_ids", "labels"))
+    place = {sample_id: index for index, sample_id in enumerate(dataset.sample_ids)}
+    positions = [place[sample_id] for sample_id in sample_ids.tolist()]
+    return Dataset(
+        name=artifact.id,
+        classes=tuple(classes.tolist()),
+        sample_ids=tuple(sample_ids.tolist()),
+        labels=labels,
+        images=dataset.images,
+        indices=dataset.indices[positions],
+        sha256=None if dataset.sha256 is None else dataset.sha256[positions],
+    )
+
+
+def record_of(data: Artifact) -> Json:
+    """What the provenance of labels says about the data set they were given to: enough to open it."""
+    return {_DATA: {"path": str(data.path), "manifest": data.manifest.model_dump(mode="json")}}
+
+
+def labelled_data(artifact: Artifact) -> Artifact:
+    """The data set that labels were given to."""
+    recorded = artifact.manifest.provenance[_DATA]
+    return Artifact(Path(recorded["path"]), Manifest.model_validate(recorded["manifest"]), artifact.contents)
+
+
+def beside_pictures_of(artifact: Artifact, data: Artifact) -> Artifact:
+    """The same labels over the same data set, which may have moved since they were given."""
+    provenance = {**artifact.manifest.provenance, **record_of(data)}
+    manifest = artifact.manifest.model_copy(update={"provenance": provenance})
+    return replace(artifact, manifest=manifest, contents=data.contents)

@@ -1,0 +1,1 @@
+"""ONNX graphs: read with bounds, repaired, described, converted and written."""

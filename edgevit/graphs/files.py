@@ -1,0 +1,239 @@
+"""ONNX files: read with clear errors, written with the same bytes each time, wrapped as artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from edgevit.artifacts import (
+    Artifact,
+    FileEntry,
+    IOSpec,
+    Json,
+    Manifest,
+    canonical_json,
+    sha256_of,
+    sha256_of_file,
+)
+from edgevit.errors import ArtifactError
+from edgevit.graphs.guard import graph_tool
+from edgevit.graphs.limits import check_stored_tensors, check_structure, outline_of
+from edgevit.graphs.metadata import (
+    IOSPEC_KEY,
+    RANGES_KEY,
+    SESSION_OPTIONS_KEY,
+    TensorRanges,
+    inferred_iospec,
+    session_options_of,
+    written_iospec,
+)
+from edgevit.graphs.normal_form import KNOWN_DOMAINS, normalize
+from edgevit.graphs.outputs import class_output
+from edgevit.graphs.precision import onnx_metrics
+from edgevit.graphs.walk import graphs_of, nodes, stored_tensors
+from edgevit.version import __version__
+
+USERS_FILE = "file"  # the stage that a user's own ONNX file stands for
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
+
+
+def read_onnx(path: Path) -> ModelProto:
+    """The checked model in a file, with its weights, in the form that `normalize` gives it.
+
+    Raises ArtifactError for a file that is missing, cut short, no ONNX, too large, no valid graph, or that needs
+    operators which ONNX Runtime does not have, and for weights that lie outside the file's folder.
+    """
+    return _with_weights(_without_external_data(path), path)
+
+
+def write_onnx(
+    model: ModelProto,
+    path: Path,
+    spec: IOSpec,
+    session_options: Json | None = None,
+    trained_ranges: TensorRanges | None = None,
+) -> None:
+    """Check a model and write it, in the form that `normalize` gives it, with its IOSpec in the metadata.
+
+    Equal models give equal bytes: what exporters note about their own run (stack traces with paths of the machine,
+    source lines, versions of the exporter) is left out.
+    """
+    normalize(model)
+    _strip_notes(model)
+    _strip_shapes_of_weights(model)
+    del model.metadata_props[:]
+    metadata = {IOSPEC_KEY: canonical_json(spec.model_dump(mode="json"))}
+    if session_options:
+        metadata[SESSION_OPTIONS_KEY] = canonical_json(session_options)
+    if trained_ranges:
+        metadata[RANGES_KEY] = canonical_json(trained_ranges.model_dump(mode="json"))
+    onnx.helper.set_model_props(model, metadata)
+    model.producer_name, model.producer_version = "edgevit", __version__
+    check_structure(model, path)  # as `read_onnx` does
+    with graph_tool("the graph cannot be written", path):
+        onnx.checker.check_model(model)
+        content = model.SerializeToString(deterministic=True)
+    path.write_bytes(content)
+
+
+def artifact_from_onnx(path: Path) -> Artifact:
+    """A user's own ONNX file as an artifact, so that stages take it like any other. Nothing is written."""
+    model = _without_external_data(path)
+    beside = sorted(external_files(model, path))
+    model = _with_weights(model, path)
+    entries = {
+        name: FileEntry(sha256=sha256_of_file(path.parent / name), size=(path.parent / name).stat().st_size)
+        for name in (path.name, *beside)
+    }
+    options = session_options_of(model, path)
+    metrics = onnx_metrics(model, sum(entry.size for entry in entries.values()))
+    if metrics["precision"] == "float32":
+        metrics["precision"] = options.get("inference_precision", "float32")
+    digest = sha256_of({name: entry.sha256 for name, entry in entries.items()})
+    io, notes = written_iospec(model, path), list[str]()
+    if not (is_described := io is not None):
+        output = class_output(model, path)
+        io, notes = inferred_iospec(model, output, path), output.notes()
+    manifest = Manifest(
+        kind="onnx",
+        id=path.stem,
+        key=digest,
+        digest=digest,
+        stage=USERS_FILE,
+        stage_version=1,
+        config={},
+        files=entries,
+        metrics=metrics,
+        io=io,
+        session_options=options,
+        provenance={"described": is_described, "notes": notes},
+    )
+    return Artifact(path.parent.resolve(), manifest)
+
+
+def onnx_file(artifact: Artifact) -> Path:
+    """The ONNX file of an artifact, its hash checked (and that of the weights beside it)."""
+    files = [name for name, entry in artifact.manifest.files.items() if entry.content]
+    is_users = artifact.manifest.stage == USERS_FILE  # which may be called anything, and comes first
+    names = files[:1] if is_users else [name for name in files if name.endswith(".onnx")]
+    if len(names) != 1:
+        raise ArtifactError(
+            "one ONNX file is needed", where=artifact.path, got=", ".join(names) or "none", expected="model.onnx"
+        )
+    checked = {name: artifact.file(name) for name in files}
+    return checked[names[0]]
+
+
+def external_files(model: ModelProto, where: object) -> set[str]:
+    """Names of the files that hold tensors of a model. Raises ArtifactError where it does not say it in numbers."""
+    try:
+        return {ExternalDataInfo(tensor).location for tensor in stored_tensors(model) if uses_external_data(tensor)}
+    except ValueError as error:
+        raise ArtifactError(f"the weights beside the file cannot be read: {error}", where=where) from None
+
+
+def _without_external_data(path: Path) -> ModelProto:
+    if not path.is_file():
+        raise ArtifactError("there is no such file", where=path, expected="an ONNX file")
+    if path.stat().st_size > PROTOBUF_LIMIT_BYTES:
+        raise ArtifactError(
+            "the file is too large for one ONNX file",
+            where=path,
+            got=f"{path.stat().st_size} bytes",
+            expected=f"at most {PROTOBUF_LIMIT_BYTES}",
+            next="save it with external data (onnx.save_model(…, save_as_external_data=True))",
+        )
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError:
+        raise _not_onnx(path) from None
+    if not model.graph.node or not model.opset_import:
+        raise _not_onnx(path)
+    check_structure(model, path)
+    _refuse_custom_operators(model, path)
+    normalize(model)
+    return model
+
+
+def _with_weights(model: ModelProto, path: Path) -> ModelProto:
+    """The model, in place, with the weights beside the file; its outputs have the types that can be inferred."""
+    _load_external_data(model, path)
+    check_stored_tensors(stored_tensors(model), path)
+    for output, inferred in zip(model.graph.output, outline_of(model, path).graph.output, strict=True):
+        _take_type(output, inferred)
+    return model
+
+
+def _take_type(output: onnx.ValueInfoProto, inferred: onnx.ValueInfoProto) -> None:
+    """Where they differ ONNX Runtime gives what is inferred; declared names of open sizes stay."""
+    declared = list(output.type.tensor_type.shape.dim)
+    output.type.CopyFrom(inferred.type)
+    sizes = output.type.tensor_type.shape.dim
+    for size, known in zip(sizes, declared if len(declared) == len(sizes) else (), strict=False):
+        if not size.HasField("dim_value") and (known.HasField("dim_param") or not size.HasField("dim_param")):
+            size.CopyFrom(known)
+
+
+def _not_onnx(path: Path) -> ArtifactError:
+    return ArtifactError(
+        "this is no ONNX model, or it was cut short", where=path, got=f"{path.stat().st_size} bytes", expected="ONNX"
+    )
+
+
+def _refuse_custom_operators(model: ModelProto, path: Path) -> None:
+    known = {*KNOWN_DOMAINS, *(function.domain for function in model.functions)}
+    custom = sorted({f"{node.domain}::{node.op_type}" for node in nodes(model) if node.domain not in known})
+    if custom:
+        raise ArtifactError(
+            "the model needs custom operators",
+            where=path,
+            got=", ".join(custom),
+            expected="operators of ONNX or ONNX Runtime",
+            next="export it without plugins",
+        )
+
+
+def _load_external_data(model: ModelProto, path: Path) -> None:
+    """Load the weights that lie beside the file; onnx itself refuses paths and links that lead out of the folder."""
+    with graph_tool("the weights beside the file cannot be read", path):
+        try:
+            for name in sorted(external_files(model, path)):
+                _check_lies_beside(name, path)
+            onnx.load_external_data_for_model(model, str(path.parent))
+        except OSError as error:
+            raise ValueError(error) from None
+
+
+def _check_lies_beside(name: str, path: Path) -> None:
+    if (path.parent / name).exists() and not (path.parent / name).is_file():
+        raise ArtifactError("the weights beside the file are no file", where=path, got=name)
+    if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+        raise ArtifactError(
+            "the weights lie outside the model's folder", where=path, got=name, expected=f"a file in {path.parent}"
+        )
+
+
+def _strip_shapes_of_weights(model: ModelProto) -> None:
+    """Weights have their shapes themselves: a second note of it goes stale where a tool transposes one.
+
+    onnxruntime's own dynamic quantizer does, and then refuses the file.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+
+
+def _strip_notes(model: ModelProto) -> None:
+    model.doc_string = ""
+    graphs = list(graphs_of(model))
+    noted = [*nodes(model), *model.functions, *graphs]
+    for graph in graphs:
+        noted += [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for item in noted:
+        item.doc_string = ""
+        del item.metadata_props[:]

@@ -1,0 +1,184 @@
+"""What edgevit writes into the metadata of an ONNX file: IOSpec, session options, trained ranges."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import onnx
+from onnx import ModelProto, TensorProto
+from pydantic import Field, ValidationError
+
+from edgevit.artifacts import (
+    Frozen,
+    IOSpec,
+    Json,
+    Preprocess,
+    TensorSpec,
+)
+from edgevit.errors import ArtifactError
+from edgevit.graphs.class_scores import LOGITS
+from edgevit.graphs.outputs import ClassOutput, class_output, described, meaning_of, shape_of
+from edgevit.graphs.tensors import inputs_of
+from edgevit.models.ranges import Range
+
+IOSPEC_KEY = "edgevit.iospec"
+SESSION_OPTIONS_KEY = "edgevit.session_options"
+RANGES_KEY = "edgevit.trained_ranges"
+
+
+class _WrittenOptions(Frozen):
+    """The session options that a file may carry."""
+
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    graph_optimization_level: Literal["all", "disabled"] = "all"
+    disabled_optimizers: list[str] = []
+    inference_precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class TensorRanges(Frozen):
+    """Trained ranges of activations that a float file may carry.
+
+    Attributes:
+        runtime: whose dialect they were trained for.
+        tensors: lowest and highest value by the tensor's name.
+    """
+
+    runtime: str
+    tensors: dict[str, Range] = Field(min_length=1)
+
+
+def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
+    """The IOSpec that edgevit wrote into a model, or the one its graph suggests.
+
+    A model made elsewhere keeps its names; its classes are called "0", "1", … and its pictures are normalised with
+    ImageNet's mean and std. Raises ArtifactError if it is no image classifier, or not the one its IOSpec describes.
+    """
+    return written_iospec(model, where) or inferred_iospec(model, class_output(model, where), where)
+
+
+def with_class_output(spec: IOSpec, output: ClassOutput) -> IOSpec:
+    """An IOSpec with another output for its classes; their names stay where there are as many."""
+    scores = TensorSpec(name=output.name, shape=output.shape, layout="NC", meaning=output.meaning)
+    names = spec.classes if len(spec.classes) == output.num_classes else _numbered(output.num_classes)
+    others = tuple(one for one in spec.outputs[1:] if one.name != output.name)
+    return spec.model_copy(update={"outputs": (scores, *others), "classes": names})
+
+
+def written_iospec(model: ModelProto, where: object) -> IOSpec | None:
+    """The IOSpec that edgevit wrote into a model; None in one made elsewhere.
+
+    It describes the one input and those of the outputs that edgevit reads.
+
+    Raises ArtifactError if it cannot be read, or describes another graph.
+    """
+    written = _metadata(model).get(IOSPEC_KEY)
+    if written is None:
+        return None
+    try:
+        spec = IOSpec.model_validate_json(written)
+    except ValidationError as error:
+        raise _unreadable(IOSPEC_KEY, error, where) from None
+    _check_graph_has(spec, model, where)
+    return _with_meaning(spec, model)
+
+
+def session_options_of(model: ModelProto, where: object) -> Json:
+    """The session options that travel in a model; empty in one made elsewhere."""
+    written = _metadata(model).get(SESSION_OPTIONS_KEY, "{}")
+    try:
+        return _WrittenOptions.model_validate_json(written).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise _unreadable(SESSION_OPTIONS_KEY, error, where) from None
+
+
+def carries_trained_ranges(model: ModelProto) -> bool:
+    """Whether a model is the export of a checkpoint from a qat stage."""
+    return RANGES_KEY in _metadata(model)
+
+
+def trained_ranges_in(model: ModelProto, where: object) -> TensorRanges:
+    """The trained ranges that a model carries. Raises ArtifactError where there are none."""
+    if not carries_trained_ranges(model):
+        raise ArtifactError(
+            "the model carries no trained ranges",
+            where=where,
+            got="calibrator: trained",
+            expected="the float32 export of a checkpoint from a qat stage",
+            next="take calibrator: minmax, or train with a qat stage first",
+        )
+    written = _metadata(model)[RANGES_KEY]
+    try:
+        return TensorRanges.model_validate_json(written)
+    except ValidationError as error:
+        raise _unreadable(RANGES_KEY, error, where) from None
+
+
+def _metadata(model: ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _unreadable(key: str, error: ValidationError, where: object) -> ArtifactError:
+    return ArtifactError(f"{key} cannot be read: {error.errors()[0]['msg']}", where=where)
+
+
+def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
+    outputs = {value.name: value for value in model.graph.output}
+    described = ([one.name for one in spec.inputs], [one.name for one in spec.outputs])
+    found = ([one.name for one in inputs_of(model)], list(outputs))
+    if described[0] != found[0] or not outputs.keys() >= set(described[1]):
+        raise ArtifactError(
+            f"{IOSPEC_KEY} names other inputs and outputs than the graph has",
+            where=where,
+            got=described,
+            expected=found,
+        )
+    scores = shape_of(outputs[spec.outputs[0].name])
+    if len(scores) != 2 or not isinstance(scores[1], int):
+        return
+    if len(spec.classes) not in (scores[1], max(2, scores[1])):  # a written file may have a single class
+        raise ArtifactError(
+            f"{IOSPEC_KEY} names another number of classes than the graph has",
+            where=where,
+            got=len(spec.classes),
+            expected=max(2, scores[1]),
+        )
+
+
+def _with_meaning(spec: IOSpec, model: ModelProto) -> IOSpec:
+    """The IOSpec with what the graph tells of its class output, which earlier versions did not look at."""
+    scores = next(value for value in model.graph.output if value.name == spec.outputs[0].name)
+    first, *others = spec.outputs
+    if first.meaning != LOGITS or (told := meaning_of(model, scores)) == LOGITS:
+        return spec
+    return spec.model_copy(update={"outputs": (first.model_copy(update={"meaning": told}), *others)})
+
+
+def inferred_iospec(model: ModelProto, output: ClassOutput, where: object) -> IOSpec:
+    images = inputs_of(model)
+    if len(images) != 1 or not _is_image(images[0]):
+        raise ArtifactError(
+            "the model does not take one picture",
+            where=where,
+            got=", ".join(map(described, images)) or "no input",
+            expected="one float32 input (batch, 3, height, width) of fixed height and width",
+        )
+    batch, *sizes = shape_of(images[0])
+    if isinstance(batch, str) and isinstance(output.shape[0], int):
+        batch = output.shape[0]  # a Reshape inside fixes it
+    shape = (batch, *sizes)
+    return IOSpec(
+        inputs=(TensorSpec(name=images[0].name, shape=shape, layout="NCHW", meaning="RGB image"),),
+        outputs=(TensorSpec(name=output.name, shape=output.shape, layout="NC", meaning=output.meaning),),
+        preprocess=Preprocess(height=int(shape[2]), width=int(shape[3])),
+        classes=_numbered(output.num_classes),
+    )
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def _is_image(value: onnx.ValueInfoProto) -> bool:
+    shape = shape_of(value)
+    fixed = len(shape) == 4 and shape[1] == 3 and all(isinstance(size, int) for size in shape[2:])
+    return fixed and value.type.tensor_type.elem_type == TensorProto.FLOAT

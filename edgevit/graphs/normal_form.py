@@ -1,0 +1,63 @@
+"""Repairs of ONNX graphs that ONNX Runtime runs and onnx's checker refuses."""
+
+from __future__ import annotations
+
+from onnx import ModelProto
+
+from edgevit.graphs.walk import graphs_of, nodes, sort_nodes
+
+ONNX_DOMAINS = ("", "ai.onnx")
+OLDEST_IR_OF_UNLISTED_WEIGHTS = 4
+RUNTIME_DOMAINS = ("ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")  # ONNX Runtime's own
+KNOWN_DOMAINS = (*ONNX_DOMAINS, *RUNTIME_DOMAINS)
+
+
+def normalize(model: ModelProto) -> None:
+    """Write a model, in place, as onnx's checker wants it, with the meaning that ONNX Runtime gives it.
+
+    The graph has a name, and nodes in an order in which they can run. Each domain is imported once, ONNX's own under
+    its empty name. Weights are no inputs, and each has a name of its own. A size below 0 is open.
+    """
+    model.graph.name = model.graph.name or "graph"
+    _import_domains_once(model)
+    _unlist_weights(model)
+    _open_negative_sizes(model)
+    sort_nodes(model)
+
+
+def _import_domains_once(model: ModelProto) -> None:
+    """Of several versions ONNX Runtime takes the last; its own domains need no import."""
+    for node in nodes(model):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    for imports in (model.opset_import, *(function.opset_import for function in model.functions)):
+        versions = {"" if entry.domain in ONNX_DOMAINS else entry.domain: entry.version for entry in imports}
+        del imports[:]
+        for domain, version in versions.items():
+            imports.add(domain=domain, version=version)
+    imported = {entry.domain for entry in model.opset_import}
+    for domain in sorted({node.domain for node in nodes(model)} - imported):
+        model.opset_import.add(domain=domain, version=1)
+
+
+def _unlist_weights(model: ModelProto) -> None:
+    """Weights that the inputs name too may be handed in anew, which nothing here does. Of two of a name, the last."""
+    for graph in graphs_of(model):
+        names = [tensor.name for tensor in graph.initializer]
+        last = {name: place for place, name in enumerate(names)}
+        for place in reversed(range(len(names))):
+            if last[names[place]] != place:
+                del graph.initializer[place]
+        for place in reversed(range(len(graph.input))):
+            if graph.input[place].name in last:
+                del graph.input[place]
+    model.ir_version = max(model.ir_version, OLDEST_IR_OF_UNLISTED_WEIGHTS)
+
+
+def _open_negative_sizes(model: ModelProto) -> None:
+    """Some exporters write -1 for a size that is open."""
+    for graph in graphs_of(model):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for size in value.type.tensor_type.shape.dim:
+                if size.HasField("dim_value") and size.dim_value < 0:
+                    size.ClearField("dim_value")

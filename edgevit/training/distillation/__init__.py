@@ -1,0 +1,1 @@
+"""Teachers, their cached answers, and what students learn from beside labels."""

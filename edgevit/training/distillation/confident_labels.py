@@ -1,0 +1,177 @@
+"""Labels by a teacher: its confidence made honest, and the samples that it is sure of."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgevit.data.dataset import Dataset, Indices, Labels
+from edgevit.data.labels import names_lacking, places_among
+from edgevit.errors import DataError, listed
+from edgevit.inference.frozen_model import fast_forward
+from edgevit.inference.over_dataset import outputs_of
+from edgevit.models.checkpoints import Checkpoint
+from edgevit.progress import Progress
+
+Floats = NDArray[np.float64]
+
+COLDEST, HOTTEST = 1e-3, 1e3  # temperatures between which the best one is looked for
+BISECTIONS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Guesses:
+    """What a teacher takes each sample for: labels (n,), indices into its classes, and its confidence (n,)."""
+
+    classes: tuple[str, ...]
+    sample_ids: tuple[str, ...]
+    labels: Labels
+    confidence: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The temperature that suits labelled images best, and each one's confidence (n,) without it and with it."""
+
+    temperature: float
+    correct: NDArray[np.bool_]
+    confidence_before: Floats
+    confidence: Floats
+
+
+def calibrate(teacher: Checkpoint, dataset: Dataset, device: torch.device, progress: Progress) -> Calibration:
+    """Fit the temperature of a teacher on labelled images that it was not trained on.
+
+    Where it is right about every one of them, no temperature is best, and it stays 1.
+
+    Raises:
+        DataError: the data set has no labels, or classes that the teacher does not know.
+    """
+    labels = _labels_among(teacher.io.classes, dataset)
+    logits = logits_of(teacher, dataset, device, progress)
+    temperature = fitted_temperature(logits, labels)
+    before, after = (softmax(logits, one).max(-1) for one in (1.0, temperature))
+    return Calibration(temperature, logits.argmax(-1) == labels, before, after)
+
+
+def guess(
+    teacher: Checkpoint, dataset: Dataset, temperature: float, device: torch.device, progress: Progress
+) -> Guesses:
+    """The teacher's label and confidence for each sample; labels that the data set has itself are not looked at."""
+    logits = logits_of(teacher, dataset, device, progress)
+    confidence = softmax(logits, temperature).max(-1)
+    return Guesses(teacher.io.classes, dataset.sample_ids, logits.argmax(-1), confidence)
+
+
+def surest(guesses: Guesses, threshold: float, balance: bool = False, most_per_class: int | None = None) -> Indices:
+    """Positions, in order, of the samples to learn from.
+
+    Args:
+        threshold: least confidence.
+        balance: no class keeps more than the median class does (of an even number, the lower one; classes that get
+            no sample do not count).
+        most_per_class: no class keeps more than so many. Of a class that has more, the surest are kept.
+
+    Raises:
+        DataError: no confidence reaches the threshold.
+    """
+    sure = np.flatnonzero(guesses.confidence >= threshold)
+    if not len(sure):
+        raise _none_is_sure(guesses, threshold)
+    labels = guesses.labels[sure]
+    counts = np.bincount(labels, minlength=len(guesses.classes))
+    limits = [len(sure) if most_per_class is None else most_per_class]
+    if balance:
+        present = np.sort(counts[counts > 0])
+        limits.append(int(present[(len(present) - 1) // 2]))
+    by_class = np.lexsort((-guesses.confidence[sure], labels))  # the surest of each class first
+    rank_in_class = np.arange(len(sure)) - (np.cumsum(counts) - counts)[labels[by_class]]
+    return np.sort(sure[by_class[rank_in_class < min(limits)]])
+
+
+def fitted_temperature(logits: Floats, labels: Labels) -> float:
+    """The T > 0 with the least mean negative log-likelihood of softmax(logits / T). Guo et al. 2017, section 4.2.
+
+    NLL is convex in β = 1/T, and its slope, mean(Σ p·z - z_label), rises with β: T is found by bisection, between
+    1e-3 and 1e3. Where every label has the largest logit the slope is below 0 everywhere: there is no best T, and 1 is
+    returned.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,) indices into the classes.
+    """
+    of_label = logits[np.arange(len(labels)), labels]
+    if np.array_equal(of_label, logits.max(-1)):
+        return 1.0
+    low, high = np.log(COLDEST), np.log(HOTTEST)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        expected = (softmax(logits, np.exp(middle)) * logits).sum(-1)
+        if (expected - of_label).mean() > 0:  # too sure: warmer
+            low = middle
+        else:
+            high = middle
+    return float(np.exp((low + high) / 2))
+
+
+def softmax(logits: Floats, temperature: float) -> Floats:
+    """Probabilities (n, classes) of logits / temperature."""
+    scaled = torch.from_numpy(logits) / temperature
+    probabilities: Floats = scaled.softmax(-1).numpy()
+    return probabilities
+
+
+def logits_of(teacher: Checkpoint, dataset: Dataset, device: torch.device, progress: Progress) -> Floats:
+    """(samples, teacher's classes). Raises DataError if one of them is no number."""
+    preprocess = teacher.io.preprocess
+    with progress.bar(f"ask about {dataset.name}", len(dataset), "images") as bar:
+        forward = fast_forward(teacher.module, preprocess, device, len(dataset))
+        logits = outputs_of(forward, dataset, preprocess, device, bar=bar).double()
+    if not logits.isfinite().all():
+        raise DataError("the teacher's answers are no finite numbers", where=dataset.name, next="train it again")
+    return logits.numpy()
+
+
+def write_guesses(guesses: Guesses, kept: Indices, file: Path) -> None:
+    """Every guess as a line of a CSV file, for people: id, class, confidence, and whether it was kept."""
+    chosen = np.isin(np.arange(len(guesses.labels)), kept)
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(("sample_id", "class", "confidence", "kept"))
+        for sample_id, label, confidence, is_kept in zip(
+            guesses.sample_ids, guesses.labels, guesses.confidence, chosen, strict=True
+        ):
+            table.writerow((sample_id, guesses.classes[label], f"{confidence:.4f}", "yes" if is_kept else "no"))
+
+
+def _labels_among(classes: tuple[str, ...], dataset: Dataset) -> Labels:
+    """The data set's labels as indices into the teacher's classes, matched by name."""
+    if dataset.labels is None:
+        raise DataError(
+            "calibration needs labelled images", where=dataset.name, next="name a role that has labels, such as val"
+        )
+    if unknown := names_lacking(dataset.classes, classes):
+        raise DataError(
+            f"the teacher does not know {len(unknown)} of the calibration's {len(dataset.classes)} classes",
+            where=dataset.name,
+            got=listed(unknown),
+            expected=f"among the teacher's {len(classes)}: {listed(classes)}",
+            next="calibrate on a data set of the teacher's classes, or name them in its include_classes",
+        )
+    return places_among(dataset.classes, classes)[dataset.labels]
+
+
+def _none_is_sure(guesses: Guesses, threshold: float) -> DataError:
+    lower = [(level, int((guesses.confidence >= level).sum())) for level in np.arange(9, 0, -1) / 10]
+    found = [f"{count} at ≥ {level:g}" for level, count in lower if count and level < threshold]
+    return DataError(
+        f"the teacher is sure of none of the {len(guesses.labels)} images",
+        got=f"highest confidence {guesses.confidence.max():.3f}" + (f"; {', '.join(found[:3])}" if found else ""),
+        expected=f"at least {threshold:g}",
+        next="lower the threshold, or adapt the teacher to such images first",
+    )

@@ -1,0 +1,163 @@
+"""The learning-rate range test: a short training whose rate rises from far too small to far too large."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor
+from torch.optim import Optimizer
+
+from edgevit.configs import Training
+from edgevit.context import Context
+from edgevit.errors import TrainingError
+from edgevit.progress import Bar, SilentProgress
+from edgevit.training.loop.batches import Batch
+from edgevit.training.loop.fit import fit
+from edgevit.training.loop.setup import TrainingSetup
+from edgevit.training.objectives import ObjectiveFunction, Outputs
+
+# fastai's, but for two: a start at 1e-6, from where no optimiser learns yet, leaves more steps for the rates that
+# matter; and its smoothing of 0.98 would show a loss half the test late.
+LOWEST, HIGHEST, STEPS, DIVERGED = 1e-6, 10.0, 100, 4.0
+SMOOTHING = 0.9
+FIRST = 10  # steps at rates that are too small to matter: they show how much the loss varies by itself
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The loss at each learning rate.
+
+    Attributes:
+        learning_rates: as the field `learning_rate` of the stage means them.
+        losses: of single batches.
+        smoothed: their exponential moving average, unbiased as in Adam.
+        diverged: whether the test was ended by a loss of 4 times its smallest, or by one that is not finite.
+    """
+
+    learning_rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    diverged: bool
+
+    @property
+    def minimum(self) -> int:
+        """The step of the smallest smoothed loss, the first few left aside: these are hardly smoothed."""
+        later = range(min(FIRST, len(self.smoothed) - 1), len(self.smoothed))
+        return min(later, key=lambda step: self.smoothed[step])
+
+    @property
+    def suggestion(self) -> float | None:
+        """A tenth of the rate at which the smoothed loss is smallest (Howard and Gugger 2020, chapter 5).
+
+        None where the loss never fell by more than it varies from batch to batch at the smallest rates.
+        """
+        first = self.losses[:FIRST]
+        noise = stdev(first) if len(first) > 1 else 0.0
+        if self.smoothed[self.minimum] >= mean(first) - noise:
+            return None
+        return self.learning_rates[self.minimum] / 10
+
+
+def range_test(
+    setup: TrainingSetup,
+    config: Training,
+    context: Context,
+    lowest: float = LOWEST,
+    highest: float = HIGHEST,
+    steps: int = STEPS,
+) -> RangeTest:
+    """Train with a learning rate that rises exponentially, until the loss diverges (Smith 2017).
+
+    The steps are those of `fit`, with the stage's own optimiser, batches and precision; the model is used up, and
+    nothing is kept on disk.
+
+    Raises:
+        TrainingError: the loss is not finite at the smallest rate.
+    """
+    growth = (highest / lowest) ** (1 / (steps - 1))
+    rates = tuple(lowest * growth**step for step in range(steps))
+    enough = math.ceil((steps + 1) * config.batch_size / len(setup.streams[0].dataset))
+    changes = {"epochs": max(config.epochs, enough), "learning_rate": lowest, "ema_decay": None, "compile": False}
+    with (
+        tempfile.TemporaryDirectory(prefix="edgevit-") as folder,
+        context.progress.bar(context.stage_id or "training", steps, "steps") as bar,
+        suppress(_Ended),
+    ):
+        watched = _Watched(setup.objective, rates, bar)
+        fit(
+            setup.model,
+            watched,
+            setup.streams,
+            config.model_copy(update=changes),
+            replace(context, work=Path(folder), tensorboard=None, progress=SilentProgress()),
+            preprocess=setup.start.preprocess,
+            canvas=setup.canvas,
+            out=Path(folder),
+            save_every_s=math.inf,
+            scheduler=lambda optimizer: _Rising(optimizer, growth),
+        )
+    if not watched.losses:
+        raise TrainingError(
+            "the loss is not finite from the start, whatever the learning rate",
+            where=f"stage '{context.stage_id}'",
+            next="look at the data and at the model that it starts from",
+        )
+    done = len(watched.losses)
+    return RangeTest(rates[:done], tuple(watched.losses), tuple(watched.smoothed), watched.diverged)
+
+
+class _Ended(Exception):
+    """The test is over."""
+
+
+class _Rising(Scheduler):
+    """`step_update(n)` sets the first rates times growth to the n."""
+
+    def __init__(self, optimizer: Optimizer, growth: float) -> None:
+        super().__init__(optimizer, "lr", t_in_epochs=False)
+        self._growth = growth
+
+    def _get_lr(self, t: int) -> list[float]:
+        return [first * self._growth**t for first in self.base_values]
+
+
+class _Watched:
+    """The objective; notes the loss of each step, and ends the training after the last one, or when it diverges."""
+
+    def __init__(self, objective: ObjectiveFunction, rates: Sequence[float], bar: Bar) -> None:
+        self._objective, self._rates, self._bar = objective, rates, bar
+        self._parts: list[tuple[float, int]] = []  # loss and number of samples of the parts of this step's batch
+        self._average = 0.0
+        self.losses: list[float] = []
+        self.smoothed: list[float] = []
+        self.diverged = False
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
+        if batch.step > len(self.losses):
+            self._end_step()
+        loss = self._objective(outputs, batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            self.diverged = True
+            raise _Ended
+        self._parts.append((value, len(batch.labels)))
+        return loss
+
+    def _end_step(self) -> None:
+        samples = sum(count for _, count in self._parts)
+        loss = sum(value * count for value, count in self._parts) / samples
+        self._parts = []
+        self.losses.append(loss)
+        self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
+        self.smoothed.append(self._average / (1 - SMOOTHING ** len(self.losses)))
+        self._bar.advance(1, loss=self.smoothed[-1], learning_rate=self._rates[len(self.losses) - 1])
+        self.diverged = self.smoothed[-1] > DIVERGED * min(self.smoothed)
+        if self.diverged or len(self.losses) == len(self._rates):
+            raise _Ended

@@ -1,0 +1,156 @@
+"""Optimiser, learning-rate schedule, freezing and gradient checkpointing, all timm's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim._param_groups import auto_group_layers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from edgevit.configs import Training
+from edgevit.errors import RecipeError, did_you_mean
+from edgevit.models.creation import classifier_prefixes, timm_model
+from edgevit.training.distillation.feature_projectors import StudentWithProjectors, without_projectors
+
+SECOND_ORDER = ("adahessian",)
+
+
+def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
+    """timm's optimiser of this name over all that is not frozen.
+
+    Norms, biases and what the model names (position embeddings, tokens) have no weight decay. With `layer_decay`, each
+    layer's rate is that factor times the rate of the layer after it (Bao et al. 2022, BEiT).
+
+    Projectors have no weight decay.
+
+    Raises:
+        RecipeError: timm has no optimiser of this name, or cannot make it here.
+    """
+    if config.optimizer in SECOND_ORDER:
+        raise RecipeError(
+            "this optimiser needs second derivatives, which training does not compute",
+            got=config.optimizer,
+            expected="a first-order one, such as adamw",
+        )
+    try:
+        optimizer: Optimizer = create_optimizer_v2(
+            timm_model(without_projectors(model)),
+            opt=config.optimizer,
+            lr=config.peak_learning_rate,
+            weight_decay=config.weight_decay,
+            layer_decay=config.layer_decay,
+        )
+    except (ValueError, AssertionError, ImportError) as error:
+        if config.optimizer in map(str, list_optimizers()):
+            raise RecipeError(
+                f"timm cannot make this optimiser here: {error}", got=config.optimizer, expected="adamw, or its package"
+            ) from None
+        raise RecipeError(
+            "timm has no such optimiser",
+            got=config.optimizer,
+            expected="a name such as adamw, sgd, lamb or lion",
+            next=did_you_mean(config.optimizer, map(str, list_optimizers())),
+        ) from None
+    if isinstance(model, StudentWithProjectors) and len(model.projectors):
+        optimizer.add_param_group({"params": list(model.projectors.parameters())})
+    return optimizer
+
+
+def scheduler_for(optimizer: Optimizer, config: Training, total_steps: int, steps_per_epoch: float) -> Scheduler:
+    """timm's schedule, counted in steps: `step_update(n)` sets the rates of step n (from 0), whatever came before.
+
+    The rate rises in proportion over the warm-up; a cosine, tanh or poly schedule then falls to 0 at the last step.
+    """
+    warmup_steps = -(-config.warmup_fraction * total_steps // 1)
+    constant = config.schedule == "constant"
+    epochs = [epoch * steps_per_epoch for epoch in config.decay_epochs]
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="step" if constant else config.schedule,
+        num_epochs=max(1, total_steps - int(warmup_steps)),
+        decay_epochs=epochs[0] if epochs else 1,
+        decay_milestones=[round(epoch) for epoch in epochs],
+        decay_rate=_decay_rate(config),
+        warmup_epochs=int(warmup_steps),
+        warmup_lr=config.peak_learning_rate / (warmup_steps + 1),
+        warmup_prefix=config.schedule not in ("step", "multistep", "constant"),
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    assert isinstance(scheduler, Scheduler)
+    return scheduler
+
+
+def checkpoint_gradients(model: nn.Module, enable: bool = True) -> None:
+    """Let each block keep its input alone, and compute the rest again for the backward pass (Chen et al. 2016).
+
+    Raises:
+        RecipeError: timm does not do so for this model.
+    """
+    inner = timm_model(without_projectors(model))
+    try:
+        inner.set_grad_checkpointing(enable)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        raise RecipeError(
+            "timm does not compute the activations of this model again",
+            got=f"grad_checkpointing: true, {type(inner).__name__}",
+            next="save memory by accumulation instead",
+        ) from None
+
+
+def _decay_rate(config: Training) -> float:
+    """What timm calls decay_rate: for poly it is the power."""
+    if config.schedule == "constant":
+        return 1.0
+    return config.power if config.schedule == "poly" else config.decay_rate
+
+
+def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
+    """Stop the training of what `config.freeze` names; gives the modules to be kept in eval mode.
+
+    Layers are counted as timm groups them for layer decay: the stem, then each block, then the classifier. Where it
+    names nothing, the model stays as it is: parameters may be frozen already. Modules are kept in eval mode if all of
+    their parameters are frozen; batch normalisation, whose running statistics then stay as they are, if any is.
+
+    Raises:
+        RecipeError: nothing would be left to train.
+    """
+    inner = timm_model(without_projectors(model))
+    if config.freeze is not None:
+        _freeze(inner, config.freeze)
+    return [module for module in inner.modules() if _is_frozen(module)]
+
+
+def _freeze(inner: nn.Module, what: Literal["backbone"] | int) -> None:
+    if what == "backbone":
+        heads = classifier_prefixes(inner)
+        frozen = {name for name, _ in inner.named_parameters() if not name.startswith(heads)}
+    else:
+        layers = _layers(inner)
+        if what >= len(layers):
+            raise RecipeError(
+                "nothing would be left to train", got=f"freeze {what}", expected=f"1 to {len(layers) - 1}"
+            )
+        frozen = {name for layer in layers[:what] for name in layer}
+    for name, parameter in inner.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+
+
+def _layers(model: nn.Module) -> list[list[str]]:
+    """The parameters of each layer, as timm groups them for layer decay."""
+    if hasattr(model, "group_matcher"):
+        layer_of: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    else:
+        layer_of = auto_group_layers(model)  # type: ignore[no-untyped-call]
+    return [[name for name, its in layer_of.items() if its == layer] for layer in sorted(set(layer_of.values()))]
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(trained) and not (all(trained) if isinstance(module, nn.modules.batchnorm._BatchNorm) else any(trained))

@@ -1,0 +1,150 @@
+"""What a training stage trains, on what and towards what, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from edgevit.artifacts import Artifact, Preprocess
+from edgevit.configs import Distill, Distillation, Train, Training
+from edgevit.context import Context
+from edgevit.data import open_dataset
+from edgevit.data.dataset import Dataset
+from edgevit.models.checkpoints import starting_model
+from edgevit.models.creation import BuiltModel
+from edgevit.training.distillation.feature_projectors import with_projectors
+from edgevit.training.distillation.teacher_from_config import Teaching, common_canvas
+from edgevit.training.loop.batches import TrainingStream
+from edgevit.training.loop.fit import fit
+from edgevit.training.loop.streams import distillation_streams, labelled_stream, student_classes, validation_set
+from edgevit.training.objectives import ObjectiveFunction, distillation_objective, label_objective
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Everything that `fit` takes from a stage.
+
+    Attributes:
+        start: the model at the start.
+        model: what is trained: the start's module, with projectors where a term of the loss compares features.
+        canvas: the size of the views; the model's own where none is given.
+        val: looked at after each epoch.
+        unnamed: nobody named the classes: they are the positions of the outputs.
+    """
+
+    start: BuiltModel
+    model: nn.Module
+    classes: tuple[str, ...]
+    objective: ObjectiveFunction
+    streams: Sequence[TrainingStream]
+    canvas: Preprocess | None = None
+    val: Dataset | None = None
+    unnamed: bool = False
+
+    def train(self, config: Training, context: Context, out: Path) -> tuple[BuiltModel, float | None]:
+        """The trained model, and its accuracy on `val`; see `fit`."""
+        trained, val_top1 = fit(
+            self.model,
+            self.objective,
+            self.streams,
+            config,
+            context,
+            preprocess=self.start.preprocess,
+            canvas=self.canvas,
+            out=out,
+            val=self.val,
+        )
+        return self.start._replace(module=trained), val_top1
+
+
+def supervised(config: Train, inputs: Mapping[str, Artifact]) -> TrainingSetup:
+    """Training on labelled images."""
+    data = open_dataset(inputs["data"])
+    start = starting_model(
+        config.model,
+        inputs.get("init"),
+        data.classes,
+        config.image_size,
+        config.model_args,
+        drop_rates=config.model_rates,
+        seed=config.seed,
+    )
+    return TrainingSetup(
+        start=start,
+        model=start.module,
+        classes=data.classes,
+        objective=label_objective(len(data.classes), config.label_smoothing),
+        streams=[labelled_stream(data)],
+        val=_validation_set(inputs, data.classes),
+    )
+
+
+def distillation(config: Distill, inputs: Mapping[str, Artifact], context: Context) -> tuple[TrainingSetup, Teaching]:
+    """Training to agree with teachers; and these teachers."""
+    datasets = opened_streams(config, inputs)
+    classes = student_classes(datasets, _teachers(config, inputs)[0].io.classes, config.objectives)
+    start = starting_model(
+        config.model,
+        inputs.get("init"),
+        classes,
+        config.image_size,
+        config.model_args,
+        distillation_token=config.distillation_token,
+        inference=config.inference,
+        drop_rates=config.model_rates,
+        seed=config.seed,
+    )
+    return taught(start, classes, datasets, config, inputs, context)
+
+
+def taught(
+    start: BuiltModel,
+    classes: tuple[str, ...],
+    datasets: Sequence[Dataset],
+    config: Distillation,
+    inputs: Mapping[str, Artifact],
+    context: Context,
+) -> tuple[TrainingSetup, Teaching]:
+    """The same for a student that is made already, on its opened streams."""
+    teachers = _teachers(config, inputs)
+    data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
+    shares = [stream.share for stream in config.streams]
+    streams = distillation_streams(datasets, shares, classes, config.objectives)
+    looking = teachers if config.teacher_view == "same" else []
+    canvas = common_canvas(start.preprocess, [teacher.io.preprocess for teacher in looking])
+    teaching = Teaching(config, teachers, data, [stream.dataset for stream in streams], classes, canvas, context)
+    setup = TrainingSetup(
+        start=start,
+        model=with_projectors(start, config.objectives, teaching.channels, config.seed),
+        classes=classes,
+        objective=distillation_objective(config.objectives, teaching, len(classes), config.label_smoothing),
+        streams=streams,
+        canvas=canvas,
+        val=_validation_set(inputs, classes),
+        unnamed=not _are_named(classes, datasets, [*teachers, *filter(None, [inputs.get("init")])]),
+    )
+    return setup, teaching
+
+
+def opened_streams(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Dataset]:
+    """The data sets of a distillation's streams."""
+    return [open_dataset(inputs[f"streams.{index}.data"]) for index in range(len(config.streams))]
+
+
+def _teachers(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Artifact]:
+    """Without any, the model teaches itself as it was at the start."""
+    paths = [f"teachers.{index}.model" for index in range(len(config.teachers))]
+    return [inputs[path] for path in paths or ["init" if config.teacher is None else "teacher"]]
+
+
+def _are_named(classes: tuple[str, ...], datasets: Sequence[Dataset], models: Sequence[Artifact]) -> bool:
+    """Whether a labelled data set, or a model that names its outputs, has names for these classes."""
+    by_labels = any(dataset.labels is not None and set(dataset.classes) <= set(classes) for dataset in datasets)
+    return by_labels or any(model.io.names_its_classes and model.io.classes == classes for model in models)
+
+
+def _validation_set(inputs: Mapping[str, Artifact], classes: tuple[str, ...]) -> Dataset | None:
+    return validation_set(open_dataset(inputs["val"]) if "val" in inputs else None, classes)

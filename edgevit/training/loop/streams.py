@@ -1,0 +1,100 @@
+"""Which data sets may train a model together, and with which labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgevit.configs import CrossEntropy, Objective
+from edgevit.data.dataset import Dataset
+from edgevit.data.labels import places_among
+from edgevit.errors import RecipeError
+from edgevit.training.distillation.feature_projectors import FEATURE_TERMS
+from edgevit.training.loop.batches import TrainingStream
+
+
+def labelled_stream(dataset: Dataset) -> TrainingStream:
+    """The one stream of supervised training. Raises RecipeError without labels, or with a single class."""
+    if dataset.labels is None:
+        raise RecipeError("training needs labels", where=dataset.name, next="name a role that has them, such as train")
+    if len(dataset.classes) < 2:
+        raise RecipeError(
+            "there is a single class, so nothing can be told apart", where=dataset.name, got=dataset.classes[0]
+        )
+    return TrainingStream(dataset)
+
+
+def student_classes(
+    datasets: Sequence[Dataset], teacher_classes: tuple[str, ...], terms: Sequence[Objective]
+) -> tuple[str, ...]:
+    """Those of the first stream whose labels the teacher knows.
+
+    Where there is none, the teacher's; but the first labelled stream's where a term needs labels, or no term asks the
+    teacher for its classes.
+    """
+    labelled = [dataset.classes for dataset in datasets if dataset.labels is not None]
+    known = [classes for classes in labelled if set(classes) <= set(teacher_classes)]
+    if known:
+        return known[0]
+    needs_labels = any(isinstance(term, CrossEntropy) or term.samples == "labelled" for term in terms)
+    return labelled[0] if labelled and (needs_labels or not needs_logits(terms)) else teacher_classes
+
+
+def needs_logits(terms: Sequence[Objective]) -> bool:
+    """Whether any term looks at the teacher's logits."""
+    return any(not isinstance(term, (CrossEntropy, *FEATURE_TERMS)) for term in terms)
+
+
+def distillation_streams(
+    datasets: Sequence[Dataset], shares: Sequence[float], classes: tuple[str, ...], terms: Sequence[Objective]
+) -> list[TrainingStream]:
+    """The streams of a distillation. Labels are matched with the student's classes by name.
+
+    A data set with a class that the student lacks lends its pictures alone. So do all of them where no term reads
+    labels: the accuracy of a classifier that learns nothing is not worth showing.
+
+    Raises:
+        RecipeError: a term applies to labelled, or to unlabelled, samples alone, and no stream has any.
+    """
+    reads_labels = any(not isinstance(term, FEATURE_TERMS) or term.samples != "all" for term in terms)
+    streams = [
+        TrainingStream(aligned, share, labelled=reads_labels and _has_labels_of(aligned, classes))
+        for dataset, share in zip(datasets, shares, strict=True)
+        for aligned in (_aligned(dataset, classes),)
+    ]
+    for term in terms:
+        needs = "labelled" if isinstance(term, CrossEntropy) else term.samples
+        if needs != "all" and not any(stream.labelled == (needs == "labelled") for stream in streams):
+            raise RecipeError(
+                f"{term.loss} applies to {needs} images, and no stream has any with the student's classes",
+                got=", ".join(dataset.name for dataset in datasets),
+                expected=f"{'a' if needs == 'labelled' else 'an'} {needs} stream, or other objectives",
+            )
+    return streams
+
+
+def _has_labels_of(dataset: Dataset, classes: tuple[str, ...]) -> bool:
+    return dataset.labels is not None and dataset.classes == classes
+
+
+def _aligned(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The same samples, their labels in the order of `classes`, where these have all of the data set's."""
+    places = places_among(dataset.classes, classes)
+    if dataset.labels is None or dataset.classes == classes or (places < 0).any():
+        return dataset
+    return replace(dataset, classes=classes, labels=places[dataset.labels])
+
+
+def validation_set(dataset: Dataset | None, classes: tuple[str, ...]) -> Dataset | None:
+    """The data set, its labels in the order of the model's outputs. Raises RecipeError where it has no such labels."""
+    if dataset is None:
+        return None
+    aligned = _aligned(dataset, classes)
+    if not _has_labels_of(aligned, classes):
+        raise RecipeError(
+            "this data set cannot validate the model: its classes are others, or it has no labels",
+            where=dataset.name,
+            got=f"{len(dataset.classes)} classes",
+            expected=f"labels of the model's {len(classes)} classes",
+        )
+    return aligned

@@ -1,0 +1,178 @@
+"""Fake quantization against onnxruntime's own integers, and the gradient of a range against the paper's equation."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from edgevit.graphs.tensors import constants_of
+from edgevit.quantization import RoundedLayer, calibrated
+from edgevit.quantization.dialects import DIALECTS
+from edgevit.quantization.fake_quantization import ActivationQuantizer, FakeQuantization, WeightQuantizer
+
+runtimes = pytest.mark.parametrize("runtime", DIALECTS)
+
+
+def run(model: ModelProto, **inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    answer: NDArray[np.float32] = session.run(None, inputs)[0]
+    return answer
+
+
+def pair(values: NDArray[np.float32], scale: float, zero_point: int, unsigned: bool) -> NDArray[np.float32]:
+    """QuantizeLinear and DequantizeLinear."""
+    integers = np.array(zero_point, np.uint8 if unsigned else np.int8)
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        ],
+        "pair",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, values.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, values.shape)],
+        [numpy_helper.from_array(np.float32(scale), "s"), numpy_helper.from_array(integers, "z")],
+    )
+    return run(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), x=values)
+
+
+def writers_scale(low: float, high: float, runtime: str) -> tuple[float, int]:
+    """By hand: asymmetric uint8 spreads the range over 255 steps, symmetric int8 its larger end over 127."""
+    if runtime == "onnxruntime":
+        scale = (max(high, 0) - min(low, 0)) / 255
+        return scale, round(-min(low, 0) / scale)
+    return max(-low, high) / 127, 0
+
+
+def product(weight: NDArray[np.float32]) -> ModelProto:
+    """image → MatMul → logits"""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["image", "w"], ["logits"], "product")],
+        "product",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", weight.shape[0]])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", weight.shape[1]])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@runtimes
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), width=st.floats(0.01, 100), shift=st.floats(-3, 3))
+def test_activations_are_rounded_as_by_a_pair_in_onnxruntime(
+    runtime: str, seed: int, width: float, shift: float
+) -> None:
+    values = (width * (np.random.default_rng(seed).standard_normal((4, 500)) + shift)).astype(np.float32)
+    low, high = np.percentile(values, [1, 99])  # some values lie beyond
+    scale, zero_point = writers_scale(float(np.float32(low)), float(np.float32(high)), runtime)
+    expected = pair(values, scale, zero_point, runtime == "onnxruntime")
+    for learned in (False, True):
+        quantizer = ActivationQuantizer((float(low), float(high)), DIALECTS[runtime], learned)
+        np.testing.assert_array_equal(quantizer(torch.from_numpy(values)).detach().numpy(), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(1e-4, 1e3))
+def test_weights_are_rounded_as_the_writer_does(seed: int, size: float) -> None:
+    generator = np.random.default_rng(seed)
+    weight = (size * generator.standard_normal((24, 40)) * generator.uniform(0.01, 1, (24, 1))).astype(np.float32)
+    weight[3] = 0  # an output that is off
+    images = generator.standard_normal((8, 40)).astype(np.float32)
+    found = calibrated(product(np.ascontiguousarray(weight.T)), lambda: [images], "minmax", "onnxruntime", 1, "test")
+    constants = {name: numpy_helper.to_array(one) for name, one in constants_of(found.quantized().model).items()}
+    written = constants["w_quantized"].astype(np.float32) * constants["w_scale"]
+    np.testing.assert_array_equal(WeightQuantizer()(torch.from_numpy(weight)).numpy(), written.T)
+
+
+def test_weights_of_convolutions_have_a_scale_an_output_and_a_straight_gradient() -> None:
+    weight = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    rounded = WeightQuantizer()(weight)
+    for ours, given_one in zip(rounded.detach(), weight.detach(), strict=True):
+        step = float(given_one.abs().max()) / 127
+        assert float((ours - given_one).abs().max()) <= step / 2 * 1.0001
+        levels = ours / step
+        torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
+    upstream = torch.randn_like(rounded)
+    rounded.backward(upstream)
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, upstream)
+
+
+@runtimes
+def test_the_gradients_are_those_of_lsq(runtime: str) -> None:
+    """Esser et al. 2020, eq. 3 and section 2.2, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(5, 7, 11, generator=generator).mul_(2).requires_grad_()
+    upstream = torch.randn(5, 7, 11, generator=generator)
+    quantizer = ActivationQuantizer((-1.0, 2.5), DIALECTS[runtime], learned=True)
+    quantizer(values).backward(upstream)
+    zero_point = round(255 / 3.5) if runtime == "onnxruntime" else 0
+    below, above = (zero_point, 255 - zero_point) if runtime == "onnxruntime" else (128, 127)
+    v = values.detach().double() / quantizer.scale.item()
+    inside = (v > -below) & (v < above)
+    of_scale = torch.where(inside, v.round() - v, v.clamp(-below, above)) / (77 * above) ** 0.5
+    assert quantizer.scale.grad is not None
+    assert float(quantizer.scale.grad) == pytest.approx(float((of_scale * upstream).sum()), rel=1e-4)
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, upstream * inside, atol=1e-6, rtol=0)
+
+
+@runtimes
+def test_a_trained_range_gives_the_writer_its_scale_and_zero_point_back(runtime: str) -> None:
+    quantizer = ActivationQuantizer((-0.7, 5.0), DIALECTS[runtime], learned=True)
+    with torch.no_grad():
+        quantizer.scale.mul_(-0.6)  # where an optimiser steps over 0, the size counts
+    weight = np.random.default_rng(1).standard_normal((32, 32)).astype(np.float32)
+    trained = {"image": quantizer.range}
+    found = calibrated(product(weight), lambda: iter(()), "minmax", runtime, 1, "test", trained)
+    constants = {name: numpy_helper.to_array(one) for name, one in constants_of(found.quantized().model).items()}
+    tolerance = 1e-3 if runtime == "tensorrt" else 1e-6  # its floats have 16 bits
+    assert float(constants["image_scale"]) == pytest.approx(abs(quantizer.scale.item()), rel=tolerance)
+    assert int(constants["image_zero_point"]) == writers_scale(-0.7, 5.0, runtime)[1]
+
+
+def test_observed_ranges_stay_as_they_were_and_train_nothing() -> None:
+    quantizer = ActivationQuantizer((-0.7, 5.0), DIALECTS["onnxruntime"], learned=False)
+    assert list(quantizer.parameters()) == []
+    assert quantizer.range == (-0.7, 5.0)
+
+
+def test_what_is_zero_everywhere_stays_zero() -> None:
+    quantizer = ActivationQuantizer((0.0, 0.0), DIALECTS["onnxruntime"], learned=True)
+    assert torch.equal(quantizer(torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
+class Residual(nn.Module):
+    """What enters its convolution is added to what leaves it; it is made by a submodule, or by none."""
+
+    def __init__(self, by_submodule: bool) -> None:
+        super().__init__()
+        self.conv, self.act, self.by_submodule = nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), by_submodule
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = images * 1.7
+        values = self.act(values) if self.by_submodule else values.relu()
+        summed: Tensor = values + self.conv(values)
+        return summed
+
+
+@pytest.mark.parametrize("by_submodule", [True, False])
+def test_what_others_read_too_is_rounded_for_them_where_a_submodule_makes_it(by_submodule: bool) -> None:
+    torch.manual_seed(0)
+    module, images = Residual(by_submodule).eval(), torch.randn(2, 3, 8, 8)
+    layers = {"conv": RoundedLayer("entering", "made", None, shared=True)}
+    expected_conv = nn.Conv2d(3, 3, 1)
+    expected_conv.load_state_dict({"weight": WeightQuantizer()(module.conv.weight), "bias": module.conv.bias})
+    rounded = FakeQuantization(layers, {"entering": (0.0, 3.0)}, DIALECTS["onnxruntime"], learned=True)
+    assert rounded.apply(module, images) == ([] if by_submodule else ["conv"])
+    values = (images * 1.7).relu()
+    coarse = (values / (3 / 255)).round().clamp(0, 255) * (3 / 255)
+    with torch.no_grad():
+        expected = (coarse if by_submodule else values) + expected_conv(coarse)
+        torch.testing.assert_close(module(images), expected)
