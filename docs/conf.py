@@ -12,6 +12,7 @@ sys.path.insert(0, str(DOCS.parent))
 
 import edgevit  # noqa: E402
 from docs.generate.citations import filled  # noqa: E402
+from docs.generate.links import without_folders  # noqa: E402
 from docs.generate.pages import write_pages  # noqa: E402
 
 project = "edgevit"
@@ -28,10 +29,9 @@ extensions = [
 ]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["README.md", "generate"]
-suppress_warnings = ["toc.not_readable"]  # guides that are still being written
 smartquotes_action = "D"  # dashes, which descriptions of parameters have; options stand in backticks
 
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_fence_as_directive = ["math"]
 html_math_renderer = "mathml"
@@ -54,10 +54,10 @@ html_show_sphinx = False
 
 
 def setup(app: Sphinx) -> None:
-    """Write the generated pages before Sphinx looks for pages, and fill in the numbers that pages cite."""
+    """Write the generated pages before Sphinx looks for pages, and change what hand-written pages cite."""
     app.connect("builder-inited", lambda app: write_pages(DOCS))
-    app.connect("source-read", _fill)
+    app.connect("source-read", _change)
 
 
-def _fill(app: Sphinx, page: str, source: list[str]) -> None:
-    source[0] = filled(source[0])
+def _change(app: Sphinx, page: str, source: list[str]) -> None:
+    source[0] = without_folders(filled(source[0]), (DOCS / page).parent)

@@ -26,13 +26,27 @@ def api_pages() -> dict[str, str]:
     """Every page of the reference of the Python API, by its path below docs/."""
     pages = {f"reference/api/{_file(title)}.md": room_page(title, modules) for title, modules in ROOMS.items()}
     if face():
-        pages["reference/api/edgevit.md"] = page(FACE, _directive("automodule", "edgevit", "members"))
+        pages["reference/api/edgevit.md"] = face_page()
     return {"reference/api/index.md": index_page(), **pages}
 
 
 def face() -> list[str]:
     """The public names of `edgevit`."""
     return list(getattr(edgevit, "__all__", ()))
+
+
+def face_page() -> str:
+    """The functions of `edgevit`, and the classes of what they return."""
+    functions = [name for name in face() if name.islower()]
+    classes = [name for name in face() if not name.islower()]
+    return page(
+        FACE,
+        _directive("automodule", "edgevit"),
+        "## Functions",
+        *(_directive("autofunction", f"edgevit.{name}") for name in functions),
+        "## Classes",
+        *(_directive("autoclass", f"edgevit.{name}", "members") for name in classes),
+    )
 
 
 def index_page() -> str:

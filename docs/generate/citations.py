@@ -49,9 +49,10 @@ class CitationError(ValueError):
 
 
 def cited_files() -> list[Path]:
-    """The hand-written pages that may cite results: the README and the pages below docs/."""
-    generated = {ROOT / "docs" / folder for folder in ("reference", "results")}
-    pages = (path for path in sorted((ROOT / "docs").rglob("*.md")) if not generated & set(path.parents))
+    """The hand-written pages that may cite results: the README and the pages of the site."""
+    docs = ROOT / "docs"
+    not_cited = {docs / "reference", docs / "results", docs / "README.md"}
+    pages = (path for path in sorted(docs.rglob("*.md")) if not not_cited & {path, *path.parents})
     return [ROOT / "README.md", *pages]
 
 

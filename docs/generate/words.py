@@ -65,7 +65,7 @@ def default_in_words(field: FieldInfo) -> str:
 def as_recipe(value: Any) -> str:
     """A value as one line of YAML."""
     if isinstance(value, BaseModel):
-        return as_recipe(value.model_dump(exclude_defaults=True) | _names_of(value))
+        return as_recipe({**_names_of(value), **value.model_dump(exclude_defaults=True)})
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {as_recipe(one)}" for name, one in value.items()) + "}"
     if isinstance(value, list | tuple):
