@@ -25,14 +25,12 @@ FACE = "The functions of edgevit"
 def api_pages() -> dict[str, str]:
     """Every page of the reference of the Python API, by its path below docs/."""
     pages = {f"reference/api/{_file(title)}.md": room_page(title, modules) for title, modules in ROOMS.items()}
-    if face():
-        pages["reference/api/edgevit.md"] = face_page()
-    return {"reference/api/index.md": index_page(), **pages}
+    return {"reference/api/index.md": index_page(), "reference/api/edgevit.md": face_page(), **pages}
 
 
 def face() -> list[str]:
-    """The public names of `edgevit`."""
-    return list(getattr(edgevit, "__all__", ()))
+    """The public functions and classes of `edgevit`."""
+    return [name for name in edgevit.__all__ if not name.startswith("__")]
 
 
 def face_page() -> str:
@@ -55,9 +53,9 @@ def index_page() -> str:
         (f"[{title}]({_file(title)}.md)", ", ".join(f"`{module}`" for module in modules))
         for title, modules in ROOMS.items()
     ]
-    first = [(f"[{FACE}](edgevit.md)", "`edgevit`")] if face() else []
-    files = [*(["edgevit"] if face() else []), *map(_file, ROOMS)]
-    return page("Python", table(("page", "modules"), [*first, *rows]), toctree(files, "hidden"))
+    first = (f"[{FACE}](edgevit.md)", "`edgevit`")
+    files = ["edgevit", *map(_file, ROOMS)]
+    return page("Python", table(("page", "modules"), [first, *rows]), toctree(files, "hidden"))
 
 
 def room_page(title: str, modules: tuple[str, ...]) -> str:
