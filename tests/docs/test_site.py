@@ -86,6 +86,20 @@ def broken_links(site: Path, pages: dict[str, Page]) -> Iterator[str]:
                 yield f"{name}: {link}"
 
 
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    texts = {
+        "index.html": '<a href="guides/one.html#part">1</a> <a href="guides/two.html">2</a> <a href="#top">3</a>',
+        "guides/one.html": '<h1 id="part">1</h1> <a href="../index.html#there">4</a> <a href="https://example.org">5</a>',
+    }
+    (tmp_path / "guides").mkdir()
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = broken_links(tmp_path, {name: Page(text) for name, text in texts.items()})
+    assert sorted(found) == [
+        "guides/one.html: ../index.html#there", "index.html: #top", "index.html: guides/two.html",
+    ]  # fmt: skip
+
+
 def test_pages_that_are_generated_no_more_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docs.generate.pages.generated_pages", lambda: {"reference/new.md": "# New\n"})
     (tmp_path / "reference").mkdir()
