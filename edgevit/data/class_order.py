@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from edgevit.artifacts import IOSpec, numbers
 from edgevit.configs.fields import ClassOrder
-from edgevit.data.labels import places_among
+from edgevit.data.labels import class_indices
 from edgevit.errors import DataError
 
 _SHOWN = 5
@@ -42,7 +42,7 @@ def names_of_outputs(count: int, names: Sequence[str]) -> tuple[str, ...] | None
     return tuple(sorted(numbers(count))) if set(names) <= set(numbers(count)) else None
 
 
-def outputs_of(io: IOSpec, names: Sequence[str], where: str) -> list[int] | None:
+def output_indices(io: IOSpec, names: Sequence[str], where: str) -> list[int] | None:
     """The model's output for each class of a data set; None where the names do not meet.
 
     Raises DataError where the model does not name its classes, and timm and torchvision would order them differently.
@@ -58,7 +58,7 @@ def outputs_of(io: IOSpec, names: Sequence[str], where: str) -> list[int] | None
             raise unknown_order(orders, where)
         by_number = orders or set(every) == set(classes)
         classes = in_order(every, "natural") if by_number else every
-    places = places_among(names, classes).tolist()
+    places = class_indices(names, classes).tolist()
     return None if -1 in places else places
 
 

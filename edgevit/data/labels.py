@@ -28,21 +28,21 @@ def classes_and_labels(
         return _numbered(np.array(found, np.int64), names, where)
     distinct, labels = np.unique([composed(str(label)) for label in found], return_inverse=True)
     classes = tuple(distinct.tolist()) if names is None else tuple(map(composed, names))
-    places = places_among(distinct.tolist(), classes)
+    places = class_indices(distinct.tolist(), classes)
     for name in distinct[places < 0].tolist():
         raise DataError(f"no class is called '{name}'", where=where, next=did_you_mean(name, classes))
     return classes, places[labels]
 
 
-def places_among(names: Sequence[str], classes: Sequence[str]) -> Indices:
+def class_indices(names: Sequence[str], classes: Sequence[str]) -> Indices:
     """The index of each name in `classes`, (names,) int64; -1 where it is none of them. Names are compared composed."""
     place = {composed(name): index for index, name in enumerate(classes)}
     return np.array([place.get(composed(name), -1) for name in names], np.int64)
 
 
-def names_lacking(names: Sequence[str], classes: Sequence[str]) -> list[str]:
+def missing_classes(names: Sequence[str], classes: Sequence[str]) -> list[str]:
     """The names that `classes` does not have, in their order."""
-    return [name for name, place in zip(names, places_among(names, classes), strict=True) if place < 0]
+    return [name for name, place in zip(names, class_indices(names, classes), strict=True) if place < 0]
 
 
 def _numbered(labels: Labels, names: Sequence[str] | None, where: object) -> tuple[tuple[str, ...], Labels]:

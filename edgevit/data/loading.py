@@ -11,7 +11,7 @@ from torch import Tensor
 from edgevit.artifacts import Preprocess
 from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset, Indices
-from edgevit.data.preprocess import fit
+from edgevit.data.preprocess import fit_to_size
 from edgevit.data.transforms import augment, view_key
 
 UNLABELLED = -1
@@ -43,7 +43,7 @@ class ViewDataset(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         epoch, number, index = view
         image = self.dataset.image(index)
         if self.augmentation is None:
-            canvas = fit(image, **self.canvas.model_dump(exclude={"mean", "std", "normalised_inside"})).copy()
+            canvas = fit_to_size(image, **self.canvas.model_dump(exclude={"mean", "std", "normalised_inside"})).copy()
         else:
             key = view_key(self.seed, epoch, number, index)
             canvas = augment(image, self.augmentation, self.canvas.height, self.canvas.width, key)

@@ -58,7 +58,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_free_large)
 
 
-class Found(NamedTuple):
+class FolderContent(NamedTuple):
     """The content of a folder, its subfolders included.
 
     Attributes:
@@ -78,9 +78,9 @@ def picture_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
-def pictures_below(folder: Path) -> Found:
+def pictures_below(folder: Path) -> FolderContent:
     """Every picture below a folder. Hidden files and folders are passed over, and folders that are links."""
-    found = Found([], {}, [])
+    found = FolderContent([], {}, [])
     for where, subfolders, files in os.walk(folder, onerror=found.unreadable.append):
         kept = []
         for name in sorted(subfolders):
@@ -169,13 +169,15 @@ def preprocess(
     std: Sequence[float],
     normalised_inside: bool = False,
 ) -> npt.NDArray[Any]:
-    """An RGB picture (H, W, 3), uint8, as a model's input (3, height, width), float32: `fit`, scale to 0..1, normalize.
+    """An RGB picture (H, W, 3), uint8, as a model's input (3, height, width), float32: `fit_to_size`, scale to 0..1, normalize.
 
-    For a model that scales and normalises itself (`normalised_inside`), just `fit`: (height, width, 3), uint8.
+    For a model that scales and normalises itself (`normalised_inside`), just `fit_to_size`: (height, width, 3), uint8.
     The keywords are the fields of an IOSpec's `preprocess`. Equal to torchvision's Resize (on a PIL image),
     CenterCrop, ToTensor and Normalize.
     """
-    fitted = fit(image, height=height, width=width, resize=resize, crop_pct=crop_pct, interpolation=interpolation)
+    fitted = fit_to_size(
+        image, height=height, width=width, resize=resize, crop_pct=crop_pct, interpolation=interpolation
+    )
     if normalised_inside:
         return fitted
     channels = fitted.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
@@ -183,7 +185,7 @@ def preprocess(
     return normalised
 
 
-def fit(
+def fit_to_size(
     image: npt.NDArray[np.uint8], *, height: int, width: int, resize: str, crop_pct: float, interpolation: str
 ) -> npt.NDArray[np.uint8]:
     """Resize a picture (H, W, 3) to (height, width, 3), still uint8.

@@ -25,7 +25,7 @@ def write_labels(out: Path, classes: Sequence[str], sample_ids: Sequence[str], l
     )
 
 
-def relabelled(dataset: Dataset, artifact: Artifact) -> Dataset:
+def with_pseudo_labels(dataset: Dataset, artifact: Artifact) -> Dataset:
     """The samples of `dataset` that the artifact has labels for, with these labels and their classes.
 
     Raises ArtifactError if labels.npz was altered after it was made.
@@ -45,19 +45,19 @@ def relabelled(dataset: Dataset, artifact: Artifact) -> Dataset:
     )
 
 
-def record_of(data: Artifact) -> Json:
+def source_record(data: Artifact) -> Json:
     """What the provenance of labels says about the data set they were given to: enough to open it."""
     return {_DATA: {"path": str(data.path), "manifest": data.manifest.model_dump(mode="json")}}
 
 
-def labelled_data(artifact: Artifact) -> Artifact:
+def source_artifact(artifact: Artifact) -> Artifact:
     """The data set that labels were given to."""
     recorded = artifact.manifest.provenance[_DATA]
     return Artifact(Path(recorded["path"]), Manifest.model_validate(recorded["manifest"]), artifact.contents)
 
 
-def beside_pictures_of(artifact: Artifact, data: Artifact) -> Artifact:
+def with_source(artifact: Artifact, data: Artifact) -> Artifact:
     """The same labels over the same data set, which may have moved since they were given."""
-    provenance = {**artifact.manifest.provenance, **record_of(data)}
+    provenance = {**artifact.manifest.provenance, **source_record(data)}
     manifest = artifact.manifest.model_copy(update={"provenance": provenance})
     return replace(artifact, manifest=manifest, contents=data.contents)

@@ -19,7 +19,7 @@ from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
 from edgevit.data.duplicates import Uses, duplicate_notes, is_support, overlaps
 from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
 from edgevit.data.hashes import ImageStates
-from edgevit.data.pseudo_labels import LABELS, labelled_data, relabelled
+from edgevit.data.pseudo_labels import LABELS, source_artifact, with_pseudo_labels
 from edgevit.data.splits import lowest_of_each_class
 from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean, listed
 from edgevit.progress import Progress
@@ -101,7 +101,7 @@ def open_dataset(artifact: Artifact) -> Dataset:
     if artifact.kind != "dataset":
         raise ArtifactError(f"this is a {artifact.kind}", where=artifact.id, expected="a dataset")
     if LABELS in artifact.manifest.files:
-        return relabelled(open_dataset(labelled_data(artifact)), artifact)
+        return with_pseudo_labels(open_dataset(source_artifact(artifact)), artifact)
     recorded = artifact.manifest.config
     config: DatasetConfig = TypeAdapter(DatasetConfig).validate_python(recorded["dataset"])
     source = read_source(artifact.id.partition(".")[0], config, Path(recorded["base"]))

@@ -42,7 +42,7 @@ def lowest_of_each_class(ids: Sequence[str], labels: Labels, count: int, seed: s
     return np.sort(np.concatenate(chosen)).astype(np.int64) if chosen else np.empty(0, np.int64)
 
 
-def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
+def sample_by_hash(dataset: Dataset, count: int, seed: int) -> Dataset:
     """The `count` samples whose hash of (seed, id) is lowest, in their order; all of a smaller data set.
 
     Most of them are drawn again where a few samples come or go, which `Dataset.sample` does not promise.

@@ -77,7 +77,7 @@ def confusions(
     return found
 
 
-def calibration(confidence: NDArray[np.float32], correct: NDArray[np.bool_], bins: int = BINS) -> Json:
+def calibration_error(confidence: NDArray[np.float32], correct: NDArray[np.bool_], bins: int = BINS) -> Json:
     """Expected calibration error, Σ n_b/n · |accuracy_b - confidence_b| over bins of equal width (Guo et al. 2017)."""
     edges = np.linspace(0, 1, bins + 1)
     index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
-from edgevit.data.class_order import outputs_of
-from edgevit.data.labels import names_lacking
+from edgevit.data.class_order import output_indices
+from edgevit.data.labels import missing_classes
 from edgevit.errors import ArtifactError, DataError, listed
 from edgevit.graphs import class_scores
 from edgevit.progress import Progress
@@ -76,12 +76,12 @@ def probabilities(
         found = class_scores.probabilities(output, scores.meaning).astype(np.float32)
         bad = ~np.isfinite(found).all(-1)
         if bad.any():
-            raise no_numbers(f"image {done + int(bad.argmax()) + 1}")
+            raise non_finite_scores(f"image {done + int(bad.argmax()) + 1}")
         yield found
         done += count
 
 
-def no_numbers(where: object) -> ArtifactError:
+def non_finite_scores(where: object) -> ArtifactError:
     """The error for NaN or infinite answers of a model."""
     return ArtifactError(
         "the model's answers are no numbers",
@@ -102,8 +102,8 @@ def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArra
 
 def _class_mapping(spec: IOSpec, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
     """The model's index of each of the data set's classes."""
-    outputs = outputs_of(spec, dataset.classes, dataset.name)
-    lacking = names_lacking(dataset.classes, spec.classes)
+    outputs = output_indices(spec, dataset.classes, dataset.name)
+    lacking = missing_classes(dataset.classes, spec.classes)
     if outputs is None:
         raise DataError(
             f"the model lacks {len(lacking)} of the {len(dataset.classes)} classes",

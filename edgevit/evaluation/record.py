@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.data import Dataset
-from edgevit.evaluation.accuracy import calibration, confusions, per_class, wilson_interval
+from edgevit.evaluation.accuracy import calibration_error, confusions, per_class, wilson_interval
 from edgevit.evaluation.classify import Predictions
 
 SHOWN_MISTAKES = 24
@@ -32,7 +32,7 @@ def write_evaluation(found: Predictions, dataset: Dataset, out: Path, **more: Js
         "classes": found.classes,
         "confusions": confusions(found.labels, found.predicted, found.classes),
         "per_class": per_class(found.labels, found.predicted, found.classes),
-        "calibration": calibration(found.confidence, found.correct),
+        "calibration": calibration_error(found.confidence, found.correct),
         "wrong": _write_mistakes(found, dataset, out),
         **more,
     }

@@ -12,7 +12,7 @@ from edgevit.configs import Fewshot
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset, Labels
-from edgevit.data.splits import drawn
+from edgevit.data.splits import sample_by_hash
 from edgevit.errors import DataError
 from edgevit.fewshot.choice import default_method
 from edgevit.fewshot.features import features_of, with_head
@@ -67,7 +67,8 @@ def task_features(checkpoint: Checkpoint, task: Task, config: Fewshot, context: 
     check_support(task.support)
     assert task.support.labels is not None
     pool, base = (
-        None if one is None else drawn(one, config.max_pool_images, config.seed) for one in (task.pool, task.base)
+        None if one is None else sample_by_hash(one, config.max_pool_images, config.seed)
+        for one in (task.pool, task.base)
     )
     model = FrozenModel(checkpoint.module, checkpoint.io.preprocess, torch.device(context.device), context.cache)
 

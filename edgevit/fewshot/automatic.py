@@ -22,7 +22,7 @@ from edgevit.models.embedding import classifiers
 UNCHANGED = "unchanged"
 
 
-class Choice(NamedTuple):
+class MethodChoice(NamedTuple):
     """A method, the rate of fine-tuning, and the score of every candidate: none where nothing could be validated."""
 
     method: str
@@ -40,7 +40,7 @@ class Choice(NamedTuple):
 
 def choose_method(
     checkpoint: Checkpoint, task: Task, features: TaskFeatures, config: Fewshot, context: Context
-) -> Choice:
+) -> MethodChoice:
     """The candidate that answers most held-out images of the support rightly; of equals the likeliest.
 
     A model that knows the classes already may stay as it is: "unchanged" is a candidate too, scored on the support.
@@ -55,7 +55,7 @@ def choose_method(
         context.progress.say(
             f"    a class has a single image, so that nothing can be cross-validated: the method is {candidates[0]}"
         )
-        return Choice(candidates[0], rate, {})
+        return MethodChoice(candidates[0], rate, {})
     heads = [name for name in candidates if name != "finetune"]
     scores: dict[str, Score] = {}
     with context.progress.bar("cross-validation", len(heads), "methods") as bar:
@@ -75,7 +75,7 @@ def choose_method(
             f"    {name}: {one.accuracy:.1%} of held-out images right, mean log-likelihood "
             f"{one.log_likelihood:.3g}{', chosen' if name == method else ''}"
         )
-    return Choice(method, rate, scores)
+    return MethodChoice(method, rate, scores)
 
 
 def _candidates(checkpoint: Checkpoint, has_pool: bool) -> tuple[str, ...]:

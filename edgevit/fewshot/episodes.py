@@ -29,7 +29,7 @@ class Episode(NamedTuple):
     query_labels: Labels
 
 
-class Plan(NamedTuple):
+class EpisodePlan(NamedTuple):
     """How episodes are drawn.
 
     Attributes:
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     seed: int = 0
 
 
-def draw_episodes(support_labels: Labels, query_labels: Labels | None, plan: Plan) -> Iterator[Episode]:
+def draw_episodes(support_labels: Labels, query_labels: Labels | None, plan: EpisodePlan) -> Iterator[Episode]:
     """Episodes, each a function of (seed, number, labels).
 
     Args:
@@ -83,7 +83,7 @@ def draw_episodes(support_labels: Labels, query_labels: Labels | None, plan: Pla
         )
 
 
-class Played(NamedTuple):
+class EpisodeResults(NamedTuple):
     """What came of the episodes: accuracies (methods, episodes), the time each method took in all, and auto's choices.
 
     Attributes:
@@ -97,7 +97,7 @@ class Played(NamedTuple):
     chosen: dict[str, int]
 
 
-def play(
+def run_episodes(
     episodes: Sequence[Episode],
     methods: Sequence[str],
     support_features: Floats,
@@ -105,7 +105,7 @@ def play(
     pool_features: Floats | None,
     base: Floats | None,
     progress: Progress,
-) -> Played:
+) -> EpisodeResults:
     """Accuracy of each method on each episode.
 
     Transductive methods learn from the pool where there is one, otherwise from the episode's queries, all at once; auto
@@ -133,10 +133,10 @@ def play(
                 seconds[place] += time.perf_counter() - start
                 accuracies[place, number] = (answers.argmax(1) == episode.query_labels).mean()
             bar.advance()
-    return Played(tuple(methods), ways, accuracies, tuple(seconds), chosen)
+    return EpisodeResults(tuple(methods), ways, accuracies, tuple(seconds), chosen)
 
 
-def summary(played: Played) -> dict[str, Json]:
+def summary(played: EpisodeResults) -> dict[str, Json]:
     """Of each method its mean accuracy with 95% interval (Student's t over episodes), least and greatest.
 
     From the second method on, `gain` is the mean difference to the first, paired by episode, with its interval.
@@ -168,7 +168,7 @@ def _members(labels: Labels) -> dict[int, Indices]:
     return {int(label): np.flatnonzero(labels == label) for label in np.unique(labels) if label >= 0}
 
 
-def _query_counts(plan: Plan, there: Indices, rng: np.random.Generator) -> Indices | None:
+def _query_counts(plan: EpisodePlan, there: Indices, rng: np.random.Generator) -> Indices | None:
     """How many queries of each class, of which so many are there."""
     if plan.queries is None:
         return None
@@ -187,7 +187,7 @@ def _query_counts(plan: Plan, there: Indices, rng: np.random.Generator) -> Indic
     )
 
 
-def _check_enough(members: dict[int, Indices], others: dict[int, Indices], same: bool, plan: Plan) -> None:
+def _check_enough(members: dict[int, Indices], others: dict[int, Indices], same: bool, plan: EpisodePlan) -> None:
     ways = plan.ways or len(members)
     shared = sorted(members.keys() & others.keys())
     if len(shared) < max(2, ways):

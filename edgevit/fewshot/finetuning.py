@@ -39,16 +39,16 @@ NORMALISATIONS = (
 
 def finetune(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
     """The model trained on the support; on the pool, it must go on saying what it says now."""
-    start = with_classes_of_task(checkpoint, task, config, context)
-    return finetuned(start, task, config, context, out)
+    start = with_task_classes(checkpoint, task, config, context)
+    return finetune_from(start, task, config, context, out)
 
 
-def finetuning(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> TrainingSetup:
+def finetuning_setup(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> TrainingSetup:
     """What `finetune` trains."""
-    return _setup(with_classes_of_task(checkpoint, task, config, context), task, config, context)
+    return _setup(with_task_classes(checkpoint, task, config, context), task, config, context)
 
 
-def with_classes_of_task(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> BuiltModel:
+def with_task_classes(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> BuiltModel:
     """Where fine-tuning starts: where the classes are new, from a linear head (LP-FT, Kumar et al. 2022)."""
     check_support(task.support)
     if checkpoint.io.classes == task.support.classes:
@@ -56,7 +56,7 @@ def with_classes_of_task(checkpoint: Checkpoint, task: Task, config: Fewshot, co
     return adapt_head(checkpoint, task, config, context)
 
 
-def finetuned(start: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
+def finetune_from(start: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
     """`start`, trained, which uses it up; as it is where the learning rate is 0."""
     if config.learning_rate == 0:
         return start
@@ -65,7 +65,7 @@ def finetuned(start: BuiltModel, task: Task, config: Fewshot, context: Context, 
     return tuned
 
 
-def choose_what_is_trained(model: nn.Module, config: Fewshot) -> None:
+def freeze_untuned(model: nn.Module, config: Fewshot) -> None:
     """Freeze what `config.tune` does not name; the classifier is always trained.
 
     norm: all parameters of normalisation layers. bias: all biases (BitFit, Ben Zaken et al. 2022), those of attention's
@@ -107,7 +107,7 @@ def _setup(start: BuiltModel, task: Task, config: Fewshot, context: Context) -> 
         device, shard = torch.device(context.device), is_asked(context)
         itself = LiveTeacher(copy.deepcopy(start.module), io, support.classes, device, shard=shard)
         objective = distillation_objective(SELF_DISTILLATION, itself, num_classes, config.label_smoothing)
-    choose_what_is_trained(start.module, config)
+    freeze_untuned(start.module, config)
     return TrainingSetup(start, start.module, support.classes, objective, streams)
 
 

@@ -21,7 +21,7 @@ from edgevit.data.dataset import Dataset
 from edgevit.errors import Diverged
 from edgevit.fewshot.adapt import Task, check_support
 from edgevit.fewshot.crossvalidation import Fold, Score, fold_count, folds, mean_score, score
-from edgevit.fewshot.finetuning import finetuned, with_classes_of_task
+from edgevit.fewshot.finetuning import finetune_from, with_task_classes
 from edgevit.inference.over_dataset import outputs_of
 from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel, with_test_time_views
@@ -127,7 +127,7 @@ class _Trainings:
         return {}
 
     def _start(self, learned: Task) -> BuiltModel:
-        return with_classes_of_task(self._checkpoint, learned, self._config, self._context)
+        return with_task_classes(self._checkpoint, learned, self._config, self._context)
 
     def _score(self, start: BuiltModel, learned: Task, held_out: Dataset, rate: float, work: Path) -> Score:
         work.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ class _Trainings:
         own = start._replace(module=copy.deepcopy(start.module))
         try:
             training = f"{self._context.training} {work.name}"
-            tuned = finetuned(own, learned, config, replace(self._context, work=work, training=training), work)
+            tuned = finetune_from(own, learned, config, replace(self._context, work=work, training=training), work)
         except Diverged:
             if processes.count() > 1:  # the others may not have diverged, and wait
                 raise

@@ -12,10 +12,10 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset, Labels
-from edgevit.data.labels import places_among
-from edgevit.data.splits import drawn
+from edgevit.data.labels import class_indices
+from edgevit.data.splits import sample_by_hash
 from edgevit.errors import DataError, listed
-from edgevit.fewshot.episodes import Plan, Played, draw_episodes, play, summary
+from edgevit.fewshot.episodes import EpisodePlan, EpisodeResults, draw_episodes, run_episodes, summary
 from edgevit.fewshot.heads import Floats
 from edgevit.progress import Progress
 
@@ -23,7 +23,9 @@ Embed = Callable[[Dataset], Floats]
 RECORD = "episodes.json"
 
 
-def play_episodes(config: Evaluate, inputs: Mapping[str, Artifact], embed: Embed, progress: Progress) -> Played:
+def evaluate_episodes(
+    config: Evaluate, inputs: Mapping[str, Artifact], embed: Embed, progress: Progress
+) -> EpisodeResults:
     """Accuracy of each method on each episode that the config asks for; every image goes through the model once.
 
     Raises:
@@ -32,14 +34,14 @@ def play_episodes(config: Evaluate, inputs: Mapping[str, Artifact], embed: Embed
     data = _labelled(open_dataset(inputs["data"]))
     assert data.labels is not None
     support = _labelled(open_dataset(inputs["support"])) if "support" in inputs else None
-    plan = Plan(config.ways, config.shots, config.queries, config.episodes, config.imbalance, config.seed)
+    plan = EpisodePlan(config.ways, config.shots, config.queries, config.episodes, config.imbalance, config.seed)
     episodes = (
         draw_episodes(data.labels, None, plan)
         if support is None
         else draw_episodes(_labels_in(support, data), data.labels, plan)
     )
     query_features, base = embed(data), _some(config, inputs, "base", embed)
-    return play(
+    return run_episodes(
         list(episodes),
         config.methods,
         query_features if support is None else embed(support),
@@ -50,7 +52,7 @@ def play_episodes(config: Evaluate, inputs: Mapping[str, Artifact], embed: Embed
     )
 
 
-def write_episodes(played: Played, out: Path) -> Json:
+def write_episodes(played: EpisodeResults, out: Path) -> Json:
     """Write episodes.npz (each method's accuracy on each episode) and episodes.json; gives the latter without times."""
     np.savez_compressed(
         out / "episodes.npz", methods=np.array(played.methods, dtype=np.str_), accuracies=played.accuracies
@@ -83,11 +85,11 @@ def _labels_in(support: Dataset, data: Dataset) -> Labels:
             expected=f"among the support's {len(support.classes)}: {listed(support.classes)}",
             next="name the others in the data set's include_classes",
         )
-    return places_among(support.classes, data.classes)[support.labels]
+    return class_indices(support.classes, data.classes)[support.labels]
 
 
 def _some(config: Evaluate, inputs: Mapping[str, Artifact], name: str, embed: Embed) -> Floats | None:
     """Features of at most `max_pool_images` images of an input, if there is one."""
     if name not in inputs:
         return None
-    return embed(drawn(open_dataset(inputs[name]), config.max_pool_images, config.seed))
+    return embed(sample_by_hash(open_dataset(inputs[name]), config.max_pool_images, config.seed))

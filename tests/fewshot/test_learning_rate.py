@@ -131,7 +131,7 @@ def test_finished_trainings_are_not_repeated_after_a_kill(
     tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = chosen(tmp_path / "unbroken", settings(0, 1e-3))
-    really: Callable[..., BuiltModel] = learning_rate.finetuned
+    really: Callable[..., BuiltModel] = learning_rate.finetune_from
     trainings: list[object] = []
 
     def counted(*arguments: object) -> BuiltModel:
@@ -140,7 +140,7 @@ def test_finished_trainings_are_not_repeated_after_a_kill(
             raise Killed
         return really(*arguments)
 
-    monkeypatch.setattr(learning_rate, "finetuned", counted)
+    monkeypatch.setattr(learning_rate, "finetune_from", counted)
     with pytest.raises(Killed):
         chosen(tmp_path / "broken", settings(0, 1e-3))
     assert chosen(tmp_path / "broken", settings(0, 1e-3)) == unbroken

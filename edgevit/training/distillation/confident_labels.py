@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgevit.data.dataset import Dataset, Indices, Labels
-from edgevit.data.labels import names_lacking, places_among
+from edgevit.data.labels import class_indices, missing_classes
 from edgevit.errors import DataError, listed
 from edgevit.inference.frozen_model import fast_forward
 from edgevit.inference.over_dataset import outputs_of
@@ -155,7 +155,7 @@ def _labels_among(classes: tuple[str, ...], dataset: Dataset) -> Labels:
         raise DataError(
             "calibration needs labelled images", where=dataset.name, next="name a role that has labels, such as val"
         )
-    if unknown := names_lacking(dataset.classes, classes):
+    if unknown := missing_classes(dataset.classes, classes):
         raise DataError(
             f"the teacher does not know {len(unknown)} of the calibration's {len(dataset.classes)} classes",
             where=dataset.name,
@@ -163,7 +163,7 @@ def _labels_among(classes: tuple[str, ...], dataset: Dataset) -> Labels:
             expected=f"among the teacher's {len(classes)}: {listed(classes)}",
             next="calibrate on a data set of the teacher's classes, or name them in its include_classes",
         )
-    return places_among(dataset.classes, classes)[dataset.labels]
+    return class_indices(dataset.classes, classes)[dataset.labels]
 
 
 def _none_is_sure(guesses: Guesses, threshold: float) -> DataError:

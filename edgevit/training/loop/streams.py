@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgevit.configs import CrossEntropy, Objective
 from edgevit.data.dataset import Dataset
-from edgevit.data.labels import places_among
+from edgevit.data.labels import class_indices
 from edgevit.errors import RecipeError
 from edgevit.training.distillation.feature_projectors import FEATURE_TERMS
 from edgevit.training.loop.batches import TrainingStream
@@ -79,7 +79,7 @@ def _has_labels_of(dataset: Dataset, classes: tuple[str, ...]) -> bool:
 
 def _aligned(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     """The same samples, their labels in the order of `classes`, where these have all of the data set's."""
-    places = places_among(dataset.classes, classes)
+    places = class_indices(dataset.classes, classes)
     if dataset.labels is None or dataset.classes == classes or (places < 0).any():
         return dataset
     return replace(dataset, classes=classes, labels=places[dataset.labels])

@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 
 from edgevit.artifacts import Preprocess
 from edgevit.data.dataset import ArrayImages, Dataset
+from edgevit.data.image_statistics import ALIKE, FAINT, _far_from_normal, _refuse, check_images, image_statistics
 from edgevit.data.preprocess import open_image
-from edgevit.data.survey import ALIKE, FAINT, _far_from_normal, _refuse, check_pictures, survey
 from edgevit.errors import DataError
 
 RULE = Preprocess(height=32, width=32)
@@ -36,7 +36,7 @@ def doubts(
         images=ArrayImages(pictures),
         indices=np.arange(len(pictures)),
     )
-    return check_pictures(dataset, rule, ("cat", "dog"), "int8")
+    return check_images(dataset, rule, ("cat", "dog"), "int8")
 
 
 def as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -124,7 +124,7 @@ def test_no_real_set_raises_a_doubt_nor_a_single_class_of_one(shared_data: Path)
     sets["zeros"] = list(as_rgb((digits.images[digits.target == 0][:64] * 15.9).astype(np.uint8)))
     for name, pictures in sets.items():
         assert len(pictures) >= 8, name
-        _refuse(found := survey(pictures), name)
+        _refuse(found := image_statistics(pictures), name)
         assert found.contrast > 1.2 * FAINT, name
         assert found.spread > 1.9 * ALIKE, name
         assert found.one_coloured == 0, name

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import Preprocess, composed
 from edgevit.data.dataset import Dataset
-from edgevit.data.preprocess import fit
+from edgevit.data.preprocess import fit_to_size
 from edgevit.errors import DataError
 
 SURVEYED = 64  # pictures
@@ -30,7 +30,7 @@ FAR_MEAN, FAR_STD = 3.0, 3.0  # of normalised pictures; real sets: up to 2.4 and
 
 
 @dataclass(frozen=True)
-class Survey:
+class ImageStatistics:
     """Statistics of pictures (N, 64, 64, 3) on a scale of 0 to 1.
 
     Attributes:
@@ -49,17 +49,17 @@ class Survey:
     std: NDArray[np.float64]
 
 
-def survey(pictures: Sequence[NDArray[np.uint8]]) -> Survey:
+def image_statistics(pictures: Sequence[NDArray[np.uint8]]) -> ImageStatistics:
     """Statistics of RGB pictures (H, W, 3) of any sizes."""
     fitted = np.stack(
         [
-            fit(picture, height=SIDE, width=SIDE, resize="crop", crop_pct=1.0, interpolation="bicubic")
+            fit_to_size(picture, height=SIDE, width=SIDE, resize="crop", crop_pct=1.0, interpolation="bicubic")
             for picture in pictures
         ]
     )
     pixels = fitted.astype(np.float64) / 255
     blocks = pixels.reshape(len(pixels), SIDE // BLOCK, BLOCK, SIDE // BLOCK, BLOCK, 3).mean((2, 4))
-    return Survey(
+    return ImageStatistics(
         count=len(pixels),
         contrast=float(pixels.std()),
         spread=float(np.sqrt(blocks.var(0).mean())),
@@ -69,7 +69,7 @@ def survey(pictures: Sequence[NDArray[np.uint8]]) -> Survey:
     )
 
 
-def check_pictures(dataset: Dataset, preprocess: Preprocess, classes: Sequence[str], where: object) -> list[str]:
+def check_images(dataset: Dataset, preprocess: Preprocess, classes: Sequence[str], where: object) -> list[str]:
     """Doubts whether pictures show what a model sees, a sentence each; of many pictures the first 64 are looked at.
 
     Args:
@@ -83,7 +83,7 @@ def check_pictures(dataset: Dataset, preprocess: Preprocess, classes: Sequence[s
     """
     if not len(dataset):
         return []
-    found = survey([dataset.image(position) for position in range(min(SURVEYED, len(dataset)))])
+    found = image_statistics([dataset.image(position) for position in range(min(SURVEYED, len(dataset)))])
     _refuse(found, f"{where}, {dataset.name}")
     doubts = []
     if found.contrast < FAINT:
@@ -97,7 +97,7 @@ def check_pictures(dataset: Dataset, preprocess: Preprocess, classes: Sequence[s
     return doubts + _far_from_normal(found, preprocess)
 
 
-def _refuse(found: Survey, where: str) -> None:
+def _refuse(found: ImageStatistics, where: str) -> None:
     if found.one_coloured == 1:
         got = "pictures of a single colour"
     elif found.count > 1 and found.spread < SAME * found.contrast:
@@ -124,7 +124,7 @@ def _only_class(dataset: Dataset, classes: Sequence[str]) -> str | None:
     return names.pop() if len(names) == 1 < len(classes) and names <= set(classes) else None
 
 
-def _far_from_normal(found: Survey, preprocess: Preprocess) -> list[str]:
+def _far_from_normal(found: ImageStatistics, preprocess: Preprocess) -> list[str]:
     """Whether mean and std of a model bring the pictures far from 0 and 1; mean 0 only scales."""
     given = np.asarray(preprocess.mean), np.asarray(preprocess.std)
     if not given[0].any():
