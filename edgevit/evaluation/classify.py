@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
 from edgevit.data.class_order import output_indices
-from edgevit.data.labels import missing_classes
-from edgevit.errors import ArtifactError, DataError, listed
+from edgevit.data.labels import lacks_classes, missing_classes
+from edgevit.errors import ArtifactError, DataError
 from edgevit.graphs import class_scores
 from edgevit.progress import Progress
 from edgevit.runtimes.base import Session, input_batches
@@ -101,17 +101,11 @@ def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArra
 
 
 def _class_mapping(spec: IOSpec, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
-    """The model's index of each of the data set's classes."""
+    """The index of the model's output for each class of the data set."""
     outputs = output_indices(spec, dataset.classes, dataset.name)
-    lacking = missing_classes(dataset.classes, spec.classes)
     if outputs is None:
-        raise DataError(
-            f"the model lacks {len(lacking)} of the {len(dataset.classes)} classes",
-            where=dataset.name,
-            got=listed(lacking),
-            expected=f"among the model's {len(spec.classes)}: {listed(spec.classes)}",
-            next="name these classes in the data set's include_classes, or evaluate a model trained on them",
-        )
-    if lacking:
-        progress.say("note: the model does not name its classes: they are taken in the order of the data set's")
+        advice = "name these classes in the data set's include_classes, or evaluate a model trained on them"
+        raise lacks_classes("the model", dataset.classes, spec.classes, dataset.name, advice)
+    if missing_classes(dataset.classes, spec.classes):
+        progress.say("note: the model does not name its classes: its outputs are taken in the order of the data set's")
     return np.array(outputs, np.int64)

@@ -12,9 +12,9 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset, Labels
-from edgevit.data.labels import class_indices
+from edgevit.data.labels import class_indices, lacks_classes, missing_classes
 from edgevit.data.splits import sample_by_hash
-from edgevit.errors import DataError, listed
+from edgevit.errors import DataError
 from edgevit.fewshot.episodes import EpisodePlan, EpisodeResults, draw_episodes, run_episodes, summary
 from edgevit.fewshot.heads import Floats
 from edgevit.progress import Progress
@@ -72,19 +72,13 @@ def _labelled(dataset: Dataset) -> Dataset:
 
 
 def _labels_in(support: Dataset, data: Dataset) -> Labels:
-    """The support's labels as indices into the data's classes, matched by name; −1 for classes that only it has."""
+    """The support's labels as indices into the data's classes, matched by name; −1 for a class that `data` lacks."""
     assert support.labels is not None
     assert data.labels is not None
-    asked = [data.classes[label] for label in np.unique(data.labels)]
-    lacking = [name for name in asked if name not in support.classes]
-    if lacking:
-        raise DataError(
-            f"the support lacks {len(lacking)} of the {len(asked)} classes that are asked about",
-            where=f"{support.name}, {data.name}",
-            got=f"no {listed(lacking)}",
-            expected=f"among the support's {len(support.classes)}: {listed(support.classes)}",
-            next="name the others in the data set's include_classes",
-        )
+    query_classes = [data.classes[label] for label in np.unique(data.labels)]
+    if missing_classes(query_classes, support.classes):
+        advice = "name in the data set's include_classes the classes that the support has"
+        raise lacks_classes("the support", query_classes, support.classes, f"{support.name}, {data.name}", advice)
     return class_indices(support.classes, data.classes)[support.labels]
 
 

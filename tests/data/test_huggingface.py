@@ -119,7 +119,7 @@ def test_labels_without_class_names(tmp_path: Path, feature: str, labels: list[A
         (hf.Value("float32"), [0.0, 1.0, 2.0], "no number and no name"),
         (hf.Value("bool"), [True, False, True], "no number and no name"),
         (hf.List(hf.Value("int64")), [[0], [1], [2]], "no number and no name"),
-        (hf.Value("int64"), [0, -1, 1], "no indices of classes"),
+        (hf.Value("int64"), [0, -1, 1], "not indices of classes"),
     ],
 )
 def test_labels_that_make_no_sense(tmp_path: Path, feature: Any, labels: list[Any], message: str):

@@ -182,7 +182,7 @@ def test_unlabelled_folders_that_bear_the_names_of_classes_are_said_once(
     }
     artifacts = dataset_artifacts(datasets, root, ["loose.train", "loose", "photos"])
     said = {note for artifact in artifacts.values() for note in artifact.manifest.provenance["notes"]}
-    assert said == {"loose: its folders bear names of classes of photos (apple, pear); they are not used as labels"}
+    assert said == {"loose: its folders have the names of classes of photos (apple, pear); they are not used as labels"}
     alone = dataset_artifacts(datasets, root, ["loose.train"])["loose.train"]
     assert alone.manifest.provenance["notes"] == []
     assert alone.digest == artifacts["loose.train"].digest

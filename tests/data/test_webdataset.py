@@ -176,15 +176,15 @@ def test_names_as_labels_are_sorted_and_numbers_follow_classes_txt(tmp_path: Pat
     (tmp_path / "numbered/classes.txt").write_text("ant\nbee\nfly\ngnat\n")
     assert opened(tmp_path / "numbered").classes == ("ant", "bee", "fly", "gnat")
     (tmp_path / "numbered/classes.txt").write_text("ant\nbee\n")
-    with pytest.raises(DataError, match=r"no indices of classes(.|\n)*got: 0 to 2(.|\n)*expected: 0 to 1"):
+    with pytest.raises(DataError, match=r"not indices of classes(.|\n)*got: 0 to 2(.|\n)*expected: 0 to 1"):
         opened(tmp_path / "numbered")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.cls", b"-1", "no indices of classes"),
-        ("a.cls", b"99999999", "no indices of classes"),
+        ("a.cls", b"-1", "not indices of classes"),
+        ("a.cls", b"99999999", "not indices of classes"),
         ("a.cls", b"", "no line of text"),
         ("a.cls", b"two\nlines", "no line of text"),
         ("a.cls", b"\xff", "no text"),
