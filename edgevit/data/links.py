@@ -19,7 +19,7 @@ def refuse_links_out(files: Iterable[Path], root: Path) -> None:
     for file in files:
         if leads_out(file, root):
             raise DataError(
-                "this link leads out of the data set's folder",
+                "this path leads out of the data set's folder",
                 where=file,
                 got=os.path.realpath(file),
                 next="replace the link by the file itself, or give the folder of the file as the data set's path",

@@ -20,8 +20,8 @@ UNLABELLED = -1
 class ViewDataset(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     """Canvases of a data set's samples, addressed by (epoch, view, index).
 
-    With an augmentation, a canvas is a function of (seed, epoch, view, index). Without an augmentation, it is the picture
-    resized by `fit_to_size`, in every epoch and view.
+    With an augmentation, a canvas is a function of (seed, epoch, view, index). Without an augmentation, it is the
+    picture resized by `fit_to_size`, in every epoch and view.
 
     Args:
         dataset: the data set.

@@ -194,8 +194,8 @@ def fit_to_size(
 ) -> npt.NDArray[np.uint8]:
     """Resize a picture (H, W, 3), uint8, to (height, width, 3), uint8.
 
-    "squash" resizes both sides and ignores the aspect ratio. "crop" keeps the aspect ratio: the picture is resized until
-    it just covers (height, width) / crop_pct, then the center is cut out.
+    "squash" resizes both sides and ignores the aspect ratio. "crop" keeps the aspect ratio: the picture is resized
+    until it just covers (height, width) / crop_pct, then the center is cut out.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
     if resize == "squash":

@@ -316,7 +316,7 @@ def test_pipes_and_links_to_themselves_are_skipped_like_other_unreadable_picture
     (root / "train/a/self.png").symlink_to("self.png")
     assert opened(root, "photos.train").sample_ids == ("train/a/000.png", "train/b/000.png")
     said = notes(root, "photos.train")
-    assert "train/a/pipe.png (is a folder, a pipe or a device, and no file)" in said
+    assert "train/a/pipe.png (is a folder, a pipe or a device, not a file)" in said
     assert "train/a/self.png (Too many levels of symbolic links)" in said
 
 
