@@ -3,7 +3,8 @@
     python -m benchmarks.calibration_pictures ../shared/data
 
 `edgevit.data.image_statistics` takes its thresholds from here. Sets are drawn at random (8, 32 and 100 pictures) and
-from one class. The model is a CIFAR-10 ResNet-20, quantized for ONNX Runtime on 64 pictures (minmax), tested on 1,000 others.
+from one class. The model is a CIFAR-10 ResNet-20, quantized for ONNX Runtime on 64 pictures (minmax), tested on 1,000
+others.
 """
 
 from __future__ import annotations

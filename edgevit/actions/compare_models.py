@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.evaluation.record import right_answers
+from edgevit.evaluation.record import correct_predictions
 from edgevit.profiling import Interval, MeasurePlan, interleaved
 from edgevit.profiling.measure import Measurement, Work
 from edgevit.report.statistics import Drop, paired_drop
@@ -74,7 +74,7 @@ def compare_models(
 ) -> ModelComparison:
     """Time two models in turns on this machine's CPU; hold their evaluations on the same images together."""
     timed = interleaved(partial(_run_of, model, options, plan), partial(_run_of, other, options, plan), plan)
-    drop = paired_drop(*(right_answers(one) for one in evaluations)) if evaluations else None
+    drop = paired_drop(*(correct_predictions(one) for one in evaluations)) if evaluations else None
     return ModelComparison(timed.a, timed.b, timed.ratio, timed.interval, drop)
 
 

@@ -1,4 +1,4 @@
-"""Accuracy: a session run over a data set, and what its answers are worth."""
+"""Accuracy of a model: predictions on a labelled data set, and statistics of them."""
 
 from edgevit.evaluation.accuracy import (
     calibration_error,

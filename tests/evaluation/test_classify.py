@@ -59,7 +59,7 @@ def test_answers_that_are_no_numbers_have_no_accuracy(bad):
             return {"logits": np.where(logits[:, 2:] > 0, np.float32(bad), logits)}
 
     names = ["red", "red", "green", "red", "blue"]
-    with pytest.raises(ArtifactError, match=r"image 5: the model's answers are no numbers"):
+    with pytest.raises(ArtifactError, match=r"image 5: the model's scores are not finite"):
         classify(Overflowing(), dataset_of(names, ["blue", "green", "red"]), 3, SilentProgress())
 
 

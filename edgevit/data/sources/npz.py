@@ -51,7 +51,7 @@ def read(config: Npz, base: Path) -> Source:
         for i in range(len(images))
     )
     splits = split_by_hash(ids, config.splits) if prefixes == [""] else _split_of_each_sample(prefixes, parts)
-    notes = [f"{len(others)} arrays of other names are passed over: {listed(others)}"] if others else []
+    notes = [f"{len(others)} arrays with other names are passed over: {listed(others)}"] if others else []
     return Source(classes, ids, labels, splits, ArrayImages(pixels, os.path.realpath(file)), tuple(notes))
 
 
@@ -98,7 +98,9 @@ def _part(arrays: Arrays, prefix: str, file: Path, others: list[str]) -> tuple[n
     images, labels = arrays.get(f"{prefix}images"), arrays.get(f"{prefix}labels")
     if images is None or labels is None:
         expected = f"{prefix}images and {prefix}labels"
-        raise DataError("the arrays have other names", where=file, got=", ".join([*arrays, *others]), expected=expected)
+        raise DataError(
+            "the arrays have unexpected names", where=file, got=", ".join([*arrays, *others]), expected=expected
+        )
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         got = f"{images.dtype} {images.shape}"
         raise DataError(
