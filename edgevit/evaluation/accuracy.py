@@ -46,7 +46,7 @@ def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], nu
 
 
 def per_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]) -> list[Json]:
-    """Recall (None for a class without images) and precision (None for a class that is never predicted) of each class."""
+    """Recall and precision of each class; None for the recall of no images, and for the precision of no predictions."""
     num_correct, num_labelled, num_predicted = (
         np.bincount(indices, minlength=len(classes)) for indices in (labels[labels == predicted], labels, predicted)
     )

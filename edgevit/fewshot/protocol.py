@@ -1,4 +1,4 @@
-"""protocol: episodes of evaluate — a model's features as a start for new classes, over many draws."""
+"""protocol: episodes of the stage evaluate: few-shot accuracy of a model's features over many random draws."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ RECORD = "episodes.json"
 def evaluate_episodes(
     config: Evaluate, inputs: Mapping[str, Artifact], embed: Embed, progress: Progress
 ) -> EpisodeResults:
-    """Accuracy of each method on each episode that the config asks for; every image goes through the model once.
+    """Measure the accuracy of each method on each episode of the config. Features of each image are computed once.
 
     Raises:
-        DataError: images without labels, classes with too few images, queries of a class that the support lacks.
+        DataError: images have no labels, a class has too few images, or the support lacks a class of the queries.
     """
     data = _labelled(open_dataset(inputs["data"]))
     assert data.labels is not None
@@ -40,26 +40,29 @@ def evaluate_episodes(
         if support is None
         else draw_episodes(_labels_in(support, data), data.labels, plan)
     )
-    query_features, base = embed(data), _some(config, inputs, "base", embed)
+    query_features, base = embed(data), _optional_features(config, inputs, "base", embed)
     return run_episodes(
         list(episodes),
         config.methods,
         query_features if support is None else embed(support),
         query_features,
-        _some(config, inputs, "pool", embed),
+        _optional_features(config, inputs, "pool", embed),
         None if base is None else base.mean(0),
         progress,
     )
 
 
-def write_episodes(played: EpisodeResults, out: Path) -> Json:
-    """Write episodes.npz (each method's accuracy on each episode) and episodes.json; gives the latter without times."""
+def write_episodes(results: EpisodeResults, out: Path) -> Json:
+    """Write episodes.npz (each method's accuracy on each episode) and episodes.json (metrics and times).
+
+    Returns the metrics.
+    """
     np.savez_compressed(
-        out / "episodes.npz", methods=np.array(played.methods, dtype=np.str_), accuracies=played.accuracies
+        out / "episodes.npz", methods=np.array(results.methods, dtype=np.str_), accuracies=results.accuracies
     )
-    found = summary(played)
-    seconds = dict(zip(played.methods, played.seconds, strict=True))
-    metrics = {"episodes": found, "ways": played.ways, **({"auto_chose": played.chosen} if played.chosen else {})}
+    seconds = dict(zip(results.methods, results.seconds, strict=True))
+    choices = {"auto_chose": results.chosen} if results.chosen else {}
+    metrics = {"episodes": summary(results), "ways": results.ways, **choices}
     (out / RECORD).write_text(json.dumps({**metrics, "seconds": seconds}, indent=1) + "\n", encoding="utf-8")
     return metrics
 
@@ -82,8 +85,8 @@ def _labels_in(support: Dataset, data: Dataset) -> Labels:
     return class_indices(support.classes, data.classes)[support.labels]
 
 
-def _some(config: Evaluate, inputs: Mapping[str, Artifact], name: str, embed: Embed) -> Floats | None:
-    """Features of at most `max_pool_images` images of an input, if there is one."""
+def _optional_features(config: Evaluate, inputs: Mapping[str, Artifact], name: str, embed: Embed) -> Floats | None:
+    """Features of at most `max_pool_images` images of an input; None if the stage has no such input."""
     if name not in inputs:
         return None
     return embed(sample_by_hash(open_dataset(inputs[name]), config.max_pool_images, config.seed))

@@ -74,7 +74,7 @@ def test_no_imbalance_asks_for_more_than_there_is(there: int, seed: int) -> None
 def test_queries_of_another_set_have_to_be_there() -> None:
     with pytest.raises(DataError, match=r"too few images(.|\n)*class 0 has 3(.|\n)*at least 15: the queries"):
         list(draw_episodes(LABELS, np.repeat(np.arange(6), 3), EpisodePlan(5, 5, 15, 1)))
-    with pytest.raises(DataError, match=r"too few images for queries in uneven shares(.|\n)*got: 7"):
+    with pytest.raises(DataError, match=r"too few images for imbalanced queries(.|\n)*got: 7"):
         list(draw_episodes(LABELS, None, EpisodePlan(5, 5, 8, 1, imbalance=2.0)))
 
 

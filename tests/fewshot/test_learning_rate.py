@@ -114,7 +114,7 @@ def test_model_of_these_classes_may_have_seen_them_and_that_is_said(tmp_path: Pa
     said = Said()
     context = Context(work=tmp_path, workers=0, progress=said)
     choose_learning_rate(checkpoint(tmp_path), Task(blobs("s", 2)), settings(0, epochs=0), context)
-    assert "knows these classes already" in said.lines[0]
+    assert "already has these classes" in said.lines[0]
 
 
 def test_support_without_labels_is_refused(tmp_path: Path) -> None:
