@@ -11,10 +11,14 @@ from edgevit.configs.fields import Count, Fraction, GlyphCount, Seed, Side
 
 
 class FewShotDraw(Frozen):
-    """A support set of `shots` labelled images a class; the rest of the training images is the unlabelled pool."""
+    """The block `few_shot` of a data set, which adds the roles support and pool to it.
 
-    shots: Count = Field(5, description="labelled images a class")
-    draw: Seed = Field(0, description="which random draw of the support")
+    The support is a random draw of `shots` labelled training images per class. The pool is the rest of the training
+    images, without labels. (The stage that adapts a model to a support is `Fewshot`.)
+    """
+
+    shots: Count = Field(5, description="labelled images per class in the support")
+    draw: Seed = Field(0, description="number of the random draw of the support")
 
 
 class Splits(Frozen):
@@ -36,7 +40,7 @@ class Splits(Frozen):
 
 
 class _Dataset(Frozen):
-    few_shot: FewShotDraw | None = Field(None, description="adds the roles support and pool")
+    few_shot: FewShotDraw | None = Field(None, description="adds the roles support and pool to the data set")
     include_classes: tuple[ClassName, ...] | None = Field(None, description="keep only these classes")
 
 

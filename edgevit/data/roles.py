@@ -56,14 +56,7 @@ def dataset_artifacts(
     uses = uses or Uses()
     states = ImageStates(cache, progress)
     wanted = {name: name.partition(".") for name in names}
-    sources: dict[str, Source] = {}
-    for source_name, _, _ in wanted.values():
-        if source_name not in datasets:
-            raise _unknown_dataset(source_name, datasets)
-        if source_name not in sources:
-            sources[source_name] = read_source(source_name, datasets[source_name], base)
-    for source_name, notes in {name: label_notes(name, datasets, sources) for name in sources}.items():
-        sources[source_name] = replace(sources[source_name], notes=(*sources[source_name].notes, *notes))
+    sources = _read_sources([source_name for source_name, _, _ in wanted.values()], datasets, base)
     hashed: dict[str, Dataset] = {}
     unreadable: dict[str, dict[str, str]] = {}
     for name, (source_name, _, role) in wanted.items():
@@ -164,6 +157,18 @@ def roles_of(config: DatasetConfig, source: Source) -> list[str]:
     return [*(split for split in SPLITS if split in present), *(("support", "pool") if has_support else ())]
 
 
+def _read_sources(names: Iterable[str], datasets: Mapping[str, DatasetConfig], base: Path) -> dict[str, Source]:
+    """Each data set by its name, with the notes about its folder names."""
+    sources: dict[str, Source] = {}
+    for name in names:
+        if name not in datasets:
+            raise _unknown_dataset(name, datasets)
+        if name not in sources:
+            sources[name] = read_source(name, datasets[name], base)
+    notes = {name: label_notes(name, datasets, sources) for name in sources}
+    return {name: replace(source, notes=(*source.notes, *notes[name])) for name, source in sources.items()}
+
+
 def _hashed(
     name: str, role: str, config: DatasetConfig, source: Source, known: ImageStates
 ) -> tuple[Dataset, dict[str, str]]:
@@ -242,7 +247,7 @@ def _support(name: str, config: DatasetConfig, source: Source, train: Indices) -
             where=name,
             got=listed(short),
             expected=f"at least {shots} of each class",
-            next="add images, lower few_shot.shots, or name the other classes in include_classes",
+            next="add images, lower few_shot.shots of the data set, or name the other classes in include_classes",
         )
     ids = [source.ids[index] for index in train]
     return train[lowest_of_each_class(ids, labels, shots, seed=f"draw {config.few_shot.draw}")]

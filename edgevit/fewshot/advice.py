@@ -131,7 +131,7 @@ class Advice:
         if outlook := self.curve.outlook:
             then, now = outlook.accuracy, outlook.now
             yield (
-                f"{FURTHER_SHOTS} more images a class: about {then.value:.0%} ({then.low:.0%} to {then.high:.0%}) "
+                f"{FURTHER_SHOTS} more images per class: about {then.value:.0%} ({then.low:.0%} to {then.high:.0%}) "
                 f"instead of {now.value:.0%}"
             )
         if self.pool and self.pool.unlike:
