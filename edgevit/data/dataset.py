@@ -97,7 +97,7 @@ class Dataset:
             raise DataError(
                 "the picture was changed while it was in use",
                 where=self.images.place(position),
-                next=f"let nothing write into {self.name} while it is read, and run the command again",
+                next=f"do not change {self.name} while it is in use, and run the command again",
             )
         return self.images.decoded(content, position)
 

@@ -113,7 +113,7 @@ def check_support(support: Dataset) -> None:
         raise DataError("the support set needs labels", where=support.name)
     if len(support.classes) < 2:
         raise DataError(
-            "a classifier needs at least two classes", where=support.name, got=f"{len(support.classes)} classes"
+            "a classifier needs at least two classes", where=support.name, got=", ".join(support.classes) or "none"
         )
     empty = [name for label, name in enumerate(support.classes) if label not in support.labels]
     if empty:

@@ -205,7 +205,7 @@ def test_arrays_larger_than_half_of_the_memory_are_refused_before_they_are_unpac
 def test_other_arrays_are_not_read_and_are_named(tmp_path: Path):
     config = npz(tmp_path, images=PIXELS, labels=LABELS, masks=np.array([None]))
     made = dataset_artifacts({"data": config}, HERE, ["data"])["data"]
-    assert made.manifest.provenance["notes"] == ["data: 1 arrays of other names are passed over: masks"]
+    assert made.manifest.provenance["notes"] == ["data: 1 arrays with other names are passed over: masks"]
 
 
 def test_a_single_array_or_no_file_is_refused(tmp_path: Path):

@@ -115,13 +115,13 @@ def through_another_data_set(root: Path, uses: Uses, **options: Any) -> dict[str
 def test_test_pictures_that_another_data_set_reads_again_with_labels_are_refused(make_pictures: MakePictures):
     root = make_pictures({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
     uses = Uses(frozenset({"photos.test"}), frozenset({"again"}))
-    with pytest.raises(DataError, match=r"photos\.test: pictures .* are in the data set 'again' too") as caught:
+    with pytest.raises(DataError, match=r"photos\.test: pictures .* are also in the data set 'again'") as caught:
         through_another_data_set(root, uses)
     assert "4: test/a/000.png is test/a/000.png" in str(caught.value.got)
     shutil.copy(root / "test/a/000.png", root / "train/a/copy.png")  # the file itself counts, not its copy alone
     link = root.parent / "link"
     link.symlink_to(root)
-    with pytest.raises(DataError, match="are in the data set 'again' too"):
+    with pytest.raises(DataError, match="are also in the data set 'again'"):
         through_another_data_set(root, uses, path=str(link))
 
 

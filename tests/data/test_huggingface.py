@@ -215,7 +215,7 @@ def test_a_truncated_arrow_file_is_refused(tmp_path: Path):
 
 
 def test_only_a_local_folder_will_do(tmp_path: Path):
-    with pytest.raises(DataError, match=r"no such folder(.|\n)*local disk"):
+    with pytest.raises(DataError, match=r"no such folder(.|\n)*a local folder"):
         opened(tmp_path / "ylecun/mnist")
 
 

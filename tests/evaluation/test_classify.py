@@ -67,7 +67,7 @@ def test_a_class_that_the_model_lacks_is_named():
     session = ColourSession(classes=("red", "green", "cyan"))
     with pytest.raises(DataError, match="lacks 1 of the 2 classes") as caught:
         classify(session, dataset_of(["blue"], ["blue", "red"]), 3, SilentProgress())
-    assert caught.value.got == "blue"
+    assert caught.value.got == "missing: blue"
 
 
 def test_a_model_without_class_names_takes_the_data_sets_order():

@@ -102,7 +102,7 @@ def test_a_model_with_two_heads_takes_no_neighbours(tmp_path: Path) -> None:
 
 
 def test_a_candidate_that_needs_a_pool_is_refused_without_one(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="images without labels"):
+    with pytest.raises(RecipeError, match="needs unlabelled images"):
         auto(tmp_path, 3, Said(), candidates=("ridge", "gaussian_mixture"))
 
 

@@ -157,7 +157,7 @@ def test_pool_teaches_with_the_model_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_model_without_normalisation_is_refused() -> None:
-    with pytest.raises(RecipeError, match="no normalisation layer"):
+    with pytest.raises(RecipeError, match="no normalization layer"):
         freeze_untuned(create_model("nf_regnet_b0", 3, 64).module, settings("norm"))
 
 

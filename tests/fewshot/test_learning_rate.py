@@ -107,7 +107,7 @@ def test_one_image_of_a_class_leaves_the_configured_rate_and_says_so(tmp_path: P
     assert chosen(tmp_path, settings(1e-2, 0), said, per_class=1) == (5e-4, {})
     (line,) = said.lines
     assert "a class has a single image" in line
-    assert line.endswith("learning_rate 0.0005")
+    assert line.endswith("the learning rate is 0.0005")
 
 
 def test_model_of_these_classes_may_have_seen_them_and_that_is_said(tmp_path: Path) -> None:

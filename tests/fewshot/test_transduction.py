@@ -205,5 +205,5 @@ def test_tim_ends_below_where_it_starts() -> None:
 def test_without_a_pool_there_is_nothing_to_learn_from() -> None:
     support, labels = clusters(3)
     for method in TRANSDUCTIVE:
-        with pytest.raises(Exception, match="images without labels"):
+        with pytest.raises(Exception, match="needs unlabelled images"):
             fit_head(method, support, labels, 4)

@@ -23,9 +23,9 @@ from edgevit.data.preprocess import passed_over_notes, picture_suffixes, picture
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
 
-IN_NO_CLASS_FOLDER = "pictures that lie in no class folder"
+IN_NO_CLASS_FOLDER = "pictures outside of class folders"
 LEADING_OUT = "links that lead out of the folder"
-BESIDE_SPLITS = "files and folders beside those of the splits"
+BESIDE_SPLITS = "files and folders beside the split folders"
 
 PassedOver = dict[str, list[Path]]  # by category
 
