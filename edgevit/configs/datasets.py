@@ -11,7 +11,11 @@ from edgevit.configs.fields import Count, Fraction, GlyphCount, Seed, Side
 
 
 class FewShotDraw(Frozen):
-    """A support set of `shots` labelled images a class; the rest of the training images is the unlabelled pool."""
+    """The block `few_shot` of a data set, which adds the roles support and pool to it.
+
+    The support is a random draw of `shots` labelled training images per class. The pool is the rest of the training
+    images, without labels. (The stage that adapts a model to a support is `Fewshot`.)
+    """
 
     shots: Count = Field(5, description="Number of labelled images of each class.")
     draw: Seed = Field(0, description="Number of the random draw. Another number draws another support set.")

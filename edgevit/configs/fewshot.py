@@ -1,4 +1,4 @@
-"""The stage that adapts a model to a few images, and its methods."""
+"""The config of the stage `fewshot`, and the names of its methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ HEAD_METHODS: tuple[HeadMethod, ...] = get_args(HeadMethod)
 
 
 class Fewshot(Training):
-    """Adapt a checkpoint to the classes of a small support set, with or without an unlabelled pool."""
+    """The stage `fewshot`: adapt a checkpoint to the classes of a small support set, with or without a pool.
+
+    The block `few_shot` of a data set (`FewShotDraw`) draws its support and pool.
+    """
 
     stage: Literal["fewshot"]
     version: ClassVar[int] = 3
