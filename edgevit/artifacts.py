@@ -31,7 +31,6 @@ SENSITIVITY = "sensitivity.json"  # of a quantized model: what each layer costs
 EMBEDDING = "embedding"
 MADE_AGAIN = "make it again with edgevit run or edgevit bundle"
 LEARNED_TOO = "learned_too"  # of a tested data set, and of an accuracy on it: see data/duplicates.Overlap
-ONLY_LOOKED_AT = ("classes_of", "val")  # inputs of a stage that no weight learns from
 
 
 class Frozen(BaseModel):
@@ -340,21 +339,6 @@ def in_store(store: Path, key: str, digest: str) -> Artifact | None:
             "this is the result of another stage", where=folder, got="/".join(named), expected=f"{key}/{digest}"
         )
     return artifact
-
-
-def data_behind(model: Artifact) -> dict[str, str]:
-    """The data sets that a model and its teachers learned from: the id of each by its digest.
-
-    Calibration counts, and so do images without labels; names of classes and validation do not.
-    """
-    behind = [one for one in ancestors(model) if one.kind != "evaluation"]
-    made = {one.id for one in behind}
-    return {
-        ref.digest: ref.id
-        for one in behind
-        for path, ref in one.manifest.inputs.items()
-        if ref.kind == "dataset" and path not in ONLY_LOOKED_AT and ref.id not in made
-    }
 
 
 def canonical_json(value: object) -> str:

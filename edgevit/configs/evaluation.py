@@ -12,9 +12,10 @@ from edgevit.configs.fields import (
     BatchSize,
     ClassCount,
     Count,
-    DatasetRef,
     FileRuntime,
     ImageCount,
+    JudgedBy,
+    LearnedFrom,
     ModelRef,
     Positive,
     Seed,
@@ -50,8 +51,9 @@ class Evaluate(OnTarget):
     stage: Literal["evaluate"]
     makes: ClassVar[Kind] = "evaluation"
     version: ClassVar[int] = 3
+    reads_test_images: ClassVar[bool] = True
     model: ModelRef
-    data: DatasetRef
+    data: JudgedBy
     batch_size: BatchSize = 32
     runtime: FileRuntime | None = Field(None, description="what opens an ONNX file; by default what it was made for")
     protocol: Literal["standard", "corruptions", "episodes"] = Field(
@@ -78,13 +80,13 @@ class Evaluate(OnTarget):
         description="with protocol: episodes; the shares of the classes among the queries are drawn from a Dirichlet "
         "distribution of this concentration (2 is usual), where transduction may do harm; equal by default",
     )
-    support: DatasetRef | None = Field(
+    support: LearnedFrom | None = Field(
         None, description="with protocol: episodes; where supports are drawn from, the data itself by default"
     )
-    pool: DatasetRef | None = Field(
+    pool: LearnedFrom | None = Field(
         None, description="with protocol: episodes; what transductive methods learn from, the queries by default"
     )
-    base: DatasetRef | None = Field(
+    base: LearnedFrom | None = Field(
         None, description="with protocol: episodes; features are taken relative to the mean of these"
     )
     max_pool_images: ImageCount = Field(4000, description="with protocol: episodes; so many of a larger pool or base")

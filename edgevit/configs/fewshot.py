@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, ImageCount, Rate, ViewCount
+from edgevit.configs.fields import AdaptedTo, CheckpointRef, Count, ImageCount, LearnedFrom, Rate, ViewCount
 from edgevit.configs.stage import Stage
 from edgevit.configs.training import Training, Views
 
@@ -30,9 +30,9 @@ class Fewshot(Training):
     version: ClassVar[int] = 3
 
     model: CheckpointRef
-    support: DatasetRef
-    pool: DatasetRef | None = None
-    base: DatasetRef | None = Field(
+    support: AdaptedTo
+    pool: LearnedFrom | None = None
+    base: LearnedFrom | None = Field(
         None, description="heads take features relative to the mean of these; by default to that of support and pool"
     )
     method: Literal[HeadMethod, "auto", "finetune"] | None = Field(

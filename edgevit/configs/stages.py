@@ -11,16 +11,19 @@ from edgevit.configs.evaluation import Evaluate
 from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
     OPSET,
+    AdaptedTo,
     BatchSize,
+    CalibratedBy,
+    CalibratedByLabels,
     Calibrator,
     CheckpointRef,
     Count,
-    DatasetRef,
     Decibels,
     FileModelRef,
     FileRuntime,
     Fraction,
     ImageCount,
+    LearnedFrom,
     MeasuredSeconds,
     MeasurementRef,
     ModelRef,
@@ -43,8 +46,8 @@ class PseudoLabel(Stage):
     stage: Literal["pseudo_label"]
     makes: ClassVar[Kind] = "dataset"
     teacher: CheckpointRef
-    data: DatasetRef
-    calibration: DatasetRef | None = Field(
+    data: LearnedFrom
+    calibration: CalibratedByLabels | None = Field(
         None, description="labelled images that the teacher was not trained on: its temperature is fitted to them"
     )
     threshold: Fraction = Field(0.8, description="least confidence, after calibration")
@@ -74,7 +77,7 @@ class Prune(Stage):
     score: Literal["taylor", "magnitude"] = Field(
         "taylor", description="by the change of the loss on `data`, or by the size of the weights"
     )
-    data: DatasetRef | None = Field(None, description="images for taylor; labels are used where there are any")
+    data: LearnedFrom | None = Field(None, description="images for taylor; labels are used where there are any")
     images: ImageCount = Field(256, description="how many of them are used")
     seed: Seed = 0
 
@@ -123,7 +126,7 @@ class Factorize(Stage):
     version: ClassVar[int] = 2
     model: CheckpointRef
     keep_macs: Share = Field(description="share of the multiply-accumulates that stays, at most")
-    data: DatasetRef = Field(description="images, with labels or without, that show what enters the layers")
+    data: LearnedFrom = Field(description="images, with labels or without, that show what enters the layers")
     images: ImageCount = Field(256, description="how many of them are used")
     seed: Seed = 0
 
@@ -172,7 +175,7 @@ class Quantize(Stage):
     makes: ClassVar[Kind] = "onnx"
     version: ClassVar[int] = 5
     model: OnnxRef
-    calibration: DatasetRef
+    calibration: CalibratedBy
     calibration_images: ImageCount = Field(256, description="how many images of the calibration set are used")
     calibrator: Literal[Calibrator, "trained"] = Field(
         "minmax",
@@ -303,17 +306,17 @@ class Bundle(Stage):
     makes: ClassVar[Kind] = "bundle"
     version: ClassVar[int] = 4
     model: FileModelRef
-    support: DatasetRef | None = Field(
+    support: AdaptedTo | None = Field(
         None,
         description="labelled images of each class: with them the bundle can take more classes on the device; needs a "
         "model that was exported with embedding: true",
     )
-    unseen: DatasetRef | None = Field(
+    unseen: CalibratedByLabels | None = Field(
         None,
         description="labelled images that the model did not learn from, such as DATASET.val: the threshold for unknown "
         "images and the accuracy with added classes are measured on them; needs support",
     )
-    unknown: DatasetRef | None = Field(
+    unknown: CalibratedBy | None = Field(
         None,
         description="images of none of the classes: how many of them are taken for a class is measured; needs support",
     )

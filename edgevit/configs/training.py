@@ -12,17 +12,19 @@ from edgevit import bounds
 from edgevit.artifacts import ClassName, Frozen, Kind
 from edgevit.configs.fields import (
     BatchSize,
+    CalibratedBy,
     Calibrator,
     CheckpointRef,
     ClassCount,
     ClassOrder,
     Count,
-    DatasetRef,
     Degrees,
     Epochs,
     Fraction,
     ImageCount,
+    LearnedFrom,
     ModelArgs,
+    NamesOnly,
     NonNegative,
     Positive,
     QuantizedRuntime,
@@ -33,6 +35,7 @@ from edgevit.configs.fields import (
     Seed,
     Share,
     Side,
+    ValidatedOn,
 )
 from edgevit.configs.objectives import (
     AttentionTransfer,
@@ -222,7 +225,7 @@ class Load(Stage):
     )
     num_classes: ClassCount | None = Field(None, description="how many classes; `classes` names them too")
     classes: tuple[ClassName, ...] | None = Field(None, description="class names in the order of the outputs")
-    classes_of: DatasetRef | None = Field(None, description="or the data set that has them")
+    classes_of: NamesOnly | None = Field(None, description="or the data set that has them")
     class_order: ClassOrder | None = Field(
         None,
         description="with weights and classes_of; how the program sorted the class folders that trained them: natural "
@@ -263,8 +266,8 @@ class Train(Training):
         None, description="start from this checkpoint; the head is new where classes differ"
     )
     image_size: Side | None = Field(None, description="side in pixels; the model's own by default")
-    data: DatasetRef
-    val: DatasetRef | None = None
+    data: LearnedFrom
+    val: ValidatedOn | None = None
 
     @model_validator(mode="after")
     def _one_start(self) -> Train:
@@ -275,7 +278,7 @@ class Train(Training):
 class Stream(Frozen):
     """One source of training batches."""
 
-    data: DatasetRef
+    data: LearnedFrom
     share: Share = Field(1.0, description="share of each batch; all shares add up to 1")
 
 
@@ -313,7 +316,7 @@ class Distillation(Training):
     )
     streams: tuple[Stream, ...] = Field(min_length=1)
     objectives: tuple[Objective, ...] = Field(min_length=1)
-    val: DatasetRef | None = None
+    val: ValidatedOn | None = None
 
     @model_validator(mode="after")
     def _check_teaching(self) -> Self:
@@ -412,7 +415,7 @@ class Qat(Distillation):
     runtime: QuantizedRuntime = Field(
         "onnxruntime", description="whose dialect decides what is rounded, and to which integers"
     )
-    calibration: DatasetRef = Field(description="images that give the ranges of activations at the start")
+    calibration: CalibratedBy = Field(description="images that give the ranges of activations at the start")
     calibration_images: ImageCount = Field(256, description="how many images of the calibration set are used")
     calibrator: Calibrator = "minmax"
     learn_ranges: bool = Field(True, description="train the ranges, too (LSQ); or leave them as calibrated")

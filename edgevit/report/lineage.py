@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgevit.artifacts import LEARNED_TOO, Json, data_behind
+from edgevit.artifacts import LEARNED_TOO, Json
+from edgevit.provenance import data_behind
 from edgevit.report.variants import Lineup, data_of
 
 
