@@ -13,12 +13,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgevit import __version__
 from edgevit.artifacts import Artifact, Contents, Json, ancestors
 from edgevit.configs import STAGES, Fewshot, Stage
 from edgevit.configs.fields import Purpose, purpose_of
 from edgevit.configs.renamed import current_stage
 from edgevit.configs.training import Training
+from edgevit.version import __version__
 
 WEIGHTS_FROM = "weights_from"  # in provenance
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "numpy", "pillow", "scikit-learn")

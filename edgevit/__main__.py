@@ -1,0 +1,5 @@
+"""python -m edgevit: the command line."""
+
+from edgevit.cli import main
+
+main()
