@@ -181,17 +181,17 @@ def compare(
     from edgevit.actions.single_stage import single_stages
 
     with single_stages(terminal_context()) as stages:
-        one, other = stages.model(first), stages.model(second)
+        models = stages.model(first), stages.model(second)
         images = stages.labelled_images(data) if data else None
-        _check_order_is_needed(class_order, one, other)
-        models = _ordered_if_unnamed(one, class_order, images), _ordered_if_unnamed(other, class_order, images)
-        answer = compare_models(stages, *models, images, threads, batch, duration_s)
+        _check_order_is_needed(class_order, *models)
+        model, other = (_ordered_if_unnamed(model, class_order, images) for model in models)
+        comparison = compare_models(stages, model, other, images, threads, batch, duration_s)
     if as_json:
-        print_json(answer.as_json())
+        print_json(comparison.as_json())
     else:
-        echo("\n".join(answer.sentences(first.name, second.name)))
+        echo("\n".join(comparison.sentences(first.name, second.name)))
         next_command("edgevit bundle", second, "--out bundle/")
-    if answer.other_is_worse:
+    if comparison.other_is_worse:
         raise typer.Exit(1)
 
 
