@@ -11,17 +11,17 @@ from edgevit.configs.fields import Count, Fraction, GlyphCount, Seed, Side
 
 
 class FewShotDraw(Frozen):
-    """A support set of `shots` labelled images a class; the rest of the training images is the unlabelled pool."""
+    """A support set of `shots` labelled images a class. The other training images become the unlabelled pool."""
 
     shots: Count = Field(5, description="labelled images a class")
     draw: Seed = Field(0, description="which random draw of the support")
 
 
 class Splits(Frozen):
-    """Fractions for a data set that has no splits of its own.
+    """Fractions of the splits, for a data set without splits of its own.
 
-    Each sample goes where the hash of its id says, so that it stays there when others are added; every class is divided
-    by the same fractions in expectation.
+    The hash of its id decides the split of a sample, so that it stays there when samples are added. Every class is
+    divided by the same fractions in expectation.
     """
 
     val: Fraction = 0.1
@@ -41,37 +41,37 @@ class _Dataset(Frozen):
 
 
 class EncodedImages(_Dataset):
-    """Data sets that hold picture files, any of which may be damaged."""
+    """Base of data sets of picture files, which may be damaged."""
 
-    on_bad_image: Literal["skip", "refuse"] = Field("skip", description="what to do with a file that cannot be read")
+    on_bad_image: Literal["skip", "refuse"] = Field("skip", description="treatment of a file that cannot be read")
 
 
 class ImageFolder(EncodedImages):
-    """Pictures in folders: PATH/{train,val,test}/CLASS/… (Training, valid and dev will do, too) or PATH/CLASS/…"""
+    """Pictures in folders: PATH/{train,val,test}/CLASS/… (also Training, valid, dev) or PATH/CLASS/…"""
 
     source: Literal["image_folder"]
     path: str = Field(description="folder, absolute or relative to the recipe")
     classes: Literal["top", "leaf", "none"] = Field(
-        "top", description="which folder level names the class; none: pictures without labels"
+        "top", description="the folder level that names the class; none: pictures without labels"
     )
-    splits: Splits = Field(Splits(), description="used where PATH has no folder of training images")
+    splits: Splits = Field(Splits(), description="used if PATH has no folder of training images")
 
 
 class WebDataset(EncodedImages):
     """Tar shards in the layout of the webdataset package: KEY.jpg (or .png, …) beside KEY.cls or KEY.json.
 
-    A shard belongs to the split that its path names last, as in train-0000.tar or val/0000.tar. The names of numbered
-    classes are the lines of classes.txt beside the shards, where there is one.
+    A shard belongs to the split that its path names last, as in train-0000.tar or val/0000.tar. Numbered classes take
+    their names from the lines of classes.txt beside the shards, if there is one.
     """
 
     source: Literal["webdataset"]
     path: str = Field(description="folder of .tar shards, or their names, such as shards/train-{0000..0012}.tar")
-    labelled: bool = Field(True, description="false: pictures without labels, whatever lies beside them")
-    splits: Splits = Field(Splits(), description="used where no shard's path names train, val or test")
+    labelled: bool = Field(True, description="false: ignore the labels")
+    splits: Splits = Field(Splits(), description="used if no path of a shard names train, val or test")
 
 
 class HuggingFace(EncodedImages):
-    """A Dataset or DatasetDict that the Hugging Face `datasets` package has saved with save_to_disk.
+    """A Dataset or DatasetDict that the Hugging Face package `datasets` saved with save_to_disk.
 
     Needs the extra edgevit[huggingface]. Nothing is downloaded.
     """
@@ -80,7 +80,7 @@ class HuggingFace(EncodedImages):
     path: str = Field(description="the local folder that save_to_disk wrote")
     image_column: str | None = Field(None, description="by default image or img")
     label_column: str | None = Field(None, description="by default label, labels or fine_label")
-    labelled: bool = Field(True, description="false: pictures without labels, whatever columns there are")
+    labelled: bool = Field(True, description="false: ignore the labels")
     splits: Splits = Field(Splits(), description="used for a Dataset; a DatasetDict has its own")
 
 
@@ -93,7 +93,7 @@ class Cifar(_Dataset):
 
 
 class Npz(_Dataset):
-    """Arrays `images` (N,H,W[,C]) uint8 and `labels` (N,), or the same with a role before: train_images, …"""
+    """Arrays `images` (N,H,W[,C]) uint8 and `labels` (N,), or with a role in front: train_images, …"""
 
     source: Literal["npz"]
     path: str = Field(description="the .npz file")
@@ -101,11 +101,11 @@ class Npz(_Dataset):
 
 
 class Glyphs(_Dataset):
-    """Characters rendered from the fonts that matplotlib ships, without digits; made from a seed."""
+    """Characters without digits, rendered from matplotlib's fonts with a seed."""
 
     source: Literal["glyphs"]
     samples_per_class: GlyphCount = Field(
-        200, description="training images of each character; a tenth as many to validate"
+        200, description="training images of each character; a tenth as many for validation"
     )
     size: Side = Field(32, description="side in pixels")
     seed: Seed = 0

@@ -26,7 +26,7 @@ from edgevit.configs.stage import OnTarget
 Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]
 CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
 
-# The options of each protocol that has some.
+# The options of each protocol.
 OPTIONS = {
     "corruptions": ("kinds", "severities", "max_images", "seed"),
     "episodes": (
@@ -46,7 +46,7 @@ OPTIONS = {
 
 
 class Evaluate(OnTarget):
-    """Accuracy of a checkpoint, an ONNX file or an engine, by running it where it will run."""
+    """Accuracy of a checkpoint, an ONNX file or an engine, measured on its target."""
 
     stage: Literal["evaluate"]
     makes: ClassVar[Kind] = "evaluation"
@@ -55,52 +55,54 @@ class Evaluate(OnTarget):
     model: ModelRef
     data: JudgedBy
     batch_size: BatchSize = 32
-    runtime: FileRuntime | None = Field(None, description="what opens an ONNX file; by default what it was made for")
+    runtime: FileRuntime | None = Field(None, description="runtime of an ONNX file; by default the one it was made for")
     protocol: Literal["standard", "corruptions", "episodes"] = Field(
         "standard",
-        description="corruptions: the same images hurt in known ways too, alike for every model; episodes: how well "
-        "its features serve to learn classes from a few images, over many draws",
+        description="corruptions: also on corrupted images, the same for every model; episodes: few-shot accuracy, of "
+        "classes learned from a few images, over many draws",
     )
     kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, description="with protocol: corruptions")
     severities: tuple[Severity, ...] = Field((1, 2, 3, 4, 5), description="with protocol: corruptions")
     max_images: ImageCount = Field(
-        1000, description="with protocol: corruptions; of a larger set this many, drawn by the hash of their ids"
+        1000, description="with protocol: corruptions; most images; a larger set is sampled by the hash of the ids"
     )
     methods: tuple[Literal[HeadMethod, "auto"], ...] = Field(
         ("nearest_centroid",), description="with protocol: episodes; each is compared with the first"
     )
-    ways: ClassCount | None = Field(None, description="with protocol: episodes; classes in each, all by default")
+    ways: ClassCount | None = Field(
+        None, description="with protocol: episodes; classes in each episode, all by default"
+    )
     shots: Count = Field(5, description="with protocol: episodes; labelled images of each class")
     queries: Count | None = Field(
-        None, description="with protocol: episodes; images of each class to be answered, all by default"
+        None, description="with protocol: episodes; test images of each class, all others by default"
     )
-    episodes: Count = Field(600, description="with protocol: episodes; how many")
+    episodes: Count = Field(600, description="with protocol: episodes; number of episodes")
     imbalance: Positive | None = Field(
         None,
         description="with protocol: episodes; the shares of the classes among the queries are drawn from a Dirichlet "
-        "distribution of this concentration (2 is usual), where transduction may do harm; equal by default",
+        "distribution of this concentration (2 is usual); equal shares by default",
     )
     support: LearnedFrom | None = Field(
-        None, description="with protocol: episodes; where supports are drawn from, the data itself by default"
+        None, description="with protocol: episodes; the data set of the supports; `data` by default"
     )
     pool: LearnedFrom | None = Field(
-        None, description="with protocol: episodes; what transductive methods learn from, the queries by default"
+        None, description="with protocol: episodes; unlabelled images for transductive methods; the queries by default"
     )
     base: LearnedFrom | None = Field(
-        None, description="with protocol: episodes; features are taken relative to the mean of these"
+        None, description="with protocol: episodes; features are taken relative to the mean over this data set"
     )
-    max_pool_images: ImageCount = Field(4000, description="with protocol: episodes; so many of a larger pool or base")
-    seed: Seed = Field(0, description="with protocol: corruptions or episodes; of what they draw")
+    max_pool_images: ImageCount = Field(4000, description="with protocol: episodes; most images of pool and base")
+    seed: Seed = Field(0, description="with protocol: corruptions or episodes; seed of the draws")
 
     @model_validator(mode="after")
     def _options_of_the_protocol(self) -> Self:
         defaults = {name: info.default for name, info in type(self).model_fields.items()}
         for name, default in defaults.items():
-            protocols = [one for one, options in OPTIONS.items() if name in options]
+            protocols = [protocol for protocol, options in OPTIONS.items() if name in options]
             if protocols and self.protocol not in protocols and getattr(self, name) != default:
                 raise ValueError(f"'{name}' goes with protocol: {' or '.join(protocols)}")
         for name in ("kinds", "severities", "methods"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"'{name}' names {'one of them twice' if values else 'none'}")
+                raise ValueError(f"'{name}' {'has a value twice' if values else 'is empty'}")
         return self

@@ -33,34 +33,35 @@ class Fewshot(Training):
     support: AdaptedTo
     pool: LearnedFrom | None = None
     base: LearnedFrom | None = Field(
-        None, description="heads take features relative to the mean of these; by default to that of support and pool"
+        None,
+        description="heads take features relative to the mean over this data set; by default over support and pool",
     )
     method: Literal[HeadMethod, "auto", "finetune"] | None = Field(
-        None, description="label_propagation where there is a pool, else logistic_regression; auto: by cross-validation"
+        None, description="default: label_propagation with a pool, else logistic_regression; auto: by cross-validation"
     )
     candidates: tuple[Literal[HeadMethod, "finetune"], ...] = Field(
-        (), description="what auto chooses from; by default all heads that need no balanced pool"
+        (), description="candidates of auto; by default all heads that need no balanced pool"
     )
     max_pool_images: ImageCount = Field(
-        4000, description="heads look at so many images of a larger pool, drawn by the hash of their ids"
+        4000, description="most images of the pool for heads; a larger pool is sampled by the hash of the ids"
     )
 
     random_views: ViewCount = Field(
-        8, description="heads are fitted to the mean feature of each image and of so many random views of it"
+        8, description="heads are fitted to the mean feature of an image and this many random views of it"
     )
     tune: Literal["all", "norm", "bias", "lora"] = Field(
         "all",
-        description="what finetune trains beside the classifier: all weights, the normalisation layers, the biases "
-        "(BitFit), or a change of low rank to each linear layer and convolution (LoRA)",
+        description="weights that finetune trains beside the classifier: all, the normalization layers, the biases "
+        "(BitFit), or a low-rank change of each linear layer and convolution (LoRA)",
     )
-    lora_rank: Count = Field(4, description="of tune: lora: the largest rank of the change to a layer's weights")
+    lora_rank: Count = Field(4, description="with tune: lora; the largest rank of the change of a layer's weights")
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = Field(
         None,
-        description="candidates, one of which finetune chooses by cross-validation inside the support; 0 keeps the "
-        "model as the head fit left it. With one image of a class it takes learning_rate",
+        description="candidates; finetune chooses one by cross-validation inside the support; 0 keeps the model as "
+        "it is after the fit of the head. A support with one image of a class takes learning_rate",
     )
     test_time_views: Views = Field(
-        (), description="answers are the mean over the picture and these views of it; each costs one more pass"
+        (), description="predictions are the mean over the picture and these views of it; each view costs one more pass"
     )
 
     @model_validator(mode="after")
@@ -80,9 +81,9 @@ class Fewshot(Training):
         if self.lora_rank != Fewshot.model_fields["lora_rank"].default and self.tune != "lora":
             raise ValueError(f"'lora_rank' goes with tune: lora, not with tune: {self.tune}")
         if self.tune != "all" and self.freeze is not None:
-            raise ValueError(f"'freeze' and tune: {self.tune} both say what is trained: give one of them")
+            raise ValueError(f"'freeze' and tune: {self.tune} both choose the trained weights: give one of them")
         for name in ("candidates", "learning_rates"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
-                raise ValueError(f"'{name}' names something twice: {', '.join(map(str, values))}")
+                raise ValueError(f"'{name}' has a value twice: {', '.join(map(str, values))}")
         return self

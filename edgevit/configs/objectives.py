@@ -1,4 +1,4 @@
-"""The terms that a distillation's loss may be made of. Each is averaged over the samples it applies to."""
+"""The terms of a distillation's loss. Each is averaged over the samples that it applies to."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ class _Term(Frozen):
 
 
 class CrossEntropy(_Term):
-    """Cross-entropy with the label, of labelled samples. Of a distillation-token student, its class head learns it."""
+    """Cross-entropy with the label, for labelled samples. In a distillation-token student it trains the class head."""
 
     loss: Literal["cross_entropy"] = "cross_entropy"
 
 
 class _FromTeacher(_Term):
-    """What the teacher says. Of a distillation-token student, its distillation head learns it."""
+    """Base of terms with the teacher. In a distillation-token student they train the distillation head."""
 
-    samples: Literal["all", "labelled", "unlabelled"] = Field("all", description="which samples this term applies to")
+    samples: Literal["all", "labelled", "unlabelled"] = Field(
+        "all", description="the samples that this term applies to"
+    )
     warmup_fraction: Fraction = Field(
-        0.0, description="share of the training over which the weight rises from 0, in proportion"
+        0.0, description="share of the training over which the weight rises linearly from 0"
     )
 
 
@@ -44,7 +46,7 @@ class SoftDistillation(_FromTeacher):
     loss: Literal["soft"] = "soft"
     temperature: Positive = Field(1.0, description="τ")
     kl_reduction: Literal["batchmean", "mean"] = Field(
-        "batchmean", description="batchmean divides by samples; mean by samples × classes, as DeiT's code does"
+        "batchmean", description="batchmean divides by samples; mean by samples × classes, as in DeiT's code"
     )
     standardize: bool = Field(
         False,
@@ -53,7 +55,7 @@ class SoftDistillation(_FromTeacher):
 
 
 class DecoupledDistillation(_FromTeacher):
-    """DKD: α·(target class against the rest) + β·(among the rest), of labelled, unmixed samples (Zhao et al. 2022)."""
+    """DKD: α·(target class against the rest) + β·(among the rest); labelled, unmixed samples (Zhao et al. 2022)."""
 
     loss: Literal["dkd"] = "dkd"
     samples: Literal["labelled"] = "labelled"
@@ -64,19 +66,19 @@ class DecoupledDistillation(_FromTeacher):
 
 
 class FeatureDistillation(_FromTeacher):
-    """Distance between the teacher's features and a linear projection of the student's, which is dropped afterwards."""
+    """Distance between the teacher's features and a linear projection of the student's. The projection is not kept."""
 
     loss: Literal["features"] = "features"
     distance: Literal["cosine", "mse"] = "cosine"
     student: Tap = Field(
         "pooled",
-        description="pooled: what enters the classifier; cls: the class token; a number: an intermediate layer",
+        description="pooled: the input of the classifier; cls: the class token; a number: an intermediate layer",
     )
     teacher: Tap = "pooled"
     standardize: bool = Field(
         False,
-        description="z-score each channel of the teacher's features first, so that what all images share counts for "
-        "nothing; over the images computed at once, so that accumulation and ranks change it a little",
+        description="z-score each channel of the teacher's features first, over the images computed at once; "
+        "accumulation and ranks change the result a little",
     )
 
     @model_validator(mode="after")
