@@ -16,7 +16,7 @@ NAME = "edgevit"
 def program() -> str:
     """`edgevit`, the path by which it was called, or `python -m edgevit`; quoted for a shell."""
     called = Path(sys.argv[0])
-    if called.name == "__main__.py":
+    if (called.parent.name, called.name) == (NAME, "__main__.py"):
         return f"{shlex.quote(sys.orig_argv[0])} -m {NAME}"
     is_path = called.name == NAME and os.sep in sys.argv[0]
     return shlex.quote(sys.argv[0]) if is_path and not _is_on_path(called) else NAME

@@ -206,8 +206,8 @@ class Quantize(Stage):
     placement: Literal["fastest", "all", "dense", "products"] = Field(
         "fastest",
         description="layers to quantize: all that the runtime can; dense: without grouped convolutions; products: "
-        "MatMul and Gemm only; fastest: the fastest of these, timed in turns with the float model on this machine, or the "
-        "float model if none is faster (for tensorrt, which does not run here: all)",
+        "MatMul and Gemm only; fastest: the fastest of these, timed in turns with the float model on this machine, or "
+        "the float model if none is faster (for tensorrt, which does not run here: all)",
     )
     threads: Threads = Field(1, description="CPU threads of the runtime during timing")
     min_sqnr_db: Decibels | None = Field(

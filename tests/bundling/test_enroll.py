@@ -509,7 +509,7 @@ def test_a_model_without_class_names_gets_those_of_the_folder(tmp_path: Path) ->
 def test_support_needs_an_embedding(tmp_path: Path) -> None:
     bench = digits_of_eight()
     bench.made["plain"] = small_model(tmp_path / "model", classes=KNOWN)
-    with pytest.raises(ArtifactError, match="gives no embedding") as caught:
+    with pytest.raises(ArtifactError, match="has no embedding output") as caught:
         bench.run("bundle", "no-embedding", model="plain", support="eight.support")
     assert "embedding: true" in str(caught.value)
 

@@ -203,7 +203,7 @@ def test_a_bundle_finds_the_order_by_its_support(photos, unnamed, tmp_path, mode
     named = named_by(support, artifact_from_onnx(unnamed[model]), said)
     assert named.io.classes == in_order(support.classes, "natural" if model == "timm" else "text")
     assert named.io.names_its_classes
-    assert any("36 of its 36 answers are right" in line for line in said.lines)
+    assert any("36 of its 36 predictions are right" in line for line in said.lines)
 
 
 def test_names_that_the_answers_contradict_are_refused(photos, unnamed, tmp_path):
