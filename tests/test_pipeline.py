@@ -229,4 +229,4 @@ def test_control_c_says_that_the_run_goes_on(small: Small) -> None:
             process.wait(10)
     _, rest = process.communicate()
     assert process.returncode == 130
-    assert "goes on from here" in rest
+    assert f"continues from here\nnext: {EDGEVIT} run {small.file}" in rest

@@ -122,7 +122,7 @@ def _status_of_command() -> str | int | None:
 def _print_interrupted() -> None:
     if sys.argv[1:2] == ["run"]:
         command = command_as_called(f"edgevit {shlex.join(sys.argv[1:])}")
-        print(f"stopped; finished stages are kept\nnext: {printable(command)}", file=sys.stderr)
+        print(f"stopped; the same command continues from here\nnext: {printable(command)}", file=sys.stderr)
     else:
         print("stopped; nothing was written", file=sys.stderr)
 

@@ -93,7 +93,7 @@ def test_left_out_is_what_loops_give(counts, seed, spread):
     assert weights[np.array(best) > head.threshold + 1e-12].sum() < 0.95
     for label, name in enumerate(support.classes):
         expected = [nearest[i] for i in tested if support.labels[i] == label and nearest[i] != label]
-        assert sum(checked.astray(name).values()) == len(expected)
+        assert sum(checked.nearer_to(name).values()) == len(expected)
 
 
 def test_cosines_are_those_of_directions_from_the_centre():
