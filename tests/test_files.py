@@ -309,7 +309,7 @@ def test_a_compiled_file_is_not_quantized(folder: Path, tmp_path: Path) -> None:
 def test_out_is_looked_at_before_the_work(tmp_path: Path) -> None:
     """No model, weights or images are there: what --out says comes first."""
     (tmp_path / "file").write_text("mine")
-    for out, says in ((tmp_path, "this is a folder"), (tmp_path / "file" / "new", "a file is in the way of the folder")):
+    for out, says in ((tmp_path, "this is a folder"), (tmp_path / "file" / "new", "a file is in the way")):
         for command in (
             ("export", "--model", "efficientvit_m0", "--weights", "none", "--out", out),
             ("quantize", "none.onnx", "--calibration", "none", "--out", out),
@@ -319,7 +319,7 @@ def test_out_is_looked_at_before_the_work(tmp_path: Path) -> None:
         ):
             with pytest.raises(EdgevitError, match=says):
                 run(*command)
-    with pytest.raises(EdgevitError, match="a file is in the way of the folder"):
+    with pytest.raises(EdgevitError, match="a file is in the way"):
         run("bundle", "none.onnx", "--out", tmp_path / "file" / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -215,9 +215,9 @@ class LeftOut:
 def head_of(support: SupportSet) -> PrototypeHead:
     """The nearest centroid by cosine, on centered embeddings (SimpleShot, Wang et al. 2019).
 
-    Scale and threshold are fitted to the support set's `trials`. The scale maximizes the likelihood of their labels. The
-    threshold keeps KEPT_SHARE of them, with equal weight for each class. Enrolled classes do not move the threshold as
-    long as there are others, since a few images of one class would decide for all.
+    Scale and threshold are fitted to the support set's `trials`. The scale maximizes the likelihood of their labels.
+    The threshold keeps KEPT_SHARE of them, with equal weight for each class. Enrolled classes do not move the threshold
+    as long as there are others, since a few images of one class would decide for all.
     """
     geometry = _geometry(support)
     length = float(np.linalg.norm(support.embeddings - geometry.center, axis=1).mean()) or 1.0

@@ -310,7 +310,7 @@ def test_wrong_removals_are_refused(bundle: Path) -> None:
     assert "there is no class '4'" in refused(bundle, "--remove", "4")
     for name in KNOWN[2:]:
         done(bundle, "--remove", name)
-    assert "one class would be left" in refused(bundle, "--remove", "0")
+    assert "and one would be left" in refused(bundle, "--remove", "0")
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def edgevit(*arguments: object, status: int = 0) -> str:
 
 def test_edgevit_enrolls_and_predicts_as_the_bundle_does(bundle: Path, fours: list[Path], tmp_path: Path) -> None:
     other = copied_bundle(tmp_path / "other")
-    assert "four: 5 images taken" in edgevit("enroll", bundle, "--class", "four", *fours)
+    assert "four: 5 images added" in edgevit("enroll", bundle, "--class", "four", *fours)
     done(other, "--class", "four", *fours)
     assert (bundle / FILE).read_bytes() == (other / FILE).read_bytes()
     tests = digit_files(tmp_path / "tests", "4", 10, role="others.test")

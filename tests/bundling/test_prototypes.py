@@ -182,7 +182,7 @@ def pickled() -> np.ndarray:
         ({"labels": np.zeros(5, np.int64)}, "a class has no image"),
         ({"labels": np.zeros(4, np.int64)}, "labels"),
         ({"classes": np.array(["a", "a"])}, "same name"),
-        ({"classes": np.array(["a"])}, "1 of them"),
+        ({"classes": np.array(["a"])}, "there are 1, and two are needed"),
         ({"classes": pickled()}, "cannot be read"),
         ({"embeddings": np.full((5, 7), np.nan, np.float32)}, "NaN"),
         ({"embeddings": np.zeros(5, np.float32)}, "embeddings"),

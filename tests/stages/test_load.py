@@ -219,7 +219,7 @@ def test_names_that_the_answers_contradict_are_refused(photos, unnamed, tmp_path
         for file in (photos / "numbered" / str(index)).iterdir():
             (root / word / file.name).write_bytes(file.read_bytes())
     model = artifact_from_onnx(brightness_model(tmp_path / "eight.onnx", [*range(8)]))
-    with pytest.raises(DataError, match="its answers do not show") as caught:
+    with pytest.raises(DataError, match="its predictions do not show") as caught:
         named_by(open_dataset(data(tmp_path, "words")), model, Said())
     assert "five, four, one" in str(caught.value)
     assert "0, 1, 2" in str(caught.value)
