@@ -1,6 +1,8 @@
-# make quickstart   makes the environment, installs edgevit and runs recipes/quickstart.yaml
+# make quickstart   makes the environment, installs edgevit and runs the quickstart
 # make test         lint, types, import rules and the tests of the default tier
 # make test-slow    the slow tier
+# make coverage     the default tests with the share of lines and branches that they run; a page in htmlcov/
+# make dist         the source archive and the wheel in dist/, checked
 # make test-isa     the tests of the default tier twice, in older instruction sets than this CPU's (x86-64 alone)
 PYTHON ?= python3
 VENV := .venv
@@ -13,10 +15,10 @@ SSE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
 	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
 
-.PHONY: quickstart test test-slow test-isa lint format clean
+.PHONY: quickstart test test-slow test-isa coverage dist lint format clean
 
 quickstart: $(VENV)/installed
-	$(BIN)/edgevit run recipes/quickstart.yaml
+	$(BIN)/edgevit run quickstart
 
 test: lint
 	$(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
@@ -28,6 +30,14 @@ test-isa: $(VENV)/installed-dev
 	$(BIN)/pytest -q tests/test_instruction_sets.py
 	$(SSE) $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
 	$(AVX2) $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
+
+coverage: $(VENV)/installed-dev
+	$(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal --cov --cov-report=term --cov-report=html
+
+dist: $(VENV)/installed-dev
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -53,4 +63,4 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/python
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist htmlcov .coverage* *.egg-info

@@ -33,6 +33,7 @@ from edgevit.configs import (
 from edgevit.configs.fields import LONGEST_ID, MEASUREMENTS, absolute_path, check_utf8, reference_fields
 from edgevit.errors import RecipeError, did_you_mean, listed, shortened
 from edgevit.models.names import known_model, nearest_models
+from edgevit.recipes import find_recipe
 from edgevit.yaml_reader import LONGEST_TEXT, Allowance, Block, Items, copied, read_yaml, yaml_value
 
 Location = tuple[str | int, ...]
@@ -67,7 +68,8 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
     """Read and check a recipe.
 
     Args:
-        path: the YAML file. Relative paths in it start from its folder.
+        path: the YAML file, or the name of a recipe that comes with edgevit (`edgevit.recipes.find_recipe`).
+            Relative paths in a file start from its folder, those of a name from the working directory.
         settings: changes of the form "stages.ID.key=value", "datasets.NAME.key=value", "budget.latency_ms=5";
             a relative path given here starts from the current folder.
         say: hears a note for each former name that the recipe uses.
@@ -77,7 +79,8 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
     """
     check_utf8(path.absolute())
     allowance = Allowance()
-    document = _parse(path, allowance)
+    file, base = find_recipe(path)
+    document = _parse(file, allowance)
     for setting in settings:
         _apply(document, setting)
     _expand_for_each(document, allowance)
@@ -88,7 +91,7 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
         own = _own(error)[: MISTAKES_SHOWN + 1]
         raise _combined([_explained(problem, document) for problem in own]) from None
     stages = tuple(
-        with_absolute_files(_with_patterns(stage, recipe.stages[:i]), path.parent)
+        with_absolute_files(_with_patterns(stage, recipe.stages[:i]), base)
         for i, stage in enumerate(recipe.stages)
     )
     recipe = recipe.model_copy(update={"stages": stages})
@@ -107,8 +110,6 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _parse(path: Path, allowance: Allowance) -> Block:
-    if not path.is_file():
-        raise RecipeError("there is no such recipe", where=path, next="edgevit init FOLDER writes one")
     document = read_yaml(path, allowance)
     if not isinstance(document, Block):
         raise RecipeError("a recipe is a mapping", where=path, expected="name:, datasets:, stages:")

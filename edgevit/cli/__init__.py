@@ -21,11 +21,10 @@ INTERRUPTED = 130  # typer's status after Ctrl-C
 app = typer.Typer(
     name="edgevit",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From images and a latency budget to a compact vision transformer on the device, with a report.",
-    epilog="Start here: edgevit run recipes/quickstart.yaml · your own photos: edgevit init FOLDER",
+    epilog="Start here: edgevit run quickstart · your own photos: edgevit init FOLDER",
 )
 
 

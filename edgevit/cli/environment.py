@@ -28,7 +28,7 @@ def doctor(as_json: JsonFlag = False) -> None:
         for one in findings:
             if one.mend:
                 echo(f"{one.name}: {one.mend}")
-        next_command("edgevit run recipes/quickstart.yaml")
+        next_command("edgevit run quickstart")
     if any(one.state == "broken" for one in findings):
         raise typer.Exit(1)
 
