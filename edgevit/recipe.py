@@ -91,8 +91,7 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
         own = _own(error)[: MISTAKES_SHOWN + 1]
         raise _combined([_explained(problem, document) for problem in own]) from None
     stages = tuple(
-        with_absolute_files(_with_patterns(stage, recipe.stages[:i]), base)
-        for i, stage in enumerate(recipe.stages)
+        with_absolute_files(_with_patterns(stage, recipe.stages[:i]), base) for i, stage in enumerate(recipe.stages)
     )
     recipe = recipe.model_copy(update={"stages": stages})
     if problems := list(islice(_wrong_names(recipe, document), MISTAKES_SHOWN + 1)):

@@ -124,9 +124,7 @@ def test_every_url_is_of_one_project() -> None:
 
 def test_every_command_answers_in_json_but_those_that_agents_names() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    without = {
-        name for name, command in commands.items() if not any("--json" in one.opts for one in command.params)
-    }
+    without = {name for name, command in commands.items() if not any("--json" in one.opts for one in command.params)}
     assert without == {"init", "schema"}
     assert "Only `init` and `schema` have no `--json`" in text_of("AGENTS.md")
 

@@ -48,6 +48,6 @@ def test_the_guides_command_sets_completion_up(tmp_path: Path) -> None:
     bash("edgevit --install-completion")  # `; true` keeps bash alive, which edgevit looks for among its parents
     script = tmp_path / ".bash_completions" / "edgevit.sh"
     assert str(script) in (tmp_path / ".bashrc").read_text(encoding="utf-8")
-    press_tab = "COMP_WORDS=(edgevit qu); COMP_CWORD=1; _edgevit_completion edgevit; echo \"${COMPREPLY[@]}\""
+    press_tab = 'COMP_WORDS=(edgevit qu); COMP_CWORD=1; _edgevit_completion edgevit; echo "${COMPREPLY[@]}"'
     assert bash(f"source '{script}'; {press_tab}").split() == ["quantize"]
     assert "_edgevit_completion" in bash("edgevit --show-completion")

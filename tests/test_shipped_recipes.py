@@ -68,7 +68,9 @@ def test_a_wrong_name_is_answered_with_the_names_there_are(
     assert f"Did you mean {hint}?" in said if hint else "Did you mean" not in said
 
 
-@pytest.mark.parametrize("command", [["run", "photos", "--dry-run"], ["why", "photos"], ["lr-find", "photos", "student"]])
+@pytest.mark.parametrize(
+    "command", [["run", "photos", "--dry-run"], ["why", "photos"], ["lr-find", "photos", "student"]]
+)
 def test_relative_paths_of_a_shipped_recipe_start_from_the_working_directory(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
