@@ -10,9 +10,8 @@ from onnx import ModelProto, TensorProto
 from edgevit.artifacts import (
     Json,
 )
-from edgevit.graphs.files import integer_attribute
 from edgevit.graphs.tensors import constants_of
-from edgevit.graphs.walk import nodes
+from edgevit.graphs.walk import integer_attribute, nodes
 
 NARROW_TYPES = {TensorProto.FLOAT8E4M3FN: "float8", TensorProto.INT4: "int4"}  # of quantized weights, beside int8
 QUANTIZED_OPERATORS = ("uantize", "QLinear", "Integer", "QGemm", "QAttention", "MatMulNBits")  # parts of their names
