@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "guides" / "shell-completion.md").read_text(encoding="utf-8")
-HEAVY = ("torch", "onnxruntime", "numpy", "timm", "matplotlib", "pydantic")
+HEAVY = ("torch", "onnxruntime", "numpy", "timm", "matplotlib")
 
 
 def completed(line: str) -> subprocess.CompletedProcess[str]:
