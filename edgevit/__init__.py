@@ -1,3 +1,66 @@
-"""edgevit: from a folder of images and a latency budget to a compact vision transformer on the device."""
+"""edgevit: from a folder of images and a latency budget to a compact vision transformer on the device.
 
-__version__ = "0.1.0"
+    import edgevit
+    student = edgevit.load("deit_tiny_patch16_224", classes=["bolt", "nut"])
+    onnx = edgevit.export(student)
+    small = edgevit.quantize(onnx, calibration="photos/")
+    print(edgevit.compare(onnx, small, data="photos/test"))
+
+The command line and this interface run the same stages. `import edgevit` imports neither torch nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from edgevit.version import __version__
+
+if TYPE_CHECKING:
+    from edgevit.actions.compare_models import ModelComparison
+    from edgevit.api.functions import bundle, compare, compile, evaluate, export, load, profile, quantize, run
+    from edgevit.api.model import Model, Prediction
+    from edgevit.api.results import Evaluation, Latency, Report, Run
+    from edgevit.errors import EdgevitError
+
+__all__ = [
+    "EdgevitError",
+    "Evaluation",
+    "Latency",
+    "Model",
+    "ModelComparison",
+    "Prediction",
+    "Report",
+    "Run",
+    "__version__",
+    "bundle",
+    "compare",
+    "compile",
+    "evaluate",
+    "export",
+    "load",
+    "profile",
+    "quantize",
+    "run",
+]
+
+_HOMES = {
+    "edgevit.api.functions": (
+        "bundle", "compare", "compile", "evaluate", "export", "load", "profile", "quantize", "run",
+    ),
+    "edgevit.api.model": ("Model", "Prediction"),
+    "edgevit.api.results": ("Evaluation", "Latency", "Report", "Run"),
+    "edgevit.actions.compare_models": ("ModelComparison",),
+    "edgevit.errors": ("EdgevitError",),
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Full disks: which disk is full, and folder copies that name it."""
+"""Files and folders written whole or not at all, and errors that name a full disk."""
 
 from __future__ import annotations
 
@@ -6,11 +6,44 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgevit.errors import ArtifactError
+
+PART = ".edgevit-part-"
+ABANDONED_S = 3600  # after so long a part belongs to a process that was killed
 _BLOCK_BYTES = 1 << 20
 IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def whole_or_not_at_all(out: Path) -> Iterator[Path]:
+    """Where to write a file or a folder, which becomes `out` in one step.
+
+    Raises:
+        ArtifactError: a folder that is not empty has appeared at `out` meanwhile.
+        OSError: the disk is full; the error names `out`.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(out.parent)
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PART, dir=out.parent))
+        yield folder / out.name
+        _sync(folder)
+        (folder / out.name).replace(out)
+    except OSError as error:
+        if error.errno in IS_FULL:
+            raise OSError(error.errno, error.strerror, str(out)) from None
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise ArtifactError("the folder is already there", where=out, next="give another path") from None
+        raise
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def naming_the_full_disk(error: OSError, folders: Sequence[Path]) -> OSError:
@@ -65,3 +98,19 @@ def copy_folder(source: Path, to: Path) -> None:
             copy.mkdir()
         else:
             shutil.copyfile(path, copy)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes have left."""
+    for left in folder.glob(f"{PART}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the files below a folder to the disk: some disks say only then that they are full."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())

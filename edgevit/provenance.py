@@ -10,10 +10,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgevit import __version__
 from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import Fewshot, Stage
 from edgevit.configs.training import Training
+from edgevit.version import __version__
 
 WEIGHTS_FROM = "weights_from"  # in provenance
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "numpy", "pillow", "scikit-learn")

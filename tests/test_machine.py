@@ -22,8 +22,9 @@ from PIL import Image
 from edgevit.artifacts import Contents
 from edgevit.cli import main
 from edgevit.cli.machine import explained
-from edgevit.cli.output import ABANDONED_S, PART, whole_or_not_at_all, write_text_whole
+from edgevit.cli.output import write_text_whole
 from edgevit.configs import Load
+from edgevit.disks import ABANDONED_S, PART, whole_or_not_at_all
 from edgevit.errors import ArtifactError
 from edgevit.store import Store, ingredients
 from tests.checking.graphs import classifier

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 
+from edgevit.actions.single_stage import SingleStages, stage_config
 from edgevit.artifacts import Artifact, Json
+from edgevit.configs import Evaluate
 from edgevit.evaluation.record import right_answers
 from edgevit.profiling import Interval, MeasurePlan, interleaved
 from edgevit.profiling.measure import Measurement, Work
 from edgevit.report.statistics import Drop, paired_drop
-from edgevit.runtimes.base import SessionOptions
+from edgevit.report.tables import html_table
+from edgevit.runtimes.base import SessionOptions, fixed_batch
 from edgevit.targets import target_for
 
 
@@ -22,6 +26,7 @@ class ModelComparison:
 
     Attributes:
         speedup: MODEL's p50 over OTHER's; above 1 where OTHER is faster.
+        names: of the two models, in sentences.
         drop: MODEL's top-1 minus OTHER's on the same images, where there were images.
     """
 
@@ -30,6 +35,7 @@ class ModelComparison:
     speedup: float
     interval: Interval
     drop: Drop | None
+    names: tuple[str, str] = ("the first model", "the second model")
 
     @property
     def other_is_worse(self) -> bool:
@@ -44,6 +50,17 @@ class ModelComparison:
             "top1_drop": asdict(self.drop) if self.drop else None,
             "other_is_worse": self.other_is_worse,
         }
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences(*self.names))
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, *(f"{measurement.percentile_ms(percent):.3g} ms" for percent in (50, 90, 99)))
+            for name, measurement in zip(self.names, (self.model, self.other), strict=True)
+        ]
+        answers = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences(*self.names)[2:])
+        return html_table(("model", "p50", "p90", "p99"), rows) + answers
 
     def sentences(self, model: str, other: str) -> list[str]:
         """The answer in words."""
@@ -66,15 +83,29 @@ class ModelComparison:
 
 
 def compare_models(
+    stages: SingleStages,
     model: Artifact,
     other: Artifact,
-    evaluations: tuple[Artifact, Artifact] | None,
-    options: SessionOptions,
-    plan: MeasurePlan,
+    images: Artifact | None,
+    threads: int,
+    batch_size: int | None,
+    duration_s: float,
 ) -> ModelComparison:
-    """Time two models in turns on this machine's CPU; hold their evaluations on the same images together."""
+    """Time two models in turns on this machine's CPU, and evaluate both on the same images.
+
+    Args:
+        images: labelled images; None leaves accuracy out.
+        batch_size: images at a time; None takes the batch size that a file fixes, or 1.
+        duration_s: seconds to measure.
+    """
+    batch_size = batch_size or fixed_batch(model.io) or fixed_batch(other.io) or 1
+    options, plan = SessionOptions(threads=threads), MeasurePlan(duration_s=duration_s, batch_size=batch_size)
+    drop = None
+    if images is not None:
+        config = stage_config(Evaluate, id="evaluation", model="model", data="images")
+        evaluations = [stages.make(config, model=artifact, data=images) for artifact in (model, other)]
+        drop = paired_drop(*map(right_answers, evaluations))
     timed = interleaved(partial(_run_of, model, options, plan), partial(_run_of, other, options, plan), plan)
-    drop = paired_drop(*(right_answers(one) for one in evaluations)) if evaluations else None
     return ModelComparison(timed.a, timed.b, timed.ratio, timed.interval, drop)
 
 

@@ -35,29 +35,33 @@ class Predicted(NamedTuple):
 
 
 def predict_images(
-    model: Artifact, paths: Sequence[Path], top: int, classes: tuple[SupportSet, PrototypeHead] | None = None
+    model: Artifact,
+    images: Sequence[Path | NDArray[np.uint8]],
+    top: int,
+    classes: tuple[SupportSet, PrototypeHead] | None = None,
 ) -> Predicted:
     """Label each image; folders give the images below them, sorted.
 
     Args:
-        classes: what answers in place of the model's own classifier.
+        images: files, folders, or RGB arrays (H, W, 3), which are called by their position.
+        classes: a classifier that answers in place of the model's own.
     """
     spec = model.io
     names = classes[0].classes if classes else spec.classes
     found = Predicted([], [], [])
     with target_for("local-cpu").open(model, SessionOptions()) as session:
-        for path in list(_images(paths, found)):
+        for name, image in list(_images(images, found)):
             try:
-                picture = read_image(path)
+                picture = read_image(image) if isinstance(image, Path) else image
             except (DataError, OSError) as error:
                 found.unread.append(error)
                 continue
             confidence = _confidence(picture, session, classes[1] if classes else None)
             if not np.isfinite(confidence).all():
-                raise no_numbers(path)
+                raise no_numbers(name)
             best = np.argsort(-confidence, kind="stable")[:top]
             labels = [{"label": names[i], "confidence": round(float(confidence[i]), 4)} for i in best]
-            found.answers.append({"image": str(path), "labels": labels})
+            found.answers.append({"image": name, "labels": labels})
     return found
 
 
@@ -73,11 +77,19 @@ def _confidence(picture: NDArray[np.uint8], session: Session, classes: Prototype
     return confidence
 
 
-def _images(paths: Sequence[Path], found: Predicted) -> Iterator[Path]:
-    """Files as they are; of a folder, every picture below it, sorted. What is passed over goes into `found`."""
-    for path in paths:
+def _images(
+    images: Sequence[Path | NDArray[np.uint8]], found: Predicted
+) -> Iterator[tuple[str, Path | NDArray[np.uint8]]]:
+    """The name of each image, and the image; of a folder, every image below it, sorted.
+
+    Files that are passed over are noted in `found`.
+    """
+    for position, path in enumerate(images):
+        if not isinstance(path, Path):
+            yield str(position), path
+            continue
         if not path.is_dir():
-            yield path
+            yield str(path), path
             continue
         below = pictures_below(path)
         notes = [f"{shown(path)}: {note}" for note in passed_over_notes(below.passed_over, path)]
@@ -93,4 +105,4 @@ def _images(paths: Sequence[Path], found: Predicted) -> Iterator[Path]:
                 got="; ".join(notes) or None,
                 expected=" ".join(sorted(picture_suffixes())),
             )
-        yield from below.pictures
+        yield from ((str(file), file) for file in below.pictures)

@@ -31,11 +31,11 @@ class SingleStages:
     """Makes artifacts from files that a user names."""
 
     def __init__(self, store: Store, context: Context) -> None:
-        self._store, self._context = store, context
+        self._store, self.context = store, context
 
     def make(self, config: Stage, **inputs: Artifact) -> Artifact:
         """Run one stage on its inputs, named by the fields that refer to them."""
-        return make(config, inputs, self._store, self._context)
+        return make(config, inputs, self._store, self.context)
 
     def model(self, path: Path, for_pictures: bool = True) -> Artifact:
         """The model in an ONNX file, a bundle or the folder of a stage.
@@ -44,13 +44,13 @@ class SingleStages:
             for_pictures: say how pictures are prepared, and which output gives the classes, where the file does not.
         """
         if path.is_dir():
-            return _model_in_folder(path, self._context.progress)
+            return _model_in_folder(path, self.context.progress)
         from edgevit.graphs.files import artifact_from_onnx
 
         model = artifact_from_onnx(path)
         if for_pictures:
             for note in _notes(path, model):
-                self._context.progress.say(f"note: {note}")
+                self.context.progress.say(f"note: {note}")
         return model
 
     def onnx_file(self, path: Path) -> Path:
@@ -80,9 +80,9 @@ class SingleStages:
         config = ImageFolder.model_validate(
             {"source": "image_folder", "path": str(folder.absolute()), "classes": classes}
         )
-        made = dataset_artifacts({"images": config}, Path.cwd(), ["images"], progress=self._context.progress)["images"]
+        made = dataset_artifacts({"images": config}, Path.cwd(), ["images"], progress=self.context.progress)["images"]
         for note in made.manifest.provenance["notes"]:
-            self._context.progress.say(f"note: {note}")
+            self.context.progress.say(f"note: {note}")
         return made
 
 
@@ -99,6 +99,16 @@ def single_stages(context: Context) -> Iterator[SingleStages]:
 def stage_config(config: type[S], **fields: Any) -> S:
     """A stage's config from command line values. Raises RecipeError naming the option that is wrong."""
     return record_from_options(config, {"stage": config.name(), **fields})
+
+
+def stage_config_from_arguments(config: type[S], **fields: Any) -> S:
+    """A stage's config from arguments of a Python function. Raises RecipeError naming the argument that is wrong."""
+    try:
+        return stage_config(config, **fields)
+    except RecipeError as error:
+        if error.where is not None:
+            error.where = f"{config.name()}({str(error.where).removeprefix('--').replace('-', '_')}=…)"
+        raise
 
 
 def record_from_options(model: type[M], fields: Mapping[str, Any]) -> M:

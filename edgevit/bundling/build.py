@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from edgevit import __version__
 from edgevit.artifacts import EMBEDDING, Artifact, Json, sha256_of_file
 from edgevit.bundling.classes import ClassImages, write_classes
 from edgevit.bundling.prototypes import FILE as CLASSES
@@ -29,6 +28,7 @@ from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
 from edgevit.runtimes.sessions import open_session
+from edgevit.version import __version__
 
 MODEL_LICENCE = (
     "model.onnx: as the weights it was started from, and the images it was trained on, allow; not recorded here."

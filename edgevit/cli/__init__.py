@@ -10,11 +10,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgevit import __version__
 from edgevit.cli import checks, environment, inspection, learning_rate, making, measuring, recipes, shipping
 from edgevit.cli.machine import check_working_folder, explained
 from edgevit.errors import EdgevitError
 from edgevit.terminal import printable
+from edgevit.version import __version__
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
 

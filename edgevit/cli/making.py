@@ -20,8 +20,8 @@ from edgevit.cli.output import (
     print_json,
     say_note,
     terminal_context,
-    whole_or_not_at_all,
 )
+from edgevit.disks import whole_or_not_at_all
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact, IOSpec

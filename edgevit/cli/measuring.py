@@ -151,26 +151,14 @@ def compare(
     Example: edgevit compare deit.onnx deit.int8.onnx --data photos/
     """
     from edgevit.actions.compare_models import compare_models
-    from edgevit.actions.single_stage import single_stages, stage_config
-    from edgevit.configs import Evaluate
-    from edgevit.profiling import MeasurePlan
-    from edgevit.runtimes.base import SessionOptions, fixed_batch
+    from edgevit.actions.single_stage import single_stages
 
     with single_stages(terminal_context()) as stages:
         one, other = stages.model(first), stages.model(second)
         images = stages.labelled_images(data) if data else None
         _check_order_is_needed(class_order, one, other)
         models = _ordered_if_unnamed(one, class_order, images), _ordered_if_unnamed(other, class_order, images)
-        batch_size = batch or fixed_batch(one.io) or fixed_batch(other.io) or 1
-        plan = MeasurePlan(duration_s=duration_s, batch_size=batch_size)
-        evaluations = None
-        if images:
-            config = stage_config(Evaluate, id="evaluation", model="model", data="images")
-            evaluations = (
-                stages.make(config, model=models[0], data=images),
-                stages.make(config, model=models[1], data=images),
-            )
-        answer = compare_models(*models, evaluations, SessionOptions(threads=threads), plan)
+        answer = compare_models(stages, *models, images, threads, batch, duration_s)
     if as_json:
         print_json(answer.as_json())
     else:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shlex
-import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgevit.cli.machine import is_utf8
+from edgevit.disks import whole_or_not_at_all
 from edgevit.terminal import printable, printable_line
 
 if TYPE_CHECKING:
     from edgevit.context import Context
 
-PART = ".edgevit-part-"
-ABANDONED_S = 3600  # after so long a part belongs to a command that was killed
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
@@ -87,36 +81,6 @@ def check_out(out: Path, *inputs: Path | None, option: str = "--out") -> None:
         raise RecipeError("nothing may be written there", where=out, got=f"no right to write in {above}")
 
 
-@contextmanager
-def whole_or_not_at_all(out: Path) -> Iterator[Path]:
-    """Where to write a file or a folder, which becomes `out` in one step.
-
-    Raises:
-        ArtifactError: a folder that is not empty has appeared at `out` meanwhile.
-        OSError: the disk is full; the error names `out`.
-    """
-    from edgevit.disks import IS_FULL
-    from edgevit.errors import ArtifactError
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(out.parent)
-    folder = None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=PART, dir=out.parent))
-        yield folder / out.name
-        _sync(folder)
-        (folder / out.name).replace(out)
-    except OSError as error:
-        if error.errno in IS_FULL:
-            raise OSError(error.errno, error.strerror, str(out)) from None
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise ArtifactError("the folder is already there", where=out, next="give another --out") from None
-        raise
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def write_text_whole(out: Path, text: str) -> None:
     """Write a file in UTF-8, whole or not at all."""
     with whole_or_not_at_all(out) as part:
@@ -129,22 +93,6 @@ def terminal_context(**changes: Any) -> Context:
     from edgevit.progress import progress_for
 
     return Context(progress=progress_for(sys.stderr), **changes)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what commands that were killed have left."""
-    for left in folder.glob(f"{PART}*"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > ABANDONED_S:
-                shutil.rmtree(left)
-
-
-def _sync(folder: Path) -> None:
-    """Bring the files below a folder to the disk: some disks say only then that they are full."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
 
 
 def _is_number(cell: str) -> bool:

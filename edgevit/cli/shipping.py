@@ -18,8 +18,8 @@ from edgevit.cli.output import (
     print_json,
     print_table,
     terminal_context,
-    whole_or_not_at_all,
 )
+from edgevit.disks import whole_or_not_at_all
 
 
 def predict(

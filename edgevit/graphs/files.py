@@ -9,7 +9,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-import edgevit
 from edgevit.artifacts import (
     Artifact,
     FileEntry,
@@ -36,6 +35,7 @@ from edgevit.graphs.normal_form import KNOWN_DOMAINS, normalize
 from edgevit.graphs.outputs import class_output
 from edgevit.graphs.precision import onnx_metrics
 from edgevit.graphs.walk import graphs_of, nodes, stored_tensors
+from edgevit.version import __version__
 
 USERS_FILE = "file"  # the stage that a user's own ONNX file stands for
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
@@ -72,7 +72,7 @@ def write_onnx(
     if trained_ranges:
         metadata[RANGES_KEY] = canonical_json(trained_ranges.model_dump(mode="json"))
     onnx.helper.set_model_props(model, metadata)
-    model.producer_name, model.producer_version = "edgevit", edgevit.__version__
+    model.producer_name, model.producer_version = "edgevit", __version__
     check_structure(model, path)  # as `read_onnx` does
     with graph_tool("the graph cannot be written", path):
         onnx.checker.check_model(model)

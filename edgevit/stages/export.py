@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from onnx import ModelProto
+from torch import nn
 
 from edgevit.artifacts import Artifact, Contents, IOSpec
 from edgevit.configs import Export
@@ -17,7 +18,7 @@ from edgevit.graphs.norms import with_fused_norms
 from edgevit.models import open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
-from edgevit.models.ranges import trained_ranges
+from edgevit.models.ranges import TrainedRanges, trained_ranges
 from edgevit.progress import Progress
 from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images
 from edgevit.runtimes.float16_range import beyond_float16, said
@@ -27,35 +28,61 @@ from edgevit.runtimes.torch.session import TorchSession
 
 
 def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    checkpoint, file = inputs["model"], out / "model.onnx"
+    checkpoint = inputs["model"]
     module, description, spec = open_checkpoint(checkpoint)
+    ranges = trained_ranges(checkpoint)
+    return exported(module, spec, config, context, out, f"its checkpoint '{checkpoint.id}'", description.folded, ranges)
+
+
+def exported(
+    module: nn.Module,
+    spec: IOSpec,
+    config: Export,
+    context: Context,
+    out: Path,
+    source: str,
+    is_folded: bool = False,
+    ranges: TrainedRanges | None = None,
+) -> Contents:
+    """Write `model.onnx` into folder `out`, and check its answers against the module's.
+
+    Args:
+        module: images (N, 3, H, W) → logits (N, classes), in eval mode, on the CPU.
+        source: what the module is, in an error.
+        is_folded: the branches of the module are fused already.
+        ranges: of activations, that quantization-aware training has learned.
+
+    Raises:
+        ArtifactError: the module cannot be exported.
+        ParityError: the file answers otherwise than the module.
+    """
+    file = out / "model.onnx"
     if config.embedding:
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
-    folded, ranges = description.folded, trained_ranges(checkpoint)
-    exported = onnx_from_module(module, spec, config.opset, config.dynamic_batch, as_it_is=folded)
+    graph = onnx_from_module(module, spec, config.opset, config.dynamic_batch, as_it_is=is_folded)
     session_options = {} if config.runtime == "onnxruntime" else {"runtime": config.runtime}
-    model, written, carried = exported.model, exported.spec, None
+    model, written, carried = graph.model, graph.spec, None
     if config.precision == "float16":
-        model = _in_float16(model, exported.spec, config, context.progress)
+        model = _in_float16(model, graph.spec, config, context.progress)
     if config.normalize:
         written = written.taking_pictures()
         model = with_normalization(model, written)
     if ranges is not None and config.precision == "float32":
-        carried = tensor_ranges(ranges, model, exported.layers, config.id)
+        carried = tensor_ranges(ranges, model, graph.layers, config.id)
     write_onnx(model, file, written, session_options, carried)
-    if config.dynamic_batch and not exported.dynamic_batch:
+    if config.dynamic_batch and not graph.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(
         session_as_declared(file, written, session_options, threads=1),
-        TorchSession(WithEmbedding(module) if config.embedding else module, exported.spec, "cpu", SessionOptions()),
+        TorchSession(WithEmbedding(module) if config.embedding else module, graph.spec, "cpu", SessionOptions()),
         precision=config.precision,
-        where=f"{config.id}, against its checkpoint '{checkpoint.id}'",
+        where=f"{config.id}, against {source}",
     )
     metrics = {
-        **cost_of(module if folded else re_parameterised(module, spec), spec.preprocess),
+        **cost_of(module if is_folded else re_parameterised(module, spec), spec.preprocess),
         "size_bytes": file.stat().st_size,
         "precision": config.precision,
-        "exporter": exported.exporter,
+        "exporter": graph.exporter,
         "opset": config.opset,
         "max_difference": agreement.max_difference,
     }

@@ -1,0 +1,1 @@
+"""The Python interface: what `import edgevit` offers. It runs the stages that the command line runs."""

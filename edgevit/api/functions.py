@@ -1,0 +1,349 @@
+"""Functions of the Python interface. Each runs the stage of its name, as the command of that name does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.api.inputs import Data, labelled_images, unlabelled_images
+from edgevit.api.model import Model
+from edgevit.api.results import Evaluation, Latency, Run
+from edgevit.api.workspace import new_folder, stages
+from edgevit.artifacts import Artifact, IOSpec, Preprocess
+from edgevit.errors import ArtifactError, RecipeError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgevit.actions.compare_models import ModelComparison
+
+ModelLike = Model | str | Path
+
+
+def load(
+    source: str | Path,
+    classes: Sequence[str] | None = None,
+    *,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    **options: Any,
+) -> Model:
+    """A model from a file, a folder, or timm.
+
+    Args:
+        source: an ONNX file, a bundle, the folder of a checkpoint (runs/NAME/ID), or the name of a timm model.
+        classes: class names in the order of the outputs. A timm model gets as many outputs. A model that is read from
+            a file is given these names.
+        pretrained: take the weights that timm knows for this model; random weights otherwise.
+        weights: a .safetensors file, or a .pth file of tensors alone.
+        image_size: side of the input in pixels; the model's own by default.
+        options: more options of the stage `load`, such as `model_args` or `num_classes`.
+
+    Raises:
+        ArtifactError: the file is no model, or its weights belong to another model.
+        RecipeError: there is neither such a file nor such a timm model, or an option is wrong.
+
+    Example:
+        >>> import edgevit
+        >>> student = edgevit.load("test_vit", classes=["bolt", "nut"], image_size=32)
+        >>> student.classes
+        ('bolt', 'nut')
+    """
+    if not _is_path(source):
+        from edgevit.configs import Load
+
+        weights_file = str(Path(weights).absolute()) if weights is not None else None
+        names = tuple(classes) if classes is not None else None
+        return _made(
+            Load, id=str(source), model=str(source), classes=names, pretrained=pretrained, weights=weights_file,
+            image_size=image_size, **options,
+        )  # fmt: skip
+    given = {"pretrained": pretrained or None, "weights": weights, "image_size": image_size, **options}
+    if unfit := [name for name, value in given.items() if value is not None]:
+        raise RecipeError(f"'{unfit[0]}' goes with the name of a timm model", got=f"the file {source}")
+    path = Path(source)
+    model = Model(stages().model(path), bundle=path if (path / "bundle.json").is_file() else None)
+    return model if classes is None else _renamed(model, classes)
+
+
+def export(
+    model: ModelLike | nn.Module,
+    *,
+    classes: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    **options: Any,
+) -> Model:
+    """Export a checkpoint or a torch module to ONNX. The answers of the file are checked against torch.
+
+    Args:
+        model: a checkpoint, or a module of one's own: float images (N, 3, H, W) → logits (N, classes).
+        classes: of a module: class names in the order of the outputs.
+        image_size: of a module: side of the input in pixels, or (height, width).
+        mean, std: of a module: mean and standard deviation of red, green and blue on a scale of 0 to 1; those of
+            ImageNet by default.
+        options: more options of the stage `export`: `precision`, `opset`, `normalize`, `embedding`, `runtime`, …
+
+    Raises:
+        ArtifactError: the model cannot be exported.
+        ParityError: the file answers otherwise than torch.
+
+    Example:
+        >>> onnx = edgevit.export(edgevit.load("test_vit", classes=["bolt", "nut"], image_size=32))
+        >>> onnx.kind, onnx.metrics["precision"]
+        ('onnx', 'float32')
+    """
+    from edgevit.configs import Export
+
+    if isinstance(model, Model | str | Path):
+        given = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
+        if unfit := [name for name, value in given.items() if value is not None]:
+            raise RecipeError(f"'{unfit[0]}' is for a torch module: a checkpoint holds it", where="edgevit.export")
+        return _made(Export, id="onnx", inputs={"model": _artifact(model)}, **options)
+    if classes is None or image_size is None:
+        raise RecipeError("a torch module needs `classes` and `image_size`", where="edgevit.export")
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    colors = {name: value for name, value in {"mean": mean, "std": std}.items() if value is not None}
+    return _exported_module(model, tuple(classes), Preprocess(height=height, width=width, **colors), options)
+
+
+def quantize(model: ModelLike, calibration: Data, **options: Any) -> Model:
+    """Quantize an ONNX model after training. Its closeness to the float model is checked.
+
+    Args:
+        model: a float ONNX model.
+        calibration: a folder of images, labelled or not, or a data set object (see `evaluate`).
+        options: more options of the stage `quantize`: `calibration_images`, `runtime`, `precision`, `calibrator`,
+            `placement`, `threads`, …
+
+    Raises:
+        ParityError: the quantized model is too far from the float model.
+
+    Returns:
+        The quantized model; the float model where `placement` is "fastest" and no INT8 form is faster on this machine.
+    """
+    from edgevit.configs import Quantize
+
+    images = unlabelled_images(calibration, stages())
+    return _made(Quantize, id="quantized", inputs={"model": _artifact(model), "calibration": images}, **options)
+
+
+def compile(model: ModelLike, target: str = "local-cpu", **options: Any) -> Model:
+    """Compile an ONNX model for the runtime of a target. Its answers are checked against the model's.
+
+    Raises:
+        ParityError: the compiled file answers otherwise.
+    """
+    from edgevit.configs import Compile
+
+    return _made(Compile, id="engine", inputs={"model": _artifact(model)}, target=target, **options)
+
+
+def evaluate(model: ModelLike, data: Data, **options: Any) -> Evaluation:
+    """Measure accuracy on labelled images.
+
+    Args:
+        data: a folder CLASS/*.jpg, or a folder whose subfolder test/ is one; or a data set object: `classes`, a length,
+            and (image, class index) by position, as torchvision has them. Images of an object have one size and are
+            PIL images or arrays (H, W, 3) of uint8.
+        options: more options of the stage `evaluate`: `target`, `runtime`, `batch_size`, `protocol`, …
+
+    Raises:
+        DataError: the images have no labels, or a class that the model does not know.
+
+    Example:
+        >>> from sklearn.datasets import load_digits
+        >>> class Digits:
+        ...     classes = [str(digit) for digit in range(10)]
+        ...     pixels, labels = (load_digits().images * 15).astype("uint8"), load_digits().target
+        ...     def __len__(self):
+        ...         return 50
+        ...     def __getitem__(self, index):
+        ...         return self.pixels[index], self.labels[index]
+        >>> model = edgevit.load("test_vit", classes=Digits.classes, image_size=32)
+        >>> 0 <= edgevit.evaluate(model, Digits()).top1 <= 1
+        True
+    """
+    from edgevit.configs import Evaluate
+
+    inputs = {"model": _artifact(model), "data": labelled_images(data, stages())}
+    return Evaluation(_artifact_of(Evaluate, "evaluation", inputs, options))
+
+
+def profile(model: ModelLike, **options: Any) -> Latency:
+    """Measure the latency of a model.
+
+    Args:
+        options: options of the stage `profile`: `target`, `runtime`, `threads`, `batch_size`, `boundary`,
+            `duration_s`, …
+
+    Raises:
+        TargetError: the target does not work here, or the model has another fixed batch size.
+    """
+    from edgevit.configs import Profile
+    from edgevit.runtimes.base import fixed_batch
+
+    artifact = _artifact(model)
+    options = {"batch_size": fixed_batch(artifact.io) or 1, **options}
+    return Latency(_artifact_of(Profile, "latency", {"model": artifact}, options))
+
+
+def compare(
+    model: ModelLike,
+    other: ModelLike,
+    data: Data | None = None,
+    *,
+    threads: int = 1,
+    batch_size: int | None = None,
+    duration_s: float = 6.0,
+) -> ModelComparison:
+    """Compare two models: latencies interleaved in one run on this machine, accuracies on the same images.
+
+    Args:
+        data: labelled images as `evaluate` takes them; accuracy is left out without them.
+        threads: CPU threads of the runtime.
+        batch_size: images at a time; 1 by default, or the batch size that a file fixes.
+        duration_s: seconds to measure.
+
+    Returns:
+        The comparison. `print` shows it in sentences, a notebook shows a table.
+    """
+    from edgevit.actions.compare_models import compare_models
+
+    run_stages = stages()
+    images = None if data is None else labelled_images(data, run_stages)
+    artifacts = _artifact(model), _artifact(other)
+    comparison = compare_models(run_stages, *artifacts, images, threads, batch_size, duration_s)
+    names = tuple(artifact.id for artifact in artifacts)
+    first, second = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
+    return replace(comparison, names=(first, second))
+
+
+def bundle(model: ModelLike, out: str | Path, support: Data | None = None) -> Path:
+    """Pack a model for a device: the ONNX file, labels, preprocessing, a runner, and the hash of each file.
+
+    Args:
+        out: the new folder.
+        support: labelled images of each class, with which the bundle can take more classes; for a model that was
+            exported with `embedding=True`.
+
+    Raises:
+        ArtifactError: there is something at `out` already.
+    """
+    from edgevit.configs import Bundle
+    from edgevit.disks import copy_folder, whole_or_not_at_all
+
+    target = Path(out)
+    if target.exists():
+        raise ArtifactError("the path is already taken", where=target, next="give another path")
+    inputs = {"model": _artifact(model)}
+    if support is not None:
+        inputs["support"] = labelled_images(support, stages())
+    made = _artifact_of(Bundle, "bundle", inputs, {})
+    with whole_or_not_at_all(target) as part:
+        copy_folder(made.path, part)
+    return target
+
+
+def run(
+    recipe: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    runs: str | Path = "runs",
+    device: str = "auto",
+    workers: int | None = None,
+    fresh: Sequence[str] = (),
+) -> Run:
+    """Run a recipe. Finished stages are not run again, and a stopped run goes on, as with `edgevit run`.
+
+    Args:
+        recipe: a YAML file, or the name of a recipe that comes with edgevit, such as "quickstart".
+        settings: changed values by their place, such as {"stages.student.epochs": 60}.
+        runs: the folder of all runs and of their store.
+        device: where training runs: cpu, cuda, or auto (cuda where it works).
+        workers: processes that load images.
+        fresh: ids of stages to run again.
+
+    Raises:
+        RecipeError: the recipe is wrong; the line and the nearest valid name are given.
+    """
+    import sys
+
+    from edgevit import pipeline
+    from edgevit.actions.doctor import training_device
+    from edgevit.context import Context
+    from edgevit.progress import progress_for
+    from edgevit.recipe import load_recipe
+    from edgevit.recipes import find_recipe
+
+    progress, file = progress_for(sys.stderr), Path(recipe)
+    changes = [f"{place}={_as_yaml(value)}" for place, value in (settings or {}).items()]
+    loaded = load_recipe(file, changes, progress.say)
+    _, base = find_recipe(file)
+    context = Context(device=training_device(device), progress=progress)
+    if workers is not None:
+        context = replace(context, workers=workers)
+    done = pipeline.run(loaded, base, Path(runs), context, fresh)
+    folder = Path(runs) / loaded.name
+    return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})
+
+
+def _is_path(source: str | Path) -> bool:
+    return isinstance(source, Path) or Path(source).exists() or source.endswith(".onnx") or "/" in source
+
+
+def _artifact(model: ModelLike) -> Artifact:
+    return (model if isinstance(model, Model) else load(model)).artifact
+
+
+def _made(config: Any, id: str, inputs: Mapping[str, Artifact] | None = None, **options: Any) -> Model:
+    return Model(_artifact_of(config, id, inputs or {}, options))
+
+
+def _artifact_of(config: Any, id: str, inputs: Mapping[str, Artifact], options: Mapping[str, Any]) -> Artifact:
+    """Run one stage. The fields that refer to inputs hold the names of these fields."""
+    from edgevit.actions.single_stage import stage_config_from_arguments
+
+    made = stage_config_from_arguments(config, id=id, **{name: name for name in inputs}, **options)
+    return stages().make(made, **inputs)
+
+
+def _renamed(model: Model, classes: Sequence[str]) -> Model:
+    expected = len(model.classes)
+    if len(classes) != expected:
+        raise ArtifactError("the model has another number of classes", got=len(classes), expected=expected)
+    return replace(model, artifact=model.artifact.calling_its_classes(tuple(classes)))
+
+
+def _exported_module(
+    module: nn.Module, classes: tuple[str, ...], preprocess: Preprocess, options: Mapping[str, Any]
+) -> Model:
+    from edgevit.actions.single_stage import stage_config_from_arguments
+    from edgevit.configs import Export
+    from edgevit.data.class_names import check_class_names
+    from edgevit.graphs.files import artifact_from_onnx
+    from edgevit.stages.export import exported
+
+    check_class_names(classes, "edgevit.export")
+    if options.get("embedding"):
+        raise RecipeError("'embedding' is for models that edgevit built", where="edgevit.export", next="leave it out")
+    config, folder = stage_config_from_arguments(Export, id="onnx", model="module", **options), new_folder("export")
+    spec = IOSpec.for_classifier(preprocess, classes).calling_its_classes(classes)
+    mode = module.training
+    try:
+        contents = exported(module.eval(), spec, config, stages().context, folder, "the torch module")
+    finally:
+        module.train(mode)
+    artifact = artifact_from_onnx(folder / "model.onnx")
+    metrics = {**artifact.metrics, **contents.metrics}
+    return Model(replace(artifact, manifest=artifact.manifest.model_copy(update={"metrics": metrics})))
+
+
+def _as_yaml(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,99 @@
+"""What callers may pass for images and data sets, as the files and artifacts that stages read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgevit.api.workspace import new_folder
+from edgevit.artifacts import Artifact
+from edgevit.configs import Npz
+from edgevit.data import dataset_artifacts
+from edgevit.data.images import as_rgb
+from edgevit.errors import DataError
+
+if TYPE_CHECKING:
+    from edgevit.actions.single_stage import SingleStages
+    from edgevit.api.model import ImageLike
+
+
+class LabelledImages(Protocol):
+    """A data set as torchvision has them: `classes`, a length, and (image, index of the class) by position."""
+
+    classes: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, int]: ...
+
+
+Data = str | Path | LabelledImages
+
+
+def named_images(images: ImageLike | Sequence[ImageLike]) -> list[Path | NDArray[np.uint8]]:
+    """Files and folders as paths, images in memory as arrays (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: an array has another shape or type.
+    """
+    several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    return [Path(image) if isinstance(image, str | Path) else _rgb(image, "the image") for image in several]
+
+
+def labelled_images(data: Data, stages: SingleStages) -> Artifact:
+    """A folder CLASS/*.jpg (its test split where there is one), or a data set object."""
+    return stages.labelled_images(Path(data)) if isinstance(data, str | Path) else _from_object(data)
+
+
+def unlabelled_images(data: Data, stages: SingleStages) -> Artifact:
+    """Every image below a folder, or of a data set object."""
+    return stages.unlabelled_images(Path(data)) if isinstance(data, str | Path) else _from_object(data)
+
+
+def _from_object(data: LabelledImages) -> Artifact:
+    """The data set as an .npz file in a temporary folder.
+
+    Raises:
+        DataError: the object has no classes, or its images differ in size.
+    """
+    if not hasattr(data, "classes") or not len(data):
+        raise DataError(
+            "this is no data set",
+            got=type(data).__name__,
+            expected="a folder, or an object with `classes`, a length, and (image, class index) by position",
+        )
+    images, labels = zip(*_samples(data), strict=True)
+    if len(sizes := {image.shape for image in images}) > 1:
+        raise DataError(
+            "the images of a data set object differ in size",
+            got=", ".join(f"{height} × {width}" for height, width, _ in sorted(sizes)[:3]),
+            expected="one size",
+            next="give a folder CLASS/*.png, whose images may differ in size, or resize them",
+        )
+    file = new_folder("data") / "images.npz"
+    np.savez(file, images=np.stack(images), labels=np.array(labels, np.int64), classes=np.array(data.classes, np.str_))
+    config = Npz(source="npz", path=str(file))
+    return dataset_artifacts({"images": config}, file.parent, ["images"])["images"]
+
+
+def _samples(data: LabelledImages) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    for position in range(len(data)):
+        image, label = data[position]
+        yield _rgb(image, f"sample {position}"), int(label)
+
+
+def _rgb(image: Any, where: str) -> NDArray[np.uint8]:
+    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
+        raise DataError(
+            "this is no image",
+            where=where,
+            got=f"{type(image).__name__} of shape {pixels.shape} and type {pixels.dtype}",
+            expected="a file, a PIL image, or an array (height, width, 3) of uint8, RGB",
+        )
+    return as_rgb(pixels)

@@ -1,0 +1,221 @@
+"""Results of measurements and of runs, for notebooks and programs."""
+
+from __future__ import annotations
+
+import json
+import webbrowser
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.api.model import Model
+from edgevit.artifacts import Artifact
+from edgevit.errors import ArtifactError, did_you_mean
+from edgevit.report.tables import html_table
+
+MODEL_KINDS = ("checkpoint", "onnx", "engine")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The accuracy of a model on labelled images.
+
+    Attributes:
+        artifact: predictions and summary, as the stage `evaluate` writes them.
+    """
+
+    artifact: Artifact
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose most likely class is right, 0 to 1."""
+        return float(self.artifact.metrics["top1"]["value"])
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of `top1` (Wilson 1927)."""
+        top1 = self.artifact.metrics["top1"]
+        return float(top1["low"]), float(top1["high"])
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """`class`, number of images `n`, `recall` and `precision` of each class; None where there is no image."""
+        rows: list[dict[str, Any]] = self._summary()["per_class"]
+        return rows
+
+    def predictions(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays by name, one row an image: sample_ids, labels, predicted, confidence, probabilities."""
+        from edgevit.evaluation.record import predictions
+
+        return predictions(self.artifact)
+
+    def __str__(self) -> str:
+        top1 = self.artifact.metrics["top1"]
+        low, high = self.interval
+        return f"top-1 {self.top1:.2%}, 95% interval {low:.2%} to {high:.2%}, {top1['n']} images"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (row["class"], row["n"], *(_share(row[name]) for name in ("recall", "precision"))) for row in self.per_class
+        ]
+        return f"<p>{self}</p>" + html_table(("class", "images", "recall", "precision"), rows)
+
+    def _summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads(self.artifact.file("evaluation.json").read_text(encoding="utf-8"))
+        return summary
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The latency of a model on a target.
+
+    Attributes:
+        artifact: the measurement with its conditions, as the stage `profile` writes it.
+    """
+
+    artifact: Artifact
+
+    @property
+    def p50_ms(self) -> float:
+        """Median time of one run, in milliseconds."""
+        return float(self.artifact.metrics["latency_ms"]["p50"])
+
+    @property
+    def interval_ms(self) -> tuple[float, float]:
+        """95% interval of `p50_ms`."""
+        latency = self.artifact.metrics["latency_ms"]
+        return float(latency["p50_low"]), float(latency["p50_high"])
+
+    def percentile_ms(self, percent: int) -> float:
+        """The 50th, 90th or 99th percentile, in milliseconds."""
+        return float(self.artifact.metrics["latency_ms"][f"p{percent}"])
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Target, runtime, threads, batch size, precision, and everything else that was recorded."""
+        return {name: value for name, value in self.artifact.metrics.items() if name != "latency_ms"}
+
+    def __str__(self) -> str:
+        low, high = self.interval_ms
+        metrics = self.artifact.metrics
+        return (
+            f"p50 {self.p50_ms:.3g} ms (95% interval {low:.3g} to {high:.3g}), p90 {self.percentile_ms(90):.3g}, "
+            f"p99 {self.percentile_ms(99):.3g}; {metrics['runtime']} on {metrics['target']}, "
+            f"threads {metrics['threads']}, batch {metrics['batch_size']}, {metrics['precision']}"
+        )
+
+    def _repr_html_(self) -> str:
+        latency = [(f"p{percent}", f"{self.percentile_ms(percent):.3g} ms") for percent in (50, 90, 99)]
+        names = ("target", "runtime", "threads", "batch_size", "precision")
+        conditions = [(name.replace("_", " "), self.artifact.metrics[name]) for name in names]
+        return html_table(("latency", ""), [*latency, *conditions])
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of a run.
+
+    Attributes:
+        artifact: report.html, report.json and report.md.
+    """
+
+    artifact: Artifact
+
+    @property
+    def path(self) -> Path:
+        """report.html, its hash checked."""
+        return self.artifact.file("report.html")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """report.json: everything that the page shows; fractions, milliseconds, bytes."""
+        data: dict[str, Any] = json.loads(self.artifact.file("report.json").read_text(encoding="utf-8"))
+        return data
+
+    @property
+    def meets_budget(self) -> bool | None:
+        """Whether the deployed model meets the recipe's budget; None where the recipe has none."""
+        verdict: bool | None = self.artifact.metrics["meets_budget"]
+        return verdict
+
+    def show(self) -> None:
+        """Open the page in a browser; in a notebook, the last expression `run.report` shows its summary."""
+        webbrowser.open(self.path.as_uri())
+
+    def __str__(self) -> str:
+        from edgevit.report import summary
+
+        return summary(self.data)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        page = html.escape(self.path.as_uri(), quote=True)
+        return f'<pre>{html.escape(str(self))}</pre><p><a href="{page}">report.html</a></p>'
+
+
+Result = Model | Evaluation | Latency | Report | Artifact
+
+
+class Run(Mapping[str, Result]):
+    """The results of a recipe by the ids of its stages.
+
+    Checkpoints, ONNX files, compiled files and bundles are a `Model`. Evaluations, latencies and reports have types of
+    their own. Other results are an `Artifact`.
+    """
+
+    def __init__(self, name: str, folder: Path, artifacts: Mapping[str, Artifact]) -> None:
+        self.name, self.folder = name, folder
+        self._artifacts = dict(artifacts)
+
+    def __getitem__(self, stage_id: str) -> Any:  # a model here, a measurement there: callers know their recipe
+        if stage_id not in self._artifacts:
+            hint = did_you_mean(stage_id, self._artifacts) or f"stages: {', '.join(self._artifacts)}"
+            raise KeyError(f"there is no stage '{stage_id}'. {hint}")
+        return _result(self._artifacts[stage_id], self.folder / stage_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._artifacts)
+
+    def __len__(self) -> int:
+        return len(self._artifacts)
+
+    @property
+    def report(self) -> Report:
+        """The last report of the run.
+
+        Raises:
+            ArtifactError: the recipe has no stage report.
+        """
+        reports = [artifact for artifact in self._artifacts.values() if artifact.kind == "report"]
+        if not reports:
+            raise ArtifactError("the recipe has no stage report", where=self.name, next="add {stage: report, of: […]}")
+        return Report(reports[-1])
+
+    def __repr__(self) -> str:
+        return f"<edgevit.Run {self.name}: {', '.join(self)}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(("stage", "result"), [(name, artifact.kind) for name, artifact in self._artifacts.items()])
+
+
+def _result(artifact: Artifact, folder: Path) -> Result:
+    if artifact.kind == "bundle":
+        from edgevit.graphs.files import artifact_from_onnx
+
+        return Model(artifact_from_onnx(artifact.file("model.onnx")), bundle=folder)
+    if artifact.kind in MODEL_KINDS:
+        return Model(artifact)
+    if artifact.kind == "evaluation":
+        return Evaluation(artifact)
+    if artifact.kind == "latency":
+        return Latency(artifact)
+    return Report(artifact) if artifact.kind == "report" else artifact
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

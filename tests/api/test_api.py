@@ -1,0 +1,184 @@
+"""The Python interface: the snippet of the README, models of one's own, data set objects, and errors."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import nn
+
+import edgevit
+from edgevit.api import functions
+from edgevit.errors import ArtifactError, DataError, EdgevitError, RecipeError
+
+DIGITS = [str(digit) for digit in range(10)]
+RECIPE = """\
+name: small
+budget: {latency_ms: 1000}
+datasets:
+  digits: {source: digits, few_shot: {shots: 5}}
+stages:
+  - {stage: train, id: student, model: test_vit, image_size: 32, data: digits.support, epochs: 1, batch_size: 16}
+  - {stage: export, id: onnx, model: student}
+  - {stage: evaluate, id: accuracy, model: onnx, data: digits.test}
+  - {stage: profile, id: latency, model: onnx, duration_s: 0.05, warmup_s: 0.01, min_runs: 5}
+  - {stage: report, id: report, of: [accuracy, latency]}
+  - {stage: bundle, id: bundle, model: onnx}
+"""
+
+
+class DigitImages:
+    """Scanned digits as a data set object."""
+
+    classes = DIGITS
+
+    def __init__(self, count: int = 40) -> None:
+        digits = load_digits()
+        self._pixels, self._labels = (digits.images[:count] * 15).astype(np.uint8), digits.target[:count]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self._pixels[index], int(self._labels[index])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("api") / "photos"
+    images = DigitImages()
+    for index in range(len(images)):
+        pixels, label = images[index]
+        home = folder / DIGITS[label]
+        home.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).resize((40, 32)).save(home / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def onnx() -> edgevit.Model:
+    return edgevit.export(edgevit.load("test_vit", classes=DIGITS, image_size=32))
+
+
+def test_the_snippet_of_the_readme(photos: Path, onnx: edgevit.Model, tmp_path: Path) -> None:
+    small = edgevit.quantize(onnx, calibration=photos, placement="all", calibration_images=16, min_sqnr_db=0.0)
+    assert (onnx.metrics["precision"], small.metrics["precision"]) == ("float32", "int8")
+    comparison = edgevit.compare(onnx, small, data=photos, duration_s=0.2)
+    assert str(comparison).count("\n") == 3
+    assert "onnx" in str(comparison)
+    assert "quantized" in str(comparison)
+    assert comparison._repr_html_().count("<tr>") == 3
+    saved = small.save(tmp_path / "small.onnx")
+    again = edgevit.load(saved)
+    image = photos / "0" / "0.png"
+    assert again.predict(image) == small.predict(image)
+    with pytest.raises(ArtifactError, match="already taken"):
+        small.save(photos)
+
+
+def test_a_run_is_a_mapping_of_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    run = edgevit.run(tmp_path / "small.yaml", {"stages.student.epochs": 1}, runs=tmp_path / "runs", workers=0)
+    assert list(run) == ["student", "onnx", "accuracy", "latency", "report", "bundle"]
+    accuracy = run["accuracy"]
+    assert accuracy.interval[0] <= accuracy.top1 <= accuracy.interval[1]
+    correct = accuracy.predictions()
+    assert accuracy.top1 == np.mean(correct["labels"] == correct["predicted"])
+    assert accuracy._repr_html_().count("<tr>") == 11
+    assert run["latency"].percentile_ms(50) == run["latency"].p50_ms <= run["latency"].percentile_ms(99)
+    assert run.report.meets_budget is True
+    assert run.report.data["deployed"] == "onnx"
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    run.report.show()
+    assert opened == [run.report.path.as_uri()]
+    picture = DigitImages()[3][0]
+    by_bundle, by_student = run["bundle"].predict(picture), run["student"].predict(picture)
+    assert by_bundle[0].label == by_student[0].label
+    assert by_bundle[0].confidence == pytest.approx(by_student[0].confidence, abs=1e-3)
+    with pytest.raises(KeyError, match="Did you mean 'student'"):
+        run["studnet"]
+
+
+def test_a_module_of_ones_own_goes_through_export_evaluate_and_profile(photos: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                           nn.Linear(8, 10))  # fmt: skip
+    model = edgevit.export(module, classes=DIGITS, image_size=(24, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert (model.preprocess.height, model.preprocess.width) == (24, 32)
+    assert module.training
+    predicted = model.predict(photos, top=3)
+    assert len(predicted) == 40
+    assert all(len(prediction.labels) == 3 for prediction in predicted)
+    evaluation = edgevit.evaluate(model, photos)
+    hits = np.mean([Path(prediction.image).parent.name == prediction.label for prediction in predicted])
+    assert evaluation.top1 == pytest.approx(hits)
+    latency = edgevit.profile(model, duration_s=0.05, warmup_s=0.01, min_runs=5)
+    assert 0 < latency.interval_ms[0] <= latency.p50_ms <= latency.interval_ms[1]
+    assert "threads 1" in str(latency)
+
+
+def test_a_data_set_object_gives_what_a_folder_gives(onnx: edgevit.Model, tmp_path: Path) -> None:
+    images = DigitImages()
+    for index in range(len(images)):
+        pixels, label = images[index]
+        (tmp_path / DIGITS[label]).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / DIGITS[label] / f"{index}.png")
+    from_object, from_folder = edgevit.evaluate(onnx, images), edgevit.evaluate(onnx, tmp_path)
+    assert from_object.top1 == from_folder.top1
+    assert (
+        edgevit.quantize(onnx, images, placement="all", calibration_images=8, min_sqnr_db=0.0).metrics["precision"]
+        == "int8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda onnx: edgevit.load("test_vitt"), RecipeError, "test_vit"),
+        (lambda onnx: edgevit.load("absent.onnx"), EdgevitError, "absent.onnx"),
+        (lambda onnx: edgevit.export(nn.Linear(3, 3)), RecipeError, "`classes` and `image_size`"),
+        (lambda onnx: edgevit.export(onnx, classes=["a"]), RecipeError, "is for a torch module"),
+        (lambda onnx: edgevit.evaluate(onnx, [1, 2]), DataError, "no data set"),
+        (lambda onnx: onnx.predict(np.zeros((4, 4, 3))), DataError, "float64"),
+        (lambda onnx: edgevit.profile(onnx, threads=0), RecipeError, r"profile\(threads=…\)"),
+        (lambda onnx: edgevit.quantize(onnx, "nowhere"), EdgevitError, "nowhere"),
+        (lambda onnx: onnx.module, ArtifactError, "checkpoint"),
+    ],
+)
+def test_errors_say_what_is_wrong(call: object, error: type[Exception], match: str, onnx: edgevit.Model) -> None:
+    with pytest.raises(error, match=match):
+        call(onnx)  # type: ignore[operator]
+
+
+def test_examples_in_docstrings_run() -> None:
+    failures, examples = doctest.testmod(functions, extraglobs={"edgevit": edgevit})
+    assert (failures, examples) == (0, 9)
+
+
+def test_importing_edgevit_is_light() -> None:
+    code = "import sys, edgevit; print(sorted({'torch', 'onnx', 'onnxruntime', 'timm', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_temporary_store_is_removed_when_the_process_ends(tmp_path: Path) -> None:
+    code = "import edgevit; edgevit.load('test_vit', classes=['a', 'b'], image_size=32)"
+    here = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=here, check=True)
+    assert [*tmp_path.glob("edgevit-*")] == []
+
+
+def test_every_public_name_is_there() -> None:
+    for name in edgevit.__all__:
+        assert getattr(edgevit, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = edgevit.nothing
