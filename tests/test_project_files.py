@@ -22,6 +22,7 @@ TEN_THINGS = (
     "a command", "an option of a recipe", "the text of an error", "a benchmark",
 )  # fmt: skip
 TOPS = ("edgevit", "tests", "benchmarks", "recipes", "docs", ".github")
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 MINORS = ("3.11", "3.12", "3.13")
 
 
@@ -123,17 +124,16 @@ def test_every_url_is_of_one_project() -> None:
 
 
 def test_every_command_answers_in_json_but_those_that_agents_names() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    without = {name for name, command in commands.items() if not any("--json" in one.opts for one in command.params)}
+    without = {name for name, command in COMMANDS.items() if not any("--json" in one.opts for one in command.params)}
     assert without == {"init", "schema"}
     assert "Only `init` and `schema` have no `--json`" in text_of("AGENTS.md")
 
 
 def test_agents_names_commands_and_options_that_exist() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     page = text_of("AGENTS.md")
-    named = set(re.findall(r"(?:`|^)edgevit ([a-z-]+)", page, re.MULTILINE))
+    code = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    named = {*re.findall(r"`edgevit ([a-z-]+)", page), *re.findall(r"^edgevit ([a-z-]+)", code, re.MULTILINE)}
     assert named >= {"run", "init", "schema", "quantize"}
-    assert named <= commands.keys()
-    options = {option for command in commands.values() for one in command.params for option in one.opts}
+    assert named <= COMMANDS.keys()
+    options = {option for command in COMMANDS.values() for one in command.params for option in one.opts}
     assert set(re.findall(r"(--[a-z][a-z-]*)", page)) <= options | {"--help"}
