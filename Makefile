@@ -34,10 +34,12 @@ test-isa: $(VENV)/installed-dev
 coverage: $(VENV)/installed-dev
 	$(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal --cov --cov-report=term --cov-report=html
 
-dist: $(VENV)/installed-dev
+dist: $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[release]'
 	rm -rf dist build
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
