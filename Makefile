@@ -3,6 +3,8 @@
 # make test-slow    the slow tier
 # make coverage     the default tests with the share of lines and branches that they run; a page in htmlcov/
 # make dist         the source archive and the wheel in dist/, checked
+# make docs         builds the documentation into build/docs
+# make figures      fills in the numbers and tables that the README and docs/ cite
 # make test-isa     the tests of the default tier twice, in older instruction sets than this CPU's (x86-64 alone)
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +17,7 @@ SSE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
 	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
 
-.PHONY: quickstart test test-slow test-isa coverage dist lint format clean
+.PHONY: quickstart test test-slow test-isa coverage dist docs figures lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/edgevit run quickstart
@@ -36,10 +38,17 @@ coverage: $(VENV)/installed-dev
 
 dist: $(VENV)/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[release]'
-	rm -rf dist build
+	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+figures: $(VENV)/installed-dev
+	$(BIN)/python -m docs.generate figures
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

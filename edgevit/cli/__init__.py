@@ -17,6 +17,13 @@ from edgevit.terminal import printable
 from edgevit.version import __version__
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
+EXIT_STATUSES = {
+    0: "The command is done.",
+    1: "A check, a parity gate, a budget or a comparison was not met.",
+    2: "The input can be corrected. The error says how.",
+    70: "edgevit has a bug. The traceback is shown.",
+    INTERRUPTED: "The command was stopped with Ctrl-C.",
+}
 
 app = typer.Typer(
     name="edgevit",

@@ -146,7 +146,7 @@ def test_token_student_keeps_both_heads_through_finetuning(tmp_path: Path) -> No
     ("support", "said"),
     [
         (blobs("s", labelled=False), "needs labels"),
-        (blobs("s", classes=1), "single class"),
+        (blobs("s", classes=1), "at least two classes"),
         (blobs("s", per_class=0), "no support image"),
     ],
 )
@@ -156,7 +156,7 @@ def test_support_that_defines_no_classes_is_refused(tmp_path: Path, support: Dat
 
 
 def test_propagation_without_a_pool_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="images without labels"):
+    with pytest.raises(RecipeError, match="needs unlabelled images"):
         adapted_to(checkpoint(tmp_path), Task(blobs("s")), "label_propagation", config())
 
 

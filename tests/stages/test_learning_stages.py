@@ -204,7 +204,7 @@ def test_fewshot_gives_advice_about_its_support(capsys: pytest.CaptureFixture[st
     assert [one["shots"] for one in found["learning_curve"]["points"]] == [1, 2, 3, 4]
     assert found["learning_curve"]["outlook"]["shots"] == 10
     assert found["pool"]["unlike"] is False
-    said = [line for line in capsys.readouterr().out.splitlines() if "more images a class" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "more images per class" in line]
     assert len(said) == 1
 
 

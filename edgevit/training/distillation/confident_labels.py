@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgevit.data.dataset import Dataset, Indices, Labels
-from edgevit.data.labels import names_lacking, places_among
-from edgevit.errors import DataError, listed
+from edgevit.data.labels import labels_among, lacks_classes
+from edgevit.errors import DataError
 from edgevit.inference.frozen_model import fast_forward
 from edgevit.inference.over_dataset import outputs_of
 from edgevit.models.checkpoints import Checkpoint
@@ -52,7 +52,7 @@ def calibrate(teacher: Checkpoint, dataset: Dataset, device: torch.device, progr
     Raises:
         DataError: the data set has no labels, or classes that the teacher does not know.
     """
-    labels = _labels_among(teacher.io.classes, dataset)
+    labels = _calibration_labels(teacher.io.classes, dataset)
     logits = logits_of(teacher, dataset, device, progress)
     temperature = fitted_temperature(logits, labels)
     before, after = (softmax(logits, one).max(-1) for one in (1.0, temperature))
@@ -149,21 +149,17 @@ def write_guesses(guesses: Guesses, kept: Indices, file: Path) -> None:
             table.writerow((sample_id, guesses.classes[label], f"{confidence:.4f}", "yes" if is_kept else "no"))
 
 
-def _labels_among(classes: tuple[str, ...], dataset: Dataset) -> Labels:
+def _calibration_labels(classes: tuple[str, ...], dataset: Dataset) -> Labels:
     """The data set's labels as indices into the teacher's classes, matched by name."""
     if dataset.labels is None:
         raise DataError(
             "calibration needs labelled images", where=dataset.name, next="name a role that has labels, such as val"
         )
-    if unknown := names_lacking(dataset.classes, classes):
-        raise DataError(
-            f"the teacher does not know {len(unknown)} of the calibration's {len(dataset.classes)} classes",
-            where=dataset.name,
-            got=listed(unknown),
-            expected=f"among the teacher's {len(classes)}: {listed(classes)}",
-            next="calibrate on a data set of the teacher's classes, or name them in its include_classes",
-        )
-    return places_among(dataset.classes, classes)[dataset.labels]
+    labels = labels_among(dataset, classes)
+    if labels is None:
+        advice = "calibrate on a data set of the teacher's classes, or name them in its include_classes"
+        raise lacks_classes("the teacher", dataset.classes, classes, dataset.name, advice)
+    return labels
 
 
 def _none_is_sure(guesses: Guesses, threshold: float) -> DataError:

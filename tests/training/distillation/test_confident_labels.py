@@ -119,7 +119,7 @@ def test_calibration_classes_are_matched_by_name() -> None:
 
 
 def test_calibration_on_classes_that_the_teacher_does_not_know_is_refused() -> None:
-    with pytest.raises(DataError, match=r"does not know 1 of the calibration's 3 classes(.|\n)*got: b"):
+    with pytest.raises(DataError, match=r"the teacher lacks 1 of the 3 classes(.|\n)*got: missing: b"):
         calibrate(checkpoint(("a", "x", "c")), blobs(), CPU, SILENT)
 
 
