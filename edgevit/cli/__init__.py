@@ -51,11 +51,10 @@ app = typer.Typer(
     name="edgevit",
     cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, compress and deploy compact vision transformers within a latency budget, with a report.",
-    epilog="Start: edgevit run recipes/quickstart.yaml. Your own photos: edgevit init FOLDER.",
+    epilog="Start: edgevit run quickstart. Your own photos: edgevit init FOLDER.",
 )
 
 
