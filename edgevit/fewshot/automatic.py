@@ -16,7 +16,7 @@ from edgevit.fewshot.choice import best, default_candidates, head_scores
 from edgevit.fewshot.crossvalidation import Score, fold_count, score
 from edgevit.fewshot.learning_rate import choose_learning_rate
 from edgevit.inference.over_dataset import outputs_of
-from edgevit.models.checkpoints import Checkpoint
+from edgevit.models.creation import BuiltModel
 from edgevit.models.embedding import classifiers
 
 UNCHANGED = "unchanged"
@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 
 
 def choose_method(
-    checkpoint: Checkpoint, task: Task, features: TaskFeatures, config: Fewshot, context: Context
+    checkpoint: BuiltModel, task: Task, features: TaskFeatures, config: Fewshot, context: Context
 ) -> Choice:
     """The candidate that answers most held-out images of the support rightly; of equals the likeliest.
 
@@ -67,7 +67,7 @@ def choose_method(
         chosen = choose_learning_rate(checkpoint, task, config.model_copy(update={"learning_rates": rates}), context)
         rate = chosen.learning_rate
         scores["finetune"] = chosen.scores[rate]
-    if checkpoint.io.classes == task.support.classes:
+    if checkpoint.classes == task.support.classes:
         scores[UNCHANGED] = _unchanged(checkpoint, task, context)
     method = best(scores, list(scores))
     for name, one in scores.items():
@@ -78,15 +78,15 @@ def choose_method(
     return Choice(method, rate, scores)
 
 
-def _candidates(checkpoint: Checkpoint, has_pool: bool) -> tuple[str, ...]:
+def _candidates(checkpoint: BuiltModel, has_pool: bool) -> tuple[str, ...]:
     """What a recipe need not name: all heads that this model can have."""
     two_heads = len(classifiers(checkpoint.module)) > 1
     return tuple(name for name in default_candidates(has_pool) if not (two_heads and name == "knn"))
 
 
-def _unchanged(checkpoint: Checkpoint, task: Task, context: Context) -> Score:
+def _unchanged(checkpoint: BuiltModel, task: Task, context: Context) -> Score:
     device = torch.device(context.device)
-    logits = outputs_of(checkpoint.module.to(device), task.support, checkpoint.io.preprocess, device)
+    logits = outputs_of(checkpoint.module.to(device), task.support, checkpoint.preprocess, device)
     checkpoint.module.cpu()
     assert task.support.labels is not None
     return score(logits.numpy().astype(np.float64), task.support.labels)

@@ -14,9 +14,9 @@ from edgevit.configs import CrossEntropy, Fewshot, SoftDistillation
 from edgevit.context import Context
 from edgevit.errors import RecipeError
 from edgevit.fewshot.adapt import Task, adapt_head, check_support
-from edgevit.models.checkpoints import Checkpoint
-from edgevit.models.creation import BuiltModel, classifier_prefixes, timm_model
+from edgevit.models.creation import BuiltModel
 from edgevit.models.lora import add_lora, merge_lora
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.training.distillation.teachers import LiveTeacher
 from edgevit.training.distributed.sharding import is_asked
 from edgevit.training.loop.batches import TrainingStream, seed_of
@@ -37,22 +37,22 @@ NORMALISATIONS = (
 )
 
 
-def finetune(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
+def finetune(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
     """The model trained on the support; on the pool, it must go on saying what it says now."""
     start = with_classes_of_task(checkpoint, task, config, context)
     return finetuned(start, task, config, context, out)
 
 
-def finetuning(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> TrainingSetup:
+def finetuning(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> TrainingSetup:
     """What `finetune` trains."""
     return _setup(with_classes_of_task(checkpoint, task, config, context), task, config, context)
 
 
-def with_classes_of_task(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> BuiltModel:
+def with_classes_of_task(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> BuiltModel:
     """Where fine-tuning starts: where the classes are new, from a linear head (LP-FT, Kumar et al. 2022)."""
     check_support(task.support)
-    if checkpoint.io.classes == task.support.classes:
-        return BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
+    if checkpoint.classes == task.support.classes:
+        return checkpoint
     return adapt_head(checkpoint, task, config, context)
 
 

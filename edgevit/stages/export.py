@@ -17,6 +17,7 @@ from edgevit.graphs.norms import with_fused_norms
 from edgevit.models import open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
+from edgevit.models.folding import Folded
 from edgevit.models.ranges import trained_ranges
 from edgevit.progress import Progress
 from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images
@@ -28,10 +29,11 @@ from edgevit.runtimes.torch.session import TorchSession
 
 def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     checkpoint, file = inputs["model"], out / "model.onnx"
-    module, description, spec = open_checkpoint(checkpoint)
+    built, spec = open_checkpoint(checkpoint), checkpoint.io
+    module, folded = built.module, built.description.change(Folded) is not None
     if config.embedding:
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
-    folded, ranges = description.folded, trained_ranges(checkpoint)
+    ranges = trained_ranges(checkpoint)
     exported = onnx_from_module(module, spec, config.opset, config.dynamic_batch, as_it_is=folded)
     session_options = {} if config.runtime == "onnxruntime" else {"runtime": config.runtime}
     model, written, carried = exported.model, exported.spec, None
