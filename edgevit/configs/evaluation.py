@@ -13,13 +13,13 @@ from edgevit.configs.fields import (
     ClassCount,
     Count,
     DatasetRef,
-    FileRuntime,
     ImageCount,
     ModelRef,
     Positive,
     Seed,
     Severity,
 )
+from edgevit.configs.runtimes import FileRuntime
 from edgevit.configs.stage import OnTarget
 
 Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]

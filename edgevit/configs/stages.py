@@ -18,7 +18,6 @@ from edgevit.configs.fields import (
     DatasetRef,
     Decibels,
     FileModelRef,
-    FileRuntime,
     Fraction,
     ImageCount,
     MeasuredSeconds,
@@ -27,12 +26,12 @@ from edgevit.configs.fields import (
     OnnxRef,
     Opset,
     QuantizedPrecision,
-    QuantizedRuntime,
     Seed,
     Share,
     Threads,
     WarmupSeconds,
 )
+from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import OnTarget, Stage
 from edgevit.configs.training import Distill, Load, Qat, Train
 

@@ -25,7 +25,6 @@ from edgevit.configs.fields import (
     ModelArgs,
     NonNegative,
     Positive,
-    QuantizedRuntime,
     Rate,
     Ratio,
     ReadsFile,
@@ -43,6 +42,7 @@ from edgevit.configs.objectives import (
     Objective,
     SoftDistillation,
 )
+from edgevit.configs.runtimes import QuantizedRuntime
 from edgevit.configs.stage import Stage
 from edgevit.errors import shortened
 

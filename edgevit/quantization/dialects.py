@@ -11,7 +11,9 @@ from onnxruntime.quantization import QuantType
 
 from edgevit.artifacts import Json
 from edgevit.configs import QuantizedPrecision
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, TENSORRT
 from edgevit.graphs.walk import integer_attribute
+from edgevit.runtimes.base import runtime_options
 
 # all that the dialect quantizes; the same without grouped convolutions; products alone
 Placement = Literal["all", "dense", "products"]
@@ -87,21 +89,21 @@ SYMMETRIC = {
     "QDQDisableWeightAdjustForInt32Bias": True,
 }
 DIALECTS = {
-    "onnxruntime": Dialect(
+    ONNXRUNTIME.name: Dialect(
         activations=QuantType.QUInt8,
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("MatMul", "Gemm"),
         writer_options={"WeightSymmetric": True, "ActivationSymmetric": False},
         session_options={"disabled_optimizers": ["MatMulAddFusion", "BiasGeluFusion"]},
     ),
-    "openvino": Dialect(
+    OPENVINO.name: Dialect(
         activations=QuantType.QInt8,
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("Conv", "MatMul", "Gemm"),
         writer_options=SYMMETRIC,
-        session_options={"runtime": "openvino"},
+        session_options=runtime_options(OPENVINO.name),
     ),
-    "tensorrt": Dialect(
+    TENSORRT.name: Dialect(
         activations=QuantType.QInt8,
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("Conv", "MatMul", "Gemm"),
@@ -114,9 +116,9 @@ DIALECTS = {
 }
 BESIDE_INT8 = {
     "float8": replace(
-        DIALECTS["tensorrt"], precision="float8", session_options={"graph_optimization_level": "disabled"}
+        DIALECTS[TENSORRT.name], precision="float8", session_options={"graph_optimization_level": "disabled"}
     ),
-    "int4": replace(DIALECTS["tensorrt"], precision="int4", operators=("MatMul", "Gemm"), opset=21),
+    "int4": replace(DIALECTS[TENSORRT.name], precision="int4", operators=("MatMul", "Gemm"), opset=21),
 }
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
+from edgevit.configs.runtimes import ONNXRUNTIME, RUNTIMES, TORCH
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan, measure
@@ -82,20 +83,25 @@ class HostSession:
 
 
 def runtime_of(model: Artifact) -> str:
-    """Which runtime opens this artifact: a file says so in its session options."""
-    return "torch" if model.kind == "checkpoint" else file_runtime(model.manifest.session_options)
+    """The name of the runtime that opens an artifact; the session options of a file name it."""
+    return TORCH.name if model.kind in TORCH.opens else file_runtime(model.manifest.session_options)
 
 
 def file_runtime(session_options: Json) -> str:
-    """Which runtime a file is meant for."""
-    return str(session_options.get("runtime", "onnxruntime"))
+    """The name of the runtime that a file was written for."""
+    return str(session_options.get("runtime", ONNXRUNTIME.name))
+
+
+def runtime_options(runtime: str) -> Json:
+    """The session options of a file that is written for a runtime; empty for ONNX Runtime."""
+    return {} if runtime == ONNXRUNTIME.name else {"runtime": runtime}
 
 
 def for_runtime(model: Artifact, runtime: str | None) -> Artifact:
-    """The same model, opened by `runtime` where one is given. Raises TargetError where that opens no such model."""
-    if runtime in (None, runtime_of(model)):
+    """The model, opened by `runtime` where one is given. Raises TargetError if that runtime cannot open it."""
+    if runtime is None or runtime == runtime_of(model):
         return model
-    if model.kind != "onnx":
+    if model.kind not in RUNTIMES[runtime].opens:
         raise TargetError(
             f"{runtime} does not open this {model.kind}",
             where=model.id,
@@ -180,7 +186,7 @@ def end_to_end(session: Session, batch_size: int) -> Callable[[], object]:
 
 def receipt(model: Artifact, runtime: str, device: str, options: SessionOptions) -> dict[str, Any]:
     """What a latency was measured on and of: enough to take it again."""
-    packages = {name: version_of(name) for name in ("edgevit", runtime, "numpy")}
+    packages = {name: version_of(name) for name in ("edgevit", RUNTIMES[runtime].package, "numpy")}
     return {
         "runtime": runtime,
         "device": device,

@@ -1,9 +1,10 @@
-"""Files opened in the runtime that they are meant for. A runtime is imported where it is used."""
+"""ONNX files, opened in the runtime that they were written for. A runtime is imported when it is first used."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import onnx
 
 from edgevit.artifacts import Artifact, IOSpec, Json
+from edgevit.configs.runtimes import RUNTIMES
 from edgevit.errors import TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.graphs.float16_rounding import has_float16, rounded_to_float16
@@ -23,14 +25,10 @@ SECONDS_EACH = 1.0
 def file_session(
     path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
 ) -> HostSession:
-    """Load an ONNX file, or an engine made from one, with the session options that go with it."""
-    if file_runtime(session_options) == "openvino":
-        from edgevit.runtimes.openvino.session import OpenvinoSession
-
-        return OpenvinoSession(path, spec, session_options, threads, conditions)
-    from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
-
-    return OnnxruntimeSession(path, spec, session_options, threads, conditions)
+    """Load an ONNX file, or an engine made from one, with its session options."""
+    runtime = RUNTIMES[file_runtime(session_options)]
+    session_of: Callable[..., HostSession] = import_module(runtime.module).FileSession
+    return session_of(path, spec, session_options, threads, conditions)
 
 
 def session_as_declared(path: Path, spec: IOSpec, session_options: Json, threads: int) -> HostSession:

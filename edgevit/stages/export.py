@@ -19,7 +19,7 @@ from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.models.ranges import trained_ranges
 from edgevit.progress import Progress
-from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images
+from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images, runtime_options
 from edgevit.runtimes.float16_range import beyond_float16, said
 from edgevit.runtimes.parity import PROBES, check_sessions_agree
 from edgevit.runtimes.sessions import session_as_declared
@@ -33,7 +33,7 @@ def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: P
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
     folded, ranges = description.folded, trained_ranges(checkpoint)
     exported = onnx_from_module(module, spec, config.opset, config.dynamic_batch, as_it_is=folded)
-    session_options = {} if config.runtime == "onnxruntime" else {"runtime": config.runtime}
+    session_options = runtime_options(config.runtime)
     model, written, carried = exported.model, exported.spec, None
     if config.precision == "float16":
         model = _in_float16(model, exported.spec, config, context.progress)

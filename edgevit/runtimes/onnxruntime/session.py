@@ -43,6 +43,9 @@ class OnnxruntimeSession(HostSession):
         return run_session(self._session, outputs, feed, self._path)
 
 
+FileSession = OnnxruntimeSession
+
+
 def run_session(
     session: onnxruntime.InferenceSession, outputs: list[str], feed: Mapping[str, NDArray[Any]], where: object
 ) -> list[NDArray[Any]]:

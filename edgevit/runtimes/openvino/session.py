@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec, Json
+from edgevit.configs.runtimes import OPENVINO
 from edgevit.errors import ArtifactError, MissingDependency, first_line, is_out_of_memory
 from edgevit.runtimes.base import Arrays, HostSession, fixed_batch
 
 try:
     import openvino
 except ImportError:
-    raise MissingDependency("OpenVINO is not installed", next="pip install 'edgevit[openvino]'") from None
+    raise MissingDependency(f"{OPENVINO.title} is not installed", next=OPENVINO.install_command) from None
 
 T = TypeVar("T")
 
@@ -56,6 +57,9 @@ class OpenvinoSession(HostSession):
             return core().compile_model(model, DEVICE, self._properties)
 
         return _explained(CANNOT_LOAD, self._path, compiled)
+
+
+FileSession = OpenvinoSession
 
 
 def _properties(session_options: Json, threads: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgevit.artifacts import Artifact, IOSpec
+from edgevit.configs.runtimes import TORCH
 from edgevit.errors import TargetError
 from edgevit.models import model_from_checkpoint
 from edgevit.profiling import Measurement, MeasurePlan, WallClock, measure
@@ -97,7 +98,7 @@ def open_session(model: Artifact, options: SessionOptions, device: Device) -> To
             next="install the CUDA build of torch (pytorch.org/get-started), or set target: local-cpu",
         )
     return TorchSession(
-        model_from_checkpoint(model), model.io, device, options, receipt(model, "torch", device, options)
+        model_from_checkpoint(model), model.io, device, options, receipt(model, TORCH.name, device, options)
     )
 
 
