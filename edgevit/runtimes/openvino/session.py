@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 DEVICE = "CPU"
 CANNOT_LOAD = "OpenVINO cannot load it"
-NOTICED_BY = ("Exception from", "Check '", "FrontEnd API failed")
+ERROR_ORIGINS = ("Exception from", "Check '", "FrontEnd API failed")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenvinoSession(HostSession):
-    """A loaded ONNX file, compiled for each batch size that it is given: fixed shapes run faster than open ones."""
+    """A loaded ONNX file, compiled for each batch size that occurs: fixed shapes run faster than open ones."""
 
     def __init__(
         self, path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
@@ -41,8 +41,8 @@ class OpenvinoSession(HostSession):
 
     def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
         request = self._request(len(feed[self.spec.inputs[0].name]))
-        found = _explained("OpenVINO cannot run it", self._path, lambda: request.infer(feed))
-        return [found[name] for name in outputs]
+        values = _explained("OpenVINO cannot run it", self._path, lambda: request.infer(feed))
+        return [values[name] for name in outputs]
 
     def _request(self, batch: int) -> openvino.InferRequest:
         if batch not in self._requests:
@@ -63,10 +63,10 @@ FileSession = OpenvinoSession
 
 
 def _properties(session_options: Json, threads: int) -> dict[str, Any]:
-    """One stream on `threads` threads.
+    """OpenVINO's properties: one stream on `threads` threads.
 
-    What is not quantized is computed in session_options["inference_precision"], in float32 where nothing is said, where
-    OpenVINO's own choice would be bfloat16 on a CPU that has it.
+    Float operators compute in session_options["inference_precision"], float32 by default. OpenVINO's own default is
+    bfloat16 on a CPU that has it.
     """
     return {
         "INFERENCE_NUM_THREADS": threads,
@@ -78,7 +78,7 @@ def _properties(session_options: Json, threads: int) -> dict[str, Any]:
 
 @cache
 def core() -> openvino.Core:
-    """OpenVINO's entry, loaded once."""
+    """OpenVINO's core object, created once."""
     return openvino.Core()
 
 
@@ -88,7 +88,7 @@ def has_bfloat16() -> bool:
 
 
 def _explained(what: str, path: Path, work: Callable[[], T]) -> T:
-    """What `work` gives. Raises ArtifactError where OpenVINO cannot do it."""
+    """The result of `work`. Raises ArtifactError if OpenVINO fails."""
     try:
         return work()
     except RuntimeError as error:
@@ -98,7 +98,7 @@ def _explained(what: str, path: Path, work: Callable[[], T]) -> T:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What OpenVINO says, without which of its own source files noticed it; its summary where it gives one."""
-    said = str(error).partition("\nSummary:\n")
-    lines = [line for line in (said[2] or said[0]).splitlines() if line and not line.startswith(NOTICED_BY)]
+    """The first line of OpenVINO's summary or message, without the position in its source files."""
+    message, _, summary = str(error).partition("\nSummary:\n")
+    lines = [line for line in (summary or message).splitlines() if line and not line.startswith(ERROR_ORIGINS)]
     return lines[0].removeprefix("-- ") if lines else first_line(error)
