@@ -20,7 +20,7 @@ from edgevit.artifacts import (
     sha256_of_file,
 )
 from edgevit.errors import ArtifactError
-from edgevit.graphs.guard import graph_tool
+from edgevit.graphs.guard import graph_tool, has_functions_of_other_opsets, with_functions_inlined
 from edgevit.graphs.limits import check_stored_tensors, check_structure, outline_of
 from edgevit.graphs.metadata import (
     IOSPEC_KEY,
@@ -163,6 +163,8 @@ def _with_weights(model: ModelProto, path: Path) -> ModelProto:
     """The model, in place, with the weights beside the file; its outputs have the types that can be inferred."""
     _load_external_data(model, path)
     check_stored_tensors(stored_tensors(model), path)
+    if has_functions_of_other_opsets(model):
+        model = with_functions_inlined(model, path)
     for output, inferred in zip(model.graph.output, outline_of(model, path).graph.output, strict=True):
         _take_type(output, inferred)
     return model

@@ -46,15 +46,21 @@ def with_functions_inlined(model: ModelProto, where: object) -> ModelProto:
     """
     if not model.functions:
         return model
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    imports = [entry for function in model.functions for entry in function.opset_import]
-    converts = any(versions.get(entry.domain, entry.version) != entry.version for entry in imports)
+    converts = has_functions_of_other_opsets(model)
     with graph_tool("the functions of the model cannot be inlined", where):
         if converts:
-            highest = max(entry.version for entry in (*imports, *model.opset_import) if entry.domain in ONNX_DOMAINS)
+            imports = [entry for part in (model, *model.functions) for entry in part.opset_import]
+            highest = max(entry.version for entry in imports if entry.domain in ONNX_DOMAINS)
             model = onnx.shape_inference.infer_shapes(_graph_in_opset(model, highest))  # the converter needs the types
         inlined: ModelProto = onnx.inliner.inline_local_functions(model, convert_version=converts)
     return inlined
+
+
+def has_functions_of_other_opsets(model: ModelProto) -> bool:
+    """Whether a function is written for another opset than the graph, which onnx's checker refuses."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    imports = [entry for function in model.functions for entry in function.opset_import]
+    return any(versions.get(entry.domain, entry.version) != entry.version for entry in imports)
 
 
 def _graph_in_opset(model: ModelProto, opset: int) -> ModelProto:

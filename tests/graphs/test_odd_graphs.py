@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 from PIL import Image
 from scipy.special import softmax
 
@@ -24,6 +24,7 @@ from edgevit.data.preprocess import open_image
 from edgevit.errors import EdgevitError
 from edgevit.evaluation.record import read_predictions
 from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
+from edgevit.graphs.guard import with_functions_inlined
 from edgevit.runtimes.base import preprocessed
 from tests.graphs.odd_graphs import SIDE, odd_models, plain_session
 
@@ -139,3 +140,26 @@ def test_odd_graphs_are_read_as_onnxruntime_reads_them(
 @given(odd_models(), st.sampled_from(RUNTIMES))
 def test_thousands_of_odd_graphs(folder: Path, stages: SingleStages, model: ModelProto, runtime: str) -> None:
     goes_through(model, runtime, folder, stages)
+
+
+@pytest.mark.parametrize(("graph_opset", "function_opset"), [(13, 14), (13, 20), (17, 13)])
+def test_functions_of_another_opset_are_inlined(graph_opset: int, function_opset: int, folder: Path) -> None:
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
+    square = helper.make_function(
+        "local", "square", ["x"], ["y"], [helper.make_node("Mul", ["x", "x"], ["y"])],
+        [helper.make_opsetid("", function_opset)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("square", ["image"], ["squared"], domain="local"),
+        helper.make_node("GlobalAveragePool", ["squared"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["logits"]),
+    ]
+    graph = helper.make_graph(nodes, "squares", [image], [logits])
+    imports = [helper.make_opsetid("", graph_opset), helper.make_opsetid("local", 1)]
+    model = helper.make_model(graph, opset_imports=imports, functions=[square], ir_version=8)
+    inlined = with_functions_inlined(model, "the test")
+    assert [node.op_type for node in inlined.graph.node] == ["Mul", "GlobalAveragePool", "Flatten"]
+    images = np.random.default_rng(0).random((2, 3, SIDE, SIDE), dtype=np.float32)
+    (found,) = plain_session(inlined).run(None, {"image": images})
+    np.testing.assert_allclose(found, (images**2).mean((2, 3)), rtol=1e-5)
