@@ -1,4 +1,4 @@
-"""Tools of other libraries for ONNX graphs, with errors that a user can act on."""
+"""Tools of other libraries for ONNX graphs, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from edgevit.errors import ArtifactError, EdgevitError, first_line
 
 @contextmanager
 def graph_tool(what: str, where: object, next: str | None = None) -> Iterator[None]:
-    """Answer an error of another library's tool for ONNX graphs with ArtifactError.
+    """Turn an error of another library's tool for ONNX graphs into ArtifactError.
 
     Args:
-        what: what the tool cannot do, one sentence.
+        what: the failure, in one sentence.
         where: the file or stage.
-        next: what mends it.
+        next: the next step.
 
     Raises:
         ArtifactError: the tool raised an error; its first line is in `got`.
@@ -33,9 +33,9 @@ def graph_tool(what: str, where: object, next: str | None = None) -> Iterator[No
 
 
 def with_functions_inlined(model: ModelProto, where: object) -> ModelProto:
-    """The model with the nodes of its functions in their place; as it is where it has none.
+    """The model with its functions replaced by their nodes; the model itself if it has none.
 
-    Raises ArtifactError where onnx cannot inline them.
+    Raises ArtifactError if onnx cannot inline them.
     """
     if not model.functions:
         return model
@@ -43,16 +43,16 @@ def with_functions_inlined(model: ModelProto, where: object) -> ModelProto:
     imported = [entry for function in model.functions for entry in function.opset_import]
     converts = any(versions.get(entry.domain, entry.version) != entry.version for entry in imported)
     with graph_tool("the functions of the model cannot be inlined", where):
-        if converts:  # which needs the types of what enters them
+        if converts:  # conversion needs the types of the functions' inputs
             model = onnx.shape_inference.infer_shapes(model)
         inlined: ModelProto = onnx.inliner.inline_local_functions(model, convert_version=converts)
     return inlined
 
 
 def with_inferred_shapes(model: ModelProto) -> ModelProto:
-    """The model with all types and shapes that onnx can infer; as it is where onnx can infer none.
+    """The model with all types and shapes that onnx can infer; the model itself if inference fails.
 
-    A runtime says what is wrong with a graph whose shapes contradict each other.
+    Inference fails on contradicting shapes. The error of a runtime that loads the graph describes them.
     """
     try:
         inferred: ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)

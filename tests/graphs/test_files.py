@@ -138,7 +138,7 @@ def test_a_file_cut_short(keep, tmp_path):
     whole = float_onnx().file("model.onnx").read_bytes()
     path = tmp_path / "cut.onnx"
     path.write_bytes(whole[: int(len(whole) * keep)])
-    with pytest.raises(ArtifactError, match="cut short"):
+    with pytest.raises(ArtifactError, match="truncated"):
         artifact_from_onnx(path)
 
 

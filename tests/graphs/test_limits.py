@@ -198,7 +198,7 @@ def weights_of_8_bits(operators: Sequence[str]) -> ModelProto:
 
 def test_nodes_may_make_more_of_more_stored_weights():
     outline_of(weights_of_8_bits(["DequantizeLinear", "Neg"]), "test")
-    with pytest.raises(ArtifactError, match="constants that nodes make") as caught:
+    with pytest.raises(ArtifactError, match="constants that nodes compute") as caught:
         outline_of(weights_of_8_bits(["DequantizeLinear", "Neg", "Abs", "Relu"]), "test")
     assert (caught.value.got, caught.value.expected) == ("5.01 GiB", "at most 3.5 GiB")
 
