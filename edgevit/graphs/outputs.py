@@ -13,7 +13,7 @@ from edgevit.errors import ArtifactError, did_you_mean, listed
 from edgevit.graphs.class_scores import INDEPENDENT, LOGITS, ONE_LOGIT, ONE_PROBABILITY, PROBABILITIES
 from edgevit.graphs.guard import with_functions_inlined
 from edgevit.graphs.limits import MOST_CLASSES
-from edgevit.graphs.walk import integer_attribute, names_read
+from edgevit.graphs.walk import names_read
 
 Shape = tuple[int | str, ...]
 
