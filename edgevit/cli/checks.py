@@ -12,7 +12,7 @@ import typer
 from edgevit.cli.output import JsonFlag, echo, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
-    from edgevit.checking import Checked, CheckedHere
+    from edgevit.checking import OnnxruntimeCheck, TensorrtCheck
     from edgevit.checking.precision import Product
     from edgevit.checking.rules import Diagnostic
 
@@ -37,16 +37,16 @@ def check(
     Example: edgevit check deit.int8.onnx
     """
     from edgevit.actions.single_stage import single_stages
-    from edgevit.checking import check_onnx, check_onnx_here
+    from edgevit.checking import check_for_onnxruntime, check_for_tensorrt
     from edgevit.errors import RecipeError
 
     if runtime not in RUNTIMES:
         raise RecipeError("no such runtime to check for", where="--runtime", got=runtime, expected=", ".join(RUNTIMES))
-    found: list[Checked | CheckedHere] = []
+    found: list[TensorrtCheck | OnnxruntimeCheck] = []
     with single_stages(terminal_context()) as stages:
         for model in models:
             file = stages.onnx_file(model)
-            found.append(check_onnx(file) if runtime == "tensorrt" else check_onnx_here(file))
+            found.append(check_for_tensorrt(file) if runtime == "tensorrt" else check_for_onnxruntime(file))
             if not as_json:
                 _print(found[-1])
     if as_json:
@@ -55,38 +55,38 @@ def check(
         raise typer.Exit(1)
 
 
-def _print(found: Checked | CheckedHere) -> None:
-    from edgevit.checking import Checked
+def _print(found: TensorrtCheck | OnnxruntimeCheck) -> None:
+    from edgevit.checking import TensorrtCheck
 
-    if isinstance(found, Checked):
+    if isinstance(found, TensorrtCheck):
         _print_for_tensorrt(found)
     else:
         _print_for_onnxruntime(found)
 
 
-def _print_for_tensorrt(found: Checked) -> None:
+def _print_for_tensorrt(found: TensorrtCheck) -> None:
     echo(f"{found.path}: {_headline(found)}")
-    if found.answer is not None and found.answer.built:
+    if found.build_result is not None and found.build_result.built:
         fused = found.attentions - len(found.unfused)
         attention = f"; attention fused: {fused} of {found.attentions}" if found.attentions else ""
-        echo(f"  {len(found.answer.kernels)} kernels, {found.bytes_moved / 1e6:.1f} MB moved{attention}\n")
+        echo(f"  {len(found.build_result.kernels)} kernels, {found.bytes_moved / 1e6:.1f} MB moved{attention}\n")
         _print_precisions(found.products)
-    elif found.answer is not None:
-        refused = [(" ".join(filter(None, (one.operator, one.node))), one.reason) for one in found.answer.refused]
+    elif found.build_result is not None:
+        refused = [(" ".join(filter(None, (one.operator, one.node))), one.reason) for one in found.build_result.refused]
         _print_first([f"{node}: {reason}" if node else reason for node, reason in refused])
     _print_fallbacks(found.fell_back)
     _print_diagnostics(found.diagnostics)
     echo("\nolder parsers, by NVIDIA's tables")
     print_table(
         ["TensorRT", "board", "verdict"],
-        [(one.parser.version, one.parser.boards, one.said) for one in found.older],
+        [(one.parser.version, one.parser.boards, one.text) for one in found.older_parsers],
     )
     if found.not_asked:
         echo(f"\nby rules and tables alone: {found.not_asked}", err=True)
     echo("")
 
 
-def _print_for_onnxruntime(found: CheckedHere) -> None:
+def _print_for_onnxruntime(found: OnnxruntimeCheck) -> None:
     if found.optimized is None:
         echo(f"{found.path}: refused\n  {found.refused}\n")
         return
@@ -105,9 +105,11 @@ def _print_for_onnxruntime(found: CheckedHere) -> None:
 
 
 def _print_precisions(products: Sequence[Product]) -> None:
-    from edgevit.checking.precision import precisions
+    from edgevit.checking.precision import precision_counts
 
-    rows = [(operator, count, asked, got or "-") for (operator, asked, got), count in precisions(products).items()]
+    rows = [
+        (operator, count, asked, got or "-") for (operator, asked, got), count in precision_counts(products).items()
+    ]
     print_table(["operator", "nodes", "asked", "got"], rows)
 
 
@@ -115,12 +117,12 @@ def _print_fallbacks(products: Sequence[Product]) -> None:
     _print_first([f"{one.node} falls back: {one.asked} was asked for, {one.got} is what runs" for one in products])
 
 
-def _headline(found: Checked) -> str:
-    if found.answer is None:
+def _headline(found: TensorrtCheck) -> str:
+    if found.build_result is None:
         return "no rule of TensorRT's speaks against it" if found.ok else "TensorRT would refuse it, by its rules"
-    if not found.answer.built:
-        return f"refused by {found.answer.builder}"
-    return f"built by {found.answer.builder} in {found.answer.seconds:.1f} s"
+    if not found.build_result.built:
+        return f"refused by {found.build_result.builder}"
+    return f"built by {found.build_result.builder} in {found.build_result.seconds:.1f} s"
 
 
 def _print_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> None:

@@ -21,8 +21,8 @@ from edgevit.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from edgevit.checking import Inspected
-    from edgevit.checking.inspection import Layer, Tensor
+    from edgevit.checking import Inspection
+    from edgevit.checking.inspection import DeclaredTensor, Layer
 
 MOST_TYPES = 3
 WIDTH, SHORTEST_NAME = 80, 12
@@ -59,7 +59,7 @@ def inspect(
     next_command("edgevit profile", model)
 
 
-def _print(found: Inspected) -> None:
+def _print(found: Inspection) -> None:
     echo(f"{found.path}: opset {found.opset}")
     for direction, tensors in (("in ", found.inputs), ("out", found.outputs)):
         for tensor in tensors:
@@ -84,7 +84,7 @@ def _print(found: Inspected) -> None:
         echo(f"\ngot: by {found.runtime} on this machine's CPU")
 
 
-def _print_costs(found: Inspected) -> None:
+def _print_costs(found: Inspection) -> None:
     from edgevit.report.text import count, size
 
     total = sum(found.weights_bytes.values())
@@ -98,7 +98,7 @@ def _print_costs(found: Inspected) -> None:
         echo(f"attention    {found.attentions - len(found.unfused)} of {found.attentions} fused")
 
 
-def _described(tensor: Tensor) -> str:
+def _described(tensor: DeclaredTensor) -> str:
     return f"{tensor.name} {tensor.type} ({', '.join(map(str, tensor.shape))})"
 
 
@@ -122,7 +122,7 @@ def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, str, str, str, str, 
     return [(_tail(one.product.node, room), *row) for one, row in zip(layers, rows, strict=True)]
 
 
-def _print_stays_float(found: Inspected) -> None:
+def _print_stays_float(found: Inspection) -> None:
     from edgevit.report.text import percent
 
     if found.stays_float:

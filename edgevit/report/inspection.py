@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from edgevit.artifacts import Json
-from edgevit.checking import Inspected
+from edgevit.checking import Inspection
 from edgevit.report import text
 from edgevit.report.page import rendered
 
 MOST_TYPES = 3
 
 
-def inspection_page(found: Inspected) -> str:
+def inspection_page(found: Inspection) -> str:
     """The whole HTML page. Whatever comes from the file is escaped."""
     return rendered(
         "inspection.html.j2",
@@ -25,7 +25,7 @@ def inspection_page(found: Inspected) -> str:
     )
 
 
-def _headline(found: Inspected) -> str:
+def _headline(found: Inspection) -> str:
     """How many layers run quantized, or ask to where nothing could be run."""
     if found.runtime is None:
         return "What would run is not known"
@@ -39,7 +39,7 @@ def _headline(found: Inspected) -> str:
     return f"{len(quantized)} of {len(found.layers)} layers run in {' and '.join(dict.fromkeys(quantized))}"
 
 
-def _cards(found: Inspected) -> list[Json]:
+def _cards(found: Inspection) -> list[Json]:
     peak, attention = found.peak, []
     if found.attentions and found.runtime:
         attention = [f"{found.attentions - len(found.unfused)} of {found.attentions} attentions fused"]
@@ -62,7 +62,7 @@ def _cards(found: Inspected) -> list[Json]:
     ]
 
 
-def _macs_by_precision(found: Inspected) -> list[str]:
+def _macs_by_precision(found: Inspection) -> list[str]:
     if not found.macs:
         return []
     shares: Counter[str] = Counter()
@@ -71,7 +71,7 @@ def _macs_by_precision(found: Inspected) -> list[str]:
     return [f"{text.percent(number / found.macs)} in {precision}" for precision, number in shares.most_common()]
 
 
-def _stays_float(found: Inspected) -> list[Json]:
+def _stays_float(found: Inspection) -> list[Json]:
     return [
         {
             "reason": reason,

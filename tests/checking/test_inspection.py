@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from edgevit.artifacts import IOSpec
-from edgevit.checking import Inspected, inspect_onnx
+from edgevit.checking import Inspection, inspect_onnx
 from edgevit.errors import ArtifactError, EdgevitError
 from edgevit.graphs.files import onnx_file
 from edgevit.report.inspection import inspection_page
@@ -19,7 +19,7 @@ from tests.small_models import checkpoint, engine, float_onnx, int8_onnx
 from tests.test_files import run
 
 
-def inspected(made: onnx.ModelProto, folder: Path) -> Inspected:
+def inspected(made: onnx.ModelProto, folder: Path) -> Inspection:
     onnx.save(made, folder / "model.onnx")
     return inspect_onnx(folder / "model.onnx")
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgevit.checking import inspect_onnx
-from edgevit.checking.check import check_onnx_here
+from edgevit.checking.check import check_for_onnxruntime
 from edgevit.errors import ArtifactError, EdgevitError
 from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
 from edgevit.graphs.limits import MOST_NODES, outline_of
@@ -260,7 +260,7 @@ def mutate(content: bytes, random: np.random.Generator) -> bytes:
 
 def read_by_all(file: Path) -> None:
     """What describe, predict, inspect and check do with a file."""
-    for read in (inspect_onnx, check_onnx_here):
+    for read in (inspect_onnx, check_for_onnxruntime):
         try:
             read(file)
         except EdgevitError:
