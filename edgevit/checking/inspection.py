@@ -113,7 +113,7 @@ class Inspection:
     @property
     def extent(self) -> str:
         """The images that all figures are for, in words."""
-        return "one image" if self.batch == 1 else f"one batch of {self.batch}, as the file fixes it"
+        return "one image" if self.batch == 1 else f"one batch of {self.batch}, fixed by the file"
 
     @property
     def is_quantized(self) -> bool:

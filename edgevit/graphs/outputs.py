@@ -147,9 +147,9 @@ def _best(fitting: Sequence[ValueInfoProto], model: ModelProto, classes: int | N
     inner = _tensors_before(model, fitting)
     reasons: dict[str, Callable[[ValueInfoProto], object]] = {
         f"it has {classes} columns, one for each class": lambda value: _fits(value, classes),
-        "the graph makes it from the others": lambda value: value.name not in inner,
+        "the graph computes it from the others": lambda value: value.name not in inner,
         "its name says so": lambda value: CLASS_NAMES.search(value.name) and not OTHER_NAMES.search(value.name),
-        "the names of the others say what else they are": lambda value: not OTHER_NAMES.search(value.name),
+        "the names of the others denote something else": lambda value: not OTHER_NAMES.search(value.name),
     }
     remaining, why = list(fitting), ""
     for reason, holds in reasons.items():

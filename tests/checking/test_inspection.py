@@ -75,7 +75,7 @@ def test_a_file_made_elsewhere(tmp_path: Path) -> None:
     ("made", "reason"),
     [
         (attention(16, 16, quantized=False), "a product of two activations"),
-        (convolution(node("Identity", ["image"], "rounded")), "its weights are quantized, what they meet is not"),
+        (convolution(node("Identity", ["image"], "rounded")), "its weights are quantized, its activation is not"),
         (
             model([node("ConvTranspose", ["image", "w"], "logits")],
                   {"w": np.ones((4, 4, 1, 1), np.float32)}, [1, 4, 2, 2], [1, 4, 2, 2]),

@@ -266,5 +266,5 @@ def test_a_graph_that_is_none_is_an_error(tmp_path: Path) -> None:
     del bare.graph.node[-1].input[1:]
     for name, wrong in {"circle": circle, "bare": bare}.items():
         (tmp_path / f"{name}.onnx").write_bytes(wrong.SerializeToString())
-        with pytest.raises(ArtifactError, match="no valid graph"):
+        with pytest.raises(ArtifactError, match="graph is not valid"):
             check_for_tensorrt(tmp_path / f"{name}.onnx")
