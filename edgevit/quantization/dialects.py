@@ -77,9 +77,9 @@ class Dialect:
 # kernels then, and none in float32.
 # float8, by that builder: a weight has a single scale. Scales per channel are no more accurate for numbers with
 # exponents (deit_tiny 19.9 dB, 20.2 with a single scale, random weights), and cost a float32 pass behind each
-# convolution: repvit_m0_9 moves 72.6 MB with them, 59.2 with a single scale. Convolutions of fewer than 16 channels stay
-# float, as in ModelOpt (NVIDIA's quantizer). ONNX Runtime's optimizers are off: one rounds biases to integers behind FP8
-# weights (-12 dB), another moves pairs over a Transpose that takes no FP8.
+# convolution: repvit_m0_9 moves 72.6 MB with them, 59.2 with a single scale. Convolutions of fewer than 16 channels
+# stay float, as in ModelOpt (NVIDIA's quantizer). ONNX Runtime's optimizers are off: one rounds biases to integers
+# behind FP8 weights (-12 dB), another moves pairs over a Transpose that takes no FP8.
 # int4: a separate kernel unpacks weights of a single block, or with an odd number of outputs. Scales of least squared
 # error gain 1 dB over scales of the largest weight (normal and Laplace weights).
 SYMMETRIC = {

@@ -142,7 +142,7 @@ def test_a_fixed_batch_is_what_the_numbers_are_of(fixed: int, tmp_path: Path) ->
     made = model([product], {"w": np.ones((4, 2), np.float32)}, [fixed, 4], [fixed, 2])
     found = inspected(made, tmp_path)
     assert (found.batch, found.macs) == (fixed, fixed * 4 * 2)
-    shown, said = run("inspect", tmp_path / "model.onnx"), "one batch of 8, as the file fixes it"
+    shown, said = run("inspect", tmp_path / "model.onnx"), "one batch of 8, fixed by the file"
     assert (f"MACs         64 for {said}\n" in shown) == (fixed == 8)
     assert f"memory are those of {said if fixed == 8 else 'one image'}." in inspection_page(found)
 

@@ -130,7 +130,7 @@ def large_pictures() -> ModelProto:
         (lambda: nested(25), "too deep"),
         (lambda: doubling_functions(16), "too many nodes"),
         (calling_itself, "without end"),
-        (lambda: calling_functions(70), "functions and subgraphs lie too deep"),
+        (lambda: calling_functions(70), "functions and subgraphs are nested too deep"),
         (lambda: filled("ConstantOfShape", (60_000, 60_000)), "too large"),
         (lambda: filled("Expand", (60_000, 60_000)), "too large"),
         (lambda: filled("Tile", (60_000, 60_000)), "too large"),
