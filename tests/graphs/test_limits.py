@@ -129,7 +129,7 @@ def large_pictures() -> ModelProto:
         (lambda: chain("Relu", MOST_NODES), "too many nodes"),
         (lambda: nested(25), "too deep"),
         (lambda: doubling_functions(16), "too many nodes"),
-        (calling_itself, "without end"),
+        (calling_itself, "recursively"),
         (lambda: calling_functions(70), "functions and subgraphs are nested too deep"),
         (lambda: filled("ConstantOfShape", (60_000, 60_000)), "too large"),
         (lambda: filled("Expand", (60_000, 60_000)), "too large"),
