@@ -25,7 +25,7 @@ from onnx import ModelProto
 
 from benchmarks.common import publish, spread
 from edgevit.artifacts import IOSpec, Json
-from edgevit.checking import check_onnx
+from edgevit.checking import check_for_tensorrt
 from edgevit.configs import QuantizedPrecision
 from edgevit.errors import EdgevitError
 from edgevit.exporting import onnx_from_module
@@ -92,10 +92,10 @@ def _plans(name: str, folder: Path) -> Json:
 def _checked(model: ModelProto, spec: IOSpec, folder: Path) -> Json:
     file = folder / "model.onnx"
     write_onnx(model, file, spec)
-    found = check_onnx(file)
-    if found.answer is None:
+    found = check_for_tensorrt(file)
+    if found.build_result is None:
         raise SystemExit(found.not_asked)
-    return {**found.summary(), "size_bytes": file.stat().st_size, "seconds": found.answer.seconds}
+    return {**found.summary(), "size_bytes": file.stat().st_size, "seconds": found.build_result.seconds}
 
 
 def _in_brief(row: Json) -> str:

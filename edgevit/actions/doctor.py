@@ -133,12 +133,12 @@ def _tensorrt() -> Finding:
 
 
 def _tensorrt_check() -> Finding:
-    from edgevit.checking.nvidia import INSTALL_COMMAND, builder, runs_here
+    from edgevit.checking.nvidia import INSTALL_COMMAND, runs_here, working_builder
 
     if not runs_here():
         return Finding("tensorrt-check", "absent", "for x86-64 Linux only", "`edgevit check` goes by rules alone here")
     try:
-        return Finding("tensorrt-check", "ok", f"{builder()} builds graphs here")
+        return Finding("tensorrt-check", "ok", f"{working_builder()} builds graphs here")
     except MissingDependency:
         why = f"needed for `edgevit check` to ask NVIDIA's builder: {INSTALL_COMMAND}"
         return Finding("tensorrt-check", "absent", "not installed", why)

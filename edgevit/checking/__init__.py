@@ -1,6 +1,13 @@
-"""What is in an ONNX file, would a runtime take it, and what would it make of it: by rules, tables and the runtimes."""
+"""Checks of an ONNX file before a runtime: its contents, whether it is accepted, and in which precision it runs."""
 
-from edgevit.checking.check import Checked, CheckedHere, check_onnx, check_onnx_here
-from edgevit.checking.inspection import Inspected, inspect_onnx
+from edgevit.checking.check import OnnxruntimeCheck, TensorrtCheck, check_for_onnxruntime, check_for_tensorrt
+from edgevit.checking.inspection import Inspection, inspect_onnx
 
-__all__ = ["Checked", "CheckedHere", "Inspected", "check_onnx", "check_onnx_here", "inspect_onnx"]
+__all__ = [
+    "Inspection",
+    "OnnxruntimeCheck",
+    "TensorrtCheck",
+    "check_for_onnxruntime",
+    "check_for_tensorrt",
+    "inspect_onnx",
+]

@@ -1,4 +1,4 @@
-"""One ONNX file before one runtime: what would be refused, what would run, and in which precision."""
+"""The check of an ONNX file for a runtime: whether it is accepted, and in which precision its products run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edgevit.artifacts import Json
-from edgevit.checking.nvidia import Answer, BuilderDied, ask
-from edgevit.checking.older_parsers import Verdict, verdicts
-from edgevit.checking.onnxruntime import Optimized, mend, optimized_or_refused
-from edgevit.checking.precision import Product, got_in_plan, precisions, products, unfused_attentions
+from edgevit.checking.nvidia import BuilderDied, BuildResult, build
+from edgevit.checking.older_parsers import ParserVerdict, parser_verdicts
+from edgevit.checking.onnxruntime import OptimizedGraph, advice, optimized_or_refused
+from edgevit.checking.plan import Kernel
+from edgevit.checking.precision import Product, got_in_plan, precision_counts, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, static_shapes, tensorrt_diagnostics
 from edgevit.errors import ArtifactError, MissingDependency, TargetError
 from edgevit.graphs.files import PROTOBUF_LIMIT_BYTES, read_onnx
@@ -22,21 +23,23 @@ from edgevit.graphs.metadata import session_options_of
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What was found out about a file for TensorRT.
+class TensorrtCheck:
+    """The check of a file for TensorRT.
 
     Attributes:
-        diagnostics: places where the graph breaks a rule.
-        older: what parsers of older boards would say.
-        answer: NVIDIA's; None where it could not be asked, and then `not_asked` says why.
-        products: what each product asked for and got; empty where nothing was built.
-        attentions, unfused: how many there are, and the Softmax or Attention nodes of those that are several kernels.
+        diagnostics: the places where the graph breaks a rule.
+        older_parsers: the verdicts of the parsers of older boards.
+        build_result: of NVIDIA's builder; None if it did not run.
+        not_asked: why the builder did not run; "" if it did.
+        products: the precision that each product asked for and got; empty if nothing was built.
+        attentions: the number of attentions.
+        unfused: the Softmax or Attention nodes of the attentions that are several kernels.
     """
 
     path: Path
     diagnostics: tuple[Diagnostic, ...]
-    older: tuple[Verdict, ...]
-    answer: Answer | None
+    older_parsers: tuple[ParserVerdict, ...]
+    build_result: BuildResult | None
     not_asked: str
     products: tuple[Product, ...]
     attentions: int
@@ -49,118 +52,129 @@ class Checked:
 
     @property
     def ok(self) -> bool:
-        """Whether it would be taken and run as it asks to; by the rules alone where NVIDIA could not be asked."""
-        legal = not any(one.level == "error" for one in self.diagnostics)
-        if self.answer is None:
-            return legal
-        return legal and self.answer.built and bool(self.answer.kernels) and not self.fell_back
+        """Whether the file is accepted and runs in the precision it asks for; by the rules alone without a build."""
+        keeps_rules = not any(diagnostic.level == "error" for diagnostic in self.diagnostics)
+        if self.build_result is None:
+            return keeps_rules
+        return keeps_rules and self.build_result.built and bool(self.build_result.kernels) and not self.fell_back
 
     def to_json(self) -> Json:
-        """All of it, the kernels too."""
-        built = self.answer is not None and self.answer.built
+        """The whole check, with the kernels."""
+        kernels = self._kernels_built()
         return {
             "path": str(self.path),
             "ok": self.ok,
-            "diagnostics": [asdict(one) for one in self.diagnostics],
-            "older_parsers": [{**asdict(one), "taken": one.taken} for one in self.older],
-            "nvidia": asdict(self.answer) if self.answer is not None else None,
+            "diagnostics": [asdict(diagnostic) for diagnostic in self.diagnostics],
+            "older_parsers": [{**asdict(verdict), "taken": verdict.taken} for verdict in self.older_parsers],
+            "nvidia": asdict(self.build_result) if self.build_result is not None else None,
             "not_asked": self.not_asked or None,
-            "kernels": len(self.answer.kernels) if self.answer is not None and built else None,
-            "bytes_moved": self.bytes_moved if built else None,
-            "products": [asdict(one) for one in self.products],
-            "fell_back": [one.node for one in self.fell_back],
+            "kernels": len(kernels) if kernels is not None else None,
+            "bytes_moved": self.bytes_moved if kernels is not None else None,
+            "products": [asdict(product) for product in self.products],
+            "fell_back": [product.node for product in self.fell_back],
             "attentions": self.attentions,
             "unfused_attentions": list(self.unfused),
         }
 
     def summary(self) -> Json:
-        """What of it belongs in a report or beside other models."""
-        answer = self.answer
-        built = answer is not None and answer.built
-        refused = answer.refused if answer is not None else ()
+        """The metrics of the check: the figures for a report or a comparison of models."""
+        result, kernels = self.build_result, self._kernels_built()
+        refusals = result.refused if result is not None else ()
+        quantized = [product for product in self.products if product.is_quantized]
+        verdicts = {f"{verdict.parser.version}, {verdict.parser.boards}": verdict for verdict in self.older_parsers}
         return {
             "ok": self.ok,
-            "builder": answer.builder if answer is not None else None,
+            "builder": result.builder if result is not None else None,
             "not_asked": self.not_asked or None,
-            "built": answer.built if answer is not None else None,
-            "refused": [" ".join(filter(None, (one.operator, one.node, one.reason))) for one in refused],
-            "kernels": len(answer.kernels) if answer is not None and built else None,
-            "bytes_moved": self.bytes_moved if built else None,
-            "products": {" ".join(key): count for key, count in precisions(self.products).items()},
-            "quantized_asked": sum(one.is_quantized for one in self.products),
-            "quantized_got": sum(one.is_quantized and one.got == one.asked for one in self.products),
-            "fell_back": [one.node for one in self.fell_back],
+            "built": result.built if result is not None else None,
+            "refused": [refusal.text for refusal in refusals],
+            "kernels": len(kernels) if kernels is not None else None,
+            "bytes_moved": self.bytes_moved if kernels is not None else None,
+            "products": {" ".join(key): count for key, count in precision_counts(self.products).items()},
+            "quantized_asked": len(quantized),
+            "quantized_got": sum(product.got == product.asked for product in quantized),
+            "fell_back": [product.node for product in self.fell_back],
             "attentions": self.attentions,
-            "attentions_fused": self.attentions - len(self.unfused) if built else None,
+            "attentions_fused": self.attentions - len(self.unfused) if kernels is not None else None,
             "unfused": list(self.unfused),
-            "diagnostics": sorted({f"{one.level} {one.rule}" for one in self.diagnostics}),
-            "older_parsers": {f"{one.parser.version}, {one.parser.boards}": one.said for one in self.older},
+            "diagnostics": sorted({f"{diagnostic.level} {diagnostic.rule}" for diagnostic in self.diagnostics}),
+            "older_parsers": {parser: verdict.text for parser, verdict in verdicts.items()},
         }
 
     @property
     def bytes_moved(self) -> int:
-        """What all kernels read and write for one image, or one batch as the file fixes it, weights included."""
-        return sum(kernel.bytes_moved for kernel in self.answer.kernels) if self.answer is not None else 0
+        """Bytes that all kernels read and write, weights included, for one image or one batch of a fixed size."""
+        return sum(kernel.bytes_moved for kernel in self.build_result.kernels) if self.build_result is not None else 0
+
+    def _kernels_built(self) -> tuple[Kernel, ...] | None:
+        """The kernels of the build; None if nothing was built."""
+        return self.build_result.kernels if self.build_result is not None and self.build_result.built else None
 
 
 @dataclass(frozen=True)
-class CheckedHere:
-    """What was found out about a file for ONNX Runtime on this machine's CPU.
+class OnnxruntimeCheck:
+    """The check of a file for ONNX Runtime on this machine's CPU.
 
     Attributes:
-        optimized: None where it cannot load the file, and then `refused` says why.
+        optimized: None if ONNX Runtime cannot load the file.
+        refused: why it cannot; "" if it can.
+        products: the precision that each product asked for and got.
+        attentions: the number of attentions.
     """
 
     path: Path
-    optimized: Optimized | None
+    optimized: OptimizedGraph | None
     refused: str
     products: tuple[Product, ...]
     attentions: int
 
     @property
     def fell_back(self) -> dict[Product, str]:
-        """Products that run in more bits than they asked for, and what mends it."""
+        """Products that run in more bits than they asked for, each with the next step."""
         if self.optimized is None:
             return {}
         ran_as = self.optimized.ran_as
-        return {one: mend(one, ran_as[one.node]) for one in self.products if one.fell_back}
+        return {product: advice(product, ran_as[product.node]) for product in self.products if product.fell_back}
 
     @property
     def ok(self) -> bool:
-        """Whether it is loaded and runs as it asks to."""
+        """Whether the file loads and runs in the precision it asks for."""
         return self.optimized is not None and not self.fell_back
 
     def to_json(self) -> Json:
-        """All of it but the optimised graph."""
-        found = self.optimized
+        """The whole check without the optimized graph."""
+        optimized = self.optimized
+        ran_as = optimized.ran_as if optimized is not None else {}
         return {
             "path": str(self.path),
             "ok": self.ok,
-            "runtime": found.runtime if found is not None else None,
+            "runtime": optimized.runtime if optimized is not None else None,
             "refused": self.refused or None,
-            "products": [{**asdict(one), "ran_as": found.ran_as.get(one.node)} for one in self.products if found],
-            "fell_back": [{"node": one.node, "next": next_step} for one, next_step in self.fell_back.items()],
+            "products": [
+                {**asdict(product), "ran_as": ran_as.get(product.node)} for product in self.products if optimized
+            ],
+            "fell_back": [{"node": product.node, "next": step} for product, step in self.fell_back.items()],
             "attentions": self.attentions,
-            "unfused_attentions": list(found.unfused) if found is not None else None,
+            "unfused_attentions": list(optimized.unfused) if optimized is not None else None,
         }
 
 
-def check_onnx(path: Path) -> Checked:
-    """Hold a file against TensorRT's rules, older parsers' tables, and NVIDIA's builder where it can be asked.
+def check_for_tensorrt(path: Path) -> TensorrtCheck:
+    """Check a file against TensorRT's rules and older parsers' tables, and build it with NVIDIA's builder if possible.
 
     Raises:
-        ArtifactError: it is no valid ONNX file, or too large to be built from one.
-        BuilderDied: NVIDIA's builder was ended before it answered.
+        ArtifactError: the file is no valid ONNX file, or too large for the builder.
+        BuilderDied: NVIDIA's builder ended before it gave a result.
     """
     graph = graph_of(read_onnx(path), path)
     diagnostics = tuple(tensorrt_diagnostics(graph))
-    answer, not_asked = _answer(graph, diagnostics)
-    kernels = answer.kernels if answer is not None else ()
-    return Checked(
+    result, not_asked = _build_result(graph, diagnostics)
+    kernels = result.kernels if result is not None else ()
+    return TensorrtCheck(
         path=path,
         diagnostics=diagnostics,
-        older=tuple(verdicts(graph)),
-        answer=answer,
+        older_parsers=tuple(parser_verdicts(graph)),
+        build_result=result,
         not_asked=not_asked,
         products=tuple(products(graph, got_in_plan(graph, kernels))) if kernels else (),
         attentions=len(graph.attentions),
@@ -168,40 +182,43 @@ def check_onnx(path: Path) -> Checked:
     )
 
 
-def _answer(graph: Graph, diagnostics: Sequence[Diagnostic]) -> tuple[Answer | None, str]:
-    """NVIDIA's answer, or why there is none."""
-    for one in diagnostics:
-        if one.rule == static_shapes.__name__:
-            return None, f"{one.what}, and NVIDIA's builder can only be asked about fixed ones"
+def _build_result(graph: Graph, diagnostics: Sequence[Diagnostic]) -> tuple[BuildResult | None, str]:
+    """The result of NVIDIA's builder; or None, and why there is none."""
+    for diagnostic in diagnostics:
+        if diagnostic.rule == static_shapes.__name__:
+            return None, f"{diagnostic.what}, and NVIDIA's builder needs fixed sizes here"
     try:
-        return ask(graph.model), ""
+        return build(graph.model), ""
     except BuilderDied:
         raise
     except (MissingDependency, TargetError) as error:
         return None, str(error)
 
 
-def check_onnx_here(path: Path) -> CheckedHere:
-    """Hold what a file asks for against the graph that ONNX Runtime makes of it, with the session options in it.
+def check_for_onnxruntime(path: Path) -> OnnxruntimeCheck:
+    """Compare the precisions that a file asks for with the graph that ONNX Runtime optimizes from it.
+
+    The session options in the file's metadata apply.
 
     Raises:
-        ArtifactError: it is no valid ONNX file.
+        ArtifactError: the file is no valid ONNX file.
     """
     model = read_onnx(path)
     graph, options = graph_of(model, path), session_options_of(model, path)
-    made, refused = optimized_or_refused(graph, options)
-    return CheckedHere(path, made, refused, tuple(products(graph, made.got if made else {})), len(graph.attentions))
+    optimized, refused = optimized_or_refused(graph, options)
+    got = optimized.got if optimized else {}
+    return OnnxruntimeCheck(path, optimized, refused, tuple(products(graph, got)), len(graph.attentions))
 
 
 def graph_of(model: ModelProto, path: Path) -> Graph:
     """The graph of a model read from a file.
 
     Raises:
-        ArtifactError: it is no valid graph, or too large to be handed on as one file.
+        ArtifactError: the graph is not valid, or too large for a single file.
     """
     if (size := model.ByteSize()) > PROTOBUF_LIMIT_BYTES:
         raise ArtifactError(
             "the model is too large to be checked", where=path, got=f"{size} bytes", expected=PROTOBUF_LIMIT_BYTES
         )
-    with graph_tool("this is no valid graph", path):
+    with graph_tool("the graph is not valid", path):
         return Graph(model)

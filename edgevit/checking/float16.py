@@ -1,4 +1,4 @@
-"""Magnitudes of a graph's float16 tensors, on seeded pictures."""
+"""Magnitudes of a graph's float16 tensors, on seeded images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from edgevit.runtimes.float16_range import Magnitudes, magnitudes
 
 
 def float16_magnitudes(graph: Graph) -> dict[str, Magnitudes]:
-    """Magnitudes that float16 tensors have where the graph is computed in float32, by name.
-
-    Empty where the graph has no float16 tensor.
+    """The magnitudes of float16 tensors when the graph is computed in float32, by name.
 
     Raises:
-        ArtifactError: the graph does not take one picture and give scores, or does not run here.
+        ArtifactError: the graph is no image classifier, or does not run here.
     """
     tensors = sorted(float16_tensors(graph.model) - graph.constants.keys())
     if not tensors:

@@ -1,4 +1,4 @@
-"""What is in an ONNX graph, and what ONNX Runtime would run of it on this machine."""
+"""The contents of an ONNX graph: layers, costs and precisions, as ONNX Runtime runs them on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import NodeProto, ValueInfoProto
 from edgevit.artifacts import IOSpec, Json
 from edgevit.checking.check import graph_of
 from edgevit.checking.onnxruntime import optimized_or_refused
-from edgevit.checking.precision import Product, asked, products
+from edgevit.checking.precision import Product, asked_type, products
 from edgevit.checking.shapes import for_one_image
 from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
 from edgevit.graphs.cost import Peak, macs, peak_activations, weights_bytes
@@ -32,10 +32,10 @@ class Layer:
     """A product or convolution, for one image or one batch.
 
     Attributes:
-        product: what it asks for, and gets from ONNX Runtime.
-        ran_as: the operator that computes it there; "" where none does, or it could not be loaded.
-        macs: None where a size is not known.
-        why_float: why it is not quantized, or would not be once the graph is where that is float; "" for none.
+        product: the precision that it asks for, and gets from ONNX Runtime.
+        macs: None if a size is unknown.
+        ran_as: the operator that computes it in ONNX Runtime; "" if there is none, or the graph could not be loaded.
+        why_float: why it is not quantized or, in a float graph, would not be; "" otherwise.
     """
 
     product: Product
@@ -57,8 +57,8 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """An input or an output as the file declares it: an open size is a name or "?"."""
+class DeclaredTensor:
+    """An input or output in the file's declaration. An open size is a name or "?"."""
 
     name: str
     type: str
@@ -66,23 +66,25 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Inspected:
-    """What was found in a file.
+class Inspection:
+    """The contents of a file.
 
     Attributes:
-        operators: how many nodes of each operator give numbers of each type, commonest first.
-        in_subgraphs: how many nodes of each operator are in bodies of If, Loop and Scan: no other number counts them.
+        operators: the number of nodes by operator and type of output, most frequent first.
+        in_subgraphs: the number of nodes by operator in the bodies of If, Loop and Scan. Other figures leave them out.
         weights_bytes: by type.
-        peak: None where a shape is not known.
+        peak: the highest memory of activations; None if a shape is unknown.
+        attentions: the number of attentions.
         unfused: the Softmax nodes of attentions that ONNX Runtime runs as several operators.
-        spec, session_options: what edgevit wrote into the file; None and empty in one made elsewhere.
-        runtime: what was asked what it makes of the graph; None where it cannot load it, and then `refused` says why.
+        spec, session_options: edgevit's metadata in the file; None and empty for a file of another tool.
+        runtime: ONNX Runtime with its version; None if it cannot load the graph.
+        refused: why it cannot; "" if it can.
     """
 
     path: Path
     opset: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[DeclaredTensor, ...]
+    outputs: tuple[DeclaredTensor, ...]
     operators: dict[str, dict[str, int]]
     in_subgraphs: dict[str, int]
     layers: tuple[Layer, ...]
@@ -97,48 +99,48 @@ class Inspected:
 
     @property
     def macs(self) -> int | None:
-        """Of all that multiplies; None where some are not known, as those are not that a subgraph may repeat."""
-        counted = [layer.macs for layer in self.layers if layer.macs is not None]
-        unknown = UNCOUNTED & self.operators.keys() | (UNCOUNTED | OPERANDS.keys()) & self.in_subgraphs.keys()
-        return sum(counted) if len(counted) == len(self.layers) and not unknown else None
+        """Of all layers; None if the MACs of a layer are unknown, or layers in subgraphs may repeat."""
+        known = [layer.macs for layer in self.layers if layer.macs is not None]
+        uncounted = UNCOUNTED & self.operators.keys() | (UNCOUNTED | OPERANDS.keys()) & self.in_subgraphs.keys()
+        return sum(known) if len(known) == len(self.layers) and not uncounted else None
 
     @property
     def batch(self) -> int:
-        """How many images all numbers are of: as many as the file takes at once, one where it leaves that open."""
+        """The number of images that all figures are for: the file's fixed batch size, or 1."""
         size = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else None
         return size if isinstance(size, int) else 1
 
     @property
     def extent(self) -> str:
-        """What all numbers are of, in words."""
-        return "one image" if self.batch == 1 else f"one batch of {self.batch}, as the file fixes it"
+        """The images that all figures are for, in words."""
+        return "one image" if self.batch == 1 else f"one batch of {self.batch}, fixed by the file"
 
     @property
     def is_quantized(self) -> bool:
-        """Whether any layer is."""
+        """Whether any layer is quantized."""
         return any(layer.product.is_quantized for layer in self.layers)
 
     @property
     def stays_float(self) -> dict[str, list[Layer]]:
-        """The layers that are not quantized (or would not be, in a float graph), by the reason."""
-        found: dict[str, list[Layer]] = {}
+        """The layers that are not quantized or, in a float graph, would not be, by the reason."""
+        by_reason: dict[str, list[Layer]] = {}
         for layer in self.layers:
             if layer.why_float:
-                found.setdefault(layer.why_float, []).append(layer)
-        return found
+                by_reason.setdefault(layer.why_float, []).append(layer)
+        return by_reason
 
     def to_json(self) -> Json:
-        """All of it."""
+        """The whole inspection."""
         return {
             "path": str(self.path),
             "opset": self.opset,
-            "inputs": [asdict(one) for one in self.inputs],
-            "outputs": [asdict(one) for one in self.outputs],
+            "inputs": [asdict(tensor) for tensor in self.inputs],
+            "outputs": [asdict(tensor) for tensor in self.outputs],
             "operators": self.operators,
             "in_subgraphs": self.in_subgraphs,
             "batch": self.batch,
             "macs": self.macs,
-            "layers": [_flat(asdict(one)) for one in self.layers],
+            "layers": [_flat(asdict(layer)) for layer in self.layers],
             "weights_bytes": self.weights_bytes,
             "peak_activations": asdict(self.peak) if self.peak is not None else None,
             "attentions": self.attentions,
@@ -150,43 +152,42 @@ class Inspected:
         }
 
 
-def inspect_onnx(path: Path) -> Inspected:
-    """Read a file, count what is in it, and ask ONNX Runtime what it makes of it.
+def inspect_onnx(path: Path) -> Inspection:
+    """Read a file, count its contents, and let ONNX Runtime optimize it.
 
-    Shapes, MACs and memory are those of one image, or of one batch where the file fixes how many it takes.
+    Shapes, MACs and memory are for one image, or for one batch if the file fixes the batch size.
 
     Raises:
-        ArtifactError: it is no valid ONNX file.
+        ArtifactError: the file is no valid ONNX file.
     """
     model = read_onnx(path)
     options = session_options_of(model, path)
-    # The graph is optimised with its batch size open where it is: fusions depend on it.
-    asked_of, graph = graph_of(model, path), graph_of(for_one_image(model), path)
-    made, refused = optimized_or_refused(asked_of, options)
-    found = products(graph, made.got if made else {})
-    ran_as = made.ran_as if made else {}
-    nodes = graph.of_type(*OPERANDS)
-    return Inspected(
+    # The graph is optimized with its own batch size, open or fixed, because fusions depend on it.
+    as_declared, graph = graph_of(model, path), graph_of(for_one_image(model), path)
+    optimized, refused = optimized_or_refused(as_declared, options)
+    layers = zip(graph.of_type(*OPERANDS), products(graph, optimized.got if optimized else {}), strict=True)
+    ran_as = optimized.ran_as if optimized else {}
+    return Inspection(
         path=path,
         opset=opset_of(model),
-        inputs=tuple(map(_tensor, inputs_of(model))),
-        outputs=tuple(map(_tensor, model.graph.output)),
+        inputs=tuple(map(_declared, inputs_of(model))),
+        outputs=tuple(map(_declared, model.graph.output)),
         operators=_operators(graph),
         in_subgraphs=_in_subgraphs(graph),
-        layers=tuple(_layer(node, one, graph, ran_as) for node, one in zip(nodes, found, strict=True)),
+        layers=tuple(_layer(node, product, graph, ran_as) for node, product in layers),
         weights_bytes=weights_bytes(graph),
         peak=peak_activations(graph),
         attentions=len(graph.attentions),
-        unfused=made.unfused if made else (),
+        unfused=optimized.unfused if optimized else (),
         spec=written_iospec(model, path),
         session_options=options,
-        runtime=made.runtime if made else None,
+        runtime=optimized.runtime if optimized else None,
         refused=refused,
     )
 
 
 def _layer(node: NodeProto, product: Product, graph: Graph, ran_as: Mapping[str, str]) -> Layer:
-    first, second = (node.input[place] for place in OPERANDS[node.op_type])
+    first, second = (node.input[position] for position in OPERANDS[node.op_type])
     return Layer(
         product=product,
         operands=(graph.shape(first), graph.shape(second)),
@@ -203,10 +204,10 @@ def _why_float(node: NodeProto, graph: Graph) -> str:
         return "a product of two activations"
     ends = [end for end in map(graph.pair_end, operands) if end is not None]
     if any(graph.is_weight(end.input[0]) for end in ends):
-        return "its weights are quantized, what they meet is not"
+        return "its weights are quantized, its activation is not"
     if graph.quantized_precision is None:
         return why_float(node, graph.weight_shapes, DIALECTS[TENSORRT.name])
-    # int8 for which runtime, the graph does not say
+    # The graph does not say for which runtime it was quantized to int8.
     dialect = BESIDE_INT8.get(graph.quantized_precision, DIALECTS[ONNXRUNTIME.name])
     return why_float(node, graph.weight_shapes, dialect) or "its quantizer left it float"
 
@@ -222,9 +223,10 @@ def _flat(layer: Json) -> Json:
 def _operators(graph: Graph) -> dict[str, dict[str, int]]:
     counted: dict[str, Counter[str]] = {}
     for node in graph.nodes:
-        kind = asked(node, graph) if node.op_type in OPERANDS else short_type_name(graph.element_type(node.output[0]))
-        counted.setdefault(node.op_type, Counter())[kind] += 1
-    by_count = sorted(counted.items(), key=lambda one: (-one[1].total(), one[0]))
+        is_layer = node.op_type in OPERANDS
+        type_name = asked_type(node, graph) if is_layer else short_type_name(graph.element_type(node.output[0]))
+        counted.setdefault(node.op_type, Counter())[type_name] += 1
+    by_count = sorted(counted.items(), key=lambda item: (-item[1].total(), item[0]))
     return {operator: dict(types.most_common()) for operator, types in by_count}
 
 
@@ -233,7 +235,7 @@ def _in_subgraphs(graph: Graph) -> dict[str, int]:
     return dict(inner.most_common())
 
 
-def _tensor(value: ValueInfoProto) -> Tensor:
+def _declared(value: ValueInfoProto) -> DeclaredTensor:
     tensor = value.type.tensor_type
     sizes = (size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim)
-    return Tensor(value.name, short_type_name(tensor.elem_type), tuple(sizes))
+    return DeclaredTensor(value.name, short_type_name(tensor.elem_type), tuple(sizes))

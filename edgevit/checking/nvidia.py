@@ -1,9 +1,9 @@
-"""NVIDIA's own ONNX parser and builder, asked on a machine without a GPU.
+"""NVIDIA's own ONNX parser and builder on a machine without a GPU.
 
 TensorRT for RTX builds engines ahead of time on a CPU. Its libraries are in the wheel of ONNX Runtime's plugin, and
-TensorRT 11's Python bindings run on them, which NVIDIA documents nowhere: so both versions are pinned, a child process
-does it, and it proves itself on two tiny graphs before its answer counts. What is built is thrown away: it would run on
-RTX cards alone. The answer is what this parser and builder make of the graph.
+TensorRT 11's Python bindings run on them. NVIDIA does not document this. So both versions are pinned, a child process
+runs the builder, and two tiny graphs test it before its results count. The engine is discarded: it would run on RTX
+cards alone. The result tells how this parser and builder treat the graph.
 """
 
 from __future__ import annotations
@@ -41,25 +41,31 @@ PLUGINS, PLUGINS_ENTRY = "libnvinfer_plugin.so.11", "initLibNvInferPlugins"
 
 
 class BuilderDied(TargetError):
-    """The builder was ended before it answered: what it would say of the model is not known."""
+    """The builder ended before it gave a result, which says nothing about the model."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """What the parser or the builder would not take; `node` is empty where it names none."""
+    """A refusal of the parser or the builder; `node` and `operator` are empty if it names none."""
 
     node: str
     operator: str
     reason: str
 
+    @property
+    def text(self) -> str:
+        """`MatMul MatMul_3 no such operator`"""
+        return " ".join(filter(None, (self.operator, self.node, self.reason)))
+
 
 @dataclass(frozen=True)
-class Answer:
-    """What NVIDIA's builder makes of a graph.
+class BuildResult:
+    """The result of NVIDIA's builder for a graph.
 
     Attributes:
-        builder: the library that answered, with its version.
-        refused: why not, where it was not built.
+        builder: the library, with its version.
+        refused: the reasons, if nothing was built.
+        seconds: duration of the build.
         engine_bytes: size of the engine, which holds the weights.
     """
 
@@ -71,46 +77,46 @@ class Answer:
     kernels: tuple[Kernel, ...]
 
 
-def ask(model: ModelProto) -> Answer:
-    """Parse and build a model, an open batch size taken as 1. A builder that crashes twice has refused it.
+def build(model: ModelProto) -> BuildResult:
+    """Parse and build a model, with an open batch size as 1. A builder that crashes twice counts as a refusal.
 
     Args:
-        model: each node has a name of its own.
+        model: every node has a unique name.
 
     Raises:
-        BuilderDied: it was ended, or had too little memory or time. That says nothing of the model.
-        MissingDependency, TargetError: as `builder`.
+        BuilderDied: the builder was killed, or ran out of memory or time. That says nothing about the model.
+        MissingDependency, TargetError: as `working_builder`.
     """
-    answering = builder()
+    builder = working_builder()
     numbered, names = _with_numbered_nodes(model)
     for _ in range(2):
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             file.write_bytes(numbered.SerializeToString())
-            answers, ending = _child(Path(folder), [file], TIME_LIMIT_S)
-        if answers:
-            return _read(answers[0], answering, names)
+            records, ending = _run_child(Path(folder), [file], TIME_LIMIT_S)
+        if records:
+            return _result_of(records[0], builder, names)
         if not ending.is_crash:
-            raise _died(ending.said)
-    reason = f"it does not survive this model: {ending.said}, twice"
-    return Answer(answering, False, (Refusal("", "", reason),), 0.0, 0, ())
+            raise _died(ending.text)
+    reason = f"it crashes on this model: {ending.text}, twice"
+    return BuildResult(builder, False, (Refusal("", "", reason),), 0.0, 0, ())
 
 
-def builder() -> str:
-    """The name and version of what answers, after it was shown to tell a right graph from a wrong one.
+def working_builder() -> str:
+    """The name and version of the builder, after a self-check on a valid and an invalid graph.
 
     Raises:
         MissingDependency: the extra is not installed.
-        TargetError: this machine is no x86-64 Linux, or the libraries do not do here what they should.
-        BuilderDied: it was ended before it answered.
+        TargetError: this machine is no x86-64 Linux, or the self-check fails.
+        BuilderDied: the builder ended before it gave a result.
     """
     _check_machine()
-    works, found = _self_check()
+    works, outcome = _self_check()
     if not works:
         raise TargetError(
-            "NVIDIA's libraries do not do here what they should",
-            where="the check of the check, a right and a wrong graph of one product",
-            got=found,
+            "NVIDIA's libraries do not work on this machine",
+            where="the self-check, a valid and an invalid graph of one product",
+            got=outcome,
             expected="the first built, the second refused",
             next=REINSTALL_COMMAND,
         )
@@ -119,25 +125,25 @@ def builder() -> str:
 
 @cache
 def _self_check() -> tuple[bool, str]:
-    """Whether the libraries build a right graph and refuse a wrong one, and what they did."""
+    """Whether the libraries build a valid graph and refuse an invalid one, and the outcome in words."""
     with TemporaryDirectory() as folder:
-        files = [Path(folder) / name for name in ("right.onnx", "wrong.onnx")]
+        files = [Path(folder) / name for name in ("valid.onnx", "invalid.onnx")]
         for file, zero_point in zip(files, (np.int8(0), np.uint8(128)), strict=True):
             file.write_bytes(_quantized_product(zero_point).SerializeToString())
-        answers, ending = _child(Path(folder), files, SELF_CHECK_LIMIT_S)
-    if len(answers) < len(files) and not ending.is_crash:
-        raise _died(ending.said)
-    built = [answer["built"] for answer in answers]
-    return built == [True, False] and bool(kernels_of(answers[0]["layers"])), f"built: {built}, {ending.said}"
+        records, ending = _run_child(Path(folder), files, SELF_CHECK_LIMIT_S)
+    if len(records) < len(files) and not ending.is_crash:
+        raise _died(ending.text)
+    built = [record["built"] for record in records]
+    return built == [True, False] and bool(kernels_of(records[0]["layers"])), f"built: {built}, {ending.text}"
 
 
 def runs_here() -> bool:
-    """Whether NVIDIA's libraries are made for this machine."""
+    """Whether NVIDIA's libraries exist for this machine."""
     return sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 def installed_builder() -> str | None:
-    """The package that would answer on this machine, with its version, or None; nothing is tried."""
+    """The package of the builder on this machine, with its version; None without it. Nothing is run."""
     missing = not runs_here() or any(find_spec(module) is None for module in PACKAGES)
     return None if missing else f"{WHEEL} {version_of(WHEEL)}"
 
@@ -148,7 +154,7 @@ def _check_machine() -> None:
             "NVIDIA's builder runs without a GPU on x86-64 Linux only",
             where="check",
             got=f"{platform.machine()} {sys.platform}",
-            next="the rules and the tables of older parsers say what they can; on a board, compile it there",
+            next="the rules and the tables of older parsers still apply; compile the file on the board itself",
         )
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if missing:
@@ -157,54 +163,54 @@ def _check_machine() -> None:
 
 @dataclass(frozen=True)
 class _Ending:
-    """How the child ended; a crash is its own doing, and no lack of memory is known."""
+    """The end of the child process. A crash is an end by a signal of its own, without a sign of too little memory."""
 
-    said: str
+    text: str
     is_crash: bool = False
 
 
-def _died(how: str) -> BuilderDied:
+def _died(ending: str) -> BuilderDied:
     return BuilderDied(
-        "NVIDIA's builder ended before it answered",
+        "NVIDIA's builder ended before it gave a result",
         where="check",
-        got=how,
+        got=ending,
         next="run it again; if memory or time ran out, stop other programs first",
     )
 
 
-def _child(folder: Path, files: list[Path], limit_s: float) -> tuple[list[dict[str, Any]], _Ending]:
-    """The answers, as far as the child came, and how it ended."""
+def _run_child(folder: Path, files: list[Path], limit_s: float) -> tuple[list[dict[str, Any]], _Ending]:
+    """The records of the files that the child finished, and its ending."""
     libraries, out = folder / "libraries", folder / "answer.json"
     libraries.mkdir()
     _link_libraries(libraries)
-    searched = filter(None, (str(libraries), os.environ.get("LD_LIBRARY_PATH")))
-    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(searched)}
+    library_path = filter(None, (str(libraries), os.environ.get("LD_LIBRARY_PATH")))
+    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(library_path)}
     command = [sys.executable, "-P", str(CHILD), str(out), *map(str, files)]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=environment, capture_output=True, text=True, errors="replace", timeout=limit_s
         )
-        ending = _ending(done.returncode, done.stderr)
+        ending = _ending(process.returncode, process.stderr)
     except subprocess.TimeoutExpired:
-        ending = _Ending(f"no answer after {limit_s} s")
+        ending = _Ending(f"no result after {limit_s} s")
     return (json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []), ending
 
 
 def _link_libraries(folder: Path) -> None:
-    """The names that TensorRT's bindings look for, made of TensorRT for RTX; it has no plugins, nor needs any."""
+    """Link TensorRT for RTX under the file names that TensorRT's bindings load. The library of plugins is a stub."""
     for name, prefix in LIBRARIES.items():
         (folder / name).symlink_to(_library(prefix))
     (folder / PLUGINS).write_bytes(shared_library(PLUGINS_ENTRY, PLUGINS))
 
 
 def _library(prefix: str) -> Path:
-    found = find_spec("onnxruntime_ep_nv_tensorrt_rtx")
-    assert found is not None
-    assert found.origin is not None
-    library = next(Path(found.origin).parent.glob(f"{prefix}*"), None)
+    spec = find_spec("onnxruntime_ep_nv_tensorrt_rtx")
+    assert spec is not None
+    assert spec.origin is not None
+    library = next(Path(spec.origin).parent.glob(f"{prefix}*"), None)
     if library is None:
         raise TargetError(
-            f"another {WHEEL} than was tried",
+            f"{WHEEL} has another version than the tested one",
             got=version_of(WHEEL),
             expected=f"a file {prefix}*",
             next=REINSTALL_COMMAND,
@@ -219,18 +225,18 @@ def _library_version() -> str:
 
 def _ending(code: int, errors: str) -> _Ending:
     if code < 0:
-        crashed = -code in CRASHES and not _tells_of_memory([errors])
-        return _Ending(f"killed by {signal.Signals(-code).name}", crashed)
-    last = next((line for line in reversed(errors.splitlines()) if line.strip()), "")
-    return _Ending(f"exit status {code}{': ' if last else ''}{last}")
+        is_crash = -code in CRASHES and not _mentions_memory([errors])
+        return _Ending(f"killed by {signal.Signals(-code).name}", is_crash)
+    last_line = next((line for line in reversed(errors.splitlines()) if line.strip()), "")
+    return _Ending(f"exit status {code}{': ' if last_line else ''}{last_line}")
 
 
-def _tells_of_memory(errors: list[str]) -> bool:
+def _mentions_memory(errors: list[str]) -> bool:
     return any(is_out_of_memory(RuntimeError(error)) or "OutOfMemory" in error for error in errors)
 
 
 def _with_numbered_nodes(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:
-    """A copy whose nodes are n0, n1, …, and their names: kernels are named after nodes, and a name may say anything."""
+    """A copy with nodes n0, n1, …, and their own names by these: kernels are named after nodes, in a parsable text."""
     numbered, names = ModelProto(), {}
     numbered.CopyFrom(model)
     for index, node in enumerate(numbered.graph.node):
@@ -239,23 +245,25 @@ def _with_numbered_nodes(model: ModelProto) -> tuple[ModelProto, dict[str, str]]
     return numbered, names
 
 
-def _read(answer: dict[str, Any], answering: str, names: dict[str, str]) -> Answer:
+def _result_of(record: dict[str, Any], builder: str, names: dict[str, str]) -> BuildResult:
+    """The build result from a record of the child. Raises BuilderDied if the builder ran out of memory."""
     refused = [
-        Refusal(names.get(one["node"], one["node"]), one["operator"], one["reason"]) for one in answer["refused"]
+        Refusal(names.get(refusal["node"], refusal["node"]), refusal["operator"], refusal["reason"])
+        for refusal in record["refused"]
     ]
-    if not answer["built"] and _tells_of_memory([*answer["errors"], *(one.reason for one in refused)]):
-        raise _died(next(filter(None, answer["errors"]), "it was out of memory"))
-    if not answer["built"] and not refused:
-        refused = [Refusal("", "", reason) for reason in answer["errors"] or ["no reason given"]]
+    if not record["built"] and _mentions_memory([*record["errors"], *(refusal.reason for refusal in refused)]):
+        raise _died(next(filter(None, record["errors"]), "it was out of memory"))
+    if not record["built"] and not refused:
+        refused = [Refusal("", "", reason) for reason in record["errors"] or ["no reason given"]]
     kernels = tuple(
         replace(kernel, nodes=tuple(names.get(node, node) for node in kernel.nodes))
-        for kernel in kernels_of(answer["layers"])
+        for kernel in kernels_of(record["layers"])
     )
-    return Answer(answering, answer["built"], tuple(refused), answer["seconds"], answer["bytes"], kernels)
+    return BuildResult(builder, record["built"], tuple(refused), record["seconds"], record["bytes"], kernels)
 
 
 def _quantized_product(zero: np.generic) -> ModelProto:
-    """image (1, 32) by a matrix (32, 32), both between pairs whose integers are of the type of `zero`."""
+    """A product of an image (1, 32) and a matrix (32, 32) behind Q/DQ pairs; `zero` is the image's zero point."""
     constants = {
         "scale": np.float32(0.1),
         "zero": zero,

@@ -1,9 +1,9 @@
-"""Puts ONNX files before NVIDIA's parser and builder, in a process that may die of it. Run by nvidia.py only.
+"""Builds ONNX files with NVIDIA's parser and builder, in a process of its own that may crash. Run by nvidia.py only.
 
-    python nvidia_child.py ANSWER.json MODEL.onnx …
+    python nvidia_child.py RECORDS.json MODEL.onnx …
 
-It imports nothing of edgevit, and runs with NVIDIA's libraries in LD_LIBRARY_PATH. The answer is written anew after
-each file, so that those before a crash are known.
+It imports nothing of edgevit, and runs with NVIDIA's libraries in LD_LIBRARY_PATH. The records are rewritten after each
+file, so that a crash loses no earlier record.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 import time
 from typing import Any
 
-sys.modules["tensorrt_libs"] = None  # type: ignore[assignment]  # where TensorRT itself is installed, it is not to answer
+sys.modules["tensorrt_libs"] = None  # type: ignore[assignment]  # an installed TensorRT must not be loaded
 import tensorrt_bindings as trt  # noqa: E402
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps what matters: errors, and the message that lists the kernels."""
+    """Keeps the errors, and the messages that list the kernels."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
@@ -33,8 +33,8 @@ class Log(trt.ILogger):  # type: ignore[misc]
             self.errors.append(message)
 
 
-def answer(path: str) -> dict[str, object]:
-    """Whether the file was built, with the kernels, or what was refused and why."""
+def record_of(path: str) -> dict[str, object]:
+    """Whether the file was built, with the kernels, or the refusals and errors."""
     log = Log()
     builder = trt.Builder(log)
     network = builder.create_network(0)
@@ -61,8 +61,8 @@ def _built(builder: Any, network: Any) -> Any:
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         if -1 in tuple(tensor.shape):
-            dynamic, one = True, tuple(1 if size == -1 else size for size in tensor.shape)
-            profile.set_shape(tensor.name, one, one, one)
+            dynamic, shape = True, tuple(1 if size == -1 else size for size in tensor.shape)
+            profile.set_shape(tensor.name, shape, shape, shape)
     if dynamic:
         config.add_optimization_profile(profile)
     return builder.build_serialized_network(network, config)
@@ -74,11 +74,11 @@ def _refusal(error: Any) -> dict[str, str]:
 
 def main() -> None:
     out, *paths = sys.argv[1:]
-    answers: list[dict[str, object]] = []
+    records: list[dict[str, object]] = []
     for path in paths:
-        answers.append(answer(path))
+        records.append(record_of(path))
         with open(f"{out}.half", "w", encoding="utf-8") as file:
-            json.dump(answers, file)
+            json.dump(records, file)
         os.replace(f"{out}.half", out)
 
 

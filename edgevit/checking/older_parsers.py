@@ -1,6 +1,6 @@
-"""Which operators the parsers of boards' older TensorRT versions take, by NVIDIA's published tables.
+"""Verdicts of the parsers in boards' older TensorRT versions, by NVIDIA's published tables of operators.
 
-From the operator tables of onnx-tensorrt's releases. What a parser asks of an operator's attributes is not in them.
+The tables are those of onnx-tensorrt's releases. They do not list constraints on the attributes of operators.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ TABLE = Path(__file__).with_name("tensorrt_operators.csv")
 
 @dataclass(frozen=True)
 class OldParser:
-    """A version with its table; `boards` are those that come with it or with the nearest to it.
+    """The parser of a TensorRT version.
 
     Attributes:
-        dequantized: the types that its DequantizeLinear takes and its boards compute.
+        boards: releases with this version, or the nearest to it.
+        dequantized: the types that its DequantizeLinear accepts and its boards compute.
     """
 
     version: str
@@ -34,8 +35,8 @@ class OldParser:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What an older parser would refuse; `types` are of what is dequantized."""
+class ParserVerdict:
+    """The operators and dequantized types of a graph that an older parser refuses."""
 
     parser: OldParser
     operators: tuple[str, ...]
@@ -44,44 +45,44 @@ class Verdict:
 
     @property
     def taken(self) -> bool:
-        """Whether nothing in the table speaks against the graph."""
+        """Whether the table lists everything in the graph."""
         return not self.operators and not self.types and not self.opset_too_new
 
     @property
-    def said(self) -> str:
-        """takes it; or what it has not got"""
+    def text(self) -> str:
+        """`takes it`, or the features that the parser lacks."""
         newer = [f"opset at most {self.parser.newest_opset}"] if self.opset_too_new else []
         lacking = [f"no {', '.join([*self.operators, *self.types])}"] if self.operators or self.types else []
         return "; ".join([*newer, *lacking]) or "takes it"
 
 
-# 10.1 takes FP8 too, but those boards are Orin: Ampere's cores do not multiply it.
+# 10.1 takes FP8 too, but its boards are Orin, whose Ampere cores do not multiply FP8.
 OLD_PARSERS = (
     OldParser("10.1", "JetPack 6.1 and 6.2 (10.3)", 20, ("int8", "int4")),
     OldParser("8.6", "JetPack 6.0", 17, ("int8",)),
 )
 
 
-def verdicts(graph: Graph) -> list[Verdict]:
-    """Of each older parser, newest first."""
+def parser_verdicts(graph: Graph) -> list[ParserVerdict]:
+    """The verdict of each older parser, newest first."""
     used = sorted({_full_name(node) for node in nodes(graph.model)})
     numbers = {graph.stored_type(node) for node in graph.of_type("DequantizeLinear")} - {None}
     stored = set(map(short_type_name, numbers))
-    found = []
+    verdicts = []
     for parser in OLD_PARSERS:
-        taken = _taken(parser.version)
-        refused = tuple(name for name in used if not taken.get(name, False))
+        is_taken = _operators_taken(parser.version)
+        refused = tuple(name for name in used if not is_taken.get(name, False))
         types = tuple(sorted(stored - set(parser.dequantized)))
-        found.append(Verdict(parser, refused, types, opset_of(graph.model) > parser.newest_opset))
-    return found
+        verdicts.append(ParserVerdict(parser, refused, types, opset_of(graph.model) > parser.newest_opset))
+    return verdicts
 
 
 def _full_name(node: NodeProto) -> str:
-    """Just its operator where that is ONNX's own."""
+    """The operator's name, after the domain unless that is ONNX's own."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
 
 
 @cache
-def _taken(version: str) -> dict[str, bool]:
+def _operators_taken(version: str) -> dict[str, bool]:
     with TABLE.open(newline="", encoding="utf-8") as file:
         return {row["onnx_op"]: row[f"tensorrt_{version}"] == "Y" for row in csv.DictReader(file)}

@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a graph on this machine's CPU: the graph as it optimises it, held against the file."""
+"""The graph that ONNX Runtime optimizes for this machine's CPU, compared with the file."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from edgevit.runtimes.base import file_runtime
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
 
-# Every fusion keeps the name of the node that it starts from, with something before or behind it.
+# Every fusion keeps the name of its first node, with a prefix or suffix.
 _MARK = re.compile(r"edgevit_(\d+)_")
 
 
 @dataclass(frozen=True)
-class Optimized:
-    """A graph as it was optimised.
+class OptimizedGraph:
+    """A graph after ONNX Runtime's optimization.
 
     Attributes:
         runtime: ONNX Runtime, with its version.
-        ran_as: the operator that computes each product, by the product's name; without those folded into constants.
-        got: the type that each product is computed in, likewise.
+        ran_as: the operator that computes each product, by the product's name. Products that became constants are left
+            out.
+        got: the type in which each product is computed, by the product's name.
         unfused: the Softmax nodes of attentions that are several operators.
     """
 
@@ -45,11 +46,11 @@ class Optimized:
     unfused: tuple[str, ...]
 
 
-def optimized(graph: Graph, session_options: Json) -> Optimized:
-    """Load a graph as a session would, and find its products in what was made of it.
+def optimize(graph: Graph, session_options: Json) -> OptimizedGraph:
+    """Load a graph as a session does, and find its products in the optimized graph.
 
     Raises:
-        ArtifactError: ONNX Runtime cannot load it, or it was made for another runtime.
+        ArtifactError: ONNX Runtime cannot load the graph, or it was written for another runtime.
     """
     if file_runtime(session_options) != ONNXRUNTIME.name:
         raise ArtifactError(f"it was made for {file_runtime(session_options)}, not for {ONNXRUNTIME.title}")
@@ -57,41 +58,43 @@ def optimized(graph: Graph, session_options: Json) -> Optimized:
         file, written = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
         file.write_bytes(_marked(graph.model).SerializeToString())
         inference_session(file, session_options, threads=1, optimized_path=written)
-        with graph_tool("the graph that ONNX Runtime makes of it cannot be read", "optimized.onnx"):
-            made = Graph(onnx.load(written))
+        with graph_tool("the graph that ONNX Runtime optimized cannot be read", "optimized.onnx"):
+            optimized = Graph(onnx.load(written))
     ran_as, got = {}, {}
-    for index, node, precision in _found(made):
+    for index, node, precision in _products(optimized):
         name = graph.nodes[index].name
         ran_as[name], got[name] = node.op_type, precision
-    if any(node.domain == OWN_LAYOUT for node in made.nodes):
-        # What runs in its own layout, for float convolutions alone, is named after nothing.
+    if any(node.domain == OWN_LAYOUT for node in optimized.nodes):
+        # Nodes in ONNX Runtime's own layout lose their names. They are float convolutions.
         renamed = [node.name for node in graph.of_type("Conv") if node.name not in got]
         ran_as |= dict.fromkeys(renamed, "Conv")
         got |= dict.fromkeys(renamed, "float")
-    softmaxes = {index for node in made.nodes if node.op_type == "Softmax" for index in _marks(node)}
+    softmaxes = {index for node in optimized.nodes if node.op_type == "Softmax" for index in _marks(node)}
     attending = {node.name for node in graph.attentions}
     unfused = [graph.nodes[index].name for index in sorted(softmaxes) if graph.nodes[index].name in attending]
-    return Optimized(f"{ONNXRUNTIME.title} {version_of(ONNXRUNTIME.package)}", made, ran_as, got, tuple(unfused))
+    return OptimizedGraph(
+        f"{ONNXRUNTIME.title} {version_of(ONNXRUNTIME.package)}", optimized, ran_as, got, tuple(unfused)
+    )
 
 
-def optimized_or_refused(graph: Graph, session_options: Json) -> tuple[Optimized | None, str]:
-    """What ONNX Runtime makes of a graph; or None, and why it refuses it, with what mends that."""
+def optimized_or_refused(graph: Graph, session_options: Json) -> tuple[OptimizedGraph | None, str]:
+    """The optimized graph and ""; or None, and why ONNX Runtime refuses the graph, with the next step."""
     try:
-        return optimized(graph, session_options), ""
+        return optimize(graph, session_options), ""
     except ArtifactError as error:
         return None, "; ".join(filter(None, (error.what, error.next)))
 
 
-def mend(product: Product, ran_as: str) -> str:
-    """What makes ONNX Runtime compute a product in the precision that it asks for."""
+def advice(product: Product, ran_as: str) -> str:
+    """The step after which ONNX Runtime computes a product in the precision that it asks for."""
     if product.asked in ("fp8", "int4"):
-        return "quantize the float model in int8: there are no kernels of it for this CPU"
+        return f"quantize the float model in int8: there are no {product.asked} kernels for this CPU"
     if product.asked == "half":
         return "export it in float32: there are no float16 kernels for this CPU"
     if product.operator == "MatMul" and ran_as.endswith("Gemm"):
-        return "give it the session option disabled_optimizers: [MatMulAddFusion]"
+        return "set the session option disabled_optimizers: [MatMulAddFusion]"
     if product.operator == "Conv":
-        return "a Q/DQ pair behind the convolution too, as quantize writes it"
+        return "add a Q/DQ pair behind the convolution too, as quantize writes it"
     return "quantize the float model with --runtime onnxruntime"
 
 
@@ -103,10 +106,10 @@ def _marked(model: ModelProto) -> ModelProto:
     return marked
 
 
-def _found(made: Graph) -> Iterator[tuple[int, NodeProto, str]]:
-    """For each operator that multiplies: the place of the node that it was made of, itself, and its precision."""
-    for node in made.of_type(*OPERANDS):
-        types = filter(None, map(made.element_type, (*node.input, *node.output)))
+def _products(optimized: Graph) -> Iterator[tuple[int, NodeProto, str]]:
+    """For each product in the optimized graph: the index of its node in the source graph, its node, its precision."""
+    for node in optimized.of_type(*OPERANDS):
+        types = filter(None, map(optimized.element_type, (*node.input, *node.output)))
         precision = "int8" if node.op_type in INTEGER_PRODUCTS else short_type_name(next(types, None))
         for index in _marks(node):
             yield index, node, precision

@@ -1,4 +1,4 @@
-"""What TensorRT's builder says that it will run: its kernels, read from the log of a detailed build."""
+"""The kernels of a TensorRT engine, read from the log of a detailed build."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """What a kernel reads or writes; `type` as TensorRT names it, in lower case (half, float, int8)."""
+class KernelTensor:
+    """A tensor that a kernel reads or writes; `type` is TensorRT's name in lower case (half, float, int8)."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,65 +30,65 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        """Rounded up; types of unknown width count as 32 bits."""
+        """Size, rounded up. Types of unknown width count as 32 bits."""
         return math.ceil(math.prod(self.shape) * BITS.get(self.type, 32) / 8)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch.
+    """One kernel launch.
 
     Attributes:
-        kind: gemm, correlation (a convolution), runtime_fusion (a product with what follows), kgen (generated), …
-        nodes: names of the ONNX nodes that went into it.
+        kind: gemm, correlation (a convolution), runtime_fusion (a product and operators after it), kgen (generated), …
+        nodes: names of the ONNX nodes that the kernel computes.
     """
 
     name: str
     kind: str
-    inputs: tuple[Tensor, ...]
-    constants: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[KernelTensor, ...]
+    constants: tuple[KernelTensor, ...]
+    outputs: tuple[KernelTensor, ...]
     nodes: tuple[str, ...]
 
     @property
     def is_attention(self) -> bool:
-        """Whether both products of an attention and the softmax between them are this one kernel."""
+        """Whether the kernel computes a whole attention: two products and the softmax between them."""
         return self.name.startswith("_gemm_mha")
 
     @property
     def is_product(self) -> bool:
-        """Whether it multiplies matrices or convolves."""
+        """Whether the kernel multiplies matrices or convolves."""
         return self.kind in PRODUCT_KINDS or self.is_attention
 
     @property
     def converts(self) -> bool:
-        """Whether it is a generated kernel that goes over to another type on its way: its name lists what it does."""
+        """Whether it is a generated kernel with a conversion between types, by the operations in its name."""
         return self.kind == "kgen" and "Cast" in self.name
 
     @property
     def bytes_moved(self) -> int:
-        """What it reads and writes, weights included."""
+        """Bytes that the kernel reads and writes, weights included."""
         return sum(tensor.bytes for tensor in (*self.inputs, *self.constants, *self.outputs))
 
 
 def kernels_of(log: Sequence[str]) -> list[Kernel]:
-    """The kernels that a build with ProfilingVerbosity.DETAILED logged, in their order; without waits and signals.
+    """The kernels in the log of a build with ProfilingVerbosity.DETAILED, in order, without waits and signals.
 
-    Read from TensorRT for RTX 1.7.1: one message that begins with "Layers:", a line for each kernel.
+    The format is that of TensorRT for RTX 1.7.1: a message that begins with "Layers:", with a line for each kernel.
     """
     return [kernel for message in log if message.startswith("Layers:") for kernel in _kernels(message)]
 
 
 def _kernels(message: str) -> Iterator[Kernel]:
     for line in message.splitlines():
-        found = _LINE.match(line.strip())
-        if found and found["kind"] not in SYNCHRONIZATION:
-            inputs, constants, outputs = (tuple(_tensors(found[part])) for part in ("inputs", "constants", "outputs"))
-            nodes = tuple(dict.fromkeys(_NODE.findall(found["metadata"])))
-            yield Kernel(found["name"], found["kind"], inputs, constants, outputs, nodes)
+        match = _LINE.match(line.strip())
+        if match and match["kind"] not in SYNCHRONIZATION:
+            inputs, constants, outputs = (tuple(_tensors(match[part])) for part in ("inputs", "constants", "outputs"))
+            nodes = tuple(dict.fromkeys(_NODE.findall(match["metadata"])))
+            yield Kernel(match["name"], match["kind"], inputs, constants, outputs, nodes)
 
 
-def _tensors(text: str) -> Iterator[Tensor]:
-    for found in _TENSOR.finditer(text):
-        shape = tuple(int(size) for size in found["shape"].split(",") if size)
-        yield Tensor(found["name"], shape, found["type"].lower())
+def _tensors(text: str) -> Iterator[KernelTensor]:
+    for match in _TENSOR.finditer(text):
+        shape = tuple(int(size) for size in match["shape"].split(",") if size)
+        yield KernelTensor(match["name"], shape, match["type"].lower())

@@ -1,4 +1,4 @@
-"""The precision that each product of a graph asks for, held against the one it gets."""
+"""The precision that each product of a graph asks for, and the precision that it gets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from edgevit.graphs.types import BITS, short_name
 
 @dataclass(frozen=True)
 class Product:
-    """A product of the graph: names of types as TensorRT's, in lower case; `got` is "" where no kernel names it.
+    """A product of the graph.
 
-    With int4 it is the weights that are stored in so few bits; they are unpacked to be multiplied.
+    Attributes:
+        asked, got: TensorRT's names of types, in lower case. With int4, weights alone are stored in 4 bits; they are
+            unpacked for the product. `got` is "" if no kernel names the product.
     """
 
     node: str
@@ -27,12 +29,12 @@ class Product:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether it asks for fewer bits than a float16 has."""
+        """Whether the product asks for fewer than 16 bits."""
         return BITS.get(self.asked, 32) < 16
 
     @property
     def fell_back(self) -> bool:
-        """Whether it runs in more bits than it asked for."""
+        """Whether the product runs in more bits than it asked for."""
         return bool(self.got) and BITS.get(self.got, 32) > BITS.get(self.asked, 32)
 
 
@@ -40,26 +42,26 @@ def products(graph: Graph, got: Mapping[str, str]) -> list[Product]:
     """Each product in the order of the graph.
 
     Args:
-        got: the types that products run in, by their names.
+        got: the types in which products run, by the products' names.
     """
     return [
-        Product(node.name, node.op_type, asked(node, graph), got.get(node.name, ""))
+        Product(node.name, node.op_type, asked_type(node, graph), got.get(node.name, ""))
         for node in graph.of_type(*OPERANDS)
     ]
 
 
-def asked(node: NodeProto, graph: Graph) -> str:
-    """What a product asks for: float, half, int8, …"""
-    return short_name(graph.asked_precision(node))
+def asked_type(product: NodeProto, graph: Graph) -> str:
+    """The type that a product asks for: float, half, int8, …"""
+    return short_name(graph.asked_precision(product))
 
 
-def precisions(found: Iterable[Product]) -> Counter[tuple[str, str, str]]:
-    """How many products of an operator asked for a precision and got one."""
-    return Counter((one.operator, one.asked, one.got) for one in found)
+def precision_counts(checked: Iterable[Product]) -> Counter[tuple[str, str, str]]:
+    """The number of products by operator, precision asked for, and precision got."""
+    return Counter((product.operator, product.asked, product.got) for product in checked)
 
 
 def got_in_plan(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, str]:
-    """The type of what the kernel of each product multiplies, by the product's name."""
+    """The type that the kernel of each product multiplies, by the product's name."""
     return {
         node.name: "int4" if _unpacks_int4(node, graph, kernels) else _got(node, graph, kernels)
         for node in graph.of_type(*OPERANDS)
@@ -67,13 +69,13 @@ def got_in_plan(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, str]:
 
 
 def unfused_attentions(graph: Graph, kernels: Sequence[Kernel]) -> list[str]:
-    """Names of the attentions' nodes that are no part of a fused kernel."""
+    """Names of the attentions' nodes that are in no fused kernel."""
     fused = {node for kernel in kernels if kernel.is_attention for node in kernel.nodes}
     return [node.name for node in graph.attentions if node.name not in fused]
 
 
 def _unpacks_int4(product: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> bool:
-    """Whether the weights of a product are stored in INT4, and unpacked by its kernel or by one before it."""
+    """Whether the weights of a product are stored in INT4, and unpacked by its kernel or a kernel before it."""
     ends = [end.name for end in map(graph.pair_end, product.input[:2]) if end is not None]
     return any(
         tensor.type == "int4" for kernel in kernels if set(ends) & set(kernel.nodes) for tensor in kernel.constants
@@ -81,23 +83,24 @@ def _unpacks_int4(product: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -
 
 
 def _got(node: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> str:
-    """The type of what the kernel of a product multiplies.
+    """The type that the kernel of a product multiplies; "" if no kernel names the product.
 
-    Kernels that only prepare an operand name the product too, so one that multiplies is looked for first. A small
-    product may be part of a generated kernel, whose first input is whatever that begins with: there the weights tell.
+    Kernels that only prepare an operand name the product too, so a kernel that multiplies is looked for first. A small
+    product may be part of a generated kernel, whose first input may belong to another operator: there the type is that
+    of the weights.
 
-    A product of two activations has none. Over a single token it is a multiplication number by number, in one kernel
-    with the scaling of an INT8 convolution's 32-bit sums before it: what that kernel reads and writes says nothing of
-    it. The builder is strongly typed, so a kernel that converts multiplies in the type that the graph says.
+    A product of two activations has no weights. Over a single token it is an elementwise multiplication, in one kernel
+    with the scaling of the 32-bit sums of an INT8 convolution before it, so that the inputs and outputs of that kernel
+    say nothing about it. The builder is strongly typed, so a kernel that converts multiplies in the graph's type.
     """
     naming = [kernel for kernel in kernels if node.name in kernel.nodes]
     for kernel in naming:
         if kernel.is_product and (operands := kernel.inputs or kernel.constants):
             return operands[0].type
-    has_weights = any(graph.is_weight(node.input[place]) for place in OPERANDS[node.op_type])
+    has_weights = any(graph.is_weight(node.input[position]) for position in OPERANDS[node.op_type])
     for kernel in reversed(naming):
         if kernel.converts and not has_weights:
-            return asked(node, graph)
+            return asked_type(node, graph)
         if tensors := kernel.constants or kernel.inputs:
             return max(tensors, key=lambda tensor: tensor.bytes).type
     return ""

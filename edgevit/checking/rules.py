@@ -1,6 +1,6 @@
-"""What TensorRT asks of a quantized graph, rule by rule and node by node.
+"""TensorRT's rules for a quantized graph.
 
-From NVIDIA's "Working with Quantized Types" (explicit quantization) and what its parser and builder refuse.
+From NVIDIA's "Working with Quantized Types" (explicit quantization), and from refusals of its parser and builder.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Diagnostic:
     """One place where a graph breaks a rule.
 
     Attributes:
-        level: an error is refused, falls back to float or is built as something else; a warning costs time.
-        next: what mends it.
+        level: TensorRT refuses an error, runs it in float or builds something else; a warning costs time.
+        next: the next step.
     """
 
     rule: str
@@ -47,9 +47,9 @@ Rule = Callable[[Graph], Iterator[Diagnostic]]
 
 
 def tensorrt_diagnostics(graph: Graph) -> list[Diagnostic]:
-    """All that the rules find, errors first."""
-    found = [one for rule in RULES for one in rule(graph)]
-    return sorted(found, key=lambda one: one.level)
+    """The diagnostics of all rules, errors first."""
+    diagnostics = [diagnostic for rule in RULES for diagnostic in rule(graph)]
+    return sorted(diagnostics, key=lambda diagnostic: diagnostic.level)
 
 
 def symmetric(graph: Graph) -> Iterator[Diagnostic]:
@@ -58,22 +58,26 @@ def symmetric(graph: Graph) -> Iterator[Diagnostic]:
         zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
         if zero is not None and _array(zero).any():
             yield Diagnostic(
-                "symmetric", "error", node.name, f"its zero point is {_few(_array(zero))}, not 0", QUANTIZE_AGAIN
+                "symmetric",
+                "error",
+                node.name,
+                f"its zero point is {_first_nonzero(_array(zero))}, not 0",
+                QUANTIZE_AGAIN,
             )
 
 
 def integer_type(graph: Graph) -> Iterator[Diagnostic]:
-    """What is quantized is int8, float8 or int4: not uint8, not 16 bits, and not the int32 of a bias."""
+    """Quantized types are int8, float8 or int4; not uint8, not 16 bits, and not int32 for a bias."""
     for node in graph.of_type("DequantizeLinear"):
         stored = graph.stored_type(node)
         if stored is None or stored in QUANTIZED_TYPES:
             continue
-        mend = "leave biases float" if stored == TensorProto.INT32 else QUANTIZE_AGAIN
-        yield Diagnostic("integer_type", "error", node.name, f"it reads {type_name(stored)}, not int8", mend)
+        next_step = "leave biases float" if stored == TensorProto.INT32 else QUANTIZE_AGAIN
+        yield Diagnostic("integer_type", "error", node.name, f"it reads {type_name(stored)}, not int8", next_step)
 
 
 def tensor_scale(graph: Graph) -> Iterator[Diagnostic]:
-    """An activation has one scale; only weights have one for each channel."""
+    """An activation has one scale; only weights may have one per channel."""
     for node in graph.of_type(*PAIR):
         scale = graph.constants.get(node.input[1])
         if scale is not None and int(np.prod(scale.dims)) > 1 and not graph.is_weight(node.input[0]):
@@ -82,7 +86,7 @@ def tensor_scale(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def output_channel_axis(graph: Graph) -> Iterator[Diagnostic]:
-    """The scales of a convolution's weights go along its output channels."""
+    """The scales of a convolution's weights are along its output channels."""
     for node in graph.of_type("Conv", "ConvTranspose"):
         pair = graph.maker.get(node.input[1])
         scale = graph.constants.get(pair.input[1]) if pair is not None and len(pair.input) > 1 else None
@@ -90,11 +94,11 @@ def output_channel_axis(graph: Graph) -> Iterator[Diagnostic]:
             continue
         if integer_attribute(pair, "block_size", 0):
             continue
-        wanted, axis = (0 if node.op_type == "Conv" else 1), integer_attribute(pair, "axis", 1)
+        expected, axis = (0 if node.op_type == "Conv" else 1), integer_attribute(pair, "axis", 1)
         shape = graph.shape(node.input[1]) or graph.shape(pair.input[0])
         axis = axis + len(shape) if axis < 0 and shape else axis
-        if axis != wanted:
-            what = f"the scales of its weights go along axis {axis}, its output channels along {wanted}"
+        if axis != expected:
+            what = f"the scales of its weights are along axis {axis}, its output channels along {expected}"
             yield Diagnostic("output_channel_axis", "error", node.name, what, QUANTIZE_AGAIN)
 
 
@@ -103,12 +107,12 @@ def int4_weights(graph: Graph) -> Iterator[Diagnostic]:
     for node in graph.of_type("DequantizeLinear"):
         if graph.stored_type(node) != TensorProto.INT4:
             continue
-        others = sorted({one.op_type for one in graph.readers[node.output[0]]} - {"MatMul", "Gemm"})
+        other_readers = sorted({reader.op_type for reader in graph.readers[node.output[0]]} - {"MatMul", "Gemm"})
         block = integer_attribute(node, "block_size", 0)
         if not graph.is_weight(node.input[0]):
             yield Diagnostic("int4_weights", "error", node.name, "an activation is int4", "leave activations float")
-        elif others:
-            what = f"int4 weights are read by {', '.join(others)}, which is no product"
+        elif other_readers:
+            what = f"int4 weights are read by {', '.join(other_readers)}, which is no product"
             yield Diagnostic("int4_weights", "error", node.name, what, "leave these weights float")
         elif block not in INT4_BLOCKS:
             what = f"int4 weights in {f'blocks of {block}' if block else 'no blocks'}, not of 64 or 128"
@@ -116,37 +120,38 @@ def int4_weights(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def both_operands(graph: Graph) -> Iterator[Diagnostic]:
-    """Quantized weights meet a quantized activation; with a float one their product stays float.
+    """A product with quantized weights has a quantized activation; otherwise it stays float.
 
-    The other way round is no mistake: a product that is left float may read what others have in INT8.
+    A quantized activation with float weights is fine: a float product may read the INT8 output of another layer.
     """
     for node in graph.of_type(*PRODUCTS):
         ends = [graph.pair_end(name) for name in node.input[:2]]
         weights = [end for end in ends if end is not None and graph.is_weight(end.input[0])]
         if None in ends and weights and graph.stored_type(weights[0]) != TensorProto.INT4:
-            what = "its weights are quantized, what they meet is not: it stays float"
+            what = "its weights are quantized, its activation is not: it stays float"
             yield Diagnostic("both_operands", "warning", node.name, what, QUANTIZE_AGAIN)
 
 
 def used_pair(graph: Graph) -> Iterator[Diagnostic]:
-    """A pair that enters no product rounds for nothing, and may keep kernels from fusing."""
+    """A Q/DQ pair that no product reads rounds without gain, and may prevent fusions."""
     for node in graph.of_type("DequantizeLinear"):
         readers = graph.readers[node.output[0]]
-        if readers and not graph.is_weight(node.input[0]) and not any(one.op_type in GAINS_BY_INT8 for one in readers):
-            what = f"only {', '.join(sorted({one.op_type for one in readers}))} reads it"
+        operators = {reader.op_type for reader in readers}
+        if readers and not graph.is_weight(node.input[0]) and not operators.intersection(GAINS_BY_INT8):
+            what = f"only {', '.join(sorted(operators))} reads it"
             yield Diagnostic("used_pair", "warning", node.name, what, "leave this tensor float")
 
 
 def plain_operators(graph: Graph) -> Iterator[Diagnostic]:
-    """Operators of ONNX's own domain, none with integers inside (QLinearConv, MatMulInteger)."""
+    """All operators are ONNX's own, and none has integers inside (QLinearConv, MatMulInteger)."""
     for node in nodes(graph.model):
         if node.domain not in ("", "ai.onnx"):
-            what, mend = f"{node.domain}::{node.op_type} is no operator of ONNX", "export it for tensorrt"
+            what, next_step = f"{node.domain}::{node.op_type} is no operator of ONNX", "export it for tensorrt"
         elif node.op_type.startswith(("QLinear", "DynamicQuantize")) or node.op_type.endswith("Integer"):
-            what, mend = f"{node.op_type} holds its integers inside", QUANTIZE_AGAIN
+            what, next_step = f"{node.op_type} has integers inside", QUANTIZE_AGAIN
         else:
             continue
-        yield Diagnostic("plain_operators", "error", node.name, what, mend)
+        yield Diagnostic("plain_operators", "error", node.name, what, next_step)
 
 
 def static_shapes(graph: Graph) -> Iterator[Diagnostic]:
@@ -155,14 +160,14 @@ def static_shapes(graph: Graph) -> Iterator[Diagnostic]:
         dims = value.type.tensor_type.shape.dim
         if value.name in graph.constants:
             continue
-        open_sizes = [place for place, dim in enumerate(dims) if place and not dim.HasField("dim_value")]
+        open_sizes = [axis for axis, dim in enumerate(dims) if axis and not dim.HasField("dim_value")]
         if open_sizes:
             what = f"sizes {', '.join(map(str, open_sizes))} of the input '{value.name}' are open"
             yield Diagnostic("static_shapes", "error", value.name, what, "export it with a fixed image size")
 
 
 def worthwhile_product(graph: Graph) -> Iterator[Diagnostic]:
-    """Products and convolutions of 8 bits fill whole tiles."""
+    """Products and convolutions of 8 bits fill the tiles of tensor cores."""
     for node in graph.of_type(*PRODUCTS):
         weight = graph.shape(node.input[1])
         if graph.asked_precision(node) not in ("int8", "float8") or not weight or not graph.is_weight(node.input[1]):
@@ -175,7 +180,7 @@ def worthwhile_product(graph: Graph) -> Iterator[Diagnostic]:
 
 def fusible_attention(graph: Graph) -> Iterator[Diagnostic]:
     """Attention in INT8 fuses with heads of 16, 32 or 64 and up to 512 tokens."""
-    for softmax in (one for one in graph.attentions if one.op_type == "Softmax"):
+    for softmax in (node for node in graph.attentions if node.op_type == "Softmax"):
         product = graph.maker.get(_before(softmax, graph))
         if product is None or product.op_type != "MatMul" or graph.asked_precision(product) != "int8":
             continue
@@ -186,7 +191,7 @@ def fusible_attention(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def float16_range(graph: Graph) -> Iterator[Diagnostic]:
-    """Float16 tensors stay below 65504, with room for pictures that are not at hand."""
+    """Float16 tensors stay below 65504, with headroom for other images."""
     try:
         measured = float16_magnitudes(graph)
     except ArtifactError as error:
@@ -206,7 +211,7 @@ def float16_range(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def float16_norm(graph: Graph) -> Iterator[Diagnostic]:
-    """Norms that are written out are float32, at least from the squares to their root."""
+    """Written-out norms are float32, at least from the squares to their root."""
     for norm in written_out_norms(graph.model):
         if any(graph.element_type(name) == TensorProto.FLOAT16 for name in norm.squares):
             what = "a norm is written out in float16: the square of a value beyond 255 overflows"
@@ -231,15 +236,15 @@ RULES: tuple[Rule, ...] = (
 INFINITE = 65520.0  # float16 rounds smaller values down to 65504
 FROM_FLOAT32 = "write it from the float32 model by `export --precision float16` or `quantize --runtime tensorrt`"
 QUANTIZE_AGAIN = "quantize the float model with --runtime tensorrt"
-# Beside products, what runs in INT8 itself or carries integers on to what does.
+# Operators that run in INT8, or pass integers on to operators that do.
 GAINS_BY_INT8 = (*PRODUCTS, *LAYOUT, "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice")
 
 
 def _before(softmax: NodeProto, graph: Graph) -> str:
-    """The tensor that a softmax is taken of, before scales and masks."""
+    """The tensor that enters a softmax, before scales and masks."""
     name = softmax.input[0]
     while (maker := graph.maker.get(name)) is not None and maker.op_type in ("Add", "Mul", "Div", "Cast", *PAIR):
-        name = next((one for one in maker.input if one not in graph.constants), maker.input[0])
+        name = next((operand for operand in maker.input if operand not in graph.constants), maker.input[0])
     return str(name)
 
 
@@ -251,6 +256,6 @@ def _array(tensor: TensorProto) -> np.ndarray:
     return np.asarray(numpy_helper.to_array(tensor))
 
 
-def _few(values: np.ndarray) -> str:
+def _first_nonzero(values: np.ndarray) -> str:
     flat = values.reshape(-1)
     return str(flat[np.flatnonzero(flat)[0]])

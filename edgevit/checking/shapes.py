@@ -1,4 +1,4 @@
-"""The shapes of all tensors of a graph, for one image, or for one batch as the file fixes it."""
+"""The shapes of all tensors of a graph, for one image or for one batch of a fixed size."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edgevit.quantization.calibration import ProbeSession
 
 
 def for_one_image(model: ModelProto) -> ModelProto:
-    """A copy with batch size 1 where that is open, with every shape that can be known in its value_info.
+    """A copy with batch size 1 in place of an open one, and with all shapes in its value_info.
 
-    Inferred; where that leaves sizes open, the graph is run once, on zeros.
+    Shapes are inferred. If sizes remain open, the graph runs once, on zeros.
     """
     fixed = with_inferred_shapes(_with_batch_of_one(model))
     known = _known(fixed)
@@ -31,16 +31,16 @@ def for_one_image(model: ModelProto) -> ModelProto:
 def _with_batch_of_one(model: ModelProto) -> ModelProto:
     fixed = ModelProto()
     fixed.CopyFrom(model)
-    batch = set()
+    batch_names = set()
     for value in inputs_of(fixed):
         first = next(iter(value.type.tensor_type.shape.dim), None)
         if first is not None and not first.HasField("dim_value"):
-            batch.add(first.dim_param)
+            batch_names.add(first.dim_param)
             first.dim_value = 1
     for value in (*fixed.graph.value_info, *fixed.graph.output):
         for size in value.type.tensor_type.shape.dim:
             if size.HasField("dim_param"):
-                _set_or_clear(size, 1 if size.dim_param in batch else None)
+                _set_or_clear(size, 1 if size.dim_param in batch_names else None)
     return fixed
 
 
@@ -61,7 +61,7 @@ def _is_known(value: ValueInfoProto) -> bool:
 
 
 def _measured(model: ModelProto, names: Iterable[str]) -> Iterator[ValueInfoProto]:
-    """The shapes that these tensors have in a run on zeros; of none where the graph cannot be run so."""
+    """The shapes of these tensors in a run on zeros; none if the graph does not run."""
     inputs = inputs_of(model)
     if len(inputs) != 1 or not _is_known(inputs[0]):
         return
@@ -72,8 +72,8 @@ def _measured(model: ModelProto, names: Iterable[str]) -> Iterator[ValueInfoProt
     zeros = np.zeros(sizes, helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type))
     with TemporaryDirectory() as folder:
         try:
-            found = ProbeSession(model, list(names), Path(folder), threads=1).run(zeros)
+            tensors = ProbeSession(model, list(names), Path(folder), threads=1).run(zeros)
         except ArtifactError:
             return
-    for name, values in found.items():
+    for name, values in tensors.items():
         yield helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)

@@ -1,4 +1,4 @@
-"""A shared library of one small function, written byte by byte: no compiler is needed where it is."""
+"""A shared library with one small function, written byte by byte, so that no compiler is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADER_BYTES, PROGRAM_BYTES, SYMBOL_BYTES = 64, 56, 24
 
 
 def shared_library(function: str, name: str) -> bytes:
-    """An x86-64 ELF library `name` whose `function` returns 1, whatever it is given."""
+    """An x86-64 ELF library `name` whose `function` returns 1 for any arguments."""
     strings = b"\0" + function.encode() + b"\0" + name.encode() + b"\0"
     hashes = struct.pack("<5I4x", 1, 2, 1, 0, 0)  # one bucket that begins with symbol 1; two symbols, no chain
     hashes_at = HEADER_BYTES + PROGRAMS * PROGRAM_BYTES

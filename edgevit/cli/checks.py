@@ -13,7 +13,7 @@ from edgevit.cli.options import JsonFlag
 from edgevit.cli.output import echo, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
-    from edgevit.checking import Checked, CheckedHere
+    from edgevit.checking import OnnxruntimeCheck, TensorrtCheck
     from edgevit.checking.precision import Product
     from edgevit.checking.rules import Diagnostic
 
@@ -38,16 +38,16 @@ def check(
     Example: edgevit check deit.int8.onnx
     """
     from edgevit.actions.single_stage import single_stages
-    from edgevit.checking import check_onnx, check_onnx_here
+    from edgevit.checking import check_for_onnxruntime, check_for_tensorrt
     from edgevit.errors import RecipeError
 
     if runtime not in RUNTIMES:
         raise RecipeError("no such runtime to check for", where="--runtime", got=runtime, expected=", ".join(RUNTIMES))
-    results: list[Checked | CheckedHere] = []
+    results: list[TensorrtCheck | OnnxruntimeCheck] = []
     with single_stages(terminal_context()) as stages:
         for model in models:
             file = stages.onnx_file(model)
-            results.append(check_onnx(file) if runtime == "tensorrt" else check_onnx_here(file))
+            results.append(check_for_tensorrt(file) if runtime == "tensorrt" else check_for_onnxruntime(file))
             if not as_json:
                 _print(results[-1])
     if as_json:
@@ -57,38 +57,40 @@ def check(
     next_command("edgevit inspect", models[0])
 
 
-def _print(result: Checked | CheckedHere) -> None:
-    from edgevit.checking import Checked
+def _print(result: TensorrtCheck | OnnxruntimeCheck) -> None:
+    from edgevit.checking import TensorrtCheck
 
-    if isinstance(result, Checked):
+    if isinstance(result, TensorrtCheck):
         _print_for_tensorrt(result)
     else:
         _print_for_onnxruntime(result)
 
 
-def _print_for_tensorrt(result: Checked) -> None:
+def _print_for_tensorrt(result: TensorrtCheck) -> None:
     echo(f"{result.path}: {_headline(result)}")
-    if result.answer is not None and result.answer.built:
+    if result.build_result is not None and result.build_result.built:
         fused = result.attentions - len(result.unfused)
         attention = f"; attention fused: {fused} of {result.attentions}" if result.attentions else ""
-        echo(f"  {len(result.answer.kernels)} kernels, {result.bytes_moved / 1e6:.1f} MB moved{attention}\n")
+        echo(f"  {len(result.build_result.kernels)} kernels, {result.bytes_moved / 1e6:.1f} MB moved{attention}\n")
         _print_precisions(result.products)
-    elif result.answer is not None:
-        refusals = [(" ".join(filter(None, (node.operator, node.node))), node.reason) for node in result.answer.refused]
+    elif result.build_result is not None:
+        refusals = [
+            (" ".join(filter(None, (node.operator, node.node))), node.reason) for node in result.build_result.refused
+        ]
         _print_first([f"{node}: {reason}" if node else reason for node, reason in refusals])
     _print_fallbacks(result.fell_back)
     _print_diagnostics(result.diagnostics)
     echo("\nolder parsers, by NVIDIA's tables")
     print_table(
         ["TensorRT", "board", "verdict"],
-        [(verdict.parser.version, verdict.parser.boards, verdict.said) for verdict in result.older],
+        [(verdict.parser.version, verdict.parser.boards, verdict.text) for verdict in result.older_parsers],
     )
     if result.not_asked:
         echo(f"\nby rules and tables alone: {result.not_asked}", err=True)
     echo("")
 
 
-def _print_for_onnxruntime(result: CheckedHere) -> None:
+def _print_for_onnxruntime(result: OnnxruntimeCheck) -> None:
     if result.optimized is None:
         echo(f"{result.path}: refused\n  {result.refused}\n")
         return
@@ -107,9 +109,11 @@ def _print_for_onnxruntime(result: CheckedHere) -> None:
 
 
 def _print_precisions(products: Sequence[Product]) -> None:
-    from edgevit.checking.precision import precisions
+    from edgevit.checking.precision import precision_counts
 
-    rows = [(operator, count, asked, got or "-") for (operator, asked, got), count in precisions(products).items()]
+    rows = [
+        (operator, count, asked, got or "-") for (operator, asked, got), count in precision_counts(products).items()
+    ]
     print_table(["operator", "nodes", "asked", "got"], rows)
 
 
@@ -117,12 +121,12 @@ def _print_fallbacks(products: Sequence[Product]) -> None:
     _print_first([f"{layer.node} falls back: {layer.asked} was asked for, {layer.got} runs" for layer in products])
 
 
-def _headline(result: Checked) -> str:
-    if result.answer is None:
+def _headline(result: TensorrtCheck) -> str:
+    if result.build_result is None:
         return "it follows TensorRT's rules" if result.ok else "it breaks TensorRT's rules and would be refused"
-    if not result.answer.built:
-        return f"refused by {result.answer.builder}"
-    return f"built by {result.answer.builder} in {result.answer.seconds:.1f} s"
+    if not result.build_result.built:
+        return f"refused by {result.build_result.builder}"
+    return f"built by {result.build_result.builder} in {result.build_result.seconds:.1f} s"
 
 
 def _print_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> None:

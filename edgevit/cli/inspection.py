@@ -20,8 +20,8 @@ from edgevit.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from edgevit.checking import Inspected
-    from edgevit.checking.inspection import Layer, Tensor
+    from edgevit.checking import Inspection
+    from edgevit.checking.inspection import DeclaredTensor, Layer
 
 MOST_TYPES = 3
 WIDTH, SHORTEST_NAME = 80, 12
@@ -58,7 +58,7 @@ def inspect(
     next_command("edgevit profile", model)
 
 
-def _print(inspected: Inspected) -> None:
+def _print(inspected: Inspection) -> None:
     echo(f"{inspected.path}: opset {inspected.opset}")
     for direction, tensors in (("in ", inspected.inputs), ("out", inspected.outputs)):
         for tensor in tensors:
@@ -83,7 +83,7 @@ def _print(inspected: Inspected) -> None:
         echo(f"\ngot: the precision in {inspected.runtime} on this machine's CPU")
 
 
-def _print_costs(inspected: Inspected) -> None:
+def _print_costs(inspected: Inspection) -> None:
     from edgevit.report.text import count, size
 
     total = sum(inspected.weights_bytes.values())
@@ -97,7 +97,7 @@ def _print_costs(inspected: Inspected) -> None:
         echo(f"attention    {inspected.attentions - len(inspected.unfused)} of {inspected.attentions} fused")
 
 
-def _described(tensor: Tensor) -> str:
+def _described(tensor: DeclaredTensor) -> str:
     return f"{tensor.name} {tensor.type} ({', '.join(map(str, tensor.shape))})"
 
 
@@ -121,7 +121,7 @@ def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, str, str, str, str, 
     return [(_tail(layer.product.node, room), *row) for layer, row in zip(layers, rows, strict=True)]
 
 
-def _print_stays_float(inspected: Inspected) -> None:
+def _print_stays_float(inspected: Inspection) -> None:
     from edgevit.report.text import percent
 
     if inspected.stays_float:

@@ -1,1 +1,1 @@
-"""ONNX graphs: read with bounds, repaired, described, converted and written."""
+"""ONNX graphs: reading within limits, repair, description, conversion and writing."""

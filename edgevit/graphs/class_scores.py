@@ -1,4 +1,4 @@
-"""Probabilities of classes from what a classifier's output holds. Needs only numpy; this file also ships in bundles."""
+"""Class probabilities from a classifier's output. Needs only numpy; this file also ships in bundles."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# What the first output of an IOSpec holds, as its `meaning` says it.
+# The `meaning` of the first output of an IOSpec.
 LOGITS = "class scores"
 PROBABILITIES = "class probabilities"
-INDEPENDENT = "independent class probabilities"  # of several labels for one image: they need not add up to 1
+INDEPENDENT = "independent class probabilities"  # for several labels per image; they need not add up to 1
 ONE_LOGIT = "score of class 1"  # of two classes
 ONE_PROBABILITY = "probability of class 1"  # of two classes
 
@@ -18,12 +18,12 @@ ONE_PROBABILITY = "probability of class 1"  # of two classes
 def probabilities(output: npt.NDArray[Any], meaning: str) -> npt.NDArray[np.float64]:
     """The probability of each class, (images, classes) float64.
 
-    Softmax of class scores; probabilities as they are. One number for two classes, (images, 1), gives both: the number
-    or its sigmoid is the probability of class 1.
+    Scores pass through a softmax; probabilities stay as they are. A single number for two classes, (images, 1), gives
+    both: the number or its sigmoid is the probability of class 1.
 
     Args:
-        output: (images, classes), or (images, 1) for one number.
-        meaning: of the output, as its IOSpec says it.
+        output: (images, classes), or (images, 1) for a single number.
+        meaning: of the output in its IOSpec, a constant of this module.
     """
     values: npt.NDArray[np.float64] = output.astype(np.float64)
     if meaning in (PROBABILITIES, INDEPENDENT):
@@ -31,7 +31,7 @@ def probabilities(output: npt.NDArray[Any], meaning: str) -> npt.NDArray[np.floa
     if meaning == ONE_PROBABILITY:
         return np.concatenate([1 - values, values], axis=-1)
     scores = np.concatenate([np.zeros_like(values), values], axis=-1) if meaning == ONE_LOGIT else values
-    with np.errstate(invalid="ignore"):  # inf - inf is no number, nor is what comes of it
+    with np.errstate(invalid="ignore"):  # inf - inf gives NaN
         exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     normalized: npt.NDArray[np.float64] = exponentials / exponentials.sum(-1, keepdims=True)
     return normalized

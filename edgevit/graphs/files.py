@@ -1,4 +1,4 @@
-"""ONNX files: read with clear errors, written with the same bytes each time, wrapped as artifacts."""
+"""ONNX files: reading with clear errors, writing with reproducible bytes, and wrapping as artifacts."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ from edgevit.graphs.precision import onnx_metrics
 from edgevit.graphs.walk import graphs_of, nodes, stored_tensors
 from edgevit.version import __version__
 
-USERS_FILE = "file"  # the stage that a user's own ONNX file stands for
+USERS_FILE = "file"  # the stage in the artifact of a user's own ONNX file
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 
 def read_onnx(path: Path) -> ModelProto:
-    """The checked model in a file, with its weights, in the form that `normalize` gives it.
+    """The checked model of a file with its weights, repaired by `normalize`.
 
-    Raises ArtifactError for a file that is missing, cut short, no ONNX, too large, no valid graph, or that needs
-    operators which ONNX Runtime does not have, and for weights that lie outside the file's folder.
+    Raises:
+        ArtifactError: the file is missing, truncated, not ONNX, too large or no valid graph; it needs operators that
+            ONNX Runtime does not have; or its weights lie outside its folder.
     """
     return _with_weights(_without_external_data(path), path)
 
@@ -57,10 +58,10 @@ def write_onnx(
     session_options: Json | None = None,
     trained_ranges: TensorRanges | None = None,
 ) -> None:
-    """Check a model and write it, in the form that `normalize` gives it, with its IOSpec in the metadata.
+    """Repair a model by `normalize`, check it, and write it with its IOSpec in the metadata.
 
-    Equal models give equal bytes: what exporters note about their own run (stack traces with paths of the machine,
-    source lines, versions of the exporter) is left out.
+    Equal models give equal bytes: an exporter's notes about its own run (stack traces with paths of the machine, source
+    lines, versions) are removed.
     """
     normalize(model)
     _strip_notes(model)
@@ -81,13 +82,13 @@ def write_onnx(
 
 
 def artifact_from_onnx(path: Path) -> Artifact:
-    """A user's own ONNX file as an artifact, so that stages take it like any other. Nothing is written."""
+    """A user's own ONNX file as an artifact for stages. Nothing is written."""
     model = _without_external_data(path)
-    beside = sorted(external_files(model, path))
+    weights_files = sorted(external_files(model, path))
     model = _with_weights(model, path)
     entries = {
         name: FileEntry(sha256=sha256_of_file(path.parent / name), size=(path.parent / name).stat().st_size)
-        for name in (path.name, *beside)
+        for name in (path.name, *weights_files)
     }
     options = session_options_of(model, path)
     metrics = onnx_metrics(model, sum(entry.size for entry in entries.values()))
@@ -116,20 +117,23 @@ def artifact_from_onnx(path: Path) -> Artifact:
 
 
 def onnx_file(artifact: Artifact) -> Path:
-    """The ONNX file of an artifact, its hash checked (and that of the weights beside it)."""
+    """The ONNX file of an artifact, after a check of its hash and those of its weights files."""
     files = [name for name, entry in artifact.manifest.files.items() if entry.content]
-    is_users = artifact.manifest.stage == USERS_FILE  # which may be called anything, and comes first
-    names = files[:1] if is_users else [name for name in files if name.endswith(".onnx")]
+    is_users_file = artifact.manifest.stage == USERS_FILE  # which may have any name, and comes first
+    names = files[:1] if is_users_file else [name for name in files if name.endswith(".onnx")]
     if len(names) != 1:
         raise ArtifactError(
-            "one ONNX file is needed", where=artifact.path, got=", ".join(names) or "none", expected="model.onnx"
+            "the artifact needs exactly one ONNX file",
+            where=artifact.path,
+            got=", ".join(names) or "none",
+            expected="model.onnx",
         )
     checked = {name: artifact.file(name) for name in files}
     return checked[names[0]]
 
 
 def external_files(model: ModelProto, where: object) -> set[str]:
-    """Names of the files that hold tensors of a model. Raises ArtifactError where it does not say it in numbers."""
+    """Names of the files that hold tensors of a model. Raises ArtifactError if an offset or length is no number."""
     try:
         return {ExternalDataInfo(tensor).location for tensor in stored_tensors(model) if uses_external_data(tensor)}
     except ValueError as error:
@@ -160,7 +164,7 @@ def _without_external_data(path: Path) -> ModelProto:
 
 
 def _with_weights(model: ModelProto, path: Path) -> ModelProto:
-    """The model, in place, with the weights beside the file; its outputs have the types that can be inferred."""
+    """The model, in place, with the weights beside the file and inferred types of its outputs."""
     _load_external_data(model, path)
     check_stored_tensors(stored_tensors(model), path)
     if has_functions_of_other_opsets(model):
@@ -171,18 +175,18 @@ def _with_weights(model: ModelProto, path: Path) -> ModelProto:
 
 
 def _take_type(output: onnx.ValueInfoProto, inferred: onnx.ValueInfoProto) -> None:
-    """Where they differ ONNX Runtime gives what is inferred; declared names of open sizes stay."""
-    declared = list(output.type.tensor_type.shape.dim)
+    """Give an output its inferred type, as ONNX Runtime does. Declared names of open sizes stay."""
+    declared_sizes = list(output.type.tensor_type.shape.dim)
     output.type.CopyFrom(inferred.type)
     sizes = output.type.tensor_type.shape.dim
-    for size, known in zip(sizes, declared if len(declared) == len(sizes) else (), strict=False):
-        if not size.HasField("dim_value") and (known.HasField("dim_param") or not size.HasField("dim_param")):
-            size.CopyFrom(known)
+    for size, declared in zip(sizes, declared_sizes if len(declared_sizes) == len(sizes) else (), strict=False):
+        if not size.HasField("dim_value") and (declared.HasField("dim_param") or not size.HasField("dim_param")):
+            size.CopyFrom(declared)
 
 
 def _not_onnx(path: Path) -> ArtifactError:
     return ArtifactError(
-        "this is no ONNX model, or it was cut short", where=path, got=f"{path.stat().st_size} bytes", expected="ONNX"
+        "the file is no ONNX model, or it is truncated", where=path, got=f"{path.stat().st_size} bytes", expected="ONNX"
     )
 
 
@@ -200,7 +204,7 @@ def _refuse_custom_operators(model: ModelProto, path: Path) -> None:
 
 
 def _load_external_data(model: ModelProto, path: Path) -> None:
-    """Load the weights that lie beside the file; onnx itself refuses paths and links that lead out of the folder."""
+    """Load the weights beside the file. onnx itself refuses paths and links that lead out of the folder."""
     with graph_tool("the weights beside the file cannot be read", path):
         try:
             for name in sorted(external_files(model, path)):
@@ -212,7 +216,7 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
 
 def _check_lies_beside(name: str, path: Path) -> None:
     if (path.parent / name).exists() and not (path.parent / name).is_file():
-        raise ArtifactError("the weights beside the file are no file", where=path, got=name)
+        raise ArtifactError("the weights beside the model are no regular file", where=path, got=name)
     if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
         raise ArtifactError(
             "the weights lie outside the model's folder", where=path, got=name, expected=f"a file in {path.parent}"
@@ -220,9 +224,9 @@ def _check_lies_beside(name: str, path: Path) -> None:
 
 
 def _strip_shapes_of_weights(model: ModelProto) -> None:
-    """Weights have their shapes themselves: a second note of it goes stale where a tool transposes one.
+    """Remove the value_info of weights: it is wrong after a tool transposes a weight.
 
-    onnxruntime's own dynamic quantizer does, and then refuses the file.
+    onnxruntime's dynamic quantizer does that, and then refuses its own file.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.value_info if value.name not in weights]
@@ -233,9 +237,9 @@ def _strip_shapes_of_weights(model: ModelProto) -> None:
 def _strip_notes(model: ModelProto) -> None:
     model.doc_string = ""
     graphs = list(graphs_of(model))
-    noted = [*nodes(model), *model.functions, *graphs]
+    with_notes = [*nodes(model), *model.functions, *graphs]
     for graph in graphs:
-        noted += [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
-    for item in noted:
+        with_notes += [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for item in with_notes:
         item.doc_string = ""
         del item.metadata_props[:]

@@ -1,4 +1,4 @@
-"""An ONNX graph in 16-bit floats."""
+"""Conversion of an ONNX graph to float16."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ NORMS = (
     "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization", "MeanVarianceNormalization",
     "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 )  # fmt: skip
-FLOAT32 = "/edgevit_float32"  # ends the names of copies
-LARGEST = 65504.0
+COPY_SUFFIX = "/edgevit_float32"
+LARGEST = 65504.0  # finite float16
 PAIR = ("QuantizeLinear", "DequantizeLinear")
+# The range of an operator's inputs (first, end) whose small values matter: divisors, scales and bounds.
 DIVISORS = {
     "Clip": (1, 3), "DequantizeLinear": (1, 2), "Div": (1, 2), "Log": (0, 1), "QuantizeLinear": (1, 2),
     "Reciprocal": (0, 1), "Sqrt": (0, 1),
 }  # fmt: skip
-COARSE = 2.0**-17  # float16 has fewer than 128 steps below it, as many as int8
+COARSE = 2.0**-17  # below it float16 has fewer than 128 steps, the number of int8's magnitudes
 
 
 def squares_in(node: NodeProto) -> str:
@@ -36,24 +37,24 @@ def squares_in(node: NodeProto) -> str:
 
 
 def divisors_of(node: NodeProto) -> list[str]:
-    """A node's inputs whose small values weigh: what it divides by, takes a root of, or keeps values above."""
+    """A node's inputs whose small values matter: divisors, scales, radicands and bounds."""
     first, end = DIVISORS.get(node.op_type, (0, 0))
     return list(node.input[first:end])
 
 
 def with_float16(model: ModelProto, where: object, kept: Collection[str] = ()) -> ModelProto:
-    """A copy of a float32 graph whose inner floats have 16 bits, weights and scales too; inputs and outputs keep 32.
+    """A copy of a float32 graph with float16 tensors, weights and scales inside, and float32 inputs and outputs.
 
-    In float32, between casts, stay operators without a 16-bit form in ONNX Runtime, written-out norms, and what makes
-    or reads a tensor that float16 does not hold: `kept` ones, constants beyond 65504, and divisors, scales and bounds
-    below 2⁻¹⁷.
+    Some nodes stay in float32, between casts: operators without a 16-bit form in ONNX Runtime, written-out norms, and
+    nodes that make or read a tensor outside the range of float16. These tensors are `kept`, constants beyond 65504, and
+    divisors, scales and bounds below 2⁻¹⁷.
 
     Args:
-        where: what errors name.
+        where: the file or stage, for errors.
         kept: names of tensors, see `float16_range.beyond_float16`.
 
     Raises:
-        ArtifactError: the converter makes no valid graph of it.
+        ArtifactError: the converter does not write a valid graph.
     """
     source = with_stored_constants(with_unique_node_names(model))
     wide = _float32_nodes(source, kept)
@@ -69,14 +70,14 @@ def with_float16(model: ModelProto, where: object, kept: Collection[str] = ()) -
 
 
 def _float32_nodes(model: ModelProto, kept: Collection[str]) -> list[str]:
-    """Names of the nodes that stay in float32; in place, they get constants and DequantizeLinear nodes of their own."""
+    """Names of the nodes that stay in float32. In place, they get their own constants and DequantizeLinear nodes."""
     large, small = _constants_beyond(model)
     tensors = {*kept, *(name for norm in written_out_norms(model) for name in norm.inner)}
-    for node in model.graph.node:  # in order: a Q/DQ pair gives back what enters it
-        is_such_pair = node.op_type in PAIR and (node.input[0] in tensors or node.input[1] in small)
-        if is_such_pair or large.intersection(node.input):
+    for node in model.graph.node:  # in order: the output of a Q/DQ pair has the values of its input
+        keeps_values = node.op_type in PAIR and (node.input[0] in tensors or node.input[1] in small)
+        if keeps_values or large.intersection(node.input):
             tensors.update(node.output)
-    tensors.discard("")  # an output that a node leaves out
+    tensors.discard("")  # the name of an omitted output
     wide = [
         node
         for node in model.graph.node
@@ -88,7 +89,7 @@ def _float32_nodes(model: ModelProto, kept: Collection[str]) -> list[str]:
 
 
 def _constants_beyond(model: ModelProto) -> tuple[set[str], set[str]]:
-    """Names of float32 constants with a value beyond 65504, and of those whose values are all below 2⁻¹⁷ and not 0."""
+    """Names of float32 constants with a value beyond 65504, and with all values below 2⁻¹⁷, but not all 0."""
     large, small = set(), set()
     for name, tensor in constants_of(model).items():
         if tensor.data_type == TensorProto.FLOAT:
@@ -102,53 +103,53 @@ def _constants_beyond(model: ModelProto) -> tuple[set[str], set[str]]:
 
 
 def _own_dequantizers(model: ModelProto, wide: list[NodeProto]) -> list[NodeProto]:
-    """The DequantizeLinear nodes that float32 nodes read, each a copy where a float16 node reads it too."""
+    """The DequantizeLinear nodes that float32 nodes read; a copy of each that a float16 node reads too."""
     makers = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    taken = {node.name for node in wide}
+    wide_names = {node.name for node in wide}
     shared = read_elsewhere(model).union(
-        name for node in model.graph.node if node.name not in taken for name in node.input
+        name for node in model.graph.node if node.name not in wide_names for name in node.input
     )
     own: dict[str, NodeProto] = {}
     for node in wide:
-        for place, name in enumerate(node.input):
-            if name not in makers or makers[name].name in taken:
+        for position, name in enumerate(node.input):
+            if name not in makers or makers[name].name in wide_names:
                 continue
             if name not in own:
                 own[name] = _copied(makers[name], model) if name in shared else makers[name]
-            node.input[place] = own[name].output[0]
+            node.input[position] = own[name].output[0]
     return list(own.values())
 
 
 def _copied(node: NodeProto, model: ModelProto) -> NodeProto:
-    place = list(model.graph.node).index(node)
+    index = list(model.graph.node).index(node)
     copy = NodeProto()
     copy.CopyFrom(node)
-    copy.name, copy.output[0] = f"{node.name}{FLOAT32}", f"{node.output[0]}{FLOAT32}"
-    model.graph.node.insert(place + 1, copy)
-    inserted: NodeProto = model.graph.node[place + 1]
+    copy.name, copy.output[0] = f"{node.name}{COPY_SUFFIX}", f"{node.output[0]}{COPY_SUFFIX}"
+    model.graph.node.insert(index + 1, copy)
+    inserted: NodeProto = model.graph.node[index + 1]
     return inserted
 
 
 def _give_own_constants(model: ModelProto, wide: list[NodeProto]) -> None:
-    """Constants that float16 nodes read as well would be rounded for both."""
+    """Copy the constants that float16 nodes read too: the converter would round them for both."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     names = {node.name for node in wide}
     halved = {name for node in model.graph.node if node.name not in names for name in node.input} & stored.keys()
     own: dict[str, str] = {}
     for node in wide:
-        for place, name in enumerate(node.input):
+        for position, name in enumerate(node.input):
             if name not in halved:
                 continue
             if name not in own:
-                own[name] = f"{name}{FLOAT32}"
+                own[name] = f"{name}{COPY_SUFFIX}"
                 copy = model.graph.initializer.add()
                 copy.CopyFrom(stored[name])
                 copy.name = own[name]
-            node.input[place] = own[name]
+            node.input[position] = own[name]
 
 
 def _drop_repeated(model: ModelProto) -> None:
-    """The converter writes a cast anew for each reader that wants 32 bits, all with the same output."""
+    """Remove repeated casts: the converter writes one with the same output for each float32 reader."""
     by_outputs = {tuple(node.output): node for node in model.graph.node}
     kept = list(by_outputs.values())
     del model.graph.node[:]
@@ -156,12 +157,12 @@ def _drop_repeated(model: ModelProto) -> None:
 
 
 def _drop_round_trips(model: ModelProto) -> None:
-    """Between two float32 nodes the converter casts to float16 and back: let the second read what the first makes."""
+    """Remove the converter's casts to float16 and back between two float32 nodes."""
     makers = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
     exact = dict(_round_trips(makers))
     outputs = {output.name for output in model.graph.output}
-    given_out = {exact[name]: name for name in exact if name in outputs}
-    renamed = {name: given_out.get(source, source) for name, source in exact.items()} | given_out
+    output_of = {exact[name]: name for name in exact if name in outputs}
+    renamed = {name: output_of.get(source, source) for name, source in exact.items()} | output_of
     kept = [node for node in model.graph.node if not (node.op_type == "Cast" and node.output[0] in exact)]
     for node in kept:
         node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -172,12 +173,12 @@ def _drop_round_trips(model: ModelProto) -> None:
 
 
 def _round_trips(casts: Mapping[str, NodeProto]) -> Iterator[tuple[str, str]]:
-    """The output of each cast back to float32, and the tensor that the converter cast to float16 before."""
+    """The output of each cast back to float32, and the tensor that the converter had cast to float16."""
     for output, back in casts.items():
-        there = casts.get(back.input[0])
-        is_converters = there is not None and there.name.endswith("_cast_to_fp16_node")
-        if there is not None and is_converters and _target(back) == TensorProto.FLOAT:
-            yield output, there.input[0]
+        forth = casts.get(back.input[0])
+        is_converters = forth is not None and forth.name.endswith("_cast_to_fp16_node")
+        if forth is not None and is_converters and _target(back) == TensorProto.FLOAT:
+            yield output, forth.input[0]
 
 
 def _target(cast: NodeProto) -> int:

@@ -1,4 +1,4 @@
-"""Tools of other libraries for ONNX graphs, with errors that a user can act on."""
+"""Tools of other libraries for ONNX graphs, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ONNX_DOMAINS = ("", "ai.onnx")
 
 @contextmanager
 def graph_tool(what: str, where: object, next: str | None = None) -> Iterator[None]:
-    """Answer an error of another library's tool for ONNX graphs with ArtifactError.
+    """Turn an error of another library's tool for ONNX graphs into ArtifactError.
 
     Args:
-        what: what the tool cannot do, one sentence.
+        what: the failure, in one sentence.
         where: the file or stage.
-        next: what mends it.
+        next: the next step.
 
     Raises:
         ArtifactError: the tool raised an error; its first line is in `got`.
@@ -76,9 +76,9 @@ def _graph_in_opset(model: ModelProto, opset: int) -> ModelProto:
 
 
 def with_inferred_shapes(model: ModelProto) -> ModelProto:
-    """The model with all types and shapes that onnx can infer; as it is where onnx can infer none.
+    """The model with all types and shapes that onnx can infer; the model itself if inference fails.
 
-    A runtime says what is wrong with a graph whose shapes contradict each other.
+    Inference fails on contradicting shapes. The error of a runtime that loads the graph describes them.
     """
     try:
         inferred: ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)

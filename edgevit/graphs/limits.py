@@ -1,4 +1,4 @@
-"""How much an ONNX graph may ask for: bounds on nodes, depth and sizes that hold before anything works on it."""
+"""Limits of ONNX graphs: numbers of nodes, depth and sizes, checked before any other work on a graph."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ DEEPEST_CALL = 64  # of functions and subgraphs in each other
 MOST_DIMENSIONS = 32
 MOST_CLASSES = 100_000
 LARGEST_TENSOR_BYTES = 2**30
-LARGEST_BATCH = 256  # that counts as one image
-MADE_OF_STORED = 8  # bytes that nodes may make of one that is stored: int4 to float32, twice
-SMALL_ELEMENTS = 1024  # of a constant that may be a shape
+LARGEST_BATCH = 256  # a larger fixed batch is not divided out of the sizes
+GROWTH_OF_STORED = 8  # bytes that nodes may compute from a stored byte: two int4 to two float32
+SMALL_ELEMENTS = 1024  # a constant with at most so many may be a shape
 CHECKER_IR = (8, 10)  # versions of the file format that onnx's checker takes, with functions and unlisted weights
 BYTES_UNKNOWN = 4
-INVENTED = "unk__"  # begins the names that inference gives to open sizes without a name
+INVENTED = "unk__"  # prefix of the names that inference gives to unnamed open sizes
 
 
 def check_structure(model: ModelProto, where: object) -> None:
-    """Hold the numbers of nodes and tensors, the depth of subgraphs and all names against their bounds.
+    """Check the numbers of nodes and tensors, the depth of subgraphs, and that names are UTF-8.
 
-    Raises ArtifactError, before anything has walked the graph by recursion.
+    Raises ArtifactError beyond a limit, before any recursion over the graph.
     """
     depth = _depth(model)
     if depth > DEEPEST_SUBGRAPH:
-        raise _too_much("subgraphs lie too deep in each other", where, f"{depth} levels", DEEPEST_SUBGRAPH)
+        raise _too_much("subgraphs are nested too deeply", where, f"{depth} levels", DEEPEST_SUBGRAPH)
     count = _nodes_inlined(model, where)
     if count > MOST_NODES:
         raise _too_much("the graph has too many nodes", where, count, MOST_NODES)
@@ -43,38 +43,37 @@ def check_structure(model: ModelProto, where: object) -> None:
     tensors += sum(len(node.input) + len(node.output) for node in nodes(model))
     if tensors > MOST_TENSORS:
         raise _too_much("the graph names too many tensors", where, tensors, MOST_TENSORS)
-    odd = next((name for name in _names(model) if not isinstance(name, str)), None)
-    if odd is not None:
-        raise ArtifactError("a name in the file is not UTF-8 text", where=where, got=repr(odd))
+    not_text = next((name for name in _names(model) if not isinstance(name, str)), None)
+    if not_text is not None:
+        raise ArtifactError("a name in the file is not UTF-8 text", where=where, got=repr(not_text))
 
 
 def check_stored_tensors(tensors: Iterable[TensorProto], where: object) -> None:
-    """Hold the declared shape and type of each stored tensor against the numbers that are there.
+    """Check the declared shape and type of each stored tensor against its data.
 
     Raises ArtifactError for a tensor that cannot be read.
     """
     for tensor in tensors:
         if min(tensor.dims, default=0) < 0 or len(tensor.dims) > MOST_DIMENSIONS:
-            got = f"'{tensor.name}' {_few(tensor.dims)}"
+            got = f"'{tensor.name}' {_shape_text(tensor.dims)}"
             raise ArtifactError("the shape of a stored tensor is not valid", where=where, got=got)
         with graph_tool(f"the stored tensor '{tensor.name}' cannot be read", where):
             numpy_helper.to_array(tensor)
 
 
 def outline_of(model: ModelProto, where: object) -> ModelProto:
-    """The graph without its large weights, with all types and shapes that can be inferred, once it is seen to be valid.
+    """The checked graph with large weights as inputs, and with all types and shapes that can be inferred.
 
-    Functions are inlined, and large weights are inputs. Open sizes stay open. An output has the type that is inferred
-    for it, or else the declared one.
+    Functions are inlined. Open sizes stay open. An output has its inferred type, or else its declared one.
 
     Raises:
-        ArtifactError: the model is no valid graph, or holds a tensor of more than a GiB for one image.
+        ArtifactError: the graph is not valid, or has a tensor of more than a GiB for one image.
     """
     outline = with_functions_inlined(_without_large_weights(model), where)
     declared = [_completed(value) for value in model.graph.output]
     del outline.graph.output[:]
     outline.graph.output.extend(declared)
-    with graph_tool("this is no valid graph", where):
+    with graph_tool("the graph is not valid", where):
         onnx.checker.check_model(outline)
     inferred = _inferred(outline)
     _check_sizes(inferred, model, where)
@@ -82,18 +81,18 @@ def outline_of(model: ModelProto, where: object) -> ModelProto:
 
 
 def _completed(value: ValueInfoProto) -> ValueInfoProto:
-    """An output as the checker wants it: ONNX Runtime needs neither its type nor its shape."""
-    made = ValueInfoProto()
-    made.CopyFrom(value)
-    if not made.type.WhichOneof("value"):
-        made.type.tensor_type.elem_type = TensorProto.FLOAT
-    if made.type.HasField("tensor_type"):
-        made.type.tensor_type.shape.SetInParent()
-    return made
+    """An output with a type and a shape, which onnx's checker needs and ONNX Runtime does not."""
+    completed = ValueInfoProto()
+    completed.CopyFrom(value)
+    if not completed.type.WhichOneof("value"):
+        completed.type.tensor_type.elem_type = TensorProto.FLOAT
+    if completed.type.HasField("tensor_type"):
+        completed.type.tensor_type.shape.SetInParent()
+    return completed
 
 
 def _inferred(outline: ModelProto) -> ModelProto:
-    """With the types that are inferred; for an output, whatever was declared, as ONNX Runtime does."""
+    """The outline with inferred types; for outputs too, whatever is declared, as ONNX Runtime does."""
     bare = ModelProto()
     bare.CopyFrom(outline)
     del bare.graph.output[:]
@@ -111,7 +110,7 @@ def _inferred(outline: ModelProto) -> ModelProto:
 
 
 def _depth(model: ModelProto) -> int:
-    """How many subgraphs lie in each other."""
+    """The levels of nested subgraphs."""
     level = [node for owner in (model.graph, *model.functions) for node in owner.node]
     depth = 0
     while level := [inner for node in level for graph in subgraphs_of(node) for inner in graph.node]:
@@ -120,32 +119,32 @@ def _depth(model: ModelProto) -> int:
 
 
 def _nodes_inlined(model: ModelProto, where: object) -> int:
-    """Nodes once all functions are inlined. Raises ArtifactError for functions in a cycle, or too deep in others."""
-    bodies = {(one.domain, one.name, one.overload): one.node for one in model.functions}
+    """The number of nodes after inlining. Raises ArtifactError for recursive or too deeply nested functions."""
+    bodies = {(function.domain, function.name, function.overload): function.node for function in model.functions}
     sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
     open_calls: set[tuple[str, str, str]] = set()
 
     def check_depth(levels: int) -> None:
         if levels > DEEPEST_CALL:
-            what = "functions and subgraphs lie too deep in each other"
+            what = "functions and subgraphs are nested too deeply"
             raise _too_much(what, where, f"more than {DEEPEST_CALL} levels", DEEPEST_CALL)
 
-    def size_of(some: Iterable[NodeProto], above: int) -> tuple[int, int]:
+    def size_of(body: Iterable[NodeProto], above: int) -> tuple[int, int]:
         """The number of nodes, and the levels of functions and subgraphs below them."""
         check_depth(above)
         count, levels = 0, 0
-        for node in some:
+        for node in body:
             key = (node.domain, node.op_type, node.overload)
             inner = [size_of(graph.node, above + 1) for graph in subgraphs_of(node)]
-            inner += [called(key, above + 1)] if key in bodies else []
-            count += 1 + sum(one[0] for one in inner)
-            levels = max([levels, *(1 + one[1] for one in inner)])
+            inner += [size_of_function(key, above + 1)] if key in bodies else []
+            count += 1 + sum(inner_count for inner_count, _ in inner)
+            levels = max([levels, *(1 + inner_levels for _, inner_levels in inner)])
         check_depth(above + levels)
         return count, levels
 
-    def called(key: tuple[str, str, str], above: int) -> tuple[int, int]:
+    def size_of_function(key: tuple[str, str, str], above: int) -> tuple[int, int]:
         if key in open_calls:
-            raise ArtifactError("functions of the model call each other without end", where=where, got="::".join(key))
+            raise ArtifactError("functions of the model call each other recursively", where=where, got="::".join(key))
         if key not in sizes:
             open_calls.add(key)
             sizes[key] = size_of(bodies[key], above)
@@ -156,7 +155,7 @@ def _nodes_inlined(model: ModelProto, where: object) -> int:
 
 
 def _names(model: ModelProto) -> Iterator[object]:
-    """Every name that code here reads; in a name that is no UTF-8, protobuf gives bytes."""
+    """Every name that this package reads. protobuf gives bytes for a name that is not UTF-8."""
     for imports in (model.opset_import, *(function.opset_import for function in model.functions)):
         yield from (entry.domain for entry in imports)
     for function in model.functions:
@@ -193,19 +192,19 @@ def _without_large_weights(model: ModelProto) -> ModelProto:
     for sparse in model.graph.sparse_initializer:
         values = sparse.values
         graph.input.append(helper.make_tensor_value_info(values.name, values.data_type, list(sparse.dims)))
-    stored = {one.name for one in (*graph.input, *graph.initializer)}
-    graph.input.extend(value for value in model.graph.input if value.name not in stored)
+    weights = {weight.name for weight in (*graph.input, *graph.initializer)}
+    graph.input.extend(value for value in model.graph.input if value.name not in weights)
     return outline
 
 
 def _check_sizes(inferred: ModelProto, model: ModelProto, where: object) -> None:
-    """Raise ArtifactError for a tensor, or for constants that nodes make, of more than LARGEST_TENSOR_BYTES.
+    """Raise ArtifactError for a tensor, or for computed constants together, of more than LARGEST_TENSOR_BYTES.
 
-    An open size counts as one, and so does a fixed batch. Nodes may make more where the model stores more.
+    An open size and a fixed batch count as 1. The limit of computed constants grows with the stored bytes.
     """
-    images = {value.name for value in model.graph.input}
-    constant, made = _made_of_constants(inferred, images)
-    batch = _fixed_batch(images, inferred)
+    inputs = {value.name for value in model.graph.input}
+    constant, computed = _computed_constants(inferred, inputs)
+    batch = _fixed_batch(inputs, inferred)
     for value in _typed_values(inferred):
         first = next(iter(value.type.tensor_type.shape.dim), None)
         is_batched = first is not None and first.dim_value == batch and value.name not in constant
@@ -214,26 +213,26 @@ def _check_sizes(inferred: ModelProto, model: ModelProto, where: object) -> None
             got = f"'{value.name}', {_gib(size)}"
             raise _too_much("a tensor of the graph is too large", where, got, _gib(LARGEST_TENSOR_BYTES))
     stored = sum(_bytes(tensor.dims, tensor.data_type) for tensor in stored_tensors(model))
-    if made > (most := LARGEST_TENSOR_BYTES + MADE_OF_STORED * stored):
-        raise _too_much("the constants that nodes make are too large", where, _gib(made), _gib(most))
+    if computed > (most := LARGEST_TENSOR_BYTES + GROWTH_OF_STORED * stored):
+        raise _too_much("the constants that nodes compute are too large", where, _gib(computed), _gib(most))
 
 
-def _made_of_constants(model: ModelProto, images: set[str]) -> tuple[set[str], int]:
-    """Names of the constants of the main graph, and the bytes of those that nodes make."""
+def _computed_constants(model: ModelProto, inputs: set[str]) -> tuple[set[str], int]:
+    """Names of the constants of the main graph, and the bytes of the constants that nodes compute."""
     sizes = {value.name: _bytes_of(value) for value in _typed_values(model)}
-    constant = {one.name for one in (*model.graph.initializer, *model.graph.input)} - images
-    made = 0
+    constant = {value.name for value in (*model.graph.initializer, *model.graph.input)} - inputs
+    computed = 0
     for node in model.graph.node:
         if all(name in constant for name in node.input if name):
             constant.update(node.output)
-            made += sum(sizes.get(name, 0) for name in node.output)
-    return constant, made
+            computed += sum(sizes.get(name, 0) for name in node.output)
+    return constant, computed
 
 
-def _fixed_batch(images: set[str], model: ModelProto) -> int:
-    """The batch that an input, or else an output, fixes; 1 where it is open or larger than LARGEST_BATCH."""
-    outside = [*(value for value in model.graph.input if value.name in images), *model.graph.output]
-    sizes = [value.type.tensor_type.shape.dim[0].dim_value for value in outside if value.type.tensor_type.shape.dim]
+def _fixed_batch(inputs: set[str], model: ModelProto) -> int:
+    """The batch size that an input, or else an output, fixes; 1 if it is open or larger than LARGEST_BATCH."""
+    values = [*(value for value in model.graph.input if value.name in inputs), *model.graph.output]
+    sizes = [value.type.tensor_type.shape.dim[0].dim_value for value in values if value.type.tensor_type.shape.dim]
     return next((size for size in sizes if 1 <= size <= LARGEST_BATCH), 1)
 
 
@@ -261,7 +260,7 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 
-def _few(sizes: Iterable[int]) -> str:
+def _shape_text(sizes: Iterable[int]) -> str:
     return f"({listed([str(size) for size in sizes])})"
 
 

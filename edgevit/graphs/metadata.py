@@ -1,4 +1,4 @@
-"""What edgevit writes into the metadata of an ONNX file: IOSpec, session options, trained ranges."""
+"""edgevit's metadata in an ONNX file: IOSpec, session options, trained ranges."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RANGES_KEY = "edgevit.trained_ranges"
 
 
 class _WrittenOptions(Frozen):
-    """The session options that a file may carry."""
+    """The session options in a file's metadata."""
 
     runtime: FileRuntime = "onnxruntime"
     graph_optimization_level: Literal["all", "disabled"] = "all"
@@ -37,10 +37,10 @@ class _WrittenOptions(Frozen):
 
 
 class TensorRanges(Frozen):
-    """Trained ranges of activations that a float file may carry.
+    """Trained ranges of activations in the metadata of a float file.
 
     Attributes:
-        runtime: whose dialect they were trained for.
+        runtime: the ranges were trained for its dialect.
         tensors: lowest and highest value by the tensor's name.
     """
 
@@ -49,26 +49,26 @@ class TensorRanges(Frozen):
 
 
 def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
-    """The IOSpec that edgevit wrote into a model, or the one its graph suggests.
+    """The IOSpec in a model's metadata; for a model of another tool, the IOSpec inferred from its graph.
 
-    A model made elsewhere keeps its names; its classes are called "0", "1", … and its pictures are normalised with
-    ImageNet's mean and std. Raises ArtifactError if it is no image classifier, or not the one its IOSpec describes.
+    An inferred IOSpec names the classes "0", "1", … and normalizes images with ImageNet's mean and std. Raises
+    ArtifactError if the model is no image classifier, or if the IOSpec describes another graph.
     """
     return written_iospec(model, where) or inferred_iospec(model, class_output(model, where), where)
 
 
 def with_class_output(spec: IOSpec, output: ClassOutput) -> IOSpec:
-    """An IOSpec with another output for its classes; their names stay where there are as many."""
+    """An IOSpec with another class output. The class names stay if the number of classes does."""
     scores = TensorSpec(name=output.name, shape=output.shape, layout="NC", meaning=output.meaning)
     names = spec.classes if len(spec.classes) == output.num_classes else _numbered(output.num_classes)
-    others = tuple(one for one in spec.outputs[1:] if one.name != output.name)
+    others = tuple(tensor for tensor in spec.outputs[1:] if tensor.name != output.name)
     return spec.model_copy(update={"outputs": (scores, *others), "classes": names})
 
 
 def written_iospec(model: ModelProto, where: object) -> IOSpec | None:
-    """The IOSpec that edgevit wrote into a model; None in one made elsewhere.
+    """The IOSpec in a model's metadata; None for a model of another tool.
 
-    It describes the one input and those of the outputs that edgevit reads.
+    It describes the input and the outputs that edgevit reads; the graph may have further outputs.
 
     Raises ArtifactError if it cannot be read, or describes another graph.
     """
@@ -84,7 +84,7 @@ def written_iospec(model: ModelProto, where: object) -> IOSpec | None:
 
 
 def session_options_of(model: ModelProto, where: object) -> Json:
-    """The session options that travel in a model; empty in one made elsewhere."""
+    """The session options in a model's metadata; empty for a model of another tool."""
     written = _metadata(model).get(SESSION_OPTIONS_KEY, "{}")
     try:
         return _WrittenOptions.model_validate_json(written).model_dump(exclude_unset=True)
@@ -93,19 +93,19 @@ def session_options_of(model: ModelProto, where: object) -> Json:
 
 
 def carries_trained_ranges(model: ModelProto) -> bool:
-    """Whether a model is the export of a checkpoint from a qat stage."""
+    """Whether a model carries trained ranges: it is the export of a checkpoint from a qat stage."""
     return RANGES_KEY in _metadata(model)
 
 
 def trained_ranges_in(model: ModelProto, where: object) -> TensorRanges:
-    """The trained ranges that a model carries. Raises ArtifactError where there are none."""
+    """The trained ranges that a model carries. Raises ArtifactError if there are none."""
     if not carries_trained_ranges(model):
         raise ArtifactError(
             "the model carries no trained ranges",
             where=where,
             got="calibrator: trained",
             expected="the float32 export of a checkpoint from a qat stage",
-            next="take calibrator: minmax, or train with a qat stage first",
+            next="set calibrator: minmax, or train with a qat stage first",
         )
     written = _metadata(model)[RANGES_KEY]
     try:
@@ -124,14 +124,14 @@ def _unreadable(key: str, error: ValidationError, where: object) -> ArtifactErro
 
 def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
     outputs = {value.name: value for value in model.graph.output}
-    described = ([one.name for one in spec.inputs], [one.name for one in spec.outputs])
-    found = ([one.name for one in inputs_of(model)], list(outputs))
-    if described[0] != found[0] or not outputs.keys() >= set(described[1]):
+    described_names = ([tensor.name for tensor in spec.inputs], [tensor.name for tensor in spec.outputs])
+    graph_names = ([value.name for value in inputs_of(model)], list(outputs))
+    if described_names[0] != graph_names[0] or not outputs.keys() >= set(described_names[1]):
         raise ArtifactError(
             f"{IOSPEC_KEY} names other inputs and outputs than the graph has",
             where=where,
-            got=described,
-            expected=found,
+            got=described_names,
+            expected=graph_names,
         )
     scores = shape_of(outputs[spec.outputs[0].name])
     if len(scores) != 2 or not isinstance(scores[1], int):
@@ -146,15 +146,16 @@ def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:
 
 
 def _with_meaning(spec: IOSpec, model: ModelProto) -> IOSpec:
-    """The IOSpec with what the graph tells of its class output, which earlier versions did not look at."""
+    """The IOSpec with the meaning of its class output from the graph, which earlier versions did not infer."""
     scores = next(value for value in model.graph.output if value.name == spec.outputs[0].name)
     first, *others = spec.outputs
-    if first.meaning != LOGITS or (told := meaning_of(model, scores)) == LOGITS:
+    if first.meaning != LOGITS or (meaning := meaning_of(model, scores)) == LOGITS:
         return spec
-    return spec.model_copy(update={"outputs": (first.model_copy(update={"meaning": told}), *others)})
+    return spec.model_copy(update={"outputs": (first.model_copy(update={"meaning": meaning}), *others)})
 
 
 def inferred_iospec(model: ModelProto, output: ClassOutput, where: object) -> IOSpec:
+    """The IOSpec inferred from a graph. Raises ArtifactError if the model does not take one image."""
     images = inputs_of(model)
     if len(images) != 1 or not _is_image(images[0]):
         raise ArtifactError(
@@ -165,7 +166,7 @@ def inferred_iospec(model: ModelProto, output: ClassOutput, where: object) -> IO
         )
     batch, *sizes = shape_of(images[0])
     if isinstance(batch, str) and isinstance(output.shape[0], int):
-        batch = output.shape[0]  # a Reshape inside fixes it
+        batch = output.shape[0]  # a Reshape node fixes it
     shape = (batch, *sizes)
     return IOSpec(
         inputs=(TensorSpec(name=images[0].name, shape=shape, layout="NCHW", meaning="RGB image"),),

@@ -1,4 +1,4 @@
-"""Repairs of ONNX graphs that ONNX Runtime runs and onnx's checker refuses."""
+"""Repair of ONNX graphs that ONNX Runtime runs and onnx's checker refuses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ KNOWN_DOMAINS = (*ONNX_DOMAINS, *RUNTIME_DOMAINS)
 
 
 def normalize(model: ModelProto) -> None:
-    """Write a model, in place, as onnx's checker wants it, with the meaning that ONNX Runtime gives it.
+    """Repair a model, in place, so that onnx's checker accepts it with the meaning that it has in ONNX Runtime.
 
-    The graph has a name, and nodes in an order in which they can run. Each domain is imported once, ONNX's own under
-    its empty name. Weights are no inputs, and each has a name of its own. A size below 0 is open.
+    The graph gets a name, and an order in which its nodes can run. Each domain is imported once, ONNX's own as "".
+    Weights are not listed as inputs, and have unique names. Negative sizes become open.
     """
     model.graph.name = model.graph.name or "graph"
     _import_domains_once(model)
@@ -26,7 +26,7 @@ def normalize(model: ModelProto) -> None:
 
 
 def _import_domains_once(model: ModelProto) -> None:
-    """Of several versions ONNX Runtime takes the last; its own domains need no import."""
+    """Import each domain once: of several versions the last, as ONNX Runtime does, and its own domains too."""
     for node in nodes(model):
         if node.domain == "ai.onnx":
             node.domain = ""
@@ -41,21 +41,21 @@ def _import_domains_once(model: ModelProto) -> None:
 
 
 def _unlist_weights(model: ModelProto) -> None:
-    """Weights that the inputs name too may be handed in anew, which nothing here does. Of two of a name, the last."""
+    """Remove weights from the inputs. Of weights with equal names, the last stays."""
     for graph in graphs_of(model):
         names = [tensor.name for tensor in graph.initializer]
-        last = {name: place for place, name in enumerate(names)}
-        for place in reversed(range(len(names))):
-            if last[names[place]] != place:
-                del graph.initializer[place]
-        for place in reversed(range(len(graph.input))):
-            if graph.input[place].name in last:
-                del graph.input[place]
+        last = {name: index for index, name in enumerate(names)}
+        for index in reversed(range(len(names))):
+            if last[names[index]] != index:
+                del graph.initializer[index]
+        for index in reversed(range(len(graph.input))):
+            if graph.input[index].name in last:
+                del graph.input[index]
     model.ir_version = max(model.ir_version, OLDEST_IR_OF_UNLISTED_WEIGHTS)
 
 
 def _open_negative_sizes(model: ModelProto) -> None:
-    """Some exporters write -1 for a size that is open."""
+    """Open the sizes for which some exporters write -1."""
     for graph in graphs_of(model):
         for value in (*graph.input, *graph.output, *graph.value_info):
             for size in value.type.tensor_type.shape.dim:

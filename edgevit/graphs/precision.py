@@ -1,4 +1,4 @@
-"""What is quantized in a graph, in which precision, and how much it weighs."""
+"""The precision of a graph, and its number of parameters."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Iterator
 
 from onnx import ModelProto, TensorProto
 
-from edgevit.artifacts import (
-    Json,
-)
+from edgevit.artifacts import Json
 from edgevit.graphs.tensors import constants_of
 from edgevit.graphs.walk import integer_attribute, nodes
 
 NARROW_TYPES = {TensorProto.FLOAT8E4M3FN: "float8", TensorProto.INT4: "int4"}  # of quantized weights, beside int8
-QUANTIZED_OPERATORS = ("uantize", "QLinear", "Integer", "QGemm", "QAttention", "MatMulNBits")  # parts of their names
+QUANTIZED_OPERATOR_PARTS = ("uantize", "QLinear", "Integer", "QGemm", "QAttention", "MatMulNBits")
 WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8, *NARROW_TYPES)
 
 
 def onnx_metrics(model: ModelProto, size_bytes: int) -> Json:
-    """What a graph says about itself: parameters (weights, not scales or constants of shape), size, precision."""
+    """Metrics of a graph: parameters (weights, without scales and constants of shape), size, precision."""
     return {
         "params": sum(_parameters(model)),
         "size_bytes": size_bytes,
@@ -28,7 +26,7 @@ def onnx_metrics(model: ModelProto, size_bytes: int) -> Json:
 
 
 def onnx_precision(model: ModelProto) -> str:
-    """Of what is quantized, or else of the weights."""
+    """The precision of the quantized weights; in a float graph, of all weights."""
     stored = {tensor.data_type for tensor in constants_of(model).values()}
     if any(node.op_type == "MatMulNBits" and integer_attribute(node, "bits", 4) == 4 for node in nodes(model)):
         return "int4"
@@ -39,11 +37,11 @@ def onnx_precision(model: ModelProto) -> str:
 
 def is_quantized(model: ModelProto) -> bool:
     """Whether a graph holds quantized operators of any form."""
-    return any(mark in node.op_type for node in nodes(model) for mark in QUANTIZED_OPERATORS)
+    return any(part in node.op_type for node in nodes(model) for part in QUANTIZED_OPERATOR_PARTS)
 
 
 def _parameters(model: ModelProto) -> Iterator[int]:
-    """Elements of each weight, and of each bias that was stored as int32 beside quantized weights."""
+    """The number of elements of each weight."""
     for name, tensor in constants_of(model).items():
         if tensor.data_type in WEIGHT_TYPES and not name.endswith(("_scale", "_zero_point")) and tensor.dims:
             yield math.prod(tensor.dims)

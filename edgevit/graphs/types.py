@@ -6,7 +6,7 @@ from onnx import TensorProto
 
 from edgevit.graphs.outputs import element_type_name
 
-SHORT_NAMES = {"float32": "float", "float16": "half", "float8": "fp8"}  # as TensorRT's logs have them
+SHORT_NAMES = {"float32": "float", "float16": "half", "float8": "fp8"}  # in TensorRT's logs
 BITS = {
     "float": 32, "half": 16, "bfloat16": 16, "bf16": 16, "fp8": 8, "int8": 8, "uint8": 8, "int4": 4, "fp4": 4,
     "int16": 16, "uint16": 16, "int32": 32, "uint32": 32, "int64": 64, "uint64": 64, "double": 64, "bool": 8,
@@ -27,5 +27,5 @@ def short_type_name(number: int | None) -> str:
 
 
 def short_name(name: str) -> str:
-    """TensorRT's name of a type: float for float32, half for float16, fp8 for float8, the name itself for others."""
+    """TensorRT's name of a type: float for float32, half for float16, fp8 for float8; other names stay."""
     return SHORT_NAMES.get(name, name)

@@ -1,4 +1,4 @@
-"""Every node of an ONNX graph, those inside other nodes too, in an order in which they can run."""
+"""Traversal of an ONNX graph: nodes and tensors, also in subgraphs and functions, and the order of nodes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def nodes(model: ModelProto) -> Iterator[NodeProto]:
         yield from nodes_of(function.node)
 
 
-def nodes_of(some: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes, and the nodes of the subgraphs in their attributes."""
-    for node in some:
+def nodes_of(outer_nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes, and the nodes of the subgraphs in their attributes."""
+    for node in outer_nodes:
         yield node
         for graph in subgraphs_of(node):
             yield from nodes_of(graph.node)
@@ -35,14 +35,14 @@ def subgraphs_of(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def graphs_of(model: ModelProto) -> Iterator[GraphProto]:
-    """The main graph and every subgraph, those of the model's functions too."""
+    """The main graph and every subgraph, also of the model's functions."""
     yield model.graph
     for node in nodes(model):
         yield from subgraphs_of(node)
 
 
 def stored_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """All that a model stores: initializers and attributes, those of subgraphs too."""
+    """All stored tensors of a model: initializers and attributes, also in subgraphs."""
     for graph in graphs_of(model):
         yield from graph.initializer
     for node in nodes(model):
@@ -64,69 +64,70 @@ def names_read(node: NodeProto) -> Iterator[str]:
 def sort_nodes(model: ModelProto) -> None:
     """Put the nodes of the main graph and of each subgraph, in place, into an order in which they can run.
 
-    A node comes behind the nodes whose tensors it or its subgraphs read. Nodes that may stand in any order keep theirs.
-    Nodes on a cycle come last.
+    A node comes after the nodes whose tensors it or its subgraphs read. Otherwise nodes keep their order. Nodes on a
+    cycle come last.
     """
     for graph in graphs_of(model):
         order = _order(list(graph.node))
         if order != list(range(len(order))):
-            ordered = [graph.node[place] for place in order]
+            ordered = [graph.node[index] for index in order]
             del graph.node[:]
             graph.node.extend(ordered)
 
 
-def _order(some: list[NodeProto]) -> list[int]:
-    maker = {name: place for place, node in enumerate(some) for name in node.output if name}
-    waits_for = [{maker[name] for name in names_read(node) if name in maker} for node in some]
-    readers: list[list[int]] = [[] for _ in some]
-    for place, makers in enumerate(waits_for):
-        for one in makers:
-            readers[one].append(place)
-    left = [len(makers) for makers in waits_for]
-    ready = [place for place, number in enumerate(left) if not number]
+def _order(graph_nodes: list[NodeProto]) -> list[int]:
+    """Indices of the nodes in an order in which they can run."""
+    maker = {name: index for index, node in enumerate(graph_nodes) for name in node.output if name}
+    makers_of = [{maker[name] for name in names_read(node) if name in maker} for node in graph_nodes]
+    readers_of: list[list[int]] = [[] for _ in graph_nodes]
+    for index, makers in enumerate(makers_of):
+        for maker_index in makers:
+            readers_of[maker_index].append(index)
+    missing = [len(makers) for makers in makers_of]
+    ready = [index for index, count in enumerate(missing) if not count]
     order = []
     while ready:
-        place = heapq.heappop(ready)
-        order.append(place)
-        for reader in readers[place]:
-            left[reader] -= 1
-            if not left[reader]:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for reader in readers_of[index]:
+            missing[reader] -= 1
+            if not missing[reader]:
                 heapq.heappush(ready, reader)
-    done = set(order)
-    return order + [place for place in range(len(some)) if place not in done]
+    ordered = set(order)
+    return order + [index for index in range(len(graph_nodes)) if index not in ordered]
 
 
 def operator_counts(model: ModelProto) -> Counter[str]:
-    """How often each operator occurs."""
+    """The number of nodes of each operator."""
     return Counter(node.op_type for node in nodes(model))
 
 
 def read_elsewhere(model: ModelProto) -> set[str]:
-    """Names of what others than the main graph's nodes read: the outputs, and what If, Loop and Scan read inside."""
+    """Names of the graph's outputs, and of the tensors that the subgraphs of If, Loop and Scan read."""
     inside = {name for node in model.graph.node for name in {*names_read(node)} - {*node.input}}
     return inside | {output.name for output in model.graph.output}
 
 
 def with_unique_node_names(model: ModelProto) -> ModelProto:
-    """A copy in which every node has a name of its own, for what knows nodes by their names."""
+    """A copy in which every node of the main graph has a unique name."""
     named = ModelProto()
     named.CopyFrom(model)
-    given = Counter(node.name for node in named.graph.node)
-    met: set[str] = set()
+    names = Counter(node.name for node in named.graph.node)
+    seen: set[str] = set()
     for index, node in enumerate(named.graph.node):
-        if not node.name or node.name in met:
+        if not node.name or node.name in seen:
             numbers = itertools.count(index)
-            node.name = next(name for number in numbers if (name := f"{node.op_type}_{number}") not in given)
-            given[node.name] += 1
-        met.add(node.name)
+            node.name = next(name for number in numbers if (name := f"{node.op_type}_{number}") not in names)
+            names[node.name] += 1
+        seen.add(node.name)
     return named
 
 
 def opset_of(model: ModelProto) -> int:
-    """The version of ONNX's own operators; 0 where the model names none."""
+    """The version of ONNX's own operators; 0 if the model imports none."""
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
 def integer_attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    """An attribute of a node, or what it is where the node leaves it out."""
+    """The integer attribute `name` of a node; `default` if the node does not set it."""
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)

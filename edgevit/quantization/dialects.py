@@ -60,28 +60,28 @@ class Dialect:
 
 # onnxruntime, medians of one thread on a CPU with VNNI and AMX, random weights, 32 calibration images:
 #   uint8 activations, Q/DQ behind Conv only: deit_tiny 19.5 → 11.0 ms, repvit_m0_9 19.6 → 12.6, tiny_vit 30.5 → 21.9.
-#   A Conv needs the pair behind it to become QLinearConv: without it repvit takes 27.6 ms, tiny_vit 29.9.
-#   A MatMul or Gemm becomes MatMulIntegerToFloat without one, and a pair there costs 1 to 2.5 dB and no less time.
+#   A Conv becomes QLinearConv only with a pair behind it: without it repvit takes 27.6 ms, tiny_vit 29.9.
+#   A MatMul or Gemm becomes MatMulIntegerToFloat without one; a pair behind it costs 1 to 2.5 dB and saves no time.
 #   int8 activations: int8 convolutions have no fast kernel here, repvit takes 26.6 ms.
 #   MatMulAddFusion turns MatMul + Add of a static batch into Gemm, which then stays float: deit_tiny 29.9 ms for 11.7.
 #   BiasGeluFusion takes a bias from a product that could add it itself, for a kernel of twice Gelu's time: sums of the
 #   best kernel times 13.8 ms with it, 12.3 without, 11.4 where the product adds the bias (in a compiled file).
-# Where float convolutions in ONNX Runtime's blocked layout are as fast, INT8 gains nothing: efficientvit_b0 0.8 times
-# the speed of float, mobilevit_xxs 0.9, fastvit_t8 0.6, depthwise convolutions left float or not. Measure both.
-# On x86 without VNNI, products of uint8 by int8 may saturate; the SQNR gate, run on this machine, sees it.
-# openvino, one thread, minima of 40 interleaved runs, the same CPU: symmetric activations and nothing behind a
-# convolution is fastest: repvit_m0_9 4.7 ms, 5.8 with pairs behind convolutions or with uint8, 6.9 with both; deit_tiny
-# 8.8 ms, with uint8 9.2.
+# INT8 gains nothing if float convolutions in ONNX Runtime's blocked layout are as fast: efficientvit_b0 has 0.8 times
+# the speed of float, mobilevit_xxs 0.9, fastvit_t8 0.6, with depthwise convolutions in float or not. Measure both.
+# On x86 without VNNI, products of uint8 and int8 may saturate; the SQNR gate, which runs on this machine, detects it.
+# openvino, one thread, minima of 40 interleaved runs, same CPU: fastest with symmetric activations and no pair behind a
+# convolution. repvit_m0_9 takes 4.7 ms; 5.8 with pairs behind convolutions or with uint8, 6.9 with both. deit_tiny
+# takes 8.8 ms, with uint8 9.2.
 # tensorrt, by NVIDIA's builder (TensorRT for RTX 1.7.1): zero points are 0, scales of activations one a tensor, biases
-# float, nothing behind a product is quantized. What stays float is float16: attention of deit_tiny is 12 fused kernels
-# then and none in float32.
-# float8, by the same builder: weights have one scale, too. Numbers with exponents come no closer with one a channel
-# (deit_tiny 19.9 dB, 20.2 with one, random weights), which costs a pass in float32 behind each convolution: repvit_m0_9
-# moves 72.6 MB so, 59.2 with one. Convolutions of fewer than 16 channels stay float, as ModelOpt (NVIDIA's quantizer)
-# leaves them. ONNX Runtime's optimizers are off: one rounds biases to integers behind FP8 weights (-12 dB), one moves
-# pairs over a Transpose that takes no FP8.
-# int4: weights of one block, or with an odd number of outputs, are unpacked by a kernel of their own. A block's scale
-# by least squared error gains 1 dB over one by its largest weight (normal and Laplace weights).
+# float, outputs of products are not quantized. Float operators are float16: the attention of deit_tiny is 12 fused
+# kernels then, and none in float32.
+# float8, by that builder: a weight has a single scale. Scales per channel are no more accurate for numbers with
+# exponents (deit_tiny 19.9 dB, 20.2 with a single scale, random weights), and cost a float32 pass behind each
+# convolution: repvit_m0_9 moves 72.6 MB with them, 59.2 with a single scale. Convolutions of fewer than 16 channels
+# stay float, as in ModelOpt (NVIDIA's quantizer). ONNX Runtime's optimizers are off: one rounds biases to integers
+# behind FP8 weights (-12 dB), another moves pairs over a Transpose that takes no FP8.
+# int4: a separate kernel unpacks weights of a single block, or with an odd number of outputs. Scales of least squared
+# error gain 1 dB over scales of the largest weight (normal and Laplace weights).
 SYMMETRIC = {
     "WeightSymmetric": True,
     "ActivationSymmetric": True,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from edgevit.artifacts import Json
-from edgevit.checking import Inspected
+from edgevit.checking import Inspection
 from edgevit.report import text
 from edgevit.report.page import rendered
 
 MOST_TYPES = 3
 
 
-def inspection_page(inspected: Inspected) -> str:
+def inspection_page(inspected: Inspection) -> str:
     """The whole HTML page. Text from the file is escaped."""
     return rendered(
         "inspection.html.j2",
@@ -25,7 +25,7 @@ def inspection_page(inspected: Inspected) -> str:
     )
 
 
-def _headline(inspected: Inspected) -> str:
+def _headline(inspected: Inspection) -> str:
     """How many layers run quantized."""
     if inspected.runtime is None:
         return "The precisions that would run are unknown"
@@ -39,7 +39,7 @@ def _headline(inspected: Inspected) -> str:
     return f"{len(quantized)} of {len(inspected.layers)} layers run in {' and '.join(dict.fromkeys(quantized))}"
 
 
-def _cards(inspected: Inspected) -> list[Json]:
+def _cards(inspected: Inspection) -> list[Json]:
     peak, attention = inspected.peak, []
     if inspected.attentions and inspected.runtime:
         attention = [f"{inspected.attentions - len(inspected.unfused)} of {inspected.attentions} attentions fused"]
@@ -62,7 +62,7 @@ def _cards(inspected: Inspected) -> list[Json]:
     ]
 
 
-def _macs_by_precision(inspected: Inspected) -> list[str]:
+def _macs_by_precision(inspected: Inspection) -> list[str]:
     if not inspected.macs:
         return []
     shares: Counter[str] = Counter()
@@ -71,7 +71,7 @@ def _macs_by_precision(inspected: Inspected) -> list[str]:
     return [f"{text.percent(number / inspected.macs)} in {precision}" for precision, number in shares.most_common()]
 
 
-def _stays_float(inspected: Inspected) -> list[Json]:
+def _stays_float(inspected: Inspection) -> list[Json]:
     return [
         {
             "reason": reason,

@@ -1,1 +1,1 @@
-"""What runs a model: one room a runtime, with the same file names, behind one `Session`."""
+"""Runtimes: one package for each, with equal file names, behind the interface `Session`."""

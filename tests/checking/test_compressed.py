@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgevit.artifacts import IOSpec
-from edgevit.checking import check_onnx
+from edgevit.checking import check_for_tensorrt
 from edgevit.compression.pruning import Removal, without
 from edgevit.exporting import onnx_from_module
 from edgevit.graphs.files import write_onnx
@@ -44,7 +44,7 @@ def test_attention_fuses_while_it_has_two_heads(
     spec = IOSpec.for_classifier(built.preprocess, tuple("0123456789"))
     exported = onnx_from_module(built.module, spec, 20, dynamic_batch=True)
     write_onnx(with_float16(exported.model, "test"), tmp_path / "model.onnx", exported.spec)
-    found = check_onnx(tmp_path / "model.onnx")
+    found = check_for_tensorrt(tmp_path / "model.onnx")
     assert found.ok
     assert found.attentions == 2
     assert found.attentions - len(found.unfused) == fused

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgevit.checking import check_onnx
-from edgevit.checking.older_parsers import verdicts
+from edgevit.checking import check_for_tensorrt
+from edgevit.checking.older_parsers import parser_verdicts
 from edgevit.checking.precision import products
 from edgevit.graphs.graph import Graph
 from edgevit.report.text import check_rows
@@ -41,7 +41,7 @@ def test_real_models_are_built_as_they_ask_to_be_and_their_files_shrink(model: s
         )  # fmt: skip
         share = 0.6 if precision != "int4" else SHARE_OF_FLOAT16[model]
         assert made.metrics["size_bytes"] < share * half.metrics["size_bytes"]
-        found = check_onnx(made.file("model.onnx"))
+        found = check_for_tensorrt(made.file("model.onnx"))
         assert found.ok, found.to_json()
         assert not found.diagnostics
         asked = [one for one in found.products if one.is_quantized]
@@ -64,11 +64,11 @@ def test_int4_weights_of_an_odd_number_of_outputs_are_unpacked_before(
             tensor.CopyFrom(numpy_helper.from_array(np.repeat(column, outputs, axis=1), tensor.name))
     odd.graph.output[0].type.tensor_type.shape.dim[1].dim_value = outputs
     onnx.save(odd, tmp_path / "model.onnx")
-    found = check_onnx(tmp_path / "model.onnx")
+    found = check_for_tensorrt(tmp_path / "model.onnx")
     assert found.ok
     assert [one.got for one in found.products] == ["int4"]
-    assert found.answer is not None
-    assert len(found.answer.kernels) == kernels
+    assert found.build_result is not None
+    assert len(found.build_result.kernels) == kernels
 
 
 def test_a_product_of_int4_weights_asks_for_int4_and_falls_back_where_they_are_not_stored_so() -> None:
@@ -77,7 +77,7 @@ def test_a_product_of_int4_weights_asks_for_int4_and_falls_back_where_they_are_n
 
 
 def test_older_parsers_lack_the_types() -> None:
-    said = {one.parser.version: (one.types, one.opset_too_new, one.said) for one in verdicts(Graph(product()))}
+    said = {one.parser.version: (one.types, one.opset_too_new, one.text) for one in parser_verdicts(Graph(product()))}
     assert said == {
         "10.1": ((), True, "opset at most 20"),
         "8.6": (("int4",), True, "opset at most 17; no int4"),

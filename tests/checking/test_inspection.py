@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from edgevit.artifacts import IOSpec
-from edgevit.checking import Inspected, inspect_onnx
+from edgevit.checking import Inspection, inspect_onnx
 from edgevit.errors import ArtifactError, EdgevitError
 from edgevit.graphs.files import onnx_file
 from edgevit.report.inspection import inspection_page
@@ -19,7 +19,7 @@ from tests.small_models import checkpoint, engine, float_onnx, int8_onnx
 from tests.test_files import run
 
 
-def inspected(made: onnx.ModelProto, folder: Path) -> Inspected:
+def inspected(made: onnx.ModelProto, folder: Path) -> Inspection:
     onnx.save(made, folder / "model.onnx")
     return inspect_onnx(folder / "model.onnx")
 
@@ -75,7 +75,7 @@ def test_a_file_made_elsewhere(tmp_path: Path) -> None:
     ("made", "reason"),
     [
         (attention(16, 16, quantized=False), "a product of two activations"),
-        (convolution(node("Identity", ["image"], "rounded")), "its weights are quantized, what they meet is not"),
+        (convolution(node("Identity", ["image"], "rounded")), "its weights are quantized, its activation is not"),
         (
             model([node("ConvTranspose", ["image", "w"], "logits")],
                   {"w": np.ones((4, 4, 1, 1), np.float32)}, [1, 4, 2, 2], [1, 4, 2, 2]),
@@ -142,7 +142,7 @@ def test_a_fixed_batch_is_what_the_numbers_are_of(fixed: int, tmp_path: Path) ->
     made = model([product], {"w": np.ones((4, 2), np.float32)}, [fixed, 4], [fixed, 2])
     found = inspected(made, tmp_path)
     assert (found.batch, found.macs) == (fixed, fixed * 4 * 2)
-    shown, said = run("inspect", tmp_path / "model.onnx"), "one batch of 8, as the file fixes it"
+    shown, said = run("inspect", tmp_path / "model.onnx"), "one batch of 8, fixed by the file"
     assert (f"MACs         64 for {said}\n" in shown) == (fixed == 8)
     assert f"memory are those of {said if fixed == 8 else 'one image'}." in inspection_page(found)
 
@@ -212,7 +212,7 @@ def test_check_for_onnxruntime_names_what_falls_back(tmp_path: Path) -> None:
     onnx.save(convolution(), tmp_path / "model.onnx")
     shown = run("check", tmp_path / "model.onnx", "--runtime", "onnxruntime", status=1)
     assert "Conv_logits falls back: int8 was asked for, float runs" in shown
-    assert "next: a Q/DQ pair behind the convolution too" in shown
+    assert "next: add a Q/DQ pair behind the convolution too" in shown
     assert max(map(len, shown.removeprefix(str(tmp_path)).splitlines())) <= 80
     run("check", onnx_file(int8_onnx()), "--runtime", "onnxruntime")
     answers = json.loads(

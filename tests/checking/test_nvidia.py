@@ -11,7 +11,7 @@ import pytest
 
 from edgevit import pipeline
 from edgevit.artifacts import IOSpec
-from edgevit.checking import check_onnx, nvidia
+from edgevit.checking import check_for_tensorrt, nvidia
 from edgevit.checking.precision import Product
 from edgevit.configs import Check
 from edgevit.context import Context
@@ -37,11 +37,11 @@ def written(model: onnx.ModelProto, path: Path) -> Path:
 
 @needs_nvidia
 def test_a_legal_convolution_runs_in_int8(tmp_path: Path) -> None:
-    found = check_onnx(written(convolution(), tmp_path / "model.onnx"))
+    found = check_for_tensorrt(written(convolution(), tmp_path / "model.onnx"))
     assert found.ok
     assert found.products == (Product("Conv_logits", "Conv", "int8", "int8"),)
-    assert found.answer is not None
-    assert found.answer.builder.startswith("TensorRT for RTX 1.")
+    assert found.build_result is not None
+    assert found.build_result.builder.startswith("TensorRT for RTX 1.")
     assert found.bytes_moved >= 16 * 16 * 9 + 4 * 16 * 8 * 8  # its weights in int8, the picture in float32
 
 
@@ -49,7 +49,7 @@ def test_a_legal_convolution_runs_in_int8(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("half", "fused"), [(True, True), (False, False)])
 def test_attention_fuses_in_float16_and_not_in_float32(half: bool, fused: bool, tmp_path: Path) -> None:
     plain = attention(197, 64, quantized=False)
-    found = check_onnx(written(with_float16(plain, "test") if half else plain, tmp_path / "model.onnx"))
+    found = check_for_tensorrt(written(with_float16(plain, "test") if half else plain, tmp_path / "model.onnx"))
     assert found.ok
     assert found.attentions == 1
     assert (not found.unfused) == fused
@@ -58,14 +58,14 @@ def test_attention_fuses_in_float16_and_not_in_float32(half: bool, fused: bool, 
 @needs_nvidia
 def test_attention_over_one_token_behind_an_int8_convolution_runs_in_float16(tmp_path: Path) -> None:
     """It becomes one kernel with the scaling of the convolution's 32-bit sums."""
-    found = check_onnx(written(with_float16(one_token(), "test"), tmp_path / "model.onnx"))
+    found = check_for_tensorrt(written(with_float16(one_token(), "test"), tmp_path / "model.onnx"))
     assert found.ok
     assert {one.operator: (one.asked, one.got) for one in found.products} == {
         "Conv": ("int8", "int8"),
         "MatMul": ("half", "half"),
     }
-    assert found.answer is not None
-    (merged,) = (kernel for kernel in found.answer.kernels if "MatMul_logits" in kernel.nodes)
+    assert found.build_result is not None
+    (merged,) = (kernel for kernel in found.build_result.kernels if "MatMul_logits" in kernel.nodes)
     assert [tensor.type for tensor in (*merged.inputs, *merged.constants, *merged.outputs)] == ["float"] * 3
 
 
@@ -118,10 +118,10 @@ def check_forms(name: str, side: int, folder: Path) -> None:
     write_onnx(with_float16(exported.model, name), folder / "float16.onnx", exported.spec)
     quantized = calibrated(exported.model, lambda: [images], "minmax", "tensorrt", 1, name).quantized()
     write_onnx(quantized.model, folder / "int8.onnx", exported.spec)
-    half, int8 = (check_onnx(folder / f"{form}.onnx") for form in ("float16", "int8"))
+    half, int8 = (check_for_tensorrt(folder / f"{form}.onnx") for form in ("float16", "int8"))
     for found in (half, int8):
-        assert found.answer is not None
-        assert found.answer.built, found.answer.refused
+        assert found.build_result is not None
+        assert found.build_result.built, found.build_result.refused
         assert not found.fell_back
         assert not found.diagnostics
         assert all(product.got for product in found.products)
@@ -132,7 +132,7 @@ def check_forms(name: str, side: int, folder: Path) -> None:
 
 def replaced_child(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program in the place of the child, once NVIDIA's builder has proved itself."""
-    nvidia.builder()
+    nvidia.working_builder()
     (folder / "child.py").write_text(program)
     monkeypatch.setattr(nvidia, "CHILD", folder / "child.py")
 
@@ -140,14 +140,14 @@ def replaced_child(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 @needs_nvidia
 def test_a_builder_that_crashes_twice_has_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replaced_child("import os\nos.abort()\n", tmp_path, monkeypatch)
-    answer = nvidia.ask(convolution())
-    assert not answer.built
-    assert answer.refused[0].reason == "it does not survive this model: killed by SIGABRT, twice"
+    result = nvidia.build(convolution())
+    assert not result.built
+    assert result.refused[0].reason == "it crashes on this model: killed by SIGABRT, twice"
 
 
 def log_of(built: bool, *errors: str) -> str:
-    answer = {"built": built, "bytes": 1, "seconds": 0.1, "refused": [], "errors": errors, "layers": []}
-    return f"import json, sys\njson.dump([{answer!r}], open(sys.argv[1], 'w'))\n"
+    record = {"built": built, "bytes": 1, "seconds": 0.1, "refused": [], "errors": errors, "layers": []}
+    return f"import json, sys\njson.dump([{record!r}], open(sys.argv[1], 'w'))\n"
 
 
 CRASH_ONCE = """\
@@ -162,7 +162,7 @@ if not crashed.exists():
 @needs_nvidia
 def test_a_builder_that_crashes_once_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replaced_child(CRASH_ONCE + log_of(False, "no such operator"), tmp_path, monkeypatch)
-    assert nvidia.ask(convolution()).refused[0].reason == "no such operator"
+    assert nvidia.build(convolution()).refused[0].reason == "no such operator"
 
 
 PASSING = {
@@ -170,7 +170,7 @@ PASSING = {
     "killed by SIGTERM": "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n",
     "killed by SIGABRT": 'import os\nos.write(2, b"what(): std::bad_alloc")\nos.abort()\n',
     "exit status 1: MemoryError": "raise MemoryError\n",
-    "no answer after 0.5 s": "import time\ntime.sleep(60)\n",
+    "no result after 0.5 s": "import time\ntime.sleep(60)\n",
     "OutOfMemory (no room for this tactic)": log_of(False, "OutOfMemory (no room for this tactic)"),
 }
 
@@ -185,7 +185,7 @@ def test_a_builder_that_was_ended_has_not_answered(
     monkeypatch.setattr(nvidia, "TIME_LIMIT_S", 0.5)
     file, store = written(classifier(), tmp_path / "model.onnx"), Store(tmp_path / "store")
     config, inputs = Check(stage="check", id="check", model="model"), {"model": artifact_from_onnx(file)}
-    with pytest.raises(TargetError, match="NVIDIA's builder ended before it answered") as caught:
+    with pytest.raises(TargetError, match="NVIDIA's builder ended before it gave a result") as caught:
         pipeline.make(config, inputs, store, Context())
     assert caught.value.got == ending
     monkeypatch.undo()
@@ -198,10 +198,10 @@ def test_a_self_check_that_was_ended_is_made_again(tmp_path: Path, monkeypatch: 
     nvidia._self_check.cache_clear()
     (tmp_path / "child.py").write_text(PASSING["killed by SIGKILL"])
     monkeypatch.setattr(nvidia, "CHILD", tmp_path / "child.py")
-    with pytest.raises(TargetError, match="ended before it answered"):
-        check_onnx(written(convolution(), tmp_path / "model.onnx"))
+    with pytest.raises(TargetError, match="ended before it gave a result"):
+        check_for_tensorrt(written(convolution(), tmp_path / "model.onnx"))
     monkeypatch.undo()
-    assert nvidia.builder()
+    assert nvidia.working_builder()
 
 
 def test_what_was_judged_by_rules_alone_is_judged_again_with_the_builder(
@@ -221,7 +221,7 @@ def test_names_of_nodes_may_say_anything(tmp_path: Path) -> None:
     named = attention(197, 64, quantized=False)
     for one, name in zip(named.graph.node, ("_gemm_mha", "a]b", "c[d", "_gemm_mha_v2", "e, f", "g"), strict=False):
         one.name = name
-    found = check_onnx(written(named, tmp_path / "model.onnx"))
+    found = check_for_tensorrt(written(named, tmp_path / "model.onnx"))
     assert found.unfused  # in float32, whatever it is called
     assert all(product.got == "float" for product in found.products)
 
@@ -229,8 +229,8 @@ def test_names_of_nodes_may_say_anything(tmp_path: Path) -> None:
 def test_without_the_extra_the_rules_alone_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia._self_check.cache_clear()
     monkeypatch.setattr(nvidia, "find_spec", lambda name: None)
-    right = check_onnx(written(convolution(), tmp_path / "right.onnx"))
-    wrong = check_onnx(written(convolution(zero=np.int8(3)), tmp_path / "wrong.onnx"))
+    right = check_for_tensorrt(written(convolution(), tmp_path / "right.onnx"))
+    wrong = check_for_tensorrt(written(convolution(zero=np.int8(3)), tmp_path / "wrong.onnx"))
     assert (right.ok, wrong.ok) == (True, False)
     assert "edgevit[tensorrt-check]" in right.not_asked
     nvidia._self_check.cache_clear()
@@ -239,7 +239,7 @@ def test_without_the_extra_the_rules_alone_judge(tmp_path: Path, monkeypatch: py
 def test_on_another_machine_the_rules_alone_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia._self_check.cache_clear()
     monkeypatch.setattr(nvidia.platform, "machine", lambda: "aarch64")
-    found = check_onnx(written(convolution(), tmp_path / "model.onnx"))
+    found = check_for_tensorrt(written(convolution(), tmp_path / "model.onnx"))
     assert found.ok
     assert "x86-64 Linux" in found.not_asked
     nvidia._self_check.cache_clear()
@@ -252,7 +252,7 @@ def test_libraries_that_take_everything_are_not_believed(tmp_path: Path, monkeyp
     one = {"built": True, "bytes": 1, "seconds": 0.1, "refused": [], "errors": [], "layers": []}
     lying.write_text(f"import json, sys\njson.dump([{one!r}] * (len(sys.argv) - 2), open(sys.argv[1], 'w'))\n")
     monkeypatch.setattr(nvidia, "CHILD", lying)
-    found = check_onnx(written(convolution(), tmp_path / "model.onnx"))
-    assert found.answer is None
-    assert "do not do here what they should" in found.not_asked
+    found = check_for_tensorrt(written(convolution(), tmp_path / "model.onnx"))
+    assert found.build_result is None
+    assert "do not work on this machine" in found.not_asked
     nvidia._self_check.cache_clear()

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from edgevit.checking import check_onnx_here
-from edgevit.checking.precision import precisions
+from edgevit.checking import check_for_onnxruntime
+from edgevit.checking.precision import precision_counts
 from edgevit.graphs.files import onnx_file
 from edgevit.graphs.float16 import with_float16
 from tests.checking.graphs import attention, constants, convolution, model, node, pair
@@ -45,7 +45,7 @@ def product_with_bias() -> onnx.ModelProto:
 
 @pytest.mark.parametrize("hybrid", [False, True], ids=["vit", "hybrid"])
 def test_what_was_quantized_for_it_runs_in_int8(hybrid: bool) -> None:
-    found = check_onnx_here(onnx_file(int8_onnx(hybrid)))
+    found = check_for_onnxruntime(onnx_file(int8_onnx(hybrid)))
     assert found.ok
     quantized = Counter(one.operator for one in found.products if (one.asked, one.got) == ("int8", "int8"))
     assert quantized == Counter(int8_onnx(hybrid).metrics["quantized_ops"])
@@ -58,24 +58,24 @@ def test_what_was_quantized_for_it_runs_in_int8(hybrid: bool) -> None:
 
 @pytest.mark.parametrize("hybrid", [False, True], ids=["vit", "hybrid"])
 def test_every_product_of_a_float_model_is_found_again(hybrid: bool) -> None:
-    found = check_onnx_here(onnx_file(float_onnx(hybrid)))
+    found = check_for_onnxruntime(onnx_file(float_onnx(hybrid)))
     assert found.ok
-    assert {(asked, got) for _, asked, got in precisions(found.products)} == {("float", "float")}
+    assert {(asked, got) for _, asked, got in precision_counts(found.products)} == {("float", "float")}
 
 
 def test_the_session_option_decides_over_a_product_with_a_bias(tmp_path: Path) -> None:
     made = product_with_bias()
-    found = check_onnx_here(written(made, tmp_path))
+    found = check_for_onnxruntime(written(made, tmp_path))
     assert not found.ok
     ((product, mend),) = found.fell_back.items()
     assert (product.node, product.asked, product.got) == ("MatMul_product", "int8", "float")
     assert "disabled_optimizers: [MatMulAddFusion]" in mend
     onnx.helper.set_model_props(made, {"edgevit.session_options": '{"disabled_optimizers": ["MatMulAddFusion"]}'})
-    assert check_onnx_here(written(made, tmp_path)).ok
+    assert check_for_onnxruntime(written(made, tmp_path)).ok
 
 
 def test_a_convolution_without_a_pair_behind_it_falls_back(tmp_path: Path) -> None:
-    found = check_onnx_here(written(convolution(), tmp_path))
+    found = check_for_onnxruntime(written(convolution(), tmp_path))
     ((product, mend),) = found.fell_back.items()
     assert (product.node, product.got) == ("Conv_logits", "float")
     assert "pair behind" in mend
@@ -86,12 +86,12 @@ def test_a_convolution_without_a_pair_behind_it_falls_back(tmp_path: Path) -> No
         *pair("convolved", "logits"),
     ]
     paired = model(nodes, constants(), [1, 16, 8, 8], [1, 16, 6, 6])
-    assert check_onnx_here(written(paired, tmp_path)).ok
+    assert check_for_onnxruntime(written(paired, tmp_path)).ok
 
 
 def test_float16_falls_back_to_32_bits(tmp_path: Path) -> None:
     half = with_float16(attention(16, 16, quantized=False), "test")
-    found = check_onnx_here(written(half, tmp_path))
+    found = check_for_onnxruntime(written(half, tmp_path))
     if found.ok:
         pytest.skip("this CPU has kernels for float16")
     assert {(one.asked, one.got) for one in found.fell_back} == {("half", "float")}
@@ -102,7 +102,7 @@ def test_what_it_cannot_load_is_refused_with_its_reason(tmp_path: Path) -> None:
     unknown = node("NoSuchOperator", ["image"], "logits", domain="com.microsoft")
     made = model([unknown], {}, [1, 4], [1, 4])
     made.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    found = check_onnx_here(written(made, tmp_path))
+    found = check_for_onnxruntime(written(made, tmp_path))
     assert not found.ok
     assert "NoSuchOperator" in found.refused
     assert found.to_json()["refused"] == found.refused

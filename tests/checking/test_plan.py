@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgevit.checking.plan import Kernel, Tensor, kernels_of
+from edgevit.checking.plan import Kernel, KernelTensor, kernels_of
 from edgevit.checking.precision import got_in_plan, products
 from edgevit.graphs.float16 import with_float16
 from edgevit.graphs.graph import Graph
@@ -33,12 +33,12 @@ def test_kernels_are_read_with_types_and_bytes() -> None:
 
 
 def test_four_bits_are_half_a_byte_rounded_up() -> None:
-    assert Tensor("w", (3, 3), "int4").bytes == 5
+    assert KernelTensor("w", (3, 3), "int4").bytes == 5
 
 
 def kernel(kind: str, nodes: tuple[str, ...], *types: str, constants: tuple[tuple[int, str], ...] = ()) -> Kernel:
-    inputs = tuple(Tensor(f"in{place}", (4,), one) for place, one in enumerate(types))
-    return Kernel("k", kind, inputs, tuple(Tensor("c", (size,), one) for size, one in constants), (), nodes)
+    inputs = tuple(KernelTensor(f"in{place}", (4,), one) for place, one in enumerate(types))
+    return Kernel("k", kind, inputs, tuple(KernelTensor("c", (size,), one) for size, one in constants), (), nodes)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from edgevit.checking import check_onnx
+from edgevit.checking import check_for_tensorrt
 from edgevit.checking.rules import RULES, tensorrt_diagnostics
 from edgevit.errors import ArtifactError
 from edgevit.graphs.graph import Graph
@@ -237,14 +237,14 @@ def test_legal_graphs_break_no_rule() -> None:
 def test_what_nvidia_makes_of_it(name: str, tmp_path: Path) -> None:
     make, _, outcome = BREAKS[name]
     onnx.save(make(), tmp_path / "model.onnx")
-    found = check_onnx(tmp_path / "model.onnx")
+    found = check_for_tensorrt(tmp_path / "model.onnx")
     if outcome == NOT_ASKED:
-        assert (found.answer, found.ok) == (None, False)
+        assert (found.build_result, found.ok) == (None, False)
         assert "sizes 2 of the input 'image' are open" in found.not_asked
         return
-    assert found.answer is not None
-    assert found.answer.built == (outcome != REFUSED)
-    assert bool(found.answer.refused) == (outcome == REFUSED)
+    assert found.build_result is not None
+    assert found.build_result.built == (outcome != REFUSED)
+    assert bool(found.build_result.refused) == (outcome == REFUSED)
     assert bool(found.fell_back) == (outcome == FALLS_BACK)
     assert found.ok == (outcome == BUILT)
 
@@ -266,5 +266,5 @@ def test_a_graph_that_is_none_is_an_error(tmp_path: Path) -> None:
     del bare.graph.node[-1].input[1:]
     for name, wrong in {"circle": circle, "bare": bare}.items():
         (tmp_path / f"{name}.onnx").write_bytes(wrong.SerializeToString())
-        with pytest.raises(ArtifactError, match="no valid graph"):
-            check_onnx(tmp_path / f"{name}.onnx")
+        with pytest.raises(ArtifactError, match="graph is not valid"):
+            check_for_tensorrt(tmp_path / f"{name}.onnx")

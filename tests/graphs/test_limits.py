@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgevit.checking import inspect_onnx
-from edgevit.checking.check import check_onnx_here
+from edgevit.checking.check import check_for_onnxruntime
 from edgevit.errors import ArtifactError, EdgevitError
 from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
 from edgevit.graphs.limits import MOST_NODES, outline_of
@@ -129,8 +129,8 @@ def large_pictures() -> ModelProto:
         (lambda: chain("Relu", MOST_NODES), "too many nodes"),
         (lambda: nested(25), "too deep"),
         (lambda: doubling_functions(16), "too many nodes"),
-        (calling_itself, "without end"),
-        (lambda: calling_functions(70), "functions and subgraphs lie too deep"),
+        (calling_itself, "recursively"),
+        (lambda: calling_functions(70), "functions and subgraphs are nested too deep"),
         (lambda: filled("ConstantOfShape", (60_000, 60_000)), "too large"),
         (lambda: filled("Expand", (60_000, 60_000)), "too large"),
         (lambda: filled("Tile", (60_000, 60_000)), "too large"),
@@ -198,7 +198,7 @@ def weights_of_8_bits(operators: Sequence[str]) -> ModelProto:
 
 def test_nodes_may_make_more_of_more_stored_weights():
     outline_of(weights_of_8_bits(["DequantizeLinear", "Neg"]), "test")
-    with pytest.raises(ArtifactError, match="constants that nodes make") as caught:
+    with pytest.raises(ArtifactError, match="constants that nodes compute") as caught:
         outline_of(weights_of_8_bits(["DequantizeLinear", "Neg", "Abs", "Relu"]), "test")
     assert (caught.value.got, caught.value.expected) == ("5.01 GiB", "at most 3.5 GiB")
 
@@ -260,7 +260,7 @@ def mutate(content: bytes, random: np.random.Generator) -> bytes:
 
 def read_by_all(file: Path) -> None:
     """What describe, predict, inspect and check do with a file."""
-    for read in (inspect_onnx, check_onnx_here):
+    for read in (inspect_onnx, check_for_onnxruntime):
         try:
             read(file)
         except EdgevitError:

@@ -156,9 +156,9 @@ def test_a_written_spec_that_calls_probabilities_scores_is_corrected(tmp_path):
 @pytest.mark.parametrize(
     ("outputs", "taken", "why"),
     [
-        ((("features", 3), ("scores", 4)), "scores", "makes it from the others"),
-        ((("scores", 4), ("features", 3)), "scores", "makes it from the others"),
-        ((("z", 4), ("scores", 4)), "scores", "makes it from the others"),
+        ((("features", 3), ("scores", 4)), "scores", "computes it from the others"),
+        ((("scores", 4), ("features", 3)), "scores", "computes it from the others"),
+        ((("z", 4), ("scores", 4)), "scores", "computes it from the others"),
         ((("embedding", 3), ("logits", 4)), "logits", "its name"),
         ((("aux", 4), ("main", 4)), "main", "the names of the others"),
         ((("first", 4), ("second", 4)), "first", "it comes first"),

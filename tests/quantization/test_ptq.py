@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgevit.checking import check_onnx_here
+from edgevit.checking import check_for_onnxruntime
 from edgevit.errors import ArtifactError
 from edgevit.graphs.tensors import with_stored_constants
 from edgevit.graphs.walk import operator_counts
@@ -213,6 +213,6 @@ def test_weights_shared_through_identity_nodes_are_quantized_where_they_are_read
     )
     quantized_model, _ = quantized(made)
     onnx.save(quantized_model, tmp_path / "model.onnx")
-    found = check_onnx_here(tmp_path / "model.onnx")
+    found = check_for_onnxruntime(tmp_path / "model.onnx")
     assert [(one.node, one.got) for one in found.products] == [("conv", "int8"), ("second", "int8")]
     assert operator_counts(made)["Identity"] == 2, "the model that was given is left as it was"

@@ -1,1 +1,1 @@
-"""PyTorch on the CPU, and on a CUDA device where there is one."""
+"""PyTorch on the CPU, and on a CUDA device if there is one."""
