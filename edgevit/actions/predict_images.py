@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgevit.artifacts import EMBEDDING, Artifact
 from edgevit.bundling.prototypes import PrototypeHead, SupportSet
 from edgevit.data.images import read_image
-from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, shown
+from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, printable_path
 from edgevit.errors import DataError
 from edgevit.evaluation.classify import non_finite_scores
 from edgevit.graphs.class_scores import LOGITS, probabilities
@@ -92,10 +92,10 @@ def _images(
             yield str(path), path
             continue
         below = pictures_below(path)
-        notes = [f"{shown(path)}: {note}" for note in passed_over_notes(below.passed_over, path)]
+        notes = [f"{printable_path(path)}: {note}" for note in passed_over_notes(below.passed_over, path)]
         found.notes.extend(notes)
         found.unread.extend(
-            DataError(f"the folder cannot be listed: {error.strerror}", where=shown(error.filename))
+            DataError(f"the folder cannot be listed: {error.strerror}", where=printable_path(error.filename))
             for error in below.unreadable
         )
         if not below.pictures and not below.unreadable:

@@ -108,7 +108,7 @@ def is_picture_name(name: str) -> bool:
 def passed_over_notes(passed_over: Mapping[str, Sequence[str | Path]], folder: Path | None = None) -> Iterator[str]:
     """A line for each category of passed-over files: their number, and the first names, relative to `folder`."""
     for category, files in sorted(passed_over.items()):
-        names = sorted(shown(os.path.relpath(file, folder) if folder else file) for file in files)
+        names = sorted(printable_path(os.path.relpath(file, folder) if folder else file) for file in files)
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         types = ""
         if category == OTHER_TYPES:
@@ -117,7 +117,7 @@ def passed_over_notes(passed_over: Mapping[str, Sequence[str | Path]], folder: P
         yield f"{len(names)} {category}{types} are passed over: {', '.join(names[:SHOWN])}{more}"
 
 
-def shown(path: str | PathLike[str]) -> str:
+def printable_path(path: str | PathLike[str]) -> str:
     r"""A path as text that can be printed and written to a file: bytes that are not UTF-8 become \xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 

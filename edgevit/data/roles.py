@@ -55,16 +55,16 @@ def dataset_artifacts(
     """
     uses = uses or Uses()
     states = ImageStates(cache, progress)
-    wanted = {name: name.partition(".") for name in names}
-    sources = _read_sources([source_name for source_name, _, _ in wanted.values()], datasets, base)
+    name_parts = {name: name.partition(".") for name in names}
+    sources = _read_sources([source_name for source_name, _, _ in name_parts.values()], datasets, base)
     hashed: dict[str, Dataset] = {}
     unreadable: dict[str, dict[str, str]] = {}
-    for name, (source_name, _, role) in wanted.items():
+    for name, (source_name, _, role) in name_parts.items():
         config, source = datasets[source_name], sources[source_name]
         hashed[name], unreadable[name] = _hashed(name, role, config, source, states)
     states.save()
     artifacts = {}
-    for name, (source_name, _, role) in wanted.items():
+    for name, (source_name, _, role) in name_parts.items():
         shared = overlaps(name, hashed, uses)
         source_notes = [f"{source_name}: {note}" for note in sources[source_name].notes]
         role_notes = [f"{name}: {note}" for note in _role_notes(name, hashed[name], shared, unreadable[name], uses)]

@@ -86,7 +86,7 @@ def test_query_classes_that_the_support_lacks_are_named(tmp_path: Path) -> None:
     folders(tmp_path, {"bolt": 2, "gear": 2}, {"bolt": 1, "gear": 1, "nut": 1})
     with pytest.raises(DataError, match="the model lacks 1 of the 3 classes") as caught:
         run(tmp_path)
-    assert (caught.value.got, caught.value.where) == ("nut", "query")
+    assert (caught.value.got, caught.value.where) == ("missing: nut", "query")
 
 
 def test_an_unequal_support_and_alike_names_are_said_once(tmp_path: Path) -> None:

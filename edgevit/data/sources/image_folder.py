@@ -19,7 +19,7 @@ from edgevit.data.folder_names import GIVE_CLASSES
 from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of
 from edgevit.data.images import NO_TEXT, Image, is_utf8_name, read_image
 from edgevit.data.links import leads_out
-from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, shown
+from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, printable_path
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
 
@@ -175,7 +175,7 @@ def _pictures(top: Path, root: Path, passed_over: PassedOver) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise DataError(f"the folder cannot be listed: {error.strerror}", where=shown(error.filename)) from None
+    raise DataError(f"the folder cannot be listed: {error.strerror}", where=printable_path(error.filename)) from None
 
 
 def _folders(root: Path) -> list[Path]:

@@ -44,7 +44,7 @@ def read(config: Npz, base: Path) -> Source:
     if len({images.shape[1:] for images, _ in parts}) > 1:
         raise DataError("the splits differ in the size of their images", where=file)
     pixels = np.concatenate([images for images, _ in parts])
-    classes, labels = _classes_and_labels(np.concatenate([labels for _, labels in parts]), arrays.get("classes"), file)
+    classes, labels = _array_labels(np.concatenate([labels for _, labels in parts]), arrays.get("classes"), file)
     ids = tuple(
         f"{prefix.replace('_', '/')}{i:07d}"
         for prefix, (images, _) in zip(prefixes, parts, strict=True)
@@ -113,7 +113,7 @@ def _part(arrays: Arrays, prefix: str, file: Path, others: list[str]) -> tuple[n
     return images, labels
 
 
-def _classes_and_labels(
+def _array_labels(
     labels: npt.NDArray[Any], names: npt.NDArray[Any] | None, file: Path
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     if names is None:
