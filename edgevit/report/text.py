@@ -140,8 +140,8 @@ def episode_note(group: Mapping[str, Any]) -> str:
     return (
         f"{group['episodes']:,} episodes. Each takes {group['ways']} classes and {group['shots']} labelled images of "
         f"each class from {group['support'] or group['data']}, and tests on {queries} of {group['data']}{shares}. "
-        f"Transductive methods also learn from {unlabelled}, without labels. The table shows the mean top-1 with its 95% "
-        "interval over the episodes, and the lowest and highest episode. All models and methods have the same episodes."
+        f"Transductive methods also learn from {unlabelled}, without labels. The table shows the mean top-1 with its "
+        "95% interval over the episodes, and the lowest and highest episode. All models and methods have the same episodes."
     )
 
 
@@ -155,7 +155,7 @@ def plus_minus(share: Mapping[str, Any] | None) -> str:
 
 def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
     """The section of report.md."""
-    yield f"## {group['ways']}-way {group['shots']}-shot"
+    yield f"## Few-shot accuracy, {group['ways']}-way {group['shots']}-shot"
     header = ("method", *(model["id"] for model in group["models"]))
     rows = [header, *((name, *map(plus_minus, shares)) for name, shares in episode_rows(group))]
     yield from _in_tables(rows)
@@ -185,8 +185,8 @@ def check_notes(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     builders = dict.fromkeys(check["builder"] for check in checks if check["builder"])
     notes = [
         f"Built by {builder} on the machine of this report, without a GPU, for one image. Moved is the data that all "
-        "kernels read and write, weights included. The check shows whether the model is accepted and in which precision "
-        "it runs, not its speed on a board."
+        "kernels read and write, weights included. The check shows whether the model is accepted and in which "
+        "precision it runs, not its speed on a board."
         for builder in builders
     ]
     for check in checks:
