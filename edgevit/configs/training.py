@@ -1,4 +1,4 @@
-"""Stages that make checkpoints, and what all training shares."""
+"""Stages that make checkpoints, and the fields that all training shares."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def _bounded_numbers(policy: str) -> str:
 
 
 class Augmentation(Frozen):
-    """Random changes to training images; each draw is a function of (seed, epoch, view, sample).
+    """Random changes of training images. Each draw is a function of (seed, epoch, view, sample).
 
-    A preset, which may be given alone by its name, sets `mixup` and `auto_augment` where they are not given.
+    A preset sets `mixup` and `auto_augment` if they are not given. The name of a preset may stand for the block.
     """
 
-    preset: Preset | None = Field(None, description="strength after AugReg's grid")
+    preset: Preset | None = Field(None, description="strength, from AugReg's grid")
     scale: tuple[Fraction, Fraction] = Field((0.6, 1.0), description="area of the random crop")
     ratio: tuple[Ratio, Ratio] = (0.75, 4 / 3)
     horizontal_flip: Fraction = 0.5
@@ -87,78 +87,78 @@ class Augmentation(Frozen):
     rotate_degrees: Degrees = 0.0
     mixup: NonNegative = Field(0.0, description="alpha of mixup; 0 is off")
     cutmix: NonNegative = Field(0.0, description="alpha of cutmix; 0 is off; with both, each batch draws one of them")
-    mix_probability: Fraction = Field(
-        1.0, description="share of the batches that are mixed, where mixup or cutmix is on"
-    )
+    mix_probability: Fraction = Field(1.0, description="share of the batches that are mixed, if mixup or cutmix is on")
     repeats: Repeats = Field(
         1, description="views of each sample in a batch (repeated augmentation, Hoffer et al. 2020)"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _from_preset(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            given = {"preset": given}
-        if not isinstance(given, dict) or given.get("preset") not in AUGREG:
-            return given
-        mixup, layers, magnitude = AUGREG[given["preset"]]
-        # Beyond 10, ranges go beyond what AutoAugment had, as in AugReg's code; each operation is always applied.
+    def _from_preset(cls, fields: Any) -> Any:
+        if isinstance(fields, str):
+            fields = {"preset": fields}
+        if not isinstance(fields, dict) or fields.get("preset") not in AUGREG:
+            return fields
+        mixup, layers, magnitude = AUGREG[fields["preset"]]
+        # Magnitudes above 10 extend AutoAugment's ranges, as in AugReg's code. Each operation is always applied.
         policy = f"rand-m{magnitude}-n{layers}-mmax30-p1" if layers else None
-        return {"mixup": mixup, "auto_augment": policy, **given}
+        return {"mixup": mixup, "auto_augment": policy, **fields}
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures are mixed with others."""
+        """Whether pictures are mixed with each other."""
         return bool((self.mixup or self.cutmix) and self.mix_probability)
 
 
 class Training(Stage):
-    """Fields of every stage that trains."""
+    """Base of the stages that train."""
 
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
 
-    epochs: Epochs = Field(10, description="as many images as the first stream has, this many times")
+    epochs: Epochs = Field(10, description="passes over the images of the first stream")
     batch_size: BatchSize = 64
     accumulation: BatchSize = Field(
-        1, description="parts in which a batch is computed, one after another, to save memory"
+        1, description="number of parts in which a batch is computed, one after another, to save memory"
     )
     learning_rate: Rate = 5e-4
     learning_rate_batch: BatchSize | None = Field(
-        None, description="the batch size that learning_rate is meant for; it is scaled in proportion to batch_size"
+        None, description="the batch size of learning_rate, which is scaled in proportion to batch_size"
     )
     weight_decay: NonNegative = 0.05
-    optimizer: str = Field("adamw", description="any timm optimiser")
+    optimizer: str = Field("adamw", description="name of a timm optimizer")
     schedule: Literal["cosine", "constant", "tanh", "poly", "step", "multistep"] = Field(
-        "cosine", description="timm's schedule of this name"
+        "cosine", description="name of a timm schedule"
     )
-    decay_epochs: tuple[Count, ...] = Field((), description="step: one, the interval; multistep: when the rate falls")
+    decay_epochs: tuple[Count, ...] = Field(
+        (), description="step: one number, the interval; multistep: the epochs at which the rate falls"
+    )
     decay_rate: Fraction = Field(0.1, description="step, multistep: factor of each fall")
-    power: Positive = Field(1.0, description="of poly: the rate falls as (1 - share of the steps) to this power")
+    power: Positive = Field(1.0, description="poly: the rate falls as (1 - share of the steps) to this power")
     warmup_fraction: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")
     layer_decay: Share | None = Field(
-        None, description="factor of the learning rate from each layer to the one before it, for fine-tuning"
+        None, description="factor of the learning rate from each layer to the layer before it, for fine-tuning"
     )
     freeze: Literal["backbone"] | Count | None = Field(
-        None, description="what is not trained: all but the classifier, or this many first layers"
+        None, description="frozen weights: backbone, all but the classifier; or this many first layers"
     )
     clip_grad_norm: Positive | None = None
     label_smoothing: Fraction = 0.0
     dropout: Fraction = Field(0.0, description="timm's drop_rate: before the classifier")
     drop_path_rate: Fraction = Field(0.0, description="stochastic depth")
-    regularization: Fraction = Field(0.0, description="sets dropout and drop_path_rate at once, after AugReg")
+    regularization: Fraction = Field(0.0, description="sets dropout and drop_path_rate together, as in AugReg")
     ema_decay: Fraction | None = Field(
-        None, description="keep an exponential moving average of the weights (with warm-up), and ship it"
+        None, description="decay of an exponential moving average of the weights (with warm-up), which is the result"
     )
     augmentation: Annotated[
-        Augmentation, BeforeValidator(lambda given: given, json_schema_input_type=Preset | Augmentation)
+        Augmentation, BeforeValidator(lambda fields: fields, json_schema_input_type=Preset | Augmentation)
     ] = Augmentation()
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of autocast")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="precision of autocast")
     channels_last: bool = Field(False, description="memory layout; faster for convolutions on recent devices")
     grad_checkpointing: bool = Field(
         False,
-        description="compute activations again for the backward pass instead of keeping them: less memory, about a "
-        "third more time; batch normalisation then counts a batch twice in its running statistics",
+        description="recompute activations in the backward pass: less memory, about a third more time; batch "
+        "normalization then counts a batch twice in its running statistics",
     )
     compile: bool = Field(False, description="torch.compile; needs a C++ compiler")
     seed: Seed = 0
@@ -166,7 +166,7 @@ class Training(Stage):
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
         if self.regularization and (self.dropout or self.drop_path_rate):
-            raise ValueError("'regularization' stands for dropout and drop_path_rate: give it, or these")
+            raise ValueError("'regularization' sets dropout and drop_path_rate: give one or the other")
         falls = {"step": (1, 1), "multistep": (1, 10**6)}.get(self.schedule, (0, 0))
         if not falls[0] <= len(self.decay_epochs) <= falls[1]:
             expected = {"step": "one number", "multistep": "one or more numbers"}.get(self.schedule, "none")
@@ -174,7 +174,7 @@ class Training(Stage):
                 f"schedule '{self.schedule}' takes {expected} as decay_epochs, got {len(self.decay_epochs)}"
             )
         if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
-            raise ValueError(f"decay_epochs rise from one to the next, got {', '.join(map(str, self.decay_epochs))}")
+            raise ValueError(f"decay_epochs have to rise, got {', '.join(map(str, self.decay_epochs))}")
         for option, default, schedules in (("decay_rate", 0.1, ("step", "multistep")), ("power", 1.0, ("poly",))):
             if getattr(self, option) != default and self.schedule not in schedules:
                 raise ValueError(f"'{option}' goes with schedule {' or '.join(schedules)}, not with '{self.schedule}'")
@@ -182,12 +182,12 @@ class Training(Stage):
 
     @property
     def peak_learning_rate(self) -> float:
-        """The learning rate for this batch size (Goyal et al. 2017: in proportion)."""
+        """The learning rate, scaled in proportion to the batch size (Goyal et al. 2017)."""
         return self.learning_rate * (self.batch_size / (self.learning_rate_batch or self.batch_size))
 
     @property
     def model_rates(self) -> dict[str, float]:
-        """timm's arguments for what is dropped at random while training; those that are 0 are left out."""
+        """timm's arguments for dropout and stochastic depth; rates of 0 are left out."""
         rates = {
             "drop_rate": self.dropout or self.regularization,
             "drop_path_rate": self.drop_path_rate or self.regularization,
@@ -208,7 +208,7 @@ Views = Annotated[tuple[View, ...], AfterValidator(_no_view_twice)]
 
 
 class Load(Stage):
-    """Take a timm model: pretrained, from a safetensors or timm checkpoint on disk, or as initialised."""
+    """Load a timm model: pretrained, from a safetensors or timm checkpoint on disk, or with random weights."""
 
     stage: Literal["load"]
     makes: ClassVar[Kind] = "checkpoint"
@@ -221,25 +221,25 @@ class Load(Stage):
         None, description="a .safetensors file, or a .pth that holds tensors only; relative to the recipe"
     )
     weights_key: str | None = Field(
-        None, description="which weights of the file, such as state_dict; EMA weights by default, as timm takes them"
+        None, description="name of the weights in the file, such as state_dict; EMA weights by default, as in timm"
     )
-    num_classes: ClassCount | None = Field(None, description="how many classes; `classes` names them too")
+    num_classes: ClassCount | None = Field(None, description="number of classes; or give `classes` or `classes_of`")
     classes: tuple[ClassName, ...] | None = Field(None, description="class names in the order of the outputs")
-    classes_of: NamesOnly | None = Field(None, description="or the data set that has them")
+    classes_of: NamesOnly | None = Field(None, description="or the data set with these class names")
     class_order: ClassOrder | None = Field(
         None,
-        description="with weights and classes_of; how the program sorted the class folders that trained them: natural "
-        "(timm: 2 before 10) or text (torchvision: 10 before 2)",
+        description="with weights and classes_of: the order of the class folders that the weights were trained on. "
+        "natural, as in timm: 2 before 10; text, as in torchvision: 10 before 2",
     )
     image_size: Side | None = None
     test_time_views: Views = Field(
-        (), description="answers are the mean over the picture and these views of it; each costs one more pass"
+        (), description="predictions are the mean over the picture and these views of it; each view costs one more pass"
     )
 
     @model_validator(mode="after")
     def _options_of_weights(self) -> Self:
         if self.num_classes is not None and (self.classes is not None or self.classes_of is not None):
-            raise ValueError("'num_classes' goes without 'classes' and 'classes_of', which say the number too")
+            raise ValueError("'num_classes' goes without 'classes' and 'classes_of', which give the number too")
         for option in ("weights_key", "class_order"):
             if getattr(self, option) is not None and self.weights is None:
                 raise ValueError(f"'{option}' goes with 'weights'")
@@ -263,7 +263,7 @@ class Train(Training):
     model: str | None = Field(None, description="a timm model name; or give `init`")
     model_args: ModelArgs = {}
     init: CheckpointRef | None = Field(
-        None, description="start from this checkpoint; the head is new where classes differ"
+        None, description="start from this checkpoint; the classifier is new if the classes differ"
     )
     image_size: Side | None = Field(None, description="side in pixels; the model's own by default")
     data: LearnedFrom
@@ -276,43 +276,43 @@ class Train(Training):
 
 
 class Stream(Frozen):
-    """One source of training batches."""
+    """A source of training images."""
 
     data: LearnedFrom
     share: Share = Field(1.0, description="share of each batch; all shares add up to 1")
 
 
 class WeightedTeacher(Frozen):
-    """One of several teachers."""
+    """A teacher among several."""
 
     model: CheckpointRef
     weight: Positive = 1.0
 
 
 class TeacherCache(Frozen):
-    """Keep what the teacher says of each view; other students of the same views and teacher then need no teacher.
+    """Cache the teacher's outputs for each view. Other students with the same views and teacher reuse them.
 
-    In full and in float32, the student is the same to the bit as without the cache, on the same CPU and versions.
+    With all classes and float32 the student is bit-identical to one without the cache, on the same CPU and versions.
     """
 
     top_k: Count | None = Field(
-        None, description="keep the k largest probabilities alone; the rest is spread evenly (TinyViT); all by default"
+        None, description="keep only the k largest probabilities and spread the rest evenly (TinyViT); all by default"
     )
     dtype: Literal["float32", "float16"] = "float32"
 
 
 class Distillation(Training):
-    """Fields of every stage that learns from teachers."""
+    """Base of the stages that learn from teachers."""
 
     teacher: CheckpointRef | None = None
     teachers: tuple[WeightedTeacher, ...] = Field(
-        (), description="several, whose weighted mean of probabilities teaches; or give `teacher`"
+        (), description="several teachers, by the weighted mean of their probabilities; or give `teacher`"
     )
     teacher_cache: TeacherCache | None = None
     teacher_view: Literal["same", "plain"] = Field(
         "same",
-        description="what the teacher sees of an image: the student's view; or the plain image, once, for a teacher "
-        "that is slow beside the student; augment gently then",
+        description="the teacher's input: the student's view, or the plain image, once, for a slow teacher; plain goes "
+        "with gentle augmentation",
     )
     streams: tuple[Stream, ...] = Field(min_length=1)
     objectives: tuple[Objective, ...] = Field(min_length=1)
@@ -330,21 +330,21 @@ class Distillation(Training):
 
     def _check_plain_view(self) -> None:
         if self.augmentation.mixes:
-            raise ValueError("teacher_view: plain has no answer to mixed pictures: leave out mixup and cutmix")
+            raise ValueError("teacher_view: plain does not work with mixed pictures: leave out mixup and cutmix")
         if self.teacher_cache is not None:
-            raise ValueError("teacher_view: plain keeps what it needs without teacher_cache: leave that out")
+            raise ValueError("teacher_view: plain needs no teacher_cache: leave it out")
         for term in self.objectives:
             inner = isinstance(term, FeatureDistillation) and term.teacher != "pooled"
             if inner or isinstance(term, AttentionTransfer):
-                raise ValueError(f"teacher_view: plain keeps pooled features alone, '{term.loss}' here needs others")
+                raise ValueError(f"teacher_view: plain keeps only pooled features, and '{term.loss}' needs others")
 
     def _check_terms(self) -> None:
         taught = any(not isinstance(term, CrossEntropy) for term in self.objectives)
         if not taught:
-            raise ValueError("no term learns from the teacher: add one, such as hard, or take a train stage")
+            raise ValueError("no term learns from the teacher: add one, such as hard, or use a train stage")
         for term in self.objectives:
             if isinstance(term, DecoupledDistillation) and self.augmentation.mixes:
-                raise ValueError("dkd is defined for one label a picture: leave out mixup and cutmix, or take 'soft'")
+                raise ValueError("dkd needs one label for each picture: leave out mixup and cutmix, or use 'soft'")
             if isinstance(term, (FeatureDistillation, AttentionTransfer)):
                 if self.teacher_cache is not None:
                     raise ValueError(
@@ -355,18 +355,20 @@ class Distillation(Training):
 
 
 class Distill(Distillation):
-    """Train a student to agree with a teacher."""
+    """Train a student to predict as a teacher does."""
 
     stage: Literal["distill"]
     version: ClassVar[int] = 3
     model: str | None = Field(None, description="the student, a timm model name; or give `init`")
     model_args: ModelArgs = {}
     init: CheckpointRef | None = None
-    distillation_token: bool = Field(False, description="a second token and head that learn from the teacher (DeiT)")
+    distillation_token: bool = Field(
+        False, description="add a second token and head that learn from the teacher (DeiT)"
+    )
     inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] | None = Field(
         None,
-        description="what a distillation-token student answers with: both heads (how), or one of them; by default "
-        "mean_softmax, or what the checkpoint has",
+        description="prediction of a distillation-token student: the mean of both heads, or one head; by default "
+        "mean_softmax, or that of the checkpoint",
     )
     image_size: Side | None = None
     objectives: tuple[Objective, ...] = Field((CrossEntropy(weight=0.5), HardDistillation(weight=0.5)), min_length=1)
@@ -387,7 +389,7 @@ class Distill(Distillation):
             other = next(head for head in HEAD_TEACHERS if head != idle)
             raise ValueError(
                 f"the {idle} head of a distillation-token student would learn nothing: add {HEAD_TEACHERS[idle]}, or "
-                f"leave it out of the answer with inference: {other}"
+                f"leave it out of the prediction with inference: {other}"
             )
 
 
@@ -395,7 +397,7 @@ HEAD_TEACHERS = {"class": "cross_entropy", "distillation": "hard or soft"}
 
 
 def idle_head(objectives: Sequence[Objective], inference: str) -> str | None:
-    """The head of a distillation-token student that it answers with and that no term teaches, where there is one."""
+    """The head of a distillation-token student that predicts but that no term trains; None if there is none."""
     features = (CrossEntropy, FeatureDistillation, AttentionTransfer)
     learns = {
         "class": any(isinstance(term, CrossEntropy) for term in objectives),
@@ -407,18 +409,19 @@ def idle_head(objectives: Sequence[Objective], inference: str) -> str | None:
 
 
 class Qat(Distillation):
-    """Go on training a checkpoint while its layers round as their INT8 form will (quantization-aware training)."""
+    """Train a checkpoint with layers that round as in INT8 (quantization-aware training)."""
 
     stage: Literal["qat"]
     version: ClassVar[int] = 4
-    init: CheckpointRef = Field(description="what is trained; it teaches itself where no teacher is given")
+    init: CheckpointRef = Field(description="the checkpoint to train; without a teacher it teaches itself")
     runtime: QuantizedRuntime = Field(
-        "onnxruntime", description="whose dialect decides what is rounded, and to which integers"
+        "onnxruntime",
+        description="the runtime of the quantized model, which decides the rounded tensors and their integers",
     )
-    calibration: CalibratedBy = Field(description="images that give the ranges of activations at the start")
-    calibration_images: ImageCount = Field(256, description="how many images of the calibration set are used")
+    calibration: CalibratedBy = Field(description="images for the first ranges of activations")
+    calibration_images: ImageCount = Field(256, description="number of calibration images used")
     calibrator: Calibrator = "minmax"
-    learn_ranges: bool = Field(True, description="train the ranges, too (LSQ); or leave them as calibrated")
+    learn_ranges: bool = Field(True, description="also train the ranges (LSQ); false keeps them as calibrated")
     objectives: tuple[Objective, ...] = Field((SoftDistillation(),), min_length=1)
     learning_rate: Rate = 1e-4
 

@@ -141,7 +141,8 @@ def episode_note(group: Mapping[str, Any]) -> str:
         f"{group['episodes']:,} episodes. Each takes {group['ways']} classes and {group['shots']} labelled images of "
         f"each class from {group['support'] or group['data']}, and tests on {queries} of {group['data']}{shares}. "
         f"Transductive methods also learn from {unlabelled}, without labels. The table shows the mean top-1 with its "
-        "95% interval over the episodes, and the lowest and highest episode. All models and methods have the same episodes."
+        "95% interval over the episodes, and the lowest and highest episode. All models and methods have the same "
+        "episodes."
     )
 
 
