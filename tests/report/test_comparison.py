@@ -73,7 +73,7 @@ def test_latencies_under_different_conditions_are_never_divided(tmp_path: Path, 
     found = report(run, "teacher_accuracy", "accuracy", "latency", "other")
     assert found["comparisons"]["teacher"]["times_faster"] is None
     speed = next(one for one in found["answer"]["points"] if one["title"] == "Latency")
-    assert any("measured under different conditions" in one for one in speed["sentences"])
+    assert any("whose conditions differ" in one for one in speed["sentences"])
 
 
 def test_the_float_students_latency_may_be_that_of_its_onnx_file(tmp_path: Path):
