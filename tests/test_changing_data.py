@@ -134,4 +134,4 @@ def test_the_report_warns_of_tested_pictures_that_were_learned(folder: Path) -> 
     assert sentence in " ".join((made["report"].path / "report.md").read_text().replace("\n> ", " ").split())
     page = (made["report"].path / "report.html").read_text()
     assert sentence in page
-    assert "n 7, 1 learned from in photos.train" in page
+    assert "n 7, 1 also in photos.train, which was learned from" in page

@@ -85,8 +85,8 @@ def _explained(problem: Any, document: Block) -> RecipeError:
     message = str(problem["msg"]).removeprefix("Value error, ")
     key = f"'{shortened(path[-1])}'" if path and isinstance(path[-1], str) else owner
     label = owner if key in owner else f"{key} of {owner}"
-    got = None if isinstance(problem["input"], Mapping) else _as_written(problem["input"])
-    return RecipeError(f"{label}: {message[0].lower()}{message[1:]}", where=where, got=got, next=suggestion(problem))
+    value = None if isinstance(problem["input"], Mapping) else _as_written(problem["input"])
+    return RecipeError(f"{label}: {message[0].lower()}{message[1:]}", where=where, got=value, next=suggestion(problem))
 
 
 def _as_written(value: Any) -> str:
