@@ -1,15 +1,15 @@
 """Exceptions for users, named by cause.
 
-EdgevitError                 the base: printed without a traceback
-├── RecipeError              a recipe, an option or a name in it is wrong           exit 2
-├── DataError                images, labels or folders are missing or unreadable    exit 2
-├── MissingDependency        an optional package is not installed                   exit 2
-├── TargetError              a device or a runtime cannot do what was asked         exit 2
-├── ArtifactError            a file made earlier is missing, altered or of the wrong kind   exit 2
-├── TrainingError            a training run cannot go on (a rank that died)         exit 2
-│   └── Diverged             its loss or a weight is no longer a finite number      exit 2
-└── CheckFailed              a check, budget or comparison was not met              exit 1
-    └── ParityError          a file does not agree with what it was made from       exit 1
+    EdgevitError                 the base: printed without a traceback
+    ├── RecipeError              a recipe, an option or a name in it is wrong           exit 2
+    ├── DataError                images, labels or folders are missing or unreadable    exit 2
+    ├── MissingDependency        an optional package is not installed                   exit 2
+    ├── TargetError              a device or a runtime cannot do what was asked         exit 2
+    ├── ArtifactError            a file made earlier is missing, altered or of the wrong kind   exit 2
+    ├── TrainingError            a training run cannot go on (a rank that died)         exit 2
+    │   └── Diverged             its loss or a weight is no longer a finite number      exit 2
+    └── CheckFailed              a check, budget or comparison was not met              exit 1
+        └── ParityError          a file does not agree with what it was made from       exit 1
 
 Any other exception is a bug of edgevit and keeps its traceback.
 """

@@ -20,7 +20,7 @@ from edgevit.configs.fields import Purpose
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
-from edgevit.data.pseudo_labels import beside_pictures_of
+from edgevit.data.pseudo_labels import with_source
 from edgevit.disks import copy_folder
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
 from edgevit.provenance import provenance, untrained, weights_origin
@@ -255,7 +255,7 @@ def _outcome(artifact: Artifact) -> str:
 
 def _with_pictures(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Artifact:
     """A data set that a stage made, with the paths of its pictures; any other artifact as it is."""
-    return beside_pictures_of(artifact, inputs["data"]) if artifact.kind == "dataset" else artifact
+    return with_source(artifact, inputs["data"]) if artifact.kind == "dataset" else artifact
 
 
 def _curves(artifact: Artifact) -> dict[str, list[float]]:

@@ -88,7 +88,7 @@ def test_a_file_of_labels_names_the_classes(folder: Path, tmp_path: Path) -> Non
             run(*model, "--classes", 3)
         assert "labels.txt" in str(caught.value)
     labels.write_bytes("café".encode("latin-1"))
-    with pytest.raises(DataError, match="no text in UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         run(*model, "--classes", 3)
     assert not out.exists()
 

@@ -31,7 +31,7 @@ from edgevit.bundling.runner import ENROLLING, RECORD, RUNNER, environment, writ
 from edgevit.data import Dataset, open_dataset
 from edgevit.data.class_order import possible_orders
 from edgevit.errors import ArtifactError, CheckFailed, DataError, listed
-from edgevit.evaluation.classify import labels_for, probabilities
+from edgevit.evaluation.classify import labels_for, predict_probabilities
 from edgevit.progress import Progress
 from edgevit.runtimes.base import Session, SessionOptions, input_batches
 from edgevit.runtimes.sessions import open_session
@@ -112,7 +112,7 @@ def _predicted(model: Artifact, support: Dataset, progress: Progress) -> NDArray
     pictures = (support.image(index) for index in range(len(support)))
     predicted = []
     with progress.bar("order of classes", len(support), "images") as bar:
-        for batch in probabilities(open_session(model, SessionOptions()), pictures, batch_size=1):
+        for batch in predict_probabilities(open_session(model, SessionOptions()), pictures, batch_size=1):
             predicted.append(int(batch[0].argmax()))
             bar.advance()
     return np.array(predicted, np.int64)

@@ -20,6 +20,13 @@ from edgevit.terminal import printable
 from edgevit.version import __version__
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
+EXIT_STATUSES = {
+    0: "The command is done.",
+    1: "A check, a parity gate, a budget or a comparison was not met.",
+    2: "The input can be corrected. The error says how.",
+    70: "edgevit has a bug. The traceback is shown.",
+    INTERRUPTED: "The command was stopped with Ctrl-C.",
+}
 PANELS = {
     "Recipes": (recipes.run, recipes.why, learning_rate.lr_find, recipes.init, recipes.report, recipes.schema),
     "Files": (
@@ -44,11 +51,10 @@ app = typer.Typer(
     name="edgevit",
     cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, compress and deploy compact vision transformers within a latency budget, with a report.",
-    epilog="Start: edgevit run recipes/quickstart.yaml. Your own photos: edgevit init FOLDER.",
+    epilog="Start: edgevit run quickstart. Your own photos: edgevit init FOLDER.",
 )
 
 

@@ -28,7 +28,7 @@ def doctor(as_json: JsonFlag = False) -> None:
         for finding in findings:
             if finding.mend:
                 echo(f"{finding.name}: {command_as_called(finding.mend)}")
-        next_command("edgevit run recipes/quickstart.yaml")
+        next_command("edgevit run quickstart")
     if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)
 

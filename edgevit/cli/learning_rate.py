@@ -14,6 +14,7 @@ from edgevit import bounds
 from edgevit.cli.options import JsonFlag, Workers, number
 from edgevit.cli.output import echo, next_command, print_json, say_note, set_options, terminal_context
 from edgevit.cli.recipes import Device, RecipeFile, Runs, Settings
+from edgevit.recipes import find_recipe
 
 if TYPE_CHECKING:
     from edgevit.training.loop.lr_finder import RangeTest
@@ -36,7 +37,7 @@ def lr_find(
 
     Nothing is stored. The stages that it needs must be finished.
 
-    Example: edgevit lr-find recipes/quickstart.yaml teacher
+    Example: edgevit lr-find quickstart teacher
     """
     from edgevit.actions.doctor import training_device
     from edgevit.actions.lr_find import lr_find as range_test_of
@@ -44,12 +45,13 @@ def lr_find(
     from edgevit.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings, say_note)
+    _, base = find_recipe(recipe)
     loading = {} if workers is None else {"workers": workers}
     context = terminal_context(device=training_device(device), **loading)
     changes = set_options(settings)
     command = " ".join(["edgevit run", shlex.quote(str(recipe)), *changes])
     try:
-        test = range_test_of(loaded, recipe.parent, runs, context, stage, steps)
+        test = range_test_of(loaded, base, runs, context, stage, steps)
     except ArtifactError as error:
         error.next = error.next or f"{command} (stop it when it comes to '{stage}')"
         raise
@@ -64,7 +66,8 @@ def lr_find(
     try:
         load_recipe(recipe, [*settings, setting])
     except RecipeError:  # a stage of a for_each block, which --set does not reach one by one
-        next_command(f"write learning_rate: {test.suggestion:.2g} into {recipe}, and {command}")
+        file = recipe if recipe.is_file() else f"a copy (edgevit init --recipe {recipe})"
+        next_command(f"write learning_rate: {test.suggestion:.2g} into {file}, and {command}")
         return
     if not as_json:
         echo(f"--set {setting}")

@@ -22,12 +22,17 @@ from edgevit.cli.output import (
     terminal_context,
     write_text_whole,
 )
+from edgevit.recipes import find_recipe, shipped_recipe, shipped_recipes
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
     from edgevit.pipeline import Reason
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
+SHIPPED = ", ".join(shipped_recipes())
+RecipeFile = Annotated[
+    Path,
+    typer.Argument(help=f"A YAML file, or the name of a recipe that comes with edgevit: {SHIPPED}.", metavar="RECIPE"),
+]
 Settings = Annotated[
     list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the recipe. May be repeated.")
 ]
@@ -61,7 +66,7 @@ def run(
 ) -> None:
     """Run a recipe. Finished stages are not run again, and a stopped run continues.
 
-    Example: edgevit run recipes/quickstart.yaml --set stages.student.epochs=40
+    Example: edgevit run quickstart --set stages.student.epochs=40
     """
     from edgevit import pipeline
     from edgevit.actions.doctor import training_device
@@ -69,8 +74,9 @@ def run(
     from edgevit.training.loop.event_files import check_tensorboard
 
     loaded = load_recipe(recipe, settings, say_note)
+    _, base = find_recipe(recipe)
     if dry_run:
-        _print_plan(pipeline.why(loaded, recipe.parent, runs, fresh), recipe, settings, as_json)
+        _print_plan(pipeline.why(loaded, base, runs, fresh), recipe, settings, as_json)
         return
     loading = {} if workers is None else {"workers": workers}
     if tensorboard:
@@ -81,7 +87,7 @@ def run(
         return
     context = terminal_context(device=device, ranks=ranks, shard=shard, check=check, tensorboard=tensorboard, **loading)
     before = pipeline.finished(loaded, runs)
-    done = pipeline.run(loaded, recipe.parent, runs, context, fresh)
+    done = pipeline.run(loaded, base, runs, context, fresh)
     _dismiss_torchrun(device)
     stages = {stage.id: done[stage.id] for stage in loaded.stages}
     new = [id for id, artifact in stages.items() if before.get(id) != artifact.ref()]
@@ -109,22 +115,23 @@ def why(
 ) -> None:
     """List the stages that would run, each with the fields that changed.
 
-    Example: edgevit why recipes/quickstart.yaml --set stages.student.epochs=40
+    Example: edgevit why quickstart --set stages.student.epochs=40
     """
     from edgevit import pipeline
     from edgevit.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings, say_note)
-    _print_plan(pipeline.why(loaded, recipe.parent, runs), recipe, settings, as_json)
+    _, base = find_recipe(recipe)
+    _print_plan(pipeline.why(loaded, base, runs), recipe, settings, as_json)
 
 
 def init(
     folder: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help="Folder of images: CLASS/*.jpg, or train/, val/, test/ with such folders.", metavar="FOLDER"
         ),
-    ],
+    ] = None,
     target: Annotated[
         str, typer.Option("--target", help="Where the model will run: local-cpu or local-gpu.")
     ] = default_of("Profile", "target"),
@@ -132,45 +139,59 @@ def init(
     latency_ms: Annotated[
         float | None, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency, in ms; none by default.")
     ] = None,
+    shipped: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help=f"Copy a recipe that comes with edgevit: {SHIPPED}."),
+    ] = None,
     force: Annotated[bool, flag("--force", "Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a commented recipe for a folder of images and a target.
+    """Write a commented recipe for a folder of images and a target, or a copy of a recipe that comes with edgevit.
 
     Example: edgevit init photos/ --latency-ms 10 --out photos.yaml
     """
-    from edgevit.actions.init_recipe import recipe_for_folder
     from edgevit.errors import RecipeError
 
     check_out(out)
     if out.exists() and not force:
         raise RecipeError("the file is already there", where=out, next="give another --out, or --force to overwrite it")
-    text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
-    write_text_whole(out, text)
-    echo(summary)
+    if folder is not None and shipped is None:
+        from edgevit.actions.init_recipe import recipe_for_folder
+
+        text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
+        write_text_whole(out, text)
+        echo(summary)
+    elif shipped is not None and folder is None:
+        write_text_whole(out, shipped_recipe(shipped).read_text(encoding="utf-8"))
+    else:
+        raise RecipeError("init takes a folder of images or --recipe NAME", expected="one of them")
     echo(f"wrote {out}")
     next_command("edgevit run", out)
 
 
 def report(
-    run_folder: Annotated[Path, typer.Argument(help="A run (runs/NAME), or a report's folder.", metavar="RUN")],
+    run_folder: Annotated[
+        Path, typer.Argument(help="A run: its folder, or its name under runs/. Or a report's folder.", metavar="RUN")
+    ],
     as_json: JsonFlag = False,
 ) -> None:
     """Print the report of a finished run.
 
-    Example: edgevit report runs/quickstart
+    Example: edgevit report quickstart
     """
     import json
 
     from edgevit.artifacts import Artifact
     from edgevit.errors import ArtifactError, listed
 
+    run_folder = _folder_of_run(run_folder)
     if runs := _runs_with_reports(run_folder):
         what, next_step = "this is the folder of all runs", f"edgevit report {shlex.quote(str(runs[0]))}"
         raise ArtifactError(what, where=run_folder, expected=f"one of {listed(list(map(str, runs)))}", next=next_step)
     folders = _reports_in(run_folder)
     if not folders:
         expected = "a finished run with a report stage"
-        raise ArtifactError("there is no report here", where=run_folder, expected=expected, next="edgevit run RECIPE")
+        name = run_folder.name if run_folder.name in shipped_recipes() else "RECIPE"
+        raise ArtifactError("there is no report here", where=run_folder, expected=expected, next=f"edgevit run {name}")
     for artifact in map(Artifact.load, folders):
         if as_json:
             print_json(json.loads(artifact.file("report.json").read_text(encoding="utf-8")))
@@ -187,6 +208,12 @@ def schema() -> None:
     from edgevit.recipe import recipe_schema
 
     print_json(recipe_schema())
+
+
+def _folder_of_run(given: Path) -> Path:
+    """The folder of a run that is given by its folder or by its name."""
+    named = Path("runs") / given
+    return named if named.is_dir() and not given.exists() else given
 
 
 def _runs_with_reports(folder: Path) -> list[Path]:

@@ -12,7 +12,6 @@ from edgevit.configs.fields import (
     BatchSize,
     ClassCount,
     Count,
-    FileRuntime,
     ImageCount,
     JudgedBy,
     LearnedFrom,
@@ -21,6 +20,7 @@ from edgevit.configs.fields import (
     Seed,
     Severity,
 )
+from edgevit.configs.runtimes import FileRuntime
 from edgevit.configs.stage import OnTarget
 
 Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]
@@ -46,53 +46,63 @@ OPTIONS = {
 
 
 class Evaluate(OnTarget):
-    """Accuracy of a checkpoint, an ONNX file or an engine, measured on its target."""
+    """Measure the accuracy of a checkpoint, an ONNX file or a compiled model on the target."""
 
     stage: Literal["evaluate"]
     makes: ClassVar[Kind] = "evaluation"
-    version: ClassVar[int] = 3
     reads_test_images: ClassVar[bool] = True
-    model: ModelRef
-    data: JudgedBy
-    batch_size: BatchSize = 32
-    runtime: FileRuntime | None = Field(None, description="runtime of an ONNX file; by default the one it was made for")
+    version: ClassVar[int] = 3
+    model: ModelRef = Field(description="Model to evaluate.")
+    data: JudgedBy = Field(description="Labelled images to evaluate on.")
+    batch_size: BatchSize = Field(32, description="Number of images that the model gets at once.")
+    runtime: FileRuntime | None = Field(
+        None, description="Runtime that opens an ONNX file. By default, the runtime that the file was made for."
+    )
     protocol: Literal["standard", "corruptions", "episodes"] = Field(
         "standard",
-        description="corruptions: also on corrupted images, the same for every model; episodes: few-shot accuracy, of "
-        "classes learned from a few images, over many draws",
+        description="Kind of evaluation. standard: accuracy on the images. corruptions: also accuracy on corrupted "
+        "copies, which are the same for every model. episodes: accuracy of few-shot heads on the model's features over "
+        "many draws of classes and support sets.",
     )
-    kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, description="with protocol: corruptions")
-    severities: tuple[Severity, ...] = Field((1, 2, 3, 4, 5), description="with protocol: corruptions")
+    kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, description="Corruptions to apply, with protocol: corruptions.")
+    severities: tuple[Severity, ...] = Field(
+        (1, 2, 3, 4, 5), description="Strengths of the corruptions, with protocol: corruptions. 5 is the strongest."
+    )
     max_images: ImageCount = Field(
-        1000, description="with protocol: corruptions; most images; a larger set is sampled by the hash of the ids"
+        1000,
+        description="Largest number of images to corrupt, with protocol: corruptions. The hash of the id chooses them.",
     )
     methods: tuple[Literal[HeadMethod, "auto"], ...] = Field(
-        ("nearest_centroid",), description="with protocol: episodes; each is compared with the first"
+        ("nearest_centroid",),
+        description="Few-shot methods, with protocol: episodes. Each method is compared with the first.",
     )
     ways: ClassCount | None = Field(
-        None, description="with protocol: episodes; classes in each episode, all by default"
+        None, description="Number of classes in an episode, with protocol: episodes. All classes by default."
     )
-    shots: Count = Field(5, description="with protocol: episodes; labelled images of each class")
+    shots: Count = Field(5, description="Number of labelled images of each class, with protocol: episodes.")
     queries: Count | None = Field(
-        None, description="with protocol: episodes; test images of each class, all others by default"
+        None, description="Number of query images of each class, with protocol: episodes. All by default."
     )
-    episodes: Count = Field(600, description="with protocol: episodes; number of episodes")
+    episodes: Count = Field(600, description="Number of episodes, with protocol: episodes.")
     imbalance: Positive | None = Field(
         None,
-        description="with protocol: episodes; the shares of the classes among the queries are drawn from a Dirichlet "
-        "distribution of this concentration (2 is usual); equal shares by default",
+        description="Concentration of the Dirichlet distribution that draws the share of each class among the queries, "
+        "with protocol: episodes. 2 is usual. By default, all classes have equal shares.",
     )
     support: LearnedFrom | None = Field(
-        None, description="with protocol: episodes; the data set of the supports; `data` by default"
+        None, description="Images that support sets are drawn from, with protocol: episodes. By default, data."
     )
     pool: LearnedFrom | None = Field(
-        None, description="with protocol: episodes; unlabelled images for transductive methods; the queries by default"
+        None,
+        description="Images that transductive methods learn from, with protocol: episodes. By default, the queries.",
     )
     base: LearnedFrom | None = Field(
-        None, description="with protocol: episodes; features are taken relative to the mean over this data set"
+        None, description="Images whose mean feature is subtracted from all features, with protocol: episodes."
     )
-    max_pool_images: ImageCount = Field(4000, description="with protocol: episodes; most images of pool and base")
-    seed: Seed = Field(0, description="with protocol: corruptions or episodes; seed of the draws")
+    max_pool_images: ImageCount = Field(
+        4000, description="Largest number of images of pool or base, with protocol: episodes."
+    )
+    seed: Seed = Field(0, description="Seed of the draws, with protocol: corruptions or episodes.")
 
     @model_validator(mode="after")
     def _options_of_the_protocol(self) -> Self:

@@ -20,13 +20,15 @@ class Recipe(Frozen):
     """A name, a budget, named data sets and a list of stages in the order in which they run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=LONGEST_ID)] = Field(
-        description="the folder under runs/"
+        description="Name of the recipe and of its folder in runs/."
     )
-    budget: Budget = Budget()
+    budget: Budget = Field(Budget(), description="Limits that the report judges the deployed model by.")
     datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=LONGEST_ID)], DatasetConfig] = Field(
-        max_length=MOST_DATASETS
+        max_length=MOST_DATASETS, description="Data sets by their names."
     )
-    stages: tuple[StageConfig, ...] = Field(min_length=1, max_length=MOST_STAGES)
+    stages: tuple[StageConfig, ...] = Field(
+        min_length=1, max_length=MOST_STAGES, description="Stages in the order in which they run."
+    )
 
     def dataset_names(self) -> list[str]:
         """The data sets and roles ("digits.support") that stages refer to, each once; no results of stages."""

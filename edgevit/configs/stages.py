@@ -20,7 +20,6 @@ from edgevit.configs.fields import (
     Count,
     Decibels,
     FileModelRef,
-    FileRuntime,
     Fraction,
     ImageCount,
     LearnedFrom,
@@ -30,35 +29,38 @@ from edgevit.configs.fields import (
     OnnxRef,
     Opset,
     QuantizedPrecision,
-    QuantizedRuntime,
     Seed,
     Share,
     Threads,
     WarmupSeconds,
 )
+from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import OnTarget, Stage
 from edgevit.configs.training import Distill, Load, Qat, Train
 
 
 class PseudoLabel(Stage):
-    """Label images by a teacher, and keep the images with a confident label. Labels of the images are ignored."""
+    """Label images with a teacher, and keep the labels that it is sure of. Labels that the images have are ignored."""
 
     stage: Literal["pseudo_label"]
     makes: ClassVar[Kind] = "dataset"
-    teacher: CheckpointRef
-    data: LearnedFrom
+    teacher: CheckpointRef = Field(description="Model that labels the images.")
+    data: LearnedFrom = Field(description="Images to label.")
     calibration: CalibratedByLabels | None = Field(
-        None, description="labelled images that the teacher was not trained on, to fit its temperature"
+        None,
+        description="Labelled images that the teacher was not trained on. The teacher's temperature is fitted to them.",
     )
-    threshold: Fraction = Field(0.8, description="least confidence, after calibration")
+    threshold: Fraction = Field(0.8, description="Least confidence of a label that is kept, after calibration.")
     balance: bool = Field(
-        False, description="no class keeps more images than the median class; the most confident stay"
+        False, description="Whether no class keeps more images than the median class. The surest images stay."
     )
-    most_per_class: ImageCount | None = Field(None, description="most images of a class; the most confident stay")
+    most_per_class: ImageCount | None = Field(
+        None, description="Largest number of images that a class keeps. The surest images stay."
+    )
 
 
 class Prune(Stage):
-    """Remove the least important attention heads, hidden units and blocks. The model has to be trained again.
+    """Remove the attention heads, hidden units and blocks that matter least. Train the model again afterwards.
 
     Test-time views are dropped, as in training.
     """
@@ -66,23 +68,23 @@ class Prune(Stage):
     stage: Literal["prune"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
-    model: CheckpointRef
-    keep_macs: Share | None = Field(None, description="largest share of the MACs that stays")
-    keep_params: Share | None = Field(None, description="or largest share of the parameters that stays")
+    model: CheckpointRef = Field(description="Model to prune.")
+    keep_macs: Share | None = Field(None, description="Largest share of the multiply-accumulates that stays.")
+    keep_params: Share | None = Field(None, description="Largest share of the parameters that stays.")
     keep_latency: Share | None = Field(
-        None, description="or largest share of the latency that stays, measured in ONNX Runtime on this machine"
+        None, description="Largest share of the latency that stays, measured in ONNX Runtime on this machine."
     )
-    threads: Threads = Field(1, description="CPU threads of the runtime during timing")
+    threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
     structures: Annotated[tuple[Literal["heads", "hidden", "blocks"], ...], Field(min_length=1)] = Field(
         ("heads", "hidden"),
-        description="structures that may be removed; blocks are whole residual blocks of plain ViTs",
+        description="Structures that may go: attention heads, hidden units, or whole residual blocks of plain ViTs.",
     )
     score: Literal["taylor", "magnitude"] = Field(
-        "taylor", description="importance: the change of the loss on `data`, or the size of the weights"
+        "taylor", description="Importance of a structure: the change of the loss on data, or the size of the weights."
     )
-    data: LearnedFrom | None = Field(None, description="images for taylor; their labels are used, if there are any")
-    images: ImageCount = Field(256, description="number of images used")
-    seed: Seed = 0
+    data: LearnedFrom | None = Field(None, description="Images for score: taylor. Labels are used if there are any.")
+    images: ImageCount = Field(256, description="Largest number of images that are used.")
+    seed: Seed = Field(0, description="Seed of the choice of images.")
 
     @model_validator(mode="after")
     def _checks(self) -> Self:
@@ -119,7 +121,7 @@ class Prune(Stage):
 
 
 class Factorize(Stage):
-    """Replace linear layers by two thinner ones where that is cheaper, by SVD weighted by the layer's inputs.
+    """Replace a linear layer by two thin ones if that is cheaper, by an SVD weighted with the inputs of the layer.
 
     Test-time views are dropped, as in training.
     """
@@ -127,99 +129,105 @@ class Factorize(Stage):
     stage: Literal["factorize"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
-    model: CheckpointRef
-    keep_macs: Share = Field(description="largest share of the MACs that stays")
-    data: LearnedFrom = Field(description="images, with labels or without, for the inputs of the layers")
-    images: ImageCount = Field(256, description="number of images used")
-    seed: Seed = 0
+    model: CheckpointRef = Field(description="Model to factorize.")
+    keep_macs: Share = Field(description="Largest share of the multiply-accumulates that stays.")
+    data: LearnedFrom = Field(description="Images, with or without labels, that give the inputs of the layers.")
+    images: ImageCount = Field(256, description="Largest number of images that are used.")
+    seed: Seed = Field(0, description="Seed of the choice of images.")
 
 
 class MergeTokens(Stage):
-    """Let a plain ViT merge similar tokens from block to block (ToMe), with or without further training."""
+    """Let a plain ViT merge similar tokens in each block (ToMe). Train it again afterwards, or use it as it is."""
 
     stage: Literal["merge_tokens"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
-    model: CheckpointRef
-    per_block: Count = Field(description="pairs of patch tokens that are merged in each block")
+    model: CheckpointRef = Field(description="Plain ViT whose tokens are merged.")
+    per_block: Count = Field(description="Number of pairs of patch tokens that become one token in each block.")
 
 
 class Export(Stage):
-    """Checkpoint → ONNX."""
+    """Write a checkpoint as an ONNX file, and compare the file with the checkpoint."""
 
     stage: Literal["export"]
     makes: ClassVar[Kind] = "onnx"
     version: ClassVar[int] = 4
-    model: CheckpointRef
-    opset: Opset = OPSET
-    runtime: FileRuntime = Field("onnxruntime", description="the runtime of the file on this machine")
-    dynamic_batch: bool = True
+    model: CheckpointRef = Field(description="Model to export.")
+    opset: Opset = Field(OPSET, description="ONNX opset of the file.")
+    runtime: FileRuntime = Field("onnxruntime", description="Runtime that opens the file on this machine.")
+    dynamic_batch: bool = Field(
+        True, description="Whether the file takes any batch size. With false, it takes one image at a time."
+    )
     precision: Literal["float32", "float16"] = Field(
         "float32",
-        description="float16, for TensorRT: all tensors but inputs, outputs, and those beyond float16's range on "
-        "random pictures; quantize needs float32",
+        description="Precision of the file. float16 is for TensorRT: inputs, outputs and tensors that leave float16's "
+        "range on random images stay float32. quantize takes float32.",
     )
     normalize: bool = Field(
         False,
-        description="scale and normalize inside the graph, whose input is the resized picture, uint8 (N, H, W, 3)",
+        description="Whether the graph scales and normalizes. Its input is then the resized image, uint8 (N, H, W, 3).",
     )
     embedding: bool = Field(
-        False, description="a second output, the input of the classifier, so that classes can be added to the bundle"
+        False,
+        description="Whether the file has a second output, the input of the classifier. Classes can then be added to "
+        "its bundle.",
     )
 
 
 class Quantize(Stage):
-    """ONNX → ONNX with Q/DQ, calibrated on images (post-training quantization): INT8, or FP8 or INT4 for TensorRT.
+    """Quantize an ONNX file after training, calibrated on images: to INT8, or to FP8 or INT4 for TensorRT.
 
-    With placement: fastest the result is the float model if no form is faster. For tensorrt nothing is timed.
+    With placement: fastest, the forms are timed. If none is faster than the float model, the float model is the result.
+    Files for TensorRT are not timed.
     """
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
     version: ClassVar[int] = 5
-    model: OnnxRef
-    calibration: CalibratedBy
-    calibration_images: ImageCount = Field(256, description="number of calibration images used")
+    model: OnnxRef = Field(description="ONNX file to quantize, in float32.")
+    calibration: CalibratedBy = Field(description="Images that give the ranges of activations. Labels are not used.")
+    calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
     calibrator: Literal[Calibrator, "trained"] = Field(
         "minmax",
-        description="trained: the ranges of a qat stage, which the export carries; tensors without a trained range are "
-        "calibrated by minmax",
+        description="Rule that turns observed values into a range. trained takes the ranges of a qat stage, which the "
+        "export carries, and minmax for tensors without one.",
     )
     smoothquant: Fraction | None = Field(
-        None, description="SmoothQuant strength α, 0 to 1; 0.5 is usual; off by default"
+        None, description="SmoothQuant strength α; 0.5 is usual. SmoothQuant is off by default."
     )
     bias_correction: bool = Field(
         False,
-        description="correct biases so that each channel of an integer layer keeps its mean in float; takes minutes, "
-        "and helps most with depthwise convolutions",
+        description="Whether biases change so that each channel of an integer layer keeps its mean in float. It takes "
+        "minutes, and helps depthwise convolutions most.",
     )
     runtime: QuantizedRuntime = Field(
-        "onnxruntime", description="the runtime of the quantized graph; for tensorrt the layers in float are float16"
+        "onnxruntime",
+        description="Runtime that the graph is written for. For tensorrt, float tensors are float16.",
     )
     precision: QuantizedPrecision = Field(
         "int8",
-        description="float8 and int4 are for tensorrt. float8: weights and activations in E4M3, for Ada, Hopper, "
-        "Blackwell and Jetson Thor, not for Orin (Ampere). int4: only weights of products (MatMul, Gemm), with a "
-        "scale for each 64 inputs, for the smallest file; activations stay float16. int4 needs a parser of opset 21, "
-        "which JetPack 6 lacks",
+        description="Precision of quantized tensors. float8 and int4 are for tensorrt. float8: weights and activations "
+        "in E4M3, for Ada, Hopper, Blackwell and Jetson Thor; Orin (Ampere) has none. int4: only the weights of "
+        "products (MatMul, Gemm), with a scale for each 64 inputs; activations stay float16. int4 needs a parser of "
+        "opset 21, which JetPack 6 does not have.",
     )
     placement: Literal["fastest", "all", "dense", "products"] = Field(
         "fastest",
-        description="layers to quantize: all that the runtime can; dense: without grouped convolutions; products: "
-        "MatMul and Gemm only; fastest: the fastest of these, timed in turns with the float model on this machine, or "
-        "the float model if none is faster (for tensorrt, which does not run here: all)",
+        description="Operators that become integers. all: every operator that the runtime can quantize. dense: all but "
+        "grouped convolutions. products: only MatMul and Gemm. fastest: each of these forms is timed in turns with the "
+        "float model on this machine, and the fastest ships. If none is faster, the float model ships. For tensorrt, "
+        "fastest means all.",
     )
-    threads: Threads = Field(1, description="CPU threads of the runtime during timing")
+    threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
     min_sqnr_db: Decibels | None = Field(
         None,
-        description="parity gate: least signal-to-quantization-noise ratio of the logits, in dB; if the model is below "
-        "it, the most sensitive layers stay float; 10 by default, and 0 with calibrator: trained",
+        description="Least signal-to-quantization-noise ratio of the logits in decibels. If the model would be below "
+        "it, the layers that cost most stay float. 10 by default; 0 with calibrator: trained.",
     )
     sensitivity: bool = Field(
-        False,
-        description="measure the closeness to float with each layer alone quantized, even if the gate does not need it",
+        False, description="Whether the cost of each layer alone is measured, even if min_sqnr_db is met without."
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="Seed of the choice of calibration images.")
 
     @model_validator(mode="after")
     def _ranges_belong_to_the_weights(self) -> Self:
@@ -262,65 +270,70 @@ class Quantize(Stage):
 
 
 class Compile(OnTarget):
-    """ONNX → a file for the runtime of the target."""
+    """Compile an ONNX file for the runtime of the target, and compare the result with the file."""
 
     stage: Literal["compile"]
     makes: ClassVar[Kind] = "engine"
     version: ClassVar[int] = 2
-    model: OnnxRef
-    runtime: Literal["onnxruntime"] = "onnxruntime"
+    model: OnnxRef = Field(description="ONNX file to compile.")
+    runtime: Literal["onnxruntime"] = Field("onnxruntime", description="Runtime that loads the compiled model.")
 
 
 class Profile(OnTarget):
-    """Latency of a checkpoint, an ONNX file or an engine."""
+    """Measure the latency of a checkpoint, an ONNX file or a compiled model."""
 
     stage: Literal["profile"]
     makes: ClassVar[Kind] = "latency"
-    model: ModelRef
-    batch_size: BatchSize = 1
-    threads: Threads = Field(1, description="CPU threads of the runtime")
-    precision: Literal["float32", "float16"] = Field("float32", description="float16: torch on local-gpu")
-    runtime: FileRuntime | None = Field(None, description="runtime of an ONNX file; by default the one it was made for")
-    boundary: Literal["compute", "end_to_end"] = Field(
-        "compute", description="end_to_end adds decoding and preprocessing"
+    model: ModelRef = Field(description="Model to time.")
+    batch_size: BatchSize = Field(1, description="Number of images in a batch.")
+    threads: Threads = Field(1, description="Number of CPU threads of the runtime.")
+    precision: Literal["float32", "float16"] = Field(
+        "float32", description="Precision of a checkpoint. float16 needs target: local-gpu."
     )
-    warmup_s: WarmupSeconds = 0.5
-    duration_s: MeasuredSeconds = 3.0
-    min_runs: Count = 100
+    runtime: FileRuntime | None = Field(
+        None, description="Runtime that opens an ONNX file. By default, the runtime that the file was made for."
+    )
+    boundary: Literal["compute", "end_to_end"] = Field(
+        "compute", description="Work that is timed: the model alone, or decoding and preprocessing too."
+    )
+    warmup_s: WarmupSeconds = Field(0.5, description="Time before the measurement in seconds. It is not counted.")
+    duration_s: MeasuredSeconds = Field(3.0, description="Time of the measurement in seconds.")
+    min_runs: Count = Field(100, description="Least number of runs. The measurement goes on until there are as many.")
 
 
 class Check(Stage):
-    """Check an ONNX file for TensorRT with NVIDIA's builder, on this machine and without a GPU.
+    """Ask NVIDIA's builder whether TensorRT takes an ONNX file and in which precision it runs, without a GPU.
 
-    Without the extra tensorrt-check the check uses rules and tables only.
+    Without the extra tensorrt-check, rules and tables answer alone. The builder is asked once the extra is installed.
     """
 
     stage: Literal["check"]
     makes: ClassVar[Kind] = "check"
     version: ClassVar[int] = 3
-    model: OnnxRef
+    model: OnnxRef = Field(description="ONNX file to check.")
 
 
 class Bundle(Stage):
-    """The folder for the device: model, labels, IOSpec, a runner and the hash of each file."""
+    """Pack a model for the device: model, labels, IOSpec, a runner and the hash of each file."""
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
     version: ClassVar[int] = 4
-    model: FileModelRef
+    model: FileModelRef = Field(description="Model to ship.")
     support: AdaptedTo | None = Field(
         None,
-        description="labelled images of each class, so that classes can be added on the device; needs a model that was "
-        "exported with embedding: true",
+        description="Labelled images of each class. The bundle can then take more classes on the device. The model "
+        "must have been exported with embedding: true.",
     )
     unseen: CalibratedByLabels | None = Field(
         None,
-        description="labelled images that the model did not learn from, such as DATASET.val, to measure the threshold "
-        "for unknown images and the accuracy; needs support",
+        description="Labelled images that the model did not learn from, such as DATASET.val. The threshold for unknown "
+        "images and the accuracy with added classes are measured on them. Needs support.",
     )
     unknown: CalibratedBy | None = Field(
         None,
-        description="images of none of the classes, to measure how many of them are accepted; needs support",
+        description="Images of none of the classes. The share of them that is taken for a class is measured. Needs "
+        "support.",
     )
 
     @model_validator(mode="after")
@@ -331,7 +344,7 @@ class Bundle(Stage):
 
 
 class Report(Stage):
-    """A page with the verdict on the budget and the measurements behind it."""
+    """Write a page that says whether the budget is met, with the measurements behind the answer."""
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
@@ -339,7 +352,8 @@ class Report(Stage):
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
-        min_length=1, description="evaluations, latencies and checks, by id or by a pattern such as latency/*"
+        min_length=1,
+        description="Evaluations, latencies and checks to report. A pattern such as latency/* names several stages.",
     )
 
 

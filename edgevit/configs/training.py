@@ -27,7 +27,6 @@ from edgevit.configs.fields import (
     NamesOnly,
     NonNegative,
     Positive,
-    QuantizedRuntime,
     Rate,
     Ratio,
     ReadsFile,
@@ -46,6 +45,7 @@ from edgevit.configs.objectives import (
     Objective,
     SoftDistillation,
 )
+from edgevit.configs.runtimes import QuantizedRuntime
 from edgevit.configs.stage import Stage
 from edgevit.errors import shortened
 
@@ -72,24 +72,32 @@ def _bounded_numbers(policy: str) -> str:
 class Augmentation(Frozen):
     """Random changes of training images. Each draw is a function of (seed, epoch, view, sample).
 
-    A preset sets `mixup` and `auto_augment` if they are not given. The name of a preset may stand for the block.
+    A preset sets `mixup` and `auto_augment` if they are not given. It may be given alone, by its name.
     """
 
-    preset: Preset | None = Field(None, description="strength, from AugReg's grid")
-    scale: tuple[Fraction, Fraction] = Field((0.6, 1.0), description="area of the random crop")
-    ratio: tuple[Ratio, Ratio] = (0.75, 4 / 3)
-    horizontal_flip: Fraction = 0.5
-    color_jitter: NonNegative = 0.0
-    auto_augment: Annotated[str, AfterValidator(_bounded_numbers)] | None = Field(
-        None, description="a timm policy, such as rand-m9-mstd0.5-inc1"
+    preset: Preset | None = Field(None, description="Strength by its name in AugReg's grid.")
+    scale: tuple[Fraction, Fraction] = Field(
+        (0.6, 1.0), description="Smallest and largest area of the random crop, as a share of the image."
     )
-    random_erasing: Fraction = 0.0
-    rotate_degrees: Degrees = 0.0
-    mixup: NonNegative = Field(0.0, description="alpha of mixup; 0 is off")
-    cutmix: NonNegative = Field(0.0, description="alpha of cutmix; 0 is off; with both, each batch draws one of them")
-    mix_probability: Fraction = Field(1.0, description="share of the batches that are mixed, if mixup or cutmix is on")
+    ratio: tuple[Ratio, Ratio] = Field(
+        (0.75, 4 / 3), description="Smallest and largest aspect ratio of the random crop, width over height."
+    )
+    horizontal_flip: Fraction = Field(0.5, description="Probability that an image is mirrored.")
+    color_jitter: NonNegative = Field(
+        0.0, description="Strength of random changes of brightness, contrast and saturation; 0 is off."
+    )
+    auto_augment: Annotated[str, AfterValidator(_bounded_numbers)] | None = Field(
+        None, description="Policy by its timm name, such as rand-m9-mstd0.5-inc1."
+    )
+    random_erasing: Fraction = Field(0.0, description="Probability that a rectangle of the image is erased.")
+    rotate_degrees: Degrees = Field(0.0, description="Largest angle of a random rotation, either way, in degrees.")
+    mixup: NonNegative = Field(0.0, description="Concentration α of mixup; 0 is off.")
+    cutmix: NonNegative = Field(
+        0.0, description="Concentration α of cutmix; 0 is off. With mixup too, each batch draws one of the two."
+    )
+    mix_probability: Fraction = Field(1.0, description="Share of the batches that are mixed, with mixup or cutmix.")
     repeats: Repeats = Field(
-        1, description="views of each sample in a batch (repeated augmentation, Hoffer et al. 2020)"
+        1, description="Number of views of each image in a batch (repeated augmentation, Hoffer et al. 2020)."
     )
 
     @model_validator(mode="before")
@@ -116,52 +124,57 @@ class Training(Stage):
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
 
-    epochs: Epochs = Field(10, description="passes over the images of the first stream")
-    batch_size: BatchSize = 64
+    epochs: Epochs = Field(10, description="Number of epochs. An epoch has as many images as the first stream.")
+    batch_size: BatchSize = Field(64, description="Number of images in a batch, over all processes.")
     accumulation: BatchSize = Field(
-        1, description="number of parts in which a batch is computed, one after another, to save memory"
+        1, description="Number of parts of a batch. They are computed one after another, which saves memory."
     )
-    learning_rate: Rate = 5e-4
+    learning_rate: Rate = Field(5e-4, description="Largest learning rate, after the warm-up.")
     learning_rate_batch: BatchSize | None = Field(
-        None, description="the batch size of learning_rate, which is scaled in proportion to batch_size"
+        None,
+        description="Batch size that learning_rate is meant for. The rate is scaled in proportion to batch_size.",
     )
-    weight_decay: NonNegative = 0.05
-    optimizer: str = Field("adamw", description="name of a timm optimizer")
+    weight_decay: NonNegative = Field(0.05, description="Strength of the weight decay.")
+    optimizer: str = Field("adamw", description="Optimizer by its timm name.")
     schedule: Literal["cosine", "constant", "tanh", "poly", "step", "multistep"] = Field(
-        "cosine", description="name of a timm schedule"
+        "cosine", description="Schedule of the learning rate by its timm name."
     )
     decay_epochs: tuple[Count, ...] = Field(
-        (), description="step: one number, the interval; multistep: the epochs at which the rate falls"
+        (), description="Epochs at which the rate falls. schedule: step takes one number, the interval in epochs."
     )
-    decay_rate: Fraction = Field(0.1, description="step, multistep: factor of each fall")
-    power: Positive = Field(1.0, description="poly: the rate falls as (1 - share of the steps) to this power")
-    warmup_fraction: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")
+    decay_rate: Fraction = Field(0.1, description="Factor of each fall of the rate, with schedule: step or multistep.")
+    power: Positive = Field(
+        1.0, description="Exponent of schedule: poly. The rate falls as (1 - share of the steps) to this power."
+    )
+    warmup_fraction: Fraction = Field(0.05, description="Share of the steps over which the learning rate rises from 0.")
     layer_decay: Share | None = Field(
-        None, description="factor of the learning rate from each layer to the layer before it, for fine-tuning"
+        None, description="Factor of the learning rate from each layer to the layer before it, for fine-tuning."
     )
     freeze: Literal["backbone"] | Count | None = Field(
-        None, description="frozen weights: backbone, all but the classifier; or this many first layers"
+        None, description="Weights that are not trained: all but the classifier, or the first so many layers."
     )
-    clip_grad_norm: Positive | None = None
-    label_smoothing: Fraction = 0.0
-    dropout: Fraction = Field(0.0, description="timm's drop_rate: before the classifier")
-    drop_path_rate: Fraction = Field(0.0, description="stochastic depth")
-    regularization: Fraction = Field(0.0, description="sets dropout and drop_path_rate together, as in AugReg")
+    clip_grad_norm: Positive | None = Field(None, description="Largest norm of the gradient. Longer ones are scaled.")
+    label_smoothing: Fraction = Field(0.0, description="Share of the target that is spread evenly over all classes.")
+    dropout: Fraction = Field(0.0, description="Dropout rate before the classifier, timm's drop_rate.")
+    drop_path_rate: Fraction = Field(0.0, description="Rate of stochastic depth, timm's drop_path_rate.")
+    regularization: Fraction = Field(0.0, description="Value for both dropout and drop_path_rate, as in AugReg.")
     ema_decay: Fraction | None = Field(
-        None, description="decay of an exponential moving average of the weights (with warm-up), which is the result"
+        None, description="Decay of an exponential moving average of the weights, which becomes the result."
     )
     augmentation: Annotated[
-        Augmentation, BeforeValidator(lambda fields: fields, json_schema_input_type=Preset | Augmentation)
-    ] = Augmentation()
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="precision of autocast")
-    channels_last: bool = Field(False, description="memory layout; faster for convolutions on recent devices")
+        Augmentation, BeforeValidator(lambda given: given, json_schema_input_type=Preset | Augmentation)
+    ] = Field(Augmentation(), description="Random changes of training images: a preset by its name, or single values.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of autocast.")
+    channels_last: bool = Field(
+        False, description="Whether memory is laid out channels-last. Convolutions are then faster on recent devices."
+    )
     grad_checkpointing: bool = Field(
         False,
-        description="recompute activations in the backward pass: less memory, about a third more time; batch "
-        "normalization then counts a batch twice in its running statistics",
+        description="Whether activations are computed again for the backward pass. It takes less memory and about a "
+        "third more time. Batch normalization then counts a batch twice in its running statistics.",
     )
-    compile: bool = Field(False, description="torch.compile; needs a C++ compiler")
-    seed: Seed = 0
+    compile: bool = Field(False, description="Whether torch.compile is used. It needs a C++ compiler.")
+    seed: Seed = Field(0, description="Seed of the initial weights, the order of images and their augmentation.")
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -208,32 +221,32 @@ Views = Annotated[tuple[View, ...], AfterValidator(_no_view_twice)]
 
 
 class Load(Stage):
-    """Load a timm model: pretrained, from a safetensors or timm checkpoint on disk, or with random weights."""
+    """Load a timm model with pretrained weights, with weights from a file, or with its initial random weights."""
 
     stage: Literal["load"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
 
-    model: str = Field(description="a timm model name")
-    model_args: ModelArgs = {}
-    pretrained: bool = False
+    model: str = Field(description="Model by its timm name.")
+    model_args: ModelArgs = Field({}, description="Arguments of timm's create_model.")
+    pretrained: bool = Field(False, description="Whether timm's pretrained weights are downloaded and used.")
     weights: Annotated[str, ReadsFile()] | None = Field(
-        None, description="a .safetensors file, or a .pth that holds tensors only; relative to the recipe"
+        None, description="File of weights: .safetensors, or .pth that holds tensors only. Relative to the recipe."
     )
     weights_key: str | None = Field(
-        None, description="name of the weights in the file, such as state_dict; EMA weights by default, as in timm"
+        None, description="Name of the weights in the file, such as state_dict. EMA weights by default, as in timm."
     )
-    num_classes: ClassCount | None = Field(None, description="number of classes; or give `classes` or `classes_of`")
-    classes: tuple[ClassName, ...] | None = Field(None, description="class names in the order of the outputs")
-    classes_of: NamesOnly | None = Field(None, description="or the data set with these class names")
+    num_classes: ClassCount | None = Field(None, description="Number of classes, if they have no names.")
+    classes: tuple[ClassName, ...] | None = Field(None, description="Class names in the order of the outputs.")
+    classes_of: NamesOnly | None = Field(None, description="Data set whose class names the model gets.")
     class_order: ClassOrder | None = Field(
         None,
-        description="with weights and classes_of: the order of the class folders that the weights were trained on. "
-        "natural, as in timm: 2 before 10; text, as in torchvision: 10 before 2",
+        description="Order of the class folders when the weights were trained, with weights and classes_of: natural "
+        "(timm: 2 before 10) or text (torchvision: 10 before 2).",
     )
-    image_size: Side | None = None
+    image_size: Side | None = Field(None, description="Side of the input in pixels. By default, the model's own.")
     test_time_views: Views = Field(
-        (), description="predictions are the mean over the picture and these views of it; each view costs one more pass"
+        (), description="Views whose answers are averaged with the answer for the image. Each view costs one more pass."
     )
 
     @model_validator(mode="after")
@@ -260,14 +273,14 @@ class Train(Training):
     """Train a classifier on labelled images."""
 
     stage: Literal["train"]
-    model: str | None = Field(None, description="a timm model name; or give `init`")
-    model_args: ModelArgs = {}
+    model: str | None = Field(None, description="Model by its timm name. Give model or init.")
+    model_args: ModelArgs = Field({}, description="Arguments of timm's create_model.")
     init: CheckpointRef | None = Field(
-        None, description="start from this checkpoint; the classifier is new if the classes differ"
+        None, description="Checkpoint to start from. The classifier is new if the classes differ."
     )
-    image_size: Side | None = Field(None, description="side in pixels; the model's own by default")
-    data: LearnedFrom
-    val: ValidatedOn | None = None
+    image_size: Side | None = Field(None, description="Side of the input in pixels. By default, the model's own.")
+    data: LearnedFrom = Field(description="Labelled images to learn from.")
+    val: ValidatedOn | None = Field(None, description="Labelled images to validate on after each epoch.")
 
     @model_validator(mode="after")
     def _one_start(self) -> Train:
@@ -278,45 +291,51 @@ class Train(Training):
 class Stream(Frozen):
     """A source of training images."""
 
-    data: LearnedFrom
-    share: Share = Field(1.0, description="share of each batch; all shares add up to 1")
+    data: LearnedFrom = Field(description="Images of the stream, with or without labels.")
+    share: Share = Field(1.0, description="Share of each batch. The shares of all streams add up to 1.")
 
 
 class WeightedTeacher(Frozen):
     """A teacher among several."""
 
-    model: CheckpointRef
-    weight: Positive = 1.0
+    model: CheckpointRef = Field(description="The teacher.")
+    weight: Positive = Field(1.0, description="Weight of its probabilities in the mean.")
 
 
 class TeacherCache(Frozen):
-    """Cache the teacher's outputs for each view. Other students with the same views and teacher reuse them.
+    """Keep the teacher's answers to each view. Other students of the same views and teacher then need no teacher.
 
-    With all classes and float32 the student is bit-identical to one without the cache, on the same CPU and versions.
+    With all answers in float32, the student is the same to the bit as without the cache, on the same CPU and versions.
     """
 
     top_k: Count | None = Field(
-        None, description="keep only the k largest probabilities and spread the rest evenly (TinyViT); all by default"
+        None,
+        description="Number of probabilities that are kept, the largest. The rest is spread evenly (TinyViT). All are "
+        "kept by default.",
     )
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16"] = Field("float32", description="Precision of the kept answers.")
 
 
 class Distillation(Training):
     """Base of the stages that learn from teachers."""
 
-    teacher: CheckpointRef | None = None
+    teacher: CheckpointRef | None = Field(None, description="Model that teaches.")
     teachers: tuple[WeightedTeacher, ...] = Field(
-        (), description="several teachers, by the weighted mean of their probabilities; or give `teacher`"
+        (), description="Several teachers. The weighted mean of their probabilities teaches. Give teacher or teachers."
     )
-    teacher_cache: TeacherCache | None = None
+    teacher_cache: TeacherCache | None = Field(
+        None, description="Keeps the teacher's answers for the next student of the same views. {} turns it on."
+    )
     teacher_view: Literal["same", "plain"] = Field(
         "same",
-        description="the teacher's input: the student's view, or the plain image, once, for a slow teacher; plain goes "
-        "with gentle augmentation",
+        description="Image that the teacher sees: the student's view, or the plain image. The plain image is computed "
+        "once, which suits a teacher that is slow beside the student; take a gentle augmentation then.",
     )
-    streams: tuple[Stream, ...] = Field(min_length=1)
-    objectives: tuple[Objective, ...] = Field(min_length=1)
-    val: ValidatedOn | None = None
+    streams: tuple[Stream, ...] = Field(min_length=1, description="Sources of training images.")
+    objectives: tuple[Objective, ...] = Field(
+        min_length=1, description="Terms of the loss, which is their weighted sum."
+    )
+    val: ValidatedOn | None = Field(None, description="Labelled images to validate on after each epoch.")
 
     @model_validator(mode="after")
     def _check_teaching(self) -> Self:
@@ -355,23 +374,29 @@ class Distillation(Training):
 
 
 class Distill(Distillation):
-    """Train a student to predict as a teacher does."""
+    """Train a student that learns from a teacher."""
 
     stage: Literal["distill"]
     version: ClassVar[int] = 3
-    model: str | None = Field(None, description="the student, a timm model name; or give `init`")
-    model_args: ModelArgs = {}
-    init: CheckpointRef | None = None
+    model: str | None = Field(None, description="Student by its timm name. Give model or init.")
+    model_args: ModelArgs = Field({}, description="Arguments of timm's create_model.")
+    init: CheckpointRef | None = Field(
+        None, description="Checkpoint to start from. The classifier is new if the classes differ."
+    )
     distillation_token: bool = Field(
-        False, description="add a second token and head that learn from the teacher (DeiT)"
+        False, description="Whether the student has a second token and head that learn from the teacher (DeiT)."
     )
     inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] | None = Field(
         None,
-        description="prediction of a distillation-token student: the mean of both heads, or one head; by default "
-        "mean_softmax, or that of the checkpoint",
+        description="Answer of a distillation-token student: the mean of both heads (of softmax or of logits), or one "
+        "head. By default mean_softmax, or the checkpoint's own.",
     )
-    image_size: Side | None = None
-    objectives: tuple[Objective, ...] = Field((CrossEntropy(weight=0.5), HardDistillation(weight=0.5)), min_length=1)
+    image_size: Side | None = Field(None, description="Side of the input in pixels. By default, the model's own.")
+    objectives: tuple[Objective, ...] = Field(
+        (CrossEntropy(weight=0.5), HardDistillation(weight=0.5)),
+        min_length=1,
+        description="Terms of the loss, which is their weighted sum.",
+    )
 
     @model_validator(mode="after")
     def _checks(self) -> Distill:
@@ -409,21 +434,23 @@ def idle_head(objectives: Sequence[Objective], inference: str) -> str | None:
 
 
 class Qat(Distillation):
-    """Train a checkpoint with layers that round as in INT8 (quantization-aware training)."""
+    """Train a checkpoint while its layers round as in INT8 (quantization-aware training)."""
 
     stage: Literal["qat"]
     version: ClassVar[int] = 4
-    init: CheckpointRef = Field(description="the checkpoint to train; without a teacher it teaches itself")
+    init: CheckpointRef = Field(description="Checkpoint to train. It teaches itself if no teacher is given.")
     runtime: QuantizedRuntime = Field(
         "onnxruntime",
-        description="the runtime of the quantized model, which decides the rounded tensors and their integers",
+        description="Runtime of the INT8 file. It decides which tensors are rounded, and to which integers.",
     )
-    calibration: CalibratedBy = Field(description="images for the first ranges of activations")
-    calibration_images: ImageCount = Field(256, description="number of calibration images used")
-    calibrator: Calibrator = "minmax"
-    learn_ranges: bool = Field(True, description="also train the ranges (LSQ); false keeps them as calibrated")
-    objectives: tuple[Objective, ...] = Field((SoftDistillation(),), min_length=1)
-    learning_rate: Rate = 1e-4
+    calibration: CalibratedBy = Field(description="Images that give the ranges of activations at the start.")
+    calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
+    calibrator: Calibrator = Field("minmax", description="Rule that turns observed values into a range.")
+    learn_ranges: bool = Field(True, description="Whether the ranges are trained too (LSQ).")
+    objectives: tuple[Objective, ...] = Field(
+        (SoftDistillation(),), min_length=1, description="Terms of the loss, which is their weighted sum."
+    )
+    learning_rate: Rate = Field(1e-4, description="Largest learning rate, after the warm-up.")
 
     @model_validator(mode="after")
     def _one_kind_of_teacher(self) -> Qat:

@@ -16,6 +16,7 @@ from edgevit.recipe.checks import mistakes_across_stages, with_patterns_resolved
 from edgevit.recipe.for_each import expand_for_each
 from edgevit.recipe.mistakes import MISTAKES_SHOWN, combined, mistakes_of
 from edgevit.recipe.settings import apply_setting
+from edgevit.recipes import find_recipe
 from edgevit.yaml_reader import Allowance, Block, Items, read_yaml
 
 
@@ -23,7 +24,8 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
     """Read and check a recipe.
 
     Args:
-        path: the YAML file. Relative paths in it start from its folder.
+        path: the YAML file, or the name of a recipe that comes with edgevit (`edgevit.recipes.find_recipe`).
+            Relative paths in a file start from its folder, those of a name from the working directory.
         settings: changes of the form "stages.ID.key=value", "datasets.NAME.key=value", "budget.latency_ms=5";
             a relative path given here starts from the current folder.
         say: receives a note for each former name in the recipe.
@@ -33,7 +35,8 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
     """
     check_utf8(path.absolute())
     allowance = Allowance()
-    document = _read(path, allowance)
+    file, base = find_recipe(path)
+    document = _read(file, allowance)
     for setting in settings:
         apply_setting(document, setting)
     expand_for_each(document, allowance)
@@ -43,7 +46,7 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
     except ValidationError as error:
         raise combined(mistakes_of(error, document)) from None
     stages = tuple(
-        with_absolute_files(with_patterns_resolved(stage, recipe.stages[:i]), path.parent)
+        with_absolute_files(with_patterns_resolved(stage, recipe.stages[:i]), base)
         for i, stage in enumerate(recipe.stages)
     )
     recipe = recipe.model_copy(update={"stages": stages})
@@ -59,8 +62,6 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _read(path: Path, allowance: Allowance) -> Block:
-    if not path.is_file():
-        raise RecipeError("there is no such recipe", where=path, next="edgevit init FOLDER writes one")
     document = read_yaml(path, allowance)
     if not isinstance(document, Block):
         raise RecipeError("a recipe is a mapping", where=path, expected="name:, datasets:, stages:")

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from edgevit.artifacts import SENSITIVITY, Artifact, Json
 from edgevit.evaluation.accuracy import confusion_matrix
-from edgevit.evaluation.record import predictions
+from edgevit.evaluation.record import read_predictions
 from edgevit.report import plots, text
 from edgevit.report.variants import Lineup, Variant
 from edgevit.terminal import printable
@@ -135,7 +135,7 @@ def _confusion(deployed: Variant) -> Json | None:
     recorded = _evaluation_json(deployed.evaluation)
     classes, plot = recorded["classes"], None
     if len(classes) <= LARGEST_CONFUSION_MATRIX:
-        table = predictions(deployed.evaluation)
+        table = read_predictions(deployed.evaluation)
         labels, predicted = (np.asarray(table[name], np.int64) for name in ("labels", "predicted"))
         plot = plots.confusion_matrix(confusion_matrix(labels, predicted, len(classes)), classes)
     return {"plot": plot, "pairs": recorded["confusions"][:MOST_CONFUSED]}
@@ -153,7 +153,7 @@ def _calibration(deployed: Variant) -> Json | None:
     if deployed.evaluation is None:
         return None
     recorded = _evaluation_json(deployed.evaluation)["calibration"]
-    mean_confidence = float(predictions(deployed.evaluation)["confidence"].mean())
+    mean_confidence = float(read_predictions(deployed.evaluation)["confidence"].mean())
     return {
         "ece": recorded["ece"],
         "confidence": mean_confidence,

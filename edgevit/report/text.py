@@ -8,10 +8,10 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edgevit.configs.runtimes import RUNTIMES
 from edgevit.terminal import printable
 
 WIDTH = 80
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 PRECISIONS = {
     "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
 }  # fmt: skip
@@ -141,8 +141,8 @@ def episode_note(group: Mapping[str, Any]) -> str:
         f"{group['episodes']:,} episodes. Each takes {group['ways']} classes and {group['shots']} labelled images of "
         f"each class from {group['support'] or group['data']}, and tests on {queries} of {group['data']}{shares}. "
         f"Transductive methods also learn from {unlabelled}, without labels. The table shows the mean top-1 with its "
-        "95% interval over the episodes, and the lowest and highest episode. All models and methods have the same "
-        "episodes."
+        "95% interval over the episodes, and the lowest and highest episode. "
+        "All models and methods have the same episodes."
     )
 
 
@@ -288,7 +288,7 @@ def ratio(value: float) -> str:
 
 
 def runtime_name(runtime: str | None) -> str:
-    return RUNTIMES.get(runtime or "", runtime or NOT_MEASURED)
+    return RUNTIMES[runtime].title if runtime in RUNTIMES else runtime or NOT_MEASURED
 
 
 def precision_name(precision: str) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from edgevit.artifacts import LEARNED_TOO, Artifact, InputRef, Json, ancestors
 from edgevit.errors import ArtifactError
-from edgevit.evaluation.record import predictions
+from edgevit.evaluation.record import read_predictions
 
 MODEL_KINDS = ("checkpoint", "onnx", "engine")
 MODEL_FILES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "engine": "model.onnx"}
@@ -76,7 +76,7 @@ class Variant:
         """Whether the prediction of each test image is right, by its id; empty if accuracy was not measured."""
         if self.evaluation is None:
             return {}
-        table = predictions(self.evaluation)
+        table = read_predictions(self.evaluation)
         right = table["predicted"] == table["labels"]
         return dict(zip(map(str, table["sample_ids"]), map(bool, right), strict=True))
 
