@@ -125,8 +125,8 @@ def test_the_report_warns_of_tested_pictures_that_were_learned(folder: Path) -> 
     overlap = {"data": "photos.train", "labelled": True, "images": 1, "of": 7}
     assert made["accuracy"].metrics[LEARNED_TOO] == [overlap]
     sentence = (
-        "model: 1 of the 7 images of photos.test were learned from (photos.train). Accuracy on them says little about "
-        "new images."
+        "model learned from 1 of the 7 test images of photos.test (in photos.train). The accuracy on them says little "
+        "about new images."
     )
     report = json.loads((made["report"].path / "report.json").read_text())
     assert report["cautions"] == [sentence]
@@ -134,4 +134,4 @@ def test_the_report_warns_of_tested_pictures_that_were_learned(folder: Path) -> 
     assert sentence in " ".join((made["report"].path / "report.md").read_text().replace("\n> ", " ").split())
     page = (made["report"].path / "report.html").read_text()
     assert sentence in page
-    assert "n 7, 1 learned from in photos.train" in page
+    assert "n 7, 1 also in photos.train, which was learned from" in page

@@ -221,7 +221,7 @@ def test_errors_name_the_program_as_it_was_called(
     monkeypatch.setattr(sys, "argv", ["bin/edgevit", "run", "none.yaml"])
     with pytest.raises(SystemExit):
         main()
-    assert capsys.readouterr().err.endswith("\n  next: bin/edgevit init FOLDER writes one\n")
+    assert "\n  next: bin/edgevit init FOLDER writes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from edgevit.actions.single_stage import stage_config
 from edgevit.artifacts import sha256_of
-from edgevit.configs import Distill, Evaluate, Load, Npz, Report
+from edgevit.configs import STAGES, Distill, Evaluate, Load, Npz, Report
+from edgevit.configs.fields import Takes, _configs_in, _marks, purpose_of
 from edgevit.data import dataset_artifacts
 from edgevit.errors import RecipeError
 from edgevit.recipe import Recipe, load_recipe, recipe_schema
@@ -269,6 +272,32 @@ def test_a_drop_of_a_whole_is_no_budget(tmp_path: Path) -> None:
         load(tmp_path, GOOD.replace("latency_ms: 5", "top1_drop: 2"))
 
 
+def dataset_fields(config: type[BaseModel], path: str = "") -> Iterator[str]:
+    """The paths of the fields of a config that take a data set."""
+    for name, info in config.model_fields.items():
+        if any(takes.kinds == ("dataset",) for takes in _marks(info.annotation, info.metadata, Takes)):
+            yield path + name
+        for inner in _configs_in(info.annotation):
+            yield from dataset_fields(inner, f"{path}{name}.0.")
+
+
+def test_every_data_set_of_a_stage_has_a_purpose() -> None:
+    purposes = {
+        (name, path): purpose_of(config, path) for name, config in STAGES.items() for path in dataset_fields(config)
+    }
+    assert None not in purposes.values()
+    assert purposes["distill", "streams.0.data"] == "learned from"
+    assert purposes["train", "val"] == "validated on"
+    assert purposes["load", "classes_of"] == "names only"
+    assert [key for key, purpose in purposes.items() if purpose == "judged by"] == [("evaluate", "data")]
+    assert [key for key, purpose in purposes.items() if purpose == "adapted to"] == [
+        ("fewshot", "support"),
+        ("bundle", "support"),
+    ]
+    assert purpose_of(STAGES["distill"], "teachers.0.model") is None
+    assert purpose_of(STAGES["train"], "no.such.field") is None
+
+
 def test_what_is_learned_from_is_no_test(tmp_path: Path) -> None:
     text = FOR_EACH.replace("data: digits.test", "data: digits")
     with pytest.raises(RecipeError, match=r"recipe.yaml:7: (.|\n)*learn from \(digits.train\)(.|\n)*: digits.test"):
@@ -348,19 +377,19 @@ stages:
         ),
         ("inference: class", "goes with distillation_token: true"),
         ("teachers: [{model: teacher}]", "give either 'teacher' or 'teachers'"),
-        ("augmentation: {mixup: 0.2}, objectives: [{loss: dkd}]", "dkd is defined for one label a picture"),
+        ("augmentation: {mixup: 0.2}, objectives: [{loss: dkd}]", "dkd needs one label for each picture"),
         ("teacher_cache: {}, objectives: [{loss: features}]", "the teacher cache keeps no features"),
-        ("teacher_view: plain, augmentation: {mixup: 0.2}", "no answer to mixed pictures"),
-        ("teacher_view: plain, teacher_cache: {}", "keeps what it needs without teacher_cache"),
-        ("teacher_view: plain, objectives: [{loss: features, student: 1, teacher: 1}]", "keeps pooled features alone"),
-        ("teacher_view: plain, objectives: [{loss: attention_transfer}]", "keeps pooled features alone"),
+        ("teacher_view: plain, augmentation: {mixup: 0.2}", "does not work with mixed pictures"),
+        ("teacher_view: plain, teacher_cache: {}", "plain needs no teacher_cache"),
+        ("teacher_view: plain, objectives: [{loss: features, student: 1, teacher: 1}]", "keeps only pooled features"),
+        ("teacher_view: plain, objectives: [{loss: attention_transfer}]", "keeps only pooled features"),
         ("objectives: [{loss: features, student: 1}]", "goes with an intermediate layer"),
         ("objectives: [{loss: attention_transfer, student: [1, 2]}]", "layers go in pairs"),
         ("objectives: [{loss: softt}]", "'softt' is no loss"),
         ("objectives: [{loss: soft, temprature: 2}]", "Did you mean 'temperature'"),
-        ("regularization: 0.1, dropout: 0.1", "'regularization' stands for"),
+        ("regularization: 0.1, dropout: 0.1", "'regularization' sets"),
         ("schedule: step", "takes one number as decay_epochs"),
-        ("schedule: multistep, decay_epochs: [30, 10]", "decay_epochs rise from one to the next, got 30, 10"),
+        ("schedule: multistep, decay_epochs: [30, 10]", "decay_epochs have to rise, got 30, 10"),
         ("seed: -1", "at least 0 and at most 2,147,483,647"),
         ("decay_rate: 0.5", "'decay_rate' goes with schedule step or multistep"),
         ("augmentation: light9", "input should be .none., .light1."),

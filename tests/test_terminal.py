@@ -48,7 +48,7 @@ def test_what_steers_a_terminal_is_written_out_and_nothing_else() -> None:
 
 def test_the_bundles_runner_writes_out_the_same() -> None:
     source = (Path(output.__file__).parents[1] / "bundling" / "infer.py").read_text(encoding="utf-8")
-    (line,) = [line for line in source.splitlines() if line.startswith("STEERS = ")]
+    (line,) = [line for line in source.splitlines() if line.startswith("CONTROLS = ")]
     names: dict[str, re.Pattern[str]] = {}
     exec(f"import re\n{line}", names)
     assert names["CONTROLS"].pattern == terminal._CONTROLS.pattern

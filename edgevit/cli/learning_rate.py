@@ -90,7 +90,7 @@ def _print_curve(test: RangeTest) -> None:
     if test.suggestion is None:
         echo("no suggestion: the loss never fell by more than its variation between batches")
     else:
-        echo(f"suggestion: {test.suggestion:.2g}, a tenth of the rate with the smallest loss (Howard, Gugger 2020)")
+        echo(f"suggestion: {test.suggestion:.2g}, a tenth of the rate of least loss (Howard, Gugger 2020)")
 
 
 def _shown_steps(test: RangeTest) -> list[int]:

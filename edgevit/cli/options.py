@@ -46,11 +46,11 @@ def separated(text: str) -> list[str]:
 def number(flag: str, within: bounds.Range, help: str, metavar: str | None = None) -> Any:
     """An option that takes a number, or several, within a range of `edgevit.bounds`."""
 
-    def check(given: Any) -> Any:
-        for value in given if isinstance(given, tuple) else (given,):
+    def check(values: Any) -> Any:
+        for value in values if isinstance(values, tuple) else (values,):
             if value is not None and value not in within:
                 raise typer.BadParameter(f"{shortened(value)} should be {within}.")
-        return given
+        return values
 
     return typer.Option(flag, callback=check, help=help, metavar=metavar)
 

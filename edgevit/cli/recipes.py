@@ -210,10 +210,10 @@ def schema() -> None:
     print_json(recipe_schema())
 
 
-def _folder_of_run(given: Path) -> Path:
-    """The folder of a run that is given by its folder or by its name."""
-    named = Path("runs") / given
-    return named if named.is_dir() and not given.exists() else given
+def _folder_of_run(run: Path) -> Path:
+    """The folder of a run, from its folder or its name."""
+    named = Path("runs") / run
+    return named if named.is_dir() and not run.exists() else run
 
 
 def _runs_with_reports(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Stages that make checkpoints, and what all training shares."""
+"""Stages that make checkpoints, and the fields that all training shares."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _bounded_numbers(policy: str) -> str:
 
 
 class Augmentation(Frozen):
-    """Random changes to training images; each draw is a function of (seed, epoch, view, sample).
+    """Random changes of training images. Each draw is a function of (seed, epoch, view, sample).
 
     A preset sets `mixup` and `auto_augment` if they are not given. It may be given alone, by its name.
     """
@@ -102,24 +102,24 @@ class Augmentation(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_preset(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            given = {"preset": given}
-        if not isinstance(given, dict) or given.get("preset") not in AUGREG:
-            return given
-        mixup, layers, magnitude = AUGREG[given["preset"]]
-        # Beyond 10, ranges go beyond what AutoAugment had, as in AugReg's code; each operation is always applied.
+    def _from_preset(cls, fields: Any) -> Any:
+        if isinstance(fields, str):
+            fields = {"preset": fields}
+        if not isinstance(fields, dict) or fields.get("preset") not in AUGREG:
+            return fields
+        mixup, layers, magnitude = AUGREG[fields["preset"]]
+        # Magnitudes above 10 extend AutoAugment's ranges, as in AugReg's code. Each operation is always applied.
         policy = f"rand-m{magnitude}-n{layers}-mmax30-p1" if layers else None
-        return {"mixup": mixup, "auto_augment": policy, **given}
+        return {"mixup": mixup, "auto_augment": policy, **fields}
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures are mixed with others."""
+        """Whether pictures are mixed with each other."""
         return bool((self.mixup or self.cutmix) and self.mix_probability)
 
 
 class Training(Stage):
-    """Fields of every stage that trains."""
+    """Base of the stages that train."""
 
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
@@ -179,7 +179,7 @@ class Training(Stage):
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
         if self.regularization and (self.dropout or self.drop_path_rate):
-            raise ValueError("'regularization' stands for dropout and drop_path_rate: give it, or these")
+            raise ValueError("'regularization' sets dropout and drop_path_rate: give one or the other")
         falls = {"step": (1, 1), "multistep": (1, 10**6)}.get(self.schedule, (0, 0))
         if not falls[0] <= len(self.decay_epochs) <= falls[1]:
             expected = {"step": "one number", "multistep": "one or more numbers"}.get(self.schedule, "none")
@@ -187,7 +187,7 @@ class Training(Stage):
                 f"schedule '{self.schedule}' takes {expected} as decay_epochs, got {len(self.decay_epochs)}"
             )
         if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
-            raise ValueError(f"decay_epochs rise from one to the next, got {', '.join(map(str, self.decay_epochs))}")
+            raise ValueError(f"decay_epochs have to rise, got {', '.join(map(str, self.decay_epochs))}")
         for option, default, schedules in (("decay_rate", 0.1, ("step", "multistep")), ("power", 1.0, ("poly",))):
             if getattr(self, option) != default and self.schedule not in schedules:
                 raise ValueError(f"'{option}' goes with schedule {' or '.join(schedules)}, not with '{self.schedule}'")
@@ -195,12 +195,12 @@ class Training(Stage):
 
     @property
     def peak_learning_rate(self) -> float:
-        """The learning rate for this batch size (Goyal et al. 2017: in proportion)."""
+        """The learning rate, scaled in proportion to the batch size (Goyal et al. 2017)."""
         return self.learning_rate * (self.batch_size / (self.learning_rate_batch or self.batch_size))
 
     @property
     def model_rates(self) -> dict[str, float]:
-        """timm's arguments for what is dropped at random while training; those that are 0 are left out."""
+        """timm's arguments for dropout and stochastic depth; rates of 0 are left out."""
         rates = {
             "drop_rate": self.dropout or self.regularization,
             "drop_path_rate": self.drop_path_rate or self.regularization,
@@ -252,7 +252,7 @@ class Load(Stage):
     @model_validator(mode="after")
     def _options_of_weights(self) -> Self:
         if self.num_classes is not None and (self.classes is not None or self.classes_of is not None):
-            raise ValueError("'num_classes' goes without 'classes' and 'classes_of', which say the number too")
+            raise ValueError("'num_classes' goes without 'classes' and 'classes_of', which give the number too")
         for option in ("weights_key", "class_order"):
             if getattr(self, option) is not None and self.weights is None:
                 raise ValueError(f"'{option}' goes with 'weights'")
@@ -289,14 +289,14 @@ class Train(Training):
 
 
 class Stream(Frozen):
-    """One source of training batches."""
+    """A source of training images."""
 
     data: LearnedFrom = Field(description="Images of the stream, with or without labels.")
     share: Share = Field(1.0, description="Share of each batch. The shares of all streams add up to 1.")
 
 
 class WeightedTeacher(Frozen):
-    """One of several teachers."""
+    """A teacher among several."""
 
     model: CheckpointRef = Field(description="The teacher.")
     weight: Positive = Field(1.0, description="Weight of its probabilities in the mean.")
@@ -317,7 +317,7 @@ class TeacherCache(Frozen):
 
 
 class Distillation(Training):
-    """Fields of every stage that learns from teachers."""
+    """Base of the stages that learn from teachers."""
 
     teacher: CheckpointRef | None = Field(None, description="Model that teaches.")
     teachers: tuple[WeightedTeacher, ...] = Field(
@@ -349,21 +349,21 @@ class Distillation(Training):
 
     def _check_plain_view(self) -> None:
         if self.augmentation.mixes:
-            raise ValueError("teacher_view: plain has no answer to mixed pictures: leave out mixup and cutmix")
+            raise ValueError("teacher_view: plain does not work with mixed pictures: leave out mixup and cutmix")
         if self.teacher_cache is not None:
-            raise ValueError("teacher_view: plain keeps what it needs without teacher_cache: leave that out")
+            raise ValueError("teacher_view: plain needs no teacher_cache: leave it out")
         for term in self.objectives:
             inner = isinstance(term, FeatureDistillation) and term.teacher != "pooled"
             if inner or isinstance(term, AttentionTransfer):
-                raise ValueError(f"teacher_view: plain keeps pooled features alone, '{term.loss}' here needs others")
+                raise ValueError(f"teacher_view: plain keeps only pooled features, and '{term.loss}' needs others")
 
     def _check_terms(self) -> None:
         taught = any(not isinstance(term, CrossEntropy) for term in self.objectives)
         if not taught:
-            raise ValueError("no term learns from the teacher: add one, such as hard, or take a train stage")
+            raise ValueError("no term learns from the teacher: add one, such as hard, or use a train stage")
         for term in self.objectives:
             if isinstance(term, DecoupledDistillation) and self.augmentation.mixes:
-                raise ValueError("dkd is defined for one label a picture: leave out mixup and cutmix, or take 'soft'")
+                raise ValueError("dkd needs one label for each picture: leave out mixup and cutmix, or use 'soft'")
             if isinstance(term, (FeatureDistillation, AttentionTransfer)):
                 if self.teacher_cache is not None:
                     raise ValueError(
@@ -414,7 +414,7 @@ class Distill(Distillation):
             other = next(head for head in HEAD_TEACHERS if head != idle)
             raise ValueError(
                 f"the {idle} head of a distillation-token student would learn nothing: add {HEAD_TEACHERS[idle]}, or "
-                f"leave it out of the answer with inference: {other}"
+                f"leave it out of the prediction with inference: {other}"
             )
 
 
@@ -422,7 +422,7 @@ HEAD_TEACHERS = {"class": "cross_entropy", "distillation": "hard or soft"}
 
 
 def idle_head(objectives: Sequence[Objective], inference: str) -> str | None:
-    """The head of a distillation-token student that it answers with and that no term teaches, where there is one."""
+    """The head of a distillation-token student that predicts but that no term trains; None if there is none."""
     features = (CrossEntropy, FeatureDistillation, AttentionTransfer)
     learns = {
         "class": any(isinstance(term, CrossEntropy) for term in objectives),

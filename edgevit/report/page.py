@@ -215,7 +215,7 @@ def _under_corruption(number: int, group: Mapping[str, Any]) -> Json:
 
 def _over_episodes(group: Mapping[str, Any]) -> Json:
     return {
-        "title": f"{group['ways']}-way {group['shots']}-shot",
+        "title": f"Few-shot accuracy, {group['ways']}-way {group['shots']}-shot",
         "models": [model["id"] for model in group["models"]],
         "rows": text.episode_rows(group),
         "note": text.episode_note(group),

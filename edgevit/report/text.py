@@ -156,7 +156,7 @@ def plus_minus(share: Mapping[str, Any] | None) -> str:
 
 def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
     """The section of report.md."""
-    yield f"## {group['ways']}-way {group['shots']}-shot"
+    yield f"## Few-shot accuracy, {group['ways']}-way {group['shots']}-shot"
     header = ("method", *(model["id"] for model in group["models"]))
     rows = [header, *((name, *map(plus_minus, shares)) for name, shares in episode_rows(group))]
     yield from _in_tables(rows)

@@ -130,7 +130,7 @@ def test_subgraphs_are_shown_apart(tmp_path: Path) -> None:
     assert found.macs is None  # one branch has a product, the other has none
     assert "1 × MatMul" in inspection_page(found)
     shown = run("inspect", tmp_path / "model.onnx")
-    assert "in subgraphs (bodies of If, Loop and Scan), left out of all other numbers\n" in shown
+    assert "in subgraphs (bodies of If, Loop and Scan), not counted in the other numbers\n" in shown
     assert "  1 × MatMul\n" in shown
     found = inspected(with_branches(onnx.helper.make_node("Neg", ["image"], ["inside"])), tmp_path)
     assert (found.macs, found.in_subgraphs["Neg"]) == (0, 1)
@@ -144,7 +144,7 @@ def test_a_fixed_batch_is_what_the_numbers_are_of(fixed: int, tmp_path: Path) ->
     assert (found.batch, found.macs) == (fixed, fixed * 4 * 2)
     shown, said = run("inspect", tmp_path / "model.onnx"), "one batch of 8, fixed by the file"
     assert (f"MACs         64 for {said}\n" in shown) == (fixed == 8)
-    assert f"memory are those of {said if fixed == 8 else 'one image'}." in inspection_page(found)
+    assert f"memory are for {said if fixed == 8 else 'one image'}." in inspection_page(found)
 
 
 EINSUM = onnx.helper.make_node("Einsum", ["image", "w"], ["inside"], equation="bi,ij->bj")
@@ -183,7 +183,7 @@ def test_the_command_on_a_file_a_bundle_and_a_folder(tmp_path: Path) -> None:
         "activations ",
         "attention    0 of 2 fused",
         "  4 × a product of two activations",
-        "got: by ONNX",
+        "got: the precision in ONNX",
     ):
         assert line in shown
     run("bundle", file, "--out", tmp_path / "bundle")

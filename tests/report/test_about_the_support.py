@@ -50,20 +50,20 @@ def test_the_section_says_what_was_found(tmp_path: Path):
     (one,) = report["advice"]
     assert (one["id"], one["support"], one["images"]) == ("advised0", "digits.support", 24)
     assert one["mislabelled"] == told["mislabelled"]
-    assert page.count("About the support") == text.count("## About the support") == 1
+    assert page.count("The support set") == text.count("## The support set") == 1
     for said in (page, text):
-        for word in ("train/1.jpg", "train/7.jpg", "The pool looks unlike the", "60", "10 images a class"):
+        for word in ("train/1.jpg", "train/7.jpg", "The pool differs from the", "60", "10 images of each class"):
             assert word in said, word
     assert "<b>bolt" not in page
     assert "predicted" in page
-    assert all(len(line) <= 80 for line in text.split("## About the support")[1].splitlines() if "www" not in line)
+    assert all(len(line) <= 80 for line in text.split("## The support set")[1].splitlines() if "www" not in line)
 
 
 def test_two_stages_have_two_sections_under_their_names(tmp_path: Path):
     run = run_with(tmp_path, found_by_the_stage(), stages=2)
     report = report_json(lineup(run.of(*ALL, "advised_accuracy")), Budget(), "quickstart")
     titles = [one["title"] for one in report["advice"]]
-    assert titles == ["About the support, as advised0 sees it", "About the support, as advised1 sees it"]
+    assert titles == ["The support set of advised0", "The support set of advised1"]
     assert all(f"## {title}\n" in markdown(report) for title in titles)
 
 
@@ -81,5 +81,5 @@ def test_of_a_tiny_support_little_is_said(tmp_path: Path, per_class: int, senten
 def test_without_advice_there_is_no_section(tmp_path: Path):
     run = quickstart(tmp_path)
     write_report(run.of(*ALL), Budget(), "quickstart", tmp_path)
-    assert "About the support" not in (tmp_path / "report.html").read_text() + (tmp_path / "report.md").read_text()
+    assert "The support set" not in (tmp_path / "report.html").read_text() + (tmp_path / "report.md").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["advice"] == []

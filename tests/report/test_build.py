@@ -131,7 +131,7 @@ def test_names_from_data_are_escaped_everywhere(tmp_path: Path):
 
 def test_a_report_of_one_accuracy_has_no_empty_sections(run: MeasuredRun, tmp_path: Path):
     html = (written(run, tmp_path / "out", "float_accuracy") / "report.html").read_text()
-    assert "What the deployed model gets wrong" in html
+    assert "Mistakes of the deployed model" in html
     assert "Latency of the deployed model" not in html
     assert "<h2>Quantization" not in html
 
@@ -191,7 +191,7 @@ def test_names_in_markdown_stay_text(run: MeasuredRun, tmp_path: Path):
 
     def with_names(padding: int, *names: str) -> str:
         sentences = [f"{'w' * padding} {name} {'and more words ' * 5} {name}".lstrip() for name in names]
-        advice = [{"title": "About the support", "sentences": sentences}]
+        advice = [{"title": "The support set", "sentences": sentences}]
         return markdown({**report, "advice": advice, "cautions": list(names)})
 
     for padding in range(0, 80, 2):

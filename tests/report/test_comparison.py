@@ -41,7 +41,7 @@ def test_a_limit_that_was_not_measured_is_not_judged(run: MeasuredRun):
     found = report(run, "accuracy", latency_ms=1.0, size_mib=1.0)
     assert found["verdict"]["meets_budget"] is None
     assert "not measured" in found["verdict"]["reasons"][0]
-    assert found["answer"]["verdict"] == "It is not known whether it meets the budget."
+    assert found["answer"]["verdict"] == "The budget cannot be judged: a measurement is missing."
 
 
 def test_an_exceeded_limit_decides_even_where_another_is_unknown(run: MeasuredRun):
@@ -50,7 +50,7 @@ def test_an_exceeded_limit_decides_even_where_another_is_unknown(run: MeasuredRu
 
 def test_a_drop_within_the_limit_says_when_chance_could_hide_more(run: MeasuredRun):
     (reason,) = report(run, top1_drop=0.01)["verdict"]["reasons"]
-    assert reason.endswith("The interval of the difference includes the limit.")
+    assert reason.endswith("The limit lies inside the 95% interval.")
 
 
 def test_comparisons_hold_the_numbers_of_the_sentences(run: MeasuredRun):
@@ -73,7 +73,7 @@ def test_latencies_under_different_conditions_are_never_divided(tmp_path: Path, 
     found = report(run, "teacher_accuracy", "accuracy", "latency", "other")
     assert found["comparisons"]["teacher"]["times_faster"] is None
     speed = next(one for one in found["answer"]["points"] if one["title"] == "Latency")
-    assert any("measured under different conditions" in one for one in speed["sentences"])
+    assert any("whose conditions differ" in one for one in speed["sentences"])
 
 
 def test_the_float_students_latency_may_be_that_of_its_onnx_file(tmp_path: Path):
