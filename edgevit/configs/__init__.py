@@ -1,4 +1,4 @@
-"""What a recipe may say: frozen records for data sets and stages. Every default lives here and nowhere else."""
+"""Frozen records of what a recipe holds: data sets, stages, a budget. Every default lives here and nowhere else."""
 
 from edgevit.configs.datasets import (
     DATASETS,
@@ -19,9 +19,7 @@ from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod
 from edgevit.configs.fields import (
     OPSET,
     Calibrator,
-    FileRuntime,
     QuantizedPrecision,
-    QuantizedRuntime,
     input_files,
     references,
     with_absolute_files,
@@ -38,6 +36,8 @@ from edgevit.configs.objectives import (
     Tap,
     TeacherTerm,
 )
+from edgevit.configs.recipe import Recipe
+from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import Budget, Stage
 from edgevit.configs.stages import (
     STAGES,
@@ -116,6 +116,7 @@ __all__ = [
     "Quantize",
     "QuantizedPrecision",
     "QuantizedRuntime",
+    "Recipe",
     "Report",
     "SoftDistillation",
     "Splits",

@@ -12,20 +12,21 @@ from edgevit.configs.fields import (
     BatchSize,
     ClassCount,
     Count,
-    DatasetRef,
-    FileRuntime,
     ImageCount,
+    JudgedBy,
+    LearnedFrom,
     ModelRef,
     Positive,
     Seed,
     Severity,
 )
+from edgevit.configs.runtimes import FileRuntime
 from edgevit.configs.stage import OnTarget
 
 Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]
 CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
 
-# The options of each protocol that has some.
+# The options of each protocol.
 OPTIONS = {
     "corruptions": ("kinds", "severities", "max_images", "seed"),
     "episodes": (
@@ -45,60 +46,73 @@ OPTIONS = {
 
 
 class Evaluate(OnTarget):
-    """Accuracy of a checkpoint, an ONNX file or an engine, by running it where it will run."""
+    """Measure the accuracy of a checkpoint, an ONNX file or a compiled model on the target."""
 
     stage: Literal["evaluate"]
     makes: ClassVar[Kind] = "evaluation"
+    reads_test_images: ClassVar[bool] = True
     version: ClassVar[int] = 3
-    model: ModelRef
-    data: DatasetRef
-    batch_size: BatchSize = 32
-    runtime: FileRuntime | None = Field(None, description="what opens an ONNX file; by default what it was made for")
+    model: ModelRef = Field(description="Model to evaluate.")
+    data: JudgedBy = Field(description="Labelled images to evaluate on.")
+    batch_size: BatchSize = Field(32, description="Number of images that the model gets at once.")
+    runtime: FileRuntime | None = Field(
+        None, description="Runtime that opens an ONNX file. By default, the runtime that the file was made for."
+    )
     protocol: Literal["standard", "corruptions", "episodes"] = Field(
         "standard",
-        description="corruptions: the same images hurt in known ways too, alike for every model; episodes: how well "
-        "its features serve to learn classes from a few images, over many draws",
+        description="Kind of evaluation. standard: accuracy on the images. corruptions: also accuracy on corrupted "
+        "copies, which are the same for every model. episodes: accuracy of few-shot heads on the model's features over "
+        "many draws of classes and support sets.",
     )
-    kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, description="with protocol: corruptions")
-    severities: tuple[Severity, ...] = Field((1, 2, 3, 4, 5), description="with protocol: corruptions")
+    kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, description="Corruptions to apply, with protocol: corruptions.")
+    severities: tuple[Severity, ...] = Field(
+        (1, 2, 3, 4, 5), description="Strengths of the corruptions, with protocol: corruptions. 5 is the strongest."
+    )
     max_images: ImageCount = Field(
-        1000, description="with protocol: corruptions; of a larger set this many, drawn by the hash of their ids"
+        1000,
+        description="Largest number of images to corrupt, with protocol: corruptions. The hash of the id chooses them.",
     )
     methods: tuple[Literal[HeadMethod, "auto"], ...] = Field(
-        ("nearest_centroid",), description="with protocol: episodes; each is compared with the first"
+        ("nearest_centroid",),
+        description="Few-shot methods, with protocol: episodes. Each method is compared with the first.",
     )
-    ways: ClassCount | None = Field(None, description="with protocol: episodes; classes in each, all by default")
-    shots: Count = Field(5, description="with protocol: episodes; labelled images of each class")
+    ways: ClassCount | None = Field(
+        None, description="Number of classes in an episode, with protocol: episodes. All classes by default."
+    )
+    shots: Count = Field(5, description="Number of labelled images of each class, with protocol: episodes.")
     queries: Count | None = Field(
-        None, description="with protocol: episodes; images of each class to be answered, all by default"
+        None, description="Number of query images of each class, with protocol: episodes. All by default."
     )
-    episodes: Count = Field(600, description="with protocol: episodes; how many")
+    episodes: Count = Field(600, description="Number of episodes, with protocol: episodes.")
     imbalance: Positive | None = Field(
         None,
-        description="with protocol: episodes; the shares of the classes among the queries are drawn from a Dirichlet "
-        "distribution of this concentration (2 is usual), where transduction may do harm; equal by default",
+        description="Concentration of the Dirichlet distribution that draws the share of each class among the queries, "
+        "with protocol: episodes. 2 is usual. By default, all classes have equal shares.",
     )
-    support: DatasetRef | None = Field(
-        None, description="with protocol: episodes; where supports are drawn from, the data itself by default"
+    support: LearnedFrom | None = Field(
+        None, description="Images that support sets are drawn from, with protocol: episodes. By default, data."
     )
-    pool: DatasetRef | None = Field(
-        None, description="with protocol: episodes; what transductive methods learn from, the queries by default"
+    pool: LearnedFrom | None = Field(
+        None,
+        description="Images that transductive methods learn from, with protocol: episodes. By default, the queries.",
     )
-    base: DatasetRef | None = Field(
-        None, description="with protocol: episodes; features are taken relative to the mean of these"
+    base: LearnedFrom | None = Field(
+        None, description="Images whose mean feature is subtracted from all features, with protocol: episodes."
     )
-    max_pool_images: ImageCount = Field(4000, description="with protocol: episodes; so many of a larger pool or base")
-    seed: Seed = Field(0, description="with protocol: corruptions or episodes; of what they draw")
+    max_pool_images: ImageCount = Field(
+        4000, description="Largest number of images of pool or base, with protocol: episodes."
+    )
+    seed: Seed = Field(0, description="Seed of the draws, with protocol: corruptions or episodes.")
 
     @model_validator(mode="after")
     def _options_of_the_protocol(self) -> Self:
         defaults = {name: info.default for name, info in type(self).model_fields.items()}
         for name, default in defaults.items():
-            protocols = [one for one, options in OPTIONS.items() if name in options]
+            protocols = [protocol for protocol, options in OPTIONS.items() if name in options]
             if protocols and self.protocol not in protocols and getattr(self, name) != default:
                 raise ValueError(f"'{name}' goes with protocol: {' or '.join(protocols)}")
         for name in ("kinds", "severities", "methods"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"'{name}' names {'one of them twice' if values else 'none'}")
+                raise ValueError(f"'{name}' {'has a value twice' if values else 'is empty'}")
         return self

@@ -1,4 +1,4 @@
-"""The stage that adapts a model to a few images, and its methods."""
+"""The config of the stage `fewshot`, and the names of its methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, ImageCount, Rate, ViewCount
+from edgevit.configs.fields import AdaptedTo, CheckpointRef, Count, ImageCount, LearnedFrom, Rate, ViewCount
 from edgevit.configs.stage import Stage
 from edgevit.configs.training import Training, Views
 
@@ -24,43 +24,53 @@ HEAD_METHODS: tuple[HeadMethod, ...] = get_args(HeadMethod)
 
 
 class Fewshot(Training):
-    """Adapt a checkpoint to the classes of a small support set, with or without an unlabelled pool."""
+    """The stage `fewshot`: adapt a checkpoint to the classes of a small support set, with or without a pool.
+
+    The block `few_shot` of a data set (`FewShotDraw`) draws its support and pool.
+    """
 
     stage: Literal["fewshot"]
     version: ClassVar[int] = 3
 
-    model: CheckpointRef
-    support: DatasetRef
-    pool: DatasetRef | None = None
-    base: DatasetRef | None = Field(
-        None, description="heads take features relative to the mean of these; by default to that of support and pool"
+    model: CheckpointRef = Field(description="Model whose features are used.")
+    support: AdaptedTo = Field(description="Labelled images of each class, such as DATASET.support.")
+    pool: LearnedFrom | None = Field(
+        None, description="Images of the same classes without labels, such as DATASET.pool, for transductive methods."
+    )
+    base: LearnedFrom | None = Field(
+        None,
+        description="Images whose mean feature is subtracted from all features. By default, support and pool.",
     )
     method: Literal[HeadMethod, "auto", "finetune"] | None = Field(
-        None, description="label_propagation where there is a pool, else logistic_regression; auto: by cross-validation"
+        None,
+        description="Method that makes the classifier. By default, label_propagation with a pool and "
+        "logistic_regression without. auto chooses by cross-validation inside the support set.",
     )
     candidates: tuple[Literal[HeadMethod, "finetune"], ...] = Field(
-        (), description="what auto chooses from; by default all heads that need no balanced pool"
+        (), description="Methods that auto chooses from. By default, all heads that need no balanced pool."
     )
     max_pool_images: ImageCount = Field(
-        4000, description="heads look at so many images of a larger pool, drawn by the hash of their ids"
+        4000, description="Largest number of pool images that a head uses. The hash of the id chooses them."
     )
 
     random_views: ViewCount = Field(
-        8, description="heads are fitted to the mean feature of each image and of so many random views of it"
+        8,
+        description="Number of random views of each support image. A head is fitted to the mean feature of the image "
+        "and its views.",
     )
     tune: Literal["all", "norm", "bias", "lora"] = Field(
         "all",
-        description="what finetune trains beside the classifier: all weights, the normalisation layers, the biases "
-        "(BitFit), or a change of low rank to each linear layer and convolution (LoRA)",
+        description="Weights that finetune trains beside the classifier: all, the normalization layers, the biases "
+        "(BitFit), or a low-rank change of each linear layer and convolution (LoRA).",
     )
-    lora_rank: Count = Field(4, description="of tune: lora: the largest rank of the change to a layer's weights")
+    lora_rank: Count = Field(4, description="Largest rank of the change to a layer's weights, with tune: lora.")
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = Field(
         None,
-        description="candidates, one of which finetune chooses by cross-validation inside the support; 0 keeps the "
-        "model as the head fit left it. With one image of a class it takes learning_rate",
+        description="Learning rates that finetune chooses from by cross-validation inside the support set. 0 keeps the "
+        "model as the head left it. With one image of a class, learning_rate is used.",
     )
     test_time_views: Views = Field(
-        (), description="answers are the mean over the picture and these views of it; each costs one more pass"
+        (), description="Views whose answers are averaged with the answer for the image. Each view costs one more pass."
     )
 
     @model_validator(mode="after")
@@ -80,9 +90,9 @@ class Fewshot(Training):
         if self.lora_rank != Fewshot.model_fields["lora_rank"].default and self.tune != "lora":
             raise ValueError(f"'lora_rank' goes with tune: lora, not with tune: {self.tune}")
         if self.tune != "all" and self.freeze is not None:
-            raise ValueError(f"'freeze' and tune: {self.tune} both say what is trained: give one of them")
+            raise ValueError(f"'freeze' and tune: {self.tune} both choose the trained weights: give one of them")
         for name in ("candidates", "learning_rates"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
-                raise ValueError(f"'{name}' names something twice: {', '.join(map(str, values))}")
+                raise ValueError(f"'{name}' has a value twice: {', '.join(map(str, values))}")
         return self

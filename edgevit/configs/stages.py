@@ -11,217 +11,230 @@ from edgevit.configs.evaluation import Evaluate
 from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
     OPSET,
+    AdaptedTo,
     BatchSize,
+    CalibratedBy,
+    CalibratedByLabels,
     Calibrator,
     CheckpointRef,
     Count,
-    DatasetRef,
     Decibels,
     FileModelRef,
-    FileRuntime,
     Fraction,
     ImageCount,
+    LearnedFrom,
     MeasuredSeconds,
     MeasurementRef,
     ModelRef,
     OnnxRef,
     Opset,
     QuantizedPrecision,
-    QuantizedRuntime,
     Seed,
     Share,
     Threads,
     WarmupSeconds,
 )
+from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import OnTarget, Stage
 from edgevit.configs.training import Distill, Load, Qat, Train
 
 
 class PseudoLabel(Stage):
-    """A teacher's labels for images without any (labels they have are ignored); those it is sure of are kept."""
+    """Label images with a teacher, and keep the labels that it is sure of. Labels that the images have are ignored."""
 
     stage: Literal["pseudo_label"]
     makes: ClassVar[Kind] = "dataset"
-    teacher: CheckpointRef
-    data: DatasetRef
-    calibration: DatasetRef | None = Field(
-        None, description="labelled images that the teacher was not trained on: its temperature is fitted to them"
+    teacher: CheckpointRef = Field(description="Model that labels the images.")
+    data: LearnedFrom = Field(description="Images to label.")
+    calibration: CalibratedByLabels | None = Field(
+        None,
+        description="Labelled images that the teacher was not trained on. The teacher's temperature is fitted to them.",
     )
-    threshold: Fraction = Field(0.8, description="least confidence, after calibration")
-    balance: bool = Field(False, description="no class keeps more images than the median class; the surest stay")
-    most_per_class: ImageCount | None = Field(None, description="no class keeps more than so many; the surest stay")
+    threshold: Fraction = Field(0.8, description="Least confidence of a label that is kept, after calibration.")
+    balance: bool = Field(
+        False, description="Whether no class keeps more images than the median class. The surest images stay."
+    )
+    most_per_class: ImageCount | None = Field(
+        None, description="Largest number of images that a class keeps. The surest images stay."
+    )
 
 
 class Prune(Stage):
-    """Take out the attention heads, hidden units and blocks that matter least; what is left is to be trained again.
+    """Remove the attention heads, hidden units and blocks that matter least. Train the model again afterwards.
 
-    Test-time views are dropped, as by training.
+    Test-time views are dropped, as in training.
     """
 
     stage: Literal["prune"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
-    model: CheckpointRef
-    keep_macs: Share | None = Field(None, description="share of the multiply-accumulates that stays, at most")
-    keep_params: Share | None = Field(None, description="or share of the parameters that stays, at most")
+    model: CheckpointRef = Field(description="Model to prune.")
+    keep_macs: Share | None = Field(None, description="Largest share of the multiply-accumulates that stays.")
+    keep_params: Share | None = Field(None, description="Largest share of the parameters that stays.")
     keep_latency: Share | None = Field(
-        None, description="or share of the latency that stays, at most: measured in ONNX Runtime on this machine"
+        None, description="Largest share of the latency that stays, measured in ONNX Runtime on this machine."
     )
-    threads: Threads = Field(1, description="CPU threads of the runtime while it is timed")
+    threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
     structures: Annotated[tuple[Literal["heads", "hidden", "blocks"], ...], Field(min_length=1)] = Field(
-        ("heads", "hidden"), description="what may go; blocks are whole residual blocks of plain ViTs"
+        ("heads", "hidden"),
+        description="Structures that may go: attention heads, hidden units, or whole residual blocks of plain ViTs.",
     )
     score: Literal["taylor", "magnitude"] = Field(
-        "taylor", description="by the change of the loss on `data`, or by the size of the weights"
+        "taylor", description="Importance of a structure: the change of the loss on data, or the size of the weights."
     )
-    data: DatasetRef | None = Field(None, description="images for taylor; labels are used where there are any")
-    images: ImageCount = Field(256, description="how many of them are used")
-    seed: Seed = 0
+    data: LearnedFrom | None = Field(None, description="Images for score: taylor. Labels are used if there are any.")
+    images: ImageCount = Field(256, description="Largest number of images that are used.")
+    seed: Seed = Field(0, description="Seed of the choice of images.")
 
     @model_validator(mode="after")
     def _checks(self) -> Self:
         if [self.keep_macs, self.keep_params, self.keep_latency].count(None) != 2:
             raise ValueError("give one of 'keep_macs', 'keep_params' and 'keep_latency'")
         if self.threads != 1 and self.keep_latency is None:
-            raise ValueError("'threads' goes with keep_latency: nothing else is timed")
+            raise ValueError("'threads' goes with keep_latency: nothing is timed without it")
         if self.score == "taylor" and self.data is None:
-            raise ValueError("taylor looks at images: give 'data', or score: magnitude")
+            raise ValueError("taylor needs images: give 'data', or score: magnitude")
         if self.score == "magnitude" and (self.data is not None or "blocks" in self.structures):
             wrong = "data" if self.data is not None else "blocks"
-            raise ValueError(f"magnitude ranks heads and hidden units by their weights alone: leave out {wrong}")
+            raise ValueError(f"magnitude ranks heads and hidden units by their weights only: leave out {wrong}")
         return self
 
     @property
     def cost(self) -> Literal["macs", "params"]:
-        """What units are weighed by; to a latency, MACs."""
+        """The cost of a unit in the search; MACs for a latency."""
         return "macs" if self.keep_params is None else "params"
 
     @property
     def keep(self) -> float | None:
-        """The share of the cost that stays; None where it is to be found for a latency."""
+        """The share of the cost that stays; None if it is searched for a latency."""
         return self.keep_macs if self.keep_params is None else self.keep_params
 
     @property
     def target(self) -> Literal["local-cpu"] | None:
-        """Where it is timed, which then decides the result."""
+        """The target of the timing, which decides the result; None without timing."""
         return None if self.keep_latency is None else "local-cpu"
 
     @property
     def runtime_here(self) -> FileRuntime:
-        """What times it there."""
+        """The runtime of the timing."""
         return "onnxruntime"
 
 
 class Factorize(Stage):
-    """Put two thin linear layers in the place of one where that is cheaper, by SVD weighted by what enters it.
+    """Replace a linear layer by two thin ones if that is cheaper, by an SVD weighted with the inputs of the layer.
 
-    Test-time views are dropped, as by training.
+    Test-time views are dropped, as in training.
     """
 
     stage: Literal["factorize"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
-    model: CheckpointRef
-    keep_macs: Share = Field(description="share of the multiply-accumulates that stays, at most")
-    data: DatasetRef = Field(description="images, with labels or without, that show what enters the layers")
-    images: ImageCount = Field(256, description="how many of them are used")
-    seed: Seed = 0
+    model: CheckpointRef = Field(description="Model to factorize.")
+    keep_macs: Share = Field(description="Largest share of the multiply-accumulates that stays.")
+    data: LearnedFrom = Field(description="Images, with or without labels, that give the inputs of the layers.")
+    images: ImageCount = Field(256, description="Largest number of images that are used.")
+    seed: Seed = Field(0, description="Seed of the choice of images.")
 
 
 class MergeTokens(Stage):
-    """Let a plain ViT merge similar tokens from block to block (ToMe); it may be trained again so, or used as it is."""
+    """Let a plain ViT merge similar tokens in each block (ToMe). Train it again afterwards, or use it as it is."""
 
     stage: Literal["merge_tokens"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
-    model: CheckpointRef
-    per_block: Count = Field(description="pairs of patch tokens that become one in each block")
+    model: CheckpointRef = Field(description="Plain ViT whose tokens are merged.")
+    per_block: Count = Field(description="Number of pairs of patch tokens that become one token in each block.")
 
 
 class Export(Stage):
-    """Checkpoint → ONNX."""
+    """Write a checkpoint as an ONNX file, and compare the file with the checkpoint."""
 
     stage: Literal["export"]
     makes: ClassVar[Kind] = "onnx"
     version: ClassVar[int] = 4
-    model: CheckpointRef
-    opset: Opset = OPSET
-    runtime: FileRuntime = Field("onnxruntime", description="what opens the file on this machine")
-    dynamic_batch: bool = True
+    model: CheckpointRef = Field(description="Model to export.")
+    opset: Opset = Field(OPSET, description="ONNX opset of the file.")
+    runtime: FileRuntime = Field("onnxruntime", description="Runtime that opens the file on this machine.")
+    dynamic_batch: bool = Field(
+        True, description="Whether the file takes any batch size. With false, it takes one image at a time."
+    )
     precision: Literal["float32", "float16"] = Field(
         "float32",
-        description="float16, for TensorRT: all but inputs, outputs, and what leaves float16's range on random "
-        "pictures; what is to be quantized is float32",
+        description="Precision of the file. float16 is for TensorRT: inputs, outputs and tensors that leave float16's "
+        "range on random images stay float32. quantize takes float32.",
     )
     normalize: bool = Field(
-        False, description="scale and normalize inside the graph: its input is the resized picture, uint8 (N, H, W, 3)"
+        False,
+        description="Whether the graph scales and normalizes. Its input is then the resized image, uint8 (N, H, W, 3).",
     )
     embedding: bool = Field(
-        False, description="a second output, what enters the classifier, so that classes can be added to the bundle"
+        False,
+        description="Whether the file has a second output, the input of the classifier. Classes can then be added to "
+        "its bundle.",
     )
 
 
 class Quantize(Stage):
-    """ONNX → ONNX with Q/DQ, calibrated on images (post-training quantization): INT8, or FP8 or INT4 for TensorRT.
+    """Quantize an ONNX file after training, calibrated on images: to INT8, or to FP8 or INT4 for TensorRT.
 
-    Where it is timed (placement: fastest, but for tensorrt) and no form is faster than the float model, the float model
-    comes out.
+    With placement: fastest, the forms are timed. If none is faster than the float model, the float model is the result.
+    Files for TensorRT are not timed.
     """
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
     version: ClassVar[int] = 5
-    model: OnnxRef
-    calibration: DatasetRef
-    calibration_images: ImageCount = Field(256, description="how many images of the calibration set are used")
+    model: OnnxRef = Field(description="ONNX file to quantize, in float32.")
+    calibration: CalibratedBy = Field(description="Images that give the ranges of activations. Labels are not used.")
+    calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
     calibrator: Literal[Calibrator, "trained"] = Field(
         "minmax",
-        description="trained: the ranges that came out of a qat stage and that the export carries; tensors without any "
-        "are calibrated by minmax",
+        description="Rule that turns observed values into a range. trained takes the ranges of a qat stage, which the "
+        "export carries, and minmax for tensors without one.",
     )
     smoothquant: Fraction | None = Field(
-        None, description="share α of large activation channels that the weights take over (SmoothQuant); 0.5 is usual"
+        None, description="SmoothQuant strength α; 0.5 is usual. SmoothQuant is off by default."
     )
     bias_correction: bool = Field(
         False,
-        description="change biases so that each channel of an integer layer keeps the mean that it has in float; worth "
-        "its minutes above all where convolutions have a group for each channel",
+        description="Whether biases change so that each channel of an integer layer keeps its mean in float. It takes "
+        "minutes, and helps depthwise convolutions most.",
     )
     runtime: QuantizedRuntime = Field(
-        "onnxruntime", description="whose dialect the graph is written in; what stays float is float16 for tensorrt"
+        "onnxruntime",
+        description="Runtime that the graph is written for. For tensorrt, float tensors are float16.",
     )
     precision: QuantizedPrecision = Field(
         "int8",
-        description="float8 and int4 are for tensorrt. float8: weights and activations in E4M3, which Ada, Hopper, "
-        "Blackwell and Jetson Thor multiply, Orin (Ampere) does not. int4: weights of products (MatMul, Gemm) alone, a "
-        "scale for each 64 inputs, for the smallest file; activations stay float16. It takes a parser of opset 21, "
-        "which JetPack 6 has not",
+        description="Precision of quantized tensors. float8 and int4 are for tensorrt. float8: weights and activations "
+        "in E4M3, for Ada, Hopper, Blackwell and Jetson Thor; Orin (Ampere) has none. int4: only the weights of "
+        "products (MatMul, Gemm), with a scale for each 64 inputs; activations stay float16. int4 needs a parser of "
+        "opset 21, which JetPack 6 does not have.",
     )
     placement: Literal["fastest", "all", "dense", "products"] = Field(
         "fastest",
-        description="what becomes integers: all that the dialect quantizes; the same without grouped convolutions "
-        "(dense); products (MatMul, Gemm) alone; or the fastest of these, timed in turns with the float model on this "
-        "machine, which ships where none is faster (for tensorrt, which does not run here: all)",
+        description="Operators that become integers. all: every operator that the runtime can quantize. dense: all but "
+        "grouped convolutions. products: only MatMul and Gemm. fastest: each of these forms is timed in turns with the "
+        "float model on this machine, and the fastest ships. If none is faster, the float model ships. For tensorrt, "
+        "fastest means all.",
     )
-    threads: Threads = Field(1, description="CPU threads of the runtime while it is timed")
+    threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
     min_sqnr_db: Decibels | None = Field(
         None,
-        description="parity gate: least signal-to-quantization-noise ratio of the logits; the layers that cost most "
-        "stay float where the model would be below it; 10 by default, and 0 with calibrator: trained",
+        description="Least signal-to-quantization-noise ratio of the logits in decibels. If the model would be below "
+        "it, the layers that cost most stay float. 10 by default; 0 with calibrator: trained.",
     )
     sensitivity: bool = Field(
-        False, description="measure what each layer alone costs, whether the gate needs it or not"
+        False, description="Whether the cost of each layer alone is measured, even if min_sqnr_db is met without."
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="Seed of the choice of calibration images.")
 
     @model_validator(mode="after")
     def _ranges_belong_to_the_weights(self) -> Self:
         if self.calibrator == "trained" and self.smoothquant is not None:
-            raise ValueError("smoothquant changes what the trained ranges are of: leave it out, or calibrate anew")
+            raise ValueError("smoothquant changes the tensors of the trained ranges: leave it out, or calibrate anew")
         if self.calibrator == "trained" and self.bias_correction:
-            raise ValueError(
-                "biases that were trained beside rounding are right as they are: leave bias_correction out"
-            )
+            raise ValueError("biases from quantization-aware training need no correction: leave bias_correction out")
         return self
 
     @model_validator(mode="after")
@@ -232,90 +245,95 @@ class Quantize(Stage):
             raise ValueError(f"precision: {self.precision} is for runtime: tensorrt; {self.runtime} takes int8")
         if self.calibrator != "minmax" or self.smoothquant is not None:
             option = "smoothquant" if self.smoothquant is not None else f"calibrator: {self.calibrator}"
-            raise ValueError(f"{option} is for the even steps of int8: leave it out with precision: {self.precision}")
+            raise ValueError(f"{option} is for int8: leave it out with precision: {self.precision}")
         return self
 
     @property
     def floor_db(self) -> float:
-        """`min_sqnr_db`, or its default: what was trained to be rounded need not answer alike in float."""
+        """`min_sqnr_db`, or its default. A model from quantization-aware training may differ more from float."""
         return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
 
     @property
     def target(self) -> Literal["local-cpu"]:
-        """Where it is calibrated, judged and timed, which decides what stays float and what comes out."""
+        """The target of calibration, gate and timing, which decides the result."""
         return "local-cpu"
 
     @property
     def runtime_here(self) -> FileRuntime:
-        """What runs it there: TensorRT does not."""
+        """The runtime of gate and timing on this machine, where TensorRT does not run."""
         return "onnxruntime" if self.runtime == "tensorrt" else self.runtime
 
     @property
     def is_timed(self) -> bool:
-        """Whether the fastest of several forms comes out."""
+        """Whether the result is the fastest of several forms."""
         return self.placement == "fastest" and self.runtime != "tensorrt"
 
 
 class Compile(OnTarget):
-    """ONNX → what the target's runtime loads."""
+    """Compile an ONNX file for the runtime of the target, and compare the result with the file."""
 
     stage: Literal["compile"]
     makes: ClassVar[Kind] = "engine"
     version: ClassVar[int] = 2
-    model: OnnxRef
-    runtime: Literal["onnxruntime"] = "onnxruntime"
+    model: OnnxRef = Field(description="ONNX file to compile.")
+    runtime: Literal["onnxruntime"] = Field("onnxruntime", description="Runtime that loads the compiled model.")
 
 
 class Profile(OnTarget):
-    """Latency of a checkpoint, an ONNX file or an engine."""
+    """Measure the latency of a checkpoint, an ONNX file or a compiled model."""
 
     stage: Literal["profile"]
     makes: ClassVar[Kind] = "latency"
-    model: ModelRef
-    batch_size: BatchSize = 1
-    threads: Threads = Field(1, description="CPU threads of the runtime")
-    precision: Literal["float32", "float16"] = Field("float32", description="float16: torch on local-gpu")
-    runtime: FileRuntime | None = Field(None, description="what opens an ONNX file; by default what it was made for")
-    boundary: Literal["compute", "end_to_end"] = Field(
-        "compute", description="end_to_end adds decoding and preprocessing"
+    model: ModelRef = Field(description="Model to time.")
+    batch_size: BatchSize = Field(1, description="Number of images in a batch.")
+    threads: Threads = Field(1, description="Number of CPU threads of the runtime.")
+    precision: Literal["float32", "float16"] = Field(
+        "float32", description="Precision of a checkpoint. float16 needs target: local-gpu."
     )
-    warmup_s: WarmupSeconds = 0.5
-    duration_s: MeasuredSeconds = 3.0
-    min_runs: Count = 100
+    runtime: FileRuntime | None = Field(
+        None, description="Runtime that opens an ONNX file. By default, the runtime that the file was made for."
+    )
+    boundary: Literal["compute", "end_to_end"] = Field(
+        "compute", description="Work that is timed: the model alone, or decoding and preprocessing too."
+    )
+    warmup_s: WarmupSeconds = Field(0.5, description="Time before the measurement in seconds. It is not counted.")
+    duration_s: MeasuredSeconds = Field(3.0, description="Time of the measurement in seconds.")
+    min_runs: Count = Field(100, description="Least number of runs. The measurement goes on until there are as many.")
 
 
 class Check(Stage):
-    """What NVIDIA's builder makes of an ONNX file for TensorRT, on this machine and without a GPU.
+    """Ask NVIDIA's builder whether TensorRT takes an ONNX file and in which precision it runs, without a GPU.
 
-    Without the extra tensorrt-check it answers by rules and tables alone; the builder is asked once that is installed.
+    Without the extra tensorrt-check, rules and tables answer alone. The builder is asked once the extra is installed.
     """
 
     stage: Literal["check"]
     makes: ClassVar[Kind] = "check"
     version: ClassVar[int] = 3
-    model: OnnxRef
+    model: OnnxRef = Field(description="ONNX file to check.")
 
 
 class Bundle(Stage):
-    """What goes to the device: model, labels, IOSpec, a runner and the hash of each file."""
+    """Pack a model for the device: model, labels, IOSpec, a runner and the hash of each file."""
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
     version: ClassVar[int] = 4
-    model: FileModelRef
-    support: DatasetRef | None = Field(
+    model: FileModelRef = Field(description="Model to ship.")
+    support: AdaptedTo | None = Field(
         None,
-        description="labelled images of each class: with them the bundle can take more classes on the device; needs a "
-        "model that was exported with embedding: true",
+        description="Labelled images of each class. The bundle can then take more classes on the device. The model "
+        "must have been exported with embedding: true.",
     )
-    unseen: DatasetRef | None = Field(
+    unseen: CalibratedByLabels | None = Field(
         None,
-        description="labelled images that the model did not learn from, such as DATASET.val: the threshold for unknown "
-        "images and the accuracy with added classes are measured on them; needs support",
+        description="Labelled images that the model did not learn from, such as DATASET.val. The threshold for unknown "
+        "images and the accuracy with added classes are measured on them. Needs support.",
     )
-    unknown: DatasetRef | None = Field(
+    unknown: CalibratedBy | None = Field(
         None,
-        description="images of none of the classes: how many of them are taken for a class is measured; needs support",
+        description="Images of none of the classes. The share of them that is taken for a class is measured. Needs "
+        "support.",
     )
 
     @model_validator(mode="after")
@@ -326,7 +344,7 @@ class Bundle(Stage):
 
 
 class Report(Stage):
-    """One page that answers whether the budget is met, with everything behind the answer."""
+    """Write a page that says whether the budget is met, with the measurements behind the answer."""
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
@@ -334,7 +352,8 @@ class Report(Stage):
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
-        min_length=1, description="evaluations, latencies and checks; a pattern like latency/* collects"
+        min_length=1,
+        description="Evaluations, latencies and checks to report. A pattern such as latency/* names several stages.",
     )
 
 

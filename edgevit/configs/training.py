@@ -12,20 +12,21 @@ from edgevit import bounds
 from edgevit.artifacts import ClassName, Frozen, Kind
 from edgevit.configs.fields import (
     BatchSize,
+    CalibratedBy,
     Calibrator,
     CheckpointRef,
     ClassCount,
     ClassOrder,
     Count,
-    DatasetRef,
     Degrees,
     Epochs,
     Fraction,
     ImageCount,
+    LearnedFrom,
     ModelArgs,
+    NamesOnly,
     NonNegative,
     Positive,
-    QuantizedRuntime,
     Rate,
     Ratio,
     ReadsFile,
@@ -33,6 +34,7 @@ from edgevit.configs.fields import (
     Seed,
     Share,
     Side,
+    ValidatedOn,
 )
 from edgevit.configs.objectives import (
     AttentionTransfer,
@@ -43,6 +45,7 @@ from edgevit.configs.objectives import (
     Objective,
     SoftDistillation,
 )
+from edgevit.configs.runtimes import QuantizedRuntime
 from edgevit.configs.stage import Stage
 from edgevit.errors import shortened
 
@@ -69,26 +72,32 @@ def _bounded_numbers(policy: str) -> str:
 class Augmentation(Frozen):
     """Random changes to training images; each draw is a function of (seed, epoch, view, sample).
 
-    A preset, which may be given alone by its name, sets `mixup` and `auto_augment` where they are not given.
+    A preset sets `mixup` and `auto_augment` if they are not given. It may be given alone, by its name.
     """
 
-    preset: Preset | None = Field(None, description="strength after AugReg's grid")
-    scale: tuple[Fraction, Fraction] = Field((0.6, 1.0), description="area of the random crop")
-    ratio: tuple[Ratio, Ratio] = (0.75, 4 / 3)
-    horizontal_flip: Fraction = 0.5
-    color_jitter: NonNegative = 0.0
+    preset: Preset | None = Field(None, description="Strength by its name in AugReg's grid.")
+    scale: tuple[Fraction, Fraction] = Field(
+        (0.6, 1.0), description="Smallest and largest area of the random crop, as a share of the image."
+    )
+    ratio: tuple[Ratio, Ratio] = Field(
+        (0.75, 4 / 3), description="Smallest and largest aspect ratio of the random crop, width over height."
+    )
+    horizontal_flip: Fraction = Field(0.5, description="Probability that an image is mirrored.")
+    color_jitter: NonNegative = Field(
+        0.0, description="Strength of random changes of brightness, contrast and saturation; 0 is off."
+    )
     auto_augment: Annotated[str, AfterValidator(_bounded_numbers)] | None = Field(
-        None, description="a timm policy, such as rand-m9-mstd0.5-inc1"
+        None, description="Policy by its timm name, such as rand-m9-mstd0.5-inc1."
     )
-    random_erasing: Fraction = 0.0
-    rotate_degrees: Degrees = 0.0
-    mixup: NonNegative = Field(0.0, description="alpha of mixup; 0 is off")
-    cutmix: NonNegative = Field(0.0, description="alpha of cutmix; 0 is off; with both, each batch draws one of them")
-    mix_probability: Fraction = Field(
-        1.0, description="share of the batches that are mixed, where mixup or cutmix is on"
+    random_erasing: Fraction = Field(0.0, description="Probability that a rectangle of the image is erased.")
+    rotate_degrees: Degrees = Field(0.0, description="Largest angle of a random rotation, either way, in degrees.")
+    mixup: NonNegative = Field(0.0, description="Concentration α of mixup; 0 is off.")
+    cutmix: NonNegative = Field(
+        0.0, description="Concentration α of cutmix; 0 is off. With mixup too, each batch draws one of the two."
     )
+    mix_probability: Fraction = Field(1.0, description="Share of the batches that are mixed, with mixup or cutmix.")
     repeats: Repeats = Field(
-        1, description="views of each sample in a batch (repeated augmentation, Hoffer et al. 2020)"
+        1, description="Number of views of each image in a batch (repeated augmentation, Hoffer et al. 2020)."
     )
 
     @model_validator(mode="before")
@@ -115,50 +124,57 @@ class Training(Stage):
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
 
-    epochs: Epochs = Field(10, description="as many images as the first stream has, this many times")
-    batch_size: BatchSize = 64
+    epochs: Epochs = Field(10, description="Number of epochs. An epoch has as many images as the first stream.")
+    batch_size: BatchSize = Field(64, description="Number of images in a batch, over all processes.")
     accumulation: BatchSize = Field(
-        1, description="parts in which a batch is computed, one after another, to save memory"
+        1, description="Number of parts of a batch. They are computed one after another, which saves memory."
     )
-    learning_rate: Rate = 5e-4
+    learning_rate: Rate = Field(5e-4, description="Largest learning rate, after the warm-up.")
     learning_rate_batch: BatchSize | None = Field(
-        None, description="the batch size that learning_rate is meant for; it is scaled in proportion to batch_size"
+        None,
+        description="Batch size that learning_rate is meant for. The rate is scaled in proportion to batch_size.",
     )
-    weight_decay: NonNegative = 0.05
-    optimizer: str = Field("adamw", description="any timm optimiser")
+    weight_decay: NonNegative = Field(0.05, description="Strength of the weight decay.")
+    optimizer: str = Field("adamw", description="Optimizer by its timm name.")
     schedule: Literal["cosine", "constant", "tanh", "poly", "step", "multistep"] = Field(
-        "cosine", description="timm's schedule of this name"
+        "cosine", description="Schedule of the learning rate by its timm name."
     )
-    decay_epochs: tuple[Count, ...] = Field((), description="step: one, the interval; multistep: when the rate falls")
-    decay_rate: Fraction = Field(0.1, description="step, multistep: factor of each fall")
-    power: Positive = Field(1.0, description="of poly: the rate falls as (1 - share of the steps) to this power")
-    warmup_fraction: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")
+    decay_epochs: tuple[Count, ...] = Field(
+        (), description="Epochs at which the rate falls. schedule: step takes one number, the interval in epochs."
+    )
+    decay_rate: Fraction = Field(0.1, description="Factor of each fall of the rate, with schedule: step or multistep.")
+    power: Positive = Field(
+        1.0, description="Exponent of schedule: poly. The rate falls as (1 - share of the steps) to this power."
+    )
+    warmup_fraction: Fraction = Field(0.05, description="Share of the steps over which the learning rate rises from 0.")
     layer_decay: Share | None = Field(
-        None, description="factor of the learning rate from each layer to the one before it, for fine-tuning"
+        None, description="Factor of the learning rate from each layer to the layer before it, for fine-tuning."
     )
     freeze: Literal["backbone"] | Count | None = Field(
-        None, description="what is not trained: all but the classifier, or this many first layers"
+        None, description="Weights that are not trained: all but the classifier, or the first so many layers."
     )
-    clip_grad_norm: Positive | None = None
-    label_smoothing: Fraction = 0.0
-    dropout: Fraction = Field(0.0, description="timm's drop_rate: before the classifier")
-    drop_path_rate: Fraction = Field(0.0, description="stochastic depth")
-    regularization: Fraction = Field(0.0, description="sets dropout and drop_path_rate at once, after AugReg")
+    clip_grad_norm: Positive | None = Field(None, description="Largest norm of the gradient. Longer ones are scaled.")
+    label_smoothing: Fraction = Field(0.0, description="Share of the target that is spread evenly over all classes.")
+    dropout: Fraction = Field(0.0, description="Dropout rate before the classifier, timm's drop_rate.")
+    drop_path_rate: Fraction = Field(0.0, description="Rate of stochastic depth, timm's drop_path_rate.")
+    regularization: Fraction = Field(0.0, description="Value for both dropout and drop_path_rate, as in AugReg.")
     ema_decay: Fraction | None = Field(
-        None, description="keep an exponential moving average of the weights (with warm-up), and ship it"
+        None, description="Decay of an exponential moving average of the weights, which becomes the result."
     )
     augmentation: Annotated[
         Augmentation, BeforeValidator(lambda given: given, json_schema_input_type=Preset | Augmentation)
-    ] = Augmentation()
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of autocast")
-    channels_last: bool = Field(False, description="memory layout; faster for convolutions on recent devices")
+    ] = Field(Augmentation(), description="Random changes of training images: a preset by its name, or single values.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of autocast.")
+    channels_last: bool = Field(
+        False, description="Whether memory is laid out channels-last. Convolutions are then faster on recent devices."
+    )
     grad_checkpointing: bool = Field(
         False,
-        description="compute activations again for the backward pass instead of keeping them: less memory, about a "
-        "third more time; batch normalisation then counts a batch twice in its running statistics",
+        description="Whether activations are computed again for the backward pass. It takes less memory and about a "
+        "third more time. Batch normalization then counts a batch twice in its running statistics.",
     )
-    compile: bool = Field(False, description="torch.compile; needs a C++ compiler")
-    seed: Seed = 0
+    compile: bool = Field(False, description="Whether torch.compile is used. It needs a C++ compiler.")
+    seed: Seed = Field(0, description="Seed of the initial weights, the order of images and their augmentation.")
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -205,32 +221,32 @@ Views = Annotated[tuple[View, ...], AfterValidator(_no_view_twice)]
 
 
 class Load(Stage):
-    """Take a timm model: pretrained, from a safetensors or timm checkpoint on disk, or as initialised."""
+    """Load a timm model with pretrained weights, with weights from a file, or with its initial random weights."""
 
     stage: Literal["load"]
     makes: ClassVar[Kind] = "checkpoint"
     version: ClassVar[int] = 2
 
-    model: str = Field(description="a timm model name")
-    model_args: ModelArgs = {}
-    pretrained: bool = False
+    model: str = Field(description="Model by its timm name.")
+    model_args: ModelArgs = Field({}, description="Arguments of timm's create_model.")
+    pretrained: bool = Field(False, description="Whether timm's pretrained weights are downloaded and used.")
     weights: Annotated[str, ReadsFile()] | None = Field(
-        None, description="a .safetensors file, or a .pth that holds tensors only; relative to the recipe"
+        None, description="File of weights: .safetensors, or .pth that holds tensors only. Relative to the recipe."
     )
     weights_key: str | None = Field(
-        None, description="which weights of the file, such as state_dict; EMA weights by default, as timm takes them"
+        None, description="Name of the weights in the file, such as state_dict. EMA weights by default, as in timm."
     )
-    num_classes: ClassCount | None = Field(None, description="how many classes; `classes` names them too")
-    classes: tuple[ClassName, ...] | None = Field(None, description="class names in the order of the outputs")
-    classes_of: DatasetRef | None = Field(None, description="or the data set that has them")
+    num_classes: ClassCount | None = Field(None, description="Number of classes, if they have no names.")
+    classes: tuple[ClassName, ...] | None = Field(None, description="Class names in the order of the outputs.")
+    classes_of: NamesOnly | None = Field(None, description="Data set whose class names the model gets.")
     class_order: ClassOrder | None = Field(
         None,
-        description="with weights and classes_of; how the program sorted the class folders that trained them: natural "
-        "(timm: 2 before 10) or text (torchvision: 10 before 2)",
+        description="Order of the class folders when the weights were trained, with weights and classes_of: natural "
+        "(timm: 2 before 10) or text (torchvision: 10 before 2).",
     )
-    image_size: Side | None = None
+    image_size: Side | None = Field(None, description="Side of the input in pixels. By default, the model's own.")
     test_time_views: Views = Field(
-        (), description="answers are the mean over the picture and these views of it; each costs one more pass"
+        (), description="Views whose answers are averaged with the answer for the image. Each view costs one more pass."
     )
 
     @model_validator(mode="after")
@@ -257,14 +273,14 @@ class Train(Training):
     """Train a classifier on labelled images."""
 
     stage: Literal["train"]
-    model: str | None = Field(None, description="a timm model name; or give `init`")
-    model_args: ModelArgs = {}
+    model: str | None = Field(None, description="Model by its timm name. Give model or init.")
+    model_args: ModelArgs = Field({}, description="Arguments of timm's create_model.")
     init: CheckpointRef | None = Field(
-        None, description="start from this checkpoint; the head is new where classes differ"
+        None, description="Checkpoint to start from. The classifier is new if the classes differ."
     )
-    image_size: Side | None = Field(None, description="side in pixels; the model's own by default")
-    data: DatasetRef
-    val: DatasetRef | None = None
+    image_size: Side | None = Field(None, description="Side of the input in pixels. By default, the model's own.")
+    data: LearnedFrom = Field(description="Labelled images to learn from.")
+    val: ValidatedOn | None = Field(None, description="Labelled images to validate on after each epoch.")
 
     @model_validator(mode="after")
     def _one_start(self) -> Train:
@@ -275,45 +291,51 @@ class Train(Training):
 class Stream(Frozen):
     """One source of training batches."""
 
-    data: DatasetRef
-    share: Share = Field(1.0, description="share of each batch; all shares add up to 1")
+    data: LearnedFrom = Field(description="Images of the stream, with or without labels.")
+    share: Share = Field(1.0, description="Share of each batch. The shares of all streams add up to 1.")
 
 
 class WeightedTeacher(Frozen):
     """One of several teachers."""
 
-    model: CheckpointRef
-    weight: Positive = 1.0
+    model: CheckpointRef = Field(description="The teacher.")
+    weight: Positive = Field(1.0, description="Weight of its probabilities in the mean.")
 
 
 class TeacherCache(Frozen):
-    """Keep what the teacher says of each view; other students of the same views and teacher then need no teacher.
+    """Keep the teacher's answers to each view. Other students of the same views and teacher then need no teacher.
 
-    In full and in float32, the student is the same to the bit as without the cache, on the same CPU and versions.
+    With all answers in float32, the student is the same to the bit as without the cache, on the same CPU and versions.
     """
 
     top_k: Count | None = Field(
-        None, description="keep the k largest probabilities alone; the rest is spread evenly (TinyViT); all by default"
+        None,
+        description="Number of probabilities that are kept, the largest. The rest is spread evenly (TinyViT). All are "
+        "kept by default.",
     )
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16"] = Field("float32", description="Precision of the kept answers.")
 
 
 class Distillation(Training):
     """Fields of every stage that learns from teachers."""
 
-    teacher: CheckpointRef | None = None
+    teacher: CheckpointRef | None = Field(None, description="Model that teaches.")
     teachers: tuple[WeightedTeacher, ...] = Field(
-        (), description="several, whose weighted mean of probabilities teaches; or give `teacher`"
+        (), description="Several teachers. The weighted mean of their probabilities teaches. Give teacher or teachers."
     )
-    teacher_cache: TeacherCache | None = None
+    teacher_cache: TeacherCache | None = Field(
+        None, description="Keeps the teacher's answers for the next student of the same views. {} turns it on."
+    )
     teacher_view: Literal["same", "plain"] = Field(
         "same",
-        description="what the teacher sees of an image: the student's view; or the plain image, once, for a teacher "
-        "that is slow beside the student; augment gently then",
+        description="Image that the teacher sees: the student's view, or the plain image. The plain image is computed "
+        "once, which suits a teacher that is slow beside the student; take a gentle augmentation then.",
     )
-    streams: tuple[Stream, ...] = Field(min_length=1)
-    objectives: tuple[Objective, ...] = Field(min_length=1)
-    val: DatasetRef | None = None
+    streams: tuple[Stream, ...] = Field(min_length=1, description="Sources of training images.")
+    objectives: tuple[Objective, ...] = Field(
+        min_length=1, description="Terms of the loss, which is their weighted sum."
+    )
+    val: ValidatedOn | None = Field(None, description="Labelled images to validate on after each epoch.")
 
     @model_validator(mode="after")
     def _check_teaching(self) -> Self:
@@ -352,21 +374,29 @@ class Distillation(Training):
 
 
 class Distill(Distillation):
-    """Train a student to agree with a teacher."""
+    """Train a student that learns from a teacher."""
 
     stage: Literal["distill"]
     version: ClassVar[int] = 3
-    model: str | None = Field(None, description="the student, a timm model name; or give `init`")
-    model_args: ModelArgs = {}
-    init: CheckpointRef | None = None
-    distillation_token: bool = Field(False, description="a second token and head that learn from the teacher (DeiT)")
+    model: str | None = Field(None, description="Student by its timm name. Give model or init.")
+    model_args: ModelArgs = Field({}, description="Arguments of timm's create_model.")
+    init: CheckpointRef | None = Field(
+        None, description="Checkpoint to start from. The classifier is new if the classes differ."
+    )
+    distillation_token: bool = Field(
+        False, description="Whether the student has a second token and head that learn from the teacher (DeiT)."
+    )
     inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] | None = Field(
         None,
-        description="what a distillation-token student answers with: both heads (how), or one of them; by default "
-        "mean_softmax, or what the checkpoint has",
+        description="Answer of a distillation-token student: the mean of both heads (of softmax or of logits), or one "
+        "head. By default mean_softmax, or the checkpoint's own.",
     )
-    image_size: Side | None = None
-    objectives: tuple[Objective, ...] = Field((CrossEntropy(weight=0.5), HardDistillation(weight=0.5)), min_length=1)
+    image_size: Side | None = Field(None, description="Side of the input in pixels. By default, the model's own.")
+    objectives: tuple[Objective, ...] = Field(
+        (CrossEntropy(weight=0.5), HardDistillation(weight=0.5)),
+        min_length=1,
+        description="Terms of the loss, which is their weighted sum.",
+    )
 
     @model_validator(mode="after")
     def _checks(self) -> Distill:
@@ -404,20 +434,23 @@ def idle_head(objectives: Sequence[Objective], inference: str) -> str | None:
 
 
 class Qat(Distillation):
-    """Go on training a checkpoint while its layers round as their INT8 form will (quantization-aware training)."""
+    """Train a checkpoint while its layers round as in INT8 (quantization-aware training)."""
 
     stage: Literal["qat"]
     version: ClassVar[int] = 4
-    init: CheckpointRef = Field(description="what is trained; it teaches itself where no teacher is given")
+    init: CheckpointRef = Field(description="Checkpoint to train. It teaches itself if no teacher is given.")
     runtime: QuantizedRuntime = Field(
-        "onnxruntime", description="whose dialect decides what is rounded, and to which integers"
+        "onnxruntime",
+        description="Runtime of the INT8 file. It decides which tensors are rounded, and to which integers.",
     )
-    calibration: DatasetRef = Field(description="images that give the ranges of activations at the start")
-    calibration_images: ImageCount = Field(256, description="how many images of the calibration set are used")
-    calibrator: Calibrator = "minmax"
-    learn_ranges: bool = Field(True, description="train the ranges, too (LSQ); or leave them as calibrated")
-    objectives: tuple[Objective, ...] = Field((SoftDistillation(),), min_length=1)
-    learning_rate: Rate = 1e-4
+    calibration: CalibratedBy = Field(description="Images that give the ranges of activations at the start.")
+    calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
+    calibrator: Calibrator = Field("minmax", description="Rule that turns observed values into a range.")
+    learn_ranges: bool = Field(True, description="Whether the ranges are trained too (LSQ).")
+    objectives: tuple[Objective, ...] = Field(
+        (SoftDistillation(),), min_length=1, description="Terms of the loss, which is their weighted sum."
+    )
+    learning_rate: Rate = Field(1e-4, description="Largest learning rate, after the warm-up.")
 
     @model_validator(mode="after")
     def _one_kind_of_teacher(self) -> Qat:

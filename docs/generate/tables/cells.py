@@ -1,0 +1,80 @@
+"""A table of a result, and how its cells are written."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from docs.generate import numbers
+from docs.generate.markdown import table
+from docs.generate.numbers import fixed, percents, ranged
+from docs.generate.records import Json
+
+NOTHING = "–"
+WITH_RANGE = "Intervals are 95% intervals."
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a result.
+
+    Attributes:
+        key: its name among the tables of the result, by which pages cite it.
+        note: what the numbers are, in sentences.
+        title: the heading above it; by default from the key.
+    """
+
+    key: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    title: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title, or the key with a capital letter."""
+        words = spelled(self.key)
+        return self.title or words[0].upper() + words[1:]
+
+    def markdown(self) -> str:
+        """The table alone."""
+        return table(self.header, self.rows)
+
+
+def spelled(name: str) -> str:
+    """A name of a method or a figure, its underscores as spaces."""
+    return name.replace("_", " ")
+
+
+def mean_of(values: Sequence[float], shown: numbers.Format) -> str:
+    return ranged({"mean": statistics.mean(values), "min": min(values), "max": max(values)}, shown)
+
+
+def with_extremes(found: Json, shown: numbers.Format) -> str:
+    return ranged({"value": numbers.centre(found), "min": found["min"], "max": found["max"]}, shown)
+
+
+def with_interval(found: Json) -> str:
+    """Of a record in points already."""
+    return ranged({"value": numbers.centre(found), "low": found["low"], "high": found["high"]}, fixed(1, signed=True))
+
+
+def points_lost(found: Json | float | None) -> str:
+    """Of a drop of top-1 as a fraction, or as a record with its interval."""
+    if found is None:
+        return NOTHING
+    return ranged(found, fixed(2, 100)) if isinstance(found, Mapping) else fixed(2, 100)(found)
+
+
+def lowest_to_highest(found: Json) -> str:
+    return f"{percents(found['min'])} to {percents(found['max'])}"
+
+
+def draws_in(methods: Json) -> int:
+    return max(int(found["n"]) for found in methods.values())
+
+
+def seconds_table(key: str, seconds: Mapping[str, float]) -> Table:
+    rows = tuple((name, fixed(1)(taken)) for name, taken in seconds.items())
+    return Table(key, ("stage", "seconds"), rows)

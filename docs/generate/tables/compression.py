@@ -1,0 +1,211 @@
+"""Tables of quantization, of other ways to make a model smaller, and of runtimes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+
+from docs.generate import numbers
+from docs.generate.markdown import code
+from docs.generate.numbers import (
+    decibels,
+    fixed,
+    mebibytes,
+    percent,
+    percents,
+    ranged,
+)
+from docs.generate.records import Json
+from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, points_lost, spelled, with_extremes
+
+
+def quantization_accuracy(result: Json) -> Iterator[Table]:
+    models = result["models"]
+    ways = list(dict.fromkeys(way for found in models.values() for way in found["seeds"][0]))
+    rows = [("float: top-1, %", *(_mean_float(found, ways[0]) for found in models.values()))]
+    rows += [(way, *(_lost(found, way) for found in models.values())) for way in ways]
+    yield Table(
+        "lost",
+        ("form", *models),
+        tuple(rows),
+        "Points of top-1 that a form loses against the float file; below 0, it gains. With one draw of calibration "
+        "images, the 95% interval of the images; with several, the mean and each draw.",
+    )
+    recovered = [
+        (name, way, numbers.ratio(share))
+        for name, found in models.items()
+        for way, share in (found["recovered"] or {}).items()
+    ]
+    if recovered:
+        yield Table(
+            "recovered",
+            ("model", "way", "share of the lost points that it wins back"),
+            tuple(recovered),
+        )
+
+
+def compositions(result: Json) -> Iterator[Table]:
+    whole = result["rows"]["whole/0"]["macs"]
+    rows = [
+        (
+            code(name.removesuffix("/0")),
+            fixed(0, 100, "%")(found["macs"] / whole),
+            *(
+                cell
+                for form in ("float", "int8")
+                for cell in (
+                    points_lost(found[form]["top1_drop"]),
+                    with_extremes(found[form]["speedup"], numbers.ratio),
+                )
+            ),
+        )
+        for name, found in result["rows"].items()
+    ]
+    yield Table(
+        "ways",
+        ("way", "MACs", "float: points lost", "times as fast", "INT8: points lost", "times as fast"),
+        tuple(rows),
+        f"Times as fast as the whole float model: the median of {result['rounds']} interleaved rounds, the slowest and "
+        f"the fastest. Points have 95% intervals of the images; below 0, the way gains.",
+    )
+
+
+def compression_peers(result: Json) -> Iterator[Table]:
+    for name, found in result["models"].items():
+        trained = any(row["top1"] is not None for row in found["rows"])
+        loss = "points of top-1 lost" if trained else "SQNR against float"
+        rows = [
+            (
+                row["peer"] if row["peer"] != "edgevit" else "**edgevit**",
+                spelled(row["method"]) or "float32",
+                row["runtime"],
+                with_extremes(row["speedup"], numbers.ratio),
+                points_lost(row["top1_drop"]) if trained else decibels(row["sqnr_db"]),
+                mebibytes(row["size_bytes"]),
+            )
+            for row in found["rows"]
+        ]
+        yield Table(
+            name,
+            ("quantizer", "form", "runtime", "times as fast", loss, "file"),
+            tuple(rows),
+            f"{found['image_size']} px, {found['weights'].split(':')[0]} weights, {found['test_images']:,} test "
+            f"images. Times as fast as ONNX Runtime's float file: the median, the slowest and the fastest of "
+            f"{found['rounds']} interleaved rounds, on {found['threads']} thread.",
+            code(name),
+        )
+
+
+def tensorrt_plans(result: Json) -> Iterator[Table]:
+    summary = result["summary"]
+    rows = []
+    for form, found in summary["forms"].items():
+        asked = f"{found['products_got']:,} of {found['products_asked']:,}" if found["products_asked"] else NOTHING
+        shares = (
+            with_extremes(found[f"{cost}_over_float16"], numbers.ratio)
+            for cost in ("bytes_moved", "kernels", "size_bytes")
+        )
+        rows.append((form, str(found["models"]), str(found["ok"]), asked, *shares))
+    yield Table(
+        "forms",
+        ("form", "models", "taken", "products in the precision asked for", "bytes moved", "kernels", "file"),
+        tuple(rows),
+        f"{summary['exported']} models. Costs beside float16: the median, the smallest and the largest.",
+    )
+    proposals = tuple((form, str(count)) for form, count in summary["proposals"].items())
+    yield Table("proposals", ("form that moves the fewest bytes", "models"), proposals)
+    yield Table(
+        "models",
+        ("model", "side, px", "form that moves the fewest bytes"),
+        tuple(
+            (name, str(found["image_size"]), found.get("proposal") or NOTHING)
+            for name, found in result["models"].items()
+        ),
+    )
+
+
+def zoo(result: Json) -> Iterator[Table]:
+    runtimes = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    rows = []
+    for runtime, title in runtimes.items():
+        models = [found[runtime] for found in result["models"].values()]
+        for key, over in (("speedup", f"{title}'s float"), ("speedup_over_onnxruntime_float", "ONNX Runtime's float")):
+            speeds = [one[key]["value"] for one in models]
+            changed = [one[key]["value"] for one in models if one["precision"] != "float32"]
+            figures = (statistics.median(speeds), min(changed), max(changed))
+            rows.append((title, over, *map(fixed(2), figures), str(len(models))))
+    yield Table(
+        "speed",
+        ("runtime", "times as fast as", "median", "least", "most", "models"),
+        tuple(rows),
+        "Each shipped file beside the float file, in turns, on one thread with one image. Least and most leave out the "
+        "models whose float file ships: two sessions of one file are compared there.",
+    )
+    yield Table("shipped", ("runtime", "form that ships", "models"), tuple(_shipped(result, runtimes)))
+    yield Table(
+        "models",
+        (
+            "model",
+            "side, px",
+            *(f"{title}: {what}" for title in runtimes.values() for what in ("form", "times as fast")),
+        ),
+        tuple(
+            (name, str(found["image_size"]), *(cell for runtime in runtimes for cell in _zoo_cells(found[runtime])))
+            for name, found in result["models"].items()
+        ),
+        f"Times as fast as float in the same runtime. {WITH_RANGE}",
+    )
+
+
+def calibration_pictures(result: Json) -> Iterator[Table]:
+    yield Table(
+        "accuracy",
+        ("calibration images", "top-1 in INT8", "contrast", "spread", "one-coloured"),
+        tuple(
+            (
+                found["calibration"],
+                percent(found["accuracy"]),
+                *(fixed(3)(found[key]) if key in found else NOTHING for key in ("contrast", "spread")),
+                fixed(0, 100, "%")(found["one_coloured"]) if "one_coloured" in found else NOTHING,
+            )
+            for found in result["accuracy"]
+        ),
+    )
+    yield Table(
+        "sets",
+        ("data", "images", "contrast", "spread", "one-coloured"),
+        tuple(
+            (
+                name,
+                one["drawn"],
+                fixed(3)(one["contrast"]),
+                fixed(3)(one["spread"]),
+                fixed(0, 100, "%")(one["one_coloured"]),
+            )
+            for name, found in result["sets"].items()
+            for one in found
+        ),
+    )
+
+
+def _lost(found: Json, way: str) -> str:
+    draws = [seed[way]["lost"] for seed in found["seeds"] if way in seed]
+    if not draws:
+        return NOTHING
+    if len(draws) == 1:
+        return points_lost(draws[0])
+    return f"{fixed(2, 100)(found['mean_lost'][way])} ({', '.join(fixed(2, 100)(one['value']) for one in draws)})"
+
+
+def _mean_float(found: Json, way: str) -> str:
+    return percents(statistics.mean(seed[way]["float_top1"] for seed in found["seeds"]))
+
+
+def _shipped(result: Json, runtimes: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    for runtime, title in runtimes.items():
+        forms = [str(found[runtime]["form"]) for found in result["models"].values()]
+        yield from ((title, form, str(forms.count(form))) for form in sorted(set(forms)))
+
+
+def _zoo_cells(found: Json) -> tuple[str, str]:
+    return str(found["form"]), ranged(found["speedup"], numbers.ratio)

@@ -1,0 +1,62 @@
+"""Tables of distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from docs.generate import numbers
+from docs.generate.numbers import (
+    fixed,
+    percent,
+    percents,
+    ranged,
+)
+from docs.generate.records import Json
+from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, with_extremes, with_interval
+
+
+def distillation_accuracy(result: Json) -> Iterator[Table]:
+    scratch = next(iter(result["methods"]))
+    rows = [
+        (
+            name,
+            percents(found["top1"]["mean"]),
+            NOTHING if name == scratch else with_interval(found["top1_points_above_scratch"]),
+            percents(found["corrupted_top1"]["mean"]),
+            NOTHING if name == scratch else with_interval(found["corrupted_top1_points_above_scratch"]),
+        )
+        for name, found in result["methods"].items()
+    ]
+    seeds = len({row["seed"] for row in result["rows"]})
+    yield Table(
+        "methods",
+        ("method", "top-1, %", "points above scratch", "under corruption, %", "points above scratch"),
+        tuple(rows),
+        f"{result['epochs']} epochs, {result['images_per_class']} labelled images a class, {seeds} seeds. `scratch` is "
+        f"the same student without a teacher. Points are paired by seed. {WITH_RANGE}",
+    )
+    teacher = (("clean", result["teacher_top1"]), ("corrupted", result["teacher_corrupted_top1"]))
+    yield Table(
+        "teacher",
+        ("images", "top-1 of the teacher"),
+        tuple((images, ranged(found, percent)) for images, found in teacher),
+        WITH_RANGE,
+    )
+
+
+def distillation_speed(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            name,
+            with_extremes(found, fixed(0)),
+            with_extremes(result["over_timm"][name], numbers.ratio) if name != "timm" else "1",
+        )
+        for name, found in result["images_per_s"].items()
+    ]
+    rounds = len(next(iter(result["images_per_s"].values()))["raw"])
+    yield Table(
+        "speed",
+        ("loop", "images/s", "times as fast as timm"),
+        tuple(rows),
+        f"{rounds} interleaved rounds: the median, the slowest and the fastest.",
+    )

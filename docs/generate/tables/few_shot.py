@@ -1,0 +1,127 @@
+"""Tables of few-shot heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from docs.generate.numbers import (
+    fixed,
+    percents,
+    plus_minus,
+    points,
+)
+from docs.generate.records import Json
+from docs.generate.tables.cells import Table, draws_in, lowest_to_highest, spelled
+
+
+def cifar10_few_shot(result: Json) -> Iterator[Table]:
+    rows = [
+        (features, spelled(method), plus_minus(found, percents), lowest_to_highest(found))
+        for features, methods in result["features"].items()
+        for method, found in methods["methods"].items()
+    ]
+    header = ("features", "head", "top-1, %", "lowest to highest draw")
+    draws = draws_in(result["features"]["teacher"]["methods"])
+    note = f"{draws} draws. The mean ± half of its 95% interval."
+    yield Table("heads", header, tuple(rows), note)
+    auto = result["auto"]["methods"]
+    yield Table(
+        "auto",
+        ("head", "top-1, %", "lowest to highest draw"),
+        tuple(
+            (spelled(method), plus_minus(found, percents), lowest_to_highest(found)) for method, found in auto.items()
+        ),
+        f"The first {draws_in(auto)} of these draws, on the teacher's features. `auto` chooses by cross-validation.",
+    )
+
+
+def cifar10_students(result: Json) -> Iterator[Table]:
+    features = result["features"]
+    methods = list(next(iter(features.values())))
+    note = f"{draws_in(next(iter(features.values())))} draws. The mean ± half of its 95% interval."
+    yield Table(
+        "heads",
+        ("body", *(f"{spelled(method)}, %" for method in methods)),
+        tuple((name, *(plus_minus(found[method], percents) for method in methods)) for name, found in features.items()),
+        note,
+    )
+    yield Table(
+        "gains",
+        ("body", *(f"{spelled(method)}, points" for method in methods)),
+        tuple(
+            (name, *(plus_minus(found[method], points) for method in methods))
+            for name, found in result["gains"].items()
+        ),
+        "Paired by draw with the nearest centroid of the float teacher.",
+    )
+
+
+def grocery_few_shot(result: Json) -> Iterator[Table]:
+    names = {"teacher": "MobileNetV2 of ImageNet", "random": "random weights"}
+    rows = []
+    for features, settings in result["features"].items():
+        ways = {way: found["methods"] for way, found in settings.items()}
+        for method in next(iter(ways.values())):
+            cells = (plus_minus(methods[method], percents) for methods in ways.values())
+            rows.append((names[features], spelled(method), *cells))
+    ways = {way: found["methods"] for way, found in result["features"]["teacher"].items()}
+    draws = ", ".join(f"{draws_in(methods)} of {way}" for way, methods in ways.items())
+    yield Table(
+        "heads",
+        ("features", "head", *(f"{way}, %" for way in ways)),
+        tuple(rows),
+        f"Draws: {draws}. The mean ± half of its 95% interval.",
+    )
+
+
+def omniglot_episodes(result: Json) -> Iterator[Table]:
+    rows = []
+    for setting, found in result["settings"].items():
+        for transductive in (False, True):
+            methods = _methods(found["methods"], transductive)
+            ours, theirs = (_best(methods, side) for side in ("edgevit", "EasyFSL"))
+            gain = methods[ours]["gain"]
+            rows.append(
+                (
+                    f"{setting}{', transductive' if transductive else ''}",
+                    f"{fixed(2, 100)(methods[ours]['value'])} ({_without_side(ours)})",
+                    f"{fixed(2, 100)(methods[theirs]['value'])} ({_without_side(theirs)})",
+                    plus_minus(gain, fixed(2, 100, signed=True)),
+                )
+            )
+    yield Table(
+        "best",
+        ("episodes", "edgevit, %", "EasyFSL, %", "paired difference, points"),
+        tuple(rows),
+        "The best method of each side; `auto`, which chooses one of the others, is left out. The difference is paired "
+        "by episode, over the episodes that both have run. edgevit's method is paired with EasyFSL's best.",
+    )
+    for setting, found in result["settings"].items():
+        yield Table(
+            setting,
+            ("method", "sees", "episodes", "top-1, %", "ms an episode"),
+            tuple(
+                (
+                    spelled(name),
+                    "the queries" if one["transductive"] else "one query",
+                    str(one["n"]),
+                    plus_minus(one, fixed(2, 100)),
+                    fixed(1)(one["ms_per_episode"]),
+                )
+                for name, one in found["methods"].items()
+            ),
+            "The mean ± half of its 95% interval.",
+        )
+
+
+def _methods(methods: Json, transductive: bool) -> Json:
+    wanted = {name: found for name, found in methods.items() if found["transductive"] is transductive}
+    return {name: found for name, found in wanted.items() if name != "edgevit auto"}
+
+
+def _best(methods: Json, side: str) -> str:
+    return max((name for name in methods if name.startswith(side)), key=lambda name: methods[name]["value"])
+
+
+def _without_side(name: str) -> str:
+    return spelled(name.partition(" ")[2])

@@ -1,0 +1,191 @@
+"""Tables of whole recipes and of the machine."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from docs.generate import numbers
+from docs.generate.numbers import (
+    fixed,
+    mebibytes,
+    milliseconds,
+    percent,
+    percents,
+    points,
+    ranged,
+)
+from docs.generate.records import Json
+from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, mean_of, seconds_table, spelled, with_extremes
+
+_ACCURACY_AND_LATENCY = (("top1", "accuracy"), ("p50_ms", "latency"))
+_EXERCISE = {
+    "teacher-a": "teacher from the 50 images alone (a)",
+    "teacher-b": "teacher by the mixture on images without labels (b)",
+    "engine/teacher": "teacher b, INT8, compiled",
+    "student-a": "student a",
+    "engine/a": "student a, INT8, compiled",
+    "head-b": "body b with a mixture of its own",
+    "taught-b": "body b taught by both mixtures",
+    "student-b": "student b: the same with label propagation",
+    "engine/b": "student b, INT8, compiled",
+}
+
+
+def quickstart(result: Json) -> Iterator[Table]:
+    draws = result["draws"]
+    pixels = [draw["nearest_centroid_on_pixels"] for draw in draws]
+    rows = [("nearest centroid on raw pixels", mean_of(pixels, percents), NOTHING)]
+    for title, name in (
+        ("adapted teacher, torch", "teacher"),
+        ("student, ONNX", "student"),
+        ("student, INT8, compiled for this machine", "engine"),
+    ):
+        top1, p50 = ([draw[kind][f"{part}/{name}"] for draw in draws] for kind, part in _ACCURACY_AND_LATENCY)
+        rows.append((title, mean_of(top1, percents), milliseconds(statistics.median(p50))))
+    yield Table(
+        "models",
+        ("model", "top-1, %", "p50"),
+        tuple(rows),
+        f"Top-1 is the mean over {len(draws)} draws of the labelled images, with the lowest and the highest draw. "
+        "Latency is the median of the draws, on one thread.",
+    )
+    first = draws[0]
+    yield Table(
+        "costs",
+        ("the recipe in an empty store, one run", "value"),
+        (
+            ("seconds", fixed(0)(first["wall_s"])),
+            ("largest memory, MiB", fixed(0)(first["peak_rss_mib_so_far"])),
+            (
+                "points of INT8 above nearest centroid",
+                with_extremes(result["int8_points_above_nearest_centroid"], fixed(1)),
+            ),
+            (
+                "points of INT8 below its float model",
+                with_extremes(result["int8_points_below_its_float_model"], fixed(2)),
+            ),
+        ),
+        f"Points are the mean over {len(draws)} draws, with the smallest and the largest.",
+    )
+    yield seconds_table("stages", {name: stage["seconds"] for name, stage in first["stages"].items()})
+
+
+def cifar10_exercise(result: Json) -> Iterator[Table]:
+    draws = result["draws"]
+    rows = []
+    for name, title in _EXERCISE.items():
+        latency = [draw["p50_ms"].get(f"latency/{'teacher' if name == 'teacher-b' else name}") for draw in draws]
+        size = draws[0]["size_bytes"].get(name)
+        rows.append(
+            (
+                title,
+                percents(result["top1"][name]["value"]),
+                ", ".join(percents(draw["top1"][name]) for draw in draws),
+                mebibytes(size) if size else NOTHING,
+                milliseconds(statistics.median(latency)) if all(latency) else NOTHING,
+            )
+        )
+    yield Table(
+        "models",
+        ("model", "top-1, %: mean", "each draw", "file", "p50"),
+        tuple(rows),
+        f"{len(draws)} draws. Latency is the median of the draws, on one thread. Files are those of the first draw.",
+    )
+    steps = [
+        (*(_EXERCISE[end] for end in reversed(step.split(" - "))), ranged(found, points))
+        for step, found in result["steps"].items()
+    ]
+    yield Table("steps", ("from", "to", "points of top-1"), tuple(steps), f"Paired by draw. {WITH_RANGE}")
+    yield Table(
+        "seconds",
+        ("draw", "seconds of all stages"),
+        tuple((str(draw["draw"]), fixed(0)(draw["stage_seconds"])) for draw in draws),
+        "The first draw starts from an empty store. The others share its students' bodies.",
+    )
+
+
+def stage_costs(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            name,
+            _if_there(found.get("top1"), percents),
+            _if_there(found.get("corrupted_top1"), percents),
+            mebibytes(found["size_bytes"]) if "size_bytes" in found else NOTHING,
+            milliseconds(found["latency_ms"]["p50"]) if "latency_ms" in found else NOTHING,
+        )
+        for name, found in result["measured"].items()
+        if found
+    ]
+    yield Table("measured", ("stage", "top-1, %", "under corruption, %", "file", "p50"), tuple(rows), WITH_RANGE)
+    yield Table(
+        "costs",
+        ("all stages in an empty store, one run", "value"),
+        (("seconds", fixed(0)(result["total_s"])), ("largest memory, MiB", fixed(0)(result["peak_rss_mib"]))),
+    )
+    yield seconds_table("stages", result["seconds"])
+
+
+def same_file_twice(result: Json) -> Iterator[Table]:
+    yield Table(
+        "models",
+        ("model", "machine", "intervals that hold 1", "exit status 1", "width of the interval", "p50"),
+        tuple(
+            (
+                name,
+                load,
+                fixed(0, 100, "%")(found["interval_holds_1"]),
+                fixed(0, 100, "%")(found["exit_1"]),
+                with_extremes(found["width"], fixed(3)),
+                milliseconds(found["p50_ms"]["median"]),
+            )
+            for name, loads in result["models"].items()
+            for load, found in loads.items()
+        ),
+        f"Comparisons of each row: {result['runs']}. Widths are the median, the smallest and the largest.",
+    )
+
+
+def spreads(result: Json) -> Iterator[Table]:
+    """Every spread at the top of a result."""
+    rows = [
+        (_with_unit(name), with_extremes(found, numbers.significant(3)), str(len(found["raw"])))
+        for name, found in result.items()
+        if numbers.has_range(found)
+    ]
+    yield Table("figures", ("figure", "value", "n"), tuple(rows), "The median, the smallest and the largest.")
+
+
+def enrolment(result: Json) -> Iterator[Table]:
+    seconds, rates = result["seconds"], result["rates"]
+    yield Table(
+        "seconds",
+        ("what is timed", "seconds"),
+        (
+            ("adding a class from 5 images", with_extremes(seconds["enrol_s"], fixed(2))),
+            ("removing it", with_extremes(seconds["remove_s"], fixed(2))),
+            ("adapting the body to 50 images and a pool", fixed(1)(seconds["adapt_to_50_images_s"])),
+        ),
+        f"{len(seconds['enrol_s']['raw'])} rounds: the median, the fastest and the slowest.",
+    )
+    rows = []
+    for data, figures in rates["figures"].items():
+        for figure, found in figures.items():
+            cells = (percents(found["true"]), percents(found["said"]), percent(found["interval_holds_truth"]))
+            rows.append((data, spelled(figure), *cells))
+    yield Table(
+        "rates",
+        ("data", "figure", "true, %", "said, %", "intervals that hold the truth"),
+        tuple(rows),
+        f"Means of {rates['draws']} draws with {rates['shots']} images a class. `said` is what the bundle says.",
+    )
+
+
+def _if_there(found: Json | None, shown: numbers.Format) -> str:
+    return NOTHING if found is None else ranged(found, shown)
+
+
+def _with_unit(name: str) -> str:
+    """`finished run wall, s` for finished_run_wall_s."""
+    words, _, unit = name.rpartition("_")
+    return f"{spelled(words)}, {unit}" if unit in ("s", "ms") else spelled(name)
