@@ -45,8 +45,16 @@ def make_folder(folder: Path) -> None:
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """What a command line, as it stands in the documentation, answers in a folder; this Python's programs are found."""
+    return _run([word for part in shlex.split(command) for word in _as_a_shell_has_it(part, folder)], folder)
+
+
+def run_python(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What a block of Python answers in a folder."""
+    return _run([sys.executable, "-c", text], folder)
+
+
+def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     here = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    words = [word for part in shlex.split(command) for word in _as_a_shell_has_it(part, folder)]
     return subprocess.run(words, cwd=folder, env=here, capture_output=True, text=True, check=False)
 
 

@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +19,7 @@ from typer.main import get_command
 import edgevit
 from edgevit.cli import app
 from edgevit.recipe import load_recipe
-from tests.reader_folder import ROOT, make_folder, run
+from tests.reader_folder import ROOT, make_folder, run, run_python
 
 GENERATED = ("docs/reference", "docs/results", "docs/_build")  # their own tests hold them
 DOCUMENTS = {
@@ -47,7 +46,7 @@ COUNTS = {
     "docs/guides/recipes.md": (6, 2, 0),
     "docs/guides/tensorrt.md": (3, 0, 0),
     "docs/guides/training-at-scale.md": (5, 0, 0),
-    "docs/tutorial.md": (0, 0, 0),
+    "docs/tutorial.md": (6, 1, 0),
 }
 
 # What does not run here, and why; that it is parsed as it stands is tested all the same.
@@ -288,13 +287,10 @@ def test_a_document_runs_from_top_to_bottom(document: str, readers_folder: Path,
     folder = tmp_path / "reader"
     shutil.copytree(readers_folder, folder, symlinks=True)
     for language, text in steps(document):
-        if language == "python":
-            command = f"{shlex.quote(sys.executable)} -c {shlex.quote(text)}"
-        elif any(text.startswith(start) for start in NOT_HERE):
+        if any(text.startswith(start) for start in NOT_HERE):
             continue
-        else:
-            command = f"{text} {next((more for start, more in SHORTER.items() if text.startswith(start)), '')}"
-        answer = run(command, folder)
+        more = next((settings for start, settings in SHORTER.items() if text.startswith(start)), "")
+        answer = run_python(text, folder) if language == "python" else run(f"{text} {more}", folder)
         allowed = (0, 1) if any(text.startswith(start) for start in MAY_END_WITH_1) else (0,)
         assert answer.returncode in allowed, f"{text}\n{answer.stdout}{answer.stderr}"
         assert "Traceback" not in answer.stderr, f"{text}\n{answer.stderr}"
@@ -320,5 +316,5 @@ def test_the_python_of_the_readme(readers_folder: Path, tmp_path: Path) -> None:
     shutil.copy(readers_folder / "photo.jpg", tmp_path / "image.jpg")
     (tmp_path / "photos.yaml").write_text(TWO_CLASSES, encoding="utf-8")
     (text,) = texts("README.md", "python")
-    answer = run(f"{shlex.quote(sys.executable)} -c {shlex.quote(text)}", tmp_path)
+    answer = run_python(text, tmp_path)
     assert answer.returncode == 0, answer.stderr
