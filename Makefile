@@ -1,6 +1,8 @@
-# make quickstart   makes the environment, installs edgevit and runs recipes/quickstart.yaml
+# make quickstart   makes the environment, installs edgevit and runs the quickstart
 # make test         lint, types, import rules and the tests of the default tier
 # make test-slow    the slow tier
+# make coverage     the default tests with the share of lines and branches that they run; a page in htmlcov/
+# make dist         the source archive and the wheel in dist/, checked
 # make docs         builds the documentation into build/docs
 # make figures      fills in the numbers and tables that the README and docs/ cite
 # make test-isa     the tests of the default tier twice, in older instruction sets than this CPU's (x86-64 alone)
@@ -15,10 +17,10 @@ SSE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
 	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
 
-.PHONY: quickstart test test-slow test-isa docs figures lint format clean
+.PHONY: quickstart test test-slow test-isa coverage dist docs figures lint format clean
 
 quickstart: $(VENV)/installed
-	$(BIN)/edgevit run recipes/quickstart.yaml
+	$(BIN)/edgevit run quickstart
 
 test: lint
 	$(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
@@ -30,6 +32,16 @@ test-isa: $(VENV)/installed-dev
 	$(BIN)/pytest -q tests/test_instruction_sets.py
 	$(SSE) $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
 	$(AVX2) $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
+
+coverage: $(VENV)/installed-dev
+	$(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal --cov --cov-report=term --cov-report=html
+
+dist: $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[release]'
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
@@ -62,4 +74,4 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/python
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist htmlcov .coverage* *.egg-info

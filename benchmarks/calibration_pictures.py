@@ -2,8 +2,9 @@
 
     python -m benchmarks.calibration_pictures ../shared/data
 
-`edgevit.data.survey` takes its thresholds from here. Sets are drawn at random (8, 32 and 100 pictures) and from one
-class. The model is a CIFAR-10 ResNet-20, quantized for ONNX Runtime on 64 pictures (minmax), tested on 1,000 others.
+`edgevit.data.image_statistics` takes its thresholds from here. Sets are drawn at random (8, 32 and 100 pictures) and
+from one class. The model is a CIFAR-10 ResNet-20, quantized for ONNX Runtime on 64 pictures (minmax), tested on 1,000
+others.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from sklearn.datasets import load_digits
 from benchmarks.cifar_resnet import CONFIG, CifarResNet
 from benchmarks.common import publish
 from edgevit.artifacts import IOSpec, Preprocess
+from edgevit.data.image_statistics import image_statistics
 from edgevit.data.preprocess import open_image
-from edgevit.data.survey import survey
 from edgevit.exporting import onnx_from_module
 from edgevit.quantization import calibrated
 from edgevit.runtimes.base import preprocessed
@@ -55,7 +56,7 @@ def statistics(data: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def surveyed(pictures: Sequence[Pictures]) -> dict[str, Any]:
-    return {name: np.asarray(value).round(4).tolist() for name, value in vars(survey(pictures)).items()}
+    return {name: np.asarray(value).round(4).tolist() for name, value in vars(image_statistics(pictures)).items()}
 
 
 def sets(data: Path) -> Mapping[str, tuple[Pictures | Sequence[Pictures], Sequence[int] | None]]:

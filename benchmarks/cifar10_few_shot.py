@@ -32,9 +32,9 @@ from edgevit.configs import Cifar
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.dataset import Dataset
-from edgevit.data.splits import drawn
+from edgevit.data.splits import sample_by_hash
 from edgevit.fewshot.embeddings import Embedder
-from edgevit.fewshot.episodes import Plan, draw_episodes, play, summary
+from edgevit.fewshot.episodes import EpisodePlan, draw_episodes, run_episodes, summary
 from edgevit.fewshot.heads import Floats
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for
@@ -58,7 +58,7 @@ def main() -> None:
     context, data, models = terminal_context(), data_of(asked.cifar), networks(asked, SIDE)
     teacher = features_of(models["teacher"], data, asked.runs, context)
     random = features_of(models["random"], data, asked.runs, context)
-    plan, few = Plan(None, SHOTS, None, asked.draws), Plan(None, SHOTS, None, asked.auto_draws)
+    plan, few = EpisodePlan(None, SHOTS, None, asked.draws), EpisodePlan(None, SHOTS, None, asked.auto_draws)
     pixels = {role: _pixels(dataset) for role, dataset in data.items()}
     publish(
         "cifar10_few_shot",
@@ -83,7 +83,7 @@ def data_of(cifar: Path) -> dict[str, Dataset]:
     config = Cifar.model_validate({"source": "cifar10", "path": str(cifar.absolute()), "few_shot": few_shot})
     made = dataset_artifacts({"cifar": config}, Path(), [f"cifar.{role}" for role in ("support", "pool", "test")])
     opened = {name.removeprefix("cifar."): open_dataset(one) for name, one in made.items()}
-    return {**opened, "pool": drawn(opened["pool"], POOL, seed=0)}
+    return {**opened, "pool": sample_by_hash(opened["pool"], POOL, seed=0)}
 
 
 def features_of(model: Artifact, data: dict[str, Dataset], runs: Path, context: Context) -> Features:
@@ -97,14 +97,14 @@ def _pixels(dataset: Dataset) -> Floats:
 
 
 def played(
-    features: Features, data: dict[str, Dataset], methods: Sequence[str], plan: Plan, context: Context
+    features: Features, data: dict[str, Dataset], methods: Sequence[str], plan: EpisodePlan, context: Context
 ) -> dict[str, Any]:
     """Each method's accuracies over the episodes that the plan draws from support and test, and what came of them."""
     support, test = data["support"].labels, data["test"].labels
     assert support is not None
     episodes = list(draw_episodes(support, test, plan))
     pool, base = features.get("pool"), None
-    found = play(episodes, methods, features["support"], features["test"], pool, base, context.progress)
+    found = run_episodes(episodes, methods, features["support"], features["test"], pool, base, context.progress)
     seconds = dict(zip(found.methods, found.seconds, strict=True))
     accuracies = dict(zip(found.methods, found.accuracies.round(4).tolist(), strict=True))
     rows = {

@@ -28,7 +28,7 @@ from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Export, Quantize
 from edgevit.context import Context
-from edgevit.fewshot.episodes import Plan, mean_interval
+from edgevit.fewshot.episodes import EpisodePlan, mean_interval
 from edgevit.recipe import load_recipe
 
 METHODS = ("nearest_centroid", "logistic_regression", "label_propagation", "gaussian_mixture")
@@ -41,7 +41,7 @@ def main() -> None:
     asked = parser_for(__doc__, draws=20).parse_args()
     torch.set_num_threads(2)
     context, data = terminal_context(), data_of(asked.cifar)
-    models, plan = _models(asked, context), Plan(None, SHOTS, None, asked.draws)
+    models, plan = _models(asked, context), EpisodePlan(None, SHOTS, None, asked.draws)
     found = {}
     for name, model in models.items():
         features = features_of(model, data, asked.runs, context)

@@ -34,7 +34,7 @@ from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
 from edgevit.configs import STAGES, Load, Stage
-from edgevit.evaluation.record import right_answers
+from edgevit.evaluation.record import correct_predictions
 from edgevit.recipe import Recipe
 from edgevit.report.statistics import paired_drop
 from edgevit.runtimes.base import SessionOptions, random_images
@@ -158,7 +158,7 @@ def _row(made: Mapping[str, Artifact], name: str, p50_ms: Mapping[str, list[floa
     whole = f"{WHOLE}/{name.rpartition('/')[2]}/float"
     found: Json = {cost: made[f"{name}/float"].metrics[cost] for cost in ("params", "macs")}
     for form in FORMS:
-        right, whole_right = (right_answers(made[f"{one}-top1"]) for one in (f"{name}/{form}", whole))
+        right, whole_right = (correct_predictions(made[f"{one}-top1"]) for one in (f"{name}/{form}", whole))
         ratios = [one / other for one, other in zip(p50_ms[whole], p50_ms[f"{name}/{form}"], strict=True)]
         found[form] = {
             "top1": float(right.mean()),

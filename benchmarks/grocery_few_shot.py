@@ -22,7 +22,7 @@ from edgevit.cli.output import terminal_context
 from edgevit.configs import ImageFolder
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.dataset import Dataset
-from edgevit.fewshot.episodes import Plan
+from edgevit.fewshot.episodes import EpisodePlan
 
 SIDE, SHOTS, WAYS = 224, 5, 10
 METHODS = (*INDUCTIVE, "label_propagation", "gaussian_mixture")
@@ -39,7 +39,10 @@ def main() -> None:
     torch.set_num_threads(2)
     context, data = terminal_context(), _data(asked.grocery)
     models = networks(asked, SIDE)
-    plans = {"10-way": Plan(WAYS, SHOTS, None, asked.episodes), "all classes": Plan(None, SHOTS, None, asked.draws)}
+    plans = {
+        "10-way": EpisodePlan(WAYS, SHOTS, None, asked.episodes),
+        "all classes": EpisodePlan(None, SHOTS, None, asked.draws),
+    }
     found = {}
     for name, model in models.items():
         features = features_of(model, data, asked.runs, context)

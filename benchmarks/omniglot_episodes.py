@@ -39,7 +39,7 @@ from edgevit import pipeline
 from edgevit.cli.output import terminal_context
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.data.dataset import Labels
-from edgevit.fewshot.episodes import Episode, Plan, draw_episodes, mean_interval, play
+from edgevit.fewshot.episodes import Episode, EpisodePlan, draw_episodes, mean_interval, run_episodes
 from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import INDUCTIVE, TRANSDUCTIVE
 from edgevit.inference.over_dataset import outputs_of
@@ -109,13 +109,13 @@ def main() -> None:
     )
 
 
-def plans(episodes: int) -> dict[str, Plan]:
+def plans(episodes: int) -> dict[str, EpisodePlan]:
     """Every setting by its name."""
     balanced = {
-        f"{ways}-way {shots}-shot": Plan(ways, shots, 15, episodes)
+        f"{ways}-way {shots}-shot": EpisodePlan(ways, shots, 15, episodes)
         for ways, shots in ((5, 1), (5, 5), (10, 5), (20, 1), (20, 5))
     }
-    return {**balanced, "5-way 5-shot, imbalanced": Plan(5, 5, 8, episodes, imbalance=2.0)}
+    return {**balanced, "5-way 5-shot, imbalanced": EpisodePlan(5, 5, 8, episodes, imbalance=2.0)}
 
 
 def write_dataset(bits: npt.NDArray[np.uint8], names: npt.NDArray[np.str_], role: str, stem: Path) -> None:
@@ -140,7 +140,7 @@ def trained_features(folder: Path, epochs: int, runs: Path) -> Features:
 
     def of(dataset: Dataset) -> Floats:
         pooled = Pooled(checkpoint.module)
-        found: Floats = outputs_of(pooled, dataset, checkpoint.io.preprocess, torch.device("cpu")).numpy()
+        found: Floats = outputs_of(pooled, dataset, checkpoint.preprocess, torch.device("cpu")).numpy()
         return found.astype(np.float64)
 
     assert evaluation.labels is not None
@@ -148,7 +148,7 @@ def trained_features(folder: Path, epochs: int, runs: Path) -> Features:
 
 
 def play_both(
-    features: Features, plan: Plan, asked: argparse.Namespace, folder: Path, ours_first: bool
+    features: Features, plan: EpisodePlan, asked: argparse.Namespace, folder: Path, ours_first: bool
 ) -> dict[str, Row]:
     """The rows of edgevit and, where there is one, of the peer; one side after the other."""
     episodes = list(draw_episodes(features.labels, None, plan))
@@ -168,7 +168,7 @@ def played(features: Features, episodes: list[Episode], slow_episodes: int, thre
     with threadpool_limits(threads):
         for names, chosen in ((fast, episodes), (SLOW, episodes[:slow_episodes])):
             values, progress = features.values, SilentProgress()
-            found = play(chosen, names, values, values, None, features.centre, progress)
+            found = run_episodes(chosen, names, values, values, None, features.centre, progress)
             for name, accuracies, seconds in zip(found.methods, found.accuracies, found.seconds, strict=True):
                 settings = {"chosen": found.chosen} if name == "auto" else {}
                 rows[f"edgevit {name}"] = Row(name in TRANSDUCTIVE, accuracies, seconds, settings)

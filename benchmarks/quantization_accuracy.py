@@ -41,7 +41,7 @@ from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
 from edgevit.configs import STAGES, Fewshot, Load, Stage
-from edgevit.evaluation.record import right_answers
+from edgevit.evaluation.record import correct_predictions
 from edgevit.recipe import Recipe
 from edgevit.report.statistics import paired_drop
 
@@ -166,15 +166,15 @@ def _result(made: Mapping[str, Artifact], subject: Subject, seeds: int) -> Json:
 
 def _row(made: Mapping[str, Artifact], subject: Subject, seed: int) -> Json:
     """Accuracy of each file, and what it loses against the float model before further training."""
-    start = right_answers(made[f"{subject.name}-ptq/{seed}/float-top1"])
+    start = correct_predictions(made[f"{subject.name}-ptq/{seed}/float-top1"])
     found: Json = {}
     for way in subject.ways:
         in_float, quantized = (f"{subject.name}-{way}/{seed}/{form}" for form in FORMS)
-        right = right_answers(made[f"{quantized}-top1"])
+        right = correct_predictions(made[f"{quantized}-top1"])
         found[way] = {
             "top1": float(right.mean()),
             "lost": asdict(paired_drop(start, right)),
-            "float_top1": float(right_answers(made[f"{in_float}-top1"]).mean()),
+            "float_top1": float(correct_predictions(made[f"{in_float}-top1"]).mean()),
             "sqnr_db": made[quantized].metrics["sqnr_db"],
             "size_bytes": made[quantized].metrics["size_bytes"],
         }

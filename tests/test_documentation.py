@@ -61,7 +61,7 @@ def test_quick_commands(command: str, photos: Path) -> None:
 def test_long_commands(photos: Path, tmp_path: Path) -> None:
     for command in SLOW:
         if command.startswith("make"):
-            answer = run("edgevit run recipes/quickstart.yaml --runs " + shlex.quote(str(tmp_path)), ROOT)
+            answer = run("edgevit run quickstart --runs " + shlex.quote(str(tmp_path)), ROOT)
         else:
             answer = run(command, photos)
         assert answer.returncode == 0, f"{command}\n{answer.stderr}"

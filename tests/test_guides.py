@@ -19,6 +19,7 @@ from typer.main import get_command
 import edgevit
 from edgevit.cli import app
 from edgevit.recipe import load_recipe
+from edgevit.recipes import shipped_recipes
 from tests.reader_folder import ROOT, make_folder, run, run_python
 
 GENERATED = ("docs/reference", "docs/results", "docs/_build")  # their own tests hold them
@@ -51,7 +52,7 @@ COUNTS = {
 
 # What does not run here, and why; that it is parsed as it stands is tested all the same.
 NOT_HERE = {
-    "edgevit run recipes/cifar10-10way-5shot.yaml": "needs CIFAR-10 and CIFAR-100",
+    "edgevit run cifar10-10way-5shot": "needs CIFAR-10 and CIFAR-100",
     "python -c": "takes weights from a hub",
 }
 
@@ -63,8 +64,8 @@ SMALL_PHOTOS = (
 SMALL_QUICKSTART = "--set stages.student.epochs=1 --set datasets.glyphs.samples_per_class=20"
 SHORTER = {
     "edgevit run photos.yaml": SMALL_PHOTOS,
-    "edgevit run recipes/quickstart.yaml": SMALL_QUICKSTART,
-    "edgevit lr-find recipes/quickstart.yaml": SMALL_QUICKSTART,
+    "edgevit run quickstart": SMALL_QUICKSTART,
+    "edgevit lr-find quickstart": SMALL_QUICKSTART,
     "torchrun": SMALL_QUICKSTART,
 }
 MAY_END_WITH_1 = {
@@ -152,12 +153,19 @@ def test_a_recipe_is_valid(document: str, text: str, tmp_path: Path) -> None:
     assert load_recipe(file).stages
 
 
-@pytest.mark.parametrize("command", [line for line in EVERY_COMMAND if line.startswith("edgevit run recipes/")])
+RUNS_BY_NAME = [line for line in EVERY_COMMAND if line.split()[1] == "run" and line.split()[2] in shipped_recipes()]
+
+
+def test_recipes_are_run_by_name() -> None:
+    assert {line.split()[2] for line in RUNS_BY_NAME} == {"quickstart", "cifar10-10way-5shot"}
+
+
+@pytest.mark.parametrize("command", RUNS_BY_NAME)
 def test_the_settings_of_a_run_fit_its_recipe(command: str) -> None:
     words = shlex.split(command)
     settings = [value for option, value in pairwise(words) if option == "--set"]
     with_data = [setting for setting in settings if ".weights=" not in setting]  # a file that is not here
-    assert load_recipe(ROOT / words[2], with_data).stages
+    assert load_recipe(Path(words[2]), with_data).stages
 
 
 @pytest.mark.parametrize(("document", "text"), EVERY_SNIPPET)

@@ -11,7 +11,7 @@ from functools import partial
 from edgevit.actions.single_stage import SingleStages, stage_config
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
-from edgevit.evaluation.record import right_answers
+from edgevit.evaluation.record import correct_predictions
 from edgevit.profiling import Interval, MeasurePlan, interleaved
 from edgevit.profiling.measure import Measurement, Work
 from edgevit.report.statistics import Drop, paired_drop
@@ -104,7 +104,7 @@ def compare_models(
     if images is not None:
         config = stage_config(Evaluate, id="evaluation", model="model", data="images")
         evaluations = [stages.make(config, model=artifact, data=images) for artifact in (model, other)]
-        drop = paired_drop(*map(right_answers, evaluations))
+        drop = paired_drop(*map(correct_predictions, evaluations))
     timed = interleaved(partial(_run_of, model, options, plan), partial(_run_of, other, options, plan), plan)
     return ModelComparison(timed.a, timed.b, timed.ratio, timed.interval, drop)
 

@@ -10,7 +10,7 @@ from edgevit.configs import Distill, Fewshot, Qat, Train
 from edgevit.context import Context
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.fewshot.adapt import task_of
-from edgevit.fewshot.finetuning import finetuning
+from edgevit.fewshot.finetuning import finetuning_setup
 from edgevit.models.checkpoints import open_to_train
 from edgevit.pipeline import finished_inputs
 from edgevit.recipe import Recipe
@@ -62,4 +62,4 @@ def _setup(config: TrainedBySteps, inputs: Mapping[str, Artifact], context: Cont
         return distillation(config.model_copy(update={"teacher_cache": None}), inputs, context)[0]
     if isinstance(config, Qat):
         return quantization_aware(config.model_copy(update={"teacher_cache": None}), inputs, context)[0]
-    return finetuning(open_to_train(inputs["model"], config.model_rates), task_of(inputs), config, context)
+    return finetuning_setup(open_to_train(inputs["model"], config.model_rates), task_of(inputs), config, context)

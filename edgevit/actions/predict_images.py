@@ -14,7 +14,7 @@ from edgevit.bundling.prototypes import PrototypeHead, SupportSet
 from edgevit.data.images import read_image
 from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, shown
 from edgevit.errors import DataError
-from edgevit.evaluation.classify import no_numbers
+from edgevit.evaluation.classify import non_finite_scores
 from edgevit.graphs.class_scores import LOGITS, probabilities
 from edgevit.runtimes.base import Session, SessionOptions, input_batches
 from edgevit.targets import target_for
@@ -58,7 +58,7 @@ def predict_images(
                 continue
             confidence = _confidence(picture, session, classes[1] if classes else None)
             if not np.isfinite(confidence).all():
-                raise no_numbers(name)
+                raise non_finite_scores(name)
             best = np.argsort(-confidence, kind="stable")[:top]
             labels = [{"label": names[i], "confidence": round(float(confidence[i]), 4)} for i in best]
             found.answers.append({"image": name, "labels": labels})

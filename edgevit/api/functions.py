@@ -261,7 +261,7 @@ def run(
     """Run a recipe. Finished stages are not run again, and a stopped run goes on, as with `edgevit run`.
 
     Args:
-        recipe: a YAML file.
+        recipe: a YAML file, or the name of a recipe that comes with edgevit, such as "quickstart".
         settings: changed values by their place, such as {"stages.student.epochs": 60}.
         runs: the folder of all runs and of their store.
         device: where training runs: cpu, cuda, or auto (cuda where it works).
@@ -278,14 +278,16 @@ def run(
     from edgevit.context import Context
     from edgevit.progress import progress_for
     from edgevit.recipe import load_recipe
+    from edgevit.recipes import find_recipe
 
     progress, file = progress_for(sys.stderr), Path(recipe)
     changes = [f"{place}={_as_yaml(value)}" for place, value in (settings or {}).items()]
     loaded = load_recipe(file, changes, progress.say)
+    _, base = find_recipe(file)
     context = Context(device=training_device(device), progress=progress)
     if workers is not None:
         context = replace(context, workers=workers)
-    done = pipeline.run(loaded, file.parent, Path(runs), context, fresh)
+    done = pipeline.run(loaded, base, Path(runs), context, fresh)
     folder = Path(runs) / loaded.name
     return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})
 

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from edgevit.compression.pruning import Importance
 from edgevit.data.dataset import Dataset
-from edgevit.data.labels import places_among
+from edgevit.data.labels import labels_among
 from edgevit.data.loading import ViewDataset
 from edgevit.errors import DataError
 from edgevit.inference.over_dataset import SMALL_BATCH, images_on, over_canvases
-from edgevit.models.creation import BuiltModel, timm_model
+from edgevit.models.creation import BuiltModel
 from edgevit.models.structures import Structure
+from edgevit.models.timm_models import timm_model
 from edgevit.progress import Progress
 
 
@@ -73,10 +74,8 @@ def taylor(
 
 def known_labels(dataset: Dataset, classes: Sequence[str]) -> Tensor | None:
     """The data set's labels as indices into `classes`, (images,) int64; None without any, or of other classes."""
-    places = places_among(dataset.classes, classes)
-    if dataset.labels is None or (places < 0).any():
-        return None
-    return torch.from_numpy(places[dataset.labels])
+    labels = labels_among(dataset, classes)
+    return None if labels is None else torch.from_numpy(labels)
 
 
 @contextmanager

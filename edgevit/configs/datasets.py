@@ -11,17 +11,21 @@ from edgevit.configs.fields import Count, Fraction, GlyphCount, Seed, Side
 
 
 class FewShotDraw(Frozen):
-    """A support set of `shots` labelled images a class; the rest of the training images is the unlabelled pool."""
+    """The block `few_shot` of a data set, which adds the roles support and pool to it.
+
+    The support is a random draw of `shots` labelled training images per class. The pool is the rest of the training
+    images, without labels. (The stage that adapts a model to a support is `Fewshot`.)
+    """
 
     shots: Count = Field(5, description="Number of labelled images of each class.")
     draw: Seed = Field(0, description="Number of the random draw. Another number draws another support set.")
 
 
 class Splits(Frozen):
-    """Fractions for a data set that has no splits of its own.
+    """Fractions of the splits, for a data set without splits of its own.
 
-    Each sample goes where the hash of its id says, so that it stays there when others are added; every class is divided
-    by the same fractions in expectation.
+    The hash of its id decides the split of a sample, so that it stays there when samples are added. Every class is
+    divided by the same fractions in expectation.
     """
 
     val: Fraction = Field(0.1, description="Share of the images for the role `val`.")
@@ -74,8 +78,8 @@ class ImageFolder(EncodedImages):
 class WebDataset(EncodedImages):
     """Tar shards in the layout of the webdataset package: KEY.jpg (or .png, …) beside KEY.cls or KEY.json.
 
-    A shard belongs to the split that its path names last, as in train-0000.tar or val/0000.tar. The names of numbered
-    classes are the lines of classes.txt beside the shards, where there is one.
+    A shard belongs to the split that its path names last, as in train-0000.tar or val/0000.tar. Numbered classes take
+    their names from the lines of classes.txt beside the shards, if there is one.
     """
 
     source: Literal["webdataset"]
@@ -87,7 +91,7 @@ class WebDataset(EncodedImages):
 
 
 class HuggingFace(EncodedImages):
-    """A Dataset or DatasetDict that the Hugging Face `datasets` package has saved with save_to_disk.
+    """A Dataset or DatasetDict that the Hugging Face package `datasets` saved with save_to_disk.
 
     Needs the extra edgevit[huggingface]. Nothing is downloaded.
     """

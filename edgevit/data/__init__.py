@@ -1,4 +1,4 @@
-"""Data sets, their roles, and the way from a picture to a model's input."""
+"""Data sets, their roles, and preprocessing from a picture to a model's input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "read_image",
 ]
 
-# These import torch, which reading data sets does without.
+# These modules import torch. Reading a data set does not need torch.
 _NEED_TORCH = {"ViewDataset": "loading", "epoch_order": "loading", "augment": "transforms", "normalize": "transforms"}
 
 

@@ -1,4 +1,4 @@
-"""Names of classes: a file of them, the form in which all are compared, and names that would make trouble later."""
+"""Class names: reading them from a file, checking them, and notes about names that are easily confused."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from edgevit.errors import DataError, listed
 
 __all__ = ["alike_notes", "check_class_names", "composed", "is_class_name", "names_in_file"]
 
-_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, ends of lines and of paragraphs
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, line and paragraph separators
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")
 
 
 def is_class_name(name: str) -> bool:
-    """Whether a name is one line of text: control characters would reach a terminal, lone surrogates no file."""
+    """Whether a name is one line of text.
+
+    Control characters would act on a terminal. Lone surrogates cannot be written to a file.
+    """
     return bool(name) and not any(unicodedata.category(character) in _NO_TEXT for character in name)
 
 
 def check_class_names(classes: Sequence[str], where: str) -> None:
-    """Raise DataError for a name that cannot be a line of a file of labels, or two equal: before any training."""
+    """Raise DataError if a name is not one line of text, or if two names are equal."""
     for name in classes:
         if not is_class_name(name):
             raise DataError(
@@ -38,32 +41,32 @@ def check_class_names(classes: Sequence[str], where: str) -> None:
 
 
 def names_in_file(file: Path) -> tuple[str, ...]:
-    """The class names in a file of UTF-8 text, one a line; blank lines at the end do not count.
+    """The class names in a UTF-8 text file, one per line. Blank lines at the end do not count.
 
-    Raises DataError where it is no such text, or a name will not do.
+    Raises DataError if the file is not UTF-8 text, or if `check_class_names` refuses a name.
     """
     try:
         text = file_content(file).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError("this is no text in UTF-8", where=file, expected="one class name a line") from None
+        raise DataError("this file is not UTF-8 text", where=file, expected="one class name per line") from None
     except ValueError as error:
-        raise DataError(str(error), where=file, expected="one class name a line") from None
+        raise DataError(str(error), where=file, expected="one class name per line") from None
     names = tuple(composed(line) for line in text.rstrip("\r\n").splitlines())
     check_class_names(names, str(file))
     return names
 
 
 def alike_notes(classes: Sequence[str]) -> list[str]:
-    """A note for classes whose names are the same but for case, spaces, underscores and hyphens.
+    """A note about class names that differ only in case, spaces, underscores or hyphens.
 
-    Names of a single character are what they are: 'a' and 'A' are two letters.
+    Names of a single character are not compared: 'a' and 'A' are two letters.
     """
     groups: dict[str, list[str]] = {}
     for name in classes:
         if len(name) > 1:
             groups.setdefault(_folded(name), []).append(name)
     alike = [" and ".join(f"'{name}'" for name in names) for names in groups.values() if len(names) > 1]
-    return [f"classes whose names differ in spelling alone are taken as different: {listed(alike)}"] if alike else []
+    return [f"classes whose names differ only in spelling count as different: {listed(alike)}"] if alike else []
 
 
 def _folded(name: str) -> str:

@@ -1,9 +1,10 @@
-"""Pictures hurt in known ways at five severities, after Hendrycks and Dietterich 2019 (arXiv:1903.12261).
+"""Image corruptions of eight kinds at five severities, after Hendrycks and Dietterich 2019 (arXiv:1903.12261).
 
-Only the kinds and the idea of five severities are theirs: figures taken with these pictures are not ImageNet-C's or
-CIFAR-10-C's. What is a length is a share of the picture's short side, so that a picture of 32 pixels and one of 224
-are hurt alike. Noise and JPEG, whose effect hangs on the number of pixels, are as strong as in CIFAR-10-C at 32 pixels
-and as in ImageNet-C at 224 pixels, and in geometric proportion between. Darkness, which they do not have, is the night.
+The kinds and the five severities follow that paper. The pictures differ, so accuracies under these corruptions are not
+comparable with ImageNet-C's or CIFAR-10-C's. Lengths are shares of the picture's short side, so that pictures of 32 and
+of 224 pixels are corrupted alike. The effect of noise and JPEG depends on the number of pixels: they are as strong as
+in CIFAR-10-C at 32 pixels and as in ImageNet-C at 224 pixels, and interpolated geometrically between. Darkness, which
+stands for night, is not among the kinds of that paper.
 """
 
 from __future__ import annotations
@@ -25,40 +26,40 @@ from edgevit.data.preprocess import LONGEST_STRIP
 
 COMMON_SHORT_SIDE = 256  # pixels
 
-# One number for each severity.
-BRIGHTNESS = (0.1, 0.2, 0.3, 0.4, 0.5)  # added to HSV's value
+# One value per severity.
+BRIGHTNESS = (0.1, 0.2, 0.3, 0.4, 0.5)  # added to the value of HSV
 DARKNESS_STOPS = (1, 2, 3, 4, 5)  # each halves the light
-CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)  # what is left of it
+CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)  # the share of the contrast that remains
 BLUR_SIGMA = (0.0125, 0.0175, 0.0225, 0.0275, 0.035)  # of the short side
 NOISE_SIGMA = {32: (0.04, 0.06, 0.08, 0.09, 0.10), 224: (0.08, 0.12, 0.18, 0.26, 0.38)}  # by short side
 JPEG_QUALITY = {32: (80, 65, 58, 50, 40), 224: (25, 18, 15, 10, 7)}
-FOG_DEPTH = (0.4, 0.7, 1.0, 1.4, 1.9)  # mean optical depth: exp(-depth) of the picture is left
-SNOW_FLAKES = (150, 300, 500, 750, 1000)  # on a square of the short side
+FOG_DEPTH = (0.4, 0.7, 1.0, 1.4, 1.9)  # mean optical depth: exp(-depth) of the light passes
+SNOW_FLAKES = (150, 300, 500, 750, 1000)  # in a square of the short side
 
 DISPLAY_GAMMA = 2.2
 FOG_LIGHT = 0.9
-FOG_CELLS = (2, 4, 8, 16)  # of the cloud's octaves, along the short side
-BLUR_TRUNCATE = 4.0  # sigmas, as in scipy
+FOG_CELLS = (2, 4, 8, 16)  # cells of each octave of the cloud, along the short side
+BLUR_TRUNCATE = 4.0  # radius of the kernel in sigmas, as in scipy
 SNOW_CANVAS = 256  # short side of the canvas that flakes are drawn on
 LONGEST_SNOW_CANVAS = 4096
 
-Unit: TypeAlias = npt.NDArray[np.float32]  # (height, width, 3), 0 to 1
+UnitImage: TypeAlias = npt.NDArray[np.float32]  # (height, width, 3), 0 to 1
 
 
 def corrupt(image: Image, kind: Corruption, severity: int, seed: str) -> Image:
-    """A hurt copy of an RGB picture, uint8 (H, W, 3), of any size.
+    """A corrupted copy of an RGB picture, uint8 (H, W, 3), of any size.
 
     Args:
         severity: 1 to 5.
-        seed: beside kind and severity, what the random draw is a function of: it should name the sample.
+        seed: text that identifies the sample. The random draw is a function of seed, kind and severity.
     """
-    draw = hashlib.sha256(f"{seed}/{kind}/{severity}".encode()).digest()
-    generator = np.random.default_rng(int.from_bytes(draw[:16], "big"))
+    digest = hashlib.sha256(f"{seed}/{kind}/{severity}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
     return _uint8(_CORRUPTIONS[kind](image.astype(np.float32) / np.float32(255), severity - 1, generator))
 
 
 def at_common_size(image: Image) -> Image:
-    """A picture whose short side is longer than 256 pixels, reduced to that; far ends of long strips are cut off."""
+    """The picture with its short side reduced to at most 256 pixels. Far ends of very long strips are cut off."""
     rows, columns = image.shape[:2]
     height, width = min(rows, columns * LONGEST_STRIP), min(columns, rows * LONGEST_STRIP)
     top, left = (rows - height) // 2, (columns - width) // 2
@@ -70,24 +71,24 @@ def at_common_size(image: Image) -> Image:
     return np.asarray(Pictures.fromarray(np.ascontiguousarray(image)).resize(size, Pictures.Resampling.BICUBIC))
 
 
-def _brightness(image: Unit, level: int, _: np.random.Generator) -> Unit:
+def _brightness(image: UnitImage, level: int, _: np.random.Generator) -> UnitImage:
     value = image.max(-1, keepdims=True)
     brighter = np.minimum(value + BRIGHTNESS[level], 1)
     scaled = image * (brighter / np.where(value > 0, value, 1))
     return np.asarray(np.where(value > 0, scaled, brighter), np.float32)
 
 
-def _darkness(image: Unit, level: int, _: np.random.Generator) -> Unit:
+def _darkness(image: UnitImage, level: int, _: np.random.Generator) -> UnitImage:
     return image * np.float32(2 ** (-DARKNESS_STOPS[level] / DISPLAY_GAMMA))
 
 
-def _contrast(image: Unit, level: int, _: np.random.Generator) -> Unit:
+def _contrast(image: UnitImage, level: int, _: np.random.Generator) -> UnitImage:
     mean = image.mean((0, 1))
     return np.asarray(mean + np.float32(CONTRAST[level]) * (image - mean))
 
 
-def _blur(image: Unit, level: int, _: np.random.Generator) -> Unit:
-    """Gaussian; the picture is mirrored at its edges. A sigma below a third of a pixel does nothing."""
+def _blur(image: UnitImage, level: int, _: np.random.Generator) -> UnitImage:
+    """Gaussian blur; the picture is mirrored at its edges. A sigma below 1/3 pixel changes almost nothing."""
     sigma = BLUR_SIGMA[level] * _short_side(image)
     radius = int(BLUR_TRUNCATE * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
@@ -95,31 +96,31 @@ def _blur(image: Unit, level: int, _: np.random.Generator) -> Unit:
     return _convolved(_convolved(image, kernel, axis=0), kernel, axis=1)
 
 
-def _convolved(image: Unit, kernel: npt.NDArray[np.float32], axis: int) -> Unit:
+def _convolved(image: UnitImage, kernel: npt.NDArray[np.float32], axis: int) -> UnitImage:
     radius, size = len(kernel) // 2, image.shape[axis]
-    around = [(radius, radius) if one == axis else (0, 0) for one in range(image.ndim)]
-    padded = np.moveaxis(np.pad(image, around, mode="symmetric"), axis, 0)
+    padding = [(radius, radius) if dimension == axis else (0, 0) for dimension in range(image.ndim)]
+    padded = np.moveaxis(np.pad(image, padding, mode="symmetric"), axis, 0)
     total = np.zeros_like(padded[:size])
     for offset, weight in enumerate(kernel):
         total += weight * padded[offset : offset + size]
     return np.moveaxis(total, 0, axis)
 
 
-def _noise(image: Unit, level: int, generator: np.random.Generator) -> Unit:
-    """Gaussian, drawn for each pixel and channel."""
+def _noise(image: UnitImage, level: int, generator: np.random.Generator) -> UnitImage:
+    """Gaussian noise, independent for each pixel and channel."""
     sigma = _for_size(NOISE_SIGMA, level, image)
     return image + np.float32(sigma) * generator.standard_normal(image.shape, dtype=np.float32)
 
 
-def _jpeg(image: Unit, level: int, _: np.random.Generator) -> Unit:
+def _jpeg(image: UnitImage, level: int, _: np.random.Generator) -> UnitImage:
     buffer = BytesIO()
     Pictures.fromarray(_uint8(image)).save(buffer, "JPEG", quality=round(_for_size(JPEG_QUALITY, level, image)))
     with Pictures.open(buffer) as decoded:
         return np.asarray(decoded, np.float32) / np.float32(255)
 
 
-def _fog(image: Unit, level: int, generator: np.random.Generator) -> Unit:
-    """Koschmieder's law, J·t + A·(1 - t) with t = exp(-depth), the depth varying as clouds do."""
+def _fog(image: UnitImage, level: int, generator: np.random.Generator) -> UnitImage:
+    """Koschmieder's law, J·t + A·(1 - t) with t = exp(-depth); the depth follows a random cloud of several octaves."""
     height, width = image.shape[:2]
     short, cloud = _short_side(image), np.zeros((height, width), np.float32)
     for octave, cells in enumerate(FOG_CELLS):
@@ -127,30 +128,30 @@ def _fog(image: Unit, level: int, generator: np.random.Generator) -> Unit:
         grid = Pictures.fromarray(generator.random((rows, columns), dtype=np.float32))
         cloud += 0.5**octave * np.asarray(grid.resize((width, height), Pictures.Resampling.BILINEAR))
     depth = FOG_DEPTH[level] * (0.5 + 0.5 * cloud / cloud.mean())
-    left = np.exp(-depth)[..., np.newaxis]
-    return np.asarray(image * left + FOG_LIGHT * (1 - left), np.float32)
+    transmission = np.exp(-depth)[..., np.newaxis]
+    return np.asarray(image * transmission + FOG_LIGHT * (1 - transmission), np.float32)
 
 
-def _snow(image: Unit, level: int, generator: np.random.Generator) -> Unit:
-    """Bright streaks that fall in one direction, laid over the picture by their opacity."""
+def _snow(image: UnitImage, level: int, generator: np.random.Generator) -> UnitImage:
+    """Bright streaks in a common direction, blended over the picture by their opacity."""
     height, width = image.shape[:2]
     scale = SNOW_CANVAS / _short_side(image)
     canvas_width, canvas_height = (min(LONGEST_SNOW_CANVAS, round(side * scale)) for side in (width, height))
     canvas = Pictures.new("L", (canvas_width, canvas_height))
     pencil, direction = ImageDraw.Draw(canvas), generator.uniform(np.pi / 4, 3 * np.pi / 4)
     count = round(SNOW_FLAKES[level] * canvas_width * canvas_height / SNOW_CANVAS**2)
-    places = generator.random((count, 2)) * (canvas_width, canvas_height)
+    positions = generator.random((count, 2)) * (canvas_width, canvas_height)
     streaks = generator.uniform(0.01, 0.05, (count, 1)) * SNOW_CANVAS * (np.cos(direction), np.sin(direction))
     widths = generator.integers(2, 6, count)
     opacities = generator.integers(150, 256, count)
-    for place, streak, thickness, opacity in zip(places, streaks, widths, opacities, strict=True):
-        pencil.line((*place, *(place + streak)), fill=int(opacity), width=int(thickness))
+    for position, streak, thickness, opacity in zip(positions, streaks, widths, opacities, strict=True):
+        pencil.line((*position, *(position + streak)), fill=int(opacity), width=int(thickness))
     layer = canvas.filter(ImageFilter.GaussianBlur(1)).resize((width, height), Pictures.Resampling.BILINEAR)
     opacity = np.asarray(layer, np.float32)[..., np.newaxis] / np.float32(255)
     return image + (1 - image) * opacity
 
 
-_CORRUPTIONS: dict[Corruption, Callable[[Unit, int, np.random.Generator], Unit]] = {
+_CORRUPTIONS: dict[Corruption, Callable[[UnitImage, int, np.random.Generator], UnitImage]] = {
     "brightness": _brightness,
     "darkness": _darkness,
     "contrast": _contrast,
@@ -162,16 +163,16 @@ _CORRUPTIONS: dict[Corruption, Callable[[Unit, int, np.random.Generator], Unit]]
 }
 
 
-def _for_size(strengths: Mapping[int, Sequence[float]], level: int, image: Unit) -> float:
-    """The strength for a picture of this size: in geometric proportion between two sizes, level beyond them."""
+def _for_size(strengths: Mapping[int, Sequence[float]], level: int, image: UnitImage) -> float:
+    """The strength for a picture of this size: interpolated geometrically between two sizes, constant outside them."""
     (small, at_small), (large, at_large) = sorted(strengths.items())
-    place = math.log(_short_side(image) / small) / math.log(large / small)
-    return float(at_small[level] * (at_large[level] / at_small[level]) ** min(1.0, max(0.0, place)))
+    position = math.log(_short_side(image) / small) / math.log(large / small)
+    return float(at_small[level] * (at_large[level] / at_small[level]) ** min(1.0, max(0.0, position)))
 
 
-def _short_side(image: Unit) -> int:
+def _short_side(image: UnitImage) -> int:
     return int(min(image.shape[:2]))
 
 
-def _uint8(image: Unit) -> Image:
+def _uint8(image: UnitImage) -> Image:
     return np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What every data set looks like: samples known by id, with labels (or none), read one picture at a time."""
+"""Data sets in memory: samples with ids, with or without labels, whose pictures are read one at a time."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ Indices = npt.NDArray[np.int64]
 
 
 class Images(Protocol):
-    """The pictures of a source, by position. Must pickle: loader workers get a copy. Threads read at once."""
+    """The pictures of a source, by position. Must be picklable, for loader workers, and safe to read from threads."""
 
     def content(self, index: int) -> bytes:
-        """The bytes of picture `index`, which its hash is taken of. Raises DataError if they cannot be read."""
+        """The bytes of picture `index`, from which its hash is computed. Raises DataError if they cannot be read."""
         ...
 
     def decoded(self, content: bytes, index: int) -> Image:
-        """Picture `index` from its bytes, uint8 (H, W, 3), RGB. Raises DataError where they are no picture."""
+        """Picture `index` decoded from its bytes, uint8 (H, W, 3), RGB. Raises DataError if they are not a picture."""
         ...
 
     def place(self, index: int) -> str:
-        """Where picture `index` lies. Two data sets that read one picture call its place the same."""
+        """The location of picture `index`. Two data sets that read the same picture give the same location."""
         ...
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
-        """A hash of the content of each of these pictures, and whether it can be read."""
+        """For each of these pictures: the hash of its content, and the problem if it cannot be decoded."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """All samples of a data set in a fixed order, whatever their role.
+    """All samples of a data set, of every role, in a fixed order.
 
     Attributes:
         classes: class names; a label is an index into them.
-        ids: the id of each sample, unique and stable: a relative path, or a name made of its index.
-        labels: (n,) int64, or None where the source has none.
-        splits: the split that each sample belongs to.
-        images: their pictures.
-        notes: what a user should know about how the source was read.
+        ids: the id of each sample, unique and stable: a relative path, or a name made from its index.
+        labels: (n,) int64, or None if the source has none.
+        splits: the split of each sample.
+        images: the pictures of the samples.
+        notes: notes for the user about how the source was read.
     """
 
     classes: tuple[str, ...]
@@ -67,11 +67,12 @@ class Dataset:
 
     Attributes:
         name: data set and role.
-        classes: class names; a label is an index into them. Some may have no sample in this role.
-        sample_ids: one for each sample.
-        labels: (n,) int64, or None where this role hides them.
-        images, indices: the pictures of the whole source, and which of them these samples are.
-        sha256: (n, 32) uint8, the hash that each picture's content must have; None where nothing was hashed.
+        classes: class names; a label is an index into them. A class may have no sample in this role.
+        sample_ids: the id of each sample.
+        labels: (n,) int64, or None if this role hides them.
+        images: the pictures of the whole source.
+        indices: the position of each sample in `images`.
+        sha256: (n, 32) uint8, the hash that each picture's content must have; None if the pictures were not hashed.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Dataset:
     def image(self, index: int) -> Image:
         """Sample `index`, uint8 (H, W, 3), RGB.
 
-        Raises DataError where it cannot be read, or is no longer the picture that the data set's key was made of.
+        Raises DataError if it cannot be read, or if it changed after the data set was hashed.
         """
         position = int(self.indices[index])
         content = self.images.content(position)
@@ -96,17 +97,17 @@ class Dataset:
             raise DataError(
                 "the picture was changed while it was in use",
                 where=self.images.place(position),
-                next=f"let nothing write into {self.name} while it is read, and run the command again",
+                next=f"do not change {self.name} while it is in use, and run the command again",
             )
         return self.images.decoded(content, position)
 
     def contents(self) -> list[bytes]:
-        """The sha256 of the content of each sample."""
-        assert self.sha256 is not None, "only samples that were hashed are compared"
+        """The sha256 of each sample's content, 32 bytes each."""
+        assert self.sha256 is not None, "only hashed samples can be compared"
         return [row.tobytes() for row in self.sha256]
 
     def subset(self, positions: Indices) -> Dataset:
-        """The samples at these positions, in this order, under the same name and with the same classes."""
+        """The samples at these positions, in this order. Name and classes stay."""
         return replace(
             self,
             sample_ids=tuple(self.sample_ids[position] for position in positions),
@@ -116,17 +117,17 @@ class Dataset:
         )
 
     def shuffled(self, seed: int) -> Indices:
-        """Every position once, in an order drawn by a seed: the first of them are a draw of any size."""
+        """A permutation of all positions, drawn with a seed. Its first k entries are a random sample of k positions."""
         return np.random.default_rng(seed).permutation(len(self))
 
     def sample(self, count: int, seed: int) -> Dataset:
-        """So many samples drawn by a seed, in their order; all where there are no more."""
+        """`count` samples drawn with a seed, in their original order; all samples of a smaller data set."""
         return self.subset(np.sort(self.shuffled(seed)[:count]))
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Pictures in memory, uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3), and the file that they were read from."""
+    """Pictures in memory, uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3), and the file they were read from."""
 
     pixels: npt.NDArray[np.uint8]
     origin: str = ""
@@ -147,7 +148,7 @@ class ArrayImages:
 
 @dataclass(frozen=True, eq=False)
 class SubsetImages:
-    """Some pictures of another source, by their positions in it."""
+    """A selection of another source's pictures, by position."""
 
     images: Images
     positions: Indices

@@ -1,4 +1,4 @@
-"""The same picture in two places, known by the hash of its content, which fingerprints are made of anyway."""
+"""Duplicate pictures within a data set, and in both tested and training data, found by the hash of their content."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from edgevit.data.dataset import Dataset
 from edgevit.errors import DataError, listed
 
-LARGEST_SUPPORT = 2000  # images; a larger set is no support whose every image counts
+LARGEST_SUPPORT = 2000  # images; in a larger set a single image has little weight
 SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Uses:
-    """What stages do with data sets and roles, by name.
+    """How the stages of a recipe use data sets and roles, by name.
 
     Attributes:
-        tested: accuracy is measured on them.
-        learned: models are made from them, by their labels or without.
-        supports: models are adapted to their labelled images.
+        tested: names of data sets that accuracy is measured on.
+        learned: names of data sets that models learn from, with labels or without.
+        supports: names of data sets whose labelled images models are adapted to.
     """
 
     tested: frozenset[str] = frozenset()
@@ -29,12 +29,13 @@ class Uses:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Pictures of a tested data set that models learn from too.
+    """Pictures of a tested data set that are also in a data set that models learn from.
 
     Attributes:
-        data: the data set that is learned from.
-        labelled: it has labels.
-        images, of: how many of how many tested pictures are in it.
+        data: name of the data set that models learn from.
+        labelled: whether that data set has labels.
+        images: number of tested pictures that are in it.
+        of: number of tested pictures.
     """
 
     data: str
@@ -43,116 +44,116 @@ class Overlap:
     of: int
 
     def note(self) -> str:
-        what = "learned from" if self.labelled else "learned from without labels"
+        without_labels = "" if self.labelled else " without labels"
         return (
-            f"{self.images:,} of the {self.of:,} images that accuracy is measured on are in {self.data} too, "
-            f"which is {what}"
+            f"{self.images:,} of the {self.of:,} images that accuracy is measured on are also in {self.data}, "
+            f"which models learn from{without_labels}"
         )
 
 
 def duplicate_notes(name: str, dataset: Dataset, uses: Uses) -> list[str]:
-    """What a user should know about pictures that data set `name` holds twice.
+    """Notes about pictures that data set `name` holds twice.
 
-    Raises DataError if it is a support with a picture under two classes.
+    Raises DataError if the data set is a support with a picture under two classes.
     """
     as_support = is_support(name, dataset, uses)
-    twice = _twice_in_a_class(dataset) if as_support else ()
-    return [*_under_two_classes(dataset, as_support), *twice]
+    within_classes = _duplicates_within_classes(dataset) if as_support else ()
+    return [*_duplicates_across_classes(dataset, as_support), *within_classes]
 
 
 def overlaps(name: str, hashed: Mapping[str, Dataset], uses: Uses) -> list[Overlap]:
-    """The tested pictures of `name` that are in a data set that models learn from, by the hash of their content.
+    """The overlaps between the tested data set `name` and each data set that models learn from.
 
-    Copies in other files are counted: large data sets hold some by nature (CIFAR-10 has some in train and test), and
-    pictures without labels may be meant to be those of the test.
+    Pictures are compared by the hash of their content. Copies in different files are counted and not refused: large
+    data sets contain some (CIFAR-10 has some in both train and test), and unlabelled pictures may be the tested ones on
+    purpose.
 
     Raises:
-        DataError: a tested picture is in a support, where each image weighs much; or the very file is read again, with
-            labels, through another data set.
+        DataError: a tested picture is in a support; or a labelled data set that models learn from reads the same file.
     """
     if name not in uses.tested:
         return []
     tested = hashed[name]
-    found = []
-    for other in sorted(uses.learned):
-        learned = hashed[other]
-        pairs = _shared(tested, learned)
-        if not _by_design(name, other):
-            _check_apart(tested, learned, pairs, is_support(other, learned, uses))
+    overlapping = []
+    for learned_name in sorted(uses.learned):
+        learned = hashed[learned_name]
+        pairs = _shared_pictures(tested, learned)
+        if not _by_design(name, learned_name):
+            _check_apart(tested, learned, pairs, is_support(learned_name, learned, uses))
         if pairs:
-            found.append(Overlap(other, learned.labels is not None, len(pairs), len(tested)))
-    return found
+            overlapping.append(Overlap(learned_name, learned.labels is not None, len(pairs), len(tested)))
+    return overlapping
 
 
 def is_support(name: str, dataset: Dataset, uses: Uses) -> bool:
-    """Whether models are adapted to these few labelled images."""
-    named = name in uses.supports or name.endswith(".support")
-    return named and dataset.labels is not None and len(dataset) <= LARGEST_SUPPORT
+    """Whether the data set is a small labelled set that models are adapted to."""
+    used_as_support = name in uses.supports or name.endswith(".support")
+    return used_as_support and dataset.labels is not None and len(dataset) <= LARGEST_SUPPORT
 
 
-def _under_two_classes(dataset: Dataset, refused: bool) -> Iterator[str]:
+def _duplicates_across_classes(dataset: Dataset, refused: bool) -> Iterator[str]:
     if dataset.labels is None:
         return
     labels = dataset.labels.tolist()
-    pairs = [(one, other) for one, other in _repeated(dataset) if labels[one] != labels[other]]
+    pairs = [(first, copy) for first, copy in _duplicates(dataset) if labels[first] != labels[copy]]
     if not pairs:
         return
-    named = [
-        f"{dataset.sample_ids[one]} ({dataset.classes[labels[one]]}) and "
-        f"{dataset.sample_ids[other]} ({dataset.classes[labels[other]]})"
-        for one, other in pairs
-    ]
+    with_class = [f"{name} ({dataset.classes[label]})" for name, label in zip(dataset.sample_ids, labels, strict=True)]
+    named = [f"{with_class[first]} and {with_class[copy]}" for first, copy in pairs]
     if refused:
         raise DataError(
             "the support has the same picture under two classes",
             where=dataset.name,
             got=f"{len(pairs)}: {listed(named, SHOWN)}",
-            next="keep each under the class that it shows",
+            next="keep each picture only under the class that it shows",
         )
     yield f"{_pictures(len(pairs))} under two classes: {listed(named, SHOWN)}"
 
 
-def _twice_in_a_class(dataset: Dataset) -> Iterator[str]:
+def _duplicates_within_classes(dataset: Dataset) -> Iterator[str]:
     assert dataset.labels is not None
     labels = dataset.labels.tolist()
     named = [
-        f"{dataset.sample_ids[one]} and {dataset.sample_ids[other]}"
-        for one, other in _repeated(dataset)
-        if labels[one] == labels[other]
+        f"{dataset.sample_ids[first]} and {dataset.sample_ids[copy]}"
+        for first, copy in _duplicates(dataset)
+        if labels[first] == labels[copy]
     ]
     if named:
         yield f"{_pictures(len(named))} there twice, and count{'s' * (len(named) == 1)} twice: {listed(named, SHOWN)}"
 
 
-def _shared(tested: Dataset, learned: Dataset) -> list[tuple[int, int]]:
-    """For each tested picture that `learned` holds too, both positions: of the very file, or else of its first copy."""
+def _shared_pictures(tested: Dataset, learned: Dataset) -> list[tuple[int, int]]:
+    """The pictures that are in both data sets, each as its position in `tested` and in `learned`.
+
+    The position in `learned` is that of the same file if it is there, otherwise that of the first copy.
+    """
     contents = tested.contents()
-    wanted = set(contents)
-    first: dict[bytes, int] = {}
+    tested_contents = set(contents)
+    first_copy: dict[bytes, int] = {}
     by_place: dict[tuple[bytes, str], int] = {}
     for index, content in enumerate(learned.contents()):
-        if content in wanted:
-            first.setdefault(content, index)
+        if content in tested_contents:
+            first_copy.setdefault(content, index)
             by_place.setdefault((content, _place(learned, index)), index)
     return [
-        (index, by_place.get((content, _place(tested, index)), first[content]))
+        (index, by_place.get((content, _place(tested, index)), first_copy[content]))
         for index, content in enumerate(contents)
-        if content in first
+        if content in first_copy
     ]
 
 
 def _check_apart(tested: Dataset, learned: Dataset, pairs: Sequence[tuple[int, int]], as_support: bool) -> None:
-    again = [pair for pair in pairs if _place(tested, pair[0]) == _place(learned, pair[1])]
-    refused = pairs if as_support else again if learned.labels is not None else []
+    same_file = [pair for pair in pairs if _place(tested, pair[0]) == _place(learned, pair[1])]
+    refused = pairs if as_support else same_file if learned.labels is not None else []
     if not refused:
         return
+    named = [f"{tested.sample_ids[position]} is {learned.sample_ids[copy]}" for position, copy in refused]
     raise DataError(
-        f"pictures that accuracy is measured on are in the {'support' if as_support else 'data set'} "
-        f"'{learned.name}' too, which is learned from",
+        f"pictures that accuracy is measured on are also in the {'support' if as_support else 'data set'} "
+        f"'{learned.name}', which models learn from",
         where=tested.name,
-        got=f"{len(refused)}: "
-        + listed([f"{tested.sample_ids[one]} is {learned.sample_ids[other]}" for one, other in refused]),
-        next=f"remove them from one of the two, or let {learned.name} read folders or splits of its own",
+        got=f"{len(refused)}: {listed(named)}",
+        next=f"remove the pictures from one of the two, or let {learned.name} read different folders or splits",
     )
 
 
@@ -160,15 +161,19 @@ def _place(dataset: Dataset, index: int) -> str:
     return dataset.images.place(int(dataset.indices[index]))
 
 
-def _by_design(one: str, other: str) -> bool:
-    """Whether these are roles of one data set that share samples: the recipe says so, and the user knows."""
-    (data, _, role), (other_data, _, other_role) = one.partition("."), other.partition(".")
-    apart = {role, other_role} & {"val", "test"}
-    return data == other_data and ("" in (role, other_role) or role == other_role or not apart)
+def _by_design(tested_name: str, learned_name: str) -> bool:
+    """Whether the two are roles of one data set that share samples. The recipe then asks for the overlap."""
+    (tested_data, _, tested_role), (learned_data, _, learned_role) = (
+        name.partition(".") for name in (tested_name, learned_name)
+    )
+    if tested_data != learned_data:
+        return False
+    roles = {tested_role, learned_role}
+    return "" in roles or len(roles) == 1 or not roles & {"val", "test"}
 
 
-def _repeated(dataset: Dataset) -> Iterator[tuple[int, int]]:
-    """Pairs of samples with the same content: the first that has it, and each further one."""
+def _duplicates(dataset: Dataset) -> Iterator[tuple[int, int]]:
+    """Pairs of samples with the same content: the first sample with this content, and each further sample."""
     first: dict[bytes, int] = {}
     for index, content in enumerate(dataset.contents()):
         if content in first:

@@ -1,4 +1,4 @@
-"""What the names of folders give away: labels where none are asked for, and none where they are."""
+"""Notes about folder names that suggest a mistake in a data set's labels."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ UNLABELLED_NAMES = frozenset({"unlabelled", "unlabeled", "pool", "unsorted"})
 
 
 def label_notes(name: str, configs: Mapping[str, DatasetConfig], sources: Mapping[str, Source]) -> list[str]:
-    """What a user should know about the folders of data set `name`, among all that a recipe reads.
+    """Notes about the folders of data set `name`, given all data sets that a recipe reads.
 
-    An unlabelled one whose folders bear the names of two or more classes of another; a labelled one with a class that
-    is named as if its pictures had no label.
+    There is a note for a labelled data set with a class named like a folder of unlabelled pictures ("pool"), and for an
+    unlabelled data set whose folders have the names of two or more classes of a labelled data set.
     """
     source = sources[name]
     if not isinstance(configs[name], ImageFolder):
         return []
     if source.labels is not None:
         return [
-            f"the folder '{one}' is taken as a class; pictures without labels go into a data set with classes: none"
-            for one in source.classes
-            if one.lower() in UNLABELLED_NAMES
+            f"the folder '{folder}' is taken as a class; pictures without labels go into a data set with classes: none"
+            for folder in source.classes
+            if folder.lower() in UNLABELLED_NAMES
         ]
     folders = {composed(folder) for sample_id in source.ids for folder in sample_id.split("/")[:-1]}
-    for other, labelled in sources.items():
+    for labelled_name, labelled in sources.items():
         shared = sorted(folders.intersection(labelled.classes))
         if len(shared) > 1:
-            return [f"its folders bear names of classes of {other} ({listed(shared)}); they are not used as labels"]
+            return [
+                f"its folders have the names of classes of {labelled_name} ({listed(shared)}); "
+                "they are not used as labels"
+            ]
     return []
 
 
 def inner_folders(source: Source) -> list[str]:
-    """The names of the folders that hold pictures in the folders that name the classes."""
+    """The names of the folders that hold the pictures, below the class folders."""
     folders = set()
     for sample_id in source.ids:
         outer, *inner = sample_id.split("/")[:-1]

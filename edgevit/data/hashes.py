@@ -1,4 +1,4 @@
-"""sha256 of pictures that were hashed before and have not changed since, kept in a JSON file."""
+"""A cache of the sha256 of pictures, in a JSON file. An entry is valid while the picture's file does not change."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ _NO_FILE = "none"
 
 @dataclass(frozen=True)
 class ImageState:
-    """The sha256 of a picture's file, and why it cannot be decoded (None where it can)."""
+    """The sha256 of a picture's content, and why it cannot be decoded (None if it can)."""
 
     sha256: str
     problem: str | None = None
 
 
-class Stored(Protocol):
-    """Where an encoded picture lies."""
+class StoredPicture(Protocol):
+    """An encoded picture on disk."""
 
     @property
     def key(self) -> str:
-        """Its name in the cache, unlike any other's."""
+        """The unique name of the picture in the cache."""
         ...
 
     def stamp(self) -> str:
-        """What the system says of the file that holds it: its content is the same while this is."""
+        """A text that changes whenever the file that holds the picture changes."""
         ...
 
     def read(self) -> bytes:
-        """Its content. Raises OSError where that cannot be read now, ValueError where it never can."""
+        """The bytes of the picture. Raises OSError if they cannot be read now, ValueError if they can never be read."""
         ...
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file, or `size` bytes of one that holds many."""
+    """A file with one picture, or the part of a file from `offset` that holds one picture in `size` bytes."""
 
     file: Path
     offset: int = 0
@@ -69,12 +69,12 @@ class StoredFile:
             opened.seek(self.offset)
             content = opened.read(self.size)
         if len(content) < self.size:
-            raise OSError("the file that holds it ends before it")
+            raise OSError("the file ends before the picture does")
         return content
 
 
-def content_of(picture: Stored, where: str) -> bytes:
-    """The content of a picture. Raises DataError, naming `where`, if it cannot be read."""
+def content_of(picture: StoredPicture, where: str) -> bytes:
+    """The bytes of a picture. Raises DataError, naming `where`, if they cannot be read."""
     try:
         return picture.read()
     except (OSError, ValueError) as error:
@@ -82,48 +82,51 @@ def content_of(picture: Stored, where: str) -> bytes:
 
 
 class ImageStates:
-    """Hashes and decodes each picture once; an entry holds while the picture's key and stamp stay the same.
+    """Hashes and decodes each picture once. An entry is valid while the picture's key and stamp stay the same.
 
-    A picture that could not be read for want of rights, memory or a working disk is tried again by the next process.
+    A picture that could not be read for lack of permission, of memory or of a working disk is not stored: the next
+    process reads it again.
     """
 
     def __init__(self, file: Path | None = None, progress: Progress | None = None) -> None:
         self._file = file
         self._progress = progress or SilentProgress()
         self._known: dict[str, _Entry] = _load(file)
-        self._for_now: dict[str, ImageState] = {}
-        self._grown = False
+        self._not_stored: dict[str, ImageState] = {}
+        self._has_new_entries = False
 
-    def of(self, pictures: Iterable[Stored]) -> list[ImageState]:
-        """The state of each picture, in order; unknown ones are read now, on all cores."""
+    def of(self, pictures: Iterable[StoredPicture]) -> list[ImageState]:
+        """The state of each picture, in order. Pictures without a valid entry are read now, on all cores."""
         wanted = [(picture, picture.key) for picture in pictures]
-        unknown = [picture for picture, key in wanted if key not in self._for_now and not self._holds(picture, key)]
+        unknown = [
+            picture for picture, key in wanted if key not in self._not_stored and not self._is_valid(picture, key)
+        ]
         if unknown:
             self._read(unknown)
-        return [self._for_now.get(key) or ImageState(*self._known[key][1:]) for _, key in wanted]
+        return [self._not_stored.get(key) or ImageState(*self._known[key][1:]) for _, key in wanted]
 
     def save(self) -> None:
-        """Write the file, if anything was added. A reader sees the old content or the new, never half of it."""
-        if self._file and self._grown:
+        """Write the file, if entries were added. A reader sees the whole old file or the whole new file."""
+        if self._file and self._has_new_entries:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            half = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-            half.unlink(missing_ok=True)
-            with half.open("x", encoding="utf-8") as file:  # never through a link of that name
+            partial = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+            partial.unlink(missing_ok=True)
+            with partial.open("x", encoding="utf-8") as file:  # "x" does not follow a link of that name
                 file.write(json.dumps({"version": _VERSION, "files": self._known}, separators=(",", ":")))
-            half.replace(self._file)
-            self._grown = False
+            partial.replace(self._file)
+            self._has_new_entries = False
 
-    def _holds(self, picture: Stored, key: str) -> bool:
+    def _is_valid(self, picture: StoredPicture, key: str) -> bool:
         return key in self._known and self._known[key][0] == picture.stamp()
 
-    def _read(self, pictures: list[Stored]) -> None:
+    def _read(self, pictures: list[StoredPicture]) -> None:
         with ThreadPoolExecutor() as pool, self._progress.bar("reading images", len(pictures), "images") as bar:
             for picture, (state, stamp) in zip(pictures, pool.map(_state, pictures), strict=True):
                 if stamp is None:
-                    self._for_now[picture.key] = state
+                    self._not_stored[picture.key] = state
                 else:
                     self._known[picture.key] = (stamp, state.sha256, state.problem)
-                    self._grown = True
+                    self._has_new_entries = True
                 bar.advance()
 
 
@@ -131,7 +134,7 @@ _Entry = tuple[str, str, str | None]  # stamp, sha256, problem
 
 
 def stamp_of(path: Path) -> str:
-    """Size, mtime, ctime and inode of a file; no file's where there is none.
+    """Size, mtime, ctime and inode of a file as text; "none" if there is no such file.
 
     A program can set a file's mtime back, as unpacking an archive does, but not its ctime.
     """
@@ -143,12 +146,12 @@ def stamp_of(path: Path) -> str:
 
 
 def stamp_of_all(files: Iterable[Path]) -> str:
-    """One stamp for the files that hold a picture together."""
+    """A common stamp of several files."""
     return hashlib.sha256("\n".join(f"{file} {stamp_of(file)}" for file in files).encode()).hexdigest()
 
 
-def _state(picture: Stored) -> tuple[ImageState, str | None]:
-    """The state of a picture, and the stamp under which it is a fact; None where another try may find another."""
+def _state(picture: StoredPicture) -> tuple[ImageState, str | None]:
+    """The state of a picture, and the stamp to store it under; None if another attempt may give another state."""
     stamp = picture.stamp()
     try:
         content = picture.read()
@@ -157,14 +160,14 @@ def _state(picture: Stored) -> tuple[ImageState, str | None]:
     except ValueError as error:
         return ImageState("", str(error)), stamp
     digest = hashlib.sha256(content).hexdigest()
-    lasts = picture.stamp() == stamp
+    unchanged = picture.stamp() == stamp
     try:
         open_image(BytesIO(content))
     except OSError as error:
         return ImageState(digest, _reason(error)), None
     except ValueError as error:
-        return ImageState(digest, str(error)), stamp if lasts else None
-    return ImageState(digest), stamp if lasts else None
+        return ImageState(digest, str(error)), stamp if unchanged else None
+    return ImageState(digest), stamp if unchanged else None
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -172,7 +175,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _load(file: Path | None) -> dict[str, _Entry]:
-    """The entries of the file; none where it is missing, damaged or of another version: it can be made again."""
+    """The entries of the file; none if it is missing, damaged or of another version, since it can be rebuilt."""
     try:
         content = json.loads(file.read_text("utf-8")) if file else {}
         if content.get("version") != _VERSION:

@@ -1,4 +1,4 @@
-"""Pictures as arrays, with errors that name the file."""
+"""Reading pictures as arrays, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_TEXT = "pictures whose names are not UTF-8"
 
 
 def is_utf8_name(name: str) -> bool:
-    """Whether a name can be written into a file of text: the system gives others with lone surrogates in them."""
+    """Whether a file name can be written as UTF-8. Python marks the bytes of other names with lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -29,10 +29,10 @@ def read_image(source: Path | bytes, where: str = "the bytes given") -> Image:
 
     Args:
         source: the file, or its bytes.
-        where: what an error calls the bytes.
+        where: the name of the bytes in an error.
 
     Raises:
-        DataError: the file is missing, no picture, damaged, truncated or too large, or cannot be read now.
+        DataError: the file is missing, not a picture, damaged, truncated or too large, or cannot be read now.
     """
     place = source if isinstance(source, Path) else where
     try:
@@ -46,6 +46,6 @@ def read_image(source: Path | bytes, where: str = "the bytes given") -> Image:
 
 
 def as_rgb(image: npt.NDArray[np.uint8]) -> Image:
-    """One picture of an array set, (H, W), (H, W, 1) or (H, W, 3), as (H, W, 3)."""
+    """A picture of shape (H, W), (H, W, 1) or (H, W, 3) as (H, W, 3)."""
     channels = image[..., np.newaxis] if image.ndim == 2 else image
     return np.repeat(channels, 3, axis=2) if channels.shape[2] == 1 else channels

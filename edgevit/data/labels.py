@@ -1,4 +1,4 @@
-"""From labels as a source writes them, numbers or names, to class names and indices into them."""
+"""Labels: from the numbers or names in a source to class indices, and from one list of classes to another by name."""
 
 from __future__ import annotations
 
@@ -7,49 +7,74 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgevit.data.class_names import composed
-from edgevit.data.dataset import Indices, Labels
-from edgevit.errors import DataError, did_you_mean
+from edgevit.data.dataset import Dataset, Indices, Labels
+from edgevit.errors import DataError, did_you_mean, listed
 
 _MOST_CLASSES = 2**20
 
 
 def classes_and_labels(
-    found: Sequence[int | str], names: Sequence[str] | None, where: object
+    raw_labels: Sequence[int | str], names: Sequence[str] | None, where: object
 ) -> tuple[tuple[str, ...], Labels]:
-    """The class names, and an index into them for each of the labels `found`.
+    """The class names, and the label of each sample as an index into them, (samples,) int64.
 
-    Numbers are indices into `names`, or else into "0", "1", … up to the largest; strings are found in `names`, or else
-    sorted. Where both occur, a number is a name.
+    If all raw labels are numbers, they are indices into `names`, or into "0", "1", … up to the largest number if there
+    are no `names`. Otherwise each raw label is a class name, also a number: one of `names`, or, without `names`, one of
+    the sorted distinct labels.
 
     Raises:
-        DataError: a label is negative, beyond the names or none of them.
+        DataError: a label is negative, beyond the last class, or none of `names`.
     """
-    if all(isinstance(label, int) for label in found):
-        return _numbered(np.array(found, np.int64), names, where)
-    distinct, labels = np.unique([composed(str(label)) for label in found], return_inverse=True)
-    classes = tuple(distinct.tolist()) if names is None else tuple(map(composed, names))
-    places = places_among(distinct.tolist(), classes)
-    for name in distinct[places < 0].tolist():
+    if all(isinstance(label, int) for label in raw_labels):
+        return _numbered(np.array(raw_labels, np.int64), names, where)
+    distinct, labels = np.unique([composed(str(label)) for label in raw_labels], return_inverse=True)
+    distinct_names = distinct.tolist()
+    classes = tuple(distinct_names) if names is None else tuple(map(composed, names))
+    for name in missing_classes(distinct_names, classes):
         raise DataError(f"no class is called '{name}'", where=where, next=did_you_mean(name, classes))
-    return classes, places[labels]
+    return classes, class_indices(distinct_names, classes)[labels]
 
 
-def places_among(names: Sequence[str], classes: Sequence[str]) -> Indices:
-    """The index of each name in `classes`, (names,) int64; -1 where it is none of them. Names are compared composed."""
-    place = {composed(name): index for index, name in enumerate(classes)}
-    return np.array([place.get(composed(name), -1) for name in names], np.int64)
+def class_indices(names: Sequence[str], classes: Sequence[str]) -> Indices:
+    """The index of each name in `classes`, (names,) int64; -1 for a name that is not there.
+
+    Names are compared in Unicode's composed form.
+    """
+    index_of = {composed(name): index for index, name in enumerate(classes)}
+    return np.array([index_of.get(composed(name), -1) for name in names], np.int64)
 
 
-def names_lacking(names: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """The names that `classes` does not have, in their order."""
-    return [name for name, place in zip(names, places_among(names, classes), strict=True) if place < 0]
+def missing_classes(names: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """The names that are not in `classes`, in the order of `names`."""
+    return [name for name, index in zip(names, class_indices(names, classes), strict=True) if index < 0]
+
+
+def labels_among(dataset: Dataset, classes: Sequence[str]) -> Labels | None:
+    """The data set's labels as indices into `classes`, (samples,) int64, matched by name.
+
+    None if the data set has no labels, or if `classes` lacks one of its classes.
+    """
+    indices = class_indices(dataset.classes, classes)
+    return None if dataset.labels is None or (indices < 0).any() else indices[dataset.labels]
+
+
+def lacks_classes(owner: str, names: Sequence[str], classes: Sequence[str], where: object, next: str) -> DataError:
+    """The error for an `owner` ("the model") whose `classes` lack some of the `names` of a data set's classes."""
+    missing = missing_classes(names, classes)
+    return DataError(
+        f"{owner} lacks {len(missing)} of the {len(names)} classes",
+        where=where,
+        got=f"missing: {listed(missing)}",
+        expected=f"among the {len(classes)} classes of {owner}: {listed(classes)}",
+        next=next,
+    )
 
 
 def _numbered(labels: Labels, names: Sequence[str] | None, where: object) -> tuple[tuple[str, ...], Labels]:
     count = _MOST_CLASSES if names is None else len(names)
     if len(labels) and not 0 <= labels.min() <= labels.max() < count:
         got, expected = f"{labels.min()} to {labels.max()}", f"0 to {count - 1}"
-        raise DataError("the labels are no indices of classes", where=where, got=got, expected=expected)
+        raise DataError("the labels are not indices of classes", where=where, got=got, expected=expected)
     if names is not None:
         return tuple(map(composed, names)), labels
     return tuple(str(index) for index in range(int(labels.max(initial=-1)) + 1)), labels

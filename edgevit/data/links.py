@@ -1,4 +1,4 @@
-"""Symbolic links in a data set's folder: what lies outside of the folder is no part of the data set."""
+"""Symbolic links in a data set's folder. Files outside of the folder are not part of the data set."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from edgevit.errors import DataError
 
 
 def leads_out(path: Path, root: Path) -> bool:
-    """Whether `path`, its links followed, lies outside of the folder `root`."""
+    """Whether `path`, with symbolic links resolved, is outside of the folder `root`."""
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def refuse_links_out(files: Iterable[Path], root: Path) -> None:
-    """Raise DataError for the first of these files that lies, its links followed, outside of the folder `root`."""
+    """Raise DataError for the first file that, with symbolic links resolved, is outside of the folder `root`."""
     for file in files:
         if leads_out(file, root):
             raise DataError(
-                "this file leads out of the data set's folder",
+                "this path leads out of the data set's folder",
                 where=file,
                 got=os.path.realpath(file),
-                next="put the file itself here, or name the folder that it lies in as the data set's path",
+                next="replace the link by the file itself, or give the folder of the file as the data set's path",
             )

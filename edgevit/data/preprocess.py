@@ -1,6 +1,6 @@
-"""Find and open pictures and turn them into a model's input.
+"""Find and decode pictures, and preprocess them into a model's input.
 
-Needs only numpy and Pillow: this file also ships in bundles.
+This module needs only numpy and Pillow, because it is also shipped in bundles.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-# Types of still pictures that their first bytes tell. Others that Pillow knows run programs (PostScript), are videos,
-# icons or measurements, or would take any bytes for a picture.
+# Formats of still pictures that are recognized by their first bytes. Pillow's other formats run programs (PostScript),
+# hold videos, icons or measurements, or accept any bytes.
 FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "QOI")
 LARGEST_FILE = 2**28  # bytes
 LARGEST_IMAGE = 2**27  # pixels
-ONE_AT_A_TIME = 2**24  # pixels beyond which threads decode one picture after the other
-LONGEST_STRIP = 64  # aspect ratio beyond which a picture's far ends are cut off before it is resized
+ONE_AT_A_TIME = 2**24  # pixels; threads decode larger pictures one after the other
+LONGEST_STRIP = 64  # aspect ratio; the far ends of longer strips are cut off before resizing
 
 HIDDEN = "hidden files and folders"
 OTHER_TYPES = "files of other types"
 LINKED_FOLDERS = "links to folders"
-SHOWN = 5  # names of a kind
+SHOWN = 5  # file names in a note
 
-# What Pillow's decoders raise on damaged bytes, beside ValueError.
+# Errors of Pillow's decoders on damaged bytes, besides ValueError.
 _DECODER_ERRORS = (OSError, SyntaxError, EOFError, struct.error, TypeError, LookupError, OverflowError)
-_BAND = 2**20  # pixels that are converted at once
+_BAND = 2**20  # pixels that are converted at a time
 _ORIENTATION = 0x0112  # EXIF's tag
-_large = threading.Lock()
+_large_picture_lock = threading.Lock()
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -48,23 +48,23 @@ _FILTERS = {
 }
 
 
-def _free_large() -> None:
-    """A lock that another thread held when this process was forked would never be released."""
-    global _large
-    _large = threading.Lock()
+def _new_lock_after_fork() -> None:
+    """Replace the lock after a fork: a lock held by a thread of the parent process would never be released."""
+    global _large_picture_lock
+    _large_picture_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_free_large)
+    os.register_at_fork(after_in_child=_new_lock_after_fork)
 
 
-class Found(NamedTuple):
-    """The content of a folder, its subfolders included.
+class FolderContent(NamedTuple):
+    """The content of a folder and its subfolders.
 
     Attributes:
-        pictures: files whose names are those of pictures, sorted.
-        passed_over: the other files and folders, by what they are.
-        unreadable: folders that cannot be listed, and why.
+        pictures: files with the name of a picture, sorted.
+        passed_over: the other files and folders, by category (HIDDEN, OTHER_TYPES, LINKED_FOLDERS).
+        unreadable: the errors of folders that cannot be listed.
     """
 
     pictures: list[Path]
@@ -74,48 +74,51 @@ class Found(NamedTuple):
 
 @cache
 def picture_suffixes() -> frozenset[str]:
-    """The endings of pictures' names, in lower case: those that this Pillow registers for FORMATS."""
+    """The file name suffixes, in lower case, that the installed Pillow registers for FORMATS."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
-def pictures_below(folder: Path) -> Found:
-    """Every picture below a folder. Hidden files and folders are passed over, and folders that are links."""
-    found = Found([], {}, [])
-    for where, subfolders, files in os.walk(folder, onerror=found.unreadable.append):
+def pictures_below(folder: Path) -> FolderContent:
+    """All pictures below a folder. Hidden files, hidden folders and links to folders are passed over."""
+    content = FolderContent([], {}, [])
+    for where, subfolders, files in os.walk(folder, onerror=content.unreadable.append):
         kept = []
         for name in sorted(subfolders):
-            kind = HIDDEN if name.startswith(".") else LINKED_FOLDERS if os.path.islink(Path(where, name)) else None
-            if kind is None:
+            category = HIDDEN if name.startswith(".") else LINKED_FOLDERS if os.path.islink(Path(where, name)) else None
+            if category is None:
                 kept.append(name)
             else:
-                found.passed_over.setdefault(kind, []).append(Path(where, name))
+                content.passed_over.setdefault(category, []).append(Path(where, name))
         subfolders[:] = kept
         for name in files:
-            kind = HIDDEN if name.startswith(".") else None if is_picture_name(name) else OTHER_TYPES
-            files_of_kind = found.pictures if kind is None else found.passed_over.setdefault(kind, [])
-            files_of_kind.append(Path(where, name))
-    found.pictures.sort()
-    return found
+            if is_picture_name(name):
+                content.pictures.append(Path(where, name))
+            else:
+                category = HIDDEN if name.startswith(".") else OTHER_TYPES
+                content.passed_over.setdefault(category, []).append(Path(where, name))
+    content.pictures.sort()
+    return content
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file's name is that of a picture that can be read. Hidden files (macOS's `._photo.jpg`) are none."""
+    """Whether a file name has the suffix of a readable picture and is not hidden (as macOS's `._photo.jpg` is)."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in picture_suffixes()
 
 
 def passed_over_notes(passed_over: Mapping[str, Sequence[str | Path]], folder: Path | None = None) -> Iterator[str]:
-    """A line for each kind of files that are passed over: how many, and the names of the first, from `folder` on."""
-    for kind, files in sorted(passed_over.items()):
+    """A line for each category of passed-over files: their number, and the first names, relative to `folder`."""
+    for category, files in sorted(passed_over.items()):
         names = sorted(shown(os.path.relpath(file, folder) if folder else file) for file in files)
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        types = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names)
-        told = f" ({', '.join(f'{suffix} {count}' for suffix, count in sorted(types.items()))})"
-        what = f"{kind}{told if kind == OTHER_TYPES else ''}"
-        yield f"{len(names)} {what} are passed over: {', '.join(names[:SHOWN])}{more}"
+        types = ""
+        if category == OTHER_TYPES:
+            counts = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names)
+            types = f" ({', '.join(f'{suffix} {count}' for suffix, count in sorted(counts.items()))})"
+        yield f"{len(names)} {category}{types} are passed over: {', '.join(names[:SHOWN])}{more}"
 
 
 def shown(path: str | PathLike[str]) -> str:
-    r"""A path as text that can be printed and written to a file: bytes that are no UTF-8 become \xNN."""
+    r"""A path as text that can be printed and written to a file: bytes that are not UTF-8 become \xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -123,12 +126,12 @@ def file_content(path: str | PathLike[str]) -> bytes:
     """The bytes of a file.
 
     Raises:
-        ValueError: there are more than LARGEST_FILE of them.
-        OSError: it cannot be read, or is no file: a pipe would keep its reader waiting.
+        ValueError: the file has more than LARGEST_FILE bytes.
+        OSError: the file cannot be read, or is not a regular file (a pipe would block the reader).
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "is a folder, a pipe or a device, and no file", os.fspath(path))
+        raise OSError(errno.EINVAL, "is a folder, a pipe or a device, not a file", os.fspath(path))
     if status.st_size > LARGEST_FILE:
         raise ValueError(f"it has {status.st_size} bytes, more than {LARGEST_FILE}")
     with open(path, "rb") as opened:
@@ -138,12 +141,12 @@ def file_content(path: str | PathLike[str]) -> bytes:
 def open_image(file: str | PathLike[str] | IO[bytes]) -> npt.NDArray[np.uint8]:
     """Decode a picture to RGB, uint8, shape (height, width, 3), turned upright by its EXIF orientation.
 
-    Transparent parts are laid on white; 16-bit grey is scaled to 8 bits; of several frames the first is taken.
+    Transparent parts are blended with white; 16-bit gray is scaled to 8 bits; only the first of several frames is read.
 
     Raises:
-        ValueError: it is no picture of a known format, is damaged or truncated, or has more than LARGEST_FILE bytes or
-            LARGEST_IMAGE pixels. Reading it again will not help.
-        OSError: it cannot be read now: it is missing, or rights or memory are.
+        ValueError: the picture has no known format, is damaged or truncated, or has more than LARGEST_FILE bytes or
+            LARGEST_IMAGE pixels. Another attempt will give the same error.
+        OSError: the picture cannot be read now: the file, the permission or memory is missing.
     """
     content = file_content(file) if isinstance(file, (str, PathLike)) else _bounded(file)
     try:
@@ -169,27 +172,30 @@ def preprocess(
     std: Sequence[float],
     normalised_inside: bool = False,
 ) -> npt.NDArray[Any]:
-    """An RGB picture (H, W, 3), uint8, as a model's input (3, height, width), float32: `fit`, scale to 0..1, normalize.
+    """Preprocess an RGB picture (H, W, 3), uint8, into a model's input (3, height, width), float32.
 
-    For a model that scales and normalises itself (`normalised_inside`), just `fit`: (height, width, 3), uint8.
-    The keywords are the fields of an IOSpec's `preprocess`. Equal to torchvision's Resize (on a PIL image),
-    CenterCrop, ToTensor and Normalize.
+    The steps are `fit_to_size`, scaling to 0..1 and normalization by mean and std, as torchvision's Resize (on a PIL
+    image), CenterCrop, ToTensor and Normalize. A model with `normalised_inside` scales and normalizes by itself: its
+    input is the output of `fit_to_size`, (height, width, 3), uint8. The keywords are the fields of an IOSpec's
+    `preprocess`.
     """
-    fitted = fit(image, height=height, width=width, resize=resize, crop_pct=crop_pct, interpolation=interpolation)
+    fitted = fit_to_size(
+        image, height=height, width=width, resize=resize, crop_pct=crop_pct, interpolation=interpolation
+    )
     if normalised_inside:
         return fitted
     channels = fitted.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-    normalised: npt.NDArray[np.float32] = (channels - _per_channel(mean)) / _per_channel(std)
-    return normalised
+    normalized: npt.NDArray[np.float32] = (channels - _per_channel(mean)) / _per_channel(std)
+    return normalized
 
 
-def fit(
+def fit_to_size(
     image: npt.NDArray[np.uint8], *, height: int, width: int, resize: str, crop_pct: float, interpolation: str
 ) -> npt.NDArray[np.uint8]:
-    """Resize a picture (H, W, 3) to (height, width, 3), still uint8.
+    """Resize a picture (H, W, 3), uint8, to (height, width, 3), uint8.
 
-    "squash" resizes both sides, whatever the aspect ratio. "crop" resizes until the picture just covers
-    (height, width) / crop_pct, and cuts out the centre.
+    "squash" resizes both sides and ignores the aspect ratio. "crop" keeps the aspect ratio: the picture is resized
+    until it just covers (height, width) / crop_pct, then the center is cut out.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
     if resize == "squash":
@@ -221,18 +227,18 @@ def _formats() -> tuple[str, ...]:
 
 
 def _decoded(content: bytes) -> tuple[npt.NDArray[np.uint8], int]:
-    """The pixels (height, width, 3) as they are stored, and the EXIF orientation."""
+    """The pixels (height, width, 3) as stored, and the EXIF orientation."""
     with Image.open(BytesIO(content), formats=_formats()) as image:
-        count = image.width * image.height
-        if count > LARGEST_IMAGE:
+        num_pixels = image.width * image.height
+        if num_pixels > LARGEST_IMAGE:
             raise ValueError(f"{image.width}x{image.height} pixels are more than {LARGEST_IMAGE}")
-        with _large if count > ONE_AT_A_TIME else nullcontext():
+        with _large_picture_lock if num_pixels > ONE_AT_A_TIME else nullcontext():
             image.load()
             return _pixels(image), image.getexif().get(_ORIENTATION, 1)
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """RGB, converted band by band: beside the decoded picture and the result no large copy takes memory."""
+    """The pixels in RGB, converted in bands, so that no further copy of the whole picture takes memory."""
     rows = max(1, _BAND // image.width)
     if rows >= image.height:
         return np.asarray(_rgb(image))
@@ -261,7 +267,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """Undo what the EXIF orientation says was done to the picture."""
+    """The picture upright: the rotation or reflection of its EXIF orientation is undone."""
     turned = {
         2: lambda: pixels[:, ::-1],
         3: lambda: pixels[::-1, ::-1],
@@ -281,7 +287,7 @@ def _resized(image: Image.Image, width: int, height: int, interpolation: str) ->
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
-    """Bounds the memory that resizing a very long strip would take; no real photo is touched."""
+    """Cut off the far ends of a very long strip, which bounds the memory of resizing. Photos are not changed."""
     width = min(image.width, image.height * LONGEST_STRIP)
     height = min(image.height, image.width * LONGEST_STRIP)
     left, top = (image.width - width) // 2, (image.height - height) // 2

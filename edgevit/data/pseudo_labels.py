@@ -1,4 +1,4 @@
-"""Labels given to a data set from outside: kept apart from its pictures, which stay where they are."""
+"""Pseudo-labels: labels for the pictures of another data set, stored without the pictures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edgevit.artifacts import Artifact, Json, Manifest
 from edgevit.data.dataset import Dataset, Labels
 
 LABELS = "labels.npz"
-_DATA = "data"  # in provenance: where the pictures lie is no part of what the labels are
+_DATA = "data"  # key in provenance, which does not enter the digest: the pictures may move
 
 
 def write_labels(out: Path, classes: Sequence[str], sample_ids: Sequence[str], labels: Labels) -> None:
-    """Write labels.npz into folder `out`: class names, sample ids, and for each sample an index into the names."""
+    """Write labels.npz into folder `out`: class names, sample ids, and for each sample the index of its class."""
     np.savez_compressed(
         out / LABELS,
         classes=np.array(classes, dtype=np.str_),
@@ -25,15 +25,15 @@ def write_labels(out: Path, classes: Sequence[str], sample_ids: Sequence[str], l
     )
 
 
-def relabelled(dataset: Dataset, artifact: Artifact) -> Dataset:
-    """The samples of `dataset` that the artifact has labels for, with these labels and their classes.
+def with_pseudo_labels(dataset: Dataset, artifact: Artifact) -> Dataset:
+    """The samples of `dataset` that the artifact has labels for, with these labels and classes.
 
-    Raises ArtifactError if labels.npz was altered after it was made.
+    Raises ArtifactError if labels.npz was altered after it was written.
     """
     with np.load(artifact.file(LABELS), allow_pickle=False) as arrays:
         classes, sample_ids, labels = (arrays[name] for name in ("classes", "sample_ids", "labels"))
-    place = {sample_id: index for index, sample_id in enumerate(dataset.sample_ids)}
-    positions = [place[sample_id] for sample_id in sample_ids.tolist()]
+    position_of = {sample_id: position for position, sample_id in enumerate(dataset.sample_ids)}
+    positions = [position_of[sample_id] for sample_id in sample_ids.tolist()]
     return Dataset(
         name=artifact.id,
         classes=tuple(classes.tolist()),
@@ -45,19 +45,19 @@ def relabelled(dataset: Dataset, artifact: Artifact) -> Dataset:
     )
 
 
-def record_of(data: Artifact) -> Json:
-    """What the provenance of labels says about the data set they were given to: enough to open it."""
+def source_record(data: Artifact) -> Json:
+    """The entry in the provenance of pseudo-labels that tells where the labelled data set is."""
     return {_DATA: {"path": str(data.path), "manifest": data.manifest.model_dump(mode="json")}}
 
 
-def labelled_data(artifact: Artifact) -> Artifact:
-    """The data set that labels were given to."""
+def source_artifact(artifact: Artifact) -> Artifact:
+    """The artifact of the data set whose pictures the pseudo-labels are for."""
     recorded = artifact.manifest.provenance[_DATA]
     return Artifact(Path(recorded["path"]), Manifest.model_validate(recorded["manifest"]), artifact.contents)
 
 
-def beside_pictures_of(artifact: Artifact, data: Artifact) -> Artifact:
-    """The same labels over the same data set, which may have moved since they were given."""
-    provenance = {**artifact.manifest.provenance, **record_of(data)}
+def with_source(artifact: Artifact, data: Artifact) -> Artifact:
+    """The pseudo-labels with the present location of their data set, which may have moved since they were written."""
+    provenance = {**artifact.manifest.provenance, **source_record(data)}
     manifest = artifact.manifest.model_copy(update={"provenance": provenance})
     return replace(artifact, manifest=manifest, contents=data.contents)

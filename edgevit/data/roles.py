@@ -1,4 +1,4 @@
-"""From the data sets of a recipe to artifacts, and from an artifact to its samples."""
+"""The artifacts of a recipe's data sets and roles, and the samples of an artifact."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from edgevit.artifacts import LEARNED_TOO, Artifact, Json, Manifest, sha256_of
 from edgevit.configs import DatasetConfig, EncodedImages, ImageFolder
 from edgevit.data.class_names import alike_notes, check_class_names
 from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
-from edgevit.data.duplicates import Uses, duplicate_notes, is_support, overlaps
+from edgevit.data.duplicates import Overlap, Uses, duplicate_notes, is_support, overlaps
 from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
 from edgevit.data.hashes import ImageStates
-from edgevit.data.pseudo_labels import LABELS, labelled_data, relabelled
+from edgevit.data.labels import class_indices, missing_classes
+from edgevit.data.pseudo_labels import LABELS, source_artifact, with_pseudo_labels
 from edgevit.data.splits import lowest_of_each_class
 from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean, listed
 from edgevit.progress import Progress
@@ -33,99 +34,85 @@ def dataset_artifacts(
     progress: Progress | None = None,
     uses: Uses | None = None,
 ) -> dict[str, Artifact]:
-    """An artifact for each of `names`, such as "digits" or "digits.support": a fingerprint of its content, no files.
+    """An artifact for each of `names`, such as "digits" or "digits.support". It has a fingerprint and no files.
 
     Args:
         datasets: the data sets of a recipe.
         base: the folder that relative paths start from.
-        names: the data sets and roles that are wanted; others are not looked at.
-        cache: a JSON file that remembers the hashes of files which did not change.
-        progress: where reading many new pictures is shown.
-        uses: what the data sets are for, which decides what is said about pictures that occur twice.
+        names: the data sets and roles to read.
+        cache: a JSON file with the hashes of files that did not change.
+        progress: shows the reading of new pictures.
+        uses: how stages use the data sets; decides how duplicate pictures are treated.
 
     Returns:
-        Artifacts whose provenance holds `notes`, the lines that a user should see, and of tested data sets what else is
-        learned from their pictures.
+        Artifacts whose provenance holds `notes`, lines for the user, and, for tested data sets, the data sets that
+        models learn from and that share pictures with them.
 
     Raises:
         RecipeError: there is no such data set or role.
-        DataError: the data is missing, cannot be read, is too little for the role, or has a picture in the support and
-            in what is tested, or under two classes of the support.
+        DataError: the data is missing, cannot be read or is too small for the role; or a tested picture is in the
+            support, or a picture is under two classes of the support.
     """
     uses = uses or Uses()
     states = ImageStates(cache, progress)
     wanted = {name: name.partition(".") for name in names}
-    sources: dict[str, Source] = {}
-    for dataset, _, _ in wanted.values():
-        if dataset not in datasets:
-            raise _unknown_dataset(dataset, datasets)
-        if dataset not in sources:
-            sources[dataset] = read_source(dataset, datasets[dataset], base)
-    for dataset, notes in {name: label_notes(name, datasets, sources) for name in sources}.items():
-        sources[dataset] = replace(sources[dataset], notes=(*sources[dataset].notes, *notes))
-    found = {
-        name: _hashed(name, role, datasets[dataset], sources[dataset], states)
-        for name, (dataset, _, role) in wanted.items()
-    }
+    sources = _read_sources([source_name for source_name, _, _ in wanted.values()], datasets, base)
+    hashed: dict[str, Dataset] = {}
+    unreadable: dict[str, dict[str, str]] = {}
+    for name, (source_name, _, role) in wanted.items():
+        config, source = datasets[source_name], sources[source_name]
+        hashed[name], unreadable[name] = _hashed(name, role, config, source, states)
     states.save()
-    hashed = {name: one for name, (one, _) in found.items()}
     artifacts = {}
-    for name, (dataset, _, role) in wanted.items():
-        own = hashed[name]
+    for name, (source_name, _, role) in wanted.items():
         shared = overlaps(name, hashed, uses)
-        notes = [
-            *_missing_classes(own),
-            *duplicate_notes(name, own, uses),
-            *(one.note() for one in shared if one.data != name),
-            *_skipped(found[name][1]),
-        ]
-        if is_support(name, own, uses):
-            notes += _unequal(own)
+        source_notes = [f"{source_name}: {note}" for note in sources[source_name].notes]
+        role_notes = [f"{name}: {note}" for note in _role_notes(name, hashed[name], shared, unreadable[name], uses)]
         artifacts[name] = _artifact(
-            own,
-            {"dataset": datasets[dataset].model_dump(mode="json"), "role": role, "base": str(base.absolute())},
-            sorted(found[name][1]),
-            [*(f"{dataset}: {note}" for note in sources[dataset].notes), *(f"{name}: {note}" for note in notes)],
-            [{**asdict(one), "digest": _fingerprint(hashed[one.data])} for one in shared],
+            hashed[name],
+            {"dataset": datasets[source_name].model_dump(mode="json"), "role": role, "base": str(base.absolute())},
+            sorted(unreadable[name]),
+            source_notes + role_notes,
+            [{**asdict(overlap), "digest": _fingerprint(hashed[overlap.data])} for overlap in shared],
         )
     return artifacts
 
 
 def open_dataset(artifact: Artifact) -> Dataset:
-    """The samples of a data set's artifact: one that a recipe names, or one that a stage has labelled.
+    """The samples of an artifact: a data set of a recipe, or the pseudo-labels of a stage.
 
     Raises:
-        ArtifactError: the artifact is no data set, or its labels were altered.
+        ArtifactError: the artifact is not a data set, or its labels were altered.
         DataError: the data is missing, or its samples, labels or class names changed since the artifact was made.
     """
     if artifact.kind != "dataset":
         raise ArtifactError(f"this is a {artifact.kind}", where=artifact.id, expected="a dataset")
     if LABELS in artifact.manifest.files:
-        return relabelled(open_dataset(labelled_data(artifact)), artifact)
+        return with_pseudo_labels(open_dataset(source_artifact(artifact)), artifact)
     recorded = artifact.manifest.config
     config: DatasetConfig = TypeAdapter(DatasetConfig).validate_python(recorded["dataset"])
     source = read_source(artifact.id.partition(".")[0], config, Path(recorded["base"]))
     if artifact.contents:
         dataset = select_role(artifact.id, recorded["role"], config, source, set(recorded["unreadable"]))
         dataset = replace(dataset, sha256=_rows(artifact.contents))
-    else:  # its manifest was read from a file
+    else:  # the manifest was read from a file, without the hashes
         dataset, _ = _hashed(artifact.id, recorded["role"], config, source, ImageStates())
     if len(dataset) != len(dataset.contents()) or _fingerprint(dataset) != artifact.digest:
         raise DataError(
             "samples were added or removed, or their labels changed, while they were in use",
             where=artifact.id,
             got=f"{len(dataset)} images",
-            expected=f"the {artifact.metrics['images']} that were there at the start, with their labels",
+            expected=f"the {artifact.metrics['images']} images of the start, with their labels",
             next="start the run again",
         )
     return dataset
 
 
 def read_source(name: str, config: DatasetConfig, base: Path) -> Source:
-    """All samples of a data set, of the classes to include, with relative paths starting from `base`.
+    """All samples of a data set whose classes are included. Relative paths start from `base`.
 
     Raises:
-        DataError: the data cannot be read, a class to include is not there, or there are fewer than two classes.
+        DataError: the data cannot be read, a class of include_classes is missing, or there are fewer than two classes.
     """
     module = "cifar" if config.source in ("cifar10", "cifar100") else config.source
     source: Source = import_module(f"edgevit.data.sources.{module}").read(config, base)
@@ -142,14 +129,14 @@ def read_source(name: str, config: DatasetConfig, base: Path) -> Source:
 def select_role(
     name: str, role: str, config: DatasetConfig, source: Source, unreadable: Collection[str] = frozenset()
 ) -> Dataset:
-    """The samples of a role, without those that are `unreadable` (ids).
+    """The samples of a role, without the `unreadable` ids.
 
-    "" is everything; train, val and test are splits; `support` holds the first `shots` samples of each class of train,
-    by the hash of (draw, id); `pool` is the rest of train, without labels.
+    The role "" is the whole data set; train, val and test are splits; `support` holds the first `shots` samples of each
+    class of train, by the hash of (draw, id); `pool` is the rest of train, without labels.
 
     Raises:
         RecipeError: the data set has no such role.
-        DataError: a class has too few samples for the support, or no sample is left.
+        DataError: a class has too few samples for the support, or the role has no sample.
     """
     indices = _candidates(name, role, config, source)
     readable = np.array([source.ids[index] not in unreadable for index in indices], bool)
@@ -158,22 +145,34 @@ def select_role(
         support = _support(name, config, source, indices)
         indices = support if role == "support" else np.setdiff1d(indices, support)
     if not len(indices):
-        raise DataError("no image is left", where=name, next="add images, or use another role")
+        raise DataError("the role has no images", where=name, next="add images, or use another role")
     labels = None if role == "pool" or source.labels is None else source.labels[indices]
     return Dataset(name, source.classes, tuple(source.ids[i] for i in indices), labels, source.images, indices)
 
 
 def roles_of(config: DatasetConfig, source: Source) -> list[str]:
-    """The roles that a data set has; everything in it, "", is always one more."""
+    """The named roles of a data set. The whole data set, role "", is not in the list."""
     present = set(source.splits)
-    few_shot = ["support", "pool"] if config.few_shot and source.labels is not None and "train" in present else []
-    return [split for split in SPLITS if split in present] + few_shot
+    has_support = config.few_shot and source.labels is not None and "train" in present
+    return [*(split for split in SPLITS if split in present), *(("support", "pool") if has_support else ())]
+
+
+def _read_sources(names: Iterable[str], datasets: Mapping[str, DatasetConfig], base: Path) -> dict[str, Source]:
+    """Each data set by its name, with the notes about its folder names."""
+    sources: dict[str, Source] = {}
+    for name in names:
+        if name not in datasets:
+            raise _unknown_dataset(name, datasets)
+        if name not in sources:
+            sources[name] = read_source(name, datasets[name], base)
+    notes = {name: label_notes(name, datasets, sources) for name in sources}
+    return {name: replace(source, notes=(*source.notes, *notes[name])) for name, source in sources.items()}
 
 
 def _hashed(
     name: str, role: str, config: DatasetConfig, source: Source, known: ImageStates
 ) -> tuple[Dataset, dict[str, str]]:
-    """The samples of a role with their hashes; and those that cannot be read, with the reason."""
+    """The samples of a role with their hashes, and the reason for each sample id that cannot be read."""
     candidates = _candidates(name, role, config, source)
     states = dict(zip(candidates.tolist(), source.images.states(candidates.tolist(), known), strict=True))
     unreadable = {source.ids[i]: state.problem for i, state in states.items() if state.problem is not None}
@@ -182,7 +181,7 @@ def _hashed(
             f"{len(unreadable)} images cannot be read",
             where=name,
             got=listed([f"{sample_id} ({problem})" for sample_id, problem in unreadable.items()]),
-            next="mend or remove them, or set on_bad_image: skip",
+            next="repair or remove the files, or set on_bad_image: skip",
         )
     dataset = select_role(name, role, config, source, set(unreadable))
     hashes = bytes.fromhex("".join(states[index].sha256 for index in dataset.indices.tolist()))
@@ -214,30 +213,30 @@ def _artifact(
 
 
 def _fingerprint(dataset: Dataset) -> str:
-    """Depends on the class names and on the id, content and label of each sample of this role, and on nothing else."""
+    """The sha256 of the class names and of each sample's id, content and label, as hexadecimal digits."""
     labels = [None] * len(dataset) if dataset.labels is None else dataset.labels.tolist()
     contents = [content.hex() for content in dataset.contents()]
     return sha256_of([dataset.classes, list(zip(dataset.sample_ids, contents, labels, strict=True))])
 
 
 def _candidates(name: str, role: str, config: DatasetConfig, source: Source) -> Indices:
-    """The samples that a role draws from."""
+    """The positions of the samples that a role is selected from."""
     roles = roles_of(config, source)
     if role and role not in roles:
-        missing_few_shot = role in ("support", "pool") and config.few_shot is None
+        needs_few_shot = role in ("support", "pool") and config.few_shot is None
         raise RecipeError(
             f"the data set has no role '{role}'",
             where=name,
             expected=", ".join(roles),
-            next="give the data set few_shot: {shots: 5}" if missing_few_shot else did_you_mean(role, roles),
+            next="give the data set few_shot: {shots: 5}" if needs_few_shot else did_you_mean(role, roles),
         )
-    split = "train" if role in ("support", "pool") else role
-    return np.flatnonzero([not split or one == split for one in source.splits])
+    wanted = "train" if role in ("support", "pool") else role
+    return np.flatnonzero([wanted in ("", split) for split in source.splits])
 
 
 def _support(name: str, config: DatasetConfig, source: Source, train: Indices) -> Indices:
-    assert config.few_shot is not None, "roles_of offers no support without it"
-    assert source.labels is not None, "roles_of offers no support without them"
+    assert config.few_shot is not None, "a data set without few_shot has no role support"
+    assert source.labels is not None, "a data set without labels has no role support"
     shots = config.few_shot.shots
     labels = source.labels[train]
     counts = np.bincount(labels, minlength=len(source.classes))
@@ -248,23 +247,22 @@ def _support(name: str, config: DatasetConfig, source: Source, train: Indices) -
             where=name,
             got=listed(short),
             expected=f"at least {shots} of each class",
-            next="add images, lower few_shot.shots, or name the other classes in include_classes",
+            next="add images, lower few_shot.shots of the data set, or name the other classes in include_classes",
         )
     ids = [source.ids[index] for index in train]
     return train[lowest_of_each_class(ids, labels, shots, seed=f"draw {config.few_shot.draw}")]
 
 
 def _only_classes(name: str, source: Source, wanted: tuple[str, ...]) -> Source:
-    for class_name in wanted:
-        if class_name not in source.classes:
-            raise DataError(
-                f"there is no class '{class_name}'",
-                where=f"data set '{name}'",
-                expected=listed(source.classes),
-                next=did_you_mean(class_name, source.classes),
-            )
-    assert source.labels is not None, "without labels there is no class to be found above"
-    kept = [label for label, class_name in enumerate(source.classes) if class_name in wanted]
+    for class_name in missing_classes(wanted, source.classes):
+        raise DataError(
+            f"there is no class '{class_name}'",
+            where=f"data set '{name}'",
+            expected=listed(source.classes),
+            next=did_you_mean(class_name, source.classes),
+        )
+    assert source.labels is not None, "a source without labels has no classes"
+    kept = np.unique(class_indices(wanted, source.classes))
     indices = np.flatnonzero(np.isin(source.labels, kept))
     return Source(
         classes=tuple(source.classes[label] for label in kept),
@@ -278,16 +276,13 @@ def _only_classes(name: str, source: Source, wanted: tuple[str, ...]) -> Source:
 
 def _too_few_classes(name: str, config: DatasetConfig, source: Source) -> DataError:
     got = ", ".join(source.classes) or "none"
-    what_next = None
+    advice = None
     if isinstance(config, ImageFolder) and not config.include_classes:
         got = "; ".join((f"one folder, '{source.classes[0]}', with all {len(source.ids)} pictures", *source.notes))
         below = inner_folders(source)
-        what_next = (
-            f"set classes: leaf if the folders in it are the classes ({listed(below)})"
-            if len(below) > 1
-            else GIVE_CLASSES
-        )
-    return DataError("a classifier needs at least two classes", where=f"data set '{name}'", got=got, next=what_next)
+        nested = f"set classes: leaf if the folders in it are the classes ({listed(below)})"
+        advice = nested if len(below) > 1 else GIVE_CLASSES
+    return DataError("a classifier needs at least two classes", where=f"data set '{name}'", got=got, next=advice)
 
 
 def _unknown_dataset(name: str, datasets: Mapping[str, DatasetConfig]) -> RecipeError:
@@ -296,15 +291,27 @@ def _unknown_dataset(name: str, datasets: Mapping[str, DatasetConfig]) -> Recipe
     )
 
 
-def _missing_classes(dataset: Dataset) -> list[str]:
+def _role_notes(
+    name: str, dataset: Dataset, shared: Iterable[Overlap], unreadable: Mapping[str, str], uses: Uses
+) -> list[str]:
+    notes = [
+        *_notes_on_empty_classes(dataset),
+        *duplicate_notes(name, dataset, uses),
+        *(overlap.note() for overlap in shared if overlap.data != name),
+        *_notes_on_skipped_images(unreadable),
+    ]
+    return notes + _notes_on_class_sizes(dataset) if is_support(name, dataset, uses) else notes
+
+
+def _notes_on_empty_classes(dataset: Dataset) -> list[str]:
     if dataset.labels is None:
         return []
-    missing = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels)
-    names = listed([dataset.classes[label] for label in missing])
-    return [f"{len(missing)} of {len(dataset.classes)} classes have no image here: {names}"] if len(missing) else []
+    empty = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels)
+    names = listed([dataset.classes[label] for label in empty])
+    return [f"{len(empty)} of {len(dataset.classes)} classes have no image here: {names}"] if len(empty) else []
 
 
-def _unequal(support: Dataset) -> list[str]:
+def _notes_on_class_sizes(support: Dataset) -> list[str]:
     assert support.labels is not None, "a support is labelled"
     counts = np.bincount(support.labels, minlength=len(support.classes))
     least, most = int(counts.argmin()), int(counts.argmax())
@@ -314,7 +321,7 @@ def _unequal(support: Dataset) -> list[str]:
     return [f"classes have from {fewest} to {largest} images"]
 
 
-def _skipped(unreadable: Mapping[str, str]) -> list[str]:
+def _notes_on_skipped_images(unreadable: Mapping[str, str]) -> list[str]:
     if not unreadable:
         return []
     named = listed([f"{sample_id} ({problem})" for sample_id, problem in unreadable.items()])

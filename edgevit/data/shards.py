@@ -1,4 +1,4 @@
-"""What lies where in a tar shard: its pictures by offset and size, and the labels beside them."""
+"""An index of a tar shard: the offset, size and label of each picture."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from edgevit.data.preprocess import HIDDEN, picture_suffixes
 from edgevit.errors import DataError
 
 _KEY = re.compile(r"(?:\./)?((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # webdataset's: up to the file name's first dot
-_LONGEST_LABEL = 2**20  # bytes of a .cls or .json
-_KEPT_INDICES = 4096  # shards whose index stays in memory while the process runs
+_LONGEST_LABEL = 2**20  # bytes of a .cls or .json file
+_KEPT_INDICES = 4096  # shards whose index is kept in memory
 _COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".zst": "zstd -d", ".xz": "unxz", ".bz2": "bunzip2"}
 LINKS = "links, devices and sparse files"
 NO_PICTURE = "keys without a picture"
@@ -27,7 +27,7 @@ _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ": ".xz", b
 
 
 class Picture(NamedTuple):
-    """The bytes offset to offset + size of a shard, and the number or name beside them, if there is one."""
+    """A picture in the bytes offset to offset + size of a shard, and its label, a number or a name, if there is one."""
 
     key: str
     offset: int
@@ -36,7 +36,7 @@ class Picture(NamedTuple):
 
 
 class ShardIndex(NamedTuple):
-    """All pictures of a shard, and the names that were passed over, by what they are."""
+    """All pictures of a shard, and the names of the other members, by category."""
 
     pictures: tuple[Picture, ...]
     passed_over: Mapping[str, Sequence[str]]
@@ -44,31 +44,31 @@ class ShardIndex(NamedTuple):
 
 @lru_cache(maxsize=_KEPT_INDICES)
 def index_of_shard(shard: Path, stamp: str, labelled: bool) -> ShardIndex:
-    """Read all headers of a shard and, where `labelled`, its .cls and .json files.
+    """Read all headers of a shard and, if `labelled`, its .cls and .json files.
 
-    Its stamp is asked for so that an index that was read before serves again until the file changes.
+    An index is kept in memory and used again for the same `stamp`, that is, until the file changes.
 
     Raises:
-        DataError: the shard is missing, compressed, truncated or damaged, or a label in it makes no sense.
+        DataError: the shard is missing, compressed, truncated or damaged, or a label in it is invalid.
     """
     try:
         with shard.open("rb") as file:
             samples = _Samples(shard, file, labelled)
             for member in _members(shard, file):
-                samples.take(member)
+                samples.add(member)
     except OSError as error:
         raise DataError(f"the shard cannot be read: {error.strerror or error}", where=shard) from None
     return samples.index()
 
 
 def refuse_compressed(shard: Path) -> None:
-    """Raises DataError where the name is that of a compressed shard."""
+    """Raise DataError if the file has the name of a compressed shard."""
     if shard.suffix == ".tgz" or (shard.suffix in _COMPRESSED and shard.name.endswith(f".tar{shard.suffix}")):
         raise _is_compressed(shard, shard.suffix)
 
 
 def _members(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Every member of a tar that is whole: it ends in a block of zeros, which tarfile itself does not ask for."""
+    """The members of a tar file, which has to end in a block of zeros; tarfile itself does not check the end."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             last = -1
@@ -76,7 +76,7 @@ def _members(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 if archive.offset <= last:
                     raise tarfile.ReadError(f"a member of {member.size} bytes")
                 last = archive.offset
-                archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
+                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
                 yield member
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -91,7 +91,7 @@ def _members(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             f"the shard is truncated or damaged: {error or type(error).__name__}",
             where=shard,
             got=f"{shard.stat().st_size} bytes",
-            next="fetch or write it again",
+            next="download or write the shard again",
         ) from None
 
 
@@ -106,7 +106,7 @@ def _is_compressed(shard: Path, suffix: str) -> DataError:
 
 @dataclass
 class _Sample:
-    """What one key stands for."""
+    """The files of a shard with the same key."""
 
     picture: tuple[int, int] | None = None  # offset, size
     extensions: list[str] = field(default_factory=list)
@@ -114,22 +114,22 @@ class _Sample:
 
 
 class _Samples:
-    """The samples of a shard, while it is read member by member."""
+    """The samples of a shard, collected member by member."""
 
     def __init__(self, shard: Path, file: BinaryIO, labelled: bool) -> None:
         self._shard, self._file, self._labelled = shard, file, labelled
         self._by_key: dict[str, _Sample] = {}
         self._passed_over: dict[str, list[str]] = {}
 
-    def take(self, member: tarfile.TarInfo) -> None:
+    def add(self, member: tarfile.TarInfo) -> None:
         if member.isdir():
             return
         named = _KEY.fullmatch(member.name)
         is_picture = named is not None and f".{named[2].lower()}" in picture_suffixes()
-        if kind := self._passed_over_as(member, named, is_picture):
-            self._passed_over.setdefault(kind, []).append(member.name)
+        if category := self._passed_over_as(member, named, is_picture):
+            self._passed_over.setdefault(category, []).append(member.name)
         elif named:
-            self._take(self._by_key.setdefault(named[1], _Sample()), named[2].lower(), member, is_picture)
+            self._add_to_sample(self._by_key.setdefault(named[1], _Sample()), named[2].lower(), member, is_picture)
 
     def _passed_over_as(self, member: tarfile.TarInfo, named: re.Match[str] | None, is_picture: bool) -> str | None:
         if not member.isreg() or member.issparse():
@@ -138,9 +138,9 @@ class _Samples:
             return HIDDEN if Path(member.name).name.startswith(".") else NO_PICTURE
         return NO_TEXT if is_picture and not is_utf8_name(named[1]) else None
 
-    def _take(self, sample: _Sample, extension: str, member: tarfile.TarInfo, is_picture: bool) -> None:
+    def _add_to_sample(self, sample: _Sample, extension: str, member: tarfile.TarInfo, is_picture: bool) -> None:
         if is_picture:
-            self._take_picture(sample, member)
+            self._add_picture(sample, member)
         elif self._labelled and extension in ("cls", "json"):
             sample.labels[extension] = self._label(member, extension)
         sample.extensions.append(extension)
@@ -156,9 +156,11 @@ class _Samples:
         )
         return ShardIndex(tuple(pictures), self._passed_over)
 
-    def _take_picture(self, sample: _Sample, member: tarfile.TarInfo) -> None:
+    def _add_picture(self, sample: _Sample, member: tarfile.TarInfo) -> None:
         if sample.picture:
-            raise DataError("a sample has two pictures", where=self._shard, got=member.name, expected="one a key")
+            raise DataError(
+                "a sample has two pictures", where=self._shard, got=member.name, expected="one picture per key"
+            )
         sample.picture = member.offset_data, member.size
 
     def _label(self, member: tarfile.TarInfo, extension: str) -> int | str | None:
@@ -171,16 +173,16 @@ class _Samples:
 
 
 def _label_in_json(content: bytes, where: str) -> int | str | None:
-    """What stands under "label" or "class", or None where neither is there."""
+    """The value of "label" or else "class"; None if the JSON has neither."""
     try:
         record = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"this is no JSON: {error}", where=where) from None
+        raise DataError(f"this label file is not JSON: {error}", where=where) from None
     label = record.get("label", record.get("class")) if isinstance(record, dict) else None
     if label is None:
         return None
     if isinstance(label, bool) or not isinstance(label, int | str):
-        raise DataError("this label is no number and no name", where=where, got=json.dumps(label)[:50])
+        raise DataError("this label is neither a number nor a name", where=where, got=json.dumps(label)[:50])
     return _label(str(label), where)
 
 
@@ -188,12 +190,12 @@ def _text(content: bytes, where: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise DataError("this label is no text", where=where, expected="a number or a name, in UTF-8") from None
+        raise DataError("this label is not text", where=where, expected="a number or a name, in UTF-8") from None
 
 
 def _label(text: str, where: str) -> int | str:
     name = text.strip()
     if not is_class_name(name):
         got = ascii(name[:50])
-        raise DataError("this label is no line of text", where=where, got=got, expected="a number or a name")
+        raise DataError("this label is not one line of text", where=where, got=got, expected="a number or a name")
     return int(name) if re.fullmatch(r"-?[0-9]{1,18}", name) else name

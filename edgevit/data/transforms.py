@@ -1,7 +1,7 @@
-"""Training views in two steps: a random canvas (uint8), then what each model makes of that canvas (float).
+"""Training views in two steps: a random canvas (uint8), then the input of each model from this canvas (float).
 
-Teacher and student may want different sizes and normalisation of the same view: they share `augment`, and each has its
-own `normalize`. Every random draw comes from the view's key.
+Teacher and student may need different sizes and normalization of one view: they share `augment`, and each has its own
+`normalize`. Every random draw comes from the key of the view.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from edgevit.errors import RecipeError
 
 Box = tuple[float, float, float, float]  # left, top, width, height, in pixels
 
-_GREY = (124, 116, 104)  # what policies fill with: ImageNet's mean, as in timm
+_GRAY = (124, 116, 104)  # the fill color of policies: ImageNet's mean, as in timm
 _ERASED_AREA, _ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # Zhong et al. 2020, and timm's defaults
 _TRIES = 10
 _global_draws = threading.Lock()
 
 
 def view_key(seed: int, epoch: int, view: int, sample: int) -> int:
-    """The one number that all random draws about a view come from."""
+    """The number that seeds all random draws of a view."""
     text = f"{seed}/{epoch}/{view}/{sample}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def augment(image: Image, augmentation: Augmentation, height: int, width: int, key: int) -> Image:
-    """A random view of a picture (H, W, 3) as a canvas (height, width, 3), uint8: a function of its arguments alone.
+    """A random view of a picture (H, W, 3) as a canvas (height, width, 3), uint8, as a function of the arguments.
 
-    In this order: crop, rotation and flip (one resampling, bicubic); policy; colour jitter; erasing.
+    The steps, in this order: crop, rotation and flip (in a single bicubic resampling); policy; color jitter; erasing.
     """
     rng = random.Random(key)
     box = random_box(image.shape[1], image.shape[0], augmentation.scale, augmentation.ratio, rng)
@@ -68,14 +68,14 @@ def augment(image: Image, augmentation: Augmentation, height: int, width: int, k
 def normalize(canvases: Tensor, preprocess: Preprocess) -> Tensor:
     """Canvases (N, H, W, 3), uint8, as a model's input (N, 3, height, width), float32, on the same device.
 
-    Resized (with antialiasing) where the model's size is another than the canvas's; then scaled to 0..1 and normalised.
+    A canvas is resized (with antialiasing) if the model's size differs, then scaled to 0..1 and normalized.
     """
-    # Channels first in memory too: of a canvas's own layout, a ResNet-18 on a CPU takes a quarter longer.
+    # Channels first in memory too: with the layout of the canvases, a ResNet-18 on a CPU takes a quarter longer.
     images = canvases.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
     size = (preprocess.height, preprocess.width)
     if images.shape[2:] != size:
         images = _resized(images, size, preprocess.interpolation)
-    mean, std = (  # a blocking copy would wait for all that the device still has to do
+    mean, std = (  # a blocking copy would wait for all pending work of the device
         torch.tensor(values).view(3, 1, 1).to(images.device, non_blocking=True)
         for values in (preprocess.mean, preprocess.std)
     )
@@ -85,9 +85,9 @@ def normalize(canvases: Tensor, preprocess: Preprocess) -> Tensor:
 def random_box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: random.Random
 ) -> Box:
-    """A box of random area (`scale`: share of the picture) and aspect ratio, inside the picture.
+    """A box inside the picture, of random area (`scale`: share of the picture) and aspect ratio.
 
-    Where none of ten fits, the largest central one of a permitted ratio, as in torchvision's RandomResizedCrop.
+    If none of ten draws fits: the largest central box of a permitted ratio, as in torchvision's RandomResizedCrop.
     """
     for _ in range(_TRIES):
         area = rng.uniform(*scale) * width * height
@@ -103,10 +103,10 @@ def random_box(
 def cut_out(
     picture: Pillow.Image, box: Box, height: int, width: int, degrees: float = 0.0, flipped: bool = False
 ) -> Pillow.Image:
-    """The content of a box, turned counter-clockwise about its centre, then perhaps mirrored, as (height, width).
+    """The content of a box, rotated counter-clockwise about its center, then mirrored if `flipped`, as (height, width).
 
-    A turned picture that is much larger than the result is first averaged over blocks of pixels, so that nothing
-    aliases; what lies outside of it is black.
+    With a rotation, a picture that is much larger than the result is first averaged over blocks of pixels, to prevent
+    aliasing. The area outside of the picture is black.
     """
     left, top, box_width, box_height = box
     if not degrees:
@@ -132,40 +132,40 @@ def policy(name: str, size: int) -> Callable[[Pillow.Image], Pillow.Image]:
     """timm's RandAugment ("rand-…"), AugMix ("augmix-…") or AutoAugment policy for pictures of this size.
 
     Raises:
-        RecipeError: timm knows no such policy.
+        RecipeError: timm does not know this policy.
     """
     makers = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
     make = makers.get(name.partition("-")[0], auto_augment_transform)
     try:
-        made: Callable[[Pillow.Image], Pillow.Image] = make(
-            name, {"translate_const": int(size * 0.45), "img_mean": _GREY}
+        transform: Callable[[Pillow.Image], Pillow.Image] = make(
+            name, {"translate_const": int(size * 0.45), "img_mean": _GRAY}
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise RecipeError(
-            f"timm knows no augmentation policy '{name}'", got=error, expected="such as rand-m9-mstd0.5-inc1"
+            f"timm has no augmentation policy '{name}'", got=error, expected="a policy such as rand-m9-mstd0.5-inc1"
         ) from None
-    for operation in _operations(made):
+    for operation in _operations(transform):
         if operation.aug_fn is auto_augment.posterize:
             operation.aug_fn = _posterize
-    return made
+    return transform
 
 
 def _operations(policy: Any) -> Iterator[Any]:
-    """The AugmentOps of a policy: RandAugment's and AugMix's `ops`, AutoAugment's lists of lists."""
+    """The AugmentOps of a policy: `ops` of RandAugment and AugMix, lists of lists of AutoAugment."""
     for operation in chain(getattr(policy, "ops", ()), *getattr(policy, "policy", ())):
         yield from _operations(operation) if not hasattr(operation, "aug_fn") else (operation,)
 
 
 def _posterize(picture: Pillow.Image, bits_to_keep: int, **_: Any) -> Pillow.Image:
-    """timm asks for 0 bits at the ends of its range, which Pillow refuses; one bit is the strongest that leaves any."""
+    """timm's posterize with at least one bit: timm asks for 0 bits at the end of its range, which Pillow refuses."""
     return auto_augment.posterize(picture, max(1, bits_to_keep))  # type: ignore[no-any-return, no-untyped-call]
 
 
 @contextmanager
 def _global_draws_from(seed: int) -> Iterator[None]:
-    """Seed Python's and numpy's global generators, which timm's policies draw from, and restore them afterwards.
+    """Seed the global generators of Python and numpy, which timm's policies draw from, and restore them afterwards.
 
-    One thread at a time.
+    Only one thread at a time runs in this context.
     """
     with _global_draws:
         python_state, numpy_state = random.getstate(), np.random.get_state()
@@ -179,7 +179,7 @@ def _global_draws_from(seed: int) -> Iterator[None]:
 
 
 def _jittered(picture: Pillow.Image, strength: float, rng: random.Random) -> Pillow.Image:
-    """Brightness, contrast and saturation, each times a factor in 1 ± strength, in random order."""
+    """Brightness, contrast and saturation, each multiplied by a factor in 1 ± strength, in random order."""
     steps = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
     rng.shuffle(steps)
     for step in steps:
@@ -188,7 +188,7 @@ def _jittered(picture: Pillow.Image, strength: float, rng: random.Random) -> Pil
 
 
 def _erase(canvas: Image, rng: random.Random) -> None:
-    """Fill one random rectangle with noise."""
+    """Fill a random rectangle with noise."""
     height, width = canvas.shape[:2]
     for _ in range(_TRIES):
         area = rng.uniform(*_ERASED_AREA) * height * width

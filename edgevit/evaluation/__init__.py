@@ -1,7 +1,7 @@
-"""Accuracy: a session run over a data set, and what its answers are worth."""
+"""Accuracy of a model: predictions on a labelled data set, and statistics of them."""
 
 from edgevit.evaluation.accuracy import (
-    calibration,
+    calibration_error,
     confusion_matrix,
     confusions,
     mean_accuracy,
@@ -14,7 +14,7 @@ from edgevit.evaluation.record import write_evaluation
 
 __all__ = [
     "Predictions",
-    "calibration",
+    "calibration_error",
     "classify",
     "classify_corrupted",
     "confusion_matrix",

@@ -1,4 +1,4 @@
-"""A session run over a labelled data set."""
+"""Predictions of a session on a labelled data set."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
-from edgevit.data.class_order import outputs_of
-from edgevit.data.labels import names_lacking
-from edgevit.errors import ArtifactError, DataError, listed
+from edgevit.data.class_order import output_indices
+from edgevit.data.labels import lacks_classes, missing_classes
+from edgevit.errors import ArtifactError, DataError
 from edgevit.graphs import class_scores
 from edgevit.progress import Progress
 from edgevit.runtimes.base import Session, input_batches
@@ -21,11 +21,13 @@ from edgevit.runtimes.base import Session, input_batches
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said about each image; labels are indices into the model's classes.
+    """A model's predictions, with the labels.
 
     Attributes:
-        labels: (n,) int64.
-        probabilities: as `runtimes.answers` has them, (n, classes) float32.
+        sample_ids: the id of each of the n images.
+        classes: the classes of the model.
+        labels: (n,) int64, indices into `classes`.
+        probabilities: (n, classes) float32, see `graphs.class_scores.probabilities`.
     """
 
     sample_ids: tuple[str, ...]
@@ -47,71 +49,70 @@ class Predictions:
 
 
 def classify(session: Session, dataset: Dataset, batch_size: int, progress: Progress) -> Predictions:
-    """Run a model over every image of a data set, whose labels are matched to the model's classes by name.
+    """Predict every image of a data set. Its labels are matched to the model's classes by name.
 
     Raises:
         DataError: the data set is unlabelled or empty, or has a class that the model lacks.
-        ArtifactError: an answer is no number.
+        ArtifactError: a score is not finite.
     """
     labels = labels_for(session, dataset, progress)
-    found = np.empty((len(dataset), len(session.spec.classes)), np.float32)
+    scores = np.empty((len(dataset), len(session.spec.classes)), np.float32)
     done = 0
     with progress.bar("evaluate", len(dataset), "images") as bar:
         pictures = (dataset.image(index) for index in range(len(dataset)))
-        for part in probabilities(session, pictures, batch_size):
-            found[done : done + len(part)] = part
-            done += len(part)
-            bar.advance(len(part))
-    return Predictions(dataset.sample_ids, session.spec.classes, labels, found)
+        for batch in predict_probabilities(session, pictures, batch_size):
+            scores[done : done + len(batch)] = batch
+            done += len(batch)
+            bar.advance(len(batch))
+    return Predictions(dataset.sample_ids, session.spec.classes, labels, scores)
 
 
-def probabilities(
+def predict_probabilities(
     session: Session, pictures: Iterable[NDArray[np.uint8]], batch_size: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Probabilities for each batch of RGB pictures, (n, classes). Raises ArtifactError where one is no number."""
+    """Class probabilities of RGB pictures, (n, classes) per batch. Raises ArtifactError if a score is not finite."""
     image, scores = session.spec.inputs[0].name, session.spec.outputs[0]
     done = 0
     for batch, count in input_batches(session.spec, pictures, batch_size):
         output = session.infer({image: batch})[scores.name][:count]
-        found = class_scores.probabilities(output, scores.meaning).astype(np.float32)
-        bad = ~np.isfinite(found).all(-1)
-        if bad.any():
-            raise no_numbers(f"image {done + int(bad.argmax()) + 1}")
-        yield found
+        batch_probabilities = class_scores.probabilities(output, scores.meaning).astype(np.float32)
+        not_finite = ~np.isfinite(batch_probabilities).all(-1)
+        if not_finite.any():
+            raise non_finite_scores(f"image {done + int(not_finite.argmax()) + 1}")
+        yield batch_probabilities
         done += count
 
 
-def no_numbers(where: object) -> ArtifactError:
-    """The error for NaN or infinite answers of a model."""
+def non_finite_scores(where: object) -> ArtifactError:
+    """The error for a model with NaN or infinite scores."""
     return ArtifactError(
-        "the model's answers are no numbers",
+        "the model's scores are not finite",
         where=where,
-        got="NaN or infinite scores",
-        next="a float16 model may overflow: export it in float32, or train it again",
+        got="NaN or infinity",
+        next="export the model in float32, since float16 may overflow; or train it again",
     )
 
 
 def labels_for(session: Session, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
-    """The label of each sample as an index into the model's classes; raises as `classify` does."""
+    """The label of each sample as an index into the model's classes, (samples,). Raises DataError as `classify`."""
     if dataset.labels is None or not len(dataset):
         got = "no labels" if len(dataset) else "no images"
-        raise DataError("accuracy needs labelled images", where=dataset.name, got=got, next="evaluate on a test role")
+        raise DataError(
+            "accuracy needs labelled images",
+            where=dataset.name,
+            got=got,
+            next="evaluate on a labelled role, such as test",
+        )
     mapping = _class_mapping(session.spec, dataset, progress)
     return mapping[dataset.labels]
 
 
 def _class_mapping(spec: IOSpec, dataset: Dataset, progress: Progress) -> NDArray[np.int64]:
-    """The model's index of each of the data set's classes."""
-    outputs = outputs_of(spec, dataset.classes, dataset.name)
-    lacking = names_lacking(dataset.classes, spec.classes)
+    """The index of the model's output for each class of the data set."""
+    outputs = output_indices(spec, dataset.classes, dataset.name)
     if outputs is None:
-        raise DataError(
-            f"the model lacks {len(lacking)} of the {len(dataset.classes)} classes",
-            where=dataset.name,
-            got=listed(lacking),
-            expected=f"among the model's {len(spec.classes)}: {listed(spec.classes)}",
-            next="name these classes in the data set's include_classes, or evaluate a model trained on them",
-        )
-    if lacking:
-        progress.say("note: the model does not name its classes: they are taken in the order of the data set's")
+        advice = "name these classes in the data set's include_classes, or evaluate a model trained on them"
+        raise lacks_classes("the model", dataset.classes, spec.classes, dataset.name, advice)
+    if missing_classes(dataset.classes, spec.classes):
+        progress.say("note: the model does not name its classes: its outputs are taken in the order of the data set's")
     return np.array(outputs, np.int64)

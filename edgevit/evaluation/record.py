@@ -1,4 +1,4 @@
-"""What stays of an evaluation: every prediction, a summary, and pictures of confident mistakes."""
+"""The files of an evaluation: all predictions, a summary, and thumbnails of the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -11,56 +11,59 @@ from PIL import Image
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.data import Dataset
-from edgevit.evaluation.accuracy import calibration, confusions, per_class, wilson_interval
+from edgevit.evaluation.accuracy import calibration_error, confusions, per_class, wilson_interval
 from edgevit.evaluation.classify import Predictions
 
 SHOWN_MISTAKES = 24
 THUMBNAIL_SIDE = 192
 
 
-def write_evaluation(found: Predictions, dataset: Dataset, out: Path, **more: Json) -> Json:
-    """Write predictions.npz, evaluation.json (and in it what `more` names) and wrong/NNN.png; gives {top1, images}."""
+def write_evaluation(predictions: Predictions, dataset: Dataset, out: Path, **more: Json) -> Json:
+    """Write predictions.npz, evaluation.json (with the entries of `more`) and wrong/NNN.png.
+
+    Returns the metrics {top1, images}.
+    """
     np.savez_compressed(
         out / "predictions.npz",
-        sample_ids=np.array(found.sample_ids, dtype=np.str_),
-        labels=found.labels,
-        predicted=found.predicted,
-        confidence=found.confidence,
-        probabilities=found.probabilities,
+        sample_ids=np.array(predictions.sample_ids, dtype=np.str_),
+        labels=predictions.labels,
+        predicted=predictions.predicted,
+        confidence=predictions.confidence,
+        probabilities=predictions.probabilities,
     )
     summary = {
-        "classes": found.classes,
-        "confusions": confusions(found.labels, found.predicted, found.classes),
-        "per_class": per_class(found.labels, found.predicted, found.classes),
-        "calibration": calibration(found.confidence, found.correct),
-        "wrong": _write_mistakes(found, dataset, out),
+        "classes": predictions.classes,
+        "confusions": confusions(predictions.labels, predictions.predicted, predictions.classes),
+        "per_class": per_class(predictions.labels, predictions.predicted, predictions.classes),
+        "calibration": calibration_error(predictions.confidence, predictions.correct),
+        "wrong": _write_mistakes(predictions, dataset, out),
         **more,
     }
     (out / "evaluation.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    n, correct = len(found.labels), int(found.correct.sum())
+    n, correct = len(predictions.labels), int(predictions.correct.sum())
     low, high = wilson_interval(correct, n)
     return {"top1": {"value": correct / n, "low": low, "high": high, "n": n}, "images": n}
 
 
-def predictions(evaluation: Artifact) -> dict[str, NDArray[np.generic]]:
-    """The arrays of an evaluation. Raises ArtifactError if the file was altered."""
+def read_predictions(evaluation: Artifact) -> dict[str, NDArray[np.generic]]:
+    """The arrays of predictions.npz. Raises ArtifactError if the file was altered."""
     with np.load(evaluation.file("predictions.npz"), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
-def right_answers(evaluation: Artifact) -> NDArray[np.bool_]:
-    """Of each image, (n,), whether the model was right. Raises ArtifactError if the file was altered."""
-    found = predictions(evaluation)
-    return np.asarray(found["predicted"] == found["labels"])
+def correct_predictions(evaluation: Artifact) -> NDArray[np.bool_]:
+    """Whether the prediction for each image is correct, (n,) bool. Raises ArtifactError if the file was altered."""
+    arrays = read_predictions(evaluation)
+    return np.asarray(arrays["predicted"] == arrays["labels"])
 
 
-def _write_mistakes(found: Predictions, dataset: Dataset, out: Path) -> list[Json]:
-    """Thumbnails of the mistakes that the model was surest of, the surest first."""
-    wrong = np.flatnonzero(~found.correct)
-    surest = wrong[np.argsort(-found.confidence[wrong], kind="stable")][:SHOWN_MISTAKES]
+def _write_mistakes(predictions: Predictions, dataset: Dataset, out: Path) -> list[Json]:
+    """Write thumbnails of the mistakes with the highest confidence, the highest first."""
+    wrong = np.flatnonzero(~predictions.correct)
+    most_confident = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:SHOWN_MISTAKES]
     (out / "wrong").mkdir()
     mistakes = []
-    for number, index in enumerate(surest.tolist()):
+    for number, index in enumerate(most_confident.tolist()):
         name = f"wrong/{number:03d}.png"
         picture = Image.fromarray(dataset.image(index))
         picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
@@ -68,10 +71,10 @@ def _write_mistakes(found: Predictions, dataset: Dataset, out: Path) -> list[Jso
         mistakes.append(
             {
                 "file": name,
-                "sample_id": found.sample_ids[index],
-                "label": found.classes[found.labels[index]],
-                "predicted": found.classes[found.predicted[index]],
-                "confidence": float(found.confidence[index]),
+                "sample_id": predictions.sample_ids[index],
+                "label": predictions.classes[predictions.labels[index]],
+                "predicted": predictions.classes[predictions.predicted[index]],
+                "confidence": float(predictions.confidence[index]),
             }
         )
     return mistakes

@@ -1,1 +1,1 @@
-"""Few-shot adaptation: heads on frozen features, label propagation through a pool, careful fine-tuning."""
+"""Few-shot adaptation: heads on frozen features, transduction with an unlabelled pool, and fine-tuning."""

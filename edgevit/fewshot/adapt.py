@@ -1,4 +1,4 @@
-"""From a checkpoint and a support set to a classifier of the support's classes."""
+"""Adapt a checkpoint to the classes of a support set, with a head on its features."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from edgevit.configs import Fewshot
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset, Labels
-from edgevit.data.splits import drawn
+from edgevit.data.splits import sample_by_hash
 from edgevit.errors import DataError
 from edgevit.fewshot.choice import default_method
 from edgevit.fewshot.features import features_of, with_head
 from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import fit_head
 from edgevit.inference.frozen_model import FrozenModel
-from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
 
 
 class Task(NamedTuple):
-    """What there is to learn from.
+    """The data sets of a few-shot adaptation.
 
     Attributes:
-        pool: images without labels.
-        base: images whose mean feature the heads start from.
+        support: labelled images of each class.
+        pool: images without labels, or None.
+        base: images whose mean feature is the center of all features, or None.
     """
 
     support: Dataset
@@ -37,7 +37,15 @@ class Task(NamedTuple):
 
 
 class TaskFeatures(NamedTuple):
-    """The features of a task, all that a head is fitted to: (samples, dimensions), and the mean of the base's."""
+    """The features of a task, to which heads are fitted.
+
+    Attributes:
+        support: (samples, dimensions).
+        labels: (samples,), class indices of the support.
+        num_classes: number of classes.
+        pool: (samples, dimensions), or None.
+        base: (dimensions,), the mean feature of the base, or None.
+    """
 
     support: Floats
     labels: Labels
@@ -47,19 +55,19 @@ class TaskFeatures(NamedTuple):
 
 
 def task_of(inputs: Mapping[str, Artifact]) -> Task:
-    """The task of a stage's inputs `support`, `pool` and `base`."""
+    """The task from the inputs `support`, `pool` and `base` of a stage."""
     pool, base = (open_dataset(inputs[name]) if name in inputs else None for name in ("pool", "base"))
     return Task(open_dataset(inputs["support"]), pool, base)
 
 
-def adapt_head(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> BuiltModel:
-    """The checkpoint with a new classifier by the default method; see `with_fitted_head`."""
+def adapt_head(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> BuiltModel:
+    """The checkpoint's model with a new classifier, fitted by the default method; see `with_fitted_head`."""
     features = task_features(checkpoint, task, config, context)
     return with_fitted_head(checkpoint, features, default_method(task.pool is not None), config)
 
 
-def task_features(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> TaskFeatures:
-    """The checkpoint's features of a task.
+def task_features(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> TaskFeatures:
+    """The features of a task's images in the checkpoint's model.
 
     Raises:
         DataError: a class has no support image, or there is a single class.
@@ -67,44 +75,46 @@ def task_features(checkpoint: Checkpoint, task: Task, config: Fewshot, context: 
     check_support(task.support)
     assert task.support.labels is not None
     pool, base = (
-        None if one is None else drawn(one, config.max_pool_images, config.seed) for one in (task.pool, task.base)
+        None if dataset is None else sample_by_hash(dataset, config.max_pool_images, config.seed)
+        for dataset in (task.pool, task.base)
     )
-    model = FrozenModel(checkpoint.module, checkpoint.io.preprocess, torch.device(context.device), context.cache)
+    model = FrozenModel(checkpoint.module, checkpoint.preprocess, torch.device(context.device), context.cache)
 
-    def of(dataset: Dataset) -> Floats:
+    def dataset_features(dataset: Dataset) -> Floats:
         return features_of(model, dataset, config.augmentation, config.random_views, config.seed, context.progress)
 
     features = TaskFeatures(
-        of(task.support),
+        dataset_features(task.support),
         task.support.labels,
         len(task.support.classes),
-        None if pool is None else of(pool),
-        None if base is None else of(base).mean(0),
+        None if pool is None else dataset_features(pool),
+        None if base is None else dataset_features(base).mean(0),
     )
     checkpoint.module.cpu()
     return features
 
 
-def with_fitted_head(checkpoint: Checkpoint, features: TaskFeatures, method: str, config: Fewshot) -> BuiltModel:
-    """The checkpoint with a new classifier, fitted to features of its own.
+def with_fitted_head(checkpoint: BuiltModel, features: TaskFeatures, method: str, config: Fewshot) -> BuiltModel:
+    """The checkpoint's model with a new classifier that is fitted to the features.
 
     Raises:
-        RecipeError: the method needs a pool and there is none, or a classifier that the model cannot have.
+        RecipeError: the method needs a pool and there is none, or the model cannot take the classifier.
     """
     support, labels, num_classes, pool, base = features
     head = fit_head(method, support, labels, num_classes, pool, base)
-    built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
-    return with_head(built, head, config.model_rates)
+    return with_head(checkpoint, head, config.model_rates)
 
 
 def check_support(support: Dataset) -> None:
-    """Raise DataError where the support cannot define its classes."""
+    """Raise DataError if the support has no labels, a single class, or a class without images."""
     if support.labels is None:
         raise DataError("the support set needs labels", where=support.name)
     if len(support.classes) < 2:
-        raise DataError("there is a single class, so nothing can be told apart", where=support.name)
+        raise DataError(
+            "a classifier needs at least two classes", where=support.name, got=", ".join(support.classes) or "none"
+        )
     empty = [name for label, name in enumerate(support.classes) if label not in support.labels]
     if empty:
         raise DataError(
-            "classes have no support image", where=support.name, got=", ".join(empty), expected="one of each class"
+            "classes have no support image", where=support.name, got=", ".join(empty), expected="an image of each class"
         )

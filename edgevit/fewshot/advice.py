@@ -1,6 +1,7 @@
-"""What a support set gives away about itself, from features that are there anyway.
+"""Advice about a support set, from the features of its images: likely wrong labels, duplicates, confused classes, the
+benefit of more images, and a pool that is unlike the support.
 
-Each finding is told only where the numbers bear it, and `None` or nothing stands where they do not.
+A finding is reported only if there are enough images to support it. Otherwise it is None or an empty list.
 """
 
 from __future__ import annotations
@@ -17,22 +18,27 @@ from edgevit.data.duplicates import LARGEST_SUPPORT
 from edgevit.errors import listed
 from edgevit.fewshot.heads import Floats, class_directions, left_out_cosines, likeliest_scale, softmax, unit
 from edgevit.fewshot.learning_curve import FURTHER_SHOTS, LAW, LearningCurve, learning_curve
-from edgevit.fewshot.methods import centre_of
+from edgevit.fewshot.methods import center_of
 
 ADVICE = "advice.json"
-FEWEST_IN_CLASS = 4  # images, for a class to tell a stranger: with three, guesses were no better than chance
-SURE_OF_ANOTHER, LEAST_OF_OWN = 0.8, 0.05  # probabilities of an image that is likely mislabelled
+FEWEST_IN_CLASS = 4  # images of a class in which a wrong label can be found; with three, results were at chance level
+SURE_OF_ANOTHER, LEAST_OF_OWN = 0.8, 0.05  # class probabilities of an image that is likely mislabelled
 DUPLICATE_COSINE = 0.95
-DUPLICATE_NEARNESS = 0.2  # of the distance, 1 - cosine, that the nearest neighbours in the class have
-MOST_CONFUSED, FEWEST_CONFUSED = 5, 2  # pairs of classes told; images of a pair, since one is no pattern
-FEWEST_FOR_QUANTILE = 20  # images whose 5% quantile means something
+DUPLICATE_NEARNESS = 0.2  # share of the usual distance, 1 - cosine, to the nearest neighbor in the class
+MOST_CONFUSED, FEWEST_CONFUSED = 5, 2  # most reported pairs of classes; fewest confused images of a pair
+FEWEST_FOR_QUANTILE = 20  # images from which a 5% quantile can be estimated
 FAR_QUANTILE, UNLIKE_SHARE = 0.05, 0.5
 WIDTH = 80
 INDENT = "    "
 
 
 class Mislabelled(NamedTuple):
-    """An image that the others of its class would not take in."""
+    """An image whose label is probably wrong.
+
+    Attributes:
+        looks_like: the most probable class.
+        probability: the probability of that class.
+    """
 
     sample_id: str
     label: str
@@ -41,22 +47,22 @@ class Mislabelled(NamedTuple):
 
 
 class Duplicates(NamedTuple):
-    """Two images that are nearly one, and count twice."""
+    """Two images that are nearly the same."""
 
     sample_ids: tuple[str, str]
     cosine: float
 
 
 class Confused(NamedTuple):
-    """Two classes, and how many of their `of` images are nearer to the other one's."""
+    """Two classes, and how many of their `of` images are nearer to the centroid of the other class."""
 
     classes: tuple[str, str]
     images: int
     of: int
 
 
-class Pool(NamedTuple):
-    """How many of the pool's images are farther from every class than 95% of the support's own images."""
+class PoolDistance(NamedTuple):
+    """How many of the pool's `of` images are farther from every class than 95% of the support images are."""
 
     far: int
     of: int
@@ -68,7 +74,10 @@ class Pool(NamedTuple):
 
 @dataclass(frozen=True)
 class Advice:
-    """About a support set of `images` images, `shots` of its smallest class; lists begin with the clearest case."""
+    """Advice about a support set of `images` images, with `shots` of its smallest class.
+
+    Lists begin with the clearest case.
+    """
 
     images: int
     classes: int
@@ -77,19 +86,19 @@ class Advice:
     duplicates: tuple[Duplicates, ...]
     confused: tuple[Confused, ...]
     curve: LearningCurve
-    pool: Pool | None
+    pool: PoolDistance | None
 
     def as_json(self) -> Json:
-        """For advice.json; fractions, null where nothing can be said."""
+        """The content of advice.json: shares of 1, and null for a finding without enough images."""
         outlook = self.curve.outlook
         return {
             **{name: value for name, value in asdict(self).items() if isinstance(value, int)},
-            "mislabelled": [one._asdict() for one in self.mislabelled],
-            "duplicates": [one._asdict() for one in self.duplicates],
-            "confused": [one._asdict() for one in self.confused],
+            "mislabelled": [image._asdict() for image in self.mislabelled],
+            "duplicates": [pair._asdict() for pair in self.duplicates],
+            "confused": [pair._asdict() for pair in self.confused],
             "learning_curve": {
                 "head": "nearest_centroid",
-                "points": [{"shots": one.shots, **one.accuracy._asdict()} for one in self.curve.points],
+                "points": [{"shots": point.shots, **point.accuracy._asdict()} for point in self.curve.points],
                 "law": LAW,
                 "outlook": outlook
                 and {
@@ -103,7 +112,7 @@ class Advice:
         }
 
     def lines(self) -> list[str]:
-        """At most five lines of at most 80 columns."""
+        """The advice as at most five lines of at most 80 characters."""
         return [_clipped(f"{INDENT}{line}") for line in self._lines()]
 
     def _lines(self) -> Iterator[str]:
@@ -112,17 +121,17 @@ class Advice:
             more = f", and {len(self.mislabelled) - 1} more" if len(self.mislabelled) > 1 else ""
             yield f"perhaps mislabelled{more}: {first.label} looks like {first.looks_like}: {first.sample_id}"
         if self.duplicates:
-            one, other = self.duplicates[0].sample_ids
+            first_id, second_id = self.duplicates[0].sample_ids
             more = f", and {len(self.duplicates) - 1} more" if len(self.duplicates) > 1 else ""
-            yield f"nearly the same{more}: {one}, {other}"
+            yield f"nearly the same{more}: {first_id}, {second_id}"
         if self.confused:
             yield "often confused: " + listed(
-                [f"{' and '.join(one.classes)} ({one.images} of {one.of})" for one in self.confused], 2
+                [f"{' and '.join(pair.classes)} ({pair.images} of {pair.of})" for pair in self.confused], 2
             )
         if outlook := self.curve.outlook:
             then, now = outlook.accuracy, outlook.now
             yield (
-                f"{FURTHER_SHOTS} more images a class: about {then.value:.0%} ({then.low:.0%} to {then.high:.0%}) "
+                f"{FURTHER_SHOTS} more images per class: about {then.value:.0%} ({then.low:.0%} to {then.high:.0%}) "
                 f"instead of {now.value:.0%}"
             )
         if self.pool and self.pool.unlike:
@@ -138,16 +147,16 @@ def advice(
     base: Floats | None = None,
     seed: int = 0,
 ) -> Advice | None:
-    """What the features of a support set, (samples, dimensions), say about it; None of one that is no small set.
+    """Advice about a support set, from its features (samples, dimensions); None for more than LARGEST_SUPPORT images.
 
     Args:
         pool: features of images without labels.
-        base: the mean of other features, to be the centre; by default that of support and pool.
+        base: (dimensions,), the center of the features; by default the mean of support and pool.
     """
     if len(labels) > LARGEST_SUPPORT:
         return None
-    centre = centre_of(support, pool, base)
-    directions = unit(support - centre)
+    center = center_of(support, pool, base)
+    directions = unit(support - center)
     counts = np.bincount(labels, minlength=len(classes))
     centroids = class_directions(directions, labels, len(classes))
     cosines = left_out_cosines(directions, labels, centroids)
@@ -158,24 +167,24 @@ def advice(
         tuple(_mislabelled(cosines, labels, counts, classes, sample_ids)),
         tuple(_duplicates(directions, labels, sample_ids)),
         tuple(_confused(cosines, labels, counts, classes)),
-        learning_curve(support, labels, len(classes), centre, seed),
-        None if pool is None else _pool(unit(pool - centre) @ centroids.T, cosines, counts),
+        learning_curve(support, labels, len(classes), center, seed),
+        None if pool is None else _pool_distance(unit(pool - center) @ centroids.T, cosines, counts),
     )
 
 
 def _mislabelled(
     cosines: Floats, labels: Labels, counts: Labels, classes: Sequence[str], sample_ids: Sequence[str]
 ) -> Iterator[Mislabelled]:
-    """Images whose label has at most LEAST_OF_OWN, and another class at least SURE_OF_ANOTHER.
+    """Images whose class has a probability of at most LEAST_OF_OWN, and another class at least SURE_OF_ANOTHER.
 
-    Probabilities are those of the nearest centroid, an image's own class's made without it. Classes of fewer than
-    FEWEST_IN_CLASS images play no part.
+    The probabilities are those of the nearest centroid classifier; the centroid of the image's own class is computed
+    without the image. Classes with fewer than FEWEST_IN_CLASS images are left out.
     """
     probabilities = softmax(likeliest_scale(cosines, labels) * cosines)
     own, nearest = probabilities[np.arange(len(labels)), labels], probabilities.argmax(1)
     sure = (own <= LEAST_OF_OWN) & (probabilities.max(1) >= SURE_OF_ANOTHER)
-    told = sure & (counts[labels] >= FEWEST_IN_CLASS) & (counts[nearest] >= FEWEST_IN_CLASS)
-    for index in sorted(np.flatnonzero(told).tolist(), key=lambda index: -probabilities[index].max()):
+    reported = sure & (counts[labels] >= FEWEST_IN_CLASS) & (counts[nearest] >= FEWEST_IN_CLASS)
+    for index in sorted(np.flatnonzero(reported).tolist(), key=lambda index: -probabilities[index].max()):
         yield Mislabelled(
             sample_ids[index],
             classes[labels[index]],
@@ -185,44 +194,46 @@ def _mislabelled(
 
 
 def _duplicates(directions: Floats, labels: Labels, sample_ids: Sequence[str]) -> Iterator[Duplicates]:
-    """Pairs of cosine at least DUPLICATE_COSINE, and far nearer than the other images of their classes are to theirs.
+    """Pairs of images with a cosine of at least DUPLICATE_COSINE that are much nearer than is usual in their classes.
 
-    That is: at most DUPLICATE_NEARNESS of the median distance of those to the nearest of their own class. Without such
-    images nothing is told.
+    Usual is the median distance to the nearest neighbor in the class, over the other images of both classes. The
+    distance of a pair is at most DUPLICATE_NEARNESS of it. Without other images, no pair is reported.
     """
     cosines = directions @ directions.T
     same_class = (labels[:, None] == labels) & ~np.eye(len(labels), dtype=bool)
     to_nearest = 1 - np.where(same_class, cosines, -1).max(1, initial=-1)
-    has_neighbours = same_class.any(1)
-    ones, others = np.nonzero(np.triu(cosines >= DUPLICATE_COSINE, 1))
-    for one, other in sorted(zip(ones.tolist(), others.tolist(), strict=True), key=lambda pair: -cosines[pair]):
-        beside = has_neighbours & np.isin(labels, labels[[one, other]])
-        beside[[one, other]] = False
-        if beside.any() and 1 - cosines[one, other] <= DUPLICATE_NEARNESS * np.median(to_nearest[beside]):
-            yield Duplicates((sample_ids[one], sample_ids[other]), float(min(1, cosines[one, other])))
+    has_neighbors = same_class.any(1)
+    rows, columns = np.nonzero(np.triu(cosines >= DUPLICATE_COSINE, 1))
+    pairs = sorted(zip(rows.tolist(), columns.tolist(), strict=True), key=lambda pair: -cosines[pair])
+    for pair in pairs:
+        others = has_neighbors & np.isin(labels, labels[[*pair]])
+        others[[*pair]] = False
+        if others.any() and 1 - cosines[pair] <= DUPLICATE_NEARNESS * np.median(to_nearest[others]):
+            yield Duplicates((sample_ids[pair[0]], sample_ids[pair[1]]), float(min(1, cosines[pair])))
 
 
 def _confused(cosines: Floats, labels: Labels, counts: Labels, classes: Sequence[str]) -> Iterator[Confused]:
-    """The pairs of classes that most images are on the wrong side of, without classes of one image."""
+    """The pairs of classes with the most confused images. Classes of a single image are left out."""
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, cosines.argmax(1)), 1)
     confusion[counts < 2] = 0
     pairs = np.triu(confusion + confusion.T, 1)
     for index in np.argsort(-pairs, axis=None, kind="stable")[:MOST_CONFUSED].tolist():
-        one, other = divmod(index, len(classes))
-        if pairs[one, other] >= FEWEST_CONFUSED:
-            yield Confused((classes[one], classes[other]), int(pairs[one, other]), int(counts[[one, other]].sum()))
+        first, second = divmod(index, len(classes))
+        if pairs[first, second] >= FEWEST_CONFUSED:
+            images = int(counts[[first, second]].sum())
+            yield Confused((classes[first], classes[second]), int(pairs[first, second]), images)
 
 
-def _pool(pool_cosines: Floats, cosines: Floats, counts: Labels) -> Pool | None:
-    """None where the support is too small to say how far its own images lie."""
+def _pool_distance(pool_cosines: Floats, cosines: Floats, counts: Labels) -> PoolDistance | None:
+    """The distance of the pool; None if the support is too small to know how far its own images are from a class."""
     if counts.min() < 2 or len(cosines) < FEWEST_FOR_QUANTILE:
         return None
-    usual = np.quantile(cosines.max(1), FAR_QUANTILE)
-    return Pool(int((pool_cosines.max(1) < usual).sum()), len(pool_cosines))
+    lowest_usual = np.quantile(cosines.max(1), FAR_QUANTILE)
+    return PoolDistance(int((pool_cosines.max(1) < lowest_usual).sum()), len(pool_cosines))
 
 
 def _clipped(line: str) -> str:
-    """One line of printable characters."""
+    """The line with printable characters only, and at most WIDTH of them."""
     clean = "".join(character if character.isprintable() else "�" for character in line)
     return clean if len(clean) <= WIDTH else f"{clean[: WIDTH - 1]}…"

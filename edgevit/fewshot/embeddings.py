@@ -1,4 +1,4 @@
-"""The features of a data set as a model gives them where it runs."""
+"""The features of a data set, from a checkpoint or from an exported model in its runtime."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from edgevit.runtimes.base import Session, input_batches
 
 
 class Embedder:
-    """What enters the classifier of a model: of a checkpoint, or of a file that was exported with its embedding.
+    """The input of a model's classifier, from a checkpoint or from a file that was exported with its embedding.
 
-    Those of a checkpoint are kept in the cache. A file without gives its logits, which are features too, and says so.
+    Features from a checkpoint are kept in the cache. For a file without an embedding the features are its logits, with
+    a note to the user.
     """
 
     def __init__(
@@ -39,11 +40,11 @@ class Embedder:
         self.output = EMBEDDING if self._frozen or session.spec.has_embedding else session.spec.outputs[0].name
         if self.output != EMBEDDING:
             progress.say(
-                "    the model gives no embedding: its logits are the features (export it with embedding: true)"
+                "    the model has no embedding output: its logits are the features (export it with embedding: true)"
             )
 
     def __call__(self, dataset: Dataset) -> Floats:
-        """Features (samples, dimensions) of a data set in its order."""
+        """The features of a data set, (samples, dimensions), in its order."""
         with self._progress.bar(f"features of {dataset.name}", len(dataset), "images") as bar:
             if self._frozen is not None:
                 return self._frozen.embeddings(dataset, self._batch_size, bar).numpy().astype(np.float64)

@@ -1,4 +1,4 @@
-"""N-way K-shot episodes: the same draws for every method, on features that are computed once."""
+"""N-way K-shot episodes: random few-shot tasks, the same for every method, on features that are computed once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from scipy import stats
 from edgevit.artifacts import Json
 from edgevit.data.dataset import Indices, Labels
 from edgevit.errors import DataError, listed
-from edgevit.fewshot.choice import best, default_candidates, default_method, head_scores
+from edgevit.fewshot.choice import best_candidate, default_candidates, default_method, head_scores
 from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import TRANSDUCTIVE, fit_head, pool_probabilities
 from edgevit.progress import Progress
 
-MOST_DRAWS = 1000  # of uneven shares, until each class has enough
+MOST_DRAWS = 1000  # attempts to draw shares for which each class has enough images
 
 
 class Episode(NamedTuple):
-    """One task: positions of its support and its queries, and their labels among its classes, from 0."""
+    """A few-shot task: positions of its support and query samples, and their labels from 0 to ways - 1."""
 
     support: Indices
     support_labels: Labels
@@ -29,15 +29,17 @@ class Episode(NamedTuple):
     query_labels: Labels
 
 
-class Plan(NamedTuple):
+class EpisodePlan(NamedTuple):
     """How episodes are drawn.
 
     Attributes:
-        ways: classes in an episode; None for all.
-        shots: labelled samples of each class.
-        queries: samples of each class to be answered; None for all that are left.
-        imbalance: concentration of a Dirichlet distribution that the shares of the queries are drawn from
-            (Veilleux et al. 2021: 2), anew where a class has too few samples for its share; None for equal shares.
+        ways: number of classes in an episode; None for all.
+        shots: support samples of each class.
+        queries: query samples of each class; None for all samples that are not in the support.
+        episodes: number of episodes.
+        imbalance: concentration of the Dirichlet distribution from which the classes' shares of the queries are drawn
+            (Veilleux et al. 2021: 2); drawn again if a class has too few samples for its share. None for equal shares.
+        seed: seed of the draws.
     """
 
     ways: int | None
@@ -48,46 +50,52 @@ class Plan(NamedTuple):
     seed: int = 0
 
 
-def draw_episodes(support_labels: Labels, query_labels: Labels | None, plan: Plan) -> Iterator[Episode]:
-    """Episodes, each a function of (seed, number, labels).
+def draw_episodes(support_labels: Labels, query_labels: Labels | None, plan: EpisodePlan) -> Iterator[Episode]:
+    """Draw episodes, each as a function of (seed, number, labels).
 
     Args:
-        support_labels: (n,) of what supports are drawn from.
-        query_labels: (m,) of what queries are drawn from; None where they come from the same samples as the support,
-            which an episode never shows twice.
+        support_labels: (n,), the labels of the samples that supports are drawn from.
+        query_labels: (m,), the labels of the samples that queries are drawn from; None if supports and queries are
+            drawn from the same samples. Then an episode has no sample in both.
 
     Raises:
-        DataError: there are fewer classes than ways, or a class has too few samples, for the support or as queries.
+        DataError: there are fewer classes than ways, or a class has too few samples for the support or the queries.
     """
-    members = _members(support_labels)
-    others = members if query_labels is None else _members(query_labels)
-    _check_enough(members, others, query_labels is None, plan)
-    names = np.array(sorted(members.keys() & others.keys()))
-    ways = plan.ways or len(names)
+    same_samples = query_labels is None
+    support_members = _members(support_labels)
+    query_members = support_members if query_labels is None else _members(query_labels)
+    _check_enough(support_members, query_members, same_samples, plan)
+    classes = np.array(sorted(support_members.keys() & query_members.keys()))
+    ways = plan.ways or len(classes)
     for number in range(plan.episodes):
         rng = np.random.default_rng([plan.seed, number])
-        chosen = rng.choice(names, ways, replace=False) if ways < len(names) else names
-        shown = plan.shots if query_labels is None else 0
-        counts = _query_counts(plan, np.array([len(others[name]) - shown for name in chosen]), rng)
+        chosen = rng.choice(classes, ways, replace=False) if ways < len(classes) else classes
+        in_support = plan.shots if same_samples else 0
+        available = np.array([len(query_members[label]) - in_support for label in chosen])
+        counts = _query_counts(plan, available, rng)
         support, queries = [], []
-        for place, name in enumerate(chosen):
-            drawn = rng.permutation(members[name])
-            left = drawn[plan.shots :] if query_labels is None else rng.permutation(others[name])
-            support.append(drawn[: plan.shots])
-            queries.append(left if counts is None else left[: counts[place]])
+        for way, label in enumerate(chosen):
+            order = rng.permutation(support_members[label])
+            candidates = order[plan.shots :] if same_samples else rng.permutation(query_members[label])
+            support.append(order[: plan.shots])
+            queries.append(candidates if counts is None else candidates[: counts[way]])
         yield Episode(
             np.concatenate(support),
             np.repeat(np.arange(ways), plan.shots),
             np.concatenate(queries),
-            np.repeat(np.arange(ways), [len(one) for one in queries]),
+            np.repeat(np.arange(ways), [len(class_queries) for class_queries in queries]),
         )
 
 
-class Played(NamedTuple):
-    """What came of the episodes: accuracies (methods, episodes), the time each method took in all, and auto's choices.
+class EpisodeResults(NamedTuple):
+    """The results of each method on the episodes.
 
     Attributes:
-        chosen: how often auto chose each method.
+        methods: the names of the methods.
+        ways: number of classes in an episode.
+        accuracies: (methods, episodes).
+        seconds: the total time of each method.
+        chosen: how often `auto` chose each method.
     """
 
     methods: tuple[str, ...]
@@ -97,7 +105,7 @@ class Played(NamedTuple):
     chosen: dict[str, int]
 
 
-def play(
+def run_episodes(
     episodes: Sequence[Episode],
     methods: Sequence[str],
     support_features: Floats,
@@ -105,11 +113,11 @@ def play(
     pool_features: Floats | None,
     base: Floats | None,
     progress: Progress,
-) -> Played:
-    """Accuracy of each method on each episode.
+) -> EpisodeResults:
+    """Measure the accuracy of each method on each episode.
 
-    Transductive methods learn from the pool where there is one, otherwise from the episode's queries, all at once; auto
-    chooses among those that need no pool where there is none.
+    Transductive methods learn from the pool if there is one, otherwise from all queries of the episode at once. Without
+    a pool, `auto` chooses only among the methods that need none.
     """
     accuracies = np.zeros((len(methods), len(episodes)))
     seconds = [0.0] * len(methods)
@@ -118,39 +126,40 @@ def play(
     with progress.bar("episodes", len(episodes), "episodes") as bar:
         for number, episode in enumerate(episodes):
             support, queries = support_features[episode.support], query_features[episode.queries]
-            for place, method in enumerate(methods):
-                # Queries are a pool for transduction alone: an inductive method answers each by itself.
+            for row, method in enumerate(methods):
+                # The queries are a pool only for transductive methods. An inductive method predicts each independently.
                 pool = queries if pool_features is None and method in TRANSDUCTIVE else pool_features
                 start = time.perf_counter()
                 name = method
                 if method == "auto":
-                    name = _chosen(support, episode.support_labels, ways, pool, base, number)
+                    name = _auto_method(support, episode.support_labels, ways, pool, base, number)
                     chosen[name] = chosen.get(name, 0) + 1
                 if pool is queries:
-                    answers = pool_probabilities(name, support, episode.support_labels, ways, pool, base)
+                    scores = pool_probabilities(name, support, episode.support_labels, ways, pool, base)
                 else:
-                    answers = fit_head(name, support, episode.support_labels, ways, pool, base).logits(queries)
-                seconds[place] += time.perf_counter() - start
-                accuracies[place, number] = (answers.argmax(1) == episode.query_labels).mean()
+                    scores = fit_head(name, support, episode.support_labels, ways, pool, base).logits(queries)
+                seconds[row] += time.perf_counter() - start
+                accuracies[row, number] = (scores.argmax(1) == episode.query_labels).mean()
             bar.advance()
-    return Played(tuple(methods), ways, accuracies, tuple(seconds), chosen)
+    return EpisodeResults(tuple(methods), ways, accuracies, tuple(seconds), chosen)
 
 
-def summary(played: Played) -> dict[str, Json]:
-    """Of each method its mean accuracy with 95% interval (Student's t over episodes), least and greatest.
+def summary(results: EpisodeResults) -> dict[str, Json]:
+    """For each method: mean accuracy with 95% interval (Student's t over episodes), minimum and maximum.
 
-    From the second method on, `gain` is the mean difference to the first, paired by episode, with its interval.
+    From the second method on, `gain` is the mean difference to the first method, paired by episode, with its interval.
     """
-    found: dict[str, Json] = {}
-    for method, accuracies in zip(played.methods, played.accuracies, strict=True):
-        found[method] = {**mean_interval(accuracies), "min": float(accuracies.min()), "max": float(accuracies.max())}
-        if method != played.methods[0]:
-            found[method]["gain"] = mean_interval(accuracies - played.accuracies[0])
-    return found
+    statistics: dict[str, Json] = {}
+    for method, accuracies in zip(results.methods, results.accuracies, strict=True):
+        extremes = {"min": float(accuracies.min()), "max": float(accuracies.max())}
+        statistics[method] = {**mean_interval(accuracies), **extremes}
+        if method != results.methods[0]:
+            statistics[method]["gain"] = mean_interval(accuracies - results.accuracies[0])
+    return statistics
 
 
 def mean_interval(values: Floats) -> Json:
-    """{value, low, high, n}: the mean with its 95% interval by Student's t; without an interval where n is 1."""
+    """The mean with its 95% interval by Student's t, {value, low, high, n}; low and high are None if n is 1."""
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return {"value": mean, "low": None, "high": None, "n": n}
@@ -158,51 +167,59 @@ def mean_interval(values: Floats) -> Json:
     return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def _chosen(support: Floats, labels: Labels, ways: int, pool: Floats | None, base: Floats | None, seed: int) -> str:
+def _auto_method(
+    support: Floats, labels: Labels, ways: int, pool: Floats | None, base: Floats | None, seed: int
+) -> str:
     candidates = default_candidates(pool is not None)
     scores = head_scores(candidates, support, labels, ways, pool, base, seed)
-    return best(scores, candidates) if scores else default_method(pool is not None)
+    return best_candidate(scores, candidates) if scores else default_method(pool is not None)
 
 
 def _members(labels: Labels) -> dict[int, Indices]:
     return {int(label): np.flatnonzero(labels == label) for label in np.unique(labels) if label >= 0}
 
 
-def _query_counts(plan: Plan, there: Indices, rng: np.random.Generator) -> Indices | None:
-    """How many queries of each class, of which so many are there."""
+def _query_counts(plan: EpisodePlan, available: Indices, rng: np.random.Generator) -> Indices | None:
+    """The number of queries of each class, (ways,), at most `available`; None for all available samples."""
     if plan.queries is None:
         return None
-    ways = len(there)
+    ways = len(available)
     if plan.imbalance is None:
         return np.full(ways, plan.queries)
     for _ in range(MOST_DRAWS):
         counts = rng.multinomial(plan.queries * ways, rng.dirichlet(np.full(ways, plan.imbalance)))
-        if (counts <= there).all():
+        if (counts <= available).all():
             return counts
     raise DataError(
-        "classes have too few images for queries in uneven shares",
-        got=f"{min(there)} in the smallest class of an episode",
-        expected=f"enough for {plan.queries * ways} of {ways} classes, in shares from Dirichlet({plan.imbalance:g})",
-        next="ask for fewer queries, or leave imbalance out",
+        "classes have too few images for imbalanced queries",
+        got=f"{min(available)} in the smallest class of an episode",
+        expected=f"{plan.queries * ways} queries of {ways} classes, in shares from Dirichlet({plan.imbalance:g})",
+        next="reduce queries, or remove imbalance",
     )
 
 
-def _check_enough(members: dict[int, Indices], others: dict[int, Indices], same: bool, plan: Plan) -> None:
-    ways = plan.ways or len(members)
-    shared = sorted(members.keys() & others.keys())
+def _check_enough(
+    support_members: dict[int, Indices], query_members: dict[int, Indices], same_samples: bool, plan: EpisodePlan
+) -> None:
+    ways = plan.ways or len(support_members)
+    shared = sorted(support_members.keys() & query_members.keys())
     if len(shared) < max(2, ways):
         raise DataError(
             "there are too few classes for the episodes", got=len(shared), expected=f"at least {max(2, ways)}"
         )
     queries = plan.queries if plan.queries and plan.imbalance is None else 1
-    _check_each_has(members, shared, plan.shots + queries * same, f"{plan.shots} shots{' and the queries' * same}")
-    if not same:
-        _check_each_has(others, shared, queries, "the queries")
+    if same_samples:
+        _check_each_has(support_members, shared, plan.shots + queries, f"{plan.shots} shots and the queries")
+    else:
+        _check_each_has(support_members, shared, plan.shots, f"{plan.shots} shots")
+        _check_each_has(query_members, shared, queries, "the queries")
 
 
-def _check_each_has(members: dict[int, Indices], classes: Sequence[int], wanted: int, what: str) -> None:
-    short = [f"class {label} has {len(members[label])}" for label in classes if len(members[label]) < wanted]
+def _check_each_has(members: dict[int, Indices], classes: Sequence[int], needed: int, purpose: str) -> None:
+    short = [f"class {label} has {len(members[label])}" for label in classes if len(members[label]) < needed]
     if short:
         raise DataError(
-            "classes have too few images for the episodes", got=listed(short), expected=f"at least {wanted}: {what}"
+            "classes have too few images for the episodes",
+            got=listed(short),
+            expected=f"at least {needed}: {purpose}",
         )

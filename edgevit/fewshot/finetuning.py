@@ -1,4 +1,4 @@
-"""Fine-tuning on a small support set, of all weights or of a few."""
+"""Fine-tuning of all or some weights on a small support set."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from edgevit.configs import CrossEntropy, Fewshot, SoftDistillation
 from edgevit.context import Context
 from edgevit.errors import RecipeError
 from edgevit.fewshot.adapt import Task, adapt_head, check_support
-from edgevit.models.checkpoints import Checkpoint
-from edgevit.models.creation import BuiltModel, classifier_prefixes, timm_model
+from edgevit.models.creation import BuiltModel
 from edgevit.models.lora import add_lora, merge_lora
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.training.distillation.teachers import LiveTeacher
 from edgevit.training.distributed.sharding import is_asked
 from edgevit.training.loop.batches import TrainingStream, seed_of
 from edgevit.training.loop.setup import TrainingSetup
 from edgevit.training.objectives import distillation_objective, label_objective
 
-# What keeps fine-tuning on a few images from forgetting: as much weight as the labels have.
+# With a pool, self-distillation has the same weight as the labels. It prevents forgetting.
 SELF_DISTILLATION = (CrossEntropy(weight=0.5), SoftDistillation(weight=0.5))
-NORMALISATIONS = (
+NORMALIZATIONS = (
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
@@ -37,27 +37,27 @@ NORMALISATIONS = (
 )
 
 
-def finetune(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
-    """The model trained on the support; on the pool, it must go on saying what it says now."""
-    start = with_classes_of_task(checkpoint, task, config, context)
-    return finetuned(start, task, config, context, out)
+def finetune(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
+    """The model fine-tuned on the support. On the pool, it learns to keep its present predictions."""
+    start = with_task_classes(checkpoint, task, config, context)
+    return finetune_from(start, task, config, context, out)
 
 
-def finetuning(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> TrainingSetup:
-    """What `finetune` trains."""
-    return _setup(with_classes_of_task(checkpoint, task, config, context), task, config, context)
+def finetuning_setup(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> TrainingSetup:
+    """The training setup of `finetune`."""
+    return _setup(with_task_classes(checkpoint, task, config, context), task, config, context)
 
 
-def with_classes_of_task(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> BuiltModel:
-    """Where fine-tuning starts: where the classes are new, from a linear head (LP-FT, Kumar et al. 2022)."""
+def with_task_classes(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> BuiltModel:
+    """The model from which fine-tuning starts; for new classes, with a fitted head (LP-FT, Kumar et al. 2022)."""
     check_support(task.support)
-    if checkpoint.io.classes == task.support.classes:
-        return BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
+    if checkpoint.classes == task.support.classes:
+        return checkpoint
     return adapt_head(checkpoint, task, config, context)
 
 
-def finetuned(start: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
-    """`start`, trained, which uses it up; as it is where the learning rate is 0."""
+def finetune_from(start: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
+    """Fine-tune `start` in place; with a learning rate of 0 it stays as it is."""
     if config.learning_rate == 0:
         return start
     tuned, _ = _setup(start, task, config, context).train(config, context, out)
@@ -65,14 +65,15 @@ def finetuned(start: BuiltModel, task: Task, config: Fewshot, context: Context, 
     return tuned
 
 
-def choose_what_is_trained(model: nn.Module, config: Fewshot) -> None:
-    """Freeze what `config.tune` does not name; the classifier is always trained.
+def freeze_untuned(model: nn.Module, config: Fewshot) -> None:
+    """Freeze the parameters that `config.tune` does not select. The classifier is always trained.
 
-    norm: all parameters of normalisation layers. bias: all biases (BitFit, Ben Zaken et al. 2022), those of attention's
-    queries and values too, but no tables of relative positions. lora: see `add_lora`.
+    `norm` selects all parameters of normalization layers; `bias` selects all biases (BitFit, Ben Zaken et al. 2022),
+    also those of attention's queries and values, but not tables of relative positions; for `lora` see `add_lora`.
 
-    Batch normalisation goes by the batch, and updates its running statistics, where all of its parameters are trained:
-    with norm too (as in Tent, Wang et al. 2021). With bias and lora it goes by its running statistics, which stay.
+    Batch normalization uses the statistics of the batch, and updates its running statistics, if all of its parameters
+    are trained: with `all` and `norm` (as in Tent, Wang et al. 2021). With `bias` and `lora` it uses its running
+    statistics, which stay.
 
     Raises:
         RecipeError: the model has no such parameters outside of its classifier.
@@ -86,9 +87,9 @@ def choose_what_is_trained(model: nn.Module, config: Fewshot) -> None:
     heads = classifier_prefixes(inner)
     tuned = _parameters_of_norms(inner) if config.tune == "norm" else _biases(inner)
     if all(name.startswith(heads) for name in tuned):
-        what = "normalisation layer with weights" if config.tune == "norm" else "bias"
+        missing = "normalization layer with weights" if config.tune == "norm" else "bias"
         raise RecipeError(
-            f"this model has no {what} to tune",
+            f"this model has no {missing} to tune",
             got=f"tune: {config.tune}, {type(inner).__name__}",
             expected="tune: all or lora",
         )
@@ -105,9 +106,9 @@ def _setup(start: BuiltModel, task: Task, config: Fewshot, context: Context) -> 
         streams = [TrainingStream(support, 0.5), TrainingStream(pool, 0.5, labelled=False)]
         io = IOSpec.for_classifier(start.preprocess, support.classes)
         device, shard = torch.device(context.device), is_asked(context)
-        itself = LiveTeacher(copy.deepcopy(start.module), io, support.classes, device, shard=shard)
-        objective = distillation_objective(SELF_DISTILLATION, itself, num_classes, config.label_smoothing)
-    choose_what_is_trained(start.module, config)
+        self_teacher = LiveTeacher(copy.deepcopy(start.module), io, support.classes, device, shard=shard)
+        objective = distillation_objective(SELF_DISTILLATION, self_teacher, num_classes, config.label_smoothing)
+    freeze_untuned(start.module, config)
     return TrainingSetup(start, start.module, support.classes, objective, streams)
 
 
@@ -115,7 +116,7 @@ def _parameters_of_norms(model: nn.Module) -> set[str]:
     return {
         f"{module_name}.{name}"
         for module_name, module in model.named_modules()
-        if isinstance(module, NORMALISATIONS)
+        if isinstance(module, NORMALIZATIONS)
         for name, _ in module.named_parameters(recurse=False)
     }
 

@@ -1,7 +1,7 @@
-"""Classifiers made from a handful of labelled features.
+"""Classifiers fitted to a few labelled features.
 
-Features are (samples, dimensions) float64; labels (samples,) in 0..num_classes-1, every class at least once. `centre`
-(dimensions,) is what all features are taken relative to. Nothing here draws at random.
+Features are (samples, dimensions) float64; labels (samples,) in 0..num_classes-1, with every class at least once.
+`center` (dimensions,) is subtracted from all features. Nothing here is random.
 """
 
 from __future__ import annotations
@@ -12,74 +12,76 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
+from edgevit.data.dataset import Labels
 from edgevit.models.knn_classifier import LEAST_SHARE
 
 Floats = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int64]
 
-SCALES = np.geomspace(1, 100, 41)  # tried for the logits of a head that has no likelihood of its own
-PENALTIES = np.geomspace(1e-3, 1e3, 25)  # tried by ridge
-NEIGHBOURS = (1, 3, 5, 9)  # tried by k_nearest_neighbours
+SCALES = np.geomspace(1, 100, 41)  # candidates for the scale of logits
+PENALTIES = np.geomspace(1e-3, 1e3, 25)  # candidates of ridge
+NEIGHBORS = (1, 3, 5, 9)  # candidates for k of k_nearest_neighbors
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """logits = features @ weight.T + bias; weight (classes, dimensions), bias (classes,)."""
+    """A linear classifier, logits = features @ weight.T + bias; weight (classes, dimensions), bias (classes,)."""
 
     weight: Floats
     bias: Floats
 
     def logits(self, features: Floats) -> Floats:
-        """(samples, classes)."""
+        """The logits of features, (samples, classes)."""
         logits: Floats = features @ self.weight.T + self.bias
         return logits
 
 
 @dataclass(frozen=True)
-class NeighbourHead:
-    """Votes of the `k` support samples nearest by cosine; a vote weighs exp(scale · cosine).
+class NearestNeighborHead:
+    """A classifier by the votes of the `k` support samples with the highest cosine; a vote weighs exp(scale · cosine).
 
     Attributes:
-        directions: (support samples, dimensions), unit vectors from `centre`.
-        labels: their classes.
+        directions: (support samples, dimensions), unit vectors from `center`.
+        labels: (support samples,), the class of each support sample.
+        num_classes: number of classes.
+        center: (dimensions,).
     """
 
     directions: Floats
     labels: Labels
     num_classes: int
-    centre: Floats
+    center: Floats
     k: int
     scale: float
 
     def logits(self, features: Floats) -> Floats:
-        """Logarithm of each class's share of the votes, (samples, classes)."""
-        cosines = unit(features - self.centre) @ self.directions.T
+        """The logarithm of each class's share of the votes, (samples, classes)."""
+        cosines = unit(features - self.center) @ self.directions.T
         return _votes(cosines, self.labels, self.num_classes, self.k, self.scale)
 
 
-Head = LinearHead | NeighbourHead
+Head = LinearHead | NearestNeighborHead
 
 
-def nearest_centroid(features: Floats, labels: Labels, num_classes: int, centre: Floats) -> LinearHead:
-    """The class whose mean direction from `centre` is nearest by cosine (SimpleShot, Wang et al. 2019).
+def nearest_centroid(features: Floats, labels: Labels, num_classes: int, center: Floats) -> LinearHead:
+    """Classify by the class whose mean direction from `center` has the highest cosine (SimpleShot, Wang et al. 2019).
 
-    A sample's own length does not change which class wins, so a linear layer gives the same answers. The scale of the
-    logits is the one under which each support sample is most likely, given the centroids of the others.
+    The length of a sample does not change the prediction, so a linear layer gives the same predictions. The scale of
+    the logits maximizes the likelihood of the support samples, each left out of its own class's centroid.
     """
-    directions = unit(features - centre)
+    directions = unit(features - center)
     centroids = class_directions(directions, labels, num_classes)
-    scale = likeliest_scale(left_out_cosines(directions, labels, centroids), labels) / mean_length(features - centre)
-    return LinearHead(scale * centroids, -scale * centroids @ centre)
+    scale = likeliest_scale(left_out_cosines(directions, labels, centroids), labels) / mean_length(features - center)
+    return LinearHead(scale * centroids, -scale * centroids @ center)
 
 
-def ridge(features: Floats, labels: Labels, num_classes: int, centre: Floats) -> LinearHead:
-    """Least squares on targets ±1 with an L2 penalty, on features centred and scaled to a mean length of 1.
+def ridge(features: Floats, labels: Labels, num_classes: int, center: Floats) -> LinearHead:
+    """Least squares on targets ±1 with an L2 penalty, on features centered and scaled to a mean length of 1.
 
-    The penalty is that of the least squared error over samples left out, in closed form (Allen 1974, PRESS); the scale
-    of the logits the one under which these samples are most likely.
+    The penalty minimizes the squared leave-one-out error, in closed form (Allen 1974, PRESS). The scale of the logits
+    maximizes the likelihood of the leave-one-out predictions.
     """
-    length = mean_length(features - centre)
-    samples = (features - centre) / length
+    length = mean_length(features - center)
+    samples = (features - center) / length
     mean = samples.mean(0)
     targets = 2.0 * one_hot(labels, num_classes) - 1
     values, vectors = np.linalg.eigh((samples - mean) @ (samples - mean).T)
@@ -96,81 +98,84 @@ def ridge(features: Floats, labels: Labels, num_classes: int, centre: Floats) ->
     scale = likeliest_scale(left_out, labels)
     weight = scale * (dual.T @ (samples - mean))
     bias = scale * targets.mean(0) - weight @ mean
-    return LinearHead(weight / length, bias - weight @ centre / length)
+    return LinearHead(weight / length, bias - weight @ center / length)
 
 
 def logistic_regression(
-    features: Floats, labels: Labels, num_classes: int, centre: Floats, weights: Floats | None = None, c: float = 10.0
+    features: Floats, labels: Labels, num_classes: int, center: Floats, weights: Floats | None = None, c: float = 10.0
 ) -> LinearHead:
-    """Multinomial logistic regression with an L2 penalty on features centred and scaled to a mean length of 1.
+    """Multinomial logistic regression with an L2 penalty, on features centered and scaled to a mean length of 1.
 
     Args:
-        weights: how much each sample counts; 1 by default.
-        c: scikit-learn's inverse strength of the penalty.
+        weights: (samples,), the weight of each sample; 1 by default.
+        c: the inverse strength of the penalty, as in scikit-learn.
     """
-    scale = mean_length(features - centre)
+    scale = mean_length(features - center)
     model = LogisticRegression(C=c, max_iter=2000)
-    model.fit((features - centre) / scale, labels, sample_weight=weights)
+    model.fit((features - center) / scale, labels, sample_weight=weights)
     coefficients, intercept = model.coef_, model.intercept_
     if num_classes == 2:
         coefficients, intercept = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * intercept / 2
     weight = coefficients / scale
-    return LinearHead(weight, intercept - weight @ centre)
+    return LinearHead(weight, intercept - weight @ center)
 
 
-def k_nearest_neighbours(features: Floats, labels: Labels, num_classes: int, centre: Floats) -> NeighbourHead:
-    """The classes of the nearest support samples; k and the weight of their votes as the support left out has it."""
-    directions = unit(features - centre)
+def k_nearest_neighbors(features: Floats, labels: Labels, num_classes: int, center: Floats) -> NearestNeighborHead:
+    """Classify by the nearest support samples. k and the scale of the votes maximize the leave-one-out likelihood."""
+    directions = unit(features - center)
     cosines = directions @ directions.T
     np.fill_diagonal(cosines, -np.inf)
-    best = (-np.inf, 1, 1.0)
-    for k in (k for k in NEIGHBOURS if k < len(labels)) if len(labels) > num_classes else ():
+    best = (-np.inf, -1, 1.0)  # likelihood, -k, scale
+    for k in (k for k in NEIGHBORS if k < len(labels)) if len(labels) > num_classes else ():
         for scale in SCALES:
             likelihood = _mean_log_likelihood(_votes(cosines, labels, num_classes, k, scale), labels)
             best = max(best, (likelihood, -k, float(scale)))
-    return NeighbourHead(directions, labels, num_classes, centre, abs(best[1]), best[2])
+    return NearestNeighborHead(directions, labels, num_classes, center, -best[1], best[2])
 
 
 def unit(vectors: Floats) -> Floats:
-    """Each row divided by its length."""
+    """Each row divided by its Euclidean length."""
     divided: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return divided
 
 
 def class_directions(directions: Floats, labels: Labels, num_classes: int) -> Floats:
-    """The direction of each class's mean, (classes, dimensions)."""
+    """The unit vector of each class's mean direction, (classes, dimensions)."""
     return unit(np.stack([directions[labels == label].mean(0) for label in range(num_classes)]))
 
 
 def whitened(support: Floats, labels: Labels, num_classes: int, others: Floats) -> tuple[Floats, Floats]:
     """Both sets of samples times C^-½, up to a factor, where C is the covariance within the support's classes.
 
-    C is shrunk towards a multiple of the identity as far as its few samples demand (OAS, Chen et al. 2010: where the
-    spread is the same in all directions, almost wholly); where no two samples of a class differ, nothing changes. Along
-    directions in which samples of one class differ much, what tells classes apart then counts less (as in linear
-    discriminant analysis).
+    Directions in which samples of one class differ much get less weight, as in linear discriminant analysis. C is
+    shrunk towards a multiple of the identity, by an amount that depends on the number of samples (OAS, Chen et al.
+    2010: almost completely if the spread is equal in all directions). If no two samples of a class differ, the samples
+    stay as they are.
     """
     contrasts = np.concatenate([_contrasts(support[labels == label]) for label in range(num_classes)])
     count, dimensions = contrasts.shape
     if not contrasts.any():
         return support, others
     _, lengths, axes = np.linalg.svd(contrasts, full_matrices=False)
-    variances = lengths**2 / count  # along the axes; 0 along whatever they do not span
+    variances = lengths**2 / count  # along the axes; 0 in all directions outside their span
     mean, mean_square = variances.sum() / dimensions, (variances**2).sum() / dimensions**2
     excess = (count + 1) * max(mean_square - mean**2 / dimensions, 1e-12 * mean_square)
     shrinkage = min((mean_square + mean**2) / excess, 1)
     floor = shrinkage * mean
     factors = np.sqrt(floor / ((1 - shrinkage) * variances + floor))
 
-    def changed(samples: Floats) -> Floats:
-        found: Floats = samples - (samples @ axes.T * (1 - factors)) @ axes
-        return found
+    def whiten(samples: Floats) -> Floats:
+        whitened_samples: Floats = samples - (samples @ axes.T * (1 - factors)) @ axes
+        return whitened_samples
 
-    return changed(support), changed(others)
+    return whiten(support), whiten(others)
 
 
 def left_out_cosines(directions: Floats, labels: Labels, centroids: Floats) -> Floats:
-    """Cosines of each sample with the class centroids, its own class's made without it (where it has others)."""
+    """Cosines of each sample with the class centroids, (samples, classes).
+
+    A sample is left out of its own class's centroid, if the class has other samples.
+    """
     cosines = directions @ centroids.T
     for label in range(len(centroids)):
         members = np.flatnonzero(labels == label)
@@ -181,14 +186,14 @@ def left_out_cosines(directions: Floats, labels: Labels, centroids: Floats) -> F
 
 
 def likeliest_scale(scores: Floats, labels: Labels) -> float:
-    """The scale that makes the labels most likely under softmax(scale · scores)."""
+    """The scale in SCALES that maximizes the likelihood of the labels under softmax(scale · scores)."""
     return float(SCALES[int(np.argmax([_mean_log_likelihood(scale * scores, labels) for scale in SCALES]))])
 
 
 def log_softmax(logits: Floats) -> Floats:
     """Logarithms of the probabilities over the last axis."""
-    normalised: Floats = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    return normalised
+    log_probabilities: Floats = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    return log_probabilities
 
 
 def softmax(logits: Floats) -> Floats:
@@ -197,19 +202,20 @@ def softmax(logits: Floats) -> Floats:
 
 
 def one_hot(labels: Labels, num_classes: int) -> Floats:
-    """(samples, classes)."""
+    """One-hot vectors of the labels, (samples, classes)."""
     return np.eye(num_classes)[labels]
 
 
 def mean_length(vectors: Floats) -> float:
-    """Mean length of the rows; 1 where all are 0."""
+    """The mean Euclidean length of the rows; 1 if all rows are 0."""
     return float(np.linalg.norm(vectors, axis=1).mean()) or 1.0
 
 
 def _contrasts(samples: Floats) -> Floats:
-    """Each sample but the first against the mean of those before it (Helmert): independent, of the samples' covariance.
+    """Each sample but the first, minus the mean of the samples before it, scaled (Helmert contrasts).
 
-    Residuals about the mean are not: two samples have two residuals, but one difference.
+    The contrasts are independent and have the covariance of the samples. Residuals about the mean are not independent:
+    two samples have two residuals, but one difference.
     """
     before = np.arange(1, len(samples))[:, None]
     contrasts: Floats = (samples[1:] - samples.cumsum(0)[:-1] / before) * np.sqrt(before / (before + 1))
@@ -217,7 +223,7 @@ def _contrasts(samples: Floats) -> Floats:
 
 
 def _votes(cosines: Floats, labels: Labels, num_classes: int, k: int, scale: float) -> Floats:
-    """Logarithm of each class's share of the votes of the k nearest; a class without a vote has LEAST_SHARE."""
+    """The logarithm of each class's share of the votes of the k nearest; a class without votes has LEAST_SHARE."""
     nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     weights = np.exp(scale * (np.take_along_axis(cosines, nearest, 1) - cosines.max(1, keepdims=True)))
     votes = np.einsum("nk,nkc->nc", weights, one_hot(labels, num_classes)[nearest])

@@ -1,4 +1,4 @@
-"""The learning rate of fine-tuning, chosen by cross-validation inside the support."""
+"""Choice of the learning rate of fine-tuning by cross-validation within the support set."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from edgevit.data.dataset import Dataset
 from edgevit.errors import Diverged
 from edgevit.fewshot.adapt import Task, check_support
 from edgevit.fewshot.crossvalidation import Fold, Score, fold_count, folds, mean_score, score
-from edgevit.fewshot.finetuning import finetuned, with_classes_of_task
+from edgevit.fewshot.finetuning import finetune_from, with_task_classes
 from edgevit.inference.over_dataset import outputs_of
-from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel, with_test_time_views
 from edgevit.progress import Bar, SilentProgress
 from edgevit.sealed_files import opened_sealed, write_sealed
@@ -33,28 +32,33 @@ SCORES = "learning_rates.json"
 
 
 class ChosenRate(NamedTuple):
-    """A learning rate, and the score of each candidate: none where nothing could be cross-validated."""
+    """The chosen learning rate, and the score of each candidate.
+
+    There are no scores if cross-validation was not possible.
+    """
 
     learning_rate: float
     scores: Mapping[float, Score]
 
     def summary(self) -> Json:
-        """For the record."""
+        """The choice as JSON, for the metrics of the stage."""
         scores = {
-            str(rate): {name: value if math.isfinite(value) else None for name, value in one._asdict().items()}
-            for rate, one in self.scores.items()
+            str(rate): {name: value if math.isfinite(value) else None for name, value in rate_score._asdict().items()}
+            for rate, rate_score in self.scores.items()
         }
         return {"learning_rate": self.learning_rate, "learning_rate_scores": scores}
 
 
-def choose_learning_rate(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> ChosenRate:
-    """The best of `config.learning_rates` inside the support (P>M>F, Hu et al. 2022).
+def choose_learning_rate(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> ChosenRate:
+    """The best of `config.learning_rates` by cross-validation within the support (P>M>F, Hu et al. 2022).
 
-    In each fold, head and fine-tuning see the other folds and the pool. The best has most held-out images right, then
-    the greatest mean log-likelihood, then the smallest rate; a training that diverges has nothing right. Where a class
-    has a single image, nothing can be held out: then it is `config.learning_rate`.
+    For each fold, head and fine-tuning are trained on the other folds and the pool. The best rate has the highest
+    accuracy on held-out images, then the greatest mean log-likelihood, then the smallest value. A training that
+    diverges has an accuracy of 0. If a class has a single image, no image can be held out, and `config.learning_rate`
+    is chosen.
 
-    Scores of finished trainings are kept in `context.work` and survive a kill. All ranks have to call it.
+    The scores of finished trainings are kept in `context.work`, so that an interrupted run continues after them. In
+    distributed training, all ranks have to call this function.
     """
     assert config.learning_rates is not None
     check_support(task.support)
@@ -63,27 +67,28 @@ def choose_learning_rate(checkpoint: Checkpoint, task: Task, config: Fewshot, co
     count = fold_count(labels)
     if count < 2:
         context.progress.say(
-            "    a class has a single image, so that no learning rate can be cross-validated: "
-            f"it is learning_rate {config.learning_rate:g}"
+            "    a class has a single image, so cross-validation is not possible: "
+            f"the learning rate is {config.learning_rate:g}"
         )
         return ChosenRate(config.learning_rate, {})
-    if checkpoint.io.classes == task.support.classes:
+    if checkpoint.classes == task.support.classes:
         context.progress.say(
-            "    the model knows these classes already: where it has seen the support, the scores of held-out images "
-            "are too high, that of learning rate 0 most of all"
+            "    the model already has these classes: if it was trained on the support, the scores of held-out images "
+            "are too high, most of all that of learning rate 0"
         )
-    parts = folds(labels, count, config.seed)
+    all_folds = folds(labels, count, config.seed)
     trainings = _Trainings(checkpoint, task, config, context)
     with context.progress.bar(
         context.stage_id or "learning rates", count * len(config.learning_rates), "trainings"
     ) as bar:
-        by_fold = [trainings.scores(number, fold, bar) for number, fold in enumerate(parts)]
-    sizes = [len(fold.held_out) for fold in parts]
-    chosen = _best({rate: mean_score([one[rate] for one in by_fold], sizes) for rate in config.learning_rates})
-    for rate, one in chosen.scores.items():
+        by_fold = [trainings.scores(number, fold, bar) for number, fold in enumerate(all_folds)]
+    sizes = [len(fold.held_out) for fold in all_folds]
+    means = {rate: mean_score([scores[rate] for scores in by_fold], sizes) for rate in config.learning_rates}
+    chosen = _best(means)
+    for rate, mean in chosen.scores.items():
         context.progress.say(
-            f"    learning rate {rate:g}: {one.accuracy:.1%} of held-out images right, mean log-likelihood "
-            f"{one.log_likelihood:.4f}{', chosen' if rate == chosen.learning_rate else ''}"
+            f"    learning rate {rate:g}: {mean.accuracy:.1%} of held-out images correct, mean log-likelihood "
+            f"{mean.log_likelihood:.4f}{', chosen' if rate == chosen.learning_rate else ''}"
         )
     return chosen
 
@@ -93,9 +98,9 @@ def _best(scores: Mapping[float, Score]) -> ChosenRate:
 
 
 class _Trainings:
-    """The trainings of all folds, and the scores of those that are finished, on disk."""
+    """The trainings of all folds. The scores of finished trainings are kept on disk."""
 
-    def __init__(self, checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> None:
+    def __init__(self, checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> None:
         self._checkpoint, self._task, self._config = checkpoint, task, config
         self._context = replace(context, progress=SilentProgress(), tensorboard=None)
         self._say = context.progress.say
@@ -108,12 +113,12 @@ class _Trainings:
         assert self._config.learning_rates is not None
         names = {rate: f"fold{number}-rate{rate}" for rate in self._config.learning_rates}
         support = self._task.support
-        learned, held_out = self._task._replace(support=support.subset(fold.train)), support.subset(fold.held_out)
+        fold_task, held_out = self._task._replace(support=support.subset(fold.train)), support.subset(fold.held_out)
         start: BuiltModel | None = None
         for rate, name in names.items():
             if name not in self._done:
-                start = start or self._start(learned)
-                self._keep(name, self._score(start, learned, held_out, rate, self._context.work / name))
+                start = start or self._start(fold_task)
+                self._keep(name, self._score(start, fold_task, held_out, rate, self._context.work / name))
             bar.advance(1)
         return {rate: Score(*self._done[name]) for rate, name in names.items()}
 
@@ -123,31 +128,33 @@ class _Trainings:
                 done: dict[str, list[float]] = json.load(opened)
                 return done
         if self._file.exists():
-            self._say(f"    note: {self._file} is damaged: the learning rates are tried again")
+            self._say(f"    note: {self._file} is damaged: all learning rates are tried again")
         return {}
 
-    def _start(self, learned: Task) -> BuiltModel:
-        return with_classes_of_task(self._checkpoint, learned, self._config, self._context)
+    def _start(self, fold_task: Task) -> BuiltModel:
+        return with_task_classes(self._checkpoint, fold_task, self._config, self._context)
 
-    def _score(self, start: BuiltModel, learned: Task, held_out: Dataset, rate: float, work: Path) -> Score:
+    def _score(self, start: BuiltModel, fold_task: Task, held_out: Dataset, rate: float, work: Path) -> Score:
         work.mkdir(parents=True, exist_ok=True)
         config, device = self._config.model_copy(update={"learning_rate": rate}), torch.device(self._context.device)
-        own = start._replace(module=copy.deepcopy(start.module))
+        start_copy = start._replace(module=copy.deepcopy(start.module))
         try:
             training = f"{self._context.training} {work.name}"
-            tuned = finetuned(own, learned, config, replace(self._context, work=work, training=training), work)
+            tuned = finetune_from(
+                start_copy, fold_task, config, replace(self._context, work=work, training=training), work
+            )
         except Diverged:
-            if processes.count() > 1:  # the others may not have diverged, and wait
+            if processes.count() > 1:  # other ranks may not have diverged, and would wait
                 raise
             return Score(0.0, -math.inf)
-        answering = with_test_time_views(tuned, config.test_time_views).module.to(device)
-        logits = outputs_of(answering, held_out, tuned.preprocess, device).numpy().astype(np.float64)
+        predicting = with_test_time_views(tuned, config.test_time_views).module.to(device)
+        logits = outputs_of(predicting, held_out, tuned.preprocess, device).numpy().astype(np.float64)
         assert held_out.labels is not None
         return Score(*processes.of_first(list(score(logits, held_out.labels)), device))
 
-    def _keep(self, name: str, one: Score) -> None:
-        """Write the score in one step, and remove what the training has left."""
-        self._done[name] = list(one)
+    def _keep(self, name: str, score_of_training: Score) -> None:
+        """Write the score in one step, and remove the files of the training."""
+        self._done[name] = list(score_of_training)
         if processes.rank() == 0:
             write_sealed(self._file, self._owner, json.dumps(self._done).encode())
             shutil.rmtree(self._context.work / name)

@@ -1,4 +1,4 @@
-"""Every head by its name in recipes."""
+"""The methods that fit heads, by their names in recipes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from functools import partial
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from edgevit.data.dataset import Labels
 from edgevit.errors import RecipeError
 from edgevit.fewshot import heads, transduction
-from edgevit.fewshot.heads import Floats, Head, Labels
+from edgevit.fewshot.heads import Floats, Head
 
 INDUCTIVE: dict[str, Callable[[Floats, Labels, int, Floats], Head]] = {
     "nearest_centroid": heads.nearest_centroid,
     "ridge": heads.ridge,
     "logistic_regression": heads.logistic_regression,
-    "knn": heads.k_nearest_neighbours,
+    "knn": heads.k_nearest_neighbors,
 }
 TRANSDUCTIVE: dict[str, Callable[[Floats, Labels, int, Floats, Floats], Floats]] = {
     "label_propagation": transduction.label_propagation,
@@ -35,22 +36,22 @@ def fit_head(
     pool: Floats | None = None,
     base: Floats | None = None,
 ) -> Head:
-    """A classifier of features (samples, dimensions), fitted by the method of this name.
+    """Fit a classifier to features (samples, dimensions) by the method of this name.
 
-    A transductive method labels the pool, and logistic regression learns from support and pool. There a sample of the
-    pool counts as much as it is sure, 1 − entropy/log(classes) (Iscen et al. 2019); one of the support counts 1.
+    A transductive method labels the pool. Then logistic regression is fitted to support and pool, where a pool sample
+    has the weight 1 − entropy/log(classes) (Iscen et al. 2019), and a support sample has the weight 1.
 
     Args:
-        pool: features without labels. Inductive methods look at their mean alone.
-        base: the mean of other features, to be the centre; by default that of support and pool.
+        pool: features without labels. Inductive methods use only their mean.
+        base: (dimensions,), the center of the features; by default the mean of support and pool.
 
     Raises:
         RecipeError: the method is transductive, and there is no pool.
     """
-    centre = centre_of(support, pool, base)
+    center = center_of(support, pool, base)
     if method in INDUCTIVE:
         with _one_thread():
-            return INDUCTIVE[method](support, labels, num_classes, centre)
+            return INDUCTIVE[method](support, labels, num_classes, center)
     probabilities = pool_probabilities(method, support, labels, num_classes, pool, base)
     assert pool is not None
     entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(1)
@@ -60,7 +61,7 @@ def fit_head(
             np.concatenate([support, pool]),
             np.concatenate([labels, probabilities.argmax(1)]),
             num_classes,
-            centre,
+            center,
             np.concatenate([np.ones(len(support)), certainty]),
         )
 
@@ -73,7 +74,7 @@ def pool_probabilities(
     pool: Floats | None,
     base: Floats | None = None,
 ) -> Floats:
-    """What a method says of the pool, (samples, classes): a transductive one looks at all of it at once.
+    """Class probabilities of the pool, (samples, classes). A transductive method uses the whole pool at once.
 
     Raises:
         RecipeError: the method is transductive, and there is no pool.
@@ -82,20 +83,20 @@ def pool_probabilities(
         assert pool is not None
         return heads.softmax(fit_head(method, support, labels, num_classes, None, base).logits(pool))
     if pool is None:
-        raise RecipeError(f"{method} learns from images without labels", expected="pool: DATASET.pool")
+        raise RecipeError(f"the method {method} needs unlabelled images", expected="pool: DATASET.pool")
     with _one_thread():
-        return TRANSDUCTIVE[method](support, labels, num_classes, centre_of(support, pool, base), pool)
+        return TRANSDUCTIVE[method](support, labels, num_classes, center_of(support, pool, base), pool)
 
 
-def centre_of(support: Floats, pool: Floats | None, base: Floats | None) -> Floats:
-    """What features are taken relative to, (dimensions,): the base, or else the mean of support and pool."""
+def center_of(support: Floats, pool: Floats | None, base: Floats | None) -> Floats:
+    """The center of the features, (dimensions,): the base, or else the mean of support and pool."""
     if base is not None:
         return base
-    centre: Floats = (support if pool is None else np.concatenate([support, pool])).mean(0)
-    return centre
+    mean: Floats = (support if pool is None else np.concatenate([support, pool])).mean(0)
+    return mean
 
 
 def _one_thread() -> AbstractContextManager[object]:
-    """For products of thin matrices, where further threads spend their time waiting for each other."""
+    """A context with a single thread: for products of thin matrices, several threads are slower."""
     limited: AbstractContextManager[object] = threadpool_limits(limits=1)
     return limited

@@ -1,4 +1,4 @@
-"""protocol: episodes of evaluate — a model's features as a start for new classes, over many draws."""
+"""protocol: episodes of the stage evaluate: few-shot accuracy of a model's features over many random draws."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset, Labels
-from edgevit.data.labels import places_among
-from edgevit.data.splits import drawn
-from edgevit.errors import DataError, listed
-from edgevit.fewshot.episodes import Plan, Played, draw_episodes, play, summary
+from edgevit.data.labels import class_indices, lacks_classes, missing_classes
+from edgevit.data.splits import sample_by_hash
+from edgevit.errors import DataError
+from edgevit.fewshot.episodes import EpisodePlan, EpisodeResults, draw_episodes, run_episodes, summary
 from edgevit.fewshot.heads import Floats
 from edgevit.progress import Progress
 
@@ -23,41 +23,46 @@ Embed = Callable[[Dataset], Floats]
 RECORD = "episodes.json"
 
 
-def play_episodes(config: Evaluate, inputs: Mapping[str, Artifact], embed: Embed, progress: Progress) -> Played:
-    """Accuracy of each method on each episode that the config asks for; every image goes through the model once.
+def evaluate_episodes(
+    config: Evaluate, inputs: Mapping[str, Artifact], embed: Embed, progress: Progress
+) -> EpisodeResults:
+    """Measure the accuracy of each method on each episode of the config. Features of each image are computed once.
 
     Raises:
-        DataError: images without labels, classes with too few images, queries of a class that the support lacks.
+        DataError: images have no labels, a class has too few images, or the support lacks a class of the queries.
     """
     data = _labelled(open_dataset(inputs["data"]))
     assert data.labels is not None
     support = _labelled(open_dataset(inputs["support"])) if "support" in inputs else None
-    plan = Plan(config.ways, config.shots, config.queries, config.episodes, config.imbalance, config.seed)
+    plan = EpisodePlan(config.ways, config.shots, config.queries, config.episodes, config.imbalance, config.seed)
     episodes = (
         draw_episodes(data.labels, None, plan)
         if support is None
         else draw_episodes(_labels_in(support, data), data.labels, plan)
     )
-    query_features, base = embed(data), _some(config, inputs, "base", embed)
-    return play(
+    query_features, base = embed(data), _optional_features(config, inputs, "base", embed)
+    return run_episodes(
         list(episodes),
         config.methods,
         query_features if support is None else embed(support),
         query_features,
-        _some(config, inputs, "pool", embed),
+        _optional_features(config, inputs, "pool", embed),
         None if base is None else base.mean(0),
         progress,
     )
 
 
-def write_episodes(played: Played, out: Path) -> Json:
-    """Write episodes.npz (each method's accuracy on each episode) and episodes.json; gives the latter without times."""
+def write_episodes(results: EpisodeResults, out: Path) -> Json:
+    """Write episodes.npz (each method's accuracy on each episode) and episodes.json (metrics and times).
+
+    Returns the metrics.
+    """
     np.savez_compressed(
-        out / "episodes.npz", methods=np.array(played.methods, dtype=np.str_), accuracies=played.accuracies
+        out / "episodes.npz", methods=np.array(results.methods, dtype=np.str_), accuracies=results.accuracies
     )
-    found = summary(played)
-    seconds = dict(zip(played.methods, played.seconds, strict=True))
-    metrics = {"episodes": found, "ways": played.ways, **({"auto_chose": played.chosen} if played.chosen else {})}
+    seconds = dict(zip(results.methods, results.seconds, strict=True))
+    choices = {"auto_chose": results.chosen} if results.chosen else {}
+    metrics = {"episodes": summary(results), "ways": results.ways, **choices}
     (out / RECORD).write_text(json.dumps({**metrics, "seconds": seconds}, indent=1) + "\n", encoding="utf-8")
     return metrics
 
@@ -70,24 +75,18 @@ def _labelled(dataset: Dataset) -> Dataset:
 
 
 def _labels_in(support: Dataset, data: Dataset) -> Labels:
-    """The support's labels as indices into the data's classes, matched by name; −1 for classes that only it has."""
+    """The support's labels as indices into the data's classes, matched by name; −1 for a class that `data` lacks."""
     assert support.labels is not None
     assert data.labels is not None
-    asked = [data.classes[label] for label in np.unique(data.labels)]
-    lacking = [name for name in asked if name not in support.classes]
-    if lacking:
-        raise DataError(
-            f"the support lacks {len(lacking)} of the {len(asked)} classes that are asked about",
-            where=f"{support.name}, {data.name}",
-            got=f"no {listed(lacking)}",
-            expected=f"among the support's {len(support.classes)}: {listed(support.classes)}",
-            next="name the others in the data set's include_classes",
-        )
-    return places_among(support.classes, data.classes)[support.labels]
+    query_classes = [data.classes[label] for label in np.unique(data.labels)]
+    if missing_classes(query_classes, support.classes):
+        advice = "name in the data set's include_classes the classes that the support has"
+        raise lacks_classes("the support", query_classes, support.classes, f"{support.name}, {data.name}", advice)
+    return class_indices(support.classes, data.classes)[support.labels]
 
 
-def _some(config: Evaluate, inputs: Mapping[str, Artifact], name: str, embed: Embed) -> Floats | None:
-    """Features of at most `max_pool_images` images of an input, if there is one."""
+def _optional_features(config: Evaluate, inputs: Mapping[str, Artifact], name: str, embed: Embed) -> Floats | None:
+    """Features of at most `max_pool_images` images of an input; None if the stage has no such input."""
     if name not in inputs:
         return None
-    return embed(drawn(open_dataset(inputs[name]), config.max_pool_images, config.seed))
+    return embed(sample_by_hash(open_dataset(inputs[name]), config.max_pool_images, config.seed))

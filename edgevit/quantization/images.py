@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
-from edgevit.data.survey import check_pictures
+from edgevit.data.image_statistics import check_images
 from edgevit.errors import DataError
 from edgevit.progress import Progress
 from edgevit.quantization.calibration import Batches
@@ -47,10 +47,10 @@ def doubts_about(dataset: Dataset, chosen: ChosenImages, spec: IOSpec, where: ob
     """Why these pictures may calibrate a model badly, which is said, too.
 
     Raises:
-        DataError: they cannot calibrate any, see `check_pictures`.
+        DataError: they cannot calibrate any, see `check_images`.
     """
     calibration = dataset.subset(np.asarray(chosen.calibration))
-    doubts = check_pictures(calibration, spec.preprocess, spec.classes, where)
+    doubts = check_images(calibration, spec.preprocess, spec.classes, where)
     for doubt in doubts:
         progress.say(f"    {where}: doubtful calibration images: {doubt}")
     return doubts

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import LEARNED_TOO, Artifact, Contents, Json, data_behind
+from edgevit.artifacts import LEARNED_TOO, Artifact, Contents, Json
 from edgevit.configs import Evaluate
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
-from edgevit.data.splits import drawn
+from edgevit.data.splits import sample_by_hash
 from edgevit.evaluation import classify, classify_corrupted, write_corrupted, write_evaluation
+from edgevit.provenance import data_behind
 from edgevit.runtimes.base import Session, SessionOptions, for_runtime, runtime_of
 from edgevit.targets import target_for
 
@@ -40,7 +41,7 @@ def _standard(config: Evaluate, inputs: Mapping[str, Artifact], session: Session
 def _corruptions(
     config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path
 ) -> Json:
-    dataset = drawn(open_dataset(inputs["data"]), config.max_images, config.seed)
+    dataset = sample_by_hash(open_dataset(inputs["data"]), config.max_images, config.seed)
     hurt = classify_corrupted(
         session, dataset, config.kinds, config.severities, config.seed, config.batch_size, context.progress
     )
@@ -49,11 +50,11 @@ def _corruptions(
 
 def _episodes(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path) -> Json:
     from edgevit.fewshot.embeddings import Embedder
-    from edgevit.fewshot.protocol import play_episodes, write_episodes
+    from edgevit.fewshot.protocol import evaluate_episodes, write_episodes
 
     device = "cuda" if config.target == "local-gpu" else "cpu"
     embed = Embedder(inputs["model"], session, device, config.batch_size, context.progress, context.cache)
-    return write_episodes(play_episodes(config, inputs, embed, context.progress), out)
+    return write_episodes(evaluate_episodes(config, inputs, embed, context.progress), out)
 
 
 PROTOCOLS = {"standard": _standard, "corruptions": _corruptions, "episodes": _episodes}

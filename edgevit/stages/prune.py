@@ -24,7 +24,7 @@ from edgevit.compression.pruning import (
 from edgevit.configs import Prune
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.data.survey import check_pictures
+from edgevit.data.image_statistics import check_images
 from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
 from edgevit.models.cost import share_left
 from edgevit.models.creation import BuiltModel
@@ -65,7 +65,7 @@ def _importance(
     if config.score == "magnitude":
         return magnitude(structures)
     dataset = open_dataset(inputs["data"]).sample(config.images, config.seed)
-    for doubt in check_pictures(dataset, whole.preprocess, classes, config.id):
+    for doubt in check_images(dataset, whole.preprocess, classes, config.id):
         context.progress.say(f"    {config.id}: doubtful images to score by: {doubt}")
     labels = known_labels(dataset, classes)
     if labels is None:

@@ -12,9 +12,9 @@ from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import PseudoLabel
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.data.pseudo_labels import record_of, write_labels
+from edgevit.data.pseudo_labels import source_record, write_labels
 from edgevit.errors import listed
-from edgevit.evaluation import calibration as calibration_error
+from edgevit.evaluation import calibration_error
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.training.distillation.confident_labels import Calibration, calibrate, guess, surest, write_guesses
 
@@ -50,7 +50,7 @@ def run(config: PseudoLabel, inputs: Mapping[str, Artifact], context: Context, o
         },
         log_metrics={"temperature": temperature, "ece": _ece(fitted) if fitted else None},
         logs=(GUESSES,),
-        provenance=record_of(inputs["data"]),
+        provenance=source_record(inputs["data"]),
     )
 
 

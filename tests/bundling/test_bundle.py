@@ -159,7 +159,7 @@ def test_a_folder_of_all_kinds_of_files_is_read_by_the_bundle_as_by_predict(
     assert [one["image"] for one in here.answers] == [json.loads(line)["image"] for line in answer.stdout.splitlines()]
     assert [f"note: {note}" for note in here.notes] == notes
     assert [str(error).splitlines()[0] for error in here.unread] == [
-        f"{folder}/c.png: cannot be read: is a folder, a pipe or a device, and no file"
+        f"{folder}/c.png: cannot be read: is a folder, a pipe or a device, not a file"
     ]
 
 

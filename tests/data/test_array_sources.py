@@ -119,7 +119,7 @@ def test_labels_may_be_any_numbers_or_names(tmp_path: Path):
         ({"images": PIXELS[..., :2]}, "images has a wrong type or shape"),
         ({"labels": LABELS[:-1]}, r"labels has a wrong type or shape(.|\n)*\(59,\)"),
         ({"labels": LABELS.astype(float)}, "labels has a wrong type or shape"),
-        ({"classes": np.array(["ant", "bee"])}, r"no indices into 'classes'(.|\n)*0 to 2(.|\n)*expected: 0 to 1"),
+        ({"classes": np.array(["ant", "bee"])}, r"not indices into 'classes'(.|\n)*0 to 2(.|\n)*expected: 0 to 1"),
         ({"labels": LABELS * 0}, "at least two classes"),
         ({"images": np.array([None] * 60)}, "cannot be read as .npz"),
     ],
@@ -172,7 +172,7 @@ def test_a_hostile_npz_is_refused(tmp_path: Path, change: Callable[[bytes], byte
     content = (tmp_path / "data.npz").read_bytes()
     assert change(content) != content
     (tmp_path / "data.npz").write_bytes(change(content))
-    with pytest.raises(DataError, match=rf"data\.npz: this cannot be read as .npz: (.|\n)*{message}"):
+    with pytest.raises(DataError, match=rf"data\.npz: this file cannot be read as .npz: (.|\n)*{message}"):
         opened(config, "data")
 
 
@@ -205,7 +205,7 @@ def test_arrays_larger_than_half_of_the_memory_are_refused_before_they_are_unpac
 def test_other_arrays_are_not_read_and_are_named(tmp_path: Path):
     config = npz(tmp_path, images=PIXELS, labels=LABELS, masks=np.array([None]))
     made = dataset_artifacts({"data": config}, HERE, ["data"])["data"]
-    assert made.manifest.provenance["notes"] == ["data: 1 arrays of other names are passed over: masks"]
+    assert made.manifest.provenance["notes"] == ["data: 1 arrays with other names are passed over: masks"]
 
 
 def test_a_single_array_or_no_file_is_refused(tmp_path: Path):
@@ -250,7 +250,7 @@ def test_an_altered_cifar_file_is_refused_before_it_is_unpickled(cifar10: Path, 
     (folder / "data_batch_1").write_bytes(pickle.dumps({"data": 1}))
     with pytest.raises(DataError, match=r"data_batch_1: this is not the official file(.|\n)*c99cafc152244af753f735de"):
         opened(Cifar(source="cifar10", path=str(tmp_path)), "data")
-    with pytest.raises(DataError, match=r"meta: the official file is not here"):
+    with pytest.raises(DataError, match=r"meta: the official file is missing"):
         opened(Cifar(source="cifar100", path=str(tmp_path)), "data")
 
 
@@ -269,6 +269,6 @@ def test_the_unpickler_builds_arrays_and_nothing_else(tmp_path: Path):
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "executed",)
 
-    with pytest.raises(pickle.UnpicklingError, match="has no place in a data file"):
+    with pytest.raises(pickle.UnpicklingError, match="is not allowed in a data file"):
         cifar._ArraysOnly(io.BytesIO(pickle.dumps(Malicious()))).load()
     assert not (tmp_path / "executed").exists()

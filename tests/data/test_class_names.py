@@ -77,7 +77,7 @@ def test_classes_that_differ_in_spelling_alone_are_told(make_pictures: MakePictu
     classes, notes = opened(make_pictures({"Oil Filter": 2, "oil_filter": 2, "gear": 2}))
     assert len(classes) == 3
     assert notes == [
-        "photos: classes whose names differ in spelling alone are taken as different: 'Oil Filter' and 'oil_filter'"
+        "photos: classes whose names differ only in spelling count as different: 'Oil Filter' and 'oil_filter'"
     ]
 
 

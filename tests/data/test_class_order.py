@@ -7,7 +7,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from torchvision.datasets import DatasetFolder
 
 from edgevit.artifacts import IOSpec, Preprocess, numbers
-from edgevit.data.class_order import in_order, outputs_of, possible_orders
+from edgevit.data.class_order import in_order, output_indices, possible_orders
 from edgevit.errors import DataError
 
 RULE = Preprocess(height=8, width=8)
@@ -49,15 +49,15 @@ def test_positions_are_taken_only_where_both_orders_give_them(count, data):
     natural = [int(name) for name in folders]
     text = [sorted(numbers(count)).index(name) for name in folders]
     if natural == text:
-        assert outputs_of(unnamed(count), folders, "data") == natural
+        assert output_indices(unnamed(count), folders, "data") == natural
     else:
         with pytest.raises(DataError, match="the order of the model's classes is not known"):
-            outputs_of(unnamed(count), folders, "data")
+            output_indices(unnamed(count), folders, "data")
 
 
 def test_the_error_shows_where_the_orders_part():
     with pytest.raises(DataError) as caught:
-        outputs_of(unnamed(12), NUMBERED, "photos")
+        output_indices(unnamed(12), NUMBERED, "photos")
     said = str(caught.value)
     assert "natural (timm) class1, class2, class3" in said
     assert "text (torchvision) class1, class10, class11" in said
@@ -67,7 +67,7 @@ def test_the_error_shows_where_the_orders_part():
 @given(st.permutations(NUMBERED))
 def test_named_classes_are_matched_by_name_whatever_their_order(names):
     spec = IOSpec.for_classifier(RULE, tuple(names))
-    places = outputs_of(spec, NUMBERED, "photos")
+    places = output_indices(spec, NUMBERED, "photos")
     assert places is not None
     assert [names[place] for place in places] == list(NUMBERED)
 
@@ -77,9 +77,9 @@ def test_numbers_that_were_given_as_names_are_names(count):
     spec = unnamed(count).calling_its_classes(numbers(count))
     assert spec.names_its_classes
     assert IOSpec.model_validate_json(spec.model_dump_json()) == spec
-    assert outputs_of(spec, sorted(numbers(count)), "data") == [int(name) for name in sorted(numbers(count))]
+    assert output_indices(spec, sorted(numbers(count)), "data") == [int(name) for name in sorted(numbers(count))]
     with_words = [f"word {index}" for index in range(count)]
-    assert outputs_of(spec, with_words, "data") is None
+    assert output_indices(spec, with_words, "data") is None
 
 
 def test_an_iospec_without_the_mark_is_written_as_before():
@@ -89,7 +89,7 @@ def test_an_iospec_without_the_mark_is_written_as_before():
 def test_an_order_that_a_data_set_declares_is_its_own():
     declared = numbers(12)  # as a file of labels has them, and no listing of folders
     assert possible_orders(declared) == {}
-    assert outputs_of(unnamed(12), declared, "npz") == list(range(12))
+    assert output_indices(unnamed(12), declared, "npz") == list(range(12))
 
 
 def test_names_of_a_model_are_composed() -> None:

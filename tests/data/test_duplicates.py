@@ -41,7 +41,7 @@ def test_a_picture_of_the_support_that_is_tested_is_refused_and_both_are_named(m
     root = make_pictures({"train/a": 2, "train/b": 2, "test/a": 2, "test/b": 2})
     shutil.copy(root / "train/b/001.png", root / "test/b/copy.png")
     uses = replace(USES, learned=USES.supports)
-    with pytest.raises(DataError, match=r"photos.test: pictures .* are in the support 'photos.support' too") as caught:
+    with pytest.raises(DataError, match=r"photos.test: pictures .* are also in the support 'photos.support'") as caught:
         notes(root, ("photos.support", "photos.test"), uses)
     assert caught.value.got == "1: test/b/copy.png is train/b/001.png"
 
@@ -50,7 +50,7 @@ def test_a_support_in_a_folder_of_its_own_is_one_too(make_pictures: MakePictures
     root = make_pictures({"test/a": 2, "test/b": 2, "train/a": 1, "train/b": 1, "../other/a": 3, "../other/b": 3})
     shutil.copy(root / "../other/a/000.png", root / "test/a/copy.png")
     uses = Uses(frozenset({"photos.test"}), frozenset({"other"}), frozenset({"other"}))
-    with pytest.raises(DataError, match="are in the support 'other' too"):
+    with pytest.raises(DataError, match="are also in the support 'other'"):
         notes(root, ("photos.test", "other"), uses)
 
 
@@ -71,8 +71,8 @@ def test_a_picture_of_the_pool_that_is_tested_is_counted(make_pictures: MakePict
         shutil.copy(root / sample_id, root / f"test/a/copy{number}.png")
     (note,) = notes(root)
     assert note == (
-        "photos.test: 3 of the 7 images that accuracy is measured on are in photos.pool too, "
-        "which is learned from without labels"
+        "photos.test: 3 of the 7 images that accuracy is measured on are also in photos.pool, "
+        "which models learn from without labels"
     )
 
 
@@ -86,7 +86,7 @@ def test_a_large_labelled_set_is_counted_and_not_refused(make_pictures: MakePict
     shutil.copy(root / "train/b/001.png", root / "test/b/copy.png")
     uses = Uses(frozenset({"photos.test"}), frozenset({"photos.train"}))
     (note,) = notes(root, ("photos.train", "photos.test"), uses)
-    assert note.endswith("are in photos.train too, which is learned from")
+    assert note.endswith("are also in photos.train, which models learn from")
     as_support = Uses(uses.tested, uses.learned, frozenset({"photos.train"}))
     with pytest.raises(DataError, match="in the support"):
         notes(root, ("photos.train", "photos.test"), as_support)
@@ -99,8 +99,8 @@ def test_measuring_on_the_support_itself_is_the_users_will_and_is_said():
     uses = Uses(frozenset({"digits.train"}), frozenset({"digits.support"}), frozenset({"digits.support"}))
     made = dataset_artifacts(digits, Path(), ["digits.support", "digits.train"], uses=uses)
     assert made["digits.train"].manifest.provenance["notes"] == [
-        "digits.train: 50 of the 901 images that accuracy is measured on are in digits.support too, "
-        "which is learned from"
+        "digits.train: 50 of the 901 images that accuracy is measured on are also in digits.support, "
+        "which models learn from"
     ]
 
 
@@ -115,13 +115,13 @@ def through_another_data_set(root: Path, uses: Uses, **options: Any) -> dict[str
 def test_test_pictures_that_another_data_set_reads_again_with_labels_are_refused(make_pictures: MakePictures):
     root = make_pictures({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
     uses = Uses(frozenset({"photos.test"}), frozenset({"again"}))
-    with pytest.raises(DataError, match=r"photos\.test: pictures .* are in the data set 'again' too") as caught:
+    with pytest.raises(DataError, match=r"photos\.test: pictures .* are also in the data set 'again'") as caught:
         through_another_data_set(root, uses)
     assert "4: test/a/000.png is test/a/000.png" in str(caught.value.got)
     shutil.copy(root / "test/a/000.png", root / "train/a/copy.png")  # the file itself counts, not its copy alone
     link = root.parent / "link"
     link.symlink_to(root)
-    with pytest.raises(DataError, match="are in the data set 'again' too"):
+    with pytest.raises(DataError, match="are also in the data set 'again'"):
         through_another_data_set(root, uses, path=str(link))
 
 
@@ -132,8 +132,8 @@ def test_without_labels_they_are_counted_for_the_accuracy_that_they_concern(make
     (overlap,) = made["photos.test"][LEARNED_TOO]
     assert {**overlap, "digest": ""} == {"data": "again", "labelled": False, "images": 4, "of": 4, "digest": ""}
     assert made["photos.test"]["notes"] == [
-        "photos.test: 4 of the 4 images that accuracy is measured on are in again too, "
-        "which is learned from without labels"
+        "photos.test: 4 of the 4 images that accuracy is measured on are also in again, "
+        "which models learn from without labels"
     ]
 
 

@@ -76,7 +76,7 @@ def test_splits_go_by_their_usual_names(make_pictures: MakePictures, names: tupl
         assert opened(root, f"photos.{role}").labels.tolist() == [0, 1]
     assert opened(root, "photos.train").classes == ("a", "b")
     assert notes(root, "photos.train") == (
-        "photos: 2 files and folders beside those of the splits are passed over: .cache, annotations"
+        "photos: 2 files and folders beside the split folders are passed over: .cache, annotations"
     )
 
 
@@ -91,7 +91,7 @@ def test_a_class_may_be_called_train(make_pictures: MakePictures):
 
 
 def test_splits_without_class_folders_are_no_classes(make_pictures: MakePictures):
-    with pytest.raises(DataError, match=r"no pictures in class folders(.|\n)*lie in no class folder"):
+    with pytest.raises(DataError, match=r"no pictures in class folders(.|\n)*outside of class folders"):
         opened(make_pictures({"train": 2, "val": 2}), "photos")
 
 
@@ -155,9 +155,9 @@ def test_support_is_drawn_from_readable_pictures(make_pictures: MakePictures):
     [
         ({}, "there is no such folder"),
         ({"a": 0, "b": 0}, "no pictures in class folders"),
-        ({".": 3}, "no pictures in class folders(.|\n)*3 pictures that lie in no class folder(.|\n)*set classes: none"),
+        ({".": 3}, "no pictures in class folders(.|\n)*3 pictures outside of class folders(.|\n)*set classes: none"),
         ({"a": 5}, "at least two classes(.|\n)*got: one folder, 'a', with all 5 pictures\n(.|\n)*set classes: none"),
-        ({"a": 5, ".": 2}, "one folder, 'a', with all 5 pictures; 2 pictures that lie in no class folder are passed"),
+        ({"a": 5, ".": 2}, "one folder, 'a', with all 5 pictures; 2 pictures outside of class folders are passed"),
         ({"train/a": 5, "test/a": 5}, "at least two classes(.|\n)*one folder, 'a', with all 10(.|\n)*classes: none"),
         (
             {"all/pear": 2, "all/apple": 2},
@@ -182,7 +182,7 @@ def test_unlabelled_folders_that_bear_the_names_of_classes_are_said_once(
     }
     artifacts = dataset_artifacts(datasets, root, ["loose.train", "loose", "photos"])
     said = {note for artifact in artifacts.values() for note in artifact.manifest.provenance["notes"]}
-    assert said == {"loose: its folders bear names of classes of photos (apple, pear); they are not used as labels"}
+    assert said == {"loose: its folders have the names of classes of photos (apple, pear); they are not used as labels"}
     alone = dataset_artifacts(datasets, root, ["loose.train"])["loose.train"]
     assert alone.manifest.provenance["notes"] == []
     assert alone.digest == artifacts["loose.train"].digest
@@ -316,7 +316,7 @@ def test_pipes_and_links_to_themselves_are_skipped_like_other_unreadable_picture
     (root / "train/a/self.png").symlink_to("self.png")
     assert opened(root, "photos.train").sample_ids == ("train/a/000.png", "train/b/000.png")
     said = notes(root, "photos.train")
-    assert "train/a/pipe.png (is a folder, a pipe or a device, and no file)" in said
+    assert "train/a/pipe.png (is a folder, a pipe or a device, not a file)" in said
     assert "train/a/self.png (Too many levels of symbolic links)" in said
 
 

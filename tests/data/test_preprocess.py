@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 
 from edgevit.artifacts import Preprocess
 from edgevit.data import preprocess
-from edgevit.data.preprocess import LONGEST_STRIP, fit
+from edgevit.data.preprocess import LONGEST_STRIP, fit_to_size
 
 MODES = {
     "nearest": InterpolationMode.NEAREST,
@@ -71,14 +71,16 @@ def test_a_picture_of_the_right_size_is_only_normalised():
 def test_a_size_that_is_not_square_is_covered_and_centred(shape):
     image = np.zeros((*shape, 3), np.uint8)
     image[shape[0] // 2 - 3 : shape[0] // 2 + 3, shape[1] // 2 - 3 : shape[1] // 2 + 3] = 255
-    fitted = fit(image, height=24, width=48, resize="crop", crop_pct=1.0, interpolation="bilinear")
+    fitted = fit_to_size(image, height=24, width=48, resize="crop", crop_pct=1.0, interpolation="bilinear")
     assert fitted.shape == (24, 48, 3)
     bright = np.argwhere(fitted[..., 0] > 128)
     assert np.abs(bright.mean(axis=0) - (11.5, 23.5)).max() <= 1
 
 
 def test_a_very_long_strip_takes_no_more_memory_than_a_photo():
-    fitted = fit(picture(1, 200_000), height=224, width=224, resize="crop", crop_pct=1.0, interpolation="bicubic")
+    fitted = fit_to_size(
+        picture(1, 200_000), height=224, width=224, resize="crop", crop_pct=1.0, interpolation="bicubic"
+    )
     assert fitted.shape == (224, 224, 3)
 
 

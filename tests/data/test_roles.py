@@ -94,7 +94,7 @@ def test_too_few_images_for_the_support_names_the_classes():
 
 def test_an_empty_pool_is_refused(make_pictures: MakePictures):
     root = make_pictures({"train/a": 2, "train/b": 2})
-    with pytest.raises(DataError, match="no image is left"):
+    with pytest.raises(DataError, match="the role has no images"):
         digest(root, "photos.pool", few_shot={"shots": 2})
 
 

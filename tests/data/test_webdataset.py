@@ -176,23 +176,23 @@ def test_names_as_labels_are_sorted_and_numbers_follow_classes_txt(tmp_path: Pat
     (tmp_path / "numbered/classes.txt").write_text("ant\nbee\nfly\ngnat\n")
     assert opened(tmp_path / "numbered").classes == ("ant", "bee", "fly", "gnat")
     (tmp_path / "numbered/classes.txt").write_text("ant\nbee\n")
-    with pytest.raises(DataError, match=r"no indices of classes(.|\n)*got: 0 to 2(.|\n)*expected: 0 to 1"):
+    with pytest.raises(DataError, match=r"not indices of classes(.|\n)*got: 0 to 2(.|\n)*expected: 0 to 1"):
         opened(tmp_path / "numbered")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.cls", b"-1", "no indices of classes"),
-        ("a.cls", b"99999999", "no indices of classes"),
-        ("a.cls", b"", "no line of text"),
-        ("a.cls", b"two\nlines", "no line of text"),
-        ("a.cls", b"\xff", "no text"),
+        ("a.cls", b"-1", "not indices of classes"),
+        ("a.cls", b"99999999", "not indices of classes"),
+        ("a.cls", b"", "not one line of text"),
+        ("a.cls", b"two\nlines", "not one line of text"),
+        ("a.cls", b"\xff", "not text"),
         ("a.cls", b"x" * 2**21, "too long"),
-        ("a.json", b'{"label": [1, 2]}', "no number and no name"),
-        ("a.json", b'{"label": "\\ud800"}', "no line of text"),
-        ("a.json", b'{"label"', "no JSON"),
-        ("a.json", b"[" * 100_000, "no JSON"),
+        ("a.json", b'{"label": [1, 2]}', "neither a number nor a name"),
+        ("a.json", b'{"label": "\\ud800"}', "not one line of text"),
+        ("a.json", b'{"label"', "not JSON"),
+        ("a.json", b"[" * 100_000, "not JSON"),
         ("a.json", b'{"caption": "a"}', r"1 of 3 pictures have no label(.|\n)*got: a"),
         ("a.txt", b"0", r"1 of 3 pictures have no label"),
         ("a.jpg", picture("again", "jpeg"), "two pictures"),
@@ -239,7 +239,7 @@ def test_shards_that_name_no_split_are_divided_by_fractions(tmp_path: Path):
     assert sum(map(len, roles.values())) == 60
     assert 8 < len(roles["test"]) < 30
     write_shard(tmp_path / "train-1.tar", samples("abc"))
-    with pytest.raises(DataError, match=r"not of all(.|\n)*got: 0\.tar"):
+    with pytest.raises(DataError, match=r"some do not(.|\n)*got: 0\.tar"):
         opened(tmp_path)
 
 
@@ -277,7 +277,7 @@ def test_keys_that_shards_share_are_told_apart(tmp_path: Path):
     data = opened(tmp_path)
     assert data.sample_ids == ("train-0.tar/0", "train-1.tar/0", "train/a", "train/b", "val/0")
     assert data.labels.tolist() == [0, 1, 0, 1, 2]
-    assert "2 samples have keys that other shards use too" in notes(tmp_path)
+    assert "2 samples have keys that occur in several shards" in notes(tmp_path)
 
 
 # fingerprints
@@ -490,7 +490,7 @@ def test_shards_and_class_names_that_lead_out_of_the_folder_are_refused(tmp_path
     (root / "0.tar").symlink_to(outside)
     for path in (root, root / "*.tar"):
         with pytest.raises(
-            DataError, match=r"web/0\.tar: this file leads out of the data set's folder(.|\n)*got: .*elsewhere"
+            DataError, match=r"web/0\.tar: this path leads out of the data set's folder(.|\n)*got: .*elsewhere"
         ):
             opened(path)
     assert len(opened(root / "0.tar")) == 3  # the user named this very file

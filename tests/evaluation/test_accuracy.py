@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import precision_score, recall_score
 
-from edgevit.evaluation import calibration, confusion_matrix, confusions, per_class, wilson_interval
+from edgevit.evaluation import calibration_error, confusion_matrix, confusions, per_class, wilson_interval
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -46,7 +46,7 @@ def test_confusion_and_per_class_are_scikit_learns(seed):
 def test_calibration_by_hand():
     confidence = np.array([0.95, 0.95, 0.55, 0.55, 1.0], np.float32)
     correct = np.array([True, False, True, True, True])
-    found = calibration(confidence, correct)
+    found = calibration_error(confidence, correct)
     assert [one["n"] for one in found["bins"]] == [2, 3]
     # bins 0.5..0.6: accuracy 1, confidence 0.55; 0.9..1: accuracy 2/3, confidence 2.9/3
     assert found["ece"] == pytest.approx(2 / 5 * 0.45 + 3 / 5 * abs(2 / 3 - 2.9 / 3), abs=1e-6)
@@ -56,4 +56,4 @@ def test_a_model_as_sure_as_it_is_right_has_no_calibration_error():
     generator = np.random.default_rng(0)
     confidence = generator.uniform(0.1, 1, 200_000).astype(np.float32)
     correct = generator.uniform(size=200_000) < confidence
-    assert calibration(confidence, correct)["ece"] < 0.005
+    assert calibration_error(confidence, correct)["ece"] < 0.005

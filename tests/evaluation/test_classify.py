@@ -59,7 +59,7 @@ def test_answers_that_are_no_numbers_have_no_accuracy(bad):
             return {"logits": np.where(logits[:, 2:] > 0, np.float32(bad), logits)}
 
     names = ["red", "red", "green", "red", "blue"]
-    with pytest.raises(ArtifactError, match=r"image 5: the model's answers are no numbers"):
+    with pytest.raises(ArtifactError, match=r"image 5: the model's scores are not finite"):
         classify(Overflowing(), dataset_of(names, ["blue", "green", "red"]), 3, SilentProgress())
 
 
@@ -67,7 +67,7 @@ def test_a_class_that_the_model_lacks_is_named():
     session = ColourSession(classes=("red", "green", "cyan"))
     with pytest.raises(DataError, match="lacks 1 of the 2 classes") as caught:
         classify(session, dataset_of(["blue"], ["blue", "red"]), 3, SilentProgress())
-    assert caught.value.got == "blue"
+    assert caught.value.got == "missing: blue"
 
 
 def test_a_model_without_class_names_takes_the_data_sets_order():

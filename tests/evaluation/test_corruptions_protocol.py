@@ -15,7 +15,7 @@ from edgevit.cli import app
 from edgevit.configs import CORRUPTIONS, Evaluate
 from edgevit.data import open_dataset
 from edgevit.data.corruptions import at_common_size, corrupt
-from edgevit.data.splits import drawn
+from edgevit.data.splits import sample_by_hash
 from edgevit.errors import RecipeError
 from edgevit.evaluation import classify, classify_corrupted, mean_accuracy, wilson_interval
 from edgevit.evaluation import corruptions as room
@@ -72,7 +72,7 @@ def test_neither_batches_nor_memory_change_what_is_found(monkeypatch):
 
 def test_drawn_images_depend_on_their_ids_alone():
     dataset = colours(50)
-    some, more = drawn(dataset, 10, 0), drawn(dataset, 20, 0)
+    some, more = sample_by_hash(dataset, 10, 0), sample_by_hash(dataset, 20, 0)
     assert len(some) == 10
     assert set(some.sample_ids) < set(more.sample_ids)
     assert list(some.sample_ids) == [name for name in dataset.sample_ids if name in set(some.sample_ids)]
@@ -80,8 +80,8 @@ def test_drawn_images_depend_on_their_ids_alone():
         place = dataset.sample_ids.index(name)
         assert some.labels[index] == dataset.labels[place]
         assert (some.image(index) == dataset.image(place)).all()
-    assert drawn(dataset, 10, 1).sample_ids != some.sample_ids
-    assert drawn(dataset, 500, 0).sample_ids == dataset.sample_ids
+    assert sample_by_hash(dataset, 10, 1).sample_ids != some.sample_ids
+    assert sample_by_hash(dataset, 500, 0).sample_ids == dataset.sample_ids
 
 
 def test_the_interval_of_a_mean_counts_images_not_answers():
@@ -163,8 +163,8 @@ def test_clean_pictures_answer_as_classify_does():
         ("max_images: 10", "'max_images' goes with protocol: corruptions"),
         ("seed: 1", "'seed' goes with protocol: corruptions"),
         ("protocol: corruptions, kinds: [blurr]", "'brightness'"),
-        ("protocol: corruptions, kinds: []", "'kinds' names none"),
-        ("protocol: corruptions, kinds: [fog, fog]", "'kinds' names one of them twice"),
+        ("protocol: corruptions, kinds: []", "'kinds' is empty"),
+        ("protocol: corruptions, kinds: [fog, fog]", "'kinds' has a value twice"),
         ("protocol: corruptions, severities: [0]", "at least 1 and at most 5"),
         ("protocol: corruptions, severities: [6]", "at least 1 and at most 5"),
         ("protocol: corruption", "'standard', 'corruptions' or 'episodes'"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgevit.fewshot.heads import Floats, Labels
+from edgevit.data.dataset import Labels
+from edgevit.fewshot.heads import Floats
 
 
 def clusters(per_class: int | list[int], classes: int = 4, spread: float = 0.5, seed: int = 0) -> tuple[Floats, Labels]:

@@ -21,8 +21,8 @@ from edgevit.fewshot.heads import LinearHead
 from edgevit.inference.frozen_model import FrozenModel
 from edgevit.inference.over_dataset import accuracy, outputs_of
 from edgevit.models import create_model, open_checkpoint
-from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
+from edgevit.models.distillation_token import DistillationToken
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit
 
 CPU = torch.device("cpu")
@@ -34,12 +34,12 @@ def config(**changes: object) -> Fewshot:
     return Fewshot.model_validate({**fields, **changes})
 
 
-def checkpoint(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), token: bool = False) -> Checkpoint:
+def checkpoint(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), token: bool = False) -> BuiltModel:
     built = tiny_token_vit(len(classes)) if token else tiny_vit(len(classes))
     return open_checkpoint(published_checkpoint(folder, built, classes))
 
 
-def adapted_to(start: Checkpoint, task: Task, method: str, settings: Fewshot) -> BuiltModel:
+def adapted_to(start: BuiltModel, task: Task, method: str, settings: Fewshot) -> BuiltModel:
     return with_fitted_head(start, task_features(start, task, settings, Context()), method, settings)
 
 
@@ -62,7 +62,7 @@ def test_new_classifier_answers_as_the_head_on_the_features(name: str) -> None:
         adapted = with_linear_head(built, head)
         got = adapted.module(images)
     assert adapted.description.num_classes == 3
-    assert not adapted.description.distillation_token
+    assert not adapted.description.changes
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-3, rtol=1e-4)
 
 
@@ -139,14 +139,14 @@ def test_token_student_keeps_both_heads_through_finetuning(tmp_path: Path) -> No
         Context(work=tmp_path),
         tmp_path,
     )
-    assert tuned.description.distillation_token
+    assert tuned.description.change(DistillationToken)
 
 
 @pytest.mark.parametrize(
     ("support", "said"),
     [
         (blobs("s", labelled=False), "needs labels"),
-        (blobs("s", classes=1), "single class"),
+        (blobs("s", classes=1), "at least two classes"),
         (blobs("s", per_class=0), "no support image"),
     ],
 )
@@ -156,7 +156,7 @@ def test_support_that_defines_no_classes_is_refused(tmp_path: Path, support: Dat
 
 
 def test_propagation_without_a_pool_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="images without labels"):
+    with pytest.raises(RecipeError, match="needs unlabelled images"):
         adapted_to(checkpoint(tmp_path), Task(blobs("s")), "label_propagation", config())
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgevit.data.dataset import Labels
 from edgevit.fewshot.advice import WIDTH, Advice, advice
-from edgevit.fewshot.heads import Floats, Labels, softmax, unit
+from edgevit.fewshot.heads import Floats, softmax, unit
 from tests.fewshot.clusters import clusters
 
 CLASSES = ("bolt", "gear", "nut", "screw")

@@ -14,7 +14,7 @@ from edgevit.context import Context
 from edgevit.errors import RecipeError
 from edgevit.fewshot.adapt import Task, task_features, with_fitted_head
 from edgevit.fewshot.automatic import UNCHANGED, choose_method
-from edgevit.fewshot.choice import REPEATS, best, default_candidates, head_scores
+from edgevit.fewshot.choice import REPEATS, best_candidate, default_candidates, head_scores
 from edgevit.fewshot.crossvalidation import Score
 from edgevit.fewshot.heads import mean_length
 from edgevit.fewshot.transduction import label_propagation
@@ -58,7 +58,7 @@ def test_one_image_of_a_class_gives_no_scores() -> None:
 
 def test_of_equals_the_likeliest_is_best_and_then_the_first() -> None:
     scores = {"a": Score(0.5, -1.0), "b": Score(0.5, -0.5), "c": Score(0.5, -0.5), "d": Score(0.4, 0.0)}
-    assert best(scores, list(scores)) == "b"
+    assert best_candidate(scores, list(scores)) == "b"
 
 
 def test_what_assumes_a_balanced_pool_is_no_candidate_by_default() -> None:
@@ -85,7 +85,7 @@ def test_every_candidate_is_reported(tmp_path: Path) -> None:
 def test_a_single_image_of_each_class_takes_the_stated_default(tmp_path: Path) -> None:
     said = Said()
     assert auto(tmp_path, 1, said) == "logistic_regression"
-    assert any("nothing can be cross-validated" in line for line in said.lines)
+    assert any("cross-validation is not possible" in line for line in said.lines)
 
 
 def test_a_model_with_two_heads_takes_no_neighbours(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_model_with_two_heads_takes_no_neighbours(tmp_path: Path) -> None:
 
 
 def test_a_candidate_that_needs_a_pool_is_refused_without_one(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="images without labels"):
+    with pytest.raises(RecipeError, match="needs unlabelled images"):
         auto(tmp_path, 3, Said(), candidates=("ridge", "gaussian_mixture"))
 
 
@@ -124,5 +124,5 @@ def test_cross_validation_finds_the_head_that_suits() -> None:
     corners = np.repeat([[1, 1], [-1, -1], [1, -1], [-1, 1]], 5, axis=0)
     samples, labels = corners + 0.1 * rng.standard_normal((20, 2)), np.repeat([0, 1], 10)
     scores = head_scores(default_candidates(has_pool=False), samples, labels, 2)
-    assert best(scores, list(scores)) == "knn"
+    assert best_candidate(scores, list(scores)) == "knn"
     assert scores["knn"].accuracy == 1

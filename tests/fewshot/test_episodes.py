@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edgevit.errors import DataError
-from edgevit.fewshot.episodes import Episode, Plan, draw_episodes, mean_interval, play, summary
+from edgevit.fewshot.episodes import Episode, EpisodePlan, draw_episodes, mean_interval, run_episodes, summary
 from edgevit.fewshot.heads import nearest_centroid
 from edgevit.progress import SilentProgress
 from tests.fewshot.clusters import clusters
@@ -27,7 +27,7 @@ LABELS = np.repeat(np.arange(6), 12)
 def test_an_episode_holds_what_was_asked_for_and_nothing_twice(
     ways: int, shots: int, queries: int | None, seed: int
 ) -> None:
-    for episode in draw_episodes(LABELS, None, Plan(ways, shots, queries, 3, seed=seed)):
+    for episode in draw_episodes(LABELS, None, EpisodePlan(ways, shots, queries, 3, seed=seed)):
         assert np.bincount(episode.support_labels).tolist() == [shots] * ways
         assert np.bincount(episode.query_labels).tolist() == [queries or 12 - shots] * ways
         drawn = np.concatenate([episode.support, episode.queries])
@@ -37,7 +37,7 @@ def test_an_episode_holds_what_was_asked_for_and_nothing_twice(
 
 
 def test_an_episode_is_a_function_of_seed_and_number() -> None:
-    plan = Plan(3, 2, 4, 5)
+    plan = EpisodePlan(3, 2, 4, 5)
     few, many = (list(draw_episodes(LABELS, None, replace_count(plan, count))) for count in (2, 5))
     assert all(same(one, other) for one, other in zip(few, many, strict=False))
     assert not same(many[0], many[1])
@@ -47,7 +47,7 @@ def test_an_episode_is_a_function_of_seed_and_number() -> None:
 
 def test_support_of_another_set_answers_all_queries() -> None:
     asked = np.repeat(np.arange(6), [3, 4, 5, 6, 7, 8])
-    for episode in draw_episodes(LABELS, asked, Plan(None, 5, None, 2)):
+    for episode in draw_episodes(LABELS, asked, EpisodePlan(None, 5, None, 2)):
         assert sorted(episode.queries.tolist()) == list(range(33))
         assert (asked[episode.queries] == LABELS[episode.support[::5]][episode.query_labels]).all()
 
@@ -56,7 +56,7 @@ def test_imbalance_leaves_the_number_of_queries_and_takes_their_balance() -> Non
     labels = np.repeat(np.arange(4), 200)
     counts = [
         np.bincount(one.query_labels, minlength=4)
-        for one in draw_episodes(labels, None, Plan(4, 1, 15, 50, imbalance=2.0))
+        for one in draw_episodes(labels, None, EpisodePlan(4, 1, 15, 50, imbalance=2.0))
     ]
     assert {int(count.sum()) for count in counts} == {60}
     assert np.std(counts) > 4
@@ -67,34 +67,34 @@ def test_imbalance_leaves_the_number_of_queries_and_takes_their_balance() -> Non
 def test_no_imbalance_asks_for_more_than_there_is(there: int, seed: int) -> None:
     labels = np.repeat(np.arange(8), there)
     for asked in (None, labels):
-        for one in draw_episodes(labels, asked, Plan(5, 5, 8, 5, imbalance=2.0, seed=seed)):
+        for one in draw_episodes(labels, asked, EpisodePlan(5, 5, 8, 5, imbalance=2.0, seed=seed)):
             assert len(one.queries) == len(set(one.queries.tolist())) == 40
 
 
 def test_queries_of_another_set_have_to_be_there() -> None:
     with pytest.raises(DataError, match=r"too few images(.|\n)*class 0 has 3(.|\n)*at least 15: the queries"):
-        list(draw_episodes(LABELS, np.repeat(np.arange(6), 3), Plan(5, 5, 15, 1)))
-    with pytest.raises(DataError, match=r"too few images for queries in uneven shares(.|\n)*got: 7"):
-        list(draw_episodes(LABELS, None, Plan(5, 5, 8, 1, imbalance=2.0)))
+        list(draw_episodes(LABELS, np.repeat(np.arange(6), 3), EpisodePlan(5, 5, 15, 1)))
+    with pytest.raises(DataError, match=r"too few images for imbalanced queries(.|\n)*got: 7"):
+        list(draw_episodes(LABELS, None, EpisodePlan(5, 5, 8, 1, imbalance=2.0)))
 
 
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        (Plan(7, 1, 1, 1), "too few classes"),
-        (Plan(3, 10, 5, 1), "too few images"),
-        (Plan(3, 12, None, 1), "too few images"),
+        (EpisodePlan(7, 1, 1, 1), "too few classes"),
+        (EpisodePlan(3, 10, 5, 1), "too few images"),
+        (EpisodePlan(3, 12, None, 1), "too few images"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(plan: Plan, said: str) -> None:
+def test_what_cannot_be_drawn_is_refused(plan: EpisodePlan, said: str) -> None:
     with pytest.raises(DataError, match=said):
         list(draw_episodes(LABELS, None, plan))
 
 
 def test_accuracy_is_that_of_the_head_on_the_queries() -> None:
     features, labels = clusters(40, spread=1.6)
-    episodes = list(draw_episodes(labels, None, Plan(4, 3, 10, 4)))
-    played = play(episodes, ["nearest_centroid", "auto"], features, features, None, None, SilentProgress())
+    episodes = list(draw_episodes(labels, None, EpisodePlan(4, 3, 10, 4)))
+    played = run_episodes(episodes, ["nearest_centroid", "auto"], features, features, None, None, SilentProgress())
     for number, one in enumerate(episodes):
         support = features[one.support]
         head = nearest_centroid(support, one.support_labels, 4, support.mean(0))
@@ -107,10 +107,10 @@ def test_accuracy_is_that_of_the_head_on_the_queries() -> None:
 def test_transduction_learns_from_the_queries_or_from_a_pool() -> None:
     features, labels = clusters(60, spread=1.6)
     elsewhere = clusters(60, spread=1.6, seed=9)[0]
-    episodes = list(draw_episodes(labels, None, Plan(4, 2, 40, 6)))
+    episodes = list(draw_episodes(labels, None, EpisodePlan(4, 2, 40, 6)))
     methods = ["nearest_centroid", "gaussian_mixture", "balanced_mixture"]
-    of_queries = play(episodes, methods, features, features, None, None, SilentProgress()).accuracies
-    of_pool = play(episodes, methods, features, features, elsewhere, None, SilentProgress()).accuracies
+    of_queries = run_episodes(episodes, methods, features, features, None, None, SilentProgress()).accuracies
+    of_pool = run_episodes(episodes, methods, features, features, elsewhere, None, SilentProgress()).accuracies
     for accuracies in (of_queries, of_pool):
         assert accuracies[2].mean() > accuracies[0].mean()
     assert not np.array_equal(of_queries[1:], of_pool[1:])
@@ -118,8 +118,8 @@ def test_transduction_learns_from_the_queries_or_from_a_pool() -> None:
 
 def test_summary_gives_students_interval_and_gains_by_pairs() -> None:
     features, labels = clusters(30, spread=1.6)
-    episodes = list(draw_episodes(labels, None, Plan(3, 2, 10, 8)))
-    played = play(episodes, ["nearest_centroid", "ridge"], features, features, None, None, SilentProgress())
+    episodes = list(draw_episodes(labels, None, EpisodePlan(3, 2, 10, 8)))
+    played = run_episodes(episodes, ["nearest_centroid", "ridge"], features, features, None, None, SilentProgress())
     found = summary(played)
     first, second = played.accuracies
     low, high = stats.t.interval(0.95, 7, first.mean(), stats.sem(first))
@@ -134,7 +134,7 @@ def test_one_episode_has_no_interval() -> None:
     assert mean_interval(np.array([0.5])) == {"value": 0.5, "low": None, "high": None, "n": 1}
 
 
-def replace_count(plan: Plan, count: int) -> Plan:
+def replace_count(plan: EpisodePlan, count: int) -> EpisodePlan:
     return plan._replace(episodes=count)
 
 

@@ -21,10 +21,9 @@ from edgevit.data.dataset import Dataset
 from edgevit.errors import RecipeError
 from edgevit.fewshot.adapt import Task
 from edgevit.fewshot.crossvalidation import score
-from edgevit.fewshot.finetuning import choose_what_is_trained, finetune, finetuning
+from edgevit.fewshot.finetuning import finetune, finetuning_setup, freeze_untuned
 from edgevit.inference.over_dataset import accuracy, outputs_of
 from edgevit.models import BuiltModel, create_model, open_checkpoint
-from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.lora import merge_lora
 from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.fit import fit
@@ -42,7 +41,7 @@ def settings(tune: str, **changes: object) -> Fewshot:
     return config(**{**SETTINGS, "tune": tune, **changes})
 
 
-def small_convnet(folder: Path, classes: tuple[str, ...] = ("a", "b", "c")) -> Checkpoint:
+def small_convnet(folder: Path, classes: tuple[str, ...] = ("a", "b", "c")) -> BuiltModel:
     """With batch normalisation, depthwise convolutions among its layers."""
     built = create_model("repvit_m0_9", len(classes), 32, {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)})
     return open_checkpoint(published_checkpoint(folder, built, classes))
@@ -54,7 +53,7 @@ def changed(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
     return {key for key in before if not torch.equal(before[key], after[key])}
 
 
-def tuned(start: Checkpoint, settings: Fewshot, folder: Path) -> BuiltModel:
+def tuned(start: BuiltModel, settings: Fewshot, folder: Path) -> BuiltModel:
     folder.mkdir(exist_ok=True)
     return finetune(start, Task(blobs("s", 3)), settings, Context(work=folder / "work", workers=0), folder)
 
@@ -150,15 +149,15 @@ def test_weight_decay_and_layer_decay_take_lora(tmp_path: Path) -> None:
 
 def test_pool_teaches_with_the_model_as_it_was(tmp_path: Path) -> None:
     pool = blobs("p", 6, seed=1, labelled=False)
-    setup = finetuning(checkpoint(tmp_path), Task(blobs("s", 3), pool), settings("lora"), Context(workers=0))
+    setup = finetuning_setup(checkpoint(tmp_path), Task(blobs("s", 3), pool), settings("lora"), Context(workers=0))
     assert [stream.labelled for stream in setup.streams] == [True, False]
     setup.train(settings("lora"), Context(work=tmp_path / "work", workers=0), tmp_path)
     assert (tmp_path / "metrics.jsonl").is_file()
 
 
 def test_a_model_without_normalisation_is_refused() -> None:
-    with pytest.raises(RecipeError, match="no normalisation layer"):
-        choose_what_is_trained(create_model("nf_regnet_b0", 3, 64).module, settings("norm"))
+    with pytest.raises(RecipeError, match="no normalization layer"):
+        freeze_untuned(create_model("nf_regnet_b0", 3, 64).module, settings("norm"))
 
 
 def trained(setup: TrainingSetup, folder: Path) -> nn.Module:
@@ -179,7 +178,9 @@ def trained(setup: TrainingSetup, folder: Path) -> nn.Module:
 
 def setup_of(folder: Path) -> TrainingSetup:
     folder.mkdir(exist_ok=True)
-    return finetuning(small_convnet(folder, ("x", "y")), Task(blobs("s", 3)), settings("lora"), Context(workers=0))
+    return finetuning_setup(
+        small_convnet(folder, ("x", "y")), Task(blobs("s", 3)), settings("lora"), Context(workers=0)
+    )
 
 
 def slow(setup: TrainingSetup) -> TrainingSetup:
@@ -226,7 +227,7 @@ def test_kill_9_leaves_a_state_from_which_the_same_bits_are_reached(tmp_path: Pa
         ({"tune": "bias", "freeze": "backbone"}, "give one of them"),
         ({"learning_rates": ()}, "at least 1 item"),
         ({"learning_rates": (1e-3, -1.0)}, "at least 0"),
-        ({"learning_rates": (1e-3, 0, 0.001)}, "names something twice: 0.001, 0.0, 0.001"),
+        ({"learning_rates": (1e-3, 0, 0.001)}, "has a value twice: 0.001, 0.0, 0.001"),
         ({"test_time_views": ("flip", "flip")}, "a view is named twice: flip, flip"),
         ({"test_time_views": ("rotate",)}, "'flip' or 'zoom'"),
     ],

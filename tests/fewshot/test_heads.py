@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from edgevit.fewshot.heads import (
     PENALTIES,
-    k_nearest_neighbours,
+    k_nearest_neighbors,
     logistic_regression,
     nearest_centroid,
     one_hot,
@@ -23,7 +23,7 @@ from edgevit.fewshot.heads import (
 )
 from tests.fewshot.clusters import clusters, moons
 
-HEADS = [nearest_centroid, ridge, logistic_regression, k_nearest_neighbours]
+HEADS = [nearest_centroid, ridge, logistic_regression, k_nearest_neighbors]
 
 
 def test_nearest_centroid_is_the_largest_cosine() -> None:
@@ -112,7 +112,7 @@ def test_ridge_is_scikit_learns_at_the_penalty_of_the_least_error_left_out(count
 def test_neighbours_vote_as_scikit_learns() -> None:
     support, labels = clusters(5, spread=1.5)
     queries, _ = clusters(50, spread=1.5, seed=1)
-    head = k_nearest_neighbours(support, labels, 4, support.mean(0))
+    head = k_nearest_neighbors(support, labels, 4, support.mean(0))
     reference = KNeighborsClassifier(
         head.k, metric="cosine", weights=lambda distances: np.exp(head.scale * (1 - distances)), algorithm="brute"
     ).fit(head.directions, labels)
@@ -125,8 +125,8 @@ def test_neighbours_are_counted_by_the_support_left_out() -> None:
     samples, labels = moons(30)
     noisy = labels.copy()
     noisy[::7] = 1 - noisy[::7]
-    assert k_nearest_neighbours(samples, noisy, 2, np.zeros(3)).k > 1
-    assert k_nearest_neighbours(samples, labels, 2, np.zeros(3)).k == 1
+    assert k_nearest_neighbors(samples, noisy, 2, np.zeros(3)).k > 1
+    assert k_nearest_neighbors(samples, labels, 2, np.zeros(3)).k == 1
 
 
 @pytest.mark.parametrize("shots", [2, 40])  # fewer samples than dimensions, and more

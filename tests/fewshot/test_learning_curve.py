@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgevit.fewshot.heads import Floats, Labels, nearest_centroid
+from edgevit.data.dataset import Labels
+from edgevit.fewshot.heads import Floats, nearest_centroid
 from edgevit.fewshot.learning_curve import DRAWS, FURTHER_SHOTS, law_at, learning_curve
 
 

@@ -107,14 +107,14 @@ def test_one_image_of_a_class_leaves_the_configured_rate_and_says_so(tmp_path: P
     assert chosen(tmp_path, settings(1e-2, 0), said, per_class=1) == (5e-4, {})
     (line,) = said.lines
     assert "a class has a single image" in line
-    assert line.endswith("learning_rate 0.0005")
+    assert line.endswith("the learning rate is 0.0005")
 
 
 def test_model_of_these_classes_may_have_seen_them_and_that_is_said(tmp_path: Path) -> None:
     said = Said()
     context = Context(work=tmp_path, workers=0, progress=said)
     choose_learning_rate(checkpoint(tmp_path), Task(blobs("s", 2)), settings(0, epochs=0), context)
-    assert "knows these classes already" in said.lines[0]
+    assert "already has these classes" in said.lines[0]
 
 
 def test_support_without_labels_is_refused(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_finished_trainings_are_not_repeated_after_a_kill(
     tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = chosen(tmp_path / "unbroken", settings(0, 1e-3))
-    really: Callable[..., BuiltModel] = learning_rate.finetuned
+    really: Callable[..., BuiltModel] = learning_rate.finetune_from
     trainings: list[object] = []
 
     def counted(*arguments: object) -> BuiltModel:
@@ -140,7 +140,7 @@ def test_finished_trainings_are_not_repeated_after_a_kill(
             raise Killed
         return really(*arguments)
 
-    monkeypatch.setattr(learning_rate, "finetuned", counted)
+    monkeypatch.setattr(learning_rate, "finetune_from", counted)
     with pytest.raises(Killed):
         chosen(tmp_path / "broken", settings(0, 1e-3))
     assert chosen(tmp_path / "broken", settings(0, 1e-3)) == unbroken

@@ -24,7 +24,7 @@ from edgevit.fewshot.heads import (
 from edgevit.fewshot.methods import TRANSDUCTIVE, fit_head, pool_probabilities
 from edgevit.fewshot.transduction import (
     ALPHA,
-    NEIGHBOURS,
+    NEIGHBORS,
     alpha_tim,
     gaussian_mixture,
     label_propagation,
@@ -38,7 +38,7 @@ def dense_propagation(support: Floats, labels: Labels, pool: Floats, classes: in
     cosines = directions @ directions.T
     np.fill_diagonal(cosines, -1)
     joined = np.zeros_like(cosines)
-    for row, nearest in enumerate(np.argsort(-cosines, 1)[:, :NEIGHBOURS]):
+    for row, nearest in enumerate(np.argsort(-cosines, 1)[:, :NEIGHBORS]):
         joined[row, nearest] = np.maximum(cosines[row, nearest], 0) ** 3
     joined = (joined + joined.T) / 2
     degree = joined.sum(1)
@@ -205,5 +205,5 @@ def test_tim_ends_below_where_it_starts() -> None:
 def test_without_a_pool_there_is_nothing_to_learn_from() -> None:
     support, labels = clusters(3)
     for method in TRANSDUCTIVE:
-        with pytest.raises(Exception, match="images without labels"):
+        with pytest.raises(Exception, match="needs unlabelled images"):
             fit_head(method, support, labels, 4)

@@ -22,7 +22,7 @@ from edgevit.configs import Compile, Evaluate, Quantize
 from edgevit.context import Context
 from edgevit.data.preprocess import open_image
 from edgevit.errors import EdgevitError
-from edgevit.evaluation.record import predictions
+from edgevit.evaluation.record import read_predictions
 from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
 from edgevit.runtimes.base import preprocessed
 from tests.graphs.odd_graphs import SIDE, odd_models, plain_session
@@ -101,7 +101,7 @@ def _check_evaluated(
     operators = {one.output[0]: one.op_type for one in model.graph.node}
     last = operators[artifact.io.outputs[0].name]
     expected = {"Softmax": scores, "Sigmoid": scores}.get(last, softmax(scores, axis=1))
-    np.testing.assert_allclose(predictions(made)["probabilities"], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(read_predictions(made)["probabilities"], expected, rtol=1e-3, atol=1e-5)
 
 
 def _check_quantized(

@@ -16,7 +16,7 @@ from edgevit.artifacts import Artifact
 from edgevit.configs import Budget, Digits, Evaluate
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.errors import DataError
-from edgevit.fewshot.heads import k_nearest_neighbours, nearest_centroid
+from edgevit.fewshot.heads import k_nearest_neighbors, nearest_centroid
 from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import model_from_checkpoint
 from edgevit.models.embedding import Pooled
@@ -122,8 +122,8 @@ def test_classes_that_the_support_lacks_are_named() -> None:
         ({"protocol": "corruptions", "support": "digits.support"}, "'support' goes with protocol: episodes"),
         ({"protocol": "episodes", "kinds": ("fog",)}, "'kinds' goes with protocol: corruptions"),
         ({"seed": 3}, "'seed' goes with protocol: corruptions or episodes"),
-        ({"protocol": "episodes", "methods": ()}, "'methods' names none"),
-        ({"protocol": "episodes", "methods": ("ridge", "ridge")}, "'methods' names one of them twice"),
+        ({"protocol": "episodes", "methods": ()}, "'methods' is empty"),
+        ({"protocol": "episodes", "methods": ("ridge", "ridge")}, "'methods' has a value twice"),
     ],
 )
 def test_options_of_another_protocol_are_refused(fields: dict[str, Any], said: str) -> None:
@@ -141,7 +141,7 @@ def test_neighbours_ship_as_they_were_fitted() -> None:
     support, test = (open_dataset(bench.made[f"digits.{role}"]) for role in ("support", "test"))
     known, asked = (outputs_of(pooled, one, preprocess, cpu).numpy().astype(float) for one in (support, test))
     assert support.labels is not None
-    head = k_nearest_neighbours(known, support.labels, 10, known.mean(0))
+    head = k_nearest_neighbors(known, support.labels, 10, known.mean(0))
     answered = outputs_of(model_from_checkpoint(adapted), test, preprocess, cpu).numpy()
     alike = np.isclose(answered, head.logits(asked), atol=1e-3).all(1)
     assert alike.mean() > 0.99  # of two support images as far away, a rounding decides which is the last neighbour
@@ -150,4 +150,4 @@ def test_neighbours_ship_as_they_were_fitted() -> None:
         "fewshot", "after-neighbours", model=adapted.id, support="digits.support", method="ridge", random_views=0
     )
     assert exported.metrics["max_difference"] < 1e-3
-    assert json.loads((again.path / "model.json").read_text())["neighbours"] is None
+    assert json.loads((again.path / "model.json").read_text())["changes"] == []

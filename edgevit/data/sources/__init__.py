@@ -1,1 +1,1 @@
-"""One module for each kind of data set, each with `read(config, base) -> Source`; imported only when it is used."""
+"""One module for each type of data set, with a function `read(config, base) -> Source`. Imported when needed."""

@@ -43,7 +43,7 @@ _MD5 = {
 
 
 def read(config: Cifar, base: Path) -> Source:
-    """Read the official files, after their md5 sums have been checked. Ids are "train/00000", in the official order.
+    """Read the official files and check their md5 sums. Ids are "train/00000", …, in the official order.
 
     Raises:
         DataError: a file is missing or is not the official one.
@@ -73,18 +73,18 @@ def read(config: Cifar, base: Path) -> Source:
 
 def _splits(ids: tuple[str, ...], val_fraction: float) -> tuple[Split, ...]:
     if val_fraction >= 1:
-        raise DataError("nothing is left to train on", got=f"val_fraction {val_fraction:g}", expected="below 1")
+        raise DataError("no images are left to train on", got=f"val_fraction {val_fraction:g}", expected="below 1")
     in_train = split_by_hash(ids, Splits(val=val_fraction, test=0))
     return tuple("test" if name.startswith("test") else split for name, split in zip(ids, in_train, strict=True))
 
 
 def _official(file: Path) -> dict[str, Any]:
-    """The content of a file that is known by its md5 sum."""
+    """The content of an official file, after a check of its md5 sum."""
     try:
         content = file_content(file)
     except (OSError, ValueError):
         raise DataError(
-            "the official file is not here", where=file, next="unpack the 'python version' archive of the data set"
+            "the official file is missing", where=file, next="unpack the 'python version' archive of the data set"
         ) from None
     got, expected = hashlib.md5(content, usedforsecurity=False).hexdigest(), _MD5[file.name]
     if got != expected:
@@ -94,7 +94,7 @@ def _official(file: Path) -> dict[str, Any]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds numpy arrays and plain Python values, and nothing else."""
+    """Builds only numpy arrays and plain Python values."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed: dict[tuple[str, str], Any] = {
@@ -103,5 +103,5 @@ class _ArraysOnly(pickle.Unpickler):
             ("numpy", "dtype"): np.dtype,
         }
         if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a data file")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a data file")
         return allowed[module, name]

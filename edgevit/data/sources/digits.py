@@ -17,10 +17,11 @@ _INK = 16  # the largest value in the scans
 
 
 def read(config: Digits, base: Path) -> Source:
-    """The 1,797 digits of `sklearn.datasets.load_digits` (8×8, values 0..16), as 32×32 grey, light ink on dark.
+    """The 1,797 digits of `sklearn.datasets.load_digits` (8×8, values 0..16), as 32×32 gray, light ink on dark.
 
-    A dark border of one scanned pixel is added and the 10×10 result enlarged smoothly, so that a digit sits in its
-    frame as a glyph does. The test half is fixed: in each class the samples whose ids have the lower hashes.
+    A dark border of one pixel is added to each scan, and the 10×10 result is enlarged with bicubic resampling, so that
+    digits and glyphs have similar margins. The test half is fixed: the samples of each class with the lower hashes of
+    their ids.
     """
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""Characters rendered from the fonts that matplotlib ships: a labelled source set of any size, made from a seed."""
+"""Characters rendered from matplotlib's fonts: a labelled data set of any size, generated from a seed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from edgevit.data.dataset import Source, Split
 from edgevit.data.hashes import ImageState, ImageStates
 from edgevit.data.images import Image
 
-# Changes whenever a sample would look different for the same (seed, id).
+# To be increased whenever a sample looks different for the same (seed, id).
 GENERATOR_VERSION = 1
 
-# No digits; of letters that look alike after scaling (O o, Λ Л, К K, …) only one is kept.
+# No digits. Of letters that look alike after scaling (O o, Λ Л, К K, …) only one is kept.
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghijmnqrtΓΔΘΛΞΠΣΦΨΩβγδελμξσωБДЖИЦЧШЫЭЮЯ!?&@#%$+=*({<~√∞∫∂∀∈≠±÷→∇§€£"
 
 _FONTS = (
@@ -36,13 +36,13 @@ _FONTS = (
 _LETTERS_ONLY = "cm"  # TeX's fonts hold other characters in the places of <, { and £
 
 _BASE = 64  # side of the cached rendering, in pixels
-_INK = 48  # the longer side of the character in it
+_INK = 48  # the longer side of the character in this rendering, in pixels
 
 
 def read(config: Glyphs, base: Path) -> Source:
-    """A source whose pictures, grey characters of side `config.size`, are drawn when they are asked for.
+    """A source whose pictures, gray characters of side `config.size`, are drawn when they are read.
 
-    Each is a function of (seed, id) alone: more samples a class leave the earlier ones as they were.
+    A picture is a function of (seed, id): a larger number of samples per class does not change the existing samples.
     """
     counts: dict[Split, int] = {"train": config.samples_per_class, "val": math.ceil(config.samples_per_class / 10)}
     rows = [
@@ -61,7 +61,7 @@ def read(config: Glyphs, base: Path) -> Source:
 
 @dataclass(frozen=True)
 class GlyphImages:
-    """Draws a sample from its id."""
+    """Pictures of characters, each drawn from its id."""
 
     seed: int
     size: int
@@ -84,10 +84,10 @@ class GlyphImages:
 
 
 def draw_glyph(character: str, size: int, rng: np.random.Generator) -> Image:
-    """One random drawing of a character, grey, (size, size, 3).
+    """A random drawing of a character, gray, (size, size, 3).
 
-    Font; rotation, shear, scale, aspect and place; the resolution of a coarse scan; blur; stroke width and edge
-    (a threshold and a gain on the blurred ink); contrast and polarity; noise.
+    Random are: font; rotation, shear, scale, aspect and position; the resolution of a coarse scan; blur; stroke width
+    and edge (a threshold and a gain on the blurred ink); contrast and polarity; noise.
     """
     fonts = fonts_with(character)
     ink = _rendered(character, fonts[int(rng.integers(len(fonts)))])
@@ -103,8 +103,8 @@ def draw_glyph(character: str, size: int, rng: np.random.Generator) -> Image:
     if rng.random() < 0.1:
         background, foreground = foreground, background
     noise = rng.standard_normal((size, size), np.float32) * rng.uniform(0, 16)
-    grey = np.clip(background + coverage * (foreground - background) + noise, 0, 255).astype(np.uint8)
-    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+    gray = np.clip(background + coverage * (foreground - background) + noise, 0, 255).astype(np.uint8)
+    return np.repeat(gray[..., np.newaxis], 3, axis=2)
 
 
 @cache
@@ -115,13 +115,13 @@ def fonts_with(character: str) -> tuple[str, ...]:
 
 @cache
 def _recipe(seed: int, size: int) -> str:
-    """What decides each picture, beside its id."""
+    """The sha256 of everything besides its id that determines a picture."""
     return sha256_of([GENERATOR_VERSION, seed, size, fonts_digest()])
 
 
 @cache
 def fonts_digest() -> str:
-    """Changes when a font file or Pillow's FreeType does: the same id would be drawn otherwise."""
+    """The sha256 of the font files and Pillow's FreeType version, on which the drawings depend."""
     return sha256_of([features.version("freetype2"), *(sha256_of_file(_font_file(name)) for name in _FONTS)])
 
 
@@ -142,7 +142,7 @@ def _font_file(name: str) -> Path:
 
 @lru_cache(maxsize=4096)
 def _rendered(character: str, font: str) -> Pillow.Image:
-    """The character's ink, 0..255, scaled so that its longer side is _INK and centred in _BASE×_BASE."""
+    """The character's ink, 0..255, scaled to a longer side of _INK and centered in _BASE×_BASE."""
     probe = _font(font, _INK).getbbox(character, anchor="ls")
     scale = _INK / max(probe[2] - probe[0], probe[3] - probe[1])
     face = _font(font, round(_INK * scale))
@@ -159,7 +159,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _affine(size: int, rng: np.random.Generator) -> tuple[float, float, float, float, float, float]:
-    """Coefficients that take a pixel of the (size, size) result to one of the _BASE rendering."""
+    """The affine coefficients that map a pixel of the (size, size) result to the _BASE rendering."""
     angle, shear = math.radians(rng.uniform(-15, 15)), rng.uniform(-0.2, 0.2)
     extent, aspect = rng.uniform(0.6, 0.95), rng.uniform(0.6, 1.0)
     enlargement = extent * size / _INK

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face `datasets` package, saved to a local folder. Nothing is fetched or executed."""
+"""Data sets of the Hugging Face `datasets` package in a local folder. Nothing is downloaded or executed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from edgevit.data.links import refuse_links_out
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError, MissingDependency, did_you_mean
 
-Table = Any  # a datasets.Dataset: its rows stay on disk, and it pickles as the names of its files
+Table = Any  # a datasets.Dataset: its rows stay on disk, and pickling it stores only file names
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 def read(config: HuggingFace, base: Path) -> Source:
-    """Open a Dataset or a DatasetDict. Ids are the rows within their splits: "train/0000012", or "0000012" without.
+    """Open a Dataset or a DatasetDict. Ids are row numbers with the split, "train/0000012", or without, "0000012".
 
     Raises:
         MissingDependency: the package `datasets` is not installed.
-        DataError: the folder is missing, damaged or no such data set, or its columns are not what is expected.
+        DataError: the folder is missing or damaged, or is not such a data set, or has no usable columns.
     """
     root = absolute_path(config.path, base)
     notes: list[str] = []
@@ -47,27 +47,27 @@ def read(config: HuggingFace, base: Path) -> Source:
         return Source((), ids, None, splits, images, tuple(notes))
     if len({part.class_names for part in parts}) > 1:
         raise DataError("the splits differ in their classes", where=root)
-    found = [label for part in parts for label in part.labels]
-    classes, labels = classes_and_labels(found, parts[0].class_names, root)
+    raw_labels = [label for part in parts for label in part.labels]
+    classes, labels = classes_and_labels(raw_labels, parts[0].class_names, root)
     return Source(classes, ids, labels, splits, images, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The picture column of one saved Dataset, not decoded."""
+    """The column of encoded pictures of a saved Dataset."""
 
     folder: Path
     column: str
     table: Table
 
     def stamp(self) -> str:
-        """One stamp for all its files."""
+        """The common stamp of its files."""
         return stamp_of_all(sorted(self.folder.glob("*")))
 
 
 @dataclass(frozen=True, eq=False)
 class ArrowImages:
-    """The pictures of several tables, one after the other; `ends` is where each table ends in that row of rows."""
+    """The pictures of several tables, concatenated; `ends` holds the position after the last row of each table."""
 
     tables: tuple[Rows, ...]
     ends: Indices
@@ -99,7 +99,7 @@ class ArrowImages:
 
 @dataclass(frozen=True, eq=False)
 class StoredRow:
-    """One picture of a table that had this stamp when it was opened."""
+    """A picture of a table, with the stamp that the table had when it was opened."""
 
     rows: Rows
     row: int
@@ -115,14 +115,14 @@ class StoredRow:
     def read(self) -> bytes:
         picture = self.rows.table[self.row][self.rows.column]
         if not picture or picture["bytes"] is None:
-            raise ValueError("the data set holds no bytes of this picture")
+            raise ValueError("the data set does not contain the bytes of this picture")
         content: bytes = picture["bytes"]
         return content
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A split, or all there is."""
+    """A split of a DatasetDict, or a whole Dataset."""
 
     split: Split | None
     rows: Rows
@@ -131,7 +131,7 @@ class _Part:
 
 
 def _parts(root: Path, config: HuggingFace, notes: list[str]) -> Iterator[_Part]:
-    """The splits that go by a known name and, where labels are wanted, have them; the others are noted."""
+    """The splits with a known name and, if `config.labelled`, with labels. Other splits are listed in `notes`."""
     loaded = _loaded(root)
     if not isinstance(loaded, dict):
         yield _part(None, root, loaded, config)
@@ -140,7 +140,7 @@ def _parts(root: Path, config: HuggingFace, notes: list[str]) -> Iterator[_Part]
     for name in sorted(loaded):
         split = split_named(name)
         if split is None:
-            notes.append(f"the split '{name}' is passed over: it is none of train, val and test")
+            notes.append(f"the split '{name}' is passed over: it is not train, val or test")
             continue
         if split in seen:
             raise DataError(f"two splits serve as {split}", where=root, got=f"{seen[split]}, {name}")
@@ -153,9 +153,9 @@ def _parts(root: Path, config: HuggingFace, notes: list[str]) -> Iterator[_Part]
 
 
 def _loaded(root: Path) -> Any:
-    """The Dataset, or a dict of them."""
+    """The Dataset, or a dict of Datasets."""
     if not root.is_dir():
-        raise DataError("there is no such folder", where=root, expected="what save_to_disk wrote, on a local disk")
+        raise DataError("there is no such folder", where=root, expected="a local folder that save_to_disk wrote")
     try:
         import datasets
     except ImportError:
@@ -169,19 +169,19 @@ def _loaded(root: Path) -> Any:
         raise DataError(
             f"this cannot be opened as a saved data set: {error}",
             where=root,
-            expected="a folder that Dataset.save_to_disk or DatasetDict.save_to_disk wrote, whole",
+            expected="a complete folder that Dataset.save_to_disk or DatasetDict.save_to_disk wrote",
         ) from None
 
 
 def _part(split: Split | None, folder: Path, table: Table, config: HuggingFace) -> _Part:
     from datasets import Image as ImageFeature
 
-    refuse_links_out((Path(one["filename"]) for one in table.cache_files), folder)
+    refuse_links_out((Path(file["filename"]) for file in table.cache_files), folder)
     table = table.with_format(None)
     column = _column(config.image_column, _IMAGE_COLUMNS, table, folder, "image_column")
     if not isinstance(table.features[column], ImageFeature):
         got = f"'{column}' is {table.features[column]}"
-        raise DataError("this column holds no pictures", where=folder, got=got, expected="the feature Image()")
+        raise DataError("this column does not hold pictures", where=folder, got=got, expected="the feature Image()")
     rows = Rows(folder, column, table.select_columns([column]).cast_column(column, ImageFeature(decode=False)))
     if not config.labelled:
         return _Part(split, rows, None, [])
@@ -190,19 +190,19 @@ def _part(split: Split | None, folder: Path, table: Table, config: HuggingFace) 
 
 def _column(wanted: str | None, usual: Sequence[str], table: Table, folder: Path, option: str) -> str:
     names = table.column_names
-    found = next((name for name in ([wanted] if wanted else usual) if name in names), None)
-    if found is None:
+    column = next((name for name in ([wanted] if wanted else usual) if name in names), None)
+    if column is None:
         raise DataError(
             f"there is no column '{wanted or usual[0]}'",
             where=folder,
             got=", ".join(names),
             next=(did_you_mean(wanted, names) if wanted else None) or f"name the column in {option}",
         )
-    return found
+    return column
 
 
 def _labels(table: Table, folder: Path, wanted: str | None) -> tuple[tuple[str, ...] | None, list[int | str]]:
-    """The class names, where the column knows them, and the label of each row."""
+    """The class names, if the column has them, and the label of each row."""
     from datasets import ClassLabel
 
     column = _column(wanted, _LABEL_COLUMNS, table, folder, "label_column (or set labelled: false)")
@@ -211,5 +211,5 @@ def _labels(table: Table, folder: Path, wanted: str | None) -> tuple[tuple[str, 
     for row, label in enumerate(labels):
         if isinstance(label, bool) or not isinstance(label, int | str):
             got = f"{label!r} in row {row} of '{column}' ({feature})"
-            raise DataError("a label is no number and no name", where=folder, got=got)
+            raise DataError("a label is neither a number nor a name", where=folder, got=got)
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None, labels

@@ -1,4 +1,4 @@
-"""Pictures in folders: the folder names the class."""
+"""Pictures in folders that are named after their classes."""
 
 from __future__ import annotations
 
@@ -23,61 +23,67 @@ from edgevit.data.preprocess import passed_over_notes, picture_suffixes, picture
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
 
-IN_NO_CLASS_FOLDER = "pictures that lie in no class folder"
+IN_NO_CLASS_FOLDER = "pictures outside of class folders"
 LEADING_OUT = "links that lead out of the folder"
-BESIDE_SPLITS = "files and folders beside those of the splits"
+BESIDE_SPLITS = "files and folders beside the split folders"
 
-PassedOver = dict[str, list[Path]]  # by what they are
+PassedOver = dict[str, list[Path]]  # by category
 
 
 @dataclass(frozen=True, order=True)
 class _Sample:
     id: str
-    class_folders: tuple[str, ...]  # between the split (or PATH) and the picture
+    class_folders: tuple[str, ...]  # the folders between the split (or PATH) and the picture
 
 
 def read(config: ImageFolder, base: Path) -> Source:
-    """List PATH/{train,val,test}/CLASS/… where there is a folder of training images, otherwise PATH/CLASS/…
+    """List the pictures PATH/{train,val,test}/CLASS/… if there is a training folder, otherwise PATH/CLASS/…
 
-    With `classes: none` there are no class folders and no labels: every picture counts, however deep it lies.
-    Symbolic links that lead out of PATH are not followed, nor are links to folders. Every file that is passed over is
-    counted in a note, the first of a kind by their names.
+    With `classes: none` there are no class folders and no labels: the pictures are those at any depth. Symbolic links
+    that lead out of PATH and links to folders are not followed. A note tells the number of passed-over files and the
+    first names of each category.
 
     Raises:
-        DataError: PATH is missing, is no folder, or has no pictures where they should be, or two folders of one split;
-            or a folder in it cannot be listed.
+        DataError: PATH is missing, is not a folder, has no pictures in the expected layout, or has two folders of one
+            split; or a folder in it cannot be listed.
     """
     root = absolute_path(config.path, base)
     _check_folder(root)
-    named = split_folders(root, config.classes != "none")
+    labelled = config.classes != "none"
+    split_of_folder = split_folders(root, labelled)
     passed_over: PassedOver = {}
-    samples = sorted(_samples(root, named, config.classes != "none", passed_over))
+    samples = sorted(_samples(root, split_of_folder, labelled, passed_over))
     notes = list(passed_over_notes(passed_over, root))
     if not samples:
-        raise _nothing_found(root, named, config.classes != "none", notes)
+        raise _no_pictures(root, split_of_folder, labelled, notes)
     ids = tuple(sample.id for sample in samples)
-    splits = tuple(named[one.partition("/")[0]] for one in ids) if named else split_by_hash(ids, config.splits)
+    splits = (
+        tuple(split_of_folder[sample_id.partition("/")[0]] for sample_id in ids)
+        if split_of_folder
+        else split_by_hash(ids, config.splits)
+    )
     images = FolderImages(root, ids)
-    if config.classes == "none":
+    if not labelled:
         return Source((), ids, None, splits, images, tuple(notes))
     level = 0 if config.classes == "top" else -1
     classes, labels = np.unique([composed(sample.class_folders[level]) for sample in samples], return_inverse=True)
     if config.classes == "leaf":
-        notes += _merged({tuple(map(composed, sample.class_folders)) for sample in samples})
+        notes += _merged_class_notes({tuple(map(composed, sample.class_folders)) for sample in samples})
     return Source(tuple(classes.tolist()), ids, labels.astype(np.int64), splits, images, tuple(notes))
 
 
 def split_folders(root: Path, of_classes: bool) -> dict[str, Split]:
-    """Which folders of `root` are splits, by their names; {} where none is for training.
+    """The split of each folder of `root` that has the name of a split; {} if there is no training folder.
 
     Args:
-        of_classes: whether splits hold folders; `train` without any, among folders of other names, is a class then.
+        of_classes: whether splits hold class folders. Then a folder `train` without subfolders, beside folders that are
+            not splits, is a class.
 
     Raises:
         DataError: two folders serve as one split.
     """
     folders = _folders(root)
-    named = {one.name: split for one in folders if (split := split_named(one.name))}
+    named = {folder.name: split for folder in folders if (split := split_named(folder.name))}
     training = [name for name, split in named.items() if split == "train"]
     if of_classes and len(named) < len(folders):
         training = [name for name in training if _folders(root / name)]
@@ -92,13 +98,14 @@ def split_folders(root: Path, of_classes: bool) -> dict[str, Split]:
 
 
 def folder_of_tests(root: Path) -> Path:
-    """The folder of test images, by its name and the class folders in it; `root` itself where it has none."""
-    return next((one for one in _folders(root) if split_named(one.name) == "test" and _folders(one)), root)
+    """The folder of `root` that is named as a test split and has class folders; `root` itself if there is none."""
+    tests = (folder for folder in _folders(root) if split_named(folder.name) == "test")
+    return next((folder for folder in tests if _folders(folder)), root)
 
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Files below `root`, read when asked for."""
+    """Picture files below `root`, read on demand."""
 
     root: Path
     paths: tuple[str, ...]
@@ -128,9 +135,9 @@ def _check_folder(root: Path) -> None:
 
 
 def _samples(root: Path, splits: Mapping[str, Split], need_class: bool, passed_over: PassedOver) -> Iterator[_Sample]:
-    """Every picture below `root`, or below its folders of splits; `passed_over` takes the other files."""
+    """The pictures below `root`, or below its split folders. The other files are added to `passed_over`."""
     tops = [root / name for name in splits] or [root]
-    if splits and (beside := [one for one in root.iterdir() if one.name not in splits]):
+    if splits and (beside := [path for path in root.iterdir() if path.name not in splits]):
         passed_over[BESIDE_SPLITS] = beside
     for path in (path for top in tops for path in _pictures(top, root, passed_over)):
         parts = path.relative_to(root).parts
@@ -141,24 +148,24 @@ def _samples(root: Path, splits: Mapping[str, Split], need_class: bool, passed_o
             passed_over.setdefault(IN_NO_CLASS_FOLDER, []).append(path)
 
 
-def _nothing_found(root: Path, splits: Mapping[str, Split], need_class: bool, notes: list[str]) -> DataError:
+def _no_pictures(root: Path, splits: Mapping[str, Split], need_class: bool, notes: list[str]) -> DataError:
     layout = f"{'train/' if splits else ''}{'CLASS/' if need_class else ''}NAME"
     return DataError(
         f"there are no pictures {'in class folders ' if need_class else ''}here",
         where=root,
-        got="; ".join(notes) or "no file with a picture's extension",
+        got="; ".join(notes) or "no file with a picture's suffix",
         expected=f"{layout}, with {' '.join(sorted(picture_suffixes()))}",
         next=GIVE_CLASSES if any(IN_NO_CLASS_FOLDER in note for note in notes) else None,
     )
 
 
 def _pictures(top: Path, root: Path, passed_over: PassedOver) -> Iterator[Path]:
-    found = pictures_below(top)
-    for error in found.unreadable:
+    content = pictures_below(top)
+    for error in content.unreadable:
         _refuse(error)
-    for kind, files in found.passed_over.items():
-        passed_over.setdefault(kind, []).extend(files)
-    for path in found.pictures:
+    for category, files in content.passed_over.items():
+        passed_over.setdefault(category, []).extend(files)
+    for path in content.pictures:
         if path.is_symlink() and leads_out(path, root):
             passed_over.setdefault(LEADING_OUT, []).append(path)
         elif not is_utf8_name(str(path)):
@@ -172,16 +179,16 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 def _folders(root: Path) -> list[Path]:
-    """In the order of their names, but for hidden ones."""
+    """The subfolders of `root` that are not hidden, sorted by name."""
     try:
-        return sorted(one for one in root.iterdir() if one.is_dir() and not one.name.startswith("."))
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         _refuse(error)
 
 
-def _merged(folders: set[tuple[str, ...]]) -> list[str]:
+def _merged_class_notes(folders: set[tuple[str, ...]]) -> list[str]:
     """A note for each class that has folders in several places."""
-    places = Counter(names[-1] for names in folders)
+    counts = Counter(names[-1] for names in folders)
     return [
-        f"class '{name}' is in {count} folders, taken as one" for name, count in sorted(places.items()) if count > 1
+        f"class '{name}' is in {count} folders, taken as one" for name, count in sorted(counts.items()) if count > 1
     ]

@@ -1,4 +1,4 @@
-"""Arrays in an .npz file; pickled objects in it are refused."""
+"""Arrays in an .npz file. Pickled objects are refused."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from edgevit.errors import DataError, first_line, listed
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_NAMES = frozenset({"classes", *(f"{prefix}{what}" for prefix in ("", *(f"{split}_" for split in SPLITS))
-                                 for what in ("images", "labels"))})  # fmt: skip
-# What numpy and zipfile raise: damaged, encrypted (RuntimeError), by a method that they do not know.
+_NAMES = frozenset({"classes", *(f"{prefix}{array}" for prefix in ("", *(f"{split}_" for split in SPLITS))
+                                 for array in ("images", "labels"))})  # fmt: skip
+# Errors of numpy and zipfile on files that are damaged, encrypted (RuntimeError) or packed by an unknown method.
 _DAMAGE = (OSError, ValueError, EOFError, LookupError, TypeError, SyntaxError, RuntimeError, OverflowError,
            zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError)  # fmt: skip
 
 
 def read(config: Npz, base: Path) -> Source:
-    """Read `images` and `labels`, or train_images, train_labels, val_images, …; and `classes`, the names, if present.
+    """Read `images` and `labels`, or train_images, train_labels, val_images, …; and the names `classes`, if present.
 
     Without `classes`, each distinct label (a number or a string) is a class.
 
@@ -44,26 +44,26 @@ def read(config: Npz, base: Path) -> Source:
     if len({images.shape[1:] for images, _ in parts}) > 1:
         raise DataError("the splits differ in the size of their images", where=file)
     pixels = np.concatenate([images for images, _ in parts])
-    classes, labels = _named(np.concatenate([labels for _, labels in parts]), arrays.get("classes"), file)
+    classes, labels = _classes_and_labels(np.concatenate([labels for _, labels in parts]), arrays.get("classes"), file)
     ids = tuple(
         f"{prefix.replace('_', '/')}{i:07d}"
         for prefix, (images, _) in zip(prefixes, parts, strict=True)
         for i in range(len(images))
     )
-    splits = split_by_hash(ids, config.splits) if prefixes == [""] else _repeated(prefixes, parts)
-    notes = [f"{len(others)} arrays of other names are passed over: {listed(others)}"] if others else []
+    splits = split_by_hash(ids, config.splits) if prefixes == [""] else _split_of_each_sample(prefixes, parts)
+    notes = [f"{len(others)} arrays with other names are passed over: {listed(others)}"] if others else []
     return Source(classes, ids, labels, splits, ArrayImages(pixels, os.path.realpath(file)), tuple(notes))
 
 
 def _load(file: Path) -> tuple[Arrays, list[str]]:
-    """The arrays that a data set is made of, and the names of the other arrays, which are not read."""
+    """The arrays of the data set, and the names of the other arrays, which are not read."""
     if not file.is_file():
         raise DataError("there is no such file", where=file, next="correct the path")
     try:
         with file.open("rb") as opened:
             archive = np.load(opened, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError("this holds a single array", where=file, expected="an .npz with images and labels")
+                raise DataError("this file holds a single array", where=file, expected="an .npz with images and labels")
             wanted = [name for name in archive.files if name in _NAMES]
             _check_size(archive, wanted, file)
             return {name: archive[name] for name in wanted}, sorted(set(archive.files).difference(wanted))
@@ -71,21 +71,21 @@ def _load(file: Path) -> tuple[Arrays, list[str]]:
         raise DataError("there is not enough memory for its arrays", where=file) from None
     except _DAMAGE as error:
         raise DataError(
-            f"this cannot be read as .npz: {first_line(error)}", where=file, expected="arrays without objects"
+            f"this file cannot be read as .npz: {first_line(error)}", where=file, expected="arrays without objects"
         ) from None
 
 
 def _check_size(archive: np.lib.npyio.NpzFile, names: list[str], file: Path) -> None:
-    """Raise DataError for arrays that unpack to more than half of this machine's memory: before they do."""
-    packed = {one.filename.removesuffix(".npy"): one for one in archive.zip.infolist()}  # type: ignore[union-attr]
+    """Raise DataError if the arrays, unpacked, would take more than half of this machine's memory."""
+    packed = {entry.filename.removesuffix(".npy"): entry for entry in archive.zip.infolist()}  # type: ignore[union-attr]
     size_bytes = sum(packed[name].file_size for name in names)
-    most = _memory_bytes() // 2
-    if size_bytes > most:
+    limit_bytes = _memory_bytes() // 2
+    if size_bytes > limit_bytes:
         raise DataError(
-            "its arrays are too large for this machine's memory",
+            "the arrays of this file are too large for this machine's memory",
             where=file,
             got=f"{size_bytes / 2**30:.1f} GiB",
-            expected=f"at most {most / 2**30:.1f} GiB",
+            expected=f"at most {limit_bytes / 2**30:.1f} GiB",
             next="write the pictures as files or as tar shards, which are read one by one",
         )
 
@@ -98,7 +98,9 @@ def _part(arrays: Arrays, prefix: str, file: Path, others: list[str]) -> tuple[n
     images, labels = arrays.get(f"{prefix}images"), arrays.get(f"{prefix}labels")
     if images is None or labels is None:
         expected = f"{prefix}images and {prefix}labels"
-        raise DataError("the arrays have other names", where=file, got=", ".join([*arrays, *others]), expected=expected)
+        raise DataError(
+            "the arrays have unexpected names", where=file, got=", ".join([*arrays, *others]), expected=expected
+        )
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         got = f"{images.dtype} {images.shape}"
         raise DataError(
@@ -111,7 +113,7 @@ def _part(arrays: Arrays, prefix: str, file: Path, others: list[str]) -> tuple[n
     return images, labels
 
 
-def _named(
+def _classes_and_labels(
     labels: npt.NDArray[Any], names: npt.NDArray[Any] | None, file: Path
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     if names is None:
@@ -125,11 +127,13 @@ def _named(
     ):
         got = f"{labels.dtype}, {labels.min()} to {labels.max()}" if labels.dtype.kind != "U" else "strings"
         raise DataError(
-            "the labels are no indices into 'classes'", where=file, got=got, expected=f"0 to {len(names) - 1}"
+            "the labels are not indices into 'classes'", where=file, got=got, expected=f"0 to {len(names) - 1}"
         )
     return tuple(composed(str(name)) for name in names), labels.astype(np.int64)
 
 
-def _repeated(prefixes: list[str], parts: list[tuple[Any, Any]]) -> tuple[Split, ...]:
-    named: dict[str, Split] = {f"{split}_": split for split in SPLITS}
-    return tuple(named[prefix] for prefix, (images, _) in zip(prefixes, parts, strict=True) for _ in range(len(images)))
+def _split_of_each_sample(prefixes: list[str], parts: list[tuple[Any, Any]]) -> tuple[Split, ...]:
+    split_of_prefix: dict[str, Split] = {f"{split}_": split for split in SPLITS}
+    return tuple(
+        split_of_prefix[prefix] for prefix, (images, _) in zip(prefixes, parts, strict=True) for _ in range(len(images))
+    )

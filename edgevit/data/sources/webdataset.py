@@ -1,7 +1,7 @@
-"""Tar shards in the layout of the webdataset package, read by position rather than as a stream.
+"""Tar shards in the layout of the webdataset package, read by position and not as a stream.
 
-Nothing is ever unpacked to disk. The bytes of a picture lie whole in its shard, so an index of (offset, size) gives
-random access, which draws that depend on (seed, epoch, view, sample) alone need.
+Nothing is unpacked to disk. The bytes of a picture are contiguous in its shard, so an index of (offset, size) gives
+random access, which training needs: its draws depend only on (seed, epoch, view, sample).
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _MOST_BRACES = 20
 
 
 def read(config: WebDataset, base: Path) -> Source:
-    """List the pictures of all shards, with the labels beside them.
+    """List the pictures of all shards, with their labels.
 
-    A sample's id is its key, after the split where shard names tell it ("train/n01440764_10026"); samples are in the
-    order of their ids. So neither depends on how the samples are dealt out to shards. Only keys that occur in several
-    shards of a split have their shard's name in the id.
+    A sample's id is its key, after the split if shard names tell it ("train/n01440764_10026"). Samples are sorted by
+    id. So ids and order do not depend on the distribution of samples over shards. The id contains the name of the shard
+    only if the key occurs in several shards of a split.
 
     Raises:
-        DataError: shards are missing, compressed or damaged, or a picture has no label or one that makes no sense.
+        DataError: shards are missing, compressed or damaged, or a picture has no label or an invalid label.
     """
     root, shards, others = _shards(config.path, base)
     splits = _splits_of_shards(root, shards)
@@ -63,17 +63,17 @@ def read(config: WebDataset, base: Path) -> Source:
         offsets=np.array([picture.offset for _, _, picture in pictures], np.int64),
         sizes=np.array([picture.size for _, _, picture in pictures], np.int64),
     )
-    of_samples = split_by_hash(ids, config.splits) if splits is None else tuple(splits[i] for i in images.shard_of)
+    sample_splits = split_by_hash(ids, config.splits) if splits is None else tuple(splits[i] for i in images.shard_of)
     if not config.labelled:
-        return Source((), ids, None, of_samples, images, tuple(notes))
-    found = _labels([(sample_id, picture.label) for sample_id, _, picture in pictures], root)
-    classes, labels = classes_and_labels(found, _class_names(root), root)
-    return Source(classes, ids, labels, of_samples, images, tuple(notes))
+        return Source((), ids, None, sample_splits, images, tuple(notes))
+    raw_labels = _raw_labels([(sample_id, picture.label) for sample_id, _, picture in pictures], root)
+    classes, labels = classes_and_labels(raw_labels, _class_names(root), root)
+    return Source(classes, ids, labels, sample_splits, images, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)
 class ShardImages:
-    """Pictures within tar files, each read when asked for. A file is opened for each: cheap beside decoding it."""
+    """Pictures within tar files, read on demand. Opening the shard for each picture is cheap beside decoding."""
 
     shards: tuple[Path, ...]
     ids: tuple[str, ...]
@@ -105,7 +105,7 @@ class ShardImages:
 
 
 def _shards(path: str, base: Path) -> tuple[Path, list[Path], dict[str, list[Path]]]:
-    """The folder that names start from, the shards in the order of their names, and the other files in the folder."""
+    """The folder that shard names are relative to, the shards sorted by name, and the other files in the folder."""
     whole = absolute_path(path, base)
     if whole.is_dir():
         root = whole
@@ -127,7 +127,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _named_files(pattern: str, base: Path) -> tuple[Path, list[Path]]:
-    """The files that a name with {0000..0012}, {a,b}, * or ? stands for; what braces name has to be there."""
+    """The files that match a name with {0000..0012}, {a,b}, * or ?. Every alternative in braces has to exist."""
     if pattern.count("{") > _MOST_BRACES:
         raise DataError("there are too many braces", where=pattern, expected=f"at most {_MOST_BRACES}")
     names = list(islice(_expanded(pattern), _MOST_SHARDS + 1))
@@ -141,7 +141,7 @@ def _named_files(pattern: str, base: Path) -> tuple[Path, list[Path]]:
         if (base / name).is_file():
             files.add(base / name)
             continue
-        matching = [base / one for one in glob.glob(name, root_dir=base) if (base / one).is_file()]
+        matching = [base / match for match in glob.glob(name, root_dir=base) if (base / match).is_file()]
         refuse_links_out(matching, root)
         if not matching:
             raise DataError("there is no such folder or shard", where=base / name, next="correct the path")
@@ -150,22 +150,22 @@ def _named_files(pattern: str, base: Path) -> tuple[Path, list[Path]]:
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    found = _BRACES.search(pattern)
-    if not found:
+    braces = _BRACES.search(pattern)
+    if not braces:
         yield pattern
         return
-    first, last, alternatives = found.groups()
-    chosen = (
+    first, last, alternatives = braces.groups()
+    choices = (
         (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
         if first is not None
         else alternatives.split(",")
     )
-    for one in chosen:
-        yield from _expanded(pattern[: found.start()] + one + pattern[found.end() :])
+    for choice in choices:
+        yield from _expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])
 
 
 def _splits_of_shards(root: Path, shards: Sequence[Path]) -> list[Split] | None:
-    """The split that each shard's path names last, or None where no path names one."""
+    """The last split that each shard's path names; None if no path names a split."""
     named = [_split_in(shard.relative_to(root)) for shard in shards]
     splits = [split for split in named if split]
     if not splits:
@@ -173,7 +173,7 @@ def _splits_of_shards(root: Path, shards: Sequence[Path]) -> list[Split] | None:
     if len(splits) < len(shards):
         without = shards[named.index(None)]
         raise DataError(
-            "the names of some shards tell their split, but not of all",
+            "some shards have the name of a split, and some do not",
             where=root,
             got=f"{without.relative_to(root)}",
             next="rename it (train-….tar, val-….tar, test-….tar), or name in `path` the shards that belong together",
@@ -189,32 +189,32 @@ def _split_in(path: Path) -> Split | None:
 def _pictures(
     names: Sequence[str], indices: Sequence[ShardIndex], splits: Sequence[Split] | None
 ) -> tuple[list[tuple[str, int, Picture]], list[str]]:
-    """Every picture as (id, number of its shard, picture) in the order of ids, and what a user should know."""
+    """All pictures as (id, number of the shard, picture), sorted by id; and notes for the user."""
     passed_over: dict[str, list[str]] = {}
-    found: list[tuple[str, int, Picture]] = []
+    samples: list[tuple[str, int, Picture]] = []
     for number, index in enumerate(indices):
-        for kind, members in index.passed_over.items():
-            passed_over.setdefault(kind, []).extend(members)
+        for category, members in index.passed_over.items():
+            passed_over.setdefault(category, []).extend(members)
         split = f"{splits[number]}/" if splits else ""
-        found += [(split + picture.key, number, picture) for picture in index.pictures]
+        samples += [(split + picture.key, number, picture) for picture in index.pictures]
     notes = list(passed_over_notes(passed_over))
-    times = Counter(sample_id for sample_id, _, _ in found)
-    if len(times) < len(found):
-        repeated = sum(count for count in times.values() if count > 1)
-        notes.append(f"{repeated} samples have keys that other shards use too: their shard's name is part of their id")
-        found = [
-            (f"{names[number]}/{picture.key}" if times[sample_id] > 1 else sample_id, number, picture)
-            for sample_id, number, picture in found
+    counts = Counter(sample_id for sample_id, _, _ in samples)
+    if len(counts) < len(samples):
+        repeated = sum(count for count in counts.values() if count > 1)
+        notes.append(f"{repeated} samples have keys that occur in several shards: the shard's name is part of their id")
+        samples = [
+            (f"{names[number]}/{picture.key}" if counts[sample_id] > 1 else sample_id, number, picture)
+            for sample_id, number, picture in samples
         ]
-    return sorted(found, key=lambda one: one[0]), notes
+    return sorted(samples, key=lambda sample: sample[0]), notes
 
 
-def _labels(found: Sequence[tuple[str, int | str | None]], root: Path) -> list[int | str]:
-    labels = [label for _, label in found if label is not None]
-    if len(labels) < len(found):
-        without = [sample_id for sample_id, label in found if label is None]
+def _raw_labels(label_of_id: Sequence[tuple[str, int | str | None]], root: Path) -> list[int | str]:
+    labels = [label for _, label in label_of_id if label is not None]
+    if len(labels) < len(label_of_id):
+        without = [sample_id for sample_id, label in label_of_id if label is None]
         raise DataError(
-            f"{len(without)} of {len(found)} pictures have no label",
+            f"{len(without)} of {len(label_of_id)} pictures have no label",
             where=root,
             got=without[0],
             expected='KEY.cls, or KEY.json with "label" or "class", beside the picture',
@@ -228,4 +228,4 @@ def _class_names(root: Path) -> tuple[str, ...] | None:
     if not file.is_file():
         return None
     refuse_links_out([file], root)
-    return tuple(name.strip() for name in names_in_file(file))  # as labels in shards are
+    return tuple(name.strip() for name in names_in_file(file))  # labels in shards are stripped too

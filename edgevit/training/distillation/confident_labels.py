@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from edgevit.data.dataset import Dataset, Indices, Labels
-from edgevit.data.labels import names_lacking, places_among
-from edgevit.errors import DataError, listed
+from edgevit.data.labels import labels_among, lacks_classes
+from edgevit.errors import DataError
 from edgevit.inference.frozen_model import fast_forward
 from edgevit.inference.over_dataset import outputs_of
-from edgevit.models.checkpoints import Checkpoint
+from edgevit.models.creation import BuiltModel
 from edgevit.progress import Progress
 
 Floats = NDArray[np.float64]
@@ -44,7 +44,7 @@ class Calibration:
     confidence: Floats
 
 
-def calibrate(teacher: Checkpoint, dataset: Dataset, device: torch.device, progress: Progress) -> Calibration:
+def calibrate(teacher: BuiltModel, dataset: Dataset, device: torch.device, progress: Progress) -> Calibration:
     """Fit the temperature of a teacher on labelled images that it was not trained on.
 
     Where it is right about every one of them, no temperature is best, and it stays 1.
@@ -52,7 +52,7 @@ def calibrate(teacher: Checkpoint, dataset: Dataset, device: torch.device, progr
     Raises:
         DataError: the data set has no labels, or classes that the teacher does not know.
     """
-    labels = _labels_among(teacher.io.classes, dataset)
+    labels = _calibration_labels(teacher.classes, dataset)
     logits = logits_of(teacher, dataset, device, progress)
     temperature = fitted_temperature(logits, labels)
     before, after = (softmax(logits, one).max(-1) for one in (1.0, temperature))
@@ -60,12 +60,12 @@ def calibrate(teacher: Checkpoint, dataset: Dataset, device: torch.device, progr
 
 
 def guess(
-    teacher: Checkpoint, dataset: Dataset, temperature: float, device: torch.device, progress: Progress
+    teacher: BuiltModel, dataset: Dataset, temperature: float, device: torch.device, progress: Progress
 ) -> Guesses:
     """The teacher's label and confidence for each sample; labels that the data set has itself are not looked at."""
     logits = logits_of(teacher, dataset, device, progress)
     confidence = softmax(logits, temperature).max(-1)
-    return Guesses(teacher.io.classes, dataset.sample_ids, logits.argmax(-1), confidence)
+    return Guesses(teacher.classes, dataset.sample_ids, logits.argmax(-1), confidence)
 
 
 def surest(guesses: Guesses, threshold: float, balance: bool = False, most_per_class: int | None = None) -> Indices:
@@ -126,9 +126,9 @@ def softmax(logits: Floats, temperature: float) -> Floats:
     return probabilities
 
 
-def logits_of(teacher: Checkpoint, dataset: Dataset, device: torch.device, progress: Progress) -> Floats:
+def logits_of(teacher: BuiltModel, dataset: Dataset, device: torch.device, progress: Progress) -> Floats:
     """(samples, teacher's classes). Raises DataError if one of them is no number."""
-    preprocess = teacher.io.preprocess
+    preprocess = teacher.preprocess
     with progress.bar(f"ask about {dataset.name}", len(dataset), "images") as bar:
         forward = fast_forward(teacher.module, preprocess, device, len(dataset))
         logits = outputs_of(forward, dataset, preprocess, device, bar=bar).double()
@@ -149,21 +149,17 @@ def write_guesses(guesses: Guesses, kept: Indices, file: Path) -> None:
             table.writerow((sample_id, guesses.classes[label], f"{confidence:.4f}", "yes" if is_kept else "no"))
 
 
-def _labels_among(classes: tuple[str, ...], dataset: Dataset) -> Labels:
+def _calibration_labels(classes: tuple[str, ...], dataset: Dataset) -> Labels:
     """The data set's labels as indices into the teacher's classes, matched by name."""
     if dataset.labels is None:
         raise DataError(
             "calibration needs labelled images", where=dataset.name, next="name a role that has labels, such as val"
         )
-    if unknown := names_lacking(dataset.classes, classes):
-        raise DataError(
-            f"the teacher does not know {len(unknown)} of the calibration's {len(dataset.classes)} classes",
-            where=dataset.name,
-            got=listed(unknown),
-            expected=f"among the teacher's {len(classes)}: {listed(classes)}",
-            next="calibrate on a data set of the teacher's classes, or name them in its include_classes",
-        )
-    return places_among(dataset.classes, classes)[dataset.labels]
+    labels = labels_among(dataset, classes)
+    if labels is None:
+        advice = "calibrate on a data set of the teacher's classes, or name them in its include_classes"
+        raise lacks_classes("the teacher", dataset.classes, classes, dataset.name, advice)
+    return labels
 
 
 def _none_is_sure(guesses: Guesses, threshold: float) -> DataError:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import IOSpec
 from edgevit.configs import Tap
-from edgevit.data.class_order import outputs_of
+from edgevit.data.class_order import output_indices
 from edgevit.data.dataset import Dataset
-from edgevit.data.labels import names_lacking
+from edgevit.data.labels import missing_classes
 from edgevit.data.transforms import normalize
 from edgevit.errors import RecipeError, listed
 from edgevit.inference.frozen_model import Forward, FrozenModel, fast_forward
@@ -184,8 +184,8 @@ def matching_columns(teacher: IOSpec, student_classes: tuple[str, ...]) -> Tenso
         RecipeError: the teacher lacks a class.
         DataError: the teacher's classes are numbers that nobody named, and the usual orders of such folders differ.
     """
-    missing = names_lacking(student_classes, teacher.classes)
-    columns = None if missing else outputs_of(teacher, student_classes, "the teacher")
+    missing = missing_classes(student_classes, teacher.classes)
+    columns = None if missing else output_indices(teacher, student_classes, "the teacher")
     if columns is None:
         raise RecipeError(
             f"the teacher does not know {len(missing)} of the student's {len(student_classes)} classes",

@@ -13,6 +13,7 @@ from edgevit.configs import Distill, Distillation, Train, Training
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset
+from edgevit.data.labels import labels_among
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
 from edgevit.training.distillation.feature_projectors import with_projectors
@@ -142,7 +143,7 @@ def _teachers(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Arti
 
 def _are_named(classes: tuple[str, ...], datasets: Sequence[Dataset], models: Sequence[Artifact]) -> bool:
     """Whether a labelled data set, or a model that names its outputs, has names for these classes."""
-    by_labels = any(dataset.labels is not None and set(dataset.classes) <= set(classes) for dataset in datasets)
+    by_labels = any(labels_among(dataset, classes) is not None for dataset in datasets)
     return by_labels or any(model.io.names_its_classes and model.io.classes == classes for model in models)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgevit.configs import CrossEntropy, Objective
 from edgevit.data.dataset import Dataset
-from edgevit.data.labels import places_among
+from edgevit.data.labels import labels_among, missing_classes
 from edgevit.errors import RecipeError
 from edgevit.training.distillation.feature_projectors import FEATURE_TERMS
 from edgevit.training.loop.batches import TrainingStream
@@ -33,7 +33,7 @@ def student_classes(
     teacher for its classes.
     """
     labelled = [dataset.classes for dataset in datasets if dataset.labels is not None]
-    known = [classes for classes in labelled if set(classes) <= set(teacher_classes)]
+    known = [classes for classes in labelled if not missing_classes(classes, teacher_classes)]
     if known:
         return known[0]
     needs_labels = any(isinstance(term, CrossEntropy) or term.samples == "labelled" for term in terms)
@@ -79,10 +79,8 @@ def _has_labels_of(dataset: Dataset, classes: tuple[str, ...]) -> bool:
 
 def _aligned(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     """The same samples, their labels in the order of `classes`, where these have all of the data set's."""
-    places = places_among(dataset.classes, classes)
-    if dataset.labels is None or dataset.classes == classes or (places < 0).any():
-        return dataset
-    return replace(dataset, classes=classes, labels=places[dataset.labels])
+    labels = labels_among(dataset, classes)
+    return dataset if labels is None else replace(dataset, classes=classes, labels=labels)
 
 
 def validation_set(dataset: Dataset | None, classes: tuple[str, ...]) -> Dataset | None:

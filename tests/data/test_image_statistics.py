@@ -12,8 +12,15 @@ from sklearn.datasets import load_digits
 
 from edgevit.artifacts import Preprocess
 from edgevit.data.dataset import ArrayImages, Dataset
+from edgevit.data.image_statistics import (
+    ALIKE,
+    FAINT,
+    _far_from_normal,
+    _refuse_uniform,
+    check_images,
+    image_statistics,
+)
 from edgevit.data.preprocess import open_image
-from edgevit.data.survey import ALIKE, FAINT, _far_from_normal, _refuse, check_pictures, survey
 from edgevit.errors import DataError
 
 RULE = Preprocess(height=32, width=32)
@@ -36,7 +43,7 @@ def doubts(
         images=ArrayImages(pictures),
         indices=np.arange(len(pictures)),
     )
-    return check_pictures(dataset, rule, ("cat", "dog"), "int8")
+    return check_images(dataset, rule, ("cat", "dog"), "int8")
 
 
 def as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -61,10 +68,10 @@ def test_different_pictures_of_two_classes_raise_no_doubt() -> None:
 @pytest.mark.parametrize(
     ("pictures", "got"),
     [
-        (np.zeros_like(PHOTOS), "pictures of a single colour"),
-        (np.full_like(PHOTOS, 90), "pictures of a single colour"),
-        (np.broadcast_to(PHOTOS[:, :1, :1], PHOTOS.shape), "pictures of a single colour"),
-        (np.repeat(PHOTOS[:1], 32, axis=0), "32 copies of one picture"),
+        (np.zeros_like(PHOTOS), "images of a single color"),
+        (np.full_like(PHOTOS, 90), "images of a single color"),
+        (np.broadcast_to(PHOTOS[:, :1, :1], PHOTOS.shape), "images of a single color"),
+        (np.repeat(PHOTOS[:1], 32, axis=0), "32 copies of one image"),
     ],
     ids=["black", "grey", "a colour each", "copies"],
 )
@@ -81,7 +88,7 @@ def test_pictures_that_calibrate_nothing_are_refused(pictures: NDArray[np.uint8]
         (with_contrast(0.3), [0, 1] * 16, "their contrast is 0.0"),
         (with_contrast(0.12), [0, 1] * 16, "their contrast is 0.03"),
         (lit(5), [0, 1] * 16, "they are nearly alike"),
-        (np.concatenate([PHOTOS[:30], np.zeros_like(PHOTOS[:2])]), [0, 1] * 16, "6% of them have a single colour"),
+        (np.concatenate([PHOTOS[:30], np.zeros_like(PHOTOS[:2])]), [0, 1] * 16, "6% of them have a single color"),
         (PHOTOS, [1] * 32, "all of them are of class 'dog'"),
     ],
     ids=["faint", "fog", "alike", "some black", "one class"],
@@ -124,7 +131,7 @@ def test_no_real_set_raises_a_doubt_nor_a_single_class_of_one(shared_data: Path)
     sets["zeros"] = list(as_rgb((digits.images[digits.target == 0][:64] * 15.9).astype(np.uint8)))
     for name, pictures in sets.items():
         assert len(pictures) >= 8, name
-        _refuse(found := survey(pictures), name)
+        _refuse_uniform(found := image_statistics(pictures), name)
         assert found.contrast > 1.2 * FAINT, name
         assert found.spread > 1.9 * ALIKE, name
         assert found.one_coloured == 0, name

@@ -1,0 +1,121 @@
+"""Recipes that come with edgevit: they run by name, in any folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edgevit.cli import app, main
+from edgevit.errors import RecipeError
+from edgevit.recipe import load_recipe
+from edgevit.recipes import FOLDER, find_recipe, shipped_recipe, shipped_recipes
+
+NAMES = ["cifar10-10way-5shot", "methods", "photos", "quickstart"]
+FOR_READERS = Path(__file__).parents[1] / "recipes"
+
+
+def error_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["edgevit", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_recipes_of_the_repository_are_copies_of_those_in_the_package() -> None:
+    assert list(shipped_recipes()) == NAMES
+    copies = {file.stem: file.read_bytes() for file in FOR_READERS.iterdir()}
+    assert copies == {name: file.read_bytes() for name, file in shipped_recipes().items()}, (
+        "change the recipe in edgevit/recipes/, then: cp edgevit/recipes/*.yaml recipes/"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_says_how_it_is_run_by_name(name: str) -> None:
+    assert f"\n#   edgevit run {name}" in shipped_recipe(name).read_text(encoding="utf-8")
+    assert load_recipe(Path(name)).name == name
+
+
+def test_a_name_is_a_shipped_recipe_unless_there_is_a_file_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "methods").mkdir()
+    assert find_recipe(Path("methods")) == (FOLDER / "methods.yaml", Path())
+    own = Path("sub") / "quickstart"
+    own.parent.mkdir()
+    for file in (Path("quickstart"), own):
+        file.write_text("name: own\ndatasets: {}\nstages: [{stage: load, id: model, model: resnet18}]\n")
+        assert find_recipe(file) == (file, file.parent)
+    assert load_recipe(Path("quickstart")).name == "own"
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("quikstart", "'quickstart'"), ("recipes/photos.yaml", "'photos'"), ("method", "'methods'"), ("zzz", None)],
+)
+def test_a_wrong_name_is_answered_with_the_names_there_are(
+    given: str, hint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match="there is no such recipe") as refused:
+        load_recipe(Path(given))
+    said = str(refused.value)
+    assert ", ".join(NAMES) in said
+    assert f"Did you mean {hint}?" in said if hint else "Did you mean" not in said
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "photos", "--dry-run"], ["why", "photos"], ["lr-find", "photos", "student"]]
+)
+def test_relative_paths_of_a_shipped_recipe_start_from_the_working_directory(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert str(tmp_path / "photos") in error_of(capsys, monkeypatch, *command)
+
+
+@pytest.mark.parametrize("command", ["run", "why", "lr-find", "init"])
+def test_help_lists_the_shipped_recipes(command: str) -> None:
+    answer = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}).invoke(app, [command, "--help"])
+    assert ", ".join(NAMES) in answer.stdout
+
+
+def test_init_copies_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["init", "--recipe", "photos", "--out", "mine.yaml"])
+    assert answer.exit_code == 0, answer.output
+    assert (tmp_path / "mine.yaml").read_bytes() == shipped_recipe("photos").read_bytes()
+    assert "next: edgevit run mine.yaml" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--recipe", "photo"], "Did you mean 'photos'?"),
+        (["--recipe", "photos", "."], "a folder of images or --recipe NAME"),
+        ([], "a folder of images or --recipe NAME"),
+    ],
+)
+def test_init_takes_a_folder_or_a_name(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in error_of(capsys, monkeypatch, "init", *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_report_takes_the_name_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "next: edgevit run quickstart" in error_of(capsys, monkeypatch, "report", "quickstart")
+    (tmp_path / "runs" / "own").mkdir(parents=True)
+    assert str(Path("runs") / "own") in error_of(capsys, monkeypatch, "report", "own")
