@@ -40,7 +40,6 @@ def make_folder(folder: Path) -> None:
         Image.fromarray(pixels).save(home / f"{index}.jpg")
     onnx.save_model(_foreign_model(), folder / "own.onnx")
     (folder / "names.txt").write_text("".join(f"class {digit}\n" for digit in range(10)))
-    (folder / "recipes").symlink_to(ROOT / "recipes")
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -194,6 +194,8 @@ def test_links_lead_somewhere(document: str) -> None:
             continue
         path, _, anchor = target.partition("#")
         file = (home / path).resolve() if path else ROOT / document
+        if str(file.relative_to(ROOT)).startswith(GENERATED):
+            continue  # `make docs` writes it, and fails where a link leads nowhere
         assert file.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
