@@ -147,6 +147,7 @@ def test_formats_of_numbers() -> None:
     assert numbers.points(0.101) == "+10.1"
     assert numbers.mebibytes(2**21) == "2.00 MiB"
     assert numbers.ranged({"value": 1.5, "low": None, "high": None}, numbers.ratio) == "1.50"
+    assert numbers.ranged({"median": 0.683, "min": 0.637, "max": 0.725}, numbers.percent) == "68.3% (63.7 to 72.5)"
     assert numbers.plus_minus({"value": 0.679, "low": 0.674, "high": 0.684}, numbers.percents) == "67.9 ± 0.5"
 
 
