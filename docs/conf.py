@@ -12,7 +12,7 @@ sys.path.insert(0, str(DOCS.parent))
 
 import edgevit  # noqa: E402
 from docs.generate.citations import filled  # noqa: E402
-from docs.generate.links import without_folders  # noqa: E402
+from docs.generate.links import with_project_links  # noqa: E402
 from docs.generate.pages import write_pages  # noqa: E402
 
 project = "edgevit"
@@ -60,4 +60,4 @@ def setup(app: Sphinx) -> None:
 
 
 def _change(app: Sphinx, page: str, source: list[str]) -> None:
-    source[0] = without_folders(filled(source[0]), (DOCS / page).parent)
+    source[0] = with_project_links(filled(source[0]), (DOCS / page).parent)

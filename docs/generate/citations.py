@@ -1,6 +1,6 @@
 """Numbers and tables of results in hand-written pages: a comment says which, and the text between is filled in.
 
-    The student reaches <!-- number: quickstart > mean_top1 > accuracy/engine | percent -->94.1%<!-- end -->.
+    The student reaches <!-- number: quickstart > mean_top1 > accuracy/engine as percent -->94.1%<!-- end -->.
 
     <!-- table: quickstart > models -->
     <!-- end -->
@@ -21,7 +21,7 @@ from docs.generate.records import ROOT, read_result, result_names
 from docs.generate.tables import tables_of
 
 CITATION = re.compile(r"<!-- (number|table): ([^\n]+?) -->(.*?)<!-- end -->", re.DOTALL)
-STEP, PIPE, EVERY = " > ", " | ", "*"
+STEP, SHOWN, EVERY = " > ", " as ", "*"
 NAMED_BY = ("name", "method", "draw", "drawn", "calibration")  # what tells items of a list from each other
 
 GATHERED: dict[str, Callable[[list[float]], float]] = {
@@ -66,17 +66,17 @@ def filled(text: str) -> str:
 
 
 def number(citation: str) -> str:
-    """A number as `quickstart > mean_top1 > accuracy/engine | percent` asks for it.
+    """A number as `quickstart > mean_top1 > accuracy/engine as percent` asks for it.
 
     Raises:
         CitationError: there is no such result, no such figure, or no such format.
     """
-    path, *pipes = citation.split(PIPE)
-    value = found(path)
-    for pipe in pipes:
-        value = _piped(value, pipe.strip(), citation)
+    path, as_, words = citation.rpartition(SHOWN)
+    value = found(path if as_ else citation)
+    for word in words.split() if as_ else ():
+        value = _shown(value, word, citation)
     if not isinstance(value, str):
-        raise CitationError(f"{citation}: no format at the end; one of {', '.join(FORMATS)}")
+        raise CitationError(f"{citation}: no format at the end, such as 'as percent'; one of {', '.join(FORMATS)}")
     return value
 
 
@@ -137,8 +137,8 @@ def _items(value: Any) -> dict[str, Any]:
     return {**by_position, **named}
 
 
-def _piped(value: Any, pipe: str, citation: str) -> Any:
-    name, _, argument = pipe.partition(":")
+def _shown(value: Any, word: str, citation: str) -> Any:
+    name, _, argument = word.partition(":")
     if name in GATHERED and isinstance(value, list):
         return GATHERED[name](value)
     if name not in FORMATS:

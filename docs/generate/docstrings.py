@@ -13,8 +13,9 @@ MARKUP = re.compile(r"([*|]|_(?!\w))")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Change docstrings before napoleon reads their sections."""
+    """Change docstrings before napoleon reads their sections, and shorten signatures."""
     app.connect("autodoc-process-docstring", _change, priority=400)
+    app.connect("autodoc-process-signature", _shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -37,6 +38,15 @@ def as_restructured_text(lines: list[str]) -> list[str]:
 
 def _change(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     lines[:] = as_restructured_text(lines)
+
+
+def _shorten(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Names without their modules, where a default of a factory keeps Sphinx from reading a signature."""
+    if signature is None or "<factory>" not in signature:
+        return signature, returned
+    return re.sub(r"~[\w.]*\.(?=\w)|~", "", signature).replace("<factory>", "..."), returned
 
 
 def _escaped(line: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 Format = Callable[[float], str]
 
 MINUS = "−"
+UNIT = re.compile(r"[^\d]+$")  # after the digits of a number
 CENTRES = ("value", "mean", "median")  # what a record of a spread or an interval calls its middle
 ENDS = (("low", "high"), ("min", "max"))
 
@@ -58,12 +60,13 @@ def has_range(value: object) -> bool:
 
 
 def ranged(record: Mapping[str, Any], shown: Format) -> str:
-    """`68.3 (63.7 to 72.5)`: the middle, and where it lies or what was seen; the middle alone where that is unknown."""
-    ends = _ends(record)
+    """`68.3% (63.7 to 72.5)`: the middle, and where it lies or what was seen; or the middle alone."""
+    middle, ends = shown(centre(record)), _ends(record)
     if ends is None or record[ends[0]] is None:
-        return shown(centre(record))
-    low, high = (shown(float(record[name])) for name in ends)
-    return f"{shown(centre(record))} ({low} to {high})"
+        return middle
+    unit = UNIT.search(middle)
+    low, high = (shown(float(record[name])).removesuffix(unit[0] if unit else "") for name in ends)
+    return f"{middle} ({low} to {high})"
 
 
 def plus_minus(record: Mapping[str, Any], shown: Format) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docs.generate.markdown import code, listed, page, plain, table, toctree
-from docs.generate.records import Json, Script, conditions_in, read_result, result_names, script_of, title_of
+from docs.generate.records import RESULTS, Json, Script, conditions_in, read_result, result_names, script_of, title_of
 from docs.generate.tables import tables_of
 from docs.generate.tables.cells import Table
 
@@ -36,6 +36,7 @@ def result_page(name: str) -> str:
     return page(
         title_of(name),
         plain(script.summary),
+        _plot(name),
         *(_section(one) for one in tables_of(name)),
         _made_by(name, script),
         _conditions(result),
@@ -50,6 +51,12 @@ def dates_of(result: Json) -> str:
 
 def _section(found: Table) -> str:
     return "\n\n".join(part for part in (f"## {found.heading}", found.note, found.markdown()) if part)
+
+
+def _plot(name: str) -> str:
+    """The plot of a result, where there is one beside it."""
+    plot = f"../../benchmarks/results/{name}.svg"
+    return f"![Plot of {title_of(name)}]({plot})" if (RESULTS / f"{name}.svg").is_file() else ""
 
 
 def _made_by(name: str, script: Script) -> str:

@@ -28,9 +28,9 @@ class Splits(Frozen):
     divided by the same fractions in expectation.
     """
 
-    val: Fraction = Field(0.1, description="Share of the images for the role val.")
-    test: Fraction = Field(0.2, description="Share of the images for the role test.")
-    seed: Seed = Field(0, description="Seed of the split. Another seed sends other images to val and test.")
+    val: Fraction = Field(0.1, description="Share of the images for the role `val`.")
+    test: Fraction = Field(0.2, description="Share of the images for the role `test`.")
+    seed: Seed = Field(0, description="Seed of the split. Another seed sends other images to `val` and `test`.")
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> Splits:
@@ -42,8 +42,8 @@ class Splits(Frozen):
 class _Dataset(Frozen):
     few_shot: FewShotDraw | None = Field(
         None,
-        description="Adds two roles: support has a few labelled images of each class, and pool has the other training "
-        "images without their labels.",
+        description="Adds two roles: `support` has a few labelled images of each class, and `pool` has the other "
+        "training images without their labels.",
     )
     include_classes: tuple[ClassName, ...] | None = Field(
         None, description="Names of the classes to keep. All classes are kept by default."
@@ -55,7 +55,7 @@ class EncodedImages(_Dataset):
 
     on_bad_image: Literal["skip", "refuse"] = Field(
         "skip",
-        description="Treatment of an image that cannot be read. skip: it is named and left out. refuse: an error.",
+        description="Treatment of an image that cannot be read. `skip`: it is named and left out. `refuse`: an error.",
     )
 
 
@@ -69,10 +69,10 @@ class ImageFolder(EncodedImages):
     path: str = Field(description="Folder of images, absolute or relative to the recipe.")
     classes: Literal["top", "leaf", "none"] = Field(
         "top",
-        description="Folder level that names the class: the top level, or the folder that holds the image (leaf). With "
-        "none, the images have no labels.",
+        description="Folder level that names the class: the top level, or the folder that holds the image (`leaf`). "
+        "With `none`, the images have no labels.",
     )
-    splits: Splits = Field(Splits(), description="Fractions for a folder that has no train folder.")
+    splits: Splits = Field(Splits(), description="Fractions for a folder that has no `train` folder.")
 
 
 class WebDataset(EncodedImages):
@@ -84,9 +84,9 @@ class WebDataset(EncodedImages):
 
     source: Literal["webdataset"]
     path: str = Field(
-        description="Folder of .tar shards, or a pattern of their names, such as shards/train-{0000..0012}.tar."
+        description="Folder of .tar shards, or a pattern of their names, such as `shards/train-{0000..0012}.tar`."
     )
-    labelled: bool = Field(True, description="Whether labels are read. With false, the images have no labels.")
+    labelled: bool = Field(True, description="Whether labels are read. With `false`, the images have no labels.")
     splits: Splits = Field(Splits(), description="Fractions for shards whose paths name no split.")
 
 
@@ -97,12 +97,12 @@ class HuggingFace(EncodedImages):
     """
 
     source: Literal["huggingface"]
-    path: str = Field(description="Local folder that save_to_disk wrote, absolute or relative to the recipe.")
-    image_column: str | None = Field(None, description="Name of the column of images. By default, image or img.")
+    path: str = Field(description="Local folder that `save_to_disk` wrote, absolute or relative to the recipe.")
+    image_column: str | None = Field(None, description="Name of the column of images. By default, `image` or `img`.")
     label_column: str | None = Field(
-        None, description="Name of the column of labels. By default, label, labels or fine_label."
+        None, description="Name of the column of labels. By default, `label`, `labels` or `fine_label`."
     )
-    labelled: bool = Field(True, description="Whether labels are read. With false, the images have no labels.")
+    labelled: bool = Field(True, description="Whether labels are read. With `false`, the images have no labels.")
     splits: Splits = Field(Splits(), description="Fractions for a Dataset. A DatasetDict has its own splits.")
 
 
@@ -111,9 +111,9 @@ class Cifar(_Dataset):
 
     source: Literal["cifar10", "cifar100"]
     path: str = Field(
-        description="Folder that holds cifar-10-batches-py or cifar-100-python, absolute or relative to the recipe."
+        description="Folder that holds `cifar-10-batches-py` or `cifar-100-python`, absolute or relative to the recipe."
     )
-    val_fraction: Fraction = Field(0.0, description="Share of the training images for the role val.")
+    val_fraction: Fraction = Field(0.0, description="Share of the training images for the role `val`.")
 
 
 class Npz(_Dataset):
@@ -123,7 +123,7 @@ class Npz(_Dataset):
     """
 
     source: Literal["npz"]
-    path: str = Field(description="The .npz file, absolute or relative to the recipe.")
+    path: str = Field(description="The `.npz` file, absolute or relative to the recipe.")
     splits: Splits = Field(Splits(), description="Fractions for arrays whose names give no role.")
 
 

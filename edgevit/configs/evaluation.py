@@ -60,49 +60,52 @@ class Evaluate(OnTarget):
     )
     protocol: Literal["standard", "corruptions", "episodes"] = Field(
         "standard",
-        description="Kind of evaluation. standard: accuracy on the images. corruptions: also accuracy on corrupted "
-        "copies, which are the same for every model. episodes: accuracy of few-shot heads on the model's features over "
-        "many draws of classes and support sets.",
+        description="Kind of evaluation. `standard`: accuracy on the images. `corruptions`: also accuracy on "
+        "corrupted copies, which are the same for every model. `episodes`: accuracy of few-shot heads on the model's "
+        "features over many draws of classes and support sets.",
     )
-    kinds: tuple[Corruption, ...] = Field(CORRUPTIONS, description="Corruptions to apply, with protocol: corruptions.")
+    kinds: tuple[Corruption, ...] = Field(
+        CORRUPTIONS, description="Corruptions to apply, with `protocol: corruptions`."
+    )
     severities: tuple[Severity, ...] = Field(
-        (1, 2, 3, 4, 5), description="Strengths of the corruptions, with protocol: corruptions. 5 is the strongest."
+        (1, 2, 3, 4, 5), description="Strengths of the corruptions, with `protocol: corruptions`. 5 is the strongest."
     )
     max_images: ImageCount = Field(
         1000,
-        description="Largest number of images to corrupt, with protocol: corruptions. The hash of the id chooses them.",
+        description="Largest number of images to corrupt, with `protocol: corruptions`. Hashes of their ids choose "
+        "them.",
     )
     methods: tuple[Literal[HeadMethod, "auto"], ...] = Field(
         ("nearest_centroid",),
-        description="Few-shot methods, with protocol: episodes. Each method is compared with the first.",
+        description="Few-shot methods, with `protocol: episodes`. Each method is compared with the first.",
     )
     ways: ClassCount | None = Field(
-        None, description="Number of classes in an episode, with protocol: episodes. All classes by default."
+        None, description="Number of classes in an episode, with `protocol: episodes`. All classes by default."
     )
-    shots: Count = Field(5, description="Number of labelled images of each class, with protocol: episodes.")
+    shots: Count = Field(5, description="Number of labelled images of each class, with `protocol: episodes`.")
     queries: Count | None = Field(
-        None, description="Number of query images of each class, with protocol: episodes. All by default."
+        None, description="Number of query images of each class, with `protocol: episodes`. All by default."
     )
-    episodes: Count = Field(600, description="Number of episodes, with protocol: episodes.")
+    episodes: Count = Field(600, description="Number of episodes, with `protocol: episodes`.")
     imbalance: Positive | None = Field(
         None,
         description="Concentration of the Dirichlet distribution that draws the share of each class among the queries, "
-        "with protocol: episodes. 2 is usual. By default, all classes have equal shares.",
+        "with `protocol: episodes`. 2 is usual. By default, all classes have equal shares.",
     )
     support: LearnedFrom | None = Field(
-        None, description="Images that support sets are drawn from, with protocol: episodes. By default, data."
+        None, description="Images that support sets are drawn from, with `protocol: episodes`. By default, `data`."
     )
     pool: LearnedFrom | None = Field(
         None,
-        description="Images that transductive methods learn from, with protocol: episodes. By default, the queries.",
+        description="Images that transductive methods learn from, with `protocol: episodes`. By default, the queries.",
     )
     base: LearnedFrom | None = Field(
-        None, description="Images whose mean feature is subtracted from all features, with protocol: episodes."
+        None, description="Images whose mean feature is subtracted from all features, with `protocol: episodes`."
     )
     max_pool_images: ImageCount = Field(
-        4000, description="Largest number of images of pool or base, with protocol: episodes."
+        4000, description="Largest number of images of pool or base, with `protocol: episodes`."
     )
-    seed: Seed = Field(0, description="Seed of the draws, with protocol: corruptions or episodes.")
+    seed: Seed = Field(0, description="Seed of the draws, with `protocol: corruptions` or `episodes`.")
 
     @model_validator(mode="after")
     def _options_of_the_protocol(self) -> Self:

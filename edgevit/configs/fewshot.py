@@ -33,9 +33,9 @@ class Fewshot(Training):
     version: ClassVar[int] = 3
 
     model: CheckpointRef = Field(description="Model whose features are used.")
-    support: AdaptedTo = Field(description="Labelled images of each class, such as DATASET.support.")
+    support: AdaptedTo = Field(description="Labelled images of each class, such as `DATASET.support`.")
     pool: LearnedFrom | None = Field(
-        None, description="Images of the same classes without labels, such as DATASET.pool, for transductive methods."
+        None, description="Images of the same classes without labels, such as `DATASET.pool`, for transductive methods."
     )
     base: LearnedFrom | None = Field(
         None,
@@ -43,11 +43,11 @@ class Fewshot(Training):
     )
     method: Literal[HeadMethod, "auto", "finetune"] | None = Field(
         None,
-        description="Method that makes the classifier. By default, label_propagation with a pool and "
-        "logistic_regression without. auto chooses by cross-validation inside the support set.",
+        description="Method that makes the classifier. By default, `label_propagation` with a pool and "
+        "`logistic_regression` without. `auto` chooses by cross-validation inside the support set.",
     )
     candidates: tuple[Literal[HeadMethod, "finetune"], ...] = Field(
-        (), description="Methods that auto chooses from. By default, all heads that need no balanced pool."
+        (), description="Methods that `auto` chooses from. By default, all heads that need no balanced pool."
     )
     max_pool_images: ImageCount = Field(
         4000, description="Largest number of pool images that a head uses. The hash of the id chooses them."
@@ -60,14 +60,14 @@ class Fewshot(Training):
     )
     tune: Literal["all", "norm", "bias", "lora"] = Field(
         "all",
-        description="Weights that finetune trains beside the classifier: all, the normalization layers, the biases "
+        description="Weights that `finetune` trains beside the classifier: all, the normalization layers, the biases "
         "(BitFit), or a low-rank change of each linear layer and convolution (LoRA).",
     )
-    lora_rank: Count = Field(4, description="Largest rank of the change to a layer's weights, with tune: lora.")
+    lora_rank: Count = Field(4, description="Largest rank of the change to a layer's weights, with `tune: lora`.")
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = Field(
         None,
-        description="Learning rates that finetune chooses from by cross-validation inside the support set. 0 keeps the "
-        "model as the head left it. With one image of a class, learning_rate is used.",
+        description="Learning rates that `finetune` chooses from by cross-validation inside the support set. 0 keeps "
+        "the model as the head left it. With one image of a class, `learning_rate` is used.",
     )
     test_time_views: Views = Field(
         (), description="Views whose answers are averaged with the answer for the image. Each view costs one more pass."

@@ -45,7 +45,8 @@ class SoftDistillation(_FromTeacher):
     temperature: Positive = Field(1.0, description="Temperature τ that divides both logits.")
     kl_reduction: Literal["batchmean", "mean"] = Field(
         "batchmean",
-        description="Divisor of the divergence: samples (batchmean), or samples × classes (mean) as in DeiT's code.",
+        description="Divisor of the divergence: samples (`batchmean`), or samples × classes (`mean`) as in DeiT's "
+        "code.",
     )
     standardize: bool = Field(
         False,
@@ -77,8 +78,8 @@ class FeatureDistillation(_FromTeacher):
     )
     student: Tap = Field(
         "pooled",
-        description="Features of the student. pooled: the input of the classifier. cls: the class token. A number: an "
-        "intermediate layer; -1 is the last.",
+        description="Features of the student. `pooled`: the input of the classifier. `cls`: the class token. A "
+        "number: an intermediate layer; -1 is the last.",
     )
     teacher: Tap = Field("pooled", description="Features of the teacher, named as those of the student.")
     standardize: bool = Field(

@@ -20,7 +20,7 @@ class Recipe(Frozen):
     """A name, a budget, named data sets and a list of stages in the order in which they run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=LONGEST_ID)] = Field(
-        description="Name of the recipe and of its folder in runs/."
+        description="Name of the recipe and of its folder in `runs/`."
     )
     budget: Budget = Field(Budget(), description="Limits that the report judges the deployed model by.")
     datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=LONGEST_ID)], DatasetConfig] = Field(

@@ -80,9 +80,9 @@ class Prune(Stage):
         description="Structures that may go: attention heads, hidden units, or whole residual blocks of plain ViTs.",
     )
     score: Literal["taylor", "magnitude"] = Field(
-        "taylor", description="Importance of a structure: the change of the loss on data, or the size of the weights."
+        "taylor", description="Importance of a structure: the change of the loss on `data`, or the size of the weights."
     )
-    data: LearnedFrom | None = Field(None, description="Images for score: taylor. Labels are used if there are any.")
+    data: LearnedFrom | None = Field(None, description="Images for `score: taylor`. Labels are used if there are any.")
     images: ImageCount = Field(256, description="Largest number of images that are used.")
     seed: Seed = Field(0, description="Seed of the choice of images.")
 
@@ -161,7 +161,7 @@ class Export(Stage):
     precision: Literal["float32", "float16"] = Field(
         "float32",
         description="Precision of the file. float16 is for TensorRT: inputs, outputs and tensors that leave float16's "
-        "range on random images stay float32. quantize takes float32.",
+        "range on random images stay float32. `quantize` takes float32.",
     )
     normalize: bool = Field(
         False,
@@ -177,8 +177,8 @@ class Export(Stage):
 class Quantize(Stage):
     """Quantize an ONNX file after training, calibrated on images: to INT8, or to FP8 or INT4 for TensorRT.
 
-    With placement: fastest, the forms are timed. If none is faster than the float model, the float model is the result.
-    Files for TensorRT are not timed.
+    With `placement: fastest`, the forms are timed. If none is faster than the float model, the result is the float
+    model. Files for TensorRT are not timed.
     """
 
     stage: Literal["quantize"]
@@ -189,8 +189,8 @@ class Quantize(Stage):
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
     calibrator: Literal[Calibrator, "trained"] = Field(
         "minmax",
-        description="Rule that turns observed values into a range. trained takes the ranges of a qat stage, which the "
-        "export carries, and minmax for tensors without one.",
+        description="Rule that turns observed values into a range. `trained` takes the ranges of a `qat` stage, which "
+        "the export carries, and `minmax` for tensors without one.",
     )
     smoothquant: Fraction | None = Field(
         None, description="SmoothQuant strength α; 0.5 is usual. SmoothQuant is off by default."
@@ -202,30 +202,30 @@ class Quantize(Stage):
     )
     runtime: QuantizedRuntime = Field(
         "onnxruntime",
-        description="Runtime that the graph is written for. For tensorrt, float tensors are float16.",
+        description="Runtime that the graph is written for. For `tensorrt`, float tensors are float16.",
     )
     precision: QuantizedPrecision = Field(
         "int8",
-        description="Precision of quantized tensors. float8 and int4 are for tensorrt. float8: weights and activations "
-        "in E4M3, for Ada, Hopper, Blackwell and Jetson Thor; Orin (Ampere) has none. int4: only the weights of "
-        "products (MatMul, Gemm), with a scale for each 64 inputs; activations stay float16. int4 needs a parser of "
-        "opset 21, which JetPack 6 does not have.",
+        description="Precision of quantized tensors. `float8` and `int4` are for TensorRT. `float8`: weights and "
+        "activations in E4M3, for Ada, Hopper, Blackwell and Jetson Thor; Orin (Ampere) has none. `int4`: only the "
+        "weights of products (MatMul, Gemm), with a scale for each 64 inputs; activations stay float16. `int4` needs "
+        "a parser of opset 21, which JetPack 6 does not have.",
     )
     placement: Literal["fastest", "all", "dense", "products"] = Field(
         "fastest",
-        description="Operators that become integers. all: every operator that the runtime can quantize. dense: all but "
-        "grouped convolutions. products: only MatMul and Gemm. fastest: each of these forms is timed in turns with the "
-        "float model on this machine, and the fastest ships. If none is faster, the float model ships. For tensorrt, "
-        "fastest means all.",
+        description="Operators that become integers. `all`: every operator that the runtime can quantize. `dense`: "
+        "all but grouped convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is timed in "
+        "turns with the float model on this machine, and the fastest ships. If none is faster, the float model ships. "
+        "For TensorRT, `fastest` means `all`.",
     )
     threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
     min_sqnr_db: Decibels | None = Field(
         None,
         description="Least signal-to-quantization-noise ratio of the logits in decibels. If the model would be below "
-        "it, the layers that cost most stay float. 10 by default; 0 with calibrator: trained.",
+        "it, the layers that cost most stay float. 10 by default; 0 with `calibrator: trained`.",
     )
     sensitivity: bool = Field(
-        False, description="Whether the cost of each layer alone is measured, even if min_sqnr_db is met without."
+        False, description="Whether the cost of each layer alone is measured, even if `min_sqnr_db` is met without."
     )
     seed: Seed = Field(0, description="Seed of the choice of calibration images.")
 
@@ -288,7 +288,7 @@ class Profile(OnTarget):
     batch_size: BatchSize = Field(1, description="Number of images in a batch.")
     threads: Threads = Field(1, description="Number of CPU threads of the runtime.")
     precision: Literal["float32", "float16"] = Field(
-        "float32", description="Precision of a checkpoint. float16 needs target: local-gpu."
+        "float32", description="Precision of a checkpoint. float16 needs `target: local-gpu`."
     )
     runtime: FileRuntime | None = Field(
         None, description="Runtime that opens an ONNX file. By default, the runtime that the file was made for."
@@ -323,17 +323,17 @@ class Bundle(Stage):
     support: AdaptedTo | None = Field(
         None,
         description="Labelled images of each class. The bundle can then take more classes on the device. The model "
-        "must have been exported with embedding: true.",
+        "must have been exported with `embedding: true`.",
     )
     unseen: CalibratedByLabels | None = Field(
         None,
-        description="Labelled images that the model did not learn from, such as DATASET.val. The threshold for unknown "
-        "images and the accuracy with added classes are measured on them. Needs support.",
+        description="Labelled images that the model did not learn from, such as `DATASET.val`. The threshold for "
+        "unknown images and the accuracy with added classes are measured on them. Needs `support`.",
     )
     unknown: CalibratedBy | None = Field(
         None,
         description="Images of none of the classes. The share of them that is taken for a class is measured. Needs "
-        "support.",
+        "`support`.",
     )
 
     @model_validator(mode="after")
@@ -353,7 +353,7 @@ class Report(Stage):
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
         min_length=1,
-        description="Evaluations, latencies and checks to report. A pattern such as latency/* names several stages.",
+        description="Evaluations, latencies and checks to report. A pattern such as `latency/*` names several stages.",
     )
 
 

@@ -87,7 +87,7 @@ class Augmentation(Frozen):
         0.0, description="Strength of random changes of brightness, contrast and saturation; 0 is off."
     )
     auto_augment: Annotated[str, AfterValidator(_bounded_numbers)] | None = Field(
-        None, description="Policy by its timm name, such as rand-m9-mstd0.5-inc1."
+        None, description="Policy by its timm name, such as `rand-m9-mstd0.5-inc1`."
     )
     random_erasing: Fraction = Field(0.0, description="Probability that a rectangle of the image is erased.")
     rotate_degrees: Degrees = Field(0.0, description="Largest angle of a random rotation, either way, in degrees.")
@@ -132,7 +132,7 @@ class Training(Stage):
     learning_rate: Rate = Field(5e-4, description="Largest learning rate, after the warm-up.")
     learning_rate_batch: BatchSize | None = Field(
         None,
-        description="Batch size that learning_rate is meant for. The rate is scaled in proportion to batch_size.",
+        description="Batch size that `learning_rate` is meant for. The rate is scaled in proportion to `batch_size`.",
     )
     weight_decay: NonNegative = Field(0.05, description="Strength of the weight decay.")
     optimizer: str = Field("adamw", description="Optimizer by its timm name.")
@@ -140,11 +140,13 @@ class Training(Stage):
         "cosine", description="Schedule of the learning rate by its timm name."
     )
     decay_epochs: tuple[Count, ...] = Field(
-        (), description="Epochs at which the rate falls. schedule: step takes one number, the interval in epochs."
+        (), description="Epochs at which the rate falls. `schedule: step` takes one number, the interval in epochs."
     )
-    decay_rate: Fraction = Field(0.1, description="Factor of each fall of the rate, with schedule: step or multistep.")
+    decay_rate: Fraction = Field(
+        0.1, description="Factor of each fall of the rate, with `schedule: step` or `multistep`."
+    )
     power: Positive = Field(
-        1.0, description="Exponent of schedule: poly. The rate falls as (1 - share of the steps) to this power."
+        1.0, description="Exponent of `schedule: poly`. The rate falls as (1 - share of the steps) to this power."
     )
     warmup_fraction: Fraction = Field(0.05, description="Share of the steps over which the learning rate rises from 0.")
     layer_decay: Share | None = Field(
@@ -155,9 +157,9 @@ class Training(Stage):
     )
     clip_grad_norm: Positive | None = Field(None, description="Largest norm of the gradient. Longer ones are scaled.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target that is spread evenly over all classes.")
-    dropout: Fraction = Field(0.0, description="Dropout rate before the classifier, timm's drop_rate.")
-    drop_path_rate: Fraction = Field(0.0, description="Rate of stochastic depth, timm's drop_path_rate.")
-    regularization: Fraction = Field(0.0, description="Value for both dropout and drop_path_rate, as in AugReg.")
+    dropout: Fraction = Field(0.0, description="Dropout rate before the classifier, timm's `drop_rate`.")
+    drop_path_rate: Fraction = Field(0.0, description="Rate of stochastic depth, timm's `drop_path_rate`.")
+    regularization: Fraction = Field(0.0, description="Value for both `dropout` and `drop_path_rate`, as in AugReg.")
     ema_decay: Fraction | None = Field(
         None, description="Decay of an exponential moving average of the weights, which becomes the result."
     )
@@ -173,7 +175,7 @@ class Training(Stage):
         description="Whether activations are computed again for the backward pass. It takes less memory and about a "
         "third more time. Batch normalization then counts a batch twice in its running statistics.",
     )
-    compile: bool = Field(False, description="Whether torch.compile is used. It needs a C++ compiler.")
+    compile: bool = Field(False, description="Whether `torch.compile` is used. It needs a C++ compiler.")
     seed: Seed = Field(0, description="Seed of the initial weights, the order of images and their augmentation.")
 
     @model_validator(mode="after")
@@ -228,21 +230,21 @@ class Load(Stage):
     version: ClassVar[int] = 2
 
     model: str = Field(description="Model by its timm name.")
-    model_args: ModelArgs = Field({}, description="Arguments of timm's create_model.")
+    model_args: ModelArgs = Field({}, description="Arguments of timm's `create_model`.")
     pretrained: bool = Field(False, description="Whether timm's pretrained weights are downloaded and used.")
     weights: Annotated[str, ReadsFile()] | None = Field(
         None, description="File of weights: .safetensors, or .pth that holds tensors only. Relative to the recipe."
     )
     weights_key: str | None = Field(
-        None, description="Name of the weights in the file, such as state_dict. EMA weights by default, as in timm."
+        None, description="Name of the weights in the file, such as `state_dict`. EMA weights by default, as in timm."
     )
     num_classes: ClassCount | None = Field(None, description="Number of classes, if they have no names.")
     classes: tuple[ClassName, ...] | None = Field(None, description="Class names in the order of the outputs.")
     classes_of: NamesOnly | None = Field(None, description="Data set whose class names the model gets.")
     class_order: ClassOrder | None = Field(
         None,
-        description="Order of the class folders when the weights were trained, with weights and classes_of: natural "
-        "(timm: 2 before 10) or text (torchvision: 10 before 2).",
+        description="Order of the class folders when the weights were trained, with `weights` and `classes_of`: "
+        "`natural` (timm: 2 before 10) or `text` (torchvision: 10 before 2).",
     )
     image_size: Side | None = Field(None, description="Side of the input in pixels. By default, the model's own.")
     test_time_views: Views = Field(
@@ -273,8 +275,8 @@ class Train(Training):
     """Train a classifier on labelled images."""
 
     stage: Literal["train"]
-    model: str | None = Field(None, description="Model by its timm name. Give model or init.")
-    model_args: ModelArgs = Field({}, description="Arguments of timm's create_model.")
+    model: str | None = Field(None, description="Model by its timm name. Give `model` or `init`.")
+    model_args: ModelArgs = Field({}, description="Arguments of timm's `create_model`.")
     init: CheckpointRef | None = Field(
         None, description="Checkpoint to start from. The classifier is new if the classes differ."
     )
@@ -321,10 +323,11 @@ class Distillation(Training):
 
     teacher: CheckpointRef | None = Field(None, description="Model that teaches.")
     teachers: tuple[WeightedTeacher, ...] = Field(
-        (), description="Several teachers. The weighted mean of their probabilities teaches. Give teacher or teachers."
+        (),
+        description="Several teachers. The weighted mean of their probabilities teaches. Give `teacher` or `teachers`.",
     )
     teacher_cache: TeacherCache | None = Field(
-        None, description="Keeps the teacher's answers for the next student of the same views. {} turns it on."
+        None, description="Keeps the teacher's answers for the next student of the same views. `{}` turns it on."
     )
     teacher_view: Literal["same", "plain"] = Field(
         "same",
@@ -378,8 +381,8 @@ class Distill(Distillation):
 
     stage: Literal["distill"]
     version: ClassVar[int] = 3
-    model: str | None = Field(None, description="Student by its timm name. Give model or init.")
-    model_args: ModelArgs = Field({}, description="Arguments of timm's create_model.")
+    model: str | None = Field(None, description="Student by its timm name. Give `model` or `init`.")
+    model_args: ModelArgs = Field({}, description="Arguments of timm's `create_model`.")
     init: CheckpointRef | None = Field(
         None, description="Checkpoint to start from. The classifier is new if the classes differ."
     )
@@ -389,7 +392,7 @@ class Distill(Distillation):
     inference: Literal["mean_softmax", "mean_logits", "class", "distillation"] | None = Field(
         None,
         description="Answer of a distillation-token student: the mean of both heads (of softmax or of logits), or one "
-        "head. By default mean_softmax, or the checkpoint's own.",
+        "head. By default `mean_softmax`, or the checkpoint's own.",
     )
     image_size: Side | None = Field(None, description="Side of the input in pixels. By default, the model's own.")
     objectives: tuple[Objective, ...] = Field(

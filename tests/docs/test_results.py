@@ -88,20 +88,20 @@ def test_what_pages_cite_is_what_was_measured(path: Path) -> None:
 
 def test_a_number_is_cited_by_its_path() -> None:
     top1 = read_result("quickstart")["mean_top1"]["accuracy/engine"]
-    assert number("quickstart > mean_top1 > accuracy/engine | percent") == f"{100 * top1:.1f}%"
-    assert number("quickstart > mean_top1 > accuracy/engine | percent:2") == f"{100 * top1:.2f}%"
+    assert number("quickstart > mean_top1 > accuracy/engine as percent") == f"{100 * top1:.1f}%"
+    assert number("quickstart > mean_top1 > accuracy/engine as percent:2") == f"{100 * top1:.2f}%"
     draws = [draw["wall_s"] for draw in read_result("quickstart")["draws"]]
-    assert number("quickstart > draws > * > wall_s | max | number:0") == f"{max(draws):,.0f}"
-    assert number("quickstart > draws > * > wall_s | count | number:0") == str(len(draws))
+    assert number("quickstart > draws > * > wall_s as max number:0") == f"{max(draws):,.0f}"
+    assert number("quickstart > draws > * > wall_s as count number:0") == str(len(draws))
     speed = read_result("overhead")["pipeline_over_by_hand"]
     expected = f"{speed['median']:.3f} ({speed['min']:.3f} to {speed['max']:.3f})"
-    assert number("overhead > pipeline_over_by_hand | number:3") == expected
+    assert number("overhead > pipeline_over_by_hand as number:3") == expected
     row = "compression_peers > models > coatnet > rows > olive static, onnxruntime"
     assert found(row)["method"] == "static"
 
 
 def test_a_citation_is_filled_in_once_and_for_all() -> None:
-    text = "It reaches <!-- number: quickstart > mean_top1 > accuracy/engine | percent -->1%<!-- end --> here.\n"
+    text = "It reaches <!-- number: quickstart > mean_top1 > accuracy/engine as percent -->1%<!-- end --> here.\n"
     once = filled(text)
     assert re.search(r"-->\d\d\.\d%<!-- end --> here\.", once)
     assert filled(once) == once
@@ -113,11 +113,11 @@ def test_a_citation_is_filled_in_once_and_for_all() -> None:
 @pytest.mark.parametrize(
     ("citation", "said"),
     [
-        ("nowhere > a | percent", "there is no result 'nowhere'; one of calibration_pictures"),
-        ("quickstart > top1 | percent", "no 'top1' there; one of conditions"),
+        ("nowhere > a as percent", "there is no result 'nowhere'; one of calibration_pictures"),
+        ("quickstart > top1 as percent", "no 'top1' there; one of conditions"),
         ("quickstart > mean_top1 > accuracy/engine", "no format at the end"),
-        ("quickstart > mean_top1 > accuracy/engine | percents", "no 'percents'; one of mean"),
-        ("quickstart > mean_top1 | percent", "this is no number, but dict"),
+        ("quickstart > mean_top1 > accuracy/engine as percents", "no 'percents'; one of mean"),
+        ("quickstart > mean_top1 as percent", "this is no number, but dict"),
     ],
 )
 def test_a_citation_of_nothing_is_an_error(citation: str, said: str) -> None:
@@ -134,7 +134,7 @@ def test_a_table_that_is_not_there_is_an_error() -> None:
 def test_every_path_that_is_listed_can_be_cited(name: str) -> None:
     paths = [path for path, _ in paths_in(name)]
     assert len(paths) > 3
-    assert all(number(f"{path} | number") for path in paths)
+    assert all(number(f"{path} as number") for path in paths)
 
 
 def test_formats_of_numbers() -> None:
@@ -147,6 +147,7 @@ def test_formats_of_numbers() -> None:
     assert numbers.points(0.101) == "+10.1"
     assert numbers.mebibytes(2**21) == "2.00 MiB"
     assert numbers.ranged({"value": 1.5, "low": None, "high": None}, numbers.ratio) == "1.50"
+    assert numbers.ranged({"median": 0.683, "min": 0.637, "max": 0.725}, numbers.percent) == "68.3% (63.7 to 72.5)"
     assert numbers.plus_minus({"value": 0.679, "low": 0.674, "high": 0.684}, numbers.percents) == "67.9 ± 0.5"
 
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from docs.generate.docstrings import as_restructured_text
-from docs.generate.links import without_folders
+from docs.generate.links import with_project_links
 from docs.generate.pages import generated_pages, write_pages
 
 ROOT = Path(__file__).parents[2]
@@ -119,8 +119,11 @@ def test_docstrings_are_shown_as_they_are_written() -> None:
     ]  # fmt: skip
 
 
-def test_links_to_folders_are_words(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file.md").touch()
-    text = "[one](folder), [two](file.md), [three](https://example.org/folder)"
-    assert without_folders(text, tmp_path) == "one, [two](file.md), [three](https://example.org/folder)"
+def test_links_out_of_the_documentation_lead_to_the_project() -> None:
+    given = ["../../edgevit/configs", "../../CHANGELOG.md", "../../recipes/methods.yaml", "../tutorial.md"]
+    text = ", ".join(f"[words]({link})" for link in given)
+    changed = with_project_links(text, ROOT / "docs" / "guides")
+    links = re.findall(r"\((.*?)\)", changed)
+    assert re.fullmatch(r"https://[^ ]+/tree/main/edgevit/configs", links[0])
+    assert re.fullmatch(r"https://[^ ]+/blob/main/CHANGELOG\.md", links[1])
+    assert links[2:] == given[2:]

@@ -13,6 +13,35 @@ from docs.generate.records import Json
 
 NOTHING = "–"
 WITH_RANGE = "Intervals are 95% intervals."
+# Names in results that say too little, or are written otherwise in a sentence.
+IN_WORDS = {
+    "alpha_tim": "α-TIM",
+    "attention": "attention transfer",
+    "corrected": "INT8 with bias correction",
+    "dkd": "DKD",
+    "float8": "FP8 for TensorRT",
+    "gaussian_mixture": "Gaussian mixture",
+    "imagenet": "teacher, float32",
+    "int4": "INT4 weights for TensorRT",
+    "int8/body-a": "body a, INT8",
+    "int8/body-a-long": "body a after four times as many epochs, INT8",
+    "int8/body-b": "body b, INT8",
+    "int8/imagenet": "teacher, INT8",
+    "knn": "nearest neighbours",
+    "label-free": "soft, and further images without labels",
+    "maps": "features of an intermediate layer",
+    "patient": "patient and consistent, without labels",
+    "pseudo-labels": "pseudo-labels of further images",
+    "ptq": "INT8 for ONNX Runtime",
+    "qat": "INT8 after `qat`",
+    "random": "random weights",
+    "scratch": "without a teacher",
+    "standardized": "standardized logits",
+    "teacher": "MobileNetV2 of ImageNet",
+    "tensorrt": "INT8 for TensorRT",
+    "token-hard": "distillation token, hard",
+    "token-soft": "distillation token, soft",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +63,7 @@ class Table:
     @property
     def heading(self) -> str:
         """The title, or the key with a capital letter."""
-        words = spelled(self.key)
+        words = self.key.replace("_", " ")
         return self.title or words[0].upper() + words[1:]
 
     def markdown(self) -> str:
@@ -43,8 +72,8 @@ class Table:
 
 
 def spelled(name: str) -> str:
-    """A name of a method or a figure, its underscores as spaces."""
-    return name.replace("_", " ")
+    """A name of a method or a figure in words; an unknown one with spaces for underscores."""
+    return IN_WORDS.get(name, name.replace("_", " "))
 
 
 def mean_of(values: Sequence[float], shown: numbers.Format) -> str:

@@ -23,7 +23,7 @@ def quantization_accuracy(result: Json) -> Iterator[Table]:
     models = result["models"]
     ways = list(dict.fromkeys(way for found in models.values() for way in found["seeds"][0]))
     rows = [("float: top-1, %", *(_mean_float(found, ways[0]) for found in models.values()))]
-    rows += [(way, *(_lost(found, way) for found in models.values())) for way in ways]
+    rows += [(spelled(way), *(_lost(found, way) for found in models.values())) for way in ways]
     yield Table(
         "lost",
         ("form", *models),
@@ -32,7 +32,7 @@ def quantization_accuracy(result: Json) -> Iterator[Table]:
         "images, the 95% interval of the images; with several, the mean and each draw.",
     )
     recovered = [
-        (name, way, numbers.ratio(share))
+        (name, spelled(way), numbers.ratio(share))
         for name, found in models.items()
         for way, share in (found["recovered"] or {}).items()
     ]

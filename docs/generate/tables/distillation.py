@@ -12,14 +12,14 @@ from docs.generate.numbers import (
     ranged,
 )
 from docs.generate.records import Json
-from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, with_extremes, with_interval
+from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, spelled, with_extremes, with_interval
 
 
 def distillation_accuracy(result: Json) -> Iterator[Table]:
     scratch = next(iter(result["methods"]))
     rows = [
         (
-            name,
+            spelled(name),
             percents(found["top1"]["mean"]),
             NOTHING if name == scratch else with_interval(found["top1_points_above_scratch"]),
             percents(found["corrupted_top1"]["mean"]),
@@ -30,10 +30,10 @@ def distillation_accuracy(result: Json) -> Iterator[Table]:
     seeds = len({row["seed"] for row in result["rows"]})
     yield Table(
         "methods",
-        ("method", "top-1, %", "points above scratch", "under corruption, %", "points above scratch"),
+        ("method", "top-1, %", "points above", "under corruption, %", "points above"),
         tuple(rows),
-        f"{result['epochs']} epochs, {result['images_per_class']} labelled images a class, {seeds} seeds. `scratch` is "
-        f"the same student without a teacher. Points are paired by seed. {WITH_RANGE}",
+        f"{result['epochs']} epochs, {result['images_per_class']} labelled images a class, {seeds} seeds. Points are "
+        f"above the same student without a teacher, paired by seed. {WITH_RANGE}",
     )
     teacher = (("clean", result["teacher_top1"]), ("corrupted", result["teacher_corrupted_top1"]))
     yield Table(

@@ -16,7 +16,7 @@ from docs.generate.tables.cells import Table, draws_in, lowest_to_highest, spell
 
 def cifar10_few_shot(result: Json) -> Iterator[Table]:
     rows = [
-        (features, spelled(method), plus_minus(found, percents), lowest_to_highest(found))
+        (spelled(features), spelled(method), plus_minus(found, percents), lowest_to_highest(found))
         for features, methods in result["features"].items()
         for method, found in methods["methods"].items()
     ]
@@ -42,14 +42,17 @@ def cifar10_students(result: Json) -> Iterator[Table]:
     yield Table(
         "heads",
         ("body", *(f"{spelled(method)}, %" for method in methods)),
-        tuple((name, *(plus_minus(found[method], percents) for method in methods)) for name, found in features.items()),
+        tuple(
+            (spelled(name), *(plus_minus(found[method], percents) for method in methods))
+            for name, found in features.items()
+        ),
         note,
     )
     yield Table(
         "gains",
         ("body", *(f"{spelled(method)}, points" for method in methods)),
         tuple(
-            (name, *(plus_minus(found[method], points) for method in methods))
+            (spelled(name), *(plus_minus(found[method], points) for method in methods))
             for name, found in result["gains"].items()
         ),
         "Paired by draw with the nearest centroid of the float teacher.",
@@ -57,13 +60,12 @@ def cifar10_students(result: Json) -> Iterator[Table]:
 
 
 def grocery_few_shot(result: Json) -> Iterator[Table]:
-    names = {"teacher": "MobileNetV2 of ImageNet", "random": "random weights"}
     rows = []
     for features, settings in result["features"].items():
         ways = {way: found["methods"] for way, found in settings.items()}
         for method in next(iter(ways.values())):
             cells = (plus_minus(methods[method], percents) for methods in ways.values())
-            rows.append((names[features], spelled(method), *cells))
+            rows.append((spelled(features), spelled(method), *cells))
     ways = {way: found["methods"] for way, found in result["features"]["teacher"].items()}
     draws = ", ".join(f"{draws_in(methods)} of {way}" for way, methods in ways.items())
     yield Table(
