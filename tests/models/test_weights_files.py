@@ -105,5 +105,5 @@ def test_names_of_classes_in_the_file_are_found(tmp_path, names):
 )
 def test_a_damaged_file_is_no_bug_of_ours(tmp_path, content):
     (tmp_path / "own.pth").write_bytes(content)
-    with pytest.raises(ArtifactError, match="this is PyTorch file is damaged"):
+    with pytest.raises(ArtifactError, match="this PyTorch file is damaged"):
         read_weights(tmp_path / "own.pth")
