@@ -1,4 +1,4 @@
-"""How much of a model may stay for it to be fast enough: measured, not counted."""
+"""The share of a model's cost that meets a latency, by measurement."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ STEPS = 6
 
 
 @dataclass(frozen=True)
-class TimedCut:
-    """What is left of a model, timed in turns with the whole one.
+class LatencyTrial:
+    """A smaller model, timed in turns with the whole one.
 
     Attributes:
-        keep: the share of its cost that may stay.
-        latency: p50 over that of the whole model.
-        interval: 95%, of it.
+        keep: the share of the whole model's cost that may stay.
+        latency: p50 over the whole model's p50.
+        interval: 95%, of `latency`.
     """
 
     keep: float
@@ -38,7 +38,7 @@ class TimedCut:
     interval: Interval
 
     def sentence(self) -> str:
-        """What was found, for people."""
+        """The result, for people."""
         low, high = self.interval.low, self.interval.high
         return f"keep {self.keep:.3f}: {self.latency:.1%} of the latency ({low:.1%} to {high:.1%})"
 
@@ -46,46 +46,47 @@ class TimedCut:
         return {"keep": self.keep, "latency": self.latency, **vars(self.interval)}
 
 
-def fast_enough(
+def share_for_latency(
     whole: BuiltModel,
     cut: Callable[[float], BuiltModel],
     least: float,
     latency: float,
     threads: int,
     progress: Progress,
-) -> tuple[float, list[TimedCut]]:
-    """The largest share of a model's cost with which it takes no more than this share of the whole model's latency.
+) -> tuple[float, list[LatencyTrial]]:
+    """The largest share of a model's cost that takes no more than the share `latency` of the whole model's latency.
 
-    Both as they are exported, in ONNX Runtime on this machine; found by bisection, to a 64th of what may go.
+    Both models are exported and run in ONNX Runtime on this machine. The share is bisected, to a 64th of the interval
+    between `least` and 1.
 
     Args:
-        cut: the model with at most this share of its cost.
+        cut: makes the model with at most this share of the cost.
         least: the smallest share that can stay.
         threads: of the runtime.
 
     Returns:
-        That share, and all that was timed, in its order.
+        The share, and all trials in their order.
 
     Raises:
-        RecipeError: with the smallest share it takes longer.
+        RecipeError: the smallest share takes longer.
     """
-    found: list[TimedCut] = []
+    trials: list[LatencyTrial] = []
     with TemporaryDirectory() as folder:
         load_whole = _loader(whole, Path(folder) / "whole.onnx", threads)
 
         def is_fast(keep: float) -> bool:
             timed = compare_speed(_loader(cut(keep), Path(folder) / "cut.onnx", threads), load_whole)
-            found.append(TimedCut(keep, timed.ratio, timed.interval))
-            progress.say(f"    {found[-1].sentence()}")
+            trials.append(LatencyTrial(keep, timed.ratio, timed.interval))
+            progress.say(f"    {trials[-1].sentence()}")
             return timed.ratio <= latency
 
         if not is_fast(least):
-            raise _too_slow(latency, found[-1])
-        return largest_share(is_fast, least), found
+            raise _too_slow(latency, trials[-1])
+        return largest_share(is_fast, least), trials
 
 
 def largest_share(is_fast: Callable[[float], bool], least: float) -> float:
-    """The largest share between `least`, which is fast, and 1 that is: below it by a 64th of the interval at most."""
+    """The largest fast share between `least`, which is fast, and 1; too small by a 64th of the interval at most."""
     too_much = 1.0
     for _ in range(STEPS):
         middle = (least + too_much) / 2
@@ -94,7 +95,7 @@ def largest_share(is_fast: Callable[[float], bool], least: float) -> float:
 
 
 def _loader(built: BuiltModel, file: Path, threads: int) -> Callable[[], HostSession]:
-    """What loads a model, exported to `file`, in ONNX Runtime."""
+    """A function that opens a model, exported to `file`, in ONNX Runtime."""
     spec = IOSpec.for_classifier(built.preprocess, default_class_names(built.description.num_classes))
     folded = built.description.change(Folded) is not None
     exported = onnx_from_module(built.module, spec, OPSET, dynamic_batch=True, as_it_is=folded)
@@ -102,11 +103,11 @@ def _loader(built: BuiltModel, file: Path, threads: int) -> Callable[[], HostSes
     return partial(file_session, file, exported.spec, {}, threads)
 
 
-def _too_slow(latency: float, reached: TimedCut) -> RecipeError:
+def _too_slow(latency: float, fastest: LatencyTrial) -> RecipeError:
     return RecipeError(
         "pruning cannot make the model so fast",
         got=f"keep_latency: {latency:g}",
-        expected=f"at least {reached.latency:.3f} ({reached.interval.low:.3f} to {reached.interval.high:.3f}), as was "
-        "measured where the least is left of everything that may go",
-        next="let more go (structures: [heads, hidden, blocks]), or start from a smaller model",
+        expected=f"at least {fastest.latency:.3f} ({fastest.interval.low:.3f} to {fastest.interval.high:.3f}), as "
+        "measured with everything removed that may be removed",
+        next="allow more to be removed (structures: [heads, hidden, blocks]), or start from a smaller model",
     )

@@ -16,10 +16,11 @@ from edgevit.models.low_rank import LowRanks
 from edgevit.models.structures import CHANNEL_MULTIPLE
 from edgevit.models.timm_models import timm_model
 
-LEAST_VARIANCE = 1e-6  # of a direction of the inputs, relative to the largest: what never varies is no reason to divide
+# Of a direction of the inputs, relative to the largest variance: constant directions would divide by zero.
+LEAST_VARIANCE = 1e-6
 
 
-def with_low_ranks(built: BuiltModel, second_moments: Mapping[str, Tensor], keep: float) -> BuiltModel:
+def factorized_model(built: BuiltModel, second_moments: Mapping[str, Tensor], keep: float) -> BuiltModel:
     """A copy of a model in which two thin linear layers replace one where that is cheaper; see `ranks_for`.
 
     Args:
@@ -67,15 +68,15 @@ def with_factors(built: BuiltModel, ranks: Mapping[str, int], factors: Mapping[s
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """A linear layer's weight as a sum of products, the one that its outputs owe most to first.
+    """A linear layer's weight as a sum of rank-1 products, in order of their energy, the largest first.
 
-    W = left · right, and the first r columns of `left` with the first r rows of `right` are the best of rank r: they
-    leave E‖(W - Wᵣ)·x‖² = Σ energies beyond r, for inputs x with these second moments.
+    W = left · right. The first r columns of `left` with the first r rows of `right` are the best approximation Wᵣ of
+    rank r: the error E‖(W - Wᵣ)·x‖² is the sum of the energies beyond r, for inputs x with the given second moments.
 
     Attributes:
         left: (outputs, k).
         right: (k, inputs).
-        energies: (k,) float64, what each product adds to E‖W·x‖².
+        energies: (k,) float64, the part of each product in E‖W·x‖².
         macs: of the whole layer, for one image.
     """
 
@@ -85,12 +86,12 @@ class Factors:
     macs: int
 
     def macs_of_rank(self, rank: int) -> int:
-        """Of the two thin layers."""
+        """Multiply-accumulates of the two thin layers, for one image."""
         outputs, inputs = len(self.left), self.right.shape[1]
         return self.macs * rank * (inputs + outputs) // (inputs * outputs)
 
     def rank_for(self, share: float) -> int | None:
-        """The least rank, a multiple of 8, that keeps this share of the energy; None where that saves nothing."""
+        """The smallest rank, a multiple of 8, that keeps this share of the energy; None where it saves nothing."""
         kept = self.energies.cumsum(0) / self.energies.sum()
         rank = int((kept < share - 1e-12).sum()) + 1
         rank = math.ceil(rank / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
@@ -98,7 +99,7 @@ class Factors:
 
 
 def factors_of(layer: nn.Linear, second_moments: Tensor, macs: int) -> Factors:
-    """The SVD of W·C^½, weighted by what enters the layer (as in SVD-LLM, Wang et al. 2024, there by Cholesky).
+    """The SVD of W·C^½, weighted by the layer's inputs (as in SVD-LLM, Wang et al. 2024, there by Cholesky).
 
     Args:
         second_moments: C = E[x·xᵀ], (inputs, inputs).
@@ -112,19 +113,20 @@ def factors_of(layer: nn.Linear, second_moments: Tensor, macs: int) -> Factors:
 
 
 def ranks_for(factors: Mapping[str, Factors], total_macs: int, keep: float) -> dict[str, int]:
-    """The rank of each layer that is worth two, so that no more than the share `keep` of the model's MACs is left and
-    every layer keeps the same share of its energy, the largest that will do.
+    """The rank of each layer that is cheaper as two, so that at most the share `keep` of the model's MACs is left.
+
+    Every layer keeps the same share of its energy: the largest that meets the budget.
 
     Raises:
-        RecipeError: so much cannot go.
+        RecipeError: the budget cannot be met.
     """
     excess = total_macs - int(keep * total_macs)
     if excess <= 0:
         return {}
 
     def ranks(share: float) -> dict[str, int]:
-        found = {path: one.rank_for(share) for path, one in factors.items()}
-        return {path: rank for path, rank in found.items() if rank is not None}
+        by_path = {path: layer.rank_for(share) for path, layer in factors.items()}
+        return {path: rank for path, rank in by_path.items() if rank is not None}
 
     def saved(share: float) -> int:
         return sum(factors[path].macs - factors[path].macs_of_rank(rank) for path, rank in ranks(share).items())

@@ -1,4 +1,4 @@
-"""Structured pruning to a budget: what matters least for what it costs goes first, and tensors become smaller."""
+"""Structured pruning to a budget: units of the least importance for their cost are removed, and tensors shrink."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from edgevit.models.token_merging import MergingBlocks
 
 Removable = Literal["heads", "hidden", "blocks"]
 Cost = Literal["macs", "params"]
-WHAT_ELSE = "leave the kind of structure that does it out: structures: [heads], or [hidden]"
+NEXT_STEP = "leave out the kind of structure that causes it: structures: [heads], or [hidden]"
 
 
 class Importance(NamedTuple):
-    """How far the loss of each image would change without a unit or a block, to first order.
+    """The change of each image's loss when a unit or a block is removed, to first order.
 
-    A unit's score is the mean of the square of that change over the images; units that go together have the sum of
-    theirs, a block, which goes as one, its own.
+    The score of a unit or a block is the mean square of this change over the images. Units that are removed together
+    have the sum of their scores.
 
     Attributes:
         units: (images, units) by the path of the structure.
@@ -42,73 +42,74 @@ class Importance(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """What is to go: units by the path of their structure, and whole blocks."""
+    """A decision what to remove: units by the path of their structure, and whole blocks."""
 
     units: Mapping[str, Sequence[int]]
     blocks: Sequence[str]
 
 
 def prunable(model: nn.Module, kinds: Sequence[Removable]) -> tuple[dict[str, Structure], list[str]]:
-    """The structures of these kinds, by their paths, and the paths of the residual blocks that may go.
+    """The structures of these kinds, by their paths, and the paths of the residual blocks that may be removed.
 
     Raises:
-        RecipeError: the model has nothing of the kind.
+        RecipeError: the model has none of them, or merges tokens.
     """
     inner = timm_model(model)
     if any(isinstance(module, MergingBlocks) for module in inner.modules()):
-        raise RecipeError("a model that merges its tokens is no longer to be pruned", next="prune it first, then merge")
+        raise RecipeError("a model that merges tokens cannot be pruned", next="prune it first, then merge tokens")
     every = structures_of(inner)
-    structures = {path: one for path, one in every.items() if one.kind in kinds}
+    structures = {path: structure for path, structure in every.items() if structure.kind in kinds}
     blocks = blocks_of(inner) if "blocks" in kinds else []
     if not structures and not blocks:
-        known = " and ".join(sorted({one.kind for one in every.values()}))
+        known = " and ".join(sorted({structure.kind for structure in every.values()}))
         raise RecipeError(
-            "this model has nothing that pruning could take out whole",
+            "this model has no structure that pruning could remove",
             got=f"{', '.join(kinds)} of {type(inner).__name__}",
             expected=f"structures: {known}" if known else "a plain ViT, or a model with MLPs or inverted residuals",
         )
     return structures, blocks
 
 
-def magnitude(structures: Mapping[str, Structure]) -> Importance:
-    """Scores that need no image: the sum of the squares of the weights that would go (after Li et al. 2017)."""
-    return Importance({path: _squares(one).sqrt().unsqueeze(0) for path, one in structures.items()}, {})
+def magnitude_importance(structures: Mapping[str, Structure]) -> Importance:
+    """Scores that need no images: the sum of the squares of the weights of a unit (after Li et al. 2017)."""
+    units = {path: _squares(structure).sqrt().unsqueeze(0) for path, structure in structures.items()}
+    return Importance(units, {})
 
 
 def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: float) -> Removal:
-    """What matters least for what it costs, until no more than the share `keep` of the model's cost is left.
+    """The units and blocks of the least importance for their cost: without them at most the share `keep` of it is left.
 
-    Heads go one by one, hidden units so many at a time that a multiple of 8 stays. The next to go is what changes the
-    loss least for each multiply-accumulate (or parameter) saved, unless it saves more than is needed; where everything
-    does, what saves least. So the model stays below its budget by less than its cheapest step. Two heads, 8 hidden
-    units and one block stay whatever they are worth.
+    Heads are removed one by one, hidden units in steps that leave a multiple of 8. The next step is the one that
+    changes the loss least for each multiply-accumulate (or parameter) saved, among the steps that save no more than is
+    still needed. Where every step saves more, it is the one that saves least. So the model stays below its budget by
+    less than its cheapest step. Two heads, 8 hidden units and one block always stay.
 
     Raises:
-        RecipeError: so much cannot go.
+        RecipeError: the budget cannot be met.
     """
-    total, remaining = _before_any_goes(built, importance, cost)
+    total, remaining = _all_removable(built, importance, cost)
     budget = int(keep * total)
-    if remaining.reduce(total - budget) > 0:  # steps that fitted may have left the costliest block as the last one
-        _, remaining = _before_any_goes(built, importance, cost)
+    if remaining.reduce(total - budget) > 0:  # fitting steps may have left the costliest block as the last one
+        _, remaining = _all_removable(built, importance, cost)
         if remaining.reduce(total) > budget:
-            raise _too_small(cost, keep, least_share(built, importance, cost))
+            raise _too_small(cost, keep, smallest_share(built, importance, cost))
     return Removal(remaining.gone, remaining.dropped)
 
 
-def least_share(built: BuiltModel, importance: Importance, cost: Cost) -> float:
-    """The share of the model's cost that stays at least, where all goes that may; rounded up to a thousandth."""
-    total, remaining = _before_any_goes(built, importance, cost)
+def smallest_share(built: BuiltModel, importance: Importance, cost: Cost) -> float:
+    """The share of the model's cost that is left when everything is removed that may be; rounded up to a thousandth."""
+    total, remaining = _all_removable(built, importance, cost)
     return min(1.0, math.ceil(1000 * remaining.reduce(total) / total + 1e-6) / 1000)
 
 
-def without(built: BuiltModel, removal: Removal) -> BuiltModel:
-    """A copy of the model without these units and blocks, its tensors smaller, and a description that says so.
+def pruned_model(built: BuiltModel, removal: Removal) -> BuiltModel:
+    """A copy of the model without these units and blocks: its tensors are smaller, and its description says so.
 
     Raises:
-        ParityError: it answers otherwise than the whole model does when it is deaf to them.
+        ParityError: its answers differ from those of the whole model with these units' weights set to 0.
     """
-    smaller, deaf = copy.deepcopy(built.module), copy.deepcopy(built.module)
-    for model in (smaller, deaf):
+    smaller, masked = copy.deepcopy(built.module), copy.deepcopy(built.module)
+    for model in (smaller, masked):
         structures = structures_of(timm_model(model))
         for path, units in removal.units.items():
             rest = sorted(set(range(structures[path].units)) - set(units))
@@ -118,16 +119,16 @@ def without(built: BuiltModel, removal: Removal) -> BuiltModel:
                 structures[path].zero(units)
         for path in removal.blocks:
             drop_block(timm_model(model), path)
-    _check_same_answers(smaller, deaf, built.preprocess)
+    _check_same_answers(smaller, masked, built.preprocess)
     return built._replace(module=smaller, description=_described(built, removal))
 
 
-def before_and_after(model: nn.Module, removal: Removal) -> dict[Removable, tuple[int, int]]:
-    """How many heads, hidden units and residual blocks that could go a model has, and how many it will have."""
+def unit_counts(model: nn.Module, removal: Removal) -> dict[Removable, tuple[int, int]]:
+    """The numbers of removable heads, hidden units and residual blocks, each before and after the removal."""
     inner = timm_model(model)
     structures = structures_of(inner)
     blocks = len(blocks_of(inner))
-    left = _left(structures, removal)
+    left = _units_left(structures, removal)
     return {
         "heads": _total(structures, left, "heads"),
         "hidden": _total(structures, left, "hidden"),
@@ -136,7 +137,7 @@ def before_and_after(model: nn.Module, removal: Removal) -> dict[Removable, tupl
 
 
 class _Step(NamedTuple):
-    """The next units of a structure, or a whole block, to go: how far the loss changes by it, and what it saves."""
+    """A removal of some units of a structure, or of a whole block: the change of the loss, and the cost it saves."""
 
     path: str
     units: list[int]
@@ -145,11 +146,11 @@ class _Step(NamedTuple):
 
 
 class _Remaining:
-    """What may still go. A block that has lost some of its units is worth, and costs, what is left of it."""
+    """All that may still be removed. The score and cost of a block are those of its remaining units."""
 
     def __init__(self, structures: Mapping[str, Structure], importance: Importance, costs: Mapping[str, int]) -> None:
         self._changes = importance.units
-        self._ahead = {
+        self._steps = {
             path: _unit_steps(structures[path], changes, costs[path])
             for path, changes in importance.units.items()
             if costs[path]
@@ -160,9 +161,7 @@ class _Remaining:
         self.dropped: list[str] = []
 
     def reduce(self, excess: int) -> int:
-        """Let go what matters least until so much is saved; gives how much is still to be saved, where nothing is left
-        to go.
-        """
+        """Remove units and blocks until `excess` is saved; gives the part of it that cannot be saved."""
         while excess > 0 and (steps := self.steps()):
             fitting = [step for step in steps if step.saving <= excess]
             if fitting:
@@ -174,40 +173,42 @@ class _Remaining:
         return excess
 
     def steps(self) -> list[_Step]:
-        """The next of each structure, and each block but the last."""
-        steps = [ahead[0] for ahead in self._ahead.values() if ahead]
+        """The next step of each structure, and each block but the last."""
+        steps = [structure_steps[0] for structure_steps in self._steps.values() if structure_steps]
         if len(self._blocks) > 1:
-            steps += [_Step(path, [], _score(left), self._block_costs[path]) for path, left in self._blocks.items()]
+            steps += [
+                _Step(path, [], _score(changes), self._block_costs[path]) for path, changes in self._blocks.items()
+            ]
         return steps
 
     def take(self, step: _Step) -> None:
         if step.path in self._blocks:
             del self._blocks[step.path]
             self.dropped.append(step.path)
-            for path in [path for path in self._ahead if _block_of(path) == step.path]:
-                del self._ahead[path]
+            for path in [path for path in self._steps if _block_of(path) == step.path]:
+                del self._steps[path]
                 self.gone.pop(path, None)
             return
-        self._ahead[step.path].pop(0)
+        self._steps[step.path].pop(0)
         self.gone.setdefault(step.path, []).extend(step.units)
         if (block := _block_of(step.path)) in self._blocks:
             self._blocks[block] = self._blocks[block] - self._changes[step.path][:, step.units].sum(1)
             self._block_costs[block] -= step.saving
 
 
-def _before_any_goes(built: BuiltModel, importance: Importance, cost: Cost) -> tuple[int, _Remaining]:
-    """What the model costs, and all that may go of it."""
+def _all_removable(built: BuiltModel, importance: Importance, cost: Cost) -> tuple[int, _Remaining]:
+    """The model's cost, and all that may be removed."""
     inner = timm_model(built.module)
     total, costs = _costs(inner, importance, cost, built.preprocess)
     return total, _Remaining(structures_of(inner), importance, costs)
 
 
 def _unit_steps(structure: Structure, changes: Tensor, cost: int) -> list[_Step]:
-    """All steps from the least important unit on; each leaves a multiple, and no fewer than the least."""
+    """All steps from the least important unit on; each leaves a multiple, and at least the minimum."""
     scores = changes.double().square().mean(0)
     order = scores.argsort(stable=True)
     left, steps = structure.units, []
-    while left > structure.least:
+    while left > structure.min_units:
         size = left % structure.multiple or structure.multiple
         units = order[structure.units - left :][:size]
         steps.append(_Step(structure.path, units.tolist(), float(scores[units].sum()), size * cost))
@@ -220,45 +221,48 @@ def _score(changes: Tensor) -> float:
 
 
 def _costs(inner: nn.Module, importance: Importance, cost: Cost, preprocess: Preprocess) -> tuple[int, dict[str, int]]:
-    """What the model costs, what each unit does, by its structure's path, and what each block does."""
+    """The cost of the model, of one unit of each structure, by its path, and of each block, by its path."""
     structures = structures_of(inner)
     if cost == "params":
-        units = {path: sum(one.sizes()) // one.units for path, one in structures.items()}
+        units = {path: sum(structure.sizes()) // structure.units for path, structure in structures.items()}
         blocks = {path: params_of(inner.get_submodule(path)) for path in importance.blocks}
         return params_of(inner), {**units, **blocks}
     macs = macs_by_module(inner, preprocess.height, preprocess.width)
-    units = {path: sum(macs.get(name, 0) for name in one.counted) // one.units for path, one in structures.items()}
+    units = {
+        path: sum(macs.get(name, 0) for name in structure.counted) // structure.units
+        for path, structure in structures.items()
+    }
     return macs[""], {**units, **{path: macs[path] for path in importance.blocks}}
 
 
 def _squares(structure: Structure) -> Tensor:
     """The sum of the squares of each unit's weights, (units,); biases and norms do not count."""
-    found = torch.zeros(structure.units)
+    squares = torch.zeros(structure.units)
     for layer, axis, places in structure.parts:
         weight = layer.get_parameter("weight").detach().float()
         if weight.ndim > 1:
             rows = (weight if axis == "outputs" else weight.transpose(0, 1)).flatten(1).square().sum(1)
-            found += rows[places].sum(1)
-    return found
+            squares += rows[places].sum(1)
+    return squares
 
 
-def _left(structures: Mapping[str, Structure], removal: Removal) -> dict[str, int]:
-    """The number of units that each structure keeps; of those in a block that goes, none."""
+def _units_left(structures: Mapping[str, Structure], removal: Removal) -> dict[str, int]:
+    """The number of units that each structure keeps: 0 in a block that is removed."""
     return {
-        path: one.units - len(removal.units.get(path, ())) if _block_of(path) not in removal.blocks else 0
-        for path, one in structures.items()
+        path: structure.units - len(removal.units.get(path, ())) if _block_of(path) not in removal.blocks else 0
+        for path, structure in structures.items()
     }
 
 
 def _total(structures: Mapping[str, Structure], left: Mapping[str, int], kind: Removable) -> tuple[int, int]:
-    some = {path: one.units for path, one in structures.items() if one.kind == kind}
-    return sum(some.values()), sum(left[path] for path in some)
+    units = {path: structure.units for path, structure in structures.items() if structure.kind == kind}
+    return sum(units.values()), sum(left[path] for path in units)
 
 
 def _described(built: BuiltModel, removal: Removal) -> ModelDescription:
-    """The description of the pruned model; low ranks of layers in blocks that go, go too."""
+    """The description of the pruned model; it lists no low ranks of layers in removed blocks."""
     earlier = built.description.change(Pruned) or Pruned()
-    left = _left(structures_of(timm_model(built.module)), removal)
+    left = _units_left(structures_of(timm_model(built.module)), removal)
     units = {**earlier.units, **{path: left[path] for path in left if path in removal.units}}
     pruned = Pruned(
         units={path: count for path, count in units.items() if _block_of(path) not in removal.blocks},
@@ -276,17 +280,17 @@ def _block_of(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _check_same_answers(smaller: nn.Module, deaf: nn.Module, preprocess: Preprocess) -> None:
+def _check_same_answers(smaller: nn.Module, masked: nn.Module, preprocess: Preprocess) -> None:
     try:
-        difference = deviation(smaller, deaf, preprocess)
+        difference = deviation(smaller, masked, preprocess)
     except RuntimeError as error:
-        raise ParityError(f"the pruned model does not run: {first_line(error)}", next=WHAT_ELSE) from None
+        raise ParityError(f"the pruned model does not run: {first_line(error)}", next=NEXT_STEP) from None
     if not difference <= LARGEST_DEVIATION:
         raise ParityError(
-            "the pruned model does not answer as the whole one without what went",
+            "the pruned model answers otherwise than the whole model without the removed units",
             got=f"a deviation of {difference:.2g} of the largest answer",
             expected=f"at most {LARGEST_DEVIATION:g}",
-            next=WHAT_ELSE,
+            next=NEXT_STEP,
         )
 
 
@@ -294,6 +298,6 @@ def _too_small(cost: Cost, keep: float, least: float) -> RecipeError:
     return RecipeError(
         "pruning cannot make the model so small",
         got=f"keep_{cost}: {keep:g}",
-        expected=f"at least {least:g}, where the least is left of everything that may go",
-        next="let more go (structures: [heads, hidden, blocks]), or start from a smaller model",
+        expected=f"at least {least:g}, with everything removed that may be removed",
+        next="allow more to be removed (structures: [heads, hidden, blocks]), or start from a smaller model",
     )

@@ -1,4 +1,4 @@
-"""What enters the linear layers of a model, over a data set."""
+"""Second moments of the inputs of a model's linear layers, over a data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from edgevit.progress import Progress
 
 
 def second_moments(built: BuiltModel, dataset: Dataset, device: torch.device, progress: Progress) -> dict[str, Tensor]:
-    """Σ x·xᵀ over images and places for each linear layer that runs, by its path, (inputs, inputs); no classifier's.
+    """Σ x·xᵀ over images and positions for each linear layer that runs, by its path, (inputs, inputs). The classifier
+    is left out.
 
     Raises:
         DataError: there are no images.
@@ -25,13 +26,13 @@ def second_moments(built: BuiltModel, dataset: Dataset, device: torch.device, pr
     if not len(dataset):
         raise DataError("there is no image to look at", where=dataset.name)
     model = built.module.to(device).eval()
-    inner, found = timm_model(model), dict[str, Tensor]()
+    inner, sums = timm_model(model), dict[str, Tensor]()
     heads = classifier_prefixes(inner)
 
     def adding(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs[0].detach().flatten(0, -2)
-            found[path] = found.get(path, 0) + rows.T @ rows
+            sums[path] = sums.get(path, 0) + rows.T @ rows
 
         return add
 
@@ -53,4 +54,4 @@ def second_moments(built: BuiltModel, dataset: Dataset, device: torch.device, pr
         for hook in hooks:
             hook.remove()
         model.cpu()
-    return {path: moments.cpu() for path, moments in found.items()}
+    return {path: moments.cpu() for path, moments in sums.items()}

@@ -1,6 +1,6 @@
-"""Models: made by timm, described by a few words, kept as safetensors.
+"""Models: built by timm, changed as their description says, stored as safetensors.
 
-Names are looked up on first use, so that `edgevit.models.names` and `edgevit.models.catalogue` cost no torch.
+Names are imported on first use, so that `edgevit.models.names` and `edgevit.models.catalogue` cost no torch.
 """
 
 from __future__ import annotations

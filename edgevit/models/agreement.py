@@ -1,4 +1,4 @@
-"""Whether two models that should compute the same do."""
+"""The deviation of a model's answers from those of a model that should compute the same function."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from torch import Tensor
 
 from edgevit.artifacts import Preprocess
 
-LARGEST_DEVIATION = 1e-3  # sums in another order give some 1e-6
+LARGEST_DEVIATION = 1e-3  # sums in another order give about 1e-6
 
 
 @torch.no_grad()
-def deviation(found: Callable[[Tensor], Tensor], expected: Callable[[Tensor], Tensor], preprocess: Preprocess) -> float:
-    """The largest difference between two models' answers to two pictures of noise, relative to the largest expected.
+def deviation(
+    model: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], preprocess: Preprocess
+) -> float:
+    """The largest difference between the answers of two models to two pictures of noise, relative to the largest answer
+    of the reference.
 
     Args:
-        found, expected: take images (N, 3, H, W), in eval mode.
+        model, reference: take images (N, 3, H, W), in eval mode.
     """
     images = torch.randn(2, 3, preprocess.height, preprocess.width, generator=torch.Generator().manual_seed(0))
-    got, wanted = found(images), expected(images)
-    return float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
+    answer, expected = model(images), reference(images)
+    return float((answer - expected).abs().max() / expected.abs().max().clamp_min(1e-6))

@@ -1,6 +1,6 @@
-"""The catalogue of compact students: models that were built and run at the sizes it states.
+"""The catalogue of compact students: timm models, with the sizes at which they were built and run.
 
-`catalogue.csv` is written by benchmarks/catalogue.py from fresh builds; nothing in it is copied from elsewhere.
+benchmarks/catalogue.py writes `catalogue.csv` from fresh builds; no number in it is copied from elsewhere.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ CATALOGUE_FILE = Path(__file__).with_name("catalogue.csv")
 
 
 class Entry(Frozen):
-    """One compact model. `params` and `macs` (one image) are those of 1,000 classes at `default_size` pixels.
+    """One compact model.
 
-    `feature_layers`: intermediate layers that a distillation may compare. `reparameterizable`: branches of training can
-    be folded into single convolutions. `tested_sizes`: sides in pixels at which it was built and gave finite logits.
-    `licence`: of timm's pretrained weights; empty where timm has none.
+    Attributes:
+        params, macs: with 1,000 classes; the MACs of one image at `default_size` pixels.
+        licence: of timm's pretrained weights; empty where timm has none.
+        feature_layers: the number of intermediate layers that a distillation may compare.
+        reparameterizable: the branches of training can be folded into single convolutions.
+        tested_sizes: sides in pixels at which the model was built and gave finite logits.
     """
 
     name: str
@@ -47,7 +50,7 @@ def write(entries: list[Entry]) -> None:
     with CATALOGUE_FILE.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Entry.model_fields)
-        for entry in sorted(entries, key=lambda one: (one.params, one.name)):
+        for entry in sorted(entries, key=lambda entry: (entry.params, entry.name)):
             row = entry.model_dump()
             for flag in ("distillation_token", "reparameterizable"):
                 row[flag] = str(row[flag]).lower()

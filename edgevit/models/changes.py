@@ -1,4 +1,4 @@
-"""Changes of a timm model, as data: a checkpoint's description lists them, and each one can be applied to a model."""
+"""Changes of a timm model, as data: a checkpoint's description lists them, and each of them applies itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from edgevit.models.structures import Pruned
 from edgevit.models.token_merging import MergedTokens
 from edgevit.models.views import TestTimeViews
 
-# In the order in which they are applied. Each kind has a name, `change`, and applies itself: apply(model) -> nn.Module.
+# In the order of application. Each kind has a name, `change`, and a method `apply(model) -> nn.Module`, which may work
+# in place. A new kind is a class in a file of its own and an entry here.
 AnyChange = Pruned | LowRanks | MergedTokens | KnnClassifier | DistillationToken | TestTimeViews | Folded
 Change = Annotated[AnyChange, Field(discriminator="change")]
 
@@ -24,7 +25,7 @@ KINDS: tuple[type[AnyChange], ...] = get_args(AnyChange)
 
 
 def in_order(changes: Iterable[AnyChange]) -> tuple[AnyChange, ...]:
-    """Changes in the order in which they are applied, whatever the order in which they were made.
+    """Changes in the order of application, whatever the order in which they were made.
 
     Raises:
         ValueError: there are two of a kind.

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and a description; weights from elsewhere come in without running anyone's code."""
+"""Checkpoints: safetensors and a description. A user's weights are loaded without running code from their file."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def checkpoint_contents(
     *,
     unnamed: bool = False,
 ) -> Contents:
-    """Write a model that a stage made into `out`; gives the stage's contents.
+    """Write a model into the folder `out` of a stage; gives the stage's contents.
 
     Args:
-        metrics, provenance: what the stage adds to the model's cost and licence.
-        log: a file in `out` that belongs to making it, and not to the result.
-        unnamed: nobody named the classes, so that `classes` are the positions of the outputs.
+        metrics, provenance: of the stage, in addition to the model's cost and license.
+        log: a file in `out` about the training, which is no part of the result.
+        unnamed: the classes have no names, so that `classes` are the positions of the outputs.
     """
     save_checkpoint(built.module, built.description, out)
     io = IOSpec.for_classifier(built.preprocess, classes)
@@ -65,7 +65,7 @@ def checkpoint_contents(
 
 
 def model_from_checkpoint(artifact: Artifact) -> nn.Module:
-    """The model of a checkpoint, in eval mode, on the CPU; it gives one tensor, logits (batch, classes)."""
+    """The module of a checkpoint, in eval mode, on the CPU; it gives one tensor, logits (batch, classes)."""
     return open_checkpoint(artifact).module
 
 
@@ -111,9 +111,9 @@ def starting_model(
     drop_rates: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> BuiltModel:
-    """Where training starts: a new model, or the checkpoint `init`, with a fresh head where its classes differ.
+    """The model that training starts from: a new one, or the checkpoint `init`, with a new head if its classes differ.
 
-    Test-time views of the checkpoint are dropped: what is trained is the model of one picture.
+    Test-time views of the checkpoint are dropped: training sees one view of a picture.
     """
     if init is None:
         assert name is not None
@@ -145,7 +145,7 @@ def _with_inference(built: BuiltModel, inference: Inference | None) -> BuiltMode
         return built
     if not isinstance(built.module, DistillationTokenModel):
         raise RecipeError(
-            "this checkpoint has one head, so there is nothing to choose",
+            "this checkpoint has one head, so that inference has no choice",
             got=f"inference: {inference}",
             expected="a checkpoint that was trained with distillation_token: true",
         )
@@ -154,12 +154,12 @@ def _with_inference(built: BuiltModel, inference: Inference | None) -> BuiltMode
 
 
 def load_weights(built: BuiltModel, weights: WeightsFile) -> bool:
-    """Put a user's weights into a model. Where the classifier's shape differs, the model keeps its own.
+    """Load a user's weights into a model. A classifier of another shape is left out: the model keeps its own.
 
-    Batch norm's count of batches, which old files lack and which plays no part in the answer, may be missing.
+    Batch norm's count of batches may be missing: old files lack it, and the answer does not depend on it.
 
     Returns:
-        Whether the classifier came from the file too.
+        Whether the classifier came from the file.
 
     Raises:
         ArtifactError: the weights belong to another model.
@@ -176,7 +176,7 @@ def load_weights(built: BuiltModel, weights: WeightsFile) -> bool:
 
 
 def num_classes_of_weights(built: BuiltModel, weights: WeightsFile) -> int:
-    """How many classes the classifier in a user's weights has; the model's own count where it has none."""
+    """The number of classes in a user's weights; the model's own number if the weights have no classifier."""
     for prefix in classifier_prefixes(built.module):
         if f"{prefix}weight" in weights.state:
             return int(weights.state[f"{prefix}weight"].shape[0])

@@ -1,4 +1,4 @@
-"""What a model costs on paper: parameters and multiply-accumulates."""
+"""The cost of a model: parameters and multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def params_of(model: nn.Module) -> int:
 
 
 def share_left(before: Json, after: Json) -> str:
-    """How much of a model's cost is left in another, in words, from the metrics of both."""
+    """The cost of a model relative to that of another, in words, from the metrics of both."""
     macs, params = (f"{after[cost] / before[cost]:.1%}" for cost in ("macs", "params"))
     return f"{macs} of the MACs, {params} of the parameters"
 
@@ -28,20 +28,20 @@ def share_left(before: Json, after: Json) -> str:
 def macs_of(model: nn.Module, height: int, width: int) -> int:
     """Multiply-accumulates of one image in eval mode: convolutions, matrix products and attention.
 
-    torch's counter counts two FLOPs for each; element-wise work (activations, norms) is left out, as is customary.
+    torch's counter counts two FLOPs for each. Element-wise work (activations, norms) is left out, as is customary.
     """
     return macs_by_module(model, height, width)[""]
 
 
 def macs_by_module(model: nn.Module, height: int, width: int) -> dict[str, int]:
-    """The same for each module that has any, by its path; "" is the whole model."""
+    """Multiply-accumulates of each module that has any, by its path; "" is the whole model."""
     modes = [(module, module.training) for module in model.modules()]
     image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(image)
-    for module, training in modes:  # each its own: wrappers put their modules into modes that differ
+    for module, training in modes:  # module by module: a wrapper's modules may be in different modes
         module.training = training
-    root = type(model).__name__
-    flops = {name: sum(its.values()) for name, its in counter.get_flop_counts().items()}
-    inside = {name.removeprefix(f"{root}."): count // 2 for name, count in flops.items() if name.startswith(f"{root}.")}
-    return {**inside, "": int(counter.get_total_flops() // 2)}
+    root = f"{type(model).__name__}."
+    flops = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
+    by_path = {name.removeprefix(root): count // 2 for name, count in flops.items() if name.startswith(root)}
+    return {**by_path, "": int(counter.get_total_flops() // 2)}

@@ -1,4 +1,4 @@
-"""Models made from a name and a few words, or again from their description."""
+"""Models built from a timm name, or again from their description."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def with_new_head(
     knn: KnnClassifier | None = None,
 ) -> BuiltModel:
     """A copy of a model with a new classifier for `num_classes`: a linear one, drawn from `seed`, or k nearest
-    neighbors, which remember nothing yet.
+    neighbors, which remember no samples yet.
     """
     description = built.description.model_copy(update={"num_classes": num_classes}).without_change(KnnClassifier)
     if knn is not None:
@@ -137,7 +137,7 @@ def folded_model(built: BuiltModel) -> BuiltModel:
     """A folded copy of a model, see `Folded`; the model itself where it is folded already.
 
     Raises:
-        RecipeError: the folded model answers otherwise, as where a layer's output is read before its norm as well.
+        RecipeError: the answers change, for example because a layer's output is also read before its norm.
     """
     if built.description.change(Folded):
         return built
@@ -146,7 +146,7 @@ def folded_model(built: BuiltModel) -> BuiltModel:
     if not difference <= LARGEST_DEVIATION:
         raise RecipeError(
             "batch norm cannot be folded into the layers of this model",
-            got=f"answers that differ by {difference:.1e} of the largest",
+            got=f"answers that differ by {difference:.1e} of the largest answer",
             expected=f"at most {LARGEST_DEVIATION:g}",
             next="quantize it without training instead",
         )

@@ -1,4 +1,4 @@
-"""What builds a model again, but its weights: a timm model's name and arguments, and the changes made to it."""
+"""The description that builds a model again, but its weights: timm's name and arguments, and the changes made."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class _FlatChanges(Frozen):
     merged_tokens: int = 0
 
     def changes(self, image_size: int | None) -> tuple[AnyChange, ...]:
-        """One change for each field that says something."""
+        """One change for each field that is set."""
         optional: tuple[AnyChange | None, ...] = (
             self.pruned,
             LowRanks(ranks=self.low_ranks) if self.low_ranks else None,

@@ -1,4 +1,4 @@
-"""Students with a distillation token: two heads to train, one answer to ship."""
+"""Students with a distillation token: two heads in training, one answer in inference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Inference = Literal["mean_softmax", "mean_logits", "class", "distillation"]
 
 
 class TwoLogits(NamedTuple):
-    """What the two heads say, each (batch, classes)."""
+    """The logits of both heads, each (batch, classes)."""
 
     class_logits: Tensor
     distillation_logits: Tensor
@@ -41,7 +41,7 @@ class DistillationToken(Frozen):
 class DistillationTokenModel(ModelWrapper):
     """A timm model with a class head and a distillation head (DeiT, LeViT, PiT, RepViT, EfficientFormer, …).
 
-    In training it gives both heads' logits. Otherwise it gives one tensor, by `inference`:
+    In training mode it gives the logits of both heads. In eval mode it gives one tensor, by `inference`:
 
     mean_softmax: log(½·softmax(a) + ½·softmax(b)), whose softmax is that mean: the paper's late fusion adds the two
     softmaxes (Touvron et al. 2021, section 4). mean_logits: ½·(a + b), as DeiT's code does. class or distillation: the
@@ -59,7 +59,7 @@ class DistillationTokenModel(ModelWrapper):
         return heads if self.training else self.answer(heads)
 
     def answer(self, heads: TwoLogits) -> Tensor:
-        """The one tensor, (batch, classes), that it gives outside of training."""
+        """The answer in eval mode, (batch, classes)."""
         class_logits, distillation_logits = heads
         if self.inference == "mean_softmax":
             return log_mean_softmax(class_logits, distillation_logits)
@@ -71,8 +71,8 @@ class DistillationTokenModel(ModelWrapper):
 
     def train(self, mode: bool = True) -> DistillationTokenModel:
         super().train(mode)
-        # timm gives both heads only from a module in training mode. That module itself holds neither dropout nor
-        # batch norm (its children do, and they keep `mode`), so it may always stay in it.
+        # timm gives both heads only from a module in training mode. That module has neither dropout nor batch norm of
+        # its own (its children have, and they keep `mode`), so it may always stay in training mode.
         for module in self.model.modules():
             if getattr(module, "distilled_training", False):
                 module.training = True
@@ -80,7 +80,7 @@ class DistillationTokenModel(ModelWrapper):
 
 
 def has_distillation_token(model: nn.Module) -> bool:
-    """Whether this model has a distillation head, as built: some families have one only in some of their models."""
+    """Whether this model was built with a distillation head: in some families only some models have one."""
     heads = (getattr(module, "head_dist", None) for module in model.modules())
     return any(head is not None and not isinstance(head, nn.Identity) for head in heads)
 

@@ -1,4 +1,4 @@
-"""What enters a model's classifier."""
+"""The embedding of a model: the input of its classifier."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from edgevit.models.views import MultiViewModel
 
 
 class WithEmbedding(nn.Module):
-    """A classifier that also gives what enters its last layers; the mean of that where they are two, and over views.
+    """A model that also gives its embedding: the mean over its classifiers, where there are two, and over views.
 
-    forward: images (N, 3, H, W) → what the model answers, (N, classes), and the embedding, (N, dimensions).
+    forward: images (N, 3, H, W) → the model's answer, (N, classes), and the embedding, (N, dimensions).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,26 +24,26 @@ class WithEmbedding(nn.Module):
         self._linears = classifiers(model)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        entered: list[Tensor] = []
+        entering: list[Tensor] = []
         hooks = [
-            linear.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])) for linear in self._linears
+            linear.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0])) for linear in self._linears
         ]
         try:
             answer = self.model(images)
         finally:
             for hook in hooks:
                 hook.remove()
-        embedding = entered[0] if len(entered) == 1 else torch.stack(entered).mean(0)
+        embedding = entering[0] if len(entering) == 1 else torch.stack(entering).mean(0)
         if isinstance(self.model, MultiViewModel):
             embedding = self.model.mean_over_views(embedding)
         return answer, embedding
 
 
 class Pooled(nn.Module):
-    """A classifier that answers with its embedding alone.
+    """A model that answers with its embedding alone.
 
-    Where it has convolutions in groups its weights are laid out channels-last: MobileNetV2 takes half the time so on a
-    CPU, while others, such as ResNet-18, lose a fifth.
+    The weights of a model with grouped convolutions are laid out channels-last. On a CPU this halves the time of
+    MobileNetV2; models without them, such as ResNet-18, would lose a fifth.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -60,25 +60,25 @@ class Pooled(nn.Module):
 def classifiers(model: nn.Module) -> list[nn.Linear | NearestNeighbors]:
     """The last layers of a timm model: one, or those of its class head and its distillation head."""
     modules = dict(timm_model(model).named_modules())
-    found = [modules.get(prefix.removesuffix(".")) for prefix in classifier_prefixes(model)]
-    linears = [
-        module
-        for module in found
-        if isinstance(module, NearestNeighbors) or (isinstance(module, nn.Linear) and module.bias is not None)
+    layers = [modules.get(prefix.removesuffix(".")) for prefix in classifier_prefixes(model)]
+    replaceable = [
+        layer
+        for layer in layers
+        if isinstance(layer, NearestNeighbors) or (isinstance(layer, nn.Linear) and layer.bias is not None)
     ]
-    if not linears:
+    if not replaceable:
         raise RecipeError(
             "this model's classifier is no linear layer, so that no linear head fits it",
             got=type(timm_model(model)).__name__,
             expected="a model that ends in a linear layer",
             next="train it instead: a train stage with init; or export it with embedding: false",
         )
-    return linears
+    return replaceable
 
 
 @torch.no_grad()
 def embedding_width(model: nn.Module, preprocess: Preprocess) -> int:
-    """The dimensions of the embedding, counted on one picture. Raises RecipeError where it is no vector."""
+    """The number of dimensions of the embedding, from one picture. Raises RecipeError if the embedding is no vector."""
     with_embedding = WithEmbedding(model)
     picture = torch.zeros(1, 3, preprocess.height, preprocess.width)
     try:

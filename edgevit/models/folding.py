@@ -1,4 +1,4 @@
-"""A model as it is deployed: parallel branches fused, batch norm folded into the layer before it."""
+"""Folding for deployment: parallel branches fused, batch norm folded into the layer before it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgevit.artifacts import Frozen
 from edgevit.models.timm_models import classifier_prefixes, preprocess_of, timm_model
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
-# Those that use their weight as it is: others standardise or mix it first.
+# Layers with plain weights: their subclasses standardize or mix the weights first.
 PLAIN_LAYERS = (nn.Conv2d, Conv2dSame, nn.Linear)
 
 
@@ -46,16 +46,16 @@ class Folded(Frozen):
 
 
 def fused_branches(module: nn.Module, apart: Collection[nn.Module], whole: Collection[nn.Module]) -> nn.Module:
-    """A copy whose parallel branches timm has fused.
+    """A copy in which timm has fused parallel branches.
 
-    What holds two heads, whose logits timm's fusion would average, stays as it is. So does what holds a layer of
-    `apart`, but for the modules of `whole`, which stand for the model as such.
+    A module with two heads is left as it is: timm's fusion would average their logits. A module that holds a layer of
+    `apart` is left, too, except the modules of `whole`, which are the model itself and its wrapper.
     """
     fused: nn.Module = reparameterize_model(module)
     for name, child in module.named_modules():
         two_heads = getattr(child, "distilled_training", False)
-        holds_one = child not in whole and not set(apart).isdisjoint(child.modules())
-        if hasattr(child, "fuse") and (two_heads or holds_one):
+        holds_apart = child not in whole and not set(apart).isdisjoint(child.modules())
+        if hasattr(child, "fuse") and (two_heads or holds_apart):
             fused.set_submodule(name, copy.deepcopy(child))
     return fused
 
@@ -64,20 +64,20 @@ def fused_branches(module: nn.Module, apart: Collection[nn.Module], whole: Colle
 def fold_batch_norms(module: nn.Module, images: Tensor) -> None:
     """Fold each batch norm into the layer before it, in place: W' = γ/√(σ² + ε)·W, b' = γ/√(σ² + ε)·(b − μ) + β.
 
-    Only where a Conv2d or Linear is called once in a pass and its very output enters the norm. In place of the norm
-    stays what timm lets it do besides: its activation.
+    A norm is folded only if a Conv2d or Linear is called once in a pass and its output itself enters the norm. The
+    activation that timm puts into a norm stays in its place.
 
     Args:
         module: in eval mode.
-        images: (N, 3, H, W), to see what follows what.
+        images: (N, 3, H, W), for a forward pass that finds the layer before each norm.
     """
     for layer_name, norm_name in _layers_before_norms(module, images):
         layer, norm = module.get_submodule(layer_name), module.get_submodule(norm_name)
         assert isinstance(norm, BatchNorm)
         fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
         module.set_submodule(layer_name, fuse(layer, norm))  # type: ignore[type-var]
-        besides = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
-        module.set_submodule(norm_name, nn.Sequential(*besides))
+        inside = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
+        module.set_submodule(norm_name, nn.Sequential(*inside))
 
 
 def _layers_before_norms(module: nn.Module, images: Tensor) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from edgevit.artifacts import Frozen
 from edgevit.errors import RecipeError
 from edgevit.models.timm_models import classifier_prefixes, timm_model
 
-LEAST_SHARE = 1e-6  # of a class that no neighbor votes for
+LEAST_SHARE = 1e-6  # of the votes, for a class that no neighbor votes for
 
 
 class KnnClassifier(Frozen):
@@ -28,7 +28,7 @@ class KnnClassifier(Frozen):
     scale: float
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Put the layer, which remembers nothing yet, in the place of the classifier, in place.
+        """Replace the classifier by the layer, which remembers no samples yet, in place.
 
         Raises:
             RecipeError: the model does not end in one linear layer.

@@ -1,4 +1,4 @@
-"""LoRA: frozen weights plus a trained change of low rank, merged into plain weights when training is over."""
+"""LoRA: frozen weights plus a trained low-rank change, merged into plain weights after training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALPHA = 8.0
 class LowRankChange(nn.Module):
     """W + (α/r)·B·A, with A (r, rest) and B (out, r) for a weight W of `out` rows of `rest` numbers each.
 
-    Hu et al. 2021, section 4.1; A is drawn as in their code, B is zero, so that W does not change at first.
+    Hu et al. 2021, section 4.1. A is drawn as in their code; B is zero, so that W is unchanged at first.
     """
 
     def __init__(self, weight: Tensor, rank: int) -> None:
@@ -32,9 +32,9 @@ class LowRankChange(nn.Module):
 
 
 def add_lora(model: nn.Module, rank: int, seed: int) -> None:
-    """Give every linear layer and convolution of the backbone a change of this rank, and freeze all but the classifier.
+    """Add a change of this rank to every linear layer and convolution of the backbone; freeze all but the classifier.
 
-    Grouped convolutions, depthwise ones among them, get none. `seed` draws A.
+    Grouped convolutions, such as depthwise ones, get no change. `seed` draws A.
     """
     inner = timm_model(model)
     heads = classifier_prefixes(inner)
@@ -53,7 +53,7 @@ def add_lora(model: nn.Module, rank: int, seed: int) -> None:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Make the changed weights plain ones: nothing of the change is left but its sum with them."""
+    """Replace each changed weight by a plain one: the sum of the weight and its change."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -18,7 +18,7 @@ class LowRanks(Frozen):
     ranks: dict[str, int]
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Replace each of these layers by two thin ones, in place: x → W₁·x → W₂·W₁·x + bias; W₁, W₂ mean nothing yet.
+        """Replace each of these layers by two thin ones, in place: x → W₁·x → W₂·W₁·x + bias. W₁ and W₂ are random.
 
         Raises:
             ArtifactError: the model has no such linear layers.

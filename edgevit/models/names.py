@@ -1,4 +1,4 @@
-"""Is this a timm model? Answered from a stored list, so that checking a recipe imports no torch."""
+"""Names of timm models, from a stored list, so that checking a recipe imports no torch."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ NAMES_FILE = Path(__file__).with_name("timm_names.txt")
 def known_model(name: str) -> bool:
     """Whether timm has a model `name`, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
 
-    Only a name that the list lacks costs an import of timm, which may be newer than the list.
+    A name that the list lacks is looked up in timm, which may be newer than the list.
     """
     return name in listed_names() or name in names_in_timm()
 
 
 def nearest_models(name: str, count: int = 3) -> list[str]:
-    """The listed names most like `name`, best first; empty where none is near."""
-    pool = [known for known in sorted(listed_names()) if ("." in known) == ("." in name)]
+    """The listed names most like `name`, best first; empty if no name is near."""
+    candidates = [known for known in sorted(listed_names()) if ("." in known) == ("." in name)]
     similarity = difflib.SequenceMatcher(b=name)
 
     def nearness(known: str) -> float:
-        """Of the whole name or of as much of it as was typed: "deit_tny" means deit_tiny_patch16_224."""
+        """Similarity to the whole name, or to a prefix of the typed length: "deit_tny" means deit_tiny_patch16_224."""
         ratios = []
         for text in (known, known[: len(name) + 1]):
             similarity.set_seq1(text)
             ratios.append(similarity.ratio())
         return max(ratios)
 
-    near = sorted(((nearness(known), known) for known in pool), key=lambda pair: (-pair[0], pair[1]))[:count]
+    near = sorted(((nearness(known), known) for known in candidates), key=lambda pair: (-pair[0], pair[1]))[:count]
     return [known for ratio, known in near if ratio >= 0.6]
 
 
 @cache
 def listed_names() -> frozenset[str]:
-    """The stored names: architectures, and architectures with each tag of pretrained weights."""
+    """The stored names: architectures, alone and with each tag of pretrained weights."""
     return frozenset(NAMES_FILE.read_text(encoding="utf-8").split())
 
 
 @cache
 def names_in_timm() -> set[str]:
-    """The same, from the installed timm."""
+    """The names in the installed timm: architectures, alone and with each tag of pretrained weights."""
     import timm
 
     return {*timm.list_models(), *timm.list_pretrained()}

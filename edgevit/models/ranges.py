@@ -1,4 +1,4 @@
-"""What training under fake quantization adds to a checkpoint: the ranges of activations, by layer."""
+"""Trained ranges of activations, by layer, which training under fake quantization adds to a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Range = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_in_order)]
 
 
 class LayerRanges(Frozen):
-    """Lowest and highest value of what enters a layer, and of what leaves it where that gets integers, too."""
+    """The lowest and highest value of a layer's input, and of its output if that is quantized, too."""
 
     input: Range
     output: Range | None = None
@@ -36,7 +36,7 @@ class TrainedRanges(Frozen):
     """`ranges.json` in a checkpoint.
 
     Attributes:
-        runtime: whose dialect the model was trained for.
+        runtime: the model was trained for its dialect.
         layers: by the path of the layer in the timm model, as in its state dict.
     """
 
@@ -50,7 +50,7 @@ def save_ranges(ranges: TrainedRanges, out: Path) -> None:
 
 
 def trained_ranges(checkpoint: Artifact) -> TrainedRanges | None:
-    """The ranges in a checkpoint; None in one that was not trained under fake quantization."""
+    """The ranges in a checkpoint; None if it was not trained under fake quantization."""
     if RANGES not in checkpoint.manifest.files:
         return None
     file = checkpoint.file(RANGES)

@@ -1,4 +1,4 @@
-"""What can be taken out of a timm model whole: heads of an attention, hidden units of an MLP, residual blocks."""
+"""Parts of a timm model that can be removed: heads of an attention, hidden units of an MLP, residual blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENDS = (
     ("conv1", "conv2"),  # RepViT
 )
 CHANNEL_MULTIPLE = 8  # integer kernels work on whole vectors of channels
-LEAST_HEADS = 2  # TensorRT fuses no attention of one head, which then moves more bytes than one of two
+MIN_HEADS = 2  # TensorRT fuses no attention of one head, which then moves more bytes than one of two
 
 
 class Pruned(Frozen):
@@ -71,20 +71,20 @@ class Part(NamedTuple):
     """A layer with outputs, or inputs, of its own for each unit.
 
     Attributes:
-        places: which of them, (units, places of each).
+        indices: of each unit's outputs or inputs, (units, outputs or inputs of a unit).
     """
 
     layer: nn.Module
     axis: Literal["outputs", "inputs"]
-    places: Tensor
+    indices: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """Units that can go one by one, without a trace but in the one layer that takes them in, the last of the parts.
+    """Units that can be removed one by one. Only one layer reads them: the last of the parts.
 
     Attributes:
-        path: the module that holds them; the name under which the number of them is kept.
+        path: of the module that holds them; the key of their number in `Pruned`.
         counted: paths of the modules whose MACs are in proportion to the number of units.
     """
 
@@ -96,7 +96,7 @@ class Structure:
 
     @property
     def units(self) -> int:
-        return len(self.last.places)
+        return len(self.last.indices)
 
     @property
     def last(self) -> Part:
@@ -104,13 +104,13 @@ class Structure:
 
     @property
     def multiple(self) -> int:
-        """Of units: a step leaves so many, or twice as many, and so on."""
+        """A removal leaves a multiple of this number of units."""
         return 1 if self.kind == "heads" else CHANNEL_MULTIPLE
 
     @property
-    def least(self) -> int:
-        """So many units stay whatever they are worth."""
-        return LEAST_HEADS if self.kind == "heads" else CHANNEL_MULTIPLE
+    def min_units(self) -> int:
+        """The number of units that always stay."""
+        return MIN_HEADS if self.kind == "heads" else CHANNEL_MULTIPLE
 
     def sizes(self) -> list[int]:
         """The number of parameters in each tensor that shrinks with the units."""
@@ -119,35 +119,36 @@ class Structure:
         return weights + [bias.numel() for bias in biases if isinstance(bias, Tensor)]
 
     def keep(self, units: Sequence[int]) -> None:
-        """Leave these units alone, in place: every tensor becomes a smaller one."""
-        for layer, axis, places in self.parts:
-            (_keep_outputs if axis == "outputs" else _keep_inputs)(layer, places[list(units)].flatten().sort().values)
+        """Keep these units and remove all others, in place: every tensor becomes smaller."""
+        for layer, axis, indices in self.parts:
+            (_keep_outputs if axis == "outputs" else _keep_inputs)(layer, indices[list(units)].flatten().sort().values)
         if isinstance(self.module, Attention):
             self.module.num_heads = len(units)
             self.module.attn_dim = len(units) * self.module.head_dim
 
     def zero(self, units: Sequence[int]) -> None:
-        """Make the last layer deaf to these units, which is the same as taking them out."""
+        """Set the last layer's weights for these units to 0, which equals removing the units."""
         with torch.no_grad():
-            self.last.layer.get_parameter("weight")[:, self.last.places[list(units)].flatten()] = 0
+            self.last.layer.get_parameter("weight")[:, self.last.indices[list(units)].flatten()] = 0
 
 
 def structures_of(model: nn.Module) -> dict[str, Structure]:
-    """The structures of a timm model by their paths: attentions of plain ViTs, and what has two of `ENDS`.
+    """The structures of a timm model by their paths: attentions of plain ViTs, and modules with two layers of `ENDS`.
 
-    Between these two there may be what acts on each channel alone: activations, batch norm, depthwise convolutions.
+    Between the two layers, only layers that act on each channel alone may stand: activations, batch norm, depthwise
+    convolutions.
     """
-    found = (_heads(path, module) or _hidden(path, module) for path, module in model.named_modules())
-    return {one.path: one for one in found if one is not None}
+    structures = (_heads(path, module) or _hidden(path, module) for path, module in model.named_modules())
+    return {structure.path: structure for structure in structures if structure is not None}
 
 
 def blocks_of(model: nn.Module) -> list[str]:
-    """The paths of the residual blocks of plain ViTs, each of which adds what its `attn` and its `mlp` make."""
+    """The paths of the residual blocks of plain ViTs; each adds its `attn` and its `mlp` to its input."""
     return [path for path, module in model.named_modules() if type(module) is Block]
 
 
 def drop_block(model: nn.Module, path: str) -> None:
-    """Let the block's input through as it is."""
+    """Replace a block by the identity, in place."""
     model.set_submodule(path, nn.Identity())
 
 
@@ -167,7 +168,9 @@ def _heads(path: str, module: nn.Module) -> Structure | None:
 
 
 def _hidden(path: str, module: nn.Module) -> Structure | None:
-    layers = {name: one for name, one in module.named_modules() if any(True for _ in one.parameters(recurse=False))}
+    layers = {
+        name: layer for name, layer in module.named_modules() if any(True for _ in layer.parameters(recurse=False))
+    }
     for ends in ENDS:
         first, last = (_dense_layer(layers, end) for end in ends)
         if first is None or last is None:
@@ -175,19 +178,19 @@ def _hidden(path: str, module: nn.Module) -> Structure | None:
         (inputs, width), (taken, outputs) = _widths(layers[first]), _widths(layers[last])
         between = [name for name in layers if name not in (first, last) and _has_dimension(layers[name], width)]
         whole = all(_is_per_channel(layers[name], width) for name in between)
-        ambiguous = between and width in (inputs, outputs)  # what lies between may lie before or behind instead
+        ambiguous = between and width in (inputs, outputs)  # the layers between might as well lie before or behind
         if taken == width and whole and not ambiguous:
-            each = torch.arange(width).unsqueeze(1)
-            makers = [Part(layers[name], "outputs", each) for name in (first, *between)]
+            indices = torch.arange(width).unsqueeze(1)
+            writers = [Part(layers[name], "outputs", indices) for name in (first, *between)]
             paths = [f"{path}.{name}".lstrip(".") for name in (first, *between, last)]
-            return Structure(path, module, "hidden", (*makers, Part(layers[last], "inputs", each)), tuple(paths))
+            return Structure(path, module, "hidden", (*writers, Part(layers[last], "inputs", indices)), tuple(paths))
     return None
 
 
 def _dense_layer(layers: Mapping[str, nn.Module], end: str) -> str | None:
     """The name of the one linear layer or full convolution at or under `end`."""
-    found = [name for name in layers if f"{name}.".startswith(f"{end}.") and _is_dense(layers[name])]
-    return found[0] if len(found) == 1 else None
+    dense = [name for name in layers if f"{name}.".startswith(f"{end}.") and _is_dense(layers[name])]
+    return dense[0] if len(dense) == 1 else None
 
 
 def _is_dense(layer: nn.Module) -> bool:
@@ -195,7 +198,7 @@ def _is_dense(layer: nn.Module) -> bool:
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether it is a convolution with the weights that it holds: subclasses may standardise or mix them."""
+    """Whether a layer is a convolution with plain weights: subclasses may standardize or mix them."""
     return type(layer) in (nn.Conv2d, Conv2dSame)
 
 
@@ -241,5 +244,5 @@ def _keep_inputs(layer: nn.Module, kept: Tensor) -> None:
 
 
 def _replace(layer: nn.Module, name: str, value: Tensor) -> None:
-    wanted = layer.get_parameter(name).requires_grad
-    setattr(layer, name, nn.Parameter(value.detach().clone(), requires_grad=wanted))
+    requires_grad = layer.get_parameter(name).requires_grad
+    setattr(layer, name, nn.Parameter(value.detach().clone(), requires_grad=requires_grad))

@@ -1,4 +1,4 @@
-"""Features from inside a timm model, beside its answer, in one forward pass."""
+"""Features of a timm model's layers, together with its answer, in one forward pass."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from edgevit.models.views import MultiViewModel
 def forward_with_taps(model: nn.Module, images: Tensor, taps: Sequence[Tap]) -> tuple[Tensor | TwoLogits, list[Tensor]]:
     """A model's answer to images (N, 3, H, W), and its features at each tap.
 
-    "pooled" is what enters the classifier, (N, channels); "cls" the class token, (N, channels); a number an
-    intermediate layer in the order of timm's `forward_intermediates`, (N, channels, height, width), −1 the last.
-    Of a model with test-time views the features are the plain picture's, the answer takes another pass.
+    "pooled" is the input of the classifier, (N, channels). "cls" is the class token, (N, channels). A number is an
+    intermediate layer in the order of timm's `forward_intermediates`, (N, channels, height, width); −1 is the last.
+    A model with test-time views gives the features of the plain picture; its answer takes another pass.
     """
     inner = timm_model(model)
     layers = sorted({tap for tap in taps if isinstance(tap, int)})
     maps: dict[Tap, Tensor] = {}
     if layers:
-        final, found = inner.forward_intermediates(images, indices=layers, output_fmt="NCHW")  # type: ignore[operator]
-        maps = dict(zip(layers, found, strict=True))
+        final, intermediates = inner.forward_intermediates(images, indices=layers, output_fmt="NCHW")  # type: ignore[operator]
+        maps = dict(zip(layers, intermediates, strict=True))
     else:
         final = inner.forward_features(images)  # type: ignore[operator]
     if "pooled" in taps:
@@ -50,7 +50,7 @@ def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], w
         who: "student" or "teacher", for errors.
 
     Raises:
-        RecipeError: the model has no such tap; what it has is named.
+        RecipeError: the model has no such tap; the message names its taps.
     """
     inner = timm_model(model)
     count = layer_count(inner, size) if any(isinstance(tap, int) for tap in taps) else 0
@@ -66,17 +66,17 @@ def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], w
     model.eval()
     try:
         with torch.no_grad():
-            plain = model(images)
+            expected = model(images)
             answer, features = forward_with_taps(model, images, counted)
         assert isinstance(answer, Tensor)
-        if not torch.allclose(answer, plain, atol=1e-4, rtol=1e-4):
+        if not torch.allclose(answer, expected, atol=1e-4, rtol=1e-4):
             raise AttributeError("its features lead to another answer than its own")
     except (AttributeError, TypeError, NotImplementedError) as error:
         raise RecipeError(
             f"timm gives no features of the {who}'s model: {error}",
             got=type(inner).__name__,
             expected="a model with forward_features, forward_head and forward_intermediates",
-            next="distil its logits instead: soft, hard or dkd",
+            next="distill its logits instead: soft, hard or dkd",
         ) from None
     finally:
         model.train(was_training)
@@ -84,7 +84,7 @@ def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], w
 
 
 def layer_count(model: nn.Module, size: tuple[int, int]) -> int:
-    """How many intermediate layers timm gives of a model; 0 where it gives none."""
+    """The number of intermediate layers that timm gives of a model; 0 if it gives none."""
     inner = timm_model(model)
     if not hasattr(inner, "forward_intermediates"):
         return 0

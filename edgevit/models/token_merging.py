@@ -1,6 +1,6 @@
 """Token merging: plain ViTs whose patch tokens become fewer from block to block (Bolya et al. 2023, arXiv 2210.09461).
 
-Nothing is learned for it. A token that stands for several is their mean, counts as many in attention, and keeps count.
+It needs no training. A merged token is the mean of its tokens; attention counts it as often as it has tokens.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from edgevit.models.timm_models import timm_model
 
 
 class MergingBlocks(nn.Sequential):
-    """The blocks of a ViT; between attention and MLP of each, `merged` pairs of similar patch tokens become one.
+    """The blocks of a ViT. Between attention and MLP of each block, `merged` pairs of similar patch tokens become one.
 
-    Where fewer than twice as many patch tokens are left, half of them go. The first `prefix_tokens` (class,
-    distillation, registers) stay as they are. It has the names and the weights of the blocks that it is made from.
+    If fewer than 2 · `merged` patch tokens are left, half of them are merged. The first `prefix_tokens` (class,
+    distillation, registers) stay as they are. Parameters keep the names that they have in the blocks.
     """
 
     def __init__(self, blocks: nn.Sequential, merged: int, prefix_tokens: int) -> None:
@@ -32,7 +32,7 @@ class MergingBlocks(nn.Sequential):
     def forward(self, tokens: Tensor) -> Tensor:
         sizes: Tensor | None = None
         for block in self:
-            if isinstance(block, Block):  # the others are what pruning left of blocks that it took out
+            if isinstance(block, Block):  # pruning leaves an identity in place of a dropped block
                 tokens, sizes = self._through(block, tokens, sizes)
         return tokens
 
@@ -68,13 +68,13 @@ def merge_tokens(model: nn.Module, merged: int) -> None:
         raise RecipeError("this model merges tokens already", got=f"{blocks.merged} in each block", expected="none")
     if not isinstance(model, VisionTransformer) or not all(map(_can_merge, model.blocks)):
         raise RecipeError(
-            "tokens can be merged in plain ViTs alone: others need them on a grid",
+            "tokens can be merged in plain ViTs alone: other models need them on a grid",
             got=type(model).__name__,
             expected="a VisionTransformer of timm's, such as deit_tiny_patch16_224",
         )
     if model.global_pool != "token" or model.attn_pool is not None:
         raise RecipeError(
-            "tokens are merged in models that answer by their class token; here all tokens count alike",
+            "tokens can be merged only in models that answer by their class token; here all tokens count alike",
             got=f"global_pool {model.global_pool}",
             expected="global_pool token",
         )
@@ -89,12 +89,13 @@ def merge_tokens(model: nn.Module, merged: int) -> None:
 
 
 def attention_and_keys(attention: Attention, tokens: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What a timm attention makes of tokens (N, tokens, channels), each of which counts `sizes` times as a key, and
-    the keys' mean over heads, (N, tokens, channels of a head), by which tokens are compared.
+    """The output of a timm attention, (N, tokens, channels), with each token counted `sizes` times as a key; and
+    the mean of the keys over heads, (N, tokens, channels of a head), which tells which tokens are similar.
 
     softmax(q·kᵀ/√d + log sizes)·v (Bolya et al. 2023, eq. 1).
 
     Args:
+        tokens: (N, tokens, channels).
         sizes: (N, tokens, 1); None where all are 1.
     """
     batch, count, _ = tokens.shape
@@ -103,25 +104,25 @@ def attention_and_keys(attention: Attention, tokens: Tensor, sizes: Tensor | Non
     queries, keys = attention.q_norm(queries), attention.k_norm(keys)
     mask = None if sizes is None else sizes.log().reshape(batch, 1, 1, count)
     dropout = attention.attn_drop.p if attention.training else 0.0
-    found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
-    found = attention.norm(found.transpose(1, 2).reshape(batch, count, attention.attn_dim))
-    return attention.proj_drop(attention.proj(found)), keys.mean(1)
+    heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
+    joined = attention.norm(heads.transpose(1, 2).reshape(batch, count, attention.attn_dim))
+    return attention.proj_drop(attention.proj(joined)), keys.mean(1)
 
 
 def merge(tokens: Tensor, keys: Tensor, sizes: Tensor | None, merged: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
-    """Bipartite soft matching (Bolya et al. 2023, section 3): every second patch token looks for the most similar, by
-    the cosine of their keys, of the others; the `merged` pairs that are most similar become one token each, the mean
-    weighted by size. Several may go into the same one.
+    """Bipartite soft matching (Bolya et al. 2023, section 3). Patch tokens are split into sources and targets by turns.
+    Each source is paired with the target that is most similar, by the cosine of their keys. The `merged` most similar
+    pairs become one token each: the mean, weighted by size. Several sources may merge into one target.
 
-    The tokens' order changes, but not that of the first `prefix_tokens`, which take no part: they come first, then
-    those that found no partner, then those that were looked at.
+    The first `prefix_tokens` take no part. The order of the result: prefix tokens, sources that were not merged,
+    targets.
 
-    Top-k, gathers and a product with a one-hot matrix, so that TensorRT's parsers take it from 8.6 on.
+    It uses top-k, gathers and a product with a one-hot matrix, which TensorRT's parsers take from 8.6 on.
 
     Args:
         tokens: (N, tokens, channels).
         keys: (N, tokens, any).
-        sizes: (N, tokens, 1), how many each stands for; None where all are 1.
+        sizes: (N, tokens, 1), the number of tokens that each token stands for; None where all are 1.
 
     Returns:
         Tokens (N, tokens - merged, channels) and their sizes (N, tokens - merged, 1).
@@ -131,22 +132,22 @@ def merge(tokens: Tensor, keys: Tensor, sizes: Tensor | None, merged: int, prefi
     directions = F.normalize(keys[:, prefix_tokens:], dim=-1)
     similarity, partners = (directions[:, ::2] @ directions[:, 1::2].transpose(1, 2)).max(-1)
     order = similarity.topk(similarity.shape[1], dim=-1).indices
-    going, staying = order[:, :merged], order[:, merged:]
-    partners = partners.gather(1, going)
+    merging, staying = order[:, :merged], order[:, merged:]
+    partners = partners.gather(1, merging)
     candidates = torch.arange(tokens.shape[1] - prefix_tokens - similarity.shape[1], device=tokens.device)
-    joins = (partners.unsqueeze(-1) == candidates).to(tokens.dtype)  # (N, merged, looked at): 1 where a pair is one
+    joins = (partners.unsqueeze(-1) == candidates).to(tokens.dtype)  # (N, merged, targets): 1 for a pair
 
     def rearranged(values: Tensor) -> Tensor:
-        looking, looked_at = values[:, prefix_tokens::2], values[:, prefix_tokens + 1 :: 2]
-        joined = looked_at + joins.transpose(1, 2) @ _rows(looking, going)
-        return torch.cat([values[:, :prefix_tokens], _rows(looking, staying), joined], dim=1)
+        sources, targets = values[:, prefix_tokens::2], values[:, prefix_tokens + 1 :: 2]
+        joined = targets + joins.transpose(1, 2) @ _rows(sources, merging)
+        return torch.cat([values[:, :prefix_tokens], _rows(sources, staying), joined], dim=1)
 
     merged_sizes = rearranged(sizes)
     return rearranged(tokens * sizes) / merged_sizes, merged_sizes
 
 
-def _rows(values: Tensor, which: Tensor) -> Tensor:
-    return values.gather(1, which.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+def _rows(values: Tensor, indices: Tensor) -> Tensor:
+    return values.gather(1, indices.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
 def _can_merge(block: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Test-time views: a model that looks at a picture more than once."""
+"""Test-time views: a model that averages its answers over several views of a picture."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class TestTimeViews(Frozen):
 
 
 class MultiViewModel(ModelWrapper):
-    """A classifier whose answer is the mean of its logits for the picture and for other views of it.
+    """A model whose answer is the mean of its logits for the picture and for other views of it.
 
     All views go through the model as one batch, so that an exported graph holds the model once. In training mode the
-    model sees the plain picture alone, and answers as it does by itself.
+    model sees the plain picture alone.
     """
 
     def __init__(self, model: nn.Module, views: tuple[View, ...]) -> None:
@@ -45,7 +45,7 @@ class MultiViewModel(ModelWrapper):
         return self.mean_over_views(logits)
 
     def mean_over_views(self, values: Tensor) -> Tensor:
-        """(views · N, …) as they went through the model → (N, …)."""
+        """The mean over views: values (views · N, …), view by view → (N, …)."""
         mean: Tensor = values.reshape(1 + len(self.views), -1, values.shape[-1]).mean(0)
         return mean
 

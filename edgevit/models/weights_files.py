@@ -1,4 +1,4 @@
-"""Files of weights from elsewhere: what they hold, which of it is taken, and what they say of their classes."""
+"""Files of weights from users: the state dicts in them, the one that is taken, and the names of their classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgevit.errors import ArtifactError, first_line
 
-NOT_WHOLE = (
+TORCH_LOAD_ERRORS = (  # of a damaged file
     RuntimeError,
     EOFError,
     BadZipFile,
@@ -29,14 +29,16 @@ NOT_WHOLE = (
     AttributeError,
     AssertionError,
     struct.error,
-)  # of torch.load
-PYTORCH_BEGINNINGS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # a zip, a bare pickle
-# Where weights are looked for, in this order: EMA first, as timm does (load_state_dict), which knows the first of each.
+)
+PYTORCH_MAGIC = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # a zip, a bare pickle
+# The keys of weights, in the order of preference. EMA comes first, as in timm's load_state_dict, which knows the first
+# key of each kind.
 EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 KEYS = (*EMA_KEYS, "state_dict", "model", "", "model_state_dict", "model_state", "net", "weights")
-# Names of a whole model inside a training module, as Lightning writes them before each key; the last two take turns.
+# Names of a whole model inside a training module, which Lightning writes before each key. The last two name different
+# models, so that neither is preferred.
 MODULES = (*EMA_KEYS[1:], "model", "net", "module", "backbone", "student", "teacher")
-NAMES_OF_CLASSES = ("class_names", "label_names", "classes", "CLASSES", "labels", "id2label", "class_to_idx")
+CLASS_NAME_KEYS = ("class_names", "label_names", "classes", "CLASSES", "labels", "id2label", "class_to_idx")
 RECORDS = ("args", "pretrained_cfg", "meta", "config", "hyper_parameters")
 
 
@@ -44,15 +46,15 @@ class WeightsFile(NamedTuple):
     """The weights of one model in a user's file.
 
     Attributes:
-        key: where they are in the file, "" for the file itself.
-        others: keys of other weights in the file.
-        class_names: in the order of the outputs, where the file has them.
+        key: of these weights in the file; "" for the file itself.
+        other_keys: of other weights in the file.
+        class_names: in the order of the outputs; None if the file has no names.
     """
 
     path: Path
     state: dict[str, Tensor]
     key: str
-    others: tuple[str, ...]
+    other_keys: tuple[str, ...]
     class_names: tuple[str, ...] | None
 
     @property
@@ -61,34 +63,34 @@ class WeightsFile(NamedTuple):
 
 
 def read_weights(path: Path, key: str | None = None) -> WeightsFile:
-    """The weights in a .safetensors file, or in a .pth, .pt or .th that holds nothing that could run code.
+    """The weights in a .safetensors, .pth, .pt or .th file. A file that could run code is refused.
 
     Args:
-        key: where in the file; by default EMA weights where there are any, as timm takes them.
+        key: of the weights in the file; by default EMA weights, if there are any, as in timm.
 
     Raises:
-        ArtifactError: the file is missing, unreadable or would run code, or has no weights, or none at `key`.
+        ArtifactError: the file is missing, damaged or could run code, or has no weights, or none at `key`.
     """
     loaded = _read(path)
-    found = dict(_state_dicts(loaded))
-    if not found:
+    states = dict(_state_dicts(loaded))
+    if not states:
         raise ArtifactError("no state dict in this file", where=path, expected="a dictionary of tensors")
-    key = _usual_key([*found]) if key is None else key
-    if key not in found:
+    key = _usual_key([*states]) if key is None else key
+    if key not in states:
         raise ArtifactError(
-            "this file holds several weights" if key is None else "this file has no weights there",
+            "this file holds several weights" if key is None else "this file has no weights at this key",
             where=path,
             got=None if key is None else f"weights_key: {key}",
-            expected=f"weights_key: {' or '.join(found)}",
+            expected=f"weights_key: {' or '.join(states)}",
         )
-    others = tuple(one for one in found if one != key)
-    return WeightsFile(path, clean_state_dict(found[key]), key, others, _class_names(loaded))
+    other_keys = tuple(other for other in states if other != key)
+    return WeightsFile(path, clean_state_dict(states[key]), key, other_keys, _class_names(loaded))
 
 
 def load_tensors(file: Path | BinaryIO) -> object:
-    """What torch saved, on the CPU, without running code: UnpicklingError where that would be needed.
+    """The content of a file that torch saved, on the CPU. A file that could run code raises UnpicklingError.
 
-    A damaged file raises one of NOT_WHOLE.
+    A damaged file raises one of TORCH_LOAD_ERRORS.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks on how a file was pickled
@@ -96,15 +98,15 @@ def load_tensors(file: Path | BinaryIO) -> object:
 
 
 def _usual_key(keys: Sequence[str]) -> str | None:
-    """The key of the weights that are usually meant: the only one, or EMA weights, or others of known names."""
+    """The key of the only weights, or of EMA weights, or of weights with a usual name; None if there is no such key."""
     if len(keys) == 1:
         return keys[0]
-    places = ((key, *(f"{key}.{module}".lstrip(".") for module in MODULES[:-2])) for key in KEYS)
-    return next((place for inner in places for place in inner if place in keys), None)
+    candidates = ((key, *(f"{key}.{module}".lstrip(".") for module in MODULES[:-2])) for key in KEYS)
+    return next((candidate for group in candidates for candidate in group if candidate in keys), None)
 
 
 def _state_dicts(loaded: object, key: str = "", depth: int = 2) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every dictionary of tensors in a file, by its dotted key; of several models in one, each."""
+    """Every dictionary of tensors in a file, by its dotted key; a dictionary of several models is split."""
     if not isinstance(loaded, Mapping) or not loaded:
         return
     if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()):
@@ -119,7 +121,7 @@ def _state_dicts(loaded: object, key: str = "", depth: int = 2) -> Iterator[tupl
 
 
 def _modules(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The models in a training module's state dict, by the names of MODULES; {} where it is one model."""
+    """The models in a training module's state dict, by the names of MODULES; {} if it is one model."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in clean_state_dict(dict(state)).items():
         module, _, inner = name.partition(".")
@@ -129,35 +131,35 @@ def _modules(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _class_names(loaded: object) -> tuple[str, ...] | None:
-    """The names of the classes, where a checkpoint records them beside its weights."""
+    """The names of the classes, if a checkpoint records them beside its weights."""
     if not isinstance(loaded, Mapping):
         return None
     for record in (loaded, *(loaded.get(name) for name in RECORDS)):
         fields = vars(record) if isinstance(record, argparse.Namespace) else record
         if isinstance(fields, Mapping):
-            for name in NAMES_OF_CLASSES:
+            for name in CLASS_NAME_KEYS:
                 if (names := _names_in(fields.get(name))) is not None:
                     return names
     return None
 
 
 def _names_in(value: Any) -> tuple[str, ...] | None:
-    """Names in their order: of a list of them, of numbers by names, or of names by numbers."""
+    """Names in their order, from a list of names, a map of names to numbers, or a map of numbers to names."""
     if isinstance(value, Mapping) and value:
-        by_index = {index: name for name, index in value.items()} if _are(int, value.values()) else dict(value)
-        places = {int(index): name for index, name in by_index.items() if _is_index(index)}
-        value = [places[index] for index in range(len(places))] if sorted(places) == [*range(len(value))] else None
-    return tuple(value) if isinstance(value, (list, tuple)) and value and _are(str, value) else None
+        by_index = {index: name for name, index in value.items()} if _all_are(int, value.values()) else dict(value)
+        named = {int(index): name for index, name in by_index.items() if _is_index(index)}
+        value = [named[index] for index in range(len(named))] if sorted(named) == [*range(len(value))] else None
+    return tuple(value) if isinstance(value, (list, tuple)) and value and _all_are(str, value) else None
 
 
 def _is_index(value: Any) -> bool:
-    """Whether it is a number of at most 9 digits, or such a number as text."""
+    """Whether a value is a number of at most 9 digits, or such a number as text."""
     if isinstance(value, int):
         return not isinstance(value, bool) and 0 <= value < 10**9
     return isinstance(value, str) and value.isdecimal() and len(value) <= 9
 
 
-def _are(kind: type, values: Any) -> bool:
+def _all_are(kind: type, values: Any) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
@@ -170,9 +172,9 @@ def _read(path: Path) -> object:
         except SafetensorError as error:
             raise ArtifactError(f"not a safetensors file: {error}", where=path) from None
     if path.suffix not in (".pth", ".pt", ".th"):
-        raise ArtifactError("unknown kind of weights", where=path, expected=".safetensors, .pth, .pt or .th")
+        raise ArtifactError("unknown format of weights", where=path, expected=".safetensors, .pth, .pt or .th")
     with path.open("rb") as file:
-        if not file.read(4).startswith(PYTORCH_BEGINNINGS):
+        if not file.read(4).startswith(PYTORCH_MAGIC):
             raise ArtifactError("this is no PyTorch file", where=path, got=f"{path.stat().st_size} bytes")
     try:
         # timm's train.py writes its arguments into a checkpoint: a Namespace, which is plain data.
@@ -185,5 +187,5 @@ def _read(path: Path) -> object:
             expected="tensors only",
             next="ask its author for a .safetensors file",
         ) from None
-    except NOT_WHOLE as error:
-        raise ArtifactError(f"this is no whole PyTorch file: {first_line(error)}", where=path) from None
+    except TORCH_LOAD_ERRORS as error:
+        raise ArtifactError(f"this PyTorch file is damaged: {first_line(error)}", where=path) from None

@@ -1,4 +1,4 @@
-"""factorize: checkpoint → a cheaper checkpoint, in which two thin linear layers stand for one."""
+"""factorize: checkpoint → a cheaper checkpoint, in which two thin linear layers replace one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from edgevit.artifacts import Artifact, Contents
-from edgevit.compression.low_rank import with_low_ranks
+from edgevit.compression.low_rank import factorized_model
 from edgevit.compression.second_moments import second_moments
 from edgevit.configs import Factorize
 from edgevit.context import Context
@@ -22,7 +22,7 @@ def run(config: Factorize, inputs: Mapping[str, Artifact], context: Context, out
     built, io = open_to_reshape(inputs["model"]), inputs["model"].io
     dataset = open_dataset(inputs["data"]).sample(config.images, config.seed)
     moments = second_moments(built, dataset, torch.device(context.device), context.progress)
-    thinner = with_low_ranks(built, moments, config.keep_macs)
+    thinner = factorized_model(built, moments, config.keep_macs)
     contents = checkpoint_contents(thinner, io.classes, out, {}, {}, unnamed=not io.names_its_classes)
     low_ranks = thinner.description.change(LowRanks)
     divided = f"{len(low_ranks.ranks) if low_ranks else 0} of {len(moments)} linear layers are two"

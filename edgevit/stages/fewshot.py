@@ -34,26 +34,26 @@ def _adapted_on_ranks(config: Fewshot, inputs: Mapping[str, Artifact], context: 
 def _adapted(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     checkpoint, task = open_to_train(inputs["model"], config.model_rates), task_of(inputs)
     adapt = _finetuned if config.method == "finetune" else _with_head
-    adapted, method, found = adapt(checkpoint, task, config, context, out)
+    adapted, method, summary = adapt(checkpoint, task, config, context, out)
     adapted = with_test_time_views(adapted, config.test_time_views)
-    return checkpoint_contents(adapted, task.support.classes, out, {"method": method}, found, METRICS)
+    return checkpoint_contents(adapted, task.support.classes, out, {"method": method}, summary, METRICS)
 
 
 def _finetuned(
     checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path
 ) -> tuple[BuiltModel, str, Json]:
-    found: Json = {}
+    summary: Json = {}
     if config.learning_rates is not None:
         chosen = choose_learning_rate(checkpoint, task, config, context)
-        config, found = config.model_copy(update={"learning_rate": chosen.learning_rate}), chosen.summary()
-    return finetune(checkpoint, task, config, context, out), "finetune", found
+        config, summary = config.model_copy(update={"learning_rate": chosen.learning_rate}), chosen.summary()
+    return finetune(checkpoint, task, config, context, out), "finetune", summary
 
 
 def _with_head(
     checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path
 ) -> tuple[BuiltModel, str, Json]:
     features = task_features(checkpoint, task, config, context)
-    if checkpoint.classes != task.support.classes:  # else it has learned from these images, and finds them easy
+    if checkpoint.classes != task.support.classes:  # otherwise it was trained on these images, which are then too easy
         _advise(features, task, config, context, out)
     if config.method != "auto":
         method = config.method or default_method(task.pool is not None)
@@ -68,11 +68,11 @@ def _with_head(
 
 
 def _advise(features: TaskFeatures, task: Task, config: Fewshot, context: Context, out: Path) -> None:
-    """Write advice.json and say the gist of it; of a large support there is none."""
+    """Write advice.json and say its main points; a large support gets no advice."""
     support, labels, _, pool, base = features
-    given = advice(support, labels, task.support.classes, task.support.sample_ids, pool, base, config.seed)
-    if given is None:
+    findings = advice(support, labels, task.support.classes, task.support.sample_ids, pool, base, config.seed)
+    if findings is None:
         return
-    (out / ADVICE).write_text(json.dumps(given.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for line in given.lines():
+    (out / ADVICE).write_text(json.dumps(findings.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for line in findings.lines():
         context.progress.say(line)

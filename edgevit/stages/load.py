@@ -1,4 +1,4 @@
-"""load: a timm model with pretrained weights, a user's weights, or as initialised → checkpoint."""
+"""load: a timm model with pretrained weights, a user's weights or random weights → checkpoint."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from edgevit.provenance import WEIGHTS_FROM
 def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     weights = _weights(config, context)
     of_dataset = open_dataset(inputs["classes_of"]).classes if "classes_of" in inputs else None
-    given = config.classes or of_dataset
-    built, has_classifier = _built(config, weights, config.num_classes if given is None else len(given), context)
+    names = config.classes or of_dataset
+    built, has_classifier = _built(config, weights, config.num_classes if names is None else len(names), context)
     if weights is not None and has_classifier and config.classes is None:
-        given = _order_of_weights(config, weights, of_dataset, built.description.num_classes, context)
+        names = _order_of_weights(config, weights, of_dataset, built.description.num_classes, context)
     if config.pretrained and has_classifier and of_dataset is not None:
-        given = default_class_names(len(of_dataset))
-        if set(given) != set(of_dataset):
+        names = default_class_names(len(of_dataset))
+        if set(names) != set(of_dataset):
             context.progress.say(f"the classes of {config.model} have other names: the classifier for yours is new")
-            built, given, has_classifier = with_new_head(built, len(of_dataset)), of_dataset, False
+            built, names, has_classifier = with_new_head(built, len(of_dataset)), of_dataset, False
     built = with_test_time_views(built, config.test_time_views)
-    counted = numbers if config.num_classes is not None and not config.pretrained else default_class_names
-    classes = given or counted(built.description.num_classes)
+    default_names = numbers if config.num_classes is not None and not config.pretrained else default_class_names
+    classes = names or default_names(built.description.num_classes)
     check_class_names(classes, f"stage '{config.id}'")
     if built.description.licence:
         context.progress.say(f"the pretrained weights of {config.model} are under {built.description.licence}")
     if not config.pretrained and weights is None:
         context.progress.say(f"note: {config.id}: the weights of {config.model} are random: it has to be trained")
     provenance = {"weights": _source(config), WEIGHTS_FROM: _origin(config, has_classifier)}
-    return checkpoint_contents(built, classes, out, {}, provenance, unnamed=given is None)
+    return checkpoint_contents(built, classes, out, {}, provenance, unnamed=names is None)
 
 
 def _weights(config: Load, context: Context) -> WeightsFile | None:
     if config.weights is None:
         return None
     if config.pretrained:
-        raise RecipeError("weights come from one place", got="pretrained: true and weights", expected="one of them")
+        raise RecipeError("weights come from one source", got="pretrained: true and weights", expected="one of them")
     weights = read_weights(Path(config.weights), config.weights_key)
-    if weights.others:
-        which = f"'{weights.key}'{' (EMA)' if weights.is_ema else ''}"
+    if weights.other_keys:
+        taken = f"'{weights.key}'{' (EMA)' if weights.is_ema else ''}"
         context.progress.say(
-            f"{config.weights}: the weights at {which} are taken; weights_key chooses {listed(weights.others)}"
+            f"{config.weights}: the weights at {taken} are used; weights_key chooses {listed(weights.other_keys)}"
         )
     return weights
 
@@ -60,7 +60,7 @@ def _weights(config: Load, context: Context) -> WeightsFile | None:
 def _built(
     config: Load, weights: WeightsFile | None, num_classes: int | None, context: Context
 ) -> tuple[BuiltModel, bool]:
-    """The model, and whether its classifier is one that somebody trained."""
+    """The model, and whether its classifier was trained."""
     built = create_model(config.model, num_classes, config.image_size, config.model_args, config.pretrained)
     if weights is None:
         return built, config.pretrained and built.description.num_classes == model_config(built.module)["num_classes"]
@@ -70,17 +70,17 @@ def _built(
     has_classifier = load_weights(built, weights)
     if not has_classifier:
         classes = built.description.num_classes
-        context.progress.say(f"{weights.path} has a classifier of another size: the one for {classes} classes is new")
+        context.progress.say(f"{weights.path} has a classifier of another size: that for {classes} classes is new")
     return built, has_classifier
 
 
 def _order_of_weights(
     config: Load, weights: WeightsFile, of_dataset: tuple[str, ...] | None, num_classes: int, context: Context
 ) -> tuple[str, ...] | None:
-    """The names of the classifier's outputs that came with `weights`; None where nothing tells them.
+    """The names of the outputs of the classifier in `weights`; None if they are unknown.
 
     Raises:
-        DataError: the file's names are not the data set's, or the order is not known.
+        DataError: the file's names are not those of the data set, or their order is not known.
     """
     written = tuple(map(composed, weights.class_names)) if weights.class_names else None
     if written is not None and len(written) != num_classes:
@@ -116,6 +116,6 @@ def _source(config: Load) -> str:
 
 
 def _origin(config: Load, has_classifier: bool) -> Json:
-    """Who made the weights: "file", "pretrained" or "random"; of the body, and of the classifier."""
+    """The origin of the weights of the body and of the classifier: "file", "pretrained" or "random"."""
     body = "file" if config.weights is not None else "pretrained" if config.pretrained else "random"
     return {"body": body, "classifier": body if has_classifier else "random"}

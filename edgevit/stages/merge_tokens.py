@@ -1,4 +1,4 @@
-"""merge_tokens: checkpoint → the same weights in a model whose tokens become fewer from block to block."""
+"""merge_tokens: checkpoint → a checkpoint with its weights, whose tokens become fewer from block to block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prune: checkpoint → a smaller checkpoint, without the heads, hidden units and blocks that matter least."""
+"""prune: checkpoint → a smaller checkpoint, without the heads, hidden units and blocks of least importance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 
 from edgevit.artifacts import Artifact, Contents, Json
-from edgevit.compression.importance import known_labels, taylor
-from edgevit.compression.latency_search import TimedCut, fast_enough
+from edgevit.compression.importance import known_labels, taylor_importance
+from edgevit.compression.latency_search import LatencyTrial, share_for_latency
 from edgevit.compression.pruning import (
     Importance,
     Removable,
-    before_and_after,
-    least_share,
-    magnitude,
+    magnitude_importance,
     plan_removal,
     prunable,
-    without,
+    pruned_model,
+    smallest_share,
+    unit_counts,
 )
 from edgevit.configs import Prune
 from edgevit.context import Context
@@ -35,27 +35,27 @@ def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Pa
     whole, classes = open_to_reshape(inputs["model"]), inputs["model"].io.classes
     unnamed = not inputs["model"].io.names_its_classes
     importance = _importance(whole, classes, config, inputs, context)
-    keep, timed = _keep(whole, importance, config, context.progress)
+    keep, trials = _keep(whole, importance, config, context.progress)
     removal = plan_removal(whole, importance, config.cost, keep)
-    contents = checkpoint_contents(without(whole, removal), classes, out, {}, {}, unnamed=unnamed)
-    _say_what_is_left(
-        before_and_after(whole.module, removal), inputs["model"].metrics, contents.metrics, context.progress
-    )
-    # No part of the result: no two measurements are the same.
-    return replace(contents, log_metrics={"timed": [one.as_json() for one in timed]} if timed else {})
+    contents = checkpoint_contents(pruned_model(whole, removal), classes, out, {}, {}, unnamed=unnamed)
+    _say_what_is_left(unit_counts(whole.module, removal), inputs["model"].metrics, contents.metrics, context.progress)
+    # Measurements differ between runs, so they are no part of the result.
+    return replace(contents, log_metrics={"timed": [trial.as_json() for trial in trials]} if trials else {})
 
 
-def _keep(whole: BuiltModel, importance: Importance, config: Prune, progress: Progress) -> tuple[float, list[TimedCut]]:
-    """The share of the cost that stays, and what was timed to find it."""
+def _keep(
+    whole: BuiltModel, importance: Importance, config: Prune, progress: Progress
+) -> tuple[float, list[LatencyTrial]]:
+    """The share of the cost that stays, and the trials that found it."""
     if config.keep is not None:
         return config.keep, []
     assert config.keep_latency is not None
 
     def cut(keep: float) -> BuiltModel:
-        return without(whole, plan_removal(whole, importance, config.cost, keep))
+        return pruned_model(whole, plan_removal(whole, importance, config.cost, keep))
 
-    least = least_share(whole, importance, config.cost)
-    return fast_enough(whole, cut, least, config.keep_latency, config.threads, progress)
+    least = smallest_share(whole, importance, config.cost)
+    return share_for_latency(whole, cut, least, config.keep_latency, config.threads, progress)
 
 
 def _importance(
@@ -63,15 +63,17 @@ def _importance(
 ) -> Importance:
     structures, blocks = prunable(whole.module, config.structures)
     if config.score == "magnitude":
-        return magnitude(structures)
+        return magnitude_importance(structures)
     dataset = open_dataset(inputs["data"]).sample(config.images, config.seed)
     for doubt in check_images(dataset, whole.preprocess, classes, config.id):
         context.progress.say(f"    {config.id}: doubtful images to score by: {doubt}")
     labels = known_labels(dataset, classes)
     if labels is None:
-        context.progress.say(f"    {dataset.name} has no labels of the model's classes: the model's own answers count")
+        context.progress.say(
+            f"    {dataset.name} has no labels of the model's classes: the model's own answers are used"
+        )
     device = torch.device(context.device)
-    return taylor(whole, structures, blocks, dataset, labels, device, config.seed, context.progress)
+    return taylor_importance(whole, structures, blocks, dataset, labels, device, config.seed, context.progress)
 
 
 def _say_what_is_left(

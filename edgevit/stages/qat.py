@@ -1,4 +1,4 @@
-"""qat: a checkpoint, trained while it rounds as its INT8 form will → checkpoint, with the ranges of activations."""
+"""qat: checkpoint → a checkpoint trained under fake quantization, with the ranges of its activations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgevit.training.qat import quantization_aware
 
 @on_ranks
 def run(config: Qat, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    # Layers share the scales that they learn, which weights in parts do not allow; what becomes integers is small.
+    # Not sharded: layers share the scales that they learn. The models that become INT8 are small.
     context = replace(context, shard=False)
     setup, teaching, student = quantization_aware(config, inputs, context)
     trained, val_top1 = setup.train(config, context, out)

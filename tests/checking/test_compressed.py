@@ -9,7 +9,7 @@ import pytest
 
 from edgevit.artifacts import IOSpec
 from edgevit.checking import check_for_tensorrt
-from edgevit.compression.pruning import Removal, without
+from edgevit.compression.pruning import Removal, pruned_model
 from edgevit.exporting import onnx_from_module
 from edgevit.graphs.files import write_onnx
 from edgevit.graphs.float16 import with_float16
@@ -23,11 +23,11 @@ def merging(built: BuiltModel) -> BuiltModel:
 
 
 def with_two_heads(built: BuiltModel) -> BuiltModel:
-    return without(built, removal([1]))
+    return pruned_model(built, removal([1]))
 
 
 def with_one_head(built: BuiltModel) -> BuiltModel:
-    return without(built, removal([0, 2]))
+    return pruned_model(built, removal([0, 2]))
 
 
 def removal(heads: list[int]) -> Removal:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgevit.compression.importance import known_labels, taylor
+from edgevit.compression.importance import known_labels, taylor_importance
 from edgevit.compression.pruning import prunable
 from edgevit.data.dataset import ArrayImages, Dataset
 from edgevit.data.loading import ViewDataset
@@ -56,7 +56,7 @@ def test_score_is_the_derivative_of_each_image_s_loss_by_a_gate(name: str) -> No
     built, dataset = model_of(name), pictures()
     structures, blocks = prunable(built.module, ("heads", "hidden", "blocks"))
     labels = known_labels(dataset, CLASSES)
-    found = taylor(built, structures, blocks, dataset, labels, CPU, 0, SilentProgress())
+    found = taylor_importance(built, structures, blocks, dataset, labels, CPU, 0, SilentProgress())
     step, generator = 1e-4, torch.Generator().manual_seed(0)
     for path, one in structures.items():
         unit = int(torch.randint(one.units, (1,), generator=generator))
@@ -72,7 +72,7 @@ def test_score_is_the_derivative_of_each_image_s_loss_by_a_gate(name: str) -> No
 def with_gate(built: BuiltModel, path: str, unit: int, gate: float, dataset: Dataset) -> Tensor:
     model = copy.deepcopy(built.module).double()
     last = structures_of(timm_model(model))[path].last
-    last.layer.weight.data[:, last.places[unit]] *= gate
+    last.layer.weight.data[:, last.indices[unit]] *= gate
     return losses(built, model, dataset)
 
 
@@ -89,14 +89,15 @@ def test_without_labels_the_model_s_own_answers_count_and_the_seed_decides() -> 
     built, dataset = model_of("deit_tiny_patch16_224"), pictures(labelled=False)
     structures, _ = prunable(built.module, ("heads",))
     first, again, other = (
-        taylor(built, structures, [], dataset, None, CPU, seed, SilentProgress()).units["blocks.0.attn"]
+        taylor_importance(built, structures, [], dataset, None, CPU, seed, SilentProgress()).units["blocks.0.attn"]
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     labels = drawn_by_hand(built, dataset, seed=0)
     assert torch.equal(
-        first, taylor(built, structures, [], dataset, labels, CPU, 5, SilentProgress()).units["blocks.0.attn"]
+        first,
+        taylor_importance(built, structures, [], dataset, labels, CPU, 5, SilentProgress()).units["blocks.0.attn"],
     )
 
 
@@ -122,9 +123,9 @@ def test_the_model_is_left_as_it_was_and_no_image_is_an_error() -> None:
     built = model_of("deit_tiny_patch16_224")
     structures, blocks = prunable(built.module, ("heads", "hidden", "blocks"))
     before = {key: value.clone() for key, value in built.module.state_dict().items()}
-    taylor(built, structures, blocks, pictures(), None, CPU, 0, SilentProgress())
+    taylor_importance(built, structures, blocks, pictures(), None, CPU, 0, SilentProgress())
     assert all(torch.equal(value, before[key]) for key, value in built.module.state_dict().items())
     assert all(parameter.grad is None for parameter in built.module.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in built.module.modules())
     with pytest.raises(DataError, match="no image to score by"):
-        taylor(built, structures, blocks, pictures(count=0), None, CPU, 0, SilentProgress())
+        taylor_importance(built, structures, blocks, pictures(count=0), None, CPU, 0, SilentProgress())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgevit.compression.low_rank import factors_of, ranks_for, with_factors, with_low_ranks
+from edgevit.compression.low_rank import factorized_model, factors_of, ranks_for, with_factors
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.models.cost import macs_of
 from edgevit.models.creation import build, create_model, with_new_head
@@ -49,7 +49,7 @@ def moments(seed: int = 0) -> dict[str, Tensor]:
 @settings(max_examples=10, deadline=None)
 @given(keep=st.floats(0.35, 1.0))
 def test_macs_stay_within_the_budget(keep: float) -> None:
-    thinner = with_low_ranks(VIT, moments(), keep)
+    thinner = factorized_model(VIT, moments(), keep)
     share = macs_of(thinner.module, 32, 32) / macs_of(VIT.module, 32, 32)
     assert share <= keep
     assert share > keep - 0.08
@@ -58,7 +58,7 @@ def test_macs_stay_within_the_budget(keep: float) -> None:
 
 
 def test_everything_kept_is_the_same_model_to_the_bit() -> None:
-    same = with_low_ranks(VIT, moments(), 1.0)
+    same = factorized_model(VIT, moments(), 1.0)
     images = numbers(2, 3, 32, 32, seed=0).float()
     assert torch.equal(same.module(images), VIT.module(images))
     assert same.description == VIT.description
@@ -73,7 +73,7 @@ def test_full_rank_answers_the_same() -> None:
 
 
 def test_description_builds_it_again_and_it_takes_another_head() -> None:
-    thinner = with_low_ranks(VIT, moments(), 0.6)
+    thinner = factorized_model(VIT, moments(), 0.6)
     again = build(ModelDescription.model_validate_json(thinner.description.model_dump_json()))
     again.load_state_dict(thinner.module.state_dict())
     images = numbers(2, 3, 32, 32, seed=0).float()
@@ -87,9 +87,9 @@ def test_description_builds_it_again_and_it_takes_another_head() -> None:
 
 def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(RecipeError, match=r"(?s)low ranks cannot make.*keep_macs: 0.05.*at least 0\.\d+"):
-        with_low_ranks(VIT, moments(), 0.05)
+        factorized_model(VIT, moments(), 0.05)
     with pytest.raises(RecipeError, match="no linear layers to divide"):
-        with_low_ranks(create_model("resnet18", 5, 32), {}, 0.5)
+        factorized_model(create_model("resnet18", 5, 32), {}, 0.5)
     for ranks in ({"blocks.9.mlp.fc1": 8}, {"blocks.0.mlp.fc1": 49}, {"blocks.0.norm1": 8}):
         with pytest.raises(ArtifactError, match="is of another model"):
             build(VIT.description.with_change(LowRanks(ranks=ranks)))

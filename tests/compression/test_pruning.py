@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from edgevit.compression.pruning import (
     Importance,
     Removal,
-    before_and_after,
-    least_share,
-    magnitude,
+    magnitude_importance,
     plan_removal,
     prunable,
-    without,
+    pruned_model,
+    smallest_share,
+    unit_counts,
 )
 from edgevit.errors import ArtifactError, ParityError, RecipeError
 from edgevit.models import catalogue
@@ -71,7 +71,7 @@ def test_without_units_it_answers_as_if_they_were_masked(name: str) -> None:
     smaller = without_checks_in_float32(built, removal)
     whole = built.module(images)
     for path, one in structures_of(built.module).items():
-        channels = one.last.places.numel()
+        channels = one.last.indices.numel()
         mask = torch.ones(one.units, channels // one.units, dtype=torch.float64)
         mask[removal.units[path]] = 0
         flat = mask.flatten() if isinstance(one.last.layer, nn.Linear) else mask.view(-1, 1, 1)
@@ -83,15 +83,15 @@ def test_without_units_it_answers_as_if_they_were_masked(name: str) -> None:
 
 def without_checks_in_float32(built: BuiltModel, removal: Removal) -> BuiltModel:
     built.module.float()
-    smaller = without(built, removal)
+    smaller = pruned_model(built, removal)
     built.module.double()
     return smaller._replace(module=smaller.module.double())
 
 
 def test_nothing_pruned_is_the_same_model_to_the_bit() -> None:
     built = create_model("deit_tiny_patch16_224", 5, 32, VIT)
-    removal = plan_removal(built, magnitude(structures_of(built.module)), "macs", 1.0)
-    same = without(built, removal)
+    removal = plan_removal(built, magnitude_importance(structures_of(built.module)), "macs", 1.0)
+    same = pruned_model(built, removal)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(same.module(images), built.module(images))
     assert same.description == built.description
@@ -117,18 +117,18 @@ def random_importance(built: BuiltModel, kinds: Any, seed: int) -> Importance:
 def test_what_is_left_of_a_vit_lies_below_its_budget_by_less_than_8_hidden_units(
     keep: float, cost: Any, kinds: Any, seed: int
 ) -> None:
-    smaller = without(VISION, plan_removal(VISION, random_importance(VISION, kinds, seed), cost, keep))
+    smaller = pruned_model(VISION, plan_removal(VISION, random_importance(VISION, kinds, seed), cost, keep))
     step = 8 * (17 * 2 * 48 if cost == "macs" else 2 * 48 + 1)
     budget = keep * costs_of(VISION.module)[cost]
     assert budget - step < costs_of(smaller.module)[cost] <= budget
     for one in structures_of(smaller.module).values():
-        assert one.units >= one.least
+        assert one.units >= one.min_units
         assert one.units % one.multiple == 0
 
 
 @pytest.mark.parametrize("cost", ["macs", "params"])
 def test_a_hybrid_keeps_its_budget_too_and_narrow_layers_stay_as_they_are(cost: Any) -> None:
-    smaller = without(HYBRID, plan_removal(HYBRID, random_importance(HYBRID, UNITS, 0), cost, 0.8))
+    smaller = pruned_model(HYBRID, plan_removal(HYBRID, random_importance(HYBRID, UNITS, 0), cost, 0.8))
     assert 0.77 < costs_of(smaller.module)[cost] / costs_of(HYBRID.module)[cost] <= 0.8
     before = structures_of(HYBRID.module)
     for path, one in structures_of(smaller.module).items():
@@ -164,7 +164,7 @@ def test_a_block_whose_units_cancel_goes_whole_and_its_input_goes_through() -> N
     units = {path: torch.ones(1, one.units) for path, one in structures.items()}
     importance = Importance(units, {path: torch.tensor([0.0 if path == "blocks.1" else 1e3]) for path in blocks})
     block = 17 * 12 * 48**2 + 2 * 17 * 17 * 48
-    smaller = without(VISION, plan_removal(VISION, importance, "macs", 1 - block / macs_of(VISION.module, 32, 32)))
+    smaller = pruned_model(VISION, plan_removal(VISION, importance, "macs", 1 - block / macs_of(VISION.module, 32, 32)))
     assert smaller.description.change(Pruned) == Pruned(dropped=("blocks.1",))
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = VISION.module
@@ -176,7 +176,7 @@ def test_a_block_whose_units_cancel_goes_whole_and_its_input_goes_through() -> N
 
 def test_magnitude_is_the_sum_of_squares_of_what_goes() -> None:
     structures = structures_of(VISION.module)
-    scores = {path: one.square().mean(0) for path, one in magnitude(structures).units.items()}
+    scores = {path: one.square().mean(0) for path, one in magnitude_importance(structures).units.items()}
     attention, mlp = VISION.module.blocks[0].attn, VISION.module.blocks[0].mlp
     rows = torch.cat([attention.qkv.weight[start + 16 : start + 32] for start in (0, 48, 96)])
     expected = (rows**2).sum() + (attention.proj.weight[:, 16:32] ** 2).sum()
@@ -187,8 +187,8 @@ def test_magnitude_is_the_sum_of_squares_of_what_goes() -> None:
 
 def test_description_builds_it_again_and_it_can_be_pruned_further_and_given_a_new_head() -> None:
     importance = random_importance(VISION, ALL, 0)
-    once = without(VISION, plan_removal(VISION, importance, "macs", 0.6))
-    twice = without(once, plan_removal(once, random_importance(once, UNITS, 1), "params", 0.8))
+    once = pruned_model(VISION, plan_removal(VISION, importance, "macs", 0.6))
+    twice = pruned_model(once, plan_removal(once, random_importance(once, UNITS, 1), "params", 0.8))
     for pruned in (once, twice):
         again = build(ModelDescription.model_validate_json(pruned.description.model_dump_json()))
         again.load_state_dict(pruned.module.state_dict())
@@ -203,22 +203,22 @@ def test_description_builds_it_again_and_it_can_be_pruned_further_and_given_a_ne
 @pytest.mark.parametrize("kinds", [UNITS, ALL, ("blocks",)])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_least_share_can_be_reached_and_none_below_it(seed: int, kinds: Any, cost: Any) -> None:
-    built = without(VISION, UNEVEN) if seed else VISION
+    built = pruned_model(VISION, UNEVEN) if seed else VISION
     importance = random_importance(built, kinds, seed)
-    least = least_share(built, importance, cost)
+    least = smallest_share(built, importance, cost)
     removal = plan_removal(built, importance, cost, least)
-    assert costs_of(without(built, removal).module)[cost] <= least * costs_of(built.module)[cost]
+    assert costs_of(pruned_model(built, removal).module)[cost] <= least * costs_of(built.module)[cost]
     with pytest.raises(RecipeError, match=rf"(?s)cannot make the model so small.*at least {least:g},"):
         plan_removal(built, importance, cost, least - 0.0011)
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:
-    with pytest.raises(RecipeError, match="nothing that pruning could take out whole"):
+    with pytest.raises(RecipeError, match="no structure that pruning could remove"):
         prunable(timm.create_model("resnet18"), ("heads", "hidden"))
     with pytest.raises(RecipeError, match="structures: hidden"):
         prunable(HYBRID.module, ("heads",))
     with pytest.raises(RecipeError, match=r"(?s)cannot make the model so small.*keep_macs: 0.01.*at least 0\.\d+"):
-        plan_removal(VISION, magnitude(structures_of(VISION.module)), "macs", 0.01)
+        plan_removal(VISION, magnitude_importance(structures_of(VISION.module)), "macs", 0.01)
     for fields in ({"units": {"blocks.9.mlp": 8}}, {"units": {"blocks.0.attn": 4}}, {"dropped": ("blocks.9",)}):
         with pytest.raises(ArtifactError, match="is of another model"):
             build(VISION.description.with_change(Pruned.model_validate(fields)))
@@ -234,8 +234,8 @@ class Softmaxed(nn.Module):
 def test_a_layer_that_mixes_the_units_is_noticed() -> None:
     built = create_model("deit_tiny_patch16_224", 5, 32, VIT)
     built.module.blocks[0].mlp.act = Softmaxed()
-    with pytest.raises(ParityError, match="does not answer as the whole one"):
-        without(built, Removal({"blocks.0.mlp": list(range(100))}, []))
+    with pytest.raises(ParityError, match="answers otherwise than the whole model"):
+        pruned_model(built, Removal({"blocks.0.mlp": list(range(100))}, []))
 
 
 @pytest.mark.parametrize("hybrid", [False, True])
@@ -245,10 +245,10 @@ def test_a_width_that_becomes_the_model_s_own_is_built_again(hybrid: bool) -> No
     path, width = ("stages.1.blocks.0.mlp", 32) if hybrid else ("blocks.0.mlp", 48)
     units = structures_of(built.module)[path].units
     removal = Removal({path: list(range(width, units))}, [])
-    smaller = without(built, removal)
+    smaller = pruned_model(built, removal)
     assert smaller.description.change(Pruned) == Pruned(units={path: width})
     build(smaller.description).load_state_dict(smaller.module.state_dict())
-    before, after = before_and_after(built.module, removal)["hidden"]
+    before, after = unit_counts(built.module, removal)["hidden"]
     assert before - after == units - width
 
 
@@ -263,7 +263,7 @@ def test_the_catalogue_can_be_pruned_but_for_a_few(entry: catalogue.Entry) -> No
     if not structures_of(built.module):
         assert entry.name in ("starnet_s1", "efficientvit_b0", "efficientvit_b1", "ghostnetv2_100")
         return
-    smaller = without(built, random_removal(built.module))
+    smaller = pruned_model(built, random_removal(built.module))
     again = build(smaller.description)
     again.load_state_dict(smaller.module.state_dict())
     assert params_of(again) < params_of(built.module)

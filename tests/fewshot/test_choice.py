@@ -97,7 +97,7 @@ def test_a_model_with_two_heads_takes_no_neighbours(tmp_path: Path) -> None:
     chosen = choose_method(start, task, features, settings, context)
     assert "knn" not in chosen.scores
     with_fitted_head(start, features, chosen.method, settings)
-    with pytest.raises(RecipeError, match="take the place of one linear classifier"):
+    with pytest.raises(RecipeError, match="replace one linear classifier"):
         with_fitted_head(start, features, "knn", settings)
 
 

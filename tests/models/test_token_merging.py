@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgevit.compression.pruning import magnitude, plan_removal, prunable, without
+from edgevit.compression.pruning import magnitude_importance, plan_removal, prunable, pruned_model
 from edgevit.errors import RecipeError
 from edgevit.models.cost import macs_of
 from edgevit.models.creation import BuiltModel, build, create_model, with_change, with_new_head
@@ -131,11 +131,11 @@ def test_few_tokens_are_halved_and_one_stays() -> None:
 
 def test_pruned_model_merges_too_but_not_the_other_way_round() -> None:
     built = create_model("deit_tiny_patch16_224", 5, 32, ARGS)
-    removal = plan_removal(built, magnitude(structures_of(built.module)), "macs", 0.6)
-    pruned = without(built, removal._replace(blocks=["blocks.1"], units={"blocks.0.attn": [1]}))
+    removal = plan_removal(built, magnitude_importance(structures_of(built.module)), "macs", 0.6)
+    pruned = pruned_model(built, removal._replace(blocks=["blocks.1"], units={"blocks.0.attn": [1]}))
     merging = with_change(pruned, MergedTokens(per_block=3))
     assert merging.module(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
-    with pytest.raises(RecipeError, match=r"(?s)no longer to be pruned.*prune it first"):
+    with pytest.raises(RecipeError, match=r"(?s)cannot be pruned.*prune it first"):
         prunable(merging.module, ("heads",))
 
 

@@ -59,7 +59,7 @@ def test_weights_key_chooses_and_other_keys_are_named(tmp_path):
     chosen = read_weights(file, "state_dict")
     assert torch.equal(chosen.state["head.weight"], RAW["head.weight"])
     assert not chosen.is_ema
-    assert chosen.others == ("state_dict_ema", "more.ema")
+    assert chosen.other_keys == ("state_dict_ema", "more.ema")
     assert read_weights(file).is_ema
     with pytest.raises(ArtifactError) as caught:
         read_weights(file, "model")
@@ -105,5 +105,5 @@ def test_names_of_classes_in_the_file_are_found(tmp_path, names):
 )
 def test_a_damaged_file_is_no_bug_of_ours(tmp_path, content):
     (tmp_path / "own.pth").write_bytes(content)
-    with pytest.raises(ArtifactError, match="this is no whole PyTorch file"):
+    with pytest.raises(ArtifactError, match="this PyTorch file is damaged"):
         read_weights(tmp_path / "own.pth")

@@ -272,4 +272,4 @@ def test_a_checkpoint_is_profiled_in_torch():
 def test_a_new_classifier_is_said(tmp_path):
     said, weights = Said(), str(checkpoint().file("model.safetensors"))
     workbench().run("load", "three", Context(progress=said), weights=weights, classes=["a", "b", "c"], **VIT)
-    assert said.lines == [f"{weights} has a classifier of another size: the one for 3 classes is new"]
+    assert said.lines == [f"{weights} has a classifier of another size: that for 3 classes is new"]

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import torch
 
 from edgevit.context import Context
-from edgevit.models.weights_files import NOT_WHOLE, load_tensors
+from edgevit.models.weights_files import TORCH_LOAD_ERRORS, load_tensors
 from edgevit.sealed_files import opened_sealed, write_sealed
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
@@ -70,7 +70,7 @@ def _state_in(file: BinaryIO) -> State | None:
     _step_in(file)
     try:
         state = load_tensors(file)
-    except (pickle.UnpicklingError, *NOT_WHOLE):  # its hash is right, and yet it is not what `save` writes
+    except (pickle.UnpicklingError, *TORCH_LOAD_ERRORS):  # its hash is right, and yet it is not what `save` writes
         return None
     return state if isinstance(state, dict) else None
 
