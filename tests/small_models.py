@@ -14,12 +14,12 @@ from edgevit.data import dataset_artifacts
 from edgevit.pipeline import make, resolve
 from edgevit.store import Store
 
-VIT = {
+VIT: dict[str, Any] = {
     "model": "deit_tiny_patch16_224",
     "model_args": {"patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3},
     "image_size": 32,
 }
-HYBRID = {
+HYBRID: dict[str, Any] = {
     "model": "repvit_m0_9",
     "model_args": {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -11,7 +12,7 @@ SIDE, CHANNELS = 8, 16
 INT4, FLOAT8 = (helper.tensor_dtype_to_np_dtype(number) for number in (TensorProto.INT4, TensorProto.FLOAT8E4M3FN))
 
 
-def node(operator: str, inputs: Sequence[str], output: str, **attributes: object) -> NodeProto:
+def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
     return helper.make_node(operator, inputs, [output], f"{operator}_{output}", **attributes)
 
 

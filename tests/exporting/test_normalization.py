@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,7 +20,7 @@ from tests.small_models import checkpoint, float_onnx, workbench
 from tests.test_files import run
 
 
-def exported(**options: object) -> Artifact:
+def exported(**options: Any) -> Artifact:
     name = "taking_" + "_".join(options)
     if name not in workbench().made:
         workbench().run("export", name, model=checkpoint().id, normalize=True, **options)

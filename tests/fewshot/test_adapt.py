@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ CPU = torch.device("cpu")
 GENTLE = Augmentation(scale=(0.9, 1.0), horizontal_flip=0)
 
 
-def config(**changes: object) -> Fewshot:
+def config(**changes: Any) -> Fewshot:
     fields = {"stage": "fewshot", "id": "adapted", "model": "m", "support": "s", "augmentation": GENTLE}
     return Fewshot.model_validate({**fields, **changes})
 

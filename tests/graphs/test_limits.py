@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from edgevit.runtimes.sessions import open_session
 from tests.graphs.test_outputs import classifier
 
 
-def behind_pooling(*nodes: onnx.NodeProto, **weights: object) -> ModelProto:
+def behind_pooling(*nodes: onnx.NodeProto, **weights: Any) -> ModelProto:
     """The classifier with `nodes` between its tensors "pooled" and "between"."""
     model = classifier()
     next(one for one in model.graph.node if one.op_type == "Flatten").input[0] = "between"

@@ -18,7 +18,7 @@ from edgevit.models.creation import BuiltModel, ModelDescription, build, create_
 from edgevit.models.structures import structures_of
 from edgevit.models.token_merging import MergingBlocks, attention_and_keys, merge
 
-ARGS = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
+ARGS: dict[str, Any] = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
 
 
 def vit(name: str = "deit_tiny_distilled_patch16_224", **args: Any) -> BuiltModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from edgevit.runtimes.parity import sqnr_db
 from tests.graphs.odd_graphs import plain_session
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
-CONV = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+CONV: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
 DIALECTS = ("onnxruntime", "openvino", "tensorrt")
 node = helper.make_node
 

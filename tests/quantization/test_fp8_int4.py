@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -278,7 +280,7 @@ def test_a_small_vit_goes_through_the_stage(precision: str) -> None:
         ({"runtime": "tensorrt", "smoothquant": 0.5}, "smoothquant is for the even steps of int8"),
     ],
 )
-def test_what_does_not_go_together_is_said(fields: dict[str, object], said: str) -> None:
+def test_what_does_not_go_together_is_said(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Quantize.model_validate(
             {"stage": "quantize", "id": "q", "model": "m", "calibration": "c", "precision": "float8", **fields}

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ from tests.learning import blobs, tiny_token_vit, tiny_vit, train_config
 
 
 def trained(
-    folder: Path, val: Dataset | None = None, workers: int = 0, model: nn.Module | None = None, **changes: object
+    folder: Path, val: Dataset | None = None, workers: int = 0, model: nn.Module | None = None, **changes: Any
 ) -> tuple[nn.Module, float | None]:
     folder.mkdir(parents=True, exist_ok=True)
     return fit(
@@ -128,7 +129,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"precision": "float16", "clip_grad_norm": 1.0}], ids=str)
 @pytest.mark.parametrize("killed_at", [1, 5, 7])
 def test_run_that_was_broken_off_ends_as_an_unbroken_one(
-    tmp_path: Path, killed_at: int, changes: dict[str, object]
+    tmp_path: Path, killed_at: int, changes: dict[str, Any]
 ) -> None:
     val = blobs("blobs.val", 2, seed=9)
     changes = {"epochs": 3, **changes}
