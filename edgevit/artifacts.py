@@ -1,4 +1,4 @@
-"""What flows between stages: finished directories with a typed manifest, and the IOSpec of a model."""
+"""Artifacts, which flow between stages: finished directories with a typed manifest; and the IOSpec of a model."""
 
 from __future__ import annotations
 
@@ -27,21 +27,20 @@ Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency
 Json = dict[str, Any]
 
 MANIFEST = "manifest.json"
-SENSITIVITY = "sensitivity.json"  # of a quantized model: what each layer costs
+SENSITIVITY = "sensitivity.json"  # of a quantized model: the closeness to float with each layer alone quantized
 EMBEDDING = "embedding"
 MADE_AGAIN = "make it again with edgevit run or edgevit bundle"
-LEARNED_TOO = "learned_too"  # of a tested data set, and of an accuracy on it: see data/duplicates.Overlap
-ONLY_LOOKED_AT = ("classes_of", "val")  # inputs of a stage that no weight learns from
+LEARNED_TOO = "learned_too"  # tested images that models learned from: see data/duplicates.Overlap
 
 
 class Frozen(BaseModel):
-    """Base of every record that is written to disk: unknown keys are refused."""
+    """Base of every record that is written to disk. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def composed(name: str) -> str:
-    """A class's name in Unicode's composed form (NFC), in which names are compared; macOS decomposes folders' names."""
+    """A class name in Unicode's composed form (NFC), in which names are compared. macOS decomposes folder names."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -63,11 +62,11 @@ _Std = Annotated[float, bounds.CHANNEL_STD]
 
 
 class Preprocess(Frozen):
-    """How a picture becomes the input tensor; `edgevit.data.preprocess` is the only code that reads it.
+    """The preprocessing of a picture into the input tensor; only `edgevit.data.preprocess` reads it.
 
-    `crop`: the shorter side is resized to size / crop_pct and the centre is cut out; `squash`: both sides
-    are resized to the size, whatever the aspect ratio. Values are scaled to 0..1, then (x - mean) / std; a model with
-    `normalised_inside` does that itself, and takes the resized picture as uint8 (height, width, 3).
+    `crop`: the shorter side is resized to size / crop_pct and the center is cut out. `squash`: both sides are resized
+    to the size, whatever the aspect ratio. Values are scaled to 0..1, then (x - mean) / std. A model with
+    `normalised_inside` scales and normalizes itself; its input is the resized picture as uint8 (height, width, 3).
     """
 
     height: int
@@ -81,10 +80,10 @@ class Preprocess(Frozen):
 
 
 class IOSpec(Frozen):
-    """The one record that training, calibration, evaluation and the shipped runner all read.
+    """Inputs, outputs, preprocessing and classes of a model. Training, evaluation and the shipped runner all read it.
 
     `numbers_are_names`: classes "0", "1", … are names that a data set or the user gave. Otherwise such numbers are the
-    positions of outputs that nobody named. It is written only where it is true.
+    positions of unnamed outputs. The field is written only if it is true.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -108,35 +107,35 @@ class IOSpec(Frozen):
         return cls(inputs=(image,), outputs=(logits,), preprocess=preprocess, classes=classes)
 
     def with_embedding(self, width: int) -> IOSpec:
-        """The same with a second output, `embedding` (N, width): what enters the classifier."""
+        """A copy with a second output, `embedding` (N, width): the features that enter the classifier."""
         batch = self.outputs[0].shape[0]
         embedding = TensorSpec(name=EMBEDDING, shape=(batch, width), layout="NC", meaning="features")
         return self.model_copy(update={"outputs": (*self.outputs, embedding)})
 
     def taking_pictures(self) -> IOSpec:
-        """The same for a model that scales and normalises itself: input `image` is uint8 (N, height, width, 3)."""
+        """A copy for a model that scales and normalizes itself: input `image` is uint8 (N, height, width, 3)."""
         rule, image = self.preprocess.model_copy(update={"normalised_inside": True}), self.inputs[0]
         shape = (image.shape[0], rule.height, rule.width, 3)
-        taken = image.model_copy(update={"shape": shape, "dtype": "uint8", "layout": "NHWC"})
-        return self.model_copy(update={"inputs": (taken,), "preprocess": rule})
+        picture = image.model_copy(update={"shape": shape, "dtype": "uint8", "layout": "NHWC"})
+        return self.model_copy(update={"inputs": (picture,), "preprocess": rule})
 
     @property
     def has_embedding(self) -> bool:
         return any(output.name == EMBEDDING for output in self.outputs)
 
     def calling_its_classes(self, names: tuple[str, ...]) -> IOSpec:
-        """A copy whose outputs have these names, in their order."""
+        """A copy with these class names, in the order of the outputs."""
         classes = tuple(map(composed, names))
         return self.model_copy(update={"classes": classes, "numbers_are_names": classes == numbers(len(names))})
 
     @property
     def names_its_classes(self) -> bool:
-        """Whether the classes have names, and not the positions of the outputs alone."""
+        """Whether the classes have names, not only positions."""
         return self.numbers_are_names or self.classes != numbers(len(self.classes))
 
 
 def numbers(count: int) -> tuple[str, ...]:
-    """ "0", "1", …: what outputs are called that nobody named."""
+    """ "0", "1", …: the names of unnamed outputs."""
     return tuple(map(str, range(count)))
 
 
@@ -149,7 +148,7 @@ class FileEntry(Frozen):
 
 
 class InputRef(Frozen):
-    """Where an input came from: enough to find its directory in the same store."""
+    """A reference to an input: enough to find its directory in the same store."""
 
     id: str
     kind: Kind
@@ -158,10 +157,10 @@ class InputRef(Frozen):
 
 
 class Manifest(Frozen):
-    """The typed record in every finished directory; its presence means finished.
+    """The typed record in every finished directory. Its presence means finished.
 
-    On disk it has one field more, `sha256`: of all other fields as canonical JSON. Manifests of schema version 1, which
-    older versions of edgevit wrote, do not have it.
+    On disk it has one more field, `sha256`: the hash of all other fields as canonical JSON. Manifests of schema version
+    1, from older versions of edgevit, do not have it.
     """
 
     schema_version: Literal[1, 2] = 2
@@ -183,10 +182,10 @@ class Manifest(Frozen):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a stage hands back after it has written its files into `out`.
+    """The return value of a stage, after it has written its files into `out`.
 
-    Every file under `out` is recorded. Those named in `logs` (times, curves, rates of making it) stay out of the
-    content digest, as do `provenance` and the names in `log_metrics`.
+    Every file under `out` is recorded. Files in `logs` (times, curves), `provenance` and `log_metrics` are not part of
+    the content digest.
     """
 
     kind: Kind
@@ -212,7 +211,7 @@ class Artifact:
 
     @classmethod
     def load(cls, path: Path) -> Artifact:
-        """Read the artifact in directory `path`. Raises ArtifactError if there is none, or none that is whole."""
+        """Read the artifact in directory `path`. Raises ArtifactError if there is none, or it is not whole."""
         return cls(path.resolve(), read_manifest(path / MANIFEST))
 
     @property
@@ -238,7 +237,7 @@ class Artifact:
         return self.manifest.io
 
     def calling_its_classes(self, names: tuple[str, ...]) -> Artifact:
-        """The same model with other names for its classes; its file keeps those that it was written with."""
+        """This model with other class names. Its file keeps the names that it was written with."""
         return self.with_io(self.io.calling_its_classes(names))
 
     def with_io(self, io: IOSpec) -> Artifact:
@@ -249,9 +248,9 @@ class Artifact:
         return InputRef(id=self.id, kind=self.kind, key=self.manifest.key, digest=self.digest)
 
     def file(self, name: str) -> Path:
-        """The path of one of this artifact's files, after its hash has been checked.
+        """The path of a file of this artifact, after a check of its hash.
 
-        Raises ArtifactError if the artifact holds no such file, or if it changed since it was made.
+        Raises ArtifactError if the artifact has no such file, or the file changed since it was made.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -272,7 +271,7 @@ class Artifact:
 
 
 def read_manifest(file: Path) -> Manifest:
-    """The manifest in a file. Raises ArtifactError if there is none, or if it changed since it was written."""
+    """The manifest in a file. Raises ArtifactError if there is none, or it changed since it was written."""
     try:
         fields = json.loads(file.read_bytes())
         digest = fields.pop("sha256", None)
@@ -296,65 +295,50 @@ def read_manifest(file: Path) -> Manifest:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """What `read_manifest` reads."""
+    """The text of a manifest, as `read_manifest` reads it."""
     fields = json.loads(manifest.model_dump_json())
     return json.dumps({**fields, "sha256": sha256_of(fields)}, indent=1, ensure_ascii=False)
 
 
 def ancestors(artifact: Artifact) -> list[Artifact]:
-    """Every artifact behind `artifact` that lies in the same store, parents before children, itself last.
+    """Every ancestor of `artifact` in the same store, parents before children, and `artifact` itself last.
 
-    An artifact of a store lies in <store>/<key>/<digest>; data sets of a recipe have no directory and are left out.
+    An artifact of a store lies in <store>/<key>/<digest>. Data sets of a recipe have no directory and are left out.
 
     Raises:
-        ArtifactError: a manifest behind it was altered, or is its own ancestor.
+        ArtifactError: a manifest of an ancestor was altered, or an artifact is its own ancestor.
     """
     store = artifact.path.parent.parent
-    found: dict[str, Artifact] = {}
+    complete: dict[str, Artifact] = {}
     branch = {artifact.digest: (artifact, iter(artifact.manifest.inputs.values()))}
     while branch:
-        one, refs = branch[next(reversed(branch))]
-        unseen = (in_store(store, ref.key, ref.digest) for ref in refs if ref.digest not in found)
-        parent = next(filter(None, unseen), None)
+        child, refs = branch[next(reversed(branch))]
+        parents = (in_store(store, ref.key, ref.digest) for ref in refs if ref.digest not in complete)
+        parent = next(filter(None, parents), None)
         if parent is None:
-            found[one.digest] = branch.pop(one.digest)[0]
+            complete[child.digest] = branch.pop(child.digest)[0]
         elif parent.digest in branch:
-            raise ArtifactError(f"its inputs lead back to itself, by '{one.id}'", where=parent.path, next=MADE_AGAIN)
+            raise ArtifactError(f"its inputs lead back to itself, by '{child.id}'", where=parent.path, next=MADE_AGAIN)
         else:
             branch[parent.digest] = (parent, iter(parent.manifest.inputs.values()))
-    return list(found.values())
+    return list(complete.values())
 
 
 def in_store(store: Path, key: str, digest: str) -> Artifact | None:
-    """The artifact of this key and digest in a store, or None where there is none.
+    """The artifact of this key and digest in a store; None if there is none.
 
-    Raises ArtifactError where its manifest was altered, or is of another folder.
+    Raises ArtifactError if its manifest was altered, or belongs to another folder.
     """
     folder = store / key / digest
     if not (folder / MANIFEST).is_file():
         return None
     artifact = Artifact.load(folder)
-    named, meant = (artifact.manifest.key, artifact.digest), (folder.parent.name, folder.name)
-    if not named == meant == (key, digest):
+    recorded, of_folder = (artifact.manifest.key, artifact.digest), (folder.parent.name, folder.name)
+    if not recorded == of_folder == (key, digest):
         raise ArtifactError(
-            "this is the result of another stage", where=folder, got="/".join(named), expected=f"{key}/{digest}"
+            "this is the result of another stage", where=folder, got="/".join(recorded), expected=f"{key}/{digest}"
         )
     return artifact
-
-
-def data_behind(model: Artifact) -> dict[str, str]:
-    """The data sets that a model and its teachers learned from: the id of each by its digest.
-
-    Calibration counts, and so do images without labels; names of classes and validation do not.
-    """
-    behind = [one for one in ancestors(model) if one.kind != "evaluation"]
-    made = {one.id for one in behind}
-    return {
-        ref.digest: ref.id
-        for one in behind
-        for path, ref in one.manifest.inputs.items()
-        if ref.kind == "dataset" and path not in ONLY_LOOKED_AT and ref.id not in made
-    }
 
 
 def canonical_json(value: object) -> str:
@@ -374,7 +358,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def content_digest(contents: Contents, files: Mapping[str, FileEntry]) -> str:
-    """Digest of what an artifact is for: its content files, metrics, IOSpec and session options."""
+    """Digest of an artifact's content: its content files, metrics, IOSpec and session options."""
     return sha256_of(
         {
             "kind": contents.kind,

@@ -1,7 +1,7 @@
-"""What numbers may be, in recipes and on the command line: each range stands here and nowhere else.
+"""The ranges of numbers in recipes and on the command line. Each range stands here and nowhere else.
 
-A range leaves room for any honest use (ImageNet-22k has 21,841 classes). What lies beyond it ends a run late: without
-memory, without an end, or in a number that is not finite.
+A range leaves room for any sensible use (ImageNet-22k has 21,841 classes). A number beyond it would end a run late:
+without memory, without an end, or in a number that is not finite.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ BEYOND = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", 
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` to `high`; as an annotation of a field, pydantic checks them.
+    """Finite numbers from `low` to `high`. As an annotation of a field, pydantic checks it.
 
     Attributes:
-        low_is_in: False leaves `low` itself out.
-        high_is_in: False leaves `high` itself out.
+        low_is_in: whether `low` itself is in the range.
+        high_is_in: whether `high` itself is in the range.
     """
 
     low: float
@@ -32,7 +32,7 @@ class Range:
     high_is_in: bool = True
 
     def __contains__(self, number: float) -> bool:
-        """Whether `number` is in range; NaN never is."""
+        """Whether `number` is in the range. NaN never is."""
         above = self.low <= number if self.low_is_in else self.low < number
         return above and (number <= self.high if self.high_is_in else number < self.high)
 
@@ -48,15 +48,15 @@ class Range:
         number = {"type": "int" if source is int else "float", lowest: self.low, highest: self.high}
         return core_schema.no_info_wrap_validator_function(self._checked, cast("CoreSchema", number))
 
-    def _checked(self, given: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        """pydantic's own errors name one of the two bounds."""
+    def _checked(self, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """The value, checked. The error names both bounds; pydantic's own errors name one of them."""
         from pydantic import ValidationError
         from pydantic_core import PydanticCustomError
 
-        if isinstance(given, bool):
+        if isinstance(value, bool):
             raise PydanticCustomError("number_type", "Input should be a number, not true or false")
         try:
-            return handler(given)
+            return handler(value)
         except ValidationError as error:
             if error.errors()[0]["type"] not in BEYOND:
                 raise
@@ -90,7 +90,7 @@ REPEATS = Range(1, 1000)  # of a sample in a batch
 VIEWS = Range(0, 1000)  # of a picture
 SEVERITY = Range(1, 5)
 OPSET = Range(17, 23)
-SEED = Range(0, 2**31 - 1)  # scikit-learn takes 32 bits, and folds of cross-validation count up from a seed
+SEED = Range(0, 2**31 - 1)  # scikit-learn takes 32 bits, and cross-validation counts up from a seed
 STEPS = Range(20, 1_000_000)
 POLICY_NUMBER = Range(0, 1000)  # in the name of an augmentation policy
 MODEL_ARGUMENT = Range(-1_000_000, 1_000_000)

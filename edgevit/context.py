@@ -1,4 +1,4 @@
-"""What a stage may know beside its configuration and its inputs; nothing here enters a key but the budget."""
+"""The circumstances of a stage, beside its configuration and inputs. Only the budget enters keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_WORKERS = 8
 
 
 def usable_cpus() -> int:
-    """The CPUs that this process may run on."""
+    """The number of CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -24,17 +24,17 @@ class Context:
     Attributes:
         device: the torch device that training uses, "cpu" or "cuda".
         workers: processes that load images; 0 loads them in the training process.
-        ranks: processes that share a training, each on its rows of every batch; on CUDA, each on a GPU of its own.
-        shard: each of several ranks keeps its part of the weights alone (FSDP).
-        progress: where lines and bars go.
-        budget: the recipe's budget; only stages that declare `reads_budget` may look at it.
+        ranks: processes that share a training, each with its rows of every batch; on CUDA, each has its own GPU.
+        shard: the ranks split the weights between them (FSDP).
+        progress: receives lines and bars.
+        budget: the recipe's budget; only stages that declare `reads_budget` may read it.
         stage_id: the id of the stage that is running.
-        work: a folder of this stage's key that survives a kill (training keeps its state there); removed once the
-            stage has been published.
-        training: names the training that `work` belongs to, by its stage's key.
-        cache: a folder that all stages share and that may be removed at any time (what teachers said, embeddings).
-        check: compute a sample of what teachers said, taken from the cache, again, and compare.
-        tensorboard: where event files of the training go, for TensorBoard; each stage has its own folder.
+        work: a folder of this stage's key that survives a kill, for the state of a training. It is removed once the
+            stage is published.
+        training: the training that `work` belongs to: its stage's key.
+        cache: a folder that all stages share and that may be removed at any time (teacher outputs, embeddings).
+        check: compute a sample of the cached teacher outputs again, and compare.
+        tensorboard: the folder of event files for TensorBoard, with a folder for each stage.
         recipe_name: for titles.
     """
 

@@ -47,12 +47,12 @@ def whole_or_not_at_all(out: Path) -> Iterator[Path]:
 
 
 def naming_the_full_disk(error: OSError, folders: Sequence[Path]) -> OSError:
-    """The error with a path on the disk that is full; an error of another kind as it is.
+    """A "disk full" error with a path on the full disk; any other error as it is.
 
-    Python does not say which file a failed write was to. Then it is the folder whose disk has the least room.
+    If the error names no file, the path is the folder whose disk has the least free space.
 
     Args:
-        folders: where files were being written.
+        folders: the folders that were written to.
     """
     if error.errno not in IS_FULL:
         return error
@@ -62,7 +62,7 @@ def naming_the_full_disk(error: OSError, folders: Sequence[Path]) -> OSError:
 
 
 def temporary_folders() -> list[Path]:
-    """The folder of temporary files; none where no disk has room for it."""
+    """The folder of temporary files; an empty list if no disk has room for it."""
     try:
         return [Path(tempfile.gettempdir())]
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def temporary_folders() -> list[Path]:
 
 
 def check_room(file: Path, size_bytes: int) -> None:
-    """Try to write a file of this size, for libraries that do not say why they could not. OSError where it fails."""
+    """Try to write a file of this size, after a library failed without a reason. Raises OSError if it fails."""
     try:
         with file.open("wb") as opened:
             for start in range(0, size_bytes, _BLOCK_BYTES):
@@ -82,7 +82,7 @@ def check_room(file: Path, size_bytes: int) -> None:
 
 
 def write_synced(path: Path, *contents: bytes | memoryview) -> None:
-    """Write a file that outlasts a power cut; OSError on a full disk, which torch and safetensors call otherwise."""
+    """Write a file that survives a power cut. Raises OSError on a full disk; torch and safetensors raise others."""
     with path.open("wb") as file:
         file.writelines(contents)
         file.flush()
@@ -90,7 +90,7 @@ def write_synced(path: Path, *contents: bytes | memoryview) -> None:
 
 
 def copy_folder(source: Path, to: Path) -> None:
-    """Copy a folder of plain files. Unlike shutil.copytree it stops at the first OSError, and raises that."""
+    """Copy a folder of plain files. Stops at the first OSError and raises it, unlike shutil.copytree."""
     to.mkdir()
     for path in sorted(source.rglob("*")):
         copy = to / path.relative_to(source)
@@ -109,7 +109,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Bring the files below a folder to the disk: some disks say only then that they are full."""
+    """Write the files below a folder through to the disk: some disks report only then that they are full."""
     for file in folder.rglob("*"):
         if file.is_file():
             with file.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""The exceptions that a user can meet, named by cause.
+"""Exceptions for users, named by cause.
 
     EdgevitError                 the base: printed without a traceback
     ├── RecipeError              a recipe, an option or a name in it is wrong           exit 2
@@ -11,7 +11,7 @@
     └── CheckFailed              a check, budget or comparison was not met              exit 1
         └── ParityError          a file does not agree with what it was made from       exit 1
 
-Anything else that escapes is a bug of edgevit's own and keeps its traceback.
+Any other exception is a bug of edgevit and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ NO_MEMORY = (
 
 
 class EdgevitError(Exception):
-    """An error that its reader can act on.
+    """An error that the user can act on.
 
     Args:
         what: what went wrong, one sentence.
-        where: the file, recipe line, stage or image it happened at.
+        where: the file, recipe line, stage or image.
         got: the value that was found.
-        expected: what would have been accepted.
-        next: the command or edit that mends it.
+        expected: the values that are accepted.
+        next: the command or edit that fixes it.
     """
 
     exit_code: ClassVar[int] = 2
@@ -71,13 +71,13 @@ class EdgevitError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its message that says anything, without its full stop; its type where none does."""
+    """The first line of an error's message that is not empty, without its full stop; or the type of the error."""
     lines = (line.strip().rstrip(".") for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is Python's, a device's, or a library's way to say that there is no memory left."""
+    """Whether an error of Python, a device or a library means that there is no memory left."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
@@ -120,18 +120,18 @@ class ParityError(CheckFailed):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """`Did you mean 'x'?` for the known name nearest to `name`, or None where none is near."""
+    """`Did you mean 'x'?` for the known name nearest to `name`; None if no name is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else None
 
 
 def shortened(value: object, most: int = 100) -> str:
-    """`value` as text of at most `most` characters, and … where it has more."""
+    """`value` as text of at most `most` characters; … stands for the rest."""
     text = str(value)
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def listed(names: Sequence[str], shown: int = 5) -> str:
-    """`a, b and 3 more`: the first of many names."""
+    """`a, b and 3 more`: the first names of a list."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more

@@ -1,4 +1,4 @@
-"""The loop: each stage of a recipe is found in the store or made."""
+"""Run a recipe: each stage is taken from the store, or made and stored."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import resource
 import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json, sha256_of_file
 from edgevit.configs import Bundle, Check, Export, Stage, input_files, references
+from edgevit.configs.fields import Purpose
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
@@ -28,18 +30,19 @@ from edgevit.store import Store, changed_fields, dotted, ingredients, replace_li
 from edgevit.targets import target_info
 
 StageFunction = Callable[[Stage, Mapping[str, Artifact], Context, Path], Contents]
+LEARNING_PURPOSES: tuple[Purpose, ...] = ("learned from", "adapted to", "calibrated by", "validated on")
 
 
 def run(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collection[str] = ()) -> dict[str, Artifact]:
-    """Run a recipe; finished stages are taken from the store under `runs`.
+    """Run a recipe. Finished stages are taken from the store under `runs`.
 
     Args:
         base: the folder that relative paths of data sets start from.
         runs: the folder of all runs; this one is runs/<recipe name>.
-        fresh: ids of stages to make again even where a finished result is at hand.
+        fresh: ids of stages to make again, finished or not.
 
     Returns:
-        Every data set role and stage by name.
+        The artifact of every data set role and stage, by name.
     """
     _check_ids(fresh, recipe)
     store = Store(runs / ".store")
@@ -55,7 +58,7 @@ def run(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collect
 def make(
     config: Stage, inputs: Mapping[str, Artifact], store: Store, context: Context, title: str = "", again: bool = False
 ) -> Artifact:
-    """The artifact of one stage: found in the store, or made and published there."""
+    """The artifact of one stage: taken from the store, or made and stored."""
     parts = ingredients_of(config, inputs, context)
     artifact = None if again else store.find(store.key(parts), context.progress.say)
     if artifact is None:
@@ -68,16 +71,16 @@ def make(
             context.progress.curves(_curves(artifact))
     if isinstance(config, (Export, Bundle)) and (warning := untrained(artifact)):
         context.progress.say(f"note: {config.id}: {warning}")
-    return _in_its_place(artifact, inputs)
+    return _with_pictures(artifact, inputs)
 
 
 def finished_inputs(
     recipe: Recipe, base: Path, runs: Path, context: Context, config: Stage
 ) -> tuple[dict[str, Artifact], Context]:
-    """The inputs and the context of one stage, for work beside the run: nothing is made.
+    """The inputs and the context of one stage, for work outside a run. Nothing is made.
 
     Raises:
-        ArtifactError: a stage that it needs is not finished.
+        ArtifactError: a stage that the inputs come from is not finished.
     """
     store = Store(runs / ".store")
     context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
@@ -87,24 +90,23 @@ def finished_inputs(
     def inputs_of(stage: Stage) -> dict[str, Artifact]:
         for _, name, _ in references(stage):
             if name not in done:
-                done[name] = found(stages[name])
+                done[name] = finished_stage(stages[name])
         return resolve(stage, done)
 
-    def found(stage: Stage) -> Artifact:
+    def finished_stage(stage: Stage) -> Artifact:
         inputs = inputs_of(stage)
         artifact = store.find(store.key(ingredients_of(stage, inputs, context)))
         if artifact is None:
             raise ArtifactError(f"it is not finished, and '{config.id}' needs it", where=f"stage '{stage.id}'")
-        return _in_its_place(artifact, inputs)
+        return _with_pictures(artifact, inputs)
 
     return inputs_of(config), context.at(config.id, context.work, context.cache)
 
 
 def finished(recipe: Recipe, runs: Path) -> dict[str, InputRef]:
-    """What this run folder shows, by stage id."""
-    shown = {config.id: runs / recipe.name / config.id for config in recipe.stages}
-    whole = {name: _whole(path) for name, path in shown.items()}
-    return {name: artifact.ref() for name, artifact in whole.items() if artifact is not None}
+    """The finished results in the folder of this run, by stage id."""
+    results = {config.id: _result_in(runs / recipe.name / config.id) for config in recipe.stages}
+    return {id: artifact.ref() for id, artifact in results.items() if artifact is not None}
 
 
 def resolve(config: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
@@ -113,7 +115,7 @@ def resolve(config: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
 
 
 def ingredients_of(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> Json:
-    """What decides the result of a stage, its target's fingerprint included."""
+    """Everything that decides the result of a stage, with the fingerprint of its target."""
     name: str | None = getattr(config, "target", None)
     target = None if name is None else target_info(name, _runtime(config, inputs))
     if isinstance(config, Check):
@@ -124,14 +126,14 @@ def ingredients_of(config: Stage, inputs: Mapping[str, Artifact], context: Conte
 
 
 def stage_function(name: str) -> StageFunction:
-    """The function of a stage; its module is imported here, and only here."""
+    """The function of a stage. Stage modules are imported here and nowhere else."""
     function: StageFunction = import_module(f"edgevit.stages.{name}").run
     return function
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Whether a stage would run, and why."""
+    """Whether a stage would run, and the reasons."""
 
     id: str
     stage: str
@@ -140,59 +142,57 @@ class Reason:
 
 
 def why(recipe: Recipe, base: Path, runs: Path, fresh: Collection[str] = ()) -> list[Reason]:
-    """For every stage: finished, or which field changed since it was last made in this run folder."""
+    """Whether each stage would run, and the fields that changed since the result in the run folder was made."""
     _check_ids(fresh, recipe)
     store = Store(runs / ".store")
     context = Context(budget=recipe.budget, recipe_name=recipe.name)
     done = _datasets(recipe, base, store, context)
-    found = []
+    answers = []
     for config in recipe.stages:
-        name = config.name()
-        missing = [one for _, one, _ in references(config) if one not in done]
+        missing = [name for _, name, _ in references(config) if name not in done]
         if missing:
-            found.append(
-                Reason(config.id, name, True, (f"it needs {', '.join(dict.fromkeys(missing))}, to be made first",))
-            )
+            reason = f"it needs {', '.join(dict.fromkeys(missing))}, to be made first"
+            answers.append(Reason(config.id, config.name(), True, (reason,)))
             continue
         parts = ingredients_of(config, resolve(config, done), context)
         if config.id in fresh:
-            found.append(Reason(config.id, name, True, ("--fresh asks for it",)))
+            answers.append(Reason(config.id, config.name(), True, ("--fresh asks for it",)))
             continue
         artifact = store.find(store.key(parts))
         if artifact:
             done[config.id] = artifact
         reasons = () if artifact else _reasons(runs / recipe.name / config.id, parts)
-        found.append(Reason(config.id, name, artifact is None, reasons))
-    return found
+        answers.append(Reason(config.id, config.name(), artifact is None, reasons))
+    return answers
 
 
-def _reasons(shown: Path, parts: Json) -> tuple[str, ...]:
-    before = _whole(shown)
+def _reasons(stage_folder: Path, parts: Json) -> tuple[str, ...]:
+    before = _result_in(stage_folder)
     if before is None:
-        return ("its manifest was altered" if (shown / MANIFEST).is_file() else "it was never made here",)
+        return ("its manifest was altered" if (stage_folder / MANIFEST).is_file() else "it was never made here",)
     return tuple(changed_fields(before.manifest.ingredients, parts)) or ("its files are gone or were altered",)
 
 
-def _whole(shown: Path) -> Artifact | None:
-    """The artifact that a run folder shows, or None where there is none, or its manifest was altered."""
+def _result_in(stage_folder: Path) -> Artifact | None:
+    """The artifact in a stage's folder of a run; None if there is none, or its manifest was altered."""
     try:
-        return Artifact.load(shown)
+        return Artifact.load(stage_folder)
     except ArtifactError:
         return None
 
 
 def _check_ids(ids: Collection[str], recipe: Recipe) -> None:
     known = [config.id for config in recipe.stages]
-    for one in ids:
-        if one not in known:
-            hint = did_you_mean(one, known) or ""
+    for id in ids:
+        if id not in known:
+            hint = did_you_mean(id, known) or ""
             raise RecipeError(
-                f"there is no stage '{one}' to make again. {hint}".rstrip(), expected=f"one of {', '.join(known)}"
+                f"there is no stage '{id}' to make again. {hint}".rstrip(), expected=f"one of {', '.join(known)}"
             )
 
 
 def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:
-    """The runtime by which a stage runs its model: named by the stage, or the one that opens the model."""
+    """The runtime that the stage names, or else the runtime that opens its model."""
     named: str | None = getattr(config, "runtime_here", None) or getattr(config, "runtime", None)
     return named or runtime_of(inputs["model"])
 
@@ -202,8 +202,8 @@ def _writer(
 ) -> Callable[[Path, Path], Contents]:
     def write(out: Path, work: Path) -> Contents:
         start = time.monotonic()
-        at = context.at(config.id, work, cache, training=work.name)
-        contents = stage_function(config.name())(config, inputs, at, out)
+        stage_context = context.at(config.id, work, cache, training=work.name)
+        contents = stage_function(config.name())(config, inputs, stage_context, out)
         _check_files_are_those_of_the_key(config, parts)
         cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib_so_far": round(_peak_rss_mib(), 1)}
         origin = weights_origin(config, inputs, contents)
@@ -213,9 +213,9 @@ def _writer(
 
 
 def _check_files_are_those_of_the_key(config: Stage, parts: Json) -> None:
-    """Raise ArtifactError if a file that the stage was given changed since the key was made of it.
+    """Raise ArtifactError if an input file changed after the key was computed.
 
-    Pictures are held against their hashes as they are read, see `Dataset.image`.
+    Pictures are compared with their hashes as they are read, see `Dataset.image`.
     """
     for name, file in input_files(config).items():
         if not file.is_file() or f"sha256 {sha256_of_file(file)}" != parts["config"][name]:
@@ -234,13 +234,14 @@ def _peak_rss_mib() -> float:
 
 
 def _outcome(artifact: Artifact) -> str:
+    """The main numbers of a finished stage, for the console."""
     metrics = artifact.metrics
     words = [f"done in {artifact.manifest.provenance['seconds']:.1f} s"]
     if "top1" in metrics:
         top1 = metrics["top1"]
         words.append(f"top-1 {top1['value']:.1%} ({top1['low']:.1%} to {top1['high']:.1%}, n {top1['n']})")
     if "episodes" in metrics:
-        words += [f"{name} {one['value']:.1%}" for name, one in metrics["episodes"].items()]
+        words += [f"{method} {top1['value']:.1%}" for method, top1 in metrics["episodes"].items()]
     if "corrupted_top1" in metrics:
         words.append(f"{metrics['corrupted_top1']['value']:.1%} under corruption")
     if "latency_ms" in metrics:
@@ -252,12 +253,13 @@ def _outcome(artifact: Artifact) -> str:
     return ", ".join(words)
 
 
-def _in_its_place(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Artifact:
+def _with_pictures(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Artifact:
+    """A data set that a stage made, with the paths of its pictures; any other artifact as it is."""
     return with_source(artifact, inputs["data"]) if artifact.kind == "dataset" else artifact
 
 
 def _curves(artifact: Artifact) -> dict[str, list[float]]:
-    """The course of a training, where the artifact comes from one."""
+    """Loss and validation accuracy by step, if the artifact comes from a training."""
     if "metrics.jsonl" not in artifact.manifest.files:
         return {}
     rows = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -266,59 +268,63 @@ def _curves(artifact: Artifact) -> dict[str, list[float]]:
 
 def _datasets(recipe: Recipe, base: Path, store: Store, context: Context) -> dict[str, Artifact]:
     cache = store.root / "hashes.json"
-    found = dataset_artifacts(
+    artifacts = dataset_artifacts(
         recipe.datasets, base, recipe.dataset_names(), cache=cache, progress=context.progress, uses=_uses(recipe)
     )
-    notes = [note for artifact in found.values() for note in artifact.manifest.provenance["notes"]]
+    notes = [note for artifact in artifacts.values() for note in artifact.manifest.provenance["notes"]]
     for note in dict.fromkeys(notes):
         context.progress.say(f"note: {note}")
-    return found
+    return artifacts
 
 
 def _uses(recipe: Recipe) -> Uses:
-    """What the stages of a recipe do with its data sets; names of classes are no images."""
-    read = [(stage.name(), path, name) for stage in recipe.stages for path, name, _ in references(stage)]
-    names = set(recipe.dataset_names())
-    tested = {name for stage, path, name in read if (stage, path) == ("evaluate", ("data",))}
-    learned = {
-        name for stage, path, name in read if path != ("classes_of",) and (stage, path) != ("evaluate", ("data",))
-    }
-    supports = {name for stage, path, name in read if stage in ("fewshot", "bundle") and path == ("support",)}
-    return Uses(*(frozenset(some & names) for some in (tested, learned, supports)))
+    """The data sets that stages test, learn from and adapt to. Class names alone are no use of images."""
+    of_purpose: dict[Purpose | None, set[str]] = defaultdict(set)
+    for stage in recipe.stages:
+        for _, name, takes in references(stage):
+            of_purpose[takes.purpose].add(name)
+    datasets = frozenset(recipe.dataset_names())
+    learned = set().union(*(of_purpose[purpose] for purpose in LEARNING_PURPOSES))
+    return Uses(datasets & of_purpose["judged by"], datasets & learned, datasets & of_purpose["adapted to"])
 
 
 def _show(artifact: Artifact, run_folder: Path, stage_id: str) -> None:
-    """Make a stage's folder in the run point at its artifact; a bundle is copied, since it may be changed in place."""
-    shown = run_folder / stage_id
-    for above in shown.relative_to(run_folder).parents:
+    """Show an artifact in its stage's folder of the run: as a link, or a bundle as a copy, which may be changed."""
+    stage_folder = run_folder / stage_id
+    for above in stage_folder.relative_to(run_folder).parents:
         if (run_folder / above).is_symlink() and above != Path():  # an older recipe had a stage of this name
             (run_folder / above).unlink()
-    shown.parent.mkdir(parents=True, exist_ok=True)
-    if artifact.kind != "bundle":
-        if shown.is_dir() and not shown.is_symlink():
-            raise ArtifactError("a folder is in the way of a stage's result", where=shown, next="move it away")
-        replace_link(shown, Path(os.path.relpath(artifact.path, shown.parent.resolve())))
+    stage_folder.parent.mkdir(parents=True, exist_ok=True)
+    if artifact.kind == "bundle":
+        _show_copy(artifact, stage_folder)
         return
-    if _same(shown, artifact):
+    if stage_folder.is_dir() and not stage_folder.is_symlink():
+        raise ArtifactError("a folder is in the way of a stage's result", where=stage_folder, next="move it away")
+    replace_link(stage_folder, Path(os.path.relpath(artifact.path, stage_folder.parent.resolve())))
+
+
+def _show_copy(bundle: Artifact, stage_folder: Path) -> None:
+    """Copy a bundle into the run. Another bundle there is renamed, since a user may have changed it."""
+    if _holds(stage_folder, bundle):
         return
-    copy = shown.with_name(f".{shown.name}.{os.getpid()}")
+    copy = stage_folder.with_name(f".{stage_folder.name}.{os.getpid()}")
     shutil.rmtree(copy, ignore_errors=True)
     try:
-        copy_folder(artifact.path, copy)
-        if _same(shown, artifact):
+        copy_folder(bundle.path, copy)
+        if _holds(stage_folder, bundle):
             return
-        if shown.is_symlink():
-            shown.unlink()
-        elif shown.exists():
-            shown.rename(shown.with_name(f"{shown.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
-        copy.rename(shown)
+        if stage_folder.is_symlink():
+            stage_folder.unlink()
+        elif stage_folder.exists():
+            stage_folder.rename(stage_folder.with_name(f"{stage_folder.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
+        copy.rename(stage_folder)
     except OSError:
-        if not _same(shown, artifact):  # which another run of the recipe may just have shown
+        if not _holds(stage_folder, bundle):  # unless another run of the recipe has just copied it
             raise
     finally:
         shutil.rmtree(copy, ignore_errors=True)
 
 
-def _same(shown: Path, artifact: Artifact) -> bool:
-    known = _whole(shown)
-    return known is not None and known.digest == artifact.digest
+def _holds(stage_folder: Path, artifact: Artifact) -> bool:
+    result = _result_in(stage_folder)
+    return result is not None and result.digest == artifact.digest

@@ -11,7 +11,7 @@ from typing import Protocol, TextIO
 
 from edgevit.terminal import printable, printable_line
 
-BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*#@"  # the courses of values, from small to large
+BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*#@"  # levels of a sparkline, from small to large
 SPARKLINE_WIDTH = 12
 
 
@@ -19,21 +19,21 @@ class Bar(Protocol):
     """One piece of work of known length."""
 
     def advance(self, count: int = 1, **values: float) -> None:
-        """`count` more units are done; `values` (loss, accuracy) are shown beside the bar."""
+        """Count `count` more units as done. `values` (loss, accuracy) are shown beside the bar."""
 
 
 class Progress(Protocol):
-    """Where a stage says what it does."""
+    """Receives the messages of a stage."""
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
 
     def curves(self, curves: Mapping[str, Sequence[float]]) -> None:
-        """One line with the course of each of these values; those of less than two points are left out."""
+        """Print the curves in one line. Curves of fewer than two points are left out."""
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
-        """A bar over `total` units, gone (terminal) or ended by a line (plain) when the block ends."""
+        """A bar over `total` units. At the end of the block it disappears (terminal) or becomes a line (plain)."""
         yield SilentBar()
 
 
@@ -43,7 +43,7 @@ class SilentBar:
 
 
 class SilentProgress:
-    """Says nothing; for tests and library use."""
+    """Prints nothing; for tests and library use."""
 
     def say(self, line: str) -> None:
         pass
@@ -57,7 +57,7 @@ class SilentProgress:
 
 
 class PlainProgress:
-    """Lines for pipes and logs: at most one every `every_s` seconds for each bar, and one at its end."""
+    """Prints lines, for pipes and logs: at most one every `every_s` seconds for each bar, and one at its end."""
 
     def __init__(self, stream: TextIO, every_s: float = 10.0) -> None:
         self._stream, self._every_s = stream, every_s
@@ -98,7 +98,7 @@ class _PlainBar:
 
 
 class RichProgress:
-    """A rich bar on a terminal."""
+    """Shows bars of the package rich, on a terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -139,13 +139,13 @@ class RichProgress:
 
 
 def sparkline(values: Sequence[float], levels: str, width: int = SPARKLINE_WIDTH) -> str:
-    """The course of `values` in at most `width` characters, from the first of `levels` (smallest) to the last."""
+    """A curve of `values` in at most `width` characters of `levels`, which rise from smallest to largest."""
     columns = min(width, len(values))
     edges = [column * len(values) // columns for column in range(columns + 1)]
     means = [mean(values[start:stop]) for start, stop in pairwise(edges)]
     low, high = min(means), max(means)
     steps = len(levels) - 1
-    return "".join(levels[round((one - low) / (high - low) * steps) if high > low else 0] for one in means)
+    return "".join(levels[round((value - low) / (high - low) * steps) if high > low else 0] for value in means)
 
 
 def _say_curves(progress: Progress, curves: Mapping[str, Sequence[float]], encoding: str | None) -> None:
@@ -160,5 +160,5 @@ def _say_curves(progress: Progress, curves: Mapping[str, Sequence[float]], encod
 
 
 def progress_for(stream: TextIO) -> Progress:
-    """A bar where `stream` is a terminal, plain lines elsewhere."""
+    """Bars if `stream` is a terminal, plain lines otherwise."""
     return RichProgress() if stream.isatty() else PlainProgress(stream)

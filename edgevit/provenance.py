@@ -1,4 +1,7 @@
-"""Where, when and with which versions something was made. No package is imported to learn its version."""
+"""Provenance of results: versions, machine, time, the origin of weights, the data behind a model.
+
+No package is imported to learn its version.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents, Json
-from edgevit.configs import Fewshot, Stage
+from edgevit.artifacts import Artifact, Contents, Json, ancestors
+from edgevit.configs import STAGES, Fewshot, Stage
+from edgevit.configs.fields import Purpose, purpose_of
+from edgevit.configs.renamed import current_stage
 from edgevit.configs.training import Training
 from edgevit.version import __version__
 
@@ -35,40 +40,65 @@ def provenance() -> Json:
 def weights_origin(config: Stage, inputs: Mapping[str, Artifact], contents: Contents) -> Json:
     """{"weights_from": {"body", "classifier"}} of a model: "random", "pretrained", "file" or "trained".
 
-    What trains no weights passes on what its model had. {} of anything but a model, and where nobody recorded it.
+    A stage that trains no weights passes on the origin of its model's weights. {} for an artifact that is no model, and
+    for a model of unknown origin.
     """
     if contents.kind not in ("checkpoint", "onnx", "engine", "bundle") or WEIGHTS_FROM in contents.provenance:
         return {}
     source = inputs.get("init", inputs.get("model"))
-    before = source.manifest.provenance.get(WEIGHTS_FROM) if source is not None else None
+    origin = source.manifest.provenance.get(WEIGHTS_FROM) if source is not None else None
     if not isinstance(config, Training):
-        return {} if before is None else {WEIGHTS_FROM: before}
+        return {} if origin is None else {WEIGHTS_FROM: origin}
     if not isinstance(config, Fewshot) and not config.epochs:
-        return _as_at_the_start(source, before, contents)
+        return _origin_without_training(source, origin, contents)
     if not isinstance(config, Fewshot) or contents.metrics.get("method") == "finetune":
         return {WEIGHTS_FROM: {"body": "trained", "classifier": "trained"}}
-    return {} if before is None else {WEIGHTS_FROM: {**before, "classifier": "trained"}}
+    return {} if origin is None else {WEIGHTS_FROM: {**origin, "classifier": "trained"}}
 
 
-def _as_at_the_start(source: Artifact | None, before: Json | None, contents: Contents) -> Json:
-    """Where a training of 0 epochs has its weights from; a classifier of other classes than the source's is new."""
+def _origin_without_training(source: Artifact | None, origin: Json | None, contents: Contents) -> Json:
+    """The origin of weights after 0 epochs. The classifier is new if its classes are not those of the source."""
     if source is None:
         return {WEIGHTS_FROM: {"body": "random", "classifier": "random"}}
-    if before is None:
+    if origin is None:
         return {}
     is_new = contents.io is None or contents.io.classes != source.io.classes
-    return {WEIGHTS_FROM: {**before, "classifier": "random"} if is_new else before}
+    return {WEIGHTS_FROM: {**origin, "classifier": "random"} if is_new else origin}
+
+
+def data_behind(model: Artifact) -> dict[str, str]:
+    """The data sets that a model and its teachers learned from: the id of each by its digest.
+
+    Calibration data and unlabelled images count. Class names and validation data do not.
+    """
+    behind = [artifact for artifact in ancestors(model) if artifact.kind != "evaluation"]
+    stage_ids = {artifact.id for artifact in behind}
+    return {
+        ref.digest: ref.id
+        for artifact in behind
+        for path, ref in artifact.manifest.inputs.items()
+        if ref.kind == "dataset"
+        and purpose_of_input(artifact, path) not in ("names only", "validated on")
+        and ref.id not in stage_ids
+    }
+
+
+def purpose_of_input(artifact: Artifact, path: str) -> Purpose | None:
+    """The use that an artifact's stage made of the data set at a path of its config; None if it is not known."""
+    stage = artifact.manifest.stage
+    config = STAGES.get(current_stage(stage) or stage)
+    return None if config is None else purpose_of(config, path)
 
 
 def untrained(model: Artifact) -> str | None:
-    """A sentence about weights of a model that nobody trained; None where all are trained, or nothing is known."""
+    """A sentence about untrained weights of a model; None if all weights are trained, or their origin is unknown."""
     origin = model.manifest.provenance.get(WEIGHTS_FROM) or {}
     if origin.get("body") == "random":
         if origin.get("classifier") == "trained":
             return "its weights are random; only its classifier was trained"
         return "its weights are random: nobody trained them"
     if origin.get("classifier") == "random":
-        return "its classifier is random: nobody trained it, so that its answers mean nothing"
+        return "its classifier is random: nobody trained it, so its predictions mean nothing"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Files that carry a hash of their content and of their owner: a damaged file, or another owner's, counts as absent."""
+"""Files with a hash of their content and owner. A damaged file, or a file of another owner, counts as absent."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def write_sealed(path: Path, owner: str, *contents: bytes | memoryview) -> None:
     """Write a file in one step: a reader sees the old file or the new one, whole.
 
     Args:
-        owner: what the content belongs to; `opened_sealed` wants the equal text.
+        owner: the owner of the content; `opened_sealed` has to be called with the same text.
     """
-    half = path.with_name(f"{path.name}.half")
+    partial = path.with_name(f"{path.name}.half")
     digest = _hash_of(owner)
     for content in contents:
         digest.update(content)
-    write_synced(half, _header(digest), *contents)
-    os.replace(half, path)
+    write_synced(partial, _header(digest), *contents)
+    os.replace(partial, path)
 
 
 @contextmanager
 def opened_sealed(path: Path, owner: str) -> Iterator[BinaryIO | None]:
-    """The file at the start of its content, or None where there is none that is whole and of this owner."""
+    """The file at the start of its content; None if it is missing, damaged or of another owner."""
     if not path.is_file():
         yield None
         return
@@ -41,7 +41,7 @@ def opened_sealed(path: Path, owner: str) -> Iterator[BinaryIO | None]:
 
 
 def _is_whole(file: BinaryIO, owner: str) -> bool:
-    """Reads all of the file, and leaves it at the start of its content."""
+    """Whether the hash is right. Reads the whole file, and leaves it at the start of its content."""
     header = file.read(_HEADER_BYTES)
     digest = _hash_of(owner)
     while block := file.read(_BLOCK_BYTES):

@@ -1,15 +1,15 @@
-"""The store: content-addressed, finished artifacts, published in one step, and the reason why one is stale.
+"""The store: finished artifacts, addressed by content and published in one step.
 
-    <runs>/.store/<key>/<digest>/manifest.json      finished; nothing else is
+    <runs>/.store/<key>/<digest>/manifest.json      its presence means finished
     <runs>/.store/<key>/current -> <digest>
     <runs>/.store/tmp/<key>/                        being written
     <runs>/.store/work/<key>/                       survives a kill (last.pt); removed when published
     <runs>/.store/lock/<key>                        held while a key is being made
-    <runs>/.store/cache/                            may be removed at any time (what teachers said, embeddings)
+    <runs>/.store/cache/                            may be removed at any time (teacher outputs, embeddings)
 
-A key is the sha256 of what decides a result: stage, stage version, configuration, content of the inputs, target.
+A key is the sha256 of all that decides a result: stage, version, configuration, content of the inputs, target.
 
-A store may come from elsewhere: nothing is written through a symbolic link in it.
+A store may come from another user. Nothing is written through a symbolic link in it.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ CURRENT = "current"
 def ingredients(
     config: Stage, inputs: Mapping[str, Artifact], target: Json | None, budget: Json | None, recipe_name: str = ""
 ) -> Json:
-    """What decides the result of a stage. References are replaced by the content they name, paths by file hashes."""
+    """All that decides the result of a stage. References are replaced by digests of content, paths by file hashes."""
     fields = config.model_dump(mode="json", exclude={"id", "stage"})
     for path, _, _ in references(config):
         _replace(fields, path, f"content {inputs[dotted(path)].digest}")
     for name, file in input_files(config).items():
         if not file.is_file():
-            raise RecipeError(f"'{name}' of stage '{config.id}' is no file", got=file, expected="a file on disk")
+            raise RecipeError(f"there is no file for '{name}' of stage '{config.id}'", got=file, expected="a file")
         fields[name] = f"sha256 {sha256_of_file(file)}"
     return {
         "stage": config.name(),
@@ -66,15 +66,16 @@ def ingredients(
 
 
 def _names_behind(inputs: Mapping[str, Artifact]) -> list[str]:
-    return [one.id for artifact in inputs.values() for one in ancestors(artifact)]
+    return [ancestor.id for artifact in inputs.values() for ancestor in ancestors(artifact)]
 
 
 def dotted(path: tuple[str | int, ...]) -> str:
+    """The path of a field as text: "streams.0.data"."""
     return ".".join(map(str, path))
 
 
 class Store:
-    """Artifacts under one root folder. Raises ArtifactError where that is a symbolic link."""
+    """The artifacts under one root folder. Raises ArtifactError if the folder is a symbolic link."""
 
     def __init__(self, root: Path) -> None:
         _check_no_link(root)
@@ -82,12 +83,13 @@ class Store:
         self.cache = root / "cache"
 
     def key(self, parts: Json) -> str:
+        """The key of a result, from its ingredients."""
         return sha256_of(with_former_names(parts))[:40]
 
     def find(self, key: str, say: Callable[[str], None] | None = None) -> Artifact | None:
-        """The current artifact of a key, if it is finished and its files have the sizes they were made with.
+        """The current artifact of a key, if it is finished and its files have their recorded sizes.
 
-        None where it is damaged, which is said: it is made again then, and replaced.
+        None if there is none, or it is damaged. A note tells `say` of a damaged artifact, which will be made again.
         """
         try:
             artifact = in_store(self.root, key, os.readlink(self.root / key / CURRENT))
@@ -111,16 +113,16 @@ class Store:
         again: bool = False,
         say: Callable[[str], None] | None = None,
     ) -> Artifact:
-        """Let `write(out, work)` fill a new folder and publish it. One process at a time makes a key; others say so."""
+        """Let `write(out, work)` fill a new folder, and publish it. Only one process makes a key; others wait."""
         key = self.key(parts)
         with self._locked(key, say):
-            if not again and (found := self.find(key)):
-                return found  # another process made it while this one waited
+            if not again and (artifact := self.find(key)):
+                return artifact  # another process made it while this one waited
             shutil.rmtree(self.root / "tmp" / key, ignore_errors=True)
             out, work = self._folder("tmp", key), self._folder("work", key)
-            self._folder(key)  # looked at before the work
-            for written in (work, self._folder("cache")):
-                _check_no_links_below(written)
+            self._folder(key)  # checked before the work
+            for folder in (work, self._folder("cache")):
+                _check_no_links_below(folder)
             try:
                 contents = write(out, work)
                 artifact = self._publish(key, config, inputs, parts, contents, out)
@@ -170,12 +172,12 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if say:
-                    say("    another run is making this: waiting for it")
+                    say("    waiting for another run, which is making this")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _folder(self, *parts: str) -> Path:
-        """A folder of the store, made where it is missing. Raises ArtifactError where a link is in its place."""
+        """A folder of the store, created if it is missing. Raises ArtifactError if a link is in its place."""
         folder = self.root
         folder.mkdir(parents=True, exist_ok=True)
         for part in parts:
@@ -186,15 +188,16 @@ class Store:
 
 
 def changed_fields(old: Json, new: Json) -> list[str]:
-    """`name: old → new` for each field in which two sets of ingredients differ."""
+    """`name: old → new` for each field that differs between two sets of ingredients."""
     before, after = dict(_leaves(with_current_names(old))), dict(_leaves(new))
     lines = []
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) == after.get(name):
             continue
         was, now = before.get(name, "absent"), after.get(name, "absent")
-        by_content = any(str(one).startswith(("content ", "sha256 ")) for one in (was, now))
-        lines.append(f"{name.removeprefix('config.')}: " + ("its content changed" if by_content else f"{was} → {now}"))
+        is_digest = any(str(value).startswith(("content ", "sha256 ")) for value in (was, now))
+        change = "its content changed" if is_digest else f"{was} → {now}"
+        lines.append(f"{name.removeprefix('config.')}: {change}")
     return lines
 
 
@@ -224,29 +227,29 @@ def _replace(fields: Any, path: tuple[str | int, ...], value: str) -> None:
 
 
 def _check_no_links_below(folder: Path) -> None:
-    for above, folders, files in os.walk(folder):  # what another run removes meanwhile is passed over
+    for parent, folders, files in os.walk(folder):  # skips what another run removes meanwhile
         for name in (*folders, *files):
-            _check_no_link(Path(above, name))
+            _check_no_link(Path(parent, name))
 
 
 def _check_no_link(path: Path) -> None:
     if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
         raise ArtifactError(
-            "a link or a device is in the store, and nothing is written through it",
+            "the store contains a link or a device, and nothing is written through it",
             where=path,
             expected="files and folders",
-            next="remove it; a store may lie elsewhere where the folder of --runs itself is a link",
+            next="remove it; to keep the store elsewhere, make the folder of --runs itself a link",
         )
 
 
 def _files_below(folder: Path) -> list[str]:
-    found = []
+    names = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise ArtifactError("a stage left a link among its files", where=path)
         if path.is_file():
-            found.append(path.relative_to(folder).as_posix())
-    return found
+            names.append(path.relative_to(folder).as_posix())
+    return names
 
 
 def _entry(path: Path, content: bool) -> FileEntry:
@@ -259,4 +262,4 @@ def _check_sizes(artifact: Artifact) -> None:
     for name, entry in artifact.manifest.files.items():
         path = artifact.path / name
         if not path.is_file() or path.stat().st_size != entry.size:
-            raise ArtifactError("the file is gone or has another size", where=path)
+            raise ArtifactError("the file is missing or has another size", where=path)

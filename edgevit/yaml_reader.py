@@ -1,6 +1,6 @@
-"""YAML as plain values: mappings and lists know where each entry stands, aliases and merges are copies of their own.
+"""YAML as plain values. Mappings and lists know the line of each entry; aliases and merges become copies.
 
-Scalars are those of YAML 1.2's core schema: `no` and 2024-01-01 are text. What a file may grow to is bounded.
+Scalars follow YAML 1.2's core schema: `no` and 2024-01-01 are text. The expanded size of a file is bounded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgevit.errors import RecipeError, shortened
 
 LARGEST_FILE = 1_000_000  # bytes
 LARGEST_EXPANDED = 4_000_000  # characters, after aliases and for_each
-CHARACTERS_PER_VALUE = 10  # what a value counts beside its own characters: brackets, key, indent
+CHARACTERS_PER_VALUE = 10  # counted for each value beside its own characters: brackets, key, indent
 LONGEST_TEXT = 10_000  # characters
 LONGEST_NUMBER = 100  # characters
 DEEPEST = 50  # levels of lists and mappings
@@ -41,29 +41,29 @@ _TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("str", "int", "float", "
 
 
 class Block(dict[str, Any]):
-    """A mapping; `place` is where it stands, `places` where its entries do ("recipe.yaml:3")."""
+    """A mapping. `place` is its own place ("recipe.yaml:3"), `places` are those of its entries."""
 
     def __init__(self, place: str) -> None:
         self.place, self.places = place, dict[str | int, str]()
 
 
 class Items(list[Any]):
-    """A list; `place` is where it stands, `places` where its items do, by index."""
+    """A list. `place` is its own place, `places` are those of its items, by index."""
 
     def __init__(self, place: str) -> None:
         self.place, self.places = place, dict[str | int, str]()
 
 
 class Allowance:
-    """Counts what a file grows to."""
+    """Counts the expanded size of a file."""
 
     def __init__(self) -> None:
         self._left = LARGEST_EXPANDED
 
     def spend(self, value: Any, place: str, depth: int) -> None:
-        """Count one more value, inside of `depth` lists and mappings. Raises RecipeError beyond the largest size."""
+        """Count one more value inside `depth` lists and mappings. Raises RecipeError beyond the largest size."""
         if depth > DEEPEST:
-            raise RecipeError("lists and mappings are nested too deep", where=place, expected=f"{DEEPEST} levels")
+            raise RecipeError("lists and mappings are nested too deeply", where=place, expected=f"{DEEPEST} levels")
         self._left -= CHARACTERS_PER_VALUE + (len(value) if isinstance(value, str) else 0)
         if self._left < 0:
             raise RecipeError(
@@ -77,7 +77,7 @@ def read_yaml(path: Path, allowance: Allowance) -> Any:
     """The value of a YAML file of one document.
 
     Raises:
-        RecipeError: with the line, for what is no text, no YAML, too large, too deep, or refers to itself.
+        RecipeError: with the line, if the file is not text, not YAML, too large, too deep, or refers to itself.
     """
     with path.open("rb") as file:
         content = file.read(LARGEST_FILE + 1)
@@ -87,13 +87,14 @@ def read_yaml(path: Path, allowance: Allowance) -> Any:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        what, mend = "the file is not text in UTF-8", "save it as UTF-8"
-        raise RecipeError(what, where=f"{path}:{line}", got=f"byte {content[error.start]:#04x}", next=mend) from None
+        what, next_step = "the file is not text in UTF-8", "save it as UTF-8"
+        got = f"byte {content[error.start]:#04x}"
+        raise RecipeError(what, where=f"{path}:{line}", got=got, next=next_step) from None
     return _Reader(text, str(path), allowance).value()
 
 
 def yaml_value(text: str, where: str) -> Any:
-    """The value of one line of YAML; all that is in it stands at `where`."""
+    """The value of one line of YAML. `where` is the place of every entry."""
     return _Reader(text, where, Allowance(), lines=False).value()
 
 
@@ -105,12 +106,12 @@ def copied(
     scalar: Callable[[Any, str], Any] = lambda value, key: value,
     key: str = "",
 ) -> Any:
-    """A copy that shares no mapping or list with `value`; entries stand where they stood.
+    """A copy that shares no mapping or list with `value`. Entries keep their places.
 
     Args:
-        place: where the copy is asked for.
+        place: the place of the copy, for errors.
         depth: the number of lists and mappings around the copy.
-        scalar: what becomes of a value that is neither mapping nor list, and of the key under which it stands.
+        scalar: gives the new value of a scalar, from the scalar and its key.
     """
     if isinstance(value, Block):
         allowance.spend(None, place, depth + 1)
@@ -130,7 +131,7 @@ def copied(
 
 
 class _Reader:
-    """Builds values from the parser's events, one after another, so that nothing grows before it is bounded."""
+    """Builds values from the parser's events, one after another, so that every value is checked as it is read."""
 
     def __init__(self, text: str, where: str, allowance: Allowance, lines: bool = True) -> None:
         self._events, self._where, self._lines, self._allowance = _events(text, where, lines), where, lines, allowance
@@ -167,7 +168,7 @@ class _Reader:
     def _collection(self, event: Any, place: str) -> Block | Items:
         tag, is_mapping = _tag(event, place), isinstance(event, MappingStartEvent)
         if tag not in (None, "map" if is_mapping else "seq"):
-            raise RecipeError(f"this is no value of YAML's type {tag}", where=place)
+            raise RecipeError(f"this is not a value of YAML's type {tag}", where=place)
         self._depth += 1
         self._allowance.spend(None, place, self._depth)
         value = self._mapping(place) if is_mapping else self._list(place)
@@ -192,8 +193,8 @@ class _Reader:
                 _merge(value, merged, at)
                 continue
             if not isinstance(key, str):
-                what, mend = "a key should be text", None if isinstance(key, Block | Items) else "write it in quotes"
-                raise RecipeError(what, where=at, got=shortened(key), next=mend)
+                next_step = None if isinstance(key, Block | Items) else "write it in quotes"
+                raise RecipeError("a key should be text", where=at, got=shortened(key), next=next_step)
             if key in block:
                 raise RecipeError("this is not valid YAML: found duplicate key", where=at, got=shortened(key))
             block[key], block.places[key] = value, at
@@ -226,7 +227,7 @@ def _events(text: str, where: str, lines: bool) -> Iterator[Event]:
 
 
 def _merge(value: Any, merged: Block, place: str) -> None:
-    """Take what is not there yet from a mapping or from each of several."""
+    """Add the missing keys of one or several mappings."""
     for block in value if isinstance(value, Items) else [value]:
         if not isinstance(block, Block):
             raise RecipeError("<< merges mappings", where=place, got=shortened(block))
@@ -236,7 +237,7 @@ def _merge(value: Any, merged: Block, place: str) -> None:
 
 
 def _tag(event: Any, place: str) -> str | None:
-    """The last word of a tag that YAML's core schema has. Raises RecipeError for any other, such as a Python object."""
+    """The last word of a tag of YAML's core schema. Raises RecipeError for another tag, such as a Python object."""
     if event.tag is None:
         return None
     if (tag := str(event.tag)) not in _TAGS:
@@ -248,8 +249,8 @@ def _scalar(event: ScalarEvent, place: str) -> Any:
     tag, text = _tag(event, place), str(event.value)
     if len(text) > LONGEST_TEXT:
         raise RecipeError("the text is too long", where=place, expected=f"at most {LONGEST_TEXT:,} characters")
-    if odd := _NOT_TEXT.search(text):
-        raise RecipeError("the text holds an invalid character", where=place, got=f"\\u{ord(odd[0]):04x}")
+    if invalid := _NOT_TEXT.search(text):
+        raise RecipeError("the text holds an invalid character", where=place, got=f"\\u{ord(invalid[0]):04x}")
     if tag == "str" or (tag is None and not event.implicit[0]):
         return text
     if tag in (None, "null") and text in _NULLS:
@@ -260,7 +261,7 @@ def _scalar(event: ScalarEvent, place: str) -> Any:
         return number
     if tag is None:
         return text
-    raise RecipeError(f"this is no value of YAML's type {tag}", where=place, got=shortened(text))
+    raise RecipeError(f"this is not a value of YAML's type {tag}", where=place, got=shortened(text))
 
 
 def _number(text: str, tag: str | None, place: str) -> float | None:

@@ -69,14 +69,14 @@ def test_a_product_that_falls_back_is_named(tmp_path: Path) -> None:
     scales = {"scale": np.full(16, 0.1, np.float32), "zero": np.zeros(16, np.int8)}
     onnx.save(convolution(**scales), tmp_path / "model.onnx")
     shown = run("check", tmp_path / "model.onnx", status=1)
-    assert "Conv_logits falls back: int8 was asked for, float is what runs" in shown
+    assert "Conv_logits falls back: int8 was asked for, float runs" in shown
 
 
 def test_without_the_extra_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia._self_check.cache_clear()
     monkeypatch.setattr(nvidia, "find_spec", lambda name: None)
-    assert "no rule of TensorRT's speaks against it" in run("check", folder / "board.onnx")
-    assert "by its rules" in run("check", folder / "here.onnx", status=1)
+    assert "it follows TensorRT's rules" in run("check", folder / "board.onnx")
+    assert "breaks TensorRT's rules" in run("check", folder / "here.onnx", status=1)
     nvidia._self_check.cache_clear()
 
 

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 from edgevit import __version__
 from edgevit.cli import app, main, making, measuring
+from edgevit.cli.options import ConfigDefault
+from edgevit.cli.output import command_as_called
 from edgevit.configs import STAGES
 
 COMMANDS = [command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback]
@@ -132,13 +134,94 @@ def test_doctor_tries_what_it_names() -> None:
         assert one["state"] == "ok" or one["mend"]
 
 
-@pytest.mark.parametrize("command", [making.export, making.quantize, making.compile, measuring.profile])
-def test_options_default_to_what_their_stage_does(command: Callable[..., None]) -> None:
-    """They are written out in both, so that --help loads no configuration."""
+STAGE_COMMANDS = [making.export, making.quantize, making.compile, measuring.evaluate, measuring.profile]
+
+
+@pytest.mark.parametrize("command", STAGE_COMMANDS)
+def test_options_take_their_defaults_from_the_configs(command: Callable[..., None]) -> None:
+    """Only None and False are written out: no other default stands in two places."""
     fields, options = STAGES[command.__name__].model_fields, inspect.signature(command).parameters
     shared = [name for name in options if name in fields and not fields[name].is_required()]
     assert shared
-    assert {name: options[name].default for name in shared} == {name: fields[name].default for name in shared}
+    for name in shared:
+        default, of_field = options[name].default, fields[name].default
+        if of_field in (None, False):
+            assert default is of_field
+        else:
+            assert isinstance(default, ConfigDefault)
+            assert default() == (", ".join(map(str, of_field)) if isinstance(of_field, tuple) else of_field)
+
+
+def test_help_shows_the_defaults_of_the_configs() -> None:
+    shown = " ".join(run("evaluate", "--help").replace("│", " ").split())
+    assert "[default: 600]" in shown
+    assert "[default: 1, 2, 3, 4, 5]" in shown
+    assert "[default: brightness, darkness" in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_flags_show_no_value(command: str) -> None:
+    assert "<bool>" not in run(command, "--help")
+
+
+def test_help_is_a_command_too() -> None:
+    assert run("help") == run("--help")
+    assert run("help", "quantize") == run("quantize", "--help")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("quantise", "Did you mean 'quantize'?"),
+        ("lr_find", "Did you mean 'lr-find'?"),
+        ("tran", "'train' is a stage of a recipe: edgevit run RECIPE"),
+        ("merge-tokens", "'merge_tokens' is a stage of a recipe"),
+        ("xyz", "edgevit help lists all commands"),
+        ("\x1b[31m", "There is no command '\\u001b[31m'"),
+    ],
+)
+def test_a_wrong_command_is_answered_with_the_right_one(name: str, says: str) -> None:
+    answer = CliRunner(env={"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}).invoke(app, [name])
+    assert answer.exit_code == 2
+    assert says in " ".join(answer.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("called", "original", "expected"),
+    [
+        ("edgevit", "python", "edgevit"),
+        ("some/where/edgevit", "python", "some/where/edgevit"),
+        ("/my tools/edgevit", "python", "'/my tools/edgevit'"),
+        ("/lib/edgevit/__main__.py", "python3.12", "python3.12 -m edgevit"),
+        ("/usr/bin/pytest", "python", "edgevit"),
+    ],
+)
+def test_printed_commands_name_the_program_as_it_was_called(
+    called: str, original: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr(sys, "orig_argv", [original])
+    assert command_as_called("edgevit init FOLDER writes one") == f"{expected} init FOLDER writes one"
+    assert command_as_called("pip install edgevit; edgevit needs it") == "pip install edgevit; edgevit needs it"
+
+
+def test_a_program_that_the_shell_finds_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edgevit").write_text("#!/bin/sh\n")
+    (tmp_path / "edgevit").chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "edgevit")])
+    assert command_as_called("edgevit doctor") == f"{tmp_path}/edgevit doctor"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command_as_called("edgevit doctor") == "edgevit doctor"
+
+
+def test_errors_name_the_program_as_it_was_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bin/edgevit", "run", "none.yaml"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.endswith("\n  next: bin/edgevit init FOLDER writes one\n")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_a_bundle_that_takes_classes_needs_an_embedding_from_the_start(tmp_path:
     assert "recipe.yaml:23" in str(caught.value)
     assert "embedding: true in stage 'onnx'" in str(caught.value)
     assert load(tmp_path, GOOD + stages, "stages.onnx.embedding=true")
-    with pytest.raises(RecipeError, match="for evaluate alone"):
+    with pytest.raises(RecipeError, match="only evaluate may read"):
         load(tmp_path, GOOD + stages.replace("digits.support", "digits.test"), "stages.onnx.embedding=true")
 
 
@@ -103,8 +103,8 @@ def test_a_bundle_that_takes_classes_needs_an_embedding_from_the_start(tmp_path:
         ("data: digits.test", "data: digits.tests", 17, "no role 'tests'"),
         ("of: [accuracy/*, latency/float]", "of: [student]", 19, "'student' makes a checkpoint"),
         ("model: resnet18", "model: resnet81", 7, "timm has no model 'resnet81'"),
-        ("pool: digits.pool", "pool: digits.test", 8, "for evaluate alone"),
-        ("pool: digits.pool", "pool: digits", 8, "'digits' holds its test images too"),
+        ("pool: digits.pool", "pool: digits.test", 8, "only evaluate may read"),
+        ("pool: digits.pool", "pool: digits", 8, "'digits' includes its test images"),
         ("model: resnet18, data", "data", 7, "either 'model' (a timm name) or 'init'"),
         ("    model: deit_tiny_patch16_224", "    init: adapted\n    model_args: {depth: 2}", 9, "goes with 'model'"),
         ("id: adapted", "id: teacher", 8, "the id 'teacher' is used twice"),
@@ -271,9 +271,9 @@ def test_a_drop_of_a_whole_is_no_budget(tmp_path: Path) -> None:
 
 def test_what_is_learned_from_is_no_test(tmp_path: Path) -> None:
     text = FOR_EACH.replace("data: digits.test", "data: digits")
-    with pytest.raises(RecipeError, match=r"recipe.yaml:7: (.|\n)*learned from \(digits.train\)(.|\n)*: digits.test"):
+    with pytest.raises(RecipeError, match=r"recipe.yaml:7: (.|\n)*learn from \(digits.train\)(.|\n)*: digits.test"):
         load(tmp_path, text)
-    with pytest.raises(RecipeError, match=r"learned from \(glyphs\)"):
+    with pytest.raises(RecipeError, match=r"learn from \(glyphs\)"):
         load(tmp_path, text.replace("digits.train", "glyphs").replace("digits", "glyphs"))
     load(
         tmp_path, text.replace("digits.train", "glyphs.train").replace("{digits:", "{glyphs: {source: glyphs}, digits:")
@@ -486,7 +486,7 @@ def test_of_many_mistakes_the_first_are_told(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, ONE.format(name="x", more="".join(f", k{i}: {i}" for i in range(3000))))
     assert str(caught.value).count("is no key of stage 'train'") == 20
-    assert str(caught.value).endswith("\nmore mistakes follow: mend these first")
+    assert str(caught.value).endswith("\nthere are more mistakes: fix these first")
 
 
 @pytest.mark.parametrize(

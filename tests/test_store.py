@@ -123,7 +123,7 @@ def test_the_content_of_a_weights_file_enters_the_key(tmp_path: Path) -> None:
     file.write_bytes(b"two")
     assert changed_fields(before, ingredients(config, {}, None, None)) == ["weights: its content changed"]
     file.unlink()
-    with pytest.raises(RecipeError, match="'weights' of stage 'teacher' is no file"):
+    with pytest.raises(RecipeError, match="there is no file for 'weights' of stage 'teacher'"):
         ingredients(config, {}, None, None)
 
 
@@ -197,7 +197,7 @@ def test_who_waits_for_another_run_says_so(tmp_path: Path) -> None:
     assert began.wait(10)
     made(store, say=say)
     first.join()
-    assert said == ["    another run is making this: waiting for it"]
+    assert said == ["    waiting for another run, which is making this"]
 
 
 values = st.recursive(
@@ -386,14 +386,14 @@ def test_nothing_is_written_through_a_link_in_a_store(tmp_path: Path, place: str
     link = store.root / place.replace("KEY", key)
     link.parent.mkdir(parents=True)
     link.symlink_to(victim)
-    with pytest.raises(ArtifactError, match="a link or a device is in the store"):
+    with pytest.raises(ArtifactError, match="the store contains a link or a device"):
         made(store)
     assert victim.read_text() == "kept" if victim.is_file() else not [*victim.iterdir()]
 
 
 def test_a_store_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".store").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ArtifactError, match="a link or a device is in the store"):
+    with pytest.raises(ArtifactError, match="the store contains a link or a device"):
         Store(tmp_path / ".store")
 
 

@@ -51,7 +51,7 @@ def test_the_bundles_runner_writes_out_the_same() -> None:
     (line,) = [line for line in source.splitlines() if line.startswith("STEERS = ")]
     names: dict[str, re.Pattern[str]] = {}
     exec(f"import re\n{line}", names)
-    assert names["STEERS"].pattern == terminal._STEERS.pattern
+    assert names["CONTROLS"].pattern == terminal._CONTROLS.pattern
 
 
 def test_errors_show_names_in_one_line() -> None:

@@ -19,7 +19,7 @@ from edgevit.data.sources.image_folder import folder_of_tests
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.pipeline import make
 from edgevit.progress import Progress
-from edgevit.recipe import meant
+from edgevit.recipe import suggestion
 from edgevit.store import Store
 
 S = TypeVar("S", bound=Stage)
@@ -120,7 +120,8 @@ def record_from_options(model: type[M], fields: Mapping[str, Any]) -> M:
         names = [part for part in problem["loc"] if isinstance(part, str)]
         option = f"--{names[-1].replace('_', '-')}" if names else None
         message = str(problem["msg"]).removeprefix("Value error, ")
-        raise RecipeError(message, where=option, got=problem["input"] if names else None, next=meant(problem)) from None
+        got = problem["input"] if names else None
+        raise RecipeError(message, where=option, got=got, next=suggestion(problem)) from None
 
 
 def _notes(path: Path, model: Artifact) -> list[str]:

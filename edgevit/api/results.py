@@ -49,9 +49,9 @@ class Evaluation:
 
     def predictions(self) -> dict[str, NDArray[np.generic]]:
         """Arrays by name, one row an image: sample_ids, labels, predicted, confidence, probabilities."""
-        from edgevit.evaluation.record import predictions
+        from edgevit.evaluation.record import read_predictions
 
-        return predictions(self.artifact)
+        return read_predictions(self.artifact)
 
     def __str__(self) -> str:
         top1 = self.artifact.metrics["top1"]

@@ -1,4 +1,4 @@
-"""What goes to the device: a model and all that is needed to run it, without edgevit."""
+"""Bundles: folders for the device, with a model and all that is needed to run it without edgevit."""
 
 from edgevit.bundling.build import check_bundle, write_bundle
 from edgevit.bundling.classes import ClassImages, class_images, classes_since, enroll, named_by

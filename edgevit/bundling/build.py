@@ -1,4 +1,4 @@
-"""Write a bundle, and prove that it does what the model does."""
+"""Write a bundle, and check that it predicts as the model does."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ from edgevit.runtimes.sessions import open_session
 from edgevit.version import __version__
 
 MODEL_LICENCE = (
-    "model.onnx: as the weights it was started from, and the images it was trained on, allow; not recorded here."
+    "model.onnx: depends on the licenses of its first weights and of its training images, which are not recorded here."
 )
 PORTABLE = "A portable ONNX file: any machine with this runtime runs it."
 MACHINE_SPECIFIC = (
-    "This graph was optimised for the machine it was compiled on: it is what was measured, and other machines may "
-    "refuse it or run it slowly. Bundle the ONNX file it was compiled from to have a portable one."
+    "This graph was optimized for the machine it was compiled and measured on. Other machines may refuse it or run it "
+    "slowly. For a portable bundle, bundle the ONNX file that it was compiled from."
 )
-# Of one picture in two processes with the same kernels; float32 rounding is all that may differ.
+# For one picture in two processes with the same kernels: only float32 rounding may differ.
 TOLERANCE = 1e-4
 
 
 def write_bundle(
     model: Artifact, out: Path, images: ClassImages | None = None, progress: Progress | None = None
 ) -> Json:
-    """Fill `out` with the model, its labels and IOSpec, a runner, and the record of them; gives the bundle's metrics.
+    """Write the model, its labels and IOSpec, a runner, and a record of them into `out`; returns the bundle's metrics.
 
     Args:
-        images: labelled images of each class; with them the bundle can take more classes later.
+        images: labelled images of each class, so that classes can be added later.
 
     Raises:
-        ArtifactError: the model's file was altered, a class name cannot be a line of labels.txt, or there is a support
-            set and the model gives no embedding.
+        ArtifactError: the model file was altered, a class name cannot be a line of labels.txt, or there is a support
+            set and the model has no embedding output.
         DataError: images are unlabelled or too many, or their classes are not the model's.
     """
     _copy_model(model, out / "model.onnx")
@@ -78,7 +78,7 @@ def write_bundle(
 
 
 def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
-    """Label one seeded picture with the bundle's own `infer.py`, in a process of its own, and with the model here.
+    """Label one seeded picture with the bundle's `infer.py`, in its own process, and with the model here; compare.
 
     Args:
         work: a folder for the picture.
@@ -89,9 +89,9 @@ def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
     picture = work / "picture.png"
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((320, 240)).save(picture)
-    got, expected = _labelled_by_bundle(bundle, picture), _labelled_here(model, bundle, picture)
+    got, expected = _prediction_of_bundle(bundle, picture), _prediction_here(model, bundle, picture)
     differences = np.abs(np.subtract(got.numbers, expected.numbers))
-    if got.label != expected.label or not (differences <= TOLERANCE).all():  # NaN is at no distance
+    if got.label != expected.label or not (differences <= TOLERANCE).all():  # false for NaN
         raise ParityError(
             "the bundle's infer.py does not agree with the model it was made from",
             where=bundle,
@@ -102,8 +102,8 @@ def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
         _run(bundle, "enroll.py", "--list")
 
 
-class _Labelled(NamedTuple):
-    """The likeliest label, its confidence, and in a bundle with classes as data the cosine with the nearest of them."""
+class _Prediction(NamedTuple):
+    """The best label and its confidence; in a bundle with classes.npz also the cosine with the nearest class."""
 
     label: str
     numbers: tuple[float, ...]
@@ -113,7 +113,7 @@ class _Labelled(NamedTuple):
 
 
 def _copy_model(model: Artifact, to: Path) -> None:
-    """The very bytes where it is one file of this IOSpec; weights that lie beside it are taken in."""
+    """Copy the model file, or write it anew with its external weights or its new IOSpec in it."""
     source = onnx_file(model)
     loaded = read_onnx(source)
     is_one_file = sum(entry.content for entry in model.manifest.files.values()) == 1
@@ -126,12 +126,12 @@ def _copy_model(model: Artifact, to: Path) -> None:
 def _labels(model: Artifact) -> str:
     for name in model.io.classes:
         if name.splitlines() != [name]:
-            raise ArtifactError("a class name has to be one line of labels.txt", where=model.path, got=repr(name))
+            raise ArtifactError("a class name has to fit on one line of labels.txt", where=model.path, got=repr(name))
     return "".join(f"{name}\n" for name in model.io.classes)
 
 
 def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
-    compiled = model.kind == "engine"
+    is_compiled = model.kind == "engine"
     return {
         "format": "edgevit-bundle",
         "format_version": 1,
@@ -144,8 +144,8 @@ def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
         "model": {
             "id": model.id,
             "kind": model.kind,
-            "portable": not compiled,
-            "note": MACHINE_SPECIFIC if compiled else PORTABLE,
+            "portable": not is_compiled,
+            "note": MACHINE_SPECIFIC if is_compiled else PORTABLE,
             "metrics": model.metrics,
         },
         "provenance": {
@@ -165,7 +165,7 @@ def _packages(runtime: str) -> tuple[str, ...]:
 
 def _requirements(runtime: str) -> str:
     pinned = "".join(f"{name}=={version_of(name)}\n" for name in _packages(runtime))
-    return f"# The versions that this bundle was verified with.\n{pinned}"
+    return f"# The versions that this bundle was checked with.\n{pinned}"
 
 
 def _readme(model: Artifact, takes_classes: bool) -> str:
@@ -179,22 +179,23 @@ def _readme(model: Artifact, takes_classes: bool) -> str:
     )
 
 
-def _labelled_by_bundle(bundle: Path, picture: Path) -> _Labelled:
-    answer = json.loads(_run(bundle, "infer.py", "--verify", "--json", str(picture)))
-    best = answer["labels"][0]
-    return _Labelled(best["label"], (best["confidence"], *([answer["cosine"]] if "cosine" in answer else [])))
+def _prediction_of_bundle(bundle: Path, picture: Path) -> _Prediction:
+    prediction = json.loads(_run(bundle, "infer.py", "--verify", "--json", str(picture)))
+    best = prediction["labels"][0]
+    cosines = [prediction["cosine"]] if "cosine" in prediction else []
+    return _Prediction(best["label"], (best["confidence"], *cosines))
 
 
 def _run(bundle: Path, program: str, *arguments: str) -> str:
     # -B: no __pycache__ beside the files that are about to be recorded.
     command = [sys.executable, "-B", str(bundle / program), *arguments]
-    answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment(), check=False)
-    if answer.returncode != 0:
-        raise ParityError(f"the bundle's {program} does not run", where=bundle, got=answer.stderr.strip())
-    return answer.stdout
+    ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment(), check=False)
+    if ended.returncode != 0:
+        raise ParityError(f"the bundle's {program} does not run", where=bundle, got=ended.stderr.strip())
+    return ended.stdout
 
 
-def _labelled_here(model: Artifact, bundle: Path, picture: Path) -> _Labelled:
+def _prediction_here(model: Artifact, bundle: Path, picture: Path) -> _Prediction:
     spec = model.io
     pixels = preprocess(open_image(picture), **spec.preprocess.model_dump())
     images = np.repeat(pixels[np.newaxis], fixed_batch(spec) or 1, axis=0)
@@ -205,7 +206,7 @@ def _labelled_here(model: Artifact, bundle: Path, picture: Path) -> _Labelled:
     if (bundle / CLASSES).is_file():
         head = head_of(read_support(bundle / CLASSES))
         numbers.append(float(head.cosines(outputs[EMBEDDING][:1]).max()))
-    return _Labelled(spec.classes[best], tuple(numbers))
+    return _Prediction(spec.classes[best], tuple(numbers))
 
 
 def _write_json(path: Path, value: Json) -> None:

@@ -1,4 +1,4 @@
-"""The classes that a bundle holds as data: made of a support set, changed and read from outside of the bundle."""
+"""The changeable classes of a bundle: made from a support set, and changed and read by edgevit."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from edgevit.progress import Progress
 from edgevit.runtimes.base import Session, SessionOptions, input_batches
 from edgevit.runtimes.sessions import open_session
 
-LARGEST_CHANCE = 0.01  # of an order of classes that luck alone would make seem right
+LARGEST_CHANCE = 0.01  # that a wrong order of classes seems right by luck
 
 
 @dataclass(frozen=True, eq=False)
 class ClassImages:
-    """The images that make a bundle's classes, and those that its rates are measured on.
+    """The images of a bundle's classes, and the images that its rates are measured on.
 
     Attributes:
         support: labelled images of each class.
@@ -57,51 +57,52 @@ class ClassImages:
 
 
 def class_images(inputs: Mapping[str, Artifact], in_recipe: bool) -> ClassImages | None:
-    """The images among a bundle's inputs: `support`, `unseen` and `unknown`; None where there is no support.
+    """The images among a bundle's inputs: `support`, `unseen` and `unknown`; None without a support set.
 
     Args:
-        in_recipe: the data sets are those of the recipe that made the model, so that it is known what was learned.
+        in_recipe: whether the data sets belong to the recipe that made the model, so that its training data is known.
 
     Raises DataError if a stage behind the model learned from the unseen images.
     """
     if "support" not in inputs:
         return None
-    model, opened = inputs["model"], {name: open_dataset(one) for name, one in inputs.items() if name != "model"}
+    model = inputs["model"]
+    datasets = {name: open_dataset(artifact) for name, artifact in inputs.items() if name != "model"}
     if "unseen" in inputs and (stage := learned_from(model, inputs["unseen"])):
         raise DataError(
-            f"these images are no unseen ones: stage '{stage}' learned from them",
+            f"these images are not unseen: stage '{stage}' learned from them",
             where=inputs["unseen"].id,
             next="unseen: DATASET.val, of a data set that keeps a val part aside",
         )
     learned = not (in_recipe and is_traced(model)) or learned_from(model, inputs["support"]) is not None
-    return ClassImages(learned=learned, **opened)
+    return ClassImages(learned=learned, **datasets)
 
 
 def named_by(support: Dataset, model: Artifact, progress: Progress) -> Artifact:
-    """The model, its classes called as the support set's are where it does not name its own and they are as many.
+    """The model with the class names of the support set, if it has none of its own and the numbers agree.
 
-    Their order is the one that the model's answers to the support images fit, by a clear margin.
+    The order of the names is the one for which clearly most predictions on the support images are right.
 
     Raises:
-        DataError: the answers fit no order, or two of them.
-        ArtifactError: an answer is no number.
+        DataError: no order fits the predictions, or two orders do.
+        ArtifactError: the model predicts NaN or infinity.
     """
-    own, given = model.io.classes, tuple(support.classes)
-    orders = possible_orders(given)
-    known = model.io.names_its_classes or (set(own) == set(given) and not orders)
-    if known or len(own) != len(given) or support.labels is None or not len(support):
+    own, support_names = model.io.classes, tuple(support.classes)
+    orders = possible_orders(support_names)
+    is_named = model.io.names_its_classes or (set(own) == set(support_names) and not orders)
+    if is_named or len(own) != len(support_names) or support.labels is None or not len(support):
         return model
-    candidates = list(orders.values()) or [given]
+    candidates = list(orders.values()) or [support_names]
     predicted = _predicted(model, support, progress)
-    labels = np.array(given)[support.labels]
-    right = [np.array(names)[predicted] == labels for names in candidates]
-    best = int(np.argmax([found.sum() for found in right]))
-    if not _clearly_right(right, best, len(given)):
-        raise _no_order(model, support, candidates, right)
-    names, hits = candidates[best], int(right[best].sum())
+    labels = np.array(support_names)[support.labels]
+    hits = [np.array(names)[predicted] == labels for names in candidates]
+    best = int(np.argmax([hits_of_order.sum() for hits_of_order in hits]))
+    if not _clearly_right(hits, best, len(support_names)):
+        raise _no_order(model, support, candidates, hits)
+    names = candidates[best]
     progress.say(
-        "the model does not name its classes: they are called as those of the support set, in the order "
-        f"{listed(names)}, by which {hits} of its {len(labels)} answers are right"
+        f"the model has no class names: it gets those of the support set, in the order {listed(names)}, for which "
+        f"{int(hits[best].sum())} of its {len(labels)} predictions are right"
     )
     return model.calling_its_classes(names)
 
@@ -109,83 +110,84 @@ def named_by(support: Dataset, model: Artifact, progress: Progress) -> Artifact:
 def _predicted(model: Artifact, support: Dataset, progress: Progress) -> NDArray[np.int64]:
     """The output with the largest score for each image, (n,)."""
     pictures = (support.image(index) for index in range(len(support)))
-    found = []
+    predicted = []
     with progress.bar("order of classes", len(support), "images") as bar:
-        for part in predict_probabilities(open_session(model, SessionOptions()), pictures, batch_size=1):
-            found.append(int(part[0].argmax()))
+        for batch in predict_probabilities(open_session(model, SessionOptions()), pictures, batch_size=1):
+            predicted.append(int(batch[0].argmax()))
             bar.advance()
-    return np.array(found, np.int64)
+    return np.array(predicted, np.int64)
 
 
-def _clearly_right(right: Sequence[NDArray[np.bool_]], best: int, num_classes: int) -> bool:
-    """Whether an order is right more often than chance, and than each other where the two disagree (sign test)."""
-    by_chance = binomtest(int(right[best].sum()), len(right[best]), 1 / num_classes, alternative="greater").pvalue
-    if by_chance > LARGEST_CHANCE:
+def _clearly_right(hits: Sequence[NDArray[np.bool_]], best: int, num_classes: int) -> bool:
+    """Whether the best order beats chance (binomial test) and every other order (sign test where the two disagree)."""
+    chance = binomtest(int(hits[best].sum()), len(hits[best]), 1 / num_classes, alternative="greater").pvalue
+    if chance > LARGEST_CHANCE:
         return False
-    for other in (one for index, one in enumerate(right) if index != best):
-        for_best, for_other = int((right[best] & ~other).sum()), int((other & ~right[best]).sum())
-        both = for_best + for_other
-        if not both or binomtest(for_best, both, alternative="greater").pvalue > LARGEST_CHANCE:
+    for other in (hits_of_order for index, hits_of_order in enumerate(hits) if index != best):
+        for_best, for_other = int((hits[best] & ~other).sum()), int((other & ~hits[best]).sum())
+        disagreements = for_best + for_other
+        if not disagreements or binomtest(for_best, disagreements, alternative="greater").pvalue > LARGEST_CHANCE:
             return False
     return True
 
 
 def _no_order(
-    model: Artifact, support: Dataset, candidates: Sequence[tuple[str, ...]], right: Sequence[NDArray[np.bool_]]
+    model: Artifact, support: Dataset, candidates: Sequence[tuple[str, ...]], hits: Sequence[NDArray[np.bool_]]
 ) -> DataError:
     tried = "; ".join(
-        f"{int(hits.sum())} of {len(hits)} answers right in the order {listed(names)}"
-        for names, hits in zip(candidates, right, strict=True)
+        f"{int(hits_of_order.sum())} of {len(hits_of_order)} predictions right in the order {listed(names)}"
+        for names, hits_of_order in zip(candidates, hits, strict=True)
     )
     return DataError(
-        "the model does not name its classes, and its answers do not show which of the support set's they are",
+        "the model has no class names, and its predictions do not show the order of the support set's names",
         where=support.name,
         got=f"the model's: {listed(model.io.classes)}; {tried}",
-        expected="an order by which clearly more answers are right than by chance",
-        next="say the order: --class-order natural or text, or --labels FILE; in a recipe: classes of the load stage",
+        expected="an order with clearly more right predictions than by chance",
+        next="give the order: --class-order natural or text, or --labels FILE; in a recipe: classes of the load stage",
     )
 
 
 def write_classes(model: Artifact, images: ClassImages, out: Path, progress: Progress) -> SupportSet:
-    """Write `classes.npz` beside a bundle's `model.onnx`: what this very model sees in each image.
+    """Write `classes.npz` beside a bundle's `model.onnx`: the model's embedding of each image.
 
     Raises:
-        ArtifactError: the model gives no embedding.
+        ArtifactError: the model has no embedding output.
         DataError: images are unlabelled or too many, or their classes are not the model's; or an unseen image is in the
-            support.
+            support set.
     """
     support, unseen = images.support, images.unseen
     _check(model, images)
     session = open_session(model, SessionOptions())
     labels = labels_for(session, support, progress)
-    lacking = [name for label, name in enumerate(model.io.classes) if label not in labels]
-    if lacking:
-        got, expected = f"no image of {listed(lacking)}", "an image of each of the model's classes"
+    missing = [name for label, name in enumerate(model.io.classes) if label not in labels]
+    if missing:
+        got, expected = f"no image of {listed(missing)}", "an image of each class of the model"
         raise DataError("the support set lacks classes", where=support.name, got=got, expected=expected)
     embeddings = _embeddings(session, support, progress)
-    held = None if unseen is None else (_embeddings(session, unseen, progress), labels_for(session, unseen, progress))
-    if unseen is not None and held is not None:
-        _check_apart(unseen, held[0], embeddings)
+    held_out = None
+    if unseen is not None:
+        held_out = _embeddings(session, unseen, progress), labels_for(session, unseen, progress)
+        _check_apart(unseen, held_out[0], embeddings)
     try:
-        made = SupportSet.as_bundled(
+        support_set = SupportSet.as_bundled(
             model.io.classes,
             embeddings,
             labels,
             sha256_of_file(out / "model.onnx"),
             learned=images.learned,
-            unseen=held,
+            unseen=held_out,
             unknown=None if images.unknown is None else _embeddings(session, images.unknown, progress),
         )
-        write_support(made, out / FILE)
+        write_support(support_set, out / FILE)
     except ClassesError as error:
         raise DataError(str(error), where=support.name) from None
-    for line in rates(made).lines():
+    for line in rates(support_set).lines():
         progress.say(line)
-    return made
+    return support_set
 
 
 def classes_since(folder: Path) -> tuple[SupportSet, PrototypeHead] | None:
-    """What a bundle answers with if classes were added to it or removed since it was made; None otherwise.
+    """The support set and head of a bundle whose classes were changed; None for a bundle with its first classes.
 
     Raises ArtifactError if its record or its classes cannot be read.
     """
@@ -202,78 +204,78 @@ def classes_since(folder: Path) -> tuple[SupportSet, PrototypeHead] | None:
 
 
 def enroll(bundle: Path, arguments: Sequence[str]) -> str:
-    """Run this version's own `enroll.py`, in a process of its own, on a bundle; gives what it printed.
+    """Run this version's `enroll.py` on a bundle, in its own process; returns the output.
 
-    No code of the bundle runs: a folder from elsewhere may hold any.
+    No code of the bundle runs, since a bundle from elsewhere may hold any code.
 
     Raises:
-        CheckFailed: a class cannot be told apart from the others.
-        ArtifactError: anything else that the user can mend; the message says what.
+        CheckFailed: a class cannot be told from the others.
+        ArtifactError: any other error that the user can fix.
     """
     if not (bundle / RECORD).is_file():
         raise ArtifactError("there is no bundle here", where=bundle, expected=f"a folder with a {RECORD}")
     with TemporaryDirectory(prefix="edgevit-") as folder:
         write_runner(Path(folder), RUNNER | ENROLLING)
         command = [sys.executable, "-B", str(Path(folder) / "enroll.py"), "--bundle", str(bundle), *arguments]
-        answer = subprocess.run(
+        ended = subprocess.run(
             command, capture_output=True, text=True, encoding="utf-8", env=environment(), check=False
         )
-    said = answer.stderr.strip()
-    if answer.returncode == 0:
-        return answer.stdout
-    if answer.returncode == 2:
-        raise ArtifactError(said)
-    if answer.returncode == 1 and "Traceback" not in said:
-        raise CheckFailed(said)
-    raise RuntimeError(said)
+    message = ended.stderr.strip()
+    if ended.returncode == 0:
+        return ended.stdout
+    if ended.returncode == 2:
+        raise ArtifactError(message)
+    if ended.returncode == 1 and "Traceback" not in message:
+        raise CheckFailed(message)
+    raise RuntimeError(message)
 
 
 def _embeddings(session: Session, dataset: Dataset, progress: Progress) -> NDArray[np.float32]:
-    found = []
+    embeddings = []
     with progress.bar(dataset.name, len(dataset), "images") as bar:
         # One at a time, as on the device: kernels for larger batches may round otherwise.
         pictures = (dataset.image(index) for index in range(len(dataset)))
         for batch, _ in input_batches(session.spec, pictures, batch_size=1):
-            found.append(session.infer({session.spec.inputs[0].name: batch})[EMBEDDING][0])
+            embeddings.append(session.infer({session.spec.inputs[0].name: batch})[EMBEDDING][0])
             bar.advance()
-    return np.stack(found).astype(np.float32, copy=False)
+    return np.stack(embeddings).astype(np.float32, copy=False)
 
 
 def _check_apart(unseen: Dataset, embeddings: NDArray[np.float32], support: NDArray[np.float32]) -> None:
-    """Raise DataError where the model sees in an unseen image exactly what it sees in one of the support."""
+    """Raise DataError if an unseen image has the embedding of an image in the support set."""
     known = {embedding.tobytes() for embedding in support}
-    same = [name for name, one in zip(unseen.sample_ids, embeddings, strict=True) if one.tobytes() in known]
-    if same:
+    shared = [id for id, row in zip(unseen.sample_ids, embeddings, strict=True) if row.tobytes() in known]
+    if shared:
         raise DataError(
-            f"{len(same)} of the unseen images are in the support",
+            f"{len(shared)} of the unseen images are in the support",
             where=unseen.name,
-            got=listed(same),
+            got=listed(shared),
             next="remove them",
         )
 
 
 def _check(model: Artifact, images: ClassImages) -> None:
-    """What can be known before the model runs."""
+    """Checks before the model runs."""
     if not model.io.has_embedding:
         raise ArtifactError(
-            "the model gives no embedding, so that its bundle cannot take classes",
+            "the model has no embedding output, so its bundle cannot take classes",
             where=model.id,
             got=", ".join(output.name for output in model.io.outputs),
             expected="logits, embedding",
             next="export it with embedding: true (edgevit export: --embedding)",
         )
-    given = [one for one in (images.support, images.unseen, images.unknown) if one is not None]
-    for one in given:
-        if (one.labels is None and one is not images.unknown) or not len(one):
-            got = "no labels" if len(one) else "no images"
-            raise DataError("a bundle's classes need labelled images", where=one.name, got=got)
+    datasets = [dataset for dataset in (images.support, images.unseen, images.unknown) if dataset is not None]
+    for dataset in datasets:
+        if (dataset.labels is None and dataset is not images.unknown) or not len(dataset):
+            got = "no labels" if len(dataset) else "no images"
+            raise DataError("a bundle's classes need labelled images", where=dataset.name, got=got)
     width = next(output.shape[1] for output in model.io.outputs if output.name == EMBEDDING)
     most = LARGEST_FILE // (4 * int(width))
-    if sum(map(len, given)) > most:
+    if sum(map(len, datasets)) > most:
         raise DataError(
             "these are too many images for a bundle",
-            where=", ".join(one.name for one in given),
-            got=sum(map(len, given)),
+            where=", ".join(dataset.name for dataset in datasets),
+            got=sum(map(len, datasets)),
             expected=f"at most {most}",
             next="give the data set few_shot: {shots: 20}, and support: DATASET.support",
         )

@@ -1,11 +1,11 @@
-"""Add a class to this bundle from a few images, or remove one; nothing is trained.
+"""Add a class to this bundle from a few images, or remove one. Nothing is trained.
 
     python enroll.py --class gasket images/*.jpg
     python enroll.py --class gasket --add more/*.jpg
     python enroll.py --remove gasket
     python enroll.py --list
 
-Needs what requirements.txt names, on Linux or macOS. Exit status: 0 done; 1 the class cannot be told apart from the
+Needs the packages in requirements.txt, on Linux or macOS. Exit status: 0 done; 1 the class cannot be told from the
 others, and nothing was changed; 2 the bundle, the call or an image is wrong, and nothing was changed.
 """
 
@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def checked_infer() -> Any:
-    """infer.py, which lies beside this file; of a bundle, its hash is checked first. It checks the other programs.
+    """infer.py beside this file. In a bundle its hash is checked first; it checks the other programs.
 
     Raises ImportError if it is missing or was altered.
     """
@@ -48,7 +48,7 @@ def checked_infer() -> Any:
         ):
             raise ImportError(f"{file}: was altered")
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ImportError(f"{file}: cannot be held against {record.name}: {error}") from None
+        raise ImportError(f"{file}: cannot be checked with {record.name}: {error}") from None
     module = ModuleType("infer")
     module.__file__ = str(file)
     sys.modules["infer"] = module
@@ -82,12 +82,13 @@ STORE = ".store"
 
 
 def enroll(folder: Path, name: str, images: Sequence[Path], add: bool = False, force: bool = False) -> dict[str, Any]:
-    """Add a class, or with `add` images of a class that is there; gives what was done and the check.
+    """Add a class, or with `add` more images of an existing class; returns a record of the change and of the check.
 
     Raises:
-        ClassesError: the name or an image cannot be taken; Indistinguishable, unless `force`, where more than half of
-            the class's images are nearer to another class. Nothing was changed then.
-        BundleError: the bundle takes no classes, or a file of it was altered.
+        ClassesError: the name or an image is not accepted. Nothing was changed.
+        Indistinguishable: more than half of the class's images are nearer to another class. Nothing was changed, unless
+            `force`.
+        BundleError: the bundle takes no classes, or one of its files was altered.
     """
     name = composed(name)
     with changing(folder):
@@ -100,23 +101,22 @@ def enroll(folder: Path, name: str, images: Sequence[Path], add: bool = False, f
         embeddings = np.stack([embedding_of(classifier, file) for file in files])
         check_new(before, embeddings, files)
         after = before.with_images(name, embeddings)
-        checked = left_out(after)
-        astray, count = checked.astray(name), len(after.images_of(name))
-        if sum(astray.values()) > count / 2 and not force:
+        nearer_to, count = left_out(after).nearer_to(name), len(after.images_of(name))
+        if sum(nearer_to.values()) > count / 2 and not force:
             raise Indistinguishable(
-                f"'{name}' cannot be told apart from the classes that are there",
-                f"{sum(astray.values())} of {count} images are nearer to another class: {listed(astray)}",
+                f"'{name}' cannot be told from the other classes",
+                f"{sum(nearer_to.values())} of {count} images are nearer to another class: {listed(nearer_to)}",
                 "at most half of them",
-                "take images that show what is different; --force takes these all the same",
+                "use images that show the difference; --force adds the class anyway",
             )
         write_support(after, folder / CLASSES)
-    taken = {"class": name, "taken": len(files), "images": count, "checked": count > 1, "nearer_to": astray}
+    added = {"class": name, "taken": len(files), "images": count, "checked": count > 1, "nearer_to": nearer_to}
     of_class = {"accuracy_of_class": as_json(accuracy_of(after, name)), **compared(before, after)}
-    return {**taken, **of_class, "by_model": answers_by_model(classifier, after)}
+    return {**added, **of_class, "by_model": answers_by_model(classifier, after)}
 
 
 def remove(folder: Path, name: str) -> dict[str, Any]:
-    """Remove a class; gives what was done. Raises as `enroll` does."""
+    """Remove a class; returns a record of the change. Raises as `enroll` does."""
     name = composed(name)
     with changing(folder):
         classifier = Classifier(folder)
@@ -124,7 +124,7 @@ def remove(folder: Path, name: str) -> dict[str, Any]:
         if name not in before.classes:
             raise ClassesError(f"there is no class '{name}'", expected=", ".join(before.classes))
         if len(before.classes) == 2:
-            raise ClassesError("one class would be left, and there would be nothing to tell apart", expected="two")
+            raise ClassesError("a bundle needs two classes, and one would be left", expected="two")
         after = before.without(name)
         write_support(after, folder / CLASSES)
     removed = {"class": name, "removed": len(before.images_of(name))}
@@ -136,17 +136,17 @@ def remove(folder: Path, name: str) -> dict[str, Any]:
 
 
 def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC), which the classes of a bundle have; macOS decomposes folders' names."""
+    """A name in Unicode's composed form (NFC), as in the classes of a bundle. macOS decomposes folder names."""
     return unicodedata.normalize("NFC", name)
 
 
 def listing(folder: Path) -> dict[str, Any]:
-    """The classes of a bundle, how many images made each and how many of these are nearer to another class."""
+    """The classes of a bundle, each with its number of images and of those nearer to another class; and the rates."""
     classifier = Classifier(folder)
     support = support_of(classifier)
-    checked, measured = left_out(support), rates(support)
+    check, measured = left_out(support), rates(support)
     classes = [
-        {"class": name, "images": len(support.images_of(name)), "nearer_to": checked.astray(name)}
+        {"class": name, "images": len(support.images_of(name)), "nearer_to": check.nearer_to(name)}
         for name in support.classes
     ]
     return {
@@ -160,10 +160,10 @@ def listing(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """Hold a bundle while it is changed, so that of two processes neither undoes what the other does."""
+    """Lock a bundle while it is changed, so that two processes do not undo each other's changes."""
     if folder.resolve().parent.parent.name == STORE:
         raise BundleError(
-            f"{folder}: is a stored result, which nothing may change\n  next: change the copy in runs/NAME/ID, or one "
+            f"{folder}: is a stored result, which must not change\n  next: change the copy in runs/NAME/ID, or a copy "
             f"of your own: cp -rL {folder} my-bundle"
         )
     handle = os.open(folder, os.O_RDONLY)
@@ -183,41 +183,45 @@ def support_of(classifier: Any) -> SupportSet:
 
 
 def check_name(name: str, support: SupportSet, add: bool) -> None:
-    """Raise ClassesError where a class cannot have this name."""
+    """Raise ClassesError if a class cannot have this name."""
     if not name.isprintable() or name != name.strip() or not name or name == UNKNOWN:
-        raise ClassesError("a class cannot have this name", repr(name), f"one line of text, and not '{UNKNOWN}'")
+        raise ClassesError("this is not a valid class name", repr(name), f"one line of text, and not '{UNKNOWN}'")
     if name in support.classes and not add:
         next_step = f"--add adds images to it, or --remove {name} first"
-        raise ClassesError(f"'{name}' is there already", counted(len(support.images_of(name))), next=next_step)
+        raise ClassesError(
+            f"the bundle has a class '{name}' already", counted(len(support.images_of(name))), next=next_step
+        )
     if add and name not in support.classes:
         raise ClassesError(f"there is no class '{name}' to add images to", expected=", ".join(support.classes))
 
 
 def embedding_of(classifier: Any, file: Path) -> npt.NDArray[np.float32]:
-    """What the model sees in a file. Raises ClassesError if it is no picture."""
+    """The embedding of an image file, (dimensions,). Raises ClassesError if it cannot be read."""
     try:
         embedding: npt.NDArray[np.float32] = classifier.embedding(file)
     except (OSError, ValueError) as error:
-        raise ClassesError(f"{file}: {error}", next="leave this image out; no image was taken") from None
+        raise ClassesError(f"{file}: {error}", next="leave this image out; nothing was changed") from None
     return embedding
 
 
 def check_new(support: SupportSet, embeddings: npt.NDArray[np.float32], files: Sequence[Path]) -> None:
-    """Raise ClassesError where the model sees the same in two of the images, or in one and a stored one."""
+    """Raise ClassesError if two of the images, or an image and a stored one, have the same embedding."""
     for index, embedding in enumerate(embeddings):
         near = SAME_IMAGE * np.abs(embedding).max()
         if len(stored := np.flatnonzero(np.abs(support.embeddings - embedding).max(1) <= near)):
             owner = support.classes[support.labels[stored[0]]]
             raise ClassesError(
-                f"{files[index]}: is there already, as an image of '{owner}'",
-                next="leave it out; the same image cannot stand for two classes, or count twice",
+                f"{files[index]}: is already an image of '{owner}'",
+                next="leave it out; an image cannot count twice, or for two classes",
             )
-        if len(twice := np.flatnonzero(np.abs(embeddings[:index] - embedding).max(1) <= near)):
-            raise ClassesError(f"{files[index]}: is the same image as {files[twice[0]]}", next="leave one of them out")
+        if len(earlier := np.flatnonzero(np.abs(embeddings[:index] - embedding).max(1) <= near)):
+            raise ClassesError(
+                f"{files[index]}: is the same image as {files[earlier[0]]}", next="leave one of them out"
+            )
 
 
 def compared(before: SupportSet, after: SupportSet) -> dict[str, Any]:
-    """What a change did to all classes."""
+    """The effect of a change on all classes."""
     measured = rates(after)
     return {
         "classes": len(after.classes),
@@ -235,58 +239,59 @@ def rates_as_json(measured: Rates) -> dict[str, Any]:
 
 
 def as_json(share: Share | None) -> dict[str, Any] | None:
-    """A share with its interval; None where it was not measured."""
+    """A share with its interval; None if it was not measured."""
     return None if share is None else asdict(share)
 
 
 def answers_by_model(classifier: Any, support: SupportSet) -> bool:
-    """Whether these classes are those that were bundled, so that the model's own classifier answers."""
+    """Whether these classes are the bundled ones, for which the model's own classifier answers."""
     as_bundled = classifier.record["changeable"][CLASSES]["sha256_as_bundled"]
     return bool(support.sha256 == as_bundled)
 
 
-def sentences(done: dict[str, Any]) -> Iterator[str]:
-    """What was done, in words."""
-    name = done["class"]
-    if "removed" in done:
-        yield f"removed {name} and its {counted(done['removed'])}; {done['classes']} classes"
+def sentences(record: dict[str, Any]) -> Iterator[str]:
+    """The record of a change, in words."""
+    name = record["class"]
+    if "removed" in record:
+        yield f"removed {name} and its {counted(record['removed'])}; {record['classes']} classes"
     else:
-        more = f", {counted(done['images'])} in all" if done["images"] > done["taken"] else ""
-        yield f"{name}: {counted(done['taken'])} taken{more}; {done['classes']} classes"
-        if not done["checked"]:
-            yield f"{name}: a single image, so that nothing could be checked; --add more"
-        elif done["nearer_to"]:
-            nearer = sum(done["nearer_to"].values())
-            yield f"{name}: {nearer} of {counted(done['images'])} nearer to another class: {listed(done['nearer_to'])}"
+        more = f", {counted(record['images'])} in all" if record["images"] > record["taken"] else ""
+        yield f"{name}: {counted(record['taken'])} added{more}; {record['classes']} classes"
+        if not record["checked"]:
+            yield f"{name}: a single image, which cannot be checked; --add adds more"
+        elif record["nearer_to"]:
+            by_class = record["nearer_to"]
+            nearer = sum(by_class.values())
+            yield f"{name}: {nearer} of {counted(record['images'])} nearer to another class: {listed(by_class)}"
         else:
-            yield f"{name}: all {counted(done['images'])} nearest to their own class"
-    if done.get("accuracy_of_class"):
-        yield f"{name}: right by the nearest class: {prototypes.Share(**done['accuracy_of_class'])}"
-    yield from last_lines(done)
+            yield f"{name}: all {counted(record['images'])} nearest to their own class"
+    if record.get("accuracy_of_class"):
+        yield f"{name}: right by the nearest class: {prototypes.Share(**record['accuracy_of_class'])}"
+    yield from last_lines(record)
 
 
-def list_lines(listed_classes: dict[str, Any]) -> Iterator[str]:
+def list_lines(record: dict[str, Any]) -> Iterator[str]:
     """The classes, in words."""
-    for one in listed_classes["classes"]:
-        nearer = f", some nearer to {listed(one['nearer_to'])}" if one["nearer_to"] else ""
-        yield f"{one['class']}: {counted(one['images'])}{nearer}"
-    yield from last_lines(listed_classes)
+    for entry in record["classes"]:
+        nearer = f", some nearer to {listed(entry['nearer_to'])}" if entry["nearer_to"] else ""
+        yield f"{entry['class']}: {counted(entry['images'])}{nearer}"
+    yield from last_lines(record)
 
 
-def last_lines(done: dict[str, Any]) -> Iterator[str]:
-    """The rates, the threshold, and what answers."""
-    yield from (f"all classes: {line}" for line in done["said"])
-    threshold = done["threshold"]
+def last_lines(record: dict[str, Any]) -> Iterator[str]:
+    """The rates, the threshold, and the classifier that answers."""
+    yield from (f"all classes: {line}" for line in record["said"])
+    threshold = record["threshold"]
     yield "unknown: no threshold" if threshold is None else f"unknown: an image whose cosine is below {threshold:.3f}"
-    if done["by_model"]:
+    if record["by_model"]:
         yield "infer.py answers with the model's own classifier, as it was bundled"
     else:
-        yield "infer.py answers with the class whose images are nearest, not with the model's own classifier"
+        yield "infer.py answers with the nearest class, not with the model's own classifier"
 
 
-def listed(astray: dict[str, int]) -> str:
+def listed(nearer_to: dict[str, int]) -> str:
     """`washer (3), nut (1)`."""
-    return ", ".join(f"{name} ({count})" for name, count in astray.items())
+    return ", ".join(f"{name} ({count})" for name, count in nearer_to.items())
 
 
 def counted(images: int) -> str:
@@ -301,35 +306,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--class", dest="name", metavar="NAME", help="the class to add")
     action.add_argument("--remove", metavar="NAME", help="the class to remove")
-    action.add_argument("--list", action="store_true", help="show the classes, the check and the threshold")
-    parser.add_argument("--add", action="store_true", help="the class is there: add images to it")
-    parser.add_argument("--force", action="store_true", help="take a class that cannot be told apart")
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
-    parser.add_argument("--bundle", type=Path, default=HERE, help="another bundle than the one this file lies in")
+    action.add_argument("--list", action="store_true", help="list the classes, their images, accuracy and threshold")
+    parser.add_argument("--add", action="store_true", help="add images to a class that the bundle has")
+    parser.add_argument("--force", action="store_true", help="add the class even if it cannot be told from the others")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--bundle", type=Path, default=HERE, help="the bundle; by default the folder of this file")
     options = parser.parse_args(arguments)
     if (options.name is None) == bool(options.images):
         parser.error("images go with --class NAME, and with nothing else")
     try:
         if options.list:
-            done = listing(options.bundle)
+            record = listing(options.bundle)
         elif options.remove is not None:
-            done = remove(options.bundle, options.remove)
+            record = remove(options.bundle, options.remove)
         else:
-            done = enroll(options.bundle, options.name, options.images, options.add, options.force)
+            record = enroll(options.bundle, options.name, options.images, options.add, options.force)
     except Indistinguishable as error:
         complain(error)
         return 1
     except (BundleError, ClassesError, OSError) as error:
         complain(error)
         return 2
-    lines = [json.dumps(done, ensure_ascii=False)] if options.json else lines_of(done)
+    lines = [json.dumps(record, ensure_ascii=False)] if options.json else lines_of(record)
     print(*map(printable, lines), sep="\n")
     return 0
 
 
-def lines_of(done: dict[str, Any]) -> Iterator[str]:
-    """The answer of any of the three actions, in words."""
-    return sentences(done) if "class" in done else list_lines(done)
+def lines_of(record: dict[str, Any]) -> Iterator[str]:
+    """The record of any of the three actions, in words."""
+    return sentences(record) if "class" in record else list_lines(record)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Label images with the model of this bundle. Needs what requirements.txt names: numpy, Pillow and one runtime.
+"""Label images with the model of this bundle. Needs the packages in requirements.txt: numpy, Pillow and a runtime.
 
     python infer.py photo.jpg folder/
     python infer.py --json --top 3 photo.jpg
@@ -28,20 +28,20 @@ import numpy as np
 import numpy.typing as npt
 
 Image = str | Path | npt.NDArray[np.uint8]
-Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs, input by its name) → these outputs
+Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs, input by its name) → the outputs
 ERRORS_ONLY = 3
 RECORD = "bundle.json"
 NEEDED = ("model.onnx", "labels.txt", "iospec.json", "infer.py", "preprocess.py", "class_scores.py")
-LARGEST_TEXT = 2**26  # bytes of a file that is read whole
+LARGEST_TEXT = 2**26  # bytes of a file that is read as a whole
 LARGEST_SIDE = 2**13  # pixels of the model's input
 LARGEST_BATCH = 2**10
 CLASSES = "classes.npz"
 EMBEDDING = "embedding"
 UNKNOWN = "unknown"
-STEERS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 HERE = Path(__file__).resolve().parent
 EXPORT_EMBEDDING = "export the model with embedding: true, and bundle it with support: DATASET.support"
-NO_THRESHOLD = "no image is unknown here: that needs a classes.npz with two images of a class or more"
+NO_THRESHOLD = "--unknown needs a classes.npz with at least two images of a class"
 
 
 class BundleError(Exception):
@@ -49,12 +49,12 @@ class BundleError(Exception):
 
 
 class Answer(NamedTuple):
-    """What the model says about an image.
+    """The prediction for an image.
 
     Attributes:
-        labels: the likeliest (label, confidence), best first.
-        cosine: how near the image is to the nearest class of classes.npz, -1 to 1; None in a bundle without that.
-        unknown: whether that is too far for any class; None where it cannot be told.
+        labels: the best (label, confidence), best first.
+        cosine: the cosine with the nearest class of classes.npz, -1 to 1; None in a bundle without classes.npz.
+        unknown: whether the image is too far from every class; None without a threshold.
     """
 
     labels: list[tuple[str, float]]
@@ -65,12 +65,12 @@ class Answer(NamedTuple):
 class Classifier:
     """The model of a bundle, ready to label images.
 
-    As bundled, the model's own classifier answers. Once classes were added or removed (classes.npz), the prototypes of
-    the classes that are there now do.
+    The model's own classifier answers until classes are added or removed (classes.npz). After that the nearest class
+    answers, by the prototypes of the present classes.
     """
 
     def __init__(self, folder: str | Path = HERE, threads: int = 1) -> None:
-        """Load a bundle. Raises BundleError if a file is not the one that was bundled, or cannot be used."""
+        """Load a bundle. Raises BundleError if a file was altered, or cannot be used."""
         self.folder = Path(folder)
         self.record = read_record(self.folder)
         self._pictures = shipped("preprocess")
@@ -85,24 +85,24 @@ class Classifier:
 
     @property
     def threshold(self) -> float | None:
-        """The cosine below which an image is of none of the classes; None where it cannot be told."""
+        """The cosine below which an image belongs to none of the classes; None if it was not measured."""
         threshold: float | None = self._head and self._head.threshold
         return threshold
 
     def predict(self, images: Iterable[Image], top: int = 1) -> list[list[tuple[str, float]]]:
-        """The `top` likeliest (label, confidence) of each image, best first.
+        """The `top` best (label, confidence) of each image, best first.
 
         Args:
             images: files, or RGB arrays (height, width, 3) of uint8.
 
         Raises:
-            ValueError: an image cannot be read, or the model answers it with NaN or infinity.
+            ValueError: an image cannot be read, or its output is NaN or infinity.
             BundleError: the model does not run.
         """
         return [self.answer(image, top).labels for image in images]
 
     def answer(self, image: Image, top: int = 1) -> Answer:
-        """The `top` likeliest labels of one image, and whether it is of any of the classes. Raises as `predict`."""
+        """The `top` best labels of one image, and whether it is unknown. Raises as `predict`."""
         if self._head is None:
             return Answer(self._likeliest(self.logits(image), top), None, None)
         scores, embedding = self._run(image, [self.spec["outputs"][0]["name"], EMBEDDING])
@@ -113,41 +113,42 @@ class Classifier:
         return Answer(self._likeliest(scores[0], top), cosine, unknown)
 
     def logits(self, image: Image) -> npt.NDArray[np.float32]:
-        """What the model gives for one image: scores (classes,) in the order of `labels`, or what iospec.json names."""
+        """The scores of one image, (classes,), in the order of `labels`."""
         if self._answers_by_head:
-            answered: npt.NDArray[np.float32] = self._head.logits(self.embedding(image)[np.newaxis])[0]
-            return answered
+            logits: npt.NDArray[np.float32] = self._head.logits(self.embedding(image)[np.newaxis])[0]
+            return logits
         (scores,) = self._run(image, [self.spec["outputs"][0]["name"]])
         first: npt.NDArray[np.float32] = scores[0]
         return first
 
     def embedding(self, image: Image) -> npt.NDArray[np.float32]:
-        """What enters the model's classifier, (dimensions,). Raises BundleError if the model does not give it."""
+        """The input of the model's classifier, (dimensions,). Raises BundleError if the model does not output it."""
         names = [output["name"] for output in self.spec["outputs"]]
         if EMBEDDING not in names:
-            raise BundleError(f"{self.folder}: the model gives no embedding\n  next: {EXPORT_EMBEDDING}")
+            raise BundleError(f"{self.folder}: the model has no embedding output\n  next: {EXPORT_EMBEDDING}")
         (embeddings,) = self._run(image, [EMBEDDING])
         first: npt.NDArray[np.float32] = embeddings[0]
         return first
 
     def _run(self, image: Image, outputs: list[str]) -> list[npt.NDArray[np.float32]]:
-        """These outputs for one image, each (1, width)."""
+        """The named outputs for one image, each (1, width)."""
         picture = image if isinstance(image, np.ndarray) else self._pictures.open_image(image)
         pixels = self._pictures.preprocess(picture, **self.spec["preprocess"])
         batch = self.spec["inputs"][0]["shape"][0]
         repeated = np.repeat(pixels[np.newaxis], batch if isinstance(batch, int) else 1, axis=0)
         model = self.folder / "model.onnx"
         try:
-            given = [np.asarray(one)[:1] for one in self._outputs(outputs, {self.spec["inputs"][0]["name"]: repeated})]
-        except Exception as error:  # noqa: BLE001 - each runtime has kinds of its own
+            tensors = self._outputs(outputs, {self.spec["inputs"][0]["name"]: repeated})
+            results = [np.asarray(tensor)[:1] for tensor in tensors]
+        except Exception as error:  # noqa: BLE001 - each runtime has its own exceptions
             raise BundleError(f"{model}: does not run: {first_line(error)}") from None
-        for name, values in zip(outputs, given, strict=True):
+        for name, values in zip(outputs, results, strict=True):
             unnamed = name != EMBEDDING and values.shape[-1:] > (len(self.labels),) and not self._answers_by_head
             if values.ndim != 2 or not values.size or unnamed:
-                raise BundleError(f"{model}: {name} has shape {values.shape}, which iospec.json does not say")
+                raise BundleError(f"{model}: {name} has shape {values.shape}, unlike in iospec.json")
             if not np.isfinite(values if name == EMBEDDING else values.max()).all():
-                raise ValueError(f"the model's answer is no number: {name} is NaN or infinite")
-        return given
+                raise ValueError(f"the model's output '{name}' is NaN or infinite")
+        return results
 
     def _likeliest(self, logits: npt.NDArray[Any], top: int) -> list[tuple[str, float]]:
         class_scores = shipped("class_scores")
@@ -168,7 +169,7 @@ class Classifier:
 
 
 def in_onnxruntime(model: Path, recorded: dict[str, Any], threads: int) -> Run:
-    """The model in ONNX Runtime, with the session options that the bundle recorded."""
+    """The model in ONNX Runtime, with the recorded session options."""
     import onnxruntime
 
     levels = onnxruntime.GraphOptimizationLevel
@@ -176,8 +177,8 @@ def in_onnxruntime(model: Path, recorded: dict[str, Any], threads: int) -> Run:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
-    off = recorded.get("graph_optimization_level") == "disabled"
-    options.graph_optimization_level = levels.ORT_DISABLE_ALL if off else levels.ORT_ENABLE_ALL
+    is_off = recorded.get("graph_optimization_level") == "disabled"
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL if is_off else levels.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(
         str(model),
         options,
@@ -189,7 +190,7 @@ def in_onnxruntime(model: Path, recorded: dict[str, Any], threads: int) -> Run:
 
 
 def in_openvino(model: Path, recorded: dict[str, Any], threads: int) -> Run:
-    """The same in OpenVINO."""
+    """The model in OpenVINO, with the recorded session options."""
     import openvino
 
     precision = {"float32": "f32", "bfloat16": "bf16"}[recorded.get("inference_precision", "float32")]
@@ -200,13 +201,13 @@ def in_openvino(model: Path, recorded: dict[str, Any], threads: int) -> Run:
         "INFERENCE_PRECISION_HINT": precision,
     }
     core = openvino.Core()
-    read = core.read_model(model)
-    read.reshape([1 if axis.is_dynamic else axis.get_length() for axis in read.input().partial_shape])
-    request = core.compile_model(read, "CPU", properties).create_infer_request()
+    network = core.read_model(model)
+    network.reshape([1 if axis.is_dynamic else axis.get_length() for axis in network.input().partial_shape])
+    request = core.compile_model(network, "CPU", properties).create_infer_request()
 
     def run(outputs: list[str], feed: dict[str, Any]) -> list[Any]:
-        found = request.infer(feed)
-        return [found[name] for name in outputs]
+        results = request.infer(feed)
+        return [results[name] for name in outputs]
 
     return run
 
@@ -215,27 +216,27 @@ RUNTIMES = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
 
 
 def load_model(model: Path, record: dict[str, Any], threads: int) -> Run:
-    """The model in the runtime that the bundle recorded. Raises BundleError if it cannot be loaded."""
+    """The model in the recorded runtime. Raises BundleError if it cannot be loaded."""
     name = record["runtime"]["name"]
     try:
         return RUNTIMES[name](model, record["session_options"], threads)
     except ImportError as error:
         next_step = "python -m pip install -r requirements.txt"
         raise BundleError(f"{name} cannot be imported: {first_line(error)}\n  next: {next_step}") from None
-    except Exception as error:  # noqa: BLE001 - each runtime has kinds of its own
+    except Exception as error:  # noqa: BLE001 - each runtime has its own exceptions
         raise BundleError(f"{model}: {name} cannot load it: {first_line(error)}") from None
 
 
 @cache
 def shipped(name: str) -> Any:
-    """The program that lies beside this file, as a module; of a bundle, its hash is checked first.
+    """A program beside this file, as a module. In a bundle its hash is checked first.
 
-    It is compiled from the very bytes that were checked, whatever __pycache__ holds.
+    The module is compiled from the checked bytes, not from __pycache__.
     """
     file = HERE / f"{name}.py"
-    # Without a record beside it, it is edgevit's own copy, which works on a bundle elsewhere.
-    recorded = (HERE / RECORD).is_file()
-    source = checked_bytes(HERE, file.name, read_record(HERE)) if recorded else read_bytes(file)
+    # Without a record beside it, this is edgevit's own copy, for a bundle in another folder.
+    is_bundle = (HERE / RECORD).is_file()
+    source = checked_bytes(HERE, file.name, read_record(HERE)) if is_bundle else read_bytes(file)
     module = ModuleType(f"shipped_{name}")
     module.__file__ = str(file)
     sys.modules[module.__name__] = module  # dataclasses look themselves up there
@@ -244,9 +245,9 @@ def shipped(name: str) -> Any:
 
 
 def verify(folder: Path) -> int:
-    """Check every file of a bundle; gives how many have to be as they were bundled.
+    """Check every file that the bundle records; returns their number.
 
-    classes.npz, which may change, is held against its own hash. Files that the bundle does not name are no concern.
+    classes.npz, which may change, is checked with its own hash. Other files in the folder are ignored.
     """
     record = read_record(folder)
     files = record["files"]
@@ -257,7 +258,7 @@ def verify(folder: Path) -> int:
 
 
 def read_classes(folder: Path, record: dict[str, Any]) -> Any:
-    """The support set in a bundle's classes.npz, which holds a hash of its own; None in a bundle without that file."""
+    """The support set in a bundle's classes.npz, checked with its own hash; None in a bundle without that file."""
     if CLASSES not in record["changeable"]:
         return None
     prototypes = shipped("prototypes")
@@ -277,79 +278,79 @@ def read_labels(folder: Path, record: dict[str, Any]) -> list[str]:
 
 
 def read_spec(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """iospec.json, the parts that are used here checked. Raises BundleError if it does not say how the model is run."""
+    """iospec.json, with a check of the parts that are used here. Raises BundleError if they are invalid."""
     file = folder / "iospec.json"
     spec = parsed(checked_bytes(folder, file.name, record), file)
     for name in ("inputs", "outputs"):
-        named = is_list(spec.get(name), dict) and all(isinstance(one.get("name"), str) for one in spec[name])
-        require(named, file, f"{name}: a list of {{name, shape}}")
-    require(spec["outputs"][0]["name"] != EMBEDDING, file, "the classes' scores as the first output")
+        are_named = is_list(spec.get(name), dict) and all(isinstance(tensor.get("name"), str) for tensor in spec[name])
+        require(are_named, file, f"{name}: a list of {{name, shape}}")
+    require(spec["outputs"][0]["name"] != EMBEDDING, file, "the class scores as the first output")
     shape = spec["inputs"][0].get("shape")
-    batched = is_list(shape) and (isinstance(shape[0], str) or is_count(shape[0], LARGEST_BATCH))
-    require(batched, file, f"the first input's shape, whose batch is a name or 1 to {LARGEST_BATCH}")
+    has_batch = is_list(shape) and (isinstance(shape[0], str) or is_count(shape[0], LARGEST_BATCH))
+    require(has_batch, file, f"the first input's shape, whose batch is a name or 1 to {LARGEST_BATCH}")
     require(is_list(spec.get("classes"), str), file, "classes: a list of names")
     if CLASSES in record["changeable"]:
-        require(any(one["name"] == EMBEDDING for one in spec["outputs"]), file, f"an output '{EMBEDDING}'")
+        require(any(output["name"] == EMBEDDING for output in spec["outputs"]), file, f"an output '{EMBEDDING}'")
     check_preprocess(spec.get("preprocess"), file)
     return spec
 
 
 def check_preprocess(rule: Any, file: Path) -> None:
-    """Raise BundleError unless this is how a picture becomes an input: the keywords of `preprocess`."""
+    """Raise BundleError unless the rule holds valid keywords of `preprocess`."""
     keywords = {
-        name: one.default
-        for name, one in inspect.signature(shipped("preprocess").preprocess).parameters.items()
-        if one.kind is one.KEYWORD_ONLY
+        name: parameter.default
+        for name, parameter in inspect.signature(shipped("preprocess").preprocess).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
     }
-    lacking = {name for name, default in keywords.items() if default is inspect.Parameter.empty}
-    known = isinstance(rule, dict) and lacking <= rule.keys() <= keywords.keys()
-    require(known, file, f"preprocess: {{{', '.join(keywords)}}}")
+    required = {name for name, default in keywords.items() if default is inspect.Parameter.empty}
+    are_keywords = isinstance(rule, dict) and required <= rule.keys() <= keywords.keys()
+    require(are_keywords, file, f"preprocess: {{{', '.join(keywords)}}}")
     for name in ("height", "width"):
         require(is_count(rule[name], LARGEST_SIDE), file, f"preprocess.{name}: 1 to {LARGEST_SIDE}")
     require(is_number(rule["crop_pct"]) and 0.01 <= rule["crop_pct"] <= 100, file, "preprocess.crop_pct: 0.01 to 100")
     for name in ("mean", "std"):
-        three = is_list(rule[name]) and len(rule[name]) == 3 and all(map(is_number, rule[name]))
-        require(three and (name == "mean" or min(rule[name]) > 0), file, f"preprocess.{name}: three numbers")
+        is_color = is_list(rule[name]) and len(rule[name]) == 3 and all(map(is_number, rule[name]))
+        require(is_color and (name == "mean" or min(rule[name]) > 0), file, f"preprocess.{name}: three numbers")
     for name in keywords.keys() & {"resize", "interpolation"}:
         require(isinstance(rule[name], str), file, f"preprocess.{name}: a word")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """bundle.json, the parts that are used here checked. Raises BundleError if it is no record of a bundle."""
+    """bundle.json, with a check of the parts that are used here. Raises BundleError if it is not a bundle's record."""
     file = folder / RECORD
     record = parsed(read_bytes(file), file)
     require(record.get("format") == "edgevit-bundle", file, "format: edgevit-bundle")
-    require(record.get("format_version") == 1, file, "format_version: 1; another was written by another edgevit")
+    require(record.get("format_version") == 1, file, "format_version: 1; another version of edgevit wrote this bundle")
     files = record.get("files")
-    entries = isinstance(files, dict) and all(is_entry(name, entry) for name, entry in files.items())
-    require(entries, file, "files: {name: {sha256, size}}, without folders")
+    are_entries = isinstance(files, dict) and all(is_entry(name, entry) for name, entry in files.items())
+    require(are_entries, file, "files: {name: {sha256, size}}, without folders")
     require(set(NEEDED) <= record["files"].keys(), file, f"files: {', '.join(NEEDED)}")
     runtime = record.get("runtime")
-    known = isinstance(runtime, dict) and isinstance(runtime.get("name"), str) and runtime["name"] in RUNTIMES
-    require(known, file, f"runtime.name: {' or '.join(RUNTIMES)}")
-    require(are_session_options(record.get("session_options")), file, "session_options that the runtime takes")
+    is_known = isinstance(runtime, dict) and isinstance(runtime.get("name"), str) and runtime["name"] in RUNTIMES
+    require(is_known, file, f"runtime.name: {' or '.join(RUNTIMES)}")
+    require(are_session_options(record.get("session_options")), file, "session_options of the runtime")
     changeable = record.setdefault("changeable", {})
-    pinned = isinstance(changeable, dict) and all(
-        isinstance(one, dict) and is_hash(one.get("sha256_as_bundled")) for one in changeable.values()
+    are_hashed = isinstance(changeable, dict) and all(
+        isinstance(entry, dict) and is_hash(entry.get("sha256_as_bundled")) for entry in changeable.values()
     )
-    require(pinned, file, "changeable: {name: {sha256_as_bundled}}")
+    require(are_hashed, file, "changeable: {name: {sha256_as_bundled}}")
     return record
 
 
 def are_session_options(value: Any) -> bool:
-    """Whether these are the session options that edgevit records."""
+    """Whether these are session options that edgevit records."""
     if not isinstance(value, dict):
         return False
-    off = value.get("disabled_optimizers")
+    disabled = value.get("disabled_optimizers")
     return (
         value.get("graph_optimization_level") in (None, "disabled", "all")
-        and (off is None or off == [] or is_list(off, str))
+        and (disabled is None or disabled == [] or is_list(disabled, str))
         and value.get("inference_precision", "float32") in ("float32", "bfloat16")
     )
 
 
 def is_entry(name: str, entry: Any) -> bool:
-    """Whether this is what the record says about a file that lies in the bundle's own folder."""
+    """Whether this is the record of a file in the bundle's own folder, without subfolders."""
     return Path(name).name == name and "\0" not in name and isinstance(entry, dict) and is_hash(entry.get("sha256"))
 
 
@@ -360,7 +361,7 @@ def is_hash(value: Any) -> bool:
 
 def is_list(value: Any, of: type = object) -> bool:
     """Whether this is a list of at least one value of this type."""
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(one, of) for one in value)
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(item, of) for item in value)
 
 
 def is_count(value: Any, most: int) -> bool:
@@ -370,11 +371,11 @@ def is_count(value: Any, most: int) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether this is a number that float32 can hold."""
-    return type(value) in (int, float) and abs(value) < 1e30  # NaN is not less either
+    return type(value) in (int, float) and abs(value) < 1e30  # false for NaN
 
 
 def require(condition: bool, file: Path, expected: str) -> None:
-    """Raise BundleError where a file does not say what it must."""
+    """Raise BundleError unless a condition on the content of a file holds."""
     if not condition:
         raise BundleError(f"{file}: cannot be used\n  expected: {expected}")
 
@@ -391,7 +392,7 @@ def parsed(content: bytes, file: Path) -> dict[str, Any]:
 
 
 def checked_bytes(folder: Path, name: str, record: dict[str, Any]) -> bytes:
-    """A file's bytes. Raises BundleError if they are not those that were bundled."""
+    """A file's bytes. Raises BundleError if the file was altered."""
     content = read_bytes(folder / name)
     entry = record["files"].get(name)
     require(entry is not None, folder / RECORD, f"files: {name}")
@@ -400,7 +401,7 @@ def checked_bytes(folder: Path, name: str, record: dict[str, Any]) -> bytes:
 
 
 def check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
-    """Raise BundleError if a file, however large, is missing or is not the one that was bundled."""
+    """Raise BundleError if a file of any size is missing or was altered."""
     path = folder / name
     if not path.is_file():
         raise BundleError(f"{path}: is missing from the bundle")
@@ -411,13 +412,13 @@ def check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
 
 
 def check_hash(path: Path, got: str, entry: dict[str, Any]) -> None:
-    """Raise BundleError where a file's hash is not the recorded one."""
+    """Raise BundleError if a file's hash is not the recorded one."""
     if got != entry["sha256"]:
         raise BundleError(f"{path}: was altered\n  got: sha256 {got}\n  expected: sha256 {entry['sha256']}")
 
 
 def read_bytes(path: Path) -> bytes:
-    """A small file of the bundle, whole."""
+    """The bytes of a small file of the bundle."""
     try:
         if not path.is_file():
             raise BundleError(f"{path}: is missing from the bundle")
@@ -438,19 +439,19 @@ def sha256(path: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its kind."""
+    """The first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives the exit status."""
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Label images with the model of this bundle.")
     parser.add_argument("images", nargs="*", type=Path, help="image files, or folders of them")
-    parser.add_argument("--top", type=int, default=1, metavar="K", help="labels to show for each image")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads")
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="number of labels for each image; 1 by default")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads; 1 by default")
     parser.add_argument("--verify", action="store_true", help="check the hash of every file of the bundle")
-    parser.add_argument("--unknown", action="store_true", help="say so where an image is of none of the classes")
+    parser.add_argument("--unknown", action="store_true", help="answer `unknown` for images of none of the classes")
     options = parser.parse_args(arguments)
     if not options.images and not options.verify:
         parser.error("give an image, a folder, or --verify")
@@ -477,7 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def label_files(classifier: Classifier, options: argparse.Namespace) -> int:
-    """Print the labels of each image; those that cannot be read are named on stderr, and make the status 1."""
+    """Print the labels of each image; returns 1 if an image cannot be read, after a message on stderr."""
     status = 0
     for path in image_files(options.images):
         try:
@@ -486,8 +487,8 @@ def label_files(classifier: Classifier, options: argparse.Namespace) -> int:
             complain(f"{path}: {error}")
             status = 1
             continue
-        said = json.dumps(as_json(path, answer), ensure_ascii=False) if options.json else line(path, answer, options)
-        print(printable(said))
+        text = json.dumps(as_json(path, answer), ensure_ascii=False) if options.json else line(path, answer, options)
+        print(printable(text))
     return status
 
 
@@ -497,39 +498,39 @@ def complain(error: object) -> None:
 
 
 def printable(text: str) -> str:
-    """One line without what would steer a terminal: `\\u001b` stands for ESC, as in JSON."""
-    return STEERS.sub(lambda steering: f"\\u{ord(steering[0]):04x}", text)
+    """A line with control characters escaped as in JSON: `\\u001b` for ESC."""
+    return CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text)
 
 
 def as_json(path: Path, answer: Answer) -> dict[str, Any]:
-    """One answer for a program."""
+    """An answer for programs."""
     labels = [{"label": label, "confidence": confidence} for label, confidence in answer.labels]
     about = {} if answer.cosine is None else {"cosine": answer.cosine, "unknown": answer.unknown}
     return {"image": str(path), "labels": labels, **about}
 
 
 def line(path: Path, answer: Answer, options: argparse.Namespace) -> str:
-    """One answer for a person."""
+    """An answer for people."""
     if options.unknown and answer.unknown:
         return f"{path}: {UNKNOWN} (cosine {answer.cosine:.3f})"
     return f"{path}: " + ", ".join(f"{label} {confidence:.1%}" for label, confidence in answer.labels)
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are; of a folder, every picture below it, sorted, and folders in it that cannot be listed.
+    """The files themselves, and every picture below each folder, sorted; also subfolders that cannot be listed.
 
-    What is passed over is said on stderr.
+    Notes on stderr name the files that are passed over.
     """
     pictures = shipped("preprocess")
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        found = pictures.pictures_below(path)
-        for note in pictures.passed_over_notes(found.passed_over, path):
+        below = pictures.pictures_below(path)
+        for note in pictures.passed_over_notes(below.passed_over, path):
             complain(f"note: {path}: {note}")
-        yield from found.pictures
-        yield from (Path(error.filename) for error in found.unreadable)
+        yield from below.pictures
+        yield from (Path(error.filename) for error in below.unreadable)
 
 
 if __name__ == "__main__":

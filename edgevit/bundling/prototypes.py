@@ -1,7 +1,7 @@
-"""Classes as data: what the model sees in a few images of each, and the classifier that follows. Needs only numpy.
+"""Changeable classes: embeddings of a few images of each, and the classifier made from them. Needs only numpy.
 
-`classes.npz` holds the support set and the hash of its content, and is replaced in one step: a reader, or a machine
-that loses power, finds the old one or the new one. This file also ships in bundles.
+`classes.npz` holds the support set and the hash of its content. It is replaced in one step: a reader finds the old file
+or the new one, even after a power cut. This program also ships in bundles.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ ARRAYS = {
 }
 FIELDS = ("format_version", "classes", "model", "learned", "sha256", *ARRAYS)
 LARGEST_FILE = 2**26  # bytes: 13,000 images in 1,280 dimensions
-KEPT_SHARE = 0.95  # of images of the classes, by the threshold for unknown ones
+KEPT_SHARE = 0.95  # of the images of the classes are above the threshold for unknown images
 Z_95 = 1.959963984540054
-SCALES = np.geomspace(1, 100, 41)  # tried for the logits
-UNFITTED_SCALE = 10.0  # where each class has a single image
-MOST_CENTRES = 1000  # images: with more, leaving one out moves the centre by less than a thousandth
+SCALES = np.geomspace(1, 100, 41)  # candidates for the scale of the logits
+UNFITTED_SCALE = 10.0  # if each class has a single image
+MOST_CENTERS = 1000  # images: with more, leaving one out moves the center by less than a thousandth
 UNTESTED = -1
 
 
 class ClassesError(Exception):
-    """The classes of a bundle cannot be read, or cannot become what was asked for."""
+    """The classes of a bundle cannot be read or changed."""
 
     def __init__(self, what: str, got: object = None, expected: object = None, next: str | None = None) -> None:
         details = (("got", got), ("expected", expected), ("next", next))
@@ -51,7 +51,7 @@ class ClassesError(Exception):
 
 
 class Indistinguishable(ClassesError):
-    """The images of a class are nearer to other classes."""
+    """Most images of a class are nearer to other classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +59,14 @@ class SupportSet:
     """Embeddings (n, dimensions) float32 of images, with labels (n,) int64 that are indices into `classes`.
 
     Attributes:
-        model: the sha256 of the model file that gave the embeddings: another model's lie elsewhere.
+        model: the sha256 of the model file that made the embeddings; those of another model differ.
         enrolled: (n,) bool, whether an image came after the bundle was made; the model did not learn from it.
         learned: whether the model may have learned from the images that are not `enrolled`.
-        unseen, unseen_labels: embeddings and labels of images that the model did not learn from. They make no
-            prototype: the threshold and the accuracy are measured on them.
+        unseen, unseen_labels: embeddings and labels of images that the model did not learn from. They are not part
+            of the prototypes: threshold and accuracy are measured on them.
         unknown: embeddings of images of none of the classes.
 
-    Raises ClassesError unless there are two classes or more, each with a name of its own and an image.
+    Raises ClassesError unless there are at least two classes, each with a unique name and an image.
     """
 
     classes: tuple[str, ...]
@@ -91,34 +91,34 @@ class SupportSet:
         unseen: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None = None,
         unknown: npt.NDArray[np.float32] | None = None,
     ) -> SupportSet:
-        """A support set before anything is enrolled. Raises ClassesError as the class does."""
-        nothing = np.zeros((0, *embeddings.shape[1:]), np.float32)
-        held, held_labels = unseen or (nothing, np.zeros(0, np.int64))
+        """The support set of a new bundle. Raises ClassesError as the class does."""
+        empty = np.zeros((0, *embeddings.shape[1:]), np.float32)
+        held_out, held_out_labels = unseen or (empty, np.zeros(0, np.int64))
         enrolled = np.zeros(len(embeddings), np.bool_)
-        none_of_them = nothing if unknown is None else unknown
-        return cls(classes, embeddings, labels, model, enrolled, learned, held, held_labels, none_of_them)
+        others = empty if unknown is None else unknown
+        return cls(classes, embeddings, labels, model, enrolled, learned, held_out, held_out_labels, others)
 
     def __post_init__(self) -> None:
         problem = self._problem()
         if problem:
-            raise ClassesError(f"these are no classes to tell apart: {problem}")
+            raise ClassesError(f"these classes cannot be used: {problem}")
 
     def with_images(self, name: str, embeddings: npt.NDArray[np.float32]) -> SupportSet:
-        """The same and these images, of a class that is there or of a new one."""
+        """A copy with more images, of an existing or a new class."""
         classes = self.classes if name in self.classes else (*self.classes, name)
         labels = np.concatenate([self.labels, np.full(len(embeddings), classes.index(name), np.int64)])
         enrolled = np.concatenate([self.enrolled, np.ones(len(embeddings), np.bool_)])
-        together = np.concatenate([self.embeddings, embeddings])
-        return replace(self, classes=classes, embeddings=together, labels=labels, enrolled=enrolled)
+        all_embeddings = np.concatenate([self.embeddings, embeddings])
+        return replace(self, classes=classes, embeddings=all_embeddings, labels=labels, enrolled=enrolled)
 
     def without(self, name: str) -> SupportSet:
-        """The same without a class; exactly what it was before that class was added."""
+        """A copy without a class, equal to the support set before the class was added."""
         label = self.classes.index(name)
         kept, unseen_kept = self.labels != label, self.unseen_labels != label
         labels, unseen_labels = self.labels[kept], self.unseen_labels[unseen_kept]
         return replace(
             self,
-            classes=tuple(one for one in self.classes if one != name),
+            classes=tuple(other for other in self.classes if other != name),
             embeddings=self.embeddings[kept],
             labels=labels - (labels > label),
             enrolled=self.enrolled[kept],
@@ -127,9 +127,9 @@ class SupportSet:
         )
 
     def images_of(self, name: str) -> npt.NDArray[np.float32]:
-        """The embeddings of a class, in the order in which they came."""
-        found: npt.NDArray[np.float32] = self.embeddings[self.labels == self.classes.index(name)]
-        return found
+        """The embeddings of a class, (n, dimensions), in the order of their addition."""
+        embeddings: npt.NDArray[np.float32] = self.embeddings[self.labels == self.classes.index(name)]
+        return embeddings
 
     @cached_property
     def sha256(self) -> str:
@@ -142,9 +142,9 @@ class SupportSet:
         return digest.hexdigest()
 
     def _problem(self) -> str | None:
-        """What is wrong with it, if anything."""
+        """A sentence about an invalid support set; None if it is valid."""
         if len(self.classes) < 2:
-            return f"{len(self.classes)} of them"
+            return f"there are {len(self.classes)}, and two are needed"
         if len(set(self.classes)) < len(self.classes):
             return "two have the same name"
         if any(name.endswith("\0") for name in self.classes):
@@ -156,8 +156,8 @@ class SupportSet:
             return f"enrolled {self.enrolled.shape}, unseen {self.unseen.shape}, labels {self.unseen_labels.shape}"
         if self.unseen_labels.ndim != 1 or self.unknown.shape != (len(self.unknown), dimensions):
             return f"unseen labels {self.unseen_labels.shape}, unknown {self.unknown.shape}"
-        if not all(np.isfinite(one).all() for one in (self.embeddings, self.unseen, self.unknown)):
-            return "the model gave NaN or infinity for an image"
+        if not all(np.isfinite(rows).all() for rows in (self.embeddings, self.unseen, self.unknown)):
+            return "an embedding is NaN or infinite"
         if not np.array_equal(np.unique(self.labels), np.arange(len(self.classes))):
             return "a class has no image, or a label no class"
         if not np.isin(self.unseen_labels, self.labels).all():
@@ -167,34 +167,34 @@ class SupportSet:
 
 @dataclass(frozen=True, eq=False)
 class PrototypeHead:
-    """The classifier that a support set makes.
+    """The classifier of a support set: the nearest prototype.
 
     Attributes:
-        centre: (dimensions,), the mean embedding.
-        centroids: (classes, dimensions), the mean direction of each class from there, of length 1.
-        scale: of the logits, for offsets from the centre as long as they are.
-        threshold: the cosine below which an image is of none of the classes; None where every class has one image.
+        center: (dimensions,), the mean embedding.
+        centroids: (classes, dimensions), the mean direction of each class from the center, of length 1.
+        scale: factor of the logits.
+        threshold: the cosine below which an image belongs to none of the classes; None if every class has one image.
     """
 
-    centre: Floats
+    center: Floats
     centroids: Floats
     scale: float
     threshold: float | None
 
     def logits(self, embeddings: npt.NDArray[np.float32]) -> Floats:
         """Class scores (n, classes) of embeddings (n, dimensions)."""
-        logits: Floats = self.scale * (embeddings - self.centre) @ self.centroids.T
+        logits: Floats = self.scale * (embeddings - self.center) @ self.centroids.T
         return logits
 
     def cosines(self, embeddings: npt.NDArray[np.float32]) -> Floats:
-        """How near each image's direction from the centre is to each class's, (n, classes), -1 to 1."""
-        cosines: Floats = _unit(embeddings - self.centre) @ self.centroids.T
+        """The cosine of each image's direction from the center with each class's, (n, classes), -1 to 1."""
+        cosines: Floats = _unit(embeddings - self.center) @ self.centroids.T
         return cosines
 
 
 @dataclass(frozen=True, eq=False)
 class LeftOut:
-    """Each image of a support set against prototypes that were made without it.
+    """A test of each image of a support set with prototypes made without it.
 
     Attributes:
         nearest: (n,) the label of the nearest class; UNTESTED for the only image of a class.
@@ -203,41 +203,41 @@ class LeftOut:
     support: SupportSet
     nearest: npt.NDArray[np.int64]
 
-    def astray(self, name: str) -> dict[str, int]:
-        """Of the images of a class, how many are nearer to each of the other classes; the most first."""
+    def nearer_to(self, name: str) -> dict[str, int]:
+        """The number of images of a class that are nearer to each other class, largest number first."""
         label = self.support.classes.index(name)
         nearest = self.nearest[self.support.labels == label]
         others, counts = np.unique(nearest[(nearest != label) & (nearest != UNTESTED)], return_counts=True)
-        found = {self.support.classes[other]: int(count) for other, count in zip(others, counts, strict=True)}
-        return dict(sorted(found.items(), key=lambda one: -one[1]))
+        by_class = {self.support.classes[other]: int(count) for other, count in zip(others, counts, strict=True)}
+        return dict(sorted(by_class.items(), key=lambda item: -item[1]))
 
 
 def head_of(support: SupportSet) -> PrototypeHead:
-    """The nearest centroid by cosine, on centred embeddings (SimpleShot, Wang et al. 2019).
+    """The nearest centroid by cosine, on centered embeddings (SimpleShot, Wang et al. 2019).
 
-    Scale and threshold are fitted to the support set's `trials`: the scale makes their labels likeliest; the threshold
-    keeps KEPT_SHARE of them, each class counting alike. Classes that were enrolled do not move the threshold, as long
-    as there are others: a few images of one class would decide for all.
+    Scale and threshold are fitted to the support set's `trials`. The scale maximizes the likelihood of their labels.
+    The threshold keeps KEPT_SHARE of them, with equal weight for each class. Enrolled classes do not move the threshold
+    as long as there are others, since a few images of one class would decide for all.
     """
     geometry = _geometry(support)
-    length = float(np.linalg.norm(support.embeddings - geometry.centre, axis=1).mean()) or 1.0
+    length = float(np.linalg.norm(support.embeddings - geometry.center, axis=1).mean()) or 1.0
     tried = _trials(support, geometry)
     scale = (_scale(tried.cosines, tried.labels) if len(tried.labels) else UNFITTED_SCALE) / length
-    return PrototypeHead(geometry.centre, geometry.centroids, scale, _threshold(support, tried))
+    return PrototypeHead(geometry.center, geometry.centroids, scale, _threshold(support, tried))
 
 
 def left_out(support: SupportSet) -> LeftOut:
-    """The check by leaving out one image at a time."""
+    """The leave-one-out test of a support set."""
     geometry = _geometry(support)
     return LeftOut(support, np.where(geometry.tested, geometry.left_out_cosines.argmax(1), UNTESTED))
 
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """Images of the classes, each against prototypes that were made without it.
+    """Images of the classes, each tested with prototypes made without it.
 
-    Of each class: its unseen images; where it has none, its images that the model did not learn from, each left out in
-    turn; where it has neither, all its images likewise, and they are `learned`: figures from them are too good.
+    For each class: its unseen images; without any, the images that the model did not learn from, each left out in turn;
+    without any of these, all its images, each left out in turn. Those are `learned`: figures from them are too good.
 
     Attributes:
         labels: (t,) int64.
@@ -251,19 +251,19 @@ class Trials:
 
 
 def trials(support: SupportSet) -> Trials:
-    """What accuracy, scale and threshold of a support set are measured on."""
+    """The images that accuracy, scale and threshold of a support set are measured on."""
     return _trials(support, _geometry(support))
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of images, each class counting alike, with its 95% interval.
+    """A share of images with its 95% interval. Each class has the same weight.
 
-    The interval is Wilson's, at the number of images that has the variance of a mean over classes.
+    The interval is Wilson's, for the number of images with the variance of a mean over classes.
 
     Attributes:
-        images: how many were asked about.
-        optimistic: whether the model may have learned from some of them.
+        images: the number of images.
+        optimistic: whether the model may have learned from some of the images.
     """
 
     value: float
@@ -280,13 +280,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Rates:
-    """What to expect of a support set on new images; None where it was not measured.
+    """The expected rates of a support set on new images; None if a rate was not measured.
 
     Attributes:
         accuracy: images of the classes whose own class is nearest.
-        known_rejected: images of the classes that `unknown` is said of. The threshold is one of these images: it
-            counts for the upper end of the interval.
-        unknown_accepted: images of no class that a class is said of.
+        known_rejected: images of the classes that are called unknown. The threshold is the cosine of one of these
+            images, which counts for the upper end of the interval.
+        unknown_accepted: images of none of the classes that are not called unknown.
     """
 
     accuracy: Share | None
@@ -294,7 +294,7 @@ class Rates:
     unknown_accepted: Share | None
 
     def lines(self) -> list[str]:
-        """In words."""
+        """The rates in words, a line each."""
         return [
             f"right by the nearest class: {self.accuracy or NOT_MEASURED}",
             f"images of the classes called unknown: {self.known_rejected or NOT_MEASURED}",
@@ -321,7 +321,7 @@ def rates(support: SupportSet) -> Rates:
 
 
 def accuracy_of(support: SupportSet, name: str) -> Share | None:
-    """The accuracy on the images of one class."""
+    """The accuracy on the images of one class; None if it was not measured."""
     tried = trials(support)
     own = tried.labels == support.classes.index(name)
     of_class = Trials(tried.labels[own], tried.cosines[own], tried.learned[own])
@@ -329,12 +329,12 @@ def accuracy_of(support: SupportSet, name: str) -> Share | None:
 
 
 def share_of(counted: npt.NDArray[np.bool_], tried: Trials) -> Share | None:
-    """The share of trials that are `counted`, (t,); None where there are none."""
+    """The share of trials that are `counted`, (t,); None without trials."""
     return _share(counted, tried.labels, bool(tried.learned.any())) if len(counted) else None
 
 
 def read_support(path: Path) -> SupportSet:
-    """A support set from a file. Raises ClassesError if it is missing, altered, too large or of another format."""
+    """The support set in a file. Raises ClassesError if it is missing, altered, too large or of another format."""
     if not path.is_file():
         raise ClassesError(f"{path}: is missing from the bundle")
     if path.stat().st_size > LARGEST_FILE:
@@ -343,24 +343,24 @@ def read_support(path: Path) -> SupportSet:
         arrays = _arrays(path.read_bytes())
         version = int(arrays["format_version"])
         if version == FORMAT_VERSION:
-            typed: Any = {name: arrays[name].astype(kind, copy=False) for name, kind in ARRAYS.items()}
-            written, model, learned = str(arrays["sha256"]), str(arrays["model"]), bool(arrays["learned"])
+            typed_arrays: Any = {name: arrays[name].astype(kind, copy=False) for name, kind in ARRAYS.items()}
+            recorded, model, learned = str(arrays["sha256"]), str(arrays["model"]), bool(arrays["learned"])
             classes = tuple(str(name) for name in arrays["classes"].tolist())
     except Exception as error:  # noqa: BLE001 - zipfile and numpy raise a dozen kinds on damaged bytes
         raise ClassesError(f"{path}: cannot be read: {str(error) or type(error).__name__}", next=_RESTORE) from None
     if version != FORMAT_VERSION:
         raise ClassesError(f"{path}: is of another format", version, FORMAT_VERSION, "bundle the model again")
     try:
-        support = SupportSet(classes=classes, model=model, learned=learned, **typed)
+        support = SupportSet(classes=classes, model=model, learned=learned, **typed_arrays)
     except ClassesError as error:
         raise ClassesError(f"{path}: {error}", next=_RESTORE) from None
-    if support.sha256 != written:
-        raise ClassesError(f"{path}: was altered", f"sha256 {support.sha256}", f"sha256 {written}", _RESTORE)
+    if support.sha256 != recorded:
+        raise ClassesError(f"{path}: was altered", f"sha256 {support.sha256}", f"sha256 {recorded}", _RESTORE)
     return support
 
 
 def write_support(support: SupportSet, path: Path) -> None:
-    """Replace a file by this support set, in one step that outlasts a power cut; equal sets give equal bytes.
+    """Replace a file by this support set, in one step that survives a power cut. Equal sets give equal bytes.
 
     Raises ClassesError if it is too large. One process at a time may write.
     """
@@ -376,7 +376,9 @@ def write_support(support: SupportSet, path: Path) -> None:
     )
     if content.tell() > LARGEST_FILE:
         got = f"{len(support.labels)} images in {support.embeddings.shape[1]} dimensions, {content.tell()} bytes"
-        raise ClassesError("these are too many images", got, f"at most {LARGEST_FILE} bytes", "take fewer of a class")
+        raise ClassesError(
+            "these are too many images", got, f"at most {LARGEST_FILE} bytes", "use fewer images of a class"
+        )
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
@@ -399,9 +401,9 @@ _RESTORE = "copy the bundle's folder again from where it was made"
 
 @dataclass(frozen=True, eq=False)
 class _Geometry:
-    """Where the images of a support set lie: cosines (n, classes), and which images are not the only one of a class."""
+    """Center, centroids, leave-one-out cosines (n, classes), and whether an image is not the only one of its class."""
 
-    centre: Floats
+    center: Floats
     centroids: Floats
     left_out_cosines: Floats
     tested: npt.NDArray[np.bool_]
@@ -409,22 +411,22 @@ class _Geometry:
 
 def _geometry(support: SupportSet) -> _Geometry:
     features, labels = support.embeddings.astype(np.float64), support.labels
-    centre = features.mean(0)
-    directions = _unit(features - centre)
+    center = features.mean(0)
+    directions = _unit(features - center)
     sums = np.stack([directions[labels == label].sum(0) for label in range(len(support.classes))])
     centroids = _unit(sums)
     tested = np.bincount(labels)[labels] > 1
-    return _Geometry(centre, centroids, _left_out_cosines(features - centre, labels), tested)
+    return _Geometry(center, centroids, _left_out_cosines(features - center, labels), tested)
 
 
 def _left_out_cosines(offsets: Floats, labels: npt.NDArray[np.int64]) -> Floats:
     """The cosine of each image with each class of a head made without the image, (n, classes).
 
-    Without an image the centre lies elsewhere too: left in it, the image would look unlike all others, which of 30
-    images in 1,280 dimensions hides most of what they have in common.
+    The center is computed without the image too. A center with it would make the image look unlike all others, which
+    hides most of the common part of 30 images in 1,280 dimensions.
     """
     n, directions = len(offsets), _unit(offsets)
-    shifts = offsets / (n - 1) if n <= MOST_CENTRES else np.zeros_like(offsets)  # from the centre without it
+    shifts = offsets / (n - 1) if n <= MOST_CENTERS else np.zeros_like(offsets)  # of the center without the image
     cosines = np.empty((n, labels.max() + 1))
     for label in range(cosines.shape[1]):
         members = np.flatnonzero(labels == label)
@@ -442,7 +444,7 @@ def _trials(support: SupportSet, geometry: _Geometry) -> Trials:
     has_unseen = np.isin(labels, support.unseen_labels)
     has_new = np.isin(labels, labels[geometry.tested & new])
     taken = geometry.tested & ~has_unseen & (new | ~has_new)
-    unseen = _unit(support.unseen.astype(np.float64) - geometry.centre) @ geometry.centroids.T
+    unseen = _unit(support.unseen.astype(np.float64) - geometry.center) @ geometry.centroids.T
     return Trials(
         labels=np.concatenate([support.unseen_labels, labels[taken]]),
         cosines=np.concatenate([unseen, geometry.left_out_cosines[taken]]),
@@ -470,20 +472,20 @@ def _share(counted: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64], optimi
     weights = _weights(labels)
     value = float(weights[counted].sum())
     effective, z2 = 1 / float((weights**2).sum()), Z_95**2
-    centre = (value + z2 / (2 * effective)) / (1 + z2 / effective)
+    center = (value + z2 / (2 * effective)) / (1 + z2 / effective)
     half = Z_95 / (1 + z2 / effective) * math.sqrt(value * max(1 - value, 0) / effective + z2 / (4 * effective**2))
-    return Share(value, max(0.0, centre - half), min(1.0, centre + half), len(labels), optimistic)
+    return Share(value, max(0.0, center - half), min(1.0, center + half), len(labels), optimistic)
 
 
 def _weights(labels: npt.NDArray[np.int64]) -> Floats:
-    """A weight for each image, so that each class counts alike; their sum is 1."""
+    """A weight for each image, so that each class has the same weight; their sum is 1."""
     _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
     weights: Floats = 1 / (counts[places] * len(counts))
     return weights
 
 
 def _scale(cosines: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """The scale that makes the labels most likely under softmax(scale · cosines)."""
+    """The scale that maximizes the likelihood of the labels under softmax(scale · cosines)."""
     rows = np.arange(len(labels))
     likelihoods = []
     for scale in SCALES:
@@ -499,7 +501,7 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def _arrays(content: bytes) -> dict[str, npt.NDArray[np.generic]]:
-    """The arrays of an .npz that was not compressed, so that they are no larger than the file; no pickles."""
+    """The arrays of an .npz without pickles and without compression, so that they are no larger than the file."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
             raise ValueError("it was compressed")

@@ -1,4 +1,4 @@
-"""The programs that ship in bundles, and how they are run from here."""
+"""The programs that ship in bundles, and the environment to run them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ENROLLING = {"enroll.py": HERE / "enroll.py", "prototypes.py": HERE / "prototype
 
 
 def write_runner(out: Path, programs: Mapping[str, Path]) -> None:
-    """Copy programs side by side, as they find each other."""
+    """Copy programs into one folder, where they find each other."""
     for name, source in programs.items():
         shutil.copyfile(source, out / name)
 
 
 def environment() -> dict[str, str]:
-    """The environment variables, without those that add to what a program can import."""
+    """The environment variables without PYTHONPATH, so that a program imports nothing else."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

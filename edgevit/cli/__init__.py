@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 import traceback
 from typing import Annotated, NoReturn
@@ -11,7 +12,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgevit.cli import checks, environment, inspection, learning_rate, making, measuring, recipes, shipping
+from edgevit.cli.commands import Command, CommandGroup, help_of
 from edgevit.cli.machine import check_working_folder, explained
+from edgevit.cli.output import command_as_called
 from edgevit.errors import EdgevitError
 from edgevit.terminal import printable
 from edgevit.version import __version__
@@ -24,19 +27,39 @@ EXIT_STATUSES = {
     70: "edgevit has a bug. The traceback is shown.",
     INTERRUPTED: "The command was stopped with Ctrl-C.",
 }
+PANELS = {
+    "Recipes": (recipes.run, recipes.why, learning_rate.lr_find, recipes.init, recipes.report, recipes.schema),
+    "Files": (
+        shipping.predict,
+        making.export,
+        making.describe,
+        making.quantize,
+        making.compile,
+        checks.check,
+        inspection.inspect,
+        measuring.evaluate,
+        measuring.profile,
+        measuring.compare,
+        shipping.bundle,
+        shipping.enroll,
+    ),
+    "This machine": (environment.doctor, environment.models),
+}
+COMMANDS = tuple(command.__name__.replace("_", "-") for commands in PANELS.values() for command in commands)
 
 app = typer.Typer(
     name="edgevit",
+    cls=CommandGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="From images and a latency budget to a compact vision transformer on the device, with a report.",
-    epilog="Start here: edgevit run quickstart · your own photos: edgevit init FOLDER",
+    help="Train, compress and deploy compact vision transformers within a latency budget, with a report.",
+    epilog="Start: edgevit run quickstart. Your own photos: edgevit init FOLDER.",
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         typer.echo(f"edgevit {__version__}")
         raise typer.Exit
 
@@ -44,39 +67,19 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.", metavar="")
     ] = False,
 ) -> None:
     check_working_folder()
 
 
-for title, commands in (
-    ("Recipes", (recipes.run, recipes.why, learning_rate.lr_find, recipes.init, recipes.report, recipes.schema)),
-    (
-        "Files",
-        (
-            shipping.predict,
-            making.export,
-            making.describe,
-            making.quantize,
-            making.compile,
-            checks.check,
-            inspection.inspect,
-            measuring.evaluate,
-            measuring.profile,
-            measuring.compare,
-            shipping.bundle,
-            shipping.enroll,
-        ),
-    ),
-    ("This machine", (environment.doctor, environment.models)),
-):
-    for command in commands:  # in their help, edgevit[extra] is no markup
-        app.command(rich_help_panel=title, help=(command.__doc__ or "").replace("[", r"\["))(command)
+for title, commands in PANELS.items():
+    for command in commands:
+        app.command(cls=Command, rich_help_panel=title, help=help_of(command))(command)
 
 
 def main() -> None:
-    """Entry point. Exit status: 0 done; 1 a check or budget was not met; 2 the user can mend it; 70 a bug of ours."""
+    """Entry point. Exit status: 0 done; 1 a check or budget was not met; 2 the user can fix it; 70 a bug of edgevit."""
     # OpenMP threads that spin for long while they wait starve each other where other work shares the cores: training
     # was seen to run 3 to 15 times slower. Not spinning at all costs a third on idle cores; this little costs nothing
     # in either case. libgomp reads it when torch is loaded.
@@ -88,13 +91,13 @@ def main() -> None:
     try:
         sys.exit(_status_of_command())
     except EdgevitError as error:
-        _fail(str(error), error.exit_code)
-    except Exception as error:  # noqa: BLE001 - what is not explained is a bug of ours
-        said = explained(error)
-        if said is None:
+        _fail(error)
+    except Exception as error:  # noqa: BLE001 - an error without an explanation is a bug
+        explanation = explained(error)
+        if explanation is None:
             traceback.print_exc()
             sys.exit(70)
-        _fail(str(said), said.exit_code)
+        _fail(explanation)
 
 
 def _open_closed_streams() -> None:
@@ -105,16 +108,14 @@ def _open_closed_streams() -> None:
 
 
 def _status_of_command() -> str | int | None:
-    """Run the command of the command line. It ends without a word where the reader of stdout (`| head`) has gone."""
+    """Run the command of the command line. It ends in silence if the reader of stdout (`| head`) has gone."""
     status: str | int | None = 0
     try:
         app()
     except SystemExit as ended:
         status = ended.code
     if status == INTERRUPTED:
-        goes_on = sys.argv[1:2] == ["run"]
-        said = "the same command goes on from here" if goes_on else "nothing was written"
-        print(f"stopped; {said}", file=sys.stderr)
+        _print_interrupted()
     if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer met the closed pipe
         return 0
     try:
@@ -124,6 +125,16 @@ def _status_of_command() -> str | int | None:
     return status
 
 
-def _fail(message: str, status: int) -> NoReturn:
-    print(f"error: {printable(message)}", file=sys.stderr)
-    sys.exit(status)
+def _print_interrupted() -> None:
+    if sys.argv[1:2] == ["run"]:
+        command = command_as_called(f"edgevit {shlex.join(sys.argv[1:])}")
+        print(f"stopped; the same command continues from here\nnext: {printable(command)}", file=sys.stderr)
+    else:
+        print("stopped; nothing was written", file=sys.stderr)
+
+
+def _fail(error: EdgevitError) -> NoReturn:
+    """Print an error and end. The next command names the program as the user called it."""
+    lines = [command_as_called(line) if line.startswith("  next: ") else line for line in str(error).splitlines()]
+    print(printable("\n".join(["error: " + lines[0], *lines[1:]])), file=sys.stderr)
+    sys.exit(error.exit_code)

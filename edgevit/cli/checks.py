@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.output import JsonFlag, echo, print_json, print_table, terminal_context
+from edgevit.cli.options import JsonFlag
+from edgevit.cli.output import echo, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.checking import Checked, CheckedHere
@@ -22,17 +23,17 @@ LINES_SHOWN = 3
 
 def check(
     models: Annotated[
-        list[Path], typer.Argument(help="ONNX files, bundles, or folders of stages (runs/NAME/ID).", metavar="FILE…")
+        list[Path], typer.Argument(help="ONNX files, bundles, or folders of stages (runs/NAME/ID).", metavar="FILE")
     ],
     runtime: Annotated[
-        str, typer.Option("--runtime", help="tensorrt, or onnxruntime: as it runs on this machine's CPU.")
+        str, typer.Option("--runtime", help="tensorrt, or onnxruntime on this machine's CPU.")
     ] = "tensorrt",
     as_json: JsonFlag = False,
 ) -> None:
-    """Ask whether a runtime would take an ONNX file and run it as it asks to; exit status 1 where it would not.
+    """Check whether a runtime accepts an ONNX file and runs it in the precision it asks for; exit status 1 if not.
 
-    For TensorRT any x86-64 Linux machine will do, without a GPU: NVIDIA's own parser and builder answer, from pip
-    install 'edgevit[tensorrt-check]'. It fails too where a product would run in more bits than it asks for.
+    The check for TensorRT needs no GPU. It runs NVIDIA's own parser and builder on any x86-64 Linux machine, after pip
+    install 'edgevit[tensorrt-check]'. A layer that runs in more bits than it asks for fails the check.
 
     Example: edgevit check deit.int8.onnx
     """
@@ -42,65 +43,66 @@ def check(
 
     if runtime not in RUNTIMES:
         raise RecipeError("no such runtime to check for", where="--runtime", got=runtime, expected=", ".join(RUNTIMES))
-    found: list[Checked | CheckedHere] = []
+    results: list[Checked | CheckedHere] = []
     with single_stages(terminal_context()) as stages:
         for model in models:
             file = stages.onnx_file(model)
-            found.append(check_onnx(file) if runtime == "tensorrt" else check_onnx_here(file))
+            results.append(check_onnx(file) if runtime == "tensorrt" else check_onnx_here(file))
             if not as_json:
-                _print(found[-1])
+                _print(results[-1])
     if as_json:
-        print_json([one.to_json() for one in found])
-    if not all(one.ok for one in found):
+        print_json([result.to_json() for result in results])
+    if not all(result.ok for result in results):
         raise typer.Exit(1)
+    next_command("edgevit inspect", models[0])
 
 
-def _print(found: Checked | CheckedHere) -> None:
+def _print(result: Checked | CheckedHere) -> None:
     from edgevit.checking import Checked
 
-    if isinstance(found, Checked):
-        _print_for_tensorrt(found)
+    if isinstance(result, Checked):
+        _print_for_tensorrt(result)
     else:
-        _print_for_onnxruntime(found)
+        _print_for_onnxruntime(result)
 
 
-def _print_for_tensorrt(found: Checked) -> None:
-    echo(f"{found.path}: {_headline(found)}")
-    if found.answer is not None and found.answer.built:
-        fused = found.attentions - len(found.unfused)
-        attention = f"; attention fused: {fused} of {found.attentions}" if found.attentions else ""
-        echo(f"  {len(found.answer.kernels)} kernels, {found.bytes_moved / 1e6:.1f} MB moved{attention}\n")
-        _print_precisions(found.products)
-    elif found.answer is not None:
-        refused = [(" ".join(filter(None, (one.operator, one.node))), one.reason) for one in found.answer.refused]
-        _print_first([f"{node}: {reason}" if node else reason for node, reason in refused])
-    _print_fallbacks(found.fell_back)
-    _print_diagnostics(found.diagnostics)
+def _print_for_tensorrt(result: Checked) -> None:
+    echo(f"{result.path}: {_headline(result)}")
+    if result.answer is not None and result.answer.built:
+        fused = result.attentions - len(result.unfused)
+        attention = f"; attention fused: {fused} of {result.attentions}" if result.attentions else ""
+        echo(f"  {len(result.answer.kernels)} kernels, {result.bytes_moved / 1e6:.1f} MB moved{attention}\n")
+        _print_precisions(result.products)
+    elif result.answer is not None:
+        refusals = [(" ".join(filter(None, (node.operator, node.node))), node.reason) for node in result.answer.refused]
+        _print_first([f"{node}: {reason}" if node else reason for node, reason in refusals])
+    _print_fallbacks(result.fell_back)
+    _print_diagnostics(result.diagnostics)
     echo("\nolder parsers, by NVIDIA's tables")
     print_table(
         ["TensorRT", "board", "verdict"],
-        [(one.parser.version, one.parser.boards, one.said) for one in found.older],
+        [(verdict.parser.version, verdict.parser.boards, verdict.said) for verdict in result.older],
     )
-    if found.not_asked:
-        echo(f"\nby rules and tables alone: {found.not_asked}", err=True)
+    if result.not_asked:
+        echo(f"\nby rules and tables alone: {result.not_asked}", err=True)
     echo("")
 
 
-def _print_for_onnxruntime(found: CheckedHere) -> None:
-    if found.optimized is None:
-        echo(f"{found.path}: refused\n  {found.refused}\n")
+def _print_for_onnxruntime(result: CheckedHere) -> None:
+    if result.optimized is None:
+        echo(f"{result.path}: refused\n  {result.refused}\n")
         return
-    fused = found.attentions - len(found.optimized.unfused)
-    attention = f"; attention fused: {fused} of {found.attentions}" if found.attentions else ""
-    echo(f"{found.path}: loaded by {found.optimized.runtime} on this CPU{attention}\n")
-    _print_precisions(found.products)
-    by_mend: dict[str, list[Product]] = defaultdict(list)
-    for product, mend in found.fell_back.items():
-        by_mend[mend].append(product)
-    for mend, fell_back in by_mend.items():
+    fused = result.attentions - len(result.optimized.unfused)
+    attention = f"; attention fused: {fused} of {result.attentions}" if result.attentions else ""
+    echo(f"{result.path}: loaded by {result.optimized.runtime} on this CPU{attention}\n")
+    _print_precisions(result.products)
+    by_advice: dict[str, list[Product]] = defaultdict(list)
+    for product, advice in result.fell_back.items():
+        by_advice[advice].append(product)
+    for advice, products in by_advice.items():
         echo("")
-        _print_fallbacks(fell_back)
-        echo(f"  next: {mend}")
+        _print_fallbacks(products)
+        echo(f"  next: {advice}")
     echo("")
 
 
@@ -112,25 +114,25 @@ def _print_precisions(products: Sequence[Product]) -> None:
 
 
 def _print_fallbacks(products: Sequence[Product]) -> None:
-    _print_first([f"{one.node} falls back: {one.asked} was asked for, {one.got} is what runs" for one in products])
+    _print_first([f"{layer.node} falls back: {layer.asked} was asked for, {layer.got} runs" for layer in products])
 
 
-def _headline(found: Checked) -> str:
-    if found.answer is None:
-        return "no rule of TensorRT's speaks against it" if found.ok else "TensorRT would refuse it, by its rules"
-    if not found.answer.built:
-        return f"refused by {found.answer.builder}"
-    return f"built by {found.answer.builder} in {found.answer.seconds:.1f} s"
+def _headline(result: Checked) -> str:
+    if result.answer is None:
+        return "it follows TensorRT's rules" if result.ok else "it breaks TensorRT's rules and would be refused"
+    if not result.answer.built:
+        return f"refused by {result.answer.builder}"
+    return f"built by {result.answer.builder} in {result.answer.seconds:.1f} s"
 
 
 def _print_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> None:
-    """One entry for each rule and remedy, with the first nodes that it is about."""
-    alike: dict[tuple[str, str, str], list[Diagnostic]] = defaultdict(list)
-    for one in diagnostics:
-        alike[one.level, one.rule, one.next].append(one)
-    for (level, rule, mend), group in alike.items():
-        echo(f"\n{level}: {rule}, {len(group)} node{'s' if len(group) > 1 else ''} (next: {mend})")
-        _print_first([f"{one.node}: {one.what}" for one in group])
+    """Print one entry for each rule and remedy, with its first nodes."""
+    groups: dict[tuple[str, str, str], list[Diagnostic]] = defaultdict(list)
+    for diagnostic in diagnostics:
+        groups[diagnostic.level, diagnostic.rule, diagnostic.next].append(diagnostic)
+    for (level, rule, remedy), group in groups.items():
+        echo(f"\n{level}: {rule}, {len(group)} node{'s' if len(group) > 1 else ''} (next: {remedy})")
+        _print_first([f"{diagnostic.node}: {diagnostic.what}" for diagnostic in group])
 
 
 def _print_first(lines: list[str]) -> None:

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import number
-from edgevit.cli.output import JsonFlag, echo, next_command, print_json, print_table
+from edgevit.cli.options import JsonFlag, number
+from edgevit.cli.output import command_as_called, echo, next_command, print_json, print_table
 
 
 def doctor(as_json: JsonFlag = False) -> None:
-    """Check what is installed and which runtimes and devices work, with the command that mends each gap.
+    """Check the installation, the runtimes and the devices, and print the command that fixes each gap.
 
     Example: edgevit doctor
     """
@@ -22,58 +22,58 @@ def doctor(as_json: JsonFlag = False) -> None:
 
     findings = examine()
     if as_json:
-        print_json([asdict(one) for one in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
-        print_table(("", "what", "found"), [(one.state, one.name, one.found) for one in findings])
-        for one in findings:
-            if one.mend:
-                echo(f"{one.name}: {one.mend}")
+        print_table(("", "what", "found"), [(finding.state, finding.name, finding.found) for finding in findings])
+        for finding in findings:
+            if finding.mend:
+                echo(f"{finding.name}: {command_as_called(finding.mend)}")
         next_command("edgevit run quickstart")
-    if any(one.state == "broken" for one in findings):
+    if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(help="Only models whose name holds this text.")] = "",
+    pattern: Annotated[str, typer.Argument(help="Only models with this text in their name.", metavar="TEXT")] = "",
     max_params_m: Annotated[
-        float | None, number("--max-params", bounds.POSITIVE, "Most parameters, in millions.")
+        float | None, number("--max-params", bounds.POSITIVE, "Largest number of parameters, in millions.")
     ] = None,
     image_size: Annotated[
-        int | None, number("--image-size", bounds.SIDE, "Only models tested at this input size.")
+        int | None, number("--image-size", bounds.SIDE, "Only models tested at this input size, in pixels.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List compact students: parameters, MACs at the default size, licence, input sizes that were tested.
+    """List compact students: parameters, MACs at the default input size, license and tested input sizes.
 
     Example: edgevit models vit --max-params 6
     """
     from edgevit.models.catalogue import read
 
     entries = [
-        one
-        for one in read()
-        if pattern in one.name
-        and (max_params_m is None or one.params <= max_params_m * 1e6)
-        and (image_size is None or image_size in one.tested_sizes)
+        entry
+        for entry in read()
+        if pattern in entry.name
+        and (max_params_m is None or entry.params <= max_params_m * 1e6)
+        and (image_size is None or image_size in entry.tested_sizes)
     ]
     if as_json:
-        print_json([one.model_dump() for one in entries])
+        print_json([entry.model_dump() for entry in entries])
         return
     rows = [
         (
-            one.name,
-            f"{one.params / 1e6:.1f}M",
-            f"{one.macs / 1e6:.0f}M",
-            "yes" if one.distillation_token else "",
-            one.licence,
-            _ranges(one.tested_sizes),
+            entry.name,
+            f"{entry.params / 1e6:.1f}M",
+            f"{entry.macs / 1e6:.0f}M",
+            "yes" if entry.distillation_token else "",
+            entry.licence,
+            _ranges(entry.tested_sizes),
         )
-        for one in entries
+        for entry in entries
     ]
-    print_table(("model", "params", "MACs", "token", "licence", "sizes"), rows)
+    print_table(("model", "params", "MACs", "token", "license", "sizes"), rows)
     echo(
-        f"{len(entries)} models; token: has a distillation token. --json adds the number of layers\n"
-        "whose features can be compared. Any other timm model works too."
+        f"{len(entries)} models. token: has a distillation token. --json adds the number of layers\n"
+        "for feature distillation. Any other timm model works too."
     )
     if entries:
         next_command(f"edgevit export --model {entries[0].name} --classes 10 --out model.onnx")

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import ModelPath
+from edgevit.cli.options import JsonFlag, ModelPath
 from edgevit.cli.output import (
-    JsonFlag,
     check_out,
     echo,
     next_command,
@@ -31,12 +30,12 @@ LAYER_HEADERS = ("layer", "operator", "operands", "MACs", "asked", "got")
 
 def inspect(
     model: ModelPath,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page of it to this file too.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write an HTML page to this file.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what is in a graph, layer by layer, and in which precision ONNX Runtime would run it on this machine.
+    """Show the layers of a graph, and the precision in which ONNX Runtime would run each on this machine.
 
-    Shapes, MACs and memory are those of one image, or of one batch where the file fixes how many it takes.
+    Shapes, MACs and memory are for one image, or for one batch if the file fixes the batch size.
 
     Example: edgevit inspect deit.int8.onnx --html deit.html
     """
@@ -46,56 +45,56 @@ def inspect(
     if html is not None:
         check_out(html, model, option="--html")
     with single_stages(terminal_context()) as stages:
-        found = inspect_onnx(stages.onnx_file(model))
+        inspected = inspect_onnx(stages.onnx_file(model))
     if html is not None:
         from edgevit.report.inspection import inspection_page
 
-        write_text_whole(html, inspection_page(found))
+        write_text_whole(html, inspection_page(inspected))
         echo(f"wrote {html}", err=True)
     if as_json:
-        print_json(found.to_json())
+        print_json(inspected.to_json())
     else:
-        _print(found)
+        _print(inspected)
     next_command("edgevit profile", model)
 
 
-def _print(found: Inspected) -> None:
-    echo(f"{found.path}: opset {found.opset}")
-    for direction, tensors in (("in ", found.inputs), ("out", found.outputs)):
+def _print(inspected: Inspected) -> None:
+    echo(f"{inspected.path}: opset {inspected.opset}")
+    for direction, tensors in (("in ", inspected.inputs), ("out", inspected.outputs)):
         for tensor in tensors:
             echo(f"  {direction}  {_described(tensor)}")
-    if found.spec is not None:
-        rule, classes = found.spec.preprocess, len(found.spec.classes)
+    if inspected.spec is not None:
+        rule, classes = inspected.spec.preprocess, len(inspected.spec.classes)
         echo(f"  pictures: {rule.resize} to {rule.height} × {rule.width}, {rule.interpolation}; {classes} classes")
-    for name, value in found.session_options.items():
+    for name, value in inspected.session_options.items():
         echo(f"  session option {name}: {value}")
-    _print_costs(found)
+    _print_costs(inspected)
     echo("")
-    print_table(("operator", "nodes", "of type"), _operator_rows(found.operators))
-    if found.in_subgraphs:
-        echo("\nin subgraphs (bodies of If, Loop and Scan), left out of all other numbers")
-        echo("\n".join(f"  {number} × {operator}" for operator, number in found.in_subgraphs.items()))
+    print_table(("operator", "nodes", "of type"), _operator_rows(inspected.operators))
+    if inspected.in_subgraphs:
+        echo("\nin subgraphs (bodies of If, Loop and Scan), not counted in the other numbers")
+        echo("\n".join(f"  {number} × {operator}" for operator, number in inspected.in_subgraphs.items()))
     echo("")
-    print_table(LAYER_HEADERS, _layer_rows(found.layers))
-    _print_stays_float(found)
-    if found.runtime is None:
-        echo(f"\nwhat would run is not known: {found.refused}", err=True)
+    print_table(LAYER_HEADERS, _layer_rows(inspected.layers))
+    _print_stays_float(inspected)
+    if inspected.runtime is None:
+        echo(f"\nthe precisions that would run are unknown: {inspected.refused}", err=True)
     else:
-        echo(f"\ngot: by {found.runtime} on this machine's CPU")
+        echo(f"\ngot: the precision in {inspected.runtime} on this machine's CPU")
 
 
-def _print_costs(found: Inspected) -> None:
+def _print_costs(inspected: Inspected) -> None:
     from edgevit.report.text import count, size
 
-    total = sum(found.weights_bytes.values())
-    by_type = [f"{name} {size(number)}" for name, number in found.weights_bytes.items()][:MOST_TYPES]
-    peak = f"{size(found.peak.bytes)} at their peak, nothing fused" if found.peak is not None else "not known"
-    extent = f" for {found.extent}" if found.batch > 1 else ""
-    echo(f"\nMACs         {count(found.macs)}{extent}")
+    total = sum(inspected.weights_bytes.values())
+    by_type = [f"{name} {size(number)}" for name, number in inspected.weights_bytes.items()][:MOST_TYPES]
+    peak = f"{size(inspected.peak.bytes)} at their peak, without fusion" if inspected.peak is not None else "unknown"
+    extent = f" for {inspected.extent}" if inspected.batch > 1 else ""
+    echo(f"\nMACs         {count(inspected.macs)}{extent}")
     echo(f"weights      {size(total)}: {', '.join(by_type)}")
     echo(f"activations  {peak}")
-    if found.attentions and found.runtime is not None:
-        echo(f"attention    {found.attentions - len(found.unfused)} of {found.attentions} fused")
+    if inspected.attentions and inspected.runtime is not None:
+        echo(f"attention    {inspected.attentions - len(inspected.unfused)} of {inspected.attentions} fused")
 
 
 def _described(tensor: Tensor) -> str:
@@ -110,25 +109,26 @@ def _operator_rows(operators: Mapping[str, Mapping[str, int]]) -> list[tuple[str
 
 
 def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, str, str, str, str, str]]:
-    """Names are cut at their beginning, so that a row fits the terminal."""
+    """The rows of the table of layers. Long names lose their beginning, so that a row fits the terminal."""
     from edgevit.report.text import count
 
     rows = [
-        (one.product.operator, one.operands_text, count(one.macs), one.product.asked, one.product.got or "-")
-        for one in layers
+        (layer.product.operator, layer.operands_text, count(layer.macs), layer.product.asked, layer.product.got or "-")
+        for layer in layers
     ]
     widths = [max(map(len, column)) for column in zip(LAYER_HEADERS[1:], *rows, strict=True)]
     room = max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths))
-    return [(_tail(one.product.node, room), *row) for one, row in zip(layers, rows, strict=True)]
+    return [(_tail(layer.product.node, room), *row) for layer, row in zip(layers, rows, strict=True)]
 
 
-def _print_stays_float(found: Inspected) -> None:
+def _print_stays_float(inspected: Inspected) -> None:
     from edgevit.report.text import percent
 
-    if found.stays_float:
-        echo("\nstayed float" if found.is_quantized else "\nwould stay float, quantized for tensorrt")
-    for reason, layers in found.stays_float.items():
-        share = f" ({percent(sum(one.macs or 0 for one in layers) / found.macs)} of the MACs)" if found.macs else ""
+    if inspected.stays_float:
+        echo("\nstayed float" if inspected.is_quantized else "\nwould stay float if quantized for tensorrt")
+    for reason, layers in inspected.stays_float.items():
+        macs = sum(layer.macs or 0 for layer in layers)
+        share = f" ({percent(macs / inspected.macs)} of the MACs)" if inspected.macs else ""
         echo(f"  {len(layers)} × {reason}{share}")
 
 

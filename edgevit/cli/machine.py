@@ -1,4 +1,4 @@
-"""What the machine refuses a command: room on a disk, memory, threads, a folder to work in, characters."""
+"""Errors of the machine, explained: a full disk, no memory, no working folder, a locale without UTF-8."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from edgevit.errors import EdgevitError, first_line, is_out_of_memory
 
 # Of the system, of Python and of the dynamic linker
 NO_ROOM_IN_MEMORY = ("annot allocate memory", "can't start new thread", "failed to map segment", "Resource temporarily")
-NO_ROOM_BYTES = 16 * 2**20  # a disk with less may be the full one, where an error does not say
-NAMELESS = (errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.EIO)  # of the system, without a file's name
+NO_ROOM_BYTES = 16 * 2**20  # a disk with less free space counts as full
+NAMELESS = (errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.EIO)  # errors of the system without a file name
 
 
 def explained(error: Exception) -> EdgevitError | None:
-    """The error for a user, or None where it is a bug."""
+    """The error as a user can act on it; None if it is a bug."""
     if is_out_of_memory(error) or any(words in str(error) for words in NO_ROOM_IN_MEMORY):
-        return EdgevitError("there is not enough memory", got=first_line(error), next="free some, or raise ulimit -v")
+        return EdgevitError(
+            "there is not enough memory", got=first_line(error), next="free some memory, or raise ulimit -v"
+        )
     if isinstance(error, UnicodeEncodeError) and not is_utf8(sys.getfilesystemencoding()):
         return EdgevitError(
-            "the system's locale has no such character",
+            "the system's locale lacks a character",
             got=f"{error.object[error.start : error.end]!r} in {error.encoding}",
             expected="a locale in UTF-8",
             next="LC_ALL=C.UTF-8 edgevit …",
         )
-    return _of_the_system(error) if isinstance(error, OSError) else None
+    return _system_error(error) if isinstance(error, OSError) else None
 
 
 def check_working_folder() -> None:
-    """Raises EdgevitError where the working folder was removed: libraries that look for it end the process."""
+    """Raise EdgevitError if the working folder was removed, since some libraries end the process then."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -40,13 +42,13 @@ def check_working_folder() -> None:
 
 
 def is_utf8(encoding: str | None) -> bool:
-    """Whether every character of Unicode can be written in an encoding."""
+    """Whether an encoding has every character of Unicode."""
     return (encoding or "utf-8").lower().replace("-", "").startswith("utf")
 
 
-def _of_the_system(error: OSError) -> EdgevitError | None:
+def _system_error(error: OSError) -> EdgevitError | None:
     if error.errno in disks.IS_FULL:
-        return _of_a_full_disk(error)
+        return _full_disk(error)
     if error.filename is not None:
         return EdgevitError(error.strerror or type(error).__name__, where=error.filename)
     try:
@@ -56,10 +58,12 @@ def _of_the_system(error: OSError) -> EdgevitError | None:
     return EdgevitError(error.strerror or type(error).__name__) if error.errno in NAMELESS else None
 
 
-def _of_a_full_disk(error: OSError) -> EdgevitError:
+def _full_disk(error: OSError) -> EdgevitError:
     temporary = disks.temporary_folders()
     full = [folder for folder in temporary if shutil.disk_usage(folder).free < NO_ROOM_BYTES]
-    named = disks.naming_the_full_disk(error, full).filename
-    is_temporary = named is not None and any(Path(named).is_relative_to(folder) for folder in temporary)
-    mend = ", or set TMPDIR to a folder on another disk" if is_temporary else ""
-    return EdgevitError("the disk is full", where=named, next=f"free some room{mend}, and run the same command again")
+    path = disks.naming_the_full_disk(error, full).filename
+    is_temporary = path is not None and any(Path(path).is_relative_to(folder) for folder in temporary)
+    or_move = ", or set TMPDIR to a folder on another disk" if is_temporary else ""
+    return EdgevitError(
+        "the disk is full", where=path, next=f"free some space{or_move}, and run the same command again"
+    )

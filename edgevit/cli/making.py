@@ -1,4 +1,4 @@
-"""Commands that make files: each runs the stage of its name in a store that is thrown away."""
+"""Commands that make model files: export, describe, quantize, compile."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import typer
 
 from edgevit import bounds
 from edgevit.cli.naming import named_by_options, with_names
-from edgevit.cli.options import Labels, ModelPath, Out, TargetName, Threads, number
+from edgevit.cli.options import JsonFlag, Labels, ModelPath, Out, TargetName, Threads, default_of, flag, number
 from edgevit.cli.output import (
-    JsonFlag,
     check_out,
     echo,
     next_command,
@@ -28,30 +27,35 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: Annotated[str, typer.Option("--model", help="A timm model name.")],
+    model: Annotated[str, typer.Option("--model", help="A timm model name; edgevit models lists compact ones.")],
     out: Out,
-    classes: Annotated[int | None, number("--classes", bounds.CLASSES, "Number of classes.")] = None,
+    classes: Annotated[
+        int | None, number("--classes", bounds.CLASSES, "Number of classes; by default that of the weights.")
+    ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="A .safetensors file, or a .pth of tensors only.")
+        Path | None, typer.Option("--weights", help="Weights: a .safetensors file, or a .pth file of tensors only.")
     ] = None,
     weights_key: Annotated[
-        str | None, typer.Option("--weights-key", help="Which weights of the file; EMA weights by default.")
+        str | None,
+        typer.Option("--weights-key", help="Name of the weights in the file; EMA weights by default."),
     ] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's pretrained weights.")] = False,
-    image_size: Annotated[int | None, number("--image-size", bounds.SIDE, "Side of the input in pixels.")] = None,
-    opset: Annotated[int, number("--opset", bounds.OPSET, "ONNX opset of the file.")] = 20,
+    pretrained: Annotated[bool, flag("--pretrained", "Download timm's pretrained weights.")] = False,
+    image_size: Annotated[
+        int | None, number("--image-size", bounds.SIDE, "Side of the input, in pixels; the model's own by default.")
+    ] = None,
+    opset: Annotated[int, number("--opset", bounds.OPSET, "ONNX opset of the file.")] = default_of("Export", "opset"),
     precision: Annotated[
-        str, typer.Option("--precision", help="float32, or float16 for TensorRT; quantize takes float32.")
-    ] = "float32",
-    runtime: Annotated[str, typer.Option("--runtime", help="What opens it here: onnxruntime or openvino.")] = (
-        "onnxruntime"
-    ),
+        str, typer.Option("--precision", help="float32, or float16 for TensorRT; quantize needs float32.")
+    ] = default_of("Export", "precision"),
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="What runs the file on this machine: onnxruntime or openvino.")
+    ] = default_of("Export", "runtime"),
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="Scale and normalize inside the graph: uint8 (N, H, W, 3) goes in.")
+        bool, flag("--normalize", "Scale and normalize inside the graph, whose input is then uint8 (N, H, W, 3).")
     ] = False,
-    normalise: Annotated[bool, typer.Option("--normalise", hidden=True)] = False,
+    normalise: Annotated[bool, flag("--normalise", "Former name of --normalize.", hidden=True)] = False,
     embedding: Annotated[
-        bool, typer.Option("--embedding", help="A second output, so that classes can be added to a bundle.")
+        bool, flag("--embedding", "Add a second output, the features, so that classes can be added to a bundle.")
     ] = False,
     labels: Labels = None,
     as_json: JsonFlag = False,
@@ -76,7 +80,7 @@ def export(
         config = stage_config(Export, id="onnx", model="checkpoint", opset=opset, precision=precision, runtime=runtime,
                         normalize=normalize or normalise, embedding=embedding)  # fmt: skip
         exported = stages.make(config, model=loaded)
-        _deliver(exported, out, as_json)
+        _write_model(exported, out, as_json)
     if precision == "float16":
         next_command("edgevit check", out)
         return
@@ -89,30 +93,33 @@ def describe(
     out: Out,
     mean: Annotated[
         tuple[float, float, float] | None,
-        number("--mean", bounds.CHANNEL_MEAN, "Mean of red, green and blue, on a scale of 0 to 1."),
+        number("--mean", bounds.CHANNEL_MEAN, "Mean of red, green and blue, on a scale of 0 to 1.", "R G B"),
     ] = None,
     std: Annotated[
         tuple[float, float, float] | None,
-        number("--std", bounds.CHANNEL_STD, "Standard deviation of red, green and blue, on a scale of 0 to 1."),
+        number("--std", bounds.CHANNEL_STD, "Standard deviation of red, green and blue, on the same scale.", "R G B"),
     ] = None,
     resize: Annotated[
         str | None,
-        typer.Option("--resize", help="crop: shorter side to size, centre cut out; squash: both sides to size."),
+        typer.Option("--resize", help="crop: resize the shorter side, cut out the center. squash: resize both sides."),
     ] = None,
     crop_pct: Annotated[
         float | None,
-        number("--crop-pct", bounds.CROP_SHARE, "With crop: share of the resized picture that is cut out."),
+        number("--crop-pct", bounds.CROP_SHARE, "With crop: side of the cut-out as a share of the shorter side."),
     ] = None,
-    interpolation: Annotated[str | None, typer.Option("--interpolation", help="nearest, bilinear or bicubic.")] = None,
+    interpolation: Annotated[
+        str | None, typer.Option("--interpolation", help="Interpolation of the resize: nearest, bilinear or bicubic.")
+    ] = None,
     labels: Labels = None,
     output: Annotated[
-        str | None, typer.Option("--output", help="The output that gives the classes, where there are several.")
+        str | None,
+        typer.Option("--output", help="Name of the output with the class scores, if there are several outputs."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write into an ONNX file from elsewhere how pictures are prepared for it, and what its classes are called.
+    """Write the preprocessing and the class names of a model from elsewhere into its ONNX file.
 
-    What is not given stays as it was; a file that says nothing is taken for one of ImageNet's normalisation.
+    Values that are not given stay as they are. A file without any gets ImageNet's normalization.
 
     Example: edgevit describe own.onnx --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --labels names.txt --out own.described.onnx
     """
@@ -124,25 +131,26 @@ def describe(
     from edgevit.graphs.outputs import class_output
 
     check_out(out, model, labels)
-    given = {"mean": mean, "std": std, "resize": resize, "crop_pct": crop_pct, "interpolation": interpolation}
+    options = {"mean": mean, "std": std, "resize": resize, "crop_pct": crop_pct, "interpolation": interpolation}
     with single_stages(terminal_context()) as stages:
-        found = stages.model(model, for_pictures=False)
-        graph = read_onnx(onnx_file(found))
+        artifact = stages.model(model, for_pictures=False)
+        graph = read_onnx(onnx_file(artifact))
         names = None if labels is None else names_in_file(labels)
-        if output is not None or not found.manifest.provenance.get("described", True):
+        if output is not None or not artifact.manifest.provenance.get("described", True):
             scores = class_output(graph, model, output, None if names is None else len(names))
-            found = found.with_io(with_class_output(found.io, scores))
+            artifact = artifact.with_io(with_class_output(artifact.io, scores))
             for note in scores.notes():
-                echo(f"note: {note}", err=True)
+                say_note(f"note: {note}")
         if labels is not None and names is not None:
-            found = with_names(found, names, labels)
-        fields = {**found.io.preprocess.model_dump(), **{name: one for name, one in given.items() if one is not None}}
-        io = found.io.model_copy(update={"preprocess": record_from_options(Preprocess, fields)})
+            artifact = with_names(artifact, names, labels)
+        changes = {name: value for name, value in options.items() if value is not None}
+        preprocess = record_from_options(Preprocess, {**artifact.io.preprocess.model_dump(), **changes})
+        io = artifact.io.model_copy(update={"preprocess": preprocess})
         ranges = trained_ranges_in(graph, model) if carries_trained_ranges(graph) else None
         with whole_or_not_at_all(out) as part:
-            write_onnx(graph, part, io, found.manifest.session_options, ranges)
+            write_onnx(graph, part, io, artifact.manifest.session_options, ranges)
     if as_json:
-        outputs = [one.model_dump() for one in io.outputs]
+        outputs = [tensor.model_dump() for tensor in io.outputs]
         print_json({"out": out, "outputs": outputs, "preprocess": io.preprocess.model_dump(), "classes": io.classes})
     else:
         _print_preprocess(out, io)
@@ -151,39 +159,54 @@ def describe(
 
 def quantize(
     model: ModelPath,
-    calibration: Annotated[Path, typer.Option("--calibration", help="Folder of images, labelled or not.")],
+    calibration: Annotated[
+        Path, typer.Option("--calibration", help="Folder of images to calibrate on, with labels or without.")
+    ],
     out: Out,
-    images: Annotated[int, number("--images", bounds.IMAGES, "How many images to calibrate on.")] = 256,
+    images: Annotated[int, number("--images", bounds.IMAGES, "Number of images to calibrate on.")] = default_of(
+        "Quantize", "calibration_images"
+    ),
     calibrator: Annotated[
-        str, typer.Option("--calibrator", help="minmax, entropy, percentile, mse; or trained: by qat.")
-    ] = "minmax",
+        str,
+        typer.Option("--calibrator", help="minmax, entropy, percentile or mse; trained: the ranges of a qat stage."),
+    ] = default_of("Quantize", "calibrator"),
     runtime: Annotated[
         str,
-        typer.Option("--runtime", help="What will run it: onnxruntime, openvino, or tensorrt, with floats in float16."),
-    ] = "onnxruntime",
+        typer.Option("--runtime", help="What will run the file: onnxruntime, openvino or tensorrt (floats: float16)."),
+    ] = default_of("Quantize", "runtime"),
     precision: Annotated[
-        str, typer.Option("--precision", help="int8; for tensorrt also float8 (not on Orin), or int4: weights alone.")
-    ] = "int8",
+        str, typer.Option("--precision", help="int8; for tensorrt also float8 (not on Orin) or int4 (weights only).")
+    ] = default_of("Quantize", "precision"),
     placement: Annotated[
-        str, typer.Option("--placement", help="fastest (measured here), all, dense, or products.")
-    ] = "fastest",
-    threads: Threads = 1,
+        str,
+        typer.Option(
+            "--placement",
+            help="Layers to quantize: all; dense, without grouped convolutions; products, MatMul and Gemm only; or "
+            "fastest, the fastest of these on this machine.",
+        ),
+    ] = default_of("Quantize", "placement"),
+    threads: Threads = default_of("Quantize", "threads"),
     min_sqnr_db: Annotated[
-        float | None, number("--min-sqnr-db", bounds.DECIBELS, "How close to float it must be, in dB; 10 by default.")
+        float | None,
+        number(
+            "--min-sqnr-db",
+            bounds.DECIBELS,
+            "Least closeness to the float model: SQNR of the logits, in dB; 10 by default.",
+        ),
     ] = None,
     smoothquant: Annotated[
         float | None,
         number("--smoothquant", bounds.FRACTION, "SmoothQuant strength α, 0 to 1; 0.5 is usual. Off by default."),
     ] = None,
     bias_correction: Annotated[
-        bool, typer.Option("--bias-correction", help="Keep the means of channels; slower. For depthwise convolutions.")
+        bool, flag("--bias-correction", "Correct biases so that channels keep their mean; for depthwise convolutions.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize an ONNX model, calibrated on images and checked against the float model.
 
-    With --placement fastest, forms are timed on this machine (but for tensorrt), and where none is faster than the
-    float model, that is written.
+    With --placement fastest, several quantized forms are timed on this machine. If none is faster than the float model,
+    the float model is written. For tensorrt nothing is timed.
 
     Example: edgevit quantize deit.onnx --calibration photos/train --out deit.int8.onnx
     """
@@ -207,9 +230,9 @@ def quantize(
             smoothquant=smoothquant,
             bias_correction=bias_correction,
         )
-        made = stages.make(config, model=stages.model(model), calibration=stages.unlabelled_images(calibration))
-        _deliver(made, out, as_json)
-    if not made.metrics["quantized_ops"]:
+        quantized = stages.make(config, model=stages.model(model), calibration=stages.unlabelled_images(calibration))
+        _write_model(quantized, out, as_json)
+    if not quantized.metrics["quantized_ops"]:
         echo("this is the float model: no INT8 form was both faster and close enough to it", err=as_json)
     if runtime == "tensorrt":
         next_command("edgevit check", out)
@@ -220,10 +243,10 @@ def quantize(
 def compile(
     model: ModelPath,
     out: Out,
-    target: TargetName = "local-cpu",
+    target: TargetName = default_of("Compile", "target"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Compile an ONNX model for a target's runtime, checked against the model.
+    """Compile an ONNX model for the runtime of a target, checked against the model.
 
     Example: edgevit compile deit.int8.onnx --out deit.local.onnx
     """
@@ -232,35 +255,36 @@ def compile(
 
     check_out(out, model)
     with single_stages(terminal_context()) as stages:
-        made = stages.make(
+        engine = stages.make(
             stage_config(Compile, id="engine", model="model", target=target),
             model=stages.model(model, for_pictures=False),
         )
-        _deliver(made, out, as_json)
+        _write_model(engine, out, as_json)
     next_command("edgevit profile", out)
 
 
-def _deliver(made: Artifact, out: Path, as_json: bool) -> None:
-    """Copy the made model to where the user wants it, in one step."""
+def _write_model(model: Artifact, out: Path, as_json: bool) -> None:
+    """Copy the model file to `out`, and print its numbers."""
     with whole_or_not_at_all(out) as part:
-        shutil.copyfile(made.file("model.onnx"), part)
+        shutil.copyfile(model.file("model.onnx"), part)
     if as_json:
-        print_json({"out": out, "metrics": made.metrics})
+        print_json({"out": out, "metrics": model.metrics})
         return
-    details = [f"{made.metrics['size_bytes'] / 2**20:.2f} MiB", str(made.metrics["precision"])]
-    if "sqnr_db" in made.metrics:
-        details.append(f"{made.metrics['sqnr_db']:.1f} dB against float")
+    details = [f"{model.metrics['size_bytes'] / 2**20:.2f} MiB", str(model.metrics["precision"])]
+    if "sqnr_db" in model.metrics:
+        details.append(f"{model.metrics['sqnr_db']:.1f} dB against float")
     echo(f"wrote {out} ({', '.join(details)})")
 
 
 def _print_preprocess(out: Path, io: IOSpec) -> None:
     from edgevit.errors import listed
 
-    how = io.preprocess
-    inside = "inside the model" if how.normalised_inside else f"mean {_numbers(how.mean)}, std {_numbers(how.std)}"
-    resized = f"crop at {how.crop_pct:g}" if how.resize == "crop" else how.resize
+    rule = io.preprocess
+    scaling = f"mean {_numbers(rule.mean)}, std {_numbers(rule.std)}"
+    scaling = "normalized inside the model" if rule.normalised_inside else scaling
+    resize = f"crop at {rule.crop_pct:g}" if rule.resize == "crop" else rule.resize
     echo(f"wrote {out}")
-    echo(f"pictures   {how.height} x {how.width}, {resized}, {how.interpolation}; {inside}")
+    echo(f"pictures   {rule.height} x {rule.width}, {resize}, {rule.interpolation}; {scaling}")
     echo(f"output     {io.outputs[0].name}, {io.outputs[0].meaning}")
     echo(f"classes    {len(io.classes)}: {listed(io.classes)}")
 

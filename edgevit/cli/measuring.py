@@ -1,4 +1,4 @@
-"""Commands that measure files: evaluate, profile, compare."""
+"""Commands that measure models: evaluate, profile, compare."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from edgevit.cli.options import (
     BatchOfFile,
     ClassOrder,
     DataPath,
+    JsonFlag,
     Labels,
     ModelPath,
     Runtime,
     TargetName,
     Threads,
+    default_of,
     number,
+    separated,
 )
-from edgevit.cli.output import JsonFlag, echo, next_command, print_json, print_table, terminal_context
+from edgevit.cli.output import echo, next_command, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -31,29 +34,47 @@ if TYPE_CHECKING:
 def evaluate(
     model: ModelPath,
     data: DataPath,
-    target: TargetName = "local-cpu",
+    target: TargetName = default_of("Evaluate", "target"),
     runtime: Runtime = None,
-    batch: Batch = 32,
+    batch: Batch = default_of("Evaluate", "batch_size"),
     protocol: Annotated[
         str,
-        typer.Option("--protocol", help="standard; corruptions: blur, noise, JPEG, fog, … too; episodes: few-shot."),
-    ] = "standard",
-    kinds: Annotated[str | None, typer.Option("--kinds", help="Of corruptions, e.g. blur,fog; all by default.")] = None,
+        typer.Option(
+            "--protocol",
+            help="standard: the images as they are. corruptions: also with blur, noise, JPEG, fog and more. episodes: "
+            "few-shot, classes learned from a few of the images.",
+        ),
+    ] = default_of("Evaluate", "protocol"),
+    kinds: Annotated[
+        str, typer.Option("--kinds", help="corruptions: the kinds, with commas between them.", metavar="KIND,…")
+    ] = default_of("Evaluate", "kinds"),
     severities: Annotated[
-        str | None, typer.Option("--severities", help="Of corruptions, e.g. 1,3,5; 1 to 5 by default.")
-    ] = None,
+        str, typer.Option("--severities", help="corruptions: the severities, 1 to 5, with commas.", metavar="N,…")
+    ] = default_of("Evaluate", "severities"),
     max_images: Annotated[
-        int | None, number("--max-images", bounds.IMAGES, "Images to corrupt; 1000 by default.")
-    ] = None,
+        int, number("--max-images", bounds.IMAGES, "corruptions: most images; a larger set is sampled.")
+    ] = default_of("Evaluate", "max_images"),
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Of episodes, e.g. nearest_centroid,ridge,auto.")
+        str,
+        typer.Option(
+            "--methods",
+            help="episodes: the methods, with commas, such as nearest_centroid,ridge,auto.",
+            metavar="METHOD,…",
+        ),
+    ] = default_of("Evaluate", "methods"),
+    ways: Annotated[
+        int | None, number("--ways", bounds.CLASSES, "episodes: classes in each episode; all by default.")
     ] = None,
-    ways: Annotated[int | None, number("--ways", bounds.CLASSES, "Classes in an episode; all by default.")] = None,
-    shots: Annotated[int | None, number("--shots", bounds.COUNT, "Labelled images a class; 5 by default.")] = None,
+    shots: Annotated[int, number("--shots", bounds.COUNT, "episodes: labelled images of each class.")] = default_of(
+        "Evaluate", "shots"
+    ),
     queries: Annotated[
-        int | None, number("--queries", bounds.COUNT, "Images a class to be answered; all others by default.")
+        int | None,
+        number("--queries", bounds.COUNT, "episodes: test images of each class; all other images by default."),
     ] = None,
-    episodes: Annotated[int | None, number("--episodes", bounds.COUNT, "How many; 600 by default.")] = None,
+    episodes: Annotated[int, number("--episodes", bounds.COUNT, "episodes: number of episodes.")] = default_of(
+        "Evaluate", "episodes"
+    ),
     labels: Labels = None,
     class_order: ClassOrder = None,
     as_json: JsonFlag = False,
@@ -66,34 +87,33 @@ def evaluate(
     from edgevit.configs import Evaluate
 
     options = {
-        "kinds": kinds and kinds.split(","),
-        "severities": severities and severities.split(","),
+        "kinds": separated(kinds),
+        "severities": separated(severities),
         "max_images": max_images,
-        "methods": methods and methods.split(","),
+        "methods": separated(methods),
         "ways": ways,
         "shots": shots,
         "queries": queries,
         "episodes": episodes,
     }
-    given = {name: value for name, value in options.items() if value is not None}
     with single_stages(terminal_context()) as stages:
         config = stage_config(
             Evaluate, id="evaluation", model="model", data="images", target=target, runtime=runtime,
-            batch_size=batch, protocol=protocol, **given,
+            batch_size=batch, protocol=protocol, **options,
         )  # fmt: skip
         named, images = stages.model(model), stages.labelled_images(data)
         named = named_by_options(named, labels, class_order, images)
-        made = stages.make(config, model=named, data=images)
-        of_episodes = protocol == "episodes"
-        recorded = {} if of_episodes else json.loads(made.file("evaluation.json").read_text(encoding="utf-8"))
+        evaluation = stages.make(config, model=named, data=images)
+        is_few_shot = protocol == "episodes"
+        recorded = {} if is_few_shot else json.loads(evaluation.file("evaluation.json").read_text(encoding="utf-8"))
     corruptions = recorded.get("corruptions")
     if as_json:
-        print_json({**made.metrics, **({"corruptions": corruptions} if corruptions else {})})
+        print_json({**evaluation.metrics, **({"corruptions": corruptions} if corruptions else {})})
         return
-    if of_episodes:
-        _print_episodes(made.metrics["episodes"])
+    if is_few_shot:
+        _print_episodes(evaluation.metrics["episodes"])
         return
-    top1 = made.metrics["top1"]
+    top1 = evaluation.metrics["top1"]
     echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
     if corruptions:
         _print_corruptions(corruptions)
@@ -102,15 +122,20 @@ def evaluate(
 
 def profile(
     model: ModelPath,
-    target: TargetName = "local-cpu",
+    target: TargetName = default_of("Profile", "target"),
     runtime: Runtime = None,
-    threads: Threads = 1,
+    threads: Threads = default_of("Profile", "threads"),
     batch: BatchOfFile = None,
     precision: Annotated[
-        str, typer.Option("--precision", help="float32, or float16 (torch on local-gpu).")
-    ] = "float32",
-    boundary: Annotated[str, typer.Option("--boundary", help="compute, or end_to_end with preprocessing.")] = "compute",
-    duration_s: Annotated[float, number("--duration", bounds.MEASURED_S, "Seconds to measure.")] = 3.0,
+        str, typer.Option("--precision", help="float32, or float16 for torch on local-gpu.")
+    ] = default_of("Profile", "precision"),
+    boundary: Annotated[
+        str,
+        typer.Option("--boundary", help="compute: the model alone. end_to_end: with decoding and preprocessing."),
+    ] = default_of("Profile", "boundary"),
+    duration_s: Annotated[
+        float, number("--duration", bounds.MEASURED_S, "Duration of the measurement, in seconds.")
+    ] = default_of("Profile", "duration_s"),
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the latency of a model.
@@ -126,27 +151,29 @@ def profile(
         config = stage_config(Profile, id="latency", model="model", target=target, runtime=runtime, threads=threads,
                         batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
                         duration_s=duration_s)  # fmt: skip
-        made = stages.make(config, model=timed)
+        latency = stages.make(config, model=timed)
     if as_json:
-        print_json(made.metrics)
+        print_json(latency.metrics)
     else:
-        _print_latency(made)
+        _print_latency(latency)
         next_command("edgevit compare", model, "OTHER")
 
 
 def compare(
     first: ModelPath,
-    second: Annotated[Path, typer.Argument(help="The model to compare it with.", metavar="OTHER")],
+    second: Annotated[Path, typer.Argument(help="The model to compare with MODEL.", metavar="OTHER")],
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of labelled images: compares accuracy too.")
+        Path | None, typer.Option("--data", help="Folder of labelled images, to compare accuracy too.")
     ] = None,
-    threads: Threads = 1,
+    threads: Threads = default_of("Profile", "threads"),
     batch: BatchOfFile = None,
-    duration_s: Annotated[float, number("--duration", bounds.MEASURED_S, "Seconds to measure.")] = 6.0,
+    duration_s: Annotated[
+        float, number("--duration", bounds.MEASURED_S, "Duration of the measurement of both, in seconds.")
+    ] = 6.0,
     class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two models, their latencies interleaved in one run; exit status 1 where OTHER is slower or less accurate.
+    """Compare two models, timed in turns; exit status 1 if OTHER is slower or less accurate.
 
     Example: edgevit compare deit.onnx deit.int8.onnx --data photos/
     """
@@ -154,17 +181,17 @@ def compare(
     from edgevit.actions.single_stage import single_stages
 
     with single_stages(terminal_context()) as stages:
-        one, other = stages.model(first), stages.model(second)
+        models = stages.model(first), stages.model(second)
         images = stages.labelled_images(data) if data else None
-        _check_order_is_needed(class_order, one, other)
-        models = _ordered_if_unnamed(one, class_order, images), _ordered_if_unnamed(other, class_order, images)
-        answer = compare_models(stages, *models, images, threads, batch, duration_s)
+        _check_order_is_needed(class_order, *models)
+        model, other = (_ordered_if_unnamed(model, class_order, images) for model in models)
+        comparison = compare_models(stages, model, other, images, threads, batch, duration_s)
     if as_json:
-        print_json(answer.as_json())
+        print_json(comparison.as_json())
     else:
-        echo("\n".join(answer.sentences(first.name, second.name)))
+        echo("\n".join(comparison.sentences(first.name, second.name)))
         next_command("edgevit bundle", second, "--out bundle/")
-    if answer.other_is_worse:
+    if comparison.other_is_worse:
         raise typer.Exit(1)
 
 
@@ -172,17 +199,17 @@ def _check_order_is_needed(class_order: str | None, *models: Artifact) -> None:
     from edgevit.errors import RecipeError
 
     if class_order is not None and all(model.io.names_its_classes for model in models):
-        said = "both models name their classes, so there is no order to choose"
-        raise RecipeError(said, where="--class-order", got=class_order, next="leave it out")
+        what = "both models name their classes, so there is no order to choose"
+        raise RecipeError(what, where="--class-order", got=class_order, next="leave it out")
 
 
 def _ordered_if_unnamed(model: Artifact, class_order: str | None, images: Artifact | None) -> Artifact:
-    """Of two models that are compared, one may name its classes, and the other may not."""
+    """The model with class names in this order; a model that names its classes as it is."""
     return model if model.io.names_its_classes else named_by_options(model, None, class_order, images)
 
 
-def _print_latency(made: Artifact) -> None:
-    latency, metrics = made.metrics["latency_ms"], made.metrics
+def _print_latency(profile: Artifact) -> None:
+    latency, metrics = profile.metrics["latency_ms"], profile.metrics
     interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
     echo(f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}")
     echo(
@@ -191,31 +218,31 @@ def _print_latency(made: Artifact) -> None:
     )
 
 
-def _print_episodes(found: dict[str, Any]) -> None:
+def _print_episodes(by_method: dict[str, Any]) -> None:
     print_table(
         ("method", "mean top-1", "95% interval", "lowest", "highest"),
         (
             (
-                name,
-                f"{one['value']:.2%}",
-                "–" if one["low"] is None else f"{one['low']:.2%} to {one['high']:.2%}",
-                f"{one['min']:.1%}",
-                f"{one['max']:.1%}",
+                method,
+                f"{top1['value']:.2%}",
+                "–" if top1["low"] is None else f"{top1['low']:.2%} to {top1['high']:.2%}",
+                f"{top1['min']:.1%}",
+                f"{top1['max']:.1%}",
             )
-            for name, one in found.items()
+            for method, top1 in by_method.items()
         ),
     )
 
 
-def _print_corruptions(found: dict[str, Any]) -> None:
-    mean, severities = found["mean"], list(found["by_severity"])
+def _print_corruptions(corruptions: dict[str, Any]) -> None:
+    mean, severities = corruptions["mean"], list(corruptions["by_severity"])
     echo(f"under corruption {mean['value']:.2%}, 95% interval {mean['low']:.2%} to {mean['high']:.2%}")
-    rows = [*found["kinds"].items(), ("mean", found["by_severity"])]
-    means = [*found["by_kind"].values(), mean]
+    rows = [*corruptions["kinds"].items(), ("mean", corruptions["by_severity"])]
+    means = [*corruptions["by_kind"].values(), mean]
     print_table(
         ("top-1 at severity", *severities, "mean"),
         (
-            (kind, *(f"{shares[severity]['value']:.1%}" for severity in severities), f"{over['value']:.1%}")
-            for (kind, shares), over in zip(rows, means, strict=True)
+            (kind, *(f"{shares[severity]['value']:.1%}" for severity in severities), f"{mean_of_row['value']:.1%}")
+            for (kind, shares), mean_of_row in zip(rows, means, strict=True)
         ),
     )

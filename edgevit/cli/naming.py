@@ -1,4 +1,4 @@
-"""The names of a model's classes where its file does not say them: --labels and --class-order."""
+"""Class names of a model whose file has none: --labels and --class-order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def named_by_options(
     model: Artifact, labels: Path | None, class_order: str | None, images: Artifact | None = None
 ) -> Artifact:
-    """The model with the names in the file --labels, or those of the folder of `images` in --class-order.
+    """The model with the class names of the file --labels, or of the folders of `images` in --class-order.
 
     Raises:
         RecipeError: both options are given, or the order has no folder to order.
@@ -22,18 +22,18 @@ def named_by_options(
     from edgevit.errors import RecipeError
 
     if labels is not None and class_order is not None:
-        raise RecipeError("--labels says the order too", got="--labels and --class-order", expected="one of them")
+        raise RecipeError("--labels gives the order too", got="--labels and --class-order", expected="one of them")
     if labels is not None:
         return with_names(model, names_in_file(labels), labels)
     return model if class_order is None else _ordered(model, class_order, images)
 
 
 def with_names(model: Artifact, names: tuple[str, ...], labels: Path) -> Artifact:
-    """The model with these names of its classes. Raises DataError where they are too many or too few."""
+    """The model with these class names. Raises DataError if they are too many or too few."""
     from edgevit.errors import DataError
 
     if len(names) != (expected := len(model.io.classes)):
-        what = "there have to be as many names as the model has classes"
+        what = "the number of names is not the model's number of classes"
         raise DataError(what, where=labels, got=len(names), expected=expected)
     return model.calling_its_classes(names)
 
@@ -44,12 +44,12 @@ def _ordered(model: Artifact, class_order: str, images: Artifact | None) -> Arti
     from edgevit.errors import DataError, RecipeError, listed
 
     where, own = "--class-order", model.io.classes
-    order = next(one for one in ORDERS if one == class_order)
+    order = next(known for known in ORDERS if known == class_order)
     if images is None:
         raise RecipeError("an order needs class folders to sort", where=where, next="give a folder of labelled images")
     if model.io.names_its_classes:
-        said = "the model names its classes, so there is no order to choose"
-        raise DataError(said, where=where, got=listed(own), next="leave it out; --labels gives other names")
+        what = "the model names its classes, so there is no order to choose"
+        raise DataError(what, where=where, got=listed(own), next="leave it out; --labels gives other names")
     classes = open_dataset(images).classes
     if (names := names_of_outputs(len(own), classes)) is None:
         got = f"{len(classes)} folders: {listed(classes)}"

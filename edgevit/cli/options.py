@@ -1,7 +1,8 @@
-"""Options that several commands on files have."""
+"""Options of commands: numbers within bounds, flags, defaults from the configs, and options that commands share."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,38 @@ from edgevit import bounds
 from edgevit.errors import shortened
 
 
-def number(flag: str, within: bounds.Range, help: str) -> Any:
+@dataclass(frozen=True)
+class ConfigDefault:
+    """The default of a field of `edgevit.configs`, which is imported only when a command runs or shows its help.
+
+    Several values are one text with commas, as the command line takes them.
+    """
+
+    config: str
+    field: str
+
+    def __call__(self) -> Any:
+        from edgevit import configs
+
+        value = getattr(configs, self.config).model_fields[self.field].default
+        return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+    def __str__(self) -> str:
+        value = self()
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def default_of(config: str, field: str) -> Any:
+    """The default of an option: that of a field, such as ("Export", "opset"). None and False are written out."""
+    return ConfigDefault(config, field)
+
+
+def separated(text: str) -> list[str]:
+    """The values in a text with commas; spaces beside a comma do not count."""
+    return [value.strip() for value in text.split(",")]
+
+
+def number(flag: str, within: bounds.Range, help: str, metavar: str | None = None) -> Any:
     """An option that takes a number, or several, within a range of `edgevit.bounds`."""
 
     def check(given: Any) -> Any:
@@ -20,35 +52,47 @@ def number(flag: str, within: bounds.Range, help: str) -> Any:
                 raise typer.BadParameter(f"{shortened(value)} should be {within}.")
         return given
 
-    return typer.Option(flag, callback=check, help=help)
+    return typer.Option(flag, callback=check, help=help, metavar=metavar)
 
 
+def flag(name: str, help: str, *, hidden: bool = False) -> Any:
+    """An option that takes no value."""
+    return typer.Option(name, help=help, hidden=hidden, metavar="")
+
+
+JsonFlag = Annotated[bool, flag("--json", "Print the result as JSON.")]
 ModelPath = Annotated[
     Path, typer.Argument(help="An ONNX file, a bundle, or the folder of a stage (runs/NAME/ID).", metavar="MODEL")
 ]
 DataPath = Annotated[
     Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or with test/CLASS/*.jpg.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="Where the result goes.")]
+Out = Annotated[Path, typer.Option("--out", help="The file to write.")]
 Threads = Annotated[int, number("--threads", bounds.THREADS, "CPU threads of the runtime.")]
-TargetName = Annotated[str, typer.Option("--target", help="Where it runs: local-cpu or local-gpu.")]
+Workers = Annotated[
+    int | None,
+    number("--workers", bounds.WORKERS, "Processes that load images; the CPUs less 2 by default, at most 8."),
+]
+TargetName = Annotated[str, typer.Option("--target", help="Where the model runs: local-cpu or local-gpu.")]
 Runtime = Annotated[
-    str | None, typer.Option("--runtime", help="What opens an ONNX file: onnxruntime or openvino; its own by default.")
+    str | None,
+    typer.Option("--runtime", help="What runs an ONNX file: onnxruntime or openvino; the file's own by default."),
 ]
 Labels = Annotated[
-    Path | None, typer.Option("--labels", help="A file of class names, one a line, in the model's order.")
+    Path | None,
+    typer.Option("--labels", help="Text file of class names, one a line, in the order of the model's outputs."),
 ]
 
 
-def _known_order(given: str | None) -> str | None:
-    if given is not None:
+def _known_order(order: str | None) -> str | None:
+    if order is not None:
         from edgevit.data.class_order import ORDERS
         from edgevit.errors import RecipeError
 
-        if given not in ORDERS:
+        if order not in ORDERS:
             expected = " or ".join(ORDERS)
-            raise RecipeError("there is no such order", where="--class-order", got=given, expected=expected)
-    return given
+            raise RecipeError("there is no such order", where="--class-order", got=order, expected=expected)
+    return order
 
 
 ClassOrder = Annotated[
@@ -56,11 +100,12 @@ ClassOrder = Annotated[
     typer.Option(
         "--class-order",
         callback=_known_order,
-        help="How the class folders were sorted that trained a model without class names: natural (timm: 2 before 10) "
-        "or text (torchvision: 10 before 2).",
+        help="For a model without class names: the order of the class folders that it was trained on. natural, as in "
+        "timm: 2 before 10. text, as in torchvision: 10 before 2.",
     ),
 ]
-Batch = Annotated[int, number("--batch", bounds.BATCH, "Images at a time.")]
+Batch = Annotated[int, number("--batch", bounds.BATCH, "Images in a batch.")]
 BatchOfFile = Annotated[
-    int | None, number("--batch", bounds.BATCH, "Images at a time; 1 by default, or the batch size that a file fixes.")
+    int | None,
+    number("--batch", bounds.BATCH, "Images in a batch; 1 by default, or the batch size that the file fixes."),
 ]

@@ -1,4 +1,4 @@
-"""How commands print: tables, JSON, and the next command."""
+"""Printing of commands: tables, JSON, and the next command."""
 
 from __future__ import annotations
 
@@ -8,77 +8,87 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from edgevit.cli.machine import is_utf8
+from edgevit.cli.program import as_called
 from edgevit.disks import whole_or_not_at_all
 from edgevit.terminal import printable, printable_line
 
 if TYPE_CHECKING:
     from edgevit.context import Context
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-
 
 def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
-    """Print text, on stderr if `err`. All that commands say goes through here: no name in it steers the terminal."""
+    """Print text, on stderr if `err`. Every command prints through here, so that no name steers the terminal."""
     typer.echo(printable(text), err=err, nl=nl)
 
 
 def say_note(note: str) -> None:
-    """Print a note on stderr, so that it never mixes with an answer."""
+    """Print a note on stderr, apart from the result."""
     echo(note, err=True)
 
 
 def print_json(value: Any) -> None:
-    """Readable text stays where the terminal can show it; what a terminal would obey is escaped as JSON has it."""
+    """Print JSON. Text is escaped where the terminal cannot show it, or would obey it."""
     echo(json.dumps(value, indent=2, ensure_ascii=not is_utf8(sys.stdout.encoding), default=str))
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns aligned by their widest cell; numbers to the right."""
+    """Print columns as wide as their widest cell, numbers to the right."""
     cells = [list(headers), *([printable_line(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headers))]
+    are_numbers = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headers))]
     for row in cells:
         line = "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, is_number in zip(row, widths, are_numbers, strict=True)
         )
         echo(line.rstrip())
 
 
 def set_options(settings: Sequence[str]) -> list[str]:
-    """`--set …` for each change of a recipe, to be pasted into a shell."""
-    return [f"--set {shlex.quote(one)}" for one in settings]
+    """`--set …` for each change of a recipe, quoted for a shell."""
+    return [f"--set {shlex.quote(setting)}" for setting in settings]
 
 
 def next_command(*words: str | Path) -> None:
-    """The command that a user would want now; on stderr, so that it never mixes with an answer.
+    """Print the next useful command on stderr, apart from the result.
 
-    Paths among the words are quoted as a shell wants them; the rest stands as it is.
+    Paths among the words are quoted for a shell. `edgevit` becomes the program as the user called it.
     """
     command = " ".join(shlex.quote(str(word)) if isinstance(word, Path) else word for word in words)
-    echo(f"next: {command}", err=True)
+    echo(f"next: {command_as_called(command)}", err=True)
+
+
+def command_as_called(text: str) -> str:
+    """The text with the program, as the user called it, in its commands."""
+    from edgevit.cli import COMMANDS
+
+    return as_called(text, COMMANDS)
 
 
 def check_out(out: Path, *inputs: Path | None, option: str = "--out") -> None:
-    """Refuse, before any work, a result that could not be written, or would replace what it is made from."""
+    """Refuse, before any work, a result that could not be written, or would replace one of its inputs.
+
+    Raises RecipeError.
+    """
     from edgevit.errors import RecipeError
 
     resolved = out.resolve()
-    for given in filter(None, inputs):
-        if given.resolve() in (resolved, *resolved.parents):
-            raise RecipeError("this would write over what it is made from", where=out, next=f"give another {option}")
+    for source in filter(None, inputs):
+        if source.resolve() in (resolved, *resolved.parents):
+            raise RecipeError("this would overwrite its own input", where=out, next=f"give another {option}")
     if out.is_dir():
         raise RecipeError("this is a folder", where=out, expected="a file", next=f"name a file in it with {option}")
     above = next(folder for folder in resolved.parents if folder.exists())
     if not above.is_dir():
-        raise RecipeError("there is a file where a folder would have to be", where=out, got=above)
+        raise RecipeError("a file is in the way of the folder", where=out, got=above, next=f"give another {option}")
     if not os.access(above, os.W_OK):
-        raise RecipeError("nothing may be written there", where=out, got=f"no right to write in {above}")
+        got = f"no right to write in {above}"
+        raise RecipeError("the file cannot be written", where=out, got=got, next=f"give another {option}")
 
 
 def write_text_whole(out: Path, text: str) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import number
+from edgevit.cli.options import JsonFlag, Workers, default_of, flag, number
 from edgevit.cli.output import (
-    JsonFlag,
     check_out,
     echo,
     next_command,
@@ -35,10 +34,10 @@ RecipeFile = Annotated[
     typer.Argument(help=f"A YAML file, or the name of a recipe that comes with edgevit: {SHIPPED}.", metavar="RECIPE"),
 ]
 Settings = Annotated[
-    list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the recipe; may be repeated.")
+    list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the recipe. May be repeated.")
 ]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs and their store.")]
-Device = Annotated[str, typer.Option("--device", help="Where training runs: cpu, cuda, or auto (cuda where it works).")]
+Device = Annotated[str, typer.Option("--device", help="Where training runs: cpu, cuda, or auto: cuda if it works.")]
 
 
 def run(
@@ -46,26 +45,26 @@ def run(
     settings: Settings = [],  # noqa: B006 - typer wants a list
     runs: Runs = Path("runs"),
     fresh: Annotated[
-        list[str], typer.Option("--fresh", metavar="ID", help="Make this stage again; may be repeated.")
+        list[str], typer.Option("--fresh", metavar="ID", help="Make this stage again. May be repeated.")
     ] = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and say what would run.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Check the recipe and list the stages that would run.")] = False,
     device: Device = "auto",
-    workers: Annotated[int | None, number("--workers", bounds.WORKERS, "Processes that load images.")] = None,
+    workers: Workers = None,
     ranks: Annotated[
         int, number("--ranks", bounds.RANKS, "Processes that share a training; on CUDA, each has its own GPU.")
     ] = 1,
     shard: Annotated[
-        bool, typer.Option("--shard", help="Each rank keeps its part of the weights alone (FSDP): for large teachers.")
+        bool, flag("--shard", "Split the weights between the ranks (FSDP), for large models. Needs --ranks 2 or more.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Compute a sample of what comes from the teacher cache again, and compare.")
+        bool, flag("--check", "Compute a sample of the cached teacher outputs again, and compare.")
     ] = False,
     tensorboard: Annotated[
-        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write curves for `tensorboard --logdir DIR`.")
+        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write training curves for TensorBoard to DIR.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a recipe; finished stages are not run again, and a stopped run goes on.
+    """Run a recipe. Finished stages are not run again, and a stopped run continues.
 
     Example: edgevit run quickstart --set stages.student.epochs=40
     """
@@ -91,24 +90,20 @@ def run(
     done = pipeline.run(loaded, base, runs, context, fresh)
     _dismiss_torchrun(device)
     stages = {stage.id: done[stage.id] for stage in loaded.stages}
-    made = [name for name, artifact in stages.items() if before.get(name) != artifact.ref()]
+    new = [id for id, artifact in stages.items() if before.get(id) != artifact.ref()]
     folder = runs / loaded.name
-    reports = {name: artifact for name, artifact in stages.items() if artifact.kind == "report"}
+    reports = [artifact for artifact in stages.values() if artifact.kind == "report"]
     if as_json:
-        answer = {name: _summary_of(artifact, name in made) for name, artifact in stages.items()}
-        print_json({"name": loaded.name, "runs": folder, "stages": answer})
+        summaries = {id: _summary_of(artifact, id in new) for id, artifact in stages.items()}
+        print_json({"name": loaded.name, "runs": folder, "stages": summaries})
     else:
-        if not made:
-            echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing was to be done")
+        if not new:
+            echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing to do")
             if check:
-                echo("--check compared nothing: it looks at stages that run; --fresh ID makes one run again")
-        _print_summaries(reports.values())
-        bundles = [folder / name for name, artifact in stages.items() if artifact.kind == "bundle"]
-        if reports:
-            next_command("open", folder / [*reports][-1] / "report.html")
-        if bundles:
-            next_command("edgevit predict", bundles[-1], "IMAGE")
-    if any(one.metrics["meets_budget"] is False for one in stages.values() if one.kind == "report"):
+                echo("--check compared nothing, since no stage ran; --fresh ID makes a stage run again")
+        _print_summaries(reports)
+        _print_next(stages, folder)
+    if any(report.metrics["meets_budget"] is False for report in reports):
         raise typer.Exit(1)
 
 
@@ -118,7 +113,7 @@ def why(
     runs: Runs = Path("runs"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Say for every stage whether it would run, and which field changed.
+    """List the stages that would run, each with the fields that changed.
 
     Example: edgevit why quickstart --set stages.student.epochs=40
     """
@@ -132,16 +127,23 @@ def why(
 
 def init(
     folder: Annotated[
-        Path | None, typer.Argument(help="Folder of images: CLASS/*.jpg, or train/, val/, test/ with such folders.")
+        Path | None,
+        typer.Argument(
+            help="Folder of images: CLASS/*.jpg, or train/, val/, test/ with such folders.", metavar="FOLDER"
+        ),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="Where the model will run: local-cpu.")] = "local-cpu",
+    target: Annotated[
+        str, typer.Option("--target", help="Where the model will run: local-cpu or local-gpu.")
+    ] = default_of("Profile", "target"),
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
-    latency_ms: Annotated[float | None, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency.")] = None,
+    latency_ms: Annotated[
+        float | None, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency, in ms; none by default.")
+    ] = None,
     shipped: Annotated[
         str | None,
         typer.Option("--recipe", metavar="NAME", help=f"Copy a recipe that comes with edgevit: {SHIPPED}."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    force: Annotated[bool, flag("--force", "Overwrite an existing file.")] = False,
 ) -> None:
     """Write a commented recipe for a folder of images and a target, or a copy of a recipe that comes with edgevit.
 
@@ -151,7 +153,7 @@ def init(
 
     check_out(out)
     if out.exists() and not force:
-        raise RecipeError("the file is already there", where=out, next="give another --out, or --force")
+        raise RecipeError("the file is already there", where=out, next="give another --out, or --force to overwrite it")
     if folder is not None and shipped is None:
         from edgevit.actions.init_recipe import recipe_for_folder
 
@@ -185,21 +187,21 @@ def report(
     if runs := _runs_with_reports(run_folder):
         what, next_step = "this is the folder of all runs", f"edgevit report {shlex.quote(str(runs[0]))}"
         raise ArtifactError(what, where=run_folder, expected=f"one of {listed(list(map(str, runs)))}", next=next_step)
-    found = _reports_in(run_folder)
-    if not found:
-        expected = "a run that has a report stage"
+    folders = _reports_in(run_folder)
+    if not folders:
+        expected = "a finished run with a report stage"
         name = run_folder.name if run_folder.name in shipped_recipes() else "RECIPE"
         raise ArtifactError("there is no report here", where=run_folder, expected=expected, next=f"edgevit run {name}")
-    for made in map(Artifact.load, found):
+    for artifact in map(Artifact.load, folders):
         if as_json:
-            print_json(json.loads(made.file("report.json").read_text(encoding="utf-8")))
+            print_json(json.loads(artifact.file("report.json").read_text(encoding="utf-8")))
         else:
-            echo(made.file("report.md").read_text(encoding="utf-8"))
-    next_command("open", found[-1] / "report.html")
+            echo(artifact.file("report.md").read_text(encoding="utf-8"))
+    next_command("open", folders[-1] / "report.html")
 
 
 def schema() -> None:
-    """Print the JSON Schema of recipes, so that editors complete them.
+    """Print the JSON Schema of recipes, for completion in editors.
 
     Example: edgevit schema > edgevit.schema.json
     """
@@ -215,10 +217,10 @@ def _folder_of_run(given: Path) -> Path:
 
 
 def _runs_with_reports(folder: Path) -> list[Path]:
-    """Empty where it is no folder of runs, which holds their store."""
+    """The runs with a report, if `folder` is the folder of all runs, which holds the store; else none."""
     if not (folder / ".store").is_dir():
         return []
-    return [one for one in sorted(folder.iterdir()) if not one.name.startswith(".") and _reports_in(one)]
+    return [run for run in sorted(folder.iterdir()) if not run.name.startswith(".") and _reports_in(run)]
 
 
 def _reports_in(folder: Path) -> list[Path]:
@@ -234,13 +236,15 @@ def _check_shard(shard: bool, ranks: int) -> None:
 
 
 def _follows_torchrun(device: str, ranks: int) -> bool:
-    """Whether torchrun has started this process to follow another, which is then done."""
+    """Whether torchrun has started this process as a follower. Then it has followed until the end."""
     if not _under_torchrun():
         return False
     from edgevit.errors import RecipeError
 
     if ranks > 1:
-        raise RecipeError("torchrun has started the ranks", where="--ranks", next="leave --ranks out, or torchrun")
+        raise RecipeError(
+            "torchrun has started the ranks already", where="--ranks", next="leave out --ranks or torchrun"
+        )
     from edgevit.training.distributed.processes import follow
 
     return follow(device)
@@ -261,21 +265,33 @@ def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_jso
     from dataclasses import asdict
 
     if as_json:
-        print_json([asdict(one) for one in answers])
+        print_json([asdict(answer) for answer in answers])
         return
-    for one in answers:
-        echo(f"{one.id} ({one.stage}): {'will run' if one.runs else 'finished'}")
-        for reason in one.reasons:
+    for answer in answers:
+        echo(f"{answer.id} ({answer.stage}): {'will run' if answer.runs else 'finished'}")
+        for reason in answer.reasons:
             echo(f"    {reason}")
-    pending = sum(one.runs for one in answers)
+    pending = sum(answer.runs for answer in answers)
     echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
     if pending:
         next_command("edgevit run", recipe, *set_options(settings))
 
 
-def _summary_of(artifact: Artifact, made: bool) -> dict[str, Any]:
+def _print_next(stages: Mapping[str, Artifact], folder: Path) -> None:
+    """Print what to do with the results of a run: open the report, use the bundle, or else measure the last model."""
+    last = {artifact.kind: id for id, artifact in stages.items()}
+    if "report" in last:
+        next_command("open", folder / last["report"] / "report.html")
+    if "bundle" in last:
+        next_command("edgevit predict", folder / last["bundle"], "IMAGE")
+    model = next((last[kind] for kind in ("engine", "onnx", "checkpoint") if kind in last), None)
+    if model is not None and not {"report", "bundle"} & last.keys():
+        next_command("edgevit evaluate", folder / model, "--data FOLDER")
+
+
+def _summary_of(artifact: Artifact, is_new: bool) -> dict[str, Any]:
     key, digest = artifact.manifest.key, artifact.digest
-    return {"kind": artifact.kind, "key": key, "digest": digest, "made": made, "metrics": artifact.metrics}
+    return {"kind": artifact.kind, "key": key, "digest": digest, "made": is_new, "metrics": artifact.metrics}
 
 
 def _print_summaries(reports: Iterable[Artifact]) -> None:
@@ -283,5 +299,5 @@ def _print_summaries(reports: Iterable[Artifact]) -> None:
 
     from edgevit.report import summary
 
-    for made in reports:
-        echo(summary(json.loads(made.file("report.json").read_text(encoding="utf-8"))))
+    for report in reports:
+        echo(summary(json.loads(report.file("report.json").read_text(encoding="utf-8"))))

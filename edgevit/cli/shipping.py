@@ -1,4 +1,4 @@
-"""Commands that use files and ship them: predict, bundle, enroll."""
+"""Commands that use and ship models: predict, bundle, enroll."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import typer
 
 from edgevit import bounds
 from edgevit.cli.naming import named_by_options
-from edgevit.cli.options import ClassOrder, Labels, ModelPath, Out, number
+from edgevit.cli.options import ClassOrder, JsonFlag, Labels, ModelPath, flag, number
 from edgevit.cli.output import (
-    JsonFlag,
     check_out,
     echo,
     next_command,
@@ -24,11 +23,11 @@ from edgevit.disks import whole_or_not_at_all
 
 def predict(
     model: ModelPath,
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE...")],
-    top: Annotated[int, number("--top", bounds.COUNT, "Labels for each image.")] = 1,
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE")],
+    top: Annotated[int, number("--top", bounds.COUNT, "Number of labels for each image, best first.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Label images with a bundle, an ONNX file or an engine; exit status 2 where some could not be read.
+    """Label images with a bundle, an ONNX file or an engine; exit status 2 if an image cannot be read.
 
     Example: edgevit predict runs/quickstart/bundle photo.jpg
     """
@@ -40,15 +39,15 @@ def predict(
     with single_stages(context) as stages:
         artifact = stages.model(model)
         classes = classes_since(artifact.path) if model.is_dir() else None
-        answers, unread, notes = predict_images(artifact, images, top, classes)
+        predictions, unread, notes = predict_images(artifact, images, top, classes)
     for note in notes:
         context.progress.say(f"note: {note}")
     if as_json:
-        print_json(answers)
-    elif answers:
+        print_json(predictions)
+    elif predictions:
         rows = [
-            (one["image"], *(f"{label['label']} {label['confidence']:.1%}" for label in one["labels"]))
-            for one in answers
+            (prediction["image"], *(f"{label['label']} {label['confidence']:.1%}" for label in prediction["labels"]))
+            for prediction in predictions
         ]
         print_table(("image", *(f"label {i + 1}" for i in range(len(rows[0]) - 1))), rows)
     for error in unread:
@@ -60,23 +59,27 @@ def predict(
 
 def bundle(
     model: ModelPath,
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     support: Annotated[
         Path | None,
-        typer.Option("--support", help="Folder CLASS/*.jpg of images of each class: the bundle can take more classes."),
+        typer.Option(
+            "--support",
+            help="Folder CLASS/*.jpg of images of each class, so that classes can be added.",
+        ),
     ] = None,
     labels: Labels = None,
     class_order: ClassOrder = None,
     unseen: Annotated[
         Path | None,
-        typer.Option("--unseen", help="Folder CLASS/*.jpg of images that the model did not learn from, to test them."),
+        typer.Option("--unseen", help="Folder CLASS/*.jpg of images that the model did not learn from, to test it."),
     ] = None,
     unknown: Annotated[
-        Path | None, typer.Option("--unknown", help="Folder of images of none of the classes, to measure --unknown.")
+        Path | None,
+        typer.Option("--unknown", help="Folder of images of none of the classes, to measure how many are accepted."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Pack a model for a device: model, labels, IOSpec, a runner, and the hash of each file.
+    """Pack a model for a device: model, labels, preprocessing, a runner, and the hash of each file.
 
     Example: edgevit bundle deit.int8.onnx --out bundle/
     """
@@ -96,29 +99,29 @@ def bundle(
             images["unknown"] = stages.unlabelled_images(unknown)
         config = stage_config(Bundle, id="bundle", model="model", **{name: name for name in images})
         named = named_by_options(stages.model(model), labels, class_order, images.get("support"))
-        made = stages.make(config, model=named, **images)
+        bundled = stages.make(config, model=named, **images)
         with whole_or_not_at_all(out) as part:
-            copy_folder(made.path, part)
+            copy_folder(bundled.path, part)
     if as_json:
-        print_json({"out": out, "files": sorted(made.manifest.files), "metrics": made.metrics})
+        print_json({"out": out, "files": sorted(bundled.manifest.files), "metrics": bundled.metrics})
     else:
-        echo(f"wrote {out}: {', '.join(sorted(made.manifest.files))}")
+        echo(f"wrote {out}: {', '.join(sorted(bundled.manifest.files))}")
     next_command("python", out / "infer.py", "IMAGE")
 
 
 def enroll(
-    bundle: Annotated[Path, typer.Argument(help="A bundle that was made with images of each class.", metavar="BUNDLE")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle that was made with --support.", metavar="BUNDLE")],
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Images of the class, or folders of them.", metavar="IMAGE...")
+        list[Path] | None, typer.Argument(help="Images of the class, or folders of them.", metavar="IMAGE")
     ] = None,
-    name: Annotated[str | None, typer.Option("--class", help="The class to add.")] = None,
-    remove: Annotated[str | None, typer.Option("--remove", help="The class to remove.")] = None,
-    show: Annotated[bool, typer.Option("--list", help="Show the classes, the check and the threshold.")] = False,
-    add: Annotated[bool, typer.Option("--add", help="The class is there: add images to it.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Take a class that cannot be told apart.")] = False,
+    name: Annotated[str | None, typer.Option("--class", help="The class to add.", metavar="NAME")] = None,
+    remove: Annotated[str | None, typer.Option("--remove", help="The class to remove.", metavar="NAME")] = None,
+    show: Annotated[bool, flag("--list", "List the classes, their images, accuracy and threshold.")] = False,
+    add: Annotated[bool, flag("--add", "Add images to a class that the bundle has.")] = False,
+    force: Annotated[bool, flag("--force", "Add the class even if it cannot be told from the others.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Add a class to a bundle from a few images, without training, or remove one; exit status 1 where it is refused.
+    """Add a class to a bundle from a few images, without training, or remove one; exit status 1 if it is refused.
 
     Example: edgevit enroll bundle/ --class gasket images/*.jpg
     """
@@ -131,6 +134,6 @@ def enroll(
     else:
         raise typer.BadParameter("give --class NAME and images, --remove NAME, or --list")
     flags = {"--add": add, "--force": force, "--json": as_json}
-    options += [flag for flag, wanted in flags.items() if wanted]
+    options += [name for name, is_given in flags.items() if is_given]
     echo(enroll_in(bundle, [*options, "--", *map(str, images or [])]), nl=False)
     next_command("edgevit predict", bundle, "IMAGE")

@@ -1,4 +1,4 @@
-"""What a recipe may say: frozen records for data sets and stages. Every default lives here and nowhere else."""
+"""Frozen records of what a recipe holds: data sets, stages, a budget. Every default lives here and nowhere else."""
 
 from edgevit.configs.datasets import (
     DATASETS,
@@ -38,6 +38,7 @@ from edgevit.configs.objectives import (
     Tap,
     TeacherTerm,
 )
+from edgevit.configs.recipe import Recipe
 from edgevit.configs.stage import Budget, Stage
 from edgevit.configs.stages import (
     STAGES,
@@ -116,6 +117,7 @@ __all__ = [
     "Quantize",
     "QuantizedPrecision",
     "QuantizedRuntime",
+    "Recipe",
     "Report",
     "SoftDistillation",
     "Splits",

@@ -22,10 +22,10 @@ class FewShotDraw(Frozen):
 
 
 class Splits(Frozen):
-    """Fractions for a data set that has no splits of its own.
+    """Fractions of the splits, for a data set without splits of its own.
 
-    Each sample goes where the hash of its id says, so that it stays there when others are added; every class is divided
-    by the same fractions in expectation.
+    The hash of its id decides the split of a sample, so that it stays there when samples are added. Every class is
+    divided by the same fractions in expectation.
     """
 
     val: Fraction = Field(0.1, description="Share of the images for the role val.")
@@ -78,8 +78,8 @@ class ImageFolder(EncodedImages):
 class WebDataset(EncodedImages):
     """Tar shards in the layout of the webdataset package: KEY.jpg (or .png, …) beside KEY.cls or KEY.json.
 
-    A shard belongs to the split that its path names last, as in train-0000.tar or val/0000.tar. The names of numbered
-    classes are the lines of classes.txt beside the shards, where there is one.
+    A shard belongs to the split that its path names last, as in train-0000.tar or val/0000.tar. Numbered classes take
+    their names from the lines of classes.txt beside the shards, if there is one.
     """
 
     source: Literal["webdataset"]
@@ -91,7 +91,7 @@ class WebDataset(EncodedImages):
 
 
 class HuggingFace(EncodedImages):
-    """A Dataset or DatasetDict that the Hugging Face `datasets` package has saved with save_to_disk.
+    """A Dataset or DatasetDict that the Hugging Face package `datasets` saved with save_to_disk.
 
     Needs the extra edgevit[huggingface]. Nothing is downloaded.
     """

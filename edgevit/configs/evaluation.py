@@ -12,9 +12,10 @@ from edgevit.configs.fields import (
     BatchSize,
     ClassCount,
     Count,
-    DatasetRef,
     FileRuntime,
     ImageCount,
+    JudgedBy,
+    LearnedFrom,
     ModelRef,
     Positive,
     Seed,
@@ -25,7 +26,7 @@ from edgevit.configs.stage import OnTarget
 Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]
 CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
 
-# The options of each protocol that has some.
+# The options of each protocol.
 OPTIONS = {
     "corruptions": ("kinds", "severities", "max_images", "seed"),
     "episodes": (
@@ -49,9 +50,10 @@ class Evaluate(OnTarget):
 
     stage: Literal["evaluate"]
     makes: ClassVar[Kind] = "evaluation"
+    reads_test_images: ClassVar[bool] = True
     version: ClassVar[int] = 3
     model: ModelRef = Field(description="Model to evaluate.")
-    data: DatasetRef = Field(description="Labelled images to evaluate on.")
+    data: JudgedBy = Field(description="Labelled images to evaluate on.")
     batch_size: BatchSize = Field(32, description="Number of images that the model gets at once.")
     runtime: FileRuntime | None = Field(
         None, description="Runtime that opens an ONNX file. By default, the runtime that the file was made for."
@@ -87,14 +89,14 @@ class Evaluate(OnTarget):
         description="Concentration of the Dirichlet distribution that draws the share of each class among the queries, "
         "with protocol: episodes. 2 is usual. By default, all classes have equal shares.",
     )
-    support: DatasetRef | None = Field(
+    support: LearnedFrom | None = Field(
         None, description="Images that support sets are drawn from, with protocol: episodes. By default, data."
     )
-    pool: DatasetRef | None = Field(
+    pool: LearnedFrom | None = Field(
         None,
         description="Images that transductive methods learn from, with protocol: episodes. By default, the queries.",
     )
-    base: DatasetRef | None = Field(
+    base: LearnedFrom | None = Field(
         None, description="Images whose mean feature is subtracted from all features, with protocol: episodes."
     )
     max_pool_images: ImageCount = Field(
@@ -106,11 +108,11 @@ class Evaluate(OnTarget):
     def _options_of_the_protocol(self) -> Self:
         defaults = {name: info.default for name, info in type(self).model_fields.items()}
         for name, default in defaults.items():
-            protocols = [one for one, options in OPTIONS.items() if name in options]
+            protocols = [protocol for protocol, options in OPTIONS.items() if name in options]
             if protocols and self.protocol not in protocols and getattr(self, name) != default:
                 raise ValueError(f"'{name}' goes with protocol: {' or '.join(protocols)}")
         for name in ("kinds", "severities", "methods"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"'{name}' names {'one of them twice' if values else 'none'}")
+                raise ValueError(f"'{name}' {'has a value twice' if values else 'is empty'}")
         return self

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from edgevit.configs.fields import CheckpointRef, Count, DatasetRef, ImageCount, Rate, ViewCount
+from edgevit.configs.fields import AdaptedTo, CheckpointRef, Count, ImageCount, LearnedFrom, Rate, ViewCount
 from edgevit.configs.stage import Stage
 from edgevit.configs.training import Training, Views
 
@@ -33,11 +33,11 @@ class Fewshot(Training):
     version: ClassVar[int] = 3
 
     model: CheckpointRef = Field(description="Model whose features are used.")
-    support: DatasetRef = Field(description="Labelled images of each class, such as DATASET.support.")
-    pool: DatasetRef | None = Field(
+    support: AdaptedTo = Field(description="Labelled images of each class, such as DATASET.support.")
+    pool: LearnedFrom | None = Field(
         None, description="Images of the same classes without labels, such as DATASET.pool, for transductive methods."
     )
-    base: DatasetRef | None = Field(
+    base: LearnedFrom | None = Field(
         None,
         description="Images whose mean feature is subtracted from all features. By default, support and pool.",
     )
@@ -90,9 +90,9 @@ class Fewshot(Training):
         if self.lora_rank != Fewshot.model_fields["lora_rank"].default and self.tune != "lora":
             raise ValueError(f"'lora_rank' goes with tune: lora, not with tune: {self.tune}")
         if self.tune != "all" and self.freeze is not None:
-            raise ValueError(f"'freeze' and tune: {self.tune} both say what is trained: give one of them")
+            raise ValueError(f"'freeze' and tune: {self.tune} both choose the trained weights: give one of them")
         for name in ("candidates", "learning_rates"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
-                raise ValueError(f"'{name}' names something twice: {', '.join(map(str, values))}")
+                raise ValueError(f"'{name}' has a value twice: {', '.join(map(str, values))}")
         return self

@@ -1,4 +1,4 @@
-"""What fields of a recipe may be: numbers within bounds, references to what came before, files on disk."""
+"""Types of the fields of a recipe: numbers within bounds, references to earlier stages and data sets, files."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ Severity = Annotated[int, bounds.SEVERITY]
 Opset = Annotated[int, bounds.OPSET]
 Seed = Annotated[int, bounds.SEED]
 MOST_NESTED = 20  # levels of lists and mappings in model_args
-LONGEST_ID = 200  # characters; a folder has that name
-OPSET = 20  # of ONNX files where no other is asked for
-FileRuntime = Literal["onnxruntime", "openvino"]  # what can open an ONNX file on this machine
-QuantizedRuntime = Literal["onnxruntime", "openvino", "tensorrt"]  # what quantized files are written for
+LONGEST_ID = 200  # characters; a folder has this name
+OPSET = 20  # the default opset of ONNX files
+FileRuntime = Literal["onnxruntime", "openvino"]  # runtimes that open an ONNX file on this machine
+QuantizedRuntime = Literal["onnxruntime", "openvino", "tensorrt"]  # runtimes that quantized files are written for
 QuantizedPrecision = Literal["int8", "float8", "int4"]
 Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
-ClassOrder = Literal["natural", "text"]  # of class folders: as timm has them, 2 before 10; as torchvision, 10 before 2
-# Arguments of timm's create_model that read files, or make another kind of model than its name says.
+ClassOrder = Literal["natural", "text"]  # of class folders: natural is timm's, 2 before 10; text torchvision's
+# Arguments of timm's create_model that read files or change the kind of model.
 REFUSED_MODEL_ARGS = {
     **dict.fromkeys(("checkpoint_path", "pretrained_cfg"), "use weights: FILE"),
     **dict.fromkeys(
@@ -60,27 +60,27 @@ REFUSED_MODEL_ARGS = {
     **dict.fromkeys(("features_only", "feature_cls", "feature_cfg", "out_indices"), "edgevit needs a classifier"),
     **dict.fromkeys(("scriptable", "exportable", "no_jit", "in_chans"), "edgevit sets it"),
 }
-FOLLOWED_OVERLAY = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # how pictures are prepared
+FOLLOWED_OVERLAY = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # preprocessing
 
 
-def _checked_model_args(given: Any, depth: int = 0) -> Any:
-    """What JSON can hold, and numbers within bounds."""
+def _checked_model_args(value: Any, depth: int = 0) -> Any:
+    """The value, if it is JSON and its numbers are within bounds. Raises ValueError otherwise."""
     if depth > MOST_NESTED:
         raise ValueError(f"more than {MOST_NESTED} levels of lists and mappings")
-    if isinstance(given, dict):
-        return {str(name): _checked_model_args(value, depth + 1) for name, value in given.items()}
-    if isinstance(given, list | tuple):
-        items = [_checked_model_args(value, depth + 1) for value in given]
-        return items if isinstance(given, list) else tuple(items)
-    if not isinstance(given, str | bool | int | float | None):
-        raise ValueError(f"a {type(given).__name__} is no value that a recipe can hold: {given}")
-    if isinstance(given, int | float) and given not in bounds.MODEL_ARGUMENT:
-        raise ValueError(f"numbers should be {bounds.MODEL_ARGUMENT}, got {given:g}")
-    return given
+    if isinstance(value, dict):
+        return {str(name): _checked_model_args(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_checked_model_args(item, depth + 1) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if not isinstance(value, str | bool | int | float | None):
+        raise ValueError(f"a recipe cannot hold a {type(value).__name__}: {value}")
+    if isinstance(value, int | float) and value not in bounds.MODEL_ARGUMENT:
+        raise ValueError(f"numbers should be {bounds.MODEL_ARGUMENT}, got {value:g}")
+    return value
 
 
 def refused_model_arg(model_args: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The first argument that no model is built with, and why, or what to use; None where all are fine."""
+    """The first refused argument and the reason or the alternative; None if all arguments are accepted."""
     for name in model_args:
         if name in REFUSED_MODEL_ARGS:
             return name, REFUSED_MODEL_ARGS[name]
@@ -99,11 +99,30 @@ def _buildable(model_args: dict[str, Any]) -> dict[str, Any]:
 ModelArgs = Annotated[dict[str, Any], AfterValidator(_checked_model_args), AfterValidator(_buildable)]
 
 
+Purpose = Literal["learned from", "adapted to", "calibrated by", "validated on", "judged by", "names only"]
+
+
 @dataclass(frozen=True)
 class Takes:
-    """Marks a field that names an earlier stage or a data set, and the kinds it may be."""
+    """Marks a field that names an earlier stage or a data set.
+
+    Attributes:
+        kinds: the kinds of artifact that the field takes.
+        purpose: the use of a data set; None of other kinds.
+
+            learned from    weights, or the heads of an evaluation, are made from it
+            adapted to      a few labelled images, and each of them counts
+            calibrated by   ranges, a temperature or a threshold are measured on it
+            validated on    its accuracy is reported during training
+            judged by       accuracy is measured on it
+            names only      its class names are taken, and no image
+
+        needs_labels: the labels have to be ground truth, not a teacher's.
+    """
 
     kinds: tuple[Kind, ...]
+    purpose: Purpose | None = None
+    needs_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +132,13 @@ class ReadsFile:
 
 MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check")
 
-DatasetRef = Annotated[str, Takes(("dataset",))]
+LearnedFrom = Annotated[str, Takes(("dataset",), "learned from")]
+AdaptedTo = Annotated[str, Takes(("dataset",), "adapted to")]
+CalibratedBy = Annotated[str, Takes(("dataset",), "calibrated by")]
+CalibratedByLabels = Annotated[str, Takes(("dataset",), "calibrated by", needs_labels=True)]
+ValidatedOn = Annotated[str, Takes(("dataset",), "validated on")]
+JudgedBy = Annotated[str, Takes(("dataset",), "judged by", needs_labels=True)]
+NamesOnly = Annotated[str, Takes(("dataset",), "names only")]
 CheckpointRef = Annotated[str, Takes(("checkpoint",))]
 OnnxRef = Annotated[str, Takes(("onnx",))]
 ModelRef = Annotated[str, Takes(("checkpoint", "onnx", "engine"))]
@@ -142,13 +167,28 @@ def references(
 
 def reference_fields(config: type[BaseModel]) -> set[str]:
     """The names of the fields of a config, and of configs inside it, that name an earlier stage or a data set."""
-    found = set()
+    names = set()
     for name, info in config.model_fields.items():
         if any(_marks(info.annotation, info.metadata, Takes)):
-            found.add(name)
+            names.add(name)
         for inner in _configs_in(info.annotation):
-            found |= reference_fields(inner)
-    return found
+            names |= reference_fields(inner)
+    return names
+
+
+def purpose_of(config: type[BaseModel], path: str) -> Purpose | None:
+    """The purpose of the data set at a dotted path, such as "streams.0.data"; None if no field there takes one."""
+    record: type[BaseModel] | None = config
+    for name in path.split("."):
+        if name.isdecimal():
+            continue
+        info = record.model_fields.get(name) if record is not None else None
+        if info is None:
+            return None
+        if takes := next(_marks(info.annotation, info.metadata, Takes), None):
+            return takes.purpose
+        record = next(_configs_in(info.annotation), None)
+    return None
 
 
 def input_files(config: BaseModel) -> dict[str, Path]:
@@ -161,26 +201,26 @@ def input_files(config: BaseModel) -> dict[str, Path]:
 
 
 def with_absolute_files(config: C, base: Path) -> C:
-    """The same stage, its files named from the root; relative ones start from `base`."""
+    """A copy of the stage with absolute paths of its files. A relative path starts from `base`."""
     files = input_files(config)
     return config.model_copy(update={name: str(absolute_path(path, base)) for name, path in files.items()})
 
 
-def absolute_path(given: str | Path, base: Path) -> Path:
-    """A path of a recipe from the root; a relative one starts from `base`, ~ and ~USER are the users' folders.
+def absolute_path(path: str | Path, base: Path) -> Path:
+    """An absolute path. A relative path starts from `base`; ~ and ~USER are home folders.
 
     Raises RecipeError where this machine has no such user, or a folder's name is not UTF-8.
     """
     try:
-        path = (base / Path(given).expanduser()).absolute()
+        absolute = (base / Path(path).expanduser()).absolute()
     except RuntimeError:
-        raise RecipeError("there is no such user", got=given, expected="~ or ~USER of this machine") from None
-    check_utf8(path)
-    return path
+        raise RecipeError("there is no such user", got=path, expected="~ or ~USER of this machine") from None
+    check_utf8(absolute)
+    return absolute
 
 
 def check_utf8(path: Path) -> None:
-    """Raise RecipeError for a path that cannot be written into a file of text: records of results hold it."""
+    """Raise RecipeError if a path is not UTF-8: manifests hold paths as text."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The terms that a distillation's loss may be made of. Each is averaged over the samples it applies to."""
+"""The terms of a distillation's loss. Each is averaged over the samples that it applies to."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class _Term(Frozen):
 
 
 class CrossEntropy(_Term):
-    """Cross-entropy with the label, of labelled samples. Of a distillation-token student, its class head learns it."""
+    """Cross-entropy with the label, for labelled samples. In a distillation-token student it trains the class head."""
 
     loss: Literal["cross_entropy"] = "cross_entropy"
 
 
 class _FromTeacher(_Term):
-    """What the teacher says. Of a distillation-token student, its distillation head learns it."""
+    """Base of terms with the teacher. In a distillation-token student they train the distillation head."""
 
     samples: Literal["all", "labelled", "unlabelled"] = Field("all", description="Samples that this term applies to.")
     warmup_fraction: Fraction = Field(
@@ -55,7 +55,7 @@ class SoftDistillation(_FromTeacher):
 
 
 class DecoupledDistillation(_FromTeacher):
-    """DKD: α·(target class against the rest) + β·(among the rest), of labelled, unmixed samples (Zhao et al. 2022)."""
+    """DKD: α·(target class against the rest) + β·(among the rest); labelled, unmixed samples (Zhao et al. 2022)."""
 
     loss: Literal["dkd"] = "dkd"
     samples: Literal["labelled"] = Field("labelled", description="Samples that this term applies to.")
@@ -69,7 +69,7 @@ class DecoupledDistillation(_FromTeacher):
 
 
 class FeatureDistillation(_FromTeacher):
-    """Distance between the teacher's features and a linear projection of the student's, which is dropped afterwards."""
+    """Distance between the teacher's features and a linear projection of the student's. The projection is not kept."""
 
     loss: Literal["features"] = "features"
     distance: Literal["cosine", "mse"] = Field(

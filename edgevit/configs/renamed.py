@@ -1,4 +1,4 @@
-"""Former names of stages and options: recipes may still use them in this release, and keys are still made of them."""
+"""Former names of stages and options. Recipes may use them in this release, and keys are still made of them."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from collections.abc import Mapping
 from typing import Any
 
 STAGES = {"mergetokens": "merge_tokens", "pseudolabel": "pseudo_label", "factorise": "factorize"}
-OPTIONS = {("export", "normalise"): "normalize"}  # by the stage's name of now
+OPTIONS = {("export", "normalise"): "normalize"}  # by the stage's current name
 
 
 def current_stage(name: object) -> str | None:
-    """The name of now of a stage that was renamed; None for all others."""
+    """The current name of a renamed stage; None for all other stages."""
     return STAGES.get(name) if isinstance(name, str) else None
 
 
 def renamed_options(stage: object) -> dict[str, str]:
     """The options of a stage that were renamed, by their former names."""
-    return {former: now for (owner, former), now in OPTIONS.items() if owner == stage}
+    return {former: current for (owner, former), current in OPTIONS.items() if owner == stage}
 
 
 def with_former_names(ingredients: Mapping[str, Any]) -> dict[str, Any]:
-    """The ingredients of a key under the names that they had before, so that finished stages are still found."""
-    former_stages = {now: former for former, now in STAGES.items()}
-    former_options = {now: former for former, now in renamed_options(ingredients.get("stage")).items()}
+    """The ingredients of a key under their former names, so that stages finished earlier are found."""
+    former_stages = {current: former for former, current in STAGES.items()}
+    former_options = {current: former for former, current in renamed_options(ingredients.get("stage")).items()}
     return _renamed(ingredients, former_stages, former_options)
 
 
 def with_current_names(ingredients: Mapping[str, Any]) -> dict[str, Any]:
-    """Ingredients from a manifest, which may be of an earlier release, under the names of now."""
+    """Ingredients from a manifest, perhaps of an earlier release, under their current names."""
     stage = ingredients.get("stage")
     return _renamed(ingredients, STAGES, renamed_options(current_stage(stage) or stage))
 
 
 def _renamed(ingredients: Mapping[str, Any], stages: Mapping[str, str], options: Mapping[str, str]) -> dict[str, Any]:
     stage, fields = ingredients.get("stage"), ingredients.get("config")
-    found = {**ingredients, "stage": stages.get(stage, stage)} if isinstance(stage, str) else {**ingredients}
+    renamed = {**ingredients, "stage": stages.get(stage, stage)} if isinstance(stage, str) else {**ingredients}
     if options and isinstance(fields, dict):
-        found["config"] = {options.get(name, name): value for name, value in fields.items()}
-    return found
+        renamed["config"] = {options.get(name, name): value for name, value in fields.items()}
+    return renamed

@@ -1,4 +1,4 @@
-"""What all stages share, and the budget that some of them read."""
+"""Fields that all stages share, and the budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgevit.configs.fields import LONGEST_ID, Loss, Positive
 
 
 class Budget(Frozen):
-    """What the deployed model may cost. A limit that is left out is not judged."""
+    """Limits of the deployed model. A limit that is left out is not judged."""
 
     latency_ms: Positive | None = Field(None, description="Largest p50 latency in milliseconds.")
     top1_drop: Loss | None = Field(
@@ -21,12 +21,13 @@ class Budget(Frozen):
 
 
 class Stage(Frozen):
-    """What all stages share. `version` changes when a stage would give another result for the same inputs."""
+    """Base of all stages. `version` changes when a stage would give another result for the same inputs."""
 
     makes: ClassVar[Kind]
     version: ClassVar[int] = 1
     reads_budget: ClassVar[bool] = False
     reads_names: ClassVar[bool] = False  # of the recipe and of its stages
+    reads_test_images: ClassVar[bool] = False
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")] = Field(
         max_length=LONGEST_ID,
@@ -41,7 +42,7 @@ class Stage(Frozen):
 
 
 class OnTarget(Stage):
-    """What the stages share that run a model where it will run."""
+    """Base of the stages that run a model on a target."""
 
     target: Literal["local-cpu", "local-gpu"] = Field(
         "local-cpu", description="Device that runs the model: the CPU or the CUDA GPU of this machine."

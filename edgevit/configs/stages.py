@@ -11,16 +11,19 @@ from edgevit.configs.evaluation import Evaluate
 from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
     OPSET,
+    AdaptedTo,
     BatchSize,
+    CalibratedBy,
+    CalibratedByLabels,
     Calibrator,
     CheckpointRef,
     Count,
-    DatasetRef,
     Decibels,
     FileModelRef,
     FileRuntime,
     Fraction,
     ImageCount,
+    LearnedFrom,
     MeasuredSeconds,
     MeasurementRef,
     ModelRef,
@@ -43,8 +46,8 @@ class PseudoLabel(Stage):
     stage: Literal["pseudo_label"]
     makes: ClassVar[Kind] = "dataset"
     teacher: CheckpointRef = Field(description="Model that labels the images.")
-    data: DatasetRef = Field(description="Images to label.")
-    calibration: DatasetRef | None = Field(
+    data: LearnedFrom = Field(description="Images to label.")
+    calibration: CalibratedByLabels | None = Field(
         None,
         description="Labelled images that the teacher was not trained on. The teacher's temperature is fitted to them.",
     )
@@ -60,7 +63,7 @@ class PseudoLabel(Stage):
 class Prune(Stage):
     """Remove the attention heads, hidden units and blocks that matter least. Train the model again afterwards.
 
-    Test-time views are dropped, as by training.
+    Test-time views are dropped, as in training.
     """
 
     stage: Literal["prune"]
@@ -80,7 +83,7 @@ class Prune(Stage):
     score: Literal["taylor", "magnitude"] = Field(
         "taylor", description="Importance of a structure: the change of the loss on data, or the size of the weights."
     )
-    data: DatasetRef | None = Field(None, description="Images for score: taylor. Labels are used if there are any.")
+    data: LearnedFrom | None = Field(None, description="Images for score: taylor. Labels are used if there are any.")
     images: ImageCount = Field(256, description="Largest number of images that are used.")
     seed: Seed = Field(0, description="Seed of the choice of images.")
 
@@ -89,39 +92,39 @@ class Prune(Stage):
         if [self.keep_macs, self.keep_params, self.keep_latency].count(None) != 2:
             raise ValueError("give one of 'keep_macs', 'keep_params' and 'keep_latency'")
         if self.threads != 1 and self.keep_latency is None:
-            raise ValueError("'threads' goes with keep_latency: nothing else is timed")
+            raise ValueError("'threads' goes with keep_latency: nothing is timed without it")
         if self.score == "taylor" and self.data is None:
-            raise ValueError("taylor looks at images: give 'data', or score: magnitude")
+            raise ValueError("taylor needs images: give 'data', or score: magnitude")
         if self.score == "magnitude" and (self.data is not None or "blocks" in self.structures):
             wrong = "data" if self.data is not None else "blocks"
-            raise ValueError(f"magnitude ranks heads and hidden units by their weights alone: leave out {wrong}")
+            raise ValueError(f"magnitude ranks heads and hidden units by their weights only: leave out {wrong}")
         return self
 
     @property
     def cost(self) -> Literal["macs", "params"]:
-        """What units are weighed by; to a latency, MACs."""
+        """The cost of a unit in the search; MACs for a latency."""
         return "macs" if self.keep_params is None else "params"
 
     @property
     def keep(self) -> float | None:
-        """The share of the cost that stays; None where it is to be found for a latency."""
+        """The share of the cost that stays; None if it is searched for a latency."""
         return self.keep_macs if self.keep_params is None else self.keep_params
 
     @property
     def target(self) -> Literal["local-cpu"] | None:
-        """Where it is timed, which then decides the result."""
+        """The target of the timing, which decides the result; None without timing."""
         return None if self.keep_latency is None else "local-cpu"
 
     @property
     def runtime_here(self) -> FileRuntime:
-        """What times it there."""
+        """The runtime of the timing."""
         return "onnxruntime"
 
 
 class Factorize(Stage):
     """Replace a linear layer by two thin ones if that is cheaper, by an SVD weighted with the inputs of the layer.
 
-    Test-time views are dropped, as by training.
+    Test-time views are dropped, as in training.
     """
 
     stage: Literal["factorize"]
@@ -129,7 +132,7 @@ class Factorize(Stage):
     version: ClassVar[int] = 2
     model: CheckpointRef = Field(description="Model to factorize.")
     keep_macs: Share = Field(description="Largest share of the multiply-accumulates that stays.")
-    data: DatasetRef = Field(description="Images, with or without labels, that give the inputs of the layers.")
+    data: LearnedFrom = Field(description="Images, with or without labels, that give the inputs of the layers.")
     images: ImageCount = Field(256, description="Largest number of images that are used.")
     seed: Seed = Field(0, description="Seed of the choice of images.")
 
@@ -183,7 +186,7 @@ class Quantize(Stage):
     makes: ClassVar[Kind] = "onnx"
     version: ClassVar[int] = 5
     model: OnnxRef = Field(description="ONNX file to quantize, in float32.")
-    calibration: DatasetRef = Field(description="Images that give the ranges of activations. Labels are not used.")
+    calibration: CalibratedBy = Field(description="Images that give the ranges of activations. Labels are not used.")
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
     calibrator: Literal[Calibrator, "trained"] = Field(
         "minmax",
@@ -230,11 +233,9 @@ class Quantize(Stage):
     @model_validator(mode="after")
     def _ranges_belong_to_the_weights(self) -> Self:
         if self.calibrator == "trained" and self.smoothquant is not None:
-            raise ValueError("smoothquant changes what the trained ranges are of: leave it out, or calibrate anew")
+            raise ValueError("smoothquant changes the tensors of the trained ranges: leave it out, or calibrate anew")
         if self.calibrator == "trained" and self.bias_correction:
-            raise ValueError(
-                "biases that were trained beside rounding are right as they are: leave bias_correction out"
-            )
+            raise ValueError("biases from quantization-aware training need no correction: leave bias_correction out")
         return self
 
     @model_validator(mode="after")
@@ -245,27 +246,27 @@ class Quantize(Stage):
             raise ValueError(f"precision: {self.precision} is for runtime: tensorrt; {self.runtime} takes int8")
         if self.calibrator != "minmax" or self.smoothquant is not None:
             option = "smoothquant" if self.smoothquant is not None else f"calibrator: {self.calibrator}"
-            raise ValueError(f"{option} is for the even steps of int8: leave it out with precision: {self.precision}")
+            raise ValueError(f"{option} is for int8: leave it out with precision: {self.precision}")
         return self
 
     @property
     def floor_db(self) -> float:
-        """`min_sqnr_db`, or its default: what was trained to be rounded need not answer alike in float."""
+        """`min_sqnr_db`, or its default. A model from quantization-aware training may differ more from float."""
         return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
 
     @property
     def target(self) -> Literal["local-cpu"]:
-        """Where it is calibrated, judged and timed, which decides what stays float and what comes out."""
+        """The target of calibration, gate and timing, which decides the result."""
         return "local-cpu"
 
     @property
     def runtime_here(self) -> FileRuntime:
-        """What runs it there: TensorRT does not."""
+        """The runtime of gate and timing on this machine, where TensorRT does not run."""
         return "onnxruntime" if self.runtime == "tensorrt" else self.runtime
 
     @property
     def is_timed(self) -> bool:
-        """Whether the fastest of several forms comes out."""
+        """Whether the result is the fastest of several forms."""
         return self.placement == "fastest" and self.runtime != "tensorrt"
 
 
@@ -320,17 +321,17 @@ class Bundle(Stage):
     makes: ClassVar[Kind] = "bundle"
     version: ClassVar[int] = 4
     model: FileModelRef = Field(description="Model to ship.")
-    support: DatasetRef | None = Field(
+    support: AdaptedTo | None = Field(
         None,
         description="Labelled images of each class. The bundle can then take more classes on the device. The model "
         "must have been exported with embedding: true.",
     )
-    unseen: DatasetRef | None = Field(
+    unseen: CalibratedByLabels | None = Field(
         None,
         description="Labelled images that the model did not learn from, such as DATASET.val. The threshold for unknown "
         "images and the accuracy with added classes are measured on them. Needs support.",
     )
-    unknown: DatasetRef | None = Field(
+    unknown: CalibratedBy | None = Field(
         None,
         description="Images of none of the classes. The share of them that is taken for a class is measured. Needs "
         "support.",

@@ -12,17 +12,19 @@ from edgevit import bounds
 from edgevit.artifacts import ClassName, Frozen, Kind
 from edgevit.configs.fields import (
     BatchSize,
+    CalibratedBy,
     Calibrator,
     CheckpointRef,
     ClassCount,
     ClassOrder,
     Count,
-    DatasetRef,
     Degrees,
     Epochs,
     Fraction,
     ImageCount,
+    LearnedFrom,
     ModelArgs,
+    NamesOnly,
     NonNegative,
     Positive,
     QuantizedRuntime,
@@ -33,6 +35,7 @@ from edgevit.configs.fields import (
     Seed,
     Share,
     Side,
+    ValidatedOn,
 )
 from edgevit.configs.objectives import (
     AttentionTransfer,
@@ -235,7 +238,7 @@ class Load(Stage):
     )
     num_classes: ClassCount | None = Field(None, description="Number of classes, if they have no names.")
     classes: tuple[ClassName, ...] | None = Field(None, description="Class names in the order of the outputs.")
-    classes_of: DatasetRef | None = Field(None, description="Data set whose class names the model gets.")
+    classes_of: NamesOnly | None = Field(None, description="Data set whose class names the model gets.")
     class_order: ClassOrder | None = Field(
         None,
         description="Order of the class folders when the weights were trained, with weights and classes_of: natural "
@@ -276,8 +279,8 @@ class Train(Training):
         None, description="Checkpoint to start from. The classifier is new if the classes differ."
     )
     image_size: Side | None = Field(None, description="Side of the input in pixels. By default, the model's own.")
-    data: DatasetRef = Field(description="Labelled images to learn from.")
-    val: DatasetRef | None = Field(None, description="Labelled images to validate on after each epoch.")
+    data: LearnedFrom = Field(description="Labelled images to learn from.")
+    val: ValidatedOn | None = Field(None, description="Labelled images to validate on after each epoch.")
 
     @model_validator(mode="after")
     def _one_start(self) -> Train:
@@ -288,7 +291,7 @@ class Train(Training):
 class Stream(Frozen):
     """One source of training batches."""
 
-    data: DatasetRef = Field(description="Images of the stream, with or without labels.")
+    data: LearnedFrom = Field(description="Images of the stream, with or without labels.")
     share: Share = Field(1.0, description="Share of each batch. The shares of all streams add up to 1.")
 
 
@@ -332,7 +335,7 @@ class Distillation(Training):
     objectives: tuple[Objective, ...] = Field(
         min_length=1, description="Terms of the loss, which is their weighted sum."
     )
-    val: DatasetRef | None = Field(None, description="Labelled images to validate on after each epoch.")
+    val: ValidatedOn | None = Field(None, description="Labelled images to validate on after each epoch.")
 
     @model_validator(mode="after")
     def _check_teaching(self) -> Self:
@@ -440,7 +443,7 @@ class Qat(Distillation):
         "onnxruntime",
         description="Runtime of the INT8 file. It decides which tensors are rounded, and to which integers.",
     )
-    calibration: DatasetRef = Field(description="Images that give the ranges of activations at the start.")
+    calibration: CalibratedBy = Field(description="Images that give the ranges of activations at the start.")
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
     calibrator: Calibrator = Field("minmax", description="Rule that turns observed values into a range.")
     learn_ranges: bool = Field(True, description="Whether the ranges are trained too (LSQ).")

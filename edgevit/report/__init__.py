@@ -1,4 +1,4 @@
-"""The report: what was measured, whether it meets the budget, and the page that says so."""
+"""The report: measurements, the verdict on the budget, and the page that shows them."""
 
 from edgevit.report.text import summary
 

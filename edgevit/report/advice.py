@@ -1,4 +1,4 @@
-"""What few-shot stages found out about their support sets, in sentences."""
+"""The advice of few-shot stages on their support sets, in sentences."""
 
 from __future__ import annotations
 
@@ -15,40 +15,47 @@ FILE = "advice.json"
 SHOWN = 5
 
 
-def about_supports(found: Lineup) -> list[Json]:
-    """One record for each few-shot stage behind the models that has advice: what it wrote, a title and sentences."""
-    advised = [one for one in found.artifacts if FILE in one.manifest.files]
-    return [
-        _about(one, "About the support" + (f", as {one.id} sees it" if len(advised) > 1 else "")) for one in advised
-    ]
+def about_supports(lineup: Lineup) -> list[Json]:
+    """A record for each few-shot stage with advice: the advice, a title and sentences."""
+    stages = [artifact for artifact in lineup.artifacts if FILE in artifact.manifest.files]
+    of_several = len(stages) > 1
+    return [_about(stage, "The support set" + (f" of {stage.id}" if of_several else "")) for stage in stages]
 
 
 def _about(stage: Artifact, title: str) -> Json:
-    told = json.loads(stage.file(FILE).read_text(encoding="utf-8"))
+    advice = json.loads(stage.file(FILE).read_text(encoding="utf-8"))
     support = stage.manifest.inputs["support"].id
-    return {"id": stage.id, "title": title, "support": support, "sentences": list(_sentences(support, told)), **told}
+    return {
+        "id": stage.id,
+        "title": title,
+        "support": support,
+        "sentences": list(_sentences(support, advice)),
+        **advice,
+    }
 
 
-def _sentences(support: str, told: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{support} holds {told['images']} images of {told['classes']} classes, at least {told['shots']} of each."
-    if told["mislabelled"]:
-        named = [
-            f"{one['sample_id']}, labelled {one['label']}, looks like {one['looks_like']} ({one['probability']:.0%})"
-            for one in told["mislabelled"]
+def _sentences(support: str, advice: Mapping[str, Any]) -> Iterator[str]:
+    images, classes, shots = advice["images"], advice["classes"], advice["shots"]
+    yield f"{support} holds {images} images of {classes} classes, at least {shots} of each."
+    if advice["mislabelled"]:
+        suspects = [
+            f"{image['sample_id']}, labelled {image['label']}, looks like {image['looks_like']} "
+            f"({image['probability']:.0%})"
+            for image in advice["mislabelled"]
         ]
-        yield f"Perhaps mislabelled, or unlike the rest of the class: {listed(named, SHOWN)}."
-    if told["duplicates"]:
-        named = [f"{' and '.join(one['sample_ids'])} (cosine {one['cosine']:.3f})" for one in told["duplicates"]]
-        yield f"Nearly the same image, so that it counts twice: {listed(named, SHOWN)}."
-    if told["confused"]:
-        named = [f"{' and '.join(one['classes'])} ({one['images']} of {one['of']} images)" for one in told["confused"]]
-        yield f"Nearer to the other class than to their own, each image left out in turn: {listed(named, SHOWN)}."
-    yield from _on_more_images(told["learning_curve"])
-    pool = told["pool"]
+        yield f"Perhaps mislabelled, or unlike the rest of the class: {listed(suspects, SHOWN)}."
+    if advice["duplicates"]:
+        pairs = [f"{' and '.join(pair['sample_ids'])} (cosine {pair['cosine']:.3f})" for pair in advice["duplicates"]]
+        yield f"Nearly identical images, which count twice: {listed(pairs, SHOWN)}."
+    if advice["confused"]:
+        pairs = [f"{' and '.join(pair['classes'])} ({pair['images']} of {pair['of']})" for pair in advice["confused"]]
+        yield f"Classes with images nearer to the other class (each image left out in turn): {listed(pairs, SHOWN)}."
+    yield from _on_more_images(advice["learning_curve"])
+    pool = advice["pool"]
     if pool and pool["unlike"]:
         yield (
-            f"The pool looks unlike the support: {pool['far']:,} of {pool['of']:,} images are farther from every class "
-            "than 95% of the support's own images."
+            f"The pool differs from the support: {pool['far']:,} of {pool['of']:,} images are farther from every class "
+            "than 95% of the support's images."
         )
 
 
@@ -58,12 +65,12 @@ def _on_more_images(curve: Mapping[str, Any]) -> Iterator[str]:
     last, outlook = curve["points"][-1], curve["outlook"]
     plural = "" if last["shots"] == 1 else "s"
     yield (
-        f"The nearest centroid of {last['shots']} image{plural} a class answers {percent(last['value'])} "
-        f"({interval_percent(last)}) of those held out rightly."
+        f"With {last['shots']} image{plural} of each class, the nearest centroid is right for {percent(last['value'])} "
+        f"({interval_percent(last)}) of the held-out images."
     )
     if outlook:
-        then, now = outlook["accuracy"], outlook["now"]
+        predicted, present = outlook["accuracy"], outlook["now"]
         yield (
-            f"With {outlook['shots']} images a class it would be about {percent(then['value'])} "
-            f"({interval_percent(then)}) instead of {percent(now['value'])}, by the law {curve['law']}."
+            f"Prediction for {outlook['shots']} images of each class: {percent(predicted['value'])} "
+            f"({interval_percent(predicted)}) instead of {percent(present['value'])}, by the law {curve['law']}."
         )

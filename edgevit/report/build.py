@@ -21,58 +21,61 @@ from edgevit.report.variants import Lineup, lineup
 
 
 def write_report(measurements: Sequence[Artifact], budget: Budget, name: str, out: Path) -> Json:
-    """Write report.html, report.json and report.md into `out`; gives what report.json holds.
+    """Write report.html, report.json and report.md into `out`; returns the content of report.json.
 
     Args:
-        measurements: evaluations, latencies and checks, in the order of the recipe; their store leads to the models.
+        measurements: evaluations, latencies and checks, in the order of the recipe. Their store has the models.
         name: the title, a recipe's name.
 
     Raises:
         ArtifactError: a file behind a measurement was altered, or a measured model is gone.
     """
-    found = lineup(measurements)
-    report = report_json(found, budget, name)
+    models = lineup(measurements)
+    report = report_json(models, budget, name)
     (out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "report.md").write_text(markdown(report), encoding="utf-8")
-    (out / "report.html").write_text(page(report, found), encoding="utf-8")
+    (out / "report.html").write_text(page(report, models), encoding="utf-8")
     return report
 
 
-def report_json(found: Lineup, budget: Budget, name: str) -> Json:
-    """Everything the page says, for programs: fractions, milliseconds, bytes; null where nothing was measured."""
+def report_json(models: Lineup, budget: Budget, name: str) -> Json:
+    """The content of the page for programs: fractions, milliseconds, bytes; null for what was not measured."""
     return {
         "schema_version": 1,
         "name": name,
         "budget": budget.model_dump(mode="json"),
-        "verdict": verdict(found, budget),
-        "answer": answer(found, budget),
-        "cautions": _cautions(found),
-        "deployed": found.deployed.id,
-        "float_student": found.float_student.id if found.float_student else None,
-        "teacher": found.teacher.id if found.teacher else None,
-        "comparisons": comparisons(found),
-        "variants": [one.as_json() for one in found.variants],
-        "advice": about_supports(found),
-        "table_note": _table_note(found),
-        "learned_from": learned_from(found),
-        "corruptions": under_corruption(found),
-        "episodes": over_episodes(found),
-        "tensorrt": before_tensorrt(found),
+        "verdict": verdict(models, budget),
+        "answer": answer(models, budget),
+        "cautions": _cautions(models),
+        "deployed": models.deployed.id,
+        "float_student": models.float_student.id if models.float_student else None,
+        "teacher": models.teacher.id if models.teacher else None,
+        "comparisons": comparisons(models),
+        "variants": [variant.as_json() for variant in models.variants],
+        "advice": about_supports(models),
+        "table_note": _table_note(models),
+        "learned_from": learned_from(models),
+        "corruptions": under_corruption(models),
+        "episodes": over_episodes(models),
+        "tensorrt": before_tensorrt(models),
     }
 
 
-def _cautions(found: Lineup) -> list[str]:
-    """What makes an accuracy or a latency doubtful that the answer rests on; untrained weights come first."""
-    answering = [found.deployed, *(one for _, one in found.baselines())]
-    random = [f"{one.id}: {warning}." for one in answering if (warning := untrained(one.model))]
+def _cautions(models: Lineup) -> list[str]:
+    """Doubts about the accuracies and latencies in the answer: untrained weights, learned test images, noisy timing."""
+    compared = [models.deployed, *(variant for _, variant in models.baselines())]
+    random_weights = [f"{variant.id}: {warning}." for variant in compared if (warning := untrained(variant.model))]
     latencies = [
-        f"{one.id}: {warning}." for one in answering if one.latency_ms for warning in one.latency_ms["warnings"]
+        f"{variant.id}: {warning}."
+        for variant in compared
+        if variant.latency_ms
+        for warning in variant.latency_ms["warnings"]
     ]
-    return [*random, *learned_too(found), *latencies]
+    return [*random_weights, *learned_too(models), *latencies]
 
 
-def _table_note(found: Lineup) -> str:
-    """The conditions under which the numbers of the table were taken, said once."""
-    tested = next((one.top1["data"] for one in (found.deployed, *found.variants) if one.top1), None)
-    accuracy = f"Top-1 on {tested} with 95% intervals. " if tested else ""
-    return f"{accuracy}Size is that of the file with the weights. A dash: not measured."
+def _table_note(models: Lineup) -> str:
+    """The note below the table of variants: the test data, and what size and dash mean."""
+    tested = next((variant.top1["data"] for variant in (models.deployed, *models.variants) if variant.top1), None)
+    accuracy = f"Top-1 is the accuracy on {tested}, with its 95% interval. " if tested else ""
+    return f"{accuracy}Size is the size of the file with the weights. –: not measured."

@@ -1,4 +1,4 @@
-"""What NVIDIA's builder made of the models that were checked, side by side."""
+"""The results of NVIDIA's builder for the checked models, side by side."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.report.variants import Lineup
 
 
-def before_tensorrt(found: Lineup) -> list[Json]:
-    """One record for each check, in the order of the recipe: its model's id, and what was found out."""
-    return [{"id": one.manifest.inputs["model"].id, "verdict": _verdict(one), **one.metrics} for one in found.checks]
+def before_tensorrt(models: Lineup) -> list[Json]:
+    """A record for each check, in the order of the recipe: the id of its model, a verdict, and its metrics."""
+    return [
+        {"id": check.manifest.inputs["model"].id, "verdict": _verdict(check), **check.metrics}
+        for check in models.checks
+    ]
 
 
 def _verdict(check: Artifact) -> str:
-    found = check.metrics
-    if found["builder"] is None:
-        return "by rules alone: " + ("nothing speaks against it" if found["ok"] else "it breaks them")
-    if not found["built"]:
+    metrics = check.metrics
+    if metrics["builder"] is None:
+        return "not built; " + ("follows the rules" if metrics["ok"] else "breaks the rules")
+    if not metrics["built"]:
         return "refused"
-    if found["fell_back"]:
-        return f"built, {len(found['fell_back'])} fall back"
-    return "built as asked" if found["ok"] else "built, against the rules"
+    if metrics["fell_back"]:
+        return f"built; {len(metrics['fell_back'])} in more bits"
+    return "built as asked" if metrics["ok"] else "built; breaks the rules"

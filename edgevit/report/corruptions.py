@@ -1,4 +1,4 @@
-"""Accuracy under corruption, model beside model: only evaluations of the same hurt pictures share a table."""
+"""Accuracy under corruption, model beside model. Only evaluations on the same corrupted images share a table."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.report.variants import Lineup, data_of, grouped, model_digest
 
 
-def under_corruption(found: Lineup) -> list[Json]:
-    """One record for each set of hurt pictures: {data, n, kinds, severities, models}, models from teacher to engine."""
-    return [_side_by_side(group) for group in grouped(found, found.corrupted, _pictures)]
+def under_corruption(models: Lineup) -> list[Json]:
+    """A record for each set of corrupted images: {data, n, kinds, severities, models}, teacher first."""
+    return [_side_by_side(group) for group in grouped(models, models.corrupted, _corrupted_images)]
 
 
-def _pictures(evaluation: Artifact) -> str:
-    """Names the hurt pictures that were shown."""
+def _corrupted_images(evaluation: Artifact) -> str:
+    """A name for the corrupted images of an evaluation."""
     config = evaluation.manifest.config
-    drawn = (config["seed"], evaluation.metrics["top1"]["n"])
-    return json.dumps([data_of(evaluation).digest, sorted(config["kinds"]), sorted(config["severities"]), drawn])
+    sample = (config["seed"], evaluation.metrics["top1"]["n"])
+    return json.dumps([data_of(evaluation).digest, sorted(config["kinds"]), sorted(config["severities"]), sample])
 
 
 def _side_by_side(group: Sequence[Artifact]) -> Json:
-    config, times = group[0].manifest.config, Counter(map(model_digest, group))
+    config, evaluations_of = group[0].manifest.config, Counter(map(model_digest, group))
     return {
         "data": data_of(group[0]).id,
         "n": group[0].metrics["top1"]["n"],
         "kinds": config["kinds"],
         "severities": sorted(config["severities"]),
-        "models": [_model(one, alone=times[model_digest(one)] == 1) for one in group],
+        "models": [_model(evaluation, is_only=evaluations_of[model_digest(evaluation)] == 1) for evaluation in group],
     }
 
 
-def _model(evaluation: Artifact, alone: bool) -> Json:
+def _model(evaluation: Artifact, is_only: bool) -> Json:
     recorded = json.loads(evaluation.file("evaluation.json").read_text(encoding="utf-8"))["corruptions"]
     model = evaluation.manifest.inputs["model"].id
     return {
-        "id": model if alone else f"{model}@{evaluation.id}",
+        "id": model if is_only else f"{model}@{evaluation.id}",
         "evaluation": evaluation.id,
         "runtime": evaluation.metrics["runtime"],
         "target": evaluation.metrics["target"],

@@ -1,36 +1,37 @@
-"""Which data sets the models have learned from: a figure is only worth what may be compared with it."""
+"""The data sets that the models learned from, and test images among them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgevit.artifacts import LEARNED_TOO, Json, data_behind
+from edgevit.artifacts import LEARNED_TOO, Json
+from edgevit.provenance import data_behind
 from edgevit.report.variants import Lineup, data_of
 
 
-def learned_from(found: Lineup) -> list[Json]:
-    """Models by the data sets that they, or their teachers, were made from: `data` and `models`, in the report's order.
+def learned_from(lineup: Lineup) -> list[Json]:
+    """Models grouped by the data sets that they or their teachers learned from: `data` and `models`, in report order.
 
-    Calibration counts, and so do images without labels; names of classes and validation do not.
+    Calibration data and unlabelled images count. Class names and validation data do not.
     """
     groups: dict[tuple[str, ...], list[str]] = {}
-    for variant in found.variants:
+    for variant in lineup.variants:
         groups.setdefault(tuple(sorted({*data_behind(variant.model).values()})), []).append(variant.id)
     return [{"data": list(data), "models": models} for data, models in groups.items() if data]
 
 
-def learned_too(found: Lineup) -> Iterator[str]:
-    """A sentence for each data set that accuracy is measured on and that models learned pictures of."""
-    measured = [one.evaluation for one in found.variants if one.evaluation]
+def learned_too(lineup: Lineup) -> Iterator[str]:
+    """A sentence for each test set with images that models learned from."""
+    evaluations = [variant.evaluation for variant in lineup.variants if variant.evaluation]
     models: dict[tuple[str, int, str, int, bool], list[str]] = {}
-    for evaluation in (*measured, *found.corrupted, *found.episodic):
+    for evaluation in (*evaluations, *lineup.corrupted, *lineup.episodic):
         data = data_of(evaluation).id
-        for one in evaluation.metrics.get(LEARNED_TOO, []):
-            place = (data, one["of"], one["data"], one["images"], one["labelled"])
-            models.setdefault(place, []).append(evaluation.manifest.inputs["model"].id)
-    for (data, count, learned, shared, labelled), ids in models.items():
-        how = "" if labelled else " without labels"
+        for overlap in evaluation.metrics.get(LEARNED_TOO, []):
+            shared = (data, overlap["of"], overlap["data"], overlap["images"], overlap["labelled"])
+            models.setdefault(shared, []).append(evaluation.manifest.inputs["model"].id)
+    for (data, count, learned, images, is_labelled), ids in models.items():
+        labels = "" if is_labelled else ", without labels"
         yield (
-            f"{', '.join(dict.fromkeys(ids))}: {shared:,} of the {count:,} images of {data} were learned from{how} "
-            f"({learned}). Accuracy on them says little about new images."
+            f"{', '.join(dict.fromkeys(ids))} learned from {images:,} of the {count:,} test images of {data} "
+            f"(in {learned}{labels}). The accuracy on them says little about new images."
         )

@@ -1,4 +1,4 @@
-"""report.html: one file that needs nothing else, filled from a report.json and the artifacts behind it."""
+"""report.html: one self-contained file, made from report.json and the artifacts behind it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LARGEST_CONFUSION_MATRIX = 100
 QUANTIZATION_FACTS = {
     "calibrator": "Calibrator",
     "calibration_images": "Calibration images",
-    "form": "What ships",
+    "form": "Shipped form",
     "quantized_ops": "Quantized operators",
-    "float_ops": "Left in float",
+    "float_ops": "Operators in float",
 }
 AGREEMENTS = {
     "max_difference": "largest difference of a logit",
-    "sqnr_db": "signal to quantization noise of the logits, dB",
+    "sqnr_db": "signal-to-quantization-noise ratio of the logits, dB",
 }
 NUMBERS = (
     text.count,
@@ -48,35 +48,35 @@ NUMBERS = (
 BADGES = {True: "yes", False: "no", None: "unknown"}
 
 
-def page(report: Mapping[str, Any], found: Lineup) -> str:
-    """The whole HTML page. Whatever comes from data, recipes or files is escaped."""
-    deployed = found.deployed
+def page(report: Mapping[str, Any], lineup: Lineup) -> str:
+    """The whole HTML page. Text from data, recipes and files is escaped."""
+    deployed = lineup.deployed
     return rendered(
         "report.html.j2",
         report=report,
         badge=BADGES[report["verdict"]["meets_budget"]],
         roles=_roles(report),
-        overview=_overview(report, found),
+        overview=_overview(report, lineup),
         learned_from=text.learned_from_lines(report["learned_from"]),
         learned_from_note=text.LEARNED_FROM_NOTE,
         latency=_latency(deployed),
-        curves=list(_training_curves(found)),
+        curves=list(_training_curves(lineup)),
         confusion=_confusion(deployed),
         mistakes=list(_mistakes(deployed)),
         calibration=_calibration(deployed),
-        quantization=_quantization(found),
-        agreements=list(_agreements(found)),
+        quantization=_quantization(lineup),
+        agreements=list(_agreements(lineup)),
         corruptions=[_under_corruption(number, group) for number, group in enumerate(report["corruptions"])],
         episodes=[_over_episodes(group) for group in report["episodes"]],
         check_header=text.CHECK_HEADER,
         check_rows=text.check_rows(report["tensorrt"]),
         check_notes=text.check_notes(report["tensorrt"]),
-        provenance=[_provenance(one) for one in found.artifacts],
+        provenance=[_provenance(artifact) for artifact in lineup.artifacts],
     )
 
 
 def rendered(template: str, **values: object) -> str:
-    """A page from one of the templates beside this file; `style` and the numbers' filters are there in each."""
+    """A page from a template beside this file. Every template has `style` and the filters for numbers."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -92,14 +92,14 @@ def rendered(template: str, **values: object) -> str:
 
 
 def _roles(report: Mapping[str, Any]) -> defaultdict[str, str]:
-    """The part that a variant plays in the answer, by its id."""
+    """The role of each variant in the answer, by its id."""
     return defaultdict(str, {report[role]: role.replace("_", " ") for role in ("teacher", "float_student", "deployed")})
 
 
-def _overview(report: Mapping[str, Any], found: Lineup) -> Json | None:
+def _overview(report: Mapping[str, Any], lineup: Lineup) -> Json | None:
     limit_ms = report["budget"]["latency_ms"]
-    wide, narrow = (plots.accuracy_latency(found.variants, found.deployed, limit_ms, width) for width in (960, 380))
-    missing = [one.id for one in found.variants if not (one.top1 and one.latency_ms)]
+    wide, narrow = (plots.accuracy_latency(lineup.variants, lineup.deployed, limit_ms, width) for width in (960, 380))
+    missing = [variant.id for variant in lineup.variants if not (variant.top1 and variant.latency_ms)]
     return {"wide": wide, "narrow": narrow, "missing": missing} if wide and narrow else None
 
 
@@ -118,15 +118,15 @@ def _latency(deployed: Variant) -> Json | None:
     }
 
 
-def _training_curves(found: Lineup) -> Iterator[Json]:
-    for one in found.artifacts:
-        if one.kind != "checkpoint" or "metrics.jsonl" not in one.manifest.files:
+def _training_curves(lineup: Lineup) -> Iterator[Json]:
+    for artifact in lineup.artifacts:
+        if artifact.kind != "checkpoint" or "metrics.jsonl" not in artifact.manifest.files:
             continue
-        lines = [json.loads(line) for line in one.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         losses = [line["loss"] for line in lines if line.get("loss") is not None]
         if losses:
-            plot = plots.training_curve(one.id, lines)
-            yield {"id": one.id, "stage": one.manifest.stage, "plot": plot, "last_loss": losses[-1]}
+            plot = plots.training_curve(artifact.id, lines)
+            yield {"id": artifact.id, "stage": artifact.manifest.stage, "plot": plot, "last_loss": losses[-1]}
 
 
 def _confusion(deployed: Variant) -> Json | None:
@@ -135,8 +135,8 @@ def _confusion(deployed: Variant) -> Json | None:
     recorded = _evaluation_json(deployed.evaluation)
     classes, plot = recorded["classes"], None
     if len(classes) <= LARGEST_CONFUSION_MATRIX:
-        answers = read_predictions(deployed.evaluation)
-        labels, predicted = (np.asarray(answers[name], np.int64) for name in ("labels", "predicted"))
+        table = read_predictions(deployed.evaluation)
+        labels, predicted = (np.asarray(table[name], np.int64) for name in ("labels", "predicted"))
         plot = plots.confusion_matrix(confusion_matrix(labels, predicted, len(classes)), classes)
     return {"plot": plot, "pairs": recorded["confusions"][:MOST_CONFUSED]}
 
@@ -144,9 +144,9 @@ def _confusion(deployed: Variant) -> Json | None:
 def _mistakes(deployed: Variant) -> Iterator[Json]:
     if deployed.evaluation is None:
         return
-    for one in _evaluation_json(deployed.evaluation)["wrong"]:
-        picture = base64.b64encode(deployed.evaluation.file(one["file"]).read_bytes()).decode("ascii")
-        yield {**one, "image": f"data:image/png;base64,{picture}"}
+    for mistake in _evaluation_json(deployed.evaluation)["wrong"]:
+        picture = base64.b64encode(deployed.evaluation.file(mistake["file"]).read_bytes()).decode("ascii")
+        yield {**mistake, "image": f"data:image/png;base64,{picture}"}
 
 
 def _calibration(deployed: Variant) -> Json | None:
@@ -162,13 +162,13 @@ def _calibration(deployed: Variant) -> Json | None:
     }
 
 
-def _quantization(found: Lineup) -> Json | None:
-    """The quantization behind the deployed model, as its stage described it."""
-    last = next((one for one in found.line if one.manifest.stage == "quantize"), None)
+def _quantization(lineup: Lineup) -> Json | None:
+    """The facts about the quantization of the deployed model."""
+    last = next((artifact for artifact in lineup.line if artifact.manifest.stage == "quantize"), None)
     if last is None:
         return None
-    told = {"calibrator": last.manifest.config["calibrator"], **last.metrics}
-    facts = [(label, _fact(told[name])) for name, label in QUANTIZATION_FACTS.items() if name in told]
+    known = {"calibrator": last.manifest.config["calibrator"], **last.metrics}
+    facts = [(label, _fact(known[name])) for name, label in QUANTIZATION_FACTS.items() if name in known]
     return {
         "id": last.id,
         "calibration": last.manifest.inputs["calibration"].id,
@@ -182,30 +182,30 @@ def _quantization(found: Lineup) -> Json | None:
 
 
 def _sensitivity(quantized: Artifact) -> list[Json]:
-    """What each layer alone cost, the costliest first, where that was measured."""
+    """The closeness to float with each layer alone quantized, the most sensitive first; empty if not measured."""
     if SENSITIVITY not in quantized.manifest.files:
         return []
-    found: list[Json] = json.loads(quantized.file(SENSITIVITY).read_text(encoding="utf-8"))
-    return found
+    layers: list[Json] = json.loads(quantized.file(SENSITIVITY).read_text(encoding="utf-8"))
+    return layers
 
 
-def _agreements(found: Lineup) -> Iterator[Json]:
-    """How close each model is to what it was made from: what its parity gate measured."""
-    for one in found.variants:
+def _agreements(lineup: Lineup) -> Iterator[Json]:
+    """The closeness of each model to its source, as the parity gates measured it."""
+    for variant in lineup.variants:
         for name, label in AGREEMENTS.items():
-            if name in one.model.metrics:
+            if name in variant.model.metrics:
                 yield {
-                    "id": one.id,
-                    "parent": one.parent_id,
+                    "id": variant.id,
+                    "parent": variant.parent_id,
                     "label": label,
-                    "value": one.model.metrics[name],
+                    "value": variant.model.metrics[name],
                 }
 
 
 def _under_corruption(number: int, group: Mapping[str, Any]) -> Json:
     wide, narrow = (plots.accuracy_by_severity(f"corruption-{number}", group, width) for width in (960, 380))
     return {
-        "models": [one["id"] for one in group["models"]],
+        "models": [model["id"] for model in group["models"]],
         "rows": text.corruption_rows(group),
         "note": text.corruption_note(group),
         "wide": wide,
@@ -216,7 +216,7 @@ def _under_corruption(number: int, group: Mapping[str, Any]) -> Json:
 def _over_episodes(group: Mapping[str, Any]) -> Json:
     return {
         "title": f"{group['ways']}-way {group['shots']}-shot",
-        "models": [one["id"] for one in group["models"]],
+        "models": [model["id"] for model in group["models"]],
         "rows": text.episode_rows(group),
         "note": text.episode_note(group),
     }
@@ -224,16 +224,16 @@ def _over_episodes(group: Mapping[str, Any]) -> Json:
 
 def _fact(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_fact(one)}" for name, one in value.items()) or "none"
+        return ", ".join(f"{name} {_fact(item)}" for name, item in value.items()) or "none"
     return text.significant(value) if isinstance(value, float) else str(value)
 
 
-def _provenance(one: Artifact) -> Json:
-    manifest = one.manifest
+def _provenance(artifact: Artifact) -> Json:
+    manifest = artifact.manifest
     return {
-        "id": one.id,
+        "id": artifact.id,
         "stage": manifest.stage,
-        "kind": one.kind,
+        "kind": artifact.kind,
         "key": manifest.key,
         "digest": manifest.digest,
         "inputs": {name: f"{ref.id} ({ref.digest[:12]})" for name, ref in manifest.inputs.items()},

@@ -1,4 +1,4 @@
-"""Figures as inline SVG whose colours are the page's CSS variables, so that they read well on light and dark."""
+"""Figures as inline SVG. Colors are the page's CSS variables, for light and dark themes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgevit.report.text import significant
 from edgevit.report.variants import Variant
 from edgevit.terminal import printable_line
 
-# matplotlib wants real colours; these are exchanged for the page's variables in the finished SVG.
+# matplotlib needs real colors. They are replaced by the page's variables in the finished SVG.
 INK, MUTED, GRID, ACCENT, SECOND, BAD = (f"#0a000{i}" for i in range(1, 7))
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", ACCENT: "--accent", SECOND: "--second", BAD: "--bad"}
 MARKERS = "osD^vP*X"
@@ -40,17 +40,17 @@ Curve = Sequence[Mapping[str, Any]]
 def accuracy_latency(
     variants: Sequence[Variant], deployed: Variant, budget_ms: float | None, width_px: int
 ) -> str | None:
-    """Top-1 over p50 latency with 95% intervals, one marker shape a target; None if no variant has both."""
+    """Top-1 over p50 latency with 95% intervals, a marker shape for each target; None if no variant has both."""
     shown = list(_placed(variants))
     if not shown:
         return None
-    targets = list(dict.fromkeys(one.target for one in shown))
+    targets = list(dict.fromkeys(point.target for point in shown))
     with _figure(f"accuracy-latency-{width_px}", width_px, 340) as (figure, svg):
         axes = figure.add_subplot()
         axes.set_xscale("log")
-        for one in shown:
-            _variant_marker(axes, one, MARKERS[targets.index(one.target) % len(MARKERS)], one.id == deployed.id)
-        times_ms = [one.x_ms for one in shown]
+        for point in shown:
+            _variant_marker(axes, point, MARKERS[targets.index(point.target) % len(MARKERS)], point.id == deployed.id)
+        times_ms = [point.x_ms for point in shown]
         if budget_ms is not None:
             times_ms.append(budget_ms)
             _budget_line(axes, budget_ms)
@@ -71,20 +71,20 @@ def accuracy_latency(
 
 
 def accuracy_by_severity(name: str, group: Mapping[str, Any], width_px: int) -> str:
-    """Mean top-1 over all kinds of corruption against their severity, one line a model; severity 0 is unhurt."""
+    """Mean top-1 over all kinds of corruption against severity, a line for each model; 0 is without corruption."""
     severities = [0, *group["severities"]]
     with _figure(f"{name}-{width_px}", width_px, 280) as (figure, svg):
         axes = figure.add_subplot()
-        for index, one in enumerate(group["models"]):
-            shares = [one["top1"], *(one["by_severity"][str(severity)] for severity in group["severities"])]
+        for index, model in enumerate(group["models"]):
+            shares = [model["top1"], *(model["by_severity"][str(severity)] for severity in group["severities"])]
             color = LINE_COLORS[index % len(LINE_COLORS)]
             dashes = LINE_DASHES[index // len(LINE_COLORS) % len(LINE_DASHES)]
             axes.plot(
                 severities, [100 * share["value"] for share in shares], color=color, linestyle=dashes, linewidth=1.6,
-                marker=MARKERS[index % len(MARKERS)], markersize=5, label=_shortened(one["id"]),
+                marker=MARKERS[index % len(MARKERS)], markersize=5, label=_shortened(model["id"]),
             )  # fmt: skip
         axes.set_xticks(severities)
-        axes.set_xlabel("severity (0: as they are)")
+        axes.set_xlabel("severity (0: no corruption)")
         axes.set_ylabel("mean top-1, %")
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         figure.legend(loc="outside upper left", frameon=False, ncols=4 if width_px > 600 else 2)
@@ -92,7 +92,7 @@ def accuracy_by_severity(name: str, group: Mapping[str, Any], width_px: int) -> 
 
 
 def latency_histogram(samples_ms: Samples, percentiles: Mapping[str, float]) -> str:
-    """How often each latency occurred, up to a little beyond p99; slower runs are counted at the edge."""
+    """A histogram of latencies up to a little beyond p99. The axis label counts slower runs."""
     limit = percentiles["p99"] * 1.15
     slower = int((samples_ms > limit).sum())
     with _figure("latency-histogram", 460, 250) as (figure, svg):
@@ -105,13 +105,13 @@ def latency_histogram(samples_ms: Samples, percentiles: Mapping[str, float]) -> 
                 textcoords="offset points", va="top", fontsize=11,
             )  # fmt: skip
         axes.margins(x=0.12)
-        axes.set_xlabel("latency, ms" + (f" (beyond the edge: {slower:,})" if slower else ""))
+        axes.set_xlabel("latency, ms" + (f" ({slower:,} slower runs not shown)" if slower else ""))
         axes.set_ylabel("runs")
     return svg()
 
 
 def run_order(samples_ms: Samples) -> str:
-    """Median and range of latency over the course of the measurement: drift, throttling and neighbours show here."""
+    """Median and range of latency over the course of the measurement, which show drift, throttling and other load."""
     parts = np.array_split(samples_ms, min(RUN_ORDER_POINTS, len(samples_ms)))
     middle = np.cumsum([len(part) for part in parts]) - np.array([len(part) / 2 for part in parts])
     with _figure("run-order", 460, 250) as (figure, svg):
@@ -121,17 +121,17 @@ def run_order(samples_ms: Samples) -> str:
         axes.plot(middle, [float(np.median(part)) for part in parts], color=ACCENT, linewidth=1.3, label="median")
         axes.set_ylim(0, float(np.percentile(high, 98)) * 1.3)
         axes.set_xlim(0, len(samples_ms))
-        axes.set_xlabel(f"run, in order (each point {max(1, len(samples_ms) // len(parts))} runs)")
+        axes.set_xlabel(f"run, in order ({max(1, len(samples_ms) // len(parts))} runs a point)")
         axes.set_ylabel("latency, ms")
         axes.legend(loc="upper right", frameon=False, ncols=2, fontsize=10)
     return svg()
 
 
 def training_curve(name: str, lines: Curve) -> str:
-    """Loss over steps, and validation accuracy where it was measured."""
-    losses = [(float(one["step"]), float(one["loss"])) for one in lines if one.get("loss") is not None]
+    """Loss over steps, and validation accuracy if it was measured."""
+    losses = [(float(line["step"]), float(line["loss"])) for line in lines if line.get("loss") is not None]
     accuracies = [
-        (float(one["step"]), 100 * float(one["val_top1"])) for one in lines if one.get("val_top1") is not None
+        (float(line["step"]), 100 * float(line["val_top1"])) for line in lines if line.get("val_top1") is not None
     ]
     panels = [(losses, "training loss", ACCENT), (accuracies, "validation top-1, %", SECOND)]
     panels = [panel for panel in panels if panel[0]]
@@ -147,7 +147,7 @@ def training_curve(name: str, lines: Curve) -> str:
 
 
 def confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> str:
-    """Rows are labels, columns predictions; the depth of a cell is its share of the row."""
+    """Rows are labels, columns predictions. A darker cell is a larger share of its row."""
     size = len(classes)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     with _figure("confusion", 460, 460) as (figure, svg):
@@ -179,20 +179,20 @@ def confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> st
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> str:
-    """Accuracy over confidence; on the diagonal a model is as often right as it says."""
-    total = sum(one["n"] for one in bins)
+    """Accuracy over confidence. On the diagonal the two are equal."""
+    total = sum(bin["n"] for bin in bins)
     with _figure("reliability", 460, 300) as (figure, svg):
         axes = figure.add_subplot()
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        for one in bins:
-            depth = 0.15 + 0.7 * one["n"] / total
-            width, height = 100 * (one["high"] - one["low"]), 100 * one["accuracy"]
-            axes.bar(100 * one["low"], height, width, align="edge", color=ACCENT, alpha=depth)
-            axes.plot(100 * one["confidence"], height, "o", color=INK, markersize=3.5)
+        for bin in bins:
+            alpha = 0.15 + 0.7 * bin["n"] / total
+            width, height = 100 * (bin["high"] - bin["low"]), 100 * bin["accuracy"]
+            axes.bar(100 * bin["low"], height, width, align="edge", color=ACCENT, alpha=alpha)
+            axes.plot(100 * bin["confidence"], height, "o", color=INK, markersize=3.5)
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 102)
         axes.set_xlabel("confidence, % (a darker bar holds more images)")
-        axes.set_ylabel("of these, right, %")
+        axes.set_ylabel("accuracy, %")
     return svg()
 
 
@@ -201,7 +201,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> str:
 
 @contextmanager
 def _figure(name: str, width_px: int, height_px: int) -> Iterator[tuple[Figure, Callable[[], str]]]:
-    """A figure, and a function that gives its SVG once the block has ended."""
+    """A figure, and a function that returns its SVG after the block."""
     style: dict[Any, Any] = {
         "svg.hashsalt": name,
         "svg.fonttype": "none",
@@ -256,11 +256,11 @@ class _Placed:
 
 
 def _placed(variants: Sequence[Variant]) -> Iterator[_Placed]:
-    for one in variants:
-        if (top1 := one.top1) and (latency := one.latency_ms):
+    for variant in variants:
+        if (top1 := variant.top1) and (latency := variant.latency_ms):
             yield _Placed(
-                one.id,
-                one.target,
+                variant.id,
+                variant.target,
                 latency["p50"],
                 (latency["p50_low"], latency["p50_high"]),
                 100 * top1["value"],
@@ -282,12 +282,12 @@ def _for_the_page(svg: str) -> str:
     return svg
 
 
-def _variant_marker(axes: Axes, one: _Placed, marker: str, is_deployed: bool) -> None:
+def _variant_marker(axes: Axes, point: _Placed, marker: str, is_deployed: bool) -> None:
     axes.errorbar(
-        one.x_ms,
-        one.y_percent,
-        xerr=np.abs([[one.x_ms - one.x_range[0]], [one.x_range[1] - one.x_ms]]),
-        yerr=np.abs([[one.y_percent - one.y_range[0]], [one.y_range[1] - one.y_percent]]),
+        point.x_ms,
+        point.y_percent,
+        xerr=np.abs([[point.x_ms - point.x_range[0]], [point.x_range[1] - point.x_ms]]),
+        yerr=np.abs([[point.y_percent - point.y_range[0]], [point.y_range[1] - point.y_percent]]),
         fmt=marker,
         color=ACCENT if is_deployed else MUTED,
         markersize=9 if is_deployed else 6.5,
@@ -297,23 +297,23 @@ def _variant_marker(axes: Axes, one: _Placed, marker: str, is_deployed: bool) ->
 
 
 def _name_variants(axes: Axes, figure: Figure, shown: Sequence[_Placed], deployed_id: str) -> None:
-    """Write each name beside its marker, pushed up where it would cover another."""
+    """Write each name beside its marker, moved up where names would overlap."""
     figure.draw_without_rendering()
     taken: list[tuple[float, float]] = []
-    for one in sorted(shown, key=lambda one: one.y_percent):
-        x, y = axes.transData.transform((one.x_ms, one.y_percent))
+    for point in sorted(shown, key=lambda point: point.y_percent):
+        x, y = axes.transData.transform((point.x_ms, point.y_percent))
         name_y = y + 10
         while any(abs(x - other_x) < NAME_PX and abs(name_y - other_y) < LINE_PX for other_x, other_y in taken):
             name_y += LINE_PX
         taken.append((x, name_y))
         axes.annotate(
-            one.id,
-            (one.x_ms, one.y_percent),
+            point.id,
+            (point.x_ms, point.y_percent),
             xytext=(8, name_y - y),
             textcoords="offset pixels",
             va="center",
-            fontweight="bold" if one.id == deployed_id else "normal",
-            color=ACCENT if one.id == deployed_id else INK,
+            fontweight="bold" if point.id == deployed_id else "normal",
+            color=ACCENT if point.id == deployed_id else INK,
         )
 
 

@@ -1,4 +1,4 @@
-"""From measurements to variants: every model behind them, with what was measured on it."""
+"""From measurements to variants: every model behind them, with its accuracy and latency."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Variant:
 
     @cached_property
     def correct(self) -> dict[str, bool]:
-        """Whether each test image was labelled rightly, by its id; empty where accuracy was not measured."""
+        """Whether the prediction of each test image is right, by its id; empty if accuracy was not measured."""
         if self.evaluation is None:
             return {}
         table = read_predictions(self.evaluation)
@@ -103,16 +103,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Lineup:
-    """Every variant from teacher to engine, and those that the answer is about.
+    """Every variant from teacher to engine, and their roles in the answer.
 
     Attributes:
-        line: the deployed model and what it was made from, nearest first, without teachers.
-        float_student: the float model of the deployed one whose accuracy counts, the checkpoint or its ONNX file.
-        float_timed: the one of the two whose latency may be compared, in the deployed one's runtime if there is one;
-            never the deployed one, which may be float itself.
+        line: the deployed model and the models it was made from, nearest first, without teachers.
+        float_student: the float source of the deployed model whose accuracy counts, a checkpoint or its ONNX file.
+        float_timed: the float source whose latency may be compared, in the deployed model's runtime if possible; never
+            the deployed model, which may be float itself.
         corrupted: the evaluations under corruption, in the order of the recipe.
-        episodic: the evaluations over few-shot episodes, likewise; they say nothing of a model's own classes.
-        checks: what NVIDIA's builder made of some models, likewise.
+        episodic: the evaluations over few-shot episodes, in the order of the recipe. They do not concern a model's own
+            classes.
+        checks: the checks by NVIDIA's builder, in the order of the recipe.
     """
 
     variants: tuple[Variant, ...]
@@ -127,35 +128,35 @@ class Lineup:
     checks: tuple[Artifact, ...]
 
     def baselines(self) -> list[tuple[str, Variant]]:
-        """What the deployed model is compared with: a word and the variant, without itself."""
-        named = (("teacher", self.teacher), ("float student", self.float_student))
-        return [(word, one) for word, one in named if one is not None and one is not self.deployed]
+        """The models that the deployed model is compared with: a role and the variant, without itself."""
+        by_role = (("teacher", self.teacher), ("float student", self.float_student))
+        return [(role, variant) for role, variant in by_role if variant is not None and variant is not self.deployed]
 
     def timed_baselines(self) -> list[tuple[str, Variant]]:
-        """The same for latencies."""
+        """The baselines for latencies."""
         return [
-            (word, self.float_timed if one is self.float_student and self.float_timed else one)
-            for word, one in self.baselines()
+            (role, self.float_timed if variant is self.float_student and self.float_timed else variant)
+            for role, variant in self.baselines()
         ]
 
 
 def lineup(measurements: Sequence[Artifact]) -> Lineup:
-    """Find every model behind measurements, and who plays which part.
+    """Find every model behind measurements, and the roles of the models.
 
-    Deployed is the most derived model (engine before onnx before checkpoint, then the last in order) with both
-    accuracy and latency measured, or, where no model has both, with either. The float student is its nearest float
-    checkpoint that was not trained to be rounded, or the ONNX file of it; the teacher is what that checkpoint or one
-    before it was distilled from, the first where these were several, and not a model that taught itself. An evaluation
-    under corruption speaks for a model's accuracy, by its clean images, only where the model has no other.
+    The deployed model is the most derived one (engine before onnx before checkpoint, then the last in order) with both
+    accuracy and latency measured, or, if no model has both, with either. The float student is its nearest float
+    checkpoint without quantization-aware training, or the ONNX file of it. The teacher is the first teacher of that
+    checkpoint or of one before it, and not a model that taught itself. An evaluation under corruption gives a model's
+    accuracy, by its clean images, only if the model has no other evaluation.
 
     Raises:
         ArtifactError: a measured model is no longer in the store.
     """
     artifacts = _all_behind(measurements)
-    models = {one.digest: one for one in artifacts if one.kind in MODEL_KINDS}
+    models = {artifact.digest: artifact for artifact in artifacts if artifact.kind in MODEL_KINDS}
     _check_models_are_there(measurements, models)
     evaluations = list(_of_clean_images(measurements))
-    latencies = [one for one in measurements if one.kind == "latency"]
+    latencies = [measurement for measurement in measurements if measurement.kind == "latency"]
     deployed_model = _deployed(list(models.values()), evaluations, latencies)
     main_data = _main_data(deployed_model, evaluations)
     variants = [
@@ -165,22 +166,26 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
             model,
             _parent_id(model),
             _accuracy_on(main_data, model, evaluations),
-            [one for one in latencies if model_digest(one) == model.digest],
+            [latency for latency in latencies if model_digest(latency) == model.digest],
         )
     ]
     line = _line_of(deployed_model, models)
-    own = {one.digest for one in line}  # what teaches itself under fake quantization has its teacher further back
-    taught_by = next((ref for one in line if (ref := _first_teacher(one)) and ref.digest not in own), None)
+    own = {model.digest for model in line}  # a model that teaches itself in qat has its teacher further back
+    taught_by = next((ref for model in line if (ref := _first_teacher(model)) and ref.digest not in own), None)
     teacher = models.get(taught_by.digest) if taught_by else None
     deployed = _last_measured(variants, deployed_model)
     students = [_variant_like(deployed, model, variants) for model in _float_students(line)]
     return Lineup(
         tuple(variants),
         deployed,
-        max(students, key=_speaks_for_floats, default=None),
+        max(students, key=_fitness_as_float_student, default=None),
         max(
-            (one for one in students if one.model is not deployed_model and same_conditions(one, deployed)),
-            key=lambda one: one.runtime == deployed.runtime,
+            (
+                student
+                for student in students
+                if student.model is not deployed_model and same_conditions(student, deployed)
+            ),
+            key=lambda student: student.runtime == deployed.runtime,
             default=None,
         ),
         _teacher_variant(deployed, teacher, models, variants) if teacher else None,
@@ -188,35 +193,35 @@ def lineup(measurements: Sequence[Artifact]) -> Lineup:
         tuple(artifacts),
         tuple(filter(is_under_corruption, measurements)),
         tuple(filter(is_over_episodes, measurements)),
-        tuple(one for one in measurements if one.kind == "check"),
+        tuple(measurement for measurement in measurements if measurement.kind == "check"),
     )
 
 
 def grouped(
-    found: Lineup, evaluations: Sequence[Artifact], of: Callable[[Artifact], str]
+    models: Lineup, evaluations: Sequence[Artifact], group_of: Callable[[Artifact], str]
 ) -> Iterable[Sequence[Artifact]]:
-    """Evaluations that say the same by `of`, each group with its models from teacher to engine."""
-    order = [one.digest for one in found.artifacts]
+    """Groups of evaluations with the same `group_of`, each with its models from teacher to engine."""
+    order = [artifact.digest for artifact in models.artifacts]
     groups: dict[str, list[Artifact]] = {}
-    for one in sorted(evaluations, key=lambda one: order.index(model_digest(one))):
-        groups.setdefault(of(one), []).append(one)
+    for evaluation in sorted(evaluations, key=lambda evaluation: order.index(model_digest(evaluation))):
+        groups.setdefault(group_of(evaluation), []).append(evaluation)
     return groups.values()
 
 
 def same_conditions(a: Variant, b: Variant) -> bool:
-    """Whether two latencies may be divided by each other."""
+    """Whether two latencies may be compared."""
     return a.latency is not None and b.latency is not None and not different_conditions(a.latency, b.latency)
 
 
 def different_conditions(a: Artifact, b: Artifact) -> list[str]:
-    """`threads: 1 and 4` for each condition in which two latencies differ; runtime and precision are no conditions."""
+    """`threads: 1 and 4` for each condition that differs between two latencies, apart from runtime and precision."""
     both = [(name, a.metrics.get(name), b.metrics.get(name)) for name in ("target", "threads", "batch_size")]
     both += [(name, a.metrics["latency_ms"][name], b.metrics["latency_ms"][name]) for name in ("boundary", "label")]
-    return [f"{name.replace('_', ' ')}: {one} and {other}" for name, one, other in both if one != other]
+    return [f"{name.replace('_', ' ')}: {of_a} and {of_b}" for name, of_a, of_b in both if of_a != of_b]
 
 
 def precision_of(model: Artifact) -> str:
-    """A checkpoint holds float32 weights unless it says otherwise."""
+    """The precision of a model; float32 unless it is recorded otherwise."""
     return str(model.metrics.get("precision", "float32"))
 
 
@@ -227,7 +232,7 @@ def size_bytes_of(model: Artifact) -> int:
 
 
 def data_of(evaluation: Artifact) -> InputRef:
-    """The data set an accuracy was measured on."""
+    """The data set of an evaluation."""
     return evaluation.manifest.inputs["data"]
 
 
@@ -245,64 +250,71 @@ def model_digest(measurement: Artifact) -> str:
 
 
 def _all_behind(measurements: Iterable[Artifact]) -> list[Artifact]:
-    """Parents before children."""
-    found: dict[str, Artifact] = {}
+    """The measurements and all their ancestors, parents before children."""
+    artifacts: dict[str, Artifact] = {}
     for measurement in measurements:
-        for one in ancestors(measurement):
-            found.setdefault(one.digest, one)
-    return list(found.values())
+        for ancestor in ancestors(measurement):
+            artifacts.setdefault(ancestor.digest, ancestor)
+    return list(artifacts.values())
 
 
 def _of_clean_images(measurements: Sequence[Artifact]) -> Iterator[Artifact]:
-    """Evaluations, those under corruption only of models that have no other."""
-    evaluations = [one for one in measurements if one.kind == "evaluation" and not is_over_episodes(one)]
-    plain = {model_digest(one) for one in evaluations if not is_under_corruption(one)}
-    yield from (one for one in evaluations if not (is_under_corruption(one) and model_digest(one) in plain))
+    """Evaluations; those under corruption only for models without another evaluation."""
+    evaluations = [
+        measurement
+        for measurement in measurements
+        if measurement.kind == "evaluation" and not is_over_episodes(measurement)
+    ]
+    standard = {model_digest(evaluation) for evaluation in evaluations if not is_under_corruption(evaluation)}
+    for evaluation in evaluations:
+        if not (is_under_corruption(evaluation) and model_digest(evaluation) in standard):
+            yield evaluation
 
 
 def _check_models_are_there(measurements: Iterable[Artifact], models: Mapping[str, Artifact]) -> None:
-    for one in measurements:
-        ref = one.manifest.inputs["model"]
+    for measurement in measurements:
+        ref = measurement.manifest.inputs["model"]
         if ref.digest not in models:
             raise ArtifactError(
-                f"the model behind '{one.id}' is no longer in the store",
-                where=one.path,
+                f"the model behind '{measurement.id}' is no longer in the store",
+                where=measurement.path,
                 got=f"no '{ref.id}' with digest {ref.digest}",
                 next=f"make it again: edgevit run RECIPE --fresh {ref.id}",
             )
 
 
 def _deployed(models: Sequence[Artifact], evaluations: Sequence[Artifact], latencies: Sequence[Artifact]) -> Artifact:
-    accurate, timed = ({model_digest(one) for one in some} for some in (evaluations, latencies))
+    evaluated, timed = ({model_digest(measurement) for measurement in group} for group in (evaluations, latencies))
 
     def rank(numbered: tuple[int, Artifact]) -> tuple[int, int, int]:
         number, model = numbered
-        measured = (model.digest in accurate) + (model.digest in timed)
+        measured = (model.digest in evaluated) + (model.digest in timed)
         return measured, MODEL_KINDS.index(model.kind), number
 
     return max(enumerate(models), key=rank)[1]
 
 
 def _main_data(deployed: Artifact, evaluations: Sequence[Artifact]) -> str | None:
-    """Digest of the test images that the deployed model, or else any model, was last measured on."""
-    own = [one for one in evaluations if model_digest(one) == deployed.digest]
+    """Digest of the last test data of the deployed model, or else of any model."""
+    own = [evaluation for evaluation in evaluations if model_digest(evaluation) == deployed.digest]
     return data_of((own or list(evaluations))[-1]).digest if evaluations else None
 
 
 def _accuracy_on(data: str | None, model: Artifact, evaluations: Sequence[Artifact]) -> list[Artifact]:
-    return [one for one in evaluations if model_digest(one) == model.digest and data_of(one).digest == data]
+    own = [evaluation for evaluation in evaluations if model_digest(evaluation) == model.digest]
+    return [evaluation for evaluation in own if data_of(evaluation).digest == data]
 
 
 def _variants_of(
     model: Artifact, parent_id: str | None, evaluations: Sequence[Artifact], latencies: Sequence[Artifact]
 ) -> Iterator[Variant]:
-    """One variant a latency; or one a target where only accuracy was measured; or the bare model."""
+    """A variant for each latency, and for each target with an accuracy only; or else the model alone."""
     for latency in latencies:
         name = model.id if len(latencies) == 1 else f"{model.id}@{latency.id}"
         yield Variant(name, model, parent_id, _accuracy_beside(latency, model, evaluations), latency)
-    timed = {one.metrics["target"] for one in latencies}
-    others = [one for one in evaluations if latencies and one.metrics["target"] not in timed]
-    for evaluation in others if latencies else evaluations[-1:]:
+    timed = {latency.metrics["target"] for latency in latencies}
+    untimed = [evaluation for evaluation in evaluations if evaluation.metrics["target"] not in timed]
+    for evaluation in untimed if latencies else evaluations[-1:]:
         name = model.id if not latencies else f"{model.id}@{evaluation.id}"
         yield Variant(name, model, parent_id, evaluation, None)
     if not latencies and not evaluations:
@@ -310,15 +322,16 @@ def _variants_of(
 
 
 def _accuracy_beside(latency: Artifact, model: Artifact, evaluations: Sequence[Artifact]) -> Artifact | None:
-    """An accuracy belongs beside a latency only if both come from the same target and precision."""
+    """The accuracy on the target and in the precision of a latency, if there is one."""
     if latency.metrics["precision"] != precision_of(model):
         return None
-    same = [one for one in evaluations if one.metrics["target"] == latency.metrics["target"]]
-    return same[-1] if same else None
+    target = latency.metrics["target"]
+    on_target = [evaluation for evaluation in evaluations if evaluation.metrics["target"] == target]
+    return on_target[-1] if on_target else None
 
 
 def _line_of(model: Artifact, models: Mapping[str, Artifact]) -> list[Artifact]:
-    """A model and what it was made from, nearest first, without its teachers."""
+    """A model and the models that it was made from, nearest first, without its teachers."""
     line = [model]
     while (ref := _made_from(line[-1])) and ref.digest in models:
         line.append(models[ref.digest])
@@ -326,15 +339,15 @@ def _line_of(model: Artifact, models: Mapping[str, Artifact]) -> list[Artifact]:
 
 
 def _float_students(line: Sequence[Artifact]) -> list[Artifact]:
-    """The float models of the line, nearest first, up to its first checkpoint that was not trained to be rounded."""
-    trained = (place for place, one in enumerate(line) if one.kind == "checkpoint" and one.manifest.stage != "qat")
-    checkpoint = next(trained, len(line) - 1)
-    return [one for one in line[: checkpoint + 1] if precision_of(one) == "float32"]
+    """The float models of the line, nearest first, up to its first checkpoint without quantization-aware training."""
+    places = (i for i, model in enumerate(line) if model.kind == "checkpoint" and model.manifest.stage != "qat")
+    checkpoint = next(places, len(line) - 1)
+    return [model for model in line[: checkpoint + 1] if precision_of(model) == "float32"]
 
 
-def _speaks_for_floats(student: Variant) -> tuple[bool, bool, bool]:
-    trained_to_be_rounded = student.model.manifest.stage == "qat"
-    return student.evaluation is not None, not trained_to_be_rounded, student.model.kind == "checkpoint"
+def _fitness_as_float_student(student: Variant) -> tuple[bool, bool, bool]:
+    is_of_qat = student.model.manifest.stage == "qat"
+    return student.evaluation is not None, not is_of_qat, student.model.kind == "checkpoint"
 
 
 def _made_from(model: Artifact) -> InputRef | None:
@@ -348,24 +361,24 @@ def _parent_id(model: Artifact) -> str | None:
 
 
 def _first_teacher(model: Artifact) -> InputRef | None:
-    """Its teacher, the first where it had several."""
+    """The first teacher of a model."""
     inputs = model.manifest.inputs
     return inputs.get("teacher") or inputs.get("teachers.0.model")
 
 
 def _last_measured(variants: Iterable[Variant], model: Artifact) -> Variant:
-    """The variant of a model with most measured on it; of equals the last."""
-    own = [one for one in variants if one.model.digest == model.digest]
-    return max(reversed(own), key=lambda one: (one.evaluation is not None) + (one.latency is not None))
+    """The variant of a model with the most measurements; the last of several."""
+    own = [variant for variant in variants if variant.model.digest == model.digest]
+    return max(reversed(own), key=lambda variant: (variant.evaluation is not None) + (variant.latency is not None))
 
 
 def _teacher_variant(
     deployed: Variant, teacher: Artifact, models: Mapping[str, Artifact], variants: Sequence[Variant]
 ) -> Variant:
-    """The teacher, or its float ONNX file where more was measured on that."""
-    exports = [one for one in models.values() if one.manifest.stage == "export" and _is_made_from(one, teacher)]
+    """The teacher, or its float ONNX file if that has more measurements."""
+    exports = [model for model in models.values() if model.manifest.stage == "export" and _is_made_from(model, teacher)]
     candidates = [_variant_like(deployed, model, variants) for model in (teacher, *exports)]
-    return max(candidates, key=lambda one: (one.evaluation is not None, one.latency is not None))
+    return max(candidates, key=lambda variant: (variant.evaluation is not None, variant.latency is not None))
 
 
 def _is_made_from(model: Artifact, other: Artifact) -> bool:
@@ -374,6 +387,6 @@ def _is_made_from(model: Artifact, other: Artifact) -> bool:
 
 
 def _variant_like(deployed: Variant, model: Artifact, variants: Iterable[Variant]) -> Variant:
-    """The variant of `model` whose latency was taken under the deployed one's conditions, where there is one."""
-    own = [one for one in variants if one.model.digest == model.digest]
-    return max(own, key=lambda one: (same_conditions(one, deployed), one.latency is not None))
+    """The variant of `model` with a latency under the deployed model's conditions, if there is one."""
+    own = [variant for variant in variants if variant.model.digest == model.digest]
+    return max(own, key=lambda variant: (same_conditions(variant, deployed), variant.latency is not None))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.artifacts import LEARNED_TOO, Artifact, Contents, Json, data_behind
+from edgevit.artifacts import LEARNED_TOO, Artifact, Contents, Json
 from edgevit.configs import Evaluate
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.data.splits import sample_by_hash
 from edgevit.evaluation import classify, classify_corrupted, write_corrupted, write_evaluation
+from edgevit.provenance import data_behind
 from edgevit.runtimes.base import Session, SessionOptions, for_runtime, runtime_of
 from edgevit.targets import target_for
 

@@ -14,7 +14,7 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.pseudo_labels import source_record, write_labels
 from edgevit.errors import listed
-from edgevit.evaluation import calibration as calibration_error
+from edgevit.evaluation import calibration_error
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.training.distillation.confident_labels import Calibration, calibrate, guess, surest, write_guesses
 

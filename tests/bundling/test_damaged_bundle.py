@@ -209,7 +209,7 @@ def test_answers_that_are_no_numbers_are_refused(tmp_path: Path, picture: Path, 
     answer = program(out, "infer.py", picture)
     assert answer.returncode == 1
     assert answer.stdout == ""
-    assert f"{picture}: the model's answer is no number" in answer.stderr
+    assert f"{picture}: the model's output 'logits' is NaN or infinite" in answer.stderr
 
 
 def test_a_class_that_is_impossible_is_no_obstacle(tmp_path: Path, picture: Path) -> None:

@@ -94,7 +94,7 @@ def test_left_out_is_what_loops_give(counts, seed, spread):
     assert weights[np.array(best) > head.threshold + 1e-12].sum() < 0.95
     for label, name in enumerate(support.classes):
         expected = [nearest[i] for i in tested if support.labels[i] == label and nearest[i] != label]
-        assert sum(checked.astray(name).values()) == len(expected)
+        assert sum(checked.nearer_to(name).values()) == len(expected)
 
 
 def test_cosines_are_those_of_directions_from_the_centre():
@@ -183,7 +183,7 @@ def pickled() -> np.ndarray:
         ({"labels": np.zeros(5, np.int64)}, "a class has no image"),
         ({"labels": np.zeros(4, np.int64)}, "labels"),
         ({"classes": np.array(["a", "a"])}, "same name"),
-        ({"classes": np.array(["a"])}, "1 of them"),
+        ({"classes": np.array(["a"])}, "there are 1, and two are needed"),
         ({"classes": pickled()}, "cannot be read"),
         ({"embeddings": np.full((5, 7), np.nan, np.float32)}, "NaN"),
         ({"embeddings": np.zeros(5, np.float32)}, "embeddings"),

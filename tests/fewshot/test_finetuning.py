@@ -229,7 +229,7 @@ def test_kill_9_leaves_a_state_from_which_the_same_bits_are_reached(tmp_path: Pa
         ({"tune": "bias", "freeze": "backbone"}, "give one of them"),
         ({"learning_rates": ()}, "at least 1 item"),
         ({"learning_rates": (1e-3, -1.0)}, "at least 0"),
-        ({"learning_rates": (1e-3, 0, 0.001)}, "names something twice: 0.001, 0.0, 0.001"),
+        ({"learning_rates": (1e-3, 0, 0.001)}, "has a value twice: 0.001, 0.0, 0.001"),
         ({"test_time_views": ("flip", "flip")}, "a view is named twice: flip, flip"),
         ({"test_time_views": ("rotate",)}, "'flip' or 'zoom'"),
     ],

@@ -128,8 +128,8 @@ def test_classes_that_the_support_lacks_are_named() -> None:
         ({"protocol": "corruptions", "support": "digits.support"}, "'support' goes with protocol: episodes"),
         ({"protocol": "episodes", "kinds": ("fog",)}, "'kinds' goes with protocol: corruptions"),
         ({"seed": 3}, "'seed' goes with protocol: corruptions or episodes"),
-        ({"protocol": "episodes", "methods": ()}, "'methods' names none"),
-        ({"protocol": "episodes", "methods": ("ridge", "ridge")}, "'methods' names one of them twice"),
+        ({"protocol": "episodes", "methods": ()}, "'methods' is empty"),
+        ({"protocol": "episodes", "methods": ("ridge", "ridge")}, "'methods' has a value twice"),
     ],
 )
 def test_options_of_another_protocol_are_refused(fields: dict[str, Any], said: str) -> None:

@@ -203,7 +203,7 @@ def test_a_bundle_finds_the_order_by_its_support(photos, unnamed, tmp_path, mode
     named = named_by(support, artifact_from_onnx(unnamed[model]), said)
     assert named.io.classes == in_order(support.classes, "natural" if model == "timm" else "text")
     assert named.io.names_its_classes
-    assert any("36 of its 36 answers are right" in line for line in said.lines)
+    assert any("36 of its 36 predictions are right" in line for line in said.lines)
 
 
 def test_names_that_the_answers_contradict_are_refused(photos, unnamed, tmp_path):
@@ -219,7 +219,7 @@ def test_names_that_the_answers_contradict_are_refused(photos, unnamed, tmp_path
         for file in (photos / "numbered" / str(index)).iterdir():
             (root / word / file.name).write_bytes(file.read_bytes())
     model = artifact_from_onnx(brightness_model(tmp_path / "eight.onnx", [*range(8)]))
-    with pytest.raises(DataError, match="its answers do not show") as caught:
+    with pytest.raises(DataError, match="its predictions do not show") as caught:
         named_by(open_dataset(data(tmp_path, "words")), model, Said())
     assert "five, four, one" in str(caught.value)
     assert "0, 1, 2" in str(caught.value)

@@ -211,7 +211,7 @@ def test_a_latency_is_of_this_machine_and_a_cost_of_any() -> None:
         ({"keep_macs": 0.5, "score": "magnitude", "threads": 2}, "'threads' goes with keep_latency"),
         ({"keep_macs": 0.5, "keep_params": 0.5, "data": "d"}, "give one of"),
         ({"keep_macs": 0.5, "keep_latency": 0.5, "data": "d"}, "give one of"),
-        ({"keep_macs": 0.5}, "taylor looks at images"),
+        ({"keep_macs": 0.5}, "taylor needs images"),
         ({"keep_macs": 0.5, "score": "magnitude", "data": "d"}, "leave out data"),
         ({"keep_macs": 0.5, "score": "magnitude", "structures": ("blocks",)}, "leave out blocks"),
         ({"keep_macs": 0.0, "data": "d"}, "above 0"),

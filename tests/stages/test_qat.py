@@ -379,8 +379,8 @@ def test_a_recipe_of_one_line_more_is_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "student"}, "recipe.yaml:7: calibrator: trained takes the ranges that a qat stage has trained"),
-        ({"export": ", precision: float16"}, "recipe.yaml:7: calibrator: trained takes the ranges"),
+        ({"model": "student"}, "recipe.yaml:7: calibrator: trained needs the ranges of a qat stage"),
+        ({"export": ", precision: float16"}, "recipe.yaml:7: calibrator: trained needs the ranges"),
         ({"qat": ", runtime: tflite"}, "recipe.yaml:5: 'runtime' of stage 'qat'"),
         ({"qat": ", model: deit_tiny_patch16_224"}, "'model' is no key of stage 'qat'"),
         ({"qat": ", objectives: [{loss: cross_entropy}]"}, "no term learns from the teacher"),

@@ -1,0 +1,199 @@
+"""Checks across stages: ids, references, and the use of data sets."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from edgevit.artifacts import Kind
+from edgevit.configs import Bundle, Compile, Export, Qat, Quantize, Recipe, Stage, references
+from edgevit.configs.fields import MEASUREMENTS, Takes
+from edgevit.errors import RecipeError, did_you_mean
+from edgevit.models.names import known_model, nearest_models
+from edgevit.recipe.mistakes import place_of
+from edgevit.yaml_reader import Block
+
+ROLES = ("train", "val", "test", "support", "pool")
+ROLES_OF_EVERY_SET = ROLES[:3]
+LEARNED_ROLES = ("train", "support", "pool")
+
+
+class Problem(NamedTuple):
+    """A wrong reference: a sentence about it, and what would be accepted."""
+
+    what: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The recipe as far as one stage can refer to it.
+
+    Attributes:
+        kinds: the kinds of the earlier stages' results, by id.
+        later: the ids of this stage and of the later ones.
+    """
+
+    recipe: Recipe
+    kinds: Mapping[str, Kind]
+    later: Sequence[str]
+    earlier: Sequence[Stage]
+
+
+def with_patterns_resolved(stage: Stage, earlier: Sequence[Stage]) -> Stage:
+    """Replace each pattern in the `of` of a report by the earlier measurements that match."""
+    of = getattr(stage, "of", None)
+    if of is None:
+        return stage
+    measurements = [measurement.id for measurement in earlier if measurement.makes in MEASUREMENTS]
+    names = [match for name in of for match in (fnmatch.filter(measurements, name) if "*" in name else [name])]
+    return stage.model_copy(update={"of": tuple(dict.fromkeys(names)) or of})
+
+
+def mistakes_across_stages(recipe: Recipe, document: Block) -> Iterator[RecipeError]:
+    """An error for each wrong id, model name and reference, in the order of the recipe."""
+    kinds: dict[str, Kind] = {}
+    for index, stage in enumerate(recipe.stages):
+
+        def place(*path: str | int, index: int = index) -> str:
+            return place_of(document, ("stages", index, *path))
+
+        if mistake := _wrong_id(stage.id, kinds, recipe):
+            yield RecipeError(mistake, where=place("id"))
+        if unknown_model := _unknown_model(stage):
+            near = ", ".join(nearest_models(unknown_model)) or None
+            hint = "edgevit models lists compact students"
+            yield RecipeError(f"timm has no model '{unknown_model}'", where=place("model"), expected=near, next=hint)
+        before = _Before(recipe, kinds, [later.id for later in recipe.stages[index:]], recipe.stages[:index])
+        for path, name, takes in references(stage):
+            if problem := _problem_of(stage, path, name, takes, before):
+                yield RecipeError(problem.what, where=place(*path), got=name, expected=problem.expected)
+        kinds[stage.id] = stage.makes
+
+
+def _wrong_id(id: str, ids: Collection[str], recipe: Recipe) -> str | None:
+    if id in ids or _is_dataset(id, recipe):
+        return f"the id '{id}' is used twice"
+    clash = next((other for other in ids if other.startswith(f"{id}/") or id.startswith(f"{other}/")), None)
+    return None if clash is None else f"the ids '{id}' and '{clash}' cannot both be folders of the run"
+
+
+def _unknown_model(stage: Stage) -> str | None:
+    """The timm name in a stage, if timm has no such model."""
+    model: str | None = getattr(stage, "model", None) if stage.name() in ("load", "train", "distill") else None
+    return None if model is None or known_model(model) else model
+
+
+def _problem_of(stage: Stage, path: tuple[str | int, ...], name: str, takes: Takes, before: _Before) -> Problem | None:
+    """The first problem with one reference of a stage."""
+    checks: list[Callable[[], Problem | None]] = [lambda: _wrong_reference(name, takes.kinds, before)]
+    if takes.purpose != "names only" and not stage.reads_test_images:
+        checks.append(lambda: _reads_test(name, before.recipe))
+    if takes.purpose == "judged by":
+        checks.append(lambda: _tests_learned_images(name, before.recipe))
+    if takes.needs_labels:
+        checks.append(lambda: _lacks_labels(name, stage, before.kinds))
+    if isinstance(stage, Bundle) and path == ("support",):
+        checks.append(lambda: _without_embedding(stage, before.earlier))
+    if isinstance(stage, Quantize) and path == ("model",):
+        checks.append(lambda: _without_trained_ranges(stage, before.earlier))
+    return next(filter(None, (check() for check in checks)), None)
+
+
+def _wrong_reference(name: str, wanted: tuple[Kind, ...], before: _Before) -> Problem | None:
+    kinds, expected = before.kinds, " or ".join(wanted)
+    if name in kinds:
+        if kinds[name] in wanted:
+            return None
+        return Problem(f"'{name}' makes a {kinds[name]}", f"an earlier stage that makes a {expected}")
+    if "dataset" in wanted and name not in before.later:
+        return _wrong_dataset(name, kinds, before.recipe)
+    candidates = [id for id, kind in kinds.items() if kind in wanted]
+    if name in before.later:
+        what = f"'{name}' comes later; stages run in the order of the file"
+        return Problem(what, f"an earlier {expected}: {', '.join(candidates)}")
+    hint = did_you_mean(name, kinds) or ""
+    what = f"there is no stage '{name}'. {hint}".rstrip()
+    return Problem(what, f"an earlier {expected}: {', '.join(candidates) or 'there is none'}")
+
+
+def _wrong_dataset(name: str, kinds: Mapping[str, Kind], recipe: Recipe) -> Problem | None:
+    dataset, _, role = name.partition(".")
+    if dataset not in recipe.datasets:
+        known = [*recipe.datasets, *(id for id, kind in kinds.items() if kind == "dataset")]
+        hint = did_you_mean(dataset, known) or ""
+        return Problem(f"there is no data set '{dataset}'. {hint}".rstrip(), f"one of {', '.join(known)}")
+    roles = ROLES if recipe.datasets[dataset].few_shot else ROLES_OF_EVERY_SET
+    if role and role not in roles:
+        more = "" if role not in ROLES else " (give the data set few_shot: {shots: 5})"
+        return Problem(f"data set '{dataset}' has no role '{role}'{more}", f"one of {', '.join(roles)}")
+    return None
+
+
+def _is_dataset(name: str, recipe: Recipe) -> bool:
+    dataset, _, role = name.partition(".")
+    return dataset in recipe.datasets and role in ("", *ROLES)
+
+
+def _reads_test(name: str, recipe: Recipe) -> Problem | None:
+    """Only evaluate may read test images. A data set without a role includes its test images."""
+    dataset, _, role = name.partition(".")
+    config = recipe.datasets.get(dataset)
+    if config is None or role not in ("", "test"):
+        return None
+    if not role and (config.source == "glyphs" or getattr(config, "classes", None) == "none"):
+        return None  # no test images in it
+    if role:
+        what = "only evaluate may read test images"
+    else:
+        what = f"'{dataset}' includes its test images, which only evaluate may read"
+    return Problem(what, f"a role such as {dataset}.train or {dataset}.pool")
+
+
+def _tests_learned_images(name: str, recipe: Recipe) -> Problem | None:
+    """A data set without a role includes the images of every role, and stages may learn from some of them."""
+    if name not in recipe.datasets:
+        return None
+    in_dataset = {name, *(f"{name}.{role}" for role in LEARNED_ROLES)}
+    read = {
+        data
+        for stage in recipe.stages
+        if not stage.reads_test_images
+        for _, data, takes in references(stage)
+        if takes.purpose != "names only"
+    }
+    if not (learned := sorted(in_dataset & read)):
+        return None
+    return Problem(f"'{name}' includes images that stages learn from ({', '.join(learned)})", f"{name}.test")
+
+
+def _lacks_labels(name: str, stage: Stage, kinds: Mapping[str, Kind]) -> Problem | None:
+    """A stage that makes a data set gives it a teacher's labels."""
+    if kinds.get(name) != "dataset":
+        return None
+    return Problem(f"'{name}' holds pseudo-labels; {stage.name()} needs ground-truth labels", "a labelled data set")
+
+
+def _without_embedding(bundle: Bundle, earlier: Sequence[Stage]) -> Problem | None:
+    """A bundle with a support set needs a model that was exported with an embedding."""
+    by_id = {stage.id: stage for stage in earlier}
+    source: Stage | None = bundle
+    while isinstance(source, (Bundle, Quantize, Compile)):
+        source = by_id.get(source.model)
+    if not isinstance(source, Export) or source.embedding:
+        return None
+    what = "a bundle that takes classes needs a model with an embedding"
+    return Problem(what, f"embedding: true in stage '{source.id}'")
+
+
+def _without_trained_ranges(quantize: Quantize, earlier: Sequence[Stage]) -> Problem | None:
+    """calibrator: trained needs the ranges of a qat stage."""
+    by_id = {stage.id: stage for stage in earlier}
+    export = by_id.get(quantize.model)
+    if quantize.calibrator != "trained" or not isinstance(export, Export):
+        return None
+    if isinstance(by_id.get(export.model), Qat) and export.precision == "float32":
+        return None
+    return Problem("calibrator: trained needs the ranges of a qat stage", "the float32 export of a qat stage")

@@ -1,0 +1,86 @@
+"""Read and check a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from edgevit.configs import Recipe, renamed, with_absolute_files
+from edgevit.configs.fields import check_utf8
+from edgevit.errors import RecipeError
+from edgevit.recipe.checks import mistakes_across_stages, with_patterns_resolved
+from edgevit.recipe.for_each import expand_for_each
+from edgevit.recipe.mistakes import MISTAKES_SHOWN, combined, mistakes_of
+from edgevit.recipe.settings import apply_setting
+from edgevit.recipes import find_recipe
+from edgevit.yaml_reader import Allowance, Block, Items, read_yaml
+
+
+def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], None] | None = None) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: the YAML file, or the name of a recipe that comes with edgevit (`edgevit.recipes.find_recipe`).
+            Relative paths in a file start from its folder, those of a name from the working directory.
+        settings: changes of the form "stages.ID.key=value", "datasets.NAME.key=value", "budget.latency_ms=5";
+            a relative path given here starts from the current folder.
+        say: receives a note for each former name in the recipe.
+
+    Raises:
+        RecipeError: with the line and the nearest valid name, for anything that a run could not use.
+    """
+    check_utf8(path.absolute())
+    allowance = Allowance()
+    file, base = find_recipe(path)
+    document = _read(file, allowance)
+    for setting in settings:
+        apply_setting(document, setting)
+    expand_for_each(document, allowance)
+    _replace_former_names(document, say or (lambda note: None))
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        raise combined(mistakes_of(error, document)) from None
+    stages = tuple(
+        with_absolute_files(with_patterns_resolved(stage, recipe.stages[:i]), base)
+        for i, stage in enumerate(recipe.stages)
+    )
+    recipe = recipe.model_copy(update={"stages": stages})
+    if mistakes := list(islice(mistakes_across_stages(recipe, document), MISTAKES_SHOWN + 1)):
+        raise combined(mistakes)
+    return recipe
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of recipes, for editors."""
+    schema = TypeAdapter(Recipe).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgevit recipe", **schema}
+
+
+def _read(path: Path, allowance: Allowance) -> Block:
+    document = read_yaml(path, allowance)
+    if not isinstance(document, Block):
+        raise RecipeError("a recipe is a mapping", where=path, expected="name:, datasets:, stages:")
+    return document
+
+
+def _replace_former_names(document: Block, say: Callable[[str], None]) -> None:
+    """Replace the former names of stages and options by their current names, with a note for each."""
+    stages = document.get("stages")
+    notes = []
+    for stage in stages if isinstance(stages, Items) else ():
+        if not isinstance(stage, Block):
+            continue
+        if current := renamed.current_stage(former := stage.get("stage")):
+            stage["stage"] = current
+            notes.append(f"stage: {former} is called {current} now")
+        for former, current in renamed.renamed_options(stage.get("stage")).items():
+            if former in stage and current not in stage:
+                stage[current], stage.places[current] = stage.pop(former), stage.places.get(former, stage.place)
+                notes.append(f"{former} is called {current} now")
+    for note in dict.fromkeys(notes):
+        say(f"note: {note}; the former name is accepted in this release only")
