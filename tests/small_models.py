@@ -42,9 +42,7 @@ class Workbench:
             )
         )
 
-    def run(
-        self, stage: str, name: str, context: Context | None = None, again: bool = False, **fields: Any
-    ) -> Artifact:
+    def run(self, stage: str, name: str, context: Any = None, again: Any = False, **fields: Any) -> Artifact:
         if stage == "quantize":  # of these small models INT8 need not be faster
             fields.setdefault("placement", "all")
         config = STAGES[stage].model_validate({"stage": stage, "id": name, **fields})

@@ -71,7 +71,7 @@ def test_head_is_edgevits_nearest_centroid_at_a_scale_of_its_own(counts, seed, s
     features = support.embeddings.astype(np.float64)
     reference = nearest_centroid(features, support.labels, len(counts), features.mean(0))
     queries = np.random.default_rng(seed + 1).normal(5, 3, (20, 7)).astype(np.float32)
-    logits, expected = head_of(support).logits(queries), reference.logits(queries)
+    logits, expected = head_of(support).logits(queries), reference.logits(queries)  # type: ignore[arg-type]
     np.testing.assert_allclose(logits / np.abs(logits).max(), expected / np.abs(expected).max(), rtol=1e-9, atol=1e-9)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -
 
 def model(
     nodes: Sequence[NodeProto],
-    constants: dict[str, np.ndarray | np.generic],
+    constants: Mapping[str, Any],
     image: Sequence[int | str],
     logits: Sequence[int | str],
     opset: int = 20,
@@ -53,7 +53,7 @@ def branch(tensor: str, output: str) -> list[NodeProto]:
     ]
 
 
-def constants(**others: np.ndarray | np.generic) -> dict[str, np.ndarray | np.generic]:
+def constants(**others: Any) -> dict[str, Any]:
     """Of a quantized convolution, CHANNELS to CHANNELS, 3 × 3."""
     return {
         "scale": np.float32(0.1),
@@ -68,7 +68,7 @@ def constants(**others: np.ndarray | np.generic) -> dict[str, np.ndarray | np.ge
 WEIGHTS = node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], "weights", axis=0)
 
 
-def convolution(*before: NodeProto, weights: NodeProto = WEIGHTS, **others: np.ndarray | np.generic) -> ModelProto:
+def convolution(*before: NodeProto, weights: Any = WEIGHTS, **others: Any) -> ModelProto:
     """image → pair (or `before`) → Conv → logits, with both operands dequantized."""
     nodes = [*(before or pair("image", "rounded")), weights, node("Conv", ["rounded", "weights"], "logits")]
     return model(nodes, constants(**others), [1, CHANNELS, SIDE, SIDE], [1, CHANNELS, SIDE - 2, SIDE - 2])

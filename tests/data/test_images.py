@@ -235,7 +235,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str):
     elif kind == "folder":
         place.mkdir()
     else:
-        place.symlink_to({"device": "/dev/zero", "link to itself": place, "link to nothing": tmp_path / "b"}[kind])
+        place.symlink_to({"device": "/dev/zero", "link to itself": place, "link to nothing": tmp_path / "b"}[kind])  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"a\.png"):
         read_image(place)
 

@@ -70,7 +70,7 @@ def test_preprocess_leaves_the_picture_as_it_is_resized(photo: Path) -> None:
     pictures = {name: preprocess(open_image(photo), **one.io.preprocess.model_dump()) for name, one in
                 (("inside", exported()), ("outside", float_onnx()))}  # fmt: skip
     rule = float_onnx().io.preprocess
-    back = pictures["outside"].transpose(1, 2, 0) * np.float32(rule.std) + np.float32(rule.mean)
+    back = pictures["outside"].transpose(1, 2, 0) * np.float32(rule.std) + np.float32(rule.mean)  # type: ignore[arg-type]
     np.testing.assert_array_equal(pictures["inside"], np.round(back * 255).astype(np.uint8))
 
 

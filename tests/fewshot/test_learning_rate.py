@@ -132,7 +132,7 @@ def test_finished_trainings_are_not_repeated_after_a_kill(
     tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = chosen(tmp_path / "unbroken", settings(0, 1e-3))
-    really: Callable[..., BuiltModel] = learning_rate.finetune_from
+    really: Callable[..., BuiltModel] = learning_rate.finetune_from  # type: ignore[attr-defined]
     trainings: list[Any] = []
 
     def counted(*arguments: object) -> BuiltModel:

@@ -184,7 +184,7 @@ def test_long_chains_and_nested_branches_are_read(make: Callable[[], ModelProto]
 def weights_of_8_bits(operators: Sequence[str]) -> ModelProto:
     """336 M int8 weights, declared alone: 21 products, in float32 behind `operators`."""
     names = ["x", *(f"y{place}" for place in range(20)), "logits"]
-    nodes, stored = [], [numpy_helper.from_array(np.float32(0.1), "scale")]
+    nodes, stored = [], [numpy_helper.from_array(np.asarray(np.float32(0.1)), "scale")]
     for place in range(21):
         made = [f"w{place}", *(f"{operator}{place}" for operator in operators)]
         for step, operator in enumerate(operators):

@@ -46,7 +46,7 @@ def net(nodes: Sequence[NodeProto], outputs: Sequence[str] = ("logits",), **weig
 
 
 def product(**weights: NDArray[np.float32]) -> ModelProto:
-    return net([node("MatMul", ["f", "last"], ["logits"], "product")], last=weight(3, 16, 16), **weights)
+    return net([node("MatMul", ["f", "last"], ["logits"], "product")], last=weight(3, 16, 16), **weights)  # type: ignore[arg-type]
 
 
 def closeness_db(
@@ -55,7 +55,7 @@ def closeness_db(
     """How close the quantized model comes to the float one, every output, in plain ONNX Runtime."""
     expected = np.concatenate([one.ravel() for one in plain_session(model).run(None, {"image": images})])
     normalize(model)
-    made = calibrated(model, lambda: [images], "minmax", dialect, 1, "a test", precision=precision).quantized()
+    made = calibrated(model, lambda: [images], "minmax", dialect, 1, "a test", precision=precision).quantized()  # type: ignore[arg-type]
     assert sum(made.quantized_ops.values()) >= 2
     got = np.concatenate([one.ravel() for one in plain_session(made.model).run(None, {"image": images})])
     return sqnr_db(got, expected)

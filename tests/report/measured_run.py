@@ -78,7 +78,7 @@ class MeasuredRun:
         """An evaluation under corruption: each severity costs a tenth of the accuracy, of fog twice as much."""
 
         def write(out: Path, _: Path) -> Contents:
-            config = Evaluate(stage="evaluate", id="e", model="m", data="d", protocol="corruptions", **options)  # type: ignore[arg-type]
+            config = Evaluate(stage="evaluate", id="e", model="m", data="d", protocol="corruptions", **options)
             clean = _predictions(accuracy, images or self.images, self.classes, seed=len(name))
             shares = [
                 [accuracy * (1 - 0.1 * severity * (2 if kind == "fog" else 1)) for severity in config.severities]

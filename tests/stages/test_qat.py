@@ -82,7 +82,7 @@ def with_outliers() -> Artifact:
     """
     module, description, _ = open_checkpoint(student())
     with torch.no_grad():
-        for block in module.blocks:  # type: ignore[union-attr]
+        for block in module.blocks:
             for norm, layer in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):
                 norm.weight[:2] *= OUTLIER
                 norm.bias[:2] *= OUTLIER

@@ -176,7 +176,7 @@ class Heard(PlainProgress):
 
 def launch(run: Callable[..., Contents], folder: Path, ranks: int, **changes: Any) -> Contents:
     folder.mkdir(exist_ok=True)
-    context = Context(**{"ranks": ranks, "work": folder, "workers": 0, "stage_id": "student", **changes})  # type: ignore[arg-type]
+    context = Context(**{"ranks": ranks, "work": folder, "workers": 0, "stage_id": "student", **changes})
     return run(train_config(), {}, context, folder)
 
 
