@@ -12,10 +12,11 @@ from torch import nn
 
 from edgevit.errors import RecipeError
 from edgevit.models import catalogue, create_model, macs_of, params_of
-from edgevit.models.creation import CANDIDATE_SIZES, model_config
 from edgevit.models.distillation_token import has_distillation_token
 from edgevit.models.taps import layer_count
+from edgevit.models.timm_models import model_config
 
+CANDIDATE_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
 FAMILIES = {
     "DeiT": ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"],
     "ViT": ["vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224"],

@@ -140,7 +140,7 @@ def trained_features(folder: Path, epochs: int, runs: Path) -> Features:
 
     def of(dataset: Dataset) -> Floats:
         pooled = Pooled(checkpoint.module)
-        found: Floats = outputs_of(pooled, dataset, checkpoint.io.preprocess, torch.device("cpu")).numpy()
+        found: Floats = outputs_of(pooled, dataset, checkpoint.preprocess, torch.device("cpu")).numpy()
         return found.astype(np.float64)
 
     assert evaluation.labels is not None

@@ -15,8 +15,9 @@ from edgevit.data.labels import labels_among
 from edgevit.data.loading import ViewDataset
 from edgevit.errors import DataError
 from edgevit.inference.over_dataset import SMALL_BATCH, images_on, over_canvases
-from edgevit.models.creation import BuiltModel, timm_model
+from edgevit.models.creation import BuiltModel
 from edgevit.models.structures import Structure
+from edgevit.models.timm_models import timm_model
 from edgevit.progress import Progress
 
 

@@ -12,7 +12,9 @@ from edgevit.artifacts import IOSpec, Json
 from edgevit.configs import OPSET
 from edgevit.errors import RecipeError
 from edgevit.exporting.onnx import onnx_from_module
-from edgevit.models.creation import BuiltModel, default_class_names
+from edgevit.models.creation import BuiltModel
+from edgevit.models.folding import Folded
+from edgevit.models.timm_models import default_class_names
 from edgevit.profiling import Interval
 from edgevit.progress import Progress
 from edgevit.runtimes.base import HostSession
@@ -94,7 +96,8 @@ def largest_share(is_fast: Callable[[float], bool], least: float) -> float:
 def _loader(built: BuiltModel, file: Path, threads: int) -> Callable[[], HostSession]:
     """What loads a model, exported to `file`, in ONNX Runtime."""
     spec = IOSpec.for_classifier(built.preprocess, default_class_names(built.description.num_classes))
-    exported = onnx_from_module(built.module, spec, OPSET, dynamic_batch=True, as_it_is=built.description.folded)
+    folded = built.description.change(Folded) is not None
+    exported = onnx_from_module(built.module, spec, OPSET, dynamic_batch=True, as_it_is=folded)
     exported.write(file)
     return partial(file_session, file, exported.spec, {}, threads)
 

@@ -14,8 +14,11 @@ from edgevit.artifacts import Preprocess
 from edgevit.errors import ParityError, RecipeError, first_line
 from edgevit.models.agreement import LARGEST_DEVIATION, deviation
 from edgevit.models.cost import macs_by_module, params_of
-from edgevit.models.creation import BuiltModel, timm_model
-from edgevit.models.structures import Kept, Structure, blocks_of, drop_block, structures_of
+from edgevit.models.creation import BuiltModel
+from edgevit.models.description import ModelDescription
+from edgevit.models.low_rank import LowRanks
+from edgevit.models.structures import Pruned, Structure, blocks_of, drop_block, structures_of
+from edgevit.models.timm_models import timm_model
 from edgevit.models.token_merging import MergingBlocks
 
 Removable = Literal["heads", "hidden", "blocks"]
@@ -116,11 +119,7 @@ def without(built: BuiltModel, removal: Removal) -> BuiltModel:
         for path in removal.blocks:
             drop_block(timm_model(model), path)
     _check_same_answers(smaller, deaf, built.preprocess)
-    kept = _kept(built.description.pruned or Kept(), structures_of(timm_model(built.module)), removal)
-    gone = tuple(f"{path}." for path in removal.blocks)
-    low_ranks = {path: rank for path, rank in built.description.low_ranks.items() if not path.startswith(gone)}
-    changes = {"pruned": kept, "low_ranks": low_ranks}
-    return built._replace(module=smaller, description=built.description.model_copy(update=changes))
+    return built._replace(module=smaller, description=_described(built, removal))
 
 
 def before_and_after(model: nn.Module, removal: Removal) -> dict[Removable, tuple[int, int]]:
@@ -256,15 +255,21 @@ def _total(structures: Mapping[str, Structure], left: Mapping[str, int], kind: R
     return sum(some.values()), sum(left[path] for path in some)
 
 
-def _kept(before: Kept, structures: Mapping[str, Structure], removal: Removal) -> Kept | None:
-    """What is left of the model that timm makes, where anything went, now or before."""
-    left = _left(structures, removal)
-    units = {**before.units, **{path: left[path] for path in left if path in removal.units}}
-    after = Kept(
+def _described(built: BuiltModel, removal: Removal) -> ModelDescription:
+    """The description of the pruned model; low ranks of layers in blocks that go, go too."""
+    earlier = built.description.change(Pruned) or Pruned()
+    left = _left(structures_of(timm_model(built.module)), removal)
+    units = {**earlier.units, **{path: left[path] for path in left if path in removal.units}}
+    pruned = Pruned(
         units={path: count for path, count in units.items() if _block_of(path) not in removal.blocks},
-        dropped=(*before.dropped, *removal.blocks),
+        dropped=(*earlier.dropped, *removal.blocks),
     )
-    return after if after != Kept() else None
+    description = built.description if pruned == Pruned() else built.description.with_change(pruned)
+    if (low_ranks := description.change(LowRanks)) is None:
+        return description
+    blocks = tuple(f"{path}." for path in removal.blocks)
+    ranks = {path: rank for path, rank in low_ranks.ranks.items() if not path.startswith(blocks)}
+    return description.with_change(LowRanks(ranks=ranks)) if ranks else description.without_change(LowRanks)
 
 
 def _block_of(path: str) -> str:

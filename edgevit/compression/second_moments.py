@@ -11,7 +11,8 @@ from edgevit.data.dataset import Dataset
 from edgevit.data.loading import ViewDataset
 from edgevit.errors import DataError
 from edgevit.inference.over_dataset import SMALL_BATCH, images_on, over_canvases
-from edgevit.models.creation import BuiltModel, classifier_prefixes, timm_model
+from edgevit.models.creation import BuiltModel
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.progress import Progress
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from edgevit.errors import ArtifactError, listed
 from edgevit.graphs.metadata import TensorRanges
 from edgevit.graphs.tensors import constants_of
-from edgevit.models.creation import timm_model
 from edgevit.models.folding import PLAIN_LAYERS
 from edgevit.models.ranges import Range, TrainedRanges
+from edgevit.models.timm_models import timm_model
 
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 

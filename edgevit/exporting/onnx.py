@@ -21,9 +21,9 @@ from edgevit.artifacts import IOSpec
 from edgevit.errors import ArtifactError, first_line, is_out_of_memory
 from edgevit.exporting.layers import layers_by_output, name_nodes
 from edgevit.graphs.files import write_onnx
-from edgevit.models.creation import timm_model
 from edgevit.models.embedding import WithEmbedding, classifiers
 from edgevit.models.folding import fused_branches
+from edgevit.models.timm_models import timm_model
 
 # Not 1, which exporters take for a constant.
 EXAMPLE_BATCH = 2

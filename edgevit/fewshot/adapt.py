@@ -19,7 +19,6 @@ from edgevit.fewshot.features import features_of, with_head
 from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import fit_head
 from edgevit.inference.frozen_model import FrozenModel
-from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
 
 
@@ -61,13 +60,13 @@ def task_of(inputs: Mapping[str, Artifact]) -> Task:
     return Task(open_dataset(inputs["support"]), pool, base)
 
 
-def adapt_head(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> BuiltModel:
+def adapt_head(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> BuiltModel:
     """The checkpoint's model with a new classifier, fitted by the default method; see `with_fitted_head`."""
     features = task_features(checkpoint, task, config, context)
     return with_fitted_head(checkpoint, features, default_method(task.pool is not None), config)
 
 
-def task_features(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> TaskFeatures:
+def task_features(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> TaskFeatures:
     """The features of a task's images in the checkpoint's model.
 
     Raises:
@@ -79,7 +78,7 @@ def task_features(checkpoint: Checkpoint, task: Task, config: Fewshot, context: 
         None if dataset is None else sample_by_hash(dataset, config.max_pool_images, config.seed)
         for dataset in (task.pool, task.base)
     )
-    model = FrozenModel(checkpoint.module, checkpoint.io.preprocess, torch.device(context.device), context.cache)
+    model = FrozenModel(checkpoint.module, checkpoint.preprocess, torch.device(context.device), context.cache)
 
     def dataset_features(dataset: Dataset) -> Floats:
         return features_of(model, dataset, config.augmentation, config.random_views, config.seed, context.progress)
@@ -95,7 +94,7 @@ def task_features(checkpoint: Checkpoint, task: Task, config: Fewshot, context: 
     return features
 
 
-def with_fitted_head(checkpoint: Checkpoint, features: TaskFeatures, method: str, config: Fewshot) -> BuiltModel:
+def with_fitted_head(checkpoint: BuiltModel, features: TaskFeatures, method: str, config: Fewshot) -> BuiltModel:
     """The checkpoint's model with a new classifier that is fitted to the features.
 
     Raises:
@@ -103,8 +102,7 @@ def with_fitted_head(checkpoint: Checkpoint, features: TaskFeatures, method: str
     """
     support, labels, num_classes, pool, base = features
     head = fit_head(method, support, labels, num_classes, pool, base)
-    built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
-    return with_head(built, head, config.model_rates)
+    return with_head(checkpoint, head, config.model_rates)
 
 
 def check_support(support: Dataset) -> None:

@@ -16,7 +16,7 @@ from edgevit.fewshot.choice import best_candidate, default_candidates, head_scor
 from edgevit.fewshot.crossvalidation import Score, fold_count, score
 from edgevit.fewshot.learning_rate import choose_learning_rate
 from edgevit.inference.over_dataset import outputs_of
-from edgevit.models.checkpoints import Checkpoint
+from edgevit.models.creation import BuiltModel
 from edgevit.models.embedding import classifiers
 
 UNCHANGED = "unchanged"
@@ -42,7 +42,7 @@ class MethodChoice(NamedTuple):
 
 
 def choose_method(
-    checkpoint: Checkpoint, task: Task, features: TaskFeatures, config: Fewshot, context: Context
+    checkpoint: BuiltModel, task: Task, features: TaskFeatures, config: Fewshot, context: Context
 ) -> MethodChoice:
     """The candidate with the highest accuracy on held-out support images; of equals, that with the higher likelihood.
 
@@ -70,7 +70,7 @@ def choose_method(
         chosen = choose_learning_rate(checkpoint, task, config.model_copy(update={"learning_rates": rates}), context)
         rate = chosen.learning_rate
         scores["finetune"] = chosen.scores[rate]
-    if checkpoint.io.classes == task.support.classes:
+    if checkpoint.classes == task.support.classes:
         scores[UNCHANGED] = _unchanged(checkpoint, task, context)
     method = best_candidate(scores, list(scores))
     for name, candidate_score in scores.items():
@@ -81,15 +81,15 @@ def choose_method(
     return MethodChoice(method, rate, scores)
 
 
-def _candidates(checkpoint: Checkpoint, has_pool: bool) -> tuple[str, ...]:
+def _candidates(checkpoint: BuiltModel, has_pool: bool) -> tuple[str, ...]:
     """The candidates by default: all heads that this model can have."""
     two_heads = len(classifiers(checkpoint.module)) > 1
     return tuple(name for name in default_candidates(has_pool) if not (two_heads and name == "knn"))
 
 
-def _unchanged(checkpoint: Checkpoint, task: Task, context: Context) -> Score:
+def _unchanged(checkpoint: BuiltModel, task: Task, context: Context) -> Score:
     device = torch.device(context.device)
-    logits = outputs_of(checkpoint.module.to(device), task.support, checkpoint.io.preprocess, device)
+    logits = outputs_of(checkpoint.module.to(device), task.support, checkpoint.preprocess, device)
     checkpoint.module.cpu()
     assert task.support.labels is not None
     return score(logits.numpy().astype(np.float64), task.support.labels)

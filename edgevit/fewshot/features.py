@@ -12,9 +12,11 @@ from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset
 from edgevit.fewshot.heads import Floats, Head, LinearHead, NearestNeighborHead, one_hot
 from edgevit.inference.frozen_model import FrozenModel
-from edgevit.models.creation import BuiltModel, timm_model, with_new_head
+from edgevit.models.creation import BuiltModel, with_new_head
+from edgevit.models.distillation_token import DistillationToken
 from edgevit.models.embedding import classifiers
-from edgevit.models.knn_classifier import NearestNeighbours, Neighbours
+from edgevit.models.knn_classifier import KnnClassifier, NearestNeighbors
+from edgevit.models.timm_models import timm_model
 from edgevit.progress import Progress, SilentProgress
 
 
@@ -53,22 +55,21 @@ def with_linear_head(built: BuiltModel, head: LinearHead, drop_rates: Mapping[st
     """The model with this linear classifier. Both heads of a distillation-token student get it, and are averaged."""
     fresh = with_new_head(built, len(head.bias), drop_rates)
     model = timm_model(fresh.module)
-    if fresh.description.distillation_token:
+    if fresh.description.change(DistillationToken):
         model.set_distilled_training(False)  # type: ignore[operator]
     with torch.no_grad():
         for linear in classifiers(model):
             assert isinstance(linear, nn.Linear)
             linear.weight.copy_(torch.from_numpy(head.weight))
             linear.bias.copy_(torch.from_numpy(head.bias))
-    description = fresh.description.model_copy(update={"distillation_token": False, "inference": "mean_softmax"})
-    return BuiltModel(model.eval(), description, built.preprocess)
+    return BuiltModel(model.eval(), fresh.description.without_change(DistillationToken), built.preprocess)
 
 
 def _with_knn_head(built: BuiltModel, head: NearestNeighborHead, drop_rates: Mapping[str, float] | None) -> BuiltModel:
-    size = Neighbours(samples=len(head.directions), k=head.k, scale=head.scale)
-    fresh = with_new_head(built, head.num_classes, drop_rates, neighbours=size)
+    knn = KnnClassifier(samples=len(head.directions), k=head.k, scale=head.scale)
+    fresh = with_new_head(built, head.num_classes, drop_rates, knn=knn)
     (layer,) = classifiers(fresh.module)
-    assert isinstance(layer, NearestNeighbours)
+    assert isinstance(layer, NearestNeighbors)
     layer.directions.copy_(torch.from_numpy(head.directions))
     layer.votes.copy_(torch.from_numpy(one_hot(head.labels, head.num_classes)))
     layer.centre.copy_(torch.from_numpy(head.center))

@@ -14,9 +14,9 @@ from edgevit.configs import CrossEntropy, Fewshot, SoftDistillation
 from edgevit.context import Context
 from edgevit.errors import RecipeError
 from edgevit.fewshot.adapt import Task, adapt_head, check_support
-from edgevit.models.checkpoints import Checkpoint
-from edgevit.models.creation import BuiltModel, classifier_prefixes, timm_model
+from edgevit.models.creation import BuiltModel
 from edgevit.models.lora import add_lora, merge_lora
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.training.distillation.teachers import LiveTeacher
 from edgevit.training.distributed.sharding import is_asked
 from edgevit.training.loop.batches import TrainingStream, seed_of
@@ -37,22 +37,22 @@ NORMALIZATIONS = (
 )
 
 
-def finetune(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
+def finetune(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
     """The model fine-tuned on the support. On the pool, it learns to keep its present predictions."""
     start = with_task_classes(checkpoint, task, config, context)
     return finetune_from(start, task, config, context, out)
 
 
-def finetuning_setup(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> TrainingSetup:
+def finetuning_setup(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> TrainingSetup:
     """The training setup of `finetune`."""
     return _setup(with_task_classes(checkpoint, task, config, context), task, config, context)
 
 
-def with_task_classes(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> BuiltModel:
+def with_task_classes(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> BuiltModel:
     """The model from which fine-tuning starts; for new classes, with a fitted head (LP-FT, Kumar et al. 2022)."""
     check_support(task.support)
-    if checkpoint.io.classes == task.support.classes:
-        return BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
+    if checkpoint.classes == task.support.classes:
+        return checkpoint
     return adapt_head(checkpoint, task, config, context)
 
 

@@ -23,7 +23,6 @@ from edgevit.fewshot.adapt import Task, check_support
 from edgevit.fewshot.crossvalidation import Fold, Score, fold_count, folds, mean_score, score
 from edgevit.fewshot.finetuning import finetune_from, with_task_classes
 from edgevit.inference.over_dataset import outputs_of
-from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel, with_test_time_views
 from edgevit.progress import Bar, SilentProgress
 from edgevit.sealed_files import opened_sealed, write_sealed
@@ -50,7 +49,7 @@ class ChosenRate(NamedTuple):
         return {"learning_rate": self.learning_rate, "learning_rate_scores": scores}
 
 
-def choose_learning_rate(checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> ChosenRate:
+def choose_learning_rate(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> ChosenRate:
     """The best of `config.learning_rates` by cross-validation within the support (P>M>F, Hu et al. 2022).
 
     For each fold, head and fine-tuning are trained on the other folds and the pool. The best rate has the highest
@@ -72,7 +71,7 @@ def choose_learning_rate(checkpoint: Checkpoint, task: Task, config: Fewshot, co
             f"the learning rate is {config.learning_rate:g}"
         )
         return ChosenRate(config.learning_rate, {})
-    if checkpoint.io.classes == task.support.classes:
+    if checkpoint.classes == task.support.classes:
         context.progress.say(
             "    the model already has these classes: if it was trained on the support, the scores of held-out images "
             "are too high, most of all that of learning rate 0"
@@ -101,7 +100,7 @@ def _best(scores: Mapping[float, Score]) -> ChosenRate:
 class _Trainings:
     """The trainings of all folds. The scores of finished trainings are kept on disk."""
 
-    def __init__(self, checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context) -> None:
+    def __init__(self, checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context) -> None:
         self._checkpoint, self._task, self._config = checkpoint, task, config
         self._context = replace(context, progress=SilentProgress(), tensorboard=None)
         self._say = context.progress.say

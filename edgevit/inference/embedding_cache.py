@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.artifacts import Preprocess, sha256_of
-from edgevit.models.creation import classifier_prefixes, timm_model
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.models.views import MultiViewModel
 from edgevit.provenance import version_of
 from edgevit.sealed_files import opened_sealed, write_sealed

@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from edgevit.models.cost import macs_of as macs_of
     from edgevit.models.cost import params_of as params_of
     from edgevit.models.creation import BuiltModel as BuiltModel
-    from edgevit.models.creation import ModelDescription as ModelDescription
     from edgevit.models.creation import create_model as create_model
-    from edgevit.models.creation import preprocess_of as preprocess_of
     from edgevit.models.creation import with_new_head as with_new_head
+    from edgevit.models.description import ModelDescription as ModelDescription
     from edgevit.models.names import known_model as known_model
+    from edgevit.models.timm_models import preprocess_of as preprocess_of
 
 _HOMES = {
     "checkpoints": ("load_weights", "model_from_checkpoint", "open_checkpoint", "save_checkpoint"),
     "cost": ("cost_of", "macs_of", "params_of"),
-    "creation": ("BuiltModel", "ModelDescription", "create_model", "preprocess_of", "with_new_head"),
+    "creation": ("BuiltModel", "create_model", "with_new_head"),
+    "description": ("ModelDescription",),
     "names": ("known_model",),
+    "timm_models": ("preprocess_of",),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 from safetensors.torch import load_file, save
@@ -14,28 +14,16 @@ from edgevit.artifacts import Artifact, Contents, IOSpec, Json
 from edgevit.disks import write_synced
 from edgevit.errors import ArtifactError, RecipeError, listed
 from edgevit.models.cost import cost_of
-from edgevit.models.creation import (
-    BuiltModel,
-    ModelDescription,
-    build,
-    classifier_prefixes,
-    create_model,
-    timm_model,
-    with_new_head,
-)
-from edgevit.models.distillation_token import DistillationTokenModel, Inference
+from edgevit.models.creation import BuiltModel, build, create_model, with_new_head
+from edgevit.models.description import ModelDescription
+from edgevit.models.distillation_token import DistillationToken, DistillationTokenModel, Inference
+from edgevit.models.folding import Folded
+from edgevit.models.timm_models import classifier_prefixes, timm_model
+from edgevit.models.views import TestTimeViews
 from edgevit.models.weights_files import WeightsFile
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHOWN_KEYS = 3
-
-
-class Checkpoint(NamedTuple):
-    """A checkpoint in memory: the model in eval mode, its description and its IOSpec."""
-
-    module: nn.Module
-    description: ModelDescription
-    io: IOSpec
 
 
 def save_checkpoint(model: nn.Module, description: ModelDescription, out: Path) -> None:
@@ -81,31 +69,34 @@ def model_from_checkpoint(artifact: Artifact) -> nn.Module:
     return open_checkpoint(artifact).module
 
 
-def open_checkpoint(artifact: Artifact) -> Checkpoint:
-    """A checkpoint's model with its description and IOSpec.
+def open_checkpoint(artifact: Artifact) -> BuiltModel:
+    """The model of a checkpoint.
 
     Raises ArtifactError if the artifact is no checkpoint or was altered after it was made.
     """
     return _opened(artifact, _description_of(artifact))
 
 
-def open_to_train(artifact: Artifact, drop_rates: Mapping[str, float]) -> Checkpoint:
-    """The same to go on training from: with these rates, and without test-time views."""
-    return _opened(artifact, _description_of(artifact).model_copy(update={"test_time_views": ()}), drop_rates)
+def open_to_train(artifact: Artifact, drop_rates: Mapping[str, float]) -> BuiltModel:
+    """The model of a checkpoint to train further: with these drop rates, and without test-time views."""
+    return _opened(artifact, _description_of(artifact).without_change(TestTimeViews), drop_rates)
 
 
 def open_to_reshape(artifact: Artifact) -> BuiltModel:
-    """The same to change the shape of. Raises RecipeError for what qat made: its ranges would be of another model."""
-    module, description, io = open_to_train(artifact, {})
-    if description.folded:
+    """The model of a checkpoint to prune, factorize or merge the tokens of.
+
+    Raises RecipeError for a checkpoint of qat: its trained ranges would belong to another model.
+    """
+    built = open_to_train(artifact, {})
+    if built.description.change(Folded):
         raise RecipeError(
-            "what qat made keeps its shape",
+            "a model that qat trained keeps its shape",
             where=artifact.id,
             got="a checkpoint with folded batch norms and trained ranges",
             expected="a checkpoint from before qat",
             next="prune, factorize and merge tokens first, then qat",
         )
-    return BuiltModel(module, description, io.preprocess)
+    return built
 
 
 def starting_model(
@@ -136,19 +127,20 @@ def starting_model(
             drop_rates=drop_rates,
             seed=seed,
         )
-    module, description, io = open_to_train(init, drop_rates or {})
-    if image_size not in (None, io.preprocess.height):
+    start = open_to_train(init, drop_rates or {})
+    size = start.preprocess.height
+    if image_size not in (None, size):
         raise RecipeError(
             "a checkpoint keeps its image size",
             got=f"image_size {image_size}",
-            expected=f"{io.preprocess.height}, as in {init.id}, or none",
+            expected=f"{size}, as in {init.id}, or none",
         )
-    built = _answering(BuiltModel(module, description, io.preprocess), inference)
-    return built if io.classes == classes else with_new_head(built, len(classes), drop_rates, seed)
+    start = _with_inference(start, inference)
+    return start if start.classes == classes else with_new_head(start, len(classes), drop_rates, seed)
 
 
-def _answering(built: BuiltModel, inference: Inference | None) -> BuiltModel:
-    """The same model, which answers with these heads; with those that it has where None."""
+def _with_inference(built: BuiltModel, inference: Inference | None) -> BuiltModel:
+    """A model that answers with the heads that `inference` names; as it is where None."""
     if inference is None:
         return built
     if not isinstance(built.module, DistillationTokenModel):
@@ -158,7 +150,7 @@ def _answering(built: BuiltModel, inference: Inference | None) -> BuiltModel:
             expected="a checkpoint that was trained with distillation_token: true",
         )
     built.module.inference = inference
-    return built._replace(description=built.description.model_copy(update={"inference": inference}))
+    return built._replace(description=built.description.with_change(DistillationToken(inference=inference)))
 
 
 def load_weights(built: BuiltModel, weights: WeightsFile) -> bool:
@@ -222,11 +214,11 @@ def _description_of(artifact: Artifact) -> ModelDescription:
 
 def _opened(
     artifact: Artifact, description: ModelDescription, drop_rates: Mapping[str, float] | None = None
-) -> Checkpoint:
+) -> BuiltModel:
     weights = artifact.file(WEIGHTS)
     module = build(description, drop_rates)
     load_state(module, load_file(weights), weights)
-    return Checkpoint(module, description, artifact.io)
+    return BuiltModel(module, description, artifact.io.preprocess, artifact.io.classes)
 
 
 def _read_description(path: Path) -> ModelDescription:

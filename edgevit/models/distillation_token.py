@@ -7,6 +7,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from edgevit.artifacts import Frozen
+from edgevit.errors import RecipeError
+from edgevit.models.timm_models import ModelWrapper, model_config
+
 Inference = Literal["mean_softmax", "mean_logits", "class", "distillation"]
 
 
@@ -17,7 +21,24 @@ class TwoLogits(NamedTuple):
     distillation_logits: Tensor
 
 
-class DistillationTokenModel(nn.Module):
+class DistillationToken(Frozen):
+    """A student whose class head and distillation head are both trained."""
+
+    change: Literal["distillation_token"] = "distillation_token"
+    inference: Inference = "mean_softmax"
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Wrap a timm model. Raises RecipeError where it has no distillation head."""
+        if not has_distillation_token(model):
+            raise RecipeError(
+                f"{model_config(model)['architecture']} has no distillation head",
+                got="distillation_token: true",
+                expected="a model that has one, such as deit_tiny_distilled_patch16_224, or distillation_token: false",
+            )
+        return DistillationTokenModel(model, self.inference)
+
+
+class DistillationTokenModel(ModelWrapper):
     """A timm model with a class head and a distillation head (DeiT, LeViT, PiT, RepViT, EfficientFormer, …).
 
     In training it gives both heads' logits. Otherwise it gives one tensor, by `inference`:
@@ -28,10 +49,9 @@ class DistillationTokenModel(nn.Module):
     """
 
     def __init__(self, model: nn.Module, inference: Inference = "mean_softmax") -> None:
-        super().__init__()
+        super().__init__(model)
         self.inference = inference
         model.set_distilled_training(True)  # type: ignore[operator]
-        self.model = model
         self.train(self.training)
 
     def forward(self, images: Tensor) -> TwoLogits | Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from edgevit.artifacts import Preprocess
 from edgevit.errors import RecipeError
-from edgevit.models.creation import classifier_prefixes, timm_model
-from edgevit.models.knn_classifier import NearestNeighbours
+from edgevit.models.knn_classifier import NearestNeighbors
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.models.views import MultiViewModel
 
 
@@ -57,14 +57,14 @@ class Pooled(nn.Module):
         return embedding
 
 
-def classifiers(model: nn.Module) -> list[nn.Linear | NearestNeighbours]:
+def classifiers(model: nn.Module) -> list[nn.Linear | NearestNeighbors]:
     """The last layers of a timm model: one, or those of its class head and its distillation head."""
     modules = dict(timm_model(model).named_modules())
     found = [modules.get(prefix.removesuffix(".")) for prefix in classifier_prefixes(model)]
     linears = [
         module
         for module in found
-        if isinstance(module, NearestNeighbours) or (isinstance(module, nn.Linear) and module.bias is not None)
+        if isinstance(module, NearestNeighbors) or (isinstance(module, nn.Linear) and module.bias is not None)
     ]
     if not linears:
         raise RecipeError(

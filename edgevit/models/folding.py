@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Collection
+from typing import Literal
 
 import torch
 from timm.layers import Conv2dSame
@@ -12,9 +13,36 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from edgevit.artifacts import Frozen
+from edgevit.models.timm_models import classifier_prefixes, preprocess_of, timm_model
+
 BatchNorm = nn.modules.batchnorm._BatchNorm
 # Those that use their weight as it is: others standardise or mix it first.
 PLAIN_LAYERS = (nn.Conv2d, Conv2dSame, nn.Linear)
+
+
+class Folded(Frozen):
+    """A model as it is deployed: its branches fused, and batch norm folded into the layers before it.
+
+    The classifier stays apart from a norm before it, so that its input is still the embedding. A batch norm that
+    follows no layer stays, too.
+
+    Attributes:
+        image_size: side in pixels of the pictures that the model takes; None for timm's own size of the model.
+    """
+
+    change: Literal["folded"] = "folded"
+    image_size: int | None = None
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """A folded copy of a model in eval mode."""
+        model.eval()
+        inner, heads = timm_model(model), classifier_prefixes(model)
+        classifiers = [layer for name, layer in inner.named_modules() if f"{name}.".startswith(heads)]
+        folded = fused_branches(model, apart=classifiers, whole=(model, inner))
+        size = preprocess_of(model, self.image_size)
+        fold_batch_norms(folded, torch.zeros(2, 3, size.height, size.width))
+        return folded
 
 
 def fused_branches(module: nn.Module, apart: Collection[nn.Module], whole: Collection[nn.Module]) -> nn.Module:

@@ -1,24 +1,52 @@
-"""A classifier that remembers samples: k nearest neighbours as a layer."""
+"""A classifier that remembers samples: k nearest neighbors as a layer."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from edgevit.artifacts import Frozen
+from edgevit.errors import RecipeError
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 
-LEAST_SHARE = 1e-6  # of a class that no neighbour votes for
+LEAST_SHARE = 1e-6  # of a class that no neighbor votes for
 
 
-class Neighbours(Frozen):
-    """What builds the layer again but its tensors: how many samples it remembers, and how they vote."""
+class KnnClassifier(Frozen):
+    """A model that ends in k nearest neighbors in place of a linear classifier.
 
+    Attributes:
+        samples: the number of samples that the layer remembers.
+        scale: of the cosine in the weight of a vote.
+    """
+
+    change: Literal["knn_classifier"] = "knn_classifier"
     samples: int
     k: int
     scale: float
 
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Put the layer, which remembers nothing yet, in the place of the classifier, in place.
 
-class NearestNeighbours(nn.Module):
+        Raises:
+            RecipeError: the model does not end in one linear layer.
+        """
+        inner = timm_model(model)
+        paths = [prefix.removesuffix(".") for prefix in classifier_prefixes(inner)]
+        classifier = dict(inner.named_modules()).get(paths[0])
+        if len(paths) > 1 or not isinstance(classifier, nn.Linear):
+            raise RecipeError(
+                "k nearest neighbors replace one linear classifier, and this model does not end in one",
+                got=type(inner).__name__,
+                expected="a model that ends in one linear layer, or another method",
+            )
+        inner.set_submodule(paths[0], NearestNeighbors(classifier.in_features, classifier.out_features, self))
+        return model
+
+
+class NearestNeighbors(nn.Module):
     """Features (N, dimensions) → logarithm of each class's share of the votes of the k nearest samples, (N, classes).
 
     Nearest by cosine of the directions from `centre`; a vote weighs exp(scale · cosine).
@@ -28,16 +56,16 @@ class NearestNeighbours(nn.Module):
     votes: Tensor
     centre: Tensor
 
-    def __init__(self, dimensions: int, num_classes: int, neighbours: Neighbours) -> None:
+    def __init__(self, dimensions: int, num_classes: int, config: KnnClassifier) -> None:
         super().__init__()
-        self.in_features, self.neighbours = dimensions, neighbours
-        self.register_buffer("directions", torch.zeros(neighbours.samples, dimensions))
-        self.register_buffer("votes", torch.zeros(neighbours.samples, num_classes))
+        self.in_features, self.config = dimensions, config
+        self.register_buffer("directions", torch.zeros(config.samples, dimensions))
+        self.register_buffer("votes", torch.zeros(config.samples, num_classes))
         self.register_buffer("centre", torch.zeros(dimensions))
 
     def forward(self, features: Tensor) -> Tensor:
         cosines = nn.functional.normalize(features - self.centre, dim=-1) @ self.directions.T
-        nearest, places = cosines.topk(self.neighbours.k, dim=-1)
-        weights = (self.neighbours.scale * (nearest - nearest[:, :1])).exp().unsqueeze(-1)
-        votes = (weights * self.votes[places]).sum(1)
+        nearest, indices = cosines.topk(self.config.k, dim=-1)
+        weights = (self.config.scale * (nearest - nearest[:, :1])).exp().unsqueeze(-1)
+        votes = (weights * self.votes[indices]).sum(1)
         return torch.log((votes / votes.sum(-1, keepdim=True)).clamp(min=LEAST_SHARE))

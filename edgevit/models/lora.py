@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from edgevit.models.creation import classifier_prefixes, timm_model
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 
 ALPHA = 8.0
 

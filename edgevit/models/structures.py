@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgevit.artifacts import Frozen
 from edgevit.errors import ArtifactError, listed
+from edgevit.models.timm_models import timm_model
 
 # The first and the last layer of MLPs and inverted residuals, by the names that timm gives them.
 ENDS = (
@@ -30,16 +31,40 @@ CHANNEL_MULTIPLE = 8  # integer kernels work on whole vectors of channels
 LEAST_HEADS = 2  # TensorRT fuses no attention of one head, which then moves more bytes than one of two
 
 
-class Kept(Frozen):
-    """What pruning has left of a timm model, by module path: it shapes the model before its weights are loaded.
+class Pruned(Frozen):
+    """A pruned model: the sizes of its structures, by module path.
 
     Attributes:
-        units: how many heads an attention has, or hidden units an MLP.
-        dropped: the residual blocks that are gone; the others keep their numbers.
+        units: the number of heads of an attention, or of hidden units of an MLP.
+        dropped: residual blocks that were removed; the other blocks keep their numbers.
     """
 
+    change: Literal["pruned"] = "pruned"
     units: dict[str, int] = {}
     dropped: tuple[str, ...] = ()
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Give a model these sizes, in place; which of its weights stay means nothing.
+
+        Raises:
+            ArtifactError: the model has no such structures.
+        """
+        inner = timm_model(model)
+        structures = structures_of(inner)
+        unknown = [path for path, units in self.units.items() if not _has(structures.get(path), units)]
+        modules = dict(inner.named_modules())
+        unknown += [path for path in self.dropped if path not in modules]
+        if unknown:
+            raise ArtifactError(
+                "the description of a pruned model is of another model",
+                got=listed(unknown),
+                expected=f"structures of {type(inner).__name__}",
+            )
+        for path, units in self.units.items():
+            structures[path].keep(range(units))
+        for path in self.dropped:
+            drop_block(inner, path)
+        return model
 
 
 class Part(NamedTuple):
@@ -124,28 +149,6 @@ def blocks_of(model: nn.Module) -> list[str]:
 def drop_block(model: nn.Module, path: str) -> None:
     """Let the block's input through as it is."""
     model.set_submodule(path, nn.Identity())
-
-
-def shape_like(model: nn.Module, kept: Kept) -> None:
-    """Give a timm model, in place, the shapes that pruning has left; which of its weights stay means nothing.
-
-    Raises:
-        ArtifactError: this model has no such structures.
-    """
-    structures = structures_of(model)
-    unknown = [path for path, units in kept.units.items() if not _has(structures.get(path), units)]
-    modules = dict(model.named_modules())
-    unknown += [path for path in kept.dropped if path not in modules]
-    if unknown:
-        raise ArtifactError(
-            "the description of what pruning has left is of another model",
-            got=listed(unknown),
-            expected=f"structures of {type(model).__name__}",
-        )
-    for path, units in kept.units.items():
-        structures[path].keep(range(units))
-    for path in kept.dropped:
-        drop_block(model, path)
 
 
 def _has(structure: Structure | None, units: int) -> bool:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from edgevit.configs import Tap
 from edgevit.errors import RecipeError
-from edgevit.models.creation import timm_model
 from edgevit.models.distillation_token import DistillationTokenModel, TwoLogits
+from edgevit.models.timm_models import timm_model
 from edgevit.models.views import MultiViewModel
 
 

@@ -5,13 +5,17 @@ Nothing is learned for it. A token that stands for several is their mean, counts
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgevit.artifacts import Frozen
 from edgevit.errors import RecipeError
+from edgevit.models.timm_models import timm_model
 
 
 class MergingBlocks(nn.Sequential):
@@ -42,12 +46,26 @@ class MergingBlocks(nn.Sequential):
         return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens)))), sizes
 
 
+class MergedTokens(Frozen):
+    """A plain ViT each of whose blocks merges `per_block` pairs of tokens."""
+
+    change: Literal["merged_tokens"] = "merged_tokens"
+    per_block: int
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Make a timm ViT merge tokens, in place. Raises RecipeError; see `merge_tokens`."""
+        merge_tokens(timm_model(model), self.per_block)
+        return model
+
+
 def merge_tokens(model: nn.Module, merged: int) -> None:
-    """Make a timm ViT merge so many pairs of tokens in each block, in place.
+    """Make each block of a timm ViT merge `merged` pairs of tokens, in place.
 
     Raises:
-        RecipeError: it is no plain ViT that answers by its class token, or has too few patches.
+        RecipeError: the model is no plain ViT with a class token, has too few patches, or merges tokens already.
     """
+    if isinstance(blocks := getattr(model, "blocks", None), MergingBlocks):
+        raise RecipeError("this model merges tokens already", got=f"{blocks.merged} in each block", expected="none")
     if not isinstance(model, VisionTransformer) or not all(map(_can_merge, model.blocks)):
         raise RecipeError(
             "tokens can be merged in plain ViTs alone: others need them on a grid",

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from edgevit.artifacts import Frozen
 from edgevit.configs import View
+from edgevit.models.timm_models import ModelWrapper
 
 ZOOM = 7 / 8  # the share of each side that a zoomed view shows
 
 
-class MultiViewModel(nn.Module):
+class TestTimeViews(Frozen):
+    """A model that answers with the mean over the plain picture and these views of it."""
+
+    change: Literal["test_time_views"] = "test_time_views"
+    views: tuple[View, ...]
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Wrap a model."""
+        return MultiViewModel(model, self.views)
+
+
+class MultiViewModel(ModelWrapper):
     """A classifier whose answer is the mean of its logits for the picture and for other views of it.
 
     All views go through the model as one batch, so that an exported graph holds the model once. In training mode the
@@ -20,8 +34,8 @@ class MultiViewModel(nn.Module):
     """
 
     def __init__(self, model: nn.Module, views: tuple[View, ...]) -> None:
-        super().__init__()
-        self.model, self.views = model, views
+        super().__init__(model)
+        self.views = views
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training:

@@ -14,8 +14,8 @@ from onnxruntime.quantization.quant_utils import compute_scale_zp, get_qmin_qmax
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from edgevit.models.creation import timm_model
 from edgevit.models.ranges import LayerRanges, Range
+from edgevit.models.timm_models import timm_model
 from edgevit.quantization.dialects import Dialect
 from edgevit.quantization.ptq import RoundedLayer
 

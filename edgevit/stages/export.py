@@ -18,6 +18,7 @@ from edgevit.graphs.norms import with_fused_norms
 from edgevit.models import open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
+from edgevit.models.folding import Folded
 from edgevit.models.ranges import TrainedRanges, trained_ranges
 from edgevit.progress import Progress
 from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images
@@ -29,9 +30,9 @@ from edgevit.runtimes.torch.session import TorchSession
 
 def run(config: Export, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     checkpoint = inputs["model"]
-    module, description, spec = open_checkpoint(checkpoint)
-    ranges = trained_ranges(checkpoint)
-    return exported(module, spec, config, context, out, f"its checkpoint '{checkpoint.id}'", description.folded, ranges)
+    built, source = open_checkpoint(checkpoint), f"its checkpoint '{checkpoint.id}'"
+    is_folded, ranges = built.description.change(Folded) is not None, trained_ranges(checkpoint)
+    return exported(built.module, checkpoint.io, config, context, out, source, is_folded, ranges)
 
 
 def exported(

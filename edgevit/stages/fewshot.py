@@ -15,7 +15,7 @@ from edgevit.fewshot.automatic import UNCHANGED, choose_method
 from edgevit.fewshot.choice import default_method
 from edgevit.fewshot.finetuning import finetune
 from edgevit.fewshot.learning_rate import choose_learning_rate
-from edgevit.models.checkpoints import Checkpoint, checkpoint_contents, open_to_train
+from edgevit.models.checkpoints import checkpoint_contents, open_to_train
 from edgevit.models.creation import BuiltModel, with_test_time_views
 from edgevit.training.distributed.processes import on_ranks
 from edgevit.training.loop.fit import METRICS
@@ -40,7 +40,7 @@ def _adapted(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, 
 
 
 def _finetuned(
-    checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path
+    checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path
 ) -> tuple[BuiltModel, str, Json]:
     found: Json = {}
     if config.learning_rates is not None:
@@ -50,10 +50,10 @@ def _finetuned(
 
 
 def _with_head(
-    checkpoint: Checkpoint, task: Task, config: Fewshot, context: Context, out: Path
+    checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path
 ) -> tuple[BuiltModel, str, Json]:
     features = task_features(checkpoint, task, config, context)
-    if checkpoint.io.classes != task.support.classes:  # else it has learned from these images, and finds them easy
+    if checkpoint.classes != task.support.classes:  # else it has learned from these images, and finds them easy
         _advise(features, task, config, context, out)
     if config.method != "auto":
         method = config.method or default_method(task.pool is not None)
@@ -63,8 +63,7 @@ def _with_head(
         config = config.model_copy(update={"learning_rate": choice.learning_rate})
         return finetune(checkpoint, task, config, context, out), choice.method, choice.summary()
     if choice.method == UNCHANGED:
-        built = BuiltModel(checkpoint.module, checkpoint.description, checkpoint.io.preprocess)
-        return built, choice.method, choice.summary()
+        return checkpoint, choice.method, choice.summary()
     return with_fitted_head(checkpoint, features, choice.method, config), choice.method, choice.summary()
 
 

@@ -13,14 +13,8 @@ from edgevit.data.class_names import check_class_names
 from edgevit.data.class_order import in_order, possible_orders, unknown_order
 from edgevit.errors import DataError, RecipeError, listed
 from edgevit.models.checkpoints import checkpoint_contents, load_weights, num_classes_of_weights
-from edgevit.models.creation import (
-    BuiltModel,
-    create_model,
-    default_class_names,
-    model_config,
-    with_new_head,
-    with_test_time_views,
-)
+from edgevit.models.creation import BuiltModel, create_model, with_new_head, with_test_time_views
+from edgevit.models.timm_models import default_class_names, model_config
 from edgevit.models.weights_files import WeightsFile, read_weights
 from edgevit.provenance import WEIGHTS_FROM
 

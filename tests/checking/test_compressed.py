@@ -13,12 +13,13 @@ from edgevit.compression.pruning import Removal, without
 from edgevit.exporting import onnx_from_module
 from edgevit.graphs.files import write_onnx
 from edgevit.graphs.float16 import with_float16
-from edgevit.models.creation import BuiltModel, create_model, with_merged_tokens
+from edgevit.models.creation import BuiltModel, create_model, with_change
+from edgevit.models.token_merging import MergedTokens
 from tests.checking.test_nvidia import needs_nvidia
 
 
 def merging(built: BuiltModel) -> BuiltModel:
-    return with_merged_tokens(built, 3)
+    return with_change(built, MergedTokens(per_block=3))
 
 
 def with_two_heads(built: BuiltModel) -> BuiltModel:

@@ -17,8 +17,9 @@ from edgevit.data.dataset import ArrayImages, Dataset
 from edgevit.data.loading import ViewDataset
 from edgevit.data.transforms import normalize
 from edgevit.errors import DataError
-from edgevit.models.creation import BuiltModel, create_model, timm_model
+from edgevit.models.creation import BuiltModel, create_model
 from edgevit.models.structures import structures_of
+from edgevit.models.timm_models import timm_model
 from edgevit.progress import SilentProgress
 
 CPU, CLASSES, IMAGES = torch.device("cpu"), ("a", "b", "c"), 18

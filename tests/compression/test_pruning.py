@@ -24,8 +24,10 @@ from edgevit.compression.pruning import (
 from edgevit.errors import ArtifactError, ParityError, RecipeError
 from edgevit.models import catalogue
 from edgevit.models.cost import macs_of, params_of
-from edgevit.models.creation import BuiltModel, ModelDescription, build, create_model, timm_model, with_new_head
-from edgevit.models.structures import Kept, structures_of
+from edgevit.models.creation import BuiltModel, build, create_model, with_new_head
+from edgevit.models.description import ModelDescription
+from edgevit.models.structures import Pruned, structures_of
+from edgevit.models.timm_models import timm_model
 
 VIT = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
 MODELS: dict[str, dict[str, Any]] = {
@@ -163,7 +165,7 @@ def test_a_block_whose_units_cancel_goes_whole_and_its_input_goes_through() -> N
     importance = Importance(units, {path: torch.tensor([0.0 if path == "blocks.1" else 1e3]) for path in blocks})
     block = 17 * 12 * 48**2 + 2 * 17 * 17 * 48
     smaller = without(VISION, plan_removal(VISION, importance, "macs", 1 - block / macs_of(VISION.module, 32, 32)))
-    assert smaller.description.pruned == Kept(dropped=("blocks.1",))
+    assert smaller.description.change(Pruned) == Pruned(dropped=("blocks.1",))
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = VISION.module
     tokens = model._pos_embed(model.patch_embed(images))
@@ -217,9 +219,9 @@ def test_what_cannot_be_pruned_is_refused() -> None:
         prunable(HYBRID.module, ("heads",))
     with pytest.raises(RecipeError, match=r"(?s)cannot make the model so small.*keep_macs: 0.01.*at least 0\.\d+"):
         plan_removal(VISION, magnitude(structures_of(VISION.module)), "macs", 0.01)
-    for kept in (Kept(units={"blocks.9.mlp": 8}), Kept(units={"blocks.0.attn": 4}), Kept(dropped=("blocks.9",))):
+    for fields in ({"units": {"blocks.9.mlp": 8}}, {"units": {"blocks.0.attn": 4}}, {"dropped": ("blocks.9",)}):
         with pytest.raises(ArtifactError, match="is of another model"):
-            build(VISION.description.model_copy(update={"pruned": kept}))
+            build(VISION.description.with_change(Pruned.model_validate(fields)))
 
 
 class Softmaxed(nn.Module):
@@ -244,7 +246,7 @@ def test_a_width_that_becomes_the_model_s_own_is_built_again(hybrid: bool) -> No
     units = structures_of(built.module)[path].units
     removal = Removal({path: list(range(width, units))}, [])
     smaller = without(built, removal)
-    assert smaller.description.pruned == Kept(units={path: width})
+    assert smaller.description.change(Pruned) == Pruned(units={path: width})
     build(smaller.description).load_state_dict(smaller.module.state_dict())
     before, after = before_and_after(built.module, removal)["hidden"]
     assert before - after == units - width

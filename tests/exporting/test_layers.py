@@ -18,8 +18,9 @@ from edgevit.exporting import onnx as exporters
 from edgevit.exporting import tensor_ranges
 from edgevit.exporting.layers import layers_by_output
 from edgevit.models import create_model, model_from_checkpoint
-from edgevit.models.creation import folded_model, timm_model
+from edgevit.models.creation import folded_model
 from edgevit.models.ranges import LayerRanges, TrainedRanges
+from edgevit.models.timm_models import timm_model
 from tests.small_models import checkpoint, float_onnx
 
 CLASSES = tuple("abc")

@@ -22,8 +22,8 @@ from edgevit.fewshot.heads import LinearHead
 from edgevit.inference.frozen_model import FrozenModel
 from edgevit.inference.over_dataset import accuracy, outputs_of
 from edgevit.models import create_model, open_checkpoint
-from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.creation import BuiltModel
+from edgevit.models.distillation_token import DistillationToken
 from edgevit.models.embedding import classifiers
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit
 
@@ -36,12 +36,12 @@ def config(**changes: Any) -> Fewshot:
     return Fewshot.model_validate({**fields, **changes})
 
 
-def checkpoint(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), token: bool = False) -> Checkpoint:
+def checkpoint(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), token: bool = False) -> BuiltModel:
     built = tiny_token_vit(len(classes)) if token else tiny_vit(len(classes))
     return open_checkpoint(published_checkpoint(folder, built, classes))
 
 
-def adapted_to(start: Checkpoint, task: Task, method: str, settings: Fewshot) -> BuiltModel:
+def adapted_to(start: BuiltModel, task: Task, method: str, settings: Fewshot) -> BuiltModel:
     return with_fitted_head(start, task_features(start, task, settings, Context()), method, settings)
 
 
@@ -64,7 +64,7 @@ def test_new_classifier_answers_as_the_head_on_the_features(name: str) -> None:
         adapted = with_linear_head(built, head)
         got = adapted.module(images)
     assert adapted.description.num_classes == 3
-    assert not adapted.description.distillation_token
+    assert not adapted.description.changes
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-3, rtol=1e-4)
 
 
@@ -141,7 +141,7 @@ def test_token_student_keeps_both_heads_through_finetuning(tmp_path: Path) -> No
         Context(work=tmp_path),
         tmp_path,
     )
-    assert tuned.description.distillation_token
+    assert tuned.description.change(DistillationToken)
 
 
 @pytest.mark.parametrize(

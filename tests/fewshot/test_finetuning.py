@@ -25,7 +25,6 @@ from edgevit.fewshot.crossvalidation import score
 from edgevit.fewshot.finetuning import finetune, finetuning_setup, freeze_untuned
 from edgevit.inference.over_dataset import accuracy, outputs_of
 from edgevit.models import BuiltModel, create_model, open_checkpoint
-from edgevit.models.checkpoints import Checkpoint
 from edgevit.models.lora import merge_lora
 from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.fit import fit
@@ -43,7 +42,7 @@ def settings(tune: str, **changes: Any) -> Fewshot:
     return config(**{**SETTINGS, "tune": tune, **changes})
 
 
-def small_convnet(folder: Path, classes: tuple[str, ...] = ("a", "b", "c")) -> Checkpoint:
+def small_convnet(folder: Path, classes: tuple[str, ...] = ("a", "b", "c")) -> BuiltModel:
     """With batch normalisation, depthwise convolutions among its layers."""
     built = create_model("repvit_m0_9", len(classes), 32, {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)})
     return open_checkpoint(published_checkpoint(folder, built, classes))
@@ -55,7 +54,7 @@ def changed(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
     return {key for key in before if not torch.equal(before[key], after[key])}
 
 
-def tuned(start: Checkpoint, settings: Fewshot, folder: Path) -> BuiltModel:
+def tuned(start: BuiltModel, settings: Fewshot, folder: Path) -> BuiltModel:
     folder.mkdir(exist_ok=True)
     return finetune(start, Task(blobs("s", 3)), settings, Context(work=folder / "work", workers=0), folder)
 

@@ -24,7 +24,7 @@ def test_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
     artifact = published_checkpoint(tmp_path, built, ("a", "b", "c"))
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(model_from_checkpoint(artifact)(images), built.module(images))
-    assert open_checkpoint(artifact).io.classes == ("a", "b", "c")
+    assert open_checkpoint(artifact).classes == ("a", "b", "c")
 
 
 def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
@@ -42,15 +42,8 @@ def test_description_is_plain_json(tmp_path: Path) -> None:
         "model": "deit_tiny_distilled_patch16_224",
         "model_args": {**TINY_VIT, "img_size": 32},
         "num_classes": 3,
-        "distillation_token": True,
-        "inference": "mean_softmax",
         "licence": None,
-        "test_time_views": [],
-        "neighbours": None,
-        "folded": False,
-        "pruned": None,
-        "low_ranks": {},
-        "merged_tokens": 0,
+        "changes": [{"change": "distillation_token", "inference": "mean_softmax"}],
     }
 
 

@@ -10,7 +10,8 @@ import torch
 
 from edgevit.errors import RecipeError
 from edgevit.models import create_model, macs_of, params_of, preprocess_of, with_new_head
-from edgevit.models.creation import ModelDescription, build
+from edgevit.models.creation import build
+from edgevit.models.description import ModelDescription
 
 TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 

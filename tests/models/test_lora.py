@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from edgevit.models import BuiltModel, create_model
-from edgevit.models.creation import classifier_prefixes, timm_model
 from edgevit.models.lora import ALPHA, add_lora, merge_lora
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 from tests.learning import tiny_token_vit, tiny_vit
 
 IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -9,10 +9,10 @@ import pytest
 import timm
 
 from edgevit.models import catalogue, create_model, macs_of, params_of
-from edgevit.models.creation import model_config
 from edgevit.models.distillation_token import has_distillation_token
 from edgevit.models.names import known_model, listed_names, nearest_models
 from edgevit.models.taps import layer_count
+from edgevit.models.timm_models import model_config
 
 
 def test_stored_names_are_timms() -> None:

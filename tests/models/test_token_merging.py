@@ -14,9 +14,10 @@ from torch import Tensor
 from edgevit.compression.pruning import magnitude, plan_removal, prunable, without
 from edgevit.errors import RecipeError
 from edgevit.models.cost import macs_of
-from edgevit.models.creation import BuiltModel, ModelDescription, build, create_model, with_merged_tokens, with_new_head
+from edgevit.models.creation import BuiltModel, build, create_model, with_change, with_new_head
+from edgevit.models.description import ModelDescription
 from edgevit.models.structures import structures_of
-from edgevit.models.token_merging import MergingBlocks, attention_and_keys, merge
+from edgevit.models.token_merging import MergedTokens, MergingBlocks, attention_and_keys, merge
 
 ARGS: dict[str, Any] = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
 
@@ -107,7 +108,7 @@ def test_token_that_counts_twice_is_attended_to_as_two() -> None:
 
 def test_merged_model_is_described_built_again_trained_and_given_another_head() -> None:
     built = vit()
-    merging = with_merged_tokens(built._replace(module=built.module.float()), 4)
+    merging = with_change(built._replace(module=built.module.float()), MergedTokens(per_block=4))
     again = build(ModelDescription.model_validate_json(merging.description.model_dump_json()))
     again.load_state_dict(built.module.state_dict())
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -132,7 +133,7 @@ def test_pruned_model_merges_too_but_not_the_other_way_round() -> None:
     built = create_model("deit_tiny_patch16_224", 5, 32, ARGS)
     removal = plan_removal(built, magnitude(structures_of(built.module)), "macs", 0.6)
     pruned = without(built, removal._replace(blocks=["blocks.1"], units={"blocks.0.attn": [1]}))
-    merging = with_merged_tokens(pruned, 3)
+    merging = with_change(pruned, MergedTokens(per_block=3))
     assert merging.module(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
     with pytest.raises(RecipeError, match=r"(?s)no longer to be pruned.*prune it first"):
         prunable(merging.module, ("heads",))
@@ -149,10 +150,10 @@ def test_pruned_model_merges_too_but_not_the_other_way_round() -> None:
 def test_what_cannot_merge_is_refused(name: str, args: dict[str, Any] | None, merged: int, message: str) -> None:
     built = create_model(name, 5, 32, {} if args is None else {**ARGS, **args})
     with pytest.raises(RecipeError, match=message):
-        with_merged_tokens(built, merged)
+        with_change(built, MergedTokens(per_block=merged))
 
 
 def test_no_model_merges_twice() -> None:
-    merging = with_merged_tokens(create_model("deit_tiny_patch16_224", 5, 32, ARGS), 2)
+    merging = with_change(create_model("deit_tiny_patch16_224", 5, 32, ARGS), MergedTokens(per_block=2))
     with pytest.raises(RecipeError, match="merges tokens already"):
-        with_merged_tokens(merging, 2)
+        with_change(merging, MergedTokens(per_block=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,14 @@ import torch
 from torch import nn
 from torchvision.transforms.functional import hflip, resized_crop
 
-from edgevit.artifacts import Artifact, FileEntry, IOSpec, sha256_of_file
+from edgevit.artifacts import IOSpec
 from edgevit.configs import View
 from edgevit.exporting.onnx import onnx_from_module
 from edgevit.models import BuiltModel, cost_of, create_model, model_from_checkpoint, open_checkpoint
 from edgevit.models.checkpoints import open_to_train
-from edgevit.models.creation import timm_model, with_test_time_views
+from edgevit.models.creation import with_test_time_views
 from edgevit.models.taps import checked_taps, forward_with_taps
+from edgevit.models.timm_models import timm_model
 from edgevit.models.views import MultiViewModel
 from tests.learning import published_checkpoint, tiny_token_vit, tiny_vit
 
@@ -80,20 +80,6 @@ def test_checkpoint_keeps_its_views_and_training_drops_them(tmp_path: Path, toke
         assert torch.equal(opened.module(IMAGES), built.module(IMAGES))
     assert opened.description == built.description
     assert type(timm_model(open_checkpoint(artifact).module)) is type(timm_model(built.module))
-
-
-def test_checkpoint_from_before_there_were_views_is_readable(tmp_path: Path) -> None:
-    built = tiny_vit()
-    published_checkpoint(tmp_path, built, ("a", "b", "c"))
-    file = tmp_path / "checkpoint" / "model.json"
-    described = json.loads(file.read_text())
-    assert described.pop("test_time_views") == []
-    file.write_text(json.dumps(described))
-    made = Artifact.load(tmp_path / "checkpoint")
-    entry = FileEntry(sha256=sha256_of_file(file), size=file.stat().st_size)
-    files = {**made.manifest.files, "model.json": entry}
-    old = Artifact(made.path, made.manifest.model_copy(update={"files": files}))
-    assert open_checkpoint(old).description == built.description
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ import torch
 
 from edgevit.errors import RecipeError
 from edgevit.models import model_from_checkpoint, open_checkpoint
+from edgevit.models.low_rank import LowRanks
+from edgevit.models.structures import Pruned
 from edgevit.runtimes.base import random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from tests.small_models import HYBRID, checkpoint, workbench
@@ -18,12 +20,12 @@ def test_factorised_model_is_nearer_than_one_divided_blindly() -> None:
     thinner = bench.run("factorize", "factorized", model=checkpoint().id, keep_macs=0.7, data="digits.pool", images=64)
     assert thinner.metrics["macs"] <= 0.7 * checkpoint().metrics["macs"]
     opened = open_checkpoint(thinner)
-    ranks = opened.description.low_ranks
-    assert ranks
+    low_ranks = opened.description.change(LowRanks)
+    assert low_ranks
     images = torch.from_numpy(random_images(thinner.io, 8, seed=0))
     with torch.no_grad():
         expected, found = whole(images), opened.module(images)
-        for path, rank in ranks.items():
+        for path, rank in low_ranks.ranks.items():
             weight = whole.get_submodule(path).weight
             weight.copy_(weight.clone()[torch.randperm(len(weight), generator=torch.Generator().manual_seed(rank))])  # type: ignore[arg-type]
         shuffled = whole(images)
@@ -45,7 +47,7 @@ def test_factorised_model_goes_to_onnx_int8_and_back_to_school() -> None:
         "distill", "thin-student", teacher=checkpoint().id, init=thinner.id, streams=({"data": "few.pool"},),
         objectives=({"loss": "soft"},), epochs=1, batch_size=64,
     )  # fmt: skip
-    assert open_checkpoint(student).description.low_ranks == open_checkpoint(thinner).description.low_ranks
+    assert open_checkpoint(student).description == open_checkpoint(thinner).description
     assert student.digest != thinner.digest
 
 
@@ -75,10 +77,12 @@ def test_a_factorised_model_is_not_factorised_again_and_loses_whole_blocks_with_
     shallow = bench.run(
         "prune", "shallow", model=thinner.id, keep_macs=0.7, data="digits.support", structures=("blocks",)
     )
-    opened = open_checkpoint(shallow)  # which builds it from its description
-    dropped = opened.description.pruned.dropped if opened.description.pruned else ()
-    assert dropped
-    assert not any(path.startswith(f"{block}.") for path in opened.description.low_ranks for block in dropped)
+    description = open_checkpoint(shallow).description  # opening builds the model from it
+    pruned, low_ranks = description.change(Pruned), description.change(LowRanks)
+    assert pruned
+    assert pruned.dropped
+    assert low_ranks
+    assert not any(path.startswith(f"{block}.") for path in low_ranks.ranks for block in pruned.dropped)
 
 
 @pytest.mark.parametrize("stage", ["prune", "factorize", "merge_tokens"])

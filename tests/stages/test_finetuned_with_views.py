@@ -41,7 +41,7 @@ def tuned() -> Artifact:
 def test_checkpoint_is_a_plain_one_with_views_and_tells_how_its_rate_was_chosen() -> None:
     found, plain = tuned(), base()
     described = json.loads((found.path / "model.json").read_text())
-    assert described["test_time_views"] == ["flip", "zoom"]
+    assert described["changes"] == [{"change": "test_time_views", "views": ["flip", "zoom"]}]
     assert found.metrics["params"] == plain.metrics["params"]
     assert found.metrics["macs"] == 3 * plain.metrics["macs"]
     scores = found.manifest.provenance["learning_rate_scores"]
@@ -79,7 +79,7 @@ def test_views_go_along_to_the_device() -> None:
 
 def test_training_goes_on_without_the_views() -> None:
     model = workbench().run("train", "after-views", init=tuned().id, data="digits.support", epochs=0)
-    assert json.loads((model.path / "model.json").read_text())["test_time_views"] == []
+    assert json.loads((model.path / "model.json").read_text())["changes"] == []
     adapted = workbench().run("fewshot", "headed-after-views", model=tuned().id, support="digits.support")
     assert not isinstance(model_from_checkpoint(adapted), MultiViewModel)
 

@@ -16,7 +16,8 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, DataError, RecipeError
 from edgevit.inference.over_dataset import accuracy
-from edgevit.models import create_model, model_from_checkpoint, save_checkpoint
+from edgevit.models import create_model, model_from_checkpoint, open_checkpoint, save_checkpoint
+from edgevit.models.distillation_token import DistillationToken
 from edgevit.progress import PlainProgress
 from tests.small_models import VIT, workbench
 
@@ -139,7 +140,7 @@ def test_student_comes_to_agree_with_its_teacher() -> None:
 
 def test_token_student_is_described_as_one_and_answers_with_one_tensor() -> None:
     student = distilled("token")
-    assert json.loads((student.path / "model.json").read_text())["distillation_token"] is True
+    assert open_checkpoint(student).description.change(DistillationToken)
     assert model_from_checkpoint(student)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
@@ -185,7 +186,7 @@ def test_fewshot_finetunes_a_student() -> None:
         "fewshot", "tuned", model=student.id, support="digits.support", pool="digits.pool", method="finetune", **SHORT
     )
     assert (tuned.path / "metrics.jsonl").is_file()
-    assert json.loads((tuned.path / "model.json").read_text())["distillation_token"] is True
+    assert open_checkpoint(tuned).description.change(DistillationToken)
 
 
 def test_fewshot_without_labels_is_refused() -> None:

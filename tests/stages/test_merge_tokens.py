@@ -11,6 +11,7 @@ import torch
 
 from edgevit.errors import RecipeError
 from edgevit.models import model_from_checkpoint, open_checkpoint
+from edgevit.models.token_merging import MergedTokens
 from edgevit.runtimes.base import random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from tests.small_models import VIT, checkpoint, workbench
@@ -46,7 +47,7 @@ def test_merged_model_is_quantized_and_distilled() -> None:
         "distill", "merged-student", teacher=checkpoint().id, init=merged.id, streams=({"data": "few.pool"},),
         objectives=({"loss": "soft"},), epochs=1, batch_size=64,
     )  # fmt: skip
-    assert open_checkpoint(student).description.merged_tokens == 2
+    assert open_checkpoint(student).description.changes == (MergedTokens(per_block=2),)
     assert student.metrics["macs"] == merged.metrics["macs"]
     with pytest.raises(RecipeError, match="its features lead to another answer"):
         bench.run(

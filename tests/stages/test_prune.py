@@ -25,7 +25,6 @@ from edgevit.errors import RecipeError
 from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import model_from_checkpoint, open_checkpoint
 from edgevit.models.cost import cost_of
-from edgevit.models.creation import BuiltModel
 from edgevit.models.structures import structures_of
 from edgevit.pipeline import ingredients_of
 from edgevit.progress import progress_for
@@ -80,7 +79,7 @@ def test_checkpoint_is_smaller_and_opens_again(fields: dict[str, Any]) -> None:
     share = artifact.metrics[cost] / trained().metrics[cost]
     assert keep - 0.03 < share <= keep
     opened = open_checkpoint(artifact)
-    assert cost_of(opened.module, opened.io.preprocess) == {key: artifact.metrics[key] for key in ("params", "macs")}
+    assert cost_of(opened.module, opened.preprocess) == {key: artifact.metrics[key] for key in ("params", "macs")}
     assert len({one.units for one in structures_of(opened.module).values() if one.kind == "hidden"}) > 1  # uneven
     assert ("own answers" in said.getvalue()) == (fields.get("data") == "digits.pool")
     assert f"{share:.1%} of the {'MACs' if cost == 'macs' else 'parameters'}" in said.getvalue()
@@ -88,8 +87,7 @@ def test_checkpoint_is_smaller_and_opens_again(fields: dict[str, Any]) -> None:
 
 
 def test_taylor_keeps_more_of_what_was_learned_than_chance_does() -> None:
-    opened = open_checkpoint(trained())
-    whole = BuiltModel(opened.module, opened.description, opened.io.preprocess)
+    whole = open_checkpoint(trained())
     structures, _ = prunable(whole.module, ("heads", "hidden"))
     by_taylor = pruned("by-taylor", keep_macs=0.7, data="digits.support")
     distances = [distance_to(whole.module, model_from_checkpoint(by_taylor))]
@@ -137,7 +135,7 @@ def test_what_is_left_is_distilled_trained_adapted_and_pruned_again() -> None:
     for one in (distilled, adapted):
         assert one.metrics["macs"] == source.metrics["macs"]
         assert not same_weights(one, source)
-    assert open_checkpoint(distilled).description.pruned == open_checkpoint(source).description.pruned
+    assert open_checkpoint(distilled).description.changes == open_checkpoint(source).description.changes
     teacher, student, before = map(model_from_checkpoint, (trained(), distilled, source))
     assert distance_to(teacher, student) < 0.8 * distance_to(teacher, before)
     larger = bench.run("train", "trained-again", init=pruned().id, data="digits.support", layer_decay=0.8, **SHORT)
@@ -153,7 +151,7 @@ def test_another_head_on_a_pruned_model_is_trained_too() -> None:
     small = bench.run("prune", "two-classes-pruned", model=stranger.id, keep_params=0.6, score="magnitude")
     again = bench.run("train", "ten-classes", init=small.id, data="digits.support", **SHORT)
     assert again.io.classes == tuple("0123456789")
-    assert open_checkpoint(again).description.pruned == open_checkpoint(small).description.pruned
+    assert open_checkpoint(again).description.changes == open_checkpoint(small).description.changes
 
 
 @cache

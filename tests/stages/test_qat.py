@@ -26,7 +26,8 @@ from edgevit.errors import ArtifactError, ParityError, RecipeError
 from edgevit.exporting import onnx_from_module, tensor_ranges
 from edgevit.graphs.files import write_onnx
 from edgevit.graphs.metadata import trained_ranges_in
-from edgevit.models import BuiltModel, create_model, open_checkpoint, save_checkpoint
+from edgevit.models import create_model, open_checkpoint, save_checkpoint
+from edgevit.models.folding import Folded
 from edgevit.models.ranges import RANGES, TrainedRanges, trained_ranges
 from edgevit.pipeline import resolve
 from edgevit.progress import SilentProgress
@@ -80,7 +81,7 @@ def with_outliers() -> Artifact:
 
     Wide ranges are what post-training quantization of ViTs suffers from.
     """
-    module, description, _ = open_checkpoint(student())
+    module, description, *_ = open_checkpoint(student())
     with torch.no_grad():
         for block in module.blocks:
             for norm, layer in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):
@@ -214,12 +215,12 @@ def test_ranges_travel_from_the_checkpoint_through_the_file_into_the_integers(ru
 
 def test_the_checkpoint_is_one_like_any_other() -> None:
     model = trained()
-    module, description, _ = open_checkpoint(model)
+    opened = open_checkpoint(model)
     before = open_checkpoint(student()).module.state_dict()
-    state = module.state_dict()
+    state = opened.module.state_dict()
     assert state.keys() == before.keys()
     assert not torch.equal(state["blocks.0.attn.qkv.weight"], before["blocks.0.attn.qkv.weight"])
-    assert description.folded
+    assert opened.description.change(Folded)
     assert RANGES in model.manifest.files
     assert workbench().run("evaluate", "qat-float", model=model.id, data="digits.support").metrics["top1"]["value"] > 0
     further = workbench().run("train", "after-qat", init=model.id, data="digits.support", epochs=0)
@@ -308,10 +309,9 @@ def test_a_weight_that_is_no_layers_own_is_said_and_calibrated() -> None:
             return nn.functional.linear(values, self.layer.weight, self.layer.bias)  # type: ignore[arg-type]
 
     config, inputs = setup_of("functional", init=student().id)
-    module, description, io = open_checkpoint(student())
-    module.set_submodule("blocks.0.mlp.fc1", Functional(module.get_submodule("blocks.0.mlp.fc1")))
+    built = open_checkpoint(student())
+    built.module.set_submodule("blocks.0.mlp.fc1", Functional(built.module.get_submodule("blocks.0.mlp.fc1")))
     said = Said()
-    built = BuiltModel(module, description, io.preprocess)
     found = fake_quantization(built, config, inputs, Context(progress=said))
     assert "blocks.0.mlp.fc1.layer" not in found.layers
     assert len(found.layers) == 9

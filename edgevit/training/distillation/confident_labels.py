@@ -15,7 +15,7 @@ from edgevit.data.labels import labels_among, lacks_classes
 from edgevit.errors import DataError
 from edgevit.inference.frozen_model import fast_forward
 from edgevit.inference.over_dataset import outputs_of
-from edgevit.models.checkpoints import Checkpoint
+from edgevit.models.creation import BuiltModel
 from edgevit.progress import Progress
 
 Floats = NDArray[np.float64]
@@ -44,7 +44,7 @@ class Calibration:
     confidence: Floats
 
 
-def calibrate(teacher: Checkpoint, dataset: Dataset, device: torch.device, progress: Progress) -> Calibration:
+def calibrate(teacher: BuiltModel, dataset: Dataset, device: torch.device, progress: Progress) -> Calibration:
     """Fit the temperature of a teacher on labelled images that it was not trained on.
 
     Where it is right about every one of them, no temperature is best, and it stays 1.
@@ -52,7 +52,7 @@ def calibrate(teacher: Checkpoint, dataset: Dataset, device: torch.device, progr
     Raises:
         DataError: the data set has no labels, or classes that the teacher does not know.
     """
-    labels = _calibration_labels(teacher.io.classes, dataset)
+    labels = _calibration_labels(teacher.classes, dataset)
     logits = logits_of(teacher, dataset, device, progress)
     temperature = fitted_temperature(logits, labels)
     before, after = (softmax(logits, one).max(-1) for one in (1.0, temperature))
@@ -60,12 +60,12 @@ def calibrate(teacher: Checkpoint, dataset: Dataset, device: torch.device, progr
 
 
 def guess(
-    teacher: Checkpoint, dataset: Dataset, temperature: float, device: torch.device, progress: Progress
+    teacher: BuiltModel, dataset: Dataset, temperature: float, device: torch.device, progress: Progress
 ) -> Guesses:
     """The teacher's label and confidence for each sample; labels that the data set has itself are not looked at."""
     logits = logits_of(teacher, dataset, device, progress)
     confidence = softmax(logits, temperature).max(-1)
-    return Guesses(teacher.io.classes, dataset.sample_ids, logits.argmax(-1), confidence)
+    return Guesses(teacher.classes, dataset.sample_ids, logits.argmax(-1), confidence)
 
 
 def surest(guesses: Guesses, threshold: float, balance: bool = False, most_per_class: int | None = None) -> Indices:
@@ -126,9 +126,9 @@ def softmax(logits: Floats, temperature: float) -> Floats:
     return probabilities
 
 
-def logits_of(teacher: Checkpoint, dataset: Dataset, device: torch.device, progress: Progress) -> Floats:
+def logits_of(teacher: BuiltModel, dataset: Dataset, device: torch.device, progress: Progress) -> Floats:
     """(samples, teacher's classes). Raises DataError if one of them is no number."""
-    preprocess = teacher.io.preprocess
+    preprocess = teacher.preprocess
     with progress.bar(f"ask about {dataset.name}", len(dataset), "images") as bar:
         forward = fast_forward(teacher.module, preprocess, device, len(dataset))
         logits = outputs_of(forward, dataset, preprocess, device, bar=bar).double()

@@ -16,7 +16,7 @@ from edgevit.configs import Training
 from edgevit.context import Context
 from edgevit.errors import RecipeError, first_line
 from edgevit.models.cost import params_of
-from edgevit.models.creation import timm_model
+from edgevit.models.timm_models import timm_model
 from edgevit.training.distributed import processes
 
 NOT_IN_PARTS = "mixed torch.Tensor and DTensor"  # torch's words where a weight is read beside its module's forward

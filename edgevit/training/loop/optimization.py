@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from edgevit.configs import Training
 from edgevit.errors import RecipeError, did_you_mean
-from edgevit.models.creation import classifier_prefixes, timm_model
+from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.training.distillation.feature_projectors import StudentWithProjectors, without_projectors
 
 SECOND_ORDER = ("adahessian",)

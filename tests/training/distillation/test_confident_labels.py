@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from edgevit.artifacts import IOSpec
 from edgevit.data.dataset import Dataset
 from edgevit.errors import DataError
 from edgevit.inference.over_dataset import outputs_of
-from edgevit.models.checkpoints import Checkpoint
+from edgevit.models import BuiltModel
 from edgevit.progress import SilentProgress
 from edgevit.training.distillation.confident_labels import (
     Guesses,
@@ -46,9 +45,8 @@ def guesses(confidence: list[float], labels: list[int], classes: int = 3) -> Gue
     return Guesses(tuple("abcdefgh"[:classes]), ids, np.array(labels, np.int64), np.array(confidence))
 
 
-def checkpoint(classes: tuple[str, ...] = ("a", "b", "c")) -> Checkpoint:
-    built = tiny_vit(len(classes))
-    return Checkpoint(built.module, built.description, IOSpec.for_classifier(built.preprocess, classes))
+def checkpoint(classes: tuple[str, ...] = ("a", "b", "c")) -> BuiltModel:
+    return tiny_vit(len(classes))._replace(classes=classes)
 
 
 # temperature
@@ -100,7 +98,7 @@ def test_temperature_never_changes_the_label(temperature: float, seed: int) -> N
 def test_guesses_are_the_teachers_answers_whatever_labels_the_data_has() -> None:
     teacher, data = checkpoint(), blobs(per_class=40)  # more than one batch
     found = guess(teacher, data, 2.0, CPU, SILENT)
-    expected = outputs_of(teacher.module, data, teacher.io.preprocess, CPU).double()
+    expected = outputs_of(teacher.module, data, teacher.preprocess, CPU).double()
     assert found.labels.tolist() == expected.argmax(-1).tolist()
     assert found.confidence == pytest.approx((expected / 2).softmax(-1).amax(-1).numpy(), abs=1e-6)
     unlabelled = guess(teacher, blobs(per_class=40, labelled=False), 2.0, CPU, SILENT)

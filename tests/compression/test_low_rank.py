@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from edgevit.compression.low_rank import factors_of, ranks_for, with_factors, with_low_ranks
 from edgevit.errors import ArtifactError, RecipeError
 from edgevit.models.cost import macs_of
-from edgevit.models.creation import ModelDescription, build, create_model, with_low_ranks, with_new_head
-from edgevit.models.low_rank import factorize, factors_of, ranks_for
+from edgevit.models.creation import build, create_model, with_new_head
+from edgevit.models.description import ModelDescription
+from edgevit.models.low_rank import LowRanks
 from edgevit.models.structures import structures_of
 
 ARGS = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
@@ -51,7 +53,8 @@ def test_macs_stay_within_the_budget(keep: float) -> None:
     share = macs_of(thinner.module, 32, 32) / macs_of(VIT.module, 32, 32)
     assert share <= keep
     assert share > keep - 0.08
-    assert all(rank % 8 == 0 for rank in thinner.description.low_ranks.values())
+    low_ranks = thinner.description.change(LowRanks)
+    assert all(rank % 8 == 0 for rank in (low_ranks.ranks.values() if low_ranks else ()))
 
 
 def test_everything_kept_is_the_same_model_to_the_bit() -> None:
@@ -62,10 +65,9 @@ def test_everything_kept_is_the_same_model_to_the_bit() -> None:
 
 
 def test_full_rank_answers_the_same() -> None:
-    thinner = create_model("deit_tiny_patch16_224", 5, 32, ARGS)
     images, layers = numbers(2, 3, 32, 32, seed=0).float(), ("blocks.0.attn.qkv", "blocks.1.mlp.fc2")
-    factors = {path: factors_of(thinner.module.get_submodule(path), moments()[path], 1) for path in layers}  # type: ignore[arg-type]
-    factorize(thinner.module, {path: 48 for path in layers}, factors)
+    factors = {path: factors_of(VIT.module.get_submodule(path), moments()[path], 1) for path in layers}  # type: ignore[arg-type]
+    thinner = with_factors(VIT, dict.fromkeys(layers, 48), factors)
     torch.testing.assert_close(thinner.module(images), VIT.module(images), rtol=1e-4, atol=1e-5)
     assert thinner.module.blocks[0].attn.qkv[1].bias is not None
 
@@ -77,7 +79,9 @@ def test_description_builds_it_again_and_it_takes_another_head() -> None:
     images = numbers(2, 3, 32, 32, seed=0).float()
     assert torch.equal(again(images), thinner.module(images))
     assert with_new_head(thinner, 7).module(images).shape == (2, 7)
-    divided = {path.rpartition(".")[0] for path in thinner.description.low_ranks}
+    low_ranks = thinner.description.change(LowRanks)
+    assert low_ranks
+    divided = {path.rpartition(".")[0] for path in low_ranks.ranks}
     assert not divided & set(structures_of(again))  # what is two layers is not to be pruned
 
 
@@ -88,5 +92,5 @@ def test_what_cannot_be_done_is_said() -> None:
         with_low_ranks(create_model("resnet18", 5, 32), {}, 0.5)
     for ranks in ({"blocks.9.mlp.fc1": 8}, {"blocks.0.mlp.fc1": 49}, {"blocks.0.norm1": 8}):
         with pytest.raises(ArtifactError, match="is of another model"):
-            build(VIT.description.model_copy(update={"low_ranks": ranks}))
+            build(VIT.description.with_change(LowRanks(ranks=ranks)))
     assert ranks_for({}, 100, 1.0) == {}

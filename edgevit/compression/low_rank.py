@@ -1,0 +1,143 @@
+"""Low-rank factorization to a budget: a linear layer becomes two thin ones where that costs less."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.errors import RecipeError
+from edgevit.models.cost import macs_by_module
+from edgevit.models.creation import BuiltModel, with_change
+from edgevit.models.low_rank import LowRanks
+from edgevit.models.structures import CHANNEL_MULTIPLE
+from edgevit.models.timm_models import timm_model
+
+LEAST_VARIANCE = 1e-6  # of a direction of the inputs, relative to the largest: what never varies is no reason to divide
+
+
+def with_low_ranks(built: BuiltModel, second_moments: Mapping[str, Tensor], keep: float) -> BuiltModel:
+    """A copy of a model in which two thin linear layers replace one where that is cheaper; see `ranks_for`.
+
+    Args:
+        second_moments: of the inputs of each layer that may be factorized, by its path; up to a factor.
+        keep: the largest share of the multiply-accumulates that may stay.
+
+    Raises:
+        RecipeError: the budget cannot be met, or the model has no linear layers but its classifier.
+    """
+    inner = timm_model(built.module)
+    earlier = built.description.change(LowRanks)
+    if earlier is not None:
+        raise RecipeError(
+            "this model was factorized already",
+            got=f"{len(earlier.ranks)} layers that are two",
+            expected="a model as it was built, trained or pruned",
+            next="factorize the model before that, to a smaller keep_macs",
+        )
+    if not second_moments:
+        raise RecipeError(
+            "this model has no linear layers to divide",
+            got=type(inner).__name__,
+            expected="a transformer, or a hybrid with linear layers",
+        )
+    macs = macs_by_module(inner, built.preprocess.height, built.preprocess.width)
+    layers = {path: inner.get_submodule(path) for path in second_moments}
+    factors = {
+        path: factors_of(layer, second_moments[path], macs[path])
+        for path, layer in layers.items()
+        if isinstance(layer, nn.Linear)
+    }
+    ranks = ranks_for(factors, macs[""], keep)
+    return with_factors(built, ranks, factors) if ranks else built
+
+
+def with_factors(built: BuiltModel, ranks: Mapping[str, int], factors: Mapping[str, Factors]) -> BuiltModel:
+    """A copy of a model in which the best two layers of these ranks replace each of these layers."""
+    factorized = with_change(built, LowRanks(ranks=dict(ranks)))
+    inner = timm_model(factorized.module)
+    for path, rank in ranks.items():
+        inner.get_parameter(f"{path}.0.weight").data.copy_(factors[path].right[:rank])
+        inner.get_parameter(f"{path}.1.weight").data.copy_(factors[path].left[:, :rank])
+    return factorized
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """A linear layer's weight as a sum of products, the one that its outputs owe most to first.
+
+    W = left · right, and the first r columns of `left` with the first r rows of `right` are the best of rank r: they
+    leave E‖(W - Wᵣ)·x‖² = Σ energies beyond r, for inputs x with these second moments.
+
+    Attributes:
+        left: (outputs, k).
+        right: (k, inputs).
+        energies: (k,) float64, what each product adds to E‖W·x‖².
+        macs: of the whole layer, for one image.
+    """
+
+    left: Tensor
+    right: Tensor
+    energies: Tensor
+    macs: int
+
+    def macs_of_rank(self, rank: int) -> int:
+        """Of the two thin layers."""
+        outputs, inputs = len(self.left), self.right.shape[1]
+        return self.macs * rank * (inputs + outputs) // (inputs * outputs)
+
+    def rank_for(self, share: float) -> int | None:
+        """The least rank, a multiple of 8, that keeps this share of the energy; None where that saves nothing."""
+        kept = self.energies.cumsum(0) / self.energies.sum()
+        rank = int((kept < share - 1e-12).sum()) + 1
+        rank = math.ceil(rank / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
+        return rank if rank < len(self.energies) and self.macs_of_rank(rank) < self.macs else None
+
+
+def factors_of(layer: nn.Linear, second_moments: Tensor, macs: int) -> Factors:
+    """The SVD of W·C^½, weighted by what enters the layer (as in SVD-LLM, Wang et al. 2024, there by Cholesky).
+
+    Args:
+        second_moments: C = E[x·xᵀ], (inputs, inputs).
+    """
+    variances, directions = torch.linalg.eigh(second_moments.double())
+    roots = variances.clamp_min(LEAST_VARIANCE * float(variances[-1])).sqrt()
+    left, singular, right = torch.linalg.svd(layer.weight.detach().double() @ directions * roots, full_matrices=False)
+    halves = singular.sqrt()  # each side has half of the scale, so that neither is hard to quantize
+    inverse = (right / roots) @ directions.T
+    return Factors((left * halves).float(), (halves.unsqueeze(1) * inverse).float(), singular.square(), macs)
+
+
+def ranks_for(factors: Mapping[str, Factors], total_macs: int, keep: float) -> dict[str, int]:
+    """The rank of each layer that is worth two, so that no more than the share `keep` of the model's MACs is left and
+    every layer keeps the same share of its energy, the largest that will do.
+
+    Raises:
+        RecipeError: so much cannot go.
+    """
+    excess = total_macs - int(keep * total_macs)
+    if excess <= 0:
+        return {}
+
+    def ranks(share: float) -> dict[str, int]:
+        found = {path: one.rank_for(share) for path, one in factors.items()}
+        return {path: rank for path, rank in found.items() if rank is not None}
+
+    def saved(share: float) -> int:
+        return sum(factors[path].macs - factors[path].macs_of_rank(rank) for path, rank in ranks(share).items())
+
+    if saved(0.0) < excess:
+        least = math.ceil((1 - saved(0.0) / total_macs) * 1000) / 1000
+        raise RecipeError(
+            "low ranks cannot make the model so small",
+            got=f"keep_macs: {keep:g}",
+            expected=f"at least {least:g}, where every rank is {CHANNEL_MULTIPLE}",
+        )
+    enough, too_much = 0.0, 1.0
+    for _ in range(40):
+        middle = (enough + too_much) / 2
+        enough, too_much = (middle, too_much) if saved(middle) >= excess else (enough, middle)
+    return ranks(enough)
