@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, TENSORRT
 from edgevit.errors import MissingDependency, TargetError
 from edgevit.profiling.conditions import gpus
 from edgevit.provenance import version_of
@@ -110,39 +111,37 @@ def _onnxruntime() -> Finding:
     (twice,) = session.run(None, {"x": np.array([1, 2], dtype=np.float32)})
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
     state: Literal["ok", "broken"] = "ok" if twice.tolist() == [2, 4] else "broken"
-    return Finding("onnxruntime", state, f"{onnxruntime.__version__}, providers {providers}")
+    return Finding(ONNXRUNTIME.name, state, f"{onnxruntime.__version__}, providers {providers}")
 
 
 def _openvino() -> Finding:
-    if find_spec("openvino") is None:
-        return Finding(
-            "openvino", "absent", "not installed", "often the fastest on x86 CPUs: pip install 'edgevit[openvino]'"
-        )
+    if find_spec(OPENVINO.package) is None:
+        why = f"often the fastest on x86 CPUs: {OPENVINO.install_command}"
+        return Finding(OPENVINO.name, "absent", "not installed", why)
     from edgevit.runtimes.openvino.session import has_bfloat16
 
-    return Finding("openvino", "ok", f"{version_of('openvino')}{', bfloat16' if has_bfloat16() else ''}")
+    return Finding(OPENVINO.name, "ok", f"{version_of(OPENVINO.package)}{', bfloat16' if has_bfloat16() else ''}")
 
 
 def _tensorrt() -> Finding:
-    if find_spec("tensorrt") is None:
-        return Finding(
-            "tensorrt", "absent", "not installed", "needed for TensorRT engines only: pip install 'edgevit[tensorrt]'"
-        )
+    if find_spec(TENSORRT.package) is None:
+        why = f"needed for TensorRT engines only: {TENSORRT.install_command}"
+        return Finding(TENSORRT.name, "absent", "not installed", why)
     import tensorrt
 
-    return Finding("tensorrt", "ok", str(tensorrt.__version__ or version_of("tensorrt")))
+    return Finding(TENSORRT.name, "ok", str(tensorrt.__version__ or version_of(TENSORRT.package)))
 
 
 def _tensorrt_check() -> Finding:
-    from edgevit.checking.nvidia import builder, runs_here
+    from edgevit.checking.nvidia import INSTALL_COMMAND, builder, runs_here
 
     if not runs_here():
         return Finding("tensorrt-check", "absent", "for x86-64 Linux only", "`edgevit check` goes by rules alone here")
     try:
         return Finding("tensorrt-check", "ok", f"{builder()} builds graphs here")
     except MissingDependency:
-        what = "needed for `edgevit check` to ask NVIDIA's builder: pip install 'edgevit[tensorrt-check]'"
-        return Finding("tensorrt-check", "absent", "not installed", what)
+        why = f"needed for `edgevit check` to ask NVIDIA's builder: {INSTALL_COMMAND}"
+        return Finding("tensorrt-check", "absent", "not installed", why)
     except TargetError as error:
         return Finding("tensorrt-check", "broken", error.what, error.next or "")
 

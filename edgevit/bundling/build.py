@@ -19,6 +19,7 @@ from edgevit.bundling.classes import ClassImages, write_classes
 from edgevit.bundling.prototypes import FILE as CLASSES
 from edgevit.bundling.prototypes import head_of, rates, read_support
 from edgevit.bundling.runner import ENROLLING, HERE, RECORD, RUNNER, environment, write_runner
+from edgevit.configs.runtimes import RUNTIMES
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.class_scores import probabilities
@@ -160,7 +161,7 @@ def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
 
 
 def _packages(runtime: str) -> tuple[str, ...]:
-    return ("numpy", "pillow", runtime)
+    return ("numpy", "pillow", RUNTIMES[runtime].package)
 
 
 def _requirements(runtime: str) -> str:

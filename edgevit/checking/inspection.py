@@ -14,6 +14,7 @@ from edgevit.checking.check import graph_of
 from edgevit.checking.onnxruntime import optimized_or_refused
 from edgevit.checking.precision import Product, asked, products
 from edgevit.checking.shapes import for_one_image
+from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
 from edgevit.graphs.cost import Peak, macs, peak_activations, weights_bytes
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import OPERANDS, UNCOUNTED, Graph
@@ -204,9 +205,9 @@ def _why_float(node: NodeProto, graph: Graph) -> str:
     if any(graph.is_weight(end.input[0]) for end in ends):
         return "its weights are quantized, what they meet is not"
     if graph.quantized_precision is None:
-        return why_float(node, graph.weight_shapes, DIALECTS["tensorrt"])
+        return why_float(node, graph.weight_shapes, DIALECTS[TENSORRT.name])
     # int8 for which runtime, the graph does not say
-    dialect = BESIDE_INT8.get(graph.quantized_precision, DIALECTS["onnxruntime"])
+    dialect = BESIDE_INT8.get(graph.quantized_precision, DIALECTS[ONNXRUNTIME.name])
     return why_float(node, graph.weight_shapes, dialect) or "its quantizer left it float"
 
 

@@ -33,6 +33,8 @@ CHILD = Path(__file__).with_name("nvidia_child.py")
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 TIME_LIMIT_S, SELF_CHECK_LIMIT_S = 600, 60
 WHEEL, BINDINGS = "onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt-cu13-bindings"
+INSTALL_COMMAND = "pip install 'edgevit[tensorrt-check]'"
+REINSTALL_COMMAND = INSTALL_COMMAND.replace("install", "install --force-reinstall")
 PACKAGES = {"onnxruntime_ep_nv_tensorrt_rtx": WHEEL, "tensorrt_bindings": BINDINGS}
 LIBRARIES = {"libnvinfer.so.11": "libtensorrt_rtx.so.", "libnvonnxparser.so.11": "libtensorrt_onnxparser_rtx.so."}
 PLUGINS, PLUGINS_ENTRY = "libnvinfer_plugin.so.11", "initLibNvInferPlugins"
@@ -110,7 +112,7 @@ def builder() -> str:
             where="the check of the check, a right and a wrong graph of one product",
             got=found,
             expected="the first built, the second refused",
-            next="pip install --force-reinstall 'edgevit[tensorrt-check]'",
+            next=REINSTALL_COMMAND,
         )
     return f"TensorRT for RTX {_library_version()}"
 
@@ -150,9 +152,7 @@ def _check_machine() -> None:
         )
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if missing:
-        raise MissingDependency(
-            f"{' and '.join(missing)} not installed", where="check", next="pip install 'edgevit[tensorrt-check]'"
-        )
+        raise MissingDependency(f"{' and '.join(missing)} not installed", where="check", next=INSTALL_COMMAND)
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _library(prefix: str) -> Path:
             f"another {WHEEL} than was tried",
             got=version_of(WHEEL),
             expected=f"a file {prefix}*",
-            next="pip install --force-reinstall 'edgevit[tensorrt-check]'",
+            next=REINSTALL_COMMAND,
         )
     return library
 

@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto
 
 from edgevit.artifacts import Json
 from edgevit.checking.precision import Product
+from edgevit.configs.runtimes import ONNXRUNTIME
 from edgevit.errors import ArtifactError
 from edgevit.graphs.graph import INTEGER_PRODUCTS, OPERANDS, Graph
 from edgevit.graphs.guard import graph_tool
@@ -50,8 +51,8 @@ def optimized(graph: Graph, session_options: Json) -> Optimized:
     Raises:
         ArtifactError: ONNX Runtime cannot load it, or it was made for another runtime.
     """
-    if file_runtime(session_options) != "onnxruntime":
-        raise ArtifactError(f"it was made for {file_runtime(session_options)}, not for ONNX Runtime")
+    if file_runtime(session_options) != ONNXRUNTIME.name:
+        raise ArtifactError(f"it was made for {file_runtime(session_options)}, not for {ONNXRUNTIME.title}")
     with TemporaryDirectory() as folder:
         file, written = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
         file.write_bytes(_marked(graph.model).SerializeToString())
@@ -70,7 +71,7 @@ def optimized(graph: Graph, session_options: Json) -> Optimized:
     softmaxes = {index for node in made.nodes if node.op_type == "Softmax" for index in _marks(node)}
     attending = {node.name for node in graph.attentions}
     unfused = [graph.nodes[index].name for index in sorted(softmaxes) if graph.nodes[index].name in attending]
-    return Optimized(f"ONNX Runtime {version_of('onnxruntime')}", made, ran_as, got, tuple(unfused))
+    return Optimized(f"{ONNXRUNTIME.title} {version_of(ONNXRUNTIME.package)}", made, ran_as, got, tuple(unfused))
 
 
 def optimized_or_refused(graph: Graph, session_options: Json) -> tuple[Optimized | None, str]:

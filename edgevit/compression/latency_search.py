@@ -18,7 +18,7 @@ from edgevit.models.timm_models import default_class_names
 from edgevit.profiling import Interval
 from edgevit.progress import Progress
 from edgevit.runtimes.base import HostSession
-from edgevit.runtimes.sessions import file_session, in_turns
+from edgevit.runtimes.sessions import compare_speed, file_session
 
 STEPS = 6
 
@@ -74,7 +74,7 @@ def fast_enough(
         load_whole = _loader(whole, Path(folder) / "whole.onnx", threads)
 
         def is_fast(keep: float) -> bool:
-            timed = in_turns(_loader(cut(keep), Path(folder) / "cut.onnx", threads), load_whole)
+            timed = compare_speed(_loader(cut(keep), Path(folder) / "cut.onnx", threads), load_whole)
             found.append(TimedCut(keep, timed.ratio, timed.interval))
             progress.say(f"    {found[-1].sentence()}")
             return timed.ratio <= latency

@@ -19,9 +19,7 @@ from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod
 from edgevit.configs.fields import (
     OPSET,
     Calibrator,
-    FileRuntime,
     QuantizedPrecision,
-    QuantizedRuntime,
     input_files,
     references,
     with_absolute_files,
@@ -39,6 +37,7 @@ from edgevit.configs.objectives import (
     TeacherTerm,
 )
 from edgevit.configs.recipe import Recipe
+from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import Budget, Stage
 from edgevit.configs.stages import (
     STAGES,

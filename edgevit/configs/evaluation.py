@@ -12,7 +12,6 @@ from edgevit.configs.fields import (
     BatchSize,
     ClassCount,
     Count,
-    FileRuntime,
     ImageCount,
     JudgedBy,
     LearnedFrom,
@@ -21,6 +20,7 @@ from edgevit.configs.fields import (
     Seed,
     Severity,
 )
+from edgevit.configs.runtimes import FileRuntime
 from edgevit.configs.stage import OnTarget
 
 Corruption = Literal["brightness", "darkness", "contrast", "blur", "noise", "jpeg", "fog", "snow"]

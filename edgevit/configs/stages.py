@@ -20,7 +20,6 @@ from edgevit.configs.fields import (
     Count,
     Decibels,
     FileModelRef,
-    FileRuntime,
     Fraction,
     ImageCount,
     LearnedFrom,
@@ -30,12 +29,12 @@ from edgevit.configs.fields import (
     OnnxRef,
     Opset,
     QuantizedPrecision,
-    QuantizedRuntime,
     Seed,
     Share,
     Threads,
     WarmupSeconds,
 )
+from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import OnTarget, Stage
 from edgevit.configs.training import Distill, Load, Qat, Train
 

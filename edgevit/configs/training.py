@@ -27,7 +27,6 @@ from edgevit.configs.fields import (
     NamesOnly,
     NonNegative,
     Positive,
-    QuantizedRuntime,
     Rate,
     Ratio,
     ReadsFile,
@@ -46,6 +45,7 @@ from edgevit.configs.objectives import (
     Objective,
     SoftDistillation,
 )
+from edgevit.configs.runtimes import QuantizedRuntime
 from edgevit.configs.stage import Stage
 from edgevit.errors import shortened
 

@@ -1,9 +1,7 @@
-"""An ONNX graph with the questions that rules and checks put to it."""
+"""A checked ONNX graph: its products and convolutions, Q/DQ pairs, weights and attentions."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
 from functools import cached_property
 
 import onnx
@@ -11,21 +9,21 @@ import onnx.checker
 from onnx import ModelProto, NodeProto, TensorProto
 
 from edgevit.graphs.guard import with_functions_inlined
+from edgevit.graphs.index import GraphIndex
 from edgevit.graphs.precision import is_quantized, onnx_precision
-from edgevit.graphs.tensors import constants_of, types_and_shapes
 from edgevit.graphs.types import type_name
 from edgevit.graphs.walk import integer_attribute, with_unique_node_names
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-# Where an operator that multiplies has its two operands; the second are the weights, where there are any. The longer
-# names are ONNX Runtime's, and stand in graphs that it has optimised.
+# The positions of an operator's two operands among its inputs. Weights, if any, are the second operand. The longer
+# names are ONNX Runtime's own operators, which occur in graphs that it has optimized.
 CONVOLUTIONS = {"Conv": (0, 1), "FusedConv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
 MATRIX_PRODUCTS = {
     "MatMul": (0, 1), "FusedMatMul": (0, 1), "MatMulInteger": (0, 1), "MatMulIntegerToFloat": (0, 1),
     "DynamicQuantizeMatMul": (0, 1), "QLinearMatMul": (0, 3), "Gemm": (0, 1), "FusedGemm": (0, 1), "QGemm": (0, 3),
 }  # fmt: skip
 OPERANDS = {**CONVOLUTIONS, **MATRIX_PRODUCTS, "ConvTranspose": (0, 1), "Attention": (0, 1)}
-# Operators that multiply as well, whose multiply-accumulates nobody counts here.
+# Operators whose multiply-accumulates are not counted.
 UNCOUNTED = {
     "DeformConv", "DynamicQuantizeLSTM", "Einsum", "GRU", "GroupQueryAttention", "LSTM", "MatMulBnb4", "MatMulNBits",
     "MoE", "MultiHeadAttention", "NhwcFusedConv", "QAttention", "QMoE", "RNN",
@@ -38,60 +36,42 @@ INT8 = TensorProto.INT8
 EIGHT_BITS = {int(INT8), int(TensorProto.UINT8)}
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
-# Between the two products of an attention, beside the softmax itself.
+# Operators between the two products of an attention, besides the softmax.
 AROUND_SOFTMAX = (*PAIR, "Cast", "Identity", "Add", "Mul", "Div", "Where")
 
 
-class Graph:
-    """The main graph of a model, its functions inlined, each node under a name of its own.
+class Graph(GraphIndex):
+    """An index of a copy of a model, with functions inlined and a unique name for every node.
 
     Raises:
-        onnx.checker.ValidationError: it is no valid graph.
+        onnx.checker.ValidationError: the graph is not valid.
     """
 
     def __init__(self, model: ModelProto) -> None:
-        self.model = with_unique_node_names(with_functions_inlined(model, model.graph.name))
-        onnx.checker.check_model(self.model)
-        self.nodes: list[NodeProto] = list(self.model.graph.node)
-        self.constants = constants_of(self.model)
-        self.maker = {name: node for node in self.nodes for name in node.output if name}
-        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
-        for node in self.nodes:
-            for name in node.input:
-                self.readers[name].append(node)
-        self._types, self._shapes = types_and_shapes(self.model)
+        named = with_unique_node_names(with_functions_inlined(model, model.graph.name))
+        onnx.checker.check_model(named)
+        super().__init__(named)
         self._weights, self._pair_ends = set(self.constants), dict[str, NodeProto]()
         for node in self.nodes:
             self._follow_layout(node)
 
-    def of_type(self, *operators: str) -> Iterator[NodeProto]:
-        """Nodes of these operators, in the order of the graph."""
-        return (node for node in self.nodes if node.op_type in operators)
-
-    def element_type(self, name: str) -> int | None:
-        """TensorProto's number of a tensor's type, where it is known."""
-        return self.constants[name].data_type if name in self.constants else self._types.get(name)
-
-    def shape(self, name: str) -> tuple[int | None, ...] | None:
-        """A tensor's shape, None where it or a size of it is not known."""
-        return tuple(self.constants[name].dims) if name in self.constants else self._shapes.get(name)
-
     def stored_type(self, pair_end: NodeProto) -> int | None:
-        """The type of the integers that a DequantizeLinear reads."""
+        """The type of the integers that a DequantizeLinear node reads."""
         return self.element_type(pair_end.input[0]) or _zero_point_type(pair_end, self)
 
     def pair_end(self, name: str) -> NodeProto | None:
-        """The DequantizeLinear that a tensor comes from, perhaps through changes of layout, which keep integers."""
+        """The DequantizeLinear node that makes a tensor, directly or through changes of layout; None without one."""
         return self._pair_ends.get(name)
 
     def is_weight(self, name: str) -> bool:
-        """Whether a tensor is constant, quantized or not."""
+        """Whether a tensor is constant, quantized or float."""
         return name in self._weights
 
     def asked_precision(self, product: NodeProto) -> str:
-        """What a product's operands are: int8 where both are dequantized from 8 bits, else the type of its numbers.
+        """The precision that the graph declares for a product.
 
-        int4 where its weights are dequantized from that, whatever they meet.
+        int8 if both operands are dequantized from 8 bits; int4 if the weights are dequantized from INT4, with any
+        activation; otherwise the type of the tensors.
         """
         if product.op_type in INTEGER_PRODUCTS:
             return "int8"
@@ -113,12 +93,12 @@ class Graph:
 
     @cached_property
     def quantized_precision(self) -> str | None:
-        """The precision of what is quantized; None in a float graph."""
+        """The precision of the quantized weights; None in a float graph."""
         return onnx_precision(self.model) if is_quantized(self.model) else None
 
     @cached_property
     def attentions(self) -> list[NodeProto]:
-        """Attention nodes, and Softmax nodes whose weights, perhaps after a pair or a mask, enter a product of two."""
+        """Attention nodes, and Softmax nodes whose output enters a product of two activations, perhaps after a mask."""
         return [
             node
             for node in self.of_type("Attention", "Softmax")
@@ -126,7 +106,7 @@ class Graph:
         ]
 
     def _follow_layout(self, node: NodeProto) -> None:
-        """Note whether what a node makes is a weight, or comes from the end of a pair; nodes come in their order."""
+        """Record whether a node's output is a weight, or dequantized. Nodes come in the order of the graph."""
         if node.op_type == "DequantizeLinear":
             self._pair_ends[node.output[0]] = node
         elif node.op_type in LAYOUT and node.input[0] in self._pair_ends:
@@ -134,16 +114,16 @@ class Graph:
         if node.op_type in (*PAIR, *LAYOUT) and node.input[0] in self._weights:
             self._weights.update(node.output)
 
-    def _enters_product(self, name: str, steps: int) -> bool:
+    def _enters_product(self, tensor: str, steps: int) -> bool:
         """Whether a tensor enters a product of two activations, with at most `steps` nodes between."""
-        names, seen = [name], {name}
+        names, seen = [tensor], {tensor}
         for _ in range(steps + 1):
-            readers = [reader for one in names for reader in self.readers[one]]
+            readers = [reader for name in names for reader in self.readers[name]]
             for reader in readers:
-                if reader.op_type == "MatMul" and not any(self.is_weight(one) for one in reader.input[:2]):
+                if reader.op_type == "MatMul" and not any(self.is_weight(operand) for operand in reader.input[:2]):
                     return True
-            made = [reader.output[0] for reader in readers if reader.op_type in AROUND_SOFTMAX]
-            names = [one for one in dict.fromkeys(made) if one not in seen]
+            outputs = [reader.output[0] for reader in readers if reader.op_type in AROUND_SOFTMAX]
+            names = [output for output in dict.fromkeys(outputs) if output not in seen]
             seen.update(names)
         return False
 

@@ -15,6 +15,7 @@ from edgevit.artifacts import (
     Preprocess,
     TensorSpec,
 )
+from edgevit.configs.runtimes import FileRuntime
 from edgevit.errors import ArtifactError
 from edgevit.graphs.class_scores import LOGITS
 from edgevit.graphs.outputs import ClassOutput, class_output, described, meaning_of, shape_of
@@ -29,7 +30,7 @@ RANGES_KEY = "edgevit.trained_ranges"
 class _WrittenOptions(Frozen):
     """The session options that a file may carry."""
 
-    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    runtime: FileRuntime = "onnxruntime"
     graph_optimization_level: Literal["all", "disabled"] = "all"
     disabled_optimizers: list[str] = []
     inference_precision: Literal["float32", "bfloat16"] = "float32"

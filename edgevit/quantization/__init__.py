@@ -1,7 +1,7 @@
 """Quantization by Q/DQ nodes in the ONNX graph: calibration, and a writer with a dialect for each runtime."""
 
 from edgevit.quantization.calibration import activation_ranges
-from edgevit.quantization.images import ChosenImages, choose_images, doubts_about, image_batches
+from edgevit.quantization.images import ChosenImages, calibration_doubts, choose_images, image_batches
 from edgevit.quantization.ptq import CalibratedModel, Quantized, RoundedLayer, calibrated
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "RoundedLayer",
     "activation_ranges",
     "calibrated",
+    "calibration_doubts",
     "choose_images",
-    "doubts_about",
     "image_batches",
 ]

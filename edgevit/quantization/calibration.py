@@ -1,4 +1,4 @@
-"""Ranges of activations, from pictures that stream through the float model."""
+"""Ranges of activations, measured on images that pass through the float model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 Ranges = dict[str, tuple[float, float]]
 Batches = Callable[[], Iterable[NDArray[np.float32]]]
 
-BINS = 2048  # over -T..T, T the largest magnitude
-LEVELS = 128  # magnitudes that int8 can tell apart
-CANDIDATE_STEP = 8
+BINS = 2048  # of a histogram over -T..T, where T is the largest magnitude
+LEVELS = 128  # magnitudes of int8
+CANDIDATE_STEP = 8  # bins between the thresholds that entropy_range tries
 KEPT_PERCENT = 99.99
-STEPS = 255
-CUTS = np.linspace(1, 0.05, 96)
+STEPS = 255  # of an 8-bit range
+SHARES = np.linspace(1, 0.05, 96)  # of the full range, tried by mse_range
 
 
 def activation_ranges(
@@ -35,18 +35,18 @@ def activation_ranges(
     threads: int,
     symmetric: bool = False,
 ) -> Ranges:
-    """Lowest and highest value of each tensor that INT8 should still tell apart.
+    """The range of values of each tensor that INT8 will represent, (lowest, highest).
 
-    Only one batch of activations is in memory at a time. All but minmax pass over the pictures twice: the histograms
-    need the ranges first.
+    One batch of activations is in memory at a time. All calibrators but minmax pass over the images twice: the
+    histograms need the ranges first.
 
     Args:
         tensors: names of float tensors in the graph.
-        symmetric: whether integers will stand for -T..T, T the largest magnitude of a range; what rounding costs then.
-        batches: gives the input batches, the same at each call.
+        batches: gives the input batches, equal at each call.
+        symmetric: the integers will represent -T..T, where T is the largest magnitude of a range. Only mse uses this.
 
     Raises:
-        DataError: there are no pictures, or a value is NaN or infinite.
+        DataError: there are no images, or a value is NaN or infinite.
     """
     with TemporaryDirectory() as folder:
         probe = ProbeSession(model, tensors, Path(folder), threads)
@@ -61,7 +61,7 @@ def activation_ranges(
 
 
 def entropy_range(histogram: NDArray[np.int64], full: tuple[float, float]) -> tuple[float, float]:
-    """The range whose 128-level quantization loses least information: argmin over T of KL(clipped ‖ quantized).
+    """The range with the least loss of information in 128 levels: argmin over T of KL(clipped ‖ quantized).
 
     Migacz 2017, "8-bit Inference with TensorRT", on magnitudes.
     """
@@ -74,7 +74,7 @@ def entropy_range(histogram: NDArray[np.int64], full: tuple[float, float]) -> tu
 
 
 def percentile_range(histogram: NDArray[np.int64], full: tuple[float, float]) -> tuple[float, float]:
-    """The range that keeps 99.99% of all values, cut alike at both ends."""
+    """The range that keeps 99.99% of all values, with equal shares cut off at both ends."""
     largest = max(abs(full[0]), abs(full[1]))
     edges = np.linspace(-largest, largest, len(histogram) + 1)
     share = np.cumsum(histogram) / histogram.sum()
@@ -84,30 +84,30 @@ def percentile_range(histogram: NDArray[np.int64], full: tuple[float, float]) ->
 
 
 def mse_range(histogram: NDArray[np.int64], full: tuple[float, float], symmetric: bool = False) -> tuple[float, float]:
-    """The range, cut alike at both ends, whose 255 steps round and clip with the least mean squared error.
+    """The range whose 255 steps round and clip with the least mean squared error; both ends shrink by one factor.
 
     Banner et al. 2019, "Post training 4-bit quantization of convolutional networks", eq. 2, on the histogram itself.
 
     Args:
-        histogram: of all values but exact zeros, which integers hold: most of what a ReLU gives costs nothing.
+        histogram: of all values but exact zeros. Integers represent 0 exactly, so zeros have no error.
     """
     largest = max(abs(full[0]), abs(full[1]))
     edges = np.linspace(-largest, largest, len(histogram) + 1)
     values, counts = (edges[1:] + edges[:-1]) / 2, histogram / max(histogram.sum(), 1)
-    full = min(full[0], 0.0), max(full[1], 0.0)  # integers hold 0
+    full = min(full[0], 0.0), max(full[1], 0.0)  # integers represent 0
     errors = []
-    for share in CUTS:
+    for share in SHARES:
         low, high = share * full[0], share * full[1]
         step = (2 * max(-low, high) if symmetric else high - low) / STEPS or 1.0
         clipped = np.clip(values, low, high)
-        # within a bin values are spread evenly: what rounding costs is a twelfth of a step squared, wherever it is
+        # values are spread evenly within a bin, so the squared error of rounding is step² / 12
         errors.append(float(counts @ (values - clipped) ** 2 + counts @ (clipped == values) * step**2 / 12))
-    best = CUTS[int(np.argmin(errors))]
+    best = SHARES[int(np.argmin(errors))]
     return best * full[0], best * full[1]
 
 
 class ProbeSession:
-    """A model with inner tensors as further outputs, run as its file says it: nothing fused."""
+    """Runs a model, without fusions, and gives the values of inner tensors."""
 
     def __init__(self, model: ModelProto, tensors: Sequence[str], folder: Path, threads: int) -> None:
         probed = ModelProto()
@@ -121,11 +121,12 @@ class ProbeSession:
         self._session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """The values of the tensors, by name, for images (N, 3, H, W)."""
         inner = [name for name in self._tensors if name != self._input]
-        # Asked for no name, a session gives all its outputs.
-        answers = run_session(self._session, inner, {self._input: images}, "calibration") if inner else []
-        found = dict(zip(inner, answers, strict=True))
-        return {name: images if name == self._input else found[name] for name in self._tensors}
+        # An empty list of names would give all outputs.
+        outputs = run_session(self._session, inner, {self._input: images}, "calibration") if inner else []
+        values = dict(zip(inner, outputs, strict=True))
+        return {name: images if name == self._input else values[name] for name in self._tensors}
 
 
 def _min_max(probe: ProbeSession, batches: Batches) -> Ranges:
@@ -139,8 +140,8 @@ def _min_max(probe: ProbeSession, batches: Batches) -> Ranges:
                     where=f"tensor '{name}'",
                     next="check the model with `edgevit evaluate` before quantizing it",
                 )
-            before = ranges.get(name, (low, high))
-            ranges[name] = min(before[0], low), max(before[1], high)
+            lowest, highest = ranges.get(name, (low, high))
+            ranges[name] = min(lowest, low), max(highest, high)
     if not ranges:
         raise DataError("there are no calibration images", expected="at least one image")
     return ranges
@@ -159,7 +160,7 @@ def _histograms(
 
 
 def _divergence(magnitudes: NDArray[np.int64], bins: int) -> float:
-    """KL divergence from the distribution clipped at `bins` to the same in LEVELS levels."""
+    """KL divergence of the distribution clipped at `bins` from its quantization in LEVELS levels."""
     clipped = magnitudes[:bins].astype(np.float64)
     level = np.arange(bins) * LEVELS // bins
     filled = clipped > 0

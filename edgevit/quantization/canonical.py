@@ -1,4 +1,4 @@
-"""A float graph in the one form that writers of Q/DQ nodes know, whichever tool wrote it."""
+"""A float graph of any exporter in the form that the writers of Q/DQ nodes expect."""
 
 from __future__ import annotations
 
@@ -16,42 +16,43 @@ from edgevit.graphs.tensors import float_weights, with_stored_constants
 from edgevit.graphs.walk import graphs_of, nodes, sort_nodes, with_unique_node_names
 from edgevit.quantization.dialects import Dialect, axis_of_inputs, why_float
 
-# What onnxruntime's writer, its converter to float16 and the writers here put behind the name of a tensor.
-ADDED = re.compile(
+# Suffixes that onnxruntime's writer, its converter to float16 and the writers here append to the name of a tensor.
+SUFFIX = re.compile(
     r"_(scale|zero_point|quantized|QuantizeLinear|DequantizeLinear|convert|rounded|float8|float32|restored|cast_to_fp)"
 )
 MADE_BY_CONVERTER = re.compile(r"graph_(input|output)_cast")
-FRESH, MOST_DIGITS = "edgevit_tensor_", 20  # begins the names of new tensors; a number follows
-Role = tuple[str, object]  # how a node uses a weight: nodes of one role may share it
+NEW_NAME, MOST_DIGITS = "edgevit_tensor_", 20  # names of new tensors: this and a number
+Role = tuple[str, object]  # how a node uses a weight: nodes with equal roles may share it
 
 
 def canonical(model: ModelProto, dialect: Dialect, where: object) -> ModelProto:
-    """A copy of a model in one form, with the same outputs.
+    """A copy of a model in canonical form, with equal outputs.
 
-    Functions are inlined, constants are initializers, and every node has a name. A weight that nodes use in different
-    ways is stored once for each way. The bias of a Gemm is a vector. No tensor has a name that a writer would give.
+    Functions are inlined, constants are initializers, and every node has a unique name. A weight that nodes use in
+    different roles is stored once for each role. The bias of a Gemm is a vector. No tensor has a name that a writer
+    would give to a new tensor.
 
     Args:
-        dialect: whose products and convolutions will be quantized.
-        where: what errors name.
+        dialect: selects the products and convolutions that will be quantized.
+        where: the file or stage, for errors.
 
     Raises:
         ArtifactError: the functions of the model cannot be inlined.
     """
-    made = with_stored_constants(with_unique_node_names(with_functions_inlined(model, where)))
-    _store_identities(made)
-    _drop_trailing_blanks(made)
-    _give_vector_biases(made, dialect)
-    _give_own_weights(made, dialect)
-    _keep_names_apart(made)
-    return made
+    copy = with_stored_constants(with_unique_node_names(with_functions_inlined(model, where)))
+    _store_identities(copy)
+    _drop_trailing_blanks(copy)
+    _give_vector_biases(copy, dialect)
+    _give_own_weights(copy, dialect)
+    _keep_names_apart(copy)
+    return copy
 
 
 def _store_identities(model: ModelProto) -> None:
-    """Replace Identity nodes that hand on a weight: each becomes a weight of its own.
+    """Replace Identity nodes of weights by copies of the weights.
 
-    TorchScript's exporter shares equal weights so. A convolution whose bias comes from such a node would get no
-    quantized bias, and ONNX Runtime would leave it float.
+    TorchScript's exporter shares equal weights by Identity nodes. A convolution whose bias comes from such a node would
+    get no quantized bias, and ONNX Runtime would leave it float.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs = {value.name for value in model.graph.output}
@@ -65,14 +66,14 @@ def _store_identities(model: ModelProto) -> None:
 
 
 def _drop_trailing_blanks(model: ModelProto) -> None:
-    """An input without a name at the end of a node is one that the node does not have."""
+    """Remove empty names at the end of a node's inputs: they stand for inputs that the node does not have."""
     for node in model.graph.node:
         while node.input and not node.input[-1]:
             del node.input[-1]
 
 
 def _give_vector_biases(model: ModelProto, dialect: Dialect) -> None:
-    """Store the bias of each Gemm that will be quantized as a vector; add what is no vector by a node of its own."""
+    """Store the bias of each quantized Gemm as a vector. A bias that is no vector is added by an Add node."""
     weights, stored = float_weights(model), {tensor.name: tensor for tensor in model.graph.initializer}
     names = _unused_names(model)
     kept: list[NodeProto] = []
@@ -97,7 +98,7 @@ def _give_vector_biases(model: ModelProto, dialect: Dialect) -> None:
 
 
 def _give_own_weights(model: ModelProto, dialect: Dialect) -> None:
-    """Store a weight once for each way in which nodes use it: as weights along an axis, as a bias, or as a float."""
+    """Store a weight once for each role: quantized along an axis, a bias, or float."""
     weights, names = float_weights(model), _unused_names(model)
     roles: defaultdict[str, dict[Role, list[tuple[NodeProto, int]]]] = defaultdict(dict)
     for node in model.graph.node:
@@ -105,16 +106,16 @@ def _give_own_weights(model: ModelProto, dialect: Dialect) -> None:
             if name in weights:
                 role = _role(node, place, not why_float(node, weights, dialect))
                 roles[name].setdefault(role, []).append((node, place))
-    inside = {name for graph in list(graphs_of(model))[1:] for node in graph.node for name in node.input}
-    inside.update(value.name for graph in graphs_of(model) for value in graph.output)
+    read_inside = {name for graph in list(graphs_of(model))[1:] for node in graph.node for name in node.input}
+    read_inside.update(value.name for graph in graphs_of(model) for value in graph.output)
     stored = {tensor.name: tensor for tensor in list(model.graph.initializer)}
     for name, uses in roles.items():
-        stays = FLOAT_ROLE if FLOAT_ROLE in uses or name in inside else next(iter(uses))
+        kept_role = FLOAT_ROLE if FLOAT_ROLE in uses or name in read_inside else next(iter(uses))
         for role, places in uses.items():
-            if role != stays:
-                own = _stored_copy(model, stored[name], next(names)).name
+            if role != kept_role:
+                copy = _stored_copy(model, stored[name], next(names)).name
                 for node, place in places:
-                    node.input[place] = own
+                    node.input[place] = copy
 
 
 FLOAT_ROLE: Role = ("float", None)
@@ -129,33 +130,33 @@ def _role(node: NodeProto, place: int, is_quantized: bool) -> Role:
 
 
 def _keep_names_apart(model: ModelProto) -> None:
-    """Rename tensors whose names begin with another's and go on as a writer's do, and that other where it must be.
+    """Rename tensors whose names are another tensor's name with a writer's suffix.
 
-    Names of the graph's inputs and outputs stay: behind an Identity node their tensors have others.
+    Names of the graph's inputs and outputs stay. If such a name has the suffix, the other tensor is renamed; an input
+    or output to be renamed gets an Identity node.
     """
     outside = {value.name for value in (*model.graph.input, *model.graph.output)}
-    used, fresh = _names_used(model), _unused_names(model)
+    used, unused = _names_used(model), _unused_names(model)
     renamed: dict[str, str] = {}
     for name in used:
-        longer = MADE_BY_CONVERTER.match(name)
-        shorter = [name[: match.start()] for match in ADDED.finditer(name) if name[: match.start()] in used]
-        if (longer or shorter) and name not in outside:
-            renamed.setdefault(name, next(fresh))
-        elif shorter:
-            renamed |= {one: next(fresh) for one in shorter if one not in renamed}
+        bases = [name[: match.start()] for match in SUFFIX.finditer(name) if name[: match.start()] in used]
+        if (bases or MADE_BY_CONVERTER.match(name)) and name not in outside:
+            renamed.setdefault(name, next(unused))
+        elif bases:
+            renamed |= {base: next(unused) for base in bases if base not in renamed}
     if not renamed:
         return
     _rename(model, renamed)
     inputs = [value.name for value in model.graph.input if value.name in renamed]
-    results = [value.name for value in model.graph.output if value.name in renamed]
-    handed_on = [(name, renamed[name]) for name in inputs] + [(renamed[name], name) for name in results]
-    for source, target in handed_on:
-        model.graph.node.append(helper.make_node("Identity", [source], [target], next(fresh)))
+    outputs = [value.name for value in model.graph.output if value.name in renamed]
+    identities = [(name, renamed[name]) for name in inputs] + [(renamed[name], name) for name in outputs]
+    for source, target in identities:
+        model.graph.node.append(helper.make_node("Identity", [source], [target], next(unused)))
     sort_nodes(model)
 
 
 def _rename(model: ModelProto, renamed: dict[str, str]) -> None:
-    """Rename tensors wherever nodes name them, in subgraphs too; inputs and outputs of the main graph stay."""
+    """Rename tensors in all nodes, also in subgraphs. Inputs and outputs of the main graph keep their names."""
     for node in nodes(model):
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -167,21 +168,21 @@ def _rename(model: ModelProto, renamed: dict[str, str]) -> None:
 
 def _names_used(model: ModelProto) -> dict[str, None]:
     """Names of all tensors, in the order of the graph."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for graph in graphs_of(model):
-        found |= dict.fromkeys(value.name for value in (*graph.input, *graph.output, *graph.initializer))
+        names |= dict.fromkeys(value.name for value in (*graph.input, *graph.output, *graph.initializer))
     for node in nodes(model):
-        found |= dict.fromkeys(filter(None, (*node.input, *node.output)))
-    return found
+        names |= dict.fromkeys(filter(None, (*node.input, *node.output)))
+    return names
 
 
 def _unused_names(model: ModelProto) -> Iterator[str]:
-    """Names that no tensor has or goes on from."""
-    longest = len(FRESH) + MOST_DIGITS
-    ours = [one[:longest] for one in _names_used(model) if one.startswith(FRESH)]
-    begun = {one[:end] for one in ours for end in range(len(FRESH), len(one) + 1)}
+    """Names that no tensor has, and with which no tensor's name begins."""
+    longest = len(NEW_NAME) + MOST_DIGITS
+    similar = [name[:longest] for name in _names_used(model) if name.startswith(NEW_NAME)]
+    beginnings = {name[:end] for name in similar for end in range(len(NEW_NAME), len(name) + 1)}
     for number in itertools.count():
-        if (name := f"{FRESH}{number}") not in begun:
+        if (name := f"{NEW_NAME}{number}") not in beginnings:
             yield name
 
 

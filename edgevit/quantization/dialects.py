@@ -1,4 +1,4 @@
-"""Where each runtime wants Q/DQ nodes, and of which types."""
+"""Dialects: the positions and types of Q/DQ nodes that each runtime expects."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from onnxruntime.quantization import QuantType
 
 from edgevit.artifacts import Json
 from edgevit.configs import QuantizedPrecision
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, TENSORRT
 from edgevit.graphs.walk import integer_attribute
+from edgevit.runtimes.base import runtime_options
 
-# all that the dialect quantizes; the same without grouped convolutions; products alone
+# all: every operator of the dialect; dense: without grouped convolutions; products: MatMul and Gemm alone
 Placement = Literal["all", "dense", "products"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
@@ -27,16 +29,16 @@ class Dialect:
 
     Attributes:
         activations: integer type of activations, for int8; weights are int8, symmetric, one scale a channel.
-        operators: operator types that are quantized where one input is a weight. Products of two activations
+        operators: operator types that are quantized if their second input is a weight. Products of two activations
             (attention) stay float.
         float_outputs: operator types whose outputs get no Q/DQ pair.
         writer_options: further options of onnxruntime's Q/DQ writer.
-        session_options: what the runtime must be told to read the graph as it was meant.
+        session_options: with which the runtime computes the quantized operators as integers.
         whole_tiles: products and convolutions whose sizes do not fill the tiles of tensor cores stay float.
-        floats: the type of what is not quantized.
-        oldest_opset: where Q/DQ takes scales of that type, one a channel.
-        precision: of weights and activations; with int4 of weights alone, in blocks of BLOCK inputs.
-        opset: what a graph is raised to, for Q/DQ to take such numbers.
+        floats: the type of everything that is not quantized.
+        oldest_opset: the first opset whose Q/DQ operators take scales of that type, one a channel.
+        precision: of weights and activations. int4 is for weights alone, in blocks of BLOCK inputs.
+        opset: graphs of an older opset are converted to this one, whose Q/DQ operators take the precision.
     """
 
     activations: Any
@@ -52,7 +54,7 @@ class Dialect:
 
     @property
     def symmetric(self) -> bool:
-        """Whether 0 is the middle of every range of activations."""
+        """Whether all ranges of activations are centered on 0."""
         return bool(self.writer_options["ActivationSymmetric"])
 
 
@@ -87,21 +89,21 @@ SYMMETRIC = {
     "QDQDisableWeightAdjustForInt32Bias": True,
 }
 DIALECTS = {
-    "onnxruntime": Dialect(
+    ONNXRUNTIME.name: Dialect(
         activations=QuantType.QUInt8,
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("MatMul", "Gemm"),
         writer_options={"WeightSymmetric": True, "ActivationSymmetric": False},
         session_options={"disabled_optimizers": ["MatMulAddFusion", "BiasGeluFusion"]},
     ),
-    "openvino": Dialect(
+    OPENVINO.name: Dialect(
         activations=QuantType.QInt8,
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("Conv", "MatMul", "Gemm"),
         writer_options=SYMMETRIC,
-        session_options={"runtime": "openvino"},
+        session_options=runtime_options(OPENVINO.name),
     ),
-    "tensorrt": Dialect(
+    TENSORRT.name: Dialect(
         activations=QuantType.QInt8,
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("Conv", "MatMul", "Gemm"),
@@ -114,26 +116,26 @@ DIALECTS = {
 }
 BESIDE_INT8 = {
     "float8": replace(
-        DIALECTS["tensorrt"], precision="float8", session_options={"graph_optimization_level": "disabled"}
+        DIALECTS[TENSORRT.name], precision="float8", session_options={"graph_optimization_level": "disabled"}
     ),
-    "int4": replace(DIALECTS["tensorrt"], precision="int4", operators=("MatMul", "Gemm"), opset=21),
+    "int4": replace(DIALECTS[TENSORRT.name], precision="int4", operators=("MatMul", "Gemm"), opset=21),
 }
 
 
 def dialect_of(runtime: str, precision: QuantizedPrecision) -> Dialect:
-    """A runtime's dialect for a precision; beside int8 there are TensorRT's alone."""
+    """A runtime's dialect for a precision; float8 and int4 have one for TensorRT alone."""
     return DIALECTS[runtime] if precision == "int8" else BESIDE_INT8[precision]
 
 
 def is_placed(node: NodeProto, placement: Placement) -> bool:
-    """Whether a placement lets a product or convolution become integers."""
+    """Whether a placement quantizes a product or convolution."""
     if not node.op_type.startswith("Conv"):
         return True
     return placement == "all" or (placement == "dense" and integer_attribute(node, "group", 1) == 1)
 
 
 def why_float(node: NodeProto, weights: Mapping[str, Sequence[int]], dialect: Dialect) -> str:
-    """Why a node of a float graph is left float in a dialect; "" where it is quantized.
+    """The reason why a dialect leaves a node of a float graph float; "" if it is quantized.
 
     Args:
         weights: shapes of the graph's stored weights, by name.
@@ -157,14 +159,14 @@ def why_float(node: NodeProto, weights: Mapping[str, Sequence[int]], dialect: Di
 
 
 def axis_of_inputs(product: NodeProto) -> Literal[0, 1]:
-    """Of the two axes of a product's weights the one that it sums over."""
+    """The axis of a product's weights that it sums over."""
     return 1 if integer_attribute(product, "transB", 0) else 0
 
 
 def fills_tiles(node: NodeProto, weight: Sequence[int]) -> bool:
-    """Whether a product with weights of this shape is large enough for INT8 on tensor cores.
+    """Whether weights of this shape are large enough for INT8 on tensor cores.
 
-    Sides of at least 16 for a matrix; numbers of channels, of a group, that are multiples of 8 for a convolution.
+    Both sides of a matrix must be at least 16; the channels of a convolution, per group, must be multiples of 8.
     """
     if not node.op_type.startswith("Conv"):
         return len(weight) == 2 and min(weight) >= SMALLEST_SIDE
@@ -175,9 +177,9 @@ def fills_tiles(node: NodeProto, weight: Sequence[int]) -> bool:
 
 
 def _fills_blocks(product: NodeProto, weight: Sequence[int]) -> bool:
-    """Whether weights in blocks are unpacked where they are multiplied, not by a kernel before.
+    """Whether the kernel of a product unpacks its INT4 weights itself, without a kernel before it.
 
-    So it is with two blocks or more, and an even number of outputs.
+    That takes two blocks or more, and an even number of outputs.
     """
     axis = axis_of_inputs(product)
     inputs, outputs = weight[axis], weight[1 - axis]
@@ -185,5 +187,5 @@ def _fills_blocks(product: NodeProto, weight: Sequence[int]) -> bool:
 
 
 def _has_plain_scales(node: NodeProto) -> bool:
-    """Whether a Gemm neither scales its product nor its bias, which the writer would forget."""
-    return all(one.f == 1 for one in node.attribute if one.name in ("alpha", "beta"))
+    """Whether alpha and beta of a Gemm are 1; the writer of Q/DQ nodes would drop other values."""
+    return all(attribute.f == 1 for attribute in node.attribute if attribute.name in ("alpha", "beta"))

@@ -1,4 +1,4 @@
-"""Fake quantization: a float module whose layers round weights and activations as its Q/DQ graph will."""
+"""Fake quantization: a float module whose layers round weights and activations as the Q/DQ graph does."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ INPUT, OUTPUT = "input_quantizer", "output_quantizer"
 class ActivationQuantizer(nn.Module):
     """Rounds a tensor of any shape to 8-bit integers and back, as a Q/DQ pair does: (clamp(⌊v/s⌉ + z) − z)·s.
 
-    Gradients with respect to v pass where it is within the range, and are 0 elsewhere. With respect to s, they are
-    those of Esser et al. 2020 (LSQ), eq. 3, times 1/√(N·Q_P): N is the number of values in a row (an image), Q_P the
-    number of integers above zero. The zero point stays as it was calibrated.
+    The gradient with respect to v passes where v is within the range, and is 0 elsewhere. The gradient with respect to
+    s is that of Esser et al. 2020 (LSQ), eq. 3, times 1/√(N·Q_P): N is the number of values in an image, Q_P the number
+    of integers above zero. The zero point stays as it was calibrated.
 
     Args:
-        bounds: the calibrated range, which gives scale and zero point as in the dialect's writer.
-        learned: whether the scale is a parameter, and so the range is trained.
+        bounds: the calibrated range. It gives scale and zero point as in the dialect's writer.
+        learned: the scale is a parameter, and so the range is trained.
     """
 
     scale: Tensor
@@ -48,20 +48,20 @@ class ActivationQuantizer(nn.Module):
         zero_point, scale = compute_scale_zp(low, high, *spread, symmetric=self.symmetric)
         lowest, highest = get_qmin_qmax_for_qType(integers)
         self._below, self._above = int(lowest) - int(zero_point), int(highest) - int(zero_point)
-        start = torch.tensor(float(scale))
+        calibrated_scale = torch.tensor(float(scale))
         if learned:
-            self.scale = nn.Parameter(start)
+            self.scale = nn.Parameter(calibrated_scale)
         else:
-            self.register_buffer("scale", start)
+            self.register_buffer("scale", calibrated_scale)
 
     def forward(self, values: Tensor) -> Tensor:
-        strength = 1 / math.sqrt(values[0].numel() * max(1, self._above))
-        rounded: Tensor = _Rounding.apply(values.float(), self.scale.abs(), self._below, self._above, strength)
+        gradient_factor = 1 / math.sqrt(values[0].numel() * max(1, self._above))
+        rounded: Tensor = _Rounding.apply(values.float(), self.scale.abs(), self._below, self._above, gradient_factor)
         return rounded.to(values.dtype)
 
     @property
     def range(self) -> Range:
-        """What the writer has to be given to come to the same scale and zero point."""
+        """The range for which the writer computes this scale and zero point."""
         if not self.learned:
             return self.bounds
         scale = float(self.scale.detach().abs())
@@ -71,28 +71,28 @@ class ActivationQuantizer(nn.Module):
 
 
 class _Rounding(torch.autograd.Function):
-    """clamp(⌊v/s⌉, below, above)·s, halves to even, and its gradients: one tensor is kept for them, not one a step."""
+    """clamp(⌊v/s⌉, below, above)·s, with halves to even, and its gradients. Only v/s is kept for them."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, scale: Tensor, below: int, above: int, strength: float) -> Tensor:
+    def forward(ctx: Any, values: Tensor, scale: Tensor, below: int, above: int, gradient_factor: float) -> Tensor:
         levels = values / scale
         ctx.save_for_backward(levels)
-        ctx.below, ctx.above, ctx.strength = below, above, strength
+        ctx.below, ctx.above, ctx.gradient_factor = below, above, gradient_factor
         return levels.round().clamp_(below, above).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         (levels,) = ctx.saved_tensors
         within = (levels >= ctx.below) & (levels <= ctx.above)
-        of_scale = None
+        scale_gradient = None
         if ctx.needs_input_grad[1]:
             change = levels.round().clamp_(ctx.below, ctx.above).sub_(levels * within)
-            of_scale = change.mul_(upstream).sum() * ctx.strength
-        return upstream * within, of_scale, None, None, None
+            scale_gradient = change.mul_(upstream).sum() * ctx.gradient_factor
+        return upstream * within, scale_gradient, None, None, None
 
 
 class WeightQuantizer(nn.Module):
-    """Rounds a weight (outputs, …) to −127..127 times one scale an output, max|w|/127, as the writer does.
+    """Rounds a weight (outputs, …) to −127..127 times one scale per output, max|w|/127, as the writer does.
 
     Gradients pass straight through.
     """
@@ -107,7 +107,7 @@ class WeightQuantizer(nn.Module):
 
 @dataclass(frozen=True)
 class FakeQuantization:
-    """What the layers of a model do, by their paths in the timm model, and the calibrated ranges of its tensors."""
+    """The layers to round, by their paths in the timm model, and the calibrated ranges of tensors, by their names."""
 
     layers: Mapping[str, RoundedLayer]
     ranges: Mapping[str, Range]
@@ -115,45 +115,46 @@ class FakeQuantization:
     learned: bool
 
     def apply(self, module: nn.Module, images: Tensor) -> list[str]:
-        """Let a module's layers round what enters them, their weights and, where the graph will, what leaves them.
+        """Make a module's layers round their inputs, their weights and, as in the graph, their outputs.
 
-        Where a tensor leaves one layer and enters another, it is rounded once; both hold one quantizer. A tensor that
-        others read, too, is rounded where a submodule makes it, so that they read what they will in the graph.
+        A tensor that leaves one layer and enters another is rounded once; both layers hold one quantizer. A tensor that
+        other nodes read too is rounded after the submodule that makes it, so that these nodes read rounded values as in
+        the graph.
 
         Args:
-            images: (N, 3, H, W), to see what makes which tensor.
+            images: (N, 3, H, W), for a forward pass that shows which submodule makes each tensor.
 
         Returns:
-            The layers whose input is read elsewhere, where it stays unrounded: no submodule makes it.
+            The layers whose input other nodes read unrounded, because no submodule makes it.
         """
-        makers, unseen = _makers_of_inputs(timm_model(module), module, images), list[str]()
+        makers, unmade = _makers_of_inputs(timm_model(module), module, images), list[str]()
         quantizers = {
             name: ActivationQuantizer(self.ranges[name], self.dialect, self.learned)
             for layer in self.layers.values()
-            for name in (layer.entering, layer.leaving)
+            for name in (layer.input, layer.rounded_output)
             if name is not None
         }
-        rounded_before = {layer.leaving for layer in self.layers.values()}
+        rounded_outputs = {layer.rounded_output for layer in self.layers.values()}
         inner = timm_model(module)
         for path, tensors in self.layers.items():
             layer = inner.get_submodule(path)
             parametrize.register_parametrization(layer, "weight", WeightQuantizer())
-            layer.add_module(INPUT, quantizers[tensors.entering])
-            if tensors.leaving is not None:
-                _round_after(layer, quantizers[tensors.leaving])
-            if tensors.entering in rounded_before:
+            layer.add_module(INPUT, quantizers[tensors.input])
+            if tensors.rounded_output is not None:
+                _round_after(layer, quantizers[tensors.rounded_output])
+            if tensors.input in rounded_outputs:
                 continue
             if tensors.shared and path in makers:
-                _round_after(inner.get_submodule(makers[path]), quantizers[tensors.entering])
+                _round_after(inner.get_submodule(makers[path]), quantizers[tensors.input])
                 continue
             layer.register_forward_pre_hook(_round_input)
             if tensors.shared:
-                unseen.append(path)
-        return unseen
+                unmade.append(path)
+        return unmade
 
 
-def put_trained(trained: nn.Module, module: nn.Module) -> dict[str, LayerRanges]:
-    """Load the weights of a model trained under fake quantization into the float one; gives its layers' ranges."""
+def load_trained(trained: nn.Module, module: nn.Module) -> dict[str, LayerRanges]:
+    """Load the weights of a model trained under fake quantization into a float module; return the layers' ranges."""
     inner = timm_model(trained)
     state = {
         key.replace("parametrizations.weight.original", "weight"): value
@@ -173,14 +174,15 @@ def put_trained(trained: nn.Module, module: nn.Module) -> dict[str, LayerRanges]
 
 @torch.no_grad()
 def _makers_of_inputs(inner: nn.Module, module: nn.Module, images: Tensor) -> dict[str, str]:
-    """The submodule whose very output enters a layer, by the layer's path; of several that hand it on, the first.
+    """The path of the submodule whose output object enters a layer, by the layer's path.
 
-    One that works in place makes what it was given anew. Left out are submodules that are called more than once.
+    If several submodules pass on one object, the first counts. A submodule that works in place makes its input anew.
+    Submodules that are called more than once are left out.
     """
     maker_of: dict[int, str] = {}
     outputs: list[object] = []  # kept, so that no two have the same id
     calls: Counter[str] = Counter()
-    found: dict[str, str] = {}
+    makers: dict[str, str] = {}
 
     def after(child: nn.Module, output: object, path: str) -> None:
         calls[path] += 1
@@ -191,7 +193,7 @@ def _makers_of_inputs(inner: nn.Module, module: nn.Module, images: Tensor) -> di
 
     def before(inputs: tuple[object, ...], path: str) -> None:
         if inputs and id(inputs[0]) in maker_of:
-            found[path] = maker_of[id(inputs[0])]
+            makers[path] = maker_of[id(inputs[0])]
 
     hooks = []
     for path, child in inner.named_modules():
@@ -202,7 +204,7 @@ def _makers_of_inputs(inner: nn.Module, module: nn.Module, images: Tensor) -> di
     finally:
         for hook in hooks:
             hook.remove()
-    return {path: maker for path, maker in found.items() if maker and calls[maker] == 1}
+    return {path: maker for path, maker in makers.items() if maker and calls[maker] == 1}
 
 
 def _round_after(module: nn.Module, quantizer: ActivationQuantizer) -> None:

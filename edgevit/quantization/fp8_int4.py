@@ -1,6 +1,6 @@
-"""FP8 products and INT4 weights, as TensorRT reads them: a graph whose floats will be float16, with their Q/DQ nodes.
+"""Q/DQ nodes of FP8 products and INT4 weights, as TensorRT reads them.
 
-What is rounded is rounded with scales that float16 holds, so that nothing changes where the graph becomes float16.
+All scales are float16 values, so that they stay the same when the graph is converted to float16.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgevit.graphs.walk import nodes
+from edgevit.graphs.tensors import without_unread_weights
 from edgevit.quantization.calibration import Ranges
 from edgevit.quantization.dialects import BLOCK, axis_of_inputs
 
@@ -20,13 +20,13 @@ Floats = NDArray[np.float32]
 
 FLOAT8, INT4 = (helper.tensor_dtype_to_np_dtype(number) for number in (TensorProto.FLOAT8E4M3FN, TensorProto.INT4))
 LARGEST_FLOAT8, LARGEST_INT4, LEAST_INT4 = 448.0, 7, -8
-IR_OF_FLOAT8, IR_OF_INT4 = 9, 10  # of ONNX's files, the oldest version that has the type
+IR_OF_FLOAT8, IR_OF_INT4 = 9, 10  # the oldest version of the ONNX file format that has the type
 LEAST_NORMAL_HALF, LEAST_HALF = 2.0**-14, 2.0**-24
-CLIPPED_TO = np.linspace(1, 0.6, 9)  # shares of the largest weight of a block
+CLIPPING_SHARES = np.linspace(1, 0.6, 9)  # of the largest magnitude of a block
 
 
 class _Operand(NamedTuple):
-    """What a node reads in place of a tensor, the nodes that make it, and their constants."""
+    """The tensor that a node reads in place of a float one, the nodes that make it, and their constants."""
 
     name: str
     nodes: list[NodeProto]
@@ -34,25 +34,25 @@ class _Operand(NamedTuple):
 
 
 def with_float8(model: ModelProto, chosen: Sequence[NodeProto], ranges: Ranges) -> ModelProto:
-    """The graph with the weights of `chosen` nodes in E4M3, and what enters these rounded to E4M3.
+    """The graph with weights and inputs of `chosen` nodes in E4M3.
 
-    Each tensor has one scale, which takes its largest magnitude to 448. Micikevicius et al. 2022, "FP8 Formats for Deep
+    Each tensor has one scale, which maps its largest magnitude to 448. Micikevicius et al. 2022, "FP8 Formats for Deep
     Learning", section 3.
 
     Args:
-        ranges: lowest and highest value of what enters each node.
+        ranges: lowest and highest value of the input of each node.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     operands: dict[str, _Operand] = {}
     for node in chosen:
-        entering, weight = node.input[:2]
-        operands[entering] = _rounded_activation(entering, max(map(abs, ranges[entering])))
+        activation, weight = node.input[:2]
+        operands[activation] = _rounded_activation(activation, max(map(abs, ranges[activation])))
         operands[weight] = _float8_weight(weight, numpy_helper.to_array(weights[weight]))
     return _with_operands(model, chosen, operands, IR_OF_FLOAT8)
 
 
 def with_int4(model: ModelProto, chosen: Sequence[NodeProto]) -> ModelProto:
-    """The graph with the weights of `chosen` products in INT4, a scale for each BLOCK inputs of an output."""
+    """The graph with the weights of `chosen` products in INT4, with a scale for each BLOCK inputs of an output."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     operands: dict[str, _Operand] = {}
     for node in chosen:
@@ -62,24 +62,27 @@ def with_int4(model: ModelProto, chosen: Sequence[NodeProto]) -> ModelProto:
 
 
 def float8_scale(largest: float) -> np.float32:
-    """What takes a magnitude to 448, as float16 holds it; a small one to less, which costs its few bits nothing."""
+    """The scale that maps a magnitude to 448, rounded to float16, and at least float16's least normal value."""
     return np.float32(np.float16(max(largest / LARGEST_FLOAT8, LEAST_NORMAL_HALF)))
 
 
 def int4_blocks(weight: Floats, axis: int) -> tuple[NDArray[Any], Floats]:
-    """Integers of a matrix, and the scales of its blocks: the matrix's shape but along `axis`, one for each BLOCK.
+    """The integers of a matrix and the scales of its blocks.
 
-    Of the scales that take between all and 60% of a block's largest magnitude to 7, each block gets the one whose
-    rounded values have the least squared error.
+    Scales that map between 60% and 100% of a block's largest magnitude to 7 are tried. Each block gets the scale with
+    the least squared error.
+
+    Returns:
+        Integers in the shape of the matrix; scales in that shape with one for each BLOCK along `axis`.
     """
     columns = np.moveaxis(weight, axis, 0)
     blocks = columns.reshape(-1, BLOCK, columns.shape[1])
     largest = np.abs(blocks).max(1, keepdims=True)
     scale, least = np.zeros_like(largest), np.full_like(largest, np.inf)
-    for share in CLIPPED_TO:
-        tried = np.maximum(share * largest / LARGEST_INT4, LEAST_HALF).astype(np.float16).astype(np.float32)
-        error = np.square(_steps(blocks, tried) * tried - blocks).sum(1, keepdims=True)
-        scale, least = np.where(error < least, tried, scale), np.minimum(error, least)
+    for share in CLIPPING_SHARES:
+        candidate = np.maximum(share * largest / LARGEST_INT4, LEAST_HALF).astype(np.float16).astype(np.float32)
+        error = np.square(_steps(blocks, candidate) * candidate - blocks).sum(1, keepdims=True)
+        scale, least = np.where(error < least, candidate, scale), np.minimum(error, least)
     integers = _steps(blocks, scale).reshape(columns.shape)
     return np.moveaxis(integers, 0, axis).astype(INT4), np.moveaxis(scale[:, 0], 0, axis)
 
@@ -123,24 +126,20 @@ def _stored_weight(name: str, values: NDArray[Any], scale: Floats, **attributes:
 def _with_operands(
     model: ModelProto, chosen: Sequence[NodeProto], operands: Mapping[str, _Operand], oldest_ir: int
 ) -> ModelProto:
-    """A copy whose chosen nodes read operands in place of tensors; weights that nothing reads any more are left out."""
-    made, names, placed = ModelProto(), {node.name for node in chosen}, set[str]()
-    made.CopyFrom(model)
-    made.ir_version = max(made.ir_version, oldest_ir)
-    del made.graph.node[:]
+    """A copy whose chosen nodes read operands in place of tensors, without weights that no node reads."""
+    copy, names, placed = ModelProto(), {node.name for node in chosen}, set[str]()
+    copy.CopyFrom(model)
+    copy.ir_version = max(copy.ir_version, oldest_ir)
+    del copy.graph.node[:]
     for node in model.graph.node:
-        read = [name for name in node.input if name in operands] if node.name in names else []
-        for name in read:
+        replaced = [name for name in node.input if name in operands] if node.name in names else []
+        for name in replaced:
             if name not in placed:
                 placed.add(name)
-                made.graph.node.extend(operands[name].nodes)
-                made.graph.initializer.extend(operands[name].constants)
-        written = made.graph.node.add()
+                copy.graph.node.extend(operands[name].nodes)
+                copy.graph.initializer.extend(operands[name].constants)
+        written = copy.graph.node.add()
         written.CopyFrom(node)
-        if read:
-            written.input[:] = [operands[name].name if name in read else name for name in node.input]
-    read_somewhere = {name for node in nodes(made) for name in node.input} | {one.name for one in made.graph.output}
-    kept = [tensor for tensor in made.graph.initializer if tensor.name in read_somewhere]
-    del made.graph.initializer[:]
-    made.graph.initializer.extend(kept)
-    return made
+        if replaced:
+            written.input[:] = [operands[name].name if name in replaced else name for name in node.input]
+    return without_unread_weights(copy)

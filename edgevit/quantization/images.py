@@ -1,4 +1,4 @@
-"""Which pictures calibrate a quantized model, and which judge it."""
+"""Images for calibration, and images for the comparison of a quantized model with float."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ HELD_OUT = 64
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """Positions in a data set: those that calibrate, and others (the same where there are no others) that judge."""
+    """Positions in a data set: images to calibrate on, and held-out images (calibration images if no other is left)."""
 
     calibration: tuple[int, ...]
     held_out: tuple[int, ...]
 
 
 def choose_images(dataset: Dataset, count: int, seed: int, progress: Progress) -> ChosenImages:
-    """Draw `count` images, and up to 64 others, by a seed.
+    """Draw `count` calibration images and up to 64 held-out images by a seed.
 
     Raises:
         DataError: the data set is empty.
@@ -37,17 +37,19 @@ def choose_images(dataset: Dataset, count: int, seed: int, progress: Progress) -
     if not len(dataset):
         raise DataError("there are no calibration images", where=dataset.name, expected="at least one image")
     if len(dataset) < count:
-        progress.say(f"{dataset.name} has {len(dataset)} images to calibrate on; {count} were asked for")
+        progress.say(f"{dataset.name} has {len(dataset)} images to calibrate on; {count} were requested")
     order = dataset.shuffled(seed).tolist()
     calibration, rest = order[:count], order[count : count + HELD_OUT]
     return ChosenImages(tuple(calibration), tuple(rest or calibration[:HELD_OUT]))
 
 
-def doubts_about(dataset: Dataset, chosen: ChosenImages, spec: IOSpec, where: object, progress: Progress) -> list[str]:
-    """Why these pictures may calibrate a model badly, which is said, too.
+def calibration_doubts(
+    dataset: Dataset, chosen: ChosenImages, spec: IOSpec, where: object, progress: Progress
+) -> list[str]:
+    """Reasons why the calibration images may be unsuitable, a sentence each; they are reported too.
 
     Raises:
-        DataError: they cannot calibrate any, see `check_images`.
+        DataError: the images cannot calibrate a model, see `check_images`.
     """
     calibration = dataset.subset(np.asarray(chosen.calibration))
     doubts = check_images(calibration, spec.preprocess, spec.classes, where)
@@ -57,7 +59,7 @@ def doubts_about(dataset: Dataset, chosen: ChosenImages, spec: IOSpec, where: ob
 
 
 def image_batches(dataset: Dataset, positions: Sequence[int], spec: IOSpec, progress: Progress, title: str) -> Batches:
-    """A function that gives these images as input batches, the same at each call; read anew each time."""
+    """A function that gives the images at `positions` as input batches; each call reads them anew."""
 
     def batches() -> Iterator[NDArray[np.float32]]:
         with progress.bar(title, len(positions), "images") as bar:

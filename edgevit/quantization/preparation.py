@@ -1,4 +1,4 @@
-"""A float graph, made ready to be written with integers: smoothed, its ranges known, what suffers most left out."""
+"""Preparation of a float graph for quantization: smoothing, calibration, and the layers that stay float."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.calibration import Batches
 from edgevit.quantization.dialects import dialect_of
 from edgevit.quantization.ptq import CalibratedModel, calibrated
-from edgevit.quantization.sensitivity import LayerTrial, Sensitivity
+from edgevit.quantization.sensitivity import Sensitivity, SensitivityAnalysis
 from edgevit.quantization.smoothing import smoothed
 from edgevit.runtimes.base import HostSession
-from edgevit.runtimes.float16_range import said
+from edgevit.runtimes.float16_range import beyond_float16_text
 
 
 def prepared(
@@ -33,19 +33,20 @@ def prepared(
     threads: int,
     progress: Progress,
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
-    """Fuse norms, smooth, calibrate and, where all layers quantized are too far from float, leave out the costliest.
+    """Fuse norms, smooth and calibrate; if the quantized model is too far from float, keep some layers float.
 
     Args:
-        reference: the same model in a session.
-        calibration: gives the calibration batches, the same at each call.
-        images: other batches, to judge closeness on.
-        correction: of biases, where they will be corrected.
+        reference: a session of the source model.
+        calibration: gives the calibration batches, equal at each call.
+        images: other batches, for the comparison with float.
+        correction: of biases; None if they stay as they are.
 
     Returns:
-        The graph with its ranges, and what each layer costs where that was measured.
+        The graph with its ranges, and the sensitivity of each layer if it was measured.
 
     Raises:
-        ArtifactError: the graph is quantized already, too old, has nothing to quantize or smooth, or no trained ranges.
+        ArtifactError: the graph is quantized already, its opset is too old, there is nothing to quantize or smooth, or
+            there are no trained ranges.
         DataError: there are no calibration images, or activations that are not finite.
     """
     if dialect_of(config.runtime, config.precision).floats == "float16":
@@ -54,14 +55,14 @@ def prepared(
         source = smoothed(source, calibration, config.smoothquant, threads, config.id)
     ready = _calibrated(source, calibration, config, threads, progress)
     if ready.beyond_float16:
-        progress.say(f"    {config.id}: {said(ready.beyond_float16, 'the calibration images')}")
+        progress.say(f"    {config.id}: {beyond_float16_text(ready.beyond_float16, 'the calibration images')}")
     return _close_enough(ready, reference, images, config, correction, threads, progress)
 
 
 def _calibrated(
     source: ModelProto, calibration: Batches, config: Quantize, threads: int, progress: Progress
 ) -> CalibratedModel:
-    """With ranges of the calibration images, or with those that were trained."""
+    """The model with the ranges of the calibration images, or with trained ranges."""
     if config.calibrator != "trained":
         return calibrated(
             source, calibration, config.calibrator, config.runtime, threads, config.id, precision=config.precision
@@ -72,17 +73,17 @@ def _calibrated(
     return ready
 
 
-def _mention_untrained(trained: TensorRanges, found: CalibratedModel, config: Quantize, progress: Progress) -> None:
+def _mention_untrained(trained: TensorRanges, ready: CalibratedModel, config: Quantize, progress: Progress) -> None:
     if trained.runtime != config.runtime:
         progress.say(
-            f"    {config.id}: these ranges were trained for {trained.runtime}, whose integers are others; a qat stage "
-            f"with runtime: {config.runtime} may keep more accuracy"
+            f"    {config.id}: the ranges were trained for {trained.runtime}, which rounds to other integers; a qat "
+            f"stage with runtime: {config.runtime} may keep more accuracy"
         )
-    calibrated_layers = [layer.made for layer in found.layers() if layer.entering not in trained.tensors]
+    calibrated_layers = [layer.output for layer in ready.layers() if layer.input not in trained.tensors]
     if calibrated_layers:
         progress.say(
-            f"    {config.id}: {len(calibrated_layers)} of {len(found.layers())} products and convolutions have no "
-            f"trained range, and are calibrated: {listed(calibrated_layers)}"
+            f"    {config.id}: {len(calibrated_layers)} of {len(ready.layers())} products and convolutions have no "
+            f"trained range and are calibrated: {listed(calibrated_layers)}"
         )
 
 
@@ -95,23 +96,23 @@ def _close_enough(
     threads: int,
     progress: Progress,
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
-    """The model, with its costliest layers in float where it would be too far from float; and what each layer costs.
+    """The model with layers in float if it would be too far from float, and the sensitivities if they were measured.
 
-    What was trained to be rounded is at its best rounded, however far that is from what it computes in float.
+    A model with trained ranges is quantized whole: it was trained to be rounded, so its float outputs set no standard.
     """
     is_trained = config.calibrator == "trained"
     if is_trained and not config.sensitivity:
         return ready, []
-    trial = LayerTrial(ready, reference, images, threads, correction)
-    db = trial.sqnr_db(trial.as_shipped(ready))
+    analysis = SensitivityAnalysis(ready, reference, images, threads, correction)
+    db = analysis.sqnr_db(analysis.as_shipped(ready))
     is_close = is_trained or db >= config.floor_db
     if is_close and not config.sensitivity:
         return ready, []
-    found = trial.sensitivities(progress)
-    mixed = None if is_close else trial.within(config.floor_db, found)
+    sensitivities = analysis.sensitivities(progress)
+    mixed = None if is_close else analysis.within(config.floor_db, sensitivities)
     if mixed is not None:
         progress.say(
-            f"    {len(mixed.kept_float)} of {len(found)} layers stay float: with all of them in {config.precision} it "
-            f"comes to {db:.1f} dB, {config.floor_db:g} are asked for"
+            f"    {len(mixed.kept_float)} of {len(sensitivities)} layers stay float: with all layers in "
+            f"{config.precision} the SQNR is {db:.1f} dB, and min_sqnr_db is {config.floor_db:g}"
         )
-    return mixed or ready, found
+    return mixed or ready, sensitivities

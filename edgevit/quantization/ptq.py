@@ -1,4 +1,4 @@
-"""Post-training quantization: float ONNX → the same graph with Q/DQ nodes."""
+"""Post-training quantization: float ONNX graph → graph with Q/DQ nodes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from edgevit.runtimes.float16_range import Magnitudes, beyond_float16
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantized graph and what became of its operators."""
+    """A quantized graph, with the number of quantized and float nodes by operator."""
 
     model: ModelProto
     session_options: Json
@@ -40,30 +40,30 @@ class Quantized:
 
 
 class RoundedLayer(NamedTuple):
-    """A product or convolution that becomes integers, by the names of its tensors.
+    """A quantized product or convolution, by the names of its tensors.
 
     Attributes:
-        entering: what gets a Q/DQ pair before it.
-        made: its output.
-        leaving: what gets a pair behind it: its output, or that of the Relu or Clip whose work the range then does;
-            None where nothing does.
-        shared: whether others than such nodes read `entering`: the writer lets them read what is rounded, too.
+        input: the activation that gets a Q/DQ pair before the node.
+        output: of the node.
+        rounded_output: the tensor that gets an output Q/DQ pair: the node's output, or that of the Relu or Clip folded
+            into the range; None if there is none.
+        shared: whether other nodes read `input` too; the writer makes them read the rounded values.
     """
 
-    entering: str
-    made: str
-    leaving: str | None
+    input: str
+    output: str
+    rounded_output: str | None
     shared: bool
 
 
 @dataclass(frozen=True)
 class CalibratedModel:
-    """A float graph, its nodes named, with the ranges of what a dialect quantizes: ready to be written with Q/DQ.
+    """A float graph in canonical form with the ranges of the activations that a dialect quantizes.
 
     Attributes:
-        beyond_float16: activations that float16 does not hold, where the dialect's floats are float16: their nodes
-            compute in float32.
-        kept_float: names of nodes that stay as they are.
+        beyond_float16: activations outside the range of float16, if the dialect's floats are float16. The nodes that
+            make or read them compute in float32.
+        kept_float: names of nodes that stay float.
     """
 
     model: ModelProto
@@ -74,28 +74,28 @@ class CalibratedModel:
     kept_float: frozenset[str] = frozenset()
 
     def nodes(self, placement: Placement = "all") -> list[NodeProto]:
-        """The products and convolutions that become integers at a placement."""
+        """The products and convolutions that a placement quantizes."""
         nodes = _quantizable_nodes(self.model, self.dialect)
         return [node for node in nodes if is_placed(node, placement) and node.name not in self.kept_float]
 
     def layers(self) -> list[RoundedLayer]:
-        """What becomes integers where all that the dialect quantizes does, in the order of the graph."""
+        """The layers that placement `all` quantizes, in the order of the graph."""
         nodes = self.nodes()
-        behind = {node.input[0]: node.output[0] for node in _clipping_nodes(nodes, self.model, self.dialect)}
+        clipped = {node.input[0]: node.output[0] for node in _clipping_nodes(nodes, self.model, self.dialect)}
         readers = Counter(name for node in self.model.graph.node if node.op_type != "Shape" for name in node.input)
-        layers = Counter(node.input[0] for node in nodes)
+        quantized_readers = Counter(node.input[0] for node in nodes)
         return [
             RoundedLayer(
                 node.input[0],
                 node.output[0],
-                None if node.op_type in self.dialect.float_outputs else behind.get(node.output[0], node.output[0]),
-                shared=readers[node.input[0]] > layers[node.input[0]],
+                None if node.op_type in self.dialect.float_outputs else clipped.get(node.output[0], node.output[0]),
+                shared=readers[node.input[0]] > quantized_readers[node.input[0]],
             )
             for node in nodes
         ]
 
     def placements(self) -> list[Placement]:
-        """The placements that quantize anything, each another set of nodes."""
+        """The placements that quantize different, non-empty sets of nodes."""
         by_nodes: dict[tuple[str, ...], Placement] = {}
         for placement in PLACEMENTS:
             if names := tuple(node.name for node in self.nodes(placement)):
@@ -103,17 +103,17 @@ class CalibratedModel:
         return list(by_nodes.values())
 
     def quantized(self, placement: Placement = "all") -> Quantized:
-        """The graph with Q/DQ nodes at a placement. Raises ArtifactError where that quantizes nothing."""
+        """The graph with Q/DQ nodes at a placement. Raises ArtifactError if the placement quantizes nothing."""
         chosen = self.nodes(placement)
         if not chosen:
             raise _nothing_to_quantize(self.model, self.dialect, self.where)
         clipping = _clipping_nodes(chosen, self.model, self.dialect)
-        made = self._written([*chosen, *clipping])
+        written = self._written([*chosen, *clipping])
         if self.dialect.floats == "float16":
-            made = with_float16(made, self.where, self.beyond_float16)
-        done, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
-        left = operator_counts(self.model) - done - dropped
-        return Quantized(made, self.dialect.session_options, dict(done), dict(left))
+            written = with_float16(written, self.where, self.beyond_float16)
+        quantized, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
+        left_float = operator_counts(self.model) - quantized - dropped
+        return Quantized(written, self.dialect.session_options, dict(quantized), dict(left_float))
 
     def _written(self, chosen: list[NodeProto]) -> ModelProto:
         if self.dialect.precision == "float8":
@@ -133,15 +133,15 @@ def calibrated(
     trained: Mapping[str, tuple[float, float]] | None = None,
     precision: QuantizedPrecision = "int8",
 ) -> CalibratedModel:
-    """Find the ranges of all activations that enter what the dialect of `runtime` for `precision` quantizes.
+    """Find the ranges of all activations that the dialect of `runtime` for `precision` quantizes.
 
     Args:
-        batches: gives the calibration batches, the same at each call.
-        where: what errors name.
-        trained: ranges that are taken as they are, by the tensors' names; only others are calibrated.
+        batches: gives the calibration batches, equal at each call.
+        where: the file or stage, for errors.
+        trained: known ranges by the tensors' names. Only the other tensors are calibrated.
 
     Raises:
-        ArtifactError: the graph is quantized already, is too old, or has nothing to quantize.
+        ArtifactError: the graph is quantized already, its opset is too old, or there is nothing to quantize.
         DataError: there are no calibration images, or activations that are not finite.
     """
     dialect = dialect_of(runtime, precision)
@@ -151,12 +151,12 @@ def calibrated(
     if not nodes:
         raise _nothing_to_quantize(named, dialect, where)
     clipping = _clipping_nodes(nodes, named, dialect)
-    given = dict(trained or {})
-    given |= {node.output[0]: given[node.input[0]] for node in clipping if node.input[0] in given}
+    known = dict(trained or {})
+    known |= {node.output[0]: known[node.input[0]] for node in clipping if node.input[0] in known}
     tensors = _activations([*nodes, *clipping], dialect)
-    unknown = [name for name in tensors if name not in given]
-    found = activation_ranges(named, unknown, batches, calibrator, threads, dialect.symmetric) if unknown else {}
-    ranges = {name: given.get(name) or found[name] for name in tensors}
+    unknown = [name for name in tensors if name not in known]
+    measured = activation_ranges(named, unknown, batches, calibrator, threads, dialect.symmetric) if unknown else {}
+    ranges = {name: known.get(name) or measured[name] for name in tensors}
     beyond = beyond_float16(named, batches, threads) if dialect.floats == "float16" else {}
     return CalibratedModel(named, dialect, ranges, where, beyond)
 
@@ -165,13 +165,13 @@ def _nothing_to_quantize(model: ModelProto, dialect: Dialect, where: object) -> 
     sizes = {"int8": "", "float8": " of 16 channels or more", "int4": f" of several blocks of {BLOCK} inputs"}
     weights = float_weights(model)
     layers = [node for node in model.graph.node if node.op_type in dialect.operators]
-    others = "left float by the placement, or to stay close to float"
-    reasons = Counter((node.op_type, why_float(node, weights, dialect) or others) for node in layers)
-    found = [f"{count} {operator}: {reason}" for (operator, reason), count in reasons.items()]
+    chosen_float = "left float by the placement, or to stay close to float"
+    reasons = Counter((node.op_type, why_float(node, weights, dialect) or chosen_float) for node in layers)
+    lines = [f"{count} {operator}: {reason}" for (operator, reason), count in reasons.items()]
     return ArtifactError(
         "there is nothing to quantize",
         where=where,
-        got="; ".join(found) or f"no {' or '.join(dialect.operators)}",
+        got="; ".join(lines) or f"no {' or '.join(dialect.operators)}",
         expected=f"any of {', '.join(dialect.operators)} with weights{sizes[dialect.precision]}",
         next=None if dialect.precision == "int8" else "take precision: int8",
     )
@@ -185,21 +185,21 @@ def _check_quantizable(model: ModelProto, oldest_opset: int, where: object) -> N
             "the model's weights are float16 already",
             where=where,
             expected="a float32 model",
-            next="export it in float32: quantize --runtime tensorrt makes float16 of what stays float",
+            next="export it in float32; quantize --runtime tensorrt writes the layers that stay float in float16",
         )
-    made = {name for node in model.graph.node for name in node.output}
-    if handed_on := [output.name for output in model.graph.output if output.name not in made]:
+    computed = {name for node in model.graph.node for name in node.output}
+    if passed_through := [output.name for output in model.graph.output if output.name not in computed]:
         raise ArtifactError(
             "an output of the graph is an input or a weight of it",
             where=where,
-            got=", ".join(handed_on),
-            expected="outputs that nodes make",
+            got=", ".join(passed_through),
+            expected="outputs that nodes compute",
             next="export it without that output, or with an Identity node before it",
         )
     opset = opset_of(model)
     if opset < oldest_opset:
         raise ArtifactError(
-            "the model's opset is too old for such Q/DQ nodes",
+            "the model's opset is too old for these Q/DQ nodes",
             where=where,
             got=opset,
             expected=f"opset {oldest_opset} or later",
@@ -208,7 +208,7 @@ def _check_quantizable(model: ModelProto, oldest_opset: int, where: object) -> N
 
 
 def _raised(model: ModelProto, opset: int, where: object) -> ModelProto:
-    """The model in at least this opset."""
+    """The model, converted to `opset` if its own is older."""
     if opset_of(model) >= opset:
         return model
     with graph_tool(f"the model cannot be written in opset {opset}", where, f"export it again with opset: {opset}"):
@@ -223,26 +223,26 @@ def _quantizable_nodes(model: ModelProto, dialect: Dialect) -> list[NodeProto]:
 
 
 def _clipping_nodes(chosen: list[NodeProto], model: ModelProto, dialect: Dialect) -> list[NodeProto]:
-    """Relu and Clip behind a convolution with a pair behind it, which the writer drops: the range of integers does it.
+    """The Relu and Clip nodes after convolutions that the writer drops, because the range of the output pair clips too.
 
-    A pair before them would spend integers on what they cut off: MobileNetV2 comes to 1.7 dB so, and to 14 without.
+    A pair before them would spend integers on values that they cut off: MobileNetV2 has 1.7 dB with it, 14 without.
     """
     if "Conv" in dialect.float_outputs:
         return []
     readers = Counter(name for node in model.graph.node for name in node.input)
-    not_alone = read_elsewhere(model)
+    elsewhere = read_elsewhere(model)
     convolved = {node.output[0] for node in chosen if node.op_type == "Conv"}
     constants = constants_of(model)
-    alone = {name for name in convolved - not_alone if readers[name] == 1}
+    read_once = {name for name in convolved - elsewhere if readers[name] == 1}
     return [
         node
         for node in model.graph.node
-        if node.input and node.input[0] in alone and node.output[0] not in not_alone and _cuts_at_zero(node, constants)
+        if node.input and node.input[0] in read_once and node.output[0] not in elsewhere and _clips(node, constants)
     ]
 
 
-def _cuts_at_zero(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
-    """Whether a node is Relu, or Clip to an interval that holds 0, as every range of integers does."""
+def _clips(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
+    """Whether a node is Relu, or Clip to an interval around 0. Every range of integers contains 0."""
     if node.op_type != "Clip":
         return node.op_type == "Relu"
     bounds = [numpy_helper.to_array(constants[name]).item() for name in node.input[1:3] if name in constants]
@@ -279,17 +279,17 @@ def _with_qdq(
     quantized: ModelProto = quantizer.model.model
     sort_nodes(quantized)
     for output in model.graph.output:
-        _give_out_unrounded(quantized, output.name)
+        _skip_output_pair(quantized, output.name)
     return quantized
 
 
-def _give_out_unrounded(model: ModelProto, output: str) -> None:
-    """Where the writer gave an output of the graph a Q/DQ pair of its own, give out what enters the pair."""
-    maker = {name: node for node in model.graph.node for name in node.output}
-    if maker[output].op_type != "DequantizeLinear":
+def _skip_output_pair(model: ModelProto, output: str) -> None:
+    """If the writer put a Q/DQ pair before an output of the graph, make the pair's input the output."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    if makers[output].op_type != "DequantizeLinear":
         return
-    entering = maker[maker[output].input[0]].input[0]
-    renamed = {entering: output, output: f"{output}_rounded"}
+    unrounded = makers[makers[output].input[0]].input[0]
+    renamed = {unrounded: output, output: f"{output}_rounded"}
     for node in model.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]

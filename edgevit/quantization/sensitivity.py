@@ -1,4 +1,4 @@
-"""What each layer alone costs in closeness to float, and which layers stay float so that the whole is close enough."""
+"""SQNR of the model with each layer quantized alone, and the layers that stay float for a model close enough."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession
-from edgevit.runtimes.parity import centred_outputs, sqnr_db
+from edgevit.runtimes.parity import centered_outputs, sqnr_db
 from edgevit.runtimes.sessions import session_as_declared
 
 MOST_BATCHES = 4
-MORE_EACH_TIME = 1.5
+GROWTH = 1.5
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One layer, quantized alone.
+    """The model with one layer quantized.
 
     Attributes:
-        node: its name in the graph.
-        sqnr_db: of the logits, against the float model's.
+        node: name of the layer's node in the graph.
+        sqnr_db: of the logits against the float model's.
     """
 
     node: str
@@ -38,20 +38,21 @@ class Sensitivity:
 
     @property
     def noise(self) -> float:
-        """Its power, as a share of the signal's."""
+        """Power of the noise over power of the signal."""
         return float(10 ** (-self.sqnr_db / 10))
 
     def as_json(self) -> Json:
+        """A row of the table of sensitivities."""
         return {"node": self.node, "operator": self.operator, "sqnr_db": self.sqnr_db}
 
 
-class LayerTrial:
-    """Runs a model with some of its layers quantized, and compares it with the float one.
+class SensitivityAnalysis:
+    """Runs a model with some of its layers quantized, and compares it with the float model.
 
     Args:
-        reference: the float model, as it was handed in.
-        images: input batches; of single layers the first four.
-        correction: of biases, where those of what ships are corrected; single layers are tried without.
+        reference: the float model, before smoothing or fusion of norms.
+        images: input batches; single layers use the first four.
+        correction: of biases, if those of the shipped model are corrected; single layers are tried without it.
     """
 
     def __init__(
@@ -64,48 +65,48 @@ class LayerTrial:
     ) -> None:
         self._model, self._spec, self._images, self._threads = model, reference.spec, images, threads
         self._correction = correction
-        self._expected = [centred_outputs(reference, [batch]) for batch in images]
+        self._expected = [centered_outputs(reference, [batch]) for batch in images]
 
     def sensitivities(self, progress: Progress) -> list[Sensitivity]:
-        """Each layer alone, the costliest first."""
+        """The SQNR with each layer quantized alone, lowest first."""
         nodes = self._model.nodes()
-        everything = {node.name for node in nodes}
-        found = []
+        names = {node.name for node in nodes}
+        sensitivities = []
         with progress.bar("quantize each layer alone", len(nodes), "layers") as bar:
             for node in nodes:
-                alone = replace(self._model, kept_float=frozenset(everything - {node.name}))
-                found.append(Sensitivity(node.name, node.op_type, self.sqnr_db(alone, MOST_BATCHES)))
+                alone = replace(self._model, kept_float=frozenset(names - {node.name}))
+                sensitivities.append(Sensitivity(node.name, node.op_type, self.sqnr_db(alone, MOST_BATCHES)))
                 bar.advance()
-        return sorted(found, key=lambda one: one.sqnr_db)
+        return sorted(sensitivities, key=lambda layer: layer.sqnr_db)
 
     def sqnr_db(self, model: CalibratedModel, batches: int | None = None) -> float:
-        """How close a model is to the float one, on all images or on the first so many batches."""
-        made = model.quantized()
+        """The SQNR of a quantized model against the float model, on all images or on the first `batches` batches."""
+        quantized = model.quantized()
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
-            write_onnx(made.model, file, self._spec, made.session_options)
-            session = session_as_declared(file, self._spec, made.session_options, self._threads)
-            got = centred_outputs(session, self._images[:batches])
-        return sqnr_db(got, np.concatenate(self._expected[:batches]))
+            write_onnx(quantized.model, file, self._spec, quantized.session_options)
+            session = session_as_declared(file, self._spec, quantized.session_options, self._threads)
+            outputs = centered_outputs(session, self._images[:batches])
+        return sqnr_db(outputs, np.concatenate(self._expected[:batches]))
 
     def as_shipped(self, model: CalibratedModel) -> CalibratedModel:
-        """A model, its biases corrected where they are to be."""
+        """The model with corrected biases, if those of the shipped model are corrected."""
         return self._correction(model, "all") if self._correction else model
 
     def within(self, floor_db: float, sensitivities: Sequence[Sensitivity]) -> CalibratedModel | None:
-        """The model with as few layers in float as bring it to `floor_db`; None where only all of them do.
+        """The model with the fewest float layers that reach `floor_db`; None if quantizing any layer misses it.
 
-        Noise of layers adds up, nearly: the costliest are left out until the rest should do, then half as many more
-        each time that it does not.
+        The noise of layers adds up, nearly. The layers with the lowest SQNR stay float until the estimated noise of
+        the rest is allowed. While the measured SQNR is below the floor, half as many more layers stay float each time.
         """
         allowed = 10 ** (-floor_db / 10)
-        noises = np.array([one.noise for one in sensitivities])
-        left = noises.sum() - np.concatenate([[0.0], np.cumsum(noises)])
-        count = max(1, int(np.argmax(left <= allowed)))
+        noises = np.array([layer.noise for layer in sensitivities])
+        remaining = noises.sum() - np.concatenate([[0.0], np.cumsum(noises)])
+        count = max(1, int(np.argmax(remaining <= allowed)))
         while count < len(sensitivities):
-            kept = frozenset(one.node for one in sensitivities[:count])
+            kept = frozenset(layer.node for layer in sensitivities[:count])
             mixed = replace(self._model, kept_float=kept)
             if self.sqnr_db(self.as_shipped(mixed)) >= floor_db:
                 return mixed
-            count = int(np.ceil(count * MORE_EACH_TIME))
+            count = int(np.ceil(count * GROWTH))
         return None

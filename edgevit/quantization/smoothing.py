@@ -1,4 +1,4 @@
-"""SmoothQuant: large channels of activations are handed over to the weights behind them, where they do less harm."""
+"""SmoothQuant: scales move large channels of activations into the weights that read them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class _Norm:
-    """A LayerNormalization and the products that read it, which nothing else does."""
+    """A LayerNormalization that only products read, and these products."""
 
     node: NodeProto
     products: tuple[NodeProto, ...]
@@ -33,23 +33,23 @@ class _Norm:
 
 
 def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int, where: object) -> ModelProto:
-    """The same function with its layer norms' channels made more alike, for the products behind them to make up for.
+    """A copy with equal outputs, in which the channels of layer norms have similar ranges.
 
     Channel j of a norm's output is divided by s_j = max|X_j|^α / max|W_j|^(1-α), and row j of the weights that read it
-    multiplied by that. Xiao et al. 2023, "SmoothQuant", eq. 3 and 4.
+    is multiplied by s_j. Xiao et al. 2023, "SmoothQuant", eq. 3 and 4.
 
     Args:
         batches: input batches, for the largest values of each channel.
         strength: α, from 0 (all to the activations) to 1 (all to the weights).
-        where: what errors name.
+        where: the file or stage, for errors.
 
     Raises:
-        ArtifactError: no norm is read by products with stored weights alone.
+        ArtifactError: there is no norm that only products with stored weights read.
     """
-    made = ModelProto()
-    made.CopyFrom(model)
-    weights = {tensor.name: tensor for tensor in made.graph.initializer}
-    norms = list(_norms(made, weights))
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    weights = {tensor.name: tensor for tensor in copy.graph.initializer}
+    norms = list(_norms(copy, weights))
     if not norms:
         raise ArtifactError(
             "there is nothing to smooth",
@@ -63,10 +63,10 @@ def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int,
         scale = largest[norm.output] ** strength / np.maximum(rows, SMALLEST) ** (1 - strength)
         scale = np.maximum(scale, SMALLEST).astype(np.float32)
         for position in range(1, len(norm.node.input)):
-            _give(made, norm.node, position, numpy_helper.to_array(weights[norm.node.input[position]]) / scale)
+            _replace_input(copy, norm.node, position, numpy_helper.to_array(weights[norm.node.input[position]]) / scale)
         for node in norm.products:
-            _give(made, node, 1, _as_stored(node, _by_channel(node, weights) * scale[:, None]))
-    return without_unread_weights(made)
+            _replace_input(copy, node, 1, _as_stored(node, _by_channel(node, weights) * scale[:, None]))
+    return without_unread_weights(copy)
 
 
 def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[_Norm]:
@@ -74,18 +74,18 @@ def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[_N
     for node in model.graph.node:
         for name in dict.fromkeys(node.input):
             readers.setdefault(name, []).append(node)
-    not_alone = read_elsewhere(model)
+    elsewhere = read_elsewhere(model)
     for node in model.graph.node:
-        if node.op_type != "LayerNormalization" or node.output[0] in not_alone:
+        if node.op_type != "LayerNormalization" or node.output[0] in elsewhere:
             continue
-        behind = tuple(readers.get(node.output[0], []))
-        stored = all(name in weights for name in node.input[1:])
-        if behind and stored and all(_takes(one, node.output[0], weights) for one in behind):
-            yield _Norm(node, behind)
+        products = tuple(readers.get(node.output[0], []))
+        is_stored = all(name in weights for name in node.input[1:])
+        if products and is_stored and all(_multiplies(product, node.output[0], weights) for product in products):
+            yield _Norm(node, products)
 
 
-def _takes(node: NodeProto, tensor: str, weights: Mapping[str, TensorProto]) -> bool:
-    """Whether a node is a product of the tensor, as it is, with a stored matrix."""
+def _multiplies(node: NodeProto, tensor: str, weights: Mapping[str, TensorProto]) -> bool:
+    """Whether a node is a product of the tensor, not transposed, with a stored matrix."""
     is_product = node.op_type in ("MatMul", "Gemm") and not integer_attribute(node, "transA", 0)
     has_matrix = is_product and node.input[1] in weights and len(weights[node.input[1]].dims) == 2
     return has_matrix and node.input[0] == tensor
@@ -95,12 +95,12 @@ def _largest(model: ModelProto, tensors: list[str], batches: Batches, threads: i
     """The largest magnitude of each channel, the last axis, over all images."""
     with TemporaryDirectory() as folder:
         probe = ProbeSession(model, tensors, Path(folder), threads)
-        found: dict[str, Floats] = {}
+        largest: dict[str, Floats] = {}
         for images in batches():
             for name, values in probe.run(images).items():
-                largest = np.abs(values).reshape(-1, values.shape[-1]).max(0)
-                found[name] = np.maximum(found.get(name, largest), largest)
-    return found
+                in_batch = np.abs(values).reshape(-1, values.shape[-1]).max(0)
+                largest[name] = np.maximum(largest.get(name, in_batch), in_batch)
+    return largest
 
 
 def _by_channel(node: NodeProto, weights: Mapping[str, TensorProto]) -> Floats:
@@ -112,8 +112,8 @@ def _as_stored(node: NodeProto, matrix: Floats) -> Floats:
     return matrix.T if integer_attribute(node, "transB", 0) else matrix
 
 
-def _give(model: ModelProto, node: NodeProto, position: int, values: Floats) -> None:
-    """Values of its own in place of a tensor that other nodes may share."""
+def _replace_input(model: ModelProto, node: NodeProto, position: int, values: Floats) -> None:
+    """Store values as a new weight, and make one node read it in place of a weight that other nodes may share."""
     name = f"{node.input[position]}_smoothed_for_{node.output[0]}"
     model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
     node.input[position] = name

@@ -8,10 +8,10 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edgevit.configs.runtimes import RUNTIMES
 from edgevit.terminal import printable
 
 WIDTH = 80
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 PRECISIONS = {
     "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
 }  # fmt: skip
@@ -288,7 +288,7 @@ def ratio(value: float) -> str:
 
 
 def runtime_name(runtime: str | None) -> str:
-    return RUNTIMES.get(runtime or "", runtime or NOT_MEASURED)
+    return RUNTIMES[runtime].title if runtime in RUNTIMES else runtime or NOT_MEASURED
 
 
 def precision_name(precision: str) -> str:

@@ -1,4 +1,4 @@
-"""The face that every runtime shows: a session that infers and that can be timed."""
+"""Sessions: the common interface of runtimes, for inference and timing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
+from edgevit.configs.runtimes import ONNXRUNTIME, RUNTIMES, TORCH
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan, measure
@@ -27,7 +28,7 @@ PHOTO_SIZE = (480, 640)
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a session runs; none of it changes what the model computes beyond rounding."""
+    """How a session runs. The options change outputs by rounding only."""
 
     threads: int = 1
     precision: Precision = "float32"
@@ -45,11 +46,11 @@ class Session(Protocol):
         """Time the model on seeded random inputs."""
 
     def work(self, plan: MeasurePlan) -> Callable[[], object]:
-        """One run, as it is timed: what a comparison of two models interleaves."""
+        """One timed run. A comparison of two models interleaves such runs."""
 
 
 class HostSession:
-    """A loaded file whose inputs and outputs are arrays in host memory; runtimes say how one run is made."""
+    """A loaded file whose inputs and outputs are arrays in host memory. Each runtime implements `_run`."""
 
     def __init__(self, spec: IOSpec, conditions: Mapping[str, Any] | None = None) -> None:
         self.spec = spec
@@ -57,17 +58,17 @@ class HostSession:
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         names = [output.name for output in self.spec.outputs]
-        found = self._run(names, dict(inputs))
-        _check_shape(found[0], len(inputs[self.spec.inputs[0].name]), self.spec)
-        return dict(zip(names, found, strict=True))
+        outputs = self._run(names, dict(inputs))
+        _check_shape(outputs[0], len(inputs[self.spec.inputs[0].name]), self.spec)
+        return dict(zip(names, outputs, strict=True))
 
     def latencies_ms(self, plan: MeasurePlan) -> Measurement:
         return measure(self.work(plan), plan, conditions=self._conditions)
 
     def work(self, plan: MeasurePlan) -> Callable[[], object]:
-        """What is timed: for `compute`, one run on images that are in place already.
+        """One timed run: for boundary `compute`, on preprocessed images.
 
-        Raises TargetError where the model has a fixed batch size, and the plan another.
+        Raises TargetError if the model has a fixed batch size other than the plan's.
         """
         check_batch(self.spec, plan.batch_size)
         if plan.boundary == "end_to_end":
@@ -77,25 +78,30 @@ class HostSession:
         return lambda: self._run(names, feed)
 
     def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
-        """These outputs, for arrays by the names of the inputs."""
+        """The named outputs for `feed`, arrays by the names of the inputs."""
         raise NotImplementedError
 
 
 def runtime_of(model: Artifact) -> str:
-    """Which runtime opens this artifact: a file says so in its session options."""
-    return "torch" if model.kind == "checkpoint" else file_runtime(model.manifest.session_options)
+    """The name of the runtime that opens an artifact; the session options of a file name it."""
+    return TORCH.name if model.kind in TORCH.opens else file_runtime(model.manifest.session_options)
 
 
 def file_runtime(session_options: Json) -> str:
-    """Which runtime a file is meant for."""
-    return str(session_options.get("runtime", "onnxruntime"))
+    """The name of the runtime that a file was written for."""
+    return str(session_options.get("runtime", ONNXRUNTIME.name))
+
+
+def runtime_options(runtime: str) -> Json:
+    """The session options of a file that is written for a runtime; empty for ONNX Runtime."""
+    return {} if runtime == ONNXRUNTIME.name else {"runtime": runtime}
 
 
 def for_runtime(model: Artifact, runtime: str | None) -> Artifact:
-    """The same model, opened by `runtime` where one is given. Raises TargetError where that opens no such model."""
-    if runtime in (None, runtime_of(model)):
+    """The model, opened by `runtime` where one is given. Raises TargetError if that runtime cannot open it."""
+    if runtime is None or runtime == runtime_of(model):
         return model
-    if model.kind != "onnx":
+    if model.kind not in RUNTIMES[runtime].opens:
         raise TargetError(
             f"{runtime} does not open this {model.kind}",
             where=model.id,
@@ -110,23 +116,23 @@ def for_runtime(model: Artifact, runtime: str | None) -> Artifact:
 
 
 def precision_of(model: Artifact, options: SessionOptions) -> str:
-    """The precision a session computes in: a file says its own, a checkpoint is run in the one that is asked for."""
+    """The precision of a session: a file has its own, a checkpoint runs in the precision of the options."""
     return options.precision if model.kind == "checkpoint" else str(model.metrics["precision"])
 
 
 def carried_cost(model: Artifact) -> Json:
-    """Parameters and MACs, which stay what they were when an ONNX file is quantized or compiled."""
+    """Parameters and MACs of a model. Quantization and compilation do not change them."""
     return {name: model.metrics[name] for name in ("params", "macs") if name in model.metrics}
 
 
 def fixed_batch(spec: IOSpec) -> int | None:
-    """The batch size that a model insists on, or None where any will do."""
+    """The fixed batch size of a model; None if it is open."""
     batch = spec.inputs[0].shape[0]
     return batch if isinstance(batch, int) else None
 
 
 def check_batch(spec: IOSpec, batch_size: int) -> None:
-    """Raise TargetError where a model has a fixed batch size that is not this one."""
+    """Raise TargetError if a model has a fixed batch size other than `batch_size`."""
     fixed = fixed_batch(spec)
     if fixed not in (None, batch_size):
         raise TargetError(
@@ -138,14 +144,14 @@ def check_batch(spec: IOSpec, batch_size: int) -> None:
 
 
 def random_images(spec: IOSpec, count: int, seed: int = 0) -> NDArray[Any]:
-    """Smooth seeded colour noise, preprocessed as pictures are: `count` inputs; the same pictures for every spec."""
+    """`count` images of smooth seeded color noise, preprocessed by the spec, (count, 3, H, W)."""
     generator = np.random.default_rng(seed)
     pictures = (_picture(generator, spec.preprocess.height, spec.preprocess.width) for _ in range(count))
     return preprocessed(pictures, spec.preprocess)
 
 
 def preprocessed(pictures: Iterable[NDArray[np.uint8]], rule: Preprocess) -> NDArray[Any]:
-    """RGB pictures (H, W, 3) of any sizes as one input tensor, as a model with this rule takes it."""
+    """RGB pictures (H, W, 3) of any sizes, preprocessed by a model's rule, as one input tensor."""
     keywords = rule.model_dump()
     return np.stack([preprocess(picture, **keywords) for picture in pictures])
 
@@ -153,9 +159,9 @@ def preprocessed(pictures: Iterable[NDArray[np.uint8]], rule: Preprocess) -> NDA
 def input_batches(
     spec: IOSpec, pictures: Iterable[NDArray[np.uint8]], batch_size: int
 ) -> Iterator[tuple[NDArray[Any], int]]:
-    """Input tensors and how many of their images count.
+    """Input tensors, each with the number of pictures in it.
 
-    A model with a fixed batch size gets that one, the last filled up with copies of its last image.
+    With a fixed batch size, the last tensor is filled up with copies of its last image, which do not count.
     """
     fixed = fixed_batch(spec)
     for group in _groups(pictures, fixed or batch_size):
@@ -165,7 +171,7 @@ def input_batches(
 
 
 def end_to_end(session: Session, batch_size: int) -> Callable[[], object]:
-    """A run from encoded JPEG pictures of 640×480 to outputs: decoding and preprocessing included."""
+    """A run from encoded JPEG pictures (640×480) to outputs, with decoding and preprocessing."""
     buffer = io.BytesIO()
     Image.fromarray(_picture(np.random.default_rng(0), *PHOTO_SIZE)).save(buffer, "JPEG", quality=90)
     encoded = buffer.getvalue()
@@ -179,8 +185,8 @@ def end_to_end(session: Session, batch_size: int) -> Callable[[], object]:
 
 
 def receipt(model: Artifact, runtime: str, device: str, options: SessionOptions) -> dict[str, Any]:
-    """What a latency was measured on and of: enough to take it again."""
-    packages = {name: version_of(name) for name in ("edgevit", runtime, "numpy")}
+    """The conditions of a latency measurement: device, versions, options and file hashes."""
+    packages = {name: version_of(name) for name in ("edgevit", RUNTIMES[runtime].package, "numpy")}
     return {
         "runtime": runtime,
         "device": device,
@@ -198,7 +204,7 @@ def _check_shape(scores: NDArray[Any], images: int, spec: IOSpec) -> None:
     width = spec.outputs[0].shape[1]
     if scores.shape != (images, width):
         raise ArtifactError(
-            f"output '{spec.outputs[0].name}' has another shape than one row of scores for each image",
+            f"output '{spec.outputs[0].name}' does not have one row of scores for each image",
             got=scores.shape,
             expected=(images, width),
             next="export the model with an open batch size, or with a batch size of 1",

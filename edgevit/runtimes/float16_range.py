@@ -1,4 +1,4 @@
-"""Which tensors of a float32 graph float16 does not hold, measured on pictures."""
+"""Tensors of a float32 graph whose values leave the range of float16, measured on images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from edgevit.graphs.norms import written_out_norms
 from edgevit.graphs.tensors import constants_of, inputs_of, types_and_shapes
 from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 
-HEADROOM = 4.0  # activations of other pictures may be so many times as large as those measured
+HEADROOM = 4.0  # activations of other images may be this many times as large
 MAGNITUDES = "edgevit_magnitudes"
-# What these make is small where what they read is small.
+# Operators whose output is small if their input is small.
 CARRY_SMALLNESS = (
     "Add", "Cast", "Clip", "Concat", "Div", "Expand", "Flatten", "Identity", "Max", "Mul", "Pow", "ReduceMean",
     "ReduceSum", "Reshape", "Slice", "Split", "Sqrt", "Squeeze", "Sum", "Transpose", "Unsqueeze",
@@ -29,24 +29,24 @@ CARRY_SMALLNESS = (
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """The largest magnitude of a tensor over some pictures, and the least that is not 0; infinite ones left out."""
+    """The largest finite magnitude of a tensor over some images, and the least above 0."""
 
     largest: float
     least: float = np.inf
 
     @property
     def overflows(self) -> bool:
-        """Whether float16 is infinite where it is, or where it is HEADROOM times as large."""
+        """Whether the largest magnitude times HEADROOM is infinite in float16."""
         return self.largest * HEADROOM > LARGEST
 
     @property
     def squared(self) -> Magnitudes:
-        """Of the squares, whose largest with HEADROOM is the square of the largest with HEADROOM."""
+        """Magnitudes of the squares. Times HEADROOM, the largest is the square of the largest times HEADROOM."""
         return Magnitudes(self.largest**2 * HEADROOM, self.least**2)
 
     @property
     def vanishes(self) -> bool:
-        """Whether float16 tells fewer steps of it apart than int8 would."""
+        """Whether float16 has fewer steps up to the largest magnitude than int8 would."""
         return 0 < self.largest < COARSE
 
 
@@ -55,9 +55,14 @@ def beyond_float16(
 ) -> dict[str, Magnitudes]:
     """The activations of a float32 graph that leave the range of float16, by name.
 
-    Such a tensor reaches 65504 / HEADROOM, or enters a norm or a division with all values below 2⁻¹⁷, or has any value
-    below 2⁻¹⁷ and is divided by; with small ones come the small tensors that they are computed from. A norm's squares
-    have the name that `squares_in` gives; not every runtime computes them in float32.
+    A tensor leaves it if it
+
+    - reaches 65504 / HEADROOM,
+    - enters a norm or is a dividend, and all its values are below 2⁻¹⁷,
+    - is a divisor, and any of its values is below 2⁻¹⁷,
+    - or is small itself, and such a small tensor is computed from it.
+
+    The squares inside a norm have the name that `squares_in` gives. Some runtimes compute them in float16.
 
     Args:
         batches: gives input batches (N, 3, H, W).
@@ -66,16 +71,15 @@ def beyond_float16(
     types, shapes = types_and_shapes(model)
     watched = [
         name
-        for name, kind in types.items()
-        if kind == TensorProto.FLOAT and name not in constants and 0 not in shapes.get(name, ())
+        for name, element_type in types.items()
+        if element_type == TensorProto.FLOAT and name not in constants and 0 not in shapes.get(name, ())
     ]
-    found = magnitudes(model, watched, batches, threads)
-    beyond = {name for name in watched if found[name].overflows} | _too_small(model, found)
-    normed = {squares_in(node): node.input[0] for node in model.graph.node if squares_in(node)}
-    squares = {squared: found[name].squared for squared, name in normed.items() if name in found}
-    return {name: found[name] for name in watched if name in beyond} | {
-        name: of for name, of in squares.items() if of.overflows
-    }
+    measured = magnitudes(model, watched, batches, threads)
+    beyond = {name for name in watched if measured[name].overflows} | _too_small(model, measured)
+    normalized = {squares_in(node): node.input[0] for node in model.graph.node if squares_in(node)}
+    squares = {squared: measured[name].squared for squared, name in normalized.items() if name in measured}
+    overflowing_squares = {name: magnitude for name, magnitude in squares.items() if magnitude.overflows}
+    return {name: measured[name] for name in watched if name in beyond} | overflowing_squares
 
 
 def magnitudes(
@@ -83,7 +87,8 @@ def magnitudes(
 ) -> dict[str, Magnitudes]:
     """The magnitudes of float32 tensors of a graph, by name.
 
-    The graph itself reduces them. It holds all activations of a run, so that a run takes one image where it may.
+    Nodes added to the graph compute them. A run holds all activations, so it takes a single image if the batch size is
+    open.
 
     Args:
         tensors: names of activations that have at least one value.
@@ -110,25 +115,25 @@ def magnitudes(
         session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
         image = inputs_of(model)[0].name
         for images in _smallest_runs(model, batches()):
-            answers = run_session(session, [MAGNITUDES], {image: images}, "magnitudes")[0].reshape(-1, 2)
-            largest, least = np.fmax(largest, answers[:, 0]), np.fmin(least, answers[:, 1])
+            extremes = run_session(session, [MAGNITUDES], {image: images}, "magnitudes")[0].reshape(-1, 2)
+            largest, least = np.fmax(largest, extremes[:, 0]), np.fmin(least, extremes[:, 1])
     return {name: Magnitudes(float(high), float(low)) for name, high, low in zip(tensors, largest, least, strict=True)}
 
 
-def said(beyond: Mapping[str, Magnitudes], measured_on: str) -> str:
-    """How many tensors are beyond float16, and the first of them with their magnitudes, for people."""
-    magnitudes = [
-        f"{name} (up to {of.largest:.3g})" if of.overflows else f"{name} (down to {of.least:.2g})"
-        for name, of in beyond.items()
+def beyond_float16_text(beyond: Mapping[str, Magnitudes], measured_on: str) -> str:
+    """The number of tensors beyond float16, and the first of them with their magnitudes, for people."""
+    tensors = [
+        f"{name} (up to {magnitude.largest:.3g})" if magnitude.overflows else f"{name} (down to {magnitude.least:.2g})"
+        for name, magnitude in beyond.items()
     ]
     return (
-        f"{len(beyond)} of its tensors stay float32, because float16 does not hold them (measured on {measured_on}, "
-        f"with a factor of {HEADROOM:g}): {listed(magnitudes, shown=3)}"
+        f"{len(beyond)} of its tensors stay float32, because their values leave the range of float16 (measured on "
+        f"{measured_on}, with a factor of {HEADROOM:g}): {listed(tensors, shown=3)}"
     )
 
 
 def _smallest_runs(model: ModelProto, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """The images of batches one by one, or the batches where an input or output of the graph fixes their size."""
+    """The images of the batches one by one; whole batches if an input or output of the graph fixes the batch size."""
     sizes = [value.type.tensor_type.shape.dim for value in (*inputs_of(model), *model.graph.output)]
     is_fixed = any(size[0].HasField("dim_value") for size in sizes if size)
     for images in batches:
@@ -136,7 +141,7 @@ def _smallest_runs(model: ModelProto, batches: Iterable[NDArray[Any]]) -> Iterat
 
 
 def _reduction(tensor: str) -> Iterator[NodeProto]:
-    """Nodes that make the largest finite magnitude of a tensor and the least above 0, each of shape (1,)."""
+    """Nodes that compute the largest finite magnitude of a tensor and the least above 0, each of shape (1,)."""
 
     def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
         return helper.make_node(operator, inputs, [_named(tensor, output)], **attributes)
@@ -157,20 +162,20 @@ def _named(tensor: str, part: str) -> str:
     return f"{tensor}/{MAGNITUDES}/{part}"
 
 
-def _too_small(model: ModelProto, found: Mapping[str, Magnitudes]) -> set[str]:
-    """Divisors with a value below 2⁻¹⁷, tensors to be normalised that have no other, and the small ones before them."""
+def _too_small(model: ModelProto, measured: Mapping[str, Magnitudes]) -> set[str]:
+    """Divisors with any value below 2⁻¹⁷, normalized tensors with all values below it, and the small tensors before."""
     makers = {name: node for node in model.graph.node for name in node.output}
     waiting = [name for node in model.graph.node for name in divisors_of(node)]
-    small, vanishing = set[str](), {name for name, magnitudes in found.items() if magnitudes.vanishes}
+    small, vanishing = set[str](), {name for name, magnitude in measured.items() if magnitude.vanishes}
     while waiting:
         name = waiting.pop()
-        if name in small or name not in found or found[name].least >= COARSE:
+        if name in small or name not in measured or measured[name].least >= COARSE:
             continue
         small.add(name)
         maker = makers.get(name)
         if maker is not None and maker.op_type in CARRY_SMALLNESS:
             waiting.extend(maker.input)
-    waiting = list(_normalised(model))
+    waiting = list(_normalized(model))
     while waiting:
         name = waiting.pop()
         if name in vanishing - small:
@@ -179,11 +184,11 @@ def _too_small(model: ModelProto, found: Mapping[str, Magnitudes]) -> set[str]:
     return small
 
 
-def _normalised(model: ModelProto) -> Iterator[str]:
-    """Tensors that are brought to another size: what enters norms, and dividends."""
-    within = {name for norm in written_out_norms(model) for name in norm.inner}
+def _normalized(model: ModelProto) -> Iterator[str]:
+    """Tensors whose magnitude changes: the inputs of norms, and dividends."""
+    inside_norms = {name for norm in written_out_norms(model) for name in norm.inner}
     for node in model.graph.node:
         if node.op_type == "Div" or squares_in(node):
             yield node.input[0]
-        elif within.intersection(node.output):
+        elif inside_norms.intersection(node.output):
             yield from node.input

@@ -1,4 +1,4 @@
-"""Gates: does a file still compute what it was made from?"""
+"""Parity gates: comparison of a converted model's outputs with the outputs of its source."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Tolerance:
     relative: float
 
 
-# The one table. float32: sums in another order; 1e-6 of the largest logit was measured over compact ViTs.
-# int8, float8: a kernel that fuses otherwise may round a value to the neighbouring step, and that grows with depth.
-# int4: weights alone, what they meet is float16.
+# The only table of tolerances. float32: sums are in another order; 1e-6 of the largest logit was measured over compact
+# ViTs. int8, float8: another fusion may round a value to the neighboring step, and differences grow with depth. int4:
+# weights alone, activations are float16.
 TOLERANCES = {
     "float32": Tolerance(absolute=1e-5, relative=1e-4),
     "float16": Tolerance(absolute=1e-3, relative=2e-2),
@@ -40,9 +40,9 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """How close two models are: the largest difference of any output, and the share of images with the same top-1.
+    """Closeness of two models: the largest difference of any output, and the share of images with equal top-1.
 
-    Within the tolerance, top-1 can differ only where the two best scores tie to twice that tolerance.
+    Within the tolerance, top-1 can differ only if the two highest scores differ by at most twice the tolerance.
     """
 
     max_difference: float
@@ -50,21 +50,15 @@ class Agreement:
 
 
 def check_sessions_agree(got: Session, expected: Session, precision: str, where: object) -> Agreement:
-    """Run both models on the same seeded pictures and hold their outputs against each other.
+    """Run both models on the same seeded pictures and compare their outputs.
 
-    Raises ParityError where they differ by more than the tolerance of `precision`.
+    Raises ParityError if they differ by more than the tolerance of `precision`.
     """
     batch = fixed_batch(got.spec) or fixed_batch(expected.spec) or PROBES
     outputs, reference = (
         session.infer({session.spec.inputs[0].name: random_images(session.spec, batch)}) for session in (got, expected)
     )
-    return check_outputs_agree(
-        outputs,
-        reference,
-        precision,
-        where,
-        expected.spec,
-    )
+    return check_outputs_agree(outputs, reference, precision, where, expected.spec)
 
 
 def check_outputs_agree(
@@ -74,11 +68,13 @@ def check_outputs_agree(
     where: object,
     spec: IOSpec,
 ) -> Agreement:
-    """The largest difference and top-1 agreement of two sets of outputs; raises ParityError beyond the tolerance."""
-    worst = max(_check_output(name, got, expected, TOLERANCES[precision], where) for name in expected)
+    """The largest difference and top-1 agreement of two sets of outputs. Raises ParityError beyond the tolerance."""
+    largest = max(_check_output(name, got, expected, TOLERANCES[precision], where) for name in expected)
     scores = spec.outputs[0]
-    first, second = (probabilities(outputs[scores.name], scores.meaning).argmax(-1) for outputs in (got, expected))
-    return Agreement(worst, float(np.mean(first == second)))
+    top1, expected_top1 = (
+        probabilities(outputs[scores.name], scores.meaning).argmax(-1) for outputs in (got, expected)
+    )
+    return Agreement(largest, float(np.mean(top1 == expected_top1)))
 
 
 def sqnr_db(quantized: NDArray[Any], reference: NDArray[Any]) -> float:
@@ -101,44 +97,44 @@ def check_quantized(
     where: object,
     advice: str | None = None,
 ) -> float:
-    """The SQNR of a quantized model's centred scores over some input batches, in dB.
+    """The SQNR of a quantized model's centered scores over some input batches, in dB.
 
-    10·log10(Σ c(r)² / Σ (c(r) - c(q))²) over all images and classes, where c takes an image's mean score from each of
-    its scores: softmax does not see that offset, and a large one would hide a model that tells nothing apart. The one
-    score of a model for two classes stays as it is.
+    10·log10(Σ c(r)² / Σ (c(r) - c(q))²) over all images and classes, where c subtracts an image's mean score from each
+    of its scores. Softmax ignores that offset, and a large offset would hide a model that does not distinguish classes.
+    The single score of a model for two classes is not centered.
 
-    Raises ParityError, with `advice`, below `floor_db`, or where a value of either model is not finite.
+    Raises ParityError, with `advice`, below `floor_db`, or if a value of either model is not finite.
     """
     output = quantized.spec.outputs[0].name
     got, expected = _outputs(quantized, reference, batches, output)
     _check_finite(output, got, where)
     _check_finite(f"{output} of the float model", expected, where)
-    value = sqnr_db(_centred(got), _centred(expected))
-    if value < floor_db:
+    db = sqnr_db(_centered(got), _centered(expected))
+    if db < floor_db:
         raise ParityError(
             f"output '{output}' of the quantized model is too far from the float one",
             where=where,
-            got=f"{value:.1f} dB",
+            got=f"{db:.1f} dB",
             expected=f"at least {floor_db:g} dB (min_sqnr_db)",
             next=advice,
         )
-    return value
+    return db
 
 
 def embedding_sqnr_db(quantized: Session, reference: Session, batches: Iterable[NDArray[np.float32]]) -> float:
     """The SQNR of a quantized model's embedding over some input batches, in dB.
 
-    The reference's mean embedding is taken from both: directions from there are what tells classes apart.
+    The reference's mean embedding is subtracted from both, because classes differ in the direction from the mean.
     """
     got, expected = _outputs(quantized, reference, batches, EMBEDDING)
-    centre = expected.mean(0, dtype=np.float64)
-    return sqnr_db(got - centre, expected - centre)
+    mean = expected.mean(0, dtype=np.float64)
+    return sqnr_db(got - mean, expected - mean)
 
 
-def centred_outputs(session: Session, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Scores (images, classes) less each image's mean score; a single score as it is."""
+def centered_outputs(session: Session, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Scores (images, classes) minus each image's mean score; a single score is not centered."""
     images, output = session.spec.inputs[0].name, session.spec.outputs[0].name
-    return _centred(np.concatenate([session.infer({images: batch})[output] for batch in batches]))
+    return _centered(np.concatenate([session.infer({images: batch})[output] for batch in batches]))
 
 
 def _outputs(
@@ -158,7 +154,7 @@ def _check_output(
     where: object,
 ) -> float:
     if name not in got:
-        raise ParityError(f"output '{name}' is gone", where=where, got=", ".join(got), expected=", ".join(expected))
+        raise ParityError(f"output '{name}' is missing", where=where, got=", ".join(got), expected=", ".join(expected))
     if got[name].shape != expected[name].shape:
         raise ParityError(
             f"output '{name}' has another shape", where=where, got=got[name].shape, expected=expected[name].shape
@@ -168,7 +164,7 @@ def _check_output(
     allowed = _allowed(expected[name], tolerance)
     if not difference <= allowed:
         raise ParityError(
-            f"output '{name}' differs from what it was made from",
+            f"output '{name}' differs from the source model's",
             where=where,
             got=f"a largest difference of {difference:.3g}",
             expected=f"at most {allowed:.3g}",
@@ -177,14 +173,15 @@ def _check_output(
 
 
 def _check_finite(name: str, values: NDArray[Any], where: object) -> None:
-    bad = int(values.size - np.isfinite(values).sum())
-    if bad:
-        raise ParityError(f"output '{name}' is not finite", where=where, got=f"{bad} of {values.size} NaN or infinite")
+    not_finite = int(values.size - np.isfinite(values).sum())
+    if not_finite:
+        got = f"{not_finite} of {values.size} NaN or infinite"
+        raise ParityError(f"output '{name}' is not finite", where=where, got=got)
 
 
-def _centred(scores: NDArray[Any]) -> NDArray[np.float64]:
-    wide: NDArray[np.float64] = scores.astype(np.float64)
-    return wide - wide.mean(axis=1, keepdims=True) if wide.shape[1] > 1 else wide
+def _centered(scores: NDArray[Any]) -> NDArray[np.float64]:
+    scores64: NDArray[np.float64] = scores.astype(np.float64)
+    return scores64 - scores64.mean(axis=1, keepdims=True) if scores64.shape[1] > 1 else scores64
 
 
 def _allowed(expected: NDArray[Any], tolerance: Tolerance) -> float:

@@ -21,8 +21,8 @@ from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.models.folding import Folded
 from edgevit.models.ranges import TrainedRanges, trained_ranges
 from edgevit.progress import Progress
-from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images
-from edgevit.runtimes.float16_range import beyond_float16, said
+from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images, runtime_options
+from edgevit.runtimes.float16_range import beyond_float16, beyond_float16_text
 from edgevit.runtimes.parity import PROBES, check_sessions_agree
 from edgevit.runtimes.sessions import session_as_declared
 from edgevit.runtimes.torch.session import TorchSession
@@ -61,7 +61,7 @@ def exported(
     if config.embedding:
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
     graph = onnx_from_module(module, spec, config.opset, config.dynamic_batch, as_it_is=is_folded)
-    session_options = {} if config.runtime == "onnxruntime" else {"runtime": config.runtime}
+    session_options = runtime_options(config.runtime)
     model, written, carried = graph.model, graph.spec, None
     if config.precision == "float16":
         model = _in_float16(model, graph.spec, config, context.progress)
@@ -95,5 +95,5 @@ def _in_float16(model: ModelProto, spec: IOSpec, config: Export, progress: Progr
     fused = with_fused_norms(model)
     beyond = beyond_float16(fused, lambda: [random_images(spec, fixed_batch(spec) or PROBES)], threads=usable_cpus())
     if beyond:
-        progress.say(f"    {config.id}: {said(beyond, 'random pictures')}")
+        progress.say(f"    {config.id}: {beyond_float16_text(beyond, 'random pictures')}")
     return with_float16(fused, config.id, beyond)

@@ -11,7 +11,7 @@ from edgevit.configs import Qat
 from edgevit.context import Context
 from edgevit.models.checkpoints import checkpoint_contents
 from edgevit.models.ranges import TrainedRanges, save_ranges
-from edgevit.quantization.fake_quantization import put_trained
+from edgevit.quantization.fake_quantization import load_trained
 from edgevit.training.distributed.processes import on_ranks
 from edgevit.training.loop.fit import METRICS
 from edgevit.training.qat import quantization_aware
@@ -23,7 +23,7 @@ def run(config: Qat, inputs: Mapping[str, Artifact], context: Context, out: Path
     context = replace(context, shard=False)
     setup, teaching, student = quantization_aware(config, inputs, context)
     trained, val_top1 = setup.train(config, context, out)
-    ranges = put_trained(trained.module, student.module)
+    ranges = load_trained(trained.module, student.module)
     save_ranges(TrainedRanges(runtime=config.runtime, layers=ranges), out)
     metrics = {"val_top1": val_top1, "rounded_layers": len(ranges)}
     taught_by = teaching.summary()

@@ -1,4 +1,4 @@
-"""quantize: ONNX → ONNX with Q/DQ, close to the float one and, where it is timed, faster; or the float one."""
+"""quantize: ONNX → ONNX with Q/DQ, close to the float model and, if it is timed, faster; or the float model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from edgevit.graphs.precision import is_quantized
 from edgevit.graphs.tensors import with_stored_constants
 from edgevit.graphs.walk import nodes
 from edgevit.progress import Progress
-from edgevit.quantization import choose_images, doubts_about, image_batches
+from edgevit.quantization import calibration_doubts, choose_images, image_batches
 from edgevit.quantization.bias_correction import BiasCorrection
-from edgevit.quantization.choice import FormWriter, Judge, Judged
+from edgevit.quantization.candidates import CandidateWriter, Trial, TrialRunner
 from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, random_images
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
@@ -39,7 +39,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         image_batches(dataset, positions, model.io, context.progress, title)
         for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
     )
-    doubts = doubts_about(dataset, chosen, model.io, config.id, context.progress)
+    doubts = calibration_doubts(dataset, chosen, model.io, config.id, context.progress)
     images = list(held_out())
     if doubts:
         images.append(random_images(model.io, fixed_batch(model.io) or len(images[0])))
@@ -49,57 +49,61 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
     ready, sensitivities = prepared(source, reference, calibration, images, config, correction, threads, progress)
     with TemporaryDirectory() as folder:
-        writer = FormWriter(source, str(model.metrics["precision"]), ready, model.io, Path(folder), correction)
-        judge = Judge(reference, writer.float_form(), images, config.floor_db, _advice(config), config.threads, threads)
-        ships, judged = _ships(config, writer, judge, progress)
-        shutil.copyfile(ships.form.file, out / "model.onnx")
+        writer = CandidateWriter(source, str(model.metrics["precision"]), ready, model.io, Path(folder), correction)
+        runner = TrialRunner(
+            reference, writer.float_candidate(), images, config.floor_db, _advice(config), config.threads, threads
+        )
+        best, trials = _best_trial(config, writer, runner, progress)
+        shutil.copyfile(best.candidate.file, out / "model.onnx")
     if sensitivities:
-        table = [{**one.as_json(), "kept_float": one.node in ready.kept_float} for one in sensitivities]
+        table = [{**layer.as_json(), "kept_float": layer.node in ready.kept_float} for layer in sensitivities]
         (out / SENSITIVITY).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     metrics = {
         **carried_cost(model),
         "size_bytes": (out / "model.onnx").stat().st_size,
-        "precision": ships.form.precision,
-        "form": ships.form.name,
-        "kept_float": len(ready.kept_float) if ships.form.quantized_ops else 0,
-        "quantized_ops": ships.form.quantized_ops,
-        "float_ops": ships.form.float_ops,
+        "precision": best.candidate.precision,
+        "form": best.candidate.name,
+        "kept_float": len(ready.kept_float) if best.candidate.quantized_ops else 0,
+        "quantized_ops": best.candidate.quantized_ops,
+        "float_ops": best.candidate.float_ops,
         "calibration_images": len(chosen.calibration),
     }
     return Contents(
         kind="onnx",
         metrics=metrics,
-        # No part of the result: the last digits depend on the number of threads, and on the moment.
-        log_metrics={**ships.noise, **({"forms": [one.as_json() for one in judged]} if judged else {})},
+        # Not part of the result: the last digits depend on the number of threads and vary between runs.
+        log_metrics={**best.closeness, **({"forms": [trial.as_json() for trial in trials]} if trials else {})},
         logs=(SENSITIVITY,) if sensitivities else (),
         io=model.io,
-        session_options=ships.form.session_options,
+        session_options=best.candidate.session_options,
     )
 
 
 def _refuse_compiled(source: ModelProto, model: Artifact) -> None:
-    """What ONNX Runtime optimised for a machine has other operators, and would be bound to it as INT8 too."""
+    """Refuse a file that ONNX Runtime optimized for one machine: INT8 made from it would be bound to it too."""
     compiled = model.manifest.session_options.get("graph_optimization_level") == "disabled"
     if (compiled and not is_quantized(source)) or any(node.domain == OWN_LAYOUT for node in nodes(source)):
         next_step = "quantize the file it was compiled from, then compile that"
         raise ArtifactError("the model was compiled for one machine", where=onnx_file(model), next=next_step)
 
 
-def _ships(config: Quantize, writer: FormWriter, judge: Judge, progress: Progress) -> tuple[Judged, list[Judged]]:
-    """The form that comes out, and those that were timed for it."""
+def _best_trial(
+    config: Quantize, writer: CandidateWriter, runner: TrialRunner, progress: Progress
+) -> tuple[Trial, list[Trial]]:
+    """The trial of the candidate that ships, and all timed trials; none are timed at a fixed placement."""
     if config.is_timed:
-        return judge.chosen(writer.forms(), progress)
-    form = writer.quantized_form(config.placement if config.placement != "fastest" else "all")
-    return Judged(form, judge.closeness(form)), []
+        return runner.best_of(writer.candidates(), progress)
+    candidate = writer.quantized_candidate(config.placement if config.placement != "fastest" else "all")
+    return Trial(candidate, runner.closeness(candidate)), []
 
 
 def _advice(config: Quantize) -> str:
-    """What to do where the model is further from float than the gate allows."""
+    """The next step if the model is further from float than the gate allows."""
     if config.calibrator == "trained":
         return "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
-    ways = [
+    steps = [
         *(["calibrate on more images of the kind the model will see"] if config.precision != "int4" else []),
         *(["set bias_correction: true"] if not config.bias_correction else []),
         "take calibrator: percentile" if config.precision == "int8" else "take precision: int8",
     ]
-    return ", or ".join(ways)
+    return ", or ".join(steps)

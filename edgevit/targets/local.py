@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TORCH
 from edgevit.errors import MissingDependency, TargetError, did_you_mean
 from edgevit.profiling.conditions import cpu, gpus
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import Session, SessionOptions, runtime_of
 from edgevit.targets.base import Target, TargetInfo
-
-EXTRAS = {"openvino": "'edgevit[openvino]'"}
 
 # Runtimes are imported where they are used: `describe` enters store keys, and a finished recipe loads neither.
 
@@ -22,7 +21,7 @@ class LocalCpu:
     """The CPU of this machine."""
 
     name = "local-cpu"
-    runtimes = ("onnxruntime", "openvino", "torch")
+    runtimes = (ONNXRUNTIME.name, OPENVINO.name, TORCH.name)
 
     def describe(self, runtime: str) -> TargetInfo:
         return _info(self.name, runtime, self.runtimes, dict(cpu()))
@@ -34,7 +33,7 @@ class LocalCpu:
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
-        if runtime_of(model) == "torch":
+        if runtime_of(model) == TORCH.name:
             from edgevit.runtimes.torch.session import open_session as open_torch
 
             yield open_torch(model, options, "cpu")
@@ -48,7 +47,7 @@ class LocalGpu:
     """The first NVIDIA GPU of this machine, in torch."""
 
     name = "local-gpu"
-    runtimes = ("torch",)
+    runtimes = (TORCH.name,)
 
     def describe(self, runtime: str) -> TargetInfo:
         found = gpus()
@@ -62,7 +61,7 @@ class LocalGpu:
         return _info(self.name, runtime, self.runtimes, {"gpu": found[0], "cpu": cpu()["model"]})
 
     def compile(self, model: Artifact, out: Path) -> Json:
-        raise _not_here("onnxruntime", self.name, self.runtimes)
+        raise _not_here(ONNXRUNTIME.name, self.name, self.runtimes)
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
@@ -90,11 +89,9 @@ def target_info(name: str, runtime: str) -> Json:
 def _info(name: str, runtime: str, runtimes: tuple[str, ...], hardware: Json) -> TargetInfo:
     if runtime not in runtimes:
         raise _not_here(runtime, name, runtimes)
-    version = version_of(runtime)
+    version = version_of(RUNTIMES[runtime].package)
     if version is None:
-        raise MissingDependency(
-            f"{runtime} is not installed", where=name, next=f"pip install {EXTRAS.get(runtime, runtime)}"
-        )
+        raise MissingDependency(f"{runtime} is not installed", where=name, next=RUNTIMES[runtime].install_command)
     return TargetInfo(name=name, runtime=runtime, versions={runtime: version}, hardware=hardware)
 
 

@@ -18,7 +18,7 @@ from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel, folded_model
 from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.folding import BatchNorm
-from edgevit.quantization import calibrated, choose_images, doubts_about, image_batches
+from edgevit.quantization import calibrated, calibration_doubts, choose_images, image_batches
 from edgevit.quantization.fake_quantization import FakeQuantization
 from edgevit.training.distillation.teacher_from_config import Teaching
 from edgevit.training.loop.setup import TrainingSetup, opened_streams, taught
@@ -62,12 +62,12 @@ def fake_quantization(
     exported = onnx_from_module(student.module, spec, OPSET, dynamic_batch=True, as_it_is=True)
     dataset = open_dataset(inputs["calibration"])
     chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
-    doubts_about(dataset, chosen, exported.spec, config.id, context.progress)
+    calibration_doubts(dataset, chosen, exported.spec, config.id, context.progress)
     batches = image_batches(dataset, chosen.calibration, exported.spec, context.progress, "calibrate")
     found = calibrated(exported.model, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
     paths = exported.layers
-    layers = {paths[layer.made]: layer for layer in found.layers() if layer.made in paths}
-    _mention_others([layer.made for layer in found.layers() if layer.made not in paths], config, context)
+    layers = {paths[layer.output]: layer for layer in found.layers() if layer.output in paths}
+    _mention_others([layer.output for layer in found.layers() if layer.output not in paths], config, context)
     if not layers:
         raise ArtifactError("no layer of this model can be trained to be rounded", where=config.id)
     return FakeQuantization(layers, found.ranges, found.dialect, config.learn_ranges)

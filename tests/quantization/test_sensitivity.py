@@ -14,7 +14,7 @@ from edgevit.errors import ParityError
 from edgevit.graphs.files import write_onnx
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
-from edgevit.quantization.sensitivity import LayerTrial
+from edgevit.quantization.sensitivity import SensitivityAnalysis
 from edgevit.runtimes.sessions import file_session
 from tests.small_models import float_onnx, workbench
 
@@ -54,14 +54,14 @@ IMAGES = [np.random.default_rng(seed).standard_normal((16, 3, 4, 4)).astype(np.f
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "tensorrt"])
-def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LayerTrial:
+def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SensitivityAnalysis:
     ready = calibrated(chain(), lambda: iter(IMAGES), "minmax", request.param, 1, "chain")
     folder = tmp_path_factory.mktemp("chain")
     write_onnx(chain(), folder / "chain.onnx", SPEC)
-    return LayerTrial(ready, file_session(folder / "chain.onnx", SPEC, {}, 1), IMAGES, threads=1)
+    return SensitivityAnalysis(ready, file_session(folder / "chain.onnx", SPEC, {}, 1), IMAGES, threads=1)
 
 
-def test_the_layer_that_suffers_is_found_and_alone_kept_float(trial: LayerTrial) -> None:
+def test_the_layer_that_suffers_is_found_and_alone_kept_float(trial: SensitivityAnalysis) -> None:
     found = trial.sensitivities(SilentProgress())
     assert sorted(one.node for one in found) == [f"product{index}" for index in range(LAYERS)]
     assert found[0].node == f"product{SUFFERS}"
@@ -74,7 +74,7 @@ def test_the_layer_that_suffers_is_found_and_alone_kept_float(trial: LayerTrial)
     assert trial.within(150, found) is None
 
 
-def test_noises_of_layers_add_up_nearly(trial: LayerTrial) -> None:
+def test_noises_of_layers_add_up_nearly(trial: SensitivityAnalysis) -> None:
     found = trial.sensitivities(SilentProgress())
     together = 10 ** (-trial.sqnr_db(trial._model) / 10)
     assert 0.5 < sum(one.noise for one in found) / together < 2

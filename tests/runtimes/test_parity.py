@@ -78,7 +78,7 @@ def test_what_is_not_finite_fails(bad):
 
 
 def test_missing_and_reshaped_outputs_fail():
-    with pytest.raises(ParityError, match="is gone"):
+    with pytest.raises(ParityError, match="is missing"):
         check_outputs_agree({}, {"logits": np.ones((2, 4))}, "float32", "x", SPEC)
     with pytest.raises(ParityError, match="another shape"):
         agree(np.ones((2, 5)), np.ones((2, 4)))

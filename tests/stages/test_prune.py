@@ -31,7 +31,7 @@ from edgevit.progress import progress_for
 from edgevit.runtimes import sessions
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
-from edgevit.runtimes.sessions import in_turns, open_session
+from edgevit.runtimes.sessions import compare_speed, open_session
 from edgevit.targets import target_info
 from tests.small_models import VIT, workbench
 
@@ -177,7 +177,7 @@ def test_latency_is_measured_until_it_is_low_enough(monkeypatch: pytest.MonkeyPa
     assert keep - 0.02 < small.metrics["macs"] / wide().metrics["macs"] <= keep
     exported = [bench.run("export", f"{model.id}-onnx", model=model.id) for model in (small, wide())]
     one, other = (open_session(model, SessionOptions()) for model in exported)
-    assert in_turns(lambda: one, lambda: other).ratio < 0.85  # wide of 0.6: others use this machine
+    assert compare_speed(lambda: one, lambda: other).ratio < 0.85  # wide of 0.6: others use this machine
 
 
 def test_what_is_too_slow_at_its_smallest_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

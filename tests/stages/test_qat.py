@@ -33,7 +33,7 @@ from edgevit.pipeline import resolve
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.dialects import DIALECTS
-from edgevit.quantization.fake_quantization import put_trained
+from edgevit.quantization.fake_quantization import load_trained
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import preprocessed, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
@@ -155,7 +155,7 @@ def test_the_int8_file_computes_what_was_trained(
     context = Context(work=tmp_path)
     setup, _, floating = quantization_aware(config, inputs, context)
     rounding = setup.train(config, context, tmp_path)[0].module
-    ranges = TrainedRanges(runtime=runtime, layers=put_trained(rounding, floating.module))
+    ranges = TrainedRanges(runtime=runtime, layers=load_trained(rounding, floating.module))
     file = tmp_path / "model.onnx"
     exported = onnx_from_module(floating.module, start.io, 20, dynamic_batch=True, as_it_is=True)
     graph, spec = exported.model, exported.spec
@@ -267,7 +267,7 @@ def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path) -> No
             out=folder,
             save_every_s=0.0,
         )
-        ranges = put_trained(model, floating.module)
+        ranges = load_trained(model, floating.module)
         weights = {name: value.numpy().tobytes() for name, value in floating.module.state_dict().items()}
         return weights, TrainedRanges(runtime="onnxruntime", layers=ranges).model_dump_json()
 

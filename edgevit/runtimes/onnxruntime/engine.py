@@ -1,4 +1,4 @@
-"""An ONNX file → the graph as ONNX Runtime optimises it for this machine."""
+"""ONNX file → the graph that ONNX Runtime optimizes for this machine."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from edgevit.graphs.tensors import shapes_of_weights
 from edgevit.runtimes.onnxruntime.session import inference_session
 
 ENGINE = "model.onnx"
-PRODUCT, BIAS = "MatMulIntegerToFloat", 6  # the operator, and the place of its bias among its inputs
+PRODUCT, BIAS = "MatMulIntegerToFloat", 6  # the operator, and the position of its bias among its inputs
 OWN_LAYOUT = "com.microsoft.nchwc"
 
 
 def engine_from_onnx(model: Artifact, out: Path) -> Json:
-    """Write the optimised graph to `out`/model.onnx and return the session options to load it with.
+    """Write the optimized graph to `out`/model.onnx and return the session options to load it with.
 
-    Fusions and memory layouts are chosen now, for this CPU and this version of ONNX Runtime, and not again at load:
-    it loads faster, and what was tested is what runs. Another CPU or version may not load it, or not fast; there, the
-    ONNX file that this was made from is compiled again.
+    Fusions and memory layouts are chosen now, for this CPU and this version of ONNX Runtime, and not again at load. So
+    the file loads faster, and the tested graph is the one that runs. Another CPU or version may refuse the file or run
+    it slowly: compile the source ONNX file again there.
     """
     with TemporaryDirectory() as folder:
         optimized = Path(folder) / ENGINE
@@ -31,41 +31,42 @@ def engine_from_onnx(model: Artifact, out: Path) -> Json:
         graph = _with_stable_names(with_biases_inside(onnx.load(optimized)))
         if not all(value.type.tensor_type.HasField("shape") for value in graph.graph.output):
             del graph.graph.output[:]
-            graph.graph.output.extend(read_onnx(onnx_file(model)).graph.output)  # with the shapes that are inferred
+            graph.graph.output.extend(read_onnx(onnx_file(model)).graph.output)  # with inferred shapes
         write_onnx(graph, out / ENGINE, model.io, session_options)
     return session_options
 
 
 def with_biases_inside(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph, changed in place: ONNX Runtime's INT8 products add their biases themselves.
+    """The graph, in place, with the biases of ONNX Runtime's INT8 products as inputs of the products.
 
-    Its optimiser leaves an Add of a constant behind each; the operator's last input does the same in the same pass.
+    Its optimizer leaves an Add of a constant after each product. As the operator's last input, the bias is added in one
+    pass with the product.
     """
     sizes = shapes_of_weights(model)
-    given_out = {output.name for output in model.graph.output}
-    nodes, added = list(model.graph.node), set[int]()
+    output_names = {output.name for output in model.graph.output}
+    nodes, folded = list(model.graph.node), set[int]()
     readers: dict[str, list[int]] = {}
     for place, node in enumerate(nodes):
         for name in node.input:
             readers.setdefault(name, []).append(place)
     for node in nodes:
-        behind = readers.get(node.output[0], [])
-        if node.op_type != PRODUCT or len(behind) != 1 or node.output[0] in given_out:
+        next_places = readers.get(node.output[0], [])
+        if node.op_type != PRODUCT or len(next_places) != 1 or node.output[0] in output_names:
             continue
-        add = nodes[behind[0]]
+        add = nodes[next_places[0]]
         (bias,) = [name for name in add.input if name != node.output[0]] if add.op_type == "Add" else [""]
         weight = sizes.get(node.input[1], ())
         if len(weight) > 1 and sizes.get(bias) == weight[-1:] and len(node.input) <= BIAS:
             node.input.extend([""] * (BIAS - len(node.input)) + [bias])
             node.output[0] = add.output[0]
-            added.add(behind[0])
+            folded.add(next_places[0])
     del model.graph.node[:]
-    model.graph.node.extend(node for place, node in enumerate(nodes) if place not in added)
+    model.graph.node.extend(node for place, node in enumerate(nodes) if place not in folded)
     return model
 
 
 def _with_stable_names(model: onnx.ModelProto) -> onnx.ModelProto:
-    """ONNX Runtime numbers the nodes that it adds for its own memory layout in an order that changes between runs."""
+    """The model, in place, with names by position for nodes of ONNX Runtime's layout; its names vary between runs."""
     for index, node in enumerate(model.graph.node):
         if node.domain == OWN_LAYOUT:
             node.name = f"{node.op_type}_{index}"

@@ -22,8 +22,8 @@ LEVELS = {
     "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 ERRORS_ONLY = 3
-# "[ONNXRuntimeError] : 1 : FAIL : Load model from … failed:", and the C++ line and function that noticed it
-NOTICED_BY = re.compile(
+# "[ONNXRuntimeError] : 1 : FAIL : Load model from … failed:", and the C++ line and function of the error
+ERROR_ORIGIN = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?"
     r"(\S+\.(cc|h):\d+ .*?\)( const)?( \[with .*?\])? )?"
 )
@@ -43,24 +43,27 @@ class OnnxruntimeSession(HostSession):
         return run_session(self._session, outputs, feed, self._path)
 
 
+FileSession = OnnxruntimeSession
+
+
 def run_session(
     session: onnxruntime.InferenceSession, outputs: list[str], feed: Mapping[str, NDArray[Any]], where: object
 ) -> list[NDArray[Any]]:
-    """These outputs of one run. Raises ArtifactError where ONNX Runtime cannot run the graph on what it is fed."""
-    with _explained("ONNX Runtime cannot run it", where):
-        found: list[NDArray[Any]] = session.run(outputs, feed)
-    return found
+    """The named outputs of one run. Raises ArtifactError if ONNX Runtime cannot run the graph on `feed`."""
+    with _errors_explained("ONNX Runtime cannot run it", where):
+        values: list[NDArray[Any]] = session.run(outputs, feed)
+    return values
 
 
 def inference_session(
     path: Path, session_options: Json, threads: int, optimized_path: Path | None = None, spins: bool = True
 ) -> onnxruntime.InferenceSession:
-    """ONNX Runtime's own session: one provider, `threads` threads, no other fallback.
+    """ONNX Runtime's own session on the CPU, with no other provider.
 
     Args:
         session_options: {"graph_optimization_level": "all" | "disabled", "disabled_optimizers": [names]}.
-        optimized_path: where the graph is written as it was optimised.
-        spins: whether threads that wait for work keep their cores busy; no, where other work alternates with it.
+        optimized_path: file for the optimized graph.
+        spins: waiting threads keep their cores busy. False if other work alternates with the session's.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -73,10 +76,10 @@ def inference_session(
         options.optimized_model_filepath = str(optimized_path)
     disabled = session_options.get("disabled_optimizers")
     try:
-        with _explained("ONNX Runtime cannot load it", path):
+        with _errors_explained("ONNX Runtime cannot load it", path):
             session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER], disabled_optimizers=disabled)
     except ArtifactError:
-        if optimized_path is not None:  # ONNX Runtime does not say that it could not write that
+        if optimized_path is not None:  # ONNX Runtime does not report a full disk
             check_room(optimized_path, path.stat().st_size)
         raise
     if session.get_providers() != [PROVIDER]:
@@ -85,8 +88,8 @@ def inference_session(
 
 
 @contextmanager
-def _explained(what: str, where: object) -> Iterator[None]:
-    """Answer ONNX Runtime's own errors with ArtifactError."""
+def _errors_explained(what: str, where: object) -> Iterator[None]:
+    """Turn ONNX Runtime's own errors into ArtifactError."""
     try:
         yield
     except (EdgevitError, OSError, MemoryError):
@@ -96,7 +99,7 @@ def _explained(what: str, where: object) -> Iterator[None]:
             raise
         if is_out_of_memory(error):
             raise MemoryError(first_line(error)) from None
-        reason = NOTICED_BY.sub("", first_line(error), count=1)
+        reason = ERROR_ORIGIN.sub("", first_line(error), count=1)
         newest = NEWEST_IR.search(reason)
-        mend = f"save it with ir_version {newest[1]} or lower" if newest else None
-        raise ArtifactError(f"{what}: {reason}", where=where, next=mend) from None
+        next_step = f"save it with ir_version {newest[1]} or lower" if newest else None
+        raise ArtifactError(f"{what}: {reason}", where=where, next=next_step) from None

@@ -10,24 +10,25 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from edgevit.artifacts import IOSpec, Json
+from edgevit.configs.runtimes import OPENVINO
 from edgevit.errors import ArtifactError, MissingDependency, first_line, is_out_of_memory
 from edgevit.runtimes.base import Arrays, HostSession, fixed_batch
 
 try:
     import openvino
 except ImportError:
-    raise MissingDependency("OpenVINO is not installed", next="pip install 'edgevit[openvino]'") from None
+    raise MissingDependency(f"{OPENVINO.title} is not installed", next=OPENVINO.install_command) from None
 
 T = TypeVar("T")
 
 DEVICE = "CPU"
 CANNOT_LOAD = "OpenVINO cannot load it"
-NOTICED_BY = ("Exception from", "Check '", "FrontEnd API failed")
+ERROR_ORIGINS = ("Exception from", "Check '", "FrontEnd API failed")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenvinoSession(HostSession):
-    """A loaded ONNX file, compiled for each batch size that it is given: fixed shapes run faster than open ones."""
+    """A loaded ONNX file, compiled for each batch size that occurs: fixed shapes run faster than open ones."""
 
     def __init__(
         self, path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
@@ -40,8 +41,8 @@ class OpenvinoSession(HostSession):
 
     def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
         request = self._request(len(feed[self.spec.inputs[0].name]))
-        found = _explained("OpenVINO cannot run it", self._path, lambda: request.infer(feed))
-        return [found[name] for name in outputs]
+        values = _explained("OpenVINO cannot run it", self._path, lambda: request.infer(feed))
+        return [values[name] for name in outputs]
 
     def _request(self, batch: int) -> openvino.InferRequest:
         if batch not in self._requests:
@@ -58,11 +59,14 @@ class OpenvinoSession(HostSession):
         return _explained(CANNOT_LOAD, self._path, compiled)
 
 
-def _properties(session_options: Json, threads: int) -> dict[str, Any]:
-    """One stream on `threads` threads.
+FileSession = OpenvinoSession
 
-    What is not quantized is computed in session_options["inference_precision"], in float32 where nothing is said, where
-    OpenVINO's own choice would be bfloat16 on a CPU that has it.
+
+def _properties(session_options: Json, threads: int) -> dict[str, Any]:
+    """OpenVINO's properties: one stream on `threads` threads.
+
+    Float operators compute in session_options["inference_precision"], float32 by default. OpenVINO's own default is
+    bfloat16 on a CPU that has it.
     """
     return {
         "INFERENCE_NUM_THREADS": threads,
@@ -74,7 +78,7 @@ def _properties(session_options: Json, threads: int) -> dict[str, Any]:
 
 @cache
 def core() -> openvino.Core:
-    """OpenVINO's entry, loaded once."""
+    """OpenVINO's core object, created once."""
     return openvino.Core()
 
 
@@ -84,7 +88,7 @@ def has_bfloat16() -> bool:
 
 
 def _explained(what: str, path: Path, work: Callable[[], T]) -> T:
-    """What `work` gives. Raises ArtifactError where OpenVINO cannot do it."""
+    """The result of `work`. Raises ArtifactError if OpenVINO fails."""
     try:
         return work()
     except RuntimeError as error:
@@ -94,7 +98,7 @@ def _explained(what: str, path: Path, work: Callable[[], T]) -> T:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What OpenVINO says, without which of its own source files noticed it; its summary where it gives one."""
-    said = str(error).partition("\nSummary:\n")
-    lines = [line for line in (said[2] or said[0]).splitlines() if line and not line.startswith(NOTICED_BY)]
+    """The first line of OpenVINO's summary or message, without the position in its source files."""
+    message, _, summary = str(error).partition("\nSummary:\n")
+    lines = [line for line in (summary or message).splitlines() if line and not line.startswith(ERROR_ORIGINS)]
     return lines[0].removeprefix("-- ") if lines else first_line(error)

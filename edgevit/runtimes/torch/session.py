@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgevit.artifacts import Artifact, IOSpec
+from edgevit.configs.runtimes import TORCH
 from edgevit.errors import TargetError
 from edgevit.models import model_from_checkpoint
 from edgevit.profiling import Measurement, MeasurePlan, WallClock, measure
@@ -21,7 +22,7 @@ Device = Literal["cpu", "cuda"]
 
 
 class TorchSession:
-    """A module in eval mode that gives the outputs of its IOSpec: one tensor, or as many as there are."""
+    """A module in eval mode. It returns one tensor, or a tuple of tensors in the order of the IOSpec's outputs."""
 
     def __init__(
         self,
@@ -40,16 +41,16 @@ class TorchSession:
         images = self._tensor(inputs[self.spec.inputs[0].name])
         with _threads(self._threads), torch.inference_mode():
             outputs = [output.float().cpu().numpy() for output in self._outputs(images)]
-        return {spec.name: output for spec, output in zip(self.spec.outputs, outputs, strict=True)}
+        return {tensor.name: output for tensor, output in zip(self.spec.outputs, outputs, strict=True)}
 
     def latencies_ms(self, plan: MeasurePlan) -> Measurement:
-        # End to end ends with the outputs in host memory, which wall time sees; kernels alone are timed by the GPU.
+        # `end_to_end` includes the copy to host memory, which wall time covers. Kernels alone are timed by the GPU.
         clock = CudaClock() if self._device == "cuda" and plan.boundary == "compute" else WallClock()
         with _threads(self._threads):
             return measure(self.work(plan), plan, clock, self._conditions)
 
     def work(self, plan: MeasurePlan) -> Callable[[], object]:
-        """What is timed: for `compute`, one run on images that are on the device already."""
+        """One timed run: for boundary `compute`, on images on the device."""
         if plan.boundary == "end_to_end":
             return end_to_end(self, plan.batch_size)
         images = self._tensor(random_images(self.spec, plan.batch_size))
@@ -61,15 +62,15 @@ class TorchSession:
         return run
 
     def _outputs(self, images: torch.Tensor) -> Sequence[torch.Tensor]:
-        given = self._module(images)
-        return given if isinstance(given, tuple) else (given,)
+        outputs = self._module(images)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
 
     def _tensor(self, images: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(images).to(self._device, self._dtype)
 
 
 class CudaClock(WallClock):
-    """Times work between two events on the current CUDA stream."""
+    """Times a run between two events on the current CUDA stream."""
 
     def time_ms(self, work: Work) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -97,13 +98,13 @@ def open_session(model: Artifact, options: SessionOptions, device: Device) -> To
             next="install the CUDA build of torch (pytorch.org/get-started), or set target: local-cpu",
         )
     return TorchSession(
-        model_from_checkpoint(model), model.io, device, options, receipt(model, "torch", device, options)
+        model_from_checkpoint(model), model.io, device, options, receipt(model, TORCH.name, device, options)
     )
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Run on `count` threads; where they are that many already, torch is left alone, so that no sample pays for it."""
+    """Run on `count` threads. If torch has that many already, nothing is set, so that no timed sample pays for it."""
     before = torch.get_num_threads()
     if before == count:
         yield

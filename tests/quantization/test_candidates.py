@@ -1,4 +1,4 @@
-"""What ships: the fastest form that is close enough, or the float model."""
+"""The file that ships: the fastest candidate that is close enough, or the float model."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from hypothesis import strategies as st
 from edgevit.errors import ParityError
 from edgevit.graphs.files import read_onnx
 from edgevit.profiling import Interval
-from edgevit.quantization import choice
-from edgevit.quantization.choice import AS_FAST, Form, Judged, best_of
+from edgevit.quantization.candidates import AS_FAST, Candidate, Trial, best_trial
 from edgevit.runtimes import sessions
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from tests.small_models import float_onnx, workbench
 
 measuring = import_module("edgevit.profiling.measure")  # whose name in the package is that of its function
 
-FLOAT = Form("float32", Path("float.onnx"), {}, "float32")
+FLOAT = Candidate("float32", Path("float.onnx"), {}, "float32")
 
 
-def form(name: str, speedup: float, db: float, precision: str = "int8", width: float = 0.0) -> Judged:
-    made = Form(name, Path(f"{name}.onnx"), {}, precision)
-    return Judged(made, {"sqnr_db": db}, speedup, Interval(speedup - width, speedup + width))
+def trial(name: str, speedup: float, db: float, precision: str = "int8", width: float = 0.0) -> Trial:
+    candidate = Candidate(name, Path(f"{name}.onnx"), {}, precision)
+    return Trial(candidate, {"sqnr_db": db}, speedup, Interval(speedup - width, speedup + width))
 
 
-def failed(name: str) -> Judged:
-    return Judged(Form(name, Path(name), {}, "int8"), failed=ParityError("too far", got="3 dB", expected="10 dB"))
+def failed(name: str) -> Trial:
+    error = ParityError("too far", got="3 dB", expected="10 dB")
+    return Trial(Candidate(name, Path(name), {}, "int8"), failure=error)
 
 
 def test_the_fastest_ships() -> None:
-    assert best_of(FLOAT, [form("a", 1.5, 40), form("b", 2.0, 20), form("c", 0.9, 50)]).form.name == "b"
+    assert best_trial(FLOAT, [trial("a", 1.5, 40), trial("b", 2.0, 20), trial("c", 0.9, 50)]).candidate.name == "b"
 
 
 def test_of_those_as_fast_int8_ships_and_of_these_the_closest() -> None:
-    found = [form("a", 2.0, 20), form("b", 1.99, 30), form("bfloat16", 2.01, 45, "bfloat16")]
-    assert best_of(FLOAT, found).form.name == "b"
-    found[-1] = form("bfloat16", 2.3, 45, "bfloat16")
-    assert best_of(FLOAT, found).form.name == "bfloat16"
+    trials = [trial("a", 2.0, 20), trial("b", 1.99, 30), trial("bfloat16", 2.01, 45, "bfloat16")]
+    assert best_trial(FLOAT, trials).candidate.name == "b"
+    trials[-1] = trial("bfloat16", 2.3, 45, "bfloat16")
+    assert best_trial(FLOAT, trials).candidate.name == "bfloat16"
 
 
 def test_float_ships_where_nothing_is_faster_beyond_chance() -> None:
-    assert best_of(FLOAT, [form("a", 1.02, 40, width=0.03), form("b", 0.8, 40)]).form is FLOAT
+    assert best_trial(FLOAT, [trial("a", 1.02, 40, width=0.03), trial("b", 0.8, 40)]).candidate is FLOAT
 
 
 def test_what_is_too_far_from_float_never_ships_and_where_all_are_it_is_an_error() -> None:
-    assert best_of(FLOAT, [failed("a"), form("b", 1.2, 20)]).form.name == "b"
-    assert best_of(FLOAT, [failed("a"), form("b", 0.9, 20)]).form is FLOAT
+    assert best_trial(FLOAT, [failed("a"), trial("b", 1.2, 20)]).candidate.name == "b"
+    assert best_trial(FLOAT, [failed("a"), trial("b", 0.9, 20)]).candidate is FLOAT
     with pytest.raises(ParityError, match="too far"):
-        best_of(FLOAT, [failed("a"), failed("b")])
+        best_trial(FLOAT, [failed("a"), failed("b")])
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(10, 60), st.sampled_from(["int8", "bfloat16"])), min_size=1))
 def test_nothing_slower_than_float_ships_and_nothing_much_slower_than_the_best(
-    forms: list[tuple[float, float, str]],
+    figures: list[tuple[float, float, str]],
 ) -> None:
-    best = best_of(FLOAT, [form(str(index), *one) for index, one in enumerate(forms)])
-    fastest = max(speedup for speedup, _, _ in forms)
-    if best.form is FLOAT:
+    best = best_trial(FLOAT, [trial(str(index), *values) for index, values in enumerate(figures)])
+    fastest = max(speedup for speedup, _, _ in figures)
+    if best.candidate is FLOAT:
         assert fastest <= 1
     else:
         assert best.speedup is not None
@@ -82,11 +82,11 @@ def test_a_model_is_measured_and_the_answer_follows_from_the_figures(
         placement="fastest", runtime=runtime,
     )  # fmt: skip
     forms = made.metrics["forms"]
-    assert {"int8 all", "int8 products"} <= {one["form"].removesuffix(", bfloat16") for one in forms}
-    faster = [one for one in forms if one["low"] > 1]
-    assert all(one["sqnr_db"] > 10 and one["low"] <= one["speedup"] <= one["high"] for one in forms)
+    assert {"int8 all", "int8 products"} <= {form["form"].removesuffix(", bfloat16") for form in forms}
+    faster = [form for form in forms if form["low"] > 1]
+    assert all(form["sqnr_db"] > 10 and form["low"] <= form["speedup"] <= form["high"] for form in forms)
     assert (made.metrics["precision"] == "float32") == (not faster)
-    assert made.metrics["form"] in ("float32", *(one["form"] for one in faster))
+    assert made.metrics["form"] in ("float32", *(form["form"] for form in faster))
     assert made.metrics["params"] == float_onnx(True).metrics["params"]
 
 
@@ -94,7 +94,7 @@ def test_where_float_ships_it_is_the_float_model(monkeypatch: pytest.MonkeyPatch
     """The threshold is raised to one that nothing reaches; all else is real."""
     monkeypatch.setattr(sessions, "SECONDS_EACH", 0.05)
     monkeypatch.setattr(measuring, "STARTS", 6)
-    monkeypatch.setattr(choice.Judged, "is_faster", property(lambda self: self.speedup > 1e6))
+    monkeypatch.setattr(Trial, "is_faster", property(lambda self: self.speedup > 1e6))
     made = workbench().run(
         "quantize", "held", model=float_onnx().id, calibration="digits.pool", calibration_images=16,
         placement="fastest",

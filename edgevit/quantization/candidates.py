@@ -1,0 +1,238 @@
+"""The file that ships: the fastest candidate that is close enough to the float model, or the float model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edgevit.artifacts import IOSpec, Json
+from edgevit.configs.runtimes import OPENVINO
+from edgevit.errors import ParityError
+from edgevit.graphs.files import write_onnx
+from edgevit.profiling import Interval
+from edgevit.progress import Progress
+from edgevit.quantization.bias_correction import BiasCorrection
+from edgevit.quantization.dialects import Placement
+from edgevit.quantization.ptq import CalibratedModel
+from edgevit.runtimes.base import HostSession, file_runtime, fixed_batch, runtime_options
+from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
+from edgevit.runtimes.sessions import compare_speed, file_session, session_as_declared
+
+AS_FAST = (
+    0.97  # of the highest speed-up. Among candidates this fast INT8 ships first, which is smaller, then the closest
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may ship, with its session options.
+
+    Attributes:
+        precision: of the quantized operators; in a file without any, the precision of the float operators.
+        quantized_ops, float_ops: the number of nodes by operator.
+    """
+
+    name: str
+    file: Path
+    session_options: Json
+    precision: str
+    quantized_ops: dict[str, int] = field(default_factory=dict)
+    float_ops: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate with its closeness to the float model and its latency.
+
+    Attributes:
+        closeness: sqnr_db of the centered logits; embedding_sqnr_db too if the model gives an embedding.
+        speedup: p50 of the float model over p50 of the candidate, measured in turns; None if it was not timed.
+        interval: of the speed-up, 95%.
+        failure: why the candidate may not ship; None if it may.
+    """
+
+    candidate: Candidate
+    closeness: dict[str, float] = field(default_factory=dict)
+    speedup: float | None = None
+    interval: Interval | None = None
+    failure: ParityError | None = None
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether the candidate is faster than the float model by more than chance explains."""
+        return self.interval is not None and self.interval.low > 1
+
+    def sentence(self) -> str:
+        """The result, for people."""
+        if self.failure is not None:
+            expected = f", {self.failure.expected}" if self.failure.expected else ""
+            return f"{self.candidate.name}: {self.failure.got} against float{expected}"
+        closeness = f"{self.closeness['sqnr_db']:.1f} dB against float"
+        if self.interval is None:
+            return f"{self.candidate.name}: {closeness}"
+        interval = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
+        return f"{self.candidate.name}: {self.speedup:.2f} times as fast ({interval}), {closeness}"
+
+    def as_json(self) -> Json:
+        """The record of the trial in the stage's metrics."""
+        timed = {} if self.interval is None else {"speedup": self.speedup, **vars(self.interval)}
+        return {
+            "form": self.candidate.name,
+            **self.closeness,
+            **timed,
+            **({"failed": str(self.failure.got)} if self.failure else {}),
+        }
+
+
+@dataclass(frozen=True)
+class TrialRunner:
+    """Compares candidates with the float model: their outputs, and their latencies.
+
+    Attributes:
+        reference: the input model of the stage, for outputs.
+        float_candidate: the float model for the candidates' runtime, for latencies. It ships if no candidate is faster.
+        held_out: input batches for the comparison of outputs.
+        floor_db: lowest SQNR of a candidate that may ship.
+        advice: the next step in the error about a candidate below the floor.
+        threads: of the timed sessions.
+        comparing_threads: of the sessions whose outputs are compared.
+    """
+
+    reference: HostSession
+    float_candidate: Candidate
+    held_out: Sequence[NDArray[np.float32]]
+    floor_db: float
+    advice: str
+    threads: int
+    comparing_threads: int
+
+    def closeness(self, candidate: Candidate) -> dict[str, float]:
+        """The SQNR of a candidate in dB. Raises ParityError if it is below the floor, or a value is not finite."""
+        options = candidate.session_options
+        session = session_as_declared(candidate.file, self.reference.spec, options, self.comparing_threads)
+        where = f"{candidate.name}, against float"
+        sqnr_db = check_quantized(session, self.reference, self.held_out, self.floor_db, where, self.advice)
+        if not self.reference.spec.has_embedding:
+            return {"sqnr_db": sqnr_db}
+        return {
+            "sqnr_db": sqnr_db,
+            "embedding_sqnr_db": embedding_sqnr_db(session, self.reference, self.held_out),
+        }
+
+    def trial(self, candidate: Candidate) -> Trial:
+        """The closeness of a candidate and, if it is close enough, its speed-up over the float model."""
+        try:
+            closeness = self.closeness(candidate)
+        except ParityError as error:
+            return Trial(candidate, failure=error)
+        load_float, load_candidate = (partial(self._timed_session, file) for file in (self.float_candidate, candidate))
+        comparison = compare_speed(load_float, load_candidate, fixed_batch(self.reference.spec) or 1)
+        return Trial(candidate, closeness, comparison.ratio, comparison.interval)
+
+    def best_of(self, candidates: Iterable[Candidate], progress: Progress) -> tuple[Trial, list[Trial]]:
+        """The trial of the candidate that ships, and the trials of all candidates. Each trial is reported in a line."""
+        trials = []
+        for candidate in candidates:
+            trial = self.trial(candidate)
+            progress.say(f"    {trial.sentence()}")
+            trials.append(trial)
+        best = best_trial(self.float_candidate, trials)
+        if best.candidate is self.float_candidate:
+            self.closeness(best.candidate)  # it may run in another runtime than the reference
+        return best, trials
+
+    def _timed_session(self, candidate: Candidate) -> HostSession:
+        return file_session(candidate.file, self.reference.spec, candidate.session_options, self.threads)
+
+
+@dataclass(frozen=True)
+class CandidateWriter:
+    """Writes the candidates of a model into `folder`, for the runtime whose ranges were calibrated.
+
+    Attributes:
+        model: the input model of the stage.
+        precision: of the input model.
+        calibrated: the input model with its ranges, perhaps smoothed.
+        correction: of biases; None if they stay as they are.
+    """
+
+    model: ModelProto
+    precision: str
+    calibrated: CalibratedModel
+    spec: IOSpec
+    folder: Path
+    correction: BiasCorrection | None = None
+
+    def candidates(self) -> Iterator[Candidate]:
+        """The candidates to try against the float model: one for each placement of integers.
+
+        Where OpenVINO has bfloat16, which is faster, the float operators are computed in it. Two more candidates are
+        tried there: the first placement with float32, and bfloat16 without integers.
+        """
+        placements = self.calibrated.placements()
+        if self._has_bfloat16():
+            yield self.quantized_candidate(placements[0])
+            yield self.float_candidate("bfloat16")
+        for placement in placements:
+            yield self.quantized_candidate(placement, "bfloat16" if self._has_bfloat16() else None)
+
+    def float_candidate(self, precision: str | None = None) -> Candidate:
+        """The input model, computed in `precision`; None for its own precision."""
+        label = precision or self.precision
+        options = _in_precision(runtime_options(self._runtime), precision)
+        return Candidate(label, self._written(self.model, f"float {label}", options), options, label)
+
+    def quantized_candidate(self, placement: Placement, precision: str | None = None) -> Candidate:
+        """The model quantized at `placement`, with float operators computed in `precision`; None for their own."""
+        model = self.correction(self.calibrated, placement) if self.correction else self.calibrated
+        quantized, quantized_precision = model.quantized(placement), model.dialect.precision
+        name = f"{quantized_precision} {placement}" + (f", {precision}" if precision else "")
+        options = _in_precision(quantized.session_options, precision)
+        file = self._written(quantized.model, name, options)
+        return Candidate(name, file, options, quantized_precision, quantized.quantized_ops, quantized.float_ops)
+
+    def _has_bfloat16(self) -> bool:
+        if self._runtime != OPENVINO.name:
+            return False
+        from edgevit.runtimes.openvino.session import has_bfloat16
+
+        return has_bfloat16()
+
+    @property
+    def _runtime(self) -> str:
+        return file_runtime(self.calibrated.dialect.session_options)
+
+    def _written(self, model: ModelProto, name: str, options: Json) -> Path:
+        file = self.folder / f"{name}.onnx"
+        write_onnx(model, file, self.spec, options)
+        return file
+
+
+def _in_precision(session_options: Json, precision: str | None) -> Json:
+    """Session options that compute float operators in `precision`; with None the runtime decides."""
+    return {**session_options, "inference_precision": precision} if precision else session_options
+
+
+def best_trial(float_candidate: Candidate, trials: Sequence[Trial]) -> Trial:
+    """The trial of the candidate that ships: of those faster than float the fastest, or one as fast and smaller.
+
+    Among candidates within 3% of the highest speed-up, INT8 is preferred, then the highest SQNR. If none is faster, the
+    float model ships.
+
+    Raises ParityError if no candidate is close enough to the float model.
+    """
+    close = [trial for trial in trials if trial.failure is None]
+    if not close and trials[0].failure:
+        raise trials[0].failure
+    faster = [trial for trial in close if trial.is_faster]
+    if not faster:
+        return Trial(float_candidate)
+    highest = max(trial.speedup or 0.0 for trial in faster)
+    as_fast = [trial for trial in faster if (trial.speedup or 0.0) >= AS_FAST * highest]
+    return max(as_fast, key=lambda trial: (trial.candidate.precision == "int8", trial.closeness["sqnr_db"]))
