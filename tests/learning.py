@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from edgevit.configs import Augmentation, Train
 from edgevit.data.dataset import ArrayImages, Dataset
 from edgevit.models import BuiltModel, create_model, save_checkpoint
 
-TINY_VIT = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 
 
-def tiny_vit(num_classes: int = 3, seed: int = 0, **changes: object) -> BuiltModel:
+def tiny_vit(num_classes: int = 3, seed: int = 0, **changes: Any) -> BuiltModel:
     """A ViT of 8,000 parameters for 16-pixel images."""
     return create_model("vit_tiny_patch16_224", num_classes, 16, {**TINY_VIT, **changes}, seed=seed)
 
@@ -47,7 +48,7 @@ def blobs(
     )
 
 
-def train_config(**changes: object) -> Train:
+def train_config(**changes: Any) -> Train:
     """A short training run with little randomness."""
     fields = {
         "stage": "train",

@@ -14,12 +14,12 @@ from edgevit.data import dataset_artifacts
 from edgevit.pipeline import make, resolve
 from edgevit.store import Store
 
-VIT = {
+VIT: dict[str, Any] = {
     "model": "deit_tiny_patch16_224",
     "model_args": {"patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3},
     "image_size": 32,
 }
-HYBRID = {
+HYBRID: dict[str, Any] = {
     "model": "repvit_m0_9",
     "model_args": {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)},
 }
@@ -42,9 +42,7 @@ class Workbench:
             )
         )
 
-    def run(
-        self, stage: str, name: str, context: Context | None = None, again: bool = False, **fields: Any
-    ) -> Artifact:
+    def run(self, stage: str, name: str, context: Any = None, again: Any = False, **fields: Any) -> Artifact:
         if stage == "quantize":  # of these small models INT8 need not be faster
             fields.setdefault("placement", "all")
         config = STAGES[stage].model_validate({"stage": stage, "id": name, **fields})

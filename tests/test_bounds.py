@@ -53,7 +53,8 @@ def configs_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def number_fields() -> Iterator[tuple[str, Any]]:
     """Each field of a config that holds a number, alone or in a tuple, as an annotation of one number."""
-    for config in dict.fromkeys([*(inner for one in CONFIGS for inner in configs_in(one)), Preprocess]):
+    configs: list[type[BaseModel]] = [*(inner for one in CONFIGS for inner in configs_in(one)), Preprocess]
+    for config in dict.fromkeys(configs):
         for name, info in config.model_fields.items():
             annotation = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
             for number in dict.fromkeys(numbers_of(annotation)):

@@ -109,7 +109,7 @@ def test_weights_that_change_while_they_are_read_are_not_published(tmp_path: Pat
 
     class Said(SilentProgress):
         def say(self, line: str) -> None:
-            save_model(small, weights)
+            save_model(small, weights)  # type: ignore[arg-type]
 
     small = timm.create_model("mobilevit_xxs", num_classes=2)
     with pytest.raises(ArtifactError, match=r"weights\.safetensors: the file was changed while the stage read it"):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,7 +62,13 @@ def test_exporting_twice_gives_the_same_file(folder: Path, tmp_path: Path) -> No
 
 
 def test_where_pretrained_weights_cannot_be_fetched_the_option_is_named(tmp_path: Path) -> None:
-    command = [Path(sys.executable).with_name("edgevit"), "export", "--model", "tiny_vit_5m_224", "--pretrained"]
+    command: list[Any] = [
+        Path(sys.executable).with_name("edgevit"),
+        "export",
+        "--model",
+        "tiny_vit_5m_224",
+        "--pretrained",
+    ]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     answer = subprocess.run(
         [*command, "--out", tmp_path / "m.onnx"], capture_output=True, text=True, env=offline, check=False
@@ -254,7 +261,7 @@ def test_one_number_for_two_classes_in_a_bundle(folder: Path, tmp_path: Path) ->
     onnx.save(classifier("Sigmoid", classes=1), tmp_path / "one.onnx")
     picture = next((folder / "photos").rglob("*.png"))
     run("bundle", tmp_path / "one.onnx", "--out", tmp_path / "bundle")
-    command = [sys.executable, tmp_path / "bundle" / "infer.py", "--json", "--top", "2", picture]
+    command: list[Any] = [sys.executable, tmp_path / "bundle" / "infer.py", "--json", "--top", "2", picture]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(ran.stdout)
     expected = json.loads(run("predict", tmp_path / "one.onnx", picture, "--top", 2, "--json"))

@@ -106,7 +106,7 @@ def test_curve_and_the_setting_to_use_fit_80_columns(folder: Path) -> None:
     option, _, change = lines[-1].partition(" ")
     assert option == "--set"
     (teacher, *_) = load_recipe(folder / "small.yaml", [change]).stages
-    assert 1e-6 < teacher.learning_rate < 1  # type: ignore[union-attr]
+    assert 1e-6 < teacher.learning_rate < 1
 
 
 def test_a_stage_that_set_does_not_reach_is_to_be_changed_in_the_recipe(folder: Path) -> None:

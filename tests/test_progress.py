@@ -29,7 +29,7 @@ def test_a_line_at_most_every_so_often() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
-def test_a_terminal_gets_a_bar(capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_terminal_gets_a_bar(capsys) -> None:
     progress = RichProgress()
     with progress.bar("train", 2, "images") as bar:
         bar.advance(1, loss=1.0)

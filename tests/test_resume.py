@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,11 +40,11 @@ class Run:
         recipe.write_text(RECIPE)
         self.command = [EDGEVIT, "run", str(recipe), "--runs", str(self.runs), "--json", "--workers", "0"]
 
-    def finish(self) -> dict[str, dict[str, object]]:
+    def finish(self) -> dict[str, dict[str, Any]]:
         """Run to the end; what each stage made."""
         answer = subprocess.run(self.command, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
-        stages: dict[str, dict[str, object]] = json.loads(answer.stdout)["stages"]
+        stages: dict[str, dict[str, Any]] = json.loads(answer.stdout)["stages"]
         return stages
 
     def kill_after(self, seconds: float) -> None:
@@ -63,19 +64,19 @@ class Run:
                 artifact.file(name)
 
 
-def digests(stages: dict[str, dict[str, object]]) -> dict[str, object]:
+def digests(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {name: stage["digest"] for name, stage in stages.items()}
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], float]:
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
     """The digests of a run that nothing stopped, and its seconds."""
     start = time.monotonic()
     made = digests(Run(tmp_path_factory.mktemp("unbroken")).finish())
     return made, time.monotonic() - start
 
 
-def killed_run(run: Run, kills: int, longest_s: float, seed: int) -> dict[str, dict[str, object]]:
+def killed_run(run: Run, kills: int, longest_s: float, seed: int) -> dict[str, dict[str, Any]]:
     generator = random.Random(seed)
     for _ in range(kills):
         run.kill_after(generator.uniform(0.5, longest_s))
@@ -83,7 +84,7 @@ def killed_run(run: Run, kills: int, longest_s: float, seed: int) -> dict[str, d
     return run.finish()
 
 
-def test_two_kills(unbroken: tuple[dict[str, object], float], tmp_path: Path) -> None:
+def test_two_kills(unbroken: tuple[dict[str, Any], float], tmp_path: Path) -> None:
     made, seconds = unbroken
     run = Run(tmp_path)
     assert digests(killed_run(run, 2, seconds, seed=int(time.time()))) == made
@@ -95,6 +96,6 @@ def test_two_kills(unbroken: tuple[dict[str, object], float], tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_twenty_kills(unbroken: tuple[dict[str, object], float], tmp_path: Path, seed: int) -> None:
+def test_twenty_kills(unbroken: tuple[dict[str, Any], float], tmp_path: Path, seed: int) -> None:
     made, seconds = unbroken
     assert digests(killed_run(Run(tmp_path), 4, seconds, seed)) == made

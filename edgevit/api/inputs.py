@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class LabelledImages(Protocol):
     """A data set as torchvision has them: `classes`, a length, and (image, index of the class) by position."""
 
-    classes: Sequence[str]
+    @property
+    def classes(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 

@@ -32,7 +32,26 @@ from tests.bundling.enrolling import copied_bundle, digit_files
 from tests.bundling.small_model import small_model
 
 TEXTS = ("bundle.json", "iospec.json", "labels.txt", FILE)
-ODD = (None, True, -1, 0, 3, 10**30, 1e999, float("nan"), 0.5, "", "x", "../up", "\0", [], [[]], [None], {}, {"a": {}})
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    3,
+    10**30,
+    1e999,
+    float("nan"),
+    0.5,
+    "",
+    "x",
+    "../up",
+    "\0",
+    [],
+    [[]],
+    [None],
+    {},
+    {"a": {}},
+)
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_same_confidences_on_photos(python: Path, tmp_path: Path):
 def test_enrolment(python: Path, tmp_path: Path):
     bundle, other = copied_bundle(tmp_path / "bundle"), copied_bundle(tmp_path / "other")
     fours, tests = digit_files(tmp_path / "fours", "4", 5), digit_files(tmp_path / "tests", "4", 20, 5)
-    command = [python, "-B", bundle / "enroll.py", "--json", "--class", "four", *fours]
+    command: list[Any] = [python, "-B", bundle / "enroll.py", "--json", "--class", "four", *fours]
     done = json.loads(subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stdout)
     assert (done["taken"], done["classes"], done["nearer_to"]) == (5, 9, {})
     found = [one["labels"][0]["label"] for one in labelled(python, bundle, "--unknown", *tests)]
@@ -91,7 +91,7 @@ def test_enrolment(python: Path, tmp_path: Path):
 
 
 def labelled(python: Path, bundle: Path, *arguments: object) -> list[dict[str, Any]]:
-    command = [python, "-B", bundle / "infer.py", "--verify", "--json", *map(str, arguments)]
+    command: list[Any] = [python, "-B", bundle / "infer.py", "--verify", "--json", *map(str, arguments)]
     answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
     return [json.loads(line) for line in answer.stdout.splitlines()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_head_is_edgevits_nearest_centroid_at_a_scale_of_its_own(counts, seed, s
     features = support.embeddings.astype(np.float64)
     reference = nearest_centroid(features, support.labels, len(counts), features.mean(0))
     queries = np.random.default_rng(seed + 1).normal(5, 3, (20, 7)).astype(np.float32)
-    logits, expected = head_of(support).logits(queries), reference.logits(queries)
+    logits, expected = head_of(support).logits(queries), reference.logits(queries)  # type: ignore[arg-type]
     np.testing.assert_allclose(logits / np.abs(logits).max(), expected / np.abs(expected).max(), rtol=1e-9, atol=1e-9)
 
 
@@ -155,7 +156,7 @@ def test_damaged_bytes_are_refused_or_change_nothing(file: Path):
     assert refused > 200
 
 
-def arrays(**changes: object) -> dict[str, object]:
+def arrays(**changes: Any) -> dict[str, Any]:
     support = random_support([3, 2])
     fields = {"format_version": FORMAT_VERSION, "learned": False, "classes": np.array(support.classes)}
     fields |= {name: getattr(support, name) for name in prototypes.ARRAYS}
@@ -188,7 +189,7 @@ def pickled() -> np.ndarray:
         ({"embeddings": np.zeros(5, np.float32)}, "embeddings"),
     ],
 )
-def test_wrong_content_is_refused(file: Path, changes: dict[str, object], said: str):
+def test_wrong_content_is_refused(file: Path, changes: dict[str, Any], said: str):
     np.savez(file, **arrays(**changes))
     with pytest.raises(ClassesError, match=said):
         read_support(file)

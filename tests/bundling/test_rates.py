@@ -54,7 +54,7 @@ def test_unseen_images_are_what_is_measured_where_there_are_any() -> None:
     right = int((head.cosines(support.unseen).argmax(1) == support.unseen_labels).sum())
     expected = wilson_interval(right, 24)
     said = rates(support).accuracy
-    assert (said.value, said.images, said.optimistic) == (pytest.approx(right / 24), 24, False)
+    assert (said.value, said.images, said.optimistic) == (pytest.approx(right / 24), 24, False)  # type: ignore[comparison-overlap]
     assert (said.low, said.high) == pytest.approx(expected)
 
 
@@ -111,7 +111,7 @@ def test_unknown_images_are_counted_where_they_are_given() -> None:
     accepted = int((head.cosines(unknown).max(1) >= head.threshold).sum())
     said = rates(given).unknown_accepted
     low, high = wilson_interval(accepted, 40)
-    assert said == Share(pytest.approx(accepted / 40), pytest.approx(low), pytest.approx(high), 40)
+    assert said == Share(pytest.approx(accepted / 40), pytest.approx(low), pytest.approx(high), 40)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("unseen", [0, 10])

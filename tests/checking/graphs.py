@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -11,13 +12,13 @@ SIDE, CHANNELS = 8, 16
 INT4, FLOAT8 = (helper.tensor_dtype_to_np_dtype(number) for number in (TensorProto.INT4, TensorProto.FLOAT8E4M3FN))
 
 
-def node(operator: str, inputs: Sequence[str], output: str, **attributes: object) -> NodeProto:
+def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
     return helper.make_node(operator, inputs, [output], f"{operator}_{output}", **attributes)
 
 
 def model(
     nodes: Sequence[NodeProto],
-    constants: dict[str, np.ndarray | np.generic],
+    constants: Mapping[str, Any],
     image: Sequence[int | str],
     logits: Sequence[int | str],
     opset: int = 20,
@@ -52,7 +53,7 @@ def branch(tensor: str, output: str) -> list[NodeProto]:
     ]
 
 
-def constants(**others: np.ndarray | np.generic) -> dict[str, np.ndarray | np.generic]:
+def constants(**others: Any) -> dict[str, Any]:
     """Of a quantized convolution, CHANNELS to CHANNELS, 3 × 3."""
     return {
         "scale": np.float32(0.1),
@@ -67,7 +68,7 @@ def constants(**others: np.ndarray | np.generic) -> dict[str, np.ndarray | np.ge
 WEIGHTS = node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], "weights", axis=0)
 
 
-def convolution(*before: NodeProto, weights: NodeProto = WEIGHTS, **others: np.ndarray | np.generic) -> ModelProto:
+def convolution(*before: NodeProto, weights: Any = WEIGHTS, **others: Any) -> ModelProto:
     """image → pair (or `before`) → Conv → logits, with both operands dequantized."""
     nodes = [*(before or pair("image", "rounded")), weights, node("Conv", ["rounded", "weights"], "logits")]
     return model(nodes, constants(**others), [1, CHANNELS, SIDE, SIDE], [1, CHANNELS, SIDE - 2, SIDE - 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from tests.checking.test_nvidia import needs_nvidia
 from tests.small_models import workbench
 
 SHORT = {"int8": "int8", "float8": "fp8", "int4": "int4"}
-MODELS = {
+MODELS: dict[str, Any] = {
     "deit_tiny_patch16_224": {"image_size": 32, "model_args": {"depth": 2}},
     "efficientvit_b0": {"image_size": 64},
 }

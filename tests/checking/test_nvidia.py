@@ -238,7 +238,7 @@ def test_without_the_extra_the_rules_alone_judge(tmp_path: Path, monkeypatch: py
 
 def test_on_another_machine_the_rules_alone_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia._self_check.cache_clear()
-    monkeypatch.setattr(nvidia.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(nvidia.platform, "machine", lambda: "aarch64")  # type: ignore[attr-defined]
     found = check_for_tensorrt(written(convolution(), tmp_path / "model.onnx"))
     assert found.ok
     assert "x86-64 Linux" in found.not_asked

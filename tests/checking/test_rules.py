@@ -209,7 +209,7 @@ def test_float16_overflows_where_it_rounds_to_infinity() -> None:
         others = list(found.graph.node)
         del found.graph.node[:]
         found.graph.node.extend([wide, clip, *others])
-        found.graph.initializer.append(numpy_helper.from_array(np.float32(value), "value"))
+        found.graph.initializer.append(numpy_helper.from_array(np.asarray(np.float32(value)), "value"))
         (diagnostic, *_) = (one for one in tensorrt_diagnostics(Graph(found)) if "'half'" in one.what)
         levels.append(diagnostic.level)
         said = said or diagnostic.what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from edgevit.progress import SilentProgress
 
 CPU, CLASSES, IMAGES = torch.device("cpu"), ("a", "b", "c"), 18
 VIT = {"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2, "mlp_ratio": 1.5}
-HYBRID = {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}
+HYBRID: dict[str, Any] = {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}
 
 
 def pictures(labelled: bool = True, count: int = IMAGES) -> Dataset:

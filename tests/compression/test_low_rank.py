@@ -42,7 +42,7 @@ def test_no_other_layer_of_the_rank_is_nearer_on_the_images(inputs: int, outputs
 def moments(seed: int = 0) -> dict[str, Tensor]:
     paths = [path for path, one in VIT.module.named_modules() if isinstance(one, nn.Linear) and path != "head"]
     widths = {path: VIT.module.get_submodule(path).in_features for path in paths}
-    some = {path: numbers(400, width, seed=seed + place) for place, (path, width) in enumerate(widths.items())}
+    some = {path: numbers(400, width, seed=seed + place) for place, (path, width) in enumerate(widths.items())}  # type: ignore[arg-type]
     return {path: one.T @ one for path, one in some.items()}
 
 
@@ -66,7 +66,7 @@ def test_everything_kept_is_the_same_model_to_the_bit() -> None:
 
 def test_full_rank_answers_the_same() -> None:
     images, layers = numbers(2, 3, 32, 32, seed=0).float(), ("blocks.0.attn.qkv", "blocks.1.mlp.fc2")
-    factors = {path: factors_of(VIT.module.get_submodule(path), moments()[path], 1) for path in layers}
+    factors = {path: factors_of(VIT.module.get_submodule(path), moments()[path], 1) for path in layers}  # type: ignore[arg-type]
     thinner = with_factors(VIT, dict.fromkeys(layers, 48), factors)
     torch.testing.assert_close(thinner.module(images), VIT.module(images), rtol=1e-4, atol=1e-5)
     assert thinner.module.blocks[0].attn.qkv[1].bias is not None

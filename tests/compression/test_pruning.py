@@ -169,7 +169,7 @@ def test_a_block_whose_units_cancel_goes_whole_and_its_input_goes_through() -> N
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = VISION.module
     tokens = model._pos_embed(model.patch_embed(images))
-    for block in (model.blocks[0], model.blocks[2]):
+    for block in (model.blocks[0], model.blocks[2]):  # type: ignore[assignment]
         tokens = block(tokens)
     torch.testing.assert_close(smaller.module(images), model.forward_head(model.norm(tokens)))
 

@@ -30,7 +30,7 @@ def test_there_are_enough_different_characters_and_no_digit():
 @pytest.mark.parametrize("size", [24, 32, 96])
 def test_a_sample_is_grey_and_has_the_size_asked_for(size: int):
     image = opened(size=size).image(5)
-    assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)
+    assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)  # type: ignore[comparison-overlap]
     assert (image == image[..., :1]).all()
     assert image.std() > 10
 

@@ -8,6 +8,7 @@ import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from edgevit.errors import DataError
 RGB = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
 
 
-def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -234,7 +235,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str):
     elif kind == "folder":
         place.mkdir()
     else:
-        place.symlink_to({"device": "/dev/zero", "link to itself": place, "link to nothing": tmp_path / "b"}[kind])
+        place.symlink_to({"device": "/dev/zero", "link to itself": place, "link to nothing": tmp_path / "b"}[kind])  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"a\.png"):
         read_image(place)
 

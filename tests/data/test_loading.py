@@ -22,7 +22,7 @@ def opened(role: str) -> Dataset:
         "digits": Digits(source="digits", few_shot=FewShotDraw()),
         "glyphs": Glyphs(source="glyphs", samples_per_class=2),
     }
-    return open_dataset(dataset_artifacts(datasets, Path(), [role])[role])
+    return open_dataset(dataset_artifacts(datasets, Path(), [role])[role])  # type: ignore[arg-type]
 
 
 VIEWS = [(epoch, view, index) for epoch in (0, 3) for view in (0, 1) for index in range(12)]

@@ -87,7 +87,7 @@ def test_the_source_picture_is_not_written_to():
 def test_any_picture_gives_a_canvas_of_the_size_asked_for(height, width, size, key, low, degrees):
     augmentation = Augmentation(scale=(low, 1.0), rotate_degrees=degrees, random_erasing=0.5)
     canvas = augment(picture(height, width), augmentation, size, size + 3, key)
-    assert (canvas.shape, canvas.dtype) == ((size, size + 3, 3), np.uint8)
+    assert (canvas.shape, canvas.dtype) == ((size, size + 3, 3), np.uint8)  # type: ignore[comparison-overlap]
 
 
 @given(

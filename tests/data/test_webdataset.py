@@ -285,7 +285,7 @@ def test_keys_that_shards_share_are_told_apart(tmp_path: Path):
 
 def test_the_fingerprint_follows_the_bytes_of_pictures_and_labels(tmp_path: Path):
     shard, files = tmp_path / "0.tar", samples("abcd")
-    seen = []
+    seen: list[Any] = []
     for changed in (
         files,
         [("a.png", picture("other")), *files[1:]],

@@ -73,7 +73,7 @@ def test_every_data_source_objective_and_group_is_shown_with_its_options() -> No
             assert set(record.model_fields) - CHOSEN_BY == set(re.findall(r"^### `(\w+)`$", own, re.MULTILINE))
     groups = {record.__name__ for record in inner_records()}
     assert groups >= {"Budget", "FewShotDraw", "Splits", "Augmentation", "Stream", "TeacherCache", "WeightedTeacher"}
-    for record in inner_records():
+    for record in inner_records():  # type: ignore[assignment]
         assert set(record.model_fields) <= set(headings(PAGES["reference/records.md"]))
 
 

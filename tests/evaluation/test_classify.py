@@ -71,9 +71,9 @@ def test_a_class_that_the_model_lacks_is_named():
 
 
 def test_a_model_without_class_names_takes_the_data_sets_order():
-    said = []
+    said: list[str] = []
     progress = SilentProgress()
-    progress.say = said.append
+    progress.say = said.append  # type: ignore[assignment, method-assign]
     found = classify(ColourSession(classes="012"), dataset_of(["green"], ["red", "green", "blue"]), 3, progress)
     assert found.correct.all()
     assert "order" in said[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from edgevit.recipe import load_recipe
 from tests.evaluation.test_classify import ColourSession, dataset_of
 from tests.small_models import checkpoint, engine, float_onnx, workbench
 
-FEW = {"protocol": "corruptions", "kinds": ("noise", "fog"), "severities": (1, 5), "max_images": 60}
+FEW: dict[str, Any] = {"protocol": "corruptions", "kinds": ("noise", "fog"), "severities": (1, 5), "max_images": 60}
 
 
 class Remembering(ColourSession):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 import onnx
 import pytest
@@ -24,7 +25,7 @@ from tests.small_models import checkpoint, float_onnx
 
 CLASSES = tuple("abc")
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
-MODELS = {
+MODELS: dict[str, Any] = {
     "vit": ("vit_tiny_patch16_224", SMALL, False),
     "token": ("deit_tiny_distilled_patch16_224", SMALL, True),
     "hybrid": ("repvit_m0_9", {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}, True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,7 +20,7 @@ from tests.small_models import checkpoint, float_onnx, workbench
 from tests.test_files import run
 
 
-def exported(**options: object) -> Artifact:
+def exported(**options: Any) -> Artifact:
     name = "taking_" + "_".join(options)
     if name not in workbench().made:
         workbench().run("export", name, model=checkpoint().id, normalize=True, **options)
@@ -69,7 +70,7 @@ def test_preprocess_leaves_the_picture_as_it_is_resized(photo: Path) -> None:
     pictures = {name: preprocess(open_image(photo), **one.io.preprocess.model_dump()) for name, one in
                 (("inside", exported()), ("outside", float_onnx()))}  # fmt: skip
     rule = float_onnx().io.preprocess
-    back = pictures["outside"].transpose(1, 2, 0) * np.float32(rule.std) + np.float32(rule.mean)
+    back = pictures["outside"].transpose(1, 2, 0) * np.float32(rule.std) + np.float32(rule.mean)  # type: ignore[arg-type]
     np.testing.assert_array_equal(pictures["inside"], np.round(back * 255).astype(np.uint8))
 
 

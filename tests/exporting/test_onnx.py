@@ -97,9 +97,9 @@ def test_the_module_stays_as_it_was(tmp_path):
 def test_two_heads_that_timm_would_average_stay_two(tmp_path):
     torch.manual_seed(0)
     sizes = {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}
-    model = timm.create_model("repvit_m0_9", num_classes=3, distillation=True, **sizes)
+    model = timm.create_model("repvit_m0_9", num_classes=3, distillation=True, **sizes)  # type: ignore[arg-type]
     for head in (model.head.head.l, model.head.head_dist.l):
-        nn.init.normal_(head.weight)  # far apart, so that another way of merging them shows
+        nn.init.normal_(head.weight)  # type: ignore[arg-type]  # far apart, so that another way of merging them shows
     student = DistillationTokenModel(model).eval()
     spec = IOSpec.for_classifier(Preprocess(height=32, width=32), tuple("abc"))
     exported = onnx_from_module(student, spec, opset=20, dynamic_batch=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from edgevit.data.transforms import normalize
 from edgevit.errors import DataError, RecipeError
 from edgevit.fewshot.adapt import Task, task_features, with_fitted_head
 from edgevit.fewshot.choice import default_method
-from edgevit.fewshot.features import classifiers, features_of, with_linear_head
+from edgevit.fewshot.features import features_of, with_linear_head
 from edgevit.fewshot.finetuning import finetune
 from edgevit.fewshot.heads import LinearHead
 from edgevit.inference.frozen_model import FrozenModel
@@ -23,13 +24,14 @@ from edgevit.inference.over_dataset import accuracy, outputs_of
 from edgevit.models import create_model, open_checkpoint
 from edgevit.models.creation import BuiltModel
 from edgevit.models.distillation_token import DistillationToken
+from edgevit.models.embedding import classifiers
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit
 
 CPU = torch.device("cpu")
 GENTLE = Augmentation(scale=(0.9, 1.0), horizontal_flip=0)
 
 
-def config(**changes: object) -> Fewshot:
+def config(**changes: Any) -> Fewshot:
     fields = {"stage": "fewshot", "id": "adapted", "model": "m", "support": "s", "augmentation": GENTLE}
     return Fewshot.model_validate({**fields, **changes})
 

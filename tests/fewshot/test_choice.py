@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_what_assumes_a_balanced_pool_is_no_candidate_by_default() -> None:
     assert "label_propagation" not in default_candidates(has_pool=False)
 
 
-def auto(folder: Path, per_class: int, said: Said, classes: tuple[str, ...] = ("x", "y"), **changes: object) -> str:
+def auto(folder: Path, per_class: int, said: Said, classes: tuple[str, ...] = ("x", "y"), **changes: Any) -> str:
     settings: Fewshot = config(method="auto", random_views=1, **changes)
     start, task = checkpoint(folder, classes), Task(blobs("s", per_class))
     context = Context(work=folder / "work", workers=0, progress=said)

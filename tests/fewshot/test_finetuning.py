@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,11 +34,11 @@ from edgevit.training.objectives import Outputs
 from tests.fewshot.test_adapt import CPU, checkpoint, config
 from tests.learning import blobs, published_checkpoint
 
-SETTINGS = {"method": "finetune", "epochs": 4, "batch_size": 6, "learning_rate": 2e-3}
+SETTINGS: dict[str, Any] = {"method": "finetune", "epochs": 4, "batch_size": 6, "learning_rate": 2e-3}
 PARTS = ("norm", "bias", "lora")
 
 
-def settings(tune: str, **changes: object) -> Fewshot:
+def settings(tune: str, **changes: Any) -> Fewshot:
     return config(**{**SETTINGS, "tune": tune, **changes})
 
 
@@ -123,7 +124,7 @@ def test_running_statistics_move_only_where_all_of_the_normalisation_is_trained(
 
 @pytest.mark.parametrize("tune", ["all", *PARTS])
 @pytest.mark.parametrize("changes", [{"epochs": 0}, {"learning_rate": 0}], ids=str)
-def test_no_training_changes_nothing(tmp_path: Path, tune: str, changes: dict[str, object]) -> None:
+def test_no_training_changes_nothing(tmp_path: Path, tune: str, changes: dict[str, Any]) -> None:
     for start in (checkpoint(tmp_path), small_convnet(tmp_path)):
         before = copy.deepcopy(start.module.state_dict())
         assert not changed(before, tuned(start, settings(tune, **changes), tmp_path).module)
@@ -232,7 +233,7 @@ def test_kill_9_leaves_a_state_from_which_the_same_bits_are_reached(tmp_path: Pa
         ({"test_time_views": ("rotate",)}, "'flip' or 'zoom'"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(changes: dict[str, object], said: str) -> None:
+def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         config(**{"method": "finetune", **changes})
 

@@ -84,7 +84,7 @@ def test_one_shot_works() -> None:
     support, labels = clusters(1, spread=0.1)
     queries, truth = clusters(20, spread=0.1, seed=1)
     for head_of in HEADS:
-        assert (head_of(support, labels, 4, support.mean(0)).logits(queries).argmax(1) == truth).all()
+        assert (head_of(support, labels, 4, support.mean(0)).logits(queries).argmax(1) == truth).all()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("counts", [[5, 5, 5, 5], [2, 9, 4, 5]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from edgevit.progress import SilentProgress
 from tests.fewshot.test_adapt import CPU, checkpoint, config
 from tests.learning import blobs
 
-SETTINGS = {"method": "finetune", "epochs": 4, "batch_size": 6, "learning_rate": 5e-4}
+SETTINGS: dict[str, Any] = {"method": "finetune", "epochs": 4, "batch_size": 6, "learning_rate": 5e-4}
 
 
 class Said(SilentProgress):
@@ -36,7 +37,7 @@ class Said(SilentProgress):
         self.lines.append(line)
 
 
-def settings(*rates: float, **changes: object) -> Fewshot:
+def settings(*rates: float, **changes: Any) -> Fewshot:
     return config(**{**SETTINGS, "learning_rates": rates, **changes})
 
 
@@ -131,8 +132,8 @@ def test_finished_trainings_are_not_repeated_after_a_kill(
     tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = chosen(tmp_path / "unbroken", settings(0, 1e-3))
-    really: Callable[..., BuiltModel] = learning_rate.finetune_from
-    trainings: list[object] = []
+    really: Callable[..., BuiltModel] = learning_rate.finetune_from  # type: ignore[attr-defined]
+    trainings: list[Any] = []
 
     def counted(*arguments: object) -> BuiltModel:
         trainings.append(arguments)

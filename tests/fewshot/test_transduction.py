@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.optimize import check_grad
 
+from edgevit.data.dataset import Labels
 from edgevit.fewshot.heads import (
     Floats,
-    Labels,
     class_directions,
     left_out_cosines,
     likeliest_scale,
@@ -181,7 +181,7 @@ def test_tim_goes_down_its_papers_loss(shots: int, alpha: float, monkeypatch: py
             super().__init__(parameters, lr=0.0)
             self.watched = parameters[0]
 
-        def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        def step(self, closure: Callable[[], float] | None = None) -> None:
             assert self.watched.grad is not None
             found.append(self.watched.grad.numpy().copy())
 

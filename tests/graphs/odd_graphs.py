@@ -34,7 +34,7 @@ class Builder:
 
     def weight(self, *shape: int, scale: float = 1.0) -> str:
         name = f"w{len(self.weights)}"
-        fan = np.sqrt(max(1, np.prod(shape[1:])))
+        fan = np.sqrt(max(1, np.prod(shape[1:])))  # type: ignore[call-overload]
         self.weights[name] = (self.random.normal(size=shape) * scale / fan).astype(np.float32)
         return name
 

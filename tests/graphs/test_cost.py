@@ -140,7 +140,7 @@ def test_views_and_what_is_dequantized_take_no_room() -> None:
     assert peak_of(nodes, [2, KIB], [1, 2 * KIB], shape=np.array([1, -1])) == 2 * 8 * KIB
     rounded = [*pair("image", "r"), node("Relu", ["r"], "logits")]
     # The picture in float beside its integers, then the integers beside the answer.
-    assert peak_of(rounded, [1, KIB], [1, KIB], scale=np.float32(1), zero=np.int8(0)) == 4 * KIB + KIB
+    assert peak_of(rounded, [1, KIB], [1, KIB], scale=np.float32(1), zero=np.int8(0)) == 4 * KIB + KIB  # type: ignore[arg-type]
 
 
 def test_the_peak_is_that_of_keeping_everything_that_is_still_needed() -> None:

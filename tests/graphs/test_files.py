@@ -203,7 +203,7 @@ def test_weights_in_a_file_without_a_possible_name_are_refused(tmp_path):
 def test_a_written_file_of_one_score_has_one_class_or_two(names, tmp_path):
     nodes = [helper.make_node("ReduceMean", ["image"], ["logits"], axes=[2, 3], keepdims=0)]
     values = [("image", ["N", 1, 8, 8]), ("logits", ["N", 1])]
-    image, logits = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values)
+    image, logits = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values)  # type: ignore[arg-type]
     graph = helper.make_graph(nodes, "one", [image], [logits])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     spec = IOSpec.for_classifier(Preprocess(height=8, width=8), names)

@@ -30,9 +30,9 @@ def test_a_tensor_that_several_float32_operators_read() -> None:
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
         [
-            numpy_helper.from_array(np.float32(0.5), "w"),
-            numpy_helper.from_array(np.int64(0), "rows"),
-            numpy_helper.from_array(np.int64(1), "columns"),
+            numpy_helper.from_array(np.asarray(np.float32(0.5)), "w"),
+            numpy_helper.from_array(np.asarray(np.int64(0)), "rows"),
+            numpy_helper.from_array(np.asarray(np.int64(1)), "columns"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)

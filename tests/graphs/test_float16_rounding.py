@@ -54,7 +54,7 @@ def test_single_values_are_rounded_as_numpy_rounds_them(values: list[float]) -> 
         helper.make_node("Cast", ["same"], ["logits"], to=TensorProto.FLOAT),
     ]
     values_of = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in ("image", "logits")]
-    constants = [numpy_helper.from_array(np.float16(1), "one")]
+    constants = [numpy_helper.from_array(np.asarray(np.float16(1)), "one")]
     graph = helper.make_graph(nodes, "casts", values_of[:1], values_of[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     given = np.array(values, np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from edgevit.runtimes.sessions import open_session
 from tests.graphs.test_outputs import classifier
 
 
-def behind_pooling(*nodes: onnx.NodeProto, **weights: object) -> ModelProto:
+def behind_pooling(*nodes: onnx.NodeProto, **weights: Any) -> ModelProto:
     """The classifier with `nodes` between its tensors "pooled" and "between"."""
     model = classifier()
     next(one for one in model.graph.node if one.op_type == "Flatten").input[0] = "between"
@@ -183,7 +184,7 @@ def test_long_chains_and_nested_branches_are_read(make: Callable[[], ModelProto]
 def weights_of_8_bits(operators: Sequence[str]) -> ModelProto:
     """336 M int8 weights, declared alone: 21 products, in float32 behind `operators`."""
     names = ["x", *(f"y{place}" for place in range(20)), "logits"]
-    nodes, stored = [], [numpy_helper.from_array(np.float32(0.1), "scale")]
+    nodes, stored = [], [numpy_helper.from_array(np.asarray(np.float32(0.1)), "scale")]
     for place in range(21):
         made = [f"w{place}", *(f"{operator}{place}" for operator in operators)]
         for step, operator in enumerate(operators):

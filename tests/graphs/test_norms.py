@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,7 +73,7 @@ def by_reciprocal() -> list[NodeProto]:
     ]
 
 
-LAYER_NORMS = {
+LAYER_NORMS: dict[str, Any] = {
     "Pow": (norm_nodes("layer norm by Pow"), "normed", {}),
     "Mul": (norm_nodes("layer norm by Mul"), "normed", {}),
     "scale": ([*norm_nodes("layer norm by Pow"), *SCALED], "scaled", {}),
@@ -115,7 +116,7 @@ def other_divided() -> list[NodeProto]:
     return nodes
 
 
-NO_LAYER_NORMS = {
+NO_LAYER_NORMS: dict[str, Any] = {
     "another axis": (norm_nodes("layer norm by Pow"), {"axis": np.array([1], np.int64)}),
     "two axes": (norm_nodes("layer norm by Pow"), {"axis": np.array([1, 2], np.int64)}),
     "not centred": (norm_nodes("rms norm"), {}),

@@ -102,7 +102,7 @@ def _check_evaluated(
     operators = {one.output[0]: one.op_type for one in model.graph.node}
     last = operators[artifact.io.outputs[0].name]
     expected = {"Softmax": scores, "Sigmoid": scores}.get(last, softmax(scores, axis=1))
-    np.testing.assert_allclose(read_predictions(made)["probabilities"], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(read_predictions(made)["probabilities"], expected, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
 
 
 def _check_quantized(

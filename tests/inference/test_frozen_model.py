@@ -74,14 +74,14 @@ class _Odd(nn.Module):
     """Behaves otherwise while it is exported."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return images * (3 if torch.compiler.is_exporting() or torch.jit.is_tracing() else 2)
+        return images * (3 if torch.compiler.is_exporting() or torch.jit.is_tracing() else 2)  # type: ignore[attr-defined]
 
 
 class _Unknown(nn.Module):
     """Cannot be exported."""
 
     def forward(self, images: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise RuntimeError("no such operator")
         return images * 2
 
@@ -92,7 +92,7 @@ def test_a_model_that_onnx_does_not_hold_stays_in_pytorch(
 ) -> None:
     monkeypatch.setattr(frozen, "WORTH_EXPORTING_MACS", 0)
     built = tiny_vit()
-    built.module.norm_pre = layer()  # type: ignore[assignment]
+    built.module.norm_pre = layer()
     expected = outputs_of(built.module, blobs(), built.preprocess, CPU)
     forward = fast_forward(built.module, built.preprocess, CPU, images=1)
     assert forward is built.module

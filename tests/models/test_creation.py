@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -11,7 +13,7 @@ from edgevit.models import create_model, macs_of, params_of, preprocess_of, with
 from edgevit.models.creation import build
 from edgevit.models.description import ModelDescription
 
-TINY_VIT = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 
 
 def test_weights_are_those_timm_draws_from_the_same_seed() -> None:

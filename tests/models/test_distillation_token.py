@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.fewshot.features import classifiers
 from edgevit.models import catalogue, create_model
 from edgevit.models.distillation_token import DistillationTokenModel, TwoLogits, log_mean_softmax
+from edgevit.models.embedding import classifiers
 
 FAMILIES = {entry.family: entry.name for entry in catalogue.read() if entry.distillation_token}
 

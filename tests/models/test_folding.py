@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -13,7 +15,7 @@ from edgevit.models.creation import BuiltModel, build, folded_model
 from edgevit.models.folding import BatchNorm, fold_batch_norms
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-SMALL_HYBRID = {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}
+SMALL_HYBRID: dict[str, Any] = {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}
 
 
 def with_statistics(module: nn.Module) -> nn.Module:

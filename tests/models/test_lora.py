@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from edgevit.models.timm_models import classifier_prefixes, timm_model
 from tests.learning import tiny_token_vit, tiny_vit
 
 IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-MODELS = {
+MODELS: dict[str, Any] = {
     "vit": lambda: create_model("vit_tiny_patch16_224", 4, 64, {"depth": 1, "embed_dim": 48, "num_heads": 3}),
     "token": lambda: create_model(
         "deit_tiny_distilled_patch16_224",

@@ -19,7 +19,7 @@ from edgevit.models.description import ModelDescription
 from edgevit.models.structures import structures_of
 from edgevit.models.token_merging import MergedTokens, MergingBlocks, attention_and_keys, merge
 
-ARGS = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
+ARGS: dict[str, Any] = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
 
 
 def vit(name: str = "deit_tiny_distilled_patch16_224", **args: Any) -> BuiltModel:
@@ -61,7 +61,7 @@ def test_merge_is_the_loop(patches: int, prefix: int, seed: int, data: st.DataOb
     torch.testing.assert_close(found[:, :prefix], tokens[:, :prefix])
     for image in range(2):
         rows = zip(found[image, prefix:].tolist(), found_sizes[image, prefix:, 0].tolist(), strict=True)
-        expected = merged_by_hand(*(one[image].squeeze(-1).numpy() for one in (tokens, keys, sizes)), merged, prefix)
+        expected = merged_by_hand(*(one[image].squeeze(-1).numpy() for one in (tokens, keys, sizes)), merged, prefix)  # type: ignore[arg-type, call-arg]
         by_size = sorted((size, row) for row, size in rows)
         for (size, row), (right_size, right) in zip(
             by_size, sorted((size, row.tolist()) for row, size in expected), strict=True
@@ -84,14 +84,14 @@ def test_nothing_is_lost_or_made(patches: int, merged: int, seed: int) -> None:
 def test_merging_no_token_is_the_model_to_the_bit(args: dict[str, Any]) -> None:
     model = vit(**args).module.float()
     tokens = numbers(2, 18, 48, seed=0).float()
-    assert torch.equal(MergingBlocks(model.blocks, 0, 2)(tokens), model.blocks(tokens))
+    assert torch.equal(MergingBlocks(model.blocks, 0, 2)(tokens), model.blocks(tokens))  # type: ignore[arg-type]
 
 
 def test_merging_equal_tokens_changes_nothing() -> None:
     """Whichever of a patch's eight copies a token takes for its partner: each block halves the copies' number."""
     model = vit().module
     tokens = torch.cat([numbers(2, 2, 48, seed=0), numbers(2, 4, 48, seed=1).repeat_interleave(8, dim=1)], dim=1)
-    found = MergingBlocks(model.blocks, 16, 2)(tokens)
+    found = MergingBlocks(model.blocks, 16, 2)(tokens)  # type: ignore[arg-type]
     assert found.shape[1] == 2 + 4
     torch.testing.assert_close(found[:, :2], model.blocks(tokens)[:, :2])
 
@@ -126,7 +126,7 @@ def test_merged_model_is_described_built_again_trained_and_given_another_head() 
 
 def test_few_tokens_are_halved_and_one_stays() -> None:
     model = vit().module
-    assert MergingBlocks(model.blocks, 100, 2)(numbers(1, 2 + 6, 48, seed=0)).shape[1] == 2 + 1
+    assert MergingBlocks(model.blocks, 100, 2)(numbers(1, 2 + 6, 48, seed=0)).shape[1] == 2 + 1  # type: ignore[arg-type]
 
 
 def test_pruned_model_merges_too_but_not_the_other_way_round() -> None:

@@ -88,7 +88,7 @@ def test_features_are_the_plain_pictures_and_the_answer_is_the_whole_models() ->
     model = with_test_time_views(built, BOTH).module
     taps, _ = checked_taps(model, ["pooled", -1], (16, 16), "teacher")
     answer, features = forward_with_taps(model, IMAGES, taps)
-    assert torch.equal(answer, model(IMAGES))
+    assert torch.equal(answer, model(IMAGES))  # type: ignore[arg-type]
     for got, expected in zip(features, forward_with_taps(built.module, IMAGES, taps)[1], strict=True):
         assert torch.equal(got, expected)
 
@@ -99,7 +99,7 @@ def test_onnx_file_of_any_batch_size_answers_alike(tmp_path: Path, name: str) ->
         "vit_tiny_patch16_224": {"depth": 1, "embed_dim": 24, "num_heads": 2},
         "repvit_m0_9": {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)},
     }[name]
-    built = with_test_time_views(create_model(name, 3, 64, args), BOTH)
+    built = with_test_time_views(create_model(name, 3, 64, args), BOTH)  # type: ignore[arg-type]
     spec = IOSpec.for_classifier(built.preprocess, ("a", "b", "c"))
     exported = onnx_from_module(built.module, spec, opset=18, dynamic_batch=True)
     exported.write(tmp_path / "model.onnx")

@@ -100,7 +100,7 @@ def test_names_of_classes_in_the_file_are_found(tmp_path, names):
     "content",
     [
         b"\x80\x02J\x01",  # a number of four bytes, of which there is one
-        b"".join(pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001, {})) + b"\x80\x02K\x01Q.",
+        b"".join(pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001, {})) + b"\x80\x02K\x01Q.",  # type: ignore[var-annotated]
     ],
 )
 def test_a_damaged_file_is_no_bug_of_ours(tmp_path, content):

@@ -83,7 +83,7 @@ def test_a_disturbed_start_moves_the_ratio_little():
 
 def test_swapping_the_models_turns_the_ratio_over():
     ratios = np.exp(np.random.default_rng(4).normal(0.2, 0.1, 10))
-    (ratio, interval), (inverse, other) = ratio_over_starts(ratios), ratio_over_starts(1 / ratios)
+    (ratio, interval), (inverse, other) = ratio_over_starts(ratios), ratio_over_starts(1 / ratios)  # type: ignore[arg-type]
     assert inverse == pytest.approx(1 / ratio)
     assert (other.low, other.high) == pytest.approx((1 / interval.high, 1 / interval.low))
 

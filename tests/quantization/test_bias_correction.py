@@ -52,7 +52,7 @@ def narrow_net() -> ModelProto:
         "six": np.float32(6),
     }
     for name in ("w1", "w2", "v", "u"):
-        tensors[name].reshape(-1)[:: WIDTH - 1] *= 12
+        tensors[name].reshape(-1)[:: WIDTH - 1] *= 12  # type: ignore[attr-defined]
     nodes = [
         helper.make_node("Conv", ["image", "w1", "b1"], ["x1"], "dense", pads=[1, 1, 1, 1]),
         helper.make_node("Clip", ["x1", "zero", "six"], ["y1"], "clip1"),

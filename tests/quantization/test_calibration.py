@@ -24,7 +24,7 @@ def squares() -> onnx.ModelProto:
         "squares",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 2, 2])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3, 2, 2])],
-        [onnx.numpy_helper.from_array(np.float32(1), "one")],
+        [onnx.numpy_helper.from_array(np.asarray(np.float32(1)), "one")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
@@ -101,7 +101,7 @@ def test_entropy_never_leaves_the_range_that_was_seen():
 def test_a_tensor_of_zeros_has_an_empty_range():
     for calibrator in ("minmax", "entropy", "percentile", "mse"):
         images = np.zeros((2, 3, 2, 2), np.float32)
-        found = activation_ranges(squares(), ["square"], lambda images=images: [images], calibrator, threads=1)
+        found = activation_ranges(squares(), ["square"], lambda images=images: [images], calibrator, threads=1)  # type: ignore[misc]
         assert found["square"] == (0.0, 0.0)
 
 
@@ -109,7 +109,7 @@ def test_exact_zeros_cost_no_range_of_mse_anything():
     values = np.abs(np.random.default_rng(0).standard_t(4, (32, 3, 2, 2))).astype(np.float32)
     sparse = np.concatenate([values, np.zeros((1000, 3, 2, 2), np.float32)])
     dense_range, sparse_range = (
-        activation_ranges(squares(), ["image"], lambda images=images: [images], "mse", threads=1)["image"]
+        activation_ranges(squares(), ["image"], lambda images=images: [images], "mse", threads=1)["image"]  # type: ignore[misc]
         for images in (values, sparse)
     )
     assert sparse_range == dense_range

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from edgevit.runtimes.parity import sqnr_db
 from tests.graphs.odd_graphs import plain_session
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
-CONV = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+CONV: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
 DIALECTS = ("onnxruntime", "openvino", "tensorrt")
 node = helper.make_node
 
@@ -45,7 +46,7 @@ def net(nodes: Sequence[NodeProto], outputs: Sequence[str] = ("logits",), **weig
 
 
 def product(**weights: NDArray[np.float32]) -> ModelProto:
-    return net([node("MatMul", ["f", "last"], ["logits"], "product")], last=weight(3, 16, 16), **weights)
+    return net([node("MatMul", ["f", "last"], ["logits"], "product")], last=weight(3, 16, 16), **weights)  # type: ignore[arg-type]
 
 
 def closeness_db(
@@ -54,7 +55,7 @@ def closeness_db(
     """How close the quantized model comes to the float one, every output, in plain ONNX Runtime."""
     expected = np.concatenate([one.ravel() for one in plain_session(model).run(None, {"image": images})])
     normalize(model)
-    made = calibrated(model, lambda: [images], "minmax", dialect, 1, "a test", precision=precision).quantized()
+    made = calibrated(model, lambda: [images], "minmax", dialect, 1, "a test", precision=precision).quantized()  # type: ignore[arg-type]
     assert sum(made.quantized_ops.values()) >= 2
     got = np.concatenate([one.ravel() for one in plain_session(made.model).run(None, {"image": images})])
     return sqnr_db(got, expected)

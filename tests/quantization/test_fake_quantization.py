@@ -37,7 +37,7 @@ def pair(values: NDArray[np.float32], scale: float, zero_point: int, unsigned: b
         "pair",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, values.shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, values.shape)],
-        [numpy_helper.from_array(np.float32(scale), "s"), numpy_helper.from_array(integers, "z")],
+        [numpy_helper.from_array(np.asarray(np.float32(scale)), "s"), numpy_helper.from_array(integers, "z")],
     )
     return run(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), x=values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from tests.graphs.norm_graphs import CLASSES, NORMS, SIDE, answers, as_declared,
 SPEC = IOSpec.for_classifier(Preprocess(height=SIDE, width=SIDE), tuple(map(str, range(CLASSES))))
 
 
-def ready(norm: str, gain: float, folder: Path, **fields: object) -> CalibratedModel:
+def ready(norm: str, gain: float, folder: Path, **fields: Any) -> CalibratedModel:
     """The model as the stage prepares it, calibrated on 16 pictures."""
     model, images = normed_classifier(norm, gain), pictures()
     onnx.save(model, folder / "float.onnx")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -45,7 +47,7 @@ def two_products(opset: int = 20, *more: NodeProto, ir_version: int = 9, **weigh
         "two",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 128])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 40])],
-        [numpy_helper.from_array(value, name) for name, value in found.items()],
+        [numpy_helper.from_array(value, name) for name, value in found.items()],  # type: ignore[arg-type]
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
@@ -201,7 +203,8 @@ def test_int4_weights_compute_what_their_blocks_say() -> None:
     assert found.quantized_ops == {"MatMul": 1, "Gemm": 1}
     assert found.float_ops == {"Relu": 1, "MatMul": 1}, "80 inputs are no blocks of 64"
     first, second = (
-        integers * np.repeat(scales, BLOCK, axis=0) for integers, scales in map(rounded_blocks, (FIRST, SECOND.T))
+        integers * np.repeat(scales, BLOCK, axis=0)
+        for integers, scales in map(rounded_blocks, (FIRST, SECOND.T))  # type: ignore[arg-type]
     )
     expected = (np.maximum(IMAGES @ first, 0) @ second + 1) @ ODD
     assert sqnr_db(logits_of(found.model), expected) > 55, "float16"
@@ -278,7 +281,7 @@ def test_a_small_vit_goes_through_the_stage(precision: str) -> None:
         ({"runtime": "tensorrt", "smoothquant": 0.5}, "smoothquant is for int8"),
     ],
 )
-def test_what_does_not_go_together_is_said(fields: dict[str, object], said: str) -> None:
+def test_what_does_not_go_together_is_said(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Quantize.model_validate(
             {"stage": "quantize", "id": "q", "model": "m", "calibration": "c", "precision": "float8", **fields}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def pictures(tmp_path: Path) -> Make:
     ids=["quantize", "tensorrt", "qat", "prune"],
 )
 def test_black_pictures_are_refused_by_every_stage_that_measures_on_pictures(
-    fields: dict[str, object], pictures: Make
+    fields: dict[str, Any], pictures: Make
 ) -> None:
     black = pictures("black", np.zeros((20, 8, 8), np.uint8))
     made = {"exported": float_onnx().id, "start": checkpoint().id}

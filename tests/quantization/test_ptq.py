@@ -26,7 +26,11 @@ def convolved(*nodes: NodeProto, outputs: tuple[str, ...] = ("logits",), **bound
     weight = np.random.default_rng(0).integers(-127, 128, (4, 3, 3, 3)).astype(np.float32)
     weight[:, 0, 0, 0] = 127
     weights = [numpy_helper.from_array(weight * np.float32(0.001), "w")]
-    weights += [numpy_helper.from_array(np.float32(value), name) for name, value in bounds.items() if value is not None]
+    weights += [
+        numpy_helper.from_array(np.asarray(np.float32(value)), name)
+        for name, value in bounds.items()
+        if value is not None
+    ]
     graph = helper.make_graph(
         [helper.make_node("Conv", ["image", "w"], ["c"], "conv"), *nodes],
         "convolved",
@@ -44,7 +48,7 @@ def outputs_of(model: ModelProto, images: NDArray[np.float32]) -> list[NDArray[n
 
 def constant(name: str, value: float) -> NodeProto:
     return helper.make_node(
-        "Constant", [], [name], f"constant {name}", value=numpy_helper.from_array(np.float32(value))
+        "Constant", [], [name], f"constant {name}", value=numpy_helper.from_array(np.asarray(np.float32(value)))
     )
 
 

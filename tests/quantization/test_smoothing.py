@@ -39,7 +39,7 @@ def normed(reader: str = "MatMul", others: Sequence[NodeProto] = ()) -> ModelPro
         helper.make_node("Reshape", ["image", "shape"], ["x"]),
         helper.make_node("LayerNormalization", ["x", "gamma", "beta"], ["n"]),
         helper.make_node("MatMul", ["n", "v"], ["a"], "first"),
-        helper.make_node(reader, ["n", "w"], ["b"], "second", **second),
+        helper.make_node(reader, ["n", "w"], ["b"], "second", **second),  # type: ignore[arg-type]
         helper.make_node("Add", ["a", "b"], ["logits"]),
     ]
     nodes += others

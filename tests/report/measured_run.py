@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class MeasuredRun:
         metrics: Json,
         epochs: int = 0,
         advice: Json | None = None,
-        **config: object,
+        **config: Any,
     ) -> None:
         def write(out: Path, _: Path) -> Contents:
             if advice:
@@ -54,7 +55,7 @@ class MeasuredRun:
 
         self._make(name, stage, write, **config)
 
-    def onnx(self, name: str, stage: str, size: int, metrics: Json, **config: object) -> None:
+    def onnx(self, name: str, stage: str, size: int, metrics: Json, **config: Any) -> None:
         def write(out: Path, _: Path) -> Contents:
             (out / "model.onnx").write_bytes(name.encode() + bytes(size))
             kind = "engine" if stage == "compile" else "onnx"
@@ -73,11 +74,11 @@ class MeasuredRun:
 
         self._make(name, "evaluate", write, model=model, data=data, target=target)
 
-    def corrupted(self, name: str, model: str, accuracy: float, images: int | None = None, **options: object) -> None:
+    def corrupted(self, name: str, model: str, accuracy: float, images: int | None = None, **options: Any) -> None:
         """An evaluation under corruption: each severity costs a tenth of the accuracy, of fog twice as much."""
 
         def write(out: Path, _: Path) -> Contents:
-            config = Evaluate(stage="evaluate", id="e", model="m", data="d", protocol="corruptions", **options)  # type: ignore[arg-type]
+            config = Evaluate(stage="evaluate", id="e", model="m", data="d", protocol="corruptions", **options)
             clean = _predictions(accuracy, images or self.images, self.classes, seed=len(name))
             shares = [
                 [accuracy * (1 - 0.1 * severity * (2 if kind == "fog" else 1)) for severity in config.severities]
@@ -91,7 +92,7 @@ class MeasuredRun:
 
         self._make(name, "evaluate", write, model=model, data="digits.test", protocol="corruptions", **options)
 
-    def latency(self, name: str, model: str, p50_ms: float, **conditions: object) -> None:
+    def latency(self, name: str, model: str, p50_ms: float, **conditions: Any) -> None:
         def write(out: Path, _: Path) -> Contents:
             samples = p50_ms * (1 + np.random.default_rng(len(name)).gamma(2, 0.03, 2000))
             numbers = {
@@ -126,7 +127,7 @@ class MeasuredRun:
     def of(self, *names: str) -> list[Artifact]:
         return [self.made[name] for name in names]
 
-    def _make(self, name: str, stage: str, write: object, **fields: object) -> None:
+    def _make(self, name: str, stage: str, write: object, **fields: Any) -> None:
         config = STAGES[stage].model_validate({"stage": stage, "id": name, **fields})
         inputs = {dotted(path): self.made[one] for path, one, _ in references(config)}
         parts = ingredients(config, inputs, None, None)

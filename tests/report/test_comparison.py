@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_comparisons_hold_the_numbers_of_the_sentences(run: MeasuredRun):
 @pytest.mark.parametrize(
     "condition", [{"threads": 4}, {"boundary": "end_to_end"}, {"target": "local-gpu"}], ids=lambda one: next(iter(one))
 )
-def test_latencies_under_different_conditions_are_never_divided(tmp_path: Path, condition: dict[str, object]):
+def test_latencies_under_different_conditions_are_never_divided(tmp_path: Path, condition: dict[str, Any]):
     run = quickstart(tmp_path)
     run.latency("other", "adapted", 3.0, **condition)
     found = report(run, "teacher_accuracy", "accuracy", "latency", "other")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> MeasuredRun:
     return run
 
 
-def report_of(run: MeasuredRun, *names: str) -> dict:
+def report_of(run: MeasuredRun, *names: str) -> dict[str, Any]:
     return report_json(lineup(run.of(*names)), Budget(top1_drop=0.02), "quickstart")
 
 
@@ -58,7 +59,7 @@ def test_models_stand_side_by_side_from_teacher_to_engine(run: MeasuredRun):
 @pytest.mark.parametrize(
     "options", [{"kinds": ["fog"]}, {"severities": [5]}, {"seed": 1}, {"max_images": 100, "images": 100}]
 )
-def test_other_pictures_have_a_table_of_their_own(tmp_path: Path, options: dict):
+def test_other_pictures_have_a_table_of_their_own(tmp_path: Path, options: dict[str, Any]):
     run = quickstart(tmp_path)
     run.corrupted("hurt_engine", "engine", 0.7)
     run.corrupted("hurt_student", "tuned", 0.7, **options)

@@ -32,7 +32,7 @@ def test_parts_of_the_answer(tmp_path: Path):
 def test_what_was_trained_to_be_rounded_is_compared_with_what_it_was_before(tmp_path: Path):
     run = quickstart(tmp_path)
     fields = {"init": "tuned", "streams": [{"data": "digits.pool"}], "calibration": "digits.pool"}
-    run.checkpoint("rounded", "qat", 310_000, {"params": 1_340_000, "macs": 9_800_000}, epochs=5, **fields)
+    run.checkpoint("rounded", "qat", 310_000, {"params": 1_340_000, "macs": 9_800_000}, epochs=5, **fields)  # type: ignore[arg-type]
     run.onnx("rounded_onnx", "export", 318_000, {"precision": "float32"}, model="rounded")
     trained = {"model": "rounded_onnx", "calibration": "digits.pool", "calibrator": "trained"}
     run.onnx("rounded_int8", "quantize", 96_000, {"precision": "int8"}, **trained)
@@ -87,7 +87,7 @@ def test_models_stand_apart_by_the_data_that_they_and_their_teachers_learned_fro
     run = quickstart(tmp_path)
     run.dataset("elsewhere.train")
     options = {"teacher": "adapted", "model": "deit_tiny", "val": "digits.test"}
-    run.checkpoint("other", "distill", 300_000, {}, streams=[{"data": "elsewhere.train"}], **options)
+    run.checkpoint("other", "distill", 300_000, {}, streams=[{"data": "elsewhere.train"}], **options)  # type: ignore[arg-type]
     run.checkpoint("only-named", "load", 300_000, {}, model="deit_tiny", classes_of="digits.test")
     run.evaluation("other_accuracy", "other", 0.9)
     run.evaluation("named_accuracy", "only-named", 0.1)
@@ -119,7 +119,7 @@ def test_a_teacher_is_compared_by_its_onnx_file_where_that_alone_was_measured(
 def test_of_several_teachers_the_first_is_compared(tmp_path: Path):
     run = quickstart(tmp_path)
     taught = {"teachers": [{"model": "adapted"}, {"model": "student"}], "model": "deit_tiny"}
-    run.checkpoint("ensemble", "distill", 300_000, {}, streams=[{"data": "digits.pool"}], **taught)
+    run.checkpoint("ensemble", "distill", 300_000, {}, streams=[{"data": "digits.pool"}], **taught)  # type: ignore[arg-type]
     run.onnx("ensemble-onnx", "export", 500_000, {"precision": "float32"}, model="ensemble")
     run.evaluation("of-ensemble", "ensemble-onnx", 0.9)
     run.latency("its-latency", "ensemble-onnx", 0.5)

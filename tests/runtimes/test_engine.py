@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -65,7 +67,7 @@ def test_the_bias_goes_inside_and_the_answer_stays(bias_first: bool) -> None:
 @pytest.mark.parametrize(
     "options", [{"read_twice": True}, {"bias_shape": (5, 16)}, {"bias_shape": (), "stored": False}]
 )
-def test_what_is_no_bias_of_the_product_alone_stays(options: dict[str, object]) -> None:
+def test_what_is_no_bias_of_the_product_alone_stays(options: dict[str, Any]) -> None:
     expected = answers(product(**options))
     made = with_biases_inside(product(**options))
     assert operator_counts(made)["Add"] == 1

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def logits(model: Artifact, images: np.ndarray) -> np.ndarray:
     return open_session(model, SessionOptions()).infer({"image": images})["logits"]
 
 
-def for_openvino(hybrid: bool = False, **fields: object) -> Artifact:
+def for_openvino(hybrid: bool = False, **fields: Any) -> Artifact:
     name = "-".join(("openvino", f"{hybrid:d}", *map(str, fields.values())))
     options = {"calibration": "digits.pool", "calibration_images": 32, "runtime": "openvino", **fields}
     return workbench().run("quantize", name, model=float_onnx(hybrid).id, **options)

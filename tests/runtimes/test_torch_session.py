@@ -42,7 +42,7 @@ def test_it_runs_on_the_threads_it_was_given():
     session = TorchSession(Looks(), SPEC, "cpu", SessionOptions(threads=1))
     session.infer({"image": random_images(SPEC, 1)})
     session.latencies_ms(MeasurePlan(warmup_s=0, duration_s=0, min_runs=3))
-    assert not session.work(MeasurePlan())().requires_grad
+    assert not session.work(MeasurePlan())().requires_grad  # type: ignore[attr-defined]
     assert set(seen) == {1}
 
 
@@ -50,7 +50,7 @@ def test_it_runs_on_the_threads_it_was_given():
 def test_threads_are_set_once_for_all_samples(boundary, monkeypatch):
     threads, calls = torch.get_num_threads(), []
     set_num_threads = torch.set_num_threads
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: [calls.append(count), set_num_threads(count)])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: [calls.append(count), set_num_threads(count)])  # type: ignore[func-returns-value]
     session = TorchSession(linear(), SPEC, "cpu", SessionOptions(threads=threads + 1))
     session.latencies_ms(MeasurePlan(warmup_s=0, duration_s=0, min_runs=3, boundary=boundary))
     assert calls == [threads + 1, threads]

@@ -34,7 +34,7 @@ def published(folder: Path, config: Bundle | Compile, model: Artifact, again: bo
     stage = bundle if isinstance(config, Bundle) else compile
 
     def write(out: Path, work: Path) -> Contents:
-        return stage.run(config, {"model": model}, Context(work=work), out)  # type: ignore[arg-type]
+        return stage.run(config, {"model": model}, Context(work=work), out)
 
     parts = ingredients(config, {"model": model}, None, None)
     return Store(folder / "store").make(config, {"model": model}, parts, write, again=again)

@@ -25,9 +25,9 @@ METHODS = {
     if isinstance(stage, Distill)
 }
 STREAMS = ({"data": "digits.support", "share": 0.5}, {"data": "few.pool", "share": 0.5})
-SHORT = {"epochs": 2, "batch_size": 50, "augmentation": {"horizontal_flip": 0, "scale": (0.8, 1.0)}}
-STUDENT = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
-RESNET = {"model": "resnet18", "model_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}}
+SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 50, "augmentation": {"horizontal_flip": 0, "scale": (0.8, 1.0)}}
+STUDENT: dict[str, Any] = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
+RESNET: dict[str, Any] = {"model": "resnet18", "model_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}}
 
 
 @cache

@@ -23,7 +23,13 @@ from edgevit.models.embedding import Pooled
 from edgevit.report.build import write_report
 from tests.small_models import checkpoint, workbench
 
-EPISODES = {"protocol": "episodes", "episodes": 3, "shots": 3, "queries": 10, "methods": ("nearest_centroid", "ridge")}
+EPISODES: dict[str, Any] = {
+    "protocol": "episodes",
+    "episodes": 3,
+    "shots": 3,
+    "queries": 10,
+    "methods": ("nearest_centroid", "ridge"),
+}
 
 
 @cache

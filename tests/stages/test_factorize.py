@@ -27,7 +27,7 @@ def test_factorised_model_is_nearer_than_one_divided_blindly() -> None:
         expected, found = whole(images), opened.module(images)
         for path, rank in low_ranks.ranks.items():
             weight = whole.get_submodule(path).weight
-            weight.copy_(weight.clone()[torch.randperm(len(weight), generator=torch.Generator().manual_seed(rank))])
+            weight.copy_(weight.clone()[torch.randperm(len(weight), generator=torch.Generator().manual_seed(rank))])  # type: ignore[arg-type]
         shuffled = whole(images)
     assert (found - expected).norm() < 0.5 * (shuffled - expected).norm()
 
@@ -98,5 +98,5 @@ def test_what_qat_made_keeps_its_shape(stage: str) -> None:
         "merge_tokens": {"per_block": 1},
     }
     with pytest.raises(RecipeError, match="keeps its shape") as caught:
-        bench.run(stage, f"reshaped-{stage}", model=rounded.id, **fields[stage])
+        bench.run(stage, f"reshaped-{stage}", model=rounded.id, **fields[stage])  # type: ignore[arg-type]
     assert "then qat" in str(caught.value.next)

@@ -21,9 +21,9 @@ from edgevit.models.distillation_token import DistillationToken
 from edgevit.progress import PlainProgress
 from tests.small_models import VIT, workbench
 
-AUGMENTATION = {"horizontal_flip": 0, "scale": (0.8, 1.0)}
-SHORT = {"epochs": 2, "batch_size": 25, "augmentation": AUGMENTATION}
-TOKEN_VIT = {**VIT, "model": "deit_tiny_distilled_patch16_224", "distillation_token": True}
+AUGMENTATION: dict[str, Any] = {"horizontal_flip": 0, "scale": (0.8, 1.0)}
+SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 25, "augmentation": AUGMENTATION}
+TOKEN_VIT: dict[str, Any] = {**VIT, "model": "deit_tiny_distilled_patch16_224", "distillation_token": True}
 
 
 def top1(model: Artifact, data: str = "digits.support") -> float:

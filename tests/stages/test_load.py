@@ -167,7 +167,7 @@ def brightness_model(file: Path, order: list[int]) -> Path:
         nodes,
         "brightness",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 16, 16])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in ("logits", "embedding")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in ("logits", "embedding")],  # type: ignore[arg-type]
         [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias.astype(np.float32), "bias")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -14,7 +16,7 @@ from edgevit.runtimes.base import random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from tests.small_models import VIT, checkpoint, workbench
 
-TOKEN = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
+TOKEN: dict[str, Any] = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
 
 
 @pytest.mark.parametrize("dynamic_batch", [True, False])

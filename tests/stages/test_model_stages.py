@@ -87,7 +87,7 @@ def test_a_quantized_file_is_int8_smaller_and_close(hybrid):
         Counter(node.op_type for node in onnx.load(one.file("model.onnx")).graph.node) for one in (floating, quantized)
     )
     dropped = Counter({name: before[name] - after[name] for name in ("Relu", "Clip")})
-    told = Counter(quantized.metrics["quantized_ops"]) + Counter(quantized.metrics["float_ops"])
+    told: Counter[str] = Counter(quantized.metrics["quantized_ops"]) + Counter(quantized.metrics["float_ops"])
     assert told == before - dropped
     assert quantized.metrics["quantized_ops"]["Conv"] == before["Conv"]
 
@@ -117,7 +117,7 @@ def test_what_is_made_again_is_the_same(hybrid):
         "compile": (engine(hybrid), {"model": int8_onnx(hybrid).id}),
     }
     for stage, (before, config) in fields.items():
-        assert bench.run(stage, before.id, again=True, **config).digest == before.digest, stage
+        assert bench.run(stage, before.id, again=True, **config).digest == before.digest, stage  # type: ignore[arg-type]
 
 
 def test_compiling_a_float_hybrid_is_the_same_each_time():
@@ -161,7 +161,7 @@ def test_what_judged_an_int8_form_is_in_its_key(runtime, placement):
     config = STAGES["quantize"].model_validate({"stage": "quantize", "id": "judged", **fields})
     parts = ingredients_of(config, resolve(config, workbench().made), Context())
     assert parts["target"]["versions"] == {judge: version_of(judge)}
-    assert config.is_timed == (placement == "fastest" and runtime != "tensorrt")
+    assert config.is_timed == (placement == "fastest" and runtime != "tensorrt")  # type: ignore[attr-defined]
 
 
 def test_quantizing_twice_is_refused():
@@ -177,7 +177,7 @@ def test_an_export_that_differs_fails(monkeypatch):
         list(module.parameters())[-1].data += 0.05  # what the file is compared with is no longer what was exported
         return exported
 
-    onnx_from_module = export.onnx_from_module
+    onnx_from_module = export.onnx_from_module  # type: ignore[attr-defined]
     monkeypatch.setattr(export, "onnx_from_module", tampered)
     with pytest.raises(ParityError, match="'logits' differs"):
         workbench().run("export", "tampered", model=checkpoint().id, again=True)
@@ -204,7 +204,7 @@ def test_an_engine_that_differs_fails(tmp_path):
         patch.setattr(compile_stage, "target_for", lambda name: Mistaken())
         (tmp_path / "out").mkdir()
         with pytest.raises(ParityError, match="'logits' differs"):
-            compile_stage.run(config, {"model": float_onnx()}, Context(), tmp_path / "out")
+            compile_stage.run(config, {"model": float_onnx()}, Context(), tmp_path / "out")  # type: ignore[arg-type]
 
 
 def test_accuracy_is_that_of_the_runtimes_own_answers():

@@ -39,8 +39,8 @@ measuring = import_module("edgevit.profiling.measure")  # whose name in the pack
 
 CPU = torch.device("cpu")
 ALL = ("heads", "hidden", "blocks")
-GENTLE = {"horizontal_flip": 0, "scale": (0.8, 1.0)}
-SHORT = {"epochs": 2, "batch_size": 50, "learning_rate": 1e-3}
+GENTLE: dict[str, Any] = {"horizontal_flip": 0, "scale": (0.8, 1.0)}
+SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 50, "learning_rate": 1e-3}
 
 
 @cache

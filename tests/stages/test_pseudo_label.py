@@ -22,6 +22,7 @@ from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.errors import ArtifactError, DataError, RecipeError
 from edgevit.inference.over_dataset import accuracy
 from edgevit.models import model_from_checkpoint
+from edgevit.progress import Progress
 from edgevit.recipe import load_recipe, recipe_schema
 from tests.small_models import VIT, workbench
 
@@ -40,7 +41,7 @@ stages:
 """
 
 
-class Lines:
+class Lines(Progress):
     """Progress that remembers what was said and how far the bars went."""
 
     def __init__(self) -> None:
@@ -163,7 +164,7 @@ def test_calibration_takes_back_what_a_teacher_boasts(tmp_path: Path) -> None:
 
 
 def test_what_was_kept_is_told() -> None:
-    progress = Lines()
+    progress = Lines()  # type: ignore[abstract]
     metrics = guessed("told", Context(progress=progress), balance=True).metrics
     counts = metrics["per_class"].values()
     line = f"    kept {metrics['kept']} of {metrics['images']} at ≥ 0.50 (T = {metrics['temperature']:.3g}), "
@@ -172,7 +173,7 @@ def test_what_was_kept_is_told() -> None:
 
 
 def test_a_class_without_images_is_said_and_no_error() -> None:
-    progress = Lines()
+    progress = Lines()  # type: ignore[abstract]
     net = workbench().run("load", "untrained", **VIT, classes_of="digits.support")
     artifact = guessed("few", Context(progress=progress), teacher=net.id, calibration=None, threshold=0.0)
     missing = [name for name, count in artifact.metrics["per_class"].items() if not count]
@@ -183,7 +184,7 @@ def test_a_class_without_images_is_said_and_no_error() -> None:
 
 
 def test_a_teacher_that_is_always_right_is_not_calibrated() -> None:
-    progress = Lines()
+    progress = Lines()  # type: ignore[abstract]
     artifact = guessed("sure", Context(progress=progress), calibration=guessed().id)  # which recipes refuse
     assert artifact.metrics["temperature"] == 1
     assert "right about every calibration image" in progress.said[0]

@@ -45,12 +45,17 @@ from edgevit.training.qat import fake_quantization, quantization_aware
 from tests.models.test_folding import with_statistics
 from tests.small_models import VIT, checkpoint, workbench
 
-RESIDUAL = {"model": "resnet18", "model_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}}
-TOKEN_VIT = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
-AUGMENTATION = {"horizontal_flip": 0, "scale": (0.9, 1.0)}
-SHORT = {"epochs": 1, "batch_size": 25, "augmentation": AUGMENTATION, "streams": ({"data": "digits.support"},)}
+RESIDUAL: dict[str, Any] = {"model": "resnet18", "model_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}}
+TOKEN_VIT: dict[str, Any] = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
+AUGMENTATION: dict[str, Any] = {"horizontal_flip": 0, "scale": (0.9, 1.0)}
+SHORT: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": 25,
+    "augmentation": AUGMENTATION,
+    "streams": ({"data": "digits.support"},),
+}
 OUTLIER = 200
-CALIBRATION = {"calibration": "digits.pool", "calibration_images": 32}
+CALIBRATION: dict[str, Any] = {"calibration": "digits.pool", "calibration_images": 32}
 
 
 @dataclass
@@ -78,7 +83,7 @@ def with_outliers() -> Artifact:
     """
     module, description, *_ = open_checkpoint(student())
     with torch.no_grad():
-        for block in module.blocks:  # type: ignore[union-attr]
+        for block in module.blocks:
             for norm, layer in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):
                 norm.weight[:2] *= OUTLIER
                 norm.bias[:2] *= OUTLIER

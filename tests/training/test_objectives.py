@@ -100,7 +100,7 @@ def test_objective_is_timms_token_distillation_task(kind: str, term: Objective) 
 
 def test_one_head_learns_all_terms() -> None:
     student, teacher = random_logits(0), random_logits(1)
-    terms = [CrossEntropy(weight=0.25), HardDistillation(weight=2.0)]
+    terms: list[Objective] = [CrossEntropy(weight=0.25), HardDistillation(weight=2.0)]
     labels = [0, 4, 2, 2, 1, 3]
     expected = 0.25 * torch.nn.functional.cross_entropy(student, torch.tensor(labels)) + 2 * hard_distillation(
         student, teacher
@@ -151,7 +151,7 @@ def value(term: Objective, done: float = 0.0, labels: list[int] = LABELS) -> Ten
 @pytest.mark.parametrize(("samples", "rows"), [("labelled", [0, 2, 4]), ("unlabelled", [1, 3, 5])])
 def test_term_applies_to_the_samples_that_it_names(samples: str, rows: list[int]) -> None:
     student, teacher = random_logits(0)[rows], random_logits(1)[rows]
-    term = SoftDistillation(weight=3.0, temperature=2.0, samples=samples)  # type: ignore[arg-type]
+    term = SoftDistillation(weight=3.0, temperature=2.0, samples=samples)
     torch.testing.assert_close(value(term), 3 * soft_distillation(student, teacher, 2.0))
 
 
@@ -176,7 +176,7 @@ def test_standardized_soft_distillation() -> None:
 
 def test_features_are_compared_term_by_term() -> None:
     vectors, maps = [torch.randn(6, 4), torch.randn(6, 4)], [torch.randn(6, 3, 2, 2) for _ in range(4)]
-    terms = [
+    terms: list[Objective] = [
         CrossEntropy(weight=0.5),
         FeatureDistillation(weight=2.0),
         AttentionTransfer(student=(0, 1), teacher=(2, 3), weight=5.0),
@@ -186,7 +186,7 @@ def test_features_are_compared_term_by_term() -> None:
     answer = Answer(None, {1: [vectors[1]], 2: maps[2:]})
     expected = (
         0.5 * torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
-        + 2.0 * feature_distance(*vectors, "cosine")
+        + 2.0 * feature_distance(vectors[0], vectors[1], "cosine")
         + 5.0 * (attention_transfer(maps[0], maps[2]) + attention_transfer(maps[1], maps[3])) / 2
     )
     loss = distillation_objective(terms, lambda batch: answer, 5)(outputs, batch_of(labels))

@@ -90,12 +90,12 @@ def teacher_for(terms: list[Objective], classes: tuple[str, ...] | None = ("a", 
 
 
 @pytest.mark.parametrize("token", [False, True])
-def test_vit_learns_features_of_a_resnet_and_comes_back_without_projectors(tmp_path, token: bool) -> None:  # type: ignore[no-untyped-def]
+def test_vit_learns_features_of_a_resnet_and_comes_back_without_projectors(tmp_path, token: bool) -> None:
     built = tiny_token_vit() if token else tiny_vit()
     teacher = teacher_for(TERMS)
     model = with_projectors(built, TERMS, teacher.channels, seed=0)
     assert isinstance(model, StudentWithProjectors)
-    assert {name: tuple(p.weight.shape) for name, p in model.projectors.items()} == {
+    assert {name: tuple(p.weight.shape) for name, p in model.projectors.items()} == {  # type: ignore[arg-type]
         "1": (512, 24),
         "3": (256, 24, 1, 1),
     }
@@ -110,7 +110,7 @@ def test_vit_learns_features_of_a_resnet_and_comes_back_without_projectors(tmp_p
         out=tmp_path,
     )
     assert trained is built.module
-    assert not torch.equal(before["1.weight"], model.projectors["1"].weight)
+    assert not torch.equal(before["1.weight"], model.projectors["1"].weight)  # type: ignore[arg-type]
     assert trained(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ class CountingTeacher:
         return torch.sin(means * torch.arange(1, CLASSES + 1)) * 5 + self.shift * torch.arange(CLASSES)
 
 
-def cached(folder: Path, teacher: CountingTeacher, check: bool = False, **config: object) -> CachedTeacher:
+def cached(folder: Path, teacher: CountingTeacher, check: bool = False, **config: Any) -> CachedTeacher:
     facts = {"teacher": "t"}
     return CachedTeacher(lambda: teacher, folder, facts, TeacherCache.model_validate(config), CLASSES, 6, check)
 
@@ -58,7 +59,7 @@ def test_second_pass_asks_no_teacher_and_gives_the_same_bits(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("config", [{}, {"dtype": "float16"}, {"top_k": 3}, {"top_k": 3, "dtype": "float16"}])
-def test_first_student_learns_from_the_same_answers_as_the_next(tmp_path: Path, config: dict[str, object]) -> None:
+def test_first_student_learns_from_the_same_answers_as_the_next(tmp_path: Path, config: dict[str, Any]) -> None:
     first, second = CountingTeacher(), CountingTeacher()
     one, two = cached(tmp_path, first, **config), cached(tmp_path, second, **config)
     for step in range(4):

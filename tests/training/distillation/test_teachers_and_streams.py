@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,7 +104,8 @@ def test_labels_count_only_where_classes_are_the_students() -> None:
 
 def test_a_foreign_data_set_with_labels_in_first_place_lends_its_pictures_alone() -> None:
     elsewhere, support = blobs("o", classes=4), blobs("s")
-    known, both = ("a", "b", "c"), [SoftDistillation(), FeatureDistillation(), CrossEntropy()]
+    known = ("a", "b", "c")
+    both: list[Objective] = [SoftDistillation(), FeatureDistillation(), CrossEntropy()]
     classes = student_classes([elsewhere, support], known, both)
     assert classes == known
     streams = distillation_streams([elsewhere, support], [0.9, 0.1], classes, both)
@@ -143,9 +145,8 @@ def test_labels_in_another_order_of_classes_keep_their_meaning() -> None:
     plain = blobs()
     (stream,) = distillation_streams([plain], [1.0], ("c", "x", "a", "b"), [CrossEntropy()])
     assert stream.labelled
-    assert [("c", "x", "a", "b")[label] for label in stream.dataset.labels] == [  # type: ignore[union-attr]
-        plain.classes[label]
-        for label in plain.labels  # type: ignore[union-attr]
+    assert [("c", "x", "a", "b")[label] for label in stream.dataset.labels] == [
+        plain.classes[label] for label in plain.labels
     ]
 
 
@@ -165,16 +166,16 @@ def test_validation_set_of_other_classes_is_refused() -> None:
 def test_validation_labels_in_another_order_of_classes_keep_their_meaning() -> None:
     plain, aligned = blobs(classes=2), validation_set(blobs(classes=2), ("b", "a"))
     assert aligned is not None
-    assert aligned.labels.tolist() == (1 - plain.labels).tolist()  # type: ignore[union-attr, operator]
+    assert aligned.labels.tolist() == (1 - plain.labels).tolist()
 
 
 def test_a_teacher_that_answers_no_numbers_is_named_before_it_teaches(tmp_path: Path) -> None:
     built, pool = tiny_vit(), blobs(labelled=False)
-    torch.nn.init.constant_(built.module.head.bias, math.nan)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.constant_(built.module.head.bias, math.nan)  # type: ignore[arg-type]
     artifact = published_checkpoint(tmp_path, built, ("a", "b", "c"))
     fields = {"stage": "distill", "id": "d", "model": "x", "teacher": "t", "streams": [{"data": "p"}]}
     config = Distill.model_validate(fields)
-    given = ([artifact], [], [pool], ("a", "b", "c"), built.preprocess, Context(work=tmp_path))
+    given: Any = ([artifact], [], [pool], ("a", "b", "c"), built.preprocess, Context(work=tmp_path))
     batch = Batches([TrainingStream(pool, 1.0, labelled=False)], built.preprocess, None, 4, 1, seed=0)[0]
     with pytest.raises(TrainingError, match="the teacher's answers are no numbers"):
         Teaching(config, *given)(batch)

@@ -66,7 +66,7 @@ TERMS = (CrossEntropy(weight=0.5), SoftDistillation(weight=0.3), HardDistillatio
 FEATURES = (FeatureDistillation(student=0, teacher=0),)
 
 
-def train(folder: Path, context: Context, **changes: object) -> nn.Module:
+def train(folder: Path, context: Context, **changes: Any) -> nn.Module:
     """A training run of 12 steps or so, in and into a folder of its own."""
     folder.mkdir(exist_ok=True)
     return fitted(tiny_vit().module, label_objective(3), LABELLED, folder, context, **changes)
@@ -80,7 +80,7 @@ def fitted(
     context: Context,
     val: Dataset | None = None,
     save_every_s: float = 20.0,
-    **changes: object,
+    **changes: Any,
 ) -> nn.Module:
     config = train_config(**{"epochs": 3, "optimizer": "sgd", "learning_rate": 0.1, **changes})
     at = replace(context, work=folder)
@@ -96,7 +96,7 @@ def teacher(taps: tuple[Objective, ...] = (), shard: bool = False) -> LiveTeache
     return LiveTeacher(tiny_vit(seed=7).module, io, io.classes, cpu, teacher_taps(taps) or None, shard=shard)
 
 
-def distil(folder: Path, context: Context, who: Teacher | None = None, **changes: object) -> nn.Module:
+def distil(folder: Path, context: Context, who: Teacher | None = None, **changes: Any) -> nn.Module:
     folder.mkdir(exist_ok=True)
     objective = distillation_objective(TERMS, who or teacher(shard=is_asked(context)), 3, label_smoothing=0.1)
     changes = {"batch_size": 7, "augmentation": MIXED, "epochs": 2, **changes}
@@ -134,7 +134,7 @@ def distil_by_plain_images(folder: Path, context: Context) -> nn.Module:
     return distil(folder, context, who, augmentation=Augmentation(scale=(0.9, 1.0)))
 
 
-LONG = {"epochs": 12, "learning_rate": 0.02}
+LONG: dict[str, Any] = {"epochs": 12, "learning_rate": 0.02}
 Case = Callable[[Path, Context], nn.Module]
 CASES: dict[str, Case] = {
     "labels": train,
@@ -174,9 +174,9 @@ class Heard(PlainProgress):
         self.lines.append(line)
 
 
-def launch(run: Callable[..., Contents], folder: Path, ranks: int, **changes: object) -> Contents:
+def launch(run: Callable[..., Contents], folder: Path, ranks: int, **changes: Any) -> Contents:
     folder.mkdir(exist_ok=True)
-    context = Context(**{"ranks": ranks, "work": folder, "workers": 0, "stage_id": "student", **changes})  # type: ignore[arg-type]
+    context = Context(**{"ranks": ranks, "work": folder, "workers": 0, "stage_id": "student", **changes})
     return run(train_config(), {}, context, folder)
 
 
@@ -336,7 +336,7 @@ def test_bug_keeps_the_traceback_of_its_rank(tmp_path: Path) -> None:
         launch(has_a_bug, tmp_path, 2)
 
 
-HALF_TRAINED = {"optimizer": "adamw", "learning_rate": 2e-3, "ema_decay": 0.9, "save_every_s": 0.0}
+HALF_TRAINED: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 2e-3, "ema_decay": 0.9, "save_every_s": 0.0}
 
 
 @on_ranks
@@ -401,7 +401,7 @@ def test_units_are_blocks_also_where_a_stage_is_no_sequence() -> None:
     ("changes", "expected"),
     [({"optimizer": "muon"}, "adamw"), ({"precision": "float16"}, "bfloat16"), ({"compile": True}, "compile: false")],
 )
-def test_options_that_weights_in_parts_do_not_allow_are_refused(changes: dict[str, object], expected: str) -> None:
+def test_options_that_weights_in_parts_do_not_allow_are_refused(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(
         RecipeError, match=rf"(?s)stage 'model'.*'{next(iter(changes))}' does not go with --shard.*{expected}"
     ):
@@ -461,11 +461,11 @@ class Run:
         arguments = ["run", str(folder / "recipe.yaml"), "--runs", str(self.runs), "--workers", "0", "--json"]
         self.command = [*launcher, *EDGEVIT, *arguments, "--device", "cpu", *options]
 
-    def finish(self) -> dict[str, dict[str, object]]:
+    def finish(self) -> dict[str, dict[str, Any]]:
         """Run to the end; what each stage made."""
         answer = subprocess.run(self.command, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
-        stages: dict[str, dict[str, object]] = json.loads(answer.stdout)["stages"]
+        stages: dict[str, dict[str, Any]] = json.loads(answer.stdout)["stages"]
         return stages
 
     def start(self) -> subprocess.Popen[str]:
@@ -477,7 +477,7 @@ class Run:
         return any(self.runs.glob(".store/work/*/last.pt"))
 
 
-def digests(stages: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+def digests(stages: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
     return {name: stage["digest"] for name, stage in stages.items()}
 
 

@@ -28,7 +28,7 @@ def batches(augmentation: Augmentation | None = MIXING, epochs: int = 3, part: i
 
 def same(ours: Batch, theirs: Batch) -> bool:
     return all(
-        torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+        torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right  # type: ignore[arg-type]
         for left, right in zip(ours, theirs, strict=True)
     )
 

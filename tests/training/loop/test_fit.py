@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ from tests.learning import blobs, tiny_token_vit, tiny_vit, train_config
 
 
 def trained(
-    folder: Path, val: Dataset | None = None, workers: int = 0, model: nn.Module | None = None, **changes: object
+    folder: Path, val: Dataset | None = None, workers: int = 0, model: nn.Module | None = None, **changes: Any
 ) -> tuple[nn.Module, float | None]:
     folder.mkdir(parents=True, exist_ok=True)
     return fit(
@@ -93,7 +94,7 @@ def test_it_learns(tmp_path: Path) -> None:
 
 def test_the_accuracy_of_answers_that_are_no_numbers_is_none() -> None:
     built = tiny_vit()
-    nn.init.constant_(built.module.head.bias, math.nan)  # type: ignore[union-attr, arg-type]
+    nn.init.constant_(built.module.head.bias, math.nan)  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match="no numbers"):
         accuracy(built.module, blobs(), built.preprocess, torch.device("cpu"))
 
@@ -128,14 +129,14 @@ class Killed(Exception):
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"precision": "float16", "clip_grad_norm": 1.0}], ids=str)
 @pytest.mark.parametrize("killed_at", [1, 5, 7])
 def test_run_that_was_broken_off_ends_as_an_unbroken_one(
-    tmp_path: Path, killed_at: int, changes: dict[str, object]
+    tmp_path: Path, killed_at: int, changes: dict[str, Any]
 ) -> None:
     val = blobs("blobs.val", 2, seed=9)
     changes = {"epochs": 3, **changes}
     unbroken, _ = trained(tmp_path / "unbroken", val, **changes)
     calls = 0
 
-    def breaks(outputs: Tensor, batch: Batch) -> Tensor:
+    def breaks(outputs: Outputs, batch: Batch) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == killed_at:
@@ -229,7 +230,7 @@ def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) 
     """A process that loads images is killed in a step: torch notices wherever the training then is."""
     calls = 0
 
-    def killing(outputs: Tensor, batch: Batch) -> Tensor:
+    def killing(outputs: Outputs, batch: Batch) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == dies_at:
@@ -283,7 +284,7 @@ def test_damaged_log_is_written_anew_from_the_saved_state(tmp_path: Path, damage
 def test_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     calls = 0
 
-    def poisoned(outputs: Tensor, batch: Batch) -> Tensor:
+    def poisoned(outputs: Outputs, batch: Batch) -> Tensor:
         nonlocal calls
         calls += 1
         return label_objective(3)(outputs, batch) * (float("nan") if calls == 6 else 1.0)
@@ -343,7 +344,7 @@ def test_weight_that_broke_in_the_last_step_names_that_step_and_its_rate(tmp_pat
     model = tiny_vit().module
     calls = 0
 
-    def breaks_the_last(outputs: Tensor, batch: Batch) -> Tensor:
+    def breaks_the_last(outputs: Outputs, batch: Batch) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == 4:
@@ -462,7 +463,7 @@ class Hungry(nn.Module):
 def test_batch_that_memory_does_not_hold_is_answered_with_one_that_fits(tmp_path: Path) -> None:
     hungry = Hungry()
     with pytest.raises(TrainingError, match="the memory does not hold this batch") as caught:
-        trained(tmp_path, model=hungry, batch_size=24)  # type: ignore[arg-type]
+        trained(tmp_path, model=hungry, batch_size=24)
     assert "24 images at once on cpu" in str(caught.value)
     assert re.search(r"set accumulation: \d+, which keeps the batch of 24", str(caught.value))
     assert not (tmp_path / "last.pt").exists()

@@ -54,7 +54,7 @@ def vit_setup() -> TrainingSetup:
 
 
 def on_vit(config: Training, steps: int = 20, **how: float) -> RangeTest:
-    return range_test(vit_setup(), config, Context(workers=0), steps=steps, **how)  # type: ignore[arg-type]
+    return range_test(vit_setup(), config, Context(workers=0), steps=steps, **how)
 
 
 @pytest.mark.parametrize("curvature", [1.0, 30.0, 1000.0])
@@ -72,7 +72,7 @@ def test_losses_are_those_of_torchs_own_optimiser_at_these_rates() -> None:
     found = on_quadratic(3.0, lowest=1e-3, highest=1e-1, steps=30)
     ratios = [right / left for left, right in pairwise(found.learning_rates)]
     assert ratios == pytest.approx([100 ** (1 / 29)] * 29)
-    assert (found.learning_rates[0], found.learning_rates[-1]) == (pytest.approx(1e-3), pytest.approx(1e-1))
+    assert (found.learning_rates[0], found.learning_rates[-1]) == (pytest.approx(1e-3), pytest.approx(1e-1))  # type: ignore[comparison-overlap]
     place = torch.tensor(START, requires_grad=True)
     optimizer = torch.optim.SGD([place], lr=1.0, momentum=MOMENTUM, nesterov=True)
     losses = []
