@@ -53,6 +53,8 @@ def run_python(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    if words[0] == "torchrun":  # its script may lie elsewhere than this Python
+        words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
     here = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(words, cwd=folder, env=here, capture_output=True, text=True, check=False)
 
