@@ -74,8 +74,8 @@ def _shots(train: Dataset) -> int:
 def _class_level(folder: Path) -> Literal["top", "leaf"]:
     """`leaf` where class folders hold folders themselves."""
     tops = [folder / name for name in split_folders(folder, of_classes=True)] or [folder]
-    class_folders = [one for top in tops for one in top.iterdir() if one.is_dir()]
-    nested = any(inner.is_dir() for one in class_folders for inner in one.iterdir())
+    class_folders = [folder for top in tops for folder in top.iterdir() if folder.is_dir()]
+    nested = any(inner.is_dir() for folder in class_folders for inner in folder.iterdir())
     return "leaf" if nested else "top"
 
 

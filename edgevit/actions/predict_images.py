@@ -48,21 +48,21 @@ def predict_images(
     """
     spec = model.io
     names = classes[0].classes if classes else spec.classes
-    found = Predicted([], [], [])
+    predicted = Predicted([], [], [])
     with target_for("local-cpu").open(model, SessionOptions()) as session:
-        for name, image in list(_images(images, found)):
+        for name, image in list(_images(images, predicted)):
             try:
                 picture = read_image(image) if isinstance(image, Path) else image
             except (DataError, OSError) as error:
-                found.unread.append(error)
+                predicted.unread.append(error)
                 continue
             confidence = _confidence(picture, session, classes[1] if classes else None)
             if not np.isfinite(confidence).all():
                 raise non_finite_scores(name)
             best = np.argsort(-confidence, kind="stable")[:top]
             labels = [{"label": names[i], "confidence": round(float(confidence[i]), 4)} for i in best]
-            found.answers.append({"image": name, "labels": labels})
-    return found
+            predicted.answers.append({"image": name, "labels": labels})
+    return predicted
 
 
 def _confidence(picture: NDArray[np.uint8], session: Session, classes: PrototypeHead | None) -> NDArray[np.float64]:
@@ -78,11 +78,11 @@ def _confidence(picture: NDArray[np.uint8], session: Session, classes: Prototype
 
 
 def _images(
-    images: Sequence[Path | NDArray[np.uint8]], found: Predicted
+    images: Sequence[Path | NDArray[np.uint8]], predicted: Predicted
 ) -> Iterator[tuple[str, Path | NDArray[np.uint8]]]:
     """The name of each image, and the image; of a folder, every image below it, sorted.
 
-    Files that are passed over are noted in `found`.
+    Files that are passed over are noted in `predicted`.
     """
     for position, path in enumerate(images):
         if not isinstance(path, Path):
@@ -93,8 +93,8 @@ def _images(
             continue
         below = pictures_below(path)
         notes = [f"{printable_path(path)}: {note}" for note in passed_over_notes(below.passed_over, path)]
-        found.notes.extend(notes)
-        found.unread.extend(
+        predicted.notes.extend(notes)
+        predicted.unread.extend(
             DataError(f"the folder cannot be listed: {error.strerror}", where=printable_path(error.filename))
             for error in below.unreadable
         )

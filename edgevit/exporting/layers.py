@@ -50,9 +50,9 @@ def layers_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> di
             paths[digest].append(path)
     return {
         output: path
-        for digest, found in outputs.items()
-        if len(paths[digest]) == len(found)
-        for output, path in zip(found, paths[digest], strict=True)
+        for digest, names in outputs.items()
+        if len(paths[digest]) == len(names)
+        for output, path in zip(names, paths[digest], strict=True)
     }
 
 

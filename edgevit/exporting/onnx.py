@@ -148,7 +148,7 @@ def _example(spec: IOSpec, dynamic: bool) -> torch.Tensor:
 
 def _with_batch(spec: IOSpec, batch: int | str) -> IOSpec:
     tensors = {
-        name: tuple(one.model_copy(update={"shape": (batch, *one.shape[1:])}) for one in getattr(spec, name))
+        name: tuple(tensor.model_copy(update={"shape": (batch, *tensor.shape[1:])}) for tensor in getattr(spec, name))
         for name in ("inputs", "outputs")
     }
     return spec.model_copy(update=tensors)

@@ -57,7 +57,7 @@ class EmbeddingCache:
 
     def rows(self, canvases: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """A row for each canvas (N, H, W, 3), computed for those that are not known."""
-        keys = [hashlib.blake2b(one.tobytes(), digest_size=KEY_BYTES).digest() for one in canvases.numpy()]
+        keys = [hashlib.blake2b(canvas.tobytes(), digest_size=KEY_BYTES).digest() for canvas in canvases.numpy()]
         missing = [place for place, key in enumerate(keys) if key not in self._places]
         if missing:
             self._add([keys[place] for place in missing], compute(canvases[missing]))

@@ -63,9 +63,9 @@ class FrozenModel:
         kept = self._kept
         if kept is None:
             return over_canvases(self._computed, views, 0, batch_size, bar)
-        found = over_canvases(lambda canvases: kept.rows(canvases, self._computed), views, 0, batch_size, bar)
+        features = over_canvases(lambda canvases: kept.rows(canvases, self._computed), views, 0, batch_size, bar)
         kept.save()
-        return found
+        return features
 
     def embeddings_of_views(
         self, dataset: Dataset, augmentation: Augmentation, view: int, seed: int, bar: Bar | None = None
@@ -123,8 +123,8 @@ def _in_onnxruntime(model: nn.Module, preprocess: Preprocess, embedding: bool) -
     image, output = spec.inputs[0].name, EMBEDDING if embedding else spec.outputs[0].name
 
     def forward(images: Tensor) -> Tensor:
-        (found,) = session.run([output], {image: images.contiguous().numpy()})
-        return torch.from_numpy(found)
+        (features,) = session.run([output], {image: images.contiguous().numpy()})
+        return torch.from_numpy(features)
 
     try:
         agrees = deviation(forward, Pooled(model) if embedding else model, preprocess) <= LARGEST_DEVIATION

@@ -198,10 +198,10 @@ def _runs_in_a_slot(work: Work, plan: MeasurePlan, clock: Clock) -> int:
 
 
 def _warnings(samples_ms: Samples) -> list[str]:
-    found = []
+    warnings = []
     variation, change = coefficient_of_variation(samples_ms), drift(samples_ms)
     if variation > NOISY_ABOVE:
-        found.append(f"the runs scatter by {variation:.0%} of their mean: other work, or throttling, disturbed them")
+        warnings.append(f"the runs scatter by {variation:.0%} of their mean: other work, or throttling, disturbed them")
     if change > DRIFT_ABOVE:
-        found.append(f"the last third was {change:.0%} slower than the first: the machine may have throttled")
-    return found
+        warnings.append(f"the last third was {change:.0%} slower than the first: the machine may have throttled")
+    return warnings

@@ -21,16 +21,18 @@ def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out:
     with target_for(config.target).open(model, SessionOptions(threads=usable_cpus())) as session:
         metrics = PROTOCOLS[config.protocol](config, inputs, session, context, out)
     logs = ("episodes.json",) if config.protocol == "episodes" else ()  # for the times in it
-    found = {**metrics, **_learned_too(inputs), "runtime": runtime_of(model), "target": config.target}
-    return Contents(kind="evaluation", metrics=found, logs=logs)
+    recorded = {**metrics, **_learned_too(inputs), "runtime": runtime_of(model), "target": config.target}
+    return Contents(kind="evaluation", metrics=recorded, logs=logs)
 
 
 def _learned_too(inputs: Mapping[str, Artifact]) -> Json:
     """The tested pictures that the model, or a teacher of it, has learned from; nothing where there are none."""
     behind = data_behind(inputs["model"])
     overlaps = inputs["data"].manifest.provenance.get(LEARNED_TOO, [])
-    found = [{key: one[key] for key in one if key != "digest"} for one in overlaps if one["digest"] in behind]
-    return {LEARNED_TOO: found} if found else {}
+    learned = [
+        {key: overlap[key] for key in overlap if key != "digest"} for overlap in overlaps if overlap["digest"] in behind
+    ]
+    return {LEARNED_TOO: learned} if learned else {}
 
 
 def _standard(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path) -> Json:

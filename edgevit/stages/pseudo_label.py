@@ -35,9 +35,9 @@ def run(config: PseudoLabel, inputs: Mapping[str, Artifact], context: Context, o
     write_guesses(guesses, kept, out / GUESSES)
     counts = np.bincount(guesses.labels[kept], minlength=len(guesses.classes)).tolist()
     per_class = dict(zip(guesses.classes, counts, strict=True))
-    found = f"kept {len(kept)} of {len(guesses.labels)} at ≥ {config.threshold:.2f}"
+    kept_text = f"kept {len(kept)} of {len(guesses.labels)} at ≥ {config.threshold:.2f}"
     how = f"T = {temperature:.3g}" if fitted else "not calibrated"
-    progress.say(f"    {found} ({how}), {min(counts)} to {max(counts)} a class")
+    progress.say(f"    {kept_text} ({how}), {min(counts)} to {max(counts)} a class")
     if missing := [name for name, count in per_class.items() if not count]:
         progress.say(f"    no image for {len(missing)} of {len(counts)} classes: {listed(missing)}")
     return Contents(

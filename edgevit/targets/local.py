@@ -50,15 +50,15 @@ class LocalGpu:
     runtimes = (TORCH.name,)
 
     def describe(self, runtime: str) -> TargetInfo:
-        found = gpus()
-        if not found:
+        devices = gpus()
+        if not devices:
             raise TargetError(
                 "there is no NVIDIA GPU here",
                 where=self.name,
                 got="nvidia-smi lists none",
                 next="set target: local-cpu, or install NVIDIA's driver",
             )
-        return _info(self.name, runtime, self.runtimes, {"gpu": found[0], "cpu": cpu()["model"]})
+        return _info(self.name, runtime, self.runtimes, {"gpu": devices[0], "cpu": cpu()["model"]})
 
     def compile(self, model: Artifact, out: Path) -> Json:
         raise _not_here(ONNXRUNTIME.name, self.name, self.runtimes)

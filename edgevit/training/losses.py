@@ -47,7 +47,7 @@ def decoupled_distillation(
     the label, each renormalised. `labels` (samples,) int64.
     """
     is_label = functional.one_hot(labels, logits.shape[-1]).bool()
-    teacher_log, student_log = ((one / temperature).log_softmax(-1) for one in (teacher_logits, logits))
+    teacher_log, student_log = ((scores / temperature).log_softmax(-1) for scores in (teacher_logits, logits))
     target = _kl_divergence(_two_way(teacher_log, is_label), _two_way(student_log, is_label))
     rest = _kl_divergence(_among_others(teacher_log, is_label), _among_others(student_log, is_label))
     return (alpha * target + beta * rest) * temperature**2
@@ -87,7 +87,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     Maps are (samples, channels, height, width), of any number of channels; the teacher's is resized to the student's
     positions first. Zagoruyko and Komodakis 2017, eq. 2 with p = 2, averaged over positions as in their code.
     """
-    ours, theirs = (_attention(one) for one in (student, _at_positions_of(student, teacher)))
+    ours, theirs = (_attention(feature_map) for feature_map in (student, _at_positions_of(student, teacher)))
     return (ours - theirs).square().mean()
 
 

@@ -64,13 +64,13 @@ def fake_quantization(
     chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
     calibration_doubts(dataset, chosen, exported.spec, config.id, context.progress)
     batches = image_batches(dataset, chosen.calibration, exported.spec, context.progress, "calibrate")
-    found = calibrated(exported.model, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
+    calibration = calibrated(exported.model, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
     paths = exported.layers
-    layers = {paths[layer.output]: layer for layer in found.layers() if layer.output in paths}
-    _mention_others([layer.output for layer in found.layers() if layer.output not in paths], config, context)
+    layers = {paths[layer.output]: layer for layer in calibration.layers() if layer.output in paths}
+    _mention_others([layer.output for layer in calibration.layers() if layer.output not in paths], config, context)
     if not layers:
         raise ArtifactError("no layer of this model can be trained to be rounded", where=config.id)
-    return FakeQuantization(layers, found.ranges, found.dialect, config.learn_ranges)
+    return FakeQuantization(layers, calibration.ranges, calibration.dialect, config.learn_ranges)
 
 
 def _mention_others(tensors: list[str], config: Qat, context: Context) -> None:

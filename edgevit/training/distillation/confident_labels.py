@@ -55,7 +55,7 @@ def calibrate(teacher: BuiltModel, dataset: Dataset, device: torch.device, progr
     labels = _calibration_labels(teacher.classes, dataset)
     logits = logits_of(teacher, dataset, device, progress)
     temperature = fitted_temperature(logits, labels)
-    before, after = (softmax(logits, one).max(-1) for one in (1.0, temperature))
+    before, after = (softmax(logits, t).max(-1) for t in (1.0, temperature))
     return Calibration(temperature, logits.argmax(-1) == labels, before, after)
 
 
@@ -164,10 +164,10 @@ def _calibration_labels(classes: tuple[str, ...], dataset: Dataset) -> Labels:
 
 def _none_is_sure(guesses: Guesses, threshold: float) -> DataError:
     lower = [(level, int((guesses.confidence >= level).sum())) for level in np.arange(9, 0, -1) / 10]
-    found = [f"{count} at ≥ {level:g}" for level, count in lower if count and level < threshold]
+    counts = [f"{count} at ≥ {level:g}" for level, count in lower if count and level < threshold]
     return DataError(
         f"the teacher is sure of none of the {len(guesses.labels)} images",
-        got=f"highest confidence {guesses.confidence.max():.3f}" + (f"; {', '.join(found[:3])}" if found else ""),
+        got=f"highest confidence {guesses.confidence.max():.3f}" + (f"; {', '.join(counts[:3])}" if counts else ""),
         expected=f"at least {threshold:g}",
         next="lower the threshold, or adapt the teacher to such images first",
     )

@@ -104,14 +104,14 @@ class Teaching:
     def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
         """All that decides a batch and what the teachers say of it."""
         config = self._config
-        weights = [one.weight for one in config.teachers] or [1.0]
+        weights = [teacher.weight for teacher in config.teachers] or [1.0]
         counts = batch_shares([stream.share for stream in config.streams], config.batch_size)
         return {
             "version": config.version,
-            "teachers": [one.digest for one in self._artifacts],
+            "teachers": [artifact.digest for artifact in self._artifacts],
             "teacher_weights": [weight / sum(weights) for weight in weights],
             "class_names": self._classes,
-            "streams": [[one.digest, count] for one, count in zip(data, counts, strict=True)],
+            "streams": [[dataset.digest, count] for dataset, count in zip(data, counts, strict=True)],
             "batch_size": config.batch_size,
             "accumulation": config.accumulation,
             "ranks": processes.count(),
@@ -164,4 +164,4 @@ class _Watched:
 
 def common_canvas(student: Preprocess, teachers: Sequence[Preprocess]) -> Preprocess:
     """The largest input of all: each model makes its own picture of this one view, and none sees a blown-up one."""
-    return max([student, *teachers], key=lambda one: one.height * one.width)
+    return max([student, *teachers], key=lambda preprocess: preprocess.height * preprocess.width)

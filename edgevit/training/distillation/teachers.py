@@ -98,7 +98,7 @@ class LiveTeacher:
                 answer, features = self._taps.forward(self._model, images)
                 assert isinstance(answer, Tensor)
                 logits = answer
-        features = {term: [one.float() for one in maps] for term, maps in features.items()}
+        features = {term: [feature_map.float() for feature_map in maps] for term, maps in features.items()}
         return Answer(None if self._columns is None else logits[:, self._columns].float(), features)
 
 

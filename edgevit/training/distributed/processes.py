@@ -256,7 +256,11 @@ class _Ranks:
 
     def _dead(self) -> list[int]:
         """The ranks that ended without a word."""
-        heard = {*self._results, *self._errors, *(number for one, number in self._open.items() if one.poll())}
+        heard = {
+            *self._results,
+            *self._errors,
+            *(number for connection, number in self._open.items() if connection.poll()),
+        }
         return [
             number
             for number, process in enumerate(self._processes)

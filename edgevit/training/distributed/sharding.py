@@ -60,8 +60,8 @@ def units(model: nn.Module) -> list[nn.Module]:
     bare sequence among them is none itself.
     """
     least = LEAST_SHARE * params_of(model)
-    elements = [one for sequence in model.modules() if _is_sequence(sequence) for one in sequence.children()]
-    large = {id(one) for one in elements if type(one) not in SEQUENCES and params_of(one) >= least}
+    elements = [element for sequence in model.modules() if _is_sequence(sequence) for element in sequence.children()]
+    large = {id(element) for element in elements if type(element) not in SEQUENCES and params_of(element) >= least}
     return [module for module in reversed(list(model.modules())) if id(module) in large]
 
 
@@ -80,9 +80,9 @@ def whole(state: Any, keep: bool = True) -> Any:
     All ranks call it.
     """
     if isinstance(state, Mapping):
-        return {name: whole(one, keep) for name, one in state.items()}
+        return {name: whole(value, keep) for name, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return [whole(one, keep) for one in state]
+        return [whole(value, keep) for value in state]
     if not isinstance(state, DTensor):
         return state
     together = state.full_tensor()
@@ -92,14 +92,16 @@ def whole(state: Any, keep: bool = True) -> Any:
 def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """The module with these whole tensors, of which each rank takes its part."""
     own = module.state_dict()
-    module.load_state_dict({name: _part_of(one, own[name]) if name in own else one for name, one in state.items()})
+    module.load_state_dict(
+        {name: _part_of(value, own[name]) if name in own else value for name, value in state.items()}
+    )
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """The same for an optimiser, whose tensors are shaped as their parameters are."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own = {
-        index: {name: _part_of(one, parameters[index]) for name, one in kept.items()}
+        index: {name: _part_of(value, parameters[index]) for name, value in kept.items()}
         for index, kept in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": own})

@@ -92,7 +92,7 @@ class Batch(NamedTuple):
         return self._with_each(lambda tensor: tensor[number::parts])._replace(whole=self.counts)
 
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        changed = {name: change(one) for name, one in self._asdict().items() if isinstance(one, Tensor)}
+        changed = {name: change(value) for name, value in self._asdict().items() if isinstance(value, Tensor)}
         return self._replace(**changed)  # type: ignore[arg-type]
 
 
@@ -150,7 +150,8 @@ class Batches(TorchDataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         views = [view for stream in range(len(self.streams)) for view in self._views_of(stream, step)]
         labels, streams, samples = (
-            torch.tensor(column) for column in zip(*((one.label, one.stream, one.sample) for one in views), strict=True)
+            torch.tensor(column)
+            for column in zip(*((view.label, view.stream, view.sample) for view in views), strict=True)
         )
         mixture = self._mixture(step, streams)
         everyone = torch.arange(len(views))

@@ -135,8 +135,8 @@ class _Run:
         if self.sharded:
             sharding.check_can_shard(config)
             self.unsharded = copy.deepcopy(model)
-        for one in (self.model,) if self.ema is None else (self.model, self.ema.module):
-            self._place(one)
+        for model in (self.model,) if self.ema is None else (self.model, self.ema.module):
+            self._place(model)
         self.frozen = freeze(self.model, config)
         self.optimizer = optimizer_for(self.model, config)
         steps_per_epoch = batches.total_steps / max(1, config.epochs)
@@ -435,7 +435,7 @@ class _Average(ModelEmaV3):
     """Averages each tensor once, however many modules hold it: under fake quantization, layers share their ranges."""
 
     def apply_update_(self, model: nn.Module, decay: float) -> None:
-        ours, theirs = (map(sharding.local, one.state_dict().values()) for one in (self.module, model))
+        ours, theirs = (map(sharding.local, side.state_dict().values()) for side in (self.module, model))
         both = zip(ours, theirs, strict=True)
         once = {own.data_ptr(): (own, new) for own, new in both}.values()
         floats = [pair for pair in once if pair[0].is_floating_point()]
@@ -493,7 +493,9 @@ def _float32(outputs: Outputs) -> Outputs:
     if isinstance(outputs, WithFeatures):
         answer = _float32(outputs.answer)
         assert not isinstance(answer, WithFeatures)
-        return WithFeatures(answer, {term: [one.float() for one in maps] for term, maps in outputs.features.items()})
+        return WithFeatures(
+            answer, {term: [feature_map.float() for feature_map in maps] for term, maps in outputs.features.items()}
+        )
     if isinstance(outputs, TwoLogits):
         return TwoLogits(*(logits.float() for logits in outputs))
     return outputs.float()
