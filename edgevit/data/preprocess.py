@@ -37,7 +37,7 @@ LINKED_FOLDERS = "links to folders"
 SHOWN = 5  # file names in a note
 
 # Errors of Pillow's decoders on damaged bytes, besides ValueError.
-_DECODER_ERRORS = (OSError, SyntaxError, EOFError, struct.error, TypeError, LookupError, OverflowError)
+_DECODER_ERRORS = (OSError, SyntaxError, EOFError, struct.error, TypeError, LookupError, OverflowError, RuntimeError)
 _BAND = 2**20  # pixels that are converted at a time
 _ORIENTATION = 0x0112  # EXIF's tag
 _large_picture_lock = threading.Lock()

@@ -154,6 +154,13 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int):
         read_image(bomb)
 
 
+def test_an_avif_file_without_its_image_is_refused():
+    content = bytearray(encoded(Image.fromarray(np.tile(RGB, (4, 4, 1))), "AVIF"))
+    content[len(content) // 4] = 0  # libavif: "Missing or empty image item", which Pillow raises as RuntimeError
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        read_image(bytes(content))
+
+
 @given(
     format=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "QOI"]),
     damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),

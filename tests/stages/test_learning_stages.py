@@ -72,7 +72,7 @@ def test_load_takes_a_users_weights_and_their_number_of_classes(tmp_path: Path) 
 
 def test_load_refuses_weights_from_two_places(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").touch()
-    with pytest.raises(RecipeError, match="one place"):
+    with pytest.raises(RecipeError, match="one source"):
         workbench().run("load", "both", **VIT, pretrained=True, weights=str(tmp_path / "w.safetensors"))
 
 

@@ -265,7 +265,7 @@ def test_a_checkpoint_is_profiled_in_torch():
     assert (found.metrics["runtime"], found.metrics["precision"]) == ("torch", "float32")
     with pytest.raises(TargetError, match="half precision"):
         workbench().run("profile", "half", model=checkpoint().id, precision="float16")
-    with pytest.raises(TargetError, match="precision that it says itself"):
+    with pytest.raises(TargetError, match="runs in its own precision"):
         workbench().run("profile", "half-onnx", model=float_onnx().id, precision="float16")
 
 
