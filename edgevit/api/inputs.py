@@ -19,7 +19,9 @@ from edgevit.errors import DataError
 
 if TYPE_CHECKING:
     from edgevit.actions.single_stage import SingleStages
-    from edgevit.api.model import ImageLike
+
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
 
 class LabelledImages(Protocol):

@@ -13,12 +13,9 @@ from edgevit.artifacts import Artifact, Preprocess
 from edgevit.errors import ArtifactError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import PIL.Image
-    from numpy.typing import NDArray
     from torch import nn
 
-    ImageLike = str | Path | PIL.Image.Image | NDArray[np.uint8]
+    from edgevit.api.inputs import ImageLike
 
 
 @dataclass(frozen=True)
