@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -292,11 +295,27 @@ def naming_dead_workers(workers: int) -> Iterator[None]:
     except (RuntimeError, OSError, EOFError) as error:
         if not any(words in str(error) for words in _LOADER_DIED) and not (workers and _is_of_a_lost_sender(error)):
             raise
+        _end_workers(error)
         raise DataError(
             "a process that loads images died",
             got=first_line(error),
             next="it may have run out of memory, also of shared memory: fewer --workers, or --workers 0",
         ) from None
+
+
+def _end_workers(error: BaseException) -> None:
+    """End the other processes of a loader of which one died. Frames of the error would keep the loader alive.
+
+    As long as torch knows of the dead process, it raises again at the exit of any child of this process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        traceback.clear_frames(error.__traceback__)
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _say_nothing_of_lost_readers(worker: int) -> None:

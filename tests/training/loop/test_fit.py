@@ -252,6 +252,10 @@ def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) 
             save_every_s=0.0,
         )
     torch.set_grad_enabled(True)  # torch may have raised where it was about to be set back
+    subprocess.run(
+        [sys.executable, "-c", ""], check=True
+    )  # torch raises at the exit of any child if it knows a dead one
+    assert multiprocessing.active_children() == []
     saved = TrainingState(Context(work=folder)).saved_step()
     assert saved is None or saved >= dies_at - 1
 
