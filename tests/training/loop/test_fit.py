@@ -240,7 +240,7 @@ def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) 
         return label_objective(3)(outputs, batch)
 
     folder.mkdir(exist_ok=True)
-    with pytest.raises(DataError, match="a process that loads images died"):
+    with pytest.raises(DataError, match="a process that loads images died") as caught:
         fit(
             tiny_vit().module,
             killing,
@@ -255,7 +255,7 @@ def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) 
     subprocess.run(
         [sys.executable, "-c", ""], check=True
     )  # torch raises at the exit of any child if it knows a dead one
-    assert multiprocessing.active_children() == []
+    assert multiprocessing.active_children() == [], f"kept alive by the frames of {caught.value!r}"
     saved = TrainingState(Context(work=folder)).saved_step()
     assert saved is None or saved >= dies_at - 1
 
