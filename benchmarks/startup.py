@@ -1,4 +1,4 @@
-"""CPU seconds of `edgevit --help`, and wall seconds of running a finished recipe again.
+"""CPU seconds of `edgevit --help` and of `import edgevit`, and wall seconds of running a finished recipe again.
 
     python -m benchmarks.startup [--recipe recipes/quickstart.yaml --runs runs]
 
@@ -25,7 +25,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
     edgevit = str(Path(sys.executable).with_name("edgevit"))
-    result = {"help_cpu_s": spread([_cpu_s([edgevit, "--help"])[0] for _ in range(REPEATS)])}
+    result = {
+        "help_cpu_s": spread([_cpu_s([edgevit, "--help"])[0] for _ in range(REPEATS)]),
+        "import_cpu_s": spread([_cpu_s([sys.executable, "-c", "import edgevit"])[0] for _ in range(REPEATS)]),
+    }
     if (arguments.runs / ".store").is_dir():
         again = [edgevit, "run", str(arguments.recipe), "--runs", str(arguments.runs)]
         result["finished_run_wall_s"] = spread([_cpu_s(again)[1] for _ in range(5)])

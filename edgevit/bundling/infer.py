@@ -31,7 +31,7 @@ Image = str | Path | npt.NDArray[np.uint8]
 Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs, input by its name) → the outputs
 ERRORS_ONLY = 3
 RECORD = "bundle.json"
-NEEDED = ("model.onnx", "labels.txt", "iospec.json", "infer.py", "preprocess.py", "class_scores.py")
+NEEDED = ("model.onnx", "labels.txt", "iospec.json", "infer.py", "preprocess.py", "answers.py")
 LARGEST_TEXT = 2**26  # bytes of a file that is read as a whole
 LARGEST_SIDE = 2**13  # pixels of the model's input
 LARGEST_BATCH = 2**10
@@ -151,7 +151,7 @@ class Classifier:
         return results
 
     def _likeliest(self, logits: npt.NDArray[Any], top: int) -> list[tuple[str, float]]:
-        class_scores = shipped("class_scores")
+        class_scores = shipped("answers")
         meaning = class_scores.LOGITS if self._answers_by_head else self.spec["outputs"][0].get("meaning", "")
         confidence = class_scores.probabilities(logits[np.newaxis], meaning)[0]
         best = np.argsort(-confidence, kind="stable")[:top]

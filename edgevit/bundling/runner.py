@@ -9,10 +9,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RECORD = "bundle.json"
-RUNNER = {
+RUNNER = {  # by their names in a bundle, which edgevit reads in bundles of earlier releases, too
     "infer.py": HERE / "infer.py",
     "preprocess.py": HERE.parent / "data" / "preprocess.py",
-    "class_scores.py": HERE.parent / "graphs" / "class_scores.py",
+    "answers.py": HERE.parent / "graphs" / "class_scores.py",
 }
 ENROLLING = {"enroll.py": HERE / "enroll.py", "prototypes.py": HERE / "prototypes.py"}
 

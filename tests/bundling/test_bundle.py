@@ -20,7 +20,7 @@ from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from tests.bundling.small_model import CLASSES, small_model, with_weights_beside
 
-PROGRAMS = {"infer.py", "preprocess.py", "class_scores.py"}
+PROGRAMS = {"infer.py", "preprocess.py", "answers.py"}
 FILES = {"model.onnx", "labels.txt", "iospec.json", "requirements.txt", "README.md"} | PROGRAMS
 
 
@@ -82,7 +82,7 @@ def test_runner_and_preprocessing_are_copied_verbatim(bundle: Path):
     package = Path(edgevit.__file__).parent
     assert (bundle / "infer.py").read_bytes() == (package / "bundling" / "infer.py").read_bytes()
     assert (bundle / "preprocess.py").read_bytes() == (package / "data" / "preprocess.py").read_bytes()
-    assert (bundle / "class_scores.py").read_bytes() == (package / "graphs" / "class_scores.py").read_bytes()
+    assert (bundle / "answers.py").read_bytes() == (package / "graphs" / "class_scores.py").read_bytes()
     for name in PROGRAMS:
         assert "import edgevit" not in (bundle / name).read_text()
         assert "from edgevit" not in (bundle / name).read_text()

@@ -202,4 +202,4 @@ def test_an_output_without_a_type_or_with_a_wrong_one_is_as_onnxruntime_gives_it
 
 
 def test_bundles_carry_the_file_that_computes_probabilities():
-    assert RUNNER["class_scores.py"] == Path(class_scores.__file__)
+    assert RUNNER["answers.py"] == Path(class_scores.__file__)

@@ -1,0 +1,57 @@
+"""The keys of stages are those of the first release: finished results of earlier releases are found.
+
+A stage whose result changes gets another `version`, and another key here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgevit.configs import STAGES, references
+from edgevit.store import Store, dotted, ingredients
+
+KEYS: dict[str, tuple[dict[str, Any], str]] = {
+    "load": ({"model": "test_vit"}, "783c53bf84d3"),
+    "train": ({"model": "test_vit", "data": "d"}, "43dca5b370df"),
+    "fewshot": ({"model": "m", "support": "s", "pool": "p"}, "6dd8d354bbff"),
+    "distill": (
+        {
+            "teacher": "t",
+            "model": "test_vit",
+            "streams": [{"data": "d"}],
+            "objectives": [{"loss": "soft"}, {"loss": "features"}],
+        },
+        "35646ec10848",
+    ),
+    "qat": ({"init": "m", "streams": [{"data": "d"}], "calibration": "c"}, "adefe989fdc8"),
+    "prune": ({"model": "m", "keep_macs": 0.5, "data": "d"}, "f4cbf2270e91"),
+    "factorize": ({"model": "m", "keep_macs": 0.5, "data": "d"}, "607292fa399e"),
+    "merge_tokens": ({"model": "m", "per_block": 2}, "903d60558bc1"),
+    "pseudo_label": ({"teacher": "t", "data": "d"}, "5d556b0784db"),
+    "export": ({"model": "m", "normalize": True}, "dd6f063ce1fb"),
+    "quantize": ({"model": "m", "calibration": "c"}, "176fa1c7de81"),
+    "compile": ({"model": "m"}, "3467a26de615"),
+    "evaluate": ({"model": "m", "data": "d"}, "8314a3a73271"),
+    "profile": ({"model": "m"}, "545ee7e55268"),
+    "check": ({"model": "m"}, "bcb0183d7c2e"),
+    "bundle": ({"model": "m", "support": "s"}, "c767b3665d8b"),
+    "report": ({"of": ["a"]}, "714127edd03b"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_key_of_a_stage_stays(stage: str) -> None:
+    fields, expected = KEYS[stage]
+    config = STAGES[stage].model_validate({"stage": stage, "id": "x", **fields})
+    inputs: dict[str, Any] = {dotted(path): _artifact(name) for path, name, _ in references(config)}
+    parts = ingredients(config, inputs, {"target": "here"}, {"latency_ms": 1}, "recipe")
+    assert Store(Path("nowhere")).key(parts)[:12] == expected
+
+
+def _artifact(name: str) -> SimpleNamespace:
+    manifest = SimpleNamespace(inputs={})
+    return SimpleNamespace(digest=f"digest of {name}", id=name, path=Path("/nowhere/a/b"), manifest=manifest)
