@@ -47,7 +47,7 @@ COMMANDS = {
     "init": ("pictures --out new.yaml --force", "--latency-ms", "--target --out"),
     "run": ("recipe.yaml --dry-run", "--workers --ranks", "--device --set --fresh --runs"),
     "why": ("recipe.yaml", "", "--set --runs"),
-    "lr-find": ("recipe.yaml t", "--steps --workers", "--set --runs --device"),
+    "lr-find": ("recipe.yaml t --steps 3", "--workers", "--set --runs --device"),
     "check": ("model.onnx --runtime onnxruntime", "", "--runtime"),
     "inspect": ("model.onnx", "", "--html"),
     "bundle": ("none.onnx --out b", "", "--support --out"),
