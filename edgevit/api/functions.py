@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.api.inputs import Data, labelled_images, unlabelled_images
+from edgevit.api.inputs import Data, labelled_images, support_images, unlabelled_images
 from edgevit.api.model import Model
 from edgevit.api.results import Evaluation, Latency, Run
 from edgevit.api.workspace import new_folder, stages
-from edgevit.artifacts import Artifact, IOSpec, Preprocess
+from edgevit.artifacts import MANIFEST, Artifact, IOSpec, Preprocess, manifest_text, sha256_of
 from edgevit.errors import ArtifactError, RecipeError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def load(
     given = {"pretrained": pretrained or None, "weights": weights, "image_size": image_size, **options}
     if unfit := [name for name, value in given.items() if value is not None]:
         raise RecipeError(f"'{unfit[0]}' goes with the name of a timm model", got=f"the file {source}")
-    path = Path(source)
+    path = Path(source).resolve()
     model = Model(stages().model(path), bundle=path if (path / "bundle.json").is_file() else None)
     return model if classes is None else _renamed(model, classes)
 
@@ -242,7 +242,7 @@ def bundle(model: ModelLike, out: str | Path, support: Data | None = None) -> Pa
         raise ArtifactError("the path is already taken", where=target, next="give another path")
     inputs = {"model": _artifact(model)}
     if support is not None:
-        inputs["support"] = labelled_images(support, stages())
+        inputs["support"] = support_images(support, stages())
     made = _artifact_of(Bundle, "bundle", inputs, {})
     with whole_or_not_at_all(target) as part:
         copy_folder(made.path, part)
@@ -288,7 +288,7 @@ def run(
     if workers is not None:
         context = replace(context, workers=workers)
     done = pipeline.run(loaded, base, Path(runs), context, fresh)
-    folder = Path(runs) / loaded.name
+    folder = Path(runs).resolve() / loaded.name
     return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})
 
 
@@ -313,10 +313,39 @@ def _artifact_of(config: Any, id: str, inputs: Mapping[str, Artifact], options: 
 
 
 def _renamed(model: Model, classes: Sequence[str]) -> Model:
-    expected = len(model.classes)
-    if len(classes) != expected:
-        raise ArtifactError("the model has another number of classes", got=len(classes), expected=expected)
-    return replace(model, artifact=model.artifact.calling_its_classes(tuple(classes)))
+    """A copy of the model, in files of its own, whose outputs have these names: its results are kept apart."""
+    from edgevit.bundling import classes_since
+    from edgevit.data.class_names import check_class_names
+    from edgevit.disks import copy_folder
+
+    names, expected = tuple(classes), len(model.classes)
+    check_class_names(names, "edgevit.load")
+    if len(names) != expected:
+        raise ArtifactError("the model has another number of classes", got=len(names), expected=expected)
+    if model.bundle is not None and classes_since(model.bundle):
+        raise ArtifactError(
+            "the classes of this bundle were changed by enroll", where=model.bundle, next="leave it out"
+        )
+    artifact, folder = model.artifact, new_folder("named")
+    io = artifact.io.calling_its_classes(names)
+    if artifact.kind != "checkpoint":
+        return Model(_named_file(artifact, io, folder / f"{artifact.id}.onnx"))
+    copy_folder(artifact.path, copy := folder / "checkpoint")
+    digest = sha256_of([artifact.digest, io.model_dump(mode="json")])[:40]
+    manifest = artifact.manifest.model_copy(update={"io": io, "digest": digest})
+    (copy / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+    return Model(Artifact.load(copy))
+
+
+def _named_file(artifact: Artifact, io: IOSpec, file: Path) -> Artifact:
+    """An ONNX model in a new file, which carries another IOSpec."""
+    from edgevit.graphs.files import artifact_from_onnx, onnx_file, read_onnx, write_onnx
+    from edgevit.graphs.metadata import carries_trained_ranges, trained_ranges_in
+
+    graph = read_onnx(onnx_file(artifact))
+    ranges = trained_ranges_in(graph, file) if carries_trained_ranges(graph) else None
+    write_onnx(graph, file, io, artifact.manifest.session_options, ranges)
+    return artifact_from_onnx(file)
 
 
 def _exported_module(
@@ -333,11 +362,12 @@ def _exported_module(
         raise RecipeError("'embedding' is for models that edgevit built", where="edgevit.export", next="leave it out")
     config, folder = stage_config_from_arguments(Export, id="onnx", model="module", **options), new_folder("export")
     spec = IOSpec.for_classifier(preprocess, classes).calling_its_classes(classes)
-    mode = module.training
+    modes = [(part, part.training) for part in module.modules()]
     try:
         contents = exported(module.eval(), spec, config, stages().context, folder, "the torch module")
     finally:
-        module.train(mode)
+        for part, training in modes:  # each its own: some may be frozen
+            part.training = training
     artifact = artifact_from_onnx(folder / "model.onnx")
     metrics = {**artifact.metrics, **contents.metrics}
     return Model(replace(artifact, manifest=artifact.manifest.model_copy(update={"metrics": metrics})))

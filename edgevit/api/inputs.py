@@ -53,6 +53,11 @@ def labelled_images(data: Data, stages: SingleStages) -> Artifact:
     return stages.labelled_images(Path(data)) if isinstance(data, str | Path) else _from_object(data)
 
 
+def support_images(data: Data, stages: SingleStages) -> Artifact:
+    """A folder CLASS/*.jpg as it is, or a data set object."""
+    return stages.support_images(Path(data)) if isinstance(data, str | Path) else _from_object(data)
+
+
 def unlabelled_images(data: Data, stages: SingleStages) -> Artifact:
     """Every image below a folder, or of a data set object."""
     return stages.unlabelled_images(Path(data)) if isinstance(data, str | Path) else _from_object(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import edgevit
-from edgevit.api import functions
+from edgevit.api import functions, workspace
+from edgevit.api.inputs import labelled_images, support_images
 from edgevit.errors import ArtifactError, DataError, EdgevitError, RecipeError
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -182,3 +184,33 @@ def test_every_public_name_is_there() -> None:
         assert getattr(edgevit, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = edgevit.nothing
+
+
+def test_names_in_another_order_give_another_model(onnx: edgevit.Model, photos: Path, tmp_path: Path) -> None:
+    onnx.save(tmp_path / "model.onnx")
+    checkpoint = edgevit.load("test_vit", classes=DIGITS, image_size=32).save(tmp_path / "checkpoint")
+    for source in (tmp_path / "model.onnx", checkpoint):
+        forwards, backwards = edgevit.load(source, classes=DIGITS), edgevit.load(source, classes=DIGITS[::-1])
+        one, other = (edgevit.evaluate(model, photos).predictions() for model in (forwards, backwards))
+        assert (one["predicted"] == other["predicted"]).all()  # the outputs are the same, their names are not
+        assert (one["labels"] == 9 - other["labels"].astype(int)).all()
+    saved = backwards.save(tmp_path / "backwards")
+    assert edgevit.load(saved).classes == tuple(DIGITS[::-1])
+    with pytest.raises(DataError, match="same name"):
+        edgevit.load(checkpoint, classes=["0"] * 10)
+
+
+def test_a_support_is_the_folder_itself_and_frozen_parts_stay_frozen(tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "photos" / name)
+    support = support_images(tmp_path / "photos", workspace.stages())
+    tested = labelled_images(tmp_path / "photos", workspace.stages())
+    assert (support.metrics["images"], tested.metrics["images"]) == (80, 40)
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    module.train()
+    module[1].eval()
+    edgevit.export(module, classes=["a", "b"], image_size=16)
+    assert [part.training for part in module] == [True, False, True, True, True]
