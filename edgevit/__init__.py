@@ -3,7 +3,7 @@
     import edgevit
     student = edgevit.load("deit_tiny_patch16_224", classes=["bolt", "nut"])
     onnx = edgevit.export(student)
-    small = edgevit.quantize(onnx, calibration="photos/")
+    small = edgevit.quantize(onnx, calibration="photos/train")
     print(edgevit.compare(onnx, small, data="photos/test"))
 
 The command line and this interface run the same stages. `import edgevit` imports neither torch nor onnxruntime.

@@ -66,7 +66,7 @@ def run(
 ) -> None:
     """Run a recipe. Finished stages are not run again, and a stopped run continues.
 
-    Example: edgevit run quickstart --set stages.student.epochs=40
+    Example: edgevit run quickstart --set stages.student.epochs=60
     """
     from edgevit import pipeline
     from edgevit.actions.doctor import training_device
@@ -115,7 +115,7 @@ def why(
 ) -> None:
     """List the stages that would run, each with the fields that changed.
 
-    Example: edgevit why quickstart --set stages.student.epochs=40
+    Example: edgevit why quickstart --set stages.student.epochs=60
     """
     from edgevit import pipeline
     from edgevit.recipe import load_recipe
