@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,7 +88,7 @@ class SingleStages:
 
 @contextmanager
 def single_stages(context: Context) -> Iterator[SingleStages]:
-    """A single_stages whose store is removed at the end: copy out what is to stay."""
+    """Single stages whose store is removed at the end: copy out what is to stay."""
     folder = Path(tempfile.mkdtemp(prefix="edgevit-"))
     try:
         yield SingleStages(Store(folder), context)
@@ -103,25 +103,25 @@ def stage_config(config: type[S], **fields: Any) -> S:
 
 def stage_config_from_arguments(config: type[S], **fields: Any) -> S:
     """A stage's config from arguments of a Python function. Raises RecipeError naming the argument that is wrong."""
-    try:
-        return stage_config(config, **fields)
-    except RecipeError as error:
-        if error.where is not None:
-            error.where = f"{config.name()}({str(error.where).removeprefix('--').replace('-', '_')}=…)"
-        raise
+    return _record(config, {"stage": config.name(), **fields}, lambda field: f"{config.name()}({field}=…)")
 
 
 def record_from_options(model: type[M], fields: Mapping[str, Any]) -> M:
     """A record from command line values; errors name the option."""
+    return _record(model, fields, lambda field: f"--{field.replace('_', '-')}")
+
+
+def _record(model: type[M], fields: Mapping[str, Any], called: Callable[[str], str]) -> M:
+    """A record from values that a user gave. Raises RecipeError, which names a field as `called` gives it."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         names = [part for part in problem["loc"] if isinstance(part, str)]
-        option = f"--{names[-1].replace('_', '-')}" if names else None
         message = str(problem["msg"]).removeprefix("Value error, ")
         got = problem["input"] if names else None
-        raise RecipeError(message, where=option, got=got, next=suggestion(problem)) from None
+        where = called(names[-1]) if names else None
+        raise RecipeError(message, where=where, got=got, next=suggestion(problem)) from None
 
 
 def _notes(path: Path, model: Artifact) -> list[str]:

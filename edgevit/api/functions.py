@@ -340,11 +340,10 @@ def _renamed(model: Model, classes: Sequence[str]) -> Model:
 def _named_file(artifact: Artifact, io: IOSpec, file: Path) -> Artifact:
     """An ONNX model in a new file, which carries another IOSpec."""
     from edgevit.graphs.files import artifact_from_onnx, onnx_file, read_onnx, write_onnx
-    from edgevit.graphs.metadata import carries_trained_ranges, trained_ranges_in
+    from edgevit.graphs.metadata import carried_ranges
 
     graph = read_onnx(onnx_file(artifact))
-    ranges = trained_ranges_in(graph, file) if carries_trained_ranges(graph) else None
-    write_onnx(graph, file, io, artifact.manifest.session_options, ranges)
+    write_onnx(graph, file, io, artifact.manifest.session_options, carried_ranges(graph, file))
     return artifact_from_onnx(file)
 
 
@@ -355,6 +354,7 @@ def _exported_module(
     from edgevit.configs import Export
     from edgevit.data.class_names import check_class_names
     from edgevit.graphs.files import artifact_from_onnx
+    from edgevit.models.modes import eval_mode
     from edgevit.stages.export import exported
 
     check_class_names(classes, "edgevit.export")
@@ -362,12 +362,8 @@ def _exported_module(
         raise RecipeError("'embedding' is for models that edgevit built", where="edgevit.export", next="leave it out")
     config, folder = stage_config_from_arguments(Export, id="onnx", model="module", **options), new_folder("export")
     spec = IOSpec.for_classifier(preprocess, classes).calling_its_classes(classes)
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        contents = exported(module.eval(), spec, config, stages().context, folder, "the torch module")
-    finally:
-        for part, training in modes:  # each its own: some may be frozen
-            part.training = training
+    with eval_mode(module):
+        contents = exported(module, spec, config, stages().context, folder, "the torch module")
     artifact = artifact_from_onnx(folder / "model.onnx")
     metrics = {**artifact.metrics, **contents.metrics}
     return Model(replace(artifact, manifest=artifact.manifest.model_copy(update={"metrics": metrics})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import webbrowser
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from edgevit.api.model import Model
 from edgevit.artifacts import Artifact
 from edgevit.errors import ArtifactError, did_you_mean
 from edgevit.report.tables import html_table
+from edgevit.report.text import latency_sentence, summary, top1_sentence
 
 MODEL_KINDS = ("checkpoint", "onnx", "engine")
 
@@ -54,9 +56,7 @@ class Evaluation:
         return read_predictions(self.artifact)
 
     def __str__(self) -> str:
-        top1 = self.artifact.metrics["top1"]
-        low, high = self.interval
-        return f"top-1 {self.top1:.2%}, 95% interval {low:.2%} to {high:.2%}, {top1['n']} images"
+        return top1_sentence(self.artifact.metrics["top1"])
 
     def _repr_html_(self) -> str:
         rows = [
@@ -100,11 +100,9 @@ class Latency:
         return {name: value for name, value in self.artifact.metrics.items() if name != "latency_ms"}
 
     def __str__(self) -> str:
-        low, high = self.interval_ms
         metrics = self.artifact.metrics
         return (
-            f"p50 {self.p50_ms:.3g} ms (95% interval {low:.3g} to {high:.3g}), p90 {self.percentile_ms(90):.3g}, "
-            f"p99 {self.percentile_ms(99):.3g}; {metrics['runtime']} on {metrics['target']}, "
+            f"{latency_sentence(metrics['latency_ms'])}; {metrics['runtime']} on {metrics['target']}, "
             f"threads {metrics['threads']}, batch {metrics['batch_size']}, {metrics['precision']}"
         )
 
@@ -147,13 +145,9 @@ class Report:
         webbrowser.open(self.path.as_uri())
 
     def __str__(self) -> str:
-        from edgevit.report import summary
-
         return summary(self.data)
 
     def _repr_html_(self) -> str:
-        import html
-
         page = html.escape(self.path.as_uri(), quote=True)
         return f'<pre>{html.escape(str(self))}</pre><p><a href="{page}">report.html</a></p>'
 

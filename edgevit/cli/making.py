@@ -69,7 +69,9 @@ def export(
 
     check_out(out, weights, labels)
     if normalise:
-        say_note("note: --normalise is called --normalize now; the former name is accepted in this release only")
+        from edgevit.configs.renamed import former_name_note
+
+        say_note(former_name_note("--normalise", "--normalize"))
     with single_stages(terminal_context()) as stages:
         loaded = stages.make(
             stage_config(Load, id="checkpoint", model=model, num_classes=classes,
@@ -127,7 +129,7 @@ def describe(
     from edgevit.artifacts import Preprocess
     from edgevit.data.class_names import names_in_file
     from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
-    from edgevit.graphs.metadata import carries_trained_ranges, trained_ranges_in, with_class_output
+    from edgevit.graphs.metadata import carried_ranges, with_class_output
     from edgevit.graphs.outputs import class_output
 
     check_out(out, model, labels)
@@ -146,7 +148,7 @@ def describe(
         changes = {name: value for name, value in options.items() if value is not None}
         preprocess = record_from_options(Preprocess, {**artifact.io.preprocess.model_dump(), **changes})
         io = artifact.io.model_copy(update={"preprocess": preprocess})
-        ranges = trained_ranges_in(graph, model) if carries_trained_ranges(graph) else None
+        ranges = carried_ranges(graph, model)
         with whole_or_not_at_all(out) as part:
             write_onnx(graph, part, io, artifact.manifest.session_options, ranges)
     if as_json:

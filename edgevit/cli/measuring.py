@@ -85,6 +85,7 @@ def evaluate(
     """
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Evaluate
+    from edgevit.report.text import top1_sentence
 
     options = {
         "kinds": separated(kinds),
@@ -113,8 +114,7 @@ def evaluate(
     if is_few_shot:
         _print_episodes(evaluation.metrics["episodes"])
         return
-    top1 = evaluation.metrics["top1"]
-    echo(f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images")
+    echo(top1_sentence(evaluation.metrics["top1"]))
     if corruptions:
         _print_corruptions(corruptions)
     next_command("edgevit profile", model)
@@ -209,9 +209,10 @@ def _ordered_if_unnamed(model: Artifact, class_order: str | None, images: Artifa
 
 
 def _print_latency(profile: Artifact) -> None:
+    from edgevit.report.text import latency_sentence
+
     latency, metrics = profile.metrics["latency_ms"], profile.metrics
-    interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
-    echo(f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}")
+    echo(latency_sentence(latency))
     echo(
         f"{metrics['runtime']} on {metrics['target']}, threads {metrics['threads']}, batch {metrics['batch_size']}, "
         f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"

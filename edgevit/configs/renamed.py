@@ -9,6 +9,11 @@ STAGES = {"mergetokens": "merge_tokens", "pseudolabel": "pseudo_label", "factori
 OPTIONS = {("export", "normalise"): "normalize"}  # by the stage's current name
 
 
+def former_name_note(former: str, current: str) -> str:
+    """The note for a former name that is used."""
+    return f"note: {former} is called {current} now; the former name is accepted in this release only"
+
+
 def current_stage(name: object) -> str | None:
     """The current name of a renamed stage; None for all other stages."""
     return STAGES.get(name) if isinstance(name, str) else None

@@ -92,14 +92,19 @@ def session_options_of(model: ModelProto, where: object) -> Json:
         raise _unreadable(SESSION_OPTIONS_KEY, error, where) from None
 
 
-def carries_trained_ranges(model: ModelProto) -> bool:
-    """Whether a model carries trained ranges: it is the export of a checkpoint from a qat stage."""
-    return RANGES_KEY in _metadata(model)
+def carried_ranges(model: ModelProto, where: object) -> TensorRanges | None:
+    """The trained ranges that a model carries as the export of a checkpoint from a qat stage; None without any."""
+    written = _metadata(model).get(RANGES_KEY)
+    try:
+        return None if written is None else TensorRanges.model_validate_json(written)
+    except ValidationError as error:
+        raise _unreadable(RANGES_KEY, error, where) from None
 
 
 def trained_ranges_in(model: ModelProto, where: object) -> TensorRanges:
     """The trained ranges that a model carries. Raises ArtifactError if there are none."""
-    if not carries_trained_ranges(model):
+    ranges = carried_ranges(model, where)
+    if ranges is None:
         raise ArtifactError(
             "the model carries no trained ranges",
             where=where,
@@ -107,11 +112,7 @@ def trained_ranges_in(model: ModelProto, where: object) -> TensorRanges:
             expected="the float32 export of a checkpoint from a qat stage",
             next="set calibrator: minmax, or train with a qat stage first",
         )
-    written = _metadata(model)[RANGES_KEY]
-    try:
-        return TensorRanges.model_validate_json(written)
-    except ValidationError as error:
-        raise _unreadable(RANGES_KEY, error, where) from None
+    return ranges
 
 
 def _metadata(model: ModelProto) -> dict[str, str]:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgevit.artifacts import Json, Preprocess
+from edgevit.models.modes import eval_mode
 
 
 def cost_of(model: nn.Module, preprocess: Preprocess) -> Json:
@@ -35,12 +36,9 @@ def macs_of(model: nn.Module, height: int, width: int) -> int:
 
 def macs_by_module(model: nn.Module, height: int, width: int) -> dict[str, int]:
     """Multiply-accumulates of each module that has any, by its path; "" is the whole model."""
-    modes = [(module, module.training) for module in model.modules()]
     image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(image)
-    for module, training in modes:  # module by module: a wrapper's modules may be in different modes
-        module.training = training
+    with eval_mode(model), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
     root = f"{type(model).__name__}."
     flops = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
     by_path = {name.removeprefix(root): count // 2 for name, count in flops.items() if name.startswith(root)}

@@ -87,8 +87,11 @@ def create_model(
         num_classes=int(num_classes if num_classes is not None else model_config(model)["num_classes"]),
         licence=model_config(model).get("license") if pretrained else None,
     )
-    built = BuiltModel(model.eval(), description, preprocess)
-    return with_change(built, DistillationToken(inference=inference or "mean_softmax")) if distillation_token else built
+    model.eval()
+    if distillation_token:
+        change = DistillationToken(inference=inference or "mean_softmax")
+        model, description = change.apply(model), description.with_change(change)
+    return BuiltModel(model.eval(), description, preprocess)
 
 
 def build(description: ModelDescription, drop_rates: Mapping[str, float] | None = None, seed: int = 0) -> nn.Module:

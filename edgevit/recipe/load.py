@@ -77,10 +77,10 @@ def _replace_former_names(document: Block, say: Callable[[str], None]) -> None:
             continue
         if current := renamed.current_stage(former := stage.get("stage")):
             stage["stage"] = current
-            notes.append(f"stage: {former} is called {current} now")
+            notes.append(renamed.former_name_note(f"stage: {former}", current))
         for former, current in renamed.renamed_options(stage.get("stage")).items():
             if former in stage and current not in stage:
                 stage[current], stage.places[current] = stage.pop(former), stage.places.get(former, stage.place)
-                notes.append(f"{former} is called {current} now")
+                notes.append(renamed.former_name_note(former, current))
     for note in dict.fromkeys(notes):
-        say(f"note: {note}; the former name is accepted in this release only")
+        say(note)

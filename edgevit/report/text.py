@@ -26,6 +26,17 @@ LEARNED_FROM_NOTE = (
 )
 
 
+def top1_sentence(top1: Mapping[str, Any]) -> str:
+    """A top-1 accuracy with its interval and number of images."""
+    return f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images"
+
+
+def latency_sentence(latency: Mapping[str, Any]) -> str:
+    """The percentiles of a latency in milliseconds, and the interval of its median."""
+    interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
+    return f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}"
+
+
 def summary(report: Mapping[str, Any]) -> str:
     """The answer of a report.json in a few lines of at most 80 columns."""
     answer = report["answer"]
