@@ -5,7 +5,7 @@
 About an hour on two cores; features are kept in --runs, and a run that was stopped goes on after them.
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is imagenet_mobilenet_v2_1.0_224_int8w.npz (see
-imagenet_mobilenetv2.py). The network sees pictures at 192 pixels (bicubic), answers over the picture and its mirror
+imagenet_mobilenetv2.py). The network sees images at 192 pixels (bicubic), answers over the image and its mirror
 image, and is not changed. Each draw takes 5 of 300 training images of each class as its support; transductive methods
 learn from 3,000 other training images without labels; all 10,000 test images are answered. Draws are the same for all
 methods and features.

@@ -43,7 +43,7 @@ STUDENT = {
     "warmup_fraction": 0.1,
 }
 AUGMENTATION = {"scale": [0.6, 1], "horizontal_flip": 0.5}
-PSEUDO_LABEL_EPOCHS = 2  # each picture of the pool is looked at so often, at most
+PSEUDO_LABEL_EPOCHS = 2  # each image of the pool is looked at so often, at most
 KEPT = ("objectives", "distillation_token", "teacher_cache")  # of a method, as the recipe has them
 
 

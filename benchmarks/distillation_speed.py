@@ -2,7 +2,7 @@
 
     python -m benchmarks.distillation_speed [--rounds 5] [--steps 40]
 
-Same teacher (a ResNet-18), same student (a ViT of a fifth of its MACs), batch, pictures (embedded characters at 64 px),
+Same teacher (a ResNet-18), same student (a ViT of a fifth of its MACs), batch, images (embedded characters at 64 px),
 augmentation (random crop and flip), loss (labels and softened KL), AdamW; one process, no loader workers, float32. All
 three take turns within each round. The plain loop is what timm's README shows: timm's transforms in a DataLoader,
 `timm.task.LogitDistillationTask`, backward, step; it neither saves nor logs. `waiting` is the share of edgevit's time
@@ -163,7 +163,7 @@ def _plain_loop(data: Dataset, steps: int) -> float:
     )
     as_ours: dict[str, Any] = {"interpolation": "bicubic", "color_jitter": None, "auto_augment": None}
     transform: Any = create_transform(SIZE, is_training=True, scale=SCALE, ratio=RATIO, **as_ours)
-    loader = DataLoader(_Pictures(data, transform), BATCH, shuffle=True)
+    loader = DataLoader(_Images(data, transform), BATCH, shuffle=True)
     optimizer = create_optimizer_v2(student, opt="adamw", lr=5e-4, weight_decay=0.05)
     task.train()
     seen, start = 0, time.perf_counter()
@@ -176,7 +176,7 @@ def _plain_loop(data: Dataset, steps: int) -> float:
     return seen / (time.perf_counter() - start)
 
 
-class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
+class _Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def __init__(self, data: Dataset, transform: Callable[[Image.Image], Tensor]) -> None:
         self._data, self._transform = data, transform
 

@@ -5,7 +5,7 @@
 
 `seconds`: CIFAR, ELSEWHERE and WEIGHTS are as for cifar10_students.py; with the same --runs its body b is found there.
 The bundle gets an embedding and CIFAR-10's 10 classes of 5 images. Then its own enroll.py, a process of its own each
-time, learns the first class of ELSEWHERE from 5 pictures, and forgets it again.
+time, learns the first class of ELSEWHERE from 5 images, and forgets it again.
 
 `rates`: some classes are bundled with 5 images each, one is enrolled with 5, the others stay unknown; drawn anew each
 time. What the shipped prototypes.py says before and after is held against the truth on test images that nothing else
@@ -103,18 +103,18 @@ def seconds() -> dict[str, Any]:
     chosen = recipe.model_copy(update={"name": "enrolment", "stages": tuple(stages)})
     made = pipeline.run(chosen, RECIPE.parent, asked.runs, terminal_context())
     with TemporaryDirectory() as folder:
-        bundle, pictures = Path(folder) / "bundle", _pictures(asked.elsewhere, Path(folder))
+        bundle, images = Path(folder) / "bundle", _image_files(asked.elsewhere, Path(folder))
         shutil.copytree(made["bundle"].path, bundle)
         enroll = [sys.executable, str(bundle / "enroll.py")]
         enrolled, removed = [], []
         for _ in range(asked.rounds):
-            enrolled.append(_seconds([*enroll, "--class", NAME, *pictures]))
+            enrolled.append(_seconds([*enroll, "--class", NAME, *images]))
             removed.append(_seconds([*enroll, "--remove", NAME]))
     adapted = made["head/b"].manifest.provenance["seconds"]
     return {"enrol_s": spread(enrolled), "remove_s": spread(removed), "adapt_to_50_images_s": adapted}
 
 
-def _pictures(elsewhere: Path, folder: Path) -> list[str]:
+def _image_files(elsewhere: Path, folder: Path) -> list[str]:
     with np.load(elsewhere) as arrays:
         labels = arrays["train_labels"]
         images = arrays["train_images"][labels == labels.min()][:SHOTS]
@@ -266,8 +266,8 @@ def _grocery(asked: argparse.Namespace) -> tuple[Floats, Labels, NDArray[np.bool
         for line in (asked.grocery / f"{split}.txt").read_text().splitlines()
         if line
     ]
-    pictures = (open_image(asked.grocery / row[1].strip()) for row in rows)
-    embeddings = _embedded("grocery", pictures, len(rows), 224, MODEL_ARGS, asked)
+    images = (open_image(asked.grocery / row[1].strip()) for row in rows)
+    embeddings = _embedded("grocery", images, len(rows), 224, MODEL_ARGS, asked)
     return embeddings, np.array([int(row[2]) for row in rows]), np.array([row[0] for row in rows])
 
 
@@ -279,14 +279,14 @@ def _cifar(asked: argparse.Namespace) -> tuple[Floats, Labels, NDArray[np.bool_]
         np.flatnonzero((tests == part) & (labels == label))[:150] for part in (False, True) for label in range(10)
     ]
     chosen = np.concatenate(places)
-    images = source.images
-    pictures = (images.decoded(images.content(index), index) for index in chosen.tolist())
-    return _embedded("cifar10", pictures, len(chosen), 96, BICUBIC_ARGS, asked), labels[chosen], tests[chosen]
+    stored = source.images
+    images = (stored.decoded(stored.content(index), index) for index in chosen.tolist())
+    return _embedded("cifar10", images, len(chosen), 96, BICUBIC_ARGS, asked), labels[chosen], tests[chosen]
 
 
 @torch.no_grad()
 def _embedded(
-    name: str, pictures: Iterator[Any], count: int, side: int, model_args: dict[str, Any], asked: argparse.Namespace
+    name: str, images: Iterator[Any], count: int, side: int, model_args: dict[str, Any], asked: argparse.Namespace
 ) -> Floats:
     """MobileNetV2's embeddings, kept in --runs."""
     asked.runs.mkdir(parents=True, exist_ok=True)
@@ -296,7 +296,7 @@ def _embedded(
         built.module.load_state_dict(state_dict(asked.weights))
         forward = fast_forward(built.module, built.preprocess, torch.device("cpu"), MANY, embedding=True)
         rule = built.preprocess.model_dump()
-        rows = [forward(torch.from_numpy(preprocess(one, **rule))[None]).numpy()[0] for one in pictures]
+        rows = [forward(torch.from_numpy(preprocess(one, **rule))[None]).numpy()[0] for one in images]
         assert len(rows) == count
         np.save(file, np.stack(rows))
     return np.asarray(np.load(file), np.float32)

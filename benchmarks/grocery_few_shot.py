@@ -3,7 +3,7 @@
     python -m benchmarks.grocery_few_shot GROCERY WEIGHTS [--episodes 500] [--draws 20] [--runs runs]
 
 GROCERY is the data set's folder with train/ and test/, phone photos of 81 classes (Klasson et al. 2019). WEIGHTS as for
-cifar10_few_shot.py; pictures at 224 pixels and their mirror images. Supports come from train, queries are all of test:
+cifar10_few_shot.py; images at 224 pixels and their mirror images. Supports come from train, queries are all of test:
 episodes of 10 classes drawn at random, and draws of all 81. Nothing else is at hand: transductive methods learn from
 the queries of their episode, so their rows are of another kind than the rest.
 """

@@ -30,7 +30,7 @@ MODEL_ARGS: dict[str, Any] = {
     "pad_type": "same",
     "pretrained_cfg_overlay": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bilinear"},
 }
-# Blurred enlargements of 32-pixel pictures lose it five points.
+# Blurred enlargements of 32-pixel images lose it five points.
 BICUBIC_ARGS: dict[str, Any] = {
     **MODEL_ARGS,
     "pretrained_cfg_overlay": {**MODEL_ARGS["pretrained_cfg_overlay"], "interpolation": "bicubic"},
@@ -70,7 +70,7 @@ def weights_file(source: Path, runs: Path) -> Path:
 
 
 def networks(asked: Namespace, side: int) -> dict[str, Artifact]:
-    """`teacher`, the network with its weights, and `random`, without; pictures of this side and their mirror images."""
+    """`teacher`, the network with its weights, and `random`, without; images of this side and their mirror images."""
     loaded = {
         "stage": "load",
         "model": MODEL,

@@ -14,7 +14,7 @@ files, on the 10,000 test images.
 The models in models/: every seed trains one for an epoch on 15,000 images with that teacher, as vit was taught, once
 rounding as INT8 does (`qat`) and once in float (`further`), the control: what more training alone gives.
 
-With NPZ also `mobilenetv2`, the exercise's teacher: a network trained on ImageNet, pictures at 192 px, and the nearest
+With NPZ also `mobilenetv2`, the exercise's teacher: a network trained on ImageNet, images at 192 px, and the nearest
 of ten centroids of five images each; in ONNX Runtime's forms alone, at its size. `qat` knows no label: for an epoch of
 3,000 images the float network teaches its own rounded copy. There is no control; taught by itself, a float network
 learns nothing.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.tensorrt_plans [--models NAME …]
 
-Each at its default size with 1,000 classes and random weights, calibrated on random pictures: neither changes what the
+Each at its default size with 1,000 classes and random weights, calibrated on random images: neither changes what the
 builder makes of a graph. Kernels and bytes are those of one image by TensorRT for RTX, which is made for 16-bit
 convolutions: on a board, where TensorRT fuses INT8 convolutions with what follows, they say little about these.
 `int8` is all that the dialect makes integers, `int8 products` leaves convolutions in float16. `proposal` names of these
@@ -71,7 +71,7 @@ def _plans(name: str, folder: Path) -> Json:
     row["export"] = {"exporter": exported.exporter, "seconds": time.perf_counter() - start}
     model, spec = exported.model, exported.spec
 
-    def pictures() -> Iterator[npt.NDArray[np.float32]]:
+    def images() -> Iterator[npt.NDArray[np.float32]]:
         rng, batch = np.random.default_rng(0), BATCH if exported.dynamic_batch else 1
         for _ in range(CALIBRATION_BATCHES):
             yield rng.standard_normal((batch, 3, size, size)).astype(np.float32)
@@ -81,7 +81,7 @@ def _plans(name: str, folder: Path) -> Json:
     for form, (precision, placement) in QUANTIZED.items():
         try:
             if precision not in ranges:
-                ranges[precision] = calibrated(model, pictures, "minmax", "tensorrt", 2, name, precision=precision)
+                ranges[precision] = calibrated(model, images, "minmax", "tensorrt", 2, name, precision=precision)
             row[form] = _checked(ranges[precision].quantized(placement).model, spec, folder)
         except EdgevitError as error:
             row[form] = {"failed": str(error)}

@@ -3,7 +3,7 @@
     python -m benchmarks.zoo [--models NAME …]
 
 Each at its default size with 1,000 classes and random weights (closeness on trained weights is in compression_peers),
-calibrated on 32 random pictures. `quantize` times every form and ships the fastest one or the float model; what it
+calibrated on 32 random images. `quantize` times every form and ships the fastest one or the float model; what it
 shipped is then timed again here, in turns with the float model in the same runtime and in ONNX Runtime, one thread,
 batch 1. Where float ships, that compares two sessions of one graph, and shows how far two sessions may differ
 (`same_file_twice`). A run that was stopped goes on. About an hour on two cores with nothing else on them.
@@ -34,7 +34,7 @@ from edgevit.runtimes.base import SessionOptions, for_runtime, random_images
 from edgevit.runtimes.sessions import open_session
 
 RUNTIMES = ("onnxruntime", "openvino")
-PICTURES = 96  # 32 to calibrate on, 64 to compare on
+IMAGES = 96  # 32 to calibrate on, 64 to compare on
 PLAN = MeasurePlan(warmup_s=0.3, duration_s=1.5, min_runs=30)
 FLOAT = "float32"
 
@@ -54,10 +54,10 @@ def main() -> None:
 
 def _row(name: str, stages: SingleStages, folder: Path) -> dict[str, Any]:
     size = next(entry.default_size for entry in catalogue.read() if entry.name == name)
-    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, size // 8, size // 8, 3), dtype=np.uint8)
-    np.savez(folder / "pictures.npz", images=pictures, labels=np.arange(PICTURES) % 2)
-    config = Npz(source="npz", path=str(folder / "pictures.npz"))
-    images = dataset_artifacts({"pictures": config}, folder, ["pictures"])["pictures"]
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, size // 8, size // 8, 3), dtype=np.uint8)
+    np.savez(folder / "images.npz", images=pixels, labels=np.arange(IMAGES) % 2)
+    config = Npz(source="npz", path=str(folder / "images.npz"))
+    dataset = dataset_artifacts({"images": config}, folder, ["images"])["images"]
     row: dict[str, Any] = {"image_size": size}
     try:
         start = time.perf_counter()
@@ -65,7 +65,7 @@ def _row(name: str, stages: SingleStages, folder: Path) -> dict[str, Any]:
         exported = stages.make(Export(stage="export", id="onnx", model="checkpoint"), model=loaded)
         row["export"] = {"seconds": time.perf_counter() - start, "exporter": exported.metrics["exporter"]}
         for runtime in RUNTIMES:
-            row[runtime] = _shipped(exported, images, runtime, stages)
+            row[runtime] = _shipped(exported, dataset, runtime, stages)
     except EdgevitError as error:
         row["failed"] = str(error)
     return row
@@ -75,24 +75,24 @@ def _opener(model: Artifact) -> Opener:
     return lambda: nullcontext(open_session(model, SessionOptions()).work(PLAN))
 
 
-def _shipped(exported: Artifact, images: Artifact, runtime: str, stages: SingleStages) -> dict[str, Any]:
+def _shipped(exported: Artifact, dataset: Artifact, runtime: str, stages: SingleStages) -> dict[str, Any]:
     start = time.perf_counter()
     config = Quantize.model_validate(
         {
             "stage": "quantize",
             "id": f"int8-{runtime}",
             "model": "onnx",
-            "calibration": "pictures",
+            "calibration": "images",
             "calibration_images": 32,
             "runtime": runtime,
         }
     )
-    made = stages.make(config, model=exported, calibration=images)
+    made = stages.make(config, model=exported, calibration=dataset)
     seconds = time.perf_counter() - start
     there = for_runtime(exported, runtime)
     session, reference = (open_session(model, SessionOptions()) for model in (made, exported))
-    pictures = random_images(exported.io, 16, seed=1)
-    answers = [one.infer({one.spec.inputs[0].name: pictures})["logits"].argmax(-1) for one in (session, reference)]
+    images = random_images(exported.io, 16, seed=1)
+    answers = [one.infer({one.spec.inputs[0].name: images})["logits"].argmax(-1) for one in (session, reference)]
     over_onnxruntime = interleaved(_opener(exported), _opener(made), PLAN)
     over_float = interleaved(_opener(there), _opener(made), PLAN)
     return {

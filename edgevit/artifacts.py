@@ -62,11 +62,11 @@ _Std = Annotated[float, bounds.CHANNEL_STD]
 
 
 class Preprocess(Frozen):
-    """The preprocessing of a picture into the input tensor; only `edgevit.data.preprocess` reads it.
+    """The preprocessing of a uint8_image into the input tensor; only `edgevit.data.preprocess` reads it.
 
     `crop`: the shorter side is resized to size / crop_pct and the center is cut out. `squash`: both sides are resized
     to the size, whatever the aspect ratio. Values are scaled to 0..1, then (x - mean) / std. A model with
-    `normalised_inside` scales and normalizes itself; its input is the resized picture as uint8 (height, width, 3).
+    `normalised_inside` scales and normalizes itself; its input is the resized uint8_image as uint8 (height, width, 3).
     """
 
     height: int
@@ -112,12 +112,12 @@ class IOSpec(Frozen):
         embedding = TensorSpec(name=EMBEDDING, shape=(batch, width), layout="NC", meaning="features")
         return self.model_copy(update={"outputs": (*self.outputs, embedding)})
 
-    def taking_pictures(self) -> IOSpec:
+    def taking_uint8_images(self) -> IOSpec:
         """A copy for a model that scales and normalizes itself: input `image` is uint8 (N, height, width, 3)."""
         rule, image = self.preprocess.model_copy(update={"normalised_inside": True}), self.inputs[0]
         shape = (image.shape[0], rule.height, rule.width, 3)
-        picture = image.model_copy(update={"shape": shape, "dtype": "uint8", "layout": "NHWC"})
-        return self.model_copy(update={"inputs": (picture,), "preprocess": rule})
+        uint8_image = image.model_copy(update={"shape": shape, "dtype": "uint8", "layout": "NHWC"})
+        return self.model_copy(update={"inputs": (uint8_image,), "preprocess": rule})
 
     @property
     def has_embedding(self) -> bool:
@@ -202,7 +202,7 @@ class Artifact:
     """A finished directory and its manifest.
 
     Attributes:
-        contents: sha256 of each picture of a data set, concatenated; in memory only.
+        contents: sha256 of each uint8_image of a data set, concatenated; in memory only.
     """
 
     path: Path

@@ -71,7 +71,7 @@ def make(
             context.progress.curves(_curves(artifact))
     if isinstance(config, (Export, Bundle)) and (warning := untrained(artifact)):
         context.progress.say(f"note: {config.id}: {warning}")
-    return _with_pictures(artifact, inputs)
+    return _with_images(artifact, inputs)
 
 
 def finished_inputs(
@@ -98,7 +98,7 @@ def finished_inputs(
         artifact = store.find(store.key(ingredients_of(stage, inputs, context)))
         if artifact is None:
             raise ArtifactError(f"it is not finished, and '{config.id}' needs it", where=f"stage '{stage.id}'")
-        return _with_pictures(artifact, inputs)
+        return _with_images(artifact, inputs)
 
     return inputs_of(config), context.at(config.id, context.work, context.cache)
 
@@ -215,7 +215,7 @@ def _writer(
 def _check_files_are_those_of_the_key(config: Stage, parts: Json) -> None:
     """Raise ArtifactError if an input file changed after the key was computed.
 
-    Pictures are compared with their hashes as they are read, see `Dataset.image`.
+    Images are compared with their hashes as they are read, see `Dataset.image`.
     """
     for name, file in input_files(config).items():
         if not file.is_file() or f"sha256 {sha256_of_file(file)}" != parts["config"][name]:
@@ -253,8 +253,8 @@ def _outcome(artifact: Artifact) -> str:
     return ", ".join(words)
 
 
-def _with_pictures(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Artifact:
-    """A data set that a stage made, with the paths of its pictures; any other artifact as it is."""
+def _with_images(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Artifact:
+    """A data set that a stage made, with the paths of its images; any other artifact as it is."""
     return with_source(artifact, inputs["data"]) if artifact.kind == "dataset" else artifact
 
 

@@ -32,12 +32,12 @@ def tiny_token_vit(num_classes: int = 3, seed: int = 0) -> BuiltModel:
 def blobs(
     name: str = "blobs.train", per_class: int = 8, classes: int = 3, seed: int = 0, labelled: bool = True
 ) -> Dataset:
-    """Noisy pictures (16×16) whose bright square stands in another place for each class."""
+    """Noisy images (16×16) whose bright square stands in another place for each class."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(classes), per_class)
     pixels = rng.integers(0, 120, (len(labels), 16, 16), dtype=np.uint8)
-    for picture, label in zip(pixels, labels, strict=True):
-        picture[2:8, 1 + 5 * label : 6 + 5 * label] = 255
+    for image, label in zip(pixels, labels, strict=True):
+        image[2:8, 1 + 5 * label : 6 + 5 * label] = 255
     return Dataset(
         name=name,
         classes=tuple("abcdef"[:classes]),

@@ -65,7 +65,7 @@ def _as_a_shell_has_it(word: str, folder: Path) -> list[str]:
 
 
 def _foreign_model() -> onnx.ModelProto:
-    """Ten scores of a 32-pixel picture, and no word about how it is prepared."""
+    """Ten scores of a 32-pixel image, and no word about how it is prepared."""
     weight = np.random.default_rng(0).standard_normal((10, 3, 3, 3)).astype(np.float32)
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
     graph = helper.make_graph(

@@ -1,4 +1,4 @@
-"""Pictures that change while a run reads them, and test pictures that a model has learned: what is made, and said."""
+"""Images that change while a run reads them, and test images that a model has learned: what is made, and said."""
 
 from __future__ import annotations
 
@@ -72,25 +72,25 @@ def run(folder: Path, runs: str, progress: SilentProgress | None = None) -> dict
     return pipeline.run(load_recipe(folder / "recipe.yaml"), folder, folder / runs, context)
 
 
-def test_pictures_that_are_rewritten_in_mid_training_and_put_back_spoil_nothing(folder: Path) -> None:
-    pictures = sorted((folder / "photos/train").rglob("*.png"))
-    originals = [file.read_bytes() for file in pictures]
+def test_images_that_are_rewritten_in_mid_training_and_put_back_spoil_nothing(folder: Path) -> None:
+    images = sorted((folder / "photos/train").rglob("*.png"))
+    originals = [file.read_bytes() for file in images]
 
     def rewrite() -> None:
-        for file in pictures:
+        for file in images:
             Image.new("RGB", (16, 16), "red").save(file)
 
-    with pytest.raises(DataError, match="the picture was changed while it was in use"):
+    with pytest.raises(DataError, match="the image was changed while it was in use"):
         run(folder, "runs", _At(6, rewrite))
     assert not list((folder / "runs/.store").glob(f"*/*/{MANIFEST}"))
-    for file, content in zip(pictures, originals, strict=True):
+    for file, content in zip(images, originals, strict=True):
         file.write_bytes(content)
     went_on, unbroken = run(folder, "runs")["model"], run(folder, "others")["model"]
     assert went_on.manifest.key == unbroken.manifest.key
     assert went_on.digest == unbroken.digest
 
 
-def test_pictures_that_are_only_touched_in_mid_training_do_not_stop_it(folder: Path) -> None:
+def test_images_that_are_only_touched_in_mid_training_do_not_stop_it(folder: Path) -> None:
     def touch() -> None:
         for file in (folder / "photos/train").rglob("*.png"):
             file.chmod(0o600)
@@ -118,7 +118,7 @@ def test_weights_that_change_while_they_are_read_are_not_published(tmp_path: Pat
     assert run(tmp_path, "runs")["model"].metrics["params"] > 0
 
 
-def test_the_report_warns_of_tested_pictures_that_were_learned(folder: Path) -> None:
+def test_the_report_warns_of_tested_images_that_were_learned(folder: Path) -> None:
     (folder / "recipe.yaml").write_text(RECIPE + EVALUATED)
     (folder / "photos/test/cat/copy.png").write_bytes((folder / "photos/train/cat/1.png").read_bytes())
     made = run(folder, "runs")

@@ -30,28 +30,28 @@ stages: [{stage: train, id: t, model: resnet18, data: d.support}]
 COMMANDS = {
     "profile": ("model.onnx --duration 0.01", "--threads --batch", "--target --runtime --boundary"),
     "compare": ("model.onnx model.onnx --duration 0.01", "--threads --batch", "--data"),
-    "predict": ("model.onnx pictures", "--top", ""),
+    "predict": ("model.onnx images", "--top", ""),
     "describe": ("model.onnx --out out.onnx", "--crop-pct", "--resize --interpolation --labels --out"),
     "evaluate": (
-        "model.onnx --data pictures",
+        "model.onnx --data images",
         "--batch --max-images --ways --shots --queries --episodes",
         "--protocol --kinds --severities --methods --target --runtime",
     ),
     "export": ("--model none --out out.onnx", "--classes --image-size --opset", "--precision --weights"),
     "quantize": (
-        "none.onnx --calibration pictures --out out.onnx",
+        "none.onnx --calibration images --out out.onnx",
         "--images --threads --min-sqnr-db --smoothquant",
         "--precision --placement --calibrator",
     ),
     "models": ("", "--max-params --image-size", ""),
-    "init": ("pictures --out new.yaml --force", "--latency-ms", "--target --out"),
+    "init": ("images --out new.yaml --force", "--latency-ms", "--target --out"),
     "run": ("recipe.yaml --dry-run", "--workers --ranks", "--device --set --fresh --runs"),
     "why": ("recipe.yaml", "", "--set --runs"),
     "lr-find": ("recipe.yaml t --steps 3", "--workers", "--set --runs --device"),
     "check": ("model.onnx --runtime onnxruntime", "", "--runtime"),
     "inspect": ("model.onnx", "", "--html"),
     "bundle": ("none.onnx --out b", "", "--support --out"),
-    "enroll": ("pictures", "", "--class --remove"),
+    "enroll": ("images", "", "--class --remove"),
 }
 LOAD_TORCH = ("export", "run", "lr-find")
 
@@ -62,9 +62,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_model(folder, ("ant", "bee"))
     (folder / "recipe.yaml").write_text(RECIPE)
     for index, name in enumerate(["ant", "bee"] * 3):
-        (folder / "pictures" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "images" / name).mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(index).integers(0, 255, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "pictures" / name / f"{index}.png")
+        Image.fromarray(pixels).save(folder / "images" / name / f"{index}.png")
     return folder
 
 

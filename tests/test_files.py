@@ -111,7 +111,7 @@ def test_a_file_from_elsewhere_is_described(folder: Path, tmp_path: Path) -> Non
     onnx.save_model(model, foreign)
     names.write_text("nought\none\ntwo\n")
     said = CliRunner().invoke(app, ["predict", str(foreign), str(folder / "photos")]).stderr
-    assert "does not say how pictures are prepared: ImageNet's mean and standard deviation are assumed" in " ".join(
+    assert "does not say how images are prepared: ImageNet's mean and standard deviation are assumed" in " ".join(
         said.split()
     )
     run("describe", foreign, "--mean", 0.5, 0.5, 0.5, "--resize", "squash", "--labels", names, "--out", out)
@@ -185,14 +185,14 @@ def test_compile_evaluate_predict_and_bundle_agree(folder: Path, tmp_path: Path)
     assert len(predicted[0]) == 60
 
 
-def test_a_picture_that_cannot_be_read_costs_no_other_its_answer(folder: Path, tmp_path: Path) -> None:
-    pictures = sorted((folder / "photos").rglob("*.png"))[:2]
+def test_an_image_that_cannot_be_read_costs_no_other_its_answer(folder: Path, tmp_path: Path) -> None:
+    images = sorted((folder / "photos").rglob("*.png"))[:2]
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
-    command = ["predict", folder / "int8.onnx", pictures[0], broken, "none.png", pictures[1], "--json"]
+    broken.write_bytes(b"no image")
+    command = ["predict", folder / "int8.onnx", images[0], broken, "none.png", images[1], "--json"]
     answer = CliRunner().invoke(app, [str(one) for one in command])
     assert answer.exit_code == 2
-    assert json.loads(answer.stdout) == json.loads(run("predict", folder / "int8.onnx", *pictures, "--json"))
+    assert json.loads(answer.stdout) == json.loads(run("predict", folder / "int8.onnx", *images, "--json"))
     assert str(broken) in answer.stderr
     assert "none.png: there is no such file" in answer.stderr
     assert run("predict", folder / "int8.onnx", broken, status=2) == ""
@@ -227,9 +227,9 @@ def test_a_file_with_a_fixed_batch_runs_in_every_command(folder: Path, tmp_path:
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(model, tmp_path / "four.onnx")
-    picture = next((folder / "photos").rglob("*.png"))
+    image = next((folder / "photos").rglob("*.png"))
     whole, four = (
-        json.loads(run("predict", one, picture, "--json")) for one in (folder / "float.onnx", tmp_path / "four.onnx")
+        json.loads(run("predict", one, image, "--json")) for one in (folder / "float.onnx", tmp_path / "four.onnx")
     )
     assert four[0]["labels"] == whole[0]["labels"]
     both = (tmp_path / "four.onnx", folder / "float.onnx", "--duration", 0.2)
@@ -259,12 +259,12 @@ def test_the_output_that_gives_the_classes_is_said_and_chosen(folder: Path, tmp_
 def test_one_number_for_two_classes_in_a_bundle(folder: Path, tmp_path: Path) -> None:
     """predict and the bundle's own runner give what the file's sigmoid gives."""
     onnx.save(classifier("Sigmoid", classes=1), tmp_path / "one.onnx")
-    picture = next((folder / "photos").rglob("*.png"))
+    image = next((folder / "photos").rglob("*.png"))
     run("bundle", tmp_path / "one.onnx", "--out", tmp_path / "bundle")
-    command: list[Any] = [sys.executable, tmp_path / "bundle" / "infer.py", "--json", "--top", "2", picture]
+    command: list[Any] = [sys.executable, tmp_path / "bundle" / "infer.py", "--json", "--top", "2", image]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(ran.stdout)
-    expected = json.loads(run("predict", tmp_path / "one.onnx", picture, "--top", 2, "--json"))
+    expected = json.loads(run("predict", tmp_path / "one.onnx", image, "--top", 2, "--json"))
     assert [one["label"] for one in found["labels"]] == [one["label"] for one in expected[0]["labels"]]
     for one, other in zip(found["labels"], expected[0]["labels"], strict=True):
         assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)

@@ -35,7 +35,7 @@ ROOM_BYTES = 2 * 4096
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model and a few pictures."""
+    """A model and a few images."""
     folder = tmp_path_factory.mktemp("machine")
     onnx.save(classifier(), folder / "model.onnx")
     rng = np.random.default_rng(0)

@@ -100,7 +100,7 @@ def averaged_weights_are_taken_as_timm_takes_them(script: Transcript) -> None:
     assert all("ema" in answer.text.lower() for answer in script.of("export"))
 
 
-def pictures_are_read_or_named(script: Transcript) -> None:
+def images_are_read_or_named(script: Transcript) -> None:
     assert script.of("init")[0].status == 0
     assert "owl" in re.search(r"classes seen \((.*?)\)", script.text)[1]
     assert script.of("predict cnn.onnx photos/owl")[-1].status == 0
@@ -148,7 +148,7 @@ def odd_yaml_is_read_or_refused(script: Transcript) -> None:
     assert {status[name] for name in ("tag", "inf", "overflow", "duplicate", "empty")} == {2}
 
 
-def exchanged_pictures_are_seen(script: Transcript) -> None:
+def exchanged_images_are_seen(script: Transcript) -> None:
     first, again, fresh = (re.search(r"Accuracy: ([\d.]+)%", answer.text)[1] for answer in script.of("run r.yaml"))
     assert again == fresh != first
 
@@ -171,7 +171,7 @@ CHECKS: dict[str, Callable[[Transcript], None]] = {
     "05": class_scores_are_found_among_the_outputs,
     "06": the_order_of_classes_is_never_assumed,
     "07": averaged_weights_are_taken_as_timm_takes_them,
-    "11": pictures_are_read_or_named,
+    "11": images_are_read_or_named,
     "12": what_is_passed_over_is_named,
     "16": names_meet_in_either_form,
     "17": every_file_is_quantized_or_stays_float,
@@ -182,7 +182,7 @@ CHECKS: dict[str, Callable[[Transcript], None]] = {
     "23": float16_is_judged_as_float16,
     "29": a_setting_changes_what_it_names,
     "30": odd_yaml_is_read_or_refused,
-    "31": exchanged_pictures_are_seen,
+    "31": exchanged_images_are_seen,
     "32": the_full_disk_is_named,
     "33": any_locale_will_do,
 }

@@ -99,20 +99,20 @@ def test_progress_shows_names_as_they_are(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, its bundle and a picture, with names that would steer a terminal."""
+    """A model, its bundle and an image, with names that would steer a terminal."""
     folder = tmp_path_factory.mktemp("names")
     (folder / "bundle").mkdir()
     write_bundle(small_model(folder / "model", CLASSES), folder / "bundle")
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "p\x1b[2J\nq.png")
-    (folder / "broken\x1b[2J.png").write_bytes(b"no picture")
+    (folder / "broken\x1b[2J.png").write_bytes(b"no image")
     return folder
 
 
 def test_predict_and_the_bundles_runner_print_names_without_what_steers(folder: Path) -> None:
-    pictures = [str(folder / "p\x1b[2J\nq.png"), str(folder / "broken\x1b[2J.png")]
-    ours = CliRunner().invoke(app, ["predict", str(folder / "model" / "model.onnx"), *pictures, "--top", "4"])
-    command = [sys.executable, "-B", str(folder / "bundle" / "infer.py"), *pictures, "--top", "4"]
+    images = [str(folder / "p\x1b[2J\nq.png"), str(folder / "broken\x1b[2J.png")]
+    ours = CliRunner().invoke(app, ["predict", str(folder / "model" / "model.onnx"), *images, "--top", "4"])
+    command = [sys.executable, "-B", str(folder / "bundle" / "infer.py"), *images, "--top", "4"]
     theirs = subprocess.run(command, capture_output=True, text=True, check=False)
     for status, out, err in (
         (ours.exit_code, ours.stdout, ours.stderr),
@@ -127,13 +127,13 @@ def test_predict_and_the_bundles_runner_print_names_without_what_steers(folder: 
 
 
 def test_json_of_predict_and_of_the_bundles_runner_keeps_names(folder: Path) -> None:
-    picture = str(folder / "p\x1b[2J\nq.png")
-    ours = CliRunner().invoke(app, ["predict", str(folder / "model" / "model.onnx"), picture, "--top", "4", "--json"])
-    command = [sys.executable, "-B", str(folder / "bundle" / "infer.py"), picture, "--top", "4", "--json"]
+    image = str(folder / "p\x1b[2J\nq.png")
+    ours = CliRunner().invoke(app, ["predict", str(folder / "model" / "model.onnx"), image, "--top", "4", "--json"])
+    command = [sys.executable, "-B", str(folder / "bundle" / "infer.py"), image, "--top", "4", "--json"]
     theirs = subprocess.run(command, capture_output=True, text=True, check=True)
     for printed, answer in ((ours.stdout, json.loads(ours.stdout)[0]), (theirs.stdout, json.loads(theirs.stdout))):
         assert harmless(printed)
-        assert answer["image"] == picture
+        assert answer["image"] == image
         assert {one["label"] for one in answer["labels"]} == set(CLASSES)
 
 

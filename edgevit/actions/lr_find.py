@@ -15,8 +15,8 @@ from edgevit.models.checkpoints import open_to_train
 from edgevit.pipeline import finished_inputs
 from edgevit.recipe import Recipe
 from edgevit.training.loop.lr_finder import STEPS, RangeTest, range_test
-from edgevit.training.loop.setup import TrainingSetup, distillation, supervised
-from edgevit.training.qat import quantization_aware
+from edgevit.training.loop.setup import TrainingSetup, distillation_setup, supervised_setup
+from edgevit.training.qat import quantization_aware_setup
 
 TrainedBySteps = Train | Distill | Qat | Fewshot
 
@@ -57,9 +57,9 @@ def _has_rate(config: TrainedBySteps) -> bool:
 
 def _setup(config: TrainedBySteps, inputs: Mapping[str, Artifact], context: Context) -> TrainingSetup:
     if isinstance(config, Train):
-        return supervised(config, inputs)
+        return supervised_setup(config, inputs)
     if isinstance(config, Distill):
-        return distillation(config.model_copy(update={"teacher_cache": None}), inputs, context)[0]
+        return distillation_setup(config.model_copy(update={"teacher_cache": None}), inputs, context)[0]
     if isinstance(config, Qat):
-        return quantization_aware(config.model_copy(update={"teacher_cache": None}), inputs, context)[0]
+        return quantization_aware_setup(config.model_copy(update={"teacher_cache": None}), inputs, context)[0]
     return finetuning_setup(open_to_train(inputs["model"], config.model_rates), task_of(inputs), config, context)

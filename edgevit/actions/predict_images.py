@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgevit.artifacts import EMBEDDING, Artifact
 from edgevit.bundling.prototypes import PrototypeHead, SupportSet
 from edgevit.data.images import read_image
-from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, printable_path
+from edgevit.data.preprocess import image_suffixes, images_below, passed_over_notes, printable_path
 from edgevit.errors import DataError
 from edgevit.evaluation.classify import non_finite_scores
 from edgevit.graphs.class_scores import LOGITS, probabilities
@@ -50,13 +50,13 @@ def predict_images(
     names = classes[0].classes if classes else spec.classes
     predicted = Predicted([], [], [])
     with target_for("local-cpu").open(model, SessionOptions()) as session:
-        for name, image in list(_images(images, predicted)):
+        for name, source in list(_images(images, predicted)):
             try:
-                picture = read_image(image) if isinstance(image, Path) else image
+                image = read_image(source) if isinstance(source, Path) else source
             except (DataError, OSError) as error:
                 predicted.unread.append(error)
                 continue
-            confidence = _confidence(picture, session, classes[1] if classes else None)
+            confidence = _confidence(image, session, classes[1] if classes else None)
             if not np.isfinite(confidence).all():
                 raise non_finite_scores(name)
             best = np.argsort(-confidence, kind="stable")[:top]
@@ -65,11 +65,11 @@ def predict_images(
     return predicted
 
 
-def _confidence(picture: NDArray[np.uint8], session: Session, classes: PrototypeHead | None) -> NDArray[np.float64]:
+def _confidence(image: NDArray[np.uint8], session: Session, classes: PrototypeHead | None) -> NDArray[np.float64]:
     """The probability of each class, (classes,)."""
     spec = session.spec
-    ((images, _),) = input_batches(spec, [picture], batch_size=1)
-    outputs = session.infer({spec.inputs[0].name: images})
+    ((batch, _),) = input_batches(spec, [image], batch_size=1)
+    outputs = session.infer({spec.inputs[0].name: batch})
     scores, meaning = outputs[spec.outputs[0].name], spec.outputs[0].meaning
     if classes is not None:
         scores, meaning = classes.logits(outputs[EMBEDDING]), LOGITS
@@ -91,18 +91,18 @@ def _images(
         if not path.is_dir():
             yield str(path), path
             continue
-        below = pictures_below(path)
+        below = images_below(path)
         notes = [f"{printable_path(path)}: {note}" for note in passed_over_notes(below.passed_over, path)]
         predicted.notes.extend(notes)
         predicted.unread.extend(
             DataError(f"the folder cannot be listed: {error.strerror}", where=printable_path(error.filename))
             for error in below.unreadable
         )
-        if not below.pictures and not below.unreadable:
+        if not below.images and not below.unreadable:
             raise DataError(
                 "no images in this folder",
                 where=path,
                 got="; ".join(notes) or None,
-                expected=" ".join(sorted(picture_suffixes())),
+                expected=" ".join(sorted(image_suffixes())),
             )
-        yield from ((str(file), file) for file in below.pictures)
+        yield from ((str(file), file) for file in below.images)

@@ -37,18 +37,18 @@ class SingleStages:
         """Run one stage on its inputs, named by the fields that refer to them."""
         return make(config, inputs, self._store, self.context)
 
-    def model(self, path: Path, for_pictures: bool = True) -> Artifact:
+    def model(self, path: Path, for_images: bool = True) -> Artifact:
         """The model in an ONNX file, a bundle or the folder of a stage.
 
         Args:
-            for_pictures: say how pictures are prepared, and which output gives the classes, where the file does not.
+            for_images: say how images are prepared, and which output gives the classes, where the file does not.
         """
         if path.is_dir():
             return _model_in_folder(path, self.context.progress)
         from edgevit.graphs.files import artifact_from_onnx
 
         model = artifact_from_onnx(path)
-        if for_pictures:
+        if for_images:
             for note in _notes(path, model):
                 self.context.progress.say(f"note: {note}")
         return model
@@ -128,7 +128,7 @@ def _notes(path: Path, model: Artifact) -> list[str]:
     """What is assumed of a model whose file does not say it."""
     about = model.manifest.provenance
     unprepared = (
-        f"{path} does not say how pictures are prepared: ImageNet's mean and standard deviation are assumed; edgevit "
+        f"{path} does not say how images are prepared: ImageNet's mean and standard deviation are assumed; edgevit "
         "describe writes others into it, and names of classes"
     )
     return [*([] if about["described"] else [unprepared]), *(f"{path}: {note}" for note in about["notes"])]

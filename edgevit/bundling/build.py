@@ -39,7 +39,7 @@ MACHINE_SPECIFIC = (
     "This graph was optimized for the machine it was compiled and measured on. Other machines may refuse it or run it "
     "slowly. For a portable bundle, bundle the ONNX file that it was compiled from."
 )
-# For one picture in two processes with the same kernels: only float32 rounding may differ.
+# For one image in two processes with the same kernels: only float32 rounding may differ.
 TOLERANCE = 1e-4
 
 
@@ -79,18 +79,18 @@ def write_bundle(
 
 
 def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
-    """Label one seeded picture with the bundle's `infer.py`, in its own process, and with the model here; compare.
+    """Label one seeded image with the bundle's `infer.py`, in its own process, and with the model here; compare.
 
     Args:
-        work: a folder for the picture.
+        work: a folder for the image.
 
     Raises:
         ParityError: the two do not agree, or the bundle does not run.
     """
-    picture = work / "picture.png"
+    image = work / "image.png"
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((320, 240)).save(picture)
-    got, expected = _prediction_of_bundle(bundle, picture), _prediction_here(model, bundle, picture)
+    Image.fromarray(pixels).resize((320, 240)).save(image)
+    got, expected = _prediction_of_bundle(bundle, image), _prediction_here(model, bundle, image)
     differences = np.abs(np.subtract(got.numbers, expected.numbers))
     if got.label != expected.label or not (differences <= TOLERANCE).all():  # false for NaN
         raise ParityError(
@@ -180,8 +180,8 @@ def _readme(model: Artifact, takes_classes: bool) -> str:
     )
 
 
-def _prediction_of_bundle(bundle: Path, picture: Path) -> _Prediction:
-    prediction = json.loads(_run(bundle, "infer.py", "--verify", "--json", str(picture)))
+def _prediction_of_bundle(bundle: Path, image: Path) -> _Prediction:
+    prediction = json.loads(_run(bundle, "infer.py", "--verify", "--json", str(image)))
     best = prediction["labels"][0]
     cosines = [prediction["cosine"]] if "cosine" in prediction else []
     return _Prediction(best["label"], (best["confidence"], *cosines))
@@ -196,9 +196,9 @@ def _run(bundle: Path, program: str, *arguments: str) -> str:
     return ended.stdout
 
 
-def _prediction_here(model: Artifact, bundle: Path, picture: Path) -> _Prediction:
+def _prediction_here(model: Artifact, bundle: Path, image: Path) -> _Prediction:
     spec = model.io
-    pixels = preprocess(open_image(picture), **spec.preprocess.model_dump())
+    pixels = preprocess(open_image(image), **spec.preprocess.model_dump())
     images = np.repeat(pixels[np.newaxis], fixed_batch(spec) or 1, axis=0)
     outputs = open_session(model, SessionOptions()).infer({spec.inputs[0].name: images})
     confidence = probabilities(outputs[spec.outputs[0].name][:1], spec.outputs[0].meaning)[0]

@@ -109,10 +109,10 @@ def named_by(support: Dataset, model: Artifact, progress: Progress) -> Artifact:
 
 def _predicted(model: Artifact, support: Dataset, progress: Progress) -> NDArray[np.int64]:
     """The output with the largest score for each image, (n,)."""
-    pictures = (support.image(index) for index in range(len(support)))
+    images = (support.image(index) for index in range(len(support)))
     predicted = []
     with progress.bar("order of classes", len(support), "images") as bar:
-        for batch in predict_probabilities(open_session(model, SessionOptions()), pictures, batch_size=1):
+        for batch in predict_probabilities(open_session(model, SessionOptions()), images, batch_size=1):
             predicted.append(int(batch[0].argmax()))
             bar.advance()
     return np.array(predicted, np.int64)
@@ -234,8 +234,8 @@ def _embeddings(session: Session, dataset: Dataset, progress: Progress) -> NDArr
     embeddings = []
     with progress.bar(dataset.name, len(dataset), "images") as bar:
         # One at a time, as on the device: kernels for larger batches may round otherwise.
-        pictures = (dataset.image(index) for index in range(len(dataset)))
-        for batch, _ in input_batches(session.spec, pictures, batch_size=1):
+        images = (dataset.image(index) for index in range(len(dataset)))
+        for batch, _ in input_batches(session.spec, images, batch_size=1):
             embeddings.append(session.infer({session.spec.inputs[0].name: batch})[EMBEDDING][0])
             bar.advance()
     return np.stack(embeddings).astype(np.float32, copy=False)

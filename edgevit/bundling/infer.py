@@ -73,7 +73,7 @@ class Classifier:
         """Load a bundle. Raises BundleError if a file was altered, or cannot be used."""
         self.folder = Path(folder)
         self.record = read_record(self.folder)
-        self._pictures = shipped("preprocess")
+        self._preprocessing = shipped("preprocess")
         check_file(self.folder, "model.onnx", self.record["files"]["model.onnx"])
         self.labels, self.spec = read_labels(self.folder, self.record), read_spec(self.folder, self.record)
         self.support = read_classes(self.folder, self.record)
@@ -132,8 +132,8 @@ class Classifier:
 
     def _run(self, image: Image, outputs: list[str]) -> list[npt.NDArray[np.float32]]:
         """The named outputs for one image, each (1, width)."""
-        picture = image if isinstance(image, np.ndarray) else self._pictures.open_image(image)
-        pixels = self._pictures.preprocess(picture, **self.spec["preprocess"])
+        decoded = image if isinstance(image, np.ndarray) else self._preprocessing.open_image(image)
+        pixels = self._preprocessing.preprocess(decoded, **self.spec["preprocess"])
         batch = self.spec["inputs"][0]["shape"][0]
         repeated = np.repeat(pixels[np.newaxis], batch if isinstance(batch, int) else 1, axis=0)
         model = self.folder / "model.onnx"
@@ -517,19 +517,19 @@ def line(path: Path, answer: Answer, options: argparse.Namespace) -> str:
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files themselves, and every picture below each folder, sorted; also subfolders that cannot be listed.
+    """The files themselves, and every image below each folder, sorted; also subfolders that cannot be listed.
 
     Notes on stderr name the files that are passed over.
     """
-    pictures = shipped("preprocess")
+    images = shipped("preprocess")
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        below = pictures.pictures_below(path)
-        for note in pictures.passed_over_notes(below.passed_over, path):
+        below = images.images_below(path)
+        for note in images.passed_over_notes(below.passed_over, path):
             complain(f"note: {path}: {note}")
-        yield from below.pictures
+        yield from below.images
         yield from (Path(error.filename) for error in below.unreadable)
 
 

@@ -200,13 +200,13 @@ def float16_range(graph: Graph) -> Iterator[Diagnostic]:
         return
     for name, magnitude in measured.items():
         if magnitude.overflows and name in graph.maker:
-            reached = f"its float16 output '{name}' reaches {magnitude.largest:.5g} on a random picture"
+            reached = f"its float16 output '{name}' reaches {magnitude.largest:.5g} on a random image"
             if magnitude.largest >= INFINITE:
                 level: Literal["error", "warning"] = "error"
                 what = f"{reached}; {LARGEST:.0f} is the largest"
             else:
                 level = "warning"
-                what = f"{reached}; {HEADROOM:g} times as much, as other pictures may give, exceeds {LARGEST:.0f}"
+                what = f"{reached}; {HEADROOM:g} times as much, as other images may give, exceeds {LARGEST:.0f}"
             yield Diagnostic("float16_range", level, graph.maker[name].name, what, FROM_FLOAT32)
 
 

@@ -65,7 +65,7 @@ def _print(inspected: Inspection) -> None:
             echo(f"  {direction}  {_described(tensor)}")
     if inspected.spec is not None:
         rule, classes = inspected.spec.preprocess, len(inspected.spec.classes)
-        echo(f"  pictures: {rule.resize} to {rule.height} × {rule.width}, {rule.interpolation}; {classes} classes")
+        echo(f"  images: {rule.resize} to {rule.height} × {rule.width}, {rule.interpolation}; {classes} classes")
     for name, value in inspected.session_options.items():
         echo(f"  session option {name}: {value}")
     _print_costs(inspected)

@@ -135,7 +135,7 @@ def describe(
     check_out(out, model, labels)
     options = {"mean": mean, "std": std, "resize": resize, "crop_pct": crop_pct, "interpolation": interpolation}
     with single_stages(terminal_context()) as stages:
-        artifact = stages.model(model, for_pictures=False)
+        artifact = stages.model(model, for_images=False)
         graph = read_onnx(onnx_file(artifact))
         names = None if labels is None else names_in_file(labels)
         if output is not None or not artifact.manifest.provenance.get("described", True):
@@ -259,7 +259,7 @@ def compile(
     with single_stages(terminal_context()) as stages:
         engine = stages.make(
             stage_config(Compile, id="engine", model="model", target=target),
-            model=stages.model(model, for_pictures=False),
+            model=stages.model(model, for_images=False),
         )
         _write_model(engine, out, as_json)
     next_command("edgevit profile", out)
@@ -286,7 +286,7 @@ def _print_preprocess(out: Path, io: IOSpec) -> None:
     scaling = "normalized inside the model" if rule.normalised_inside else scaling
     resize = f"crop at {rule.crop_pct:g}" if rule.resize == "crop" else rule.resize
     echo(f"wrote {out}")
-    echo(f"pictures   {rule.height} x {rule.width}, {resize}, {rule.interpolation}; {scaling}")
+    echo(f"images   {rule.height} x {rule.width}, {resize}, {rule.interpolation}; {scaling}")
     echo(f"output     {io.outputs[0].name}, {io.outputs[0].meaning}")
     echo(f"classes    {len(io.classes)}: {listed(io.classes)}")
 

@@ -147,7 +147,7 @@ def profile(
     from edgevit.runtimes.base import fixed_batch
 
     with single_stages(terminal_context()) as stages:
-        timed = stages.model(model, for_pictures=False)
+        timed = stages.model(model, for_images=False)
         config = stage_config(Profile, id="latency", model="model", target=target, runtime=runtime, threads=threads,
                         batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
                         duration_s=duration_s)  # fmt: skip

@@ -98,7 +98,7 @@ def _loader(built: BuiltModel, file: Path, threads: int) -> Callable[[], HostSes
     """A function that opens a model, exported to `file`, in ONNX Runtime."""
     spec = IOSpec.for_classifier(built.preprocess, default_class_names(built.description.num_classes))
     folded = built.description.change(Folded) is not None
-    exported = onnx_from_module(built.module, spec, OPSET, dynamic_batch=True, as_it_is=folded)
+    exported = onnx_from_module(built.module, spec, OPSET, dynamic_batch=True, keep_branches=folded)
     exported.write(file)
     return partial(file_session, file, exported.spec, {}, threads)
 

@@ -114,7 +114,7 @@ class Augmentation(Frozen):
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures are mixed with each other."""
+        """Whether images are mixed with each other."""
         return bool((self.mixup or self.cutmix) and self.mix_probability)
 
 
@@ -352,7 +352,7 @@ class Distillation(Training):
 
     def _check_plain_view(self) -> None:
         if self.augmentation.mixes:
-            raise ValueError("teacher_view: plain does not work with mixed pictures: leave out mixup and cutmix")
+            raise ValueError("teacher_view: plain does not work with mixed images: leave out mixup and cutmix")
         if self.teacher_cache is not None:
             raise ValueError("teacher_view: plain needs no teacher_cache: leave it out")
         for term in self.objectives:
@@ -366,7 +366,7 @@ class Distillation(Training):
             raise ValueError("no term learns from the teacher: add one, such as hard, or use a train stage")
         for term in self.objectives:
             if isinstance(term, DecoupledDistillation) and self.augmentation.mixes:
-                raise ValueError("dkd needs one label for each picture: leave out mixup and cutmix, or use 'soft'")
+                raise ValueError("dkd needs one label for each image: leave out mixup and cutmix, or use 'soft'")
             if isinstance(term, (FeatureDistillation, AttentionTransfer)):
                 if self.teacher_cache is not None:
                     raise ValueError(

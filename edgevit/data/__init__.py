@@ -1,4 +1,4 @@
-"""Data sets, their roles, and preprocessing from a picture to a model's input."""
+"""Data sets, their roles, and preprocessing from an image to a model's input."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Image corruptions of eight kinds at five severities, after Hendrycks and Dietterich 2019 (arXiv:1903.12261).
 
-The kinds and the five severities follow that paper. The pictures differ, so accuracies under these corruptions are not
-comparable with ImageNet-C's or CIFAR-10-C's. Lengths are shares of the picture's short side, so that pictures of 32 and
+The kinds and the five severities follow that paper. The images differ, so accuracies under these corruptions are not
+comparable with ImageNet-C's or CIFAR-10-C's. Lengths are shares of the image's short side, so that images of 32 and
 of 224 pixels are corrupted alike. The effect of noise and JPEG depends on the number of pixels: they are as strong as
 in CIFAR-10-C at 32 pixels and as in ImageNet-C at 224 pixels, and interpolated geometrically between. Darkness, which
 stands for night, is not among the kinds of that paper.
@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as Pictures
+from PIL import Image as Images
 from PIL import ImageDraw, ImageFilter
 
 from edgevit.configs import Corruption
@@ -47,7 +47,7 @@ UnitImage: TypeAlias = npt.NDArray[np.float32]  # (height, width, 3), 0 to 1
 
 
 def corrupt(image: Image, kind: Corruption, severity: int, seed: str) -> Image:
-    """A corrupted copy of an RGB picture, uint8 (H, W, 3), of any size.
+    """A corrupted copy of an RGB image, uint8 (H, W, 3), of any size.
 
     Args:
         severity: 1 to 5.
@@ -59,7 +59,7 @@ def corrupt(image: Image, kind: Corruption, severity: int, seed: str) -> Image:
 
 
 def at_common_size(image: Image) -> Image:
-    """The picture with its short side reduced to at most 256 pixels. Far ends of very long strips are cut off."""
+    """The image with its short side reduced to at most 256 pixels. Far ends of very long strips are cut off."""
     rows, columns = image.shape[:2]
     height, width = min(rows, columns * LONGEST_STRIP), min(columns, rows * LONGEST_STRIP)
     top, left = (rows - height) // 2, (columns - width) // 2
@@ -68,7 +68,7 @@ def at_common_size(image: Image) -> Image:
     if short <= COMMON_SHORT_SIDE:
         return image
     size = (width * COMMON_SHORT_SIDE // short, height * COMMON_SHORT_SIDE // short)
-    return np.asarray(Pictures.fromarray(np.ascontiguousarray(image)).resize(size, Pictures.Resampling.BICUBIC))
+    return np.asarray(Images.fromarray(np.ascontiguousarray(image)).resize(size, Images.Resampling.BICUBIC))
 
 
 def _brightness(image: UnitImage, level: int, _: np.random.Generator) -> UnitImage:
@@ -88,7 +88,7 @@ def _contrast(image: UnitImage, level: int, _: np.random.Generator) -> UnitImage
 
 
 def _blur(image: UnitImage, level: int, _: np.random.Generator) -> UnitImage:
-    """Gaussian blur; the picture is mirrored at its edges. A sigma below 1/3 pixel changes almost nothing."""
+    """Gaussian blur; the image is mirrored at its edges. A sigma below 1/3 pixel changes almost nothing."""
     sigma = BLUR_SIGMA[level] * _short_side(image)
     radius = int(BLUR_TRUNCATE * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
@@ -114,8 +114,8 @@ def _noise(image: UnitImage, level: int, generator: np.random.Generator) -> Unit
 
 def _jpeg(image: UnitImage, level: int, _: np.random.Generator) -> UnitImage:
     buffer = BytesIO()
-    Pictures.fromarray(_uint8(image)).save(buffer, "JPEG", quality=round(_for_size(JPEG_QUALITY, level, image)))
-    with Pictures.open(buffer) as decoded:
+    Images.fromarray(_uint8(image)).save(buffer, "JPEG", quality=round(_for_size(JPEG_QUALITY, level, image)))
+    with Images.open(buffer) as decoded:
         return np.asarray(decoded, np.float32) / np.float32(255)
 
 
@@ -125,19 +125,19 @@ def _fog(image: UnitImage, level: int, generator: np.random.Generator) -> UnitIm
     short, cloud = _short_side(image), np.zeros((height, width), np.float32)
     for octave, cells in enumerate(FOG_CELLS):
         rows, columns = (min(side, math.ceil(side * cells / short)) for side in (height, width))
-        grid = Pictures.fromarray(generator.random((rows, columns), dtype=np.float32))
-        cloud += 0.5**octave * np.asarray(grid.resize((width, height), Pictures.Resampling.BILINEAR))
+        grid = Images.fromarray(generator.random((rows, columns), dtype=np.float32))
+        cloud += 0.5**octave * np.asarray(grid.resize((width, height), Images.Resampling.BILINEAR))
     depth = FOG_DEPTH[level] * (0.5 + 0.5 * cloud / cloud.mean())
     transmission = np.exp(-depth)[..., np.newaxis]
     return np.asarray(image * transmission + FOG_LIGHT * (1 - transmission), np.float32)
 
 
 def _snow(image: UnitImage, level: int, generator: np.random.Generator) -> UnitImage:
-    """Bright streaks in a common direction, blended over the picture by their opacity."""
+    """Bright streaks in a common direction, blended over the image by their opacity."""
     height, width = image.shape[:2]
     scale = SNOW_CANVAS / _short_side(image)
     canvas_width, canvas_height = (min(LONGEST_SNOW_CANVAS, round(side * scale)) for side in (width, height))
-    canvas = Pictures.new("L", (canvas_width, canvas_height))
+    canvas = Images.new("L", (canvas_width, canvas_height))
     pencil, direction = ImageDraw.Draw(canvas), generator.uniform(np.pi / 4, 3 * np.pi / 4)
     count = round(SNOW_FLAKES[level] * canvas_width * canvas_height / SNOW_CANVAS**2)
     positions = generator.random((count, 2)) * (canvas_width, canvas_height)
@@ -146,7 +146,7 @@ def _snow(image: UnitImage, level: int, generator: np.random.Generator) -> UnitI
     opacities = generator.integers(150, 256, count)
     for position, streak, thickness, opacity in zip(positions, streaks, widths, opacities, strict=True):
         pencil.line((*position, *(position + streak)), fill=int(opacity), width=int(thickness))
-    layer = canvas.filter(ImageFilter.GaussianBlur(1)).resize((width, height), Pictures.Resampling.BILINEAR)
+    layer = canvas.filter(ImageFilter.GaussianBlur(1)).resize((width, height), Images.Resampling.BILINEAR)
     opacity = np.asarray(layer, np.float32)[..., np.newaxis] / np.float32(255)
     return image + (1 - image) * opacity
 
@@ -164,7 +164,7 @@ _CORRUPTIONS: dict[Corruption, Callable[[UnitImage, int, np.random.Generator], U
 
 
 def _for_size(strengths: Mapping[int, Sequence[float]], level: int, image: UnitImage) -> float:
-    """The strength for a picture of this size: interpolated geometrically between two sizes, constant outside them."""
+    """The strength for an image of this size: interpolated geometrically between two sizes, constant outside them."""
     (small, at_small), (large, at_large) = sorted(strengths.items())
     position = math.log(_short_side(image) / small) / math.log(large / small)
     return float(at_small[level] * (at_large[level] / at_small[level]) ** min(1.0, max(0.0, position)))

@@ -1,4 +1,4 @@
-"""Data sets in memory: samples with ids, with or without labels, whose pictures are read one at a time."""
+"""Data sets in memory: samples with ids, with or without labels, whose images are read one at a time."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Indices = npt.NDArray[np.int64]
 
 
 class Images(Protocol):
-    """The pictures of a source, by position. Must be picklable, for loader workers, and safe to read from threads."""
+    """The images of a source, by position. Must be picklable, for loader workers, and safe to read from threads."""
 
     def content(self, index: int) -> bytes:
-        """The bytes of picture `index`, from which its hash is computed. Raises DataError if they cannot be read."""
+        """The bytes of image `index`, from which its hash is computed. Raises DataError if they cannot be read."""
         ...
 
     def decoded(self, content: bytes, index: int) -> Image:
-        """Picture `index` decoded from its bytes, uint8 (H, W, 3), RGB. Raises DataError if they are not a picture."""
+        """Image `index` decoded from its bytes, uint8 (H, W, 3), RGB. Raises DataError if they are not an image."""
         ...
 
     def place(self, index: int) -> str:
-        """The location of picture `index`. Two data sets that read the same picture give the same location."""
+        """The location of image `index`. Two data sets that read the same image give the same location."""
         ...
 
     def states(self, indices: Sequence[int], known: ImageStates) -> list[ImageState]:
-        """For each of these pictures: the hash of its content, and the problem if it cannot be decoded."""
+        """For each of these images: the hash of its content, and the problem if it cannot be decoded."""
         ...
 
 
@@ -49,7 +49,7 @@ class Source:
         ids: the id of each sample, unique and stable: a relative path, or a name made from its index.
         labels: (n,) int64, or None if the source has none.
         splits: the split of each sample.
-        images: the pictures of the samples.
+        images: the images of the samples.
         notes: notes for the user about how the source was read.
     """
 
@@ -70,9 +70,9 @@ class Dataset:
         classes: class names; a label is an index into them. A class may have no sample in this role.
         sample_ids: the id of each sample.
         labels: (n,) int64, or None if this role hides them.
-        images: the pictures of the whole source.
+        images: the images of the whole source.
         indices: the position of each sample in `images`.
-        sha256: (n, 32) uint8, the hash that each picture's content must have; None if the pictures were not hashed.
+        sha256: (n, 32) uint8, the hash that each image's content must have; None if the images were not hashed.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Dataset:
         content = self.images.content(position)
         if self.sha256 is not None and hashlib.sha256(content).digest() != self.sha256[index].tobytes():
             raise DataError(
-                "the picture was changed while it was in use",
+                "the image was changed while it was in use",
                 where=self.images.place(position),
                 next=f"do not change {self.name} while it is in use, and run the command again",
             )
@@ -127,7 +127,7 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Pictures in memory, uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3), and the file they were read from."""
+    """Images in memory, uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3), and the file they were read from."""
 
     pixels: npt.NDArray[np.uint8]
     origin: str = ""
@@ -148,7 +148,7 @@ class ArrayImages:
 
 @dataclass(frozen=True, eq=False)
 class SubsetImages:
-    """A selection of another source's pictures, by position."""
+    """A selection of another source's images, by position."""
 
     images: Images
     positions: Indices

@@ -1,4 +1,4 @@
-"""Duplicate pictures within a data set, and in both tested and training data, found by the hash of their content."""
+"""Duplicate images within a data set, and in both tested and training data, found by the hash of their content."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Uses:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Pictures of a tested data set that are also in a data set that models learn from.
+    """Images of a tested data set that are also in a data set that models learn from.
 
     Attributes:
         data: name of the data set that models learn from.
         labelled: whether that data set has labels.
-        images: number of tested pictures that are in it.
-        of: number of tested pictures.
+        images: number of tested images that are in it.
+        of: number of tested images.
     """
 
     data: str
@@ -52,9 +52,9 @@ class Overlap:
 
 
 def duplicate_notes(name: str, dataset: Dataset, uses: Uses) -> list[str]:
-    """Notes about pictures that data set `name` holds twice.
+    """Notes about images that data set `name` holds twice.
 
-    Raises DataError if the data set is a support with a picture under two classes.
+    Raises DataError if the data set is a support with an image under two classes.
     """
     as_support = is_support(name, dataset, uses)
     within_classes = _duplicates_within_classes(dataset) if as_support else ()
@@ -64,12 +64,12 @@ def duplicate_notes(name: str, dataset: Dataset, uses: Uses) -> list[str]:
 def overlaps(name: str, hashed: Mapping[str, Dataset], uses: Uses) -> list[Overlap]:
     """The overlaps between the tested data set `name` and each data set that models learn from.
 
-    Pictures are compared by the hash of their content. Copies in different files are counted and not refused: large
-    data sets contain some (CIFAR-10 has some in both train and test), and unlabelled pictures may be the tested ones on
+    Images are compared by the hash of their content. Copies in different files are counted and not refused: large
+    data sets contain some (CIFAR-10 has some in both train and test), and unlabelled images may be the tested ones on
     purpose.
 
     Raises:
-        DataError: a tested picture is in a support; or a labelled data set that models learn from reads the same file.
+        DataError: a tested image is in a support; or a labelled data set that models learn from reads the same file.
     """
     if name not in uses.tested:
         return []
@@ -77,7 +77,7 @@ def overlaps(name: str, hashed: Mapping[str, Dataset], uses: Uses) -> list[Overl
     overlapping = []
     for learned_name in sorted(uses.learned):
         learned = hashed[learned_name]
-        pairs = _shared_pictures(tested, learned)
+        pairs = _shared_images(tested, learned)
         if not _by_design(name, learned_name):
             _check_apart(tested, learned, pairs, is_support(learned_name, learned, uses))
         if pairs:
@@ -102,12 +102,12 @@ def _duplicates_across_classes(dataset: Dataset, refused: bool) -> Iterator[str]
     named = [f"{with_class[first]} and {with_class[copy]}" for first, copy in pairs]
     if refused:
         raise DataError(
-            "the support has the same picture under two classes",
+            "the support has the same image under two classes",
             where=dataset.name,
             got=f"{len(pairs)}: {listed(named, SHOWN)}",
-            next="keep each picture only under the class that it shows",
+            next="keep each image only under the class that it shows",
         )
-    yield f"{_pictures(len(pairs))} under two classes: {listed(named, SHOWN)}"
+    yield f"{_images(len(pairs))} under two classes: {listed(named, SHOWN)}"
 
 
 def _duplicates_within_classes(dataset: Dataset) -> Iterator[str]:
@@ -119,11 +119,11 @@ def _duplicates_within_classes(dataset: Dataset) -> Iterator[str]:
         if labels[first] == labels[copy]
     ]
     if named:
-        yield f"{_pictures(len(named))} there twice, and count{'s' * (len(named) == 1)} twice: {listed(named, SHOWN)}"
+        yield f"{_images(len(named))} there twice, and count{'s' * (len(named) == 1)} twice: {listed(named, SHOWN)}"
 
 
-def _shared_pictures(tested: Dataset, learned: Dataset) -> list[tuple[int, int]]:
-    """The pictures that are in both data sets, each as its position in `tested` and in `learned`.
+def _shared_images(tested: Dataset, learned: Dataset) -> list[tuple[int, int]]:
+    """The images that are in both data sets, each as its position in `tested` and in `learned`.
 
     The position in `learned` is that of the same file if it is there, otherwise that of the first copy.
     """
@@ -149,11 +149,11 @@ def _check_apart(tested: Dataset, learned: Dataset, pairs: Sequence[tuple[int, i
         return
     named = [f"{tested.sample_ids[position]} is {learned.sample_ids[copy]}" for position, copy in refused]
     raise DataError(
-        f"pictures that accuracy is measured on are also in the {'support' if as_support else 'data set'} "
+        f"images that accuracy is measured on are also in the {'support' if as_support else 'data set'} "
         f"'{learned.name}', which models learn from",
         where=tested.name,
         got=f"{len(refused)}: {listed(named)}",
-        next=f"remove the pictures from one of the two, or let {learned.name} read different folders or splits",
+        next=f"remove the images from one of the two, or let {learned.name} read different folders or splits",
     )
 
 
@@ -182,5 +182,5 @@ def _duplicates(dataset: Dataset) -> Iterator[tuple[int, int]]:
             first[content] = index
 
 
-def _pictures(count: int) -> str:
-    return "1 picture is" if count == 1 else f"{count:,} pictures are"
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count:,} images are"

@@ -10,14 +10,14 @@ from edgevit.data.dataset import Source
 from edgevit.data.splits import split_named
 from edgevit.errors import listed
 
-GIVE_CLASSES = "make a folder for each class, or set classes: none if the pictures have no labels"
+GIVE_CLASSES = "make a folder for each class, or set classes: none if the images have no labels"
 UNLABELLED_NAMES = frozenset({"unlabelled", "unlabeled", "pool", "unsorted"})
 
 
 def label_notes(name: str, configs: Mapping[str, DatasetConfig], sources: Mapping[str, Source]) -> list[str]:
     """Notes about the folders of data set `name`, given all data sets that a recipe reads.
 
-    There is a note for a labelled data set with a class named like a folder of unlabelled pictures ("pool"), and for an
+    There is a note for a labelled data set with a class named like a folder of unlabelled images ("pool"), and for an
     unlabelled data set whose folders have the names of two or more classes of a labelled data set.
     """
     source = sources[name]
@@ -25,7 +25,7 @@ def label_notes(name: str, configs: Mapping[str, DatasetConfig], sources: Mappin
         return []
     if source.labels is not None:
         return [
-            f"the folder '{folder}' is taken as a class; pictures without labels go into a data set with classes: none"
+            f"the folder '{folder}' is taken as a class; images without labels go into a data set with classes: none"
             for folder in source.classes
             if folder.lower() in UNLABELLED_NAMES
         ]
@@ -41,7 +41,7 @@ def label_notes(name: str, configs: Mapping[str, DatasetConfig], sources: Mappin
 
 
 def inner_folders(source: Source) -> list[str]:
-    """The names of the folders that hold the pictures, below the class folders."""
+    """The names of the folders that hold the images, below the class folders."""
     folders = set()
     for sample_id in source.ids:
         outer, *inner = sample_id.split("/")[:-1]

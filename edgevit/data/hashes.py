@@ -1,4 +1,4 @@
-"""A cache of the sha256 of pictures, in a JSON file. An entry is valid while the picture's file does not change."""
+"""A cache of the sha256 of images, in a JSON file. An entry is valid while the image's file does not change."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ _NO_FILE = "none"
 
 @dataclass(frozen=True)
 class ImageState:
-    """The sha256 of a picture's content, and why it cannot be decoded (None if it can)."""
+    """The sha256 of an image's content, and why it cannot be decoded (None if it can)."""
 
     sha256: str
     problem: str | None = None
 
 
-class StoredPicture(Protocol):
-    """An encoded picture on disk."""
+class StoredImage(Protocol):
+    """An encoded image on disk."""
 
     @property
     def key(self) -> str:
-        """The unique name of the picture in the cache."""
+        """The unique name of the image in the cache."""
         ...
 
     def stamp(self) -> str:
-        """A text that changes whenever the file that holds the picture changes."""
+        """A text that changes whenever the file that holds the image changes."""
         ...
 
     def read(self) -> bytes:
-        """The bytes of the picture. Raises OSError if they cannot be read now, ValueError if they can never be read."""
+        """The bytes of the image. Raises OSError if they cannot be read now, ValueError if they can never be read."""
         ...
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file with one picture, or the part of a file from `offset` that holds one picture in `size` bytes."""
+    """A file with one image, or the part of a file from `offset` that holds one image in `size` bytes."""
 
     file: Path
     offset: int = 0
@@ -69,22 +69,22 @@ class StoredFile:
             opened.seek(self.offset)
             content = opened.read(self.size)
         if len(content) < self.size:
-            raise OSError("the file ends before the picture does")
+            raise OSError("the file ends before the image does")
         return content
 
 
-def content_of(picture: StoredPicture, where: str) -> bytes:
-    """The bytes of a picture. Raises DataError, naming `where`, if they cannot be read."""
+def content_of(image: StoredImage, where: str) -> bytes:
+    """The bytes of an image. Raises DataError, naming `where`, if they cannot be read."""
     try:
-        return picture.read()
+        return image.read()
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {_reason(error)}", where=where) from None
 
 
 class ImageStates:
-    """Hashes and decodes each picture once. An entry is valid while the picture's key and stamp stay the same.
+    """Hashes and decodes each image once. An entry is valid while the image's key and stamp stay the same.
 
-    A picture that could not be read for lack of permission, of memory or of a working disk is not stored: the next
+    An image that could not be read for lack of permission, of memory or of a working disk is not stored: the next
     process reads it again.
     """
 
@@ -95,12 +95,10 @@ class ImageStates:
         self._not_stored: dict[str, ImageState] = {}
         self._has_new_entries = False
 
-    def of(self, pictures: Iterable[StoredPicture]) -> list[ImageState]:
-        """The state of each picture, in order. Pictures without a valid entry are read now, on all cores."""
-        wanted = [(picture, picture.key) for picture in pictures]
-        unknown = [
-            picture for picture, key in wanted if key not in self._not_stored and not self._is_valid(picture, key)
-        ]
+    def of(self, images: Iterable[StoredImage]) -> list[ImageState]:
+        """The state of each image, in order. Images without a valid entry are read now, on all cores."""
+        wanted = [(image, image.key) for image in images]
+        unknown = [image for image, key in wanted if key not in self._not_stored and not self._is_valid(image, key)]
         if unknown:
             self._read(unknown)
         return [self._not_stored.get(key) or ImageState(*self._known[key][1:]) for _, key in wanted]
@@ -116,16 +114,16 @@ class ImageStates:
             partial.replace(self._file)
             self._has_new_entries = False
 
-    def _is_valid(self, picture: StoredPicture, key: str) -> bool:
-        return key in self._known and self._known[key][0] == picture.stamp()
+    def _is_valid(self, image: StoredImage, key: str) -> bool:
+        return key in self._known and self._known[key][0] == image.stamp()
 
-    def _read(self, pictures: list[StoredPicture]) -> None:
-        with ThreadPoolExecutor() as pool, self._progress.bar("reading images", len(pictures), "images") as bar:
-            for picture, (state, stamp) in zip(pictures, pool.map(_state, pictures), strict=True):
+    def _read(self, images: list[StoredImage]) -> None:
+        with ThreadPoolExecutor() as pool, self._progress.bar("reading images", len(images), "images") as bar:
+            for image, (state, stamp) in zip(images, pool.map(_state, images), strict=True):
                 if stamp is None:
-                    self._not_stored[picture.key] = state
+                    self._not_stored[image.key] = state
                 else:
-                    self._known[picture.key] = (stamp, state.sha256, state.problem)
+                    self._known[image.key] = (stamp, state.sha256, state.problem)
                     self._has_new_entries = True
                 bar.advance()
 
@@ -150,17 +148,17 @@ def stamp_of_all(files: Iterable[Path]) -> str:
     return hashlib.sha256("\n".join(f"{file} {stamp_of(file)}" for file in files).encode()).hexdigest()
 
 
-def _state(picture: StoredPicture) -> tuple[ImageState, str | None]:
-    """The state of a picture, and the stamp to store it under; None if another attempt may give another state."""
-    stamp = picture.stamp()
+def _state(image: StoredImage) -> tuple[ImageState, str | None]:
+    """The state of an image, and the stamp to store it under; None if another attempt may give another state."""
+    stamp = image.stamp()
     try:
-        content = picture.read()
+        content = image.read()
     except OSError as error:
         return ImageState("", _reason(error)), None
     except ValueError as error:
         return ImageState("", str(error)), stamp
     digest = hashlib.sha256(content).hexdigest()
-    unchanged = picture.stamp() == stamp
+    unchanged = image.stamp() == stamp
     try:
         open_image(BytesIO(content))
     except OSError as error:

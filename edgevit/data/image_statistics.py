@@ -1,6 +1,6 @@
 """Statistics of images, and a check whether they are varied enough to calibrate or score a model.
 
-Thresholds come from `benchmarks/calibration_pictures.py`: statistics of images of CIFAR-10, Grocery, Omniglot,
+Thresholds come from `benchmarks/calibration_images.py`: statistics of images of CIFAR-10, Grocery, Omniglot,
 ImageNet and digits, drawn at random and from one class, and the accuracy of a CIFAR-10 ResNet-20 in INT8 by the
 contrast of its calibration images.
 """
@@ -38,7 +38,7 @@ class ImageStatistics:
         count: number of images.
         contrast: standard deviation over all pixels of all images.
         spread: standard deviation over images of the means of blocks of 8 × 8 pixels.
-        one_coloured: share of images with a single color.
+        one_color: share of images with a single color.
         mean: mean of red, green and blue.
         std: standard deviation of red, green and blue.
     """
@@ -46,7 +46,7 @@ class ImageStatistics:
     count: int
     contrast: float
     spread: float
-    one_coloured: float
+    one_color: float
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def image_statistics(images: Sequence[NDArray[np.uint8]]) -> ImageStatistics:
         count=len(pixels),
         contrast=float(pixels.std()),
         spread=float(np.sqrt(blocks.var(0).mean())),
-        one_coloured=float(np.mean(pixels.std((1, 2)).mean(-1) < ONE_COLOR)),
+        one_color=float(np.mean(pixels.std((1, 2)).mean(-1) < ONE_COLOR)),
         mean=pixels.mean((0, 1, 2)),
         std=pixels.std((0, 1, 2)),
     )
@@ -90,8 +90,8 @@ def check_images(dataset: Dataset, preprocess: Preprocess, classes: Sequence[str
     doubts = []
     if statistics.contrast < FAINT:
         doubts.append(f"their contrast is {statistics.contrast:.3f} of 1; photos and drawings have 0.15 and more")
-    if statistics.one_coloured:
-        doubts.append(f"{statistics.one_coloured:.0%} of them have a single color")
+    if statistics.one_color:
+        doubts.append(f"{statistics.one_color:.0%} of them have a single color")
     if statistics.count > 1 and statistics.spread < ALIKE:
         doubts.append(
             f"they are nearly alike: they differ by {statistics.spread:.3f} of 1, other sets by 0.06 and more"
@@ -102,7 +102,7 @@ def check_images(dataset: Dataset, preprocess: Preprocess, classes: Sequence[str
 
 
 def _refuse_uniform(statistics: ImageStatistics, where: str) -> None:
-    if statistics.one_coloured == 1:
+    if statistics.one_color == 1:
         got = "images of a single color"
     elif statistics.count > 1 and statistics.spread < SAME * statistics.contrast:
         got = f"{statistics.count} copies of one image"

@@ -1,4 +1,4 @@
-"""Reading pictures as arrays, with errors that name the file."""
+"""Reading images as arrays, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgevit.data.preprocess import open_image
 from edgevit.errors import DataError
 
 Image = npt.NDArray[np.uint8]  # (height, width, 3), RGB
-NO_TEXT = "pictures whose names are not UTF-8"
+NO_TEXT = "images whose names are not UTF-8"
 
 
 def is_utf8_name(name: str) -> bool:
@@ -32,13 +32,13 @@ def read_image(source: Path | bytes, where: str = "the bytes given") -> Image:
         where: the name of the bytes in an error.
 
     Raises:
-        DataError: the file is missing, not a picture, damaged, truncated or too large, or cannot be read now.
+        DataError: the file is missing, not an image, damaged, truncated or too large, or cannot be read now.
     """
     place = source if isinstance(source, Path) else where
     try:
         return open_image(source if isinstance(source, Path) else BytesIO(source))
     except FileNotFoundError:
-        raise DataError("there is no such file", where=place, expected="a picture") from None
+        raise DataError("there is no such file", where=place, expected="an image") from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=place) from None
     except ValueError as error:
@@ -46,6 +46,6 @@ def read_image(source: Path | bytes, where: str = "the bytes given") -> Image:
 
 
 def as_rgb(image: npt.NDArray[np.uint8]) -> Image:
-    """A picture of shape (H, W), (H, W, 1) or (H, W, 3) as (H, W, 3)."""
+    """An image of shape (H, W), (H, W, 1) or (H, W, 3) as (H, W, 3)."""
     channels = image[..., np.newaxis] if image.ndim == 2 else image
     return np.repeat(channels, 3, axis=2) if channels.shape[2] == 1 else channels

@@ -21,11 +21,11 @@ class ViewDataset(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     """Canvases of a data set's samples, addressed by (epoch, view, index).
 
     With an augmentation, a canvas is a function of (seed, epoch, view, index). Without an augmentation, it is the
-    picture resized by `fit_to_size`, in every epoch and view.
+    image resized by `fit_to_size`, in every epoch and view.
 
     Args:
         dataset: the data set.
-        canvas: the size of the canvases; and, without an augmentation, how a picture is resized. mean, std and
+        canvas: the size of the canvases; and, without an augmentation, how an image is resized. mean, std and
             normalised_inside are not used.
         augmentation: the random changes, or None.
         seed: the seed of the random changes.

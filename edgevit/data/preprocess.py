@@ -1,4 +1,4 @@
-"""Find and decode pictures, and preprocess them into a model's input.
+"""Find and decode images, and preprocess them into a model's input.
 
 This module needs only numpy and Pillow, because it is also shipped in bundles.
 """
@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-# Formats of still pictures that are recognized by their first bytes. Pillow's other formats run programs (PostScript),
+# Formats of still images that are recognized by their first bytes. Pillow's other formats run programs (PostScript),
 # hold videos, icons or measurements, or accept any bytes.
 FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "QOI")
 LARGEST_FILE = 2**28  # bytes
 LARGEST_IMAGE = 2**27  # pixels
-ONE_AT_A_TIME = 2**24  # pixels; threads decode larger pictures one after the other
+ONE_AT_A_TIME = 2**24  # pixels; threads decode larger images one after the other
 LONGEST_STRIP = 64  # aspect ratio; the far ends of longer strips are cut off before resizing
 
 HIDDEN = "hidden files and folders"
@@ -40,7 +40,7 @@ SHOWN = 5  # file names in a note
 _DECODER_ERRORS = (OSError, SyntaxError, EOFError, struct.error, TypeError, LookupError, OverflowError, RuntimeError)
 _BAND = 2**20  # pixels that are converted at a time
 _ORIENTATION = 0x0112  # EXIF's tag
-_large_picture_lock = threading.Lock()
+_large_image_lock = threading.Lock()
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -50,8 +50,8 @@ _FILTERS = {
 
 def _new_lock_after_fork() -> None:
     """Replace the lock after a fork: a lock held by a thread of the parent process would never be released."""
-    global _large_picture_lock
-    _large_picture_lock = threading.Lock()
+    global _large_image_lock
+    _large_image_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -62,24 +62,24 @@ class FolderContent(NamedTuple):
     """The content of a folder and its subfolders.
 
     Attributes:
-        pictures: files with the name of a picture, sorted.
+        images: files with the name of an image, sorted.
         passed_over: the other files and folders, by category (HIDDEN, OTHER_TYPES, LINKED_FOLDERS).
         unreadable: the errors of folders that cannot be listed.
     """
 
-    pictures: list[Path]
+    images: list[Path]
     passed_over: dict[str, list[Path]]
     unreadable: list[OSError]
 
 
 @cache
-def picture_suffixes() -> frozenset[str]:
+def image_suffixes() -> frozenset[str]:
     """The file name suffixes, in lower case, that the installed Pillow registers for FORMATS."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
-def pictures_below(folder: Path) -> FolderContent:
-    """All pictures below a folder. Hidden files, hidden folders and links to folders are passed over."""
+def images_below(folder: Path) -> FolderContent:
+    """All images below a folder. Hidden files, hidden folders and links to folders are passed over."""
     content = FolderContent([], {}, [])
     for where, subfolders, files in os.walk(folder, onerror=content.unreadable.append):
         kept = []
@@ -91,18 +91,18 @@ def pictures_below(folder: Path) -> FolderContent:
                 content.passed_over.setdefault(category, []).append(Path(where, name))
         subfolders[:] = kept
         for name in files:
-            if is_picture_name(name):
-                content.pictures.append(Path(where, name))
+            if is_image_name(name):
+                content.images.append(Path(where, name))
             else:
                 category = HIDDEN if name.startswith(".") else OTHER_TYPES
                 content.passed_over.setdefault(category, []).append(Path(where, name))
-    content.pictures.sort()
+    content.images.sort()
     return content
 
 
-def is_picture_name(name: str) -> bool:
-    """Whether a file name has the suffix of a readable picture and is not hidden (as macOS's `._photo.jpg` is)."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in picture_suffixes()
+def is_image_name(name: str) -> bool:
+    """Whether a file name has the suffix of a readable image and is not hidden (as macOS's `._photo.jpg` is)."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in image_suffixes()
 
 
 def passed_over_notes(passed_over: Mapping[str, Sequence[str | Path]], folder: Path | None = None) -> Iterator[str]:
@@ -139,14 +139,14 @@ def file_content(path: str | PathLike[str]) -> bytes:
 
 
 def open_image(file: str | PathLike[str] | IO[bytes]) -> npt.NDArray[np.uint8]:
-    """Decode a picture to RGB, uint8, shape (height, width, 3), turned upright by its EXIF orientation.
+    """Decode an image to RGB, uint8, shape (height, width, 3), turned upright by its EXIF orientation.
 
     Transparent parts are blended with white; 16-bit gray is scaled to 8 bits; only the first of several frames is read.
 
     Raises:
-        ValueError: the picture has no known format, is damaged or truncated, or has more than LARGEST_FILE bytes or
+        ValueError: the image has no known format, is damaged or truncated, or has more than LARGEST_FILE bytes or
             LARGEST_IMAGE pixels. Another attempt will give the same error.
-        OSError: the picture cannot be read now: the file, the permission or memory is missing.
+        OSError: the image cannot be read now: the file, the permission or memory is missing.
     """
     content = file_content(file) if isinstance(file, (str, PathLike)) else _bounded(file)
     try:
@@ -154,9 +154,9 @@ def open_image(file: str | PathLike[str] | IO[bytes]) -> npt.NDArray[np.uint8]:
     except MemoryError:
         raise OSError(errno.ENOMEM, "there is not enough memory to decode it") from None
     except UnidentifiedImageError as error:
-        raise ValueError("cannot be read as a picture: no known format, or damaged at its beginning") from error
+        raise ValueError("cannot be read as an image: no known format, or damaged at its beginning") from error
     except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
-        raise ValueError(f"cannot be read as a picture: {error or type(error).__name__}") from error
+        raise ValueError(f"cannot be read as an image: {error or type(error).__name__}") from error
     return _upright(pixels, orientation)
 
 
@@ -172,7 +172,7 @@ def preprocess(
     std: Sequence[float],
     normalised_inside: bool = False,
 ) -> npt.NDArray[Any]:
-    """Preprocess an RGB picture (H, W, 3), uint8, into a model's input (3, height, width), float32.
+    """Preprocess an RGB image (H, W, 3), uint8, into a model's input (3, height, width), float32.
 
     The steps are `fit_to_size`, scaling to 0..1 and normalization by mean and std, as torchvision's Resize (on a PIL
     image), CenterCrop, ToTensor and Normalize. A model with `normalised_inside` scales and normalizes by itself: its
@@ -192,23 +192,23 @@ def preprocess(
 def fit_to_size(
     image: npt.NDArray[np.uint8], *, height: int, width: int, resize: str, crop_pct: float, interpolation: str
 ) -> npt.NDArray[np.uint8]:
-    """Resize a picture (H, W, 3), uint8, to (height, width, 3), uint8.
+    """Resize an image (H, W, 3), uint8, to (height, width, 3), uint8.
 
-    "squash" resizes both sides and ignores the aspect ratio. "crop" keeps the aspect ratio: the picture is resized
+    "squash" resizes both sides and ignores the aspect ratio. "crop" keeps the aspect ratio: the image is resized
     until it just covers (height, width) / crop_pct, then the center is cut out.
     """
-    picture = Image.fromarray(np.ascontiguousarray(image))
+    whole = Image.fromarray(np.ascontiguousarray(image))
     if resize == "squash":
-        return np.asarray(_resized(picture, width, height, interpolation))
+        return np.asarray(_resized(whole, width, height, interpolation))
     if resize != "crop":
         raise ValueError(f"resize is {resize!r}, expected 'crop' or 'squash'")
-    picture = _without_far_ends(picture)
+    whole = _without_far_ends(whole)
     cover_width, cover_height = int(width / crop_pct), int(height / crop_pct)
-    if cover_width * picture.height >= cover_height * picture.width:
-        cover_height = cover_width * picture.height // picture.width
+    if cover_width * whole.height >= cover_height * whole.width:
+        cover_height = cover_width * whole.height // whole.width
     else:
-        cover_width = cover_height * picture.width // picture.height
-    covering = _resized(picture, cover_width, cover_height, interpolation)
+        cover_width = cover_height * whole.width // whole.height
+    covering = _resized(whole, cover_width, cover_height, interpolation)
     left, top = round((cover_width - width) / 2), round((cover_height - height) / 2)
     return np.asarray(covering.crop((left, top, left + width, top + height)))
 
@@ -232,13 +232,13 @@ def _decoded(content: bytes) -> tuple[npt.NDArray[np.uint8], int]:
         num_pixels = image.width * image.height
         if num_pixels > LARGEST_IMAGE:
             raise ValueError(f"{image.width}x{image.height} pixels are more than {LARGEST_IMAGE}")
-        with _large_picture_lock if num_pixels > ONE_AT_A_TIME else nullcontext():
+        with _large_image_lock if num_pixels > ONE_AT_A_TIME else nullcontext():
             image.load()
             return _pixels(image), image.getexif().get(_ORIENTATION, 1)
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The pixels in RGB, converted in bands, so that no further copy of the whole picture takes memory."""
+    """The pixels in RGB, converted in bands, so that no further copy of the whole image takes memory."""
     rows = max(1, _BAND // image.width)
     if rows >= image.height:
         return np.asarray(_rgb(image))
@@ -262,12 +262,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _eight_bit(image: Image.Image) -> Image.Image:
     values: npt.NDArray[Any] = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"pixels of mode {image.mode} have no fixed range; save the picture with 8 or 16 bits")
+        raise ValueError(f"pixels of mode {image.mode} have no fixed range; save the image with 8 or 16 bits")
     return Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """The picture upright: the rotation or reflection of its EXIF orientation is undone."""
+    """The image upright: the rotation or reflection of its EXIF orientation is undone."""
     turned = {
         2: lambda: pixels[:, ::-1],
         3: lambda: pixels[::-1, ::-1],

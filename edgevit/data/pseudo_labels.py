@@ -1,4 +1,4 @@
-"""Pseudo-labels: labels for the pictures of another data set, stored without the pictures."""
+"""Pseudo-labels: labels for the images of another data set, stored without the images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgevit.artifacts import Artifact, Json, Manifest
 from edgevit.data.dataset import Dataset, Labels
 
 LABELS = "labels.npz"
-_DATA = "data"  # key in provenance, which does not enter the digest: the pictures may move
+_DATA = "data"  # key in provenance, which does not enter the digest: the images may move
 
 
 def write_labels(out: Path, classes: Sequence[str], sample_ids: Sequence[str], labels: Labels) -> None:
@@ -51,7 +51,7 @@ def source_record(data: Artifact) -> Json:
 
 
 def source_artifact(artifact: Artifact) -> Artifact:
-    """The artifact of the data set whose pictures the pseudo-labels are for."""
+    """The artifact of the data set whose images the pseudo-labels are for."""
     recorded = artifact.manifest.provenance[_DATA]
     return Artifact(Path(recorded["path"]), Manifest.model_validate(recorded["manifest"]), artifact.contents)
 

@@ -41,17 +41,17 @@ def dataset_artifacts(
         base: the folder that relative paths start from.
         names: the data sets and roles to read.
         cache: a JSON file with the hashes of files that did not change.
-        progress: shows the reading of new pictures.
-        uses: how stages use the data sets; decides how duplicate pictures are treated.
+        progress: shows the reading of new images.
+        uses: how stages use the data sets; decides how duplicate images are treated.
 
     Returns:
         Artifacts whose provenance holds `notes`, lines for the user, and, for tested data sets, the data sets that
-        models learn from and that share pictures with them.
+        models learn from and that share images with them.
 
     Raises:
         RecipeError: there is no such data set or role.
-        DataError: the data is missing, cannot be read or is too small for the role; or a tested picture is in the
-            support, or a picture is under two classes of the support.
+        DataError: the data is missing, cannot be read or is too small for the role; or a tested image is in the
+            support, or an image is under two classes of the support.
     """
     uses = uses or Uses()
     states = ImageStates(cache, progress)
@@ -278,7 +278,7 @@ def _too_few_classes(name: str, config: DatasetConfig, source: Source) -> DataEr
     got = ", ".join(source.classes) or "none"
     advice = None
     if isinstance(config, ImageFolder) and not config.include_classes:
-        got = "; ".join((f"one folder, '{source.classes[0]}', with all {len(source.ids)} pictures", *source.notes))
+        got = "; ".join((f"one folder, '{source.classes[0]}', with all {len(source.ids)} images", *source.notes))
         below = inner_folders(source)
         nested = f"set classes: leaf if the folders in it are the classes ({listed(below)})"
         advice = nested if len(below) > 1 else GIVE_CLASSES

@@ -1,4 +1,4 @@
-"""An index of a tar shard: the offset, size and label of each picture."""
+"""An index of a tar shard: the offset, size and label of each image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from edgevit.data.class_names import is_class_name
 from edgevit.data.images import NO_TEXT, is_utf8_name
-from edgevit.data.preprocess import HIDDEN, picture_suffixes
+from edgevit.data.preprocess import HIDDEN, image_suffixes
 from edgevit.errors import DataError
 
 _KEY = re.compile(r"(?:\./)?((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # webdataset's: up to the file name's first dot
@@ -22,12 +22,12 @@ _LONGEST_LABEL = 2**20  # bytes of a .cls or .json file
 _KEPT_INDICES = 4096  # shards whose index is kept in memory
 _COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".zst": "zstd -d", ".xz": "unxz", ".bz2": "bunzip2"}
 LINKS = "links, devices and sparse files"
-NO_PICTURE = "keys without a picture"
+NO_IMAGE = "keys without an image"
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ": ".xz", b"BZh": ".bz2"}
 
 
-class Picture(NamedTuple):
-    """A picture in the bytes offset to offset + size of a shard, and its label, a number or a name, if there is one."""
+class ImageMember(NamedTuple):
+    """An image in the bytes offset to offset + size of a shard, and its label, a number or a name, if there is one."""
 
     key: str
     offset: int
@@ -36,9 +36,9 @@ class Picture(NamedTuple):
 
 
 class ShardIndex(NamedTuple):
-    """All pictures of a shard, and the names of the other members, by category."""
+    """All images of a shard, and the names of the other members, by category."""
 
-    pictures: tuple[Picture, ...]
+    images: tuple[ImageMember, ...]
     passed_over: Mapping[str, Sequence[str]]
 
 
@@ -99,7 +99,7 @@ def _is_compressed(shard: Path, suffix: str) -> DataError:
     return DataError(
         "a compressed shard cannot be read by position",
         where=shard,
-        expected="a plain .tar: pictures are compressed already",
+        expected="a plain .tar: images are compressed already",
         next=f"{_COMPRESSED[suffix]} {shlex.quote(str(shard))}",
     )
 
@@ -108,7 +108,7 @@ def _is_compressed(shard: Path, suffix: str) -> DataError:
 class _Sample:
     """The files of a shard with the same key."""
 
-    picture: tuple[int, int] | None = None  # offset, size
+    image: tuple[int, int] | None = None  # offset, size
     extensions: list[str] = field(default_factory=list)
     labels: dict[str, int | str | None] = field(default_factory=dict)  # by extension
 
@@ -125,43 +125,41 @@ class _Samples:
         if member.isdir():
             return
         named = _KEY.fullmatch(member.name)
-        is_picture = named is not None and f".{named[2].lower()}" in picture_suffixes()
-        if category := self._passed_over_as(member, named, is_picture):
+        is_image = named is not None and f".{named[2].lower()}" in image_suffixes()
+        if category := self._passed_over_as(member, named, is_image):
             self._passed_over.setdefault(category, []).append(member.name)
         elif named:
-            self._add_to_sample(self._by_key.setdefault(named[1], _Sample()), named[2].lower(), member, is_picture)
+            self._add_to_sample(self._by_key.setdefault(named[1], _Sample()), named[2].lower(), member, is_image)
 
-    def _passed_over_as(self, member: tarfile.TarInfo, named: re.Match[str] | None, is_picture: bool) -> str | None:
+    def _passed_over_as(self, member: tarfile.TarInfo, named: re.Match[str] | None, is_image: bool) -> str | None:
         if not member.isreg() or member.issparse():
             return LINKS
         if named is None:
-            return HIDDEN if Path(member.name).name.startswith(".") else NO_PICTURE
-        return NO_TEXT if is_picture and not is_utf8_name(named[1]) else None
+            return HIDDEN if Path(member.name).name.startswith(".") else NO_IMAGE
+        return NO_TEXT if is_image and not is_utf8_name(named[1]) else None
 
-    def _add_to_sample(self, sample: _Sample, extension: str, member: tarfile.TarInfo, is_picture: bool) -> None:
-        if is_picture:
-            self._add_picture(sample, member)
+    def _add_to_sample(self, sample: _Sample, extension: str, member: tarfile.TarInfo, is_image: bool) -> None:
+        if is_image:
+            self._add_image(sample, member)
         elif self._labelled and extension in ("cls", "json"):
             sample.labels[extension] = self._label(member, extension)
         sample.extensions.append(extension)
 
     def index(self) -> ShardIndex:
         for key, sample in self._by_key.items():
-            if not sample.picture:
-                self._passed_over.setdefault(NO_PICTURE, []).append(f"{key}.{'|'.join(sample.extensions)}")
-        pictures = (
-            Picture(key, *sample.picture, sample.labels.get("cls", sample.labels.get("json")))
+            if not sample.image:
+                self._passed_over.setdefault(NO_IMAGE, []).append(f"{key}.{'|'.join(sample.extensions)}")
+        images = (
+            ImageMember(key, *sample.image, sample.labels.get("cls", sample.labels.get("json")))
             for key, sample in self._by_key.items()
-            if sample.picture
+            if sample.image
         )
-        return ShardIndex(tuple(pictures), self._passed_over)
+        return ShardIndex(tuple(images), self._passed_over)
 
-    def _add_picture(self, sample: _Sample, member: tarfile.TarInfo) -> None:
-        if sample.picture:
-            raise DataError(
-                "a sample has two pictures", where=self._shard, got=member.name, expected="one picture per key"
-            )
-        sample.picture = member.offset_data, member.size
+    def _add_image(self, sample: _Sample, member: tarfile.TarInfo) -> None:
+        if sample.image:
+            raise DataError("a sample has two images", where=self._shard, got=member.name, expected="one image per key")
+        sample.image = member.offset_data, member.size
 
     def _label(self, member: tarfile.TarInfo, extension: str) -> int | str | None:
         where = f"{self._shard}: {member.name}"

@@ -45,7 +45,7 @@ def view_key(seed: int, epoch: int, view: int, sample: int) -> int:
 
 
 def augment(image: Image, augmentation: Augmentation, height: int, width: int, key: int) -> Image:
-    """A random view of a picture (H, W, 3) as a canvas (height, width, 3), uint8, as a function of the arguments.
+    """A random view of an image (H, W, 3) as a canvas (height, width, 3), uint8, as a function of the arguments.
 
     The steps, in this order: crop, rotation and flip (in a single bicubic resampling); policy; color jitter; erasing.
     """
@@ -85,7 +85,7 @@ def normalize(canvases: Tensor, preprocess: Preprocess) -> Tensor:
 def random_box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: random.Random
 ) -> Box:
-    """A box inside the picture, of random area (`scale`: share of the picture) and aspect ratio.
+    """A box inside the image, of random area (`scale`: share of the image) and aspect ratio.
 
     If none of ten draws fits: the largest central box of a permitted ratio, as in torchvision's RandomResizedCrop.
     """
@@ -101,22 +101,22 @@ def random_box(
 
 
 def cut_out(
-    picture: Pillow.Image, box: Box, height: int, width: int, degrees: float = 0.0, flipped: bool = False
+    image: Pillow.Image, box: Box, height: int, width: int, degrees: float = 0.0, flipped: bool = False
 ) -> Pillow.Image:
     """The content of a box, rotated counter-clockwise about its center, then mirrored if `flipped`, as (height, width).
 
-    With a rotation, a picture that is much larger than the result is first averaged over blocks of pixels, to prevent
-    aliasing. The area outside of the picture is black.
+    With a rotation, an image that is much larger than the result is first averaged over blocks of pixels, to prevent
+    aliasing. The area outside of the image is black.
     """
     left, top, box_width, box_height = box
     if not degrees:
-        edges = (left, top, min(left + box_width, picture.width), min(top + box_height, picture.height))
-        upright = picture.resize((width, height), Pillow.Resampling.BICUBIC, edges)
+        edges = (left, top, min(left + box_width, image.width), min(top + box_height, image.height))
+        upright = image.resize((width, height), Pillow.Resampling.BICUBIC, edges)
         return upright.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT) if flipped else upright
     block = int(min(box_width / width, box_height / height))
     if block > 1:
         # `reduce` pads an incomplete last block, so the scale is exactly 1 / block.
-        picture = picture.reduce(block)
+        image = image.reduce(block)
         left, top, box_width, box_height = (length / block for length in box)
     across, down = box_width / width, box_height / height
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -124,12 +124,12 @@ def cut_out(
     a, b, d, e = mirror * across * cos, -down * sin, mirror * across * sin, down * cos
     c = left + box_width / 2 - a * width / 2 - b * height / 2
     f = top + box_height / 2 - d * width / 2 - e * height / 2
-    return picture.transform((width, height), Pillow.Transform.AFFINE, (a, b, c, d, e, f), Pillow.Resampling.BICUBIC)
+    return image.transform((width, height), Pillow.Transform.AFFINE, (a, b, c, d, e, f), Pillow.Resampling.BICUBIC)
 
 
 @lru_cache(maxsize=16)
 def policy(name: str, size: int) -> Callable[[Pillow.Image], Pillow.Image]:
-    """timm's RandAugment ("rand-…"), AugMix ("augmix-…") or AutoAugment policy for pictures of this size.
+    """timm's RandAugment ("rand-…"), AugMix ("augmix-…") or AutoAugment policy for images of this size.
 
     Raises:
         RecipeError: timm does not know this policy.
@@ -156,9 +156,9 @@ def _operations(policy: Any) -> Iterator[Any]:
         yield from _operations(operation) if not hasattr(operation, "aug_fn") else (operation,)
 
 
-def _posterize(picture: Pillow.Image, bits_to_keep: int, **_: Any) -> Pillow.Image:
+def _posterize(image: Pillow.Image, bits_to_keep: int, **_: Any) -> Pillow.Image:
     """timm's posterize with at least one bit: timm asks for 0 bits at the end of its range, which Pillow refuses."""
-    return auto_augment.posterize(picture, max(1, bits_to_keep))  # type: ignore[no-any-return, no-untyped-call]
+    return auto_augment.posterize(image, max(1, bits_to_keep))  # type: ignore[no-any-return, no-untyped-call]
 
 
 @contextmanager
@@ -178,13 +178,13 @@ def _global_draws_from(seed: int) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-def _jittered(picture: Pillow.Image, strength: float, rng: random.Random) -> Pillow.Image:
+def _jittered(image: Pillow.Image, strength: float, rng: random.Random) -> Pillow.Image:
     """Brightness, contrast and saturation, each multiplied by a factor in 1 ± strength, in random order."""
     steps = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
     rng.shuffle(steps)
     for step in steps:
-        picture = step(picture).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
-    return picture
+        image = step(image).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
+    return image
 
 
 def _erase(canvas: Image, rng: random.Random) -> None:

@@ -59,8 +59,8 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
     scores = np.empty((len(dataset), len(session.spec.classes)), np.float32)
     done = 0
     with progress.bar("evaluate", len(dataset), "images") as bar:
-        pictures = (dataset.image(index) for index in range(len(dataset)))
-        for batch in predict_probabilities(session, pictures, batch_size):
+        images = (dataset.image(index) for index in range(len(dataset)))
+        for batch in predict_probabilities(session, images, batch_size):
             scores[done : done + len(batch)] = batch
             done += len(batch)
             bar.advance(len(batch))
@@ -68,12 +68,12 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
 
 
 def predict_probabilities(
-    session: Session, pictures: Iterable[NDArray[np.uint8]], batch_size: int
+    session: Session, images: Iterable[NDArray[np.uint8]], batch_size: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Class probabilities of RGB pictures, (n, classes) per batch. Raises ArtifactError if a score is not finite."""
+    """Class probabilities of RGB images, (n, classes) per batch. Raises ArtifactError if a score is not finite."""
     image, scores = session.spec.inputs[0].name, session.spec.outputs[0]
     done = 0
-    for batch, count in input_batches(session.spec, pictures, batch_size):
+    for batch, count in input_batches(session.spec, images, batch_size):
         output = session.infer({image: batch})[scores.name][:count]
         batch_probabilities = class_scores.probabilities(output, scores.meaning).astype(np.float32)
         not_finite = ~np.isfinite(batch_probabilities).all(-1)

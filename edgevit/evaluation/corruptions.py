@@ -23,7 +23,7 @@ from edgevit.evaluation.record import write_evaluation
 from edgevit.progress import Progress
 from edgevit.runtimes.base import Session
 
-PICTURES_IN_MEMORY = 256
+IMAGES_IN_MEMORY = 256
 Condition: TypeAlias = tuple[Corruption, int] | None  # kind and severity; None for clean images
 
 
@@ -66,12 +66,12 @@ def classify_corrupted(
         ThreadPoolExecutor(usable_cpus()) as pool,
         progress.bar("evaluate under corruption", len(dataset) * len(conditions), "images") as bar,
     ):
-        for start in range(0, len(dataset), PICTURES_IN_MEMORY):
-            positions = range(start, min(start + PICTURES_IN_MEMORY, len(dataset)))
-            pictures = list(pool.map(lambda position: at_common_size(dataset.image(position)), positions))
+        for start in range(0, len(dataset), IMAGES_IN_MEMORY):
+            positions = range(start, min(start + IMAGES_IN_MEMORY, len(dataset)))
+            images = list(pool.map(lambda position: at_common_size(dataset.image(position)), positions))
             seeds = [f"{seed}/{dataset.sample_ids[position]}" for position in positions]
             for condition, condition_batches in zip(conditions, batches, strict=True):
-                corrupted = _corrupted(pool, pictures, seeds, condition)
+                corrupted = _corrupted(pool, images, seeds, condition)
                 for batch in predict_probabilities(session, corrupted, batch_size):
                     condition_batches.append(batch)
                     bar.advance(len(batch))
@@ -115,14 +115,14 @@ def write_corrupted(predictions: CorruptedPredictions, dataset: Dataset, out: Pa
 
 
 def _corrupted(
-    pool: Executor, pictures: Sequence[NDArray[np.uint8]], seeds: Sequence[str], condition: Condition
+    pool: Executor, images: Sequence[NDArray[np.uint8]], seeds: Sequence[str], condition: Condition
 ) -> Iterable[NDArray[np.uint8]]:
-    """The corrupted pictures, computed on all cores while the model already runs; unchanged if `condition` is None."""
+    """The corrupted images, computed on all cores while the model already runs; unchanged if `condition` is None."""
     if condition is None:
-        return pictures
+        return images
     kind, severity = condition
-    return pool.map(partial(_corrupt, kind, severity), pictures, seeds)
+    return pool.map(partial(_corrupt, kind, severity), images, seeds)
 
 
-def _corrupt(kind: Corruption, severity: int, picture: NDArray[np.uint8], seed: str) -> NDArray[np.uint8]:
-    return corrupt(picture, kind, severity, seed)
+def _corrupt(kind: Corruption, severity: int, image: NDArray[np.uint8], seed: str) -> NDArray[np.uint8]:
+    return corrupt(image, kind, severity, seed)

@@ -65,9 +65,9 @@ def _write_mistakes(predictions: Predictions, dataset: Dataset, out: Path) -> li
     mistakes = []
     for number, index in enumerate(most_confident.tolist()):
         name = f"wrong/{number:03d}.png"
-        picture = Image.fromarray(dataset.image(index))
-        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        picture.save(out / name)
+        image = Image.fromarray(dataset.image(index))
+        image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        image.save(out / name)
         mistakes.append(
             {
                 "file": name,

@@ -2,12 +2,12 @@
 
 from edgevit.exporting.layers import tensor_ranges
 from edgevit.exporting.normalization import with_normalization
-from edgevit.exporting.onnx import Exported, onnx_from_module, re_parameterised
+from edgevit.exporting.onnx import Exported, onnx_from_module, reparameterized
 
 __all__ = [
     "Exported",
     "onnx_from_module",
-    "re_parameterised",
+    "reparameterized",
     "tensor_ranges",
     "with_normalization",
 ]

@@ -1,4 +1,4 @@
-"""Scaling and normalising as the first nodes of a graph, so that a device hands over the picture as it is."""
+"""Scaling and normalizing as the first nodes of a graph, so that a device hands over the image as it is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from edgevit.artifacts import IOSpec, Json
 
 
 def with_normalization(model: ModelProto, spec: IOSpec) -> ModelProto:
-    """A model for normalised float32 (N, 3, H, W), changed in place to take uint8 (N, H, W, 3).
+    """A model for normalized float32 (N, 3, H, W), changed in place to take uint8 (N, H, W, 3).
 
     In front come a cast, a transposition, and (x / 255 - mean) / std, in the order in which `data.preprocess` computes.
 
     Args:
-        spec: what it becomes, `IOSpec.taking_pictures` of what it was.
+        spec: what it becomes, `IOSpec.taking_images` of what it was.
     """
     graph, image = model.graph, spec.inputs[0]
     normalised = f"{image.name}_normalised"
@@ -26,7 +26,7 @@ def with_normalization(model: ModelProto, spec: IOSpec) -> ModelProto:
         f"{image.name}_std": np.asarray(spec.preprocess.std, np.float32).reshape(3, 1, 1),
     }
     graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
-    first = _normalisation(image.name, normalised)
+    first = _normalization(image.name, normalised)
     body = list(graph.node)
     del graph.node[:]
     graph.node.extend([*first, *body])
@@ -35,7 +35,7 @@ def with_normalization(model: ModelProto, spec: IOSpec) -> ModelProto:
     return model
 
 
-def _normalisation(image: str, normalised: str) -> list[NodeProto]:
+def _normalization(image: str, normalised: str) -> list[NodeProto]:
     steps: list[tuple[str, tuple[str, ...], Json]] = [
         ("Cast", (), {"to": TensorProto.FLOAT}),
         ("Transpose", (), {"perm": [0, 3, 1, 2]}),

@@ -52,9 +52,9 @@ class Exported:
 
 
 def onnx_from_module(
-    module: nn.Module, spec: IOSpec, opset: int, dynamic_batch: bool, *, as_it_is: bool = False
+    module: nn.Module, spec: IOSpec, opset: int, dynamic_batch: bool, *, keep_branches: bool = False
 ) -> Exported:
-    """Export a classifier in eval mode, its parallel branches fused where timm can re-parameterise it.
+    """Export a classifier in eval mode, its parallel branches fused where timm can re-parameterize it.
 
     Where `spec` has an embedding, what enters the classifier becomes the second output. Nodes are called after the
     layers that they are.
@@ -63,12 +63,12 @@ def onnx_from_module(
 
     Args:
         module: takes (N, 3, H, W) and gives logits (N, classes); it is left as it is.
-        as_it_is: leave branches as they are: those of a folded model are fused.
+        keep_branches: leave branches as they are: those of a folded model are fused.
 
     Raises:
         ArtifactError: no exporter can export the model, with the reason that each gave.
     """
-    classifier = module if as_it_is else re_parameterised(module, spec)
+    classifier = module if keep_branches else reparameterized(module, spec)
     deployed = WithEmbedding(classifier) if spec.has_embedding else classifier
     reasons = []
     for exporter in (_dynamo, _torchscript):
@@ -92,7 +92,7 @@ def onnx_from_module(
     )
 
 
-def re_parameterised(module: nn.Module, spec: IOSpec) -> nn.Module:
+def reparameterized(module: nn.Module, spec: IOSpec) -> nn.Module:
     """A copy as it is exported, its branches fused.
 
     Two heads stay two, whose logits timm's fusion would average; and a classifier whose input is wanted stays apart

@@ -50,8 +50,8 @@ class Embedder:
                 return self._frozen.embeddings(dataset, self._batch_size, bar).numpy().astype(np.float64)
             image = self._session.spec.inputs[0].name
             parts = []
-            pictures = (dataset.image(index) for index in range(len(dataset)))
-            for batch, count in input_batches(self._session.spec, pictures, self._batch_size):
+            images = (dataset.image(index) for index in range(len(dataset)))
+            for batch, count in input_batches(self._session.spec, images, self._batch_size):
                 parts.append(self._session.infer({image: batch})[self.output][:count].astype(np.float64))  # a copy
                 bar.advance(count)
         return np.concatenate(parts)

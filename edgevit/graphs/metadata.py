@@ -160,7 +160,7 @@ def inferred_iospec(model: ModelProto, output: ClassOutput, where: object) -> IO
     images = inputs_of(model)
     if len(images) != 1 or not _is_image(images[0]):
         raise ArtifactError(
-            "the model does not take one picture",
+            "the model does not take one image",
             where=where,
             got=", ".join(map(described, images)) or "no input",
             expected="one float32 input (batch, 3, height, width) of fixed height and width",

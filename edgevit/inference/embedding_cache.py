@@ -1,4 +1,4 @@
-"""What enters a model's classifier for pictures that it has seen, kept on disk."""
+"""What enters a model's classifier for images that it has seen, kept on disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DECIDE_EMBEDDINGS = ("torch", "timm", "numpy", "onnxruntime")
 
 
 class EmbeddingCache:
-    """What enters a model's classifier, by the hash of a canvas: the picture at the model's size.
+    """What enters a model's classifier, by the hash of a canvas: the image at the model's size.
 
     It lies in files of many rows each, which are written whole or not at all. The model is known by its weights, so
     that a cache of another one is never found; its classifier counts for nothing. In memory the rows lie in one block:
@@ -94,7 +94,7 @@ class EmbeddingCache:
 
 
 def body_key(model: nn.Module, preprocess: Preprocess, device: torch.device) -> str:
-    """Names a model without its classifier, and all else that decides its embeddings but the picture."""
+    """Names a model without its classifier, and all else that decides its embeddings but the image."""
     inner, heads = timm_model(model), classifier_prefixes(model)
     layers = [
         (name, type(module).__qualname__, module.extra_repr(), _settings(module))

@@ -1,4 +1,4 @@
-"""Models whose weights stay, and that see many pictures: run as fast as the device can, and no picture twice."""
+"""Models whose weights stay, and that see many images: run as fast as the device can, and no image twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgevit.models.cost import macs_of
 from edgevit.models.embedding import Pooled, embedding_width
 from edgevit.progress import Bar
 
-WORTH_EXPORTING_MACS = 3e11  # of all pictures: some ten seconds of PyTorch on two cores, twice what an export takes
+WORTH_EXPORTING_MACS = 3e11  # of all images: some ten seconds of PyTorch on two cores, twice what an export takes
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -39,9 +39,9 @@ def fast_forward(
 
 
 class FrozenModel:
-    """A classifier whose embeddings of plain pictures are kept on disk, by the pixels that enter the model.
+    """A classifier whose embeddings of plain images are kept on disk, by the pixels that enter the model.
 
-    They are the same for every classifier on the same body, and for every data set that holds the picture. Which
+    They are the same for every classifier on the same body, and for every data set that holds the image. Which
     runtime computes one depends on how many are asked for: another order of stages may change its last digits.
 
     Args:
@@ -90,7 +90,7 @@ class FrozenModel:
 def _is_worth_exporting(model: nn.Module, preprocess: Preprocess, device: torch.device, images: int) -> bool:
     """Whether so many images take much longer in PyTorch than the export and ONNX Runtime do."""
     if device.type != "cpu" or not images:
-        return False  # without counting, which takes a picture through the model
+        return False  # without counting, which takes an image through the model
     return images * macs_of(model, preprocess.height, preprocess.width) >= WORTH_EXPORTING_MACS
 
 

@@ -16,7 +16,7 @@ LARGEST_DEVIATION = 1e-3  # sums in another order give about 1e-6
 def deviation(
     model: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], preprocess: Preprocess
 ) -> float:
-    """The largest difference between the answers of two models to two pictures of noise, relative to the largest answer
+    """The largest difference between the answers of two models to two images of noise, relative to the largest answer
     of the reference.
 
     Args:

@@ -113,7 +113,7 @@ def starting_model(
 ) -> BuiltModel:
     """The model that training starts from: a new one, or the checkpoint `init`, with a new head if its classes differ.
 
-    Test-time views of the checkpoint are dropped: training sees one view of a picture.
+    Test-time views of the checkpoint are dropped: training sees one view of an image.
     """
     if init is None:
         assert name is not None

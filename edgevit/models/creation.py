@@ -36,7 +36,7 @@ class BuiltModel(NamedTuple):
     Attributes:
         module: gives one tensor, logits (batch, classes), for images (batch, 3, H, W).
         description: builds the module again, but its weights.
-        preprocess: how pictures enter it.
+        preprocess: how images enter it.
         classes: names of the outputs, in their order; () where they have no names yet.
     """
 
@@ -112,7 +112,7 @@ def with_change(built: BuiltModel, change: AnyChange) -> BuiltModel:
 
 
 def with_test_time_views(built: BuiltModel, views: tuple[View, ...]) -> BuiltModel:
-    """A copy of a model that answers with the mean over the picture and these views; the model itself without views."""
+    """A copy of a model that answers with the mean over the image and these views; the model itself without views."""
     return with_change(built, TestTimeViews(views=views)) if views else built
 
 
@@ -157,7 +157,7 @@ def folded_model(built: BuiltModel) -> BuiltModel:
 
 
 def _sized_args(name: str, args: Json, image_size: int | None) -> tuple[Json, int | None]:
-    """The arguments, and the side of a picture in pixels that they or `image_size` give."""
+    """The arguments, and the side of an image in pixels that they or `image_size` give."""
     own = args.get("img_size")
     if own is not None and image_size not in (None, own):
         raise RecipeError(

@@ -78,16 +78,16 @@ def classifiers(model: nn.Module) -> list[nn.Linear | NearestNeighbors]:
 
 @torch.no_grad()
 def embedding_width(model: nn.Module, preprocess: Preprocess) -> int:
-    """The number of dimensions of the embedding, from one picture. Raises RecipeError if the embedding is no vector."""
+    """The number of dimensions of the embedding, from one image. Raises RecipeError if the embedding is no vector."""
     with_embedding = WithEmbedding(model)
-    picture = torch.zeros(1, 3, preprocess.height, preprocess.width)
+    image = torch.zeros(1, 3, preprocess.height, preprocess.width)
     try:
-        shape = tuple(with_embedding(picture)[1].shape)
+        shape = tuple(with_embedding(image)[1].shape)
     except RuntimeError:  # the inputs of two linear layers have shapes of their own
         shape = ()
     if len(shape) != 2:
         raise RecipeError(
-            "what enters this model's classifier is not one vector for each picture",
+            "what enters this model's classifier is not one vector for each image",
             got=type(timm_model(model)).__name__,
             expected="a model that pools before its classifier",
             next="export it with embedding: false",

@@ -28,7 +28,7 @@ class Folded(Frozen):
     follows no layer stays, too.
 
     Attributes:
-        image_size: side in pixels of the pictures that the model takes; None for timm's own size of the model.
+        image_size: side in pixels of the images that the model takes; None for timm's own size of the model.
     """
 
     change: Literal["folded"] = "folded"

@@ -19,7 +19,7 @@ def forward_with_taps(model: nn.Module, images: Tensor, taps: Sequence[Tap]) -> 
 
     "pooled" is the input of the classifier, (N, channels). "cls" is the class token, (N, channels). A number is an
     intermediate layer in the order of timm's `forward_intermediates`, (N, channels, height, width); −1 is the last.
-    A model with test-time views gives the features of the plain picture; its answer takes another pass.
+    A model with test-time views gives the features of the plain image; its answer takes another pass.
     """
     inner = timm_model(model)
     layers = sorted({tap for tap in taps if isinstance(tap, int)})

@@ -57,9 +57,9 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 
 def preprocess_of(model: nn.Module, image_size: int | None = None) -> Preprocess:
-    """How pictures enter a timm model: its own mean, std, interpolation and crop.
+    """How images enter a timm model: its own mean, std, interpolation and crop.
 
-    timm's crop fraction belongs to the size it was tuned for; at any other size the whole picture is used.
+    timm's crop fraction belongs to the size it was tuned for; at any other size the whole image is used.
     """
     config = resolve_model_data_config(timm_model(model))  # type: ignore[no-untyped-call]
     size = image_size or config["input_size"][-1]
@@ -107,7 +107,7 @@ def model_from_timm(
 
     Args:
         args: arguments of timm's constructor that describe the model.
-        size: side of a picture in pixels; enters the arguments as `img_size` where the constructor takes it.
+        size: side of an image in pixels; enters the arguments as `img_size` where the constructor takes it.
         extra: more arguments of timm, which are no part of the ones that are returned.
         pretrained: fetch the weights that timm knows; otherwise they are drawn from `seed`.
 
@@ -128,7 +128,7 @@ def model_from_timm(
 
 
 def check_runs(model: nn.Module, name: str, size: int) -> None:
-    """Raise RecipeError, with sizes that work, where the model cannot take pictures of `size` × `size` pixels."""
+    """Raise RecipeError, with sizes that work, where the model cannot take images of `size` × `size` pixels."""
     patch = _patch_size(model)
     if patch and size % patch:
         raise RecipeError(

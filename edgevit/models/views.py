@@ -1,4 +1,4 @@
-"""Test-time views: a model that averages its answers over several views of a picture."""
+"""Test-time views: a model that averages its answers over several views of an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ZOOM = 7 / 8  # the share of each side that a zoomed view shows
 
 
 class TestTimeViews(Frozen):
-    """A model that answers with the mean over the plain picture and these views of it."""
+    """A model that answers with the mean over the plain image and these views of it."""
 
     change: Literal["test_time_views"] = "test_time_views"
     views: tuple[View, ...]
@@ -27,10 +27,10 @@ class TestTimeViews(Frozen):
 
 
 class MultiViewModel(ModelWrapper):
-    """A model whose answer is the mean of its logits for the picture and for other views of it.
+    """A model whose answer is the mean of its logits for the image and for other views of it.
 
     All views go through the model as one batch, so that an exported graph holds the model once. In training mode the
-    model sees the plain picture alone.
+    model sees the plain image alone.
     """
 
     def __init__(self, model: nn.Module, views: tuple[View, ...]) -> None:

@@ -142,7 +142,7 @@ def measure(
 def interleaved(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:
     """Measure two models in turns, each loaded anew for every one of `STARTS` starts.
 
-    Within a start the models take turns (ABBA), so that drifting clocks and busy neighbours hit both alike. Between
+    Within a start the models take turns (ABBA), so that drifting clocks and busy neighbors hit both alike. Between
     starts their weights and buffers move in memory, which changes the speed of small models by some per cent; a single
     start would take such luck for a difference (Kalibera and Jones 2013). The interval is therefore over starts.
 

@@ -32,7 +32,7 @@ def nearest_rank(samples_ms: Samples, percent: float) -> float:
 def time_blocks(samples_ms: Samples, blocks: int = BLOCKS) -> NDArray[np.int64]:
     """The block of each sample when the run is cut into `blocks` stretches of equal time.
 
-    Samples that follow each other share clocks, caches and neighbours, so blocks are resampled, not samples.
+    Samples that follow each other share clocks, caches and neighbors, so blocks are resampled, not samples.
     """
     middle_ms = np.cumsum(samples_ms) - samples_ms / 2
     total_ms = float(samples_ms.sum())

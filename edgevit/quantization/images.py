@@ -63,9 +63,9 @@ def image_batches(dataset: Dataset, positions: Sequence[int], spec: IOSpec, prog
 
     def batches() -> Iterator[NDArray[np.float32]]:
         with progress.bar(title, len(positions), "images") as bar:
-            pictures = (dataset.image(position) for position in positions)
-            for batch, images in input_batches(spec, pictures, BATCH_SIZE):
+            images = (dataset.image(position) for position in positions)
+            for batch, num_images in input_batches(spec, images, BATCH_SIZE):
                 yield batch
-                bar.advance(images)
+                bar.advance(num_images)
 
     return batches

@@ -145,8 +145,8 @@ def _mistakes(deployed: Variant) -> Iterator[Json]:
     if deployed.evaluation is None:
         return
     for mistake in _evaluation_json(deployed.evaluation)["wrong"]:
-        picture = base64.b64encode(deployed.evaluation.file(mistake["file"]).read_bytes()).decode("ascii")
-        yield {**mistake, "image": f"data:image/png;base64,{picture}"}
+        image = base64.b64encode(deployed.evaluation.file(mistake["file"]).read_bytes()).decode("ascii")
+        yield {**mistake, "image": f"data:image/png;base64,{image}"}
 
 
 def _calibration(deployed: Variant) -> Json | None:

@@ -269,7 +269,7 @@ def _placed(variants: Sequence[Variant]) -> Iterator[_Placed]:
 
 
 def _for_the_page(svg: str) -> str:
-    """Only the <svg> element, sized by the page, with CSS variables for colours and the page's font."""
+    """Only the <svg> element, sized by the page, with CSS variables for colors and the page's font."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<style[^>]*>.*?</style>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)

@@ -39,6 +39,6 @@ def paired_drop(baseline_correct: NDArray[np.bool_], model_correct: NDArray[np.b
     lost = int(np.sum(baseline_correct & ~model_correct))
     gained = int(np.sum(model_correct & ~baseline_correct))
     lost_share, gained_share = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
-    centre = lost_share - gained_share
-    half = Z_95 * math.sqrt((lost_share + gained_share - centre**2) / (n + 2))
-    return Drop((lost - gained) / n, max(-1.0, centre - half), min(1.0, centre + half), n)
+    center = lost_share - gained_share
+    half = Z_95 * math.sqrt((lost_share + gained_share - center**2) / (n + 2))
+    return Drop((lost - gained) / n, max(-1.0, center - half), min(1.0, center + half), n)

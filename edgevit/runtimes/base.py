@@ -146,34 +146,34 @@ def check_batch(spec: IOSpec, batch_size: int) -> None:
 def random_images(spec: IOSpec, count: int, seed: int = 0) -> NDArray[Any]:
     """`count` images of smooth seeded color noise, preprocessed by the spec, (count, 3, H, W)."""
     generator = np.random.default_rng(seed)
-    pictures = (_picture(generator, spec.preprocess.height, spec.preprocess.width) for _ in range(count))
-    return preprocessed(pictures, spec.preprocess)
+    images = (_image(generator, spec.preprocess.height, spec.preprocess.width) for _ in range(count))
+    return preprocessed(images, spec.preprocess)
 
 
-def preprocessed(pictures: Iterable[NDArray[np.uint8]], rule: Preprocess) -> NDArray[Any]:
-    """RGB pictures (H, W, 3) of any sizes, preprocessed by a model's rule, as one input tensor."""
+def preprocessed(images: Iterable[NDArray[np.uint8]], rule: Preprocess) -> NDArray[Any]:
+    """RGB images (H, W, 3) of any sizes, preprocessed by a model's rule, as one input tensor."""
     keywords = rule.model_dump()
-    return np.stack([preprocess(picture, **keywords) for picture in pictures])
+    return np.stack([preprocess(image, **keywords) for image in images])
 
 
 def input_batches(
-    spec: IOSpec, pictures: Iterable[NDArray[np.uint8]], batch_size: int
+    spec: IOSpec, images: Iterable[NDArray[np.uint8]], batch_size: int
 ) -> Iterator[tuple[NDArray[Any], int]]:
-    """Input tensors, each with the number of pictures in it.
+    """Input tensors, each with the number of images in it.
 
     With a fixed batch size, the last tensor is filled up with copies of its last image, which do not count.
     """
     fixed = fixed_batch(spec)
-    for group in _groups(pictures, fixed or batch_size):
+    for group in _groups(images, fixed or batch_size):
         batch = preprocessed(group, spec.preprocess)
         missing = max(0, (fixed or 0) - len(group))
         yield np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]), len(group)
 
 
 def end_to_end(session: Session, batch_size: int) -> Callable[[], object]:
-    """A run from encoded JPEG pictures (640×480) to outputs, with decoding and preprocessing."""
+    """A run from encoded JPEG images (640×480) to outputs, with decoding and preprocessing."""
     buffer = io.BytesIO()
-    Image.fromarray(_picture(np.random.default_rng(0), *PHOTO_SIZE)).save(buffer, "JPEG", quality=90)
+    Image.fromarray(_image(np.random.default_rng(0), *PHOTO_SIZE)).save(buffer, "JPEG", quality=90)
     encoded = buffer.getvalue()
     name = session.spec.inputs[0].name
 
@@ -211,15 +211,15 @@ def _check_shape(scores: NDArray[Any], images: int, spec: IOSpec) -> None:
         )
 
 
-def _groups(pictures: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
-    iterator = iter(pictures)
+def _groups(images: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
+    iterator = iter(images)
     while group := list(islice(iterator, size)):
         yield group
 
 
-def _picture(generator: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
+def _image(generator: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
     coarse = generator.integers(0, 256, (max(2, height // 8), max(2, width // 8), 3), dtype=np.uint8)
     smooth: NDArray[np.int16] = np.asarray(Image.fromarray(coarse).resize((width, height)), np.int16)
     grain = generator.integers(-24, 25, smooth.shape, dtype=np.int16)
-    picture: NDArray[np.uint8] = np.clip(smooth + grain, 0, 255).astype(np.uint8)
-    return picture
+    image: NDArray[np.uint8] = np.clip(smooth + grain, 0, 255).astype(np.uint8)
+    return image

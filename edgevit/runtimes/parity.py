@@ -50,7 +50,7 @@ class Agreement:
 
 
 def check_sessions_agree(got: Session, expected: Session, precision: str, where: object) -> Agreement:
-    """Run both models on the same seeded pictures and compare their outputs.
+    """Run both models on the same seeded images and compare their outputs.
 
     Raises ParityError if they differ by more than the tolerance of `precision`.
     """

@@ -26,7 +26,7 @@ def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out:
 
 
 def _learned_too(inputs: Mapping[str, Artifact]) -> Json:
-    """The tested pictures that the model, or a teacher of it, has learned from; nothing where there are none."""
+    """The tested images that the model, or a teacher of it, has learned from; nothing where there are none."""
     behind = data_behind(inputs["model"])
     overlaps = inputs["data"].manifest.provenance.get(LEARNED_TOO, [])
     learned = [

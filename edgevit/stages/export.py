@@ -11,7 +11,7 @@ from torch import nn
 from edgevit.artifacts import Artifact, Contents, IOSpec
 from edgevit.configs import Export
 from edgevit.context import Context, usable_cpus
-from edgevit.exporting import onnx_from_module, re_parameterised, tensor_ranges, with_normalization
+from edgevit.exporting import onnx_from_module, reparameterized, tensor_ranges, with_normalization
 from edgevit.graphs.files import write_onnx
 from edgevit.graphs.float16 import with_float16
 from edgevit.graphs.norms import with_fused_norms
@@ -60,13 +60,13 @@ def exported(
     file = out / "model.onnx"
     if config.embedding:
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
-    graph = onnx_from_module(module, spec, config.opset, config.dynamic_batch, as_it_is=is_folded)
+    graph = onnx_from_module(module, spec, config.opset, config.dynamic_batch, keep_branches=is_folded)
     session_options = runtime_options(config.runtime)
     model, written, carried = graph.model, graph.spec, None
     if config.precision == "float16":
         model = _in_float16(model, graph.spec, config, context.progress)
     if config.normalize:
-        written = written.taking_pictures()
+        written = written.taking_uint8_images()
         model = with_normalization(model, written)
     if ranges is not None and config.precision == "float32":
         carried = tensor_ranges(ranges, model, graph.layers, config.id)
@@ -80,7 +80,7 @@ def exported(
         where=f"{config.id}, against {source}",
     )
     metrics = {
-        **cost_of(module if is_folded else re_parameterised(module, spec), spec.preprocess),
+        **cost_of(module if is_folded else reparameterized(module, spec), spec.preprocess),
         "size_bytes": file.stat().st_size,
         "precision": config.precision,
         "exporter": graph.exporter,
@@ -91,9 +91,9 @@ def exported(
 
 
 def _in_float16(model: ModelProto, spec: IOSpec, config: Export, progress: Progress) -> ModelProto:
-    """The graph in float16, but for what leaves its range on seeded pictures."""
+    """The graph in float16, but for what leaves its range on seeded images."""
     fused = with_fused_norms(model)
     beyond = beyond_float16(fused, lambda: [random_images(spec, fixed_batch(spec) or PROBES)], threads=usable_cpus())
     if beyond:
-        progress.say(f"    {config.id}: {beyond_float16_text(beyond, 'random pictures')}")
+        progress.say(f"    {config.id}: {beyond_float16_text(beyond, 'random images')}")
     return with_float16(fused, config.id, beyond)

@@ -16,9 +16,15 @@ from edgevit.data.pseudo_labels import source_record, write_labels
 from edgevit.errors import listed
 from edgevit.evaluation import calibration_error
 from edgevit.models.checkpoints import open_checkpoint
-from edgevit.training.distillation.confident_labels import Calibration, calibrate, guess, surest, write_guesses
+from edgevit.training.distillation.confident_labels import (
+    Calibration,
+    calibrate,
+    most_confident,
+    teacher_labels,
+    write_teacher_labels,
+)
 
-GUESSES = "guesses.csv"
+TEACHER_LABELS = "teacher_labels.csv"
 
 
 def run(config: PseudoLabel, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -29,13 +35,13 @@ def run(config: PseudoLabel, inputs: Mapping[str, Artifact], context: Context, o
         if fitted.correct.all():
             progress.say("    the teacher is right about every calibration image, so no temperature is best: T = 1")
     temperature = fitted.temperature if fitted else 1.0
-    guesses = guess(teacher, open_dataset(inputs["data"]), temperature, device, progress)
-    kept = surest(guesses, config.threshold, config.balance, config.most_per_class)
-    write_labels(out, guesses.classes, [guesses.sample_ids[index] for index in kept], guesses.labels[kept])
-    write_guesses(guesses, kept, out / GUESSES)
-    counts = np.bincount(guesses.labels[kept], minlength=len(guesses.classes)).tolist()
-    per_class = dict(zip(guesses.classes, counts, strict=True))
-    kept_text = f"kept {len(kept)} of {len(guesses.labels)} at ≥ {config.threshold:.2f}"
+    labelled = teacher_labels(teacher, open_dataset(inputs["data"]), temperature, device, progress)
+    kept = most_confident(labelled, config.threshold, config.balance, config.most_per_class)
+    write_labels(out, labelled.classes, [labelled.sample_ids[index] for index in kept], labelled.labels[kept])
+    write_teacher_labels(labelled, kept, out / TEACHER_LABELS)
+    counts = np.bincount(labelled.labels[kept], minlength=len(labelled.classes)).tolist()
+    per_class = dict(zip(labelled.classes, counts, strict=True))
+    kept_text = f"kept {len(kept)} of {len(labelled.labels)} at ≥ {config.threshold:.2f}"
     how = f"T = {temperature:.3g}" if fitted else "not calibrated"
     progress.say(f"    {kept_text} ({how}), {min(counts)} to {max(counts)} a class")
     if missing := [name for name, count in per_class.items() if not count]:
@@ -43,13 +49,13 @@ def run(config: PseudoLabel, inputs: Mapping[str, Artifact], context: Context, o
     return Contents(
         kind="dataset",
         metrics={
-            "images": len(guesses.labels),
+            "images": len(labelled.labels),
             "kept": len(kept),
             "per_class": per_class,
-            "pictures": inputs["data"].digest,  # other pictures under the same names are another data set
+            "source": inputs["data"].digest,  # other images under the same names are another data set
         },
         log_metrics={"temperature": temperature, "ece": _ece(fitted) if fitted else None},
-        logs=(GUESSES,),
+        logs=(TEACHER_LABELS,),
         provenance=source_record(inputs["data"]),
     )
 

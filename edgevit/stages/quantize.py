@@ -43,7 +43,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     images = list(held_out())
     if doubts:
         images.append(random_images(model.io, fixed_batch(model.io) or len(images[0])))
-        context.progress.say(f"    {config.id}: the SQNR gate uses seeded random pictures, too")
+        context.progress.say(f"    {config.id}: the SQNR gate uses seeded random images, too")
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None

@@ -44,7 +44,7 @@ def decoupled_distillation(
     """DKD: τ² · (α · TCKD + β · NCKD), mean over the samples. Zhao et al. 2022, eq. 7.
 
     TCKD = KL of the two-way distributions (the label, all others together); NCKD = KL among the classes that are not
-    the label, each renormalised. `labels` (samples,) int64.
+    the label, each renormalized. `labels` (samples,) int64.
     """
     is_label = functional.one_hot(labels, logits.shape[-1]).bool()
     teacher_log, student_log = ((scores / temperature).log_softmax(-1) for scores in (teacher_logits, logits))
@@ -55,8 +55,8 @@ def decoupled_distillation(
 
 def standardized(logits: Tensor) -> Tensor:
     """(logits − mean) / (standard deviation + 1e-7) of each sample, the deviation unbiased. Sun et al. 2024, eq. 9."""
-    centred = logits - logits.mean(-1, keepdim=True)
-    return centred / (logits.std(-1, keepdim=True) + 1e-7)
+    centered = logits - logits.mean(-1, keepdim=True)
+    return centered / (logits.std(-1, keepdim=True) + 1e-7)
 
 
 def feature_distance(

@@ -93,9 +93,9 @@ def heads_of(outputs: Outputs) -> tuple[Tensor, ...]:
 
 
 def targets_of(batch: Batch, num_classes: int, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The labels as probabilities (samples, classes), mixed as the pictures are, and which samples have them.
+    """The labels as probabilities (samples, classes), mixed as the images are, and which samples have them.
 
-    Smoothing s gives (1 − s) to the label and s/classes to every class (Szegedy et al. 2016). A picture mixed with an
+    Smoothing s gives (1 − s) to the label and s/classes to every class (Szegedy et al. 2016). An image mixed with an
     unlabelled one has no label.
     """
     own, partners = (

@@ -20,13 +20,13 @@ from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.folding import BatchNorm
 from edgevit.quantization import calibrated, calibration_doubts, choose_images, image_batches
 from edgevit.quantization.fake_quantization import FakeQuantization
-from edgevit.training.distillation.teacher_from_config import Teaching
+from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher
 from edgevit.training.loop.setup import TrainingSetup, opened_streams, taught
 
 
-def quantization_aware(
+def quantization_aware_setup(
     config: Qat, inputs: Mapping[str, Artifact], context: Context
-) -> tuple[TrainingSetup, Teaching, BuiltModel]:
+) -> tuple[TrainingSetup, ConfiguredTeacher, BuiltModel]:
     """Training of a folded copy of `init` under fake quantization; its teachers; and that copy in float.
 
     The student's classes are those of `init`, whatever the streams'. Norms that could not be folded are frozen.
@@ -59,7 +59,7 @@ def fake_quantization(
     So that nothing decides twice, the student is exported, and calibrated as its ONNX file.
     """
     spec = IOSpec.for_classifier(student.preprocess, inputs["init"].io.classes)
-    exported = onnx_from_module(student.module, spec, OPSET, dynamic_batch=True, as_it_is=True)
+    exported = onnx_from_module(student.module, spec, OPSET, dynamic_batch=True, keep_branches=True)
     dataset = open_dataset(inputs["calibration"])
     chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
     calibration_doubts(dataset, chosen, exported.spec, config.id, context.progress)

@@ -102,8 +102,8 @@ def test_a_run_is_a_mapping_of_its_results(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("webbrowser.open", opened.append)
     run.report.show()
     assert opened == [run.report.path.as_uri()]
-    picture = DigitImages()[3][0]
-    by_bundle, by_student = run["bundle"].predict(picture), run["student"].predict(picture)
+    image = DigitImages()[3][0]
+    by_bundle, by_student = run["bundle"].predict(image), run["student"].predict(image)
     assert by_bundle[0].label == by_student[0].label
     assert by_bundle[0].confidence == pytest.approx(by_student[0].confidence, abs=1e-3)
     with pytest.raises(KeyError, match="Did you mean 'student'"):

@@ -101,7 +101,7 @@ def test_infer_takes_folders_and_prints_lines(bundle: Path, photo: Path, tmp_pat
     (folder / "deep").mkdir(parents=True)
     Image.open(photo).convert("L").save(folder / "deep" / "grey.JPG", "JPEG")
     shutil.copy(photo, folder / "a.png")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     answer = infer(bundle, folder)
     assert answer.returncode == 0
     assert [line.split(": ")[0] for line in answer.stdout.splitlines()] == [

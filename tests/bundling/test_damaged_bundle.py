@@ -65,8 +65,8 @@ def bundle(whole: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return digit_files(tmp_path_factory.mktemp("picture"), "4", 1)[0]
+def random_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digit_files(tmp_path_factory.mktemp("image"), "4", 1)[0]
 
 
 def program(bundle: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -82,11 +82,11 @@ def shipped_infer(bundle: Path) -> Any:
     return module
 
 
-def labelled(infer: Any, picture: Path) -> tuple[int, str]:
+def labelled(infer: Any, image: Path) -> tuple[int, str]:
     """Exit status and errors of `infer.py --verify PICTURE`, in this process."""
     infer.shipped.cache_clear()
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err:
-        status = infer.main(["--verify", "--top", "3", str(picture)])
+        status = infer.main(["--verify", "--top", "3", str(image)])
     return status, err.getvalue()
 
 
@@ -148,14 +148,14 @@ def damage(bundle: Path, number: int) -> None:
 @pytest.mark.parametrize(
     "mutations", [range(160), pytest.param(range(160, 4000), marks=pytest.mark.slow)], ids=["few", "many"]
 )
-def test_no_damage_ends_in_a_traceback(bundle: Path, picture: Path, mutations: range) -> None:
+def test_no_damage_ends_in_a_traceback(bundle: Path, image: Path, mutations: range) -> None:
     infer = shipped_infer(bundle)
     original = {name: (bundle / name).read_bytes() for name in TEXTS}
-    assert labelled(infer, picture)[0] == 0
+    assert labelled(infer, image)[0] == 0
     statuses = []
     for number in mutations:
         damage(bundle, number)
-        status, said = labelled(infer, picture)
+        status, said = labelled(infer, image)
         assert status in (0, 1, 2), number
         complaints = [line for line in said.splitlines() if not line.endswith("all as they were bundled")]
         assert bool(complaints) == (status > 0), (number, said)
@@ -179,19 +179,19 @@ def test_no_damage_ends_in_a_traceback(bundle: Path, picture: Path, mutations: r
         (b'{"format": "edgevit-bundle", "format_version": 1, "files": {"../up": {"sha256": "0"}}}', "without folders"),
     ],
 )
-def test_a_record_that_is_none_is_refused(bundle: Path, picture: Path, content: bytes, said: str) -> None:
+def test_a_record_that_is_none_is_refused(bundle: Path, image: Path, content: bytes, said: str) -> None:
     (bundle / "bundle.json").write_bytes(content)
-    status, message = labelled(shipped_infer(bundle), picture)
+    status, message = labelled(shipped_infer(bundle), image)
     assert status == 2
     assert said in message
 
 
 @pytest.mark.parametrize("name", ["preprocess.py", "prototypes.py", "infer.py"])
-def test_an_altered_program_is_not_imported(bundle: Path, picture: Path, name: str) -> None:
+def test_an_altered_program_is_not_imported(bundle: Path, image: Path, name: str) -> None:
     altered = (bundle / name).read_text() + f"\nopen({str(bundle / 'ran')!r}, 'w')\n"
     (bundle / name).write_text(altered)
     for called in {"infer.py", "enroll.py"} - {name}:
-        answer = program(bundle, called, *([picture] if called == "infer.py" else ["--list"]))
+        answer = program(bundle, called, *([image] if called == "infer.py" else ["--list"]))
         assert answer.returncode == 2 or (called, name) == ("infer.py", "infer.py"), answer.stderr
         assert f"{name}: was altered" in answer.stderr
         assert "Traceback" not in answer.stderr
@@ -218,20 +218,20 @@ def without_numbers(folder: Path, value: float) -> Artifact:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_answers_that_are_no_numbers_are_refused(tmp_path: Path, picture: Path, value: float) -> None:
+def test_answers_that_are_no_numbers_are_refused(tmp_path: Path, image: Path, value: float) -> None:
     model, out = without_numbers(tmp_path / "model", value), tmp_path / "bundle"
     out.mkdir()
     write_bundle(model, out)
     with pytest.raises(ParityError, match="does not run") as caught:
         check_bundle(model, out, tmp_path)
     assert "is NaN or infinite" in str(caught.value)
-    answer = program(out, "infer.py", picture)
+    answer = program(out, "infer.py", image)
     assert answer.returncode == 1
     assert answer.stdout == ""
-    assert f"{picture}: the model's output 'logits' is NaN or infinite" in answer.stderr
+    assert f"{image}: the model's output 'logits' is NaN or infinite" in answer.stderr
 
 
-def test_a_class_that_is_impossible_is_no_obstacle(tmp_path: Path, picture: Path) -> None:
+def test_a_class_that_is_impossible_is_no_obstacle(tmp_path: Path, image: Path) -> None:
     """-inf is probability 0."""
     model, out = small_model(tmp_path / "model"), tmp_path / "bundle"
     loaded = onnx.load(model.path / "model.onnx")
@@ -240,7 +240,7 @@ def test_a_class_that_is_impossible_is_no_obstacle(tmp_path: Path, picture: Path
     onnx.save(loaded, model.path / "model.onnx")
     out.mkdir()
     write_bundle(artifact_from_onnx(model.path / "model.onnx"), out)
-    answer = program(out, "infer.py", "--json", "--top", 4, picture)
+    answer = program(out, "infer.py", "--json", "--top", 4, image)
     assert answer.returncode == 0
     assert json.loads(answer.stdout)["labels"][-1] == {"label": "bee", "confidence": 0.0}
 

@@ -497,10 +497,10 @@ def test_a_model_without_class_names_gets_those_of_the_folder(tmp_path: Path) ->
     assert (out / "labels.txt").read_text().splitlines() == names
     assert json.loads((out / "iospec.json").read_text())["classes"] == names
     assert [one["class"] for one in done(out, "--list")["classes"]] == names
-    picture = digit_files(tmp_path, "3", 1, role="eight.train")[0]
-    said = json.loads(program(out, "infer.py", "--json", picture).stdout)["labels"][0]["label"]
+    image = digit_files(tmp_path, "3", 1, role="eight.train")[0]
+    said = json.loads(program(out, "infer.py", "--json", image).stdout)["labels"][0]["label"]
     assert said == "digit 3"
-    assert json.loads(edgevit("predict", out, picture, "--json"))[0]["labels"][0]["label"] == said
+    assert json.loads(edgevit("predict", out, image, "--json"))[0]["labels"][0]["label"] == said
 
 
 # Bundling ------------------------------------------------------------------------------------------------------

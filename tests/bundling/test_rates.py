@@ -208,7 +208,7 @@ def test_a_bundle_says_its_rates(tmp_path: Path) -> None:
     assert [line for line in said.lines if "called unknown" in line] == rates(support).lines()[1:]
     assert "images of the classes called unknown: " in (listed := program(made.path, "enroll.py", "--list").stdout)
     assert "optimistic" not in listed
-    picture = tmp_path / "picture.png"
-    Image.fromarray(open_dataset(bench.made["others.test"]).image(0)).save(picture)
-    answer = program(made.path, "infer.py", "--unknown", picture)
+    image = tmp_path / "image.png"
+    Image.fromarray(open_dataset(bench.made["others.test"]).image(0)).save(image)
+    answer = program(made.path, "infer.py", "--unknown", image)
     assert answer.stderr.splitlines() == rates(support).lines()[1:]

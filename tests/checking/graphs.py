@@ -109,7 +109,7 @@ def attention(tokens: int, head: int, quantized: bool) -> ModelProto:
 
 
 def classifier() -> ModelProto:
-    """Pictures of 16 pixels to logits of four classes by two matrices; 200 kB."""
+    """Images of 16 pixels to logits of four classes by two matrices; 200 kB."""
     rng = np.random.default_rng(0)
     weights = {"first": rng.normal(0, 0.03, (768, 64)), "second": rng.normal(0, 0.1, (64, 4))}
     nodes = [

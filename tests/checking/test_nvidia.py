@@ -42,7 +42,7 @@ def test_a_legal_convolution_runs_in_int8(tmp_path: Path) -> None:
     assert found.products == (Product("Conv_logits", "Conv", "int8", "int8"),)
     assert found.build_result is not None
     assert found.build_result.builder.startswith("TensorRT for RTX 1.")
-    assert found.bytes_moved >= 16 * 16 * 9 + 4 * 16 * 8 * 8  # its weights in int8, the picture in float32
+    assert found.bytes_moved >= 16 * 16 * 9 + 4 * 16 * 8 * 8  # its weights in int8, the image in float32
 
 
 @needs_nvidia
@@ -70,7 +70,7 @@ def test_attention_over_one_token_behind_an_int8_convolution_runs_in_float16(tmp
 
 
 def one_token() -> onnx.ModelProto:
-    """keysᵀ · values of linear attention, both cut out of what a quantized convolution makes of the picture."""
+    """keysᵀ · values of linear attention, both cut out of what a quantized convolution makes of the image."""
     nodes = [
         *pair("image", "rounded"),
         WEIGHTS,

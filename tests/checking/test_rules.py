@@ -214,15 +214,15 @@ def test_float16_overflows_where_it_rounds_to_infinity() -> None:
         levels.append(diagnostic.level)
         said = said or diagnostic.what
     assert levels == ["warning", "warning", "error"]
-    assert said.endswith("4 times as much, as other pictures may give, exceeds 65504")
+    assert said.endswith("4 times as much, as other images may give, exceeds 65504")
 
 
 def test_a_range_that_cannot_be_measured_is_said() -> None:
     found = in_float16(1, node("Relu", ["x"], "y"))
-    found.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1  # no picture
+    found.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1  # no image
     (diagnostic,) = (one for one in tensorrt_diagnostics(Graph(found)) if one.rule == "float16_range")
     assert diagnostic.level == "warning"
-    assert "was not measured: the model does not take one picture" in diagnostic.what
+    assert "was not measured: the model does not take one image" in diagnostic.what
 
 
 def test_legal_graphs_break_no_rule() -> None:

@@ -27,7 +27,7 @@ VIT = {"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2, "mlp_ratio"
 HYBRID: dict[str, Any] = {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}
 
 
-def pictures(labelled: bool = True, count: int = IMAGES) -> Dataset:
+def random_images(labelled: bool = True, count: int = IMAGES) -> Dataset:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, 16, 16, 3), np.uint8)
     labels = rng.integers(0, 3, count) if labelled else None
@@ -54,7 +54,7 @@ def losses(built: BuiltModel, model: nn.Module, dataset: Dataset) -> Tensor:
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "repvit_m0_9"])
 def test_score_is_the_derivative_of_each_image_s_loss_by_a_gate(name: str) -> None:
-    built, dataset = model_of(name), pictures()
+    built, dataset = model_of(name), random_images()
     structures, blocks = prunable(built.module, ("heads", "hidden", "blocks"))
     labels = known_labels(dataset, CLASSES)
     found = taylor_importance(built, structures, blocks, dataset, labels, CPU, 0, SilentProgress())
@@ -87,7 +87,7 @@ def with_block_gate(built: BuiltModel, path: str, gate: float, dataset: Dataset)
 
 
 def test_without_labels_the_model_s_own_answers_count_and_the_seed_decides() -> None:
-    built, dataset = model_of("deit_tiny_patch16_224"), pictures(labelled=False)
+    built, dataset = model_of("deit_tiny_patch16_224"), random_images(labelled=False)
     structures, _ = prunable(built.module, ("heads",))
     first, again, other = (
         taylor_importance(built, structures, [], dataset, None, CPU, seed, SilentProgress()).units["blocks.0.attn"]
@@ -111,22 +111,22 @@ def drawn_by_hand(built: BuiltModel, dataset: Dataset, seed: int) -> Tensor:
 
 
 def test_labels_are_matched_by_name() -> None:
-    dataset = pictures()
+    dataset = random_images()
     assert dataset.labels is not None
     renamed = known_labels(dataset, ("z", "c", "b", "a"))
     assert renamed is not None
     assert renamed.tolist() == [(3, 2, 1)[label] for label in dataset.labels]
     assert known_labels(dataset, ("a", "b")) is None
-    assert known_labels(pictures(labelled=False), CLASSES) is None
+    assert known_labels(random_images(labelled=False), CLASSES) is None
 
 
 def test_the_model_is_left_as_it_was_and_no_image_is_an_error() -> None:
     built = model_of("deit_tiny_patch16_224")
     structures, blocks = prunable(built.module, ("heads", "hidden", "blocks"))
     before = {key: value.clone() for key, value in built.module.state_dict().items()}
-    taylor_importance(built, structures, blocks, pictures(), None, CPU, 0, SilentProgress())
+    taylor_importance(built, structures, blocks, random_images(), None, CPU, 0, SilentProgress())
     assert all(torch.equal(value, before[key]) for key, value in built.module.state_dict().items())
     assert all(parameter.grad is None for parameter in built.module.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in built.module.modules())
     with pytest.raises(DataError, match="no image to score by"):
-        taylor_importance(built, structures, blocks, pictures(count=0), None, CPU, 0, SilentProgress())
+        taylor_importance(built, structures, blocks, random_images(count=0), None, CPU, 0, SilentProgress())

@@ -59,7 +59,7 @@ def random_removal(model: nn.Module) -> Removal:
     return Removal(units, [])
 
 
-def pictures(built: BuiltModel) -> Tensor:
+def random_images(built: BuiltModel) -> Tensor:
     shape = (2, 3, built.preprocess.height, built.preprocess.width)
     return torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
@@ -67,7 +67,7 @@ def pictures(built: BuiltModel) -> Tensor:
 @pytest.mark.parametrize("name", MODELS)
 def test_without_units_it_answers_as_if_they_were_masked(name: str) -> None:
     built = small(name, **MODELS[name])
-    removal, images = random_removal(built.module), pictures(built)
+    removal, images = random_removal(built.module), random_images(built)
     smaller = without_checks_in_float32(built, removal)
     whole = built.module(images)
     for path, one in structures_of(built.module).items():

@@ -95,7 +95,7 @@ def test_arrays_with_splits_of_their_own(tmp_path: Path):
 
 
 @pytest.mark.parametrize("channels", ["none", "one"])
-def test_arrays_of_grey_pictures_are_split_by_fractions(tmp_path: Path, channels: str):
+def test_arrays_of_grey_images_are_split_by_fractions(tmp_path: Path, channels: str):
     grey = PIXELS[..., 0] if channels == "none" else PIXELS[..., :1]
     config = npz(tmp_path, images=grey, labels=LABELS)
     parts = [opened(config, f"data.{role}") for role in ("train", "val", "test")]

@@ -14,7 +14,7 @@ from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.class_names import alike_notes
 from edgevit.errors import DataError
 
-from .conftest import MakePictures
+from .conftest import MakeImages
 
 
 def opened(root: Path, classes: str = "top") -> tuple[tuple[str, ...], list[str]]:
@@ -39,16 +39,16 @@ def opened(root: Path, classes: str = "top") -> tuple[tuple[str, ...], list[str]
         "שלום",
     ],
 )
-def test_odd_names_stay_as_they_are(make_pictures: MakePictures, name: str):
-    classes, notes = opened(make_pictures({name: 2, "plain": 2}))
+def test_odd_names_stay_as_they_are(make_images: MakeImages, name: str):
+    classes, notes = opened(make_images({name: 2, "plain": 2}))
     assert set(classes) == {name, "plain"}
     assert notes == []
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "cut\x85here", "page\x0cbreak", "\x1b]0;title\x07", "b\x08", "\u2028"])
-def test_a_name_of_several_lines_is_refused_before_any_work(make_pictures: MakePictures, name: str):
+def test_a_name_of_several_lines_is_refused_before_any_work(make_images: MakeImages, name: str):
     with pytest.raises(DataError, match=r"data set 'photos': a class name has to be one line"):
-        opened(make_pictures({name: 2, "plain": 2}))
+        opened(make_images({name: 2, "plain": 2}))
 
 
 def test_equal_names_are_refused(tmp_path: Path):
@@ -65,16 +65,16 @@ def test_equal_names_are_refused(tmp_path: Path):
         stages.make(Load(stage="load", id="load", model="mobilevit_xxs", classes=("a", "a")))
 
 
-def test_folders_with_a_leading_dot_are_no_classes(make_pictures: MakePictures):
-    assert opened(make_pictures({".ipynb_checkpoints": 2, "a": 2, "b": 2}))[0] == ("a", "b")
+def test_folders_with_a_leading_dot_are_no_classes(make_images: MakeImages):
+    assert opened(make_images({".ipynb_checkpoints": 2, "a": 2, "b": 2}))[0] == ("a", "b")
 
 
-def test_a_leaf_is_named_without_the_folders_above(make_pictures: MakePictures):
-    assert opened(make_pictures({"metal/nut": 2, "food/nut": 1, "food/egg": 2}), "leaf")[0] == ("egg", "nut")
+def test_a_leaf_is_named_without_the_folders_above(make_images: MakeImages):
+    assert opened(make_images({"metal/nut": 2, "food/nut": 1, "food/egg": 2}), "leaf")[0] == ("egg", "nut")
 
 
-def test_classes_that_differ_in_spelling_alone_are_told(make_pictures: MakePictures):
-    classes, notes = opened(make_pictures({"Oil Filter": 2, "oil_filter": 2, "gear": 2}))
+def test_classes_that_differ_in_spelling_alone_are_told(make_images: MakeImages):
+    classes, notes = opened(make_images({"Oil Filter": 2, "oil_filter": 2, "gear": 2}))
     assert len(classes) == 3
     assert notes == [
         "photos: classes whose names differ only in spelling count as different: 'Oil Filter' and 'oil_filter'"

@@ -40,10 +40,10 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 
 @every_kind
 @pytest.mark.parametrize("side", [32, 224])
-def test_a_higher_severity_is_further_from_the_picture(kind, side):
-    picture = photo(side, side)
+def test_a_higher_severity_is_further_from_the_image(kind, side):
+    image = photo(side, side)
     distances = [
-        np.mean([distance(picture, corrupt(picture, kind, severity, f"{draw}")) for draw in range(3)])
+        np.mean([distance(image, corrupt(image, kind, severity, f"{draw}")) for draw in range(3)])
         for severity in SEVERITIES
     ]
     assert distances[0] > 0.5
@@ -51,28 +51,28 @@ def test_a_higher_severity_is_further_from_the_picture(kind, side):
 
 
 @every_kind
-def test_the_same_seed_gives_the_same_bytes_and_leaves_the_picture_alone(kind):
-    picture = photo(40, 56)
-    before = picture.copy()
-    one, other = (corrupt(picture, kind, 3, "0/cat/1.jpg") for _ in range(2))
+def test_the_same_seed_gives_the_same_bytes_and_leaves_the_image_alone(kind):
+    image = photo(40, 56)
+    before = image.copy()
+    one, other = (corrupt(image, kind, 3, "0/cat/1.jpg") for _ in range(2))
     assert (one == other).all()
-    assert (picture == before).all()
+    assert (image == before).all()
 
 
 @every_kind
 def test_samples_and_seeds_have_draws_of_their_own_where_there_are_draws(kind):
-    picture = photo(40, 56)
-    found = [corrupt(picture, kind, 3, seed) for seed in ("0/cat/1.jpg", "0/cat/2.jpg", "1/cat/1.jpg")]
+    image = photo(40, 56)
+    found = [corrupt(image, kind, 3, seed) for seed in ("0/cat/1.jpg", "0/cat/2.jpg", "1/cat/1.jpg")]
     differ = [(found[0] != one).any() for one in found[1:]]
     assert differ == [kind in DRAWN] * 2
 
 
 @pytest.mark.parametrize("kind", ["fog", "snow", "darkness", "contrast", "brightness"])
-def test_a_small_and_a_large_picture_are_hurt_alike(kind):
+def test_a_small_and_a_large_image_are_hurt_alike(kind):
     distances = {}
     for side in (32, 224):
-        picture = photo(side, side)
-        distances[side] = np.mean([distance(picture, corrupt(picture, kind, 3, f"{draw}")) for draw in range(3)])
+        image = photo(side, side)
+        distances[side] = np.mean([distance(image, corrupt(image, kind, 3, f"{draw}")) for draw in range(3)])
     assert distances[32] == pytest.approx(distances[224], rel=0.1)
 
 
@@ -80,54 +80,54 @@ def test_a_small_and_a_large_picture_are_hurt_alike(kind):
 @pytest.mark.parametrize("shape", [(8, 8), (1, 1), (1, 50), (50, 1), (2, 3), (33, 9), (1, 5000)])
 @pytest.mark.parametrize("severity", [1, 5])
 def test_any_size_keeps_its_size(kind, shape, severity):
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    found = corrupt(picture, kind, severity, "0")
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    found = corrupt(image, kind, severity, "0")
     assert found.dtype == np.uint8
-    assert found.shape == picture.shape
+    assert found.shape == image.shape
 
 
 @every_kind
 @pytest.mark.parametrize("value", [0, 255])
-def test_black_and_white_pictures(kind, value):
-    picture = np.full((16, 16, 3), value, np.uint8)
-    found = corrupt(picture, kind, 5, "0")
-    assert found.shape == picture.shape
+def test_black_and_white_images(kind, value):
+    image = np.full((16, 16, 3), value, np.uint8)
+    found = corrupt(image, kind, 5, "0")
+    assert found.shape == image.shape
     if kind in ("contrast", "blur"):
         assert (found == value).all()
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_brightness_is_hsv_value_plus_a_constant(severity):
-    picture = np.concatenate([photo(6, 7), np.zeros((1, 7, 3), np.uint8)])
-    expected = np.empty(picture.shape)
-    for place in np.ndindex(picture.shape[:2]):
-        hue, saturation, value = colorsys.rgb_to_hsv(*(picture[place] / 255))
+    image = np.concatenate([photo(6, 7), np.zeros((1, 7, 3), np.uint8)])
+    expected = np.empty(image.shape)
+    for place in np.ndindex(image.shape[:2]):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(image[place] / 255))
         expected[place] = colorsys.hsv_to_rgb(hue, saturation, min(1.0, value + BRIGHTNESS[severity - 1]))
-    np.testing.assert_allclose(corrupt(picture, "brightness", severity, "0"), 255 * expected, atol=0.51)
+    np.testing.assert_allclose(corrupt(image, "brightness", severity, "0"), 255 * expected, atol=0.51)
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_darkness_halves_the_light_at_each_step(severity):
-    picture = photo(9, 9)
-    light = (picture / 255) ** 2.2 / 2**severity
-    np.testing.assert_allclose(corrupt(picture, "darkness", severity, "0"), 255 * light ** (1 / 2.2), atol=0.51)
+    image = photo(9, 9)
+    light = (image / 255) ** 2.2 / 2**severity
+    np.testing.assert_allclose(corrupt(image, "darkness", severity, "0"), 255 * light ** (1 / 2.2), atol=0.51)
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_contrast_shrinks_what_differs_from_the_mean(severity):
-    picture = photo(20, 30)
-    mean = picture.astype(float).mean((0, 1))
-    expected = mean + CONTRAST[severity - 1] * (picture - mean)
-    np.testing.assert_allclose(corrupt(picture, "contrast", severity, "0"), expected, atol=0.51)
+    image = photo(20, 30)
+    mean = image.astype(float).mean((0, 1))
+    expected = mean + CONTRAST[severity - 1] * (image - mean)
+    np.testing.assert_allclose(corrupt(image, "contrast", severity, "0"), expected, atol=0.51)
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize("shape", [(96, 128), (32, 32), (3, 90)])
 def test_blur_is_scipys_gaussian_filter(severity, shape):
-    picture = photo(*shape)
+    image = photo(*shape)
     sigma = BLUR_SIGMA[severity - 1] * min(shape)
-    expected = ndimage.gaussian_filter(picture.astype(float), (sigma, sigma, 0))
-    np.testing.assert_allclose(corrupt(picture, "blur", severity, "0"), expected, atol=0.51)
+    expected = ndimage.gaussian_filter(image.astype(float), (sigma, sigma, 0))
+    np.testing.assert_allclose(corrupt(image, "blur", severity, "0"), expected, atol=0.51)
 
 
 @pytest.mark.parametrize(("side", "published"), [(32, NOISE_SIGMA[32]), (224, NOISE_SIGMA[224])])
@@ -143,16 +143,16 @@ def test_noise_is_as_strong_as_in_the_published_sets(side, published):
     ("side", "qualities"), [(32, (80, 65, 58, 50, 40)), (300, (25, 18, 15, 10, 7)), (8, (80, 65, 58, 50, 40))]
 )
 def test_jpeg_is_pillows_round_trip(side, qualities):
-    picture = photo(side, side)
+    image = photo(side, side)
     for severity, quality in zip(SEVERITIES, qualities, strict=True):
         buffer = BytesIO()
-        Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
-        assert (corrupt(picture, "jpeg", severity, "0") == np.asarray(Image.open(buffer))).all()
+        Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+        assert (corrupt(image, "jpeg", severity, "0") == np.asarray(Image.open(buffer))).all()
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_fog_takes_light_from_the_picture_and_gives_its_own(severity):
-    """What is left of a difference between two pictures is exp(-depth), whatever the fog's own light."""
+def test_fog_takes_light_from_the_image_and_gives_its_own(severity):
+    """What is left of a difference between two images is exp(-depth), whatever the fog's own light."""
     dark, light = (np.full((64, 64, 3), value, np.uint8) for value in (0, 255))
     foggy = [corrupt(one, "fog", severity, "0").astype(float) / 255 for one in (dark, light)]
     left = foggy[1] - foggy[0]
@@ -161,8 +161,8 @@ def test_fog_takes_light_from_the_picture_and_gives_its_own(severity):
 
 
 def test_snow_only_brightens():
-    picture = photo(60, 80)
-    assert (corrupt(picture, "snow", 5, "0").astype(int) >= picture).all()
+    image = photo(60, 80)
+    assert (corrupt(image, "snow", 5, "0").astype(int) >= image).all()
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,6 @@ def test_snow_only_brightens():
     ],
 )
 def test_the_common_size(shape, expected):
-    picture = np.zeros((*shape, 3), np.uint8)
-    assert at_common_size(picture).shape == (*expected, 3)
+    image = np.zeros((*shape, 3), np.uint8)
+    assert at_common_size(image).shape == (*expected, 3)
     assert min(expected) <= COMMON_SHORT_SIDE

@@ -1,4 +1,4 @@
-"""Pictures that occur twice: refused where they would make a support or a result wrong, counted elsewhere."""
+"""Images that occur twice: refused where they would make a support or a result wrong, counted elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgevit.data.duplicates import Uses
 from edgevit.data.hashes import StoredFile
 from edgevit.errors import DataError
 
-from .conftest import MakePictures
+from .conftest import MakeImages
 
 ROLES = ("photos.support", "photos.pool", "photos.test")
 USES = Uses(
@@ -33,29 +33,29 @@ def notes(root: Path, names: tuple[str, ...] = ROLES, uses: Uses = USES, shots: 
     return [note for artifact in made.values() for note in artifact.manifest.provenance["notes"]]
 
 
-def test_without_duplicates_nothing_is_said(make_pictures: MakePictures):
-    assert notes(make_pictures({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})) == []
+def test_without_duplicates_nothing_is_said(make_images: MakeImages):
+    assert notes(make_images({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})) == []
 
 
-def test_a_picture_of_the_support_that_is_tested_is_refused_and_both_are_named(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 2, "train/b": 2, "test/a": 2, "test/b": 2})
+def test_an_image_of_the_support_that_is_tested_is_refused_and_both_are_named(make_images: MakeImages):
+    root = make_images({"train/a": 2, "train/b": 2, "test/a": 2, "test/b": 2})
     shutil.copy(root / "train/b/001.png", root / "test/b/copy.png")
     uses = replace(USES, learned=USES.supports)
-    with pytest.raises(DataError, match=r"photos.test: pictures .* are also in the support 'photos.support'") as caught:
+    with pytest.raises(DataError, match=r"photos.test: images .* are also in the support 'photos.support'") as caught:
         notes(root, ("photos.support", "photos.test"), uses)
     assert caught.value.got == "1: test/b/copy.png is train/b/001.png"
 
 
-def test_a_support_in_a_folder_of_its_own_is_one_too(make_pictures: MakePictures):
-    root = make_pictures({"test/a": 2, "test/b": 2, "train/a": 1, "train/b": 1, "../other/a": 3, "../other/b": 3})
+def test_a_support_in_a_folder_of_its_own_is_one_too(make_images: MakeImages):
+    root = make_images({"test/a": 2, "test/b": 2, "train/a": 1, "train/b": 1, "../other/a": 3, "../other/b": 3})
     shutil.copy(root / "../other/a/000.png", root / "test/a/copy.png")
     uses = Uses(frozenset({"photos.test"}), frozenset({"other"}), frozenset({"other"}))
     with pytest.raises(DataError, match="are also in the support 'other'"):
         notes(root, ("photos.test", "other"), uses)
 
 
-def test_equal_pictures_are_counted_once_for_each_that_is_tested(make_pictures: MakePictures):
-    root = make_pictures({"test/a": 2, "test/b": 2, "train/a": 1, "train/b": 1, "../other/a": 3, "../other/b": 3})
+def test_equal_images_are_counted_once_for_each_that_is_tested(make_images: MakeImages):
+    root = make_images({"test/a": 2, "test/b": 2, "train/a": 1, "train/b": 1, "../other/a": 3, "../other/b": 3})
     for copy in ("other/a/001.png", "other/a/002.png", f"{root.name}/test/a/000.png", f"{root.name}/test/a/001.png"):
         shutil.copy(root / "../other/a/000.png", root.parent / copy)
     uses = Uses(frozenset({"photos.test"}), frozenset({"other"}), frozenset({"other"}))
@@ -64,8 +64,8 @@ def test_equal_pictures_are_counted_once_for_each_that_is_tested(make_pictures: 
     assert str(caught.value.got).startswith("2: test/a/000.png is a/000.png")
 
 
-def test_a_picture_of_the_pool_that_is_tested_is_counted(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
+def test_an_image_of_the_pool_that_is_tested_is_counted(make_images: MakeImages):
+    root = make_images({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
     pool = set(pool_ids(root))
     for number, sample_id in enumerate(sorted(pool)[:3]):
         shutil.copy(root / sample_id, root / f"test/a/copy{number}.png")
@@ -81,8 +81,8 @@ def pool_ids(root: Path) -> tuple[str, ...]:
     return open_dataset(dataset_artifacts({"photos": photos}, Path(), ["photos.pool"])["photos.pool"]).sample_ids
 
 
-def test_a_large_labelled_set_is_counted_and_not_refused(make_pictures: MakePictures, monkeypatch: pytest.MonkeyPatch):
-    root = make_pictures({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
+def test_a_large_labelled_set_is_counted_and_not_refused(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch):
+    root = make_images({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
     shutil.copy(root / "train/b/001.png", root / "test/b/copy.png")
     uses = Uses(frozenset({"photos.test"}), frozenset({"photos.train"}))
     (note,) = notes(root, ("photos.train", "photos.test"), uses)
@@ -112,10 +112,10 @@ def through_another_data_set(root: Path, uses: Uses, **options: Any) -> dict[str
     return {name: one.manifest.provenance for name, one in made.items()}
 
 
-def test_test_pictures_that_another_data_set_reads_again_with_labels_are_refused(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
+def test_test_images_that_another_data_set_reads_again_with_labels_are_refused(make_images: MakeImages):
+    root = make_images({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
     uses = Uses(frozenset({"photos.test"}), frozenset({"again"}))
-    with pytest.raises(DataError, match=r"photos\.test: pictures .* are also in the data set 'again'") as caught:
+    with pytest.raises(DataError, match=r"photos\.test: images .* are also in the data set 'again'") as caught:
         through_another_data_set(root, uses)
     assert "4: test/a/000.png is test/a/000.png" in str(caught.value.got)
     shutil.copy(root / "test/a/000.png", root / "train/a/copy.png")  # the file itself counts, not its copy alone
@@ -125,8 +125,8 @@ def test_test_pictures_that_another_data_set_reads_again_with_labels_are_refused
         through_another_data_set(root, uses, path=str(link))
 
 
-def test_without_labels_they_are_counted_for_the_accuracy_that_they_concern(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
+def test_without_labels_they_are_counted_for_the_accuracy_that_they_concern(make_images: MakeImages):
+    root = make_images({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
     uses = Uses(frozenset({"photos.test"}), frozenset({"again", "photos.train"}))
     made = through_another_data_set(root, uses, classes="none")
     (overlap,) = made["photos.test"][LEARNED_TOO]
@@ -137,34 +137,34 @@ def test_without_labels_they_are_counted_for_the_accuracy_that_they_concern(make
     ]
 
 
-def test_pictures_that_are_tested_and_learned_under_one_name_are_counted(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 4, "train/b": 4})
+def test_images_that_are_tested_and_learned_under_one_name_are_counted(make_images: MakeImages):
+    root = make_images({"train/a": 4, "train/b": 4})
     one = frozenset({"photos.train"})
     made = through_another_data_set(root, Uses(one, one))
     assert [overlap["images"] for overlap in made["photos.train"][LEARNED_TOO]] == [8]
     assert made["photos.train"]["notes"] == []  # the recipe says it
 
 
-def test_a_picture_under_two_classes_is_counted_and_in_a_support_refused(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 2, "train/b": 2})
+def test_an_image_under_two_classes_is_counted_and_in_a_support_refused(make_images: MakeImages):
+    root = make_images({"train/a": 2, "train/b": 2})
     shutil.copy(root / "train/a/000.png", root / "train/b/000.png")
     said = "train/a/000.png (a) and train/b/000.png (b)"
-    assert notes(root, ("photos.train",)) == [f"photos.train: 1 picture is under two classes: {said}"]
-    with pytest.raises(DataError, match=r"photos.support: the support has the same picture under two") as caught:
+    assert notes(root, ("photos.train",)) == [f"photos.train: 1 image is under two classes: {said}"]
+    with pytest.raises(DataError, match=r"photos.support: the support has the same image under two") as caught:
         notes(root, ("photos.support",))
     assert caught.value.got == f"1: {said}"
 
 
-def test_a_picture_that_a_support_holds_twice_is_said(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 2, "train/b": 2})
+def test_an_image_that_a_support_holds_twice_is_said(make_images: MakeImages):
+    root = make_images({"train/a": 2, "train/b": 2})
     shutil.copy(root / "train/a/000.png", root / "train/a/001.png")
     assert notes(root, ("photos.train",)) == []
     (note,) = notes(root, ("photos.support",))
-    assert note.startswith("photos.support: 1 picture is there twice, and counts twice: train/a/00")
+    assert note.startswith("photos.support: 1 image is there twice, and counts twice: train/a/00")
 
 
-def test_an_unequal_support_is_said_once(make_pictures: MakePictures):
-    root = make_pictures({"bolt": 1, "gear": 4, "nut": 2})
+def test_an_unequal_support_is_said_once(make_images: MakeImages):
+    root = make_images({"bolt": 1, "gear": 4, "nut": 2})
     options = {"names": ("photos",), "shots": 1, "splits": {"val": 0, "test": 0}}
     assert notes(root, uses=Uses(supports=frozenset({"photos"})), **options) == [  # type: ignore[arg-type]
         "photos: classes have from 1 ('bolt') to 4 ('gear') images"
@@ -172,14 +172,14 @@ def test_an_unequal_support_is_said_once(make_pictures: MakePictures):
     assert notes(root, uses=Uses(), **options) == []  # type: ignore[arg-type]
 
 
-def test_no_picture_is_read_for_it(make_pictures: MakePictures, monkeypatch: pytest.MonkeyPatch):
-    root = make_pictures({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
+def test_no_image_is_read_for_it(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch):
+    root = make_images({"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
     read: list[str] = []
     original = StoredFile.read
 
-    def counted(picture: StoredFile) -> bytes:
-        read.append(picture.key)
-        return original(picture)
+    def counted(image: StoredFile) -> bytes:
+        read.append(image.key)
+        return original(image)
 
     monkeypatch.setattr(StoredFile, "read", counted)
     notes(root)

@@ -1,4 +1,4 @@
-"""When a picture's hash may be remembered, and when it has to be taken again."""
+"""When an image's hash may be remembered, and when it has to be taken again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.hashes import ImageStates, StoredFile, stamp_of
 from edgevit.errors import DataError
 
-from .conftest import MakePictures, write_picture
+from .conftest import MakeImages, write_image
 
 AN_HOUR = (1_700_000_000, 1_700_000_000)
 
@@ -40,13 +40,13 @@ def rewritten(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("swap", [exchanged, rewritten])
-def test_pictures_of_equal_size_and_time_that_are_swapped_are_seen(
+def test_images_of_equal_size_and_time_that_are_swapped_are_seen(
     tmp_path: Path, swap: Callable[[Path, Path], None]
 ) -> None:
     root, one, other = tmp_path / "photos", tmp_path / "photos/a/0.bmp", tmp_path / "photos/b/0.bmp"
     for file in (one, other):
         file.parent.mkdir(parents=True)
-        write_picture(file, str(file.parent.name))
+        write_image(file, str(file.parent.name))
         os.utime(file, AN_HOUR)
     before = digest(root, tmp_path / "states.json")
     swap(one, other)
@@ -78,24 +78,24 @@ class Failing:
         return self.file.read_bytes()
 
 
-def test_a_picture_that_cannot_be_read_now_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png", "a")
-    picture, cache = Failing(tmp_path / "a.png"), tmp_path / "states.json"
+def test_an_image_that_cannot_be_read_now_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", "a")
+    image, cache = Failing(tmp_path / "a.png"), tmp_path / "states.json"
     states = ImageStates(cache)
-    assert [states.of([picture])[0].problem for _ in range(2)] == ["Permission denied"] * 2  # for the whole of a run
+    assert [states.of([image])[0].problem for _ in range(2)] == ["Permission denied"] * 2  # for the whole of a run
     states.save()
-    assert ImageStates(cache).of([picture]) == ImageStates().of([StoredFile(tmp_path / "a.png")])
+    assert ImageStates(cache).of([image]) == ImageStates().of([StoredFile(tmp_path / "a.png")])
 
 
-def test_a_picture_that_is_written_while_it_is_hashed_is_hashed_again(tmp_path: Path) -> None:
+def test_an_image_that_is_written_while_it_is_hashed_is_hashed_again(tmp_path: Path) -> None:
     file, cache = tmp_path / "a.png", tmp_path / "states.json"
-    write_picture(file, "a")
+    write_image(file, "a")
 
     @dataclass(frozen=True)
     class Growing(StoredFile):
         def read(self) -> bytes:
             content = super().read()
-            write_picture(self.file, "b")
+            write_image(self.file, "b")
             return content
 
     states = ImageStates(cache)
@@ -104,8 +104,8 @@ def test_a_picture_that_is_written_while_it_is_hashed_is_hashed_again(tmp_path: 
     assert not cache.exists()
 
 
-def test_a_broken_picture_is_a_fact_and_is_not_decoded_twice(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
+def test_a_broken_image_is_a_fact_and_is_not_decoded_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
     states = ImageStates(tmp_path / "states.json")
     (state,) = states.of([StoredFile(tmp_path / "a.png")])
     states.save()
@@ -118,20 +118,20 @@ def test_a_broken_picture_is_a_fact_and_is_not_decoded_twice(tmp_path: Path) -> 
     "files", [{"x": 1}, {"x": [1]}, {"x": ["1 2", "00"]}, [1], None, {"x": [1, 2, 3, 4]}, {"x": [[1], {}, None]}]
 )
 def test_a_file_of_another_form_counts_as_none(tmp_path: Path, files: object) -> None:
-    write_picture(tmp_path / "a.png", "a")
+    write_image(tmp_path / "a.png", "a")
     cache = tmp_path / "states.json"
     cache.write_text(json.dumps({"version": 2, "files": files}))
     assert ImageStates(cache).of([StoredFile(tmp_path / "a.png")]) == ImageStates().of([StoredFile(tmp_path / "a.png")])
 
 
-def test_a_picture_that_changes_during_a_run_is_never_read(make_pictures: MakePictures) -> None:
-    root = make_pictures({"a": 2, "b": 2})
+def test_an_image_that_changes_during_a_run_is_never_read(make_images: MakeImages) -> None:
+    root = make_images({"a": 2, "b": 2})
     config = ImageFolder.model_validate({"source": "image_folder", "path": str(root)})
     artifact = dataset_artifacts({"photos": config}, root, ["photos"])["photos"]
     data, file = open_dataset(artifact), root / "a/001.png"
     image, content = data.image(1), file.read_bytes()
-    write_picture(file, "another")
-    with pytest.raises(DataError, match=r"a/001\.png: the picture was changed while it was in use"):
+    write_image(file, "another")
+    with pytest.raises(DataError, match=r"a/001\.png: the image was changed while it was in use"):
         data.image(1)
     file.write_bytes(content)
     assert (data.image(1) == image).all()
@@ -155,11 +155,11 @@ def test_labels_that_change_during_a_run_are_noticed(tmp_path: Path) -> None:
         open_dataset(artifact)
 
 
-def test_hashes_are_not_written_through_a_link(make_pictures: MakePictures, tmp_path: Path) -> None:
+def test_hashes_are_not_written_through_a_link(make_images: MakeImages, tmp_path: Path) -> None:
     victim, cache = tmp_path / "victim", tmp_path / "hashes.json"
     victim.write_text("kept")
     (tmp_path / f"hashes.json.{os.getpid()}").symlink_to(victim)
-    digest(make_pictures({"a": 2, "b": 2}), cache)
+    digest(make_images({"a": 2, "b": 2}), cache)
     assert victim.read_text() == "kept"
     assert not cache.is_symlink()
     assert json.loads(cache.read_text())["files"]

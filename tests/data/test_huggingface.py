@@ -21,16 +21,16 @@ hf = pytest.importorskip("datasets")
 hf.disable_progress_bars()
 
 
-def picture(seed: str) -> Image.Image:
+def random_image(seed: str) -> Image.Image:
     return Image.fromarray(np.random.default_rng(list(seed.encode())).integers(0, 256, (12, 10, 3), np.uint8))
 
 
 def table(
     seeds: str, labels: list[Any] | None = None, label: Any = None, image: str = "image", to: str = "label"
 ) -> Any:
-    """A Dataset with a picture for each letter, of the classes cat, ant, owl in turn."""
+    """A Dataset with an image for each letter, of the classes cat, ant, owl in turn."""
     features = {image: hf.Image(), to: label or hf.ClassLabel(names=["cat", "ant", "owl"])}
-    columns = {image: [picture(seed) for seed in seeds], to: labels or [index % 3 for index in range(len(seeds))]}
+    columns = {image: [random_image(seed) for seed in seeds], to: labels or [index % 3 for index in range(len(seeds))]}
     return hf.Dataset.from_dict(columns, features=hf.Features(features))
 
 
@@ -76,7 +76,7 @@ def test_several_files_and_selected_rows(tmp_path: Path):
     assert len(list((tmp_path / "set").glob("*.arrow"))) == 3
     assert data.labels.tolist() == [0, 0, 1, 1, 2]
     for index, seed in enumerate("jaehc"):
-        np.testing.assert_array_equal(data.image(index), np.asarray(picture(seed)))
+        np.testing.assert_array_equal(data.image(index), np.asarray(random_image(seed)))
 
 
 def test_a_single_dataset_is_divided_by_fractions(tmp_path: Path):
@@ -98,7 +98,7 @@ def test_columns_go_by_usual_names_or_those_given(tmp_path: Path):
         opened(root, image_column="photo")
     with pytest.raises(DataError, match=r"no column 'kint'(.|\n)*Did you mean 'kind'"):
         opened(root, image_column="photo", label_column="kint")
-    with pytest.raises(DataError, match=r"does not hold pictures(.|\n)*expected: the feature Image"):
+    with pytest.raises(DataError, match=r"does not hold images(.|\n)*expected: the feature Image"):
         opened(root, image_column="kind", label_column="kind")
 
 
@@ -151,10 +151,10 @@ def test_splits_have_to_agree(tmp_path: Path):
 
 def test_a_saved_format_changes_nothing(tmp_path: Path):
     data = opened(saved(tmp_path, table("abc").with_format("numpy", columns=["label"])))
-    np.testing.assert_array_equal(data.image(1), np.asarray(picture("b")))
+    np.testing.assert_array_equal(data.image(1), np.asarray(random_image("b")))
 
 
-def test_the_fingerprint_follows_pictures_and_labels_and_nothing_else(tmp_path: Path):
+def test_the_fingerprint_follows_images_and_labels_and_nothing_else(tmp_path: Path):
     tables = [table("abcd"), table("abcx"), table("abcd", [0, 1, 2, 1]), table("abcd").add_column("x", [1, 2, 3, 4])]
     digests = [digest(saved(tmp_path / str(number), one)) for number, one in enumerate(tables)]
     assert len(set(digests)) == 3
@@ -174,14 +174,14 @@ def test_hashes_are_remembered_until_the_files_change(tmp_path: Path):
     assert digest(root, cache=cache) != before
 
 
-def test_a_picture_that_is_damaged_or_not_there_is_skipped(tmp_path: Path):
+def test_an_image_that_is_damaged_or_not_there_is_skipped(tmp_path: Path):
     rows = table("abcd").cast_column("image", hf.Image(decode=False)).to_dict()
     rows["image"][1] = {"bytes": rows["image"][1]["bytes"][:50], "path": None}
     rows["image"][2] = None
     features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=["cat", "ant", "owl"])})
     root = saved(tmp_path, hf.Dataset.from_dict(rows, features=features))
     assert opened(root).sample_ids == ("0000000", "0000003")
-    assert "2 images cannot be read and are skipped: 0000001 (cannot be read as a picture" in notes(root)
+    assert "2 images cannot be read and are skipped: 0000001 (cannot be read as an image" in notes(root)
     with pytest.raises(DataError, match="on_bad_image: skip"):
         opened(root, on_bad_image="refuse")
 
@@ -237,7 +237,7 @@ def test_views_are_the_same_under_any_number_of_workers(tmp_path: Path, workers:
     assert torch.equal(alone, others)
 
 
-def test_pickles_without_its_pictures(tmp_path: Path):
+def test_pickles_without_its_images(tmp_path: Path):
     data = opened(saved(tmp_path, table("abcdef" * 50)))
     pickled = pickle.dumps(data)
     assert len(pickled) < 300 * 100

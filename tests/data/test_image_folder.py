@@ -1,4 +1,4 @@
-"""Folders of pictures: layouts, splits, and everything that can be wrong with them."""
+"""Folders of images: layouts, splits, and everything that can be wrong with them."""
 
 import os
 import unicodedata
@@ -15,7 +15,7 @@ from edgevit.data import Dataset, dataset_artifacts, open_dataset, read_image
 from edgevit.data.sources.image_folder import folder_of_tests
 from edgevit.errors import DataError, RecipeError
 
-from .conftest import MakePictures, write_picture
+from .conftest import MakeImages, write_image
 
 
 def config(root: Path, **options: Any) -> ImageFolder:
@@ -32,8 +32,8 @@ def notes(root: Path, role: str, **options: Any) -> str:
     return "\n".join(artifacts[role].manifest.provenance["notes"])
 
 
-def test_agrees_with_torchvision(make_pictures: MakePictures):
-    root = make_pictures({"train/cat": 3, "train/dog/puppies": 2, "train/dog": 1, "train/eel": 2})
+def test_agrees_with_torchvision(make_images: MakeImages):
+    root = make_images({"train/cat": 3, "train/dog/puppies": 2, "train/dog": 1, "train/eel": 2})
     theirs, ours = TorchvisionFolder(str(root / "train")), opened(root, "photos.train")
     assert list(ours.classes) == theirs.classes
     by_id = {Path(path).relative_to(root).as_posix(): label for path, label in theirs.samples}
@@ -42,22 +42,22 @@ def test_agrees_with_torchvision(make_pictures: MakePictures):
     np.testing.assert_array_equal(ours.image(index), read_image(root / "train/dog/puppies/001.png"))
 
 
-def test_leaf_folders_name_the_class_and_equal_names_are_one_class(make_pictures: MakePictures):
-    root = make_pictures({"train/fruit/apple/gala": 2, "train/fruit/pear": 1, "train/sale/pear": 1})
+def test_leaf_folders_name_the_class_and_equal_names_are_one_class(make_images: MakeImages):
+    root = make_images({"train/fruit/apple/gala": 2, "train/fruit/pear": 1, "train/sale/pear": 1})
     data = opened(root, "photos.train", classes="leaf")
     assert data.classes == ("gala", "pear")
     assert data.labels.tolist() == [0, 0, 1, 1]
     assert notes(root, "photos.train", classes="leaf") == "photos: class 'pear' is in 2 folders, taken as one"
 
 
-def test_the_top_folder_names_the_class_of_what_is_nested_below(make_pictures: MakePictures):
-    data = opened(make_pictures({"fruit/apple": 1, "fruit/pear": 1, "fish": 1}), "photos")
+def test_the_top_folder_names_the_class_of_what_is_nested_below(make_images: MakeImages):
+    data = opened(make_images({"fruit/apple": 1, "fruit/pear": 1, "fish": 1}), "photos")
     assert data.classes == ("fish", "fruit")
     assert data.labels.tolist() == [0, 1, 1]
 
 
-def test_classes_are_the_union_of_all_splits_and_gaps_are_said(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 2, "train/b": 2, "val/b": 1, "test/a": 1, "test/b": 1, "test/c": 1})
+def test_classes_are_the_union_of_all_splits_and_gaps_are_said(make_images: MakeImages):
+    root = make_images({"train/a": 2, "train/b": 2, "val/b": 1, "test/a": 1, "test/b": 1, "test/c": 1})
     val = opened(root, "photos.val")
     assert val.classes == ("a", "b", "c")
     assert val.labels.tolist() == [1]
@@ -70,8 +70,8 @@ def test_classes_are_the_union_of_all_splits_and_gaps_are_said(make_pictures: Ma
     "names",
     [("train", "val", "test"), ("Train", "Val", "Test"), ("training", "validation", "test"), ("train", "valid")],
 )
-def test_splits_go_by_their_usual_names(make_pictures: MakePictures, names: tuple[str, ...]):
-    root = make_pictures({**{f"{name}/{one}": 1 for name in names for one in "ab"}, "annotations/c": 1, ".cache/d": 1})
+def test_splits_go_by_their_usual_names(make_images: MakeImages, names: tuple[str, ...]):
+    root = make_images({**{f"{name}/{one}": 1 for name in names for one in "ab"}, "annotations/c": 1, ".cache/d": 1})
     for role in ("train", "val", "test")[: len(names)]:
         assert opened(root, f"photos.{role}").labels.tolist() == [0, 1]
     assert opened(root, "photos.train").classes == ("a", "b")
@@ -80,28 +80,28 @@ def test_splits_go_by_their_usual_names(make_pictures: MakePictures, names: tupl
     )
 
 
-def test_the_folder_of_test_images_goes_by_its_name_and_its_class_folders(make_pictures: MakePictures):
-    root = make_pictures({"Train/a": 1, "Test/a": 1, "plain/test": 1, "plain/b": 1})
+def test_the_folder_of_test_images_goes_by_its_name_and_its_class_folders(make_images: MakeImages):
+    root = make_images({"Train/a": 1, "Test/a": 1, "plain/test": 1, "plain/b": 1})
     assert folder_of_tests(root) == root / "Test"
     assert folder_of_tests(root / "plain") == root / "plain"
 
 
-def test_a_class_may_be_called_train(make_pictures: MakePictures):
-    assert opened(make_pictures({"train": 2, "plane": 2, "test": 1}), "photos").classes == ("plane", "test", "train")
+def test_a_class_may_be_called_train(make_images: MakeImages):
+    assert opened(make_images({"train": 2, "plane": 2, "test": 1}), "photos").classes == ("plane", "test", "train")
 
 
-def test_splits_without_class_folders_are_no_classes(make_pictures: MakePictures):
-    with pytest.raises(DataError, match=r"no pictures in class folders(.|\n)*outside of class folders"):
-        opened(make_pictures({"train": 2, "val": 2}), "photos")
+def test_splits_without_class_folders_are_no_classes(make_images: MakeImages):
+    with pytest.raises(DataError, match=r"no images in class folders(.|\n)*outside of class folders"):
+        opened(make_images({"train": 2, "val": 2}), "photos")
 
 
-def test_two_folders_of_one_split_are_refused(make_pictures: MakePictures):
+def test_two_folders_of_one_split_are_refused(make_images: MakeImages):
     with pytest.raises(DataError, match=r"two folders serve as val(.|\n)*got: val, valid"):
-        opened(make_pictures({"train/a": 1, "val/a": 1, "valid/a": 1}))
+        opened(make_images({"train/a": 1, "val/a": 1, "valid/a": 1}))
 
 
-def test_fractions_are_kept_for_each_class(make_pictures: MakePictures):
-    root = make_pictures({"a": 300, "b": 300})
+def test_fractions_are_kept_for_each_class(make_images: MakeImages):
+    root = make_images({"a": 300, "b": 300})
     splits = {"val": 0.1, "test": 0.3}
     for role, fraction in (("train", 0.6), ("val", 0.1), ("test", 0.3)):
         counts = Counter(opened(root, f"photos.{role}", splits=splits).labels.tolist())
@@ -109,10 +109,10 @@ def test_fractions_are_kept_for_each_class(make_pictures: MakePictures):
             assert counts[label] == pytest.approx(300 * fraction, abs=4 * (300 * fraction * (1 - fraction)) ** 0.5)
 
 
-def test_a_picture_stays_in_its_split_when_others_are_added(make_pictures: MakePictures):
-    root = make_pictures({"a": 40, "b": 40})
+def test_an_image_stays_in_its_split_when_others_are_added(make_images: MakeImages):
+    root = make_images({"a": 40, "b": 40})
     before = {role: set(opened(root, f"photos.{role}").sample_ids) for role in ("train", "val", "test")}
-    make_pictures({"a": 60, "b": 60, "c": 20})
+    make_images({"a": 60, "b": 60, "c": 20})
     after = {role: set(opened(root, f"photos.{role}").sample_ids) for role in ("train", "val", "test")}
     assert all(before[role] <= after[role] for role in before)
     assert sum(map(len, after.values())) == 140
@@ -120,11 +120,11 @@ def test_a_picture_stays_in_its_split_when_others_are_added(make_pictures: MakeP
     assert other_seed != after["train"]
 
 
-def test_an_unreadable_picture_is_named_counted_and_skipped(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 3, "train/b": 3})
+def test_an_unreadable_image_is_named_counted_and_skipped(make_images: MakeImages):
+    root = make_images({"train/a": 3, "train/b": 3})
     whole = (root / "train/a/001.png").read_bytes()
     (root / "train/a/001.png").write_bytes(whole[: len(whole) // 2])
-    (root / "train/b/000.png").write_text("no picture")
+    (root / "train/b/000.png").write_text("no image")
     data = opened(root, "photos.train")
     assert data.sample_ids == ("train/a/000.png", "train/a/002.png", "train/b/001.png", "train/b/002.png")
     said = notes(root, "photos.train")
@@ -133,16 +133,16 @@ def test_an_unreadable_picture_is_named_counted_and_skipped(make_pictures: MakeP
     assert "train/b/000.png" in said
 
 
-def test_an_unreadable_picture_is_refused_where_asked(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})
+def test_an_unreadable_image_is_refused_where_asked(make_images: MakeImages):
+    root = make_images({"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})
     (root / "train/a/001.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"train/a/001\.png(.|\n)*on_bad_image: skip"):
         opened(root, "photos.train", on_bad_image="refuse")
     assert len(opened(root, "photos.test", on_bad_image="refuse")) == 2
 
 
-def test_support_is_drawn_from_readable_pictures(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 4, "train/b": 4})
+def test_support_is_drawn_from_readable_images(make_images: MakeImages):
+    root = make_images({"train/a": 4, "train/b": 4})
     (root / "train/a/000.png").write_bytes(b"")
     support = opened(root, "photos.support", few_shot={"shots": 3})
     assert support.labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -154,10 +154,10 @@ def test_support_is_drawn_from_readable_pictures(make_pictures: MakePictures):
     ("counts", "message"),
     [
         ({}, "there is no such folder"),
-        ({"a": 0, "b": 0}, "no pictures in class folders"),
-        ({".": 3}, "no pictures in class folders(.|\n)*3 pictures outside of class folders(.|\n)*set classes: none"),
-        ({"a": 5}, "at least two classes(.|\n)*got: one folder, 'a', with all 5 pictures\n(.|\n)*set classes: none"),
-        ({"a": 5, ".": 2}, "one folder, 'a', with all 5 pictures; 2 pictures outside of class folders are passed"),
+        ({"a": 0, "b": 0}, "no images in class folders"),
+        ({".": 3}, "no images in class folders(.|\n)*3 images outside of class folders(.|\n)*set classes: none"),
+        ({"a": 5}, "at least two classes(.|\n)*got: one folder, 'a', with all 5 images\n(.|\n)*set classes: none"),
+        ({"a": 5, ".": 2}, "one folder, 'a', with all 5 images; 2 images outside of class folders are passed"),
         ({"train/a": 5, "test/a": 5}, "at least two classes(.|\n)*one folder, 'a', with all 10(.|\n)*classes: none"),
         (
             {"all/pear": 2, "all/apple": 2},
@@ -166,16 +166,14 @@ def test_support_is_drawn_from_readable_pictures(make_pictures: MakePictures):
         ({"train/all/b": 2, "train/all/a": 2}, r"one folder, 'all'(.|\n)*classes: leaf if .* are the classes \(a, b\)"),
     ],
 )
-def test_folders_that_hold_no_classification_task(make_pictures: MakePictures, counts: dict[str, int], message: str):
+def test_folders_that_hold_no_classification_task(make_images: MakeImages, counts: dict[str, int], message: str):
     with pytest.raises(DataError, match=message):
-        opened(make_pictures(counts))
+        opened(make_images(counts))
 
 
 @pytest.mark.parametrize("folders", [["pool/apple", "pool/pear"], ["pool/train/apple", "pool/train/pear"]])
-def test_unlabelled_folders_that_bear_the_names_of_classes_are_said_once(
-    make_pictures: MakePictures, folders: list[str]
-):
-    root = make_pictures({"photos/apple": 3, "photos/pear": 3, "photos/plum": 3, **dict.fromkeys(folders, 2)})
+def test_unlabelled_folders_that_bear_the_names_of_classes_are_said_once(make_images: MakeImages, folders: list[str]):
+    root = make_images({"photos/apple": 3, "photos/pear": 3, "photos/plum": 3, **dict.fromkeys(folders, 2)})
     datasets = {
         "photos": config(root / "photos", splits={"val": 0, "test": 0}),
         "loose": config(root / "pool", classes="none", splits={"val": 0, "test": 0}),
@@ -189,8 +187,8 @@ def test_unlabelled_folders_that_bear_the_names_of_classes_are_said_once(
     assert open_dataset(alone).labels is None
 
 
-def test_unlabelled_folders_of_other_names_need_no_word(make_pictures: MakePictures):
-    root = make_pictures({"photos/apple": 3, "photos/pear": 3, "pool/camera 1": 2, "pool/pear": 2})
+def test_unlabelled_folders_of_other_names_need_no_word(make_images: MakeImages):
+    root = make_images({"photos/apple": 3, "photos/pear": 3, "pool/camera 1": 2, "pool/pear": 2})
     datasets = {"photos": config(root / "photos"), "loose": config(root / "pool", classes="none")}
     assert all(
         artifact.manifest.provenance["notes"] == []
@@ -198,10 +196,10 @@ def test_unlabelled_folders_of_other_names_need_no_word(make_pictures: MakePictu
     )
 
 
-def test_a_class_that_is_named_like_no_class_is_said(make_pictures: MakePictures):
-    root = make_pictures({"apple": 3, "pear": 3, "Unlabelled": 3})
+def test_a_class_that_is_named_like_no_class_is_said(make_images: MakeImages):
+    root = make_images({"apple": 3, "pear": 3, "Unlabelled": 3})
     assert notes(root, "photos") == (
-        "photos: the folder 'Unlabelled' is taken as a class; pictures without labels go into a data set with "
+        "photos: the folder 'Unlabelled' is taken as a class; images without labels go into a data set with "
         "classes: none"
     )
     assert notes(root, "photos", include_classes=["apple", "pear"]) == ""
@@ -213,8 +211,8 @@ def test_a_file_is_no_folder(tmp_path: Path):
         opened(tmp_path / "photos")
 
 
-def test_classes_can_be_chosen_and_a_misspelt_one_is_named(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 1, "train/berry": 2, "train/cherry": 1})
+def test_classes_can_be_chosen_and_a_misspelt_one_is_named(make_images: MakeImages):
+    root = make_images({"train/a": 1, "train/berry": 2, "train/cherry": 1})
     data = opened(root, "photos.train", include_classes=["cherry", "berry"])
     assert data.classes == ("berry", "cherry")
     assert data.labels.tolist() == [0, 0, 1]
@@ -224,8 +222,8 @@ def test_classes_can_be_chosen_and_a_misspelt_one_is_named(make_pictures: MakePi
 
 
 @pytest.mark.parametrize("counts", [{".": 3}, {"a": 2, "b/c": 1}, {"train/a": 1, "train": 1, "test/b": 1}])
-def test_without_labels_every_picture_counts(make_pictures: MakePictures, counts: dict[str, int]):
-    root = make_pictures(counts)
+def test_without_labels_every_image_counts(make_images: MakeImages, counts: dict[str, int]):
+    root = make_images(counts)
     data = opened(root, classes="none")
     assert data.labels is None
     assert data.classes == ()
@@ -236,16 +234,16 @@ def test_without_labels_every_picture_counts(make_pictures: MakePictures, counts
         opened(root, "photos.support", classes="none", few_shot={"shots": 1})
 
 
-def test_a_folder_without_any_picture_is_refused_without_labels_too(make_pictures: MakePictures):
-    with pytest.raises(DataError, match=r"there are no pictures here(.|\n)*expected: NAME, with .*\.bmp"):
-        opened(make_pictures({"a": 0}), classes="none")
+def test_a_folder_without_any_image_is_refused_without_labels_too(make_images: MakeImages):
+    with pytest.raises(DataError, match=r"there are no images here(.|\n)*expected: NAME, with .*\.bmp"):
+        opened(make_images({"a": 0}), classes="none")
 
 
-def test_links_are_followed_only_inside_the_folder(make_pictures: MakePictures, tmp_path: Path):
-    root = make_pictures({"train/a": 1, "train/b": 1})
-    write_picture(tmp_path / "outside.png", "outside")
+def test_links_are_followed_only_inside_the_folder(make_images: MakeImages, tmp_path: Path):
+    root = make_images({"train/a": 1, "train/b": 1})
+    write_image(tmp_path / "outside.png", "outside")
     (tmp_path / "elsewhere").mkdir()
-    write_picture(tmp_path / "elsewhere/x.png", "x")
+    write_image(tmp_path / "elsewhere/x.png", "x")
     (root / "train/a/inside.png").symlink_to(root / "train/b/000.png")
     (root / "train/a/leads_out.png").symlink_to(tmp_path / "outside.png")
     (root / "train/c").symlink_to(tmp_path / "elsewhere")
@@ -256,30 +254,30 @@ def test_links_are_followed_only_inside_the_folder(make_pictures: MakePictures, 
     assert "photos: 2 links to folders are passed over" in notes(root, "photos.train")
 
 
-def test_other_files_and_hidden_ones_are_left_alone(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 1, "train/b": 1, "train/.thumbnails": 1, ".git/c": 1})
+def test_other_files_and_hidden_ones_are_left_alone(make_images: MakeImages):
+    root = make_images({"train/a": 1, "train/b": 1, "train/.thumbnails": 1, ".git/c": 1})
     (root / "train/a/notes.txt").write_text("x")
     (root / "train/a/._000.png").write_bytes(b"\0")
     assert opened(root, "photos.train").sample_ids == ("train/a/000.png", "train/b/000.png")
 
 
-def test_a_name_that_is_no_text_is_said(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 1, "train/b": 1})
+def test_a_name_that_is_no_text_is_said(make_images: MakeImages):
+    root = make_images({"train/a": 1, "train/b": 1})
     (Path(str(root) + "/train/a/\udcff.png")).write_bytes(b"")
-    assert "1 pictures whose names are not UTF-8 are passed over" in notes(root, "photos.train")
+    assert "1 images whose names are not UTF-8 are passed over" in notes(root, "photos.train")
 
 
-def test_without_a_split_the_roles_there_are_are_named(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 1, "train/b": 1, "test/a": 1})
+def test_without_a_split_the_roles_there_are_are_named(make_images: MakeImages):
+    root = make_images({"train/a": 1, "train/b": 1, "test/a": 1})
     with pytest.raises(RecipeError, match=r"no role 'val'(.|\n)*expected: train, test"):
         opened(root, "photos.val")
 
 
-def test_removing_a_picture_during_a_run_is_noticed(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 3, "train/b": 3})
+def test_removing_an_image_during_a_run_is_noticed(make_images: MakeImages):
+    root = make_images({"train/a": 3, "train/b": 3})
     artifact = dataset_artifacts({"photos": config(root)}, root, ["photos.train"])["photos.train"]
     (root / "train/a/000.png").unlink()
-    write_picture(root / "train/a/new.png", "new")
+    write_image(root / "train/a/new.png", "new")
     with pytest.raises(DataError, match="added or removed"):
         open_dataset(artifact)
 
@@ -293,25 +291,25 @@ def test_grocery_photos_nest_two_or_three_levels(shared_data: Path, tmp_path: Pa
     assert val.image(0).shape[2] == 3
 
 
-def test_every_type_of_picture_makes_its_class(make_pictures: MakePictures):
-    root = make_pictures({"train/cat": 1, "train/dog": 1, "train/owl": 1, "train/fox": 1})
+def test_every_type_of_image_makes_its_class(make_images: MakeImages):
+    root = make_images({"train/cat": 1, "train/dog": 1, "train/owl": 1, "train/fox": 1})
     for folder, suffix in (("dog", ".jfif"), ("owl", ".avif"), ("fox", ".HEIC")):
         (root / f"train/{folder}/000.png").rename(root / f"train/{folder}/0{suffix}")
     assert opened(root, "photos.train").classes == ("cat", "dog", "owl")
     assert "1 files of other types (.heic 1) are passed over: train/fox/0.HEIC" in notes(root, "photos.train")
 
 
-def test_a_class_whose_name_was_composed_otherwise_is_one_class(make_pictures: MakePictures):
+def test_a_class_whose_name_was_composed_otherwise_is_one_class(make_images: MakeImages):
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-    root = make_pictures({f"train/{composed}": 2, f"test/{decomposed}": 1, "train/cafz": 1, f"train/{decomposed}": 1})
+    root = make_images({f"train/{composed}": 2, f"test/{decomposed}": 1, "train/cafz": 1, f"train/{decomposed}": 1})
     for role, labels in (("photos.train", [1, 1, 1, 0]), ("photos.test", [1])):
         data = opened(root, role, include_classes=[decomposed, "cafz"])
         assert data.classes == ("cafz", composed)
         assert sorted(data.labels) == sorted(labels)
 
 
-def test_pipes_and_links_to_themselves_are_skipped_like_other_unreadable_pictures(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 1, "train/b": 1})
+def test_pipes_and_links_to_themselves_are_skipped_like_other_unreadable_images(make_images: MakeImages):
+    root = make_images({"train/a": 1, "train/b": 1})
     os.mkfifo(root / "train/a/pipe.png")
     (root / "train/a/self.png").symlink_to("self.png")
     assert opened(root, "photos.train").sample_ids == ("train/a/000.png", "train/b/000.png")
@@ -321,8 +319,8 @@ def test_pipes_and_links_to_themselves_are_skipped_like_other_unreadable_picture
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may list every folder")
-def test_a_folder_that_cannot_be_listed_is_refused(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 1, "train/b": 1})
+def test_a_folder_that_cannot_be_listed_is_refused(make_images: MakeImages):
+    root = make_images({"train/a": 1, "train/b": 1})
     (root / "train/b").chmod(0)
     try:
         with pytest.raises(DataError, match=r"train/b: the folder cannot be listed: Permission denied"):

@@ -1,4 +1,4 @@
-"""Pictures that cannot calibrate a model are refused, doubtful ones are named, and real sets are neither."""
+"""Images that cannot calibrate a model are refused, doubtful ones are named, and real sets are neither."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PHOTOS = np.clip(
 
 
 def doubts(
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     labels: Sequence[int] | None = None,
     ids: Sequence[str] | None = None,
     rule: Preprocess = RULE,
@@ -38,10 +38,10 @@ def doubts(
     dataset = Dataset(
         name="photos",
         classes=("cat", "dog"),
-        sample_ids=tuple(ids or map(str, range(len(pictures)))),
+        sample_ids=tuple(ids or map(str, range(len(images)))),
         labels=None if labels is None else np.array(labels),
-        images=ArrayImages(pictures),
-        indices=np.arange(len(pictures)),
+        images=ArrayImages(images),
+        indices=np.arange(len(images)),
     )
     return check_images(dataset, rule, ("cat", "dog"), "int8")
 
@@ -55,18 +55,18 @@ def with_contrast(share: float) -> NDArray[np.uint8]:
 
 
 def lit(spread: float) -> NDArray[np.uint8]:
-    """One picture under light that changes, in grey levels."""
+    """One image under light that changes, in grey levels."""
     light = np.random.default_rng(1).normal(0, spread, (32, 1, 1, 1))
     return np.clip(PHOTOS[:1] * 0.5 + 64 + light, 0, 255).astype(np.uint8)
 
 
-def test_different_pictures_of_two_classes_raise_no_doubt() -> None:
+def test_different_images_of_two_classes_raise_no_doubt() -> None:
     assert doubts(PHOTOS, [0, 1] * 16) == []
     assert doubts(PHOTOS, ids=[f"{name}/{index}.png" for index in range(16) for name in ("cat", "dog")]) == []
 
 
 @pytest.mark.parametrize(
-    ("pictures", "got"),
+    ("images", "got"),
     [
         (np.zeros_like(PHOTOS), "images of a single color"),
         (np.full_like(PHOTOS, 90), "images of a single color"),
@@ -75,15 +75,15 @@ def test_different_pictures_of_two_classes_raise_no_doubt() -> None:
     ],
     ids=["black", "grey", "a colour each", "copies"],
 )
-def test_pictures_that_calibrate_nothing_are_refused(pictures: NDArray[np.uint8], got: str) -> None:
+def test_images_that_calibrate_nothing_are_refused(images: NDArray[np.uint8], got: str) -> None:
     with pytest.raises(DataError, match="cannot calibrate or score a model") as caught:
-        doubts(pictures)
+        doubts(images)
     assert str(caught.value.got).startswith(got)
     assert caught.value.where == "int8, photos"
 
 
 @pytest.mark.parametrize(
-    ("pictures", "labels", "said"),
+    ("images", "labels", "said"),
     [
         (with_contrast(0.3), [0, 1] * 16, "their contrast is 0.0"),
         (with_contrast(0.12), [0, 1] * 16, "their contrast is 0.03"),
@@ -93,8 +93,8 @@ def test_pictures_that_calibrate_nothing_are_refused(pictures: NDArray[np.uint8]
     ],
     ids=["faint", "fog", "alike", "some black", "one class"],
 )
-def test_doubtful_pictures_are_named(pictures: NDArray[np.uint8], labels: list[int], said: str) -> None:
-    (doubt,) = doubts(pictures, labels)
+def test_doubtful_images_are_named(images: NDArray[np.uint8], labels: list[int], said: str) -> None:
+    (doubt,) = doubts(images, labels)
     assert doubt.startswith(said)
 
 
@@ -103,7 +103,7 @@ def test_folders_tell_the_class_where_labels_are_not_read() -> None:
     assert doubts(PHOTOS, ids=[f"photos/{index}.png" for index in range(32)]) == []
 
 
-def test_a_mean_and_std_of_other_pictures_are_noticed() -> None:
+def test_a_mean_and_std_of_other_images_are_noticed() -> None:
     (doubt,) = doubts(PHOTOS, [0, 1] * 16, rule=RULE.model_copy(update={"std": (0.01, 0.01, 0.01)}))
     assert doubt.endswith("not about 0 and 1: check the model's mean and std")
     scaled = RULE.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)})
@@ -111,7 +111,7 @@ def test_a_mean_and_std_of_other_pictures_are_noticed() -> None:
 
 
 def test_no_real_set_raises_a_doubt_nor_a_single_class_of_one(shared_data: Path) -> None:
-    """Beside the class itself: 20 drawings of a letter are as alike as real pictures come here."""
+    """Beside the class itself: 20 drawings of a letter are as alike as real images come here."""
     sets: dict[str, list[NDArray[np.uint8]]] = {}
     folders = {"ImageNet": "imagenet_samples/*.jpg", "apples": "grocery/train/Fruit/Apple/Golden-Delicious/*.jpg"}
     for name, pattern in folders.items():
@@ -129,20 +129,20 @@ def test_no_real_set_raises_a_doubt_nor_a_single_class_of_one(shared_data: Path)
     digits = load_digits()
     sets["digits"] = list(as_rgb((digits.images[:64] * 15.9).astype(np.uint8)))
     sets["zeros"] = list(as_rgb((digits.images[digits.target == 0][:64] * 15.9).astype(np.uint8)))
-    for name, pictures in sets.items():
-        assert len(pictures) >= 8, name
-        _refuse_uniform(found := image_statistics(pictures), name)
+    for name, images in sets.items():
+        assert len(images) >= 8, name
+        _refuse_uniform(found := image_statistics(images), name)
         assert found.contrast > 1.2 * FAINT, name
         assert found.spread > 1.9 * ALIKE, name
-        assert found.one_coloured == 0, name
+        assert found.one_color == 0, name
         assert _far_from_normal(found, RULE) == [], name
 
 
-def test_a_single_picture_is_no_set_of_copies() -> None:
+def test_a_single_image_is_no_set_of_copies() -> None:
     assert doubts(PHOTOS[:1], [0]) == []
 
 
-def test_dark_pictures_of_a_uniform_surface_are_doubtful_and_not_refused() -> None:
+def test_dark_images_of_a_uniform_surface_are_doubtful_and_not_refused() -> None:
     grain = np.random.default_rng(2).normal(25, 5, (32, 64, 64, 1))
     dark = as_rgb(np.clip(grain, 0, 255).astype(np.uint8)[..., 0])
     found = doubts(dark, [0, 1] * 16)

@@ -21,9 +21,9 @@ from edgevit.data.preprocess import (
     LARGEST_FILE,
     LARGEST_IMAGE,
     OTHER_TYPES,
-    is_picture_name,
+    images_below,
+    is_image_name,
     passed_over_notes,
-    pictures_below,
 )
 from edgevit.errors import DataError
 
@@ -87,8 +87,8 @@ def test_cmyk():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_turns_the_picture_upright(orientation):
-    """The eight stored forms of one picture, as the EXIF standard defines them, read as that picture."""
+def test_exif_orientation_turns_the_image_upright(orientation):
+    """The eight stored forms of one image, as the EXIF standard defines them, read as that image."""
     stored = {
         1: RGB,
         2: RGB[:, ::-1],
@@ -124,9 +124,9 @@ def test_of_several_frames_the_first_is_read(format: str):
     assert first[8, 8, 2] < 5
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
-def test_what_is_no_picture_is_refused(content: bytes):
-    with pytest.raises(DataError, match="cannot be read as a picture"):
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+def test_what_is_no_image_is_refused(content: bytes):
+    with pytest.raises(DataError, match="cannot be read as an image"):
         read_image(content)
 
 
@@ -157,7 +157,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int):
 def test_an_avif_file_without_its_image_is_refused():
     content = bytearray(encoded(Image.fromarray(np.tile(RGB, (4, 4, 1))), "AVIF"))
     content[len(content) // 4] = 0  # libavif: "Missing or empty image item", which Pillow raises as RuntimeError
-    with pytest.raises(DataError, match="cannot be read as a picture"):
+    with pytest.raises(DataError, match="cannot be read as an image"):
         read_image(bytes(content))
 
 
@@ -184,17 +184,17 @@ def test_damaged_bytes_are_read_or_refused_and_never_escape(format, damage, kept
         *((name, False) for name in ("a.txt", "._a.jpg", "jpg", "a.HEIC", "a.eps", "a.pdf", "a.mpg", "a.h5", "a.ico")),
     ],
 )
-def test_pictures_are_known_by_their_extension(name: str, expected: bool):
-    assert is_picture_name(name) is expected
+def test_images_are_known_by_their_extension(name: str, expected: bool):
+    assert is_image_name(name) is expected
 
 
-def test_pictures_below_a_folder_and_all_that_is_passed_over(tmp_path: Path):
+def test_images_below_a_folder_and_all_that_is_passed_over(tmp_path: Path):
     for name in ("b/1.jfif", "a.PNG", "b/IMG.HEIC", "Thumbs.db", "b/._1.jfif", ".thumbnails/x.png", "b/.git/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "linked").symlink_to(tmp_path / "b")
-    found = pictures_below(tmp_path)
-    assert found.pictures == [tmp_path / "a.PNG", tmp_path / "b/1.jfif"]
+    found = images_below(tmp_path)
+    assert found.images == [tmp_path / "a.PNG", tmp_path / "b/1.jfif"]
     assert list(passed_over_notes(found.passed_over, tmp_path)) == [
         "2 files of other types (.db 1, .heic 1) are passed over: Thumbs.db, b/IMG.HEIC",
         "3 hidden files and folders are passed over: .thumbnails, b/._1.jfif, b/.git",
@@ -208,7 +208,7 @@ def test_of_many_files_that_are_passed_over_the_first_are_named():
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_a_picture_is_the_same_however_many_bands_it_is_converted_in(mode: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_image_is_the_same_however_many_bands_it_is_converted_in(mode: str, monkeypatch: pytest.MonkeyPatch):
     source = Image.fromarray(np.tile(RGB, (3, 3, 1)))
     if mode == "I;16":
         source = Image.fromarray(np.arange(18 * 12, dtype=np.uint16).reshape(18, 12) * 300)
@@ -221,7 +221,7 @@ def test_a_picture_is_the_same_however_many_bands_it_is_converted_in(mode: str, 
     np.testing.assert_array_equal(read_image(content), whole)
 
 
-def test_a_small_file_of_a_large_picture_takes_little_more_memory_than_its_pixels(tmp_path: Path):
+def test_a_small_file_of_a_large_image_takes_little_more_memory_than_its_pixels(tmp_path: Path):
     """Decoded, 16 million pixels with transparency take 4 bytes each, and 3 as RGB; a copy for each step took 24."""
     Image.new("RGBA", (4000, 4000), (1, 2, 3, 4)).save(tmp_path / "large.png", compress_level=1)
     code = (

@@ -24,7 +24,7 @@ MODES = {
 }
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -54,14 +54,14 @@ def test_equals_torchvision(height, width, size, crop_pct, resize, interpolation
     spec = Preprocess(height=size, width=size, crop_pct=crop_pct, resize=resize, interpolation=interpolation)
     if resize == "crop" and max(height, width) > LONGEST_STRIP * min(height, width):
         return
-    image = picture(height, width)
+    image = random_image(height, width)
     got = preprocess(image, **spec.model_dump())
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, torchvision_reference(image, spec).numpy())
 
 
-def test_a_picture_of_the_right_size_is_only_normalised():
-    image = picture(32, 32)
+def test_an_image_of_the_right_size_is_only_normalised():
+    image = random_image(32, 32)
     spec = Preprocess(height=32, width=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
     expected = (image.astype(np.float64) / 255 - spec.mean) / spec.std
     np.testing.assert_allclose(preprocess(image, **spec.model_dump()), expected.transpose(2, 0, 1), atol=1e-6)
@@ -79,7 +79,7 @@ def test_a_size_that_is_not_square_is_covered_and_centred(shape):
 
 def test_a_very_long_strip_takes_no_more_memory_than_a_photo():
     fitted = fit_to_size(
-        picture(1, 200_000), height=224, width=224, resize="crop", crop_pct=1.0, interpolation="bicubic"
+        random_image(1, 200_000), height=224, width=224, resize="crop", crop_pct=1.0, interpolation="bicubic"
     )
     assert fitted.shape == (224, 224, 3)
 
@@ -88,7 +88,7 @@ def test_a_very_long_strip_takes_no_more_memory_than_a_photo():
 def test_unknown_rules_are_refused(wrong):
     spec = Preprocess(height=8, width=8).model_dump() | wrong
     with pytest.raises(ValueError, match=next(iter(wrong.values()))):
-        preprocess(picture(16, 16), **spec)
+        preprocess(random_image(16, 16), **spec)
 
 
 def test_the_module_needs_only_numpy_pillow_and_the_standard_library():

@@ -18,7 +18,7 @@ from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.splits import lowest_of_each_class, split_by_hash
 from edgevit.errors import ArtifactError, DataError, RecipeError
 
-from .conftest import MakePictures, write_picture
+from .conftest import MakeImages, write_image
 
 HERE = Path()
 
@@ -92,8 +92,8 @@ def test_too_few_images_for_the_support_names_the_classes():
         dataset_artifacts(digits(shots=500), HERE, ["digits.support"])
 
 
-def test_an_empty_pool_is_refused(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 2, "train/b": 2})
+def test_an_empty_pool_is_refused(make_images: MakeImages):
+    root = make_images({"train/a": 2, "train/b": 2})
     with pytest.raises(DataError, match="the role has no images"):
         digest(root, "photos.pool", few_shot={"shots": 2})
 
@@ -107,20 +107,20 @@ def test_only_a_dataset_can_be_opened_as_one():
 # Fingerprints -------------------------------------------------------------------------------------------------
 
 
-def test_a_fingerprint_depends_on_its_own_role_only(make_pictures: MakePictures):
-    root = make_pictures({"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2})
+def test_a_fingerprint_depends_on_its_own_role_only(make_images: MakeImages):
+    root = make_images({"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2})
     train, test = digest(root, "photos.train"), digest(root, "photos.test")
-    write_picture(root / "test/a/new.png", "new")
+    write_image(root / "test/a/new.png", "new")
     assert digest(root, "photos.train") == train
     assert digest(root, "photos.test") != test
 
 
 @pytest.mark.parametrize("change", ["content", "name", "label", "class name", "other class"])
-def test_every_change_of_content_changes_the_fingerprint(make_pictures: MakePictures, change: str):
-    root = make_pictures({"train/a": 3, "train/b": 3})
+def test_every_change_of_content_changes_the_fingerprint(make_images: MakeImages, change: str):
+    root = make_images({"train/a": 3, "train/b": 3})
     before = digest(root, "photos.train")
     if change == "content":
-        write_picture(root / "train/a/000.png", "other")
+        write_image(root / "train/a/000.png", "other")
     elif change == "name":
         (root / "train/a/000.png").rename(root / "train/a/zzz.png")
     elif change == "label":
@@ -128,14 +128,12 @@ def test_every_change_of_content_changes_the_fingerprint(make_pictures: MakePict
     elif change == "class name":
         (root / "train/a").rename(root / "train/aa")
     else:
-        make_pictures({"test/c": 1})
+        make_images({"test/c": 1})
     assert digest(root, "photos.train") != before
 
 
-def test_a_fingerprint_ignores_where_the_folder_lies_and_when_it_was_written(
-    make_pictures: MakePictures, tmp_path: Path
-):
-    root = make_pictures({"train/a": 2, "train/b": 2})
+def test_a_fingerprint_ignores_where_the_folder_lies_and_when_it_was_written(make_images: MakeImages, tmp_path: Path):
+    root = make_images({"train/a": 2, "train/b": 2})
     before = digest(root, "photos.train")
     root.rename(tmp_path / "moved")
     for file in (tmp_path / "moved").rglob("*.png"):
@@ -148,8 +146,8 @@ def test_the_pool_hides_labels_from_its_fingerprint_but_not_its_samples():
     assert draws[0] != draws[1]
 
 
-def test_hashes_are_remembered_until_a_file_changes(make_pictures: MakePictures, tmp_path: Path):
-    root, cache = make_pictures({"train/a": 2, "train/b": 2}), tmp_path / "work" / "states.json"
+def test_hashes_are_remembered_until_a_file_changes(make_images: MakeImages, tmp_path: Path):
+    root, cache = make_images({"train/a": 2, "train/b": 2}), tmp_path / "work" / "states.json"
     before = digest(root, "photos.train", cache)
     entries = json.loads(cache.read_text())["files"]
     assert sorted(entries) == sorted(str(file) for file in root.rglob("*.png"))
@@ -164,8 +162,8 @@ def test_hashes_are_remembered_until_a_file_changes(make_pictures: MakePictures,
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"version": 0, "files": {"x": 1}}'])
-def test_a_damaged_cache_is_made_again(make_pictures: MakePictures, tmp_path: Path, content: str):
-    root, cache = make_pictures({"train/a": 2, "train/b": 2}), tmp_path / "states.json"
+def test_a_damaged_cache_is_made_again(make_images: MakeImages, tmp_path: Path, content: str):
+    root, cache = make_images({"train/a": 2, "train/b": 2}), tmp_path / "states.json"
     cache.write_text(content)
     assert digest(root, "photos.train", cache) == digest(root, "photos.train")
     assert len(json.loads(cache.read_text())["files"]) == 4

@@ -22,7 +22,7 @@ STRONG = Augmentation(
 STILL = Augmentation(scale=(1, 1), ratio=(1, 1), horizontal_flip=0)
 
 
-def picture(height: int = 32, width: int = 32) -> np.ndarray:
+def random_image(height: int = 32, width: int = 32) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -41,18 +41,18 @@ def test_equal_keys_give_equal_pixels_whatever_the_global_generators_are(key: in
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
-    before = augment(picture(), STRONG, 32, 32, key)
+    before = augment(random_image(), STRONG, 32, 32, key)
     random.seed(2)
     np.random.seed(2)
     torch.manual_seed(2)
-    np.testing.assert_array_equal(augment(picture(), STRONG, 32, 32, key), before)
+    np.testing.assert_array_equal(augment(random_image(), STRONG, 32, 32, key), before)
 
 
 def test_global_generators_are_left_as_they_were():
     random.seed(0)
     np.random.seed(0)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    augment(picture(), STRONG, 32, 32, key=7)
+    augment(random_image(), STRONG, 32, 32, key=7)
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
@@ -61,15 +61,15 @@ def test_global_generators_are_left_as_they_were():
 def test_every_part_of_the_key_matters_and_keys_do_not_collide():
     keys = {view_key(*parts) for parts in np.ndindex(4, 10, 4, 200)}
     assert len(keys) == 4 * 10 * 4 * 200
-    views = {augment(picture(), Augmentation(), 32, 32, key).tobytes() for key in sorted(keys)[:200]}
+    views = {augment(random_image(), Augmentation(), 32, 32, key).tobytes() for key in sorted(keys)[:200]}
     assert len(views) > 190
 
 
-def test_the_source_picture_is_not_written_to():
-    source = picture()
+def test_the_source_image_is_not_written_to():
+    source = random_image()
     source.setflags(write=False)
     augment(source, STRONG, 32, 32, key=3)
-    np.testing.assert_array_equal(source, picture())
+    np.testing.assert_array_equal(source, random_image())
 
 
 # Geometry -----------------------------------------------------------------------------------------------------
@@ -84,9 +84,9 @@ def test_the_source_picture_is_not_written_to():
     degrees=st.sampled_from([0.0, 30.0]),
 )
 @settings(max_examples=200, deadline=None)
-def test_any_picture_gives_a_canvas_of_the_size_asked_for(height, width, size, key, low, degrees):
+def test_any_image_gives_a_canvas_of_the_size_asked_for(height, width, size, key, low, degrees):
     augmentation = Augmentation(scale=(low, 1.0), rotate_degrees=degrees, random_erasing=0.5)
-    canvas = augment(picture(height, width), augmentation, size, size + 3, key)
+    canvas = augment(random_image(height, width), augmentation, size, size + 3, key)
     assert (canvas.shape, canvas.dtype) == ((size, size + 3, 3), np.uint8)  # type: ignore[comparison-overlap]
 
 
@@ -97,7 +97,7 @@ def test_any_picture_gives_a_canvas_of_the_size_asked_for(height, width, size, k
     ratio=st.tuples(st.floats(0.3, 3), st.floats(0.3, 3)).map(sorted),
     seed=st.integers(0, 2**32),
 )
-def test_a_random_box_lies_inside_the_picture(width, height, scale, ratio, seed):
+def test_a_random_box_lies_inside_the_image(width, height, scale, ratio, seed):
     left, top, box_width, box_height = random_box(width, height, tuple(scale), tuple(ratio), random.Random(seed))
     assert left >= 0
     assert top >= 0
@@ -121,7 +121,7 @@ def test_boxes_have_the_areas_and_ratios_asked_for():
 @pytest.mark.parametrize("flipped", [False, True])
 def test_an_upright_cut_out_agrees_with_torchvisions_resized_crop(flipped: bool):
     """But at the rim, where torchvision repeats the edge and this looks at the pixels beyond it."""
-    source = Image.fromarray(picture(80, 60))
+    source = Image.fromarray(random_image(80, 60))
     got = cut_out(source, (10, 20, 40, 50), 32, 24, flipped=flipped)
     expected = functional.resized_crop(source, 20, 10, 50, 40, [32, 24], functional.InterpolationMode.BICUBIC)
     expected = functional.hflip(expected) if flipped else expected
@@ -140,27 +140,29 @@ def test_a_turned_cut_out_agrees_with_rotation_then_crop(side: int, flipped: boo
     assert inner.max() <= 4
 
 
-def test_without_any_randomness_a_canvas_is_the_picture():
-    np.testing.assert_array_equal(augment(picture(), STILL, 32, 32, key=0), picture())
+def test_without_any_randomness_a_canvas_is_the_image():
+    np.testing.assert_array_equal(augment(random_image(), STILL, 32, 32, key=0), random_image())
 
 
 def test_flips_come_as_often_as_asked():
     turned = STILL.model_copy(update={"horizontal_flip": 0.3})
-    flipped = [np.array_equal(augment(picture(), turned, 32, 32, key), picture()[:, ::-1]) for key in range(1000)]
+    flipped = [
+        np.array_equal(augment(random_image(), turned, 32, 32, key), random_image()[:, ::-1]) for key in range(1000)
+    ]
     assert np.mean(flipped) == pytest.approx(0.3, abs=0.06)
 
 
 def test_erasing_fills_one_rectangle_of_a_permitted_area():
     erasing = STILL.model_copy(update={"random_erasing": 1.0})
     for key in range(100):
-        changed = (augment(picture(), erasing, 32, 32, key) != picture()).any(axis=2)
+        changed = (augment(random_image(), erasing, 32, 32, key) != random_image()).any(axis=2)
         rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
         area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
         assert 0.01 < area / 32**2 < 0.4
         assert changed.sum() > 0.95 * area
 
 
-def test_colour_jitter_keeps_a_grey_picture_grey_and_varies_brightness():
+def test_colour_jitter_keeps_a_grey_image_grey_and_varies_brightness():
     grey = np.full((32, 32, 3), 100, np.uint8)
     jitter = STILL.model_copy(update={"color_jitter": 0.4})
     views = np.stack([augment(grey, jitter, 32, 32, key) for key in range(200)])
@@ -182,7 +184,7 @@ def test_an_unknown_policy_is_named():
 
 def test_normalise_agrees_with_preprocess_where_sizes_agree():
     spec = Preprocess(height=32, width=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
-    batch = torch.from_numpy(np.stack([picture(), 255 - picture()]))
+    batch = torch.from_numpy(np.stack([random_image(), 255 - random_image()]))
     expected = [preprocess(image.numpy(), **spec.model_dump()) for image in batch]
     torch.testing.assert_close(normalize(batch, spec), torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-6)
 
@@ -198,7 +200,7 @@ def test_normalise_resizes_as_preprocess_does(size: int, interpolation: str):
 
 
 @pytest.mark.parametrize("policy", ["rand-m0-n2-p1", "rand-m10-n2-inc1-p1", "augmix-m10", "original", "3a"])
-def test_ends_of_a_policys_range_leave_a_picture(policy: str) -> None:
+def test_ends_of_a_policys_range_leave_an_image(policy: str) -> None:
     """timm's Posterize asks Pillow for 0 bits there."""
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     for key in range(150):
@@ -213,5 +215,5 @@ def test_presets_of_augreg_differ_from_each_other() -> None:
         views = [augment(image, augmentation, 32, 32, key) for key in range(12)]
         strengths[preset] = (augmentation.mixup, np.stack(views).tobytes())
     assert len(set(strengths.values())) == len(strengths)
-    pictures = [views for _, views in strengths.values()]
-    assert pictures[2] != pictures[3] != pictures[4]
+    images = [views for _, views in strengths.values()]
+    assert images[2] != images[3] != images[4]

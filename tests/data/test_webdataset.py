@@ -25,7 +25,7 @@ Files = list[tuple[str, bytes]]
 wds_leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
-def picture(seed: str, kind: str = "png") -> bytes:
+def random_image(seed: str, kind: str = "png") -> bytes:
     pixels = np.random.default_rng(list(seed.encode())).integers(0, 256, (12, 10, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind)
@@ -33,11 +33,11 @@ def picture(seed: str, kind: str = "png") -> bytes:
 
 
 def samples(keys: Iterable[str], classes: int = 3) -> Files:
-    """For each key a picture, and a .cls with a number."""
+    """For each key an image, and a .cls with a number."""
     return [
         file
         for index, key in enumerate(keys)
-        for file in ((f"{key}.png", picture(key)), (f"{key}.cls", b"%d" % (index % classes)))
+        for file in ((f"{key}.png", random_image(key)), (f"{key}.cls", b"%d" % (index % classes)))
     ]
 
 
@@ -126,7 +126,7 @@ def test_every_tar_format_and_long_names(tmp_path: Path, format: int):
             archive.addfile(member, io.BytesIO(content))
     data = opened(tmp_path)
     assert data.sample_ids == (f"{key}/1", f"{key}/2")
-    assert data.image(1).tobytes() == np.asarray(Image.open(io.BytesIO(picture(f"{key}/2")))).tobytes()
+    assert data.image(1).tobytes() == np.asarray(Image.open(io.BytesIO(random_image(f"{key}/2")))).tobytes()
 
 
 def test_what_tar_made_of_a_folder_is_the_same(tmp_path: Path):
@@ -143,14 +143,14 @@ def test_what_tar_made_of_a_folder_is_the_same(tmp_path: Path):
 # samples and labels
 
 
-def test_a_key_ends_at_the_first_dot_and_every_kind_of_picture_counts(tmp_path: Path):
+def test_a_key_ends_at_the_first_dot_and_every_kind_of_image_counts(tmp_path: Path):
     files = [
-        ("d.1/a.JPG", picture("a", "jpeg")),
+        ("d.1/a.JPG", random_image("a", "jpeg")),
         ("d.1/a.cls", b"0\n"),
-        ("d.1/b.webp", picture("b", "webp")),
-        ("d.1/b.seg.png", picture("mask")),
+        ("d.1/b.webp", random_image("b", "webp")),
+        ("d.1/b.seg.png", random_image("mask")),
         ("d.1/b.cls", b" 1"),
-        ("d.1/c.ppm", picture("c", "ppm")),
+        ("d.1/c.ppm", random_image("c", "ppm")),
         ("d.1/c.json", b'{"label": 2, "caption": "c"}'),
         ("d.1/._c.png", b"\0"),
         ("notes.txt", b""),
@@ -162,7 +162,12 @@ def test_a_key_ends_at_the_first_dot_and_every_kind_of_picture_counts(tmp_path: 
 
 
 def test_names_as_labels_are_sorted_and_numbers_follow_classes_txt(tmp_path: Path):
-    named = [("1.png", picture("1")), ("1.cls", b"owl"), ("2.png", picture("2")), ("2.json", b'{"class": "cat"}')]
+    named = [
+        ("1.png", random_image("1")),
+        ("1.cls", b"owl"),
+        ("2.png", random_image("2")),
+        ("2.json", b'{"class": "cat"}'),
+    ]
     write_shard(tmp_path / "named/0.tar", named)
     data = opened(tmp_path / "named")
     assert (data.classes, data.labels.tolist()) == (("cat", "owl"), [1, 0])
@@ -193,20 +198,22 @@ def test_names_as_labels_are_sorted_and_numbers_follow_classes_txt(tmp_path: Pat
         ("a.json", b'{"label": "\\ud800"}', "not one line of text"),
         ("a.json", b'{"label"', "not JSON"),
         ("a.json", b"[" * 100_000, "not JSON"),
-        ("a.json", b'{"caption": "a"}', r"1 of 3 pictures have no label(.|\n)*got: a"),
-        ("a.txt", b"0", r"1 of 3 pictures have no label"),
-        ("a.jpg", picture("again", "jpeg"), "two pictures"),
+        ("a.json", b'{"caption": "a"}', r"1 of 3 images have no label(.|\n)*got: a"),
+        ("a.txt", b"0", r"1 of 3 images have no label"),
+        ("a.jpg", random_image("again", "jpeg"), "two images"),
     ],
 )
 def test_labels_that_make_no_sense(tmp_path: Path, name: str, content: bytes, message: str):
-    write_shard(tmp_path / "0.tar", [("a.png", picture("a")), (name, content), *samples("bc")])
+    write_shard(tmp_path / "0.tar", [("a.png", random_image("a")), (name, content), *samples("bc")])
     with pytest.raises(DataError, match=message):
         opened(tmp_path)
 
 
 def test_without_labels_where_asked(tmp_path: Path):
-    write_shard(tmp_path / "train-0.tar", [("a.png", picture("a")), ("b.png", picture("b")), ("b.cls", b"\xff")])
-    write_shard(tmp_path / "test-0.tar", [("c.png", picture("c"))])
+    write_shard(
+        tmp_path / "train-0.tar", [("a.png", random_image("a")), ("b.png", random_image("b")), ("b.cls", b"\xff")]
+    )
+    write_shard(tmp_path / "test-0.tar", [("c.png", random_image("c"))])
     data = opened(tmp_path, "web.train", labelled=False)
     assert (data.labels, data.classes, data.sample_ids) == (None, (), ("train/a", "train/b"))
     (tmp_path / "train-0.tar").unlink()
@@ -271,9 +278,9 @@ def test_re_sharding_changes_neither_order_nor_fingerprint(tmp_path: Path):
 
 
 def test_keys_that_shards_share_are_told_apart(tmp_path: Path):
-    write_shard(tmp_path / "train-0.tar", [("0.png", picture("x")), ("0.cls", b"0"), *samples("ab")])
-    write_shard(tmp_path / "train-1.tar", [("0.png", picture("y")), ("0.cls", b"1")])
-    write_shard(tmp_path / "val-0.tar", [("0.png", picture("z")), ("0.cls", b"2")])
+    write_shard(tmp_path / "train-0.tar", [("0.png", random_image("x")), ("0.cls", b"0"), *samples("ab")])
+    write_shard(tmp_path / "train-1.tar", [("0.png", random_image("y")), ("0.cls", b"1")])
+    write_shard(tmp_path / "val-0.tar", [("0.png", random_image("z")), ("0.cls", b"2")])
     data = opened(tmp_path)
     assert data.sample_ids == ("train-0.tar/0", "train-1.tar/0", "train/a", "train/b", "val/0")
     assert data.labels.tolist() == [0, 1, 0, 1, 2]
@@ -283,12 +290,12 @@ def test_keys_that_shards_share_are_told_apart(tmp_path: Path):
 # fingerprints
 
 
-def test_the_fingerprint_follows_the_bytes_of_pictures_and_labels(tmp_path: Path):
+def test_the_fingerprint_follows_the_bytes_of_images_and_labels(tmp_path: Path):
     shard, files = tmp_path / "0.tar", samples("abcd")
     seen: list[Any] = []
     for changed in (
         files,
-        [("a.png", picture("other")), *files[1:]],
+        [("a.png", random_image("other")), *files[1:]],
         [files[0], ("a.cls", b"2"), *files[2:]],
         [*files, ("notes.txt", b"x")],
     ):
@@ -299,7 +306,7 @@ def test_the_fingerprint_follows_the_bytes_of_pictures_and_labels(tmp_path: Path
     assert seen[0] == seen[3]
 
 
-def test_a_pictures_hash_is_remembered_while_its_shard_is_unchanged(tmp_path: Path):
+def test_an_images_hash_is_remembered_while_its_shard_is_unchanged(tmp_path: Path):
     shard, cache = write_shard(tmp_path / "web/0.tar", samples("abcd")), tmp_path / "states.json"
     before = digest(tmp_path / "web", cache=cache)
     assert len(json.loads(cache.read_text())["files"]) == 4
@@ -307,13 +314,13 @@ def test_a_pictures_hash_is_remembered_while_its_shard_is_unchanged(tmp_path: Pa
     assert digest(tmp_path / "web", cache=cache) == before
     assert cache.stat().st_mtime_ns == known
     status = shard.stat()
-    blob = shard.read_bytes().replace(picture("a"), picture("A"))
+    blob = shard.read_bytes().replace(random_image("a"), random_image("A"))
     shard.write_bytes(blob)
     os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert digest(tmp_path / "web", cache=cache) != before
 
 
-def test_a_damaged_picture_is_skipped_or_refused(tmp_path: Path):
+def test_a_damaged_image_is_skipped_or_refused(tmp_path: Path):
     files = samples("abcd")
     files[2] = ("b.png", files[2][1][:40])
     write_shard(tmp_path / "0.tar", files)
@@ -326,7 +333,7 @@ def test_a_damaged_picture_is_skipped_or_refused(tmp_path: Path):
 # bad shards
 
 
-@pytest.mark.parametrize("kept", ["header", "picture", "member", "end"])
+@pytest.mark.parametrize("kept", ["header", "image", "member", "end"])
 def test_a_truncated_shard_is_named(tmp_path: Path, kept: str):
     write_shard(tmp_path / "0.tar", samples("ab"))
     shard = write_shard(tmp_path / "1.tar", samples("cd"))
@@ -334,7 +341,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path, kept: str):
         last = archive.getmembers()[-2]
         ends = {
             "header": last.offset + 100,
-            "picture": last.offset_data + 10,
+            "image": last.offset_data + 10,
             "member": last.offset,
             "end": archive.offset,
         }
@@ -394,10 +401,10 @@ def test_compressed_shards_are_refused_with_the_command_that_unpacks_them(
 
 def test_links_and_devices_are_passed_over_and_nothing_is_unpacked(tmp_path: Path):
     secret = tmp_path / "secret.png"
-    secret.write_bytes(picture("secret"))
+    secret.write_bytes(random_image("secret"))
     (tmp_path / "web").mkdir()
     with tarfile.open(tmp_path / "web/0.tar", "w") as archive:
-        for name, content in [*samples("ab"), ("../c.png", picture("c")), ("../c.cls", b"1")]:
+        for name, content in [*samples("ab"), ("../c.png", random_image("c")), ("../c.cls", b"1")]:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -416,15 +423,15 @@ def test_links_and_devices_are_passed_over_and_nothing_is_unpacked(tmp_path: Pat
 
 def test_names_that_are_no_text_are_passed_over(tmp_path: Path):
     with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.GNU_FORMAT) as archive:
-        for name, content in [*samples("ab"), ("\udcff.png", picture("c"))]:
+        for name, content in [*samples("ab"), ("\udcff.png", random_image("c"))]:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     assert opened(tmp_path).sample_ids == ("a", "b")
-    assert "1 pictures whose names are not UTF-8" in notes(tmp_path)
+    assert "1 images whose names are not UTF-8" in notes(tmp_path)
 
 
-def test_a_picture_beyond_all_bounds_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_image_beyond_all_bounds_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("edgevit.data.hashes.LARGEST_FILE", 5000)
     big = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
     out = io.BytesIO()
@@ -452,7 +459,7 @@ def test_a_shard_that_is_gone_or_replaced_during_a_run_is_noticed(tmp_path: Path
     shard = write_shard(tmp_path / "0.tar", samples("abc"))
     data = opened(tmp_path)
     write_shard(shard, samples("cba"))
-    with pytest.raises(DataError, match=r"0\.tar: c at byte 4608: the picture was changed while it was in use"):
+    with pytest.raises(DataError, match=r"0\.tar: c at byte 4608: the image was changed while it was in use"):
         data.image(2)
     shard.unlink()
     with pytest.raises(DataError, match=r"0\.tar: a: cannot be read: No such file"):
@@ -503,14 +510,20 @@ def test_shards_and_class_names_that_lead_out_of_the_folder_are_refused(tmp_path
         opened(root)
 
 
-def test_samples_without_a_picture_that_can_be_read_are_named(tmp_path: Path):
-    files = [*samples("abc"), ("d.heic", b"x"), ("d.cls", b"0"), ("._e.png", b"x"), ("f.jfif", picture("f", "jpeg"))]
+def test_samples_without_an_image_that_can_be_read_are_named(tmp_path: Path):
+    files = [
+        *samples("abc"),
+        ("d.heic", b"x"),
+        ("d.cls", b"0"),
+        ("._e.png", b"x"),
+        ("f.jfif", random_image("f", "jpeg")),
+    ]
     write_shard(tmp_path / "0.tar", [*files, ("f.cls", b"1")])
     (tmp_path / "0_stats.json").write_text("{}")
     assert opened(tmp_path).sample_ids == ("a", "b", "c", "f")
     assert notes(tmp_path) == (
         "web: 1 hidden files and folders are passed over: ._e.png\n"
-        "web: 1 keys without a picture are passed over: d.heic|cls\n"
+        "web: 1 keys without an image are passed over: d.heic|cls\n"
         "web: 1 files of other types (.json 1) are passed over: 0_stats.json"
     )
 

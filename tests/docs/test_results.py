@@ -113,7 +113,7 @@ def test_a_citation_is_filled_in_once_and_for_all() -> None:
 @pytest.mark.parametrize(
     ("citation", "said"),
     [
-        ("nowhere > a as percent", "there is no result 'nowhere'; one of calibration_pictures"),
+        ("nowhere > a as percent", "there is no result 'nowhere'; one of calibration_images"),
         ("quickstart > top1 as percent", "no 'top1' there; one of conditions"),
         ("quickstart > mean_top1 > accuracy/engine", "no format at the end"),
         ("quickstart > mean_top1 > accuracy/engine as percents", "no 'percents'; one of mean"),
@@ -157,4 +157,4 @@ def test_commands_of_writers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tables", "overhead"]) == 0
     assert "overhead > figures" in capsys.readouterr().out
     assert main(["paths", "nowhere"]) == 2
-    assert "Results: calibration_pictures" in capsys.readouterr().err
+    assert "Results: calibration_images" in capsys.readouterr().err

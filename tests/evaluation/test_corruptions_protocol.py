@@ -1,4 +1,4 @@
-"""`evaluate` with protocol: corruptions: the same hurt pictures for every model, from a recipe and on plain files."""
+"""`evaluate` with protocol: corruptions: the same hurt images for every model, from a recipe and on plain files."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def colours(count: int):
     return dataset_of(names, ["red", "green", "blue"])
 
 
-def test_a_model_sees_each_picture_as_it_is_and_hurt_in_each_way():
+def test_a_model_sees_each_image_as_it_is_and_hurt_in_each_way():
     dataset, session = colours(7), Remembering()
     classify_corrupted(session, dataset, ("noise", "jpeg"), (2, 4), 3, 4, SilentProgress())
     seen = (np.concatenate(session.seen).transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
-    pictures = [at_common_size(dataset.image(index)) for index in range(7)]
-    expected = list(pictures)
+    images = [at_common_size(dataset.image(index)) for index in range(7)]
+    expected = list(images)
     for kind in ("noise", "jpeg"):
         for severity in (2, 4):
             expected += [
-                corrupt(picture, kind, severity, f"3/{name}")
-                for picture, name in zip(pictures, dataset.sample_ids, strict=True)
+                corrupt(image, kind, severity, f"3/{name}")
+                for image, name in zip(images, dataset.sample_ids, strict=True)
             ]
     np.testing.assert_array_equal(seen, expected)
 
@@ -63,7 +63,7 @@ def test_a_model_sees_each_picture_as_it_is_and_hurt_in_each_way():
 def test_neither_batches_nor_memory_change_what_is_found(monkeypatch):
     dataset = colours(11)
     one = classify_corrupted(ColourSession(), dataset, ("noise", "snow"), (5,), 0, 4, SilentProgress())
-    monkeypatch.setattr(room, "PICTURES_IN_MEMORY", 3)
+    monkeypatch.setattr(room, "IMAGES_IN_MEMORY", 3)
     other = classify_corrupted(ColourSession(batch=2), dataset, ("noise", "snow"), (5,), 0, 9, SilentProgress())
     assert (one.correct == other.correct).all()
     assert one.correct.shape == (2, 1, 11)
@@ -150,7 +150,7 @@ def test_what_is_made_again_is_the_same(evaluated):
     assert again.digest == evaluated["engine"].digest
 
 
-def test_clean_pictures_answer_as_classify_does():
+def test_clean_images_answer_as_classify_does():
     dataset = colours(5)
     found = classify_corrupted(ColourSession(), dataset, ("blur",), (1,), 0, 2, SilentProgress())
     expected = classify(ColourSession(), dataset, 2, SilentProgress())

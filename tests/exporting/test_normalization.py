@@ -56,22 +56,22 @@ def test_the_iospec_says_what_goes_in() -> None:
 def test_its_scores_are_those_of_the_plain_file() -> None:
     """Bit by bit where the graph computes as numpy does: the same five operations in the same order."""
     inside, outside = exported(), float_onnx()
-    pictures = random_images(inside.io, 4)
-    assert pictures.dtype == np.uint8
-    scaled = pictures.transpose(0, 3, 1, 2).astype(np.float64) / 255
+    images = random_images(inside.io, 4)
+    assert images.dtype == np.uint8
+    scaled = images.transpose(0, 3, 1, 2).astype(np.float64) / 255
     rule = outside.io.preprocess
     by_hand = (scaled - np.reshape(rule.mean, (3, 1, 1))) / np.reshape(rule.std, (3, 1, 1))
     np.testing.assert_allclose(random_images(outside.io, 4), by_hand, atol=1e-6)
-    got, expected = scores(inside, pictures), scores(outside, by_hand.astype(np.float32))
+    got, expected = scores(inside, images), scores(outside, by_hand.astype(np.float32))
     np.testing.assert_allclose(got, expected, atol=1e-5 + 1e-4 * np.abs(expected).max())
 
 
-def test_preprocess_leaves_the_picture_as_it_is_resized(photo: Path) -> None:
-    pictures = {name: preprocess(open_image(photo), **one.io.preprocess.model_dump()) for name, one in
+def test_preprocess_leaves_the_image_as_it_is_resized(photo: Path) -> None:
+    images = {name: preprocess(open_image(photo), **one.io.preprocess.model_dump()) for name, one in
                 (("inside", exported()), ("outside", float_onnx()))}  # fmt: skip
     rule = float_onnx().io.preprocess
-    back = pictures["outside"].transpose(1, 2, 0) * np.float32(rule.std) + np.float32(rule.mean)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(pictures["inside"], np.round(back * 255).astype(np.uint8))
+    back = images["outside"].transpose(1, 2, 0) * np.float32(rule.std) + np.float32(rule.mean)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(images["inside"], np.round(back * 255).astype(np.uint8))
 
 
 def test_evaluating_quantizing_and_profiling_take_it() -> None:

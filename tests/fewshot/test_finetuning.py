@@ -43,7 +43,7 @@ def settings(tune: str, **changes: Any) -> Fewshot:
 
 
 def small_convnet(folder: Path, classes: tuple[str, ...] = ("a", "b", "c")) -> BuiltModel:
-    """With batch normalisation, depthwise convolutions among its layers."""
+    """With batch normalization, depthwise convolutions among its layers."""
     built = create_model("repvit_m0_9", len(classes), 32, {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)})
     return open_checkpoint(published_checkpoint(folder, built, classes))
 
@@ -110,7 +110,7 @@ def test_low_rank_changes_learn_new_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("tune", "statistics_move"), [("norm", True), ("bias", False), ("lora", False)])
-def test_running_statistics_move_only_where_all_of_the_normalisation_is_trained(
+def test_running_statistics_move_only_where_all_of_the_normalization_is_trained(
     tmp_path: Path, tune: str, statistics_move: bool
 ) -> None:
     start = small_convnet(tmp_path)
@@ -156,7 +156,7 @@ def test_pool_teaches_with_the_model_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").is_file()
 
 
-def test_a_model_without_normalisation_is_refused() -> None:
+def test_a_model_without_normalization_is_refused() -> None:
     with pytest.raises(RecipeError, match="no normalization layer"):
         freeze_untuned(create_model("nf_regnet_b0", 3, 64).module, settings("norm"))
 

@@ -83,7 +83,7 @@ def norm_nodes(norm: str) -> list[NodeProto]:
     ]
 
 
-def pictures(count: int = 16, seed: int = 0) -> NDArray[np.float32]:
+def random_images(count: int = 16, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((count, 3, SIDE, SIDE)).astype(np.float32)
 
 

@@ -139,7 +139,7 @@ STEPS = ("conv", "depthwise", "identities", "transposes", "residual", "scaled", 
 
 @st.composite
 def odd_models(draw: Callable[..., Any]) -> ModelProto:
-    """A classifier of pictures (batch, 3, SIDE, SIDE)."""
+    """A classifier of images (batch, 3, SIDE, SIDE)."""
     builder, classes = Builder(draw), draw(st.sampled_from([4, 1, 2, 5]))
     builder.conv()
     for step in draw(st.lists(st.sampled_from(STEPS), max_size=4)):

@@ -40,7 +40,7 @@ def test_a_models_macs_are_those_that_torch_counts(made, hybrid: bool) -> None:
 
 
 class Classifier(nn.Module):
-    """Some layers over a picture, then the mean of each channel."""
+    """Some layers over an image, then the mean of each channel."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ def test_views_and_what_is_dequantized_take_no_room() -> None:
     nodes = [flat, node("Relu", ["flat"], "logits")]
     assert peak_of(nodes, [2, KIB], [1, 2 * KIB], shape=np.array([1, -1])) == 2 * 8 * KIB
     rounded = [*pair("image", "r"), node("Relu", ["r"], "logits")]
-    # The picture in float beside its integers, then the integers beside the answer.
+    # The image in float beside its integers, then the integers beside the answer.
     assert peak_of(rounded, [1, KIB], [1, KIB], scale=np.float32(1), zero=np.int8(0)) == 4 * KIB + KIB  # type: ignore[arg-type]
 
 

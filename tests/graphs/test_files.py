@@ -92,7 +92,7 @@ def test_a_graph_without_a_name_is_read_and_written(write, tmp_path):
 def test_sizes_of_minus_one_are_open(write):
     spec = artifact_from_onnx(write(classifier(image=(-1, 3, 8, 8), scores=(-1, 5)))).io
     assert (spec.inputs[0].shape, spec.outputs[0].shape) == (("batch", 3, 8, 8), ("batch", 5))
-    with pytest.raises(ArtifactError, match="one picture"):
+    with pytest.raises(ArtifactError, match="one image"):
         artifact_from_onnx(write(classifier(image=(-1, 3, -1, -1))))
 
 
@@ -144,7 +144,7 @@ def test_a_file_cut_short(keep, tmp_path):
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04 a zip", b"hello\n"])
 def test_a_file_of_another_kind(content, tmp_path):
-    path = tmp_path / "picture.onnx"
+    path = tmp_path / "image.onnx"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="no ONNX model"):
         artifact_from_onnx(path)
@@ -238,9 +238,9 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"image": ("batch", 1, 8, 8)}, "one picture"),
-        ({"image": ("batch", 3, "height", "width")}, "one picture"),
-        ({"dtype": TensorProto.FLOAT16}, "one picture"),
+        ({"image": ("batch", 1, 8, 8)}, "one image"),
+        ({"image": ("batch", 3, "height", "width")}, "one image"),
+        ({"dtype": TensorProto.FLOAT16}, "one image"),
         ({"scores": ("batch", "classes")}, "class scores"),
     ],
 )

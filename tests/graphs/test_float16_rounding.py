@@ -16,7 +16,7 @@ from edgevit.graphs.float16_rounding import has_float16, rounded_to_float16
 from edgevit.runtimes.parity import check_quantized
 from edgevit.runtimes.sessions import file_session, session_as_declared
 from tests.checking.graphs import branch
-from tests.graphs.norm_graphs import CLASSES, NORMS, SIDE, answers, as_declared, normed_classifier, pictures
+from tests.graphs.norm_graphs import CLASSES, NORMS, SIDE, answers, as_declared, normed_classifier, random_images
 
 
 def in_half(norm: str, gain: float) -> ModelProto:
@@ -37,7 +37,7 @@ def rounded(model: ModelProto) -> ModelProto:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("gain", [1.0, 300.0], ids=["in range", "beyond"])
 def test_it_answers_as_the_reference_where_float16_holds_the_values_and_where_not(norm: str, gain: float) -> None:
-    model, images = in_half(norm, gain), pictures(8)
+    model, images = in_half(norm, gain), random_images(8)
     expected, got = as_declared(model, images), answers(rounded(model), images)
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(got, expected, atol=4e-3 * np.abs(expected).max())
@@ -69,7 +69,7 @@ def test_branches_and_functions_go_along() -> None:
     half = convert_float_to_float16(model, keep_io_types=["image"])
     made = rounded_to_float16(half)
     session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
-    seen = session.run(["seen"], {"image": pictures(2)})[0]
+    seen = session.run(["seen"], {"image": random_images(2)})[0]
     assert seen.dtype == np.float32
     np.testing.assert_array_equal(seen, seen.astype(np.float16).astype(np.float32))
 
@@ -89,5 +89,5 @@ def test_a_gate_sees_what_this_cpu_does_not(tmp_path) -> None:
     assert not has_float16(onnx.load(reference))
     sessions = session_as_declared(half, spec, {}, 1), file_session(reference, spec, {}, 1)
     with pytest.raises(ParityError, match="too far") as caught:
-        check_quantized(*sessions, [pictures(8)], 10.0, "test")
+        check_quantized(*sessions, [random_images(8)], 10.0, "test")
     assert float(str(caught.value.got).split()[0]) < 3

@@ -117,7 +117,7 @@ def declaring(dims: list[int]) -> ModelProto:
     return model
 
 
-def large_pictures() -> ModelProto:
+def large_images() -> ModelProto:
     model = classifier()
     for place in (2, 3):
         model.graph.input[0].type.tensor_type.shape.dim[place].dim_value = 200_000
@@ -138,7 +138,7 @@ def large_pictures() -> ModelProto:
         (lambda: many_filled(4), "too large"),
         (lambda: declaring([1_000_000, 1_000_000]), "cannot be read"),
         (lambda: declaring([-3, -4]), "shape of a stored tensor"),
-        (large_pictures, "too large"),
+        (large_images, "too large"),
     ],
     ids=[
         "nodes",
@@ -152,7 +152,7 @@ def large_pictures() -> ModelProto:
         "many",
         "dims",
         "below 0",
-        "pictures",
+        "images",
     ],
 )
 def test_what_would_take_all_memory_or_time_is_refused(make: Callable[[], ModelProto], what: str, tmp_path: Path):

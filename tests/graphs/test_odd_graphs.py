@@ -38,7 +38,7 @@ SAID = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """photos/0, photos/1, … with a picture each, and room for files."""
+    """photos/0, photos/1, … with an image each, and room for files."""
     folder = tmp_path_factory.mktemp("odd")
     for label in range(5):
         (folder / "photos" / str(label)).mkdir(parents=True)
@@ -74,7 +74,7 @@ def goes_through(model: ModelProto, runtime: str, folder: Path, stages: SingleSt
 
 
 def _plain_outputs(model: ModelProto, folder: Path) -> tuple[NDArray[Any], Any]:
-    """The pictures as a model takes them, and its outputs by name for them; None where ONNX Runtime does not run it."""
+    """The images as a model takes them, and its outputs by name for them; None where ONNX Runtime does not run it."""
     files = sorted((folder / "photos").rglob("*.png"))
     images = preprocessed(map(open_image, files), Preprocess(height=SIDE, width=SIDE))
     try:

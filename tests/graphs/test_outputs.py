@@ -80,10 +80,10 @@ def saved(model: ModelProto, folder: Path) -> Artifact:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def random_image(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
 def one_softmax(z: np.ndarray) -> np.ndarray:
@@ -122,13 +122,13 @@ def two_classes(z: np.ndarray) -> np.ndarray:
         "one sigmoid",
     ],
 )
-def test_confidences_are_what_the_graph_says(model, meaning, confidence, tmp_path, picture):
+def test_confidences_are_what_the_graph_says(model, meaning, confidence, tmp_path, image):
     artifact = saved(model, tmp_path)
     assert artifact.io.outputs[0].meaning == meaning
-    images = preprocessed([open_image(picture)], Preprocess(height=8, width=8))
+    images = preprocessed([open_image(image)], Preprocess(height=8, width=8))
     weight = numpy_helper.to_array(next(one for one in model.graph.initializer if one.name == "weight"))
     expected = confidence(images.mean((2, 3))[0] @ weight)
-    [answer] = predict_images(artifact, [picture], top=len(expected)).answers
+    [answer] = predict_images(artifact, [image], top=len(expected)).answers
     found = {one["label"]: one["confidence"] for one in answer["labels"]}
     assert [found[str(place)] for place in range(len(expected))] == pytest.approx(expected.tolist(), abs=1e-4)
     assert len(artifact.io.classes) == len(expected)
@@ -138,10 +138,10 @@ def test_exponentials_over_their_sum_over_the_images_are_no_probabilities(tmp_pa
     assert saved(with_written_out_softmax(axis=0), tmp_path).io.outputs[0].meaning == class_scores.LOGITS
 
 
-def test_a_softmax_of_one_number_gives_two_classes(tmp_path, picture):
+def test_a_softmax_of_one_number_gives_two_classes(tmp_path, image):
     artifact = saved(classifier("Softmax", classes=1), tmp_path)
     assert artifact.io.outputs[0].meaning == class_scores.ONE_PROBABILITY
-    [answer] = predict_images(artifact, [picture], top=2).answers
+    [answer] = predict_images(artifact, [image], top=2).answers
     assert {one["label"]: one["confidence"] for one in answer["labels"]} == {"0": 0, "1": 1}
 
 

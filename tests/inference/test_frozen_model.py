@@ -29,15 +29,15 @@ CPU = torch.device("cpu")
 
 
 class Counted:
-    """How many pictures went through a model's first layer."""
+    """How many images went through a model's first layer."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.pictures = 0
+        self.images = 0
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
         first.register_forward_pre_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.pictures += int(inputs[0].flatten(1).any(1).sum())  # a blank one is there to be measured
+        self.images += int(inputs[0].flatten(1).any(1).sum())  # a blank one is there to be measured
 
 
 def embeddings(built: BuiltModel, dataset: Dataset, cache: Path | None) -> Tensor:
@@ -65,7 +65,7 @@ def test_onnxruntime_gives_what_pytorch_gives(
     assert torch.allclose(outputs_of(forward, data, built.preprocess, CPU), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_few_pictures_are_not_worth_an_export() -> None:
+def test_a_few_images_are_not_worth_an_export() -> None:
     built = tiny_vit()
     assert fast_forward(built.module, built.preprocess, CPU, images=100) is built.module
 
@@ -99,21 +99,21 @@ def test_a_model_that_onnx_does_not_hold_stays_in_pytorch(
     assert torch.allclose(outputs_of(forward, blobs(), built.preprocess, CPU), expected, atol=1e-4)
 
 
-def test_no_picture_is_computed_twice_in_whatever_data_set_it_lies(tmp_path: Path) -> None:
+def test_no_image_is_computed_twice_in_whatever_data_set_it_lies(tmp_path: Path) -> None:
     built, data = tiny_vit(), blobs()
     expected = embeddings(built, data, None)
     counted = Counted(built.module)
     some = data.subset(np.array([7, 3, 20]))
     assert torch.allclose(embeddings(built, some, tmp_path), expected[[7, 3, 20]], atol=1e-5)
-    assert counted.pictures == 3
+    assert counted.images == 3
     assert torch.allclose(embeddings(built, data, tmp_path), expected, atol=1e-5)
-    assert counted.pictures == len(data)
+    assert counted.images == len(data)
     again = embeddings(built, data.subset(np.arange(len(data))[::-1].copy()), tmp_path)
     assert torch.allclose(again.flip(0), expected, atol=1e-5)
-    assert counted.pictures == len(data)
+    assert counted.images == len(data)
 
 
-def test_a_random_view_is_not_taken_for_the_plain_picture(tmp_path: Path) -> None:
+def test_a_random_view_is_not_taken_for_the_plain_image(tmp_path: Path) -> None:
     built, data = tiny_vit(), blobs()
     model = FrozenModel(built.module, built.preprocess, CPU, tmp_path)
     plain = model.embeddings(data)
@@ -168,7 +168,7 @@ def test_another_classifier_on_the_same_body_gets_them(tmp_path: Path) -> None:
     other = with_new_head(built, 7)
     counted = Counted(other.module)
     assert torch.equal(embeddings(other, data, tmp_path), embeddings(built, data, tmp_path))
-    assert not counted.pictures
+    assert not counted.images
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset
 from edgevit.data.hashes import ImageState, ImageStates
-from edgevit.data.images import Image as Picture
+from edgevit.data.images import Image as ImageArray
 from edgevit.data.loading import ViewDataset
 from edgevit.data.sources.image_folder import FolderImages
 from edgevit.data.transforms import normalize
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def eight_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than the pictures need, so that they finish in any order, wherever the tests run."""
+    """More than the images need, so that they finish in any order, wherever the tests run."""
     monkeypatch.setattr(inference, "usable_cpus", lambda: 8)
 
 
@@ -91,10 +91,10 @@ def test_the_bar_goes_on_with_each_batch() -> None:
     assert advanced == [10, 10, 4]
 
 
-def test_the_first_bad_picture_in_order_is_what_is_said(photos: Dataset) -> None:
+def test_the_first_bad_image_in_order_is_what_is_said(photos: Dataset) -> None:
     assert isinstance(photos.images, FolderImages)
     for index in (11, 5):
-        (photos.images.root / f"{index:02d}.jpg").write_bytes(b"no picture")
+        (photos.images.root / f"{index:02d}.jpg").write_bytes(b"no image")
     model = _Model()
     with pytest.raises(DataError, match=r"05\.jpg"):
         outputs_of(model, photos, tiny_vit().preprocess, CPU, batch_size=4)
@@ -102,7 +102,7 @@ def test_the_first_bad_picture_in_order_is_what_is_said(photos: Dataset) -> None
     assert not _threads()
 
 
-def test_pictures_are_read_while_the_model_computes_and_only_a_few_batches_ahead() -> None:
+def test_images_are_read_while_the_model_computes_and_only_a_few_batches_ahead() -> None:
     batch_size, images = 4, _Watched(blobs(per_class=20))
     ahead = list[int]()
 
@@ -128,7 +128,7 @@ def test_nothing_is_read_any_more_once_the_model_fails() -> None:
     assert len(images.read) <= 8 * (1 + BATCHES_AHEAD)
 
 
-def test_ctrl_c_while_pictures_are_read_ends_at_once() -> None:
+def test_ctrl_c_while_images_are_read_ends_at_once() -> None:
     images = _Watched(blobs(per_class=200), at={20: lambda: os.kill(os.getpid(), signal.SIGINT)})
     with pytest.raises(KeyboardInterrupt):
         outputs_of(_Model(), images.dataset, tiny_vit().preprocess, CPU, batch_size=8)
@@ -144,7 +144,7 @@ def _threads() -> list[str]:
 
 
 class _Model(nn.Module):
-    """Answers with each picture's mean, after doing something that is told how many it has seen before."""
+    """Answers with each image's mean, after doing something that is told how many it has seen before."""
 
     def __init__(self, before: Callable[[int], None] = lambda done: None) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class _Model(nn.Module):
 
 @dataclass(eq=False)
 class _Watched:
-    """A data set whose reads are counted, and that does something as given pictures are read."""
+    """A data set whose reads are counted, and that does something as given images are read."""
 
     whole: Dataset
     at: dict[int, Callable[[], None]] = field(default_factory=dict)
@@ -176,7 +176,7 @@ class _Watched:
         self.at.get(index, lambda: None)()
         return self.whole.images.content(index)
 
-    def decoded(self, content: bytes, index: int) -> Picture:
+    def decoded(self, content: bytes, index: int) -> ImageArray:
         return self.whole.images.decoded(content, index)
 
     def place(self, index: int) -> str:

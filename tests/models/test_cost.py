@@ -13,7 +13,7 @@ L, D, N = 784, 1024, 2048
 
 
 class OverTokens(nn.Module):
-    """A layer fed with L tokens of width d, whatever the picture."""
+    """A layer fed with L tokens of width d, whatever the image."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Test-time views: the mean over a picture and views of it, wherever the model goes."""
+"""Test-time views: the mean over an image and views of it, wherever the model goes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_checkpoint_keeps_its_views_and_training_drops_them(tmp_path: Path, toke
 
 
 @torch.no_grad()
-def test_features_are_the_plain_pictures_and_the_answer_is_the_whole_models() -> None:
+def test_features_are_the_plain_images_and_the_answer_is_the_whole_models() -> None:
     built = tiny_vit()
     model = with_test_time_views(built, BOTH).module
     taps, _ = checked_taps(model, ["pooled", -1], (16, 16), "teacher")

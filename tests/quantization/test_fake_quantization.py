@@ -127,7 +127,7 @@ def test_the_gradients_are_those_of_lsq(runtime: str) -> None:
 def test_a_trained_range_gives_the_writer_its_scale_and_zero_point_back(runtime: str) -> None:
     quantizer = ActivationQuantizer((-0.7, 5.0), DIALECTS[runtime], learned=True)
     with torch.no_grad():
-        quantizer.scale.mul_(-0.6)  # where an optimiser steps over 0, the size counts
+        quantizer.scale.mul_(-0.6)  # where an optimizer steps over 0, the size counts
     weight = np.random.default_rng(1).standard_normal((32, 32)).astype(np.float32)
     trained = {"image": quantizer.range}
     found = calibrated(product(weight), lambda: iter(()), "minmax", runtime, 1, "test", trained)

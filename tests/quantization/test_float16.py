@@ -21,14 +21,23 @@ from edgevit.quantization import calibrated
 from edgevit.quantization.preparation import prepared
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.sessions import file_session
-from tests.graphs.norm_graphs import CLASSES, NORMS, SIDE, answers, as_declared, noise_db, normed_classifier, pictures
+from tests.graphs.norm_graphs import (
+    CLASSES,
+    NORMS,
+    SIDE,
+    answers,
+    as_declared,
+    noise_db,
+    normed_classifier,
+    random_images,
+)
 
 SPEC = IOSpec.for_classifier(Preprocess(height=SIDE, width=SIDE), tuple(map(str, range(CLASSES))))
 
 
 def ready(norm: str, gain: float, folder: Path, **fields: Any) -> CalibratedModel:
-    """The model as the stage prepares it, calibrated on 16 pictures."""
-    model, images = normed_classifier(norm, gain), pictures()
+    """The model as the stage prepares it, calibrated on 16 images."""
+    model, images = normed_classifier(norm, gain), random_images()
     onnx.save(model, folder / "float.onnx")
     asked = {"stage": "quantize", "id": "int8", "model": "float", "calibration": "photos", "runtime": "tensorrt"}
     config = Quantize.model_validate({**asked, **fields})
@@ -43,7 +52,7 @@ def test_int8_between_norms_of_large_values(norm: str, gain: float, tmp_path: Pa
     """Squares of 1,000, and tokens of 100,000, in a file whose floats are float16."""
     made = ready(norm, gain, tmp_path).quantized()
     assert made.quantized_ops == {"MatMul": 2}
-    images = pictures(seed=1)
+    images = random_images(seed=1)
     expected: NDArray[np.float32] = answers(normed_classifier(norm, gain), images)
     assert noise_db(as_declared(made.model, images), expected) > 30
     assert noise_db(answers(rounded_to_float16(made.model), images, optimized=False), expected) > 30
@@ -56,19 +65,19 @@ def test_int8_between_norms_of_large_values(norm: str, gain: float, tmp_path: Pa
 @pytest.mark.parametrize(("precision", "floor_db"), [("float8", 15), ("int4", 10)])
 def test_float8_and_int4_beside_such_norms(precision: str, floor_db: float, tmp_path: Path) -> None:
     found = ready("rms norm", 300.0, tmp_path, precision=precision, min_sqnr_db=5)
-    made, images = found.quantized(), pictures(seed=1)
+    made, images = found.quantized(), random_images(seed=1)
     expected = answers(normed_classifier("rms norm", 300.0), images)
     assert noise_db(answers(rounded_to_float16(made.model), images, optimized=False), expected) > floor_db
 
 
 def test_what_overflows_before_a_product_is_rounded_in_float32(tmp_path: Path) -> None:
     """Hidden values beyond 65504 enter an INT8 product: Q/DQ with float32 scales around it."""
-    model, images = normed_classifier("rms norm", 1.0), pictures(seed=1)
+    model, images = normed_classifier("rms norm", 1.0), random_images(seed=1)
     for weight in model.graph.initializer:
         if weight.name in ("w1", "w2"):
             scale = np.float32(1e5 if weight.name == "w1" else 1e-5)
             weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * scale, weight.name))
-    made = calibrated(model, lambda: [pictures()], "minmax", "tensorrt", 1, "test").quantized().model
+    made = calibrated(model, lambda: [random_images()], "minmax", "tensorrt", 1, "test").quantized().model
     assert noise_db(as_declared(made, images), answers(normed_classifier("rms norm", 1.0), images)) > 30
     scales = {one.name: one.data_type for one in made.graph.initializer if one.name.endswith("_scale")}
     assert scales["active_scale"] == TensorProto.FLOAT

@@ -1,4 +1,4 @@
-"""Stages refuse pictures that calibrate nothing, and judge on others too where pictures are doubtful."""
+"""Stages refuse images that calibrate nothing, and judge on others too where images are doubtful."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Make = Callable[[str, NDArray[np.uint8]], str]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Make:
-    """Makes a data set of pictures (n, 8, 8), labelled 0 to 9 in turn, and gives its name."""
+def random_images(tmp_path: Path) -> Make:
+    """Makes a data set of images (n, 8, 8), labelled 0 to 9 in turn, and gives its name."""
 
     def make(name: str, pixels: NDArray[np.uint8]) -> str:
         np.savez(tmp_path / f"{name}.npz", images=pixels, labels=np.arange(len(pixels)) % 10)
@@ -62,10 +62,8 @@ def pictures(tmp_path: Path) -> Make:
     ],
     ids=["quantize", "tensorrt", "qat", "prune"],
 )
-def test_black_pictures_are_refused_by_every_stage_that_measures_on_pictures(
-    fields: dict[str, Any], pictures: Make
-) -> None:
-    black = pictures("black", np.zeros((20, 8, 8), np.uint8))
+def test_black_images_are_refused_by_every_stage_that_measures_on_images(fields: dict[str, Any], images: Make) -> None:
+    black = random_images("black", np.zeros((20, 8, 8), np.uint8))
     made = {"exported": float_onnx().id, "start": checkpoint().id}
     given = {key: made.get(str(value), value) for key, value in fields.items()}
     given["data" if fields["stage"] == "prune" else "calibration"] = black
@@ -73,16 +71,16 @@ def test_black_pictures_are_refused_by_every_stage_that_measures_on_pictures(
         workbench().run(str(given.pop("stage")), "refused", **given)
 
 
-def test_random_pictures_judge_too_where_calibration_pictures_are_doubtful(pictures: Make) -> None:
+def test_random_images_judge_too_where_calibration_images_are_doubtful(images: Make) -> None:
     generator = np.random.default_rng(0)
     strong = generator.integers(0, 256, (40, 8, 8)).astype(np.uint8)
     noise = {}
     for name, pixels in {"strong": strong, "faint": (100 + strong * 0.3).astype(np.uint8)}.items():
         said = Said()
-        asked = {"calibration": pictures(name, pixels), "calibration_images": 20, "min_sqnr_db": -20}
+        asked = {"calibration": random_images(name, pixels), "calibration_images": 20, "min_sqnr_db": -20}
         made = workbench().run("quantize", f"on_{name}", Context(progress=said), model=float_onnx().id, **asked)
         noise[name] = made.metrics["sqnr_db"]
         doubts = [line for line in said.lines if "doubtful calibration images" in line]
         assert len(doubts) == (name == "faint")
-        assert any("uses seeded random pictures" in line for line in said.lines) == (name == "faint")
-    assert noise["faint"] < noise["strong"] - 3, "pictures of full contrast show that ranges were cut"
+        assert any("uses seeded random images" in line for line in said.lines) == (name == "faint")
+    assert noise["faint"] < noise["strong"] - 3, "images of full contrast show that ranges were cut"

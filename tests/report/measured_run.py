@@ -196,7 +196,7 @@ def _curve(epochs: int) -> list[Json]:
 
 
 class Noise:
-    """Pictures of noise, in place of a data set's."""
+    """Images of noise, in place of a data set's."""
 
     def image(self, index: int) -> np.ndarray:
         return np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)

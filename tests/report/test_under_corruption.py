@@ -59,7 +59,7 @@ def test_models_stand_side_by_side_from_teacher_to_engine(run: MeasuredRun):
 @pytest.mark.parametrize(
     "options", [{"kinds": ["fog"]}, {"severities": [5]}, {"seed": 1}, {"max_images": 100, "images": 100}]
 )
-def test_other_pictures_have_a_table_of_their_own(tmp_path: Path, options: dict[str, Any]):
+def test_other_images_have_a_table_of_their_own(tmp_path: Path, options: dict[str, Any]):
     run = quickstart(tmp_path)
     run.corrupted("hurt_engine", "engine", 0.7)
     run.corrupted("hurt_student", "tuned", 0.7, **options)

@@ -1,4 +1,4 @@
-"""What leaves the range of float16 is found on pictures, and computed in float32 in the file."""
+"""What leaves the range of float16 is found on images, and computed in float32 in the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edgevit.graphs.float16 import with_float16
 from edgevit.graphs.tensors import types_and_shapes
 from edgevit.runtimes.float16_range import HEADROOM, beyond_float16
-from tests.graphs.norm_graphs import NORMS, answers, as_declared, noise_db, normed_classifier, pictures
+from tests.graphs.norm_graphs import NORMS, answers, as_declared, noise_db, normed_classifier, random_images
 
 node = helper.make_node
 
@@ -80,7 +80,7 @@ def test_a_batch_that_an_output_fixes_runs_whole() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("gain", [1e-6, 1.0, 300.0, 1e5])
 def test_a_file_in_float16_computes_the_function_in_its_declared_types(norm: str, gain: float) -> None:
-    model, images = normed_classifier(norm, gain, epsilon=1e-12), pictures()
+    model, images = normed_classifier(norm, gain, epsilon=1e-12), random_images()
     half = with_float16(model, "test", beyond_float16(model, lambda: [images], threads=1))
     expected = answers(model, images)
     assert noise_db(as_declared(half, images), expected) > 45
@@ -91,7 +91,7 @@ def test_a_file_in_float16_computes_the_function_in_its_declared_types(norm: str
     assert len(wide) == (gain in (1e-6, 1e5)), "what fits stays in 16 bits"
 
 
-def test_constants_decide_without_pictures() -> None:
+def test_constants_decide_without_images() -> None:
     """Nothing is clamped in silence: a mask of -1e9, a divisor of 1e-7, weights that share a number with others."""
     nodes = [
         node("Add", ["image", "mask"], ["masked"]),

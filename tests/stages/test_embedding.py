@@ -204,7 +204,7 @@ def test_both_exporters_give_it(branch: bool, exporter: str, dynamic: bool, tmp_
     ("net", "said"),
     [
         (lambda: Net(nn.Sequential(nn.Linear(3, 4), nn.ReLU())), "no linear layer"),
-        (lambda: Net(nn.Linear(3, 4), tokens=True), "not one vector for each picture"),
+        (lambda: Net(nn.Linear(3, 4), tokens=True), "not one vector for each image"),
     ],
 )
 def test_models_without_a_vector_before_a_linear_classifier_are_refused(

@@ -1,4 +1,4 @@
-"""Folders as people bring them, from pictures to a bundle, and what is refused before any stage runs."""
+"""Folders as people bring them, from images to a bundle, and what is refused before any stage runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgevit.context import Context
 from edgevit.errors import DataError
 from edgevit.progress import SilentProgress
 from edgevit.recipe import load_recipe
-from tests.data.conftest import write_picture
+from tests.data.conftest import write_image
 
 RECIPE = """\
 name: odd
@@ -49,7 +49,7 @@ def folders(root: Path, support: dict[str, int], query: dict[str, int]) -> None:
         for name, count in counts.items():
             (root / role / name).mkdir(parents=True)
             for number in range(count):
-                write_picture(root / role / name / f"{number}.png", f"{role}/{name}/{number}")
+                write_image(root / role / name / f"{number}.png", f"{role}/{name}/{number}")
 
 
 def run(root: Path, recipe: str = RECIPE) -> Said:
@@ -64,8 +64,8 @@ def test_odd_class_names_reach_the_device_as_they_are(tmp_path: Path) -> None:
     run(tmp_path, RECIPE + TO_BUNDLE)
     bundle = tmp_path / "runs/odd/bundle"
     assert set((bundle / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]) == set(ODD)
-    picture = tmp_path / "support" / ODD[0] / "0.png"
-    command = [sys.executable, "-B", str(bundle / "infer.py"), "--json", str(picture)]
+    image = tmp_path / "support" / ODD[0] / "0.png"
+    command = [sys.executable, "-B", str(bundle / "infer.py"), "--json", str(image)]
     answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert json.loads(answer.stdout)["labels"][0]["label"] in ODD
     page = (tmp_path / "runs/odd/report/report.html").read_text(encoding="utf-8")
@@ -73,10 +73,10 @@ def test_odd_class_names_reach_the_device_as_they_are(tmp_path: Path) -> None:
     assert "Ölfilter <b>" not in page
 
 
-def test_a_picture_in_support_and_query_is_refused_before_any_stage_runs(tmp_path: Path) -> None:
+def test_an_image_in_support_and_query_is_refused_before_any_stage_runs(tmp_path: Path) -> None:
     folders(tmp_path, {"bolt": 3, "gear": 3}, {"bolt": 2, "gear": 2})
     shutil.copy(tmp_path / "support/gear/1.png", tmp_path / "query/gear/same.png")
-    with pytest.raises(DataError, match="query: pictures that accuracy is measured on") as caught:
+    with pytest.raises(DataError, match="query: images that accuracy is measured on") as caught:
         run(tmp_path)
     assert caught.value.got == "1: gear/same.png is gear/1.png"
     assert not (tmp_path / "runs/odd/base").exists()

@@ -37,17 +37,17 @@ def trained(folder: Path, source: str, workers: int) -> dict[str, Artifact]:
 def digits() -> list[tuple[str, Image.Image, int]]:
     """60 scanned digits with the split of each."""
     scans = load_digits()
-    pictures = [Image.fromarray((scan * 15).astype(np.uint8)) for scan in scans.images[:60]]
-    return [(SPLITS[i % 5], picture, int(scans.target[i])) for i, picture in enumerate(pictures)]
+    images = [Image.fromarray((scan * 15).astype(np.uint8)) for scan in scans.images[:60]]
+    return [(SPLITS[i % 5], image, int(scans.target[i])) for i, image in enumerate(images)]
 
 
 def write_shards(folder: Path) -> None:
     folder.mkdir()
     for split in sorted(set(SPLITS)):
         with tarfile.open(folder / f"{split}-0000.tar", "w") as archive:
-            for index, (_, picture, label) in enumerate(one for one in digits() if one[0] == split):
+            for index, (_, image, label) in enumerate(one for one in digits() if one[0] == split):
                 png = io.BytesIO()
-                picture.save(png, "png")
+                image.save(png, "png")
                 for extension, content in (("png", png.getvalue()), ("cls", str(label).encode())):
                     member = tarfile.TarInfo(f"{index:07d}.{extension}")
                     member.size = len(content)
@@ -62,7 +62,7 @@ def save_for_huggingface(folder: Path) -> None:
     tables = {
         split: datasets.Dataset.from_dict(
             {
-                "image": [picture for one, picture, _ in digits() if one == split],
+                "image": [image for one, image, _ in digits() if one == split],
                 "label": [label for one, _, label in digits() if one == split],
             },
             features=features,

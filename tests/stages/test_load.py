@@ -41,9 +41,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for folder in (f"named/class{index + 1}", f"numbered/{index}"):
             (root / folder).mkdir(parents=True)
             for number in range(3):
-                picture = np.full((16, 16, 3), index * 23, np.uint8)
-                picture[number, number] += 1
-                Image.fromarray(picture).save(root / folder / f"{number}.png")
+                image = np.full((16, 16, 3), index * 23, np.uint8)
+                image[number, number] += 1
+                Image.fromarray(image).save(root / folder / f"{number}.png")
     return root
 
 
@@ -111,8 +111,8 @@ def test_a_new_classifier_needs_no_order(photos, tmp_path):
 
 
 def test_imagenets_classifier_is_not_called_after_a_thousand_other_classes(tmp_path, monkeypatch):
-    pictures = np.arange(1000, dtype=np.uint16).view(np.uint8).reshape(1000, 1, 2, 1).repeat(3, 3)
-    np.savez(tmp_path / "p.npz", images=pictures, labels=np.arange(1000))
+    images = np.arange(1000, dtype=np.uint16).view(np.uint8).reshape(1000, 1, 2, 1).repeat(3, 3)
+    np.savez(tmp_path / "p.npz", images=images, labels=np.arange(1000))
     config = Npz(source="npz", path=str(tmp_path / "p.npz"))
     thousand = dataset_artifacts({"p": config}, Path(), ["p"])["p"]
 
@@ -260,7 +260,7 @@ def test_model_args_read_no_files(tmp_path, argument):
         create_model("test_vit", 3, model_args={argument: "x"})
 
 
-def test_how_pictures_are_prepared_may_be_laid_over():
+def test_how_images_are_prepared_may_be_laid_over():
     overlay = {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear"}
     built = create_model("test_vit", 3, model_args={"pretrained_cfg_overlay": overlay})
     assert (built.preprocess.mean, built.preprocess.interpolation) == ((0.5, 0.5, 0.5), "bilinear")

@@ -133,7 +133,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 # the stage
 
 
-def test_kept_samples_have_the_teachers_labels_and_the_pools_pictures() -> None:
+def test_kept_samples_have_the_teachers_labels_and_the_pools_images() -> None:
     artifact, pool = guessed(), open_dataset(workbench().made["digits.pool"])
     found = open_dataset(artifact)
     assert found.classes == teacher().io.classes
@@ -203,7 +203,7 @@ def test_calibration_without_labels_is_refused() -> None:
 def test_times_and_confidences_stay_out_of_the_digest() -> None:
     artifact = guessed()
     assert guessed("again", again=True).digest == artifact.digest
-    assert not artifact.manifest.files["guesses.csv"].content
+    assert not artifact.manifest.files["teacher_labels.csv"].content
     assert artifact.manifest.files["labels.npz"].content
 
 
@@ -266,8 +266,8 @@ def test_folders_that_moved_keep_their_labels_and_changed_ones_do_not(tmp_path: 
     moved = written(tmp_path, ("data: digits.pool", "data: photos"), ("path: photos", "path: elsewhere"))
     assert not stale(moved, runs)
     assert len(open_dataset(run(moved, runs)["guessed"])) == done["guessed"].metrics["kept"]
-    with Image.open(tmp_path / "elsewhere" / "0.png") as picture:
-        other = picture.point(lambda value: value ^ 1)  # the same name, hardly another picture, the same label
+    with Image.open(tmp_path / "elsewhere" / "0.png") as image:
+        other = image.point(lambda value: value ^ 1)  # the same name, hardly another image, the same label
     other.save(tmp_path / "elsewhere" / "0.png")
     assert run(moved, runs)["guessed"].digest != done["guessed"].digest
 

@@ -41,7 +41,7 @@ from edgevit.runtimes.parity import sqnr_db
 from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.fit import fit
 from edgevit.training.objectives import Outputs
-from edgevit.training.qat import fake_quantization, quantization_aware
+from edgevit.training.qat import fake_quantization, quantization_aware_setup
 from tests.models.test_folding import with_statistics
 from tests.small_models import VIT, checkpoint, workbench
 
@@ -153,11 +153,11 @@ def test_the_int8_file_computes_what_was_trained(
         "agreement", init=start.id, runtime=runtime, learn_ranges=learn_ranges, learning_rate=1e-3
     )
     context = Context(work=tmp_path)
-    setup, _, floating = quantization_aware(config, inputs, context)
+    setup, _, floating = quantization_aware_setup(config, inputs, context)
     rounding = setup.train(config, context, tmp_path)[0].module
     ranges = TrainedRanges(runtime=runtime, layers=load_trained(rounding, floating.module))
     file = tmp_path / "model.onnx"
-    exported = onnx_from_module(floating.module, start.io, 20, dynamic_batch=True, as_it_is=True)
+    exported = onnx_from_module(floating.module, start.io, 20, dynamic_batch=True, keep_branches=True)
     graph, spec = exported.model, exported.spec
     known = tensor_ranges(ranges, graph, exported.layers, "here").tensors
     made = calibrated(graph, lambda: iter(()), "minmax", runtime, 1, "here", known).quantized()  # none is left over
@@ -248,7 +248,7 @@ def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path) -> No
     def made(folder: Path, killed_at: int | None = None) -> tuple[dict[str, bytes], str]:
         folder.mkdir(exist_ok=True)
         context = Context(work=folder, workers=0)
-        setup, _, floating = quantization_aware(config, inputs, context)
+        setup, _, floating = quantization_aware_setup(config, inputs, context)
 
         def objective(outputs: Outputs, batch: Batch) -> torch.Tensor:
             nonlocal calls

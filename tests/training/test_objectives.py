@@ -19,7 +19,7 @@ from edgevit.configs import (
 )
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training.distillation.feature_projectors import WithFeatures
-from edgevit.training.distillation.teachers import Answer
+from edgevit.training.distillation.teachers import TeacherOutput
 from edgevit.training.loop.batches import Batch
 from edgevit.training.losses import (
     attention_transfer,
@@ -59,7 +59,7 @@ def test_label_smoothing_is_timms() -> None:
 
 
 class FixedLogits(torch.nn.Module):
-    """Gives the same logits for any picture, as one head or two."""
+    """Gives the same logits for any image, as one head or two."""
 
     def __init__(self, *logits: Tensor) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def test_objective_is_timms_token_distillation_task(kind: str, term: Objective) 
     )
     expected = task(torch.zeros(6, 3, 4, 4), torch.tensor(labels))["loss"]
     terms = [CrossEntropy(weight=0.5), term]
-    objective = distillation_objective(terms, lambda batch: Answer(teacher), 5)
+    objective = distillation_objective(terms, lambda batch: TeacherOutput(teacher), 5)
     torch.testing.assert_close(objective(TwoLogits(class_logits, distillation_logits), batch_of(labels)), expected)
 
 
@@ -106,7 +106,7 @@ def test_one_head_learns_all_terms() -> None:
         student, teacher
     )
     torch.testing.assert_close(
-        distillation_objective(terms, lambda batch: Answer(teacher), 5)(student, batch_of(labels)), expected
+        distillation_objective(terms, lambda batch: TeacherOutput(teacher), 5)(student, batch_of(labels)), expected
     )
 
 
@@ -114,7 +114,7 @@ def test_unlabelled_samples_take_only_the_teachers_terms() -> None:
     student, teacher = random_logits(0).requires_grad_(), random_logits(1)
     labels = [0, -1, 2, -1, 1, -1]
     terms = [CrossEntropy()]
-    loss = distillation_objective(terms, lambda batch: Answer(teacher), 5)(student, batch_of(labels))
+    loss = distillation_objective(terms, lambda batch: TeacherOutput(teacher), 5)(student, batch_of(labels))
     torch.testing.assert_close(
         loss,
         torch.nn.functional.cross_entropy(student, torch.tensor(labels), ignore_index=-1).detach(),
@@ -134,7 +134,7 @@ def test_batch_without_any_label_has_no_label_loss() -> None:
     assert student.grad.abs().max() == 0
 
 
-def test_mixed_pictures_have_mixed_targets_and_none_with_an_unlabelled_partner() -> None:
+def test_mixed_images_have_mixed_targets_and_none_with_an_unlabelled_partner() -> None:
     targets, labelled = targets_of(batch_of([0, 1, 2, -1], partners=[1, 0, 3, 2], own_share=0.7), 3)
     torch.testing.assert_close(targets[0], torch.tensor([0.7, 0.3, 0.0]))
     assert labelled.tolist() == [True, True, False, False]
@@ -145,7 +145,7 @@ LABELS = [0, -1, 2, -1, 1, -1]
 
 def value(term: Objective, done: float = 0.0, labels: list[int] = LABELS) -> Tensor:
     student, teacher = random_logits(0), random_logits(1)
-    return distillation_objective([term], lambda batch: Answer(teacher), 5)(student, batch_of(labels, done=done))
+    return distillation_objective([term], lambda batch: TeacherOutput(teacher), 5)(student, batch_of(labels, done=done))
 
 
 @pytest.mark.parametrize(("samples", "rows"), [("labelled", [0, 2, 4]), ("unlabelled", [1, 3, 5])])
@@ -183,7 +183,7 @@ def test_features_are_compared_term_by_term() -> None:
     ]
     logits, labels = random_logits(0).float(), [0, 4, 2, 2, 1, 3]
     outputs = WithFeatures(logits, {1: [vectors[0]], 2: maps[:2]})
-    answer = Answer(None, {1: [vectors[1]], 2: maps[2:]})
+    answer = TeacherOutput(None, {1: [vectors[1]], 2: maps[2:]})
     expected = (
         0.5 * torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
         + 2.0 * feature_distance(vectors[0], vectors[1], "cosine")

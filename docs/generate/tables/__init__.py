@@ -16,7 +16,7 @@ from docs.generate.tables.cells import Table
 MOST_FIGURES = 200  # of a table of all figures
 
 TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
-    "calibration_pictures": compression.calibration_pictures,
+    "calibration_images": compression.calibration_images,
     "cifar10_exercise": whole_path.cifar10_exercise,
     "cifar10_few_shot": few_shot.cifar10_few_shot,
     "cifar10_students": few_shot.cifar10_students,

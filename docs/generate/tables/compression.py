@@ -157,7 +157,7 @@ def zoo(result: Json) -> Iterator[Table]:
     )
 
 
-def calibration_pictures(result: Json) -> Iterator[Table]:
+def calibration_images(result: Json) -> Iterator[Table]:
     yield Table(
         "accuracy",
         ("calibration images", "top-1 in INT8", "contrast", "spread", "one-coloured"),
@@ -166,7 +166,7 @@ def calibration_pictures(result: Json) -> Iterator[Table]:
                 found["calibration"],
                 percent(found["accuracy"]),
                 *(fixed(3)(found[key]) if key in found else NOTHING for key in ("contrast", "spread")),
-                fixed(0, 100, "%")(found["one_coloured"]) if "one_coloured" in found else NOTHING,
+                fixed(0, 100, "%")(found["one_color"]) if "one_color" in found else NOTHING,
             )
             for found in result["accuracy"]
         ),
@@ -180,7 +180,7 @@ def calibration_pictures(result: Json) -> Iterator[Table]:
                 one["drawn"],
                 fixed(3)(one["contrast"]),
                 fixed(3)(one["spread"]),
-                fixed(0, 100, "%")(one["one_coloured"]),
+                fixed(0, 100, "%")(one["one_color"]),
             )
             for name, found in result["sets"].items()
             for one in found

@@ -40,9 +40,9 @@ _INK = 48  # the longer side of the character in this rendering, in pixels
 
 
 def read(config: Glyphs, base: Path) -> Source:
-    """A source whose pictures, gray characters of side `config.size`, are drawn when they are read.
+    """A source whose images, gray characters of side `config.size`, are drawn when they are read.
 
-    A picture is a function of (seed, id): a larger number of samples per class does not change the existing samples.
+    An image is a function of (seed, id): a larger number of samples per class does not change the existing samples.
     """
     counts: dict[Split, int] = {"train": config.samples_per_class, "val": math.ceil(config.samples_per_class / 10)}
     rows = [
@@ -61,7 +61,7 @@ def read(config: Glyphs, base: Path) -> Source:
 
 @dataclass(frozen=True)
 class GlyphImages:
-    """Pictures of characters, each drawn from its id."""
+    """Images of characters, each drawn from its id."""
 
     seed: int
     size: int
@@ -115,7 +115,7 @@ def fonts_with(character: str) -> tuple[str, ...]:
 
 @cache
 def _recipe(seed: int, size: int) -> str:
-    """The sha256 of everything besides its id that determines a picture."""
+    """The sha256 of everything besides its id that determines an image."""
     return sha256_of([GENERATOR_VERSION, seed, size, fonts_digest()])
 
 

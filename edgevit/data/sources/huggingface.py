@@ -54,7 +54,7 @@ def read(config: HuggingFace, base: Path) -> Source:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The column of encoded pictures of a saved Dataset."""
+    """The column of encoded images of a saved Dataset."""
 
     folder: Path
     column: str
@@ -67,7 +67,7 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class ArrowImages:
-    """The pictures of several tables, concatenated; `ends` holds the position after the last row of each table."""
+    """The images of several tables, concatenated; `ends` holds the position after the last row of each table."""
 
     tables: tuple[Rows, ...]
     ends: Indices
@@ -99,7 +99,7 @@ class ArrowImages:
 
 @dataclass(frozen=True, eq=False)
 class StoredRow:
-    """A picture of a table, with the stamp that the table had when it was opened."""
+    """An image of a table, with the stamp that the table had when it was opened."""
 
     rows: Rows
     row: int
@@ -113,10 +113,10 @@ class StoredRow:
         return self.table_stamp
 
     def read(self) -> bytes:
-        picture = self.rows.table[self.row][self.rows.column]
-        if not picture or picture["bytes"] is None:
-            raise ValueError("the data set does not contain the bytes of this picture")
-        content: bytes = picture["bytes"]
+        image = self.rows.table[self.row][self.rows.column]
+        if not image or image["bytes"] is None:
+            raise ValueError("the data set does not contain the bytes of this image")
+        content: bytes = image["bytes"]
         return content
 
 
@@ -181,7 +181,7 @@ def _part(split: Split | None, folder: Path, table: Table, config: HuggingFace) 
     column = _column(config.image_column, _IMAGE_COLUMNS, table, folder, "image_column")
     if not isinstance(table.features[column], ImageFeature):
         got = f"'{column}' is {table.features[column]}"
-        raise DataError("this column does not hold pictures", where=folder, got=got, expected="the feature Image()")
+        raise DataError("this column does not hold images", where=folder, got=got, expected="the feature Image()")
     rows = Rows(folder, column, table.select_columns([column]).cast_column(column, ImageFeature(decode=False)))
     if not config.labelled:
         return _Part(split, rows, None, [])

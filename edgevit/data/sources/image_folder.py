@@ -1,4 +1,4 @@
-"""Pictures in folders that are named after their classes."""
+"""Images in folders that are named after their classes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from edgevit.data.folder_names import GIVE_CLASSES
 from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of
 from edgevit.data.images import NO_TEXT, Image, is_utf8_name, read_image
 from edgevit.data.links import leads_out
-from edgevit.data.preprocess import passed_over_notes, picture_suffixes, pictures_below, printable_path
+from edgevit.data.preprocess import image_suffixes, images_below, passed_over_notes, printable_path
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
 
-IN_NO_CLASS_FOLDER = "pictures outside of class folders"
+IN_NO_CLASS_FOLDER = "images outside of class folders"
 LEADING_OUT = "links that lead out of the folder"
 BESIDE_SPLITS = "files and folders beside the split folders"
 
@@ -33,18 +33,18 @@ PassedOver = dict[str, list[Path]]  # by category
 @dataclass(frozen=True, order=True)
 class _Sample:
     id: str
-    class_folders: tuple[str, ...]  # the folders between the split (or PATH) and the picture
+    class_folders: tuple[str, ...]  # the folders between the split (or PATH) and the image
 
 
 def read(config: ImageFolder, base: Path) -> Source:
-    """List the pictures PATH/{train,val,test}/CLASS/… if there is a training folder, otherwise PATH/CLASS/…
+    """List the images PATH/{train,val,test}/CLASS/… if there is a training folder, otherwise PATH/CLASS/…
 
-    With `classes: none` there are no class folders and no labels: the pictures are those at any depth. Symbolic links
+    With `classes: none` there are no class folders and no labels: the images are those at any depth. Symbolic links
     that lead out of PATH and links to folders are not followed. A note tells the number of passed-over files and the
     first names of each category.
 
     Raises:
-        DataError: PATH is missing, is not a folder, has no pictures in the expected layout, or has two folders of one
+        DataError: PATH is missing, is not a folder, has no images in the expected layout, or has two folders of one
             split; or a folder in it cannot be listed.
     """
     root = absolute_path(config.path, base)
@@ -55,7 +55,7 @@ def read(config: ImageFolder, base: Path) -> Source:
     samples = sorted(_samples(root, split_of_folder, labelled, passed_over))
     notes = list(passed_over_notes(passed_over, root))
     if not samples:
-        raise _no_pictures(root, split_of_folder, labelled, notes)
+        raise _no_images(root, split_of_folder, labelled, notes)
     ids = tuple(sample.id for sample in samples)
     splits = (
         tuple(split_of_folder[sample_id.partition("/")[0]] for sample_id in ids)
@@ -105,7 +105,7 @@ def folder_of_tests(root: Path) -> Path:
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Picture files below `root`, read on demand."""
+    """Image files below `root`, read on demand."""
 
     root: Path
     paths: tuple[str, ...]
@@ -131,15 +131,15 @@ def _check_folder(root: Path) -> None:
     if not root.exists():
         raise DataError("there is no such folder", where=root, next="correct the path")
     if not root.is_dir():
-        raise DataError("this is a file", where=root, expected="a folder of pictures")
+        raise DataError("this is a file", where=root, expected="a folder of images")
 
 
 def _samples(root: Path, splits: Mapping[str, Split], need_class: bool, passed_over: PassedOver) -> Iterator[_Sample]:
-    """The pictures below `root`, or below its split folders. The other files are added to `passed_over`."""
+    """The images below `root`, or below its split folders. The other files are added to `passed_over`."""
     tops = [root / name for name in splits] or [root]
     if splits and (beside := [path for path in root.iterdir() if path.name not in splits]):
         passed_over[BESIDE_SPLITS] = beside
-    for path in (path for top in tops for path in _pictures(top, root, passed_over)):
+    for path in (path for top in tops for path in _images(top, root, passed_over)):
         parts = path.relative_to(root).parts
         class_folders = parts[1 if splits else 0 : -1]
         if class_folders or not need_class:
@@ -148,24 +148,24 @@ def _samples(root: Path, splits: Mapping[str, Split], need_class: bool, passed_o
             passed_over.setdefault(IN_NO_CLASS_FOLDER, []).append(path)
 
 
-def _no_pictures(root: Path, splits: Mapping[str, Split], need_class: bool, notes: list[str]) -> DataError:
+def _no_images(root: Path, splits: Mapping[str, Split], need_class: bool, notes: list[str]) -> DataError:
     layout = f"{'train/' if splits else ''}{'CLASS/' if need_class else ''}NAME"
     return DataError(
-        f"there are no pictures {'in class folders ' if need_class else ''}here",
+        f"there are no images {'in class folders ' if need_class else ''}here",
         where=root,
-        got="; ".join(notes) or "no file with a picture's suffix",
-        expected=f"{layout}, with {' '.join(sorted(picture_suffixes()))}",
+        got="; ".join(notes) or "no file with an image's suffix",
+        expected=f"{layout}, with {' '.join(sorted(image_suffixes()))}",
         next=GIVE_CLASSES if any(IN_NO_CLASS_FOLDER in note for note in notes) else None,
     )
 
 
-def _pictures(top: Path, root: Path, passed_over: PassedOver) -> Iterator[Path]:
-    content = pictures_below(top)
+def _images(top: Path, root: Path, passed_over: PassedOver) -> Iterator[Path]:
+    content = images_below(top)
     for error in content.unreadable:
         _refuse(error)
     for category, files in content.passed_over.items():
         passed_over.setdefault(category, []).extend(files)
-    for path in content.pictures:
+    for path in content.images:
         if path.is_symlink() and leads_out(path, root):
             passed_over.setdefault(LEADING_OUT, []).append(path)
         elif not is_utf8_name(str(path)):

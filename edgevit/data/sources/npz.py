@@ -86,7 +86,7 @@ def _check_size(archive: np.lib.npyio.NpzFile, names: list[str], file: Path) -> 
             where=file,
             got=f"{size_bytes / 2**30:.1f} GiB",
             expected=f"at most {limit_bytes / 2**30:.1f} GiB",
-            next="write the pictures as files or as tar shards, which are read one by one",
+            next="write the images as files or as tar shards, which are read one by one",
         )
 
 

@@ -1,6 +1,6 @@
 """Tar shards in the layout of the webdataset package, read by position and not as a stream.
 
-Nothing is unpacked to disk. The bytes of a picture are contiguous in its shard, so an index of (offset, size) gives
+Nothing is unpacked to disk. The bytes of an image are contiguous in its shard, so an index of (offset, size) gives
 random access, which training needs: its draws depend only on (seed, epoch, view, sample).
 """
 
@@ -25,8 +25,8 @@ from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of,
 from edgevit.data.images import Image, read_image
 from edgevit.data.labels import classes_and_labels
 from edgevit.data.links import refuse_links_out
-from edgevit.data.preprocess import OTHER_TYPES, passed_over_notes, picture_suffixes
-from edgevit.data.shards import Picture, ShardIndex, index_of_shard, refuse_compressed
+from edgevit.data.preprocess import OTHER_TYPES, image_suffixes, passed_over_notes
+from edgevit.data.shards import ImageMember, ShardIndex, index_of_shard, refuse_compressed
 from edgevit.data.splits import split_by_hash, split_named
 from edgevit.errors import DataError
 
@@ -38,42 +38,42 @@ _MOST_BRACES = 20
 
 
 def read(config: WebDataset, base: Path) -> Source:
-    """List the pictures of all shards, with their labels.
+    """List the images of all shards, with their labels.
 
     A sample's id is its key, after the split if shard names tell it ("train/n01440764_10026"). Samples are sorted by
     id. So ids and order do not depend on the distribution of samples over shards. The id contains the name of the shard
     only if the key occurs in several shards of a split.
 
     Raises:
-        DataError: shards are missing, compressed or damaged, or a picture has no label or an invalid label.
+        DataError: shards are missing, compressed or damaged, or an image has no label or an invalid label.
     """
     root, shards, others = _shards(config.path, base)
     splits = _splits_of_shards(root, shards)
     indices = [index_of_shard(shard, stamp_of(shard), config.labelled) for shard in shards]
-    pictures, notes = _pictures([str(shard.relative_to(root)) for shard in shards], indices, splits)
+    members, notes = _images([str(shard.relative_to(root)) for shard in shards], indices, splits)
     notes += passed_over_notes(others, root)
-    if not pictures:
-        expected = f"KEY and one of {' '.join(sorted(picture_suffixes()))}"
-        raise DataError("there are no pictures in these shards", where=root, got="; ".join(notes), expected=expected)
-    ids = tuple(sample_id for sample_id, _, _ in pictures)
+    if not members:
+        expected = f"KEY and one of {' '.join(sorted(image_suffixes()))}"
+        raise DataError("there are no images in these shards", where=root, got="; ".join(notes), expected=expected)
+    ids = tuple(sample_id for sample_id, _, _ in members)
     images = ShardImages(
         shards=tuple(shards),
         ids=ids,
-        shard_of=np.array([shard for _, shard, _ in pictures], np.int64),
-        offsets=np.array([picture.offset for _, _, picture in pictures], np.int64),
-        sizes=np.array([picture.size for _, _, picture in pictures], np.int64),
+        shard_of=np.array([shard for _, shard, _ in members], np.int64),
+        offsets=np.array([member.offset for _, _, member in members], np.int64),
+        sizes=np.array([member.size for _, _, member in members], np.int64),
     )
     sample_splits = split_by_hash(ids, config.splits) if splits is None else tuple(splits[i] for i in images.shard_of)
     if not config.labelled:
         return Source((), ids, None, sample_splits, images, tuple(notes))
-    raw_labels = _raw_labels([(sample_id, picture.label) for sample_id, _, picture in pictures], root)
+    raw_labels = _raw_labels([(sample_id, member.label) for sample_id, _, member in members], root)
     classes, labels = classes_and_labels(raw_labels, _class_names(root), root)
     return Source(classes, ids, labels, sample_splits, images, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)
 class ShardImages:
-    """Pictures within tar files, read on demand. Opening the shard for each picture is cheap beside decoding."""
+    """Images within tar files, read on demand. Opening the shard for each image is cheap beside decoding."""
 
     shards: tuple[Path, ...]
     ids: tuple[str, ...]
@@ -186,25 +186,25 @@ def _split_in(path: Path) -> Split | None:
     return next(filter(None, reversed(list(words))), None)
 
 
-def _pictures(
+def _images(
     names: Sequence[str], indices: Sequence[ShardIndex], splits: Sequence[Split] | None
-) -> tuple[list[tuple[str, int, Picture]], list[str]]:
-    """All pictures as (id, number of the shard, picture), sorted by id; and notes for the user."""
+) -> tuple[list[tuple[str, int, ImageMember]], list[str]]:
+    """All images as (id, number of the shard, image), sorted by id; and notes for the user."""
     passed_over: dict[str, list[str]] = {}
-    samples: list[tuple[str, int, Picture]] = []
+    samples: list[tuple[str, int, ImageMember]] = []
     for number, index in enumerate(indices):
         for category, members in index.passed_over.items():
             passed_over.setdefault(category, []).extend(members)
         split = f"{splits[number]}/" if splits else ""
-        samples += [(split + picture.key, number, picture) for picture in index.pictures]
+        samples += [(split + member.key, number, member) for member in index.images]
     notes = list(passed_over_notes(passed_over))
     counts = Counter(sample_id for sample_id, _, _ in samples)
     if len(counts) < len(samples):
         repeated = sum(count for count in counts.values() if count > 1)
         notes.append(f"{repeated} samples have keys that occur in several shards: the shard's name is part of their id")
         samples = [
-            (f"{names[number]}/{picture.key}" if counts[sample_id] > 1 else sample_id, number, picture)
-            for sample_id, number, picture in samples
+            (f"{names[number]}/{member.key}" if counts[sample_id] > 1 else sample_id, number, member)
+            for sample_id, number, member in samples
         ]
     return sorted(samples, key=lambda sample: sample[0]), notes
 
@@ -214,11 +214,11 @@ def _raw_labels(label_of_id: Sequence[tuple[str, int | str | None]], root: Path)
     if len(labels) < len(label_of_id):
         without = [sample_id for sample_id, label in label_of_id if label is None]
         raise DataError(
-            f"{len(without)} of {len(label_of_id)} pictures have no label",
+            f"{len(without)} of {len(label_of_id)} images have no label",
             where=root,
             got=without[0],
-            expected='KEY.cls, or KEY.json with "label" or "class", beside the picture',
-            next=None if labels else "set labelled: false for pictures without labels",
+            expected='KEY.cls, or KEY.json with "label" or "class", beside the image',
+            next=None if labels else "set labelled: false for images without labels",
         )
     return labels
 

@@ -25,7 +25,7 @@ BISECTIONS = 60
 
 
 @dataclass(frozen=True, eq=False)
-class Guesses:
+class TeacherLabels:
     """What a teacher takes each sample for: labels (n,), indices into its classes, and its confidence (n,)."""
 
     classes: tuple[str, ...]
@@ -59,16 +59,18 @@ def calibrate(teacher: BuiltModel, dataset: Dataset, device: torch.device, progr
     return Calibration(temperature, logits.argmax(-1) == labels, before, after)
 
 
-def guess(
+def teacher_labels(
     teacher: BuiltModel, dataset: Dataset, temperature: float, device: torch.device, progress: Progress
-) -> Guesses:
+) -> TeacherLabels:
     """The teacher's label and confidence for each sample; labels that the data set has itself are not looked at."""
     logits = logits_of(teacher, dataset, device, progress)
     confidence = softmax(logits, temperature).max(-1)
-    return Guesses(teacher.classes, dataset.sample_ids, logits.argmax(-1), confidence)
+    return TeacherLabels(teacher.classes, dataset.sample_ids, logits.argmax(-1), confidence)
 
 
-def surest(guesses: Guesses, threshold: float, balance: bool = False, most_per_class: int | None = None) -> Indices:
+def most_confident(
+    labelled: TeacherLabels, threshold: float, balance: bool = False, most_per_class: int | None = None
+) -> Indices:
     """Positions, in order, of the samples to learn from.
 
     Args:
@@ -80,16 +82,16 @@ def surest(guesses: Guesses, threshold: float, balance: bool = False, most_per_c
     Raises:
         DataError: no confidence reaches the threshold.
     """
-    sure = np.flatnonzero(guesses.confidence >= threshold)
+    sure = np.flatnonzero(labelled.confidence >= threshold)
     if not len(sure):
-        raise _none_is_sure(guesses, threshold)
-    labels = guesses.labels[sure]
-    counts = np.bincount(labels, minlength=len(guesses.classes))
+        raise _no_confident_label(labelled, threshold)
+    labels = labelled.labels[sure]
+    counts = np.bincount(labels, minlength=len(labelled.classes))
     limits = [len(sure) if most_per_class is None else most_per_class]
     if balance:
         present = np.sort(counts[counts > 0])
         limits.append(int(present[(len(present) - 1) // 2]))
-    by_class = np.lexsort((-guesses.confidence[sure], labels))  # the surest of each class first
+    by_class = np.lexsort((-labelled.confidence[sure], labels))  # the surest of each class first
     rank_in_class = np.arange(len(sure)) - (np.cumsum(counts) - counts)[labels[by_class]]
     return np.sort(sure[by_class[rank_in_class < min(limits)]])
 
@@ -137,16 +139,16 @@ def logits_of(teacher: BuiltModel, dataset: Dataset, device: torch.device, progr
     return logits.numpy()
 
 
-def write_guesses(guesses: Guesses, kept: Indices, file: Path) -> None:
-    """Every guess as a line of a CSV file, for people: id, class, confidence, and whether it was kept."""
-    chosen = np.isin(np.arange(len(guesses.labels)), kept)
+def write_teacher_labels(labelled: TeacherLabels, kept: Indices, file: Path) -> None:
+    """Every teacher label as a line of a CSV file, for people: id, class, confidence, and whether it was kept."""
+    chosen = np.isin(np.arange(len(labelled.labels)), kept)
     with file.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
         table.writerow(("sample_id", "class", "confidence", "kept"))
         for sample_id, label, confidence, is_kept in zip(
-            guesses.sample_ids, guesses.labels, guesses.confidence, chosen, strict=True
+            labelled.sample_ids, labelled.labels, labelled.confidence, chosen, strict=True
         ):
-            table.writerow((sample_id, guesses.classes[label], f"{confidence:.4f}", "yes" if is_kept else "no"))
+            table.writerow((sample_id, labelled.classes[label], f"{confidence:.4f}", "yes" if is_kept else "no"))
 
 
 def _calibration_labels(classes: tuple[str, ...], dataset: Dataset) -> Labels:
@@ -162,12 +164,12 @@ def _calibration_labels(classes: tuple[str, ...], dataset: Dataset) -> Labels:
     return labels
 
 
-def _none_is_sure(guesses: Guesses, threshold: float) -> DataError:
-    lower = [(level, int((guesses.confidence >= level).sum())) for level in np.arange(9, 0, -1) / 10]
+def _no_confident_label(labelled: TeacherLabels, threshold: float) -> DataError:
+    lower = [(level, int((labelled.confidence >= level).sum())) for level in np.arange(9, 0, -1) / 10]
     counts = [f"{count} at ≥ {level:g}" for level, count in lower if count and level < threshold]
     return DataError(
-        f"the teacher is sure of none of the {len(guesses.labels)} images",
-        got=f"highest confidence {guesses.confidence.max():.3f}" + (f"; {', '.join(counts[:3])}" if counts else ""),
+        f"the teacher is sure of none of the {len(labelled.labels)} images",
+        got=f"highest confidence {labelled.confidence.max():.3f}" + (f"; {', '.join(counts[:3])}" if counts else ""),
         expected=f"at least {threshold:g}",
         next="lower the threshold, or adapt the teacher to such images first",
     )

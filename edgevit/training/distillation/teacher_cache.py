@@ -17,7 +17,7 @@ from torch import Tensor
 from edgevit.artifacts import Json, sha256_of
 from edgevit.configs import TeacherCache
 from edgevit.errors import ArtifactError
-from edgevit.training.distillation.teachers import Answer, Teacher
+from edgevit.training.distillation.teachers import Teacher, TeacherOutput
 from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import Batch
 
@@ -70,17 +70,17 @@ class CachedTeacher:
         weakref.finalize(self, os.close, self._file)
         self.found, self.computed, self.checked = 0, 0, 0
 
-    def __call__(self, batch: Batch) -> Answer:
+    def __call__(self, batch: Batch) -> TeacherOutput:
         kept = self._read(batch)
         if self._together and processes.summed([float(kept is None)], batch.labels.device) != [0.0]:
             kept = None
         if kept is None:
             self.computed += 1
-            return Answer(self._write(batch, self._live(batch)).to(batch.labels.device))
+            return TeacherOutput(self._write(batch, self._live(batch)).to(batch.labels.device))
         self.found += 1
         if self._check and (self.found == 1 or batch.step % CHECKED_STEPS == 0):
             self._compare(batch, kept)
-        return Answer(kept.to(batch.labels.device))
+        return TeacherOutput(kept.to(batch.labels.device))
 
     def summary(self) -> str:
         """One line for people."""

@@ -16,7 +16,7 @@ from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
 from edgevit.training.distillation.feature_projectors import teacher_taps
 from edgevit.training.distillation.teacher_cache import CachedTeacher
-from edgevit.training.distillation.teachers import Answer, EnsembleTeacher, LiveTeacher, PlainTeacher, Teacher
+from edgevit.training.distillation.teachers import EnsembleTeacher, LiveTeacher, PlainTeacher, Teacher, TeacherOutput
 from edgevit.training.distributed import processes
 from edgevit.training.distributed.sharding import is_asked
 from edgevit.training.loop.batches import Batch, batch_shares
@@ -27,7 +27,7 @@ FEWEST_VIEWS = 3000  # of any training, however short: what a teacher says must 
 DECIDE_ANSWERS = ("torch", "timm", "numpy", "pillow", "onnxruntime")
 
 
-class Teaching:
+class ConfiguredTeacher:
     """Who teaches, as `config` says.
 
     Teachers are opened when they are first needed: not at all where the cache holds every answer.
@@ -68,7 +68,7 @@ class Teaching:
             )
         self._watched = _Watched(self._cache or self._live(), len(classes), context.progress)
 
-    def __call__(self, batch: Batch) -> Answer:
+    def __call__(self, batch: Batch) -> TeacherOutput:
         return self._watched(batch)
 
     @property
@@ -135,7 +135,7 @@ class _Watched:
         self._too_low = max(0.5, 1.5 / num_classes)
         self._right, self._seen, self._judged = 0, 0, False
 
-    def __call__(self, batch: Batch) -> Answer:
+    def __call__(self, batch: Batch) -> TeacherOutput:
         answer = self._teacher(batch)
         if answer.logits is not None:
             if answer.logits.isnan().any():
@@ -163,5 +163,5 @@ class _Watched:
 
 
 def common_canvas(student: Preprocess, teachers: Sequence[Preprocess]) -> Preprocess:
-    """The largest input of all: each model makes its own picture of this one view, and none sees a blown-up one."""
+    """The largest input of all: each model makes its own image of this one view, and none sees a blown-up one."""
     return max([student, *teachers], key=lambda preprocess: preprocess.height * preprocess.width)

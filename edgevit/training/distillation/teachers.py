@@ -26,7 +26,7 @@ from edgevit.training.distributed.sharding import shard_teacher
 from edgevit.training.loop.batches import Batch
 
 
-class Answer(NamedTuple):
+class TeacherOutput(NamedTuple):
     """What a teacher says of a batch.
 
     Attributes:
@@ -38,13 +38,13 @@ class Answer(NamedTuple):
     features: Mapping[int, Sequence[Tensor]] = {}
 
 
-Teacher = Callable[[Batch], Answer]
+Teacher = Callable[[Batch], TeacherOutput]
 
 
 class LiveTeacher:
     """A model that answers for each batch, in eval mode and without gradients, with the student's classes.
 
-    It sees the same canvases as the student, resized and normalised as its own IOSpec says. Its classes are matched
+    It sees the same canvases as the student, resized and normalized as its own IOSpec says. Its classes are matched
     with the student's by name; those that the student lacks are left out.
 
     Args:
@@ -88,7 +88,7 @@ class LiveTeacher:
         return {} if self._taps is None else self._taps.channels
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Answer:
+    def __call__(self, batch: Batch) -> TeacherOutput:
         images = normalize(batch.canvases, self.preprocess)
         features: dict[int, list[Tensor]] = {}
         with autocast(self._device, self._precision):
@@ -99,7 +99,7 @@ class LiveTeacher:
                 assert isinstance(answer, Tensor)
                 logits = answer
         features = {term: [feature_map.float() for feature_map in maps] for term, maps in features.items()}
-        return Answer(None if self._columns is None else logits[:, self._columns].float(), features)
+        return TeacherOutput(None if self._columns is None else logits[:, self._columns].float(), features)
 
 
 class PlainTeacher:
@@ -138,7 +138,7 @@ class PlainTeacher:
                 next="leave teacher_view out, or take another teacher",
             )
         self._terms, self._embeddings = terms, list[Tensor]()
-        with processes.first_before_others(device):
+        with processes.rank_0_first(device):
             frozen = FrozenModel(model, io.preprocess, device, cache)
             for dataset in datasets:
                 with progress.bar(f"show {dataset.name}", len(dataset), "images") as bar:
@@ -151,14 +151,14 @@ class PlainTeacher:
         return {term: [self._embeddings[0].shape[1]] for term in self._terms}
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Answer:
+    def __call__(self, batch: Batch) -> TeacherOutput:
         streams, samples = batch.streams.cpu(), batch.samples.cpu()
         rows = torch.empty(len(streams), self._embeddings[0].shape[1])
         for stream, embeddings in enumerate(self._embeddings):
             rows[streams == stream] = embeddings[samples[streams == stream]]
         rows = rows.to(batch.labels.device)
         logits = None if self._columns is None else self._classifier(rows)[:, self._columns].float()
-        return Answer(logits, {term: [rows] for term in self._terms})
+        return TeacherOutput(logits, {term: [rows] for term in self._terms})
 
 
 class EnsembleTeacher:
@@ -167,14 +167,14 @@ class EnsembleTeacher:
     def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> None:
         self._teachers, self._shares = teachers, [weight / sum(weights) for weight in weights]
 
-    def __call__(self, batch: Batch) -> Answer:
+    def __call__(self, batch: Batch) -> TeacherOutput:
         probabilities = []
         for teacher, share in zip(self._teachers, self._shares, strict=True):
             logits = teacher(batch).logits
             assert logits is not None
             probabilities.append(share * logits.float().softmax(-1))
         tiny = torch.finfo(torch.float32).tiny
-        return Answer(torch.stack(probabilities).sum(0).clamp_min(tiny).log())
+        return TeacherOutput(torch.stack(probabilities).sum(0).clamp_min(tiny).log())
 
 
 def matching_columns(teacher: IOSpec, student_classes: tuple[str, ...]) -> Tensor:

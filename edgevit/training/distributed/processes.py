@@ -164,13 +164,13 @@ def summed(values: list[float], device: torch.device) -> list[float]:
     return [float(value) for value in total]
 
 
-def of_first(values: list[float], device: torch.device) -> list[float]:
+def from_rank_0(values: list[float], device: torch.device) -> list[float]:
     """Rank 0's values. All ranks have to call it."""
     return summed(values if rank() == 0 else [0.0] * len(values), device)
 
 
 @contextmanager
-def first_before_others(device: torch.device) -> Iterator[None]:
+def rank_0_first(device: torch.device) -> Iterator[None]:
     """A block that rank 0 is done with before the others enter it, to find what it has kept. All ranks enter it."""
     if rank():
         summed([0.0], device)

@@ -74,15 +74,15 @@ def shard_teacher(model: nn.Module, device: torch.device) -> None:
             register_fsdp_forward_method(inner, name)
 
 
-def whole(state: Any, keep: bool = True) -> Any:
+def gathered(state: Any, keep: bool = True) -> Any:
     """A nested state in which tensors in parts are whole, on the CPU, or None where not to `keep`; the rest as it is.
 
     All ranks call it.
     """
     if isinstance(state, Mapping):
-        return {name: whole(value, keep) for name, value in state.items()}
+        return {name: gathered(value, keep) for name, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return [whole(value, keep) for value in state]
+        return [gathered(value, keep) for value in state]
     if not isinstance(state, DTensor):
         return state
     together = state.full_tensor()
@@ -98,7 +98,7 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """The same for an optimiser, whose tensors are shaped as their parameters are."""
+    """The same for an optimizer, whose tensors are shaped as their parameters are."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own = {
         index: {name: _part_of(value, parameters[index]) for name, value in kept.items()}

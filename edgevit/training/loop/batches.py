@@ -41,12 +41,12 @@ class Batch(NamedTuple):
     """Views of samples from one or more streams.
 
     Attributes:
-        canvases: (N, H, W, 3), uint8, or float32 in 0..255 where pictures were mixed.
+        canvases: (N, H, W, 3), uint8, or float32 in 0..255 where images were mixed.
         labels: (N,) int64; UNLABELLED where there is none.
         streams: (N,) int64, the stream that each sample comes from.
         samples: (N,) int64, its index in that stream's data set.
-        partners: (N,) int64, the row of the picture that it was mixed with; its own where unmixed.
-        partner_labels: (N,) int64, that picture's label.
+        partners: (N,) int64, the row of the image that it was mixed with; its own where unmixed.
+        partner_labels: (N,) int64, that image's label.
         own_share: (N,) float32, the share of itself in the mixture; 1 where unmixed.
         rows: (N,) int64, its place in the whole batch.
         step: the batch's number, from 0.
@@ -68,12 +68,12 @@ class Batch(NamedTuple):
 
     @property
     def main_labels(self) -> Tensor:
-        """(N,) int64: the label of the picture that has the larger share; UNLABELLED where it has none."""
+        """(N,) int64: the label of the image that has the larger share; UNLABELLED where it has none."""
         return torch.where(self.own_share >= 0.5, self.labels, self.partner_labels)
 
     @property
     def labelled(self) -> Tensor:
-        """(N,) bool: which samples have a label; a picture mixed with an unlabelled one has none."""
+        """(N,) bool: which samples have a label; an image mixed with an unlabelled one has none."""
         return (self.labels >= 0) & (self.partner_labels >= 0)
 
     @property
@@ -116,7 +116,7 @@ class Batches(TorchDataset[Batch]):
     several times, each time in a view of its own, and a pass takes that many epochs.
 
     Where `parts` processes share a training, number `part` makes `Batch.part(part, parts)` of each batch: the views of
-    these rows alone, and of the pictures that they are mixed with.
+    these rows alone, and of the images that they are mixed with.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class Batches(TorchDataset[Batch]):
         return epoch_order(self.seed, its_pass, stream, len(self.streams[stream].dataset))
 
     def _mixture(self, step: int, streams: Tensor) -> _Mixture | None:
-        """How the pictures of a batch are mixed, if they are."""
+        """How the images of a batch are mixed, if they are."""
         if self.augmentation is None or not self.augmentation.mixes:
             return None
         rng = np.random.default_rng(seed_of(self.seed, "mix", step))
@@ -284,7 +284,7 @@ class _Made(TorchDataset[Batch | EdgevitError]):
 
 
 @contextmanager
-def naming_dead_workers(workers: int) -> Iterator[None]:
+def worker_death_as_data_error(workers: int) -> Iterator[None]:
     """Within it, the death of a process that loads images is a DataError.
 
     torch raises at the death wherever the main process is, in the middle of a step too; or the main process reads what
@@ -358,7 +358,7 @@ def seed_of(*parts: object) -> int:
 
 
 def _partners(streams: Indices, rng: np.random.Generator) -> Tensor:
-    """A random partner for each place in the batch, from the same stream: labelled pictures keep a label."""
+    """A random partner for each place in the batch, from the same stream: labelled images keep a label."""
     partners = np.arange(len(streams))
     for stream in np.unique(streams):
         places = np.flatnonzero(streams == stream)
@@ -367,7 +367,7 @@ def _partners(streams: Indices, rng: np.random.Generator) -> Tensor:
 
 
 def _box(height: int, width: int, area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A box of about this share of the area, its centre anywhere (Yun et al. 2019): top, bottom, left, right."""
+    """A box of about this share of the area, its center anywhere (Yun et al. 2019): top, bottom, left, right."""
     tall, wide = height * area**0.5, width * area**0.5
     y, x = rng.uniform(0, height), rng.uniform(0, width)
     top, bottom = np.clip([round(y - tall / 2), round(y + tall / 2)], 0, height)

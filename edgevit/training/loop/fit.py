@@ -27,7 +27,7 @@ from edgevit.inference.precision import autocast
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training.distillation.feature_projectors import WithFeatures, without_projectors
 from edgevit.training.distributed import processes, sharding
-from edgevit.training.loop.batches import Batch, Batches, TrainingStream, naming_dead_workers, seed_of
+from edgevit.training.loop.batches import Batch, Batches, TrainingStream, seed_of, worker_death_as_data_error
 from edgevit.training.loop.event_files import EventFile
 from edgevit.training.loop.optimization import checkpoint_gradients, freeze, optimizer_for, scheduler_for
 from edgevit.training.loop.training_state import State, TrainingState
@@ -54,13 +54,13 @@ def fit(
 ) -> tuple[nn.Module, float | None]:
     """Train `model`, which is used up.
 
-    The batch of a step, its dropout and its learning rate are functions of (seed, step), so that weights, optimiser,
+    The batch of a step, its dropout and its learning rate are functions of (seed, step), so that weights, optimizer,
     moving average and the number of steps are all that has to survive a kill; they are kept in `context.work`.
 
     On several ranks (see `on_ranks`), all of which call this, each computes its rows of every batch; gradients and the
     loss are those of the whole batch but for rounding. Dropout and the like draw otherwise than on one rank, and batch
-    normalisation sees a rank's rows; its running statistics are rank 0's. Rank 0 alone validates, logs and saves. With
-    `context.shard` no rank holds all weights: these, their gradients and the optimiser's state are shared out, and all
+    normalization sees a rank's rows; its running statistics are rank 0's. Rank 0 alone validates, logs and saves. With
+    `context.shard` no rank holds all weights: these, their gradients and the optimizer's state are shared out, and all
     ranks validate.
 
     Args:
@@ -96,7 +96,7 @@ def fit(
         processes.count(),
     )
     run = _Run(model, objective, batches, config, context, preprocess, val, scheduler)
-    with naming_dead_workers(context.workers):
+    with worker_death_as_data_error(context.workers):
         run.train(save_every_s)
     if run.is_first:
         (out / METRICS).write_text(run.log.text(), encoding="utf-8")
@@ -162,7 +162,7 @@ class _Run:
         """What was trained, whole. All ranks have to call it."""
         if self.unsharded is None:
             return self.trained
-        self.unsharded.load_state_dict(sharding.whole(self.trained.state_dict()))
+        self.unsharded.load_state_dict(sharding.gathered(self.trained.state_dict()))
         return self.unsharded
 
     def _place(self, module: nn.Module) -> None:
@@ -299,7 +299,9 @@ class _Run:
 
     def _saves(self, is_due: bool) -> bool:
         """Whether this rank saves now: rank 0 by its clock, with all others where each holds a part of the weights."""
-        return processes.of_first([float(is_due)], self.device) == [1.0] if self.sharded else self.is_first and is_due
+        return (
+            processes.from_rank_0([float(is_due)], self.device) == [1.0] if self.sharded else self.is_first and is_due
+        )
 
     def _too_large(self, batch: Batch, parts: int) -> TrainingError:
         if self.sharded:  # the other ranks wait in the middle of their pass: nothing can be tried
@@ -321,7 +323,7 @@ class _Run:
 
     def _too_small(self, batch: Batch, parts: int) -> TrainingError:
         return TrainingError(
-            "batch normalisation needs two images at once",
+            "batch normalization needs two images at once",
             where=self._where(self.step + 1),
             got=f"{len(batch.labels)} images in {parts} parts",
             next="a larger batch_size, or less accumulation" + (" or fewer ranks" if processes.count() > 1 else ""),
@@ -329,7 +331,7 @@ class _Run:
 
     def _fitting_parts(self, batch: Batch, parts: int) -> int | None:
         """The smallest doubling of `parts` with which the batch can be computed, by trying one part."""
-        while len(batch.labels) >= 4 * parts:  # batch normalisation needs two images at once
+        while len(batch.labels) >= 4 * parts:  # batch normalization needs two images at once
             parts *= 2
             self.optimizer.zero_grad()
             if self.device.type == "cuda":
@@ -367,7 +369,7 @@ class _Run:
             "val_top1": self.val_top1,
             "rows": self.log.rows,
             "scaler": self.scaler.state_dict(),
-            **sharding.whole(learned, keep=self.is_first),
+            **sharding.gathered(learned, keep=self.is_first),
         }
         if self.is_first:
             self.saved.save(self.step, state)

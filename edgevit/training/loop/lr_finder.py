@@ -23,7 +23,7 @@ from edgevit.training.loop.fit import fit
 from edgevit.training.loop.setup import TrainingSetup
 from edgevit.training.objectives import ObjectiveFunction, Outputs
 
-# fastai's, but for two: a start at 1e-6, from where no optimiser learns yet, leaves more steps for the rates that
+# fastai's, but for two: a start at 1e-6, from where no optimizer learns yet, leaves more steps for the rates that
 # matter; and its smoothing of 0.98 would show a loss half the test late.
 LOWEST, HIGHEST, STEPS, DIVERGED = 1e-6, 10.0, 100, 4.0
 SMOOTHING = 0.9
@@ -75,7 +75,7 @@ def range_test(
 ) -> RangeTest:
     """Train with a learning rate that rises exponentially, until the loss diverges (Smith 2017).
 
-    The steps are those of `fit`, with the stage's own optimiser, batches and precision; the model is used up, and
+    The steps are those of `fit`, with the stage's own optimizer, batches and precision; the model is used up, and
     nothing is kept on disk.
 
     Raises:

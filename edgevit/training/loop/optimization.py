@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule, freezing and gradient checkpointing, all timm's."""
+"""Optimizer, learning-rate schedule, freezing and gradient checkpointing, all timm's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECOND_ORDER = ("adahessian",)
 
 
 def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
-    """timm's optimiser of this name over all that is not frozen.
+    """timm's optimizer of this name over all that is not frozen.
 
     Norms, biases and what the model names (position embeddings, tokens) have no weight decay. With `layer_decay`, each
     layer's rate is that factor times the rate of the layer after it (Bao et al. 2022, BEiT).
@@ -29,11 +29,11 @@ def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
     Projectors have no weight decay.
 
     Raises:
-        RecipeError: timm has no optimiser of this name, or cannot make it here.
+        RecipeError: timm has no optimizer of this name, or cannot make it here.
     """
     if config.optimizer in SECOND_ORDER:
         raise RecipeError(
-            "this optimiser needs second derivatives, which training does not compute",
+            "this optimizer needs second derivatives, which training does not compute",
             got=config.optimizer,
             expected="a first-order one, such as adamw",
         )
@@ -48,10 +48,10 @@ def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
     except (ValueError, AssertionError, ImportError) as error:
         if config.optimizer in map(str, list_optimizers()):
             raise RecipeError(
-                f"timm cannot make this optimiser here: {error}", got=config.optimizer, expected="adamw, or its package"
+                f"timm cannot make this optimizer here: {error}", got=config.optimizer, expected="adamw, or its package"
             ) from None
         raise RecipeError(
-            "timm has no such optimiser",
+            "timm has no such optimizer",
             got=config.optimizer,
             expected="a name such as adamw, sgd, lamb or lion",
             next=did_you_mean(config.optimizer, map(str, list_optimizers())),
@@ -115,7 +115,7 @@ def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
 
     Layers are counted as timm groups them for layer decay: the stem, then each block, then the classifier. Where it
     names nothing, the model stays as it is: parameters may be frozen already. Modules are kept in eval mode if all of
-    their parameters are frozen; batch normalisation, whose running statistics then stay as they are, if any is.
+    their parameters are frozen; batch normalization, whose running statistics then stay as they are, if any is.
 
     Raises:
         RecipeError: nothing would be left to train.

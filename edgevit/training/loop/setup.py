@@ -17,7 +17,7 @@ from edgevit.data.labels import labels_among
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
 from edgevit.training.distillation.feature_projectors import with_projectors
-from edgevit.training.distillation.teacher_from_config import Teaching, common_canvas
+from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher, common_canvas
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.streams import distillation_streams, labelled_stream, student_classes, validation_set
@@ -61,7 +61,7 @@ class TrainingSetup:
         return self.start._replace(module=trained), val_top1
 
 
-def supervised(config: Train, inputs: Mapping[str, Artifact]) -> TrainingSetup:
+def supervised_setup(config: Train, inputs: Mapping[str, Artifact]) -> TrainingSetup:
     """Training on labelled images."""
     data = open_dataset(inputs["data"])
     start = starting_model(
@@ -83,7 +83,9 @@ def supervised(config: Train, inputs: Mapping[str, Artifact]) -> TrainingSetup:
     )
 
 
-def distillation(config: Distill, inputs: Mapping[str, Artifact], context: Context) -> tuple[TrainingSetup, Teaching]:
+def distillation_setup(
+    config: Distill, inputs: Mapping[str, Artifact], context: Context
+) -> tuple[TrainingSetup, ConfiguredTeacher]:
     """Training to agree with teachers; and these teachers."""
     datasets = opened_streams(config, inputs)
     classes = student_classes(datasets, _teachers(config, inputs)[0].io.classes, config.objectives)
@@ -108,7 +110,7 @@ def taught(
     config: Distillation,
     inputs: Mapping[str, Artifact],
     context: Context,
-) -> tuple[TrainingSetup, Teaching]:
+) -> tuple[TrainingSetup, ConfiguredTeacher]:
     """The same for a student that is made already, on its opened streams."""
     teachers = _teachers(config, inputs)
     data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
@@ -116,7 +118,9 @@ def taught(
     streams = distillation_streams(datasets, shares, classes, config.objectives)
     looking = teachers if config.teacher_view == "same" else []
     canvas = common_canvas(start.preprocess, [teacher.io.preprocess for teacher in looking])
-    teaching = Teaching(config, teachers, data, [stream.dataset for stream in streams], classes, canvas, context)
+    teaching = ConfiguredTeacher(
+        config, teachers, data, [stream.dataset for stream in streams], classes, canvas, context
+    )
     setup = TrainingSetup(
         start=start,
         model=with_projectors(start, config.objectives, teaching.channels, config.seed),

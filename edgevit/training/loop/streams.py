@@ -50,7 +50,7 @@ def distillation_streams(
 ) -> list[TrainingStream]:
     """The streams of a distillation. Labels are matched with the student's classes by name.
 
-    A data set with a class that the student lacks lends its pictures alone. So do all of them where no term reads
+    A data set with a class that the student lacks lends its images alone. So do all of them where no term reads
     labels: the accuracy of a classifier that learns nothing is not worth showing.
 
     Raises:

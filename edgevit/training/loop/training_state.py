@@ -42,12 +42,12 @@ class TrainingState:
 
     def save(self, step: int, state: State) -> None:
         """Write a state in one step. The state before it is kept, unless that is damaged."""
-        serialised = io.BytesIO()
-        torch.save(state, serialised)
+        serialized = io.BytesIO()
+        torch.save(state, serialized)
         new = self.last.with_name(f"{LAST}.new")
         if self._last_is_good:  # the disk never holds three
             self._previous.unlink(missing_ok=True)
-        write_sealed(new, self._owner, step.to_bytes(_STEP_BYTES, "big"), serialised.getbuffer())
+        write_sealed(new, self._owner, step.to_bytes(_STEP_BYTES, "big"), serialized.getbuffer())
         if self._last_is_good:
             os.replace(self.last, self._previous)
         os.replace(new, self.last)

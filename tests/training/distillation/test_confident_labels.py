@@ -1,4 +1,4 @@
-"""Temperature scaling against scipy, and which of a teacher's guesses are kept."""
+"""Temperature scaling against scipy, and which of a teacher's teacher_labels are kept."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import BuiltModel
 from edgevit.progress import SilentProgress
 from edgevit.training.distillation.confident_labels import (
-    Guesses,
+    TeacherLabels,
     calibrate,
     fitted_temperature,
-    guess,
+    most_confident,
     softmax,
-    surest,
-    write_guesses,
+    teacher_labels,
+    write_teacher_labels,
 )
 from tests.learning import blobs, tiny_vit
 
@@ -40,9 +40,9 @@ def noisy_logits(scale: float, n: int = 300, classes: int = 5, seed: int = 0) ->
     return honest * scale, labels
 
 
-def guesses(confidence: list[float], labels: list[int], classes: int = 3) -> Guesses:
+def labels_with(confidence: list[float], labels: list[int], classes: int = 3) -> TeacherLabels:
     ids = tuple(f"{index:03d}.png" for index in range(len(labels)))
-    return Guesses(tuple("abcdefgh"[:classes]), ids, np.array(labels, np.int64), np.array(confidence))
+    return TeacherLabels(tuple("abcdefgh"[:classes]), ids, np.array(labels, np.int64), np.array(confidence))
 
 
 def checkpoint(classes: tuple[str, ...] = ("a", "b", "c")) -> BuiltModel:
@@ -97,11 +97,11 @@ def test_temperature_never_changes_the_label(temperature: float, seed: int) -> N
 
 def test_guesses_are_the_teachers_answers_whatever_labels_the_data_has() -> None:
     teacher, data = checkpoint(), blobs(per_class=40)  # more than one batch
-    found = guess(teacher, data, 2.0, CPU, SILENT)
+    found = teacher_labels(teacher, data, 2.0, CPU, SILENT)
     expected = outputs_of(teacher.module, data, teacher.preprocess, CPU).double()
     assert found.labels.tolist() == expected.argmax(-1).tolist()
     assert found.confidence == pytest.approx((expected / 2).softmax(-1).amax(-1).numpy(), abs=1e-6)
-    unlabelled = guess(teacher, blobs(per_class=40, labelled=False), 2.0, CPU, SILENT)
+    unlabelled = teacher_labels(teacher, blobs(per_class=40, labelled=False), 2.0, CPU, SILENT)
     assert np.array_equal(found.labels, unlabelled.labels)
 
 
@@ -131,7 +131,7 @@ def test_a_teacher_that_answers_nan_is_refused() -> None:
     with torch.no_grad():
         next(teacher.module.parameters()).fill_(float("nan"))
     with pytest.raises(DataError, match="no finite numbers"):
-        guess(teacher, blobs(), 1.0, CPU, SILENT)
+        teacher_labels(teacher, blobs(), 1.0, CPU, SILENT)
 
 
 # choosing
@@ -147,12 +147,12 @@ def test_a_teacher_that_answers_nan_is_refused() -> None:
 def test_the_surest_are_kept(
     samples: list[tuple[float, int]], threshold: float, balance: bool, most: int | None
 ) -> None:
-    found = guesses([confidence for confidence, _ in samples], [label for _, label in samples], 5)
+    found = labels_with([confidence for confidence, _ in samples], [label for _, label in samples], 5)
     if not (found.confidence >= threshold).any():
         with pytest.raises(DataError, match="sure of none"):
-            surest(found, threshold, balance, most)
+            most_confident(found, threshold, balance, most)
         return
-    kept = surest(found, threshold, balance, most)
+    kept = most_confident(found, threshold, balance, most)
     assert kept.tolist() == sorted(set(kept.tolist()))
     assert (found.confidence[kept] >= threshold).all()
     eligible = [sorted(c for c, one in samples if one == label and c >= threshold) for label in range(5)]
@@ -163,26 +163,26 @@ def test_the_surest_are_kept(
 
 
 def test_balance_holds_each_class_to_the_median_one() -> None:
-    found = guesses([0.9] * 10 + [0.95] * 4 + [0.99] * 2, [0] * 10 + [1] * 4 + [2] * 2, classes=4)
-    assert np.bincount(found.labels[surest(found, 0.8, balance=True)], minlength=4).tolist() == [4, 4, 2, 0]
-    assert np.bincount(found.labels[surest(found, 0.8, True, most_per_class=3)]).tolist() == [3, 3, 2]
+    found = labels_with([0.9] * 10 + [0.95] * 4 + [0.99] * 2, [0] * 10 + [1] * 4 + [2] * 2, classes=4)
+    assert np.bincount(found.labels[most_confident(found, 0.8, balance=True)], minlength=4).tolist() == [4, 4, 2, 0]
+    assert np.bincount(found.labels[most_confident(found, 0.8, True, most_per_class=3)]).tolist() == [3, 3, 2]
 
 
 def test_equal_confidence_keeps_the_first() -> None:
-    assert surest(guesses([0.9] * 6, [0, 1] * 3), 0.8, most_per_class=2).tolist() == [0, 1, 2, 3]
+    assert most_confident(labels_with([0.9] * 6, [0, 1] * 3), 0.8, most_per_class=2).tolist() == [0, 1, 2, 3]
 
 
 def test_too_high_a_threshold_says_what_lower_ones_would_keep() -> None:
     with pytest.raises(DataError) as caught:
-        surest(guesses([0.3, 0.55, 0.62, 0.31], [0, 1, 2, 0]), 0.8)
+        most_confident(labels_with([0.3, 0.55, 0.62, 0.31], [0, 1, 2, 0]), 0.8)
     assert "sure of none of the 4 images" in str(caught.value)
     assert "highest confidence 0.620; 1 at ≥ 0.6, 2 at ≥ 0.5, 2 at ≥ 0.4" in str(caught.value)
 
 
 def test_every_guess_can_be_read_in_a_table(tmp_path: Path) -> None:
-    found = guesses([0.91234, 0.2], [1, 0])
-    write_guesses(found, np.array([0]), tmp_path / "guesses.csv")
-    with (tmp_path / "guesses.csv").open(encoding="utf-8", newline="") as stream:
+    found = labels_with([0.91234, 0.2], [1, 0])
+    write_teacher_labels(found, np.array([0]), tmp_path / "teacher_labels.csv")
+    with (tmp_path / "teacher_labels.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert rows == [
         {"sample_id": "000.png", "class": "b", "confidence": "0.9123", "kept": "yes"},

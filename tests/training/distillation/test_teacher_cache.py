@@ -15,7 +15,7 @@ from torch import Tensor
 from edgevit.configs import Augmentation, TeacherCache
 from edgevit.errors import ArtifactError
 from edgevit.training.distillation.teacher_cache import CachedTeacher
-from edgevit.training.distillation.teachers import Answer
+from edgevit.training.distillation.teachers import TeacherOutput
 from edgevit.training.loop.batches import Batch, Batches, TrainingStream
 from tests.learning import blobs, tiny_vit
 
@@ -29,9 +29,9 @@ class CountingTeacher:
     def __init__(self, shift: float = 0.0) -> None:
         self.calls, self.shift = 0, shift
 
-    def __call__(self, batch: Batch) -> Answer:
+    def __call__(self, batch: Batch) -> TeacherOutput:
         self.calls += 1
-        return Answer(self.of(batch))
+        return TeacherOutput(self.of(batch))
 
     def of(self, batch: Batch) -> Tensor:
         means = batch.canvases.float().mean((1, 2, 3))[:, None]

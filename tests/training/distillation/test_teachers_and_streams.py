@@ -1,4 +1,4 @@
-"""Teachers that differ from their student in size, normalisation and classes; data sets that fit together."""
+"""Teachers that differ from their student in size, normalization and classes; data sets that fit together."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from edgevit.data.transforms import normalize
 from edgevit.errors import RecipeError, TrainingError
 from edgevit.models import create_model
 from edgevit.progress import SilentProgress
-from edgevit.training.distillation.teacher_from_config import Teaching
+from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher
 from edgevit.training.distillation.teachers import LiveTeacher, PlainTeacher, matching_columns
 from edgevit.training.loop.batches import Batches, TrainingStream
 from edgevit.training.loop.streams import distillation_streams, labelled_stream, student_classes, validation_set
 from tests.learning import TINY_VIT, blobs, published_checkpoint, tiny_token_vit, tiny_vit
 
 
-def test_teacher_sees_the_students_canvas_in_its_own_size_and_normalisation() -> None:
+def test_teacher_sees_the_students_canvas_in_its_own_size_and_normalization() -> None:
     built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT)
     preprocess = Preprocess(height=32, width=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     teacher = LiveTeacher(
@@ -102,7 +102,7 @@ def test_labels_count_only_where_classes_are_the_students() -> None:
     assert student_classes([pool], ("x", "y"), [HardDistillation()]) == ("x", "y")
 
 
-def test_a_foreign_data_set_with_labels_in_first_place_lends_its_pictures_alone() -> None:
+def test_a_foreign_data_set_with_labels_in_first_place_lends_its_images_alone() -> None:
     elsewhere, support = blobs("o", classes=4), blobs("s")
     known = ("a", "b", "c")
     both: list[Objective] = [SoftDistillation(), FeatureDistillation(), CrossEntropy()]
@@ -178,4 +178,4 @@ def test_a_teacher_that_answers_no_numbers_is_named_before_it_teaches(tmp_path: 
     given: Any = ([artifact], [], [pool], ("a", "b", "c"), built.preprocess, Context(work=tmp_path))
     batch = Batches([TrainingStream(pool, 1.0, labelled=False)], built.preprocess, None, 4, 1, seed=0)[0]
     with pytest.raises(TrainingError, match="the teacher's answers are no numbers"):
-        Teaching(config, *given)(batch)
+        ConfiguredTeacher(config, *given)(batch)

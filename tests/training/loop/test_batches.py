@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgevit.configs import Augmentation
 from edgevit.errors import DataError, RecipeError
-from edgevit.training.loop.batches import Batch, Batches, TrainingStream, batch_shares, naming_dead_workers
+from edgevit.training.loop.batches import Batch, Batches, TrainingStream, batch_shares, worker_death_as_data_error
 from tests.learning import blobs, tiny_vit
 
 CANVAS = tiny_vit().preprocess
@@ -168,7 +168,7 @@ def test_batch_says_how_much_of_the_training_is_behind() -> None:
 
 
 class DyingImages:
-    """Pictures whose process is killed while it reads them, as the kernel does when memory runs out."""
+    """Images whose process is killed while it reads them, as the kernel does when memory runs out."""
 
     def content(self, index: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -177,7 +177,7 @@ class DyingImages:
 def test_killed_loader_process_is_an_error_that_says_so() -> None:
     dataset = replace(blobs(), images=DyingImages())  # type: ignore[arg-type]
     dying = Batches([TrainingStream(dataset)], CANVAS, None, 4, 1, seed=0)
-    with pytest.raises(DataError, match="a process that loads images died") as caught, naming_dead_workers(1):
+    with pytest.raises(DataError, match="a process that loads images died") as caught, worker_death_as_data_error(1):
         list(dying.load(0, workers=1))
     assert "--workers" in str(caught.value.next)
 
@@ -194,7 +194,7 @@ def test_killed_loader_process_is_an_error_that_says_so() -> None:
     ids=repr,
 )
 def test_each_sign_of_a_dead_worker_is_known(error: Exception) -> None:
-    with pytest.raises(DataError, match="a process that loads images died"), naming_dead_workers(1):
+    with pytest.raises(DataError, match="a process that loads images died"), worker_death_as_data_error(1):
         raise error
 
 
@@ -209,7 +209,7 @@ def test_each_sign_of_a_dead_worker_is_known(error: Exception) -> None:
     ids=repr,
 )
 def test_other_errors_stay_as_they_are(workers: int, error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, naming_dead_workers(workers):
+    with pytest.raises(type(error)) as caught, worker_death_as_data_error(workers):
         raise error
     assert caught.value is error
 

@@ -510,7 +510,7 @@ class OneChannelNorm(nn.Module):
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (4, 4), (3, 2)])
 def test_one_image_at_a_time_through_batch_norm_is_answered(tmp_path: Path, batch_size: int, accumulation: int) -> None:
-    with pytest.raises(TrainingError, match="batch normalisation needs two images at once"):
+    with pytest.raises(TrainingError, match="batch normalization needs two images at once"):
         trained(tmp_path, model=OneChannelNorm(), batch_size=batch_size, accumulation=accumulation)
 
 

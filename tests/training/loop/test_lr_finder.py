@@ -68,7 +68,7 @@ def test_suggestion_lies_below_where_a_quadratic_diverges(curvature: float) -> N
     assert limit / 50 < found.suggestion < limit / 2
 
 
-def test_losses_are_those_of_torchs_own_optimiser_at_these_rates() -> None:
+def test_losses_are_those_of_torchs_own_optimizer_at_these_rates() -> None:
     found = on_quadratic(3.0, lowest=1e-3, highest=1e-1, steps=30)
     ratios = [right / left for left, right in pairwise(found.learning_rates)]
     assert ratios == pytest.approx([100 ** (1 / 29)] * 29)

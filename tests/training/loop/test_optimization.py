@@ -129,12 +129,12 @@ def test_model_without_a_grouping_of_its_own_is_frozen_too() -> None:
     assert model.head.weight.requires_grad
 
 
-def test_optimiser_that_needs_second_derivatives_is_refused() -> None:
+def test_optimizer_that_needs_second_derivatives_is_refused() -> None:
     with pytest.raises(RecipeError, match="second derivatives"):
         optimizer_for(tiny_vit().module, train_config(optimizer="adahessian"))
 
 
-def test_unknown_optimiser_is_named() -> None:
+def test_unknown_optimizer_is_named() -> None:
     with pytest.raises(RecipeError) as caught:
         optimizer_for(tiny_vit().module, train_config(optimizer="adamv"))
     assert "adam" in str(caught.value.next)

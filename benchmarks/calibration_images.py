@@ -1,9 +1,9 @@
-"""What do calibration pictures have to show? Statistics of real sets, and INT8 accuracy by the contrast of pictures.
+"""What do calibration images have to show? Statistics of real sets, and INT8 accuracy by the contrast of images.
 
-    python -m benchmarks.calibration_pictures ../shared/data
+    python -m benchmarks.calibration_images ../shared/data
 
-`edgevit.data.image_statistics` takes its thresholds from here. Sets are drawn at random (8, 32 and 100 pictures) and
-from one class. The model is a CIFAR-10 ResNet-20, quantized for ONNX Runtime on 64 pictures (minmax), tested on 1,000
+`edgevit.data.image_statistics` takes its thresholds from here. Sets are drawn at random (8, 32 and 100 images) and
+from one class. The model is a CIFAR-10 ResNet-20, quantized for ONNX Runtime on 64 images (minmax), tested on 1,000
 others.
 """
 
@@ -31,35 +31,35 @@ from edgevit.exporting import onnx_from_module
 from edgevit.quantization import calibrated
 from edgevit.runtimes.base import preprocessed
 
-Pictures = NDArray[Any]
+Images = NDArray[Any]
 DRAWN, CALIBRATION, TESTED = (8, 32, 100), 64, 1000
 CONTRASTS = (0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 RULE = Preprocess(height=32, width=32, crop_pct=1.0, mean=CONFIG["mean"], std=CONFIG["std"])
 
 
 def main(data: Path) -> None:
-    pictures, labels = cifar10(data)
-    publish("calibration_pictures", {"sets": statistics(data), "accuracy": list(accuracies(data, pictures, labels))})
+    images, labels = cifar10(data)
+    publish("calibration_images", {"sets": statistics(data), "accuracy": list(accuracies(data, images, labels))})
 
 
 def statistics(data: Path) -> dict[str, list[dict[str, Any]]]:
-    """Surveys of pictures drawn from each set at random, and of one class each."""
+    """Surveys of images drawn from each set at random, and of one class each."""
     generator = np.random.default_rng(0)
     found: dict[str, list[dict[str, Any]]] = {}
-    for name, (pictures, labels) in sets(data).items():
-        draws = {f"{count} drawn": generator.permutation(len(pictures))[:count].tolist() for count in DRAWN}
+    for name, (images, labels) in sets(data).items():
+        draws = {f"{count} drawn": generator.permutation(len(images))[:count].tolist() for count in DRAWN}
         if labels is not None:
             classes = [np.flatnonzero(np.asarray(labels) == label)[:100] for label in sorted(set(labels))[:20]]
             draws |= {f"class {place}": one.tolist() for place, one in enumerate(classes) if len(one) >= DRAWN[0]}
-        found[name] = [{"drawn": draw, **surveyed([pictures[i] for i in chosen])} for draw, chosen in draws.items()]
+        found[name] = [{"drawn": draw, **surveyed([images[i] for i in chosen])} for draw, chosen in draws.items()]
     return found
 
 
-def surveyed(pictures: Sequence[Pictures]) -> dict[str, Any]:
-    return {name: np.asarray(value).round(4).tolist() for name, value in vars(image_statistics(pictures)).items()}
+def surveyed(images: Sequence[Images]) -> dict[str, Any]:
+    return {name: np.asarray(value).round(4).tolist() for name, value in vars(image_statistics(images)).items()}
 
 
-def sets(data: Path) -> Mapping[str, tuple[Pictures | Sequence[Pictures], Sequence[int] | None]]:
+def sets(data: Path) -> Mapping[str, tuple[Images | Sequence[Images], Sequence[int] | None]]:
     bits = np.load(data / "omniglot" / "omniglot.npz")
     paper = 255 * (1 - np.unpackbits(bits["background_bits"][:2000], axis=-1)[..., :105])
     digits = load_digits()
@@ -74,49 +74,49 @@ def sets(data: Path) -> Mapping[str, tuple[Pictures | Sequence[Pictures], Sequen
     }
 
 
-def cifar10(data: Path) -> tuple[Pictures, list[int]]:
-    """The first 2,000 test pictures."""
+def cifar10(data: Path) -> tuple[Images, list[int]]:
+    """The first 2,000 test images."""
     sys.path.insert(0, str(data))
     import cifar_io  # type: ignore[import-not-found]
 
-    pictures, labels, _ = cifar_io.load("cifar10", train=False)
-    return pictures[:2000], labels[:2000].tolist()
+    images, labels, _ = cifar_io.load("cifar10", train=False)
+    return images[:2000], labels[:2000].tolist()
 
 
-def as_rgb(grey: NDArray[np.uint8]) -> Pictures:
+def as_rgb(grey: NDArray[np.uint8]) -> Images:
     return np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8)
 
 
-def accuracies(data: Path, pictures: Pictures, labels: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """INT8 accuracy after calibration on each kind of picture."""
+def accuracies(data: Path, images: Images, labels: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """INT8 accuracy after calibration on each kind of image."""
     model = resnet20(data)
-    tested, truth = preprocessed(pictures[-TESTED:], RULE), np.asarray(labels[-TESTED:])
+    tested, truth = preprocessed(images[-TESTED:], RULE), np.asarray(labels[-TESTED:])
     float_logits = logits(model, tested)
     yield {"calibration": "float", "accuracy": float((float_logits.argmax(1) == truth).mean())}
-    for name, kind in kinds(pictures[:CALIBRATION]).items():
-        images = preprocessed(kind, RULE)
-        found = calibrated(model, partial(list, [images]), "minmax", "onnxruntime", 1, "benchmark").quantized()
+    for name, kind in kinds(images[:CALIBRATION]).items():
+        inputs = preprocessed(kind, RULE)
+        found = calibrated(model, partial(list, [inputs]), "minmax", "onnxruntime", 1, "benchmark").quantized()
         accuracy = float((logits(found.model, tested).argmax(1) == truth).mean())
         yield {"calibration": name, "accuracy": accuracy, **surveyed(list(kind))}
 
 
-def kinds(pictures: Pictures) -> dict[str, Pictures]:
-    generator, wide = np.random.default_rng(0), pictures.astype(np.float32)
+def kinds(images: Images) -> dict[str, Images]:
+    generator, wide = np.random.default_rng(0), images.astype(np.float32)
 
-    def clipped(values: NDArray[Any]) -> Pictures:
-        kept: Pictures = np.clip(values, 0, 255).astype(np.uint8)
+    def clipped(values: NDArray[Any]) -> Images:
+        kept: Images = np.clip(values, 0, 255).astype(np.uint8)
         return kept
 
-    colours = generator.integers(0, 256, (len(pictures), 1, 1, 3))
+    colours = generator.integers(0, 256, (len(images), 1, 1, 3))
     return {
-        "as they are": pictures,
+        "as they are": images,
         **{
             f"contrast × {share}": clipped(128 + share * (wide - 128)) for share in (0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
         },
         **{f"light × {share}": clipped(share * wide) for share in (0.5, 0.3, 0.1)},
         **{f"one, noise {size}": clipped(wide[:1] + generator.normal(0, size, wide.shape)) for size in (0, 8, 32)},
-        "black": np.zeros_like(pictures),
-        "a colour each": np.broadcast_to(colours, pictures.shape).astype(np.uint8),
+        "black": np.zeros_like(images),
+        "a colour each": np.broadcast_to(colours, images.shape).astype(np.uint8),
     }
 
 
