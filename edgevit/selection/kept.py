@@ -1,0 +1,81 @@
+"""Timings of students are kept for one machine and its versions, in the user's cache folder.
+
+    <cache>/timings/<key>.json
+
+The folder is `EDGEVIT_CACHE`, or `edgevit` in `XDG_CACHE_HOME` or ~/.cache. It may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgevit.artifacts import sha256_of
+from edgevit.disks import whole_or_not_at_all
+from edgevit.selection.timing import DeployedForm, Student, Timing, time_student
+
+MOST_KEPT = 500
+LONGEST_BYTES = 65_536
+VALID_S = 30 * 86_400
+DISTURBED_VALID_S = 3600  # of a timing that other work disturbed
+
+
+def kept_timing(student: Student, form: DeployedForm) -> Timing | None:
+    """The kept timing of a student on this machine; None if there is none, or it is too old."""
+    file = _file(student, form)
+    try:
+        if file is None or file.stat().st_size > LONGEST_BYTES:
+            return None
+        age_s = time.time() - file.stat().st_mtime
+        timing = Timing.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return timing if age_s <= (DISTURBED_VALID_S if timing.warnings else VALID_S) else None
+
+
+def timed(student: Student, form: DeployedForm) -> Timing:
+    """The kept timing of a student, or else a new one, which is kept. Raises as `time_student` does."""
+    timing = kept_timing(student, form)
+    if timing is None:
+        timing = time_student(student, form)
+        keep(student, form, timing)
+    return timing
+
+
+def keep(student: Student, form: DeployedForm, timing: Timing) -> None:
+    """Keep a timing. Where the folder cannot be written, nothing is kept."""
+    file = _file(student, form)
+    if file is None:
+        return
+    with suppress(OSError):
+        with whole_or_not_at_all(file) as part:
+            part.write_text(timing.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        _remove_oldest(file.parent)
+
+
+def cache_folder() -> Path | None:
+    """The folder of what may be kept between runs; None if this user has no home."""
+    if own := os.environ.get("EDGEVIT_CACHE"):
+        return Path(own)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "edgevit"
+    try:
+        return Path.home() / ".cache" / "edgevit"
+    except RuntimeError:
+        return None
+
+
+def _file(student: Student, form: DeployedForm) -> Path | None:
+    folder = cache_folder()
+    key = {"student": student.model_dump(mode="json"), "form": form.key(), "machine": form.machine()}
+    return None if folder is None else folder / "timings" / f"{sha256_of(key)[:40]}.json"
+
+
+def _remove_oldest(folder: Path) -> None:
+    files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
+    for file in files[:-MOST_KEPT]:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""Latency of an untrained student in the form that will be deployed.
+
+The weights are random: they do not change the speed, as long as `quantize` leaves no layer in float for accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from edgevit.artifacts import Frozen, IOSpec, Json, numbers
+from edgevit.configs import Compile, Export, Profile, Quantize
+from edgevit.configs.runtimes import TORCH
+from edgevit.context import usable_cpus
+from edgevit.exporting import onnx_from_module, with_normalization
+from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
+from edgevit.graphs.guard import with_functions_inlined
+from edgevit.graphs.tensors import with_stored_constants
+from edgevit.models.cost import cost_of
+from edgevit.models.creation import BuiltModel, create_model
+from edgevit.models.embedding import embedding_width
+from edgevit.profiling import Measurement, MeasurePlan
+from edgevit.provenance import version_of
+from edgevit.quantization.candidates import Candidate, CandidateWriter
+from edgevit.quantization.ptq import calibrated
+from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images, runtime_options
+from edgevit.runtimes.onnxruntime.engine import ENGINE
+from edgevit.runtimes.sessions import file_session
+from edgevit.targets import target_for, target_info
+
+TRIAL = MeasurePlan(warmup_s=0.15, duration_s=0.5, min_runs=10)  # of each form of the file
+FINAL = MeasurePlan(warmup_s=0.3, duration_s=1.0, min_runs=30)  # of the deployed form
+MOST_TAKES = 3  # of the final measurement, where other work disturbs it
+CALIBRATION_IMAGES = 4
+PACKAGES = ("edgevit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
+
+
+class Student(Frozen):
+    """A model by its timm name, before training.
+
+    Attributes:
+        image_size: side in pixels; None is the model's own.
+    """
+
+    model: str
+    image_size: int | None = None
+    num_classes: int = 10
+    model_args: dict[str, Any] = {}
+    distillation_token: bool = False
+
+
+@dataclass(frozen=True)
+class DeployedForm:
+    """The stages between a student and the measurement of its latency.
+
+    Attributes:
+        export: None if the checkpoint itself is timed, in PyTorch.
+        quantize: None if the float file is deployed.
+        compile: None if the ONNX file is deployed.
+    """
+
+    profile: Profile
+    export: Export | None = None
+    quantize: Quantize | None = None
+    compile: Compile | None = None
+
+    def key(self) -> Json:
+        """All that decides the speed, for the key of a kept timing. Names, seeds and calibration do not."""
+        return {
+            "profile": self.profile.model_dump(mode="json", include=set(PROFILE_FIELDS)),
+            "export": self.export and self.export.model_dump(mode="json", include=set(EXPORT_FIELDS)),
+            "quantize": self.quantize and self.quantize.model_dump(mode="json", include=set(QUANTIZE_FIELDS)),
+            "compile": self.compile is not None,
+        }
+
+    def machine(self) -> Json:
+        """The target and the versions that a timing holds for."""
+        runtime = self.export.runtime if self.export else TORCH.name
+        versions = {package: version_of(package) for package in PACKAGES}
+        return {"target": target_info(self.profile.target, runtime), "versions": versions}
+
+
+PROFILE_FIELDS = ("target", "batch_size", "threads", "precision", "runtime", "boundary")
+EXPORT_FIELDS = ("opset", "runtime", "dynamic_batch", "normalize", "embedding")
+QUANTIZE_FIELDS = ("runtime", "precision", "placement", "threads")
+
+
+class Timing(Frozen):
+    """What one student costs on a target.
+
+    Attributes:
+        macs, params: of the model with its own number of classes.
+        size_bytes: of the deployed file; of the weights in float32 if a checkpoint is deployed.
+        form: of the deployed file, as `quantize` names it: "int8 all", "float32".
+        float_p50_ms: of the float file in the same runtime; None if the float model is deployed.
+        warnings: what disturbed the measurement.
+    """
+
+    macs: int
+    params: int
+    size_bytes: int
+    form: str
+    p50_ms: float
+    p50_low_ms: float
+    p50_high_ms: float
+    float_p50_ms: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def time_student(student: Student, form: DeployedForm) -> Timing:
+    """Build a student with random weights, bring it into the deployed form, and time it on the target.
+
+    Raises:
+        RecipeError: timm has no such model, or it cannot take this image size.
+        ArtifactError: the model cannot be exported.
+        TargetError: the target is not there.
+    """
+    built = create_model(
+        student.model,
+        student.num_classes,
+        student.image_size,
+        student.model_args,
+        distillation_token=student.distillation_token,
+    )
+    spec = IOSpec.for_classifier(built.preprocess, numbers(student.num_classes))
+    if form.export is None:
+        return _time_checkpoint(built, spec, form)
+    with TemporaryDirectory() as folder:
+        return _time_file(built, spec, form, form.export, Path(folder))
+
+
+def _time_checkpoint(built: BuiltModel, spec: IOSpec, form: DeployedForm) -> Timing:
+    from edgevit.runtimes.torch.session import TorchSession
+
+    target_info(form.profile.target, TORCH.name)  # refuses a target that is not there
+    cost = cost_of(built.module, built.preprocess)
+    device: Literal["cpu", "cuda"] = "cuda" if form.profile.target == "local-gpu" else "cpu"
+    session = TorchSession(built.module, spec, device, _options(form.profile))
+    return _timing(_quietest(session, form.profile), cost, 4 * cost["params"], form.profile.precision)
+
+
+def _time_file(built: BuiltModel, spec: IOSpec, form: DeployedForm, export: Export, folder: Path) -> Timing:
+    file = _exported(built, spec, export, folder)
+    candidates = [Candidate("float32", file, runtime_options(export.runtime), "float32")]
+    if form.quantize is not None:
+        candidates = list(_forms(file, form.quantize, folder))
+    trials_ms = {candidate.name: _trial_ms(candidate, form.profile) for candidate in candidates}
+    best = min(candidates, key=lambda candidate: trials_ms[candidate.name])
+    deployed = best.file
+    if form.compile is not None:
+        (folder / "compiled").mkdir()
+        target_for(form.compile.target).compile(artifact_from_onnx(best.file), folder / "compiled")
+        deployed = folder / "compiled" / ENGINE
+    with target_for(form.profile.target).open(artifact_from_onnx(deployed), _options(form.profile)) as session:
+        measured = _quietest(session, form.profile)
+    float_ms = trials_ms[candidates[0].name] if best is not candidates[0] else None
+    return _timing(measured, cost_of(built.module, built.preprocess), deployed.stat().st_size, best.name, float_ms)
+
+
+def _exported(built: BuiltModel, spec: IOSpec, export: Export, folder: Path) -> Path:
+    if export.embedding:
+        spec = spec.with_embedding(embedding_width(built.module, spec.preprocess))
+    graph = onnx_from_module(built.module, spec, export.opset, export.dynamic_batch)
+    model, written = graph.model, graph.spec
+    if export.normalize:
+        written = written.taking_uint8_images()
+        model = with_normalization(model, written)
+    write_onnx(model, folder / "exported.onnx", written, runtime_options(export.runtime))
+    return folder / "exported.onnx"
+
+
+def _forms(file: Path, quantize: Quantize, folder: Path) -> Iterator[Candidate]:
+    """The float file first, then the quantized files that `quantize` would time."""
+    source = with_stored_constants(with_functions_inlined(read_onnx(file), quantize.id))
+    io = artifact_from_onnx(file).io
+    images = [random_images(io, fixed_batch(io) or CALIBRATION_IMAGES)]
+    ready = calibrated(source, lambda: iter(images), "minmax", quantize.runtime, usable_cpus(), quantize.id)
+    writer = CandidateWriter(source, "float32", ready, io, folder)
+    yield writer.float_candidate()
+    if quantize.placement == "fastest":
+        yield from writer.candidates()
+    else:
+        yield writer.quantized_candidate(quantize.placement)
+
+
+def _trial_ms(candidate: Candidate, profile: Profile) -> float:
+    """A quick p50 of one form; the smaller of two, since other work only ever slows a run down."""
+    io = artifact_from_onnx(candidate.file).io
+    plan = replace(TRIAL, batch_size=profile.batch_size)
+    takes = (file_session(candidate.file, io, candidate.session_options, profile.threads) for _ in range(2))
+    return min(session.latencies_ms(plan).percentile_ms(50) for session in takes)
+
+
+def _quietest(session: Session, profile: Profile) -> Measurement:
+    """The final measurement; where other work disturbs it, the least scattered of several."""
+    plan = replace(FINAL, batch_size=profile.batch_size, boundary=profile.boundary)
+    takes = [session.latencies_ms(plan)]
+    while takes[-1].warnings and len(takes) < MOST_TAKES:
+        takes.append(session.latencies_ms(plan))
+    return min(takes, key=lambda take: take.summary()["coefficient_of_variation"])
+
+
+def _options(profile: Profile) -> SessionOptions:
+    return SessionOptions(profile.threads, profile.precision)
+
+
+def _timing(measured: Measurement, cost: Json, size_bytes: int, form: str, float_ms: float | None = None) -> Timing:
+    return Timing(
+        macs=cost["macs"],
+        params=cost["params"],
+        size_bytes=size_bytes,
+        form=form,
+        p50_ms=measured.percentile_ms(50),
+        p50_low_ms=measured.p50_interval.low,
+        p50_high_ms=measured.p50_interval.high,
+        float_p50_ms=float_ms,
+        warnings=measured.warnings,
+    )
