@@ -72,6 +72,15 @@ class ImageFolder(EncodedImages):
         description="Folder level that names the class: the top level, or the folder that holds the image (`leaf`). "
         "With `none`, the images have no labels.",
     )
+    include: tuple[str, ...] = Field(
+        (), description="Patterns of the image paths to keep, such as `*/Imgs/*.jpg`. All images are kept by default."
+    )
+    exclude: tuple[str, ...] = Field((), description="Patterns of the image paths to leave out, such as `*_mask.png`.")
+    unlabelled: str | None = Field(
+        None,
+        description="Folder of images without labels for the role `pool`, absolute or relative to the recipe. By "
+        "default, a folder `unlabelled`, `unlabeled` or `pool` beside the split folders.",
+    )
     splits: Splits = Field(Splits(), description="Fractions for a folder that has no `train` folder.")
 
 
