@@ -1,4 +1,4 @@
-"""What `edgevit init` writes: a commented recipe that fits a folder of images."""
+"""What `edgevit init` writes: a commented recipe that fits a folder of images, a target and a budget."""
 
 from __future__ import annotations
 
@@ -6,77 +6,357 @@ import json
 import os
 import re
 import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from edgevit.configs import ImageFolder
+from edgevit.actions.single_stage import SingleStages, single_stages
+from edgevit.actions.student_choice import (
+    ChosenStudent,
+    Weights,
+    WeightSources,
+    choose_student,
+    deployed_form,
+    weights_from,
+)
+from edgevit.actions.training_time import seconds_per_answer, seconds_per_image
+from edgevit.artifacts import Artifact
+from edgevit.configs import Distill, FewShotDraw, ImageFolder, Load, Recipe, Splits, Train
 from edgevit.configs.fields import LONGEST_ID
-from edgevit.data import Dataset, dataset_artifacts, open_dataset
-from edgevit.data.sources.image_folder import split_folders
+from edgevit.context import Context, usable_cpus
+from edgevit.data import dataset_artifacts
+from edgevit.data.survey import FolderSurvey, survey_folder
 from edgevit.errors import DataError, TargetError
-from edgevit.progress import Progress
+from edgevit.pipeline import resolve
+from edgevit.progress import SilentProgress
+from edgevit.recipe import load_recipe
+from edgevit.selection.choice import ROOM
 from edgevit.terminal import printable_line
 
 TARGETS = ("local-cpu", "local-gpu")
-FEW_IMAGES_PER_CLASS = 20  # below this, on average, the recipe is a few-shot one
-SHOTS = 5
+FEW_IMAGES_PER_CLASS = 20  # of train, on average; below it the recipe is a few-shot one
+EPOCHS = 40
+LEAST_EPOCHS, MOST_EPOCHS = 1, 300  # that --minutes may give
+OTHER_STAGES_S = 90.0  # export, quantization, evaluation and profiling, on two cores
+FEWSHOT_PASSES = 9  # of a support image through the teacher: itself and its random views
 
 
-def recipe_for_folder(
-    folder: Path, target: str, recipe_file: Path, latency_ms: float | None, progress: Progress
-) -> tuple[str, str]:
-    """A recipe's text, and one line about what was found in the folder.
+@dataclass(frozen=True)
+class InitOptions:
+    """The options of `edgevit init`.
+
+    Attributes:
+        folder: of images.
+        out: the recipe to write.
+        latency_ms, size_mib: limits of the deployed model; None is no limit.
+        shots: number of labelled images of each class; None uses all labels.
+        student, teacher: timm names; None lets init choose.
+        weights: file of pretrained weights.
+        offline: ask nothing of the network.
+        minutes: time for the whole run, which sets the epochs.
+        unlabelled: folder of images without labels.
+        include, exclude: patterns of image paths.
+    """
+
+    folder: Path
+    out: Path
+    target: str = "local-cpu"
+    latency_ms: float | None = None
+    size_mib: float | None = None
+    shots: int | None = None
+    student: str | None = None
+    teacher: str | None = None
+    weights: Path | None = None
+    offline: bool = False
+    minutes: float | None = None
+    unlabelled: Path | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WrittenRecipe:
+    """A recipe's text, and lines about how it was chosen."""
+
+    text: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images as the recipe uses them.
+
+    Attributes:
+        config: of the data set in the recipe.
+        few: whether there are few labelled images for each class.
+        labelled: the role of the labelled images.
+        pool: whether there is a role of images without labels.
+        test, val: the role to test on, and the role to validate on or None.
+    """
+
+    survey: FolderSurvey
+    config: ImageFolder
+    few: bool
+    labelled: str
+    pool: bool
+    test: str
+    val: str | None
+
+
+def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
+    """Look at images, weights and machine, time students, and write the recipe.
 
     Raises:
         DataError: the folder holds no usable images, or too few.
-        TargetError: there is no such target.
+        TargetError: there is no such target, or it is not here.
+        CheckFailed: no student meets the budget.
+        RecipeError, ArtifactError: a name or a file of weights cannot be used.
     """
-    if target not in TARGETS:
-        raise TargetError(f"there is no target '{target}'", expected=" or ".join(TARGETS))
-    if not folder.is_dir():
-        raise DataError("there is no such folder", where=folder)
-    config = ImageFolder(source="image_folder", path=str(folder.absolute()), classes=_class_level(folder))
-    names = ["photos", "photos.train", "photos.test"]
-    roles = dataset_artifacts({"photos": config}, Path.cwd(), names, progress=progress)
-    for note in dict.fromkeys(note for role in roles.values() for note in role.manifest.provenance["notes"]):
-        progress.say(f"note: {note}")
-    train, classes = roles["photos.train"].metrics["images"], roles["photos"].metrics["classes"]
-    few = train / classes < FEW_IMAGES_PER_CLASS
-    shots = _shots(open_dataset(roles["photos.train"])) if few else 0
-    text = _template().render(
-        name=_recipe_name(folder),
-        file=printable_line(shlex.quote(str(recipe_file))),
-        path=_path_from(recipe_file.absolute().parent, folder.absolute()),
-        classes=config.classes,
-        has_test_folder="test" in split_folders(folder, of_classes=True).values(),
-        shots=shots,
-        target=target,
-        latency_ms=latency_ms,
+    if options.target not in TARGETS:
+        raise TargetError(f"there is no target '{options.target}'", expected=" or ".join(TARGETS))
+    sources = weights_from(options.weights, options.teacher, options.student, options.offline)
+    images, say = _look_at_images(options, context), context.progress.say
+    form = deployed_form(options.target)
+    form.machine()  # refuses a target that is not here
+    say(_about_images(images))
+    say(_about_weights(sources))
+    if options.latency_ms is not None:
+        say(f"students, timed untrained on {options.target}, p50 of one image:")
+    student = choose_student(
+        sources,
+        options.student,
+        len(images.survey.classes),
+        form,
+        options.latency_ms,
+        options.size_mib,
+        context.progress,
     )
-    kind = "few images: a few-shot recipe" if few else "enough images to train on"
-    counts = f"{classes} classes, {roles['photos'].metrics['images']} images, {train} of them to train on"
-    return text, f"{folder}: {counts}; {kind}"
+    cost = _cost_of_run(_text(options, images, sources, student, EPOCHS), images, context)
+    epochs = cost.epochs_in(options.minutes) if options.minutes is not None else EPOCHS
+    lines = (*_about_student(options, student), cost.sentence(epochs, context.device, options.minutes))
+    return WrittenRecipe(_text(options, images, sources, student, epochs), lines)
 
 
-def _shots(train: Dataset) -> int:
-    """Five labelled images a class, or as many as leave one of the smallest class for the pool."""
-    assert train.labels is not None
-    counts = np.bincount(train.labels, minlength=len(train.classes))
-    if counts.min() < 2:
-        short = [f"{name} has {count}" for name, count in zip(train.classes, counts, strict=True) if count < 2]
+# Images ----------------------------------------------------------------------------------------------------------
+
+
+def _look_at_images(options: InitOptions, context: Context) -> _Images:
+    survey = survey_folder(
+        options.folder,
+        include=options.include,
+        exclude=options.exclude,
+        unlabelled=options.unlabelled,
+        progress=context.progress,
+    )
+    for note in survey.notes:
+        context.progress.say(f"note: {note}")
+    _check_every_class_has_images(survey)
+    few = options.shots is not None or _train_images(survey) / len(survey.classes) < FEW_IMAGES_PER_CLASS
+    pool = options.shots is not None or survey.unlabelled is not None
+    config = survey.config
+    if few and not survey.has_split_folders:
+        config = config.model_copy(update={"splits": Splits(val=0.0)})
+    if options.shots is not None:
+        config = config.model_copy(update={"few_shot": FewShotDraw(shots=options.shots)})
+    labelled = "photos.train" if options.shots is None else "photos.support"
+    test, val = _judging_roles(survey, few)
+    return _Images(survey, config, few, labelled, pool, test, val)
+
+
+def _check_every_class_has_images(survey: FolderSurvey) -> None:
+    totals = {name: sum(counts.get(name, 0) for counts in survey.counts.values()) for name in survey.classes}
+    if short := [f"{name} has {count}" for name, count in totals.items() if count < 2]:
         raise DataError("classes have too few images to train on", got=", ".join(short), expected="2 of each or more")
-    return int(min(SHOTS, counts.min() - 1))
 
 
-def _class_level(folder: Path) -> Literal["top", "leaf"]:
-    """`leaf` where class folders hold folders themselves."""
-    tops = [folder / name for name in split_folders(folder, of_classes=True)] or [folder]
-    class_folders = [folder for top in tops for folder in top.iterdir() if folder.is_dir()]
-    nested = any(inner.is_dir() for folder in class_folders for inner in folder.iterdir())
-    return "leaf" if nested else "top"
+def _judging_roles(survey: FolderSurvey, few: bool) -> tuple[str, str | None]:
+    """The role to test on, and the role to validate on."""
+    if not survey.has_split_folders:
+        return "photos.test", None if few else "photos.val"
+    if "test" in survey.counts:
+        return "photos.test", "photos.val" if "val" in survey.counts and not few else None
+    if "val" in survey.counts:
+        return "photos.val", None
+    raise DataError(
+        "there are no images to test on",
+        where=survey.config.path,
+        got="a folder train without a folder test or val",
+        next="move a fifth of the images of each class into a folder test, or move all class folders out of train",
+    )
+
+
+def _train_images(survey: FolderSurvey) -> int:
+    return sum(survey.counts["train"].values())
+
+
+def _about_images(images: _Images) -> str:
+    survey = images.survey
+    by_split = ", ".join(f"{sum(counts.values())} {split}" for split, counts in survey.counts.items())
+    kind = "few of each class: a few-shot recipe" if images.few else "enough to train on"
+    sizes = "median {} x {} px".format(*survey.median_size[::-1])
+    counts = f"{len(survey.classes)} classes, {survey.images} images ({by_split}), {sizes}"
+    return f"{survey.config.path}: {counts}; {kind}"
+
+
+# Weights and student ---------------------------------------------------------------------------------------------
+
+
+def _about_weights(sources: WeightSources) -> str:
+    if sources.teacher is None:
+        where = "--offline" if sources.offline else "the hub does not answer"
+        return f"no pretrained weights ({where}): --weights FILE takes weights of any timm model, for more accuracy"
+    return f"teacher: {sources.teacher}"
+
+
+def _about_student(options: InitOptions, student: ChosenStudent) -> list[str]:
+    start = f"starts from {student.start}" if student.start else "starts from random weights"
+    if student.timing is None or student.choice is None:
+        return [f"student: {student.candidate}, {start}; give --latency-ms to choose it by a budget"]
+    timing = student.timing
+    chosen = f"student: {student.candidate}, {timing.p50_ms:.3g} of {options.latency_ms:g} ms, {start}"
+    larger = student.choice.next_larger()
+    if larger is None:
+        return [chosen, "    no student of the shortlist is larger"]
+    larger_ms = student.choice.timings[larger].p50_ms
+    return [
+        chosen,
+        f"    the next larger, {larger}, takes {larger_ms:.3g} ms; {1 - ROOM:.0%} of the budget is kept free",
+    ]
+
+
+# Time of the run -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """The time of a run in seconds: of one epoch of the student, and of all the rest."""
+
+    epoch_s: float
+    rest_s: float
+
+    def epochs_in(self, minutes: float) -> int:
+        """The number of epochs that fit."""
+        return max(LEAST_EPOCHS, min(MOST_EPOCHS, int((60 * minutes - self.rest_s) / self.epoch_s)))
+
+    def sentence(self, epochs: int, device: str, minutes: float | None) -> str:
+        total_s = epochs * self.epoch_s + self.rest_s
+        cores = f" with {usable_cpus()} cores" if device == "cpu" else ""
+        about = f"time: about {duration(total_s)} here ({device}{cores}), {epochs} epochs of {duration(self.epoch_s)}"
+        is_too_long = minutes is not None and total_s > 60 * minutes * 1.1
+        return f"{about}; one epoch does not fit into --minutes {minutes:g}" if is_too_long else about
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min` or `3.5 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _cost_of_run(text: str, images: _Images, context: Context) -> _Cost:
+    """The time of a recipe, from a few steps of its trainings. Their models have random weights here."""
+    recipe = _parsed(text)
+    datasets = dataset_artifacts(
+        {"photos": images.config}, Path.cwd(), recipe.dataset_names(), progress=context.progress
+    )
+    with single_stages(replace(context, progress=SilentProgress())) as stages:
+        done = {**datasets, **_untrained(recipe, images.survey.classes, stages)}
+        student = _stage(recipe, "student", (Train, Distill))
+        streams = student.streams if isinstance(student, Distill) else ()
+        first, share = (streams[0].data, streams[0].share) if streams else (images.labelled, 1.0)
+        per_image_s = seconds_per_image(student, resolve(student, done), context)
+        epoch_s = per_image_s * datasets[first].metrics["images"] / share
+        return _Cost(epoch_s, OTHER_STAGES_S + _teacher_s(recipe, done, context))
+
+
+def _teacher_s(recipe: Recipe, done: Mapping[str, Artifact], context: Context) -> float:
+    """The time that the stage `teacher` takes, in seconds; 0 without it."""
+    teacher = next((stage for stage in recipe.stages if stage.id == "teacher"), None)
+    if teacher is None:
+        return 0.0
+    if isinstance(teacher, Train):
+        images = done[teacher.data].metrics["images"]
+        return teacher.epochs * images * seconds_per_image(teacher, resolve(teacher, done), context)
+    answers = sum(
+        done[name].metrics["images"] * passes
+        for name, passes in ((teacher.support, FEWSHOT_PASSES), (teacher.pool, 1))
+        if name is not None
+    )
+    return answers * seconds_per_answer(done["backbone"], context)
+
+
+def _untrained(recipe: Recipe, classes: Sequence[str], stages: SingleStages) -> dict[str, Artifact]:
+    """The checkpoints that trainings start from or learn from, by the ids of their stages, with random weights."""
+    made: dict[str, Artifact] = {}
+    for stage in recipe.stages:
+        if isinstance(stage, Load):
+            random = stage.model_copy(update={"pretrained": False, "weights": None, "classes": tuple(classes)})
+            made[stage.id] = stages.make(random)
+    if "backbone" in made:
+        made["teacher"] = made["backbone"]
+    return made
+
+
+def _stage(recipe: Recipe, id: str, kinds: tuple[type[Any], ...]) -> Any:
+    return next(stage for stage in recipe.stages if stage.id == id and isinstance(stage, kinds))
+
+
+def _parsed(text: str) -> Recipe:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "recipe.yaml"
+        file.write_text(text, encoding="utf-8")
+        return load_recipe(file)
+
+
+# Text ------------------------------------------------------------------------------------------------------------
+
+
+def _text(options: InitOptions, images: _Images, sources: WeightSources, student: ChosenStudent, epochs: int) -> str:
+    folder, config, teacher = options.out.absolute().parent, images.config, sources.teacher
+    unlabelled = None if config.unlabelled is None else _path_from(folder, Path(config.unlabelled))
+    environment = _environment()
+    environment.filters["source"] = lambda weights: _source(weights, folder)
+    return environment.get_template("recipe.yaml.j2").render(
+        name=_recipe_name(options.folder),
+        file=printable_line(shlex.quote(str(options.out))),
+        path=_path_from(folder, options.folder.absolute()),
+        config=config,
+        unlabelled=unlabelled,
+        images=images,
+        target=options.target,
+        latency_ms=options.latency_ms,
+        size_mib=options.size_mib,
+        teacher=teacher,
+        student=student,
+        epochs=epochs,
+        measurements=_measurements(options.target, teacher is not None),
+        reason=_reason(options, student),
+    )
+
+
+def _measurements(target: str, has_teacher: bool) -> list[str]:
+    """The ids of the measurements in the report. On a GPU, the student in PyTorch is judged, not the file."""
+    teacher = ["teacher_latency"] if has_teacher else []
+    if target == "local-gpu":
+        return ["float_accuracy", *teacher, "student_latency"]
+    return ["float_accuracy", "accuracy", *teacher, "float_latency", "latency"]
+
+
+def _reason(options: InitOptions, student: ChosenStudent) -> str:
+    if student.timing is None:
+        return "The student: `edgevit models` lists compact ones."
+    taken = f"{student.timing.p50_ms:.3g} ms ({student.timing.form})"
+    return f"The student: the most MACs within {options.latency_ms:g} ms. Untrained, it took {taken} on this machine."
+
+
+def _source(weights: Weights, folder: Path) -> str:
+    if weights.file is None:
+        return "pretrained: true"
+    return f"weights: {_quoted(_path_from(folder, weights.file.absolute()))}"
 
 
 def _recipe_name(folder: Path) -> str:
@@ -96,7 +376,7 @@ def _quoted(text: object) -> str:
     return printable_line(json.dumps(plain, ensure_ascii=False))
 
 
-def _template() -> Template:
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("edgevit"),
         undefined=StrictUndefined,
@@ -105,4 +385,4 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["quoted"] = _quoted
-    return environment.get_template("recipe.yaml.j2")
+    return environment

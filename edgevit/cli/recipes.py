@@ -139,13 +139,47 @@ def init(
     latency_ms: Annotated[
         float | None, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency, in ms; none by default.")
     ] = None,
+    size_mib: Annotated[
+        float | None, number("--size-mib", bounds.POSITIVE, "Budget: largest size of the model file, in MiB.")
+    ] = None,
+    minutes: Annotated[
+        float | None, number("--minutes", bounds.POSITIVE, "Time for the run, in minutes. It sets the epochs.")
+    ] = None,
+    shots: Annotated[
+        int | None, number("--shots", bounds.COUNT, "Labelled images of each class. By default, all labels are used.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", metavar="NAME", help="The student, by its timm name. It is timed, too.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", metavar="NAME", help="The teacher, by its timm name.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Pretrained weights of a timm model, for teacher and student."),
+    ] = None,
+    offline: Annotated[bool, flag("--offline", "Ask nothing of the network.")] = False,
+    unlabelled: Annotated[
+        Path | None, typer.Option("--unlabelled", metavar="FOLDER", help="Images without labels, to learn from.")
+    ] = None,
+    include: Annotated[
+        list[str],
+        typer.Option("--include", metavar="PATTERN", help="Only images with such paths. May be repeated."),
+    ] = [],  # noqa: B006
+    exclude: Annotated[
+        list[str],
+        typer.Option("--exclude", metavar="PATTERN", help="No images with such paths. May be repeated."),
+    ] = [],  # noqa: B006
     shipped: Annotated[
         str | None,
         typer.Option("--recipe", metavar="NAME", help=f"Copy a recipe that comes with edgevit: {SHIPPED}."),
     ] = None,
     force: Annotated[bool, flag("--force", "Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a commented recipe for a folder of images and a target, or a copy of a recipe that comes with edgevit.
+    """Look at a folder of images, time students on the target, and write a recipe for them. Or copy a recipe.
+
+    With --latency-ms, the student is the most capable one that meets the budget with room. At most six students are
+    timed, untrained; the timings are kept for this machine. Exit status 1: no student meets the budget.
 
     Example: edgevit init photos/ --latency-ms 10 --out photos.yaml
     """
@@ -155,11 +189,17 @@ def init(
     if out.exists() and not force:
         raise RecipeError("the file is already there", where=out, next="give another --out, or --force to overwrite it")
     if folder is not None and shipped is None:
-        from edgevit.actions.init_recipe import recipe_for_folder
+        from edgevit.actions.doctor import training_device
+        from edgevit.actions.init_recipe import InitOptions, recipe_for_folder
 
-        text, summary = recipe_for_folder(folder, target, out, latency_ms, terminal_context().progress)
-        write_text_whole(out, text)
-        echo(summary)
+        options = InitOptions(
+            folder, out, target, latency_ms, size_mib, shots, student, teacher, weights, offline, minutes, unlabelled,
+            tuple(include), tuple(exclude),
+        )  # fmt: skip
+        written = recipe_for_folder(options, terminal_context(device=training_device("auto")))
+        write_text_whole(out, written.text)
+        for line in written.lines:
+            echo(line)
     elif shipped is not None and folder is None:
         write_text_whole(out, shipped_recipe(shipped).read_text(encoding="utf-8"))
     else:

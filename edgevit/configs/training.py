@@ -233,7 +233,9 @@ class Load(Stage):
     model_args: ModelArgs = Field({}, description="Arguments of timm's `create_model`.")
     pretrained: bool = Field(False, description="Whether timm's pretrained weights are downloaded and used.")
     weights: Annotated[str, ReadsFile()] | None = Field(
-        None, description="File of weights: .safetensors, or .pth that holds tensors only. Relative to the recipe."
+        None,
+        description="File of weights, in place of timm's: .safetensors, or .pth that holds tensors only. Relative to "
+        "the recipe.",
     )
     weights_key: str | None = Field(
         None, description="Name of the weights in the file, such as `state_dict`. EMA weights by default, as in timm."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -15,6 +16,7 @@ from edgevit.configs.fields import refused_model_arg
 from edgevit.errors import ArtifactError, RecipeError, first_line, is_out_of_memory
 from edgevit.models import catalogue
 from edgevit.models.names import known_model, nearest_models
+from edgevit.models.pretrained import check_pretrained, without_network_if_cached
 
 # What timm's constructors raise, beside TypeError, for arguments that they do not check.
 CONSTRUCTION_ERRORS = (
@@ -154,17 +156,21 @@ def check_runs(model: nn.Module, name: str, size: int) -> None:
 
 
 def _created(name: str, args: Json, extra: Json, pretrained: bool, seed: int) -> nn.Module:
+    if pretrained:
+        check_pretrained(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model: nn.Module = timm.create_model(name, pretrained=pretrained, **extra, **args)
+            with without_network_if_cached(name) if pretrained else nullcontext():
+                model: nn.Module = timm.create_model(name, pretrained=pretrained, **extra, **args)
         except CONSTRUCTION_ERRORS as error:
             if is_out_of_memory(error):
                 raise
             if pretrained and isinstance(error, (RuntimeError, OSError)):
                 raise ArtifactError(
                     f"the pretrained weights of {name} cannot be fetched: {first_line(error)}",
-                    next="fetch the file where there is a network; then weights: FILE.safetensors (export: --weights)",
+                    next="download the file on a machine with a network; then add weights: FILE to the stage "
+                    "(export: --weights FILE)",
                 ) from None
             raise RecipeError(
                 f"timm cannot build {name} with these arguments: {first_line(error)}",

@@ -107,7 +107,9 @@ def predicted_ms(candidate: Candidate, timings: dict[Candidate, Timing]) -> floa
     latency. Outside them, the ratio of the nearest one holds.
     """
     at = math.log(candidate.expected_ms)
-    ratios = sorted((math.log(one.expected_ms), timing.p50_high_ms / one.expected_ms) for one, timing in timings.items())
+    ratios = sorted(
+        (math.log(one.expected_ms), timing.p50_high_ms / one.expected_ms) for one, timing in timings.items()
+    )
     if not ratios:
         return candidate.expected_ms
     below, above = [pair for pair in ratios if pair[0] <= at], [pair for pair in ratios if pair[0] >= at]

@@ -11,7 +11,7 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.class_names import check_class_names
 from edgevit.data.class_order import in_order, possible_orders, unknown_order
-from edgevit.errors import DataError, RecipeError, listed
+from edgevit.errors import DataError, listed
 from edgevit.models.checkpoints import checkpoint_contents, load_weights, num_classes_of_weights
 from edgevit.models.creation import BuiltModel, create_model, with_new_head, with_test_time_views
 from edgevit.models.timm_models import default_class_names, model_config
@@ -21,6 +21,7 @@ from edgevit.provenance import WEIGHTS_FROM
 
 def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     weights = _weights(config, context)
+    config = config if weights is None else config.model_copy(update={"pretrained": False})
     of_dataset = open_dataset(inputs["classes_of"]).classes if "classes_of" in inputs else None
     names = config.classes or of_dataset
     built, has_classifier = _built(config, weights, config.num_classes if names is None else len(names), context)
@@ -46,8 +47,6 @@ def run(config: Load, inputs: Mapping[str, Artifact], context: Context, out: Pat
 def _weights(config: Load, context: Context) -> WeightsFile | None:
     if config.weights is None:
         return None
-    if config.pretrained:
-        raise RecipeError("weights come from one source", got="pretrained: true and weights", expected="one of them")
     weights = read_weights(Path(config.weights), config.weights_key)
     if weights.other_keys:
         taken = f"'{weights.key}'{' (EMA)' if weights.is_ema else ''}"

@@ -1,0 +1,245 @@
+"""The student that `init` writes: the most capable one within the budget, timed untrained on the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from edgevit.configs import Compile, Export, Profile, Quantize
+from edgevit.errors import ArtifactError, CheckFailed, RecipeError
+from edgevit.models import catalogue
+from edgevit.models.cost import macs_of
+from edgevit.models.creation import create_model
+from edgevit.models.pretrained import can_be_had, check_pretrained, model_of_weights
+from edgevit.models.timm_models import check_model_name
+from edgevit.progress import Progress
+from edgevit.selection import Candidate, Choice, DeployedForm, Student, Timing, most_capable, shortlist, timed
+from edgevit.selection.candidates import MS_PER_GMAC, measured, sizes_of
+from edgevit.selection.choice import MOST_TIMINGS, ROOM
+
+TEACHER = "resnet50.a1_in1k"
+STUDENT = "tiny_vit_5m_224"  # without a latency budget
+USUAL_SIZES = (96, 128, 160, 192, 224)
+SMALLEST_SHARE_OF_WEIGHTS = 0.35  # of the side that weights were trained at
+UNTIMED_SIDE = 160  # largest side of a student with weights from a file, without a latency budget
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Pretrained weights of a model: from a file, or timm's own if `file` is None."""
+
+    model: str
+    file: Path | None = None
+
+    @property
+    def architecture(self) -> str:
+        return architecture(self.model)
+
+    def __str__(self) -> str:
+        return f"{self.model}, weights of timm" if self.file is None else f"{self.model}, weights of {self.file.name}"
+
+
+@dataclass(frozen=True)
+class WeightSources:
+    """The pretrained weights that can be had.
+
+    Attributes:
+        file: weights that the user gave.
+        offline: nothing is asked of the hub.
+        asked_teacher: the teacher that the user named.
+    """
+
+    file: Weights | None = None
+    offline: bool = False
+    asked_teacher: str | None = None
+
+    @cached_property
+    def teacher(self) -> Weights | None:
+        """The teacher's weights: those the user named, or the file's, or timm's; None if none can be had.
+
+        Raises ArtifactError if the weights of the teacher that the user named cannot be had.
+        """
+        if self.asked_teacher is not None:
+            if self.file and self.file.architecture == architecture(self.asked_teacher):
+                return self.file
+            if not can_be_had(self.asked_teacher, self.offline):
+                if not self.offline:
+                    check_pretrained(self.asked_teacher)
+                raise ArtifactError(
+                    f"the pretrained weights of {self.asked_teacher} are not on this machine",
+                    where="--teacher",
+                    next="leave --offline out, or give its weights with --weights FILE",
+                )
+            return Weights(self.asked_teacher)
+        if self.file is not None:
+            return self.file
+        return Weights(TEACHER) if can_be_had(TEACHER, self.offline) else None
+
+    def start_of(self, model: str) -> Weights | None:
+        """The weights that a student starts from; None if its start is random."""
+        if self.file and self.file.architecture == architecture(model):
+            return self.file
+        return Weights(model) if can_be_had(model, self.offline) else None
+
+
+@dataclass(frozen=True)
+class ChosenStudent:
+    """A student for a recipe.
+
+    Attributes:
+        start: its pretrained weights; None if it starts from random ones.
+        timing: None if there is no latency budget.
+        choice: what else was timed; None if nothing was.
+    """
+
+    candidate: Candidate
+    start: Weights | None
+    timing: Timing | None = None
+    choice: Choice | None = None
+
+
+def weights_from(file: Path | None, teacher: str | None, student: str | None, offline: bool) -> WeightSources:
+    """The sources of weights from the options of `init`.
+
+    Raises:
+        ArtifactError: there is no such file.
+        RecipeError: the model of the file is not known, or timm has no such model.
+    """
+    for name in filter(None, (teacher, student)):
+        check_model_name(name)
+    if file is None:
+        return WeightSources(None, offline, teacher)
+    if not file.is_file():
+        raise ArtifactError("there is no such file", where=file, expected="--weights: .safetensors, .pth, .pt or .th")
+    model = model_of_weights(file) or teacher or student
+    if model is None:
+        raise RecipeError(
+            "the model of these weights is not known",
+            where=file,
+            expected="a file that is named after a timm model",
+            next="add --teacher NAME, the timm model of the weights",
+        )
+    return WeightSources(Weights(model, file), offline, teacher)
+
+
+def deployed_form(target: str) -> DeployedForm:
+    """The stages after the student in a recipe of `init`."""
+    if target == "local-gpu":
+        return DeployedForm(Profile(stage="profile", id="latency", model="student", target=target, precision="float16"))
+    return DeployedForm(
+        Profile(stage="profile", id="latency", model="engine"),
+        Export(stage="export", id="onnx", model="student"),
+        Quantize(stage="quantize", id="int8", model="onnx", calibration="images"),
+        Compile(stage="compile", id="engine", model="int8"),
+    )
+
+
+def choose_student(
+    sources: WeightSources,
+    asked: str | None,
+    num_classes: int,
+    form: DeployedForm,
+    latency_ms: float | None,
+    size_mib: float | None,
+    progress: Progress,
+) -> ChosenStudent:
+    """The most capable student within the limits. Students with pretrained weights come before all others.
+
+    Args:
+        asked: the student that the user named; its image size is still chosen.
+
+    Raises:
+        CheckFailed: no student meets the budget; the error names a budget that can be met.
+    """
+    groups = list(_groups(sources, asked))
+    if latency_ms is None:
+        candidate = _without_budget(groups, sources, asked)
+        return ChosenStudent(candidate, sources.start_of(candidate.model))
+    time = _timer(num_classes, form, progress)
+    choices: list[Choice] = []
+    for group in groups:
+        left = MOST_TIMINGS - sum(len(choice.timings) for choice in choices)
+        choices.append(most_capable(group, latency_ms, time, size_mib, left))
+        if (best := choices[-1].best) is not None:
+            return ChosenStudent(best, sources.start_of(best.model), choices[-1].timings[best], choices[-1])
+    raise no_student(choices, latency_ms, size_mib)
+
+
+def no_student(choices: Sequence[Choice], latency_ms: float, size_mib: float | None) -> CheckFailed:
+    """The error that no student meets the budget."""
+    timings = {candidate: timing for choice in choices for candidate, timing in choice.timings.items()}
+    fastest = min(timings, key=lambda candidate: timings[candidate].p50_ms)
+    budget_ms = min((ms for choice in choices if (ms := choice.least_budget_ms) is not None), default=None)
+    limits = f"{latency_ms:g} ms" + (f" and {size_mib:g} MiB" if size_mib is not None else "")
+    smallest_mib = min(timing.size_bytes for timing in timings.values()) / 2**20
+    is_size = budget_ms is None or budget_ms <= latency_ms
+    option = f"--size-mib {rounded_up(smallest_mib):g}" if is_size else f"--latency-ms {rounded_up(budget_ms or 0):g}"
+    return CheckFailed(
+        f"no student meets the budget of {limits} here",
+        got=f"{timings[fastest].p50_ms:.2g} ms for {fastest}, the fastest that was timed",
+        expected=f"p50 at most {ROOM:.0%} of the budget, to leave room for scatter",
+        next=f"{option} can be met",
+    )
+
+
+def rounded_up(value: float) -> float:
+    """A value with two significant digits, rounded up."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return round(math.ceil(value / step - 1e-9) * step, 10)
+
+
+def architecture(model: str) -> str:
+    """A timm name without the tag of its weights."""
+    return model.partition(".")[0]
+
+
+def _groups(sources: WeightSources, asked: str | None) -> Iterator[Sequence[Candidate]]:
+    """Candidates by rising MACs: first those with pretrained weights, then those with random ones."""
+    if asked is not None:
+        yield _sizes_of_model(asked, sources)
+        return
+    names = [entry.name for entry in catalogue.read()]
+    pretrained = shortlist([name for name in names if can_be_had(name, sources.offline)])
+    of_file = _sizes_of_model(sources.file.model, sources) if sources.file is not None and not pretrained else ()
+    yield from filter(None, (pretrained, of_file))
+    if not pretrained:
+        yield shortlist()
+
+
+def _sizes_of_model(model: str, sources: WeightSources) -> Sequence[Candidate]:
+    """One model at each size that it can take."""
+    entry = next((entry for entry in catalogue.read() if entry.name == architecture(model)), None)
+    row = next((row for row in measured() if row.name == architecture(model)), None)
+    if entry is not None and row is not None:
+        largest = Candidate(model=model, image_size=row.image_size, macs=entry.macs, expected_ms=row.latency_ms)
+        return tuple(sizes_of(largest, entry.tested_sizes))
+    built = create_model(model, None)
+    side = built.preprocess.height
+    macs = macs_of(built.module, side, side)
+    largest = Candidate(model=model, image_size=side, macs=macs, expected_ms=macs / 1e9 * MS_PER_GMAC)
+    is_fixed = "img_size" in create_model(model, None, side).description.model_args
+    return tuple(sizes_of(largest, () if is_fixed else USUAL_SIZES, SMALLEST_SHARE_OF_WEIGHTS))
+
+
+def _without_budget(groups: Sequence[Sequence[Candidate]], sources: WeightSources, asked: str | None) -> Candidate:
+    """The student that the user named, or a model with the weights of the file, or the usual student."""
+    if asked is not None:
+        return groups[0][-1]
+    if sources.file is not None and not can_be_had(STUDENT, sources.offline):
+        small = [candidate for candidate in groups[0] if candidate.image_size <= UNTIMED_SIDE]
+        return (small or list(groups[0]))[-1]
+    (usual,) = _sizes_of_model(STUDENT, sources)[-1:]
+    return usual
+
+
+def _timer(num_classes: int, form: DeployedForm, progress: Progress) -> Callable[[Candidate], Timing]:
+    def time(candidate: Candidate) -> Timing:
+        student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
+        timing = timed(student, form)
+        progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form})")
+        return timing
+
+    return time

@@ -1,0 +1,72 @@
+"""How long a training will take on this machine, from a few timed steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from edgevit.artifacts import Artifact
+from edgevit.configs import Distill, Train
+from edgevit.context import Context
+from edgevit.models import open_checkpoint
+from edgevit.progress import SilentProgress
+from edgevit.training.loop.batches import Batch
+from edgevit.training.loop.lr_finder import range_test
+from edgevit.training.loop.setup import distillation_setup, supervised_setup
+from edgevit.training.objectives import ObjectiveFunction, Outputs
+
+TIMED_BATCH = 16
+ANSWER_BATCH = 8
+TIMED_STEPS = 4  # the first one is not counted
+
+
+def seconds_per_image(config: Train | Distill, inputs: Mapping[str, Artifact], context: Context) -> float:
+    """Time of one training image in seconds: decoding, augmentation, teacher and student. Nothing is kept.
+
+    Args:
+        inputs: the data sets, with the checkpoints that the stage refers to. Their weights may be random.
+    """
+    short = config.model_copy(update={"batch_size": TIMED_BATCH, "epochs": 1, "learning_rate_batch": None})
+    quiet = replace(context, progress=SilentProgress(), workers=0)
+    if isinstance(short, Distill):
+        setup = distillation_setup(short, inputs, quiet)[0]
+    else:
+        setup = supervised_setup(short, inputs)
+    watched = _Watched(setup.objective)
+    range_test(replace(setup, objective=watched), short, quiet, steps=TIMED_STEPS)
+    steps_s = [later - earlier for earlier, later in zip(watched.times_s, watched.times_s[1:], strict=False)]
+    return median(steps_s[1:] or steps_s) / TIMED_BATCH
+
+
+def seconds_per_answer(model: Artifact, context: Context) -> float:
+    """Time of one image through a checkpoint in seconds, without decoding."""
+    built = open_checkpoint(model)
+    images = torch.zeros(ANSWER_BATCH, 3, built.preprocess.height, built.preprocess.width, device=context.device)
+    module, times_s = built.module.to(context.device), list[float]()
+    with torch.inference_mode():
+        for _ in range(TIMED_STEPS):
+            start = time.perf_counter()
+            float(module(images).sum())  # waits for the device
+            times_s.append(time.perf_counter() - start)
+    return median(times_s[1:]) / ANSWER_BATCH
+
+
+@dataclass
+class _Watched:
+    """The objective; notes the time of each step."""
+
+    objective: ObjectiveFunction
+
+    def __post_init__(self) -> None:
+        self.times_s: list[float] = []
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
+        loss = self.objective(outputs, batch)
+        float(loss.detach())  # waits for the device
+        self.times_s.append(time.perf_counter())
+        return loss
