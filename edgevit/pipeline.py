@@ -47,7 +47,7 @@ def run(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collect
     _check_ids(fresh, recipe)
     store = Store(runs / ".store")
     context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
-    done = _datasets(recipe, base, store, context)
+    done = datasets_of(recipe, base, store, context)
     for number, config in enumerate(recipe.stages, 1):
         title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()})"
         done[config.id] = make(config, resolve(config, done), store, context, title, again=config.id in fresh)
@@ -84,7 +84,7 @@ def finished_inputs(
     """
     store = Store(runs / ".store")
     context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
-    done = _datasets(recipe, base, store, context)
+    done = datasets_of(recipe, base, store, context)
     stages = {stage.id: stage for stage in recipe.stages}
 
     def inputs_of(stage: Stage) -> dict[str, Artifact]:
@@ -101,6 +101,18 @@ def finished_inputs(
         return _with_images(artifact, inputs)
 
     return inputs_of(config), context.at(config.id, context.work, context.cache)
+
+
+def datasets_of(recipe: Recipe, base: Path, store: Store, context: Context) -> dict[str, Artifact]:
+    """The artifacts of the data sets and roles of a recipe, by name. Notes about them are said."""
+    cache = store.root / "hashes.json"
+    artifacts = dataset_artifacts(
+        recipe.datasets, base, recipe.dataset_names(), cache=cache, progress=context.progress, uses=_uses(recipe)
+    )
+    notes = [note for artifact in artifacts.values() for note in artifact.manifest.provenance["notes"]]
+    for note in dict.fromkeys(notes):
+        context.progress.say(f"note: {note}")
+    return artifacts
 
 
 def finished(recipe: Recipe, runs: Path) -> dict[str, InputRef]:
@@ -146,7 +158,7 @@ def why(recipe: Recipe, base: Path, runs: Path, fresh: Collection[str] = ()) -> 
     _check_ids(fresh, recipe)
     store = Store(runs / ".store")
     context = Context(budget=recipe.budget, recipe_name=recipe.name)
-    done = _datasets(recipe, base, store, context)
+    done = datasets_of(recipe, base, store, context)
     answers = []
     for config in recipe.stages:
         missing = [name for _, name, _ in references(config) if name not in done]
@@ -264,17 +276,6 @@ def _curves(artifact: Artifact) -> dict[str, list[float]]:
         return {}
     rows = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {name: [row[name] for row in rows if name in row] for name in ("loss", "val_top1")}
-
-
-def _datasets(recipe: Recipe, base: Path, store: Store, context: Context) -> dict[str, Artifact]:
-    cache = store.root / "hashes.json"
-    artifacts = dataset_artifacts(
-        recipe.datasets, base, recipe.dataset_names(), cache=cache, progress=context.progress, uses=_uses(recipe)
-    )
-    notes = [note for artifact in artifacts.values() for note in artifact.manifest.provenance["notes"]]
-    for note in dict.fromkeys(notes):
-        context.progress.say(f"note: {note}")
-    return artifacts
 
 
 def _uses(recipe: Recipe) -> Uses:

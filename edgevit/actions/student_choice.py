@@ -16,9 +16,10 @@ from edgevit.models.creation import create_model
 from edgevit.models.pretrained import can_be_had, check_pretrained, model_of_weights
 from edgevit.models.timm_models import check_model_name
 from edgevit.progress import Progress
-from edgevit.selection import Candidate, Choice, DeployedForm, Student, Timing, most_capable, shortlist, timed
-from edgevit.selection.candidates import MS_PER_GMAC, measured, sizes_of
-from edgevit.selection.choice import MOST_TIMINGS, ROOM
+from edgevit.selection.candidates import MS_PER_GMAC, Candidate, measured, shortlist, sizes_of
+from edgevit.selection.choice import MOST_TIMINGS, ROOM, Choice, most_capable
+from edgevit.selection.kept import timed
+from edgevit.selection.records import DeployedForm, Student, Timing
 
 TEACHER = "resnet50.a1_in1k"
 STUDENT = "tiny_vit_5m_224"  # without a latency budget

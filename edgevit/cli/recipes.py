@@ -62,14 +62,19 @@ def run(
     tensorboard: Annotated[
         Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write training curves for TensorBoard to DIR.")
     ] = None,
+    anyway: Annotated[bool, flag("--anyway", "Train also where the student will not meet the latency budget.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a recipe. Finished stages are not run again, and a stopped run continues.
+
+    With a latency budget, the student is timed untrained before the first training. Exit status 1: it will not meet
+    the budget, or the finished model does not.
 
     Example: edgevit run quickstart --set stages.student.epochs=60
     """
     from edgevit import pipeline
     from edgevit.actions.doctor import training_device
+    from edgevit.actions.early_latency import check_latency_early
     from edgevit.recipe import load_recipe
     from edgevit.training.loop.event_files import check_tensorboard
 
@@ -86,6 +91,8 @@ def run(
     if _follows_torchrun(device, ranks):
         return
     context = terminal_context(device=device, ranks=ranks, shard=shard, check=check, tensorboard=tensorboard, **loading)
+    if not anyway:
+        check_latency_early(loaded, base, runs, context, fresh)
     before = pipeline.finished(loaded, runs)
     done = pipeline.run(loaded, base, runs, context, fresh)
     _dismiss_torchrun(device)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgevit.selection.candidates import Candidate
-from edgevit.selection.timing import Timing
+from edgevit.selection.records import Timing
 
 ROOM = 0.9  # of the budget: the upper bound of the p50 of an untrained student stays below it
 MOST_TIMINGS = 6

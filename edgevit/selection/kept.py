@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from edgevit.artifacts import sha256_of
 from edgevit.disks import whole_or_not_at_all
-from edgevit.selection.timing import DeployedForm, Student, Timing, time_student
+from edgevit.selection.records import DeployedForm, Student, Timing
 
 MOST_KEPT = 500
 LONGEST_BYTES = 65_536
@@ -41,6 +41,8 @@ def timed(student: Student, form: DeployedForm) -> Timing:
     """The kept timing of a student, or else a new one, which is kept. Raises as `time_student` does."""
     timing = kept_timing(student, form)
     if timing is None:
+        from edgevit.selection.timing import time_student
+
         timing = time_student(student, form)
         keep(student, form, timing)
     return timing

@@ -6,13 +6,13 @@ The weights are random: they do not change the speed, as long as `quantize` leav
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
-from edgevit.artifacts import Frozen, IOSpec, Json, numbers
-from edgevit.configs import Compile, Export, Profile, Quantize
+from edgevit.artifacts import IOSpec, Json, numbers
+from edgevit.configs import Export, Profile, Quantize
 from edgevit.configs.runtimes import TORCH
 from edgevit.context import usable_cpus
 from edgevit.exporting import onnx_from_module, with_normalization
@@ -23,91 +23,18 @@ from edgevit.models.cost import cost_of
 from edgevit.models.creation import BuiltModel, create_model
 from edgevit.models.embedding import embedding_width
 from edgevit.profiling import Measurement, MeasurePlan
-from edgevit.provenance import version_of
 from edgevit.quantization.candidates import Candidate, CandidateWriter
 from edgevit.quantization.ptq import calibrated
 from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images, runtime_options
 from edgevit.runtimes.onnxruntime.engine import ENGINE
 from edgevit.runtimes.sessions import file_session
+from edgevit.selection.records import DeployedForm, Student, Timing
 from edgevit.targets import target_for, target_info
 
 TRIAL = MeasurePlan(warmup_s=0.15, duration_s=0.5, min_runs=10)  # of each form of the file
 FINAL = MeasurePlan(warmup_s=0.3, duration_s=1.0, min_runs=30)  # of the deployed form
 MOST_TAKES = 3  # of the final measurement, where other work disturbs it
 CALIBRATION_IMAGES = 4
-PACKAGES = ("edgevit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
-
-
-class Student(Frozen):
-    """A model by its timm name, before training.
-
-    Attributes:
-        image_size: side in pixels; None is the model's own.
-    """
-
-    model: str
-    image_size: int | None = None
-    num_classes: int = 10
-    model_args: dict[str, Any] = {}
-    distillation_token: bool = False
-
-
-@dataclass(frozen=True)
-class DeployedForm:
-    """The stages between a student and the measurement of its latency.
-
-    Attributes:
-        export: None if the checkpoint itself is timed, in PyTorch.
-        quantize: None if the float file is deployed.
-        compile: None if the ONNX file is deployed.
-    """
-
-    profile: Profile
-    export: Export | None = None
-    quantize: Quantize | None = None
-    compile: Compile | None = None
-
-    def key(self) -> Json:
-        """All that decides the speed, for the key of a kept timing. Names, seeds and calibration do not."""
-        return {
-            "profile": self.profile.model_dump(mode="json", include=set(PROFILE_FIELDS)),
-            "export": self.export and self.export.model_dump(mode="json", include=set(EXPORT_FIELDS)),
-            "quantize": self.quantize and self.quantize.model_dump(mode="json", include=set(QUANTIZE_FIELDS)),
-            "compile": self.compile is not None,
-        }
-
-    def machine(self) -> Json:
-        """The target and the versions that a timing holds for."""
-        runtime = self.export.runtime if self.export else TORCH.name
-        versions = {package: version_of(package) for package in PACKAGES}
-        return {"target": target_info(self.profile.target, runtime), "versions": versions}
-
-
-PROFILE_FIELDS = ("target", "batch_size", "threads", "precision", "runtime", "boundary")
-EXPORT_FIELDS = ("opset", "runtime", "dynamic_batch", "normalize", "embedding")
-QUANTIZE_FIELDS = ("runtime", "precision", "placement", "threads")
-
-
-class Timing(Frozen):
-    """What one student costs on a target.
-
-    Attributes:
-        macs, params: of the model with its own number of classes.
-        size_bytes: of the deployed file; of the weights in float32 if a checkpoint is deployed.
-        form: of the deployed file, as `quantize` names it: "int8 all", "float32".
-        float_p50_ms: of the float file in the same runtime; None if the float model is deployed.
-        warnings: what disturbed the measurement.
-    """
-
-    macs: int
-    params: int
-    size_bytes: int
-    form: str
-    p50_ms: float
-    p50_low_ms: float
-    p50_high_ms: float
-    float_p50_ms: float | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def time_student(student: Student, form: DeployedForm) -> Timing:

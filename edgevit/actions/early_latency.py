@@ -1,0 +1,181 @@
+"""Before a recipe trains: whether its student will meet the latency budget, by a timing with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgevit.artifacts import Artifact
+from edgevit.configs import (
+    Compile,
+    Distill,
+    Evaluate,
+    Export,
+    Fewshot,
+    Load,
+    Profile,
+    Qat,
+    Quantize,
+    Recipe,
+    Stage,
+    Train,
+    references,
+)
+from edgevit.context import Context
+from edgevit.errors import CheckFailed, listed
+from edgevit.pipeline import datasets_of, why
+from edgevit.progress import SilentProgress
+from edgevit.selection.kept import timed
+from edgevit.selection.records import DeployedForm, Student, Timing
+from edgevit.store import Store
+
+ADVISED_TIMINGS = 3  # of students that would meet the budget
+KINDS: tuple[type[Stage], ...] = (Load, Train, Distill, Qat, Fewshot, Export, Quantize, Compile)
+
+
+@dataclass(frozen=True)
+class DeployedChain:
+    """The stages from the student to the model that the budget judges.
+
+    Attributes:
+        trained: the stage that makes the checkpoint of the deployed model.
+        starts: the stages that the checkpoint was made from, the first one last.
+    """
+
+    form: DeployedForm
+    trained: Stage
+    starts: tuple[Stage, ...]
+
+    @property
+    def trains(self) -> bool:
+        return any(isinstance(stage, (Train, Distill, Qat)) for stage in (self.trained, *self.starts))
+
+
+def check_latency_early(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collection[str]) -> None:
+    """Time the student of a recipe with a latency budget untrained, unless it is trained already.
+
+    Raises:
+        CheckFailed: its p50 is over the budget by more than its interval. The error names students that would meet it.
+    """
+    limit_ms, chain = recipe.budget.latency_ms, deployed_chain(recipe)
+    if limit_ms is None or chain is None or not chain.trains:
+        return
+    if not any(reason.runs for reason in why(recipe, base, runs, fresh) if reason.id == chain.trained.id):
+        return
+    student = student_of(chain, _datasets(recipe, base, runs, context))
+    if student is None:
+        return
+    timing = timed(student, chain.form)
+    context.progress.say(
+        f"{chain.trained.id}: p50 {timing.p50_ms:.3g} ms untrained ({timing.form}); the budget is {limit_ms:g} ms"
+    )
+    if timing.p50_low_ms > limit_ms:
+        raise _too_slow(chain, student, timing, limit_ms, context)
+
+
+def deployed_chain(recipe: Recipe) -> DeployedChain | None:
+    """The stages behind the model that the report will judge; None if the recipe reshapes it, or times no model.
+
+    The model is chosen as in the report: timed and evaluated, then engine before ONNX before checkpoint, then the last.
+    """
+    stages = {stage.id: stage for stage in recipe.stages}
+    evaluated = {stage.model for stage in recipe.stages if isinstance(stage, Evaluate)}
+    profiles = [stage for stage in recipe.stages if isinstance(stage, Profile)]
+    kinds = ("checkpoint", "onnx", "engine")
+    ranked = sorted(profiles, key=lambda stage: (stage.model in evaluated, kinds.index(stages[stage.model].makes)))
+    if not ranked:
+        return None
+    profile = ranked[-1]
+    chain = [stages[profile.model]]
+    while (made_from := _made_from(chain[-1])) is not None:
+        chain.append(stages[made_from])
+    if not all(isinstance(stage, KINDS) for stage in chain):
+        return None
+    files = {type(stage): stage for stage in chain if isinstance(stage, (Export, Quantize, Compile))}
+    checkpoints = [stage for stage in chain if not isinstance(stage, (Export, Quantize, Compile))]
+    return _chain(profile, files, checkpoints)
+
+
+def student_of(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Student | None:
+    """The untrained student of a chain; None if its model is not known before the run."""
+    stages = (chain.trained, *chain.starts)
+    named = next((stage for stage in stages if isinstance(stage, (Load, Train, Distill)) and stage.model), None)
+    if named is None or any(getattr(stage, "test_time_views", ()) for stage in stages[:1]):
+        return None
+    assert isinstance(named, (Load, Train, Distill))
+    assert named.model is not None
+    return Student(
+        model=named.model,
+        image_size=named.image_size,
+        num_classes=_num_classes(stages, datasets),
+        model_args=named.model_args,
+        distillation_token=isinstance(named, Distill) and named.distillation_token,
+    )
+
+
+def _chain(profile: Profile, files: Mapping[type[Stage], Stage], checkpoints: list[Stage]) -> DeployedChain | None:
+    export, quantize, compile_ = (files.get(kind) for kind in (Export, Quantize, Compile))
+    assert export is None or isinstance(export, Export)
+    assert quantize is None or isinstance(quantize, Quantize)
+    assert compile_ is None or isinstance(compile_, Compile)
+    is_for_tensorrt = quantize is not None and (quantize.runtime == "tensorrt" or quantize.precision != "int8")
+    if not checkpoints or is_for_tensorrt or (export is not None and export.precision != "float32"):
+        return None
+    if profile.runtime is not None and export is not None and profile.runtime != export.runtime:
+        return None
+    return DeployedChain(DeployedForm(profile, export, quantize, compile_), checkpoints[0], tuple(checkpoints[1:]))
+
+
+def _made_from(stage: Stage) -> str | None:
+    """The stage whose model this stage changes; None if it starts a model."""
+    if isinstance(stage, Load):
+        return None
+    made_from: str | None = getattr(stage, "init" if isinstance(stage, (Train, Distill, Qat)) else "model", None)
+    return made_from
+
+
+def _num_classes(stages: Collection[Stage], datasets: Mapping[str, Artifact]) -> int:
+    """The number of outputs: of the data that the last training learns from, or of the loaded model."""
+    for stage in stages:
+        counts = [datasets[name].metrics.get("classes") or 0 for _, name, _ in references(stage) if name in datasets]
+        if max(counts, default=0) > 1:
+            return int(max(counts))
+        if isinstance(stage, Load) and (stage.num_classes or stage.classes):
+            return stage.num_classes or len(stage.classes or ())
+    return 1000
+
+
+def _datasets(recipe: Recipe, base: Path, runs: Path, context: Context) -> dict[str, Artifact]:
+    return datasets_of(recipe, base, Store(runs / ".store"), replace(context, progress=SilentProgress()))
+
+
+def _too_slow(chain: DeployedChain, student: Student, timing: Timing, limit_ms: float, context: Context) -> CheckFailed:
+    size = f" at {student.image_size} px" if student.image_size else ""
+    what = f"the student {student.model}{size} will not meet the latency budget"
+    got = f"p50 {timing.p50_ms:.3g} ms untrained, interval {timing.p50_low_ms:.3g} to {timing.p50_high_ms:.3g} ms"
+    advice = _advice(chain, student, limit_ms, context)
+    return CheckFailed(
+        what, where=f"stage '{chain.trained.id}'", got=got, expected=f"at most {limit_ms:g} ms", next=advice
+    )
+
+
+def _advice(chain: DeployedChain, student: Student, limit_ms: float, context: Context) -> str:
+    """Students that would meet the budget, as timed, and the way to go on regardless."""
+    from edgevit.selection.candidates import Candidate, shortlist
+    from edgevit.selection.choice import most_capable
+
+    context.progress.say(f"students within {limit_ms:g} ms, timed untrained:")
+
+    def time(candidate: Candidate) -> Timing:
+        other = Student(model=candidate.model, image_size=candidate.image_size, num_classes=student.num_classes)
+        timing = timed(other, chain.form)
+        context.progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form})")
+        return timing
+
+    choice = most_capable(shortlist(), limit_ms, time, most=ADVISED_TIMINGS)
+    anyway = "--anyway runs it all the same"
+    if choice.best is None:
+        return f"raise budget.latency_ms; {anyway}"
+    within = [str(one) for one, timing in choice.timings.items() if timing.p50_high_ms <= limit_ms]
+    return f"take {listed(within)}; {anyway}"
