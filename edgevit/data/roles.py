@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from edgevit.artifacts import LEARNED_TOO, Artifact, Json, Manifest, sha256_of
 from edgevit.configs import DatasetConfig, EncodedImages, ImageFolder
 from edgevit.data.class_names import alike_notes, check_class_names
-from edgevit.data.dataset import NO_LABEL, SPLITS, UNLABELLED_SPLIT, Dataset, Indices, Source, Split, SubsetImages
+from edgevit.data.dataset import NO_LABEL, SPLITS, UNLABELLED_SPLIT, Dataset, Indices, Source, SubsetImages
 from edgevit.data.duplicates import Overlap, Uses, duplicate_notes, is_support, overlaps
 from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
 from edgevit.data.hashes import ImageStates
@@ -239,12 +239,12 @@ def _candidates(name: str, role: str, config: DatasetConfig, source: Source) -> 
             expected=", ".join(roles),
             next=_way_to_role(role, config) or did_you_mean(role, roles),
         )
-    labelled_roles: dict[str, set[Split]] = {
+    labelled_roles: dict[str, set[str]] = {
         "": set(SPLITS),
         "support": {"train"},
         "pool": {"train", UNLABELLED_SPLIT},
     }
-    wanted = labelled_roles[role] if role in labelled_roles else {role}
+    wanted = labelled_roles.get(role, {role})
     return np.flatnonzero([split in wanted for split in source.splits])
 
 

@@ -51,32 +51,33 @@ def read(config: ImageFolder, base: Path) -> Source:
         DataError: PATH is missing, is not a folder, has no images in the expected layout, or has two folders of one
             split; or a folder in it cannot be listed.
     """
-    root = absolute_path(config.path, base)
-    _check_folder(root)
-    labelled = config.classes != "none"
-    split_of_folder = split_folders(root, labelled)
-    unlabelled = unlabelled_folder(config, base)
-    passed_over: PassedOver = {}
-    samples = sorted(_samples(root, split_of_folder, labelled, passed_over, unlabelled))
-    samples = _without_left_out(samples, config, root, passed_over)
-    without_labels = {} if unlabelled is None else _unlabelled(unlabelled, root, config, passed_over)
-    notes = list(passed_over_notes(passed_over, root))
+    listing = _listing(config, base)
+    root, samples, notes = listing.root, listing.samples, list(passed_over_notes(listing.passed_over, listing.root))
     if not samples:
-        raise _no_images(root, split_of_folder, labelled, notes)
+        raise _no_images(root, listing.split_of_folder, config.classes != "none", notes)
     ids = tuple(sample.id for sample in samples)
-    if not labelled:
-        splits = _splits(ids, split_of_folder, config, None)
+    if config.classes == "none":
+        splits = _splits(ids, listing.split_of_folder, config, None)
         return Source((), ids, None, splits, FolderImages(root, ids), tuple(notes))
     level = 0 if config.classes == "top" else -1
     classes, labels = np.unique([composed(sample.class_folders[level]) for sample in samples], return_inverse=True)
     if config.classes == "leaf":
         notes += _merged_class_notes({tuple(map(composed, sample.class_folders)) for sample in samples})
-    if without_labels:
-        notes.append(f"{len(without_labels)} images in {printable_path(unlabelled or root)} have no labels: role pool")
-    splits = _splits(ids, split_of_folder, config, labels)
-    images = FolderImages(root, (*ids, *without_labels.values()))
+    if listing.unlabelled:
+        notes.append(f"{len(listing.unlabelled)} images have no labels and are the role pool")
+    splits = _splits(ids, listing.split_of_folder, config, labels)
+    images = FolderImages(root, (*ids, *listing.unlabelled.values()))
     source = Source(tuple(classes.tolist()), ids, labels.astype(np.int64), splits, images, tuple(notes))
-    return with_unlabelled(source, tuple(without_labels))
+    return with_unlabelled(source, tuple(listing.unlabelled))
+
+
+def passed_over_files(config: ImageFolder, base: Path) -> dict[str, tuple[str, ...]]:
+    """The files and folders in PATH that are not images of the data set, by category, relative to PATH and sorted."""
+    listing = _listing(config, base)
+    return {
+        category: tuple(sorted(printable_path(os.path.relpath(file, listing.root)) for file in files))
+        for category, files in listing.passed_over.items()
+    }
 
 
 def split_folders(root: Path, of_classes: bool) -> dict[str, Split]:
@@ -155,6 +156,35 @@ class FolderImages:
 
     def _stored(self, index: int) -> StoredFile:
         return StoredFile(self.root / self.paths[index])
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The files of a data set.
+
+    Attributes:
+        split_of_folder: the split of each split folder; {} if there are none.
+        unlabelled: the path of each image without a label, relative to `root` or absolute, by its id.
+    """
+
+    root: Path
+    split_of_folder: Mapping[str, Split]
+    samples: Sequence[_Sample]
+    unlabelled: Mapping[str, str]
+    passed_over: PassedOver
+
+
+def _listing(config: ImageFolder, base: Path) -> _Listing:
+    root = absolute_path(config.path, base)
+    _check_folder(root)
+    labelled = config.classes != "none"
+    split_of_folder = split_folders(root, labelled)
+    folder = unlabelled_folder(config, base)
+    passed_over: PassedOver = {}
+    samples = sorted(_samples(root, split_of_folder, labelled, passed_over, folder))
+    kept = _without_left_out(samples, config, root, passed_over)
+    unlabelled = {} if folder is None else _unlabelled(folder, root, config, passed_over)
+    return _Listing(root, split_of_folder, kept, unlabelled, passed_over)
 
 
 def _check_folder(root: Path) -> None:
