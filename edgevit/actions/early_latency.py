@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from edgevit.artifacts import Artifact
 from edgevit.configs import (
@@ -30,6 +31,7 @@ from edgevit.selection.kept import timed
 from edgevit.selection.records import DeployedForm, Student, Timing
 from edgevit.store import Store
 
+S = TypeVar("S", bound=Stage)
 ADVISED_TIMINGS = 3  # of students that would meet the budget
 KINDS: tuple[type[Stage], ...] = (Load, Train, Distill, Qat, Fewshot, Export, Quantize, Compile)
 
@@ -87,14 +89,14 @@ def deployed_chain(recipe: Recipe) -> DeployedChain | None:
     if not ranked:
         return None
     profile = ranked[-1]
-    chain = [stages[profile.model]]
+    chain: list[Stage] = [stages[profile.model]]
     while (made_from := _made_from(chain[-1])) is not None:
         chain.append(stages[made_from])
     if not all(isinstance(stage, KINDS) for stage in chain):
         return None
-    files = {type(stage): stage for stage in chain if isinstance(stage, (Export, Quantize, Compile))}
     checkpoints = [stage for stage in chain if not isinstance(stage, (Export, Quantize, Compile))]
-    return _chain(profile, files, checkpoints)
+    form = DeployedForm(profile, _first(chain, Export), _first(chain, Quantize), _first(chain, Compile))
+    return DeployedChain(form, checkpoints[0], tuple(checkpoints[1:])) if _is_timed_here(form) else None
 
 
 def student_of(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Student | None:
@@ -114,17 +116,16 @@ def student_of(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Studen
     )
 
 
-def _chain(profile: Profile, files: Mapping[type[Stage], Stage], checkpoints: list[Stage]) -> DeployedChain | None:
-    export, quantize, compile_ = (files.get(kind) for kind in (Export, Quantize, Compile))
-    assert export is None or isinstance(export, Export)
-    assert quantize is None or isinstance(quantize, Quantize)
-    assert compile_ is None or isinstance(compile_, Compile)
-    is_for_tensorrt = quantize is not None and (quantize.runtime == "tensorrt" or quantize.precision != "int8")
-    if not checkpoints or is_for_tensorrt or (export is not None and export.precision != "float32"):
-        return None
-    if profile.runtime is not None and export is not None and profile.runtime != export.runtime:
-        return None
-    return DeployedChain(DeployedForm(profile, export, quantize, compile_), checkpoints[0], tuple(checkpoints[1:]))
+def _is_timed_here(form: DeployedForm) -> bool:
+    """Whether the form runs on this machine, in the runtime that it is written for."""
+    quantize, export = form.quantize, form.export
+    if quantize is not None and (quantize.runtime == "tensorrt" or quantize.precision != "int8"):
+        return False
+    return export is None or (export.precision == "float32" and form.profile.runtime in (None, export.runtime))
+
+
+def _first(chain: Sequence[Stage], kind: type[S]) -> S | None:
+    return next((stage for stage in chain if isinstance(stage, kind)), None)
 
 
 def _made_from(stage: Stage) -> str | None:

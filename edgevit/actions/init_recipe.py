@@ -25,7 +25,7 @@ from edgevit.actions.student_choice import (
 )
 from edgevit.actions.training_time import seconds_per_answer, seconds_per_image
 from edgevit.artifacts import Artifact
-from edgevit.configs import Distill, FewShotDraw, ImageFolder, Load, Recipe, Splits, Train
+from edgevit.configs import Distill, Fewshot, FewShotDraw, ImageFolder, Load, Recipe, Splits, Train
 from edgevit.configs.fields import LONGEST_ID
 from edgevit.context import Context, usable_cpus
 from edgevit.data import dataset_artifacts
@@ -41,6 +41,7 @@ TARGETS = ("local-cpu", "local-gpu")
 FEW_IMAGES_PER_CLASS = 20  # of train, on average; below it the recipe is a few-shot one
 EPOCHS = 40
 LEAST_EPOCHS, MOST_EPOCHS = 1, 300  # that --minutes may give
+TEACHERS_SHARE = 0.5  # of --minutes; above it the teacher is not trained, and only its classifier is fitted
 OTHER_STAGES_S = 90.0  # export, quantization, evaluation and profiling, on two cores
 FEWSHOT_PASSES = 9  # of a support image through the teacher: itself and its random views
 
@@ -92,7 +93,7 @@ class _Images:
 
     Attributes:
         config: of the data set in the recipe.
-        few: whether there are few labelled images for each class.
+        few: whether there are few labelled images for each class, so that the teacher gets only a classifier.
         labelled: the role of the labelled images.
         pool: whether there is a role of images without labels.
         test, val: the role to test on, and the role to validate on or None.
@@ -136,6 +137,9 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
         context.progress,
     )
     cost = _cost_of_run(_text(options, images, sources, student, EPOCHS), images, context)
+    if options.minutes is not None and not images.few and cost.rest_s > 60 * options.minutes * TEACHERS_SHARE:
+        images = replace(images, few=True)  # the teacher keeps its body: only its classifier is fitted
+        cost = _cost_of_run(_text(options, images, sources, student, EPOCHS), images, context)
     epochs = cost.epochs_in(options.minutes) if options.minutes is not None else EPOCHS
     lines = (*_about_student(options, student), cost.sentence(epochs, context.device, options.minutes))
     return WrittenRecipe(_text(options, images, sources, student, epochs), lines)
@@ -245,9 +249,11 @@ class _Cost:
     def sentence(self, epochs: int, device: str, minutes: float | None) -> str:
         total_s = epochs * self.epoch_s + self.rest_s
         cores = f" with {usable_cpus()} cores" if device == "cpu" else ""
-        about = f"time: about {duration(total_s)} here ({device}{cores}), {epochs} epochs of {duration(self.epoch_s)}"
-        is_too_long = minutes is not None and total_s > 60 * minutes * 1.1
-        return f"{about}; one epoch does not fit into --minutes {minutes:g}" if is_too_long else about
+        count = f"{epochs} epochs" if epochs > 1 else "1 epoch"
+        about = f"time: about {duration(total_s)} here ({device}{cores}), {count} of {duration(self.epoch_s)}"
+        if minutes is None:
+            return f"{about}; --minutes sets another time"
+        return f"{about}: more than --minutes {minutes:g}" if total_s > 60 * minutes * 1.1 else about
 
 
 def duration(seconds: float) -> str:
@@ -276,16 +282,14 @@ def _cost_of_run(text: str, images: _Images, context: Context) -> _Cost:
 def _teacher_s(recipe: Recipe, done: Mapping[str, Artifact], context: Context) -> float:
     """The time that the stage `teacher` takes, in seconds; 0 without it."""
     teacher = next((stage for stage in recipe.stages if stage.id == "teacher"), None)
-    if teacher is None:
-        return 0.0
     if isinstance(teacher, Train):
-        images = done[teacher.data].metrics["images"]
+        images: int = done[teacher.data].metrics["images"]
         return teacher.epochs * images * seconds_per_image(teacher, resolve(teacher, done), context)
-    answers = sum(
-        done[name].metrics["images"] * passes
-        for name, passes in ((teacher.support, FEWSHOT_PASSES), (teacher.pool, 1))
-        if name is not None
-    )
+    if not isinstance(teacher, Fewshot):
+        return 0.0
+    answers: int = FEWSHOT_PASSES * done[teacher.support].metrics["images"]
+    if teacher.pool is not None:
+        answers += done[teacher.pool].metrics["images"]
     return answers * seconds_per_answer(done["backbone"], context)
 
 

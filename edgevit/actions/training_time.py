@@ -20,8 +20,7 @@ from edgevit.training.loop.lr_finder import range_test
 from edgevit.training.loop.setup import distillation_setup, supervised_setup
 from edgevit.training.objectives import ObjectiveFunction, Outputs
 
-TIMED_BATCH = 16
-ANSWER_BATCH = 8
+TIMED_BATCH = 4  # on a CPU, where the time of an image hardly depends on the batch; a GPU takes the stage's own batch
 TIMED_STEPS = 4  # the first one is not counted
 
 
@@ -31,7 +30,8 @@ def seconds_per_image(config: Train | Distill, inputs: Mapping[str, Artifact], c
     Args:
         inputs: the data sets, with the checkpoints that the stage refers to. Their weights may be random.
     """
-    short = config.model_copy(update={"batch_size": TIMED_BATCH, "epochs": 1, "learning_rate_batch": None})
+    batch = TIMED_BATCH if context.device == "cpu" else config.batch_size
+    short = config.model_copy(update={"batch_size": batch, "epochs": 1, "learning_rate_batch": None})
     quiet = replace(context, progress=SilentProgress(), workers=0)
     if isinstance(short, Distill):
         setup = distillation_setup(short, inputs, quiet)[0]
@@ -40,20 +40,20 @@ def seconds_per_image(config: Train | Distill, inputs: Mapping[str, Artifact], c
     watched = _Watched(setup.objective)
     range_test(replace(setup, objective=watched), short, quiet, steps=TIMED_STEPS)
     steps_s = [later - earlier for earlier, later in zip(watched.times_s, watched.times_s[1:], strict=False)]
-    return median(steps_s[1:] or steps_s) / TIMED_BATCH
+    return median(steps_s[1:] or steps_s) / batch
 
 
 def seconds_per_answer(model: Artifact, context: Context) -> float:
     """Time of one image through a checkpoint in seconds, without decoding."""
     built = open_checkpoint(model)
-    images = torch.zeros(ANSWER_BATCH, 3, built.preprocess.height, built.preprocess.width, device=context.device)
+    images = torch.zeros(TIMED_BATCH, 3, built.preprocess.height, built.preprocess.width, device=context.device)
     module, times_s = built.module.to(context.device), list[float]()
     with torch.inference_mode():
         for _ in range(TIMED_STEPS):
             start = time.perf_counter()
             float(module(images).sum())  # waits for the device
             times_s.append(time.perf_counter() - start)
-    return median(times_s[1:]) / ANSWER_BATCH
+    return median(times_s[1:]) / TIMED_BATCH
 
 
 @dataclass

@@ -1,0 +1,203 @@
+"""`edgevit init` decides by what it sees, and `edgevit run` says early what it will not reach.
+
+Students are not timed here: timings of a machine of known speed are kept beforehand. tests/selection times some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edgevit.actions.early_latency import check_latency_early, deployed_chain, student_of
+from edgevit.actions.init_recipe import duration
+from edgevit.actions.student_choice import deployed_form, rounded_up, weights_from
+from edgevit.cli import app
+from edgevit.configs import Compile, Export, Profile, Quantize
+from edgevit.context import Context
+from edgevit.errors import ArtifactError, CheckFailed, RecipeError
+from edgevit.models.creation import create_model
+from edgevit.models.pretrained import check_pretrained, hub_answers, model_of_weights
+from edgevit.recipe import load_recipe
+from edgevit.selection import kept
+from edgevit.selection.candidates import shortlist
+from edgevit.selection.choice import ROOM
+from edgevit.selection.records import Student
+from tests.selection.test_choice import machine, timing
+from tests.test_files import photos
+
+
+@pytest.fixture
+def known_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Timings of every student of the shortlist for two classes, as fast as on the measured machine."""
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    time = machine(1)
+    for candidate in shortlist():
+        student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=2)
+        kept.keep(student, deployed_form("local-cpu"), time(candidate))
+    yield
+
+
+def init(folder: Path, *options: object, out: str = "new.yaml") -> tuple[int, str]:
+    command = ["init", folder, "--offline", *options, "--out", folder.parent / out]
+    answer = CliRunner().invoke(app, list(map(str, command)))
+    return answer.exit_code, answer.output
+
+
+def test_the_student_follows_the_budget(tmp_path: Path, known_machine: None) -> None:
+    folder = photos(tmp_path / "My Photos", {"a": 12, "it's": 12})
+    students = {}
+    for budget_ms in (1, 3):
+        status, said = init(folder, "--latency-ms", budget_ms, out=f"{budget_ms}.yaml")
+        assert status == 0, said
+        recipe = load_recipe(tmp_path / f"{budget_ms}.yaml")
+        chain = deployed_chain(recipe)
+        assert chain is not None
+        student = student_of(chain, {})
+        assert student is not None
+        (students[budget_ms],) = [
+            one for one in shortlist() if (one.model, one.image_size) == (student.model, student.image_size)
+        ]
+        assert recipe.name == "my-photos"
+        assert recipe.budget.latency_ms == budget_ms
+        assert recipe.datasets["photos"].few_shot is None  # all labels are used
+        assert f"student: {students[budget_ms]}, " in said
+        assert "next larger" in said
+        assert "about" in said
+    for budget_ms, student in students.items():
+        within = [one for one in shortlist() if machine(1)(one).p50_high_ms <= ROOM * budget_ms]
+        assert student == within[-1]
+
+
+def test_a_budget_that_no_student_meets_is_a_plain_no(tmp_path: Path, known_machine: None) -> None:
+    folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
+    with pytest.raises(CheckFailed) as caught:
+        CliRunner().invoke(
+            app, ["init", str(folder), "--offline", "--latency-ms", "0.1", "--out", str(tmp_path / "new.yaml")],
+            catch_exceptions=False,
+        )  # fmt: skip
+    least = rounded_up(1.02 * shortlist()[0].expected_ms / ROOM)
+    assert f"--latency-ms {least:g} can be met" in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert not (tmp_path / "new.yaml").exists()
+    assert init(folder, "--latency-ms", least)[0] == 0
+
+
+def test_without_weights_the_student_learns_from_labels_alone(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
+    status, said = init(folder, "--student", "test_vit")
+    assert status == 0, said
+    assert "no pretrained weights (--offline)" in said
+    recipe = load_recipe(tmp_path / "new.yaml")
+    assert [stage.name() for stage in recipe.stages][:2] == ["train", "evaluate"]
+
+
+def test_weights_from_a_file_teach_and_start_the_student(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    built = create_model("test_efficientnet", 1000)
+    file = tmp_path / "test_efficientnet.r160_in1k.safetensors"
+    save_file(built.module.state_dict(), file)
+    folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
+    status, said = init(folder, "--weights", file, "--minutes", 5, "--shots", 3)
+    assert status == 0, said
+    recipe = load_recipe(tmp_path / "new.yaml")
+    loads = {stage.id: stage for stage in recipe.stages if stage.name() == "load"}
+    assert {load.weights for load in loads.values()} == {str(file)}
+    assert loads.keys() == {"backbone", "start"}
+    assert recipe.datasets["photos"].few_shot.shots == 3
+    teacher = next(stage for stage in recipe.stages if stage.id == "teacher")
+    assert (teacher.support, teacher.pool) == ("photos.support", "photos.pool")
+
+
+def test_the_model_of_a_file_of_weights_is_read_from_its_name(tmp_path: Path) -> None:
+    assert model_of_weights(Path("a/tf_efficientnet_lite2.in1k.fp16.safetensors")) == "tf_efficientnet_lite2.in1k"
+    assert model_of_weights(Path("resnet50.pth")) == "resnet50"
+    assert model_of_weights(Path("best.pth")) is None
+    with pytest.raises(ArtifactError, match="no such file"):
+        weights_from(tmp_path / "none.pth", None, None, True)
+    (tmp_path / "best.pth").write_bytes(b"")
+    with pytest.raises(RecipeError, match="not known"):
+        weights_from(tmp_path / "best.pth", None, None, True)
+    assert weights_from(tmp_path / "best.pth", "resnet50", None, True).file.model == "resnet50"
+    with pytest.raises(RecipeError, match="no timm model"):
+        weights_from(None, "resnet5O", None, True)
+
+
+def test_weights_that_cannot_be_had_are_an_error_with_a_way_out() -> None:
+    assert not hub_answers()
+    with pytest.raises(ArtifactError, match="cannot be fetched") as caught:
+        check_pretrained("resnet50.a1_in1k")
+    assert "weights: FILE" in str(caught.value)
+    with pytest.raises(ArtifactError, match="cannot be fetched"):
+        create_model("resnet18.a1_in1k", None, pretrained=True)
+
+
+RECIPE = """
+name: r
+budget: {latency_ms: LIMIT}
+datasets: {digits: {source: digits}}
+stages:
+  - {stage: train, id: student, model: shvit_s2, image_size: 224, data: digits.train}
+  - {stage: export, id: onnx, model: student}
+  - {stage: quantize, id: int8, model: onnx, calibration: digits.train}
+  - {stage: compile, id: engine, model: int8}
+  - {stage: evaluate, id: accuracy, model: engine, data: digits.test}
+  - {stage: profile, id: float_latency, model: onnx}
+  - {stage: profile, id: latency, model: engine}
+  - {stage: report, id: report, of: [accuracy, float_latency, latency]}
+"""
+
+
+def recipe_within(limit_ms: float, folder: Path) -> Path:
+    (folder / "r.yaml").write_text(RECIPE.replace("LIMIT", str(limit_ms)))
+    return folder / "r.yaml"
+
+
+def test_run_stops_before_training_what_will_be_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    for candidate in shortlist():
+        student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=10)
+        kept.keep(student, deployed_form("local-cpu"), machine(1)(candidate))
+    recipe = load_recipe(recipe_within(2, tmp_path))
+    with pytest.raises(CheckFailed, match="shvit_s2 at 224 px will not meet the latency budget") as caught:
+        check_latency_early(recipe, tmp_path, tmp_path / "runs", Context(), ())
+    assert caught.value.exit_code == 1
+    assert "--anyway" in str(caught.value)
+    within = [one for one in shortlist() if one.expected_ms * 1.02 <= ROOM * 2]
+    assert str(within[-1]) in str(caught.value)
+    check_latency_early(load_recipe(recipe_within(5, tmp_path)), tmp_path, tmp_path / "runs", Context(), ())
+
+
+def test_a_budget_inside_the_interval_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    kept.keep(Student(model="shvit_s2", image_size=224, num_classes=10), deployed_form("local-cpu"), timing(5.05))
+    check_latency_early(load_recipe(recipe_within(5, tmp_path)), tmp_path, tmp_path / "runs", Context(), ())
+
+
+def test_the_deployed_chain_is_the_one_that_the_report_judges(tmp_path: Path) -> None:
+    chain = deployed_chain(load_recipe(recipe_within(5, tmp_path)))
+    assert chain is not None
+    form = chain.form
+    assert [type(stage) for stage in (form.profile, form.export, form.quantize, form.compile)] == [
+        Profile, Export, Quantize, Compile,
+    ]  # fmt: skip
+    assert (form.profile.id, chain.trained.id) == ("latency", "student")
+    pruned = RECIPE.replace("LIMIT", "5").replace("  - {stage: export, id: onnx, model: student}", (
+        "  - {stage: prune, id: pruned, model: student, keep_macs: 0.5, data: digits.train}\n"
+        "  - {stage: export, id: onnx, model: pruned}"
+    ))  # fmt: skip
+    (tmp_path / "pruned.yaml").write_text(pruned)
+    assert deployed_chain(load_recipe(tmp_path / "pruned.yaml")) is None
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (59, "59 s"), (700, "12 min"), (9000, "2.5 h")])
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "up"), [(1.064, 1.1), (0.331, 0.34), (12, 12), (9.91, 10), (30.2, 31)])
+def test_a_budget_is_rounded_up(value: float, up: float) -> None:
+    assert rounded_up(value) == up
