@@ -5,7 +5,6 @@ Students are not timed here: timings of a machine of known speed are kept before
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,14 +29,13 @@ from tests.test_files import photos
 
 
 @pytest.fixture
-def known_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def known_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Timings of every student of the shortlist for two classes, as fast as on the measured machine."""
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
     time = machine(1)
     for candidate in shortlist():
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=2)
         kept.keep(student, deployed_form("local-cpu"), time(candidate))
-    yield
 
 
 def init(folder: Path, *options: object, out: str = "new.yaml") -> tuple[int, str]:
