@@ -36,7 +36,6 @@ OTHER_TYPES = "files of other types"
 LINKED_FOLDERS = "links to folders"
 SYSTEM_FOLDERS = "folders of thumbnails or of the system"
 SHOWN = 5  # file names in a note
-# Folders that photo programs, network storage and archives add, in lower case.
 _SYSTEM_NAMES = ("@eadir", "#recycle", "$recycle.bin", "__macosx", "thumbnails", "lost+found")
 
 # Errors of Pillow's decoders on damaged bytes, besides ValueError.
@@ -106,18 +105,23 @@ def images_below(folder: Path) -> FolderContent:
     return content
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file name has the suffix of a readable image and is not hidden (as macOS's `._photo.jpg` is)."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in image_suffixes()
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder's name is one that photo programs, network storage or archives give to folders of their own."""
+    return name.lower() in _SYSTEM_NAMES
+
+
 def _reason_to_pass_over(where: str, name: str) -> str | None:
     """The category of a folder that is passed over, or None."""
     if name.startswith("."):
         return HIDDEN
-    if name.lower() in _SYSTEM_NAMES:
+    if is_system_folder(name):
         return SYSTEM_FOLDERS
     return LINKED_FOLDERS if os.path.islink(Path(where, name)) else None
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file name has the suffix of a readable image and is not hidden (as macOS's `._photo.jpg` is)."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in image_suffixes()
 
 
 def passed_over_notes(passed_over: Mapping[str, Sequence[str | Path]], folder: Path | None = None) -> Iterator[str]:

@@ -242,7 +242,7 @@ def _candidates(name: str, role: str, config: DatasetConfig, source: Source) -> 
     labelled_roles: dict[str, set[str]] = {
         "": set(SPLITS),
         "support": {"train"},
-        "pool": {"train", UNLABELLED_SPLIT},
+        "pool": {UNLABELLED_SPLIT, *(["train"] if config.few_shot else ())},
     }
     wanted = labelled_roles.get(role, {role})
     return np.flatnonzero([split in wanted for split in source.splits])

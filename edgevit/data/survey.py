@@ -16,9 +16,9 @@ from edgevit.configs import FewShotDraw, ImageFolder, Splits
 from edgevit.data.companions import IMAGE_FOLDERS, MASK_FOLDERS
 from edgevit.data.dataset import NO_LABEL, SPLITS, Source, Split
 from edgevit.data.near_duplicates import Look, look_of, near_duplicates
-from edgevit.data.preprocess import is_image_name
+from edgevit.data.preprocess import is_image_name, is_system_folder
 from edgevit.data.roles import read_source
-from edgevit.data.sources.image_folder import passed_over_files, split_folders, unlabelled_folder
+from edgevit.data.sources.image_folder import folders_in, passed_over_files, split_folders, unlabelled_folder
 from edgevit.data.splits import unit_hash
 from edgevit.errors import DataError, listed
 from edgevit.progress import Progress
@@ -207,7 +207,8 @@ def _class_level(root: Path) -> Literal["top", "leaf"]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "@")))
+    """The subfolders that may hold images."""
+    return [path for path in folders_in(folder) if not path.is_symlink() and not is_system_folder(path.name)]
 
 
 def _has_images(folder: Path) -> bool:

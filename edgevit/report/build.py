@@ -14,7 +14,7 @@ from edgevit.report.checks import before_tensorrt
 from edgevit.report.comparison import answer, comparisons, verdict
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.episodes import over_episodes
-from edgevit.report.lineage import learned_from, learned_too
+from edgevit.report.lineage import cross_validated, learned_from, learned_too
 from edgevit.report.page import page
 from edgevit.report.text import markdown
 from edgevit.report.variants import Lineup, lineup
@@ -71,7 +71,7 @@ def _cautions(models: Lineup) -> list[str]:
         if variant.latency_ms
         for warning in variant.latency_ms["warnings"]
     ]
-    return [*random_weights, *learned_too(models), *latencies]
+    return [*random_weights, *cross_validated(models), *learned_too(models), *latencies]
 
 
 def _table_note(models: Lineup) -> str:

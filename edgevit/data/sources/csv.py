@@ -9,12 +9,11 @@ from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
-
 from edgevit.artifacts import composed
 from edgevit.configs import Csv
 from edgevit.configs.fields import absolute_path
 from edgevit.data.dataset import Source, Split, with_unlabelled
+from edgevit.data.labels import class_indices
 from edgevit.data.links import leads_out
 from edgevit.data.preprocess import file_content, image_suffixes, is_image_name
 from edgevit.data.sources.image_folder import FolderImages
@@ -68,14 +67,14 @@ def read(config: Csv, base: Path) -> Source:
     if not labelled:
         raise DataError("no row has a label", where=file, got=f"{len(rows)} rows", expected="a path and a label a row")
     ids = tuple(row.path for row in labelled)
-    classes, labels = np.unique([row.label for row in labelled], return_inverse=True)
-    labels = labels.astype(np.int64)
+    classes = tuple(sorted({row.label for row in labelled}))  # numpy would drop a NUL at the end of a name
+    labels = class_indices([row.label for row in labelled], classes)
     without_labels = tuple(sorted(row.path for row in rows if not row.label))
     images = FolderImages(folder, (*ids, *without_labels))
     notes = (f"{len(without_labels)} rows have no label: role pool",) if without_labels else ()
     named = _named_splits(labelled, file)
     splits = named or split_by_hash(ids, config.splits, labels)
-    return with_unlabelled(Source(tuple(classes.tolist()), ids, labels, splits, images, notes), without_labels)
+    return with_unlabelled(Source(classes, ids, labels, splits, images, notes), without_labels)
 
 
 def _rows(config: Csv, file: Path, folder: Path) -> Iterator[_Row]:

@@ -90,11 +90,11 @@ def split_folders(root: Path, of_classes: bool) -> dict[str, Split]:
     Raises:
         DataError: two folders serve as one split.
     """
-    folders = _folders(root)
+    folders = folders_in(root)
     named = {folder.name: split for folder in folders if (split := split_named(folder.name))}
     training = [name for name, split in named.items() if split == "train"]
     if of_classes and len(named) < len(folders):
-        training = [name for name in training if _folders(root / name)]
+        training = [name for name in training if folders_in(root / name)]
     if not training:
         return {}
     for split in SPLITS:
@@ -121,7 +121,7 @@ def unlabelled_folder(config: ImageFolder, base: Path) -> Path | None:
         return named
     root = absolute_path(config.path, base)
     usual = POOL_NAMES if split_folders(root, of_classes=True) else POOL_NAMES - {"pool"}
-    present = [folder for folder in _folders(root) if folder.name.lower() in usual]
+    present = [folder for folder in folders_in(root) if folder.name.lower() in usual]
     if len(present) > 1:
         got = ", ".join(folder.name for folder in present)
         raise DataError("two folders hold images without labels", where=root, got=got, next="give unlabelled: FOLDER")
@@ -130,8 +130,8 @@ def unlabelled_folder(config: ImageFolder, base: Path) -> Path | None:
 
 def folder_of_tests(root: Path) -> Path:
     """The folder of `root` that is named as a test split and has class folders; `root` itself if there is none."""
-    tests = (folder for folder in _folders(root) if split_named(folder.name) == "test")
-    return next((folder for folder in tests if _folders(folder)), root)
+    tests = (folder for folder in folders_in(root) if split_named(folder.name) == "test")
+    return next((folder for folder in tests if folders_in(folder)), root)
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,8 @@ def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"the folder cannot be listed: {error.strerror}", where=printable_path(error.filename)) from None
 
 
-def _folders(root: Path) -> list[Path]:
-    """The subfolders of `root` that are not hidden, sorted by name."""
+def folders_in(root: Path) -> list[Path]:
+    """The subfolders of `root` that are not hidden, sorted by name. Raises DataError if they cannot be listed."""
     try:
         return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
