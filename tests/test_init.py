@@ -60,7 +60,7 @@ def test_the_student_follows_the_budget(tmp_path: Path, known_machine: None) -> 
         ]
         assert recipe.name == "my-photos"
         assert recipe.budget.latency_ms == budget_ms
-        assert recipe.datasets["photos"].few_shot is None  # all labels are used
+        assert recipe.datasets["photos"].few_shot.shots == "all"
         assert f"student: {students[budget_ms]}, " in said
         assert "next larger" in said
         assert "about" in said
@@ -131,6 +131,35 @@ def test_weights_that_cannot_be_had_are_an_error_with_a_way_out() -> None:
     assert "weights: FILE" in str(caught.value)
     with pytest.raises(ArtifactError, match="cannot be fetched"):
         create_model("resnet18.a1_in1k", None, pretrained=True)
+
+
+def test_a_dry_run_sees_weights_that_cannot_be_had(tmp_path: Path) -> None:
+    recipe = (
+        "name: r\ndatasets: {}\nstages:\n  - {stage: load, id: teacher, model: resnet18.a1_in1k, pretrained: true}\n"
+    )
+    (tmp_path / "r.yaml").write_text(recipe)
+    with pytest.raises(ArtifactError, match="cannot be fetched"):
+        CliRunner().invoke(app, ["run", str(tmp_path / "r.yaml"), "--dry-run"], catch_exceptions=False)
+
+
+def test_the_printed_way_out_works(tmp_path: Path) -> None:
+    """`weights: FILE` beside `pretrained: true` wins."""
+    from safetensors.torch import save_file
+
+    from edgevit.actions.single_stage import single_stages
+    from edgevit.configs import Load
+
+    save_file(create_model("test_vit", 3).module.state_dict(), tmp_path / "w.safetensors")
+    load = Load(stage="load", id="m", model="test_vit", pretrained=True, weights=str(tmp_path / "w.safetensors"))
+    with single_stages(Context()) as stages:
+        made = stages.make(load)
+        assert made.manifest.provenance["weights_from"] == {"body": "file", "classifier": "file"}
+        assert len(made.io.classes) == 3
+
+
+def test_doctor_tries_the_hub() -> None:
+    answer = CliRunner().invoke(app, ["doctor"])
+    assert "hub: needed for pretrained weights only" in answer.output
 
 
 RECIPE = """

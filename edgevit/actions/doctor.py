@@ -32,7 +32,9 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Try every runtime and device on this machine."""
-    checks = (_python, _torch_cpu, _torch_cuda, _timm, _onnxruntime, _openvino, _tensorrt, _tensorrt_check, _disk)
+    checks = (
+        _python, _torch_cpu, _torch_cuda, _timm, _hub, _onnxruntime, _openvino, _tensorrt, _tensorrt_check, _disk,
+    )  # fmt: skip
     return [_tried(check) for check in checks]
 
 
@@ -97,6 +99,15 @@ def _timm() -> Finding:
     import timm
 
     return Finding("timm", "ok", f"{timm.__version__}, {len(timm.list_models())} models")
+
+
+def _hub() -> Finding:
+    from edgevit.models.pretrained import hub_answers, hub_name
+
+    if hub_answers():
+        return Finding("hub", "ok", f"{hub_name()} answers")
+    why = "needed for pretrained weights only: a network, or weights: FILE in a recipe (init: --weights FILE)"
+    return Finding("hub", "absent", f"{hub_name()} does not answer", why)
 
 
 def _onnxruntime() -> Finding:

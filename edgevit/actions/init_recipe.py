@@ -38,7 +38,6 @@ from edgevit.selection.choice import ROOM
 from edgevit.terminal import printable_line
 
 TARGETS = ("local-cpu", "local-gpu")
-FEW_IMAGES_PER_CLASS = 20  # of train, on average; below it the recipe is a few-shot one
 EPOCHS = 40
 LEAST_EPOCHS, MOST_EPOCHS = 1, 300  # that --minutes may give
 TEACHERS_SHARE = 0.5  # of --minutes; above it the teacher is not trained, and only its classifier is fitted
@@ -96,7 +95,8 @@ class _Images:
         few: whether there are few labelled images for each class, so that the teacher gets only a classifier.
         labelled: the role of the labelled images.
         pool: whether there is a role of images without labels.
-        test, val: the role to test on, and the role to validate on or None.
+        test: the role to test on; None if all labels are learned from.
+        val: the role to validate on, or None.
     """
 
     survey: FolderSurvey
@@ -104,7 +104,7 @@ class _Images:
     few: bool
     labelled: str
     pool: bool
-    test: str
+    test: str | None
     val: str | None
 
 
@@ -120,7 +120,7 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
     if options.target not in TARGETS:
         raise TargetError(f"there is no target '{options.target}'", expected=" or ".join(TARGETS))
     sources = weights_from(options.weights, options.teacher, options.student, options.offline)
-    images, say = _look_at_images(options, context), context.progress.say
+    images, say = _look_at_images(options, sources.teacher is not None, context), context.progress.say
     form = deployed_form(options.target)
     form.machine()  # refuses a target that is not here
     say(_about_images(images))
@@ -148,7 +148,7 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
 # Images ----------------------------------------------------------------------------------------------------------
 
 
-def _look_at_images(options: InitOptions, context: Context) -> _Images:
+def _look_at_images(options: InitOptions, has_teacher: bool, context: Context) -> _Images:
     survey = survey_folder(
         options.folder,
         include=options.include,
@@ -159,16 +159,15 @@ def _look_at_images(options: InitOptions, context: Context) -> _Images:
     for note in survey.notes:
         context.progress.say(f"note: {note}")
     _check_every_class_has_images(survey)
-    few = options.shots is not None or _train_images(survey) / len(survey.classes) < FEW_IMAGES_PER_CLASS
-    pool = options.shots is not None or survey.unlabelled is not None
+    few = options.shots is not None or survey.is_few_shot
+    test, val = _judging_roles(survey, few, keeps_all=has_teacher and options.shots is None)
     config = survey.config
-    if few and not survey.has_split_folders:
+    if few and test is not None and not survey.has_split_folders:
         config = config.model_copy(update={"splits": Splits(val=0.0)})
     if options.shots is not None:
         config = config.model_copy(update={"few_shot": FewShotDraw(shots=options.shots)})
-    labelled = "photos.train" if options.shots is None else "photos.support"
-    test, val = _judging_roles(survey, few)
-    return _Images(survey, config, few, labelled, pool, test, val)
+    has_pool = options.shots is not None or survey.has_pool
+    return _Images(survey, config, few, "photos.support" if few else "photos.train", has_pool, test, val)
 
 
 def _check_every_class_has_images(survey: FolderSurvey) -> None:
@@ -177,24 +176,26 @@ def _check_every_class_has_images(survey: FolderSurvey) -> None:
         raise DataError("classes have too few images to train on", got=", ".join(short), expected="2 of each or more")
 
 
-def _judging_roles(survey: FolderSurvey, few: bool) -> tuple[str, str | None]:
-    """The role to test on, and the role to validate on."""
+def _judging_roles(survey: FolderSurvey, few: bool, keeps_all: bool) -> tuple[str | None, str | None]:
+    """The role to test on, and the role to validate on; None where there is none.
+
+    Args:
+        keeps_all: few labels may all be learned from. Cross-validation on the teacher's body gives the accuracy then.
+    """
     if not survey.has_split_folders:
-        return "photos.test", None if few else "photos.val"
+        return (None if keeps_all else "photos.test", None) if few else ("photos.test", "photos.val")
     if "test" in survey.counts:
         return "photos.test", "photos.val" if "val" in survey.counts and not few else None
     if "val" in survey.counts:
         return "photos.val", None
+    if few and keeps_all:
+        return None, None
     raise DataError(
         "there are no images to test on",
         where=survey.config.path,
         got="a folder train without a folder test or val",
         next="move a fifth of the images of each class into a folder test, or move all class folders out of train",
     )
-
-
-def _train_images(survey: FolderSurvey) -> int:
-    return sum(survey.counts["train"].values())
 
 
 def _about_images(images: _Images) -> str:
@@ -327,7 +328,7 @@ def _text(options: InitOptions, images: _Images, sources: WeightSources, student
     return environment.get_template("recipe.yaml.j2").render(
         name=_recipe_name(options.folder),
         file=printable_line(shlex.quote(str(options.out))),
-        path=_path_from(folder, options.folder.absolute()),
+        path=_path_from(folder, Path(config.path)),
         config=config,
         unlabelled=unlabelled,
         images=images,
@@ -337,17 +338,17 @@ def _text(options: InitOptions, images: _Images, sources: WeightSources, student
         teacher=teacher,
         student=student,
         epochs=epochs,
-        measurements=_measurements(options.target, teacher is not None),
+        measurements=_measurements(options.target, teacher is not None, images.test is not None),
         reason=_reason(options, student),
     )
 
 
-def _measurements(target: str, has_teacher: bool) -> list[str]:
+def _measurements(target: str, has_teacher: bool, has_test: bool) -> list[str]:
     """The ids of the measurements in the report. On a GPU, the student in PyTorch is judged, not the file."""
+    on_gpu = target == "local-gpu"
+    accuracies = ["float_accuracy", *([] if on_gpu else ["accuracy"])] if has_test else ["cross_validated"]
     teacher = ["teacher_latency"] if has_teacher else []
-    if target == "local-gpu":
-        return ["float_accuracy", *teacher, "student_latency"]
-    return ["float_accuracy", "accuracy", *teacher, "float_latency", "latency"]
+    return [*accuracies, *teacher, *(["student_latency"] if on_gpu else ["float_latency", "latency"])]
 
 
 def _reason(options: InitOptions, student: ChosenStudent) -> str:

@@ -26,6 +26,7 @@ from edgevit.recipes import find_recipe, shipped_recipe, shipped_recipes
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
+    from edgevit.configs import Recipe
     from edgevit.pipeline import Reason
 
 SHIPPED = ", ".join(shipped_recipes())
@@ -81,7 +82,9 @@ def run(
     loaded = load_recipe(recipe, settings, say_note)
     _, base = find_recipe(recipe)
     if dry_run:
-        _print_plan(pipeline.why(loaded, base, runs, fresh), recipe, settings, as_json)
+        answers = pipeline.why(loaded, base, runs, fresh)
+        _print_plan(answers, recipe, settings, as_json)
+        _check_weights(loaded, answers)
         return
     loading = {} if workers is None else {"workers": workers}
     if tensorboard:
@@ -306,6 +309,18 @@ def _dismiss_torchrun(device: str) -> None:
 
 def _under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _check_weights(recipe: Recipe, answers: list[Reason]) -> None:
+    """Raise ArtifactError if a stage that would run loads pretrained weights that cannot be had."""
+    from edgevit.configs import Load
+
+    pending = {answer.id for answer in answers if answer.runs}
+    for stage in recipe.stages:
+        if isinstance(stage, Load) and stage.id in pending and stage.pretrained and stage.weights is None:
+            from edgevit.models.pretrained import check_pretrained
+
+            check_pretrained(stage.model)
 
 
 def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_json: bool) -> None:
