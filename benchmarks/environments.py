@@ -25,14 +25,19 @@ class Environment:
     """A virtual environment in WORK/environment, whose commands run in WORK/folder with WORK/home as the home folder.
 
     Args:
-        hidden: paths that stand in commands, by the names that take their places in records.
+        inputs: paths that stand in commands, by the names that take their places in records. Files that a command
+            writes into a folder among them are counted, too.
         variables: environment variables of the commands.
     """
 
-    def __init__(self, work: Path, hidden: Mapping[str, Path], variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, work: Path, inputs: Mapping[str, Path], variables: Mapping[str, str] | None = None) -> None:
         self._python = work / "environment"
         self.folder, self._home = work / "folder", work / "home"
-        self._hidden = {str(path): name for name, path in (*hidden.items(), ("WORK", work))}
+        folders = {name.lower(): path for name, path in inputs.items() if path.is_dir()}
+        self._watched = {"folder": self.folder, "home": self._home, **folders}
+        self._names = {
+            str(path): name for name, path in (*inputs.items(), ("WORK", work), ("PYTHON", Path(sys.base_prefix)))
+        }
         self._variables = variables or {}
         for empty in (self.folder, self._home):
             shutil.rmtree(empty, ignore_errors=True)
@@ -60,7 +65,7 @@ class Environment:
     def run(self, command: str, limit_s: float) -> dict[str, Any]:
         """One command line: seconds, exit status (None at the limit), lines of output, and what it wrote."""
         words = shlex.split(command)
-        before = {place: _files(place) for place in (self.folder, self._home)}
+        before = {name: _files(folder) for name, folder in self._watched.items()}
         load, cpu_s, start = os.getloadavg()[0], children_cpu_s(), time.perf_counter()
         status, output = self._ended([self.program(words[0]), *words[1:]], limit_s)
         seconds = time.perf_counter() - start
@@ -73,9 +78,7 @@ class Environment:
             "exit_status": status,
             "lines": len(said),
             "last_lines": [self._without_paths(line)[:LONGEST_LINE] for line in said[-LAST_LINES:]],
-            "written": {
-                name: _written(place, before[place]) for name, place in (("folder", self.folder), ("home", self._home))
-            },
+            "written": {name: _written(folder, before[name]) for name, folder in self._watched.items()},
         }
 
     def about(self, distribution: str) -> dict[str, str]:
@@ -110,7 +113,7 @@ class Environment:
         return status, log.read_text(errors="replace")
 
     def _without_paths(self, text: str) -> str:
-        for path, name in sorted(self._hidden.items(), key=lambda one: -len(one[0])):
+        for path, name in sorted(self._names.items(), key=lambda one: -len(one[0])):
             text = text.replace(path, name)
         return text
 

@@ -1,12 +1,11 @@
 """A newcomer's minutes: from an empty folder to the first prediction of a model of the newcomer's own photos.
 
-    python -m benchmarks.newcomer WORK WHEEL PHOTOS [--init "--offline"] [--run "--set KEY=VALUE"]
+    python -m benchmarks.newcomer WORK WHEEL PHOTOS [--weights FILE] [--init OPTIONS] [--run OPTIONS]
 
 WORK is a folder for the environment, WHEEL edgevit's wheel (`make dist`), and PHOTOS a folder of images for each class.
 The wheel is installed in an environment of its own; with pip's cache filled or not, its seconds stand apart. Then the
 commands of the README run in an empty folder with an empty home folder: `init`, `run`, `predict`, and the `infer.py`
-of the bundle. `--init` and `--run` are further options of these two commands: without a network, they name a file of
-weights.
+of the bundle. `--init` and `--run` are further options of these two commands, in which WEIGHTS stands for FILE.
 
 Counted are commands, seconds, CPU seconds and lines of output, with the load of the machine before each command (the
 mean number of busy processes of one minute). CPU seconds of `edgevit --help` and of `import edgevit` are of 20 runs in
@@ -32,7 +31,8 @@ HAS_TORCH = "import sys, edgevit; print('torch' in sys.modules)"
 
 def main() -> None:
     asked = _asked()
-    environment = Environment(asked.work, {"WHEEL": asked.wheel, "PHOTOS": asked.photos})
+    inputs = {"WHEEL": asked.wheel, "PHOTOS": asked.photos, **({"WEIGHTS": asked.weights} if asked.weights else {})}
+    environment = Environment(asked.work, inputs)
     install = environment.install([str(asked.wheel)])
     commands = _commands(environment, asked)
     result = {
@@ -54,6 +54,7 @@ def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("work", "wheel", "photos"):
         parser.add_argument(name, type=lambda text: Path(text).absolute())
+    parser.add_argument("--weights", type=lambda text: Path(text).absolute(), help="a file of pretrained weights")
     parser.add_argument("--init", default="", help="further options of `edgevit init`")
     parser.add_argument("--run", default="", help="further options of `edgevit run`")
     parser.add_argument("--limit-s", type=float, default=3600)
@@ -74,10 +75,9 @@ def _commands(environment: Environment, asked: argparse.Namespace) -> list[dict[
     )
     commands: list[dict[str, Any]] = []
     for line in lines:
-        bundle = next(
-            (str(one.relative_to(environment.folder)) for one in environment.folder.glob("runs/*/bundle")), ""
-        )
-        commands.append(environment.run(line.replace("BUNDLE", bundle).strip(), asked.limit_s))
+        bundles = [str(path.relative_to(environment.folder)) for path in environment.folder.glob("runs/*/bundle")]
+        line = line.replace("BUNDLE", "".join(bundles)).replace("WEIGHTS", str(asked.weights))
+        commands.append(environment.run(line.strip(), asked.limit_s))
         if commands[-1]["exit_status"] not in (0, 1):
             break
     return commands
