@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 import edgevit
@@ -10,7 +9,7 @@ import edgevit
 
 @pytest.fixture(scope="session")
 def checkpoint() -> edgevit.Model:
-    return edgevit.load("test_vit", classes=[str(digit) for digit in range(10)], image_size=np.int64(32))
+    return edgevit.load("test_vit", classes=[str(digit) for digit in range(10)], image_size=32)
 
 
 @pytest.fixture(scope="session")

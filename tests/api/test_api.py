@@ -145,7 +145,7 @@ def test_a_data_set_object_gives_what_a_folder_gives(onnx: edgevit.Model, tmp_pa
         (lambda onnx: edgevit.load("absent.onnx"), EdgevitError, "absent.onnx"),
         (lambda onnx: edgevit.export(nn.Linear(3, 3)), RecipeError, "`classes` and `image_size`"),
         (lambda onnx: edgevit.export(onnx, classes=["a"]), RecipeError, "is for a torch module"),
-        (lambda onnx: edgevit.evaluate(onnx, [1, 2]), DataError, "no data set"),  # type: ignore[arg-type]
+        (lambda onnx: edgevit.evaluate(onnx, [1, 2]), DataError, "no data set"),  # type: ignore[call-overload]
         (lambda onnx: onnx.predict(np.zeros((4, 4, 3))), DataError, "float64"),
         (lambda onnx: edgevit.profile(onnx, threads=0), RecipeError, r"profile\(threads=…\)"),
         (lambda onnx: edgevit.quantize(onnx, "nowhere"), EdgevitError, "nowhere"),
