@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from docs.generate.markdown import code
-from docs.generate.numbers import fixed, seconds
+from docs.generate.numbers import fixed
 from docs.generate.records import Json
-from docs.generate.tables.cells import Table, with_extremes
+from docs.generate.tables.cells import Table
 
 _WITHOUT_NETWORK = "stopped: no network here"
 
@@ -52,37 +52,6 @@ def first_commands(result: Json) -> Iterator[Table]:
         "A command that stopped for want of a network says nothing about the tool: this machine reaches no hub. The "
         "commands `without a network` start from random weights, so their answers mean nothing. Load is the mean "
         "number of busy processes in the minute before.",
-    )
-
-
-def newcomer(result: Json) -> Iterator[Table]:
-    yield Table(
-        "commands",
-        ("command", "seconds", "CPU seconds", "exit status", "lines", "load before"),
-        tuple(
-            (
-                code(one["command"]),
-                seconds(one["seconds"]),
-                seconds(one["cpu_s"]),
-                str(one["exit_status"]),
-                str(one["lines"]),
-                fixed(1)(one["load_before"]),
-            )
-            for one in result["commands"]
-        ),
-        f"{result['images']} images. Load is the mean number of busy processes in the minute before.",
-    )
-    yield Table(
-        "costs",
-        ("what", "value"),
-        (
-            ("commands after the install", str(result["count"])),
-            ("minutes of these commands", fixed(1, 1 / 60)(result["seconds"])),
-            ("minutes of the install, download included", fixed(1, 1 / 60)(result["install"]["seconds"])),
-            ("CPU seconds of `edgevit --help`", with_extremes(result["help_cpu_s"], fixed(2))),
-            ("CPU seconds of `import edgevit`", with_extremes(result["import_cpu_s"], fixed(3))),
-        ),
-        f"CPU seconds are of {len(result['help_cpu_s']['raw'])} runs: the median, the smallest and the largest.",
     )
 
 
