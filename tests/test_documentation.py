@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgevit.recipe import load_recipe
+from tests.known_machine import keep_timings
 from tests.reader_folder import ROOT, make_folder, run
 
 README = (ROOT / "README.md").read_text()
@@ -34,6 +35,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a reader, with photos/CLASS/*.png."""
     folder = tmp_path_factory.mktemp("readme")
     make_folder(folder)
+    keep_timings(10)
     return folder
 
 

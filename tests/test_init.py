@@ -24,7 +24,7 @@ from edgevit.selection import kept
 from edgevit.selection.candidates import shortlist
 from edgevit.selection.choice import ROOM
 from edgevit.selection.records import Student
-from tests.selection.test_choice import machine, timing
+from tests.known_machine import keep_timings, machine, timing
 from tests.test_files import photos
 
 
@@ -32,10 +32,7 @@ from tests.test_files import photos
 def known_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Timings of every student of the shortlist for two classes, as fast as on the measured machine."""
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
-    time = machine(1)
-    for candidate in shortlist():
-        student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=2)
-        kept.keep(student, deployed_form("local-cpu"), time(candidate))
+    keep_timings(2)
 
 
 def init(folder: Path, *options: object, out: str = "new.yaml") -> tuple[int, str]:
@@ -64,9 +61,9 @@ def test_the_student_follows_the_budget(tmp_path: Path, known_machine: None) -> 
         assert f"student: {students[budget_ms]}, " in said
         assert "next larger" in said
         assert "about" in said
-    for budget_ms, student in students.items():
+    for budget_ms, chosen in students.items():
         within = [one for one in shortlist() if machine(1)(one).p50_high_ms <= ROOM * budget_ms]
-        assert student == within[-1]
+        assert chosen == within[-1]
 
 
 def test_a_budget_that_no_student_meets_is_a_plain_no(tmp_path: Path, known_machine: None) -> None:
@@ -185,9 +182,7 @@ def recipe_within(limit_ms: float, folder: Path) -> Path:
 
 def test_run_stops_before_training_what_will_be_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
-    for candidate in shortlist():
-        student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=10)
-        kept.keep(student, deployed_form("local-cpu"), machine(1)(candidate))
+    keep_timings(10)
     recipe = load_recipe(recipe_within(2, tmp_path))
     with pytest.raises(CheckFailed, match="shvit_s2 at 224 px will not meet the latency budget") as caught:
         check_latency_early(recipe, tmp_path, tmp_path / "runs", Context(), ())

@@ -163,17 +163,12 @@ def _too_slow(chain: DeployedChain, student: Student, timing: Timing, limit_ms: 
 
 def _advice(chain: DeployedChain, student: Student, limit_ms: float, context: Context) -> str:
     """Students that would meet the budget, as timed, and the way to go on regardless."""
-    from edgevit.selection.candidates import Candidate, shortlist
+    from edgevit.actions.student_choice import timer
+    from edgevit.selection.candidates import shortlist
     from edgevit.selection.choice import most_capable
 
     context.progress.say(f"students within {limit_ms:g} ms, timed untrained:")
-
-    def time(candidate: Candidate) -> Timing:
-        other = Student(model=candidate.model, image_size=candidate.image_size, num_classes=student.num_classes)
-        timing = timed(other, chain.form)
-        context.progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form})")
-        return timing
-
+    time = timer(student.num_classes, chain.form, context.progress)
     choice = most_capable(shortlist(), limit_ms, time, most=ADVISED_TIMINGS)
     anyway = "--anyway runs it all the same"
     if choice.best is None:

@@ -39,6 +39,7 @@ from edgevit.terminal import printable_line
 
 TARGETS = ("local-cpu", "local-gpu")
 EPOCHS = 40
+SMALL_SET = 640  # images in an epoch; below it, batches are small
 LEAST_EPOCHS, MOST_EPOCHS = 1, 300  # that --minutes may give
 TEACHERS_SHARE = 0.5  # of --minutes; above it the teacher is not trained, and only its classifier is fitted
 OTHER_STAGES_S = 90.0  # export, quantization, evaluation and profiling, on two cores
@@ -338,9 +339,15 @@ def _text(options: InitOptions, images: _Images, sources: WeightSources, student
         teacher=teacher,
         student=student,
         epochs=epochs,
+        small_set=_images_of_an_epoch(images) < SMALL_SET,
         measurements=_measurements(options.target, teacher is not None, images.test is not None),
         reason=_reason(options, student),
     )
+
+
+def _images_of_an_epoch(images: _Images) -> int:
+    survey = images.survey
+    return survey.unlabelled_images if survey.has_pool else sum(survey.counts["train"].values())
 
 
 def _measurements(target: str, has_teacher: bool, has_test: bool) -> list[str]:

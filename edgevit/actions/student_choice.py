@@ -159,7 +159,7 @@ def choose_student(
     if latency_ms is None:
         candidate = _without_budget(groups, sources, asked)
         return ChosenStudent(candidate, sources.start_of(candidate.model))
-    time = _timer(num_classes, form, progress)
+    time = timer(num_classes, form, progress)
     choices: list[Choice] = []
     for group in groups:
         left = MOST_TIMINGS - sum(len(choice.timings) for choice in choices)
@@ -167,6 +167,19 @@ def choose_student(
         if (best := choices[-1].best) is not None:
             return ChosenStudent(best, sources.start_of(best.model), choices[-1].timings[best], choices[-1])
     raise no_student(choices, latency_ms, size_mib)
+
+
+def timer(num_classes: int, form: DeployedForm, progress: Progress) -> Callable[[Candidate], Timing]:
+    """Times candidates, or takes their kept timings, and says a line about each."""
+
+    def time(candidate: Candidate) -> Timing:
+        student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
+        timing = timed(student, form)
+        doubt = ", disturbed by other work" if timing.warnings else ""
+        progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form}{doubt})")
+        return timing
+
+    return time
 
 
 def no_student(choices: Sequence[Choice], latency_ms: float, size_mib: float | None) -> CheckFailed:
@@ -234,13 +247,3 @@ def _without_budget(groups: Sequence[Sequence[Candidate]], sources: WeightSource
         return (small or list(groups[0]))[-1]
     (usual,) = _sizes_of_model(STUDENT, sources)[-1:]
     return usual
-
-
-def _timer(num_classes: int, form: DeployedForm, progress: Progress) -> Callable[[Candidate], Timing]:
-    def time(candidate: Candidate) -> Timing:
-        student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
-        timing = timed(student, form)
-        progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form})")
-        return timing
-
-    return time

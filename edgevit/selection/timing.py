@@ -114,7 +114,7 @@ def _forms(file: Path, quantize: Quantize, folder: Path) -> Iterator[Candidate]:
 
 
 def _trial_ms(candidate: Candidate, profile: Profile) -> float:
-    """A quick p50 of one form; the smaller of two, since other work only ever slows a run down."""
+    """A quick p50 of one form; the smaller of two, since other work only ever slows."""
     io = artifact_from_onnx(candidate.file).io
     plan = replace(TRIAL, batch_size=profile.batch_size)
     takes = (file_session(candidate.file, io, candidate.session_options, profile.threads) for _ in range(2))
@@ -122,12 +122,12 @@ def _trial_ms(candidate: Candidate, profile: Profile) -> float:
 
 
 def _quietest(session: Session, profile: Profile) -> Measurement:
-    """The final measurement; where other work disturbs it, the least scattered of several."""
+    """The final measurement; where other work disturbs it, the fastest of several: other work only ever slows."""
     plan = replace(FINAL, batch_size=profile.batch_size, boundary=profile.boundary)
     takes = [session.latencies_ms(plan)]
     while takes[-1].warnings and len(takes) < MOST_TAKES:
         takes.append(session.latencies_ms(plan))
-    return min(takes, key=lambda take: take.summary()["coefficient_of_variation"])
+    return min(takes, key=lambda take: take.percentile_ms(50))
 
 
 def _options(profile: Profile) -> SessionOptions:

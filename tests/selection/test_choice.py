@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
 
@@ -11,25 +10,9 @@ from edgevit.models import catalogue
 from edgevit.selection.candidates import LEAST_SQNR_DB, Candidate, measured, shortlist
 from edgevit.selection.choice import MOST_TIMINGS, ROOM, Choice, most_capable, predicted_ms
 from edgevit.selection.records import Timing
+from tests.known_machine import machine, timing
 
 BUDGETS_MS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50)
-
-
-def timing(p50_ms: float, size_bytes: int = 2**20) -> Timing:
-    return Timing(
-        macs=1, params=1, size_bytes=size_bytes, form="int8 all",
-        p50_ms=p50_ms, p50_low_ms=0.98 * p50_ms, p50_high_ms=1.02 * p50_ms,
-    )  # fmt: skip
-
-
-def machine(slower: float, scatter: float = 0.0, overhead_ms: float = 0.0) -> Callable[[Candidate], Timing]:
-    """A machine that is `slower` times as slow as the measured one, with a scatter that depends on the model."""
-
-    def time(candidate: Candidate) -> Timing:
-        luck = 1 + scatter * ((sum(map(ord, str(candidate))) % 21) / 10 - 1)
-        return timing(overhead_ms + slower * luck * candidate.expected_ms)
-
-    return time
 
 
 @pytest.mark.parametrize(("slower", "scatter", "overhead_ms"), [(1, 0, 0), (0.4, 0.1, 0.2), (6, 0.1, 0), (2, 0.2, 1)])

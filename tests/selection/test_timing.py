@@ -14,7 +14,7 @@ from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.selection import kept, timing
 from edgevit.selection.records import DeployedForm, Student
-from tests.selection.test_choice import timing as timing_of
+from tests.known_machine import timing as timing_of
 
 STUDENT = Student(model="test_vit", image_size=32, num_classes=3)
 
