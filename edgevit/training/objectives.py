@@ -39,7 +39,7 @@ ObjectiveFunction = Callable[[Outputs, Batch], Tensor]
 
 
 def label_objective(num_classes: int, label_smoothing: float = 0.0) -> ObjectiveFunction:
-    """Cross-entropy with the labels; the mean over the heads if the model has two."""
+    """Cross-entropy with the labels; two heads both learn from them, with equal weight."""
 
     def objective(outputs: Outputs, batch: Batch) -> Tensor:
         targets, labelled = targets_of(batch, num_classes, label_smoothing)
