@@ -433,7 +433,7 @@ class _Row:
 
 
 class _Average(ModelEmaV3):
-    """A moving average that updates each tensor once: under fake quantization, several layers share one range."""
+    """Averages each tensor once, however many modules hold it: under fake quantization, layers share their ranges."""
 
     def apply_update_(self, model: nn.Module, decay: float) -> None:
         ours, theirs = (map(sharding.local, side.state_dict().values()) for side in (self.module, model))
@@ -447,7 +447,7 @@ class _Average(ModelEmaV3):
 
 
 class _MetricsLog:
-    """Writes rows to `metrics.jsonl`, one JSON object a line, and to a TensorBoard event file if there is a folder."""
+    """`metrics.jsonl`: one JSON a line, flushed; and TensorBoard's event files of the rows, where they are wanted."""
 
     def __init__(self, path: Path, tensorboard: Path | None) -> None:
         self.rows: list[dict[str, float]] = []
@@ -455,7 +455,7 @@ class _MetricsLog:
         self._events: EventFile | None = None
 
     def begin(self) -> None:
-        """Write the file anew with the rows so far; rows of steps after the resumed step are dropped."""
+        """Write the rows so far anew; rows of steps that have to be done again are dropped."""
         self._path.write_text(self.text(), encoding="utf-8")
         if self._tensorboard:
             self._events = EventFile(self._tensorboard)
@@ -470,7 +470,7 @@ class _MetricsLog:
             self._events.add(row)
 
     def text(self) -> str:
-        """The file's content, from memory, because the file may be damaged."""
+        """What the file holds, from memory: the file may be damaged."""
         return "".join(map(_line, self.rows))
 
 
