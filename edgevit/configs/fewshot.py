@@ -60,8 +60,8 @@ class Fewshot(Training):
     )
     pool_views: Annotated[ViewCount | None, Added()] = Field(
         None,
-        description="Number of random views of each image of pool and base. By default, `random_views`. With 0, a large "
-        "pool takes a fraction of the time.",
+        description="Number of random views of each image of pool and base. By default, that of `random_views`. "
+        "With 0, a large pool takes a fraction of the time.",
     )
     tune: Literal["all", "norm", "bias", "lora"] = Field(
         "all",

@@ -90,6 +90,7 @@ def test_a_row_twice_counts_once(folder: Path):
             "img/000.png,a\nimg/000.png,b\n",
             r"list\.csv:2: 'img/000\.png' has two labels(.|\n)*'a' in line 1, 'b' in line 2",
         ),
+        (f"img/000.png,a\nimg/{'x' * 5000}.png,b\n", r"list\.csv:2: there is no such image"),
         ("a,b\nx,y\n", r"no column of paths is found(.|\n)*got: a, b(.|\n)*image_column"),
         ("image,b\nx,y\n", "no column of labels is found"),
         ("img/000.png\n", "no column of labels is found"),
