@@ -18,7 +18,7 @@ from edgevit.fewshot.learning_rate import choose_learning_rate
 from edgevit.models.checkpoints import checkpoint_contents, open_to_train
 from edgevit.models.creation import BuiltModel, with_test_time_views
 from edgevit.training.distributed.processes import on_ranks
-from edgevit.training.loop.fit import METRICS
+from edgevit.training.loop.metrics_log import METRICS
 
 
 def run(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:

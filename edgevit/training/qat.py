@@ -47,8 +47,8 @@ def quantization_aware_setup(
             f"    {config.id}: what enters {len(unseen)} layers is read elsewhere, too; the file will round it for all "
             f"its readers, training does for the layers alone: {listed(unseen)}"
         )
-    setup, teaching = taught(rounding, classes, opened_streams(config, inputs), config, inputs, context)
-    return setup, teaching, student
+    setup, teacher = taught(rounding, classes, opened_streams(config, inputs), config, inputs, context)
+    return setup, teacher, student
 
 
 def fake_quantization(
