@@ -79,7 +79,7 @@ def train_balanced(folder: Path, context: Context, option: str) -> nn.Module:
     config = train_config(**{option: "balanced"})
     streams = sampled([TrainingStream(unbalanced_blobs())], config.sampling)
     objective = label_objective(3, label_loss=label_loss(config, streams))
-    changes = {"accumulation": 2, "augmentation": MIXED, "epochs": 6}
+    changes: dict[str, Any] = {"accumulation": 2, "augmentation": MIXED, "epochs": 6}
     return fitted(tiny_vit().module, objective, tuple(streams), folder, context, **changes)
 
 
