@@ -132,9 +132,6 @@ def _heads(images: Images, largest: int, draws: int) -> Json:
                     scores.setdefault((head, name), []).append(_scores(logits, images.test_labels, labels))
             logits = fit_head("nearest_centroid", support, labels, num_classes).logits(images.test)
             scores.setdefault(("nearest_centroid", "none"), []).append(_scores(logits, images.test_labels, labels))
-        print(
-            ratio, {key: np.mean([one["balanced_accuracy"] for one in some]).round(3) for key, some in scores.items()}
-        )
         by_head: dict[str, dict[str, list[Json]]] = {}
         for (head, name), some in scores.items():
             by_head.setdefault(head, {})[name] = some
