@@ -1,4 +1,4 @@
-"""What a training stage trains, on what and towards what, before anything is trained."""
+"""The setup of a training stage: its model, objective and streams."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from edgevit.training.objectives import ObjectiveFunction, distillation_objectiv
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Everything that `fit` takes from a stage.
+    """The arguments of `fit` for a stage.
 
     Attributes:
-        start: the model at the start.
-        model: what is trained: the start's module, with projectors where a term of the loss compares features.
-        canvas: the size of the views; the model's own where none is given.
-        val: looked at after each epoch.
-        unnamed: nobody named the classes: they are the positions of the outputs.
+        start: the model before training.
+        model: the module to train: `start.module`, with projectors if a term of the loss compares features.
+        canvas: the size of the views; the model's input size if None.
+        val: the data set for validation after each epoch.
+        unnamed: whether the classes have no names; they are then the positions of the outputs.
     """
 
     start: BuiltModel
@@ -57,7 +57,7 @@ class TrainingSetup:
     unnamed: bool = False
 
     def train(self, config: Training, context: Context, out: Path) -> tuple[BuiltModel, float | None]:
-        """The trained model, and its accuracy on `val`; see `fit`."""
+        """Train the model. Returns it and its accuracy on `val`; see `fit`."""
         trained, val_top1 = fit(
             self.model,
             self.objective,
@@ -73,7 +73,7 @@ class TrainingSetup:
 
 
 def supervised_setup(config: Train, inputs: Mapping[str, Artifact]) -> TrainingSetup:
-    """Training on labelled images."""
+    """The setup of supervised training."""
     data = open_dataset(inputs["data"])
     start = starting_model(
         config.model,
@@ -98,7 +98,7 @@ def supervised_setup(config: Train, inputs: Mapping[str, Artifact]) -> TrainingS
 def distillation_setup(
     config: Distill, inputs: Mapping[str, Artifact], context: Context
 ) -> tuple[TrainingSetup, ConfiguredTeacher]:
-    """Training to agree with teachers; and these teachers."""
+    """The setup of a distillation, and its teacher."""
     datasets = opened_streams(config, inputs)
     classes = student_classes(datasets, _teachers(config, inputs)[0].io.classes, config.objectives)
     start = starting_model(
@@ -123,7 +123,7 @@ def taught(
     inputs: Mapping[str, Artifact],
     context: Context,
 ) -> tuple[TrainingSetup, ConfiguredTeacher]:
-    """The same for a student that is made already, on its opened streams."""
+    """The setup of a distillation of the student `start`, on opened streams, and its teacher."""
     teachers = _teachers(config, inputs)
     data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
     shares = [stream.share for stream in config.streams]
@@ -174,13 +174,13 @@ def opened_streams(config: Distillation, inputs: Mapping[str, Artifact]) -> list
 
 
 def _teachers(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Artifact]:
-    """Without any, the model teaches itself as it was at the start."""
+    """The teachers' checkpoints; `init` if the stage names no teacher (self-distillation)."""
     paths = [f"teachers.{index}.model" for index in range(len(config.teachers))]
     return [inputs[path] for path in paths or ["init" if config.teacher is None else "teacher"]]
 
 
 def _are_named(classes: tuple[str, ...], datasets: Sequence[Dataset], models: Sequence[Artifact]) -> bool:
-    """Whether a labelled data set, or a model that names its outputs, has names for these classes."""
+    """Whether the class names come from a labelled data set, or from a model with named outputs."""
     by_labels = any(labels_among(dataset, classes) is not None for dataset in datasets)
     return by_labels or any(model.io.names_its_classes and model.io.classes == classes for model in models)
 
