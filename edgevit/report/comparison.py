@@ -142,7 +142,10 @@ def _accuracy(models: Lineup) -> Point:
     top1, accuracy = models.deployed.top1, models.deployed.accuracy
     if top1 is None or accuracy is None:
         return Point("Accuracy", "not measured")
-    conditions = f"Top-1 on {top1['n']:,} images of {top1['data']}, 95% interval {interval_percent(top1)}%."
+    conditions = (
+        f"Top-1 on {top1['n']:,} images of {top1['data']}, 95% interval {interval_percent(top1)}%. Models are "
+        "compared on the same images."
+    )
     # The float student first: the loss against it is the price of quantization and compilation.
     baselines = [*reversed(models.baselines()), *_centroid_baseline(models)]
     sentences = [_drop_sentence(word, baseline, models.deployed) for word, baseline in baselines]
@@ -161,7 +164,7 @@ def _beside_constant_guess(accuracy: AccuracyRecord) -> str:
     difference = f"{points(abs(drop.value))} points {'above' if drop.value <= 0 else 'below'}"
     return (
         f"{difference} always answering '{guess.name}' ({percent(guess.accuracy)}): 95% interval "
-        f"{points(-drop.high)} to {points(-drop.low)} points, on the same images."
+        f"{points(-drop.high)} to {points(-drop.low)} points."
     )
 
 
@@ -176,9 +179,9 @@ def _classes(models: Lineup) -> Point | None:
         f"Lowest recall: '{lowest.name}', {percent(lowest.recall.value)} ({images}).",
         f"Macro-F1: {percent(accuracy.macro_f1)}.",
     )
-    conditions = (
-        f"Mean recall of {len(accuracy.recalls):,} classes, 95% interval {interval_percent(balanced._asdict())}%."
-    )
+    number = len(accuracy.recalls)
+    over = f"{number:,} class{'es' if number > 1 else ''}, 95% interval {interval_percent(balanced._asdict())}%"
+    conditions = f"Mean recall of {over}."
     return Point("Balanced accuracy", percent(balanced.value), sentences, conditions)
 
 
@@ -193,5 +196,5 @@ def _drop_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
     doubt = ", which may be chance" if drop.value and drop.may_be_chance else ""
     return (
         f"{change} the {word} ({percent(baseline.top1['value'])}){doubt}: "
-        f"95% interval {points(low)} to {points(high)} points, on the same images."
+        f"95% interval {points(low)} to {points(high)} points."
     )
