@@ -17,7 +17,7 @@ from edgevit.api.model import Model
 from edgevit.artifacts import Artifact
 from edgevit.errors import ArtifactError, did_you_mean
 from edgevit.report.tables import html_table
-from edgevit.report.text import latency_sentence, summary, top1_sentence
+from edgevit.report.text import accuracy_sentences, latency_sentence, summary
 
 MODEL_KINDS = ("checkpoint", "onnx", "engine")
 
@@ -44,8 +44,22 @@ class Evaluation:
         return float(top1["low"]), float(top1["high"])
 
     @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that have images, 0 to 1."""
+        return float(self.artifact.metrics["balanced_accuracy"]["value"])
+
+    @property
+    def constant_guess(self) -> float:
+        """Accuracy of always answering the commonest class of the images, 0 to 1."""
+        return float(self.artifact.metrics["constant_guess"]["value"])
+
+    @property
     def per_class(self) -> list[dict[str, Any]]:
-        """`class`, number of images `n`, `recall` and `precision` of each class; None where there is no image."""
+        """A row for each class: `class`, number of images `n`, `recall` and `precision` with 95% intervals.
+
+        An interval goes from `recall_low` to `recall_high`, and likewise for precision. None where there is no image or
+        no prediction.
+        """
         rows: list[dict[str, Any]] = self._summary()["per_class"]
         return rows
 
@@ -56,13 +70,14 @@ class Evaluation:
         return read_predictions(self.artifact)
 
     def __str__(self) -> str:
-        return top1_sentence(self.artifact.metrics["top1"])
+        return "\n".join(accuracy_sentences(self.artifact.metrics))
 
     def _repr_html_(self) -> str:
         rows = [
             (row["class"], row["n"], *(_share(row[name]) for name in ("recall", "precision"))) for row in self.per_class
         ]
-        return f"<p>{self}</p>" + html_table(("class", "images", "recall", "precision"), rows)
+        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in str(self).splitlines())
+        return sentences + html_table(("class", "images", "recall", "precision"), rows)
 
     def _summary(self) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(self.artifact.file("evaluation.json").read_text(encoding="utf-8"))
@@ -136,9 +151,18 @@ class Report:
 
     @property
     def meets_budget(self) -> bool | None:
-        """Whether the deployed model meets the recipe's budget; None where the recipe has none."""
+        """Whether the deployed model meets the recipe's budget; None where there is none, or it cannot be judged."""
         verdict: bool | None = self.artifact.metrics["meets_budget"]
         return verdict
+
+    @property
+    def doubts(self) -> list[str]:
+        """Reasons to doubt the accuracy of the deployed model, the gravest first; empty if there are none.
+
+        Each is one of constant_guess, random_weights, missed_classes, learned_from and few_images.
+        """
+        doubts: list[str] = self.artifact.metrics["doubts"]
+        return doubts
 
     def show(self) -> None:
         """Open the page in a browser; in a notebook, the last expression `run.report` shows its summary."""
