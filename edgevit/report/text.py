@@ -22,6 +22,7 @@ PRECISIONS = {
     "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
 }  # fmt: skip
 NOT_MEASURED = "–"
+FEW_SHOT_HEADER = ("method", "mean top-1", "95% interval", "lowest", "highest")
 MARKS = re.compile(r"`|<(?=[A-Za-z/!?])|(?<=\])\(")  # of code, HTML and links
 # Beginnings of headings, lists, quotations, tables and code blocks.
 BLOCKS = re.compile(r"^( *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)")
@@ -37,6 +38,25 @@ def top1_sentence(top1: Mapping[str, Any]) -> str:
     return f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images"
 
 
+def corruption_sentence(mean: Mapping[str, Any]) -> str:
+    """The mean top-1 under corruption, with its interval."""
+    return f"under corruption {mean['value']:.2%}, 95% interval {mean['low']:.2%} to {mean['high']:.2%}"
+
+
+def few_shot_rows(by_method: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each method, under FEW_SHOT_HEADER."""
+    return [
+        (
+            method,
+            f"{top1['value']:.2%}",
+            NOT_MEASURED if top1["low"] is None else f"{top1['low']:.2%} to {top1['high']:.2%}",
+            f"{top1['min']:.1%}",
+            f"{top1['max']:.1%}",
+        )
+        for method, top1 in by_method.items()
+    ]
+
+
 def latency_sentence(latency: Mapping[str, Any]) -> str:
     """The percentiles of a latency in milliseconds, and the interval of its median."""
     interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
@@ -48,9 +68,9 @@ def accuracy_sentences(metrics: Mapping[str, Any]) -> list[str]:
     balanced, lowest, guess = metrics["balanced_accuracy"], metrics["lowest_recall"], metrics["constant_guess"]
     return [
         top1_sentence(metrics["top1"]),
-        f"always answering '{guess['class']}' gives {guess['value']:.2%}",
+        f"always answering '{printable(guess['class'])}' gives {guess['value']:.2%}",
         f"balanced accuracy {_share_text(balanced)}, macro-F1 {metrics['macro_f1']:.2%}",
-        f"lowest recall {_share_text(lowest)}, {lowest['n']} images: '{lowest['class']}'",
+        f"lowest recall {_share_text(lowest)}, {lowest['n']} images: '{printable(lowest['class'])}'",
     ]
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from edgevit.artifacts import LEARNED_TOO, Artifact, InputRef, Json, ancestors
+from edgevit.artifacts import LEARNED_TOO, MODEL_KINDS, Artifact, InputRef, Json, ancestors
 from edgevit.data.duplicates import Overlap
 from edgevit.errors import ArtifactError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.profiling.latency_record import LatencyRecord
 
-MODEL_KINDS = ("checkpoint", "onnx", "engine")
 MODEL_FILES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "engine": "model.onnx"}
 
 

@@ -65,7 +65,7 @@ def bundle(whole: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def random_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digit_files(tmp_path_factory.mktemp("image"), "4", 1)[0]
 
 

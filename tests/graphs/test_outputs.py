@@ -80,7 +80,7 @@ def saved(model: ModelProto, folder: Path) -> Artifact:
 
 
 @pytest.fixture
-def random_image(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     return tmp_path / "image.png"

@@ -33,7 +33,7 @@ Make = Callable[[str, NDArray[np.uint8]], str]
 
 
 @pytest.fixture
-def random_images(tmp_path: Path) -> Make:
+def images(tmp_path: Path) -> Make:
     """Makes a data set of images (n, 8, 8), labelled 0 to 9 in turn, and gives its name."""
 
     def make(name: str, pixels: NDArray[np.uint8]) -> str:
@@ -63,7 +63,7 @@ def random_images(tmp_path: Path) -> Make:
     ids=["quantize", "tensorrt", "qat", "prune"],
 )
 def test_black_images_are_refused_by_every_stage_that_measures_on_images(fields: dict[str, Any], images: Make) -> None:
-    black = random_images("black", np.zeros((20, 8, 8), np.uint8))
+    black = images("black", np.zeros((20, 8, 8), np.uint8))
     made = {"exported": float_onnx().id, "start": checkpoint().id}
     given = {key: made.get(str(value), value) for key, value in fields.items()}
     given["data" if fields["stage"] == "prune" else "calibration"] = black
@@ -77,7 +77,7 @@ def test_random_images_judge_too_where_calibration_images_are_doubtful(images: M
     noise = {}
     for name, pixels in {"strong": strong, "faint": (100 + strong * 0.3).astype(np.uint8)}.items():
         said = Said()
-        asked = {"calibration": random_images(name, pixels), "calibration_images": 20, "min_sqnr_db": -20}
+        asked = {"calibration": images(name, pixels), "calibration_images": 20, "min_sqnr_db": -20}
         made = workbench().run("quantize", f"on_{name}", Context(progress=said), model=float_onnx().id, **asked)
         noise[name] = made.metrics["sqnr_db"]
         doubts = [line for line in said.lines if "doubtful calibration images" in line]

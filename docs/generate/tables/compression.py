@@ -160,7 +160,7 @@ def zoo(result: Json) -> Iterator[Table]:
 def calibration_images(result: Json) -> Iterator[Table]:
     yield Table(
         "accuracy",
-        ("calibration images", "top-1 in INT8", "contrast", "spread", "one-coloured"),
+        ("calibration images", "top-1 in INT8", "contrast", "spread", "single color"),
         tuple(
             (
                 found["calibration"],
@@ -173,7 +173,7 @@ def calibration_images(result: Json) -> Iterator[Table]:
     )
     yield Table(
         "sets",
-        ("data", "images", "contrast", "spread", "one-coloured"),
+        ("data", "images", "contrast", "spread", "single color"),
         tuple(
             (
                 name,

@@ -228,13 +228,13 @@ def test_full_disk_is_an_error_of_the_system_and_leaves_no_half_state(tmp_path: 
 
 def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) -> None:
     """A process that loads images is killed in a step: torch notices wherever the training then is."""
-    calls = 0
+    calls, others = 0, set(multiprocessing.active_children())
 
     def killing(outputs: Outputs, batch: Batch) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == dies_at:
-            worker = multiprocessing.active_children()[calls % 2]
+            worker = [child for child in multiprocessing.active_children() if child not in others][calls % 2]
             os.kill(worker.pid or 0, signal.SIGKILL)
             time.sleep(wait_s)
         return label_objective(3)(outputs, batch)
@@ -255,7 +255,7 @@ def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) 
     subprocess.run(
         [sys.executable, "-c", ""], check=True
     )  # torch raises at the exit of any child if it knows a dead one
-    assert multiprocessing.active_children() == [], f"kept alive by the frames of {caught.value!r}"
+    assert set(multiprocessing.active_children()) <= others, f"kept alive by the frames of {caught.value!r}"
     saved = TrainingState(Context(work=folder)).saved_step()
     assert saved is None or saved >= dies_at - 1
 
