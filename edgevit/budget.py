@@ -15,9 +15,7 @@ from edgevit.evaluation.paired import Drop, paired_drop
 from edgevit.profiling.latency_record import LatencyRecord
 
 WIDEST_INTERVAL = 0.2  # of top-1: with a wider one, there are too few test images
-MISSED = (
-    0.5  # a class without a right prediction counts as missed if its recall's interval ends below: from 4 images on
-)
+MISSED = 0.5  # the interval of a missed class's recall ends below; with no right prediction, from 4 images on
 
 LimitName: TypeAlias = Literal["latency_ms", "size_mib", "top1_drop", "top1", "balanced_accuracy", "recall"]
 FLOORS: tuple[LimitName, ...] = ("top1", "balanced_accuracy", "recall")
@@ -82,7 +80,10 @@ class NotBetterThanConstantGuess:
 
 @dataclass(frozen=True)
 class MissedClasses:
-    """Classes that are never recognized, although they have test images."""
+    """Classes that are never recognized, or less often than by a guess among all classes.
+
+    The recall's interval ends below MISSED, or, if a prediction is right, below the share of one class among all.
+    """
 
     classes: tuple[ClassRecall, ...]
 
@@ -174,13 +175,19 @@ def _doubts(records: Records) -> Iterator[Doubt]:
         yield RandomWeights(records.random_weights)
     if accuracy is None:
         return
-    missed = tuple(each for each in accuracy.recalls if not each.correct and each.recall.high < MISSED)
-    if missed:
+    if missed := tuple(_missed(accuracy)):
         yield MissedClasses(missed)
     if records.learned_from:
         yield LearnedTestImages(records.learned_from)
     if accuracy.top1.high - accuracy.top1.low > WIDEST_INTERVAL:
         yield FewTestImages(accuracy.n, accuracy.top1, _enough_images(accuracy.top1.value))
+
+
+def _missed(accuracy: AccuracyRecord) -> Iterator[ClassRecall]:
+    by_guess = min(MISSED, 1 / len(accuracy.recalls))
+    for each in accuracy.recalls:
+        if each.recall.high < (by_guess if each.correct else MISSED):
+            yield each
 
 
 def _enough_images(top1: float) -> int:

@@ -121,9 +121,13 @@ def test_the_constant_guess_is_compared_on_the_same_images(drawn: list[tuple[int
     assert any(isinstance(doubt, NotBetterThanConstantGuess) for doubt in doubts) is (drop.high >= 0)
 
 
-@pytest.mark.parametrize(("images", "missed"), [(3, False), (4, True), (40, True)])
-def test_a_class_is_missed_where_its_images_are_enough_to_say_so(images: int, missed: bool) -> None:
-    verdict = judge(Records(accuracy=right_for((200, 200), (200, 200), (0, images))), Budget(top1=0.8))
+@pytest.mark.parametrize(
+    ("correct", "images", "missed"),
+    [(0, 3, False), (0, 4, True), (0, 40, True), (1, 40, True), (6, 40, True), (10, 40, False), (1, 4, False)],
+)
+def test_a_class_is_missed_where_its_images_are_enough_to_say_so(correct: int, images: int, missed: bool) -> None:
+    """Of three classes, a guess is right for a third: 6 of 40 is below by its interval, 10 of 40 is not."""
+    verdict = judge(Records(accuracy=right_for((200, 200), (200, 200), (correct, images))), Budget(top1=0.8))
     classes = [each.name for doubt in verdict.doubts if isinstance(doubt, MissedClasses) for each in doubt.classes]
     assert classes == (["c"] if missed else [])
     assert verdict.meets_budget is True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from edgevit.artifacts import Json
 from edgevit.budget import (
@@ -23,6 +23,7 @@ from edgevit.configs import Budget
 from edgevit.data.duplicates import Overlap
 from edgevit.errors import listed
 from edgevit.evaluation import Share
+from edgevit.evaluation.accuracy_record import ClassRecall
 from edgevit.provenance import untrained
 from edgevit.report.text import interval_percent, milliseconds, percent, points, size
 from edgevit.report.variants import Lineup
@@ -115,10 +116,8 @@ def headline(doubt: Doubt) -> str:
             return f"{worse} always answering '{guess.name}'."
         case RandomWeights():
             return "The deployed model has random weights."
-        case MissedClasses((only,)):
-            return f"The class '{only.name}' is never recognized."
         case MissedClasses(classes):
-            return f"{len(classes)} classes are never recognized."
+            return f"{_subject(classes)} {_how_rarely(classes)}."
         case LearnedTestImages():
             return "The model learned from test images."
         case FewTestImages(_, top1):
@@ -133,8 +132,8 @@ def explanation(doubt: Doubt) -> str:
         case RandomWeights(sentence):
             return f"{sentence[:1].upper()}{sentence[1:]}."
         case MissedClasses(classes):
-            names = [f"'{each.name}' (0 of {each.n:,} images)" for each in classes]
-            return f"The model has no right prediction for {listed(names, SHOWN)}."
+            names = [f"'{each.name}' ({each.correct:,} of {each.n:,} images)" for each in classes]
+            return f"Right predictions: {listed(names, SHOWN)}."
         case LearnedTestImages(overlaps):
             shared = "; ".join(map(_overlap, overlaps))
             return f"{shared}. So the accuracy says little about new images, and no lower limit on it can be judged."
@@ -153,6 +152,16 @@ def _beside_constant_guess(doubt: NotBetterThanConstantGuess) -> str:
         f"'{doubt.guess.name}' is right for {percent(doubt.guess.accuracy)}. The difference is {points(-gain.value)} "
         f"points (95% interval {points(-gain.high)} to {points(-gain.low)}, on the same images)."
     )
+
+
+def _subject(classes: Sequence[ClassRecall]) -> str:
+    return f"{len(classes)} classes are" if len(classes) > 1 else f"The class '{classes[0].name}' is"
+
+
+def _how_rarely(classes: Sequence[ClassRecall]) -> str:
+    if any(each.correct for each in classes):
+        return "recognized less often than by a random guess"
+    return "never recognized"
 
 
 def _overlap(overlap: Overlap) -> str:

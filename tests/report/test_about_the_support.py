@@ -69,8 +69,9 @@ def test_the_accuracy_of_the_advice_is_not_taken_for_that_of_the_model(tmp_path:
 
 def test_a_second_stage_with_the_same_support_and_model_says_nothing_new(tmp_path: Path):
     run = run_with(tmp_path, found_by_the_stage())
-    options = {"model": "tuned", "support": "digits.support", "method": "nearest_centroid"}
-    run.checkpoint("baseline", "fewshot", 10, {"method": "nearest_centroid"}, advice=found_by_the_stage(), **options)
+    named = {"method": "nearest_centroid"}
+    advice = found_by_the_stage()
+    run.checkpoint("baseline", "fewshot", 10, named, 0, advice, model="tuned", support="digits.support", **named)
     run.evaluation("baseline_accuracy", "baseline", 0.8)
     report = report_json(lineup(run.of(*ALL, "advised_accuracy", "baseline_accuracy")), Budget(), "quickstart")
     assert [advice["title"] for advice in report["advice"]] == ["The support set"]

@@ -65,13 +65,22 @@ def test_a_class_that_is_never_recognized(run: MeasuredRun):
     predicted = [1 if label == 0 else label for label in LABELS]
     report = report_on(run, LABELS, predicted, Budget(latency_ms=10))
     assert_first(report, "The class '0' is never recognized.", "no")
-    assert report["verdict"]["doubts"][0]["sentence"] == "The model has no right prediction for '0' (0 of 40 images)."
+    assert report["verdict"]["doubts"][0]["sentence"] == "Right predictions: '0' (0 of 40 images)."
     assert [row["recall"] for row in report["classes"]] == [0.0] + [1.0] * 9
+
+
+def test_classes_that_are_recognized_less_often_than_by_a_guess(run: MeasuredRun):
+    labels = [index % 4 for index in range(400)]
+    predicted = [1 if label == 0 and index > 0 else 3 if label == 2 else label for index, label in enumerate(labels)]
+    report = report_on(run, labels, predicted, Budget(latency_ms=10))
+    assert_first(report, "2 classes are recognized less often than by a random guess.", "no")
+    sentence = "Right predictions: '2' (0 of 100 images), '0' (1 of 100 images)."
+    assert report["verdict"]["doubts"][0]["sentence"] == sentence
 
 
 def test_test_images_that_were_learned_from(run: MeasuredRun):
     more = {LEARNED_TOO: [OVERLAP]}
-    report = report_on(run, LABELS, nearly_right(LABELS), Budget(latency_ms=10, top1=0.9), **more)  # type: ignore[arg-type]
+    report = report_on(run, LABELS, nearly_right(LABELS), Budget(latency_ms=10, top1=0.9), **more)
     assert_first(report, "The model learned from test images.", "doubtful")
     assert report["verdict"]["meets_budget"] is None
     assert (
@@ -89,7 +98,7 @@ def test_too_few_test_images(run: MeasuredRun):
 
 
 def test_several_doubts_are_all_said_the_gravest_first(run: MeasuredRun):
-    report = report_on(run, [0] * 20, [1] * 20, Budget(), **{LEARNED_TOO: [OVERLAP]})  # type: ignore[arg-type]
+    report = report_on(run, [0] * 20, [1] * 20, Budget(), **{LEARNED_TOO: [OVERLAP]})
     kinds = [doubt["kind"] for doubt in report["verdict"]["doubts"]]
     assert kinds == ["constant_guess", "missed_classes", "learned_from"]
     places = [summary(report).index(doubt["headline"]) for doubt in report["verdict"]["doubts"]]
