@@ -13,7 +13,7 @@ from edgevit.terminal import printable
 
 WIDTH = 80
 MOST_CLASSES = 50  # rows of a table
-LONGEST_CLASS = 22  # characters of a name in the table of classes of report.md
+LONGEST_CLASS = 16  # characters of a name in the table of classes of report.md
 CLASSES_NOTE = (
     "The lowest recall comes first. Recall is the share of the images of a class that the model recognizes. Precision "
     "is the share of right predictions among the predictions of the class."
@@ -140,7 +140,9 @@ def _cells(row: Mapping[str, Any], name: str) -> tuple[str, str]:
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_CLASS else f"{name[: LONGEST_CLASS - 1]}…"
+    """A class name that makes no HTML, link or code of a cell, at most LONGEST_CLASS characters of it."""
+    short = name if len(name) <= LONGEST_CLASS else f"{name[: LONGEST_CLASS - 1]}…"
+    return MARKS.sub(r"\\\g<0>", short)
 
 
 def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:

@@ -199,6 +199,13 @@ def test_names_in_markdown_stay_text(run: MeasuredRun, tmp_path: Path):
         advice = [{"title": "The support set", "sentences": sentences}]
         return markdown({**report, "advice": advice, "cautions": list(names)})
 
+    rows = [{**report["classes"][0], "class": name} for name in NAMES]
+    table = markdown({**report, "classes": rows})
+    assert len(blocks_of(table)) == len(blocks_of(markdown(report))) + len(rows) - len(report["classes"])
+    assert not re.search(r"<(script|a|img|code|pre)\b", READER.render(table))
+    long = markdown({**report, "classes": [{**rows[0], "class": "long name " * 9}]})
+    assert max(map(len, long.splitlines())) <= 80
+
     for padding in range(0, 80, 2):
         odd = with_names(padding, *NAMES)
         assert blocks_of(odd) == blocks_of(with_names(padding, *["plain"] * len(NAMES)))
