@@ -35,11 +35,11 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "export": ({"model": "m", "normalize": True}, "dd6f063ce1fb"),
     "quantize": ({"model": "m", "calibration": "c"}, "176fa1c7de81"),
     "compile": ({"model": "m"}, "3467a26de615"),
-    "evaluate": ({"model": "m", "data": "d"}, "8314a3a73271"),
+    "evaluate": ({"model": "m", "data": "d"}, "22a7570e47ca"),
     "profile": ({"model": "m"}, "545ee7e55268"),
     "check": ({"model": "m"}, "bcb0183d7c2e"),
     "bundle": ({"model": "m", "support": "s"}, "c767b3665d8b"),
-    "report": ({"of": ["a"]}, "714127edd03b"),
+    "report": ({"of": ["a"]}, "7fe4e35661b4"),
 }
 
 
