@@ -19,6 +19,7 @@ C = TypeVar("C", bound=BaseModel)
 Fraction = Annotated[float, bounds.FRACTION]
 Share = Annotated[float, bounds.SHARE]
 Loss = Annotated[float, bounds.LOSS]
+Beta = Annotated[float, bounds.BETA]
 Positive = Annotated[float, bounds.POSITIVE]
 NonNegative = Annotated[float, bounds.NON_NEGATIVE]
 Rate = Annotated[float, bounds.RATE]

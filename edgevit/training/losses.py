@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+LabelLoss = Callable[[Tensor, Tensor], Tensor]  # of the logits and the targets, both (samples, classes)
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """−Σ_c targets_c · log softmax(logits)_c, mean over the samples; `targets` are probabilities (samples, classes)."""
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None = None, offsets: Tensor | None = None
+) -> Tensor:
+    """−Σ_c w_c · targets_c · log softmax(logits + offsets)_c, mean over the samples.
+
+    The mean divides by the number of samples, also with weights, as torch does for targets that are probabilities: a
+    batch's loss is then the mean of its parts' losses.
+
+    Args:
+        targets: probabilities, (samples, classes).
+        class_weights: w, (classes,); 1 by default.
+        offsets: (classes,), τ · log of each class's frequency for logit adjustment (Menon et al. 2021, eq. 10).
+    """
+    if offsets is not None:
+        logits = logits + offsets.to(logits)
+    if class_weights is not None:
+        targets = targets * class_weights.to(targets)
     return -(targets * logits.log_softmax(-1)).sum(-1).mean()
 
 

@@ -25,6 +25,7 @@ from edgevit.training.distillation.feature_projectors import WithFeatures
 from edgevit.training.distillation.teachers import Teacher
 from edgevit.training.loop.batches import Batch, Counts
 from edgevit.training.losses import (
+    LabelLoss,
     attention_transfer,
     cross_entropy,
     decoupled_distillation,
@@ -38,26 +39,33 @@ Outputs = Tensor | TwoLogits | WithFeatures
 ObjectiveFunction = Callable[[Outputs, Batch], Tensor]
 
 
-def label_objective(num_classes: int, label_smoothing: float = 0.0) -> ObjectiveFunction:
+def label_objective(
+    num_classes: int, label_smoothing: float = 0.0, label_loss: LabelLoss = cross_entropy
+) -> ObjectiveFunction:
     """Cross-entropy with the labels; two heads both learn from them, with equal weight."""
 
     def objective(outputs: Outputs, batch: Batch) -> Tensor:
         targets, labelled = targets_of(batch, num_classes, label_smoothing)
-        losses = [_over(labelled, cross_entropy, head, targets) for head in heads_of(outputs)]
+        losses = [_over(labelled, label_loss, head, targets) for head in heads_of(outputs)]
         return torch.stack(losses).mean() * _balance("labelled", batch)
 
     return objective
 
 
 def distillation_objective(
-    terms: Sequence[Objective], teacher: Teacher, num_classes: int, label_smoothing: float = 0.0
+    terms: Sequence[Objective],
+    teacher: Teacher,
+    num_classes: int,
+    label_smoothing: float = 0.0,
+    label_loss: LabelLoss = cross_entropy,
 ) -> ObjectiveFunction:
     """Σ weight · term. A term is a mean over its samples, and 0 without any.
 
     For parts of a batch, each term is scaled so that the mean over the parts, weighted by their numbers of samples, is
     the term of the whole batch: a part with more labels counts for more in terms that need labels.
     The teacher sees the batch's own canvases, mixed if they are. With two heads, labels go to the class head and the
-    teacher's logits to the distillation head (DeiT, section 4).
+    teacher's logits to the distillation head (DeiT, section 4). `label_loss` is the loss of cross-entropy terms alone:
+    a teacher's answer is no label whose class could be counted.
     """
 
     def objective(outputs: Outputs, batch: Batch) -> Tensor:
@@ -67,7 +75,7 @@ def distillation_objective(
         total = class_logits.new_zeros(())
         for index, term in enumerate(terms):
             if isinstance(term, CrossEntropy):
-                loss = _over(labelled, cross_entropy, class_logits, targets)
+                loss = _over(labelled, label_loss, class_logits, targets)
             elif isinstance(term, (FeatureDistillation, AttentionTransfer)):
                 assert isinstance(outputs, WithFeatures)
                 pairs = zip(outputs.features[index], answer.features[index], strict=True)

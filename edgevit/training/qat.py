@@ -47,8 +47,8 @@ def quantization_aware_setup(
             f"    {config.id}: other nodes read the inputs of {len(unseen)} layers, too; the INT8 file rounds these "
             f"inputs for all readers, but training rounds them only for the layers: {listed(unseen)}"
         )
-    setup, teaching = taught(rounding, classes, opened_streams(config, inputs), config, inputs, context)
-    return setup, teaching, student
+    setup, teacher = taught(rounding, classes, opened_streams(config, inputs), config, inputs, context)
+    return setup, teacher, student
 
 
 def fake_quantization(

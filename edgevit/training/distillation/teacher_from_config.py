@@ -120,6 +120,7 @@ class ConfiguredTeacher:
             "seed": config.seed,
             "precision": config.precision,
             "device": self._context.device,
+            **({"sampling": config.sampling} if config.is_given("sampling") else {}),
             "versions": {name: version(name) for name in DECIDE_ANSWERS},
         }
 

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple
 
@@ -23,8 +22,9 @@ from torch.utils.data import Dataset as TorchDataset
 from edgevit.artifacts import Preprocess
 from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset, Indices
-from edgevit.data.loading import UNLABELLED, ViewDataset, epoch_order
+from edgevit.data.loading import UNLABELLED, ViewDataset
 from edgevit.errors import DataError, EdgevitError, RecipeError, first_line
+from edgevit.training.loop.sampling import ClassBalanced, Sampler, Shuffled
 
 # torch's messages. The last two are errors of reading a dead worker's incomplete message.
 _LOADER_DIED = ("DataLoader worker", "Pin memory thread", "received 0 items of ancdata", "unable to mmap")
@@ -101,19 +101,33 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingStream:
-    """A data set and its share of each batch. `labelled` false hides its labels."""
+    """A data set and its share of each batch.
+
+    Attributes:
+        labelled: false hides its labels.
+        balanced: each class comes equally often; the data set then needs labels, and a sample of every class.
+    """
 
     dataset: Dataset
     share: float = 1.0
     labelled: bool = True
+    balanced: bool = False
+
+    def sampler(self, seed: int, number: int) -> Sampler:
+        """The order of its samples, where `number` is its place among the streams."""
+        if not self.balanced:
+            return Shuffled(seed, number, len(self.dataset))
+        assert self.dataset.labels is not None
+        return ClassBalanced(seed, number, self.dataset.labels, len(self.dataset.classes))
 
 
 class Batches(TorchDataset[Batch]):
     """The batch of each step: a function of (seed, step) and of all arguments except `epochs`.
 
-    An epoch is as many images as the first stream has; each stream has a count of its own passes. Streams go on without
-    a break from one pass to the next, so every batch is full. With repeated augmentation, a sample stands in a batch
-    several times, each time in a view of its own, and a pass takes that many epochs.
+    An epoch is as many images as the first stream has; each stream has a count of its own passes, and so has each class
+    of a balanced stream. Streams go on without a break from one pass to the next, so every batch is full. With repeated
+    augmentation, a sample stands in a batch several times, each time in a view of its own, and a pass takes that many
+    epochs.
 
     With `parts` processes, process `part` makes `Batch.part(part, parts)` of each batch. It computes only the views of
     these rows and of their partners.
@@ -143,7 +157,7 @@ class Batches(TorchDataset[Batch]):
         self.part, self.parts = part, parts
         self.counts = batch_shares([stream.share for stream in streams], batch_size)
         self._views = [ViewDataset(stream.dataset, canvas, augmentation, seed) for stream in streams]
-        self._order = lru_cache(maxsize=2 * len(streams))(self._uncached_order)
+        self._samplers = [stream.sampler(seed, number) for number, stream in enumerate(streams)]
         self.images_per_epoch = len(streams[0].dataset)
         self.total_steps = -(-epochs * self.images_per_epoch // self.counts[0])
 
@@ -198,13 +212,6 @@ class Batches(TorchDataset[Batch]):
                 raise batch
             yield batch
 
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "_order"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._order = lru_cache(maxsize=2 * len(self.streams))(self._uncached_order)
-
     def _views_of(self, stream: int, step: int) -> Iterator[_View]:
         """The views of a stream in a batch."""
         source, count = self.streams[stream], self.counts[stream]
@@ -212,17 +219,13 @@ class Batches(TorchDataset[Batch]):
         repeats = 1 if self.augmentation is None else self.augmentation.repeats
         for position in range(step * count, (step + 1) * count):
             sample, repeat = divmod(position, repeats)
-            its_pass, place = divmod(sample, len(source.dataset))
-            index = int(self._order(stream, its_pass)[place])
+            its_pass, index = self._samplers[stream][sample]
             label = UNLABELLED if labels is None else int(labels[index])
             yield _View(stream, its_pass, stream + repeat * len(self.streams), index, label)
 
     def _canvas(self, view: _View) -> Tensor:
         canvas, *_ = self._views[view.stream][view.its_pass, view.number, view.sample]
         return canvas
-
-    def _uncached_order(self, stream: int, its_pass: int) -> Indices:
-        return epoch_order(self.seed, its_pass, stream, len(self.streams[stream].dataset))
 
     def _mixture(self, step: int, streams: Tensor) -> _Mixture | None:
         """The mixture of a batch's images; None if they are not mixed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import torch
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -28,12 +26,12 @@ from edgevit.models.distillation_token import TwoLogits
 from edgevit.training.distillation.feature_projectors import WithFeatures, without_projectors
 from edgevit.training.distributed import processes, sharding
 from edgevit.training.loop.batches import Batch, Batches, TrainingStream, seed_of, worker_death_as_data_error
-from edgevit.training.loop.event_files import EventFile
+from edgevit.training.loop.metrics_log import METRICS, MetricsLog, Row
+from edgevit.training.loop.moving_average import MovingAverage
 from edgevit.training.loop.optimization import checkpoint_gradients, freeze, optimizer_for, scheduler_for
 from edgevit.training.loop.training_state import State, TrainingState
 from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
 
-METRICS = "metrics.jsonl"
 MOST_STEPS_BETWEEN_ROWS = 50
 SPIKE = 3.0  # a row's loss over the previous row's loss
 
@@ -129,7 +127,7 @@ class _Run:
         self.model = model
         if config.grad_checkpointing:
             checkpoint_gradients(model)
-        self.ema = None if config.ema_decay is None else _Average(model, decay=config.ema_decay, use_warmup=True)
+        self.ema = None if config.ema_decay is None else MovingAverage(model, decay=config.ema_decay, use_warmup=True)
         self.unsharded: nn.Module | None = None
         if self.sharded:
             sharding.check_can_shard(config)
@@ -150,7 +148,7 @@ class _Run:
         self.val_top1: float | None = None
         self.step = 0
         self.saved = TrainingState(context)
-        self.log = _MetricsLog(context.work / METRICS, context.tensorboard if self.is_first else None)
+        self.log = MetricsLog(context.work / METRICS, context.tensorboard if self.is_first else None)
 
     @property
     def trained(self) -> nn.Module:
@@ -176,7 +174,7 @@ class _Run:
         total, batches = self.batches.total_steps, self.batches
         every = min(MOST_STEPS_BETWEEN_ROWS, max(1, total // 100))
         saved_at = row_at = waits_since = time.monotonic()
-        row, last_loss = _Row(), math.inf
+        row, last_loss = Row(), math.inf
         with self.context.progress.bar(self.context.stage_id or "training", total, "steps") as bar:
             bar.advance(self.step)
             for batch in batches.load(self.step, self.context.workers, pinned=self.device.type == "cuda"):
@@ -190,7 +188,7 @@ class _Run:
                 if epoch_ended or self.step % every == 0:
                     self._log(row, now - row_at, self.val_top1 if epoch_ended else None)
                     self._mention_spike(last_loss, row.loss)
-                    last_loss, row = row.loss, _Row()
+                    last_loss, row = row.loss, Row()
                     if self._saves(now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s)):
                         self._save()
                         saved_at = time.monotonic()
@@ -266,7 +264,7 @@ class _Run:
         assert self.val is not None
         return accuracy(self.trained, self.val, self.preprocess, self.device, self.config.batch_size)
 
-    def _log(self, row: _Row, seconds: float, val_top1: float | None) -> None:
+    def _log(self, row: Row, seconds: float, val_top1: float | None) -> None:
         done = {
             "epoch": self.batches.epoch_of(self.step),
             "step": self.step,
@@ -408,74 +406,6 @@ class _Run:
                 got=f"step {self.step} on rank {processes.rank()}, step {steps:g} on average",
                 next="check the disk that the ranks share, and run the same command again",
             )
-
-
-class _Row:
-    """Means since the last row of the log."""
-
-    def __init__(self) -> None:
-        self.steps, self.samples, self._loss, self._right, self.waited_s = 0, 0, 0.0, list[float](), 0.0
-
-    def add(self, loss: float, right: float | None, samples: int) -> None:
-        self.steps += 1
-        self.samples += samples
-        self._loss += loss
-        if right is not None:
-            self._right.append(right)
-
-    @property
-    def loss(self) -> float:
-        return self._loss / self.steps
-
-    @property
-    def accuracy(self) -> float | None:
-        return sum(self._right) / len(self._right) if self._right else None
-
-
-class _Average(ModelEmaV3):
-    """Averages each tensor once, however many modules hold it: under fake quantization, layers share their ranges."""
-
-    def apply_update_(self, model: nn.Module, decay: float) -> None:
-        ours, theirs = (map(sharding.local, side.state_dict().values()) for side in (self.module, model))
-        both = zip(ours, theirs, strict=True)
-        once = {own.data_ptr(): (own, new) for own, new in both}.values()
-        floats = [pair for pair in once if pair[0].is_floating_point()]
-        torch._foreach_lerp_([own for own, _ in floats], [new for _, new in floats], weight=1 - decay)
-        for own, new in once:
-            if not own.is_floating_point():
-                own.copy_(new)
-
-
-class _MetricsLog:
-    """`metrics.jsonl`: one JSON a line, flushed; and TensorBoard's event files of the rows, where they are wanted."""
-
-    def __init__(self, path: Path, tensorboard: Path | None) -> None:
-        self.rows: list[dict[str, float]] = []
-        self._path, self._tensorboard = path, tensorboard
-        self._events: EventFile | None = None
-
-    def begin(self) -> None:
-        """Write the rows so far anew; rows of steps that have to be done again are dropped."""
-        self._path.write_text(self.text(), encoding="utf-8")
-        if self._tensorboard:
-            self._events = EventFile(self._tensorboard)
-            for row in self.rows:
-                self._events.add(row)
-
-    def add(self, row: dict[str, float]) -> None:
-        self.rows.append(row)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
-        if self._events:
-            self._events.add(row)
-
-    def text(self) -> str:
-        """What the file holds, from memory: the file may be damaged."""
-        return "".join(map(_line, self.rows))
-
-
-def _line(row: dict[str, float]) -> str:
-    return json.dumps(row) + "\n"
 
 
 def _check_finite(model: nn.Module, run: _Run) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from edgevit.artifacts import Artifact, Preprocess
@@ -16,11 +18,20 @@ from edgevit.data.dataset import Dataset
 from edgevit.data.labels import labels_among
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
+from edgevit.training.class_balance import check_every_class_has_samples, class_balance
 from edgevit.training.distillation.feature_projectors import with_projectors
 from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher, common_canvas
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
-from edgevit.training.loop.streams import distillation_streams, labelled_stream, student_classes, validation_set
+from edgevit.training.loop.streams import (
+    class_counts,
+    distillation_streams,
+    labelled_stream,
+    sampled,
+    student_classes,
+    validation_set,
+)
+from edgevit.training.losses import LabelLoss, cross_entropy
 from edgevit.training.objectives import ObjectiveFunction, distillation_objective, label_objective
 
 
@@ -73,12 +84,13 @@ def supervised_setup(config: Train, inputs: Mapping[str, Artifact]) -> TrainingS
         drop_rates=config.model_rates,
         seed=config.seed,
     )
+    streams = sampled([labelled_stream(data)], config.sampling)
     return TrainingSetup(
         start=start,
         model=start.module,
         classes=data.classes,
-        objective=label_objective(len(data.classes), config.label_smoothing),
-        streams=[labelled_stream(data)],
+        objective=label_objective(len(data.classes), config.label_smoothing, label_loss(config, streams)),
+        streams=streams,
         val=_validation_set(inputs, data.classes),
     )
 
@@ -115,23 +127,45 @@ def taught(
     teachers = _teachers(config, inputs)
     data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
     shares = [stream.share for stream in config.streams]
-    streams = distillation_streams(datasets, shares, classes, config.objectives)
+    streams = sampled(distillation_streams(datasets, shares, classes, config.objectives), config.sampling)
     looking = teachers if config.teacher_view == "same" else []
     canvas = common_canvas(start.preprocess, [teacher.io.preprocess for teacher in looking])
-    teaching = ConfiguredTeacher(
+    teacher = ConfiguredTeacher(
         config, teachers, data, [stream.dataset for stream in streams], classes, canvas, context
+    )
+    objective = distillation_objective(
+        config.objectives, teacher, len(classes), config.label_smoothing, label_loss(config, streams)
     )
     setup = TrainingSetup(
         start=start,
-        model=with_projectors(start, config.objectives, teaching.channels, config.seed),
+        model=with_projectors(start, config.objectives, teacher.channels, config.seed),
         classes=classes,
-        objective=distillation_objective(config.objectives, teaching, len(classes), config.label_smoothing),
+        objective=objective,
         streams=streams,
         canvas=canvas,
         val=_validation_set(inputs, classes),
         unnamed=not _are_named(classes, datasets, [*teachers, *filter(None, [inputs.get("init")])]),
     )
-    return setup, teaching
+    return setup, teacher
+
+
+def label_loss(config: Training, streams: Sequence[TrainingStream]) -> LabelLoss:
+    """The cross-entropy with labels, corrected for classes of unequal size as a stage asks.
+
+    Raises:
+        DataError: a class has no image in the streams with labels.
+    """
+    balance = class_balance(config)
+    if not balance.is_on:
+        return cross_entropy
+    counts, datasets = class_counts(streams), [stream.dataset for stream in streams if stream.labelled]
+    check_every_class_has_samples(counts, datasets[0].classes, ", ".join(dataset.name for dataset in datasets))
+    weights, offsets = balance.weights(counts), balance.offsets(counts)
+    return partial(
+        cross_entropy,
+        class_weights=None if weights is None else torch.from_numpy(weights),
+        offsets=None if offsets is None else torch.from_numpy(offsets),
+    )
 
 
 def opened_streams(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Dataset]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
+
+import numpy as np
 
 from edgevit.configs import CrossEntropy, Objective
 from edgevit.data.dataset import Dataset
 from edgevit.data.labels import labels_among, missing_classes
 from edgevit.errors import RecipeError
+from edgevit.training.class_balance import Floats, check_every_class_has_samples
 from edgevit.training.distillation.feature_projectors import FEATURE_TERMS
 from edgevit.training.loop.batches import TrainingStream
 
@@ -73,6 +77,42 @@ def distillation_streams(
                 expected=f"{'a' if needs == 'labelled' else 'an'} {needs} stream, or other objectives",
             )
     return streams
+
+
+def sampled(streams: Sequence[TrainingStream], sampling: Literal["shuffled", "balanced"]) -> list[TrainingStream]:
+    """The streams in the order that a stage asks for. Streams without labels stay shuffled.
+
+    Raises:
+        RecipeError: all of them are without labels.
+        DataError: a class has no image in a stream with labels.
+    """
+    if sampling == "shuffled":
+        return list(streams)
+    if not any(stream.labelled for stream in streams):
+        raise RecipeError(
+            "sampling: balanced needs labels, and no stream has any that the loss reads",
+            got=", ".join(stream.dataset.name for stream in streams),
+            next="leave sampling out, or add a labelled stream",
+        )
+    for stream in streams:
+        if stream.labelled:
+            check_every_class_has_samples(class_counts([stream]), stream.dataset.classes, stream.dataset.name)
+    return [replace(stream, balanced=stream.labelled) for stream in streams]
+
+
+def class_counts(streams: Sequence[TrainingStream]) -> Floats:
+    """The number of labelled samples of each class, (classes,), in the proportions in which training shows them.
+
+    With several labelled streams, a stream counts by its share of a batch.
+    """
+    labelled = [stream for stream in streams if stream.labelled]
+    samples, shares = sum(len(stream.dataset) for stream in labelled), sum(stream.share for stream in labelled)
+    counts = np.zeros(len(labelled[0].dataset.classes))
+    for stream in labelled:
+        assert stream.dataset.labels is not None
+        factor = stream.share / shares * samples / len(stream.dataset)
+        counts += factor * np.bincount(stream.dataset.labels, minlength=len(counts))
+    return counts
 
 
 def _has_labels_of(dataset: Dataset, classes: tuple[str, ...]) -> bool:
