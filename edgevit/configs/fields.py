@@ -19,6 +19,7 @@ C = TypeVar("C", bound=BaseModel)
 Fraction = Annotated[float, bounds.FRACTION]
 Share = Annotated[float, bounds.SHARE]
 Loss = Annotated[float, bounds.LOSS]
+Beta = Annotated[float, bounds.BETA]
 Positive = Annotated[float, bounds.POSITIVE]
 NonNegative = Annotated[float, bounds.NON_NEGATIVE]
 Rate = Annotated[float, bounds.RATE]
@@ -128,6 +129,11 @@ class ReadsFile:
     """Marks a field that names a file on disk: its content, not its path, enters the stage's key."""
 
 
+@dataclass(frozen=True)
+class Added:
+    """Marks an option that the first release did not have. At its default, it does not enter the stage's key."""
+
+
 MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check")
 
 LearnedFrom = Annotated[str, Takes(("dataset",), "learned from")]
@@ -195,6 +201,15 @@ def input_files(config: BaseModel) -> dict[str, Path]:
         name: Path(value)
         for name, info in type(config).model_fields.items()
         if (value := getattr(config, name)) is not None and any(_marks(info.annotation, info.metadata, ReadsFile))
+    }
+
+
+def added_at_default(config: BaseModel) -> set[str]:
+    """The names of the options that were added later and have their default."""
+    return {
+        name
+        for name, info in type(config).model_fields.items()
+        if any(_marks(info.annotation, info.metadata, Added)) and getattr(config, name) == info.default
     }
 
 

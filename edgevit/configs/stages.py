@@ -348,12 +348,19 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
         min_length=1,
         description="Evaluations, latencies and checks to report. A pattern such as `latency/*` names several stages.",
+    )
+    deployed: ModelRef | None = Field(
+        None,
+        description="Model that the budget is judged by; one of those measured in `of`. By default, the most derived "
+        "model with accuracy and latency: a compiled model before an ONNX file, an ONNX file before a checkpoint, and "
+        "of equals the last. Teachers, models made from teachers and nearest centroid classifiers come after the "
+        "others.",
     )
 
 

@@ -26,7 +26,8 @@ def label_notes(name: str, configs: Mapping[str, DatasetConfig], sources: Mappin
         return []
     if source.labels is not None:
         return [
-            f"the folder '{folder}' is taken as a class; images without labels go into a data set with classes: none"
+            f"the folder '{folder}' is taken as a class; if its images have no labels, call it 'unlabelled' or set "
+            "unlabelled: FOLDER"
             for folder in source.classes
             if folder.lower() in UNLABELLED_NAMES
         ]

@@ -27,11 +27,23 @@ def _parts(pattern: str) -> tuple[str, ...]:
 
 
 def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether the first names match all parts. The further names are what a matching folder holds."""
-    if not parts:
-        return True
-    if not names:
-        return False
-    if parts[0] == ANY_FOLDERS:
-        return _matches(names, parts[1:]) or _matches(names[1:], parts)
-    return fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:])
+    """Whether the first names match all parts. The further names are what a matching folder holds.
+
+    The work is bounded by names × parts: `matched` holds the numbers of parts that the names so far can match.
+    """
+    matched = _with_any_folders({0}, parts)
+    for name in names:
+        following = {count for count in matched if count < len(parts) and parts[count] == ANY_FOLDERS}
+        following |= {count + 1 for count in matched if count < len(parts) and fnmatchcase(name, parts[count])}
+        matched = _with_any_folders(following, parts)
+        if len(parts) in matched:
+            return True
+    return False
+
+
+def _with_any_folders(matched: set[int], parts: Sequence[str]) -> set[int]:
+    """The numbers of matched parts, where `**` may also match no folder."""
+    for count in range(len(parts)):
+        if count in matched and parts[count] == ANY_FOLDERS:
+            matched.add(count + 1)
+    return matched

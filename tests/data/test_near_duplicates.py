@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def photos(shared_data: Path) -> list[Image.Image]:
     return [Image.open(file).convert("RGB") for file in files]
 
 
-def encoded(image: Image.Image, **options: object) -> bytes:
+def encoded(image: Image.Image, **options: Any) -> bytes:
     buffer = BytesIO()
     image.save(buffer, **{"format": "JPEG", **options})
     return buffer.getvalue()

@@ -83,13 +83,12 @@ def _rows(config: Csv, file: Path, folder: Path) -> Iterator[_Row]:
     if not lines:
         raise DataError("this file is empty", where=file, expected="a path and a label a row")
     columns, has_header = _columns(config, lines[0][1], file)
+    needed = 1 + max(column for column in columns if column is not None)
     first: dict[str, _Row] = {}
     for line, cells in lines[has_header:]:
-        if len(cells) <= max(column for column in columns if column is not None):
-            got = f"{len(cells)} cells"
-            raise DataError(
-                "this row has too few cells", where=f"{file}:{line}", got=got, expected=f"{_count(columns)}"
-            )
+        if len(cells) < needed:
+            got = str(len(cells))
+            raise DataError("this row has too few cells", where=f"{file}:{line}", got=got, expected=f"{needed} or more")
         split = "" if columns.split is None else cells[columns.split].strip()
         path = _path(cells[columns.image], folder, f"{file}:{line}")
         row = _Row(line, path, composed(cells[columns.label].strip()), split)
@@ -170,10 +169,6 @@ def _no_column(what: str, first: Sequence[str], file: Path) -> DataError:
     )
 
 
-def _count(columns: _Columns) -> int:
-    return 1 + max(column for column in columns if column is not None)
-
-
 def _path(cell: str, folder: Path, where: str) -> str:
     """The path of a cell, relative to the folder, with "/"; with the suffix of the file if the cell has none."""
     written = cell.strip().replace("\\", "/")
@@ -182,14 +177,14 @@ def _path(cell: str, folder: Path, where: str) -> str:
         expected = "a path in the data set's folder"
         raise DataError("this path leads out of the folder", where=where, got=cell, expected=expected)
     relative = path.relative_to(os.path.normpath(folder)).as_posix()
-    if path.exists() or PurePosixPath(relative).suffix.lower() in image_suffixes():
+    if os.path.exists(path) or PurePosixPath(relative).suffix.lower() in image_suffixes():
         return _present(relative, path, where)
-    with_suffix = [suffix for suffix in sorted(image_suffixes()) if path.with_name(path.name + suffix).exists()]
+    with_suffix = [suffix for suffix in sorted(image_suffixes()) if os.path.exists(f"{path}{suffix}")]
     return relative + with_suffix[0] if with_suffix else _present(relative, path, where)
 
 
 def _present(relative: str, path: Path, where: str) -> str:
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long
         raise DataError(
             "there is no such image", where=where, got=path, next="correct 'images' of the data set, or the row"
         )
