@@ -107,6 +107,18 @@ def test_weights_from_a_file_teach_and_start_the_student(tmp_path: Path) -> None
     assert (teacher.support, teacher.pool) == ("photos.support", "photos.pool")
 
 
+def test_unbalanced_classes_are_weighted(tmp_path: Path) -> None:
+    for counts, weighted in (({"a": 60, "b": 60}, None), ({"a": 120, "b": 20}, "balanced")):
+        folder = photos(tmp_path / str(weighted) / "photos", counts)
+        status, said = init(folder, "--student", "test_vit", "--min-accuracy", 0.8)
+        assert status == 0, said
+        recipe = load_recipe(folder.parent / "new.yaml")
+        assert recipe.budget.top1 == 0.8
+        student = next(stage for stage in recipe.stages if stage.id == "student")
+        assert student.class_weights == weighted
+        assert ("classes are weighted" in said) == (weighted is not None)
+
+
 def test_the_model_of_a_file_of_weights_is_read_from_its_name(tmp_path: Path) -> None:
     assert model_of_weights(Path("a/tf_efficientnet_lite2.in1k.fp16.safetensors")) == "tf_efficientnet_lite2.in1k"
     assert model_of_weights(Path("resnet50.pth")) == "resnet50"

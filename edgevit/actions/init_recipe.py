@@ -39,6 +39,7 @@ from edgevit.terminal import printable_line
 
 TARGETS = ("local-cpu", "local-gpu")
 EPOCHS = 40
+UNBALANCED = 3.0  # images of the largest class over those of the smallest; above it, classes are weighted
 SMALL_SET = 640  # images in an epoch; below it, batches are small
 LEAST_EPOCHS, MOST_EPOCHS = 1, 300  # that --minutes may give
 TEACHERS_SHARE = 0.5  # of --minutes; above it the teacher is not trained, and only its classifier is fitted
@@ -61,6 +62,7 @@ class InitOptions:
         minutes: time for the whole run, which sets the epochs.
         unlabelled: folder of images without labels.
         include, exclude: patterns of image paths.
+        min_accuracy: floor of the top-1 accuracy, 0 to 1; None is no floor.
     """
 
     folder: Path
@@ -77,6 +79,7 @@ class InitOptions:
     unlabelled: Path | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    min_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ def _look_at_images(options: InitOptions, has_teacher: bool, context: Context) -
         context.progress.say(f"note: {note}")
     _check_every_class_has_images(survey)
     few = options.shots is not None or survey.is_few_shot
-    test, val = _judging_roles(survey, few, keeps_all=has_teacher and options.shots is None)
+    keeps_all = has_teacher and options.shots is None and options.min_accuracy is None
+    test, val = _judging_roles(survey, few, keeps_all)
     config = survey.config
     if few and test is not None and not survey.has_split_folders:
         config = config.model_copy(update={"splits": Splits(val=0.0)})
@@ -205,7 +209,8 @@ def _about_images(images: _Images) -> str:
     kind = "few of each class: a few-shot recipe" if images.few else "enough to train on"
     sizes = "median {} x {} px".format(*survey.median_size[::-1])
     counts = f"{len(survey.classes)} classes, {survey.images} images ({by_split}), {sizes}"
-    return f"{survey.config.path}: {counts}; {kind}"
+    balance = f"; the largest class has {survey.imbalance:.0f} times the images of the smallest: classes are weighted"
+    return f"{survey.config.path}: {counts}; {kind}{balance if _is_unbalanced(images) else ''}"
 
 
 # Weights and student ---------------------------------------------------------------------------------------------
@@ -336,6 +341,8 @@ def _text(options: InitOptions, images: _Images, sources: WeightSources, student
         target=options.target,
         latency_ms=options.latency_ms,
         size_mib=options.size_mib,
+        min_accuracy=options.min_accuracy,
+        weighted=", class_weights: balanced" if _is_unbalanced(images) else "",
         teacher=teacher,
         student=student,
         epochs=epochs,
@@ -343,6 +350,12 @@ def _text(options: InitOptions, images: _Images, sources: WeightSources, student
         measurements=_measurements(options.target, teacher is not None, images.test is not None),
         reason=_reason(options, student),
     )
+
+
+def _is_unbalanced(images: _Images) -> bool:
+    """Whether the labelled images are unbalanced. A draw of as many images from each class never is."""
+    is_drawn = images.config.few_shot is not None and images.config.few_shot.shots != "all"
+    return images.survey.imbalance > UNBALANCED and not is_drawn
 
 
 def _images_of_an_epoch(images: _Images) -> int:

@@ -150,6 +150,9 @@ def init(
     size_mib: Annotated[
         float | None, number("--size-mib", bounds.POSITIVE, "Budget: largest size of the model file, in MiB.")
     ] = None,
+    min_accuracy: Annotated[
+        float | None, number("--min-accuracy", bounds.FRACTION, "Budget: least top-1 accuracy on test images, 0 to 1.")
+    ] = None,
     minutes: Annotated[
         float | None, number("--minutes", bounds.POSITIVE, "Time for the run, in minutes. It sets the epochs.")
     ] = None,
@@ -202,7 +205,7 @@ def init(
 
         options = InitOptions(
             folder, out, target, latency_ms, size_mib, shots, student, teacher, weights, offline, minutes, unlabelled,
-            tuple(include), tuple(exclude),
+            tuple(include), tuple(exclude), min_accuracy,
         )  # fmt: skip
         written = recipe_for_folder(options, terminal_context(device=training_device("auto")))
         write_text_whole(out, written.text)
