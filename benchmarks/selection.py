@@ -10,7 +10,7 @@ Budgets: the student that init chooses, deployed by the stages. Each larger stud
 its expected latency is timed too, to see whether one was left out that is within the budget.
 
 `--table` writes edgevit/selection/measured.csv from results/zoo.json, and measures nothing. About half an hour on two
-cores with nothing else on them. A run that was stopped goes on.
+cores with nothing else on them.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def main() -> None:
         return
     with TemporaryDirectory() as folder:
         os.environ["EDGEVIT_CACHE"] = folder  # nothing that was timed before is used
-        deployed_p50_ms: dict[Candidate, dict[str, Any]] = {}
+        known: dict[Candidate, dict[str, Any]] = {}
         places = np.linspace(0, len(shortlist()) - 1, asked.students).round().astype(int).tolist()
-        students = [_student_row(shortlist()[place], deployed_p50_ms) for place in dict.fromkeys(places)]
+        students = [_student_row(shortlist()[place], known) for place in dict.fromkeys(places)]
         budgets = []
         for budget_ms in asked.budgets:
-            budgets.append(_budget_row(budget_ms, deployed_p50_ms))
+            budgets.append(_budget_row(budget_ms, known))
             publish("selection", {"summary": _summary(students, budgets), "students": students, "budgets": budgets})
 
 
@@ -68,9 +68,9 @@ def _time(candidate: Candidate) -> Timing:
     return timed(student, deployed_form("local-cpu"))
 
 
-def _student_row(candidate: Candidate, deployed_p50_ms: dict[Candidate, dict[str, Any]]) -> dict[str, Any]:
+def _student_row(candidate: Candidate, known: dict[Candidate, dict[str, Any]]) -> dict[str, Any]:
     timing = _time(candidate)
-    deployed = deployed_p50_ms.setdefault(candidate, _deployed(candidate))
+    deployed = _deployed(candidate, known)
     return {
         "student": str(candidate),
         "macs": timing.macs,
@@ -80,7 +80,7 @@ def _student_row(candidate: Candidate, deployed_p50_ms: dict[Candidate, dict[str
     }
 
 
-def _budget_row(budget_ms: float, deployed_p50_ms: dict[Candidate, dict[str, Any]]) -> dict[str, Any]:
+def _budget_row(budget_ms: float, known: dict[Candidate, dict[str, Any]]) -> dict[str, Any]:
     choice = most_capable(shortlist(), budget_ms, _time)
     row: dict[str, Any] = {
         "budget_ms": budget_ms,
@@ -91,14 +91,16 @@ def _budget_row(budget_ms: float, deployed_p50_ms: dict[Candidate, dict[str, Any
     if choice.best is None:
         return row
     best = choice.best
-    deployed = deployed_p50_ms.setdefault(best, _deployed(best))
+    deployed = _deployed(best, known)
     larger = [one for one in shortlist() if best.macs < one.macs and one.expected_ms < 3 * best.expected_ms]
     left_out = [str(one) for one in larger if _time(one).p50_high_ms <= ROOM * budget_ms]
     return {**row, "deployed": deployed, "meets_budget": deployed["p50"] <= budget_ms, "left_out_within": left_out}
 
 
-def _deployed(candidate: Candidate) -> dict[str, Any]:
-    """The latency of a student by the stages of a recipe."""
+def _deployed(candidate: Candidate, known: dict[Candidate, dict[str, Any]]) -> dict[str, Any]:
+    """The latency of a student by the stages of a recipe; `known` keeps it."""
+    if candidate in known:
+        return known[candidate]
     form = deployed_form("local-cpu")
     assert form.export
     assert form.quantize
@@ -110,7 +112,8 @@ def _deployed(candidate: Candidate) -> dict[str, Any]:
         int8 = stages.make(form.quantize, model=onnx, calibration=_images(candidate.image_size, Path(folder)))
         engine = stages.make(form.compile, model=int8)
         latency = stages.make(form.profile, model=engine)
-    return {**latency.metrics["latency_ms"], "form": int8.metrics["form"]}
+    known[candidate] = {**latency.metrics["latency_ms"], "form": int8.metrics["form"]}
+    return known[candidate]
 
 
 def _images(size: int, folder: Path) -> Artifact:

@@ -231,12 +231,14 @@ def _about_student(options: InitOptions, student: ChosenStudent) -> list[str]:
     chosen = f"student: {student.candidate}, {timing.p50_ms:.3g} of {options.latency_ms:g} ms, {start}"
     larger = student.choice.next_larger()
     if larger is None:
-        return [chosen, "    no student of the shortlist is larger"]
-    larger_ms = student.choice.timings[larger].p50_ms
-    return [
-        chosen,
-        f"    the next larger, {larger}, takes {larger_ms:.3g} ms; {1 - ROOM:.0%} of the budget is kept free",
-    ]
+        lines = [chosen, "    no student of the shortlist is larger"]
+    else:
+        larger_ms = student.choice.timings[larger].p50_ms
+        free = f"{1 - ROOM:.0%} of the budget is kept free"
+        lines = [chosen, f"    the next larger, {larger}, takes {larger_ms:.3g} ms; {free}"]
+    if any(timing.warnings for timing in student.choice.timings.values()):
+        lines.append("    other work disturbed the timings: init again (--force) may find a larger student")
+    return lines
 
 
 # Time of the run -------------------------------------------------------------------------------------------------

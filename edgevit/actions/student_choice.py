@@ -174,7 +174,7 @@ def timer(num_classes: int, form: DeployedForm, progress: Progress) -> Callable[
 
     def time(candidate: Candidate) -> Timing:
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
-        timing = timed(student, form)
+        timing = timed(student, form, disturbed_again=True)
         doubt = ", disturbed by other work" if timing.warnings else ""
         progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form}{doubt})")
         return timing

@@ -37,10 +37,14 @@ def kept_timing(student: Student, form: DeployedForm) -> Timing | None:
     return timing if age_s <= (DISTURBED_VALID_S if timing.warnings else VALID_S) else None
 
 
-def timed(student: Student, form: DeployedForm) -> Timing:
-    """The kept timing of a student, or else a new one, which is kept. Raises as `time_student` does."""
+def timed(student: Student, form: DeployedForm, disturbed_again: bool = False) -> Timing:
+    """The kept timing of a student, or else a new one, which is kept. Raises as `time_student` does.
+
+    Args:
+        disturbed_again: time again what other work disturbed before.
+    """
     timing = kept_timing(student, form)
-    if timing is None:
+    if timing is None or (disturbed_again and timing.warnings):
         from edgevit.selection.timing import time_student
 
         timing = time_student(student, form)

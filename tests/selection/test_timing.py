@@ -47,7 +47,7 @@ def test_a_timing_is_kept_for_its_student_and_form(cache: Path) -> None:
     assert kept.kept_timing(STUDENT, DeployedForm(renamed, form.export, form.quantize, form.compile)) == timing_of(3)
 
 
-def test_a_damaged_or_old_timing_is_made_again(cache: Path) -> None:
+def test_a_damaged_or_old_timing_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     form = deployed_form("local-cpu")
     kept.keep(STUDENT, form, timing_of(3))
     (file,) = cache.iterdir()
@@ -56,6 +56,10 @@ def test_a_damaged_or_old_timing_is_made_again(cache: Path) -> None:
     assert kept.kept_timing(STUDENT, form) is None
     kept.keep(STUDENT, form, timing_of(3).model_copy(update={"warnings": ("the runs scatter",)}))
     assert kept.kept_timing(STUDENT, form) is not None
+    monkeypatch.setattr(timing, "time_student", lambda student, form: timing_of(2))
+    assert kept.timed(STUDENT, form) != timing_of(2)
+    assert kept.timed(STUDENT, form, disturbed_again=True) == timing_of(2)
+    kept.keep(STUDENT, form, timing_of(3).model_copy(update={"warnings": ("the runs scatter",)}))
     hours = time.time() - kept.DISTURBED_VALID_S - 60
     os.utime(file, (hours, hours))
     assert kept.kept_timing(STUDENT, form) is None

@@ -70,12 +70,6 @@ def test_load_takes_a_users_weights_and_their_number_of_classes(tmp_path: Path) 
     assert torch.equal(model_from_checkpoint(model)(images), theirs.module(images))
 
 
-def test_load_refuses_weights_from_two_places(tmp_path: Path) -> None:
-    (tmp_path / "w.safetensors").touch()
-    with pytest.raises(RecipeError, match="one source"):
-        workbench().run("load", "both", **VIT, pretrained=True, weights=str(tmp_path / "w.safetensors"))
-
-
 def test_load_says_where_a_missing_file_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"rubbish")
     with pytest.raises(ArtifactError) as caught:
