@@ -318,8 +318,15 @@ class Bundle(Stage):
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
-    version: ClassVar[int] = 4
-    model: FileModelRef = Field(description="Model to ship.")
+    version: ClassVar[int] = 5
+    model: FileModelRef = Field(
+        description="Model to ship. Of a compiled model, the ONNX file that it was compiled from is shipped."
+    )
+    compiled: bool = Field(
+        False,
+        description="Ship the compiled model itself. It runs on machines like this one, with the same version of the "
+        "runtime.",
+    )
     support: AdaptedTo | None = Field(
         None,
         description="Labelled images of each class. The bundle can then take more classes on the device. The model "
