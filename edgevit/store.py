@@ -36,7 +36,7 @@ from edgevit.artifacts import (
     sha256_of,
     sha256_of_file,
 )
-from edgevit.configs import Stage, input_files, references
+from edgevit.configs import Stage, input_files, known_folders, references
 from edgevit.configs.renamed import with_current_names, with_former_names
 from edgevit.disks import naming_the_full_disk, temporary_folders, write_synced
 from edgevit.errors import ArtifactError, RecipeError
@@ -55,6 +55,7 @@ def ingredients(
         if not file.is_file():
             raise RecipeError(f"there is no file for '{name}' of stage '{config.id}'", got=file, expected="a file")
         fields[name] = f"sha256 {sha256_of_file(file)}"
+    fields |= dict.fromkeys(known_folders(config))
     return {
         "stage": config.name(),
         "stage_version": config.version,

@@ -3,9 +3,11 @@
 from edgevit.bundling.build import check_bundle, write_bundle
 from edgevit.bundling.classes import ClassImages, class_images, classes_since, enroll, named_by
 from edgevit.bundling.form import form_to_bundle
+from edgevit.bundling.web import Page
 
 __all__ = [
     "ClassImages",
+    "Page",
     "check_bundle",
     "class_images",
     "classes_since",

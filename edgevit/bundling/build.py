@@ -22,6 +22,7 @@ from edgevit.bundling.prototypes import FILE as CLASSES
 from edgevit.bundling.prototypes import head_of, rates, read_support
 from edgevit.bundling.requirements import packages_of, requirements_text
 from edgevit.bundling.runner import ENROLLING, HERE, RECORD, RUNNER, environment, write_runner
+from edgevit.bundling.web import LICENCE, Page, write_page
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.class_scores import probabilities
@@ -46,12 +47,17 @@ TOLERANCE = 1e-4
 
 
 def write_bundle(
-    model: Artifact, out: Path, images: ClassImages | None = None, progress: Progress | None = None
+    model: Artifact,
+    out: Path,
+    images: ClassImages | None = None,
+    progress: Progress | None = None,
+    page: Page | None = None,
 ) -> Json:
     """Write the model, its labels and IOSpec, a runner, and a record of them into `out`; returns the bundle's metrics.
 
     Args:
         images: labelled images of each class, so that classes can be added later.
+        page: adds a page for browsers.
 
     Raises:
         ArtifactError: the model file was altered, a class name cannot be a line of labels.txt, or there is a support
@@ -64,11 +70,15 @@ def write_bundle(
     programs = RUNNER if images is None else RUNNER | ENROLLING
     write_runner(out, programs)
     (out / "requirements.txt").write_text(_requirements(model, out / "model.onnx"), encoding="utf-8")
-    (out / "README.md").write_text(_readme(model, images is not None), encoding="utf-8")
+    (out / "README.md").write_text(_readme(model, images, page), encoding="utf-8")
+    web = None if page is None else write_page(model, out, page, progress or SilentProgress())
     files: dict[str, Json] = {
         path.name: {"sha256": sha256_of_file(path), "size": path.stat().st_size} for path in sorted(out.iterdir())
     }
     record = _record(model, files, programs)
+    if web is not None:
+        record["web"] = web
+        record["licences"].append(LICENCE)
     metrics: Json = {"precision": model.metrics.get("precision"), "runtime": runtime_of(model)}
     if images is not None:
         classes = write_classes(model, images, out, progress or SilentProgress())
@@ -166,9 +176,10 @@ def _requirements(model: Artifact, shipped: Path) -> str:
     return requirements_text(runtime_of(model), onnx.load(shipped), is_compiled(model))
 
 
-def _readme(model: Artifact, takes_classes: bool) -> str:
+def _readme(model: Artifact, images: ClassImages | None, page: Page | None) -> str:
     spec = model.io
-    names = ("README.txt", "README.enroll.txt") if takes_classes else ("README.txt",)
+    parts = {"README.txt": True, "README.enroll.txt": images is not None, "README.web.txt": page is not None}
+    names = [name for name, is_needed in parts.items() if is_needed]
     return "".join((HERE / name).read_text(encoding="utf-8") for name in names).format(
         note=MACHINE_SPECIFIC if is_compiled(model) else PORTABLE,
         classes=len(spec.classes),

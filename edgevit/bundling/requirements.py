@@ -60,4 +60,4 @@ def oldest_onnxruntime(model: ModelProto) -> str:
     for version, newest_opset, newest_ir in ONNXRUNTIME_RELEASES:
         if opset_of(model) <= newest_opset and model.ir_version <= newest_ir:
             return version
-    return version_of(ONNXRUNTIME.package)
+    return str(version_of(ONNXRUNTIME.package))

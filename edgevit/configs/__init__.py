@@ -21,6 +21,7 @@ from edgevit.configs.fields import (
     Calibrator,
     QuantizedPrecision,
     input_files,
+    known_folders,
     references,
     with_absolute_files,
 )
@@ -132,6 +133,7 @@ __all__ = [
     "WebDataset",
     "idle_head",
     "input_files",
+    "known_folders",
     "references",
     "with_absolute_files",
 ]

@@ -29,6 +29,7 @@ from edgevit.configs.fields import (
     OnnxRef,
     Opset,
     QuantizedPrecision,
+    ReadsKnownFiles,
     Seed,
     Share,
     Threads,
@@ -327,6 +328,15 @@ class Bundle(Stage):
         description="Ship the compiled model itself. It runs on machines like this one, with the same version of the "
         "runtime.",
     )
+    web: bool = Field(
+        False,
+        description="Add a page, index.html, that labels images in a browser: from files or the camera, in ONNX "
+        "Runtime Web. Not with `support`: the page knows only the model's own classes.",
+    )
+    web_runtime: Annotated[str, ReadsKnownFiles()] | None = Field(
+        None,
+        description="Folder with the files of ONNX Runtime Web. By default, npm gets its package. Needs `web: true`.",
+    )
     support: AdaptedTo | None = Field(
         None,
         description="Labelled images of each class. The bundle can then take more classes on the device. The model "
@@ -347,6 +357,16 @@ class Bundle(Stage):
     def _rates_need_support(self) -> Self:
         if self.support is None and (self.unseen or self.unknown):
             raise ValueError("unseen and unknown need support: DATASET.support")
+        return self
+
+    @model_validator(mode="after")
+    def _page_has_the_models_own_classes(self) -> Self:
+        if self.web and self.support:
+            raise ValueError(
+                "web and support do not go together: the page does not know added classes; make two bundles"
+            )
+        if self.web_runtime is not None and not self.web:
+            raise ValueError("web_runtime needs web: true")
         return self
 
 
