@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import statistics
+import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,20 @@ def interleaved_p50_ms(runs: Mapping[str, Callable[[], object]], rounds: int, tu
         for name in generator.permutation(list(runs)).tolist():
             found[name].append(measure(runs[name], plan).percentile_ms(50))
     return found
+
+
+def children_cpu_s() -> float:
+    """CPU seconds, user and system, of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def cpu_and_wall_s(command: Sequence[str]) -> tuple[float, float]:
+    """CPU seconds and wall seconds of a command, its children included."""
+    before, start = children_cpu_s(), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    end = time.perf_counter()
+    return children_cpu_s() - before, end - start
 
 
 def conditions() -> dict[str, Any]:

@@ -26,6 +26,7 @@ from edgevit.errors import ArtifactError, first_line
 Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency", "check", "report", "bundle"]
 Json = dict[str, Any]
 
+MODEL_KINDS: tuple[Kind, ...] = ("checkpoint", "onnx", "engine")
 MANIFEST = "manifest.json"
 SENSITIVITY = "sensitivity.json"  # of a quantized model: the closeness to float with each layer alone quantized
 EMBEDDING = "embedding"

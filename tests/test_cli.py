@@ -159,13 +159,13 @@ def test_help_shows_the_defaults_of_the_configs() -> None:
     assert "[default: brightness, darkness" in shown
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_flags_show_no_value(command: str) -> None:
-    assert "<bool>" not in run(command, "--help")
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_flags_show_no_value(command: str | None) -> None:
+    assert "<bool>" not in run(*filter(None, [command]), "--help")
 
 
 def test_help_is_a_command_too() -> None:
-    assert run("help") == run("--help")
+    assert run("help") == run("--help") == run("help", "help") == run("help", "--help")
     assert run("help", "quantize") == run("quantize", "--help")
 
 

@@ -38,7 +38,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "evaluate": ({"model": "m", "data": "d"}, "8314a3a73271"),
     "profile": ({"model": "m"}, "545ee7e55268"),
     "check": ({"model": "m"}, "bcb0183d7c2e"),
-    "bundle": ({"model": "m", "support": "s"}, "c767b3665d8b"),
+    "bundle": ({"model": "m", "support": "s"}, "4b856e457dd2"),
     "report": ({"of": ["a"]}, "714127edd03b"),
 }
 

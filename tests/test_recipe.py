@@ -553,3 +553,25 @@ def test_finished_stages_are_found_under_the_keys_of_their_former_names() -> Non
         former = {"stage": former_stage, "stage_version": 2, "config": former_config, "target": None}
         assert store.key(now) == sha256_of(former)[:40]
         assert changed_fields(former, now) == []
+
+
+@pytest.mark.parametrize("in_file", ["normalise", "normalize"])
+@pytest.mark.parametrize("in_setting", ["normalise", "normalize"])
+def test_a_setting_wins_over_the_file_under_either_name(tmp_path: Path, in_file: str, in_setting: str) -> None:
+    text = FORMER_NAMES.format(guess="pseudo_label", fewer="factorize", merge="merge_tokens", inside=in_file)
+    (tmp_path / "recipe.yaml").write_text(text)
+    notes: list[str] = []
+    (export,) = [stage.id for stage in load_recipe(tmp_path / "recipe.yaml").stages if stage.stage == "export"]
+    recipe = load_recipe(tmp_path / "recipe.yaml", [f"stages.{export}.{in_setting}=false"], notes.append)
+    (stage,) = [stage for stage in recipe.stages if stage.id == export]
+    assert stage.model_dump()["normalize"] is False
+    assert len(notes) == ("normalise" in (in_file, in_setting))
+
+
+def test_the_option_of_a_stage_under_its_former_name_can_be_set(tmp_path: Path) -> None:
+    text = FORMER_NAMES.format(guess="pseudolabel", fewer="factorise", merge="mergetokens", inside="normalize")
+    (tmp_path / "recipe.yaml").write_text(text)
+    before = load_recipe(tmp_path / "recipe.yaml")
+    (merged,) = [stage.id for stage in before.stages if stage.stage == "merge_tokens"]
+    recipe = load_recipe(tmp_path / "recipe.yaml", [f"stages.{merged}.stage=mergetokens"])
+    assert recipe == before

@@ -1,4 +1,4 @@
-"""The reference of the Python API: a page for the functions of `edgevit`, and one for each room of the library.
+"""The reference of the Python API: a page for the functions of `edgevit`, and one for each part of the library.
 
 Sphinx's autodoc fills the pages from signatures and docstrings.
 """
@@ -9,7 +9,7 @@ import edgevit
 from docs.generate.markdown import page, table, toctree
 
 # What researchers call on its own, by the title of its page. A module moves: change its name here, nothing else.
-ROOMS: dict[str, tuple[str, ...]] = {
+PARTS: dict[str, tuple[str, ...]] = {
     "Few-shot heads": ("edgevit.fewshot.methods", "edgevit.fewshot.heads", "edgevit.fewshot.transduction"),
     "Losses and objectives": ("edgevit.training.losses", "edgevit.training.objectives"),
     "Data": ("edgevit.data.dataset", "edgevit.data.images", "edgevit.data.preprocess", "edgevit.data.corruptions"),
@@ -19,26 +19,26 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "Measuring": ("edgevit.profiling.measure", "edgevit.profiling.statistics"),
     "Errors": ("edgevit.errors",),
 }
-FACE = "The functions of edgevit"
+INTERFACE = "The functions of edgevit"
 
 
 def api_pages() -> dict[str, str]:
     """Every page of the reference of the Python API, by its path below docs/."""
-    pages = {f"reference/api/{_file(title)}.md": room_page(title, modules) for title, modules in ROOMS.items()}
-    return {"reference/api/index.md": index_page(), "reference/api/edgevit.md": face_page(), **pages}
+    pages = {f"reference/api/{_file(title)}.md": part_page(title, modules) for title, modules in PARTS.items()}
+    return {"reference/api/index.md": index_page(), "reference/api/edgevit.md": interface_page(), **pages}
 
 
-def face() -> list[str]:
+def public_names() -> list[str]:
     """The public functions and classes of `edgevit`."""
     return [name for name in edgevit.__all__ if not name.startswith("__")]
 
 
-def face_page() -> str:
+def interface_page() -> str:
     """The functions of `edgevit`, and the classes of what they return."""
-    functions = [name for name in face() if name.islower()]
-    classes = [name for name in face() if not name.islower()]
+    functions = [name for name in public_names() if name.islower()]
+    classes = [name for name in public_names() if not name.islower()]
     return page(
-        FACE,
+        INTERFACE,
         _directive("automodule", "edgevit"),
         "## Functions",
         *(_directive("autofunction", f"edgevit.{name}") for name in functions),
@@ -51,17 +51,17 @@ def index_page() -> str:
     """All pages of the Python API."""
     rows = [
         (f"[{title}]({_file(title)}.md)", ", ".join(f"`{module}`" for module in modules))
-        for title, modules in ROOMS.items()
+        for title, modules in PARTS.items()
     ]
-    first = (f"[{FACE}](edgevit.md)", "`edgevit`")
-    files = ["edgevit", *map(_file, ROOMS)]
+    first = (f"[{INTERFACE}](edgevit.md)", "`edgevit`")
+    files = ["edgevit", *map(_file, PARTS)]
     return page("Python", table(("page", "modules"), [first, *rows]), toctree(files, "hidden"))
 
 
-def room_page(title: str, modules: tuple[str, ...]) -> str:
+def part_page(title: str, modules: tuple[str, ...]) -> str:
     """The public functions and classes of some modules."""
-    parts = [f"## `{module}`\n\n{_directive('automodule', module, 'members')}" for module in modules]
-    return page(title, *parts)
+    sections = [f"## `{module}`\n\n{_directive('automodule', module, 'members')}" for module in modules]
+    return page(title, *sections)
 
 
 def _directive(name: str, argument: str, *options: str) -> str:

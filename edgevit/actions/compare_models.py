@@ -18,9 +18,10 @@ from edgevit.report.statistics import Drop, paired_drop
 from edgevit.report.tables import html_table
 from edgevit.runtimes.base import SessionOptions, fixed_batch
 from edgevit.targets import target_for
+from edgevit.terminal import printable_line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelComparison:
     """What OTHER costs and gains against MODEL.
 
@@ -52,7 +53,10 @@ class ModelComparison:
         }
 
     def __str__(self) -> str:
-        return "\n".join(self.sentences(*self.names))
+        return "\n".join(map(printable_line, self.sentences(*self.names)))
+
+    def __repr__(self) -> str:
+        return f"<edgevit.ModelComparison {printable_line(self.sentences(*self.names)[2])}>"
 
     def _repr_html_(self) -> str:
         rows = [

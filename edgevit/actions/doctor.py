@@ -36,14 +36,17 @@ def examine() -> list[Finding]:
     return [_tried(check) for check in checks]
 
 
-def training_device(wanted: str) -> str:
+def training_device(wanted: str, option: str = "--device") -> str:
     """The torch device for `auto`, `cpu` or `cuda`; torch is imported only where an NVIDIA GPU answers.
+
+    Args:
+        option: the option or argument that errors name.
 
     Raises:
         TargetError: there is no such device, or CUDA does not work here.
     """
     if wanted not in ("auto", "cpu", "cuda"):
-        raise TargetError(f"'{wanted}' is no device", where="--device", expected="auto, cpu or cuda")
+        raise TargetError(f"'{wanted}' is no device", where=option, expected="auto, cpu or cuda")
     if wanted == "cpu" or (wanted == "auto" and not gpus()):
         return "cpu"
     import torch
@@ -51,7 +54,7 @@ def training_device(wanted: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if wanted == "cuda":
-        raise TargetError("CUDA does not work here", where="--device cuda", next="edgevit doctor")
+        raise TargetError("CUDA does not work here", where=f"{option} cuda", next="edgevit doctor")
     return "cpu"
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from edgevit.artifacts import MANIFEST, Artifact
+from edgevit.artifacts import MANIFEST, MODEL_KINDS, Artifact
 from edgevit.configs import ImageFolder, Stage
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
@@ -24,7 +24,7 @@ from edgevit.store import Store
 
 S = TypeVar("S", bound=Stage)
 M = TypeVar("M", bound=BaseModel)
-MODEL_KINDS = ("checkpoint", "onnx", "engine", "bundle")
+READABLE_KINDS = (*MODEL_KINDS, "bundle")
 
 
 class SingleStages:
@@ -101,9 +101,14 @@ def stage_config(config: type[S], **fields: Any) -> S:
     return record_from_options(config, {"stage": config.name(), **fields})
 
 
-def stage_config_from_arguments(config: type[S], **fields: Any) -> S:
+def stage_config_from_arguments(config: type[S], /, **fields: Any) -> S:
     """A stage's config from arguments of a Python function. Raises RecipeError naming the argument that is wrong."""
-    return _record(config, {"stage": config.name(), **fields}, lambda field: f"{config.name()}({field}=…)")
+    return record_from_arguments(config, config.name(), {"stage": config.name(), **fields})
+
+
+def record_from_arguments(model: type[M], function: str, fields: Mapping[str, Any]) -> M:
+    """A record from arguments of a function of the Python interface; errors name the argument."""
+    return _record(model, fields, lambda field: f"edgevit.{function}({field}=…)")
 
 
 def record_from_options(model: type[M], fields: Mapping[str, Any]) -> M:
@@ -139,8 +144,8 @@ def _model_in_folder(path: Path, progress: Progress) -> Artifact:
         expected = "an ONNX file, a bundle, or runs/NAME/ID of a model"
         raise ArtifactError("there is no model in this folder", where=path, expected=expected)
     artifact = Artifact.load(path)
-    if artifact.kind not in MODEL_KINDS:
-        raise ArtifactError(f"this is a {artifact.kind}, not a model", where=path, expected=" or ".join(MODEL_KINDS))
+    if artifact.kind not in READABLE_KINDS:
+        raise ArtifactError(f"this is a {artifact.kind}, not a model", where=path, expected=" or ".join(READABLE_KINDS))
     if artifact.kind == "bundle":
         from edgevit.bundling import classes_since
         from edgevit.graphs.files import artifact_from_onnx

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from edgevit.api.arguments import (
+    argument,
+    as_settings,
+    check_options,
+    names_argument,
+    number_argument,
+    path_argument,
+    size_argument,
+)
 from edgevit.api.inputs import Data, labelled_images, support_images, unlabelled_images
 from edgevit.api.model import Model
-from edgevit.api.results import Evaluation, Latency, Run
+from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Run
 from edgevit.api.workspace import new_folder, stages
 from edgevit.artifacts import MANIFEST, Artifact, IOSpec, Preprocess, manifest_text, sha256_of
+from edgevit.bounds import BATCH, MEASURED_S, THREADS, WORKERS
 from edgevit.errors import ArtifactError, RecipeError
 
 if TYPE_CHECKING:
@@ -34,7 +45,8 @@ def load(
     """A model from a file, a folder, or timm.
 
     Args:
-        source: an ONNX file, a bundle, the folder of a checkpoint (runs/NAME/ID), or the name of a timm model.
+        source: an ONNX file, a bundle, the folder of a checkpoint (runs/NAME/ID), or the name of a timm model. A name
+            that is also a file or a folder here is refused: "./NAME" is the file or folder.
         classes: class names in the order of the outputs. A timm model gets as many outputs. A model that is read from
             a file is given these names.
         pretrained: take the weights that timm knows for this model; random weights otherwise.
@@ -52,30 +64,32 @@ def load(
         >>> student.classes
         ('bolt', 'nut')
     """
+    names = None if classes is None else names_argument(classes, argument("load", "classes"))
     if not _is_path(source):
         from edgevit.configs import Load
 
-        weights_file = str(Path(weights).absolute()) if weights is not None else None
-        names = tuple(classes) if classes is not None else None
-        return _made(
-            Load, id=str(source), model=str(source), classes=names, pretrained=pretrained, weights=weights_file,
-            image_size=image_size, **options,
-        )  # fmt: skip
+        weights_file = None
+        if weights is not None:
+            weights_file = str(path_argument(weights, argument("load", "weights")).absolute())
+        given: dict[str, Any] = {"classes": names, "pretrained": pretrained, "weights": weights_file}
+        given["image_size"] = image_size
+        made = _artifact_of(Load, str(source), {}, {**options, **given}, {"model": str(source)})
+        return Model(made)
     given = {"pretrained": pretrained or None, "weights": weights, "image_size": image_size, **options}
     if unfit := [name for name, value in given.items() if value is not None]:
         raise RecipeError(f"'{unfit[0]}' goes with the name of a timm model", got=f"the file {source}")
-    path = Path(source).resolve()
+    path = path_argument(source, "edgevit.load").resolve()
     model = Model(stages().model(path), bundle=path if (path / "bundle.json").is_file() else None)
-    return model if classes is None else _renamed(model, classes)
+    return model if names is None else _renamed(model, names)
 
 
 def export(
     model: ModelLike | nn.Module,
     *,
     classes: Sequence[str] | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    image_size: int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     **options: Any,
 ) -> Model:
     """Export a checkpoint or a torch module to ONNX. The answers of the file are checked against torch.
@@ -103,12 +117,11 @@ def export(
         given = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
         if unfit := [name for name, value in given.items() if value is not None]:
             raise RecipeError(f"'{unfit[0]}' is for a torch module: a checkpoint holds it", where="edgevit.export")
-        return _made(Export, id="onnx", inputs={"model": _artifact(model)}, **options)
+        return Model(_artifact_of(Export, "onnx", {"model": _artifact(model)}, options))
     if classes is None or image_size is None:
         raise RecipeError("a torch module needs `classes` and `image_size`", where="edgevit.export")
-    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    colors = {name: value for name, value in {"mean": mean, "std": std}.items() if value is not None}
-    return _exported_module(model, tuple(classes), Preprocess(height=height, width=width, **colors), options)
+    names = names_argument(classes, argument("export", "classes"))
+    return _exported_module(model, names, _preprocess(image_size, mean, std), options)
 
 
 def quantize(model: ModelLike, calibration: Data, **options: Any) -> Model:
@@ -128,8 +141,9 @@ def quantize(model: ModelLike, calibration: Data, **options: Any) -> Model:
     """
     from edgevit.configs import Quantize
 
-    images = unlabelled_images(calibration, stages())
-    return _made(Quantize, id="quantized", inputs={"model": _artifact(model), "calibration": images}, **options)
+    with unlabelled_images(calibration, stages()) as images:
+        inputs = {"model": _artifact(model), "calibration": images}
+        return Model(_artifact_of(Quantize, "quantized", inputs, options))
 
 
 def compile(model: ModelLike, target: str = "local-cpu", **options: Any) -> Model:
@@ -140,17 +154,30 @@ def compile(model: ModelLike, target: str = "local-cpu", **options: Any) -> Mode
     """
     from edgevit.configs import Compile
 
-    return _made(Compile, id="engine", inputs={"model": _artifact(model)}, target=target, **options)
+    return Model(_artifact_of(Compile, "engine", {"model": _artifact(model)}, {"target": target, **options}))
 
 
-def evaluate(model: ModelLike, data: Data, **options: Any) -> Evaluation:
-    """Measure accuracy on labelled images.
+@overload
+def evaluate(model: ModelLike, data: Data, *, protocol: Literal["episodes"], **options: Any) -> FewShotEvaluation: ...
+
+
+@overload
+def evaluate(
+    model: ModelLike, data: Data, *, protocol: Literal["standard", "corruptions"] = ..., **options: Any
+) -> Evaluation: ...
+
+
+def evaluate(model: ModelLike, data: Data, **options: Any) -> Evaluation | FewShotEvaluation:
+    """Measure accuracy on labelled images; optionally under corruption, or few-shot.
 
     Args:
         data: a folder CLASS/*.jpg, or a folder whose subfolder test/ is one; or a data set object: `classes`, a length,
             and (image, class index) by position, as torchvision has them. Images of an object have one size and are
             PIL images or arrays (H, W, 3) of uint8.
         options: more options of the stage `evaluate`: `target`, `runtime`, `batch_size`, `protocol`, …
+
+    Returns:
+        The accuracy. With `protocol="episodes"`, the accuracy of few-shot heads over many episodes.
 
     Raises:
         DataError: the images have no labels, or a class that the model does not know.
@@ -170,8 +197,9 @@ def evaluate(model: ModelLike, data: Data, **options: Any) -> Evaluation:
     """
     from edgevit.configs import Evaluate
 
-    inputs = {"model": _artifact(model), "data": labelled_images(data, stages())}
-    return Evaluation(_artifact_of(Evaluate, "evaluation", inputs, options))
+    with labelled_images(data, stages()) as images:
+        made = _artifact_of(Evaluate, "evaluation", {"model": _artifact(model), "data": images}, options)
+    return FewShotEvaluation(made) if "episodes" in made.metrics else Evaluation(made)
 
 
 def profile(model: ModelLike, **options: Any) -> Latency:
@@ -211,13 +239,20 @@ def compare(
 
     Returns:
         The comparison. `print` shows it in sentences, a notebook shows a table.
+
+    Raises:
+        RecipeError: a number is out of its range.
     """
     from edgevit.actions.compare_models import compare_models
 
-    run_stages = stages()
-    images = None if data is None else labelled_images(data, run_stages)
-    artifacts = _artifact(model), _artifact(other)
-    comparison = compare_models(run_stages, *artifacts, images, threads, batch_size, duration_s)
+    threads = number_argument(threads, int, THREADS, argument("compare", "threads"))
+    duration_s = number_argument(duration_s, float, MEASURED_S, argument("compare", "duration_s"))
+    if batch_size is not None:
+        batch_size = number_argument(batch_size, int, BATCH, argument("compare", "batch_size"))
+    run_stages, artifacts = stages(), (_artifact(model), _artifact(other))
+    with ExitStack() as inputs:
+        images = None if data is None else inputs.enter_context(labelled_images(data, run_stages))
+        comparison = compare_models(run_stages, *artifacts, images, threads, batch_size, duration_s)
     names = tuple(artifact.id for artifact in artifacts)
     first, second = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     return replace(comparison, names=(first, second))
@@ -237,13 +272,14 @@ def bundle(model: ModelLike, out: str | Path, support: Data | None = None) -> Pa
     from edgevit.configs import Bundle
     from edgevit.disks import copy_folder, whole_or_not_at_all
 
-    target = Path(out)
+    target = path_argument(out, argument("bundle", "out"))
     if target.exists():
         raise ArtifactError("the path is already taken", where=target, next="give another path")
     inputs = {"model": _artifact(model)}
-    if support is not None:
-        inputs["support"] = support_images(support, stages())
-    made = _artifact_of(Bundle, "bundle", inputs, {})
+    with ExitStack() as opened:
+        if support is not None:
+            inputs["support"] = opened.enter_context(support_images(support, stages()))
+        made = _artifact_of(Bundle, "bundle", inputs, {})
     with whole_or_not_at_all(target) as part:
         copy_folder(made.path, part)
     return target
@@ -269,7 +305,7 @@ def run(
         fresh: ids of stages to run again.
 
     Raises:
-        RecipeError: the recipe is wrong; the line and the nearest valid name are given.
+        RecipeError: the recipe is wrong; the line and the nearest valid name are given. Or an argument is wrong.
     """
     import sys
 
@@ -277,51 +313,67 @@ def run(
     from edgevit.actions.doctor import training_device
     from edgevit.context import Context
     from edgevit.progress import progress_for
-    from edgevit.recipe import load_recipe
-    from edgevit.recipes import find_recipe
+    from edgevit.recipe import recipe_and_folder
 
-    progress, file = progress_for(sys.stderr), Path(recipe)
-    changes = [f"{place}={_as_yaml(value)}" for place, value in (settings or {}).items()]
-    loaded = load_recipe(file, changes, progress.say)
-    _, base = find_recipe(file)
-    context = Context(device=training_device(device), progress=progress)
+    progress, file = progress_for(sys.stderr), path_argument(recipe, argument("run", "recipe"))
+    changes = as_settings(settings or {}, argument("run", "settings"))
+    loaded, base = recipe_and_folder(file, changes, progress.say)
+    context = Context(device=training_device(device, argument("run", "device")), progress=progress)
     if workers is not None:
-        context = replace(context, workers=workers)
-    done = pipeline.run(loaded, base, Path(runs), context, fresh)
-    folder = Path(runs).resolve() / loaded.name
+        context = replace(context, workers=number_argument(workers, int, WORKERS, argument("run", "workers")))
+    again, all_runs = names_argument(fresh, argument("run", "fresh")), path_argument(runs, argument("run", "runs"))
+    done = pipeline.run(loaded, base, all_runs, context, again)
+    folder = all_runs.resolve() / loaded.name
     return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})
 
 
 def _is_path(source: str | Path) -> bool:
-    return isinstance(source, Path) or Path(source).exists() or source.endswith(".onnx") or "/" in source
+    """Whether this is a file or a folder, not the name of a timm model. Raises RecipeError where it may be both."""
+    from edgevit.models.names import listed_names
+
+    path = path_argument(source, "edgevit.load")
+    if isinstance(source, Path) or source.endswith(".onnx") or any(mark in source for mark in "/\\~"):
+        return True
+    if path.exists() and source in listed_names():
+        raise RecipeError(
+            "this name is a timm model, and a file or a folder here",
+            where=argument("load", "source"),
+            got=source,
+            next=f"edgevit.load('./{source}') reads the file or folder; rename it to get the timm model",
+        )
+    return path.exists()
 
 
 def _artifact(model: ModelLike) -> Artifact:
     return (model if isinstance(model, Model) else load(model)).artifact
 
 
-def _made(config: Any, id: str, inputs: Mapping[str, Artifact] | None = None, **options: Any) -> Model:
-    return Model(_artifact_of(config, id, inputs or {}, options))
+def _artifact_of(
+    config: Any, id: str, inputs: Mapping[str, Artifact], options: Mapping[str, Any], own: Mapping[str, Any] = {}
+) -> Artifact:
+    """Run one stage.
 
-
-def _artifact_of(config: Any, id: str, inputs: Mapping[str, Artifact], options: Mapping[str, Any]) -> Artifact:
-    """Run one stage. The fields that refer to inputs hold the names of these fields."""
+    Args:
+        inputs: by the fields that refer to them. These fields hold their own names.
+        options: fields from the caller of a public function.
+        own: fields that the public function fills.
+    """
     from edgevit.actions.single_stage import stage_config_from_arguments
 
-    made = stage_config_from_arguments(config, id=id, **{name: name for name in inputs}, **options)
-    return stages().make(made, **inputs)
+    fields = {"id": id, **{name: name for name in inputs}, **own}
+    given = check_options(options, ("stage", *fields), config.name())
+    return stages().make(stage_config_from_arguments(config, **fields, **given), **inputs)
 
 
-def _renamed(model: Model, classes: Sequence[str]) -> Model:
+def _renamed(model: Model, names: tuple[str, ...]) -> Model:
     """A copy of the model, in files of its own, whose outputs have these names: its results are kept apart."""
     from edgevit.bundling import classes_since
-    from edgevit.data.class_names import check_class_names
+    from edgevit.data.class_names import check_class_names, check_names_fit
     from edgevit.disks import copy_folder
+    from edgevit.graphs.files import artifact_from_onnx, rewrite_onnx
 
-    names, expected = tuple(classes), len(model.classes)
-    check_class_names(names, "edgevit.load")
-    if len(names) != expected:
-        raise ArtifactError("the model has another number of classes", got=len(names), expected=expected)
+    check_class_names(names, argument("load", "classes"))
+    check_names_fit(names, len(model.classes), argument("load", "classes"))
     if model.bundle is not None and classes_since(model.bundle):
         raise ArtifactError(
             "the classes of this bundle were changed by enroll", where=model.bundle, next="leave it out"
@@ -329,7 +381,8 @@ def _renamed(model: Model, classes: Sequence[str]) -> Model:
     artifact, folder = model.artifact, new_folder("named")
     io = artifact.io.calling_its_classes(names)
     if artifact.kind != "checkpoint":
-        return Model(_named_file(artifact, io, folder / f"{artifact.id}.onnx"))
+        rewrite_onnx(artifact.with_io(io), file := folder / f"{artifact.id}.onnx")
+        return Model(artifact_from_onnx(file))
     copy_folder(artifact.path, copy := folder / "checkpoint")
     digest = sha256_of([artifact.digest, io.model_dump(mode="json")])[:40]
     manifest = artifact.manifest.model_copy(update={"io": io, "digest": digest})
@@ -337,14 +390,16 @@ def _renamed(model: Model, classes: Sequence[str]) -> Model:
     return Model(Artifact.load(copy))
 
 
-def _named_file(artifact: Artifact, io: IOSpec, file: Path) -> Artifact:
-    """An ONNX model in a new file, which carries another IOSpec."""
-    from edgevit.graphs.files import artifact_from_onnx, onnx_file, read_onnx, write_onnx
-    from edgevit.graphs.metadata import carried_ranges
+def _preprocess(
+    image_size: int | Sequence[int], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocess:
+    """The preprocessing of a module. Raises RecipeError naming the argument that is wrong."""
+    from edgevit.actions.single_stage import record_from_arguments
 
-    graph = read_onnx(onnx_file(artifact))
-    write_onnx(graph, file, io, artifact.manifest.session_options, carried_ranges(graph, file))
-    return artifact_from_onnx(file)
+    height, width = size_argument(image_size, argument("export", "image_size"))
+    colors = {name: value for name, value in {"mean": mean, "std": std}.items() if value is not None}
+    fields = {"height": height, "width": width, **check_options(colors, (), "export")}
+    return record_from_arguments(Preprocess, "export", fields)
 
 
 def _exported_module(
@@ -357,19 +412,14 @@ def _exported_module(
     from edgevit.models.modes import eval_mode
     from edgevit.stages.export import exported
 
-    check_class_names(classes, "edgevit.export")
+    check_class_names(classes, argument("export", "classes"))
     if options.get("embedding"):
         raise RecipeError("'embedding' is for models that edgevit built", where="edgevit.export", next="leave it out")
-    config, folder = stage_config_from_arguments(Export, id="onnx", model="module", **options), new_folder("export")
+    given = check_options(options, ("stage", "id", "model"), "export")
+    config, folder = stage_config_from_arguments(Export, id="onnx", model="module", **given), new_folder("export")
     spec = IOSpec.for_classifier(preprocess, classes).calling_its_classes(classes)
     with eval_mode(module):
         contents = exported(module, spec, config, stages().context, folder, "the torch module")
     artifact = artifact_from_onnx(folder / "model.onnx")
     metrics = {**artifact.metrics, **contents.metrics}
     return Model(replace(artifact, manifest=artifact.manifest.model_copy(update={"metrics": metrics})))
-
-
-def _as_yaml(value: Any) -> str:
-    import json
-
-    return json.dumps(value, ensure_ascii=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgevit.api.arguments import path_argument
 from edgevit.api.workspace import new_folder
 from edgevit.artifacts import Artifact
 from edgevit.configs import Npz
@@ -45,31 +48,53 @@ def named_images(images: ImageLike | Sequence[ImageLike]) -> list[Path | NDArray
         DataError: an array has another shape or type.
     """
     several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-    return [Path(image) if isinstance(image, str | Path) else _rgb(image, "the image") for image in several]
+    return [
+        path_argument(image, "predict") if isinstance(image, str | Path) else _rgb(image, "the image")
+        for image in several
+    ]
 
 
-def labelled_images(data: Data, stages: SingleStages) -> Artifact:
-    """A folder CLASS/*.jpg (its test split where there is one), or a data set object."""
-    return stages.labelled_images(Path(data)) if isinstance(data, str | Path) else _from_object(data)
+@contextmanager
+def labelled_images(data: Data, stages: SingleStages) -> Iterator[Artifact]:
+    """A folder CLASS/*.jpg (its test split where there is one), or a data set object, inside the block."""
+    with _images(data, stages.labelled_images) as images:
+        yield images
 
 
-def support_images(data: Data, stages: SingleStages) -> Artifact:
-    """A folder CLASS/*.jpg as it is, or a data set object."""
-    return stages.support_images(Path(data)) if isinstance(data, str | Path) else _from_object(data)
+@contextmanager
+def support_images(data: Data, stages: SingleStages) -> Iterator[Artifact]:
+    """A folder CLASS/*.jpg as it is, or a data set object, inside the block."""
+    with _images(data, stages.support_images) as images:
+        yield images
 
 
-def unlabelled_images(data: Data, stages: SingleStages) -> Artifact:
-    """Every image below a folder, or of a data set object."""
-    return stages.unlabelled_images(Path(data)) if isinstance(data, str | Path) else _from_object(data)
+@contextmanager
+def unlabelled_images(data: Data, stages: SingleStages) -> Iterator[Artifact]:
+    """Every image below a folder, or of a data set object, inside the block."""
+    with _images(data, stages.unlabelled_images) as images:
+        yield images
 
 
-def _from_object(data: LabelledImages) -> Artifact:
-    """The data set as an .npz file in a temporary folder.
+@contextmanager
+def _images(data: Data, of_folder: Callable[[Path], Artifact]) -> Iterator[Artifact]:
+    """The images of a folder, or of a data set object: a copy that is removed after the block."""
+    if isinstance(data, str | Path):
+        yield of_folder(path_argument(data, "data"))
+        return
+    folder = new_folder("data")
+    try:
+        yield _from_object(data, folder / "images.npz")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _from_object(data: LabelledImages, file: Path) -> Artifact:
+    """The data set, copied to an .npz file.
 
     Raises:
         DataError: the object has no classes, or its images differ in size.
     """
-    if not hasattr(data, "classes") or not len(data):
+    if not (hasattr(data, "classes") and hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data)):
         raise DataError(
             "this is no data set",
             got=type(data).__name__,
@@ -83,7 +108,6 @@ def _from_object(data: LabelledImages) -> Artifact:
             expected="one size",
             next="give a folder CLASS/*.png, whose images may differ in size, or resize them",
         )
-    file = new_folder("data") / "images.npz"
     np.savez(file, images=np.stack(images), labels=np.array(labels, np.int64), classes=np.array(data.classes, np.str_))
     config = Npz(source="npz", path=str(file))
     return dataset_artifacts({"images": config}, file.parent, ["images"])["images"]

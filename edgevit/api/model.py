@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import html
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.artifacts import Artifact, Preprocess
+from edgevit.bounds import COUNT
 from edgevit.errors import ArtifactError
+from edgevit.terminal import printable_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +42,8 @@ class Prediction:
         return self.labels[0][1]
 
     def __str__(self) -> str:
-        return f"{self.image}: " + ", ".join(f"{name} {confidence:.1%}" for name, confidence in self.labels)
+        labels = ", ".join(f"{name} {confidence:.1%}" for name, confidence in self.labels)
+        return printable_line(f"{self.image}: {labels}")
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,15 @@ class Model:
 
         Raises:
             DataError: an image cannot be read.
+            RecipeError: `top` is no number of classes.
         """
         from edgevit.actions.predict_images import predict_images
+        from edgevit.api.arguments import number_argument
         from edgevit.api.inputs import named_images
         from edgevit.bundling import classes_since
 
         changed_classes = classes_since(self.bundle) if self.bundle else None
+        top = number_argument(top, int, COUNT, "predict(top=…)")
         predicted = predict_images(self.artifact, named_images(images), top, changed_classes)
         if predicted.unread:
             raise predicted.unread[0]
@@ -123,27 +128,34 @@ class Model:
             for answer in predicted.answers
         ]
 
-    def save(self, path: str | Path) -> Path:
-        """Copy the model to `path`: an ONNX file, or the folder of a checkpoint.
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Copy the model to `path`: one ONNX file with its weights inside, or the folder of a checkpoint.
+
+        Args:
+            overwrite: replace a file at `path`. A folder is never replaced.
 
         Raises:
-            ArtifactError: there is something at `path` already that is no file of the same kind.
+            ArtifactError: there is something at `path` already, or the weights are too large for one ONNX file.
         """
+        from edgevit.api.arguments import path_argument
         from edgevit.disks import copy_folder, whole_or_not_at_all
+        from edgevit.graphs.files import copy_onnx
 
-        target = Path(path)
+        target = path_argument(path, "save(path=…)")
         is_folder = self.kind == "checkpoint"
-        if target.is_dir() or (is_folder and target.exists()):
-            raise ArtifactError("the path is already taken", where=target, next="give another path")
+        is_replaceable = target.is_file() and not is_folder
+        if target.exists() and not (overwrite and is_replaceable):
+            remedy = "give another path" + (", or overwrite=True" if is_replaceable else "")
+            raise ArtifactError("the path is already taken", where=target, next=remedy)
         with whole_or_not_at_all(target) as part:
             if is_folder:
                 copy_folder(self.artifact.path, part)
             else:
-                shutil.copyfile(self.file, part)
+                copy_onnx(self.artifact, part)
         return target
 
     def __repr__(self) -> str:
-        return f"<edgevit.Model {self._summary()}>"
+        return printable_line(f"<edgevit.Model {self._summary()}>")
 
     def _repr_html_(self) -> str:
         return f"<p><b>{html.escape(self.artifact.id)}</b>: {html.escape(self._summary())}</p>"

@@ -14,17 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.api.model import Model
-from edgevit.artifacts import Artifact
+from edgevit.artifacts import MODEL_KINDS, Artifact
 from edgevit.errors import ArtifactError, did_you_mean
 from edgevit.report.tables import html_table
-from edgevit.report.text import latency_sentence, summary, top1_sentence
+from edgevit.report.text import (
+    FEW_SHOT_HEADER,
+    corruption_sentence,
+    few_shot_rows,
+    latency_sentence,
+    summary,
+    top1_sentence,
+)
+from edgevit.terminal import printable
 
-MODEL_KINDS = ("checkpoint", "onnx", "engine")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
-    """The accuracy of a model on labelled images.
+    """The accuracy of a model on labelled images, also under corruption (`protocol="corruptions"`).
 
     Attributes:
         artifact: predictions and summary, as the stage `evaluate` writes them.
@@ -49,6 +55,12 @@ class Evaluation:
         rows: list[dict[str, Any]] = self._summary()["per_class"]
         return rows
 
+    @property
+    def corruptions(self) -> dict[str, Any] | None:
+        """Top-1 under corruption: `mean`, `by_severity`, `by_kind` and `kinds`, as shares from 0 to 1; None without."""
+        corruptions: dict[str, Any] | None = self._summary().get("corruptions")
+        return corruptions
+
     def predictions(self) -> dict[str, NDArray[np.generic]]:
         """Arrays by name, one row an image: sample_ids, labels, predicted, confidence, probabilities."""
         from edgevit.evaluation.record import read_predictions
@@ -56,20 +68,66 @@ class Evaluation:
         return read_predictions(self.artifact)
 
     def __str__(self) -> str:
-        return top1_sentence(self.artifact.metrics["top1"])
+        corruptions = self.corruptions
+        lines = [top1_sentence(self.artifact.metrics["top1"])]
+        return "\n".join([*lines, *([corruption_sentence(corruptions["mean"])] if corruptions else [])])
+
+    def __repr__(self) -> str:
+        return f"<edgevit.Evaluation {top1_sentence(self.artifact.metrics['top1'])}>"
 
     def _repr_html_(self) -> str:
         rows = [
             (row["class"], row["n"], *(_share(row[name]) for name in ("recall", "precision"))) for row in self.per_class
         ]
-        return f"<p>{self}</p>" + html_table(("class", "images", "recall", "precision"), rows)
+        sentences = "".join(f"<p>{html.escape(line)}</p>" for line in str(self).splitlines())
+        return sentences + html_table(("class", "images", "recall", "precision"), rows)
 
     def _summary(self) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(self.artifact.file("evaluation.json").read_text(encoding="utf-8"))
         return summary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
+class FewShotEvaluation:
+    """The accuracy of few-shot heads on a model's features, over many draws of classes and support sets.
+
+    Attributes:
+        artifact: every episode and the summary, as the stage `evaluate` writes them with `protocol: episodes`.
+    """
+
+    artifact: Artifact
+
+    @property
+    def top1(self) -> dict[str, float]:
+        """Mean top-1 over the episodes of each method, 0 to 1."""
+        return {method: float(top1["value"]) for method, top1 in self._by_method.items()}
+
+    @property
+    def interval(self) -> dict[str, tuple[float, float] | None]:
+        """95% interval of each mean over the episodes; None for a single episode."""
+        return {
+            method: None if top1["low"] is None else (float(top1["low"]), float(top1["high"]))
+            for method, top1 in self._by_method.items()
+        }
+
+    @property
+    def _by_method(self) -> dict[str, dict[str, Any]]:
+        by_method: dict[str, dict[str, Any]] = self.artifact.metrics["episodes"]
+        return by_method
+
+    def __str__(self) -> str:
+        rows = few_shot_rows(self._by_method)
+        return "\n".join(f"{method}: mean top-1 {mean}, 95% interval {interval}" for method, mean, interval, *_ in rows)
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{method} {mean:.2%}" for method, mean in self.top1.items())
+        return f"<edgevit.FewShotEvaluation {means}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(FEW_SHOT_HEADER, few_shot_rows(self._by_method))
+
+
+@dataclass(frozen=True, repr=False)
 class Latency:
     """The latency of a model on a target.
 
@@ -106,6 +164,9 @@ class Latency:
             f"threads {metrics['threads']}, batch {metrics['batch_size']}, {metrics['precision']}"
         )
 
+    def __repr__(self) -> str:
+        return f"<edgevit.Latency {self}>"
+
     def _repr_html_(self) -> str:
         latency = [(f"p{percent}", f"{self.percentile_ms(percent):.3g} ms") for percent in (50, 90, 99)]
         names = ("target", "runtime", "threads", "batch_size", "precision")
@@ -113,7 +174,7 @@ class Latency:
         return html_table(("latency", ""), [*latency, *conditions])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The report of a run.
 
@@ -145,14 +206,18 @@ class Report:
         webbrowser.open(self.path.as_uri())
 
     def __str__(self) -> str:
-        return summary(self.data)
+        return printable(summary(self.data))
+
+    def __repr__(self) -> str:
+        verdict = {True: "meets its budget", False: "misses its budget", None: "has no budget"}[self.meets_budget]
+        return f"<edgevit.Report {self.artifact.id}: the run {verdict}>"
 
     def _repr_html_(self) -> str:
         page = html.escape(self.path.as_uri(), quote=True)
         return f'<pre>{html.escape(str(self))}</pre><p><a href="{page}">report.html</a></p>'
 
 
-Result = Model | Evaluation | Latency | Report | Artifact
+Result = Model | Evaluation | FewShotEvaluation | Latency | Report | Artifact
 
 
 class Run(Mapping[str, Result]):
@@ -205,7 +270,7 @@ def _result(artifact: Artifact, folder: Path) -> Result:
     if artifact.kind in MODEL_KINDS:
         return Model(artifact)
     if artifact.kind == "evaluation":
-        return Evaluation(artifact)
+        return FewShotEvaluation(artifact) if "episodes" in artifact.metrics else Evaluation(artifact)
     if artifact.kind == "latency":
         return Latency(artifact)
     return Report(artifact) if artifact.kind == "report" else artifact

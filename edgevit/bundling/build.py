@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Collection
@@ -26,8 +25,7 @@ from edgevit.bundling.web import LICENCE, Page, write_page
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.class_scores import probabilities
-from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
-from edgevit.graphs.metadata import iospec_of_onnx
+from edgevit.graphs.files import copy_onnx
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
@@ -64,7 +62,7 @@ def write_bundle(
             set and the model has no embedding output.
         DataError: images are unlabelled or too many, or their classes are not the model's.
     """
-    _copy_model(model, out / "model.onnx")
+    copy_onnx(model, out / "model.onnx")
     (out / "labels.txt").write_text(_labels(model), encoding="utf-8", newline="\n")
     _write_json(out / "iospec.json", model.io.model_dump(mode="json"))
     programs = RUNNER if images is None else RUNNER | ENROLLING
@@ -123,17 +121,6 @@ class _Prediction(NamedTuple):
 
     def __str__(self) -> str:
         return f"'{self.label}' at " + ", ".join(f"{number:.4f}" for number in self.numbers)
-
-
-def _copy_model(model: Artifact, to: Path) -> None:
-    """Copy the model file, or write it anew with its external weights or its new IOSpec in it."""
-    source = onnx_file(model)
-    loaded = read_onnx(source)
-    is_one_file = sum(entry.content for entry in model.manifest.files.values()) == 1
-    if not is_one_file or iospec_of_onnx(loaded, source) != model.io:
-        write_onnx(loaded, to, model.io, model.manifest.session_options)
-    else:
-        shutil.copyfile(source, to)
 
 
 def _labels(model: Artifact) -> str:

@@ -80,10 +80,6 @@ for title, commands in PANELS.items():
 
 def main() -> None:
     """Entry point. Exit status: 0 done; 1 a check or budget was not met; 2 the user can fix it; 70 a bug of edgevit."""
-    # OpenMP threads that spin for long while they wait starve each other where other work shares the cores: training
-    # was seen to run 3 to 15 times slower. Not spinning at all costs a third on idle cores; this little costs nothing
-    # in either case. libgomp reads it when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is shown by its number
         if isinstance(stream, io.TextIOWrapper):

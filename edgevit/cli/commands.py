@@ -30,9 +30,12 @@ class CommandGroup(TyperGroup):
     def get_help_option(self, ctx: Any) -> Any:
         return _as_flag(super().get_help_option(ctx))
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_as_flag(option) if getattr(option, "is_flag", False) else option for option in super().get_params(ctx)]
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args[:1] == ["help"]:
-            args = [*args[1:2], "--help"]
+            args = [*(command for command in args[1:2] if command != "help"), "--help"]
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -14,7 +14,6 @@ from edgevit import bounds
 from edgevit.cli.options import JsonFlag, Workers, number
 from edgevit.cli.output import echo, next_command, print_json, say_note, set_options, terminal_context
 from edgevit.cli.recipes import Device, RecipeFile, Runs, Settings
-from edgevit.recipes import find_recipe
 
 if TYPE_CHECKING:
     from edgevit.training.loop.lr_finder import RangeTest
@@ -42,10 +41,9 @@ def lr_find(
     from edgevit.actions.doctor import training_device
     from edgevit.actions.lr_find import lr_find as range_test_of
     from edgevit.errors import ArtifactError, RecipeError
-    from edgevit.recipe import load_recipe
+    from edgevit.recipe import load_recipe, recipe_and_folder
 
-    loaded = load_recipe(recipe, settings, say_note)
-    _, base = find_recipe(recipe)
+    loaded, base = recipe_and_folder(recipe, settings, say_note)
     loading = {} if workers is None else {"workers": workers}
     context = terminal_context(device=training_device(device), **loading)
     changes = set_options(settings)

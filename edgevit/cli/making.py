@@ -128,18 +128,17 @@ def describe(
     from edgevit.actions.single_stage import record_from_options, single_stages
     from edgevit.artifacts import Preprocess
     from edgevit.data.class_names import names_in_file
-    from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
-    from edgevit.graphs.metadata import carried_ranges, with_class_output
+    from edgevit.graphs.files import onnx_file, read_onnx, rewrite_onnx
+    from edgevit.graphs.metadata import with_class_output
     from edgevit.graphs.outputs import class_output
 
     check_out(out, model, labels)
     options = {"mean": mean, "std": std, "resize": resize, "crop_pct": crop_pct, "interpolation": interpolation}
     with single_stages(terminal_context()) as stages:
         artifact = stages.model(model, for_images=False)
-        graph = read_onnx(onnx_file(artifact))
         names = None if labels is None else names_in_file(labels)
         if output is not None or not artifact.manifest.provenance.get("described", True):
-            scores = class_output(graph, model, output, None if names is None else len(names))
+            scores = class_output(read_onnx(onnx_file(artifact)), model, output, None if names is None else len(names))
             artifact = artifact.with_io(with_class_output(artifact.io, scores))
             for note in scores.notes():
                 say_note(f"note: {note}")
@@ -148,9 +147,8 @@ def describe(
         changes = {name: value for name, value in options.items() if value is not None}
         preprocess = record_from_options(Preprocess, {**artifact.io.preprocess.model_dump(), **changes})
         io = artifact.io.model_copy(update={"preprocess": preprocess})
-        ranges = carried_ranges(graph, model)
         with whole_or_not_at_all(out) as part:
-            write_onnx(graph, part, io, artifact.manifest.session_options, ranges)
+            rewrite_onnx(artifact.with_io(io), part)
     if as_json:
         outputs = [tensor.model_dump() for tensor in io.outputs]
         print_json({"out": out, "outputs": outputs, "preprocess": io.preprocess.model_dump(), "classes": io.classes})

@@ -85,7 +85,7 @@ def evaluate(
     """
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Evaluate
-    from edgevit.report.text import top1_sentence
+    from edgevit.report.text import FEW_SHOT_HEADER, few_shot_rows, top1_sentence
 
     options = {
         "kinds": separated(kinds),
@@ -112,7 +112,7 @@ def evaluate(
         print_json({**evaluation.metrics, **({"corruptions": corruptions} if corruptions else {})})
         return
     if is_few_shot:
-        _print_episodes(evaluation.metrics["episodes"])
+        print_table(FEW_SHOT_HEADER, few_shot_rows(evaluation.metrics["episodes"]))
         return
     echo(top1_sentence(evaluation.metrics["top1"]))
     if corruptions:
@@ -219,25 +219,11 @@ def _print_latency(profile: Artifact) -> None:
     )
 
 
-def _print_episodes(by_method: dict[str, Any]) -> None:
-    print_table(
-        ("method", "mean top-1", "95% interval", "lowest", "highest"),
-        (
-            (
-                method,
-                f"{top1['value']:.2%}",
-                "–" if top1["low"] is None else f"{top1['low']:.2%} to {top1['high']:.2%}",
-                f"{top1['min']:.1%}",
-                f"{top1['max']:.1%}",
-            )
-            for method, top1 in by_method.items()
-        ),
-    )
-
-
 def _print_corruptions(corruptions: dict[str, Any]) -> None:
+    from edgevit.report.text import corruption_sentence
+
     mean, severities = corruptions["mean"], list(corruptions["by_severity"])
-    echo(f"under corruption {mean['value']:.2%}, 95% interval {mean['low']:.2%} to {mean['high']:.2%}")
+    echo(corruption_sentence(mean))
     rows = [*corruptions["kinds"].items(), ("mean", corruptions["by_severity"])]
     means = [*corruptions["by_kind"].values(), mean]
     print_table(

@@ -30,11 +30,9 @@ def named_by_options(
 
 def with_names(model: Artifact, names: tuple[str, ...], labels: Path) -> Artifact:
     """The model with these class names. Raises DataError if they are too many or too few."""
-    from edgevit.errors import DataError
+    from edgevit.data.class_names import check_names_fit
 
-    if len(names) != (expected := len(model.io.classes)):
-        what = "the number of names is not the model's number of classes"
-        raise DataError(what, where=labels, got=len(names), expected=expected)
+    check_names_fit(names, len(model.io.classes), labels)
     return model.calling_its_classes(names)
 
 

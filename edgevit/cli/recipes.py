@@ -22,7 +22,7 @@ from edgevit.cli.output import (
     terminal_context,
     write_text_whole,
 )
-from edgevit.recipes import find_recipe, shipped_recipe, shipped_recipes
+from edgevit.recipes import shipped_recipe, shipped_recipes
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -70,11 +70,10 @@ def run(
     """
     from edgevit import pipeline
     from edgevit.actions.doctor import training_device
-    from edgevit.recipe import load_recipe
+    from edgevit.recipe import recipe_and_folder
     from edgevit.training.loop.event_files import check_tensorboard
 
-    loaded = load_recipe(recipe, settings, say_note)
-    _, base = find_recipe(recipe)
+    loaded, base = recipe_and_folder(recipe, settings, say_note)
     if dry_run:
         _print_plan(pipeline.why(loaded, base, runs, fresh), recipe, settings, as_json)
         return
@@ -118,10 +117,9 @@ def why(
     Example: edgevit why quickstart --set stages.student.epochs=60
     """
     from edgevit import pipeline
-    from edgevit.recipe import load_recipe
+    from edgevit.recipe import recipe_and_folder
 
-    loaded = load_recipe(recipe, settings, say_note)
-    _, base = find_recipe(recipe)
+    loaded, base = recipe_and_folder(recipe, settings, say_note)
     _print_plan(pipeline.why(loaded, base, runs), recipe, settings, as_json)
 
 

@@ -12,7 +12,7 @@ from edgevit.artifacts import composed
 from edgevit.data.preprocess import file_content
 from edgevit.errors import DataError, listed
 
-__all__ = ["alike_notes", "check_class_names", "composed", "is_class_name", "names_in_file"]
+__all__ = ["alike_notes", "check_class_names", "check_names_fit", "composed", "is_class_name", "names_in_file"]
 
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, line and paragraph separators
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")
@@ -38,6 +38,13 @@ def check_class_names(classes: Sequence[str], where: str) -> None:
             )
     if repeated := [repr(name) for name, count in Counter(classes).items() if count > 1]:
         raise DataError("two classes have the same name", where=where, got=listed(repeated), next="rename one of them")
+
+
+def check_names_fit(names: Sequence[str], count: int, where: object) -> None:
+    """Raise DataError if these are not as many names as a model has classes."""
+    if len(names) != count:
+        what = "the number of names is not the model's number of classes"
+        raise DataError(what, where=where, got=len(names), expected=count)
 
 
 def names_in_file(file: Path) -> tuple[str, ...]:

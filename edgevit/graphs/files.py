@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import onnx
@@ -27,7 +28,9 @@ from edgevit.graphs.metadata import (
     RANGES_KEY,
     SESSION_OPTIONS_KEY,
     TensorRanges,
+    carried_ranges,
     inferred_iospec,
+    iospec_of_onnx,
     session_options_of,
     written_iospec,
 )
@@ -130,6 +133,33 @@ def onnx_file(artifact: Artifact) -> Path:
         )
     checked = {name: artifact.file(name) for name in files}
     return checked[names[0]]
+
+
+def copy_onnx(artifact: Artifact, to: Path) -> None:
+    """Copy the ONNX file of an artifact. The copy is one file, and carries the artifact's IOSpec.
+
+    A file with weights beside it, or with another IOSpec, is written anew; all other files are copied byte by byte.
+
+    Raises:
+        ArtifactError: the file was altered, or its weights are too large for one file.
+    """
+    source = onnx_file(artifact)
+    is_one_file = sum(entry.content for entry in artifact.manifest.files.values()) == 1
+    if is_one_file and iospec_of_onnx(read_onnx(source), source) == artifact.io:
+        shutil.copyfile(source, to)
+    else:
+        rewrite_onnx(artifact, to)
+
+
+def rewrite_onnx(artifact: Artifact, to: Path) -> None:
+    """Write the ONNX file of an artifact anew, as one file with its weights, IOSpec, session options and ranges.
+
+    Raises:
+        ArtifactError: the file was altered, or its weights are too large for one file.
+    """
+    source = onnx_file(artifact)
+    graph = read_onnx(source)
+    write_onnx(graph, to, artifact.io, artifact.manifest.session_options, carried_ranges(graph, source))
 
 
 def external_files(model: ModelProto, where: object) -> set[str]:

@@ -14,6 +14,7 @@ from edgevit.artifacts import (
     Json,
     Preprocess,
     TensorSpec,
+    numbers,
 )
 from edgevit.configs.runtimes import FileRuntime
 from edgevit.errors import ArtifactError
@@ -60,7 +61,7 @@ def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
 def with_class_output(spec: IOSpec, output: ClassOutput) -> IOSpec:
     """An IOSpec with another class output. The class names stay if the number of classes does."""
     scores = TensorSpec(name=output.name, shape=output.shape, layout="NC", meaning=output.meaning)
-    names = spec.classes if len(spec.classes) == output.num_classes else _numbered(output.num_classes)
+    names = spec.classes if len(spec.classes) == output.num_classes else numbers(output.num_classes)
     others = tuple(tensor for tensor in spec.outputs[1:] if tensor.name != output.name)
     return spec.model_copy(update={"outputs": (scores, *others), "classes": names})
 
@@ -173,12 +174,8 @@ def inferred_iospec(model: ModelProto, output: ClassOutput, where: object) -> IO
         inputs=(TensorSpec(name=images[0].name, shape=shape, layout="NCHW", meaning="RGB image"),),
         outputs=(TensorSpec(name=output.name, shape=output.shape, layout="NC", meaning=output.meaning),),
         preprocess=Preprocess(height=int(shape[2]), width=int(shape[3])),
-        classes=_numbered(output.num_classes),
+        classes=numbers(output.num_classes),
     )
-
-
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(map(str, range(count)))
 
 
 def _is_image(value: onnx.ValueInfoProto) -> bool:

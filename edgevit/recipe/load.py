@@ -15,13 +15,20 @@ from edgevit.errors import RecipeError
 from edgevit.recipe.checks import mistakes_across_stages, with_patterns_resolved
 from edgevit.recipe.for_each import expand_for_each
 from edgevit.recipe.mistakes import MISTAKES_SHOWN, combined, mistakes_of
-from edgevit.recipe.settings import apply_setting
+from edgevit.recipe.settings import apply_setting, stages_in
 from edgevit.recipes import find_recipe
 from edgevit.yaml_reader import Allowance, Block, Items, read_yaml
 
 
 def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], None] | None = None) -> Recipe:
-    """Read and check a recipe.
+    """The recipe of `recipe_and_folder`, without the folder."""
+    return recipe_and_folder(path, settings, say)[0]
+
+
+def recipe_and_folder(
+    path: Path, settings: Sequence[str] = (), say: Callable[[str], None] | None = None
+) -> tuple[Recipe, Path]:
+    """Read and check a recipe; the recipe, and the folder from which its relative paths start.
 
     Args:
         path: the YAML file, or the name of a recipe that comes with edgevit (`edgevit.recipes.find_recipe`).
@@ -36,11 +43,15 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
     check_utf8(path.absolute())
     allowance = Allowance()
     file, base = find_recipe(path)
-    document = _read(file, allowance)
+    document, notes = _read(file, allowance), list[str]()
+    _replace_former_names(document, notes)
     for setting in settings:
-        apply_setting(document, setting)
+        apply_setting(document, setting, notes)
     expand_for_each(document, allowance)
-    _replace_former_names(document, say or (lambda note: None))
+    _replace_former_names(document, notes)  # of stages that settings or for_each gave
+    if say:
+        for note in dict.fromkeys(notes):
+            say(note)
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
@@ -52,7 +63,7 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
     recipe = recipe.model_copy(update={"stages": stages})
     if mistakes := list(islice(mistakes_across_stages(recipe, document), MISTAKES_SHOWN + 1)):
         raise combined(mistakes)
-    return recipe
+    return recipe, base
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -68,13 +79,10 @@ def _read(path: Path, allowance: Allowance) -> Block:
     return document
 
 
-def _replace_former_names(document: Block, say: Callable[[str], None]) -> None:
+def _replace_former_names(document: Block, notes: list[str]) -> None:
     """Replace the former names of stages and options by their current names, with a note for each."""
     stages = document.get("stages")
-    notes = []
-    for stage in stages if isinstance(stages, Items) else ():
-        if not isinstance(stage, Block):
-            continue
+    for stage in stages_in(stages) if isinstance(stages, Items) else ():
         if current := renamed.current_stage(former := stage.get("stage")):
             stage["stage"] = current
             notes.append(renamed.former_name_note(f"stage: {former}", current))
@@ -82,5 +90,3 @@ def _replace_former_names(document: Block, say: Callable[[str], None]) -> None:
             if former in stage and current not in stage:
                 stage[current], stage.places[current] = stage.pop(former), stage.places.get(former, stage.place)
                 notes.append(renamed.former_name_note(former, current))
-    for note in dict.fromkeys(notes):
-        say(note)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edgevit.configs import renamed
 from edgevit.configs.fields import absolute_path
 from edgevit.errors import RecipeError, did_you_mean, listed, shortened
 from edgevit.yaml_reader import Block, Items, yaml_value
@@ -14,8 +15,10 @@ NAMES_SHOWN = 20
 OPTIONAL_BLOCKS = ("budget", "augmentation", "few_shot", "splits", "model_args")  # added where a recipe has none
 
 
-def apply_setting(document: Block, setting: str) -> None:
+def apply_setting(document: Block, setting: str, notes: list[str]) -> None:
     """Change one value: `stages.ID.key=value`. Stage ids may contain dots.
+
+    A former name of an option counts as its current name, with a note in `notes`.
 
     Raises RecipeError if the setting has no `=`, or its path leads nowhere.
     """
@@ -30,9 +33,13 @@ def apply_setting(document: Block, setting: str) -> None:
         node, names = _descend(node, names, where)
     if not isinstance(node, Block):
         raise RecipeError(f"there is no '{shortened(names[0])}' to set", where=where)
-    if names[0] in ("path", "weights") and isinstance(value, str):
+    name = names[0]
+    if current := renamed.renamed_options(node.get("stage")).get(name):
+        notes.append(renamed.former_name_note(name, current))
+        name = current
+    if name in ("path", "weights") and isinstance(value, str):
         value = str(absolute_path(value, Path()))
-    node[names[0]], node.places[names[0]] = value, where
+    node[name], node.places[name] = value, where
 
 
 def _descend(node: Any, names: list[str], where: str) -> tuple[Any, list[str]]:
@@ -40,7 +47,7 @@ def _descend(node: Any, names: list[str], where: str) -> tuple[Any, list[str]]:
     for length in range(1, len(names)):
         name, rest = ".".join(names[:length]), names[length:]
         if isinstance(node, Items):
-            for stage in _stages_in(node):
+            for stage in stages_in(node):
                 if stage.get("id") == name:
                     return stage, rest
             if name in map(str, range(len(node))):
@@ -52,7 +59,7 @@ def _descend(node: Any, names: list[str], where: str) -> tuple[Any, list[str]]:
             return node[name], rest
     known: list[str] = []
     if isinstance(node, Items):
-        known = [str(stage["id"]) for stage in _stages_in(node) if "id" in stage]
+        known = [str(stage["id"]) for stage in stages_in(node) if "id" in stage]
     elif isinstance(node, Block):
         known = list(node)
     raise RecipeError(
@@ -62,10 +69,10 @@ def _descend(node: Any, names: list[str], where: str) -> tuple[Any, list[str]]:
     )
 
 
-def _stages_in(stages: Items) -> Iterator[Block]:
+def stages_in(stages: Items) -> Iterator[Block]:
     """The stages of a list and of its for_each blocks. A change in a for_each block reaches every copy."""
     for stage in stages:
         if isinstance(stage, Block):
             yield stage
             inner = stage.get("stages")
-            yield from _stages_in(inner) if isinstance(inner, Items) else ()
+            yield from stages_in(inner) if isinstance(inner, Items) else ()

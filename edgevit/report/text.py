@@ -16,6 +16,7 @@ PRECISIONS = {
     "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
 }  # fmt: skip
 NOT_MEASURED = "–"
+FEW_SHOT_HEADER = ("method", "mean top-1", "95% interval", "lowest", "highest")
 MARKS = re.compile(r"`|<(?=[A-Za-z/!?])|(?<=\])\(")  # of code, HTML and links
 # Beginnings of headings, lists, quotations, tables and code blocks.
 BLOCKS = re.compile(r"^( *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)")
@@ -29,6 +30,25 @@ LEARNED_FROM_NOTE = (
 def top1_sentence(top1: Mapping[str, Any]) -> str:
     """A top-1 accuracy with its interval and number of images."""
     return f"top-1 {top1['value']:.2%}, 95% interval {top1['low']:.2%} to {top1['high']:.2%}, {top1['n']} images"
+
+
+def corruption_sentence(mean: Mapping[str, Any]) -> str:
+    """The mean top-1 under corruption, with its interval."""
+    return f"under corruption {mean['value']:.2%}, 95% interval {mean['low']:.2%} to {mean['high']:.2%}"
+
+
+def few_shot_rows(by_method: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each method, under FEW_SHOT_HEADER."""
+    return [
+        (
+            method,
+            f"{top1['value']:.2%}",
+            NOT_MEASURED if top1["low"] is None else f"{top1['low']:.2%} to {top1['high']:.2%}",
+            f"{top1['min']:.1%}",
+            f"{top1['max']:.1%}",
+        )
+        for method, top1 in by_method.items()
+    ]
 
 
 def latency_sentence(latency: Mapping[str, Any]) -> str:

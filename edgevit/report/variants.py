@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from edgevit.artifacts import LEARNED_TOO, Artifact, InputRef, Json, ancestors
+from edgevit.artifacts import LEARNED_TOO, MODEL_KINDS, Artifact, InputRef, Json, ancestors
 from edgevit.errors import ArtifactError
 from edgevit.evaluation.record import read_predictions
 
-MODEL_KINDS = ("checkpoint", "onnx", "engine")
 MODEL_FILES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "engine": "model.onnx"}
 
 

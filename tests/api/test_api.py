@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +66,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def onnx() -> edgevit.Model:
-    return edgevit.export(edgevit.load("test_vit", classes=DIGITS, image_size=32))
-
-
 def test_the_snippet_of_the_readme(photos: Path, onnx: edgevit.Model, tmp_path: Path) -> None:
     small = edgevit.quantize(onnx, calibration=photos, placement="all", calibration_images=16, min_sqnr_db=0.0)
     assert (onnx.metrics["precision"], small.metrics["precision"]) == ("float32", "int8")
@@ -83,7 +79,7 @@ def test_the_snippet_of_the_readme(photos: Path, onnx: edgevit.Model, tmp_path: 
     image = photos / "0" / "0.png"
     assert again.predict(image) == small.predict(image)
     with pytest.raises(ArtifactError, match="already taken"):
-        small.save(photos)
+        small.save(photos, overwrite=True)
 
 
 def test_a_run_is_a_mapping_of_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +145,7 @@ def test_a_data_set_object_gives_what_a_folder_gives(onnx: edgevit.Model, tmp_pa
         (lambda onnx: edgevit.load("absent.onnx"), EdgevitError, "absent.onnx"),
         (lambda onnx: edgevit.export(nn.Linear(3, 3)), RecipeError, "`classes` and `image_size`"),
         (lambda onnx: edgevit.export(onnx, classes=["a"]), RecipeError, "is for a torch module"),
-        (lambda onnx: edgevit.evaluate(onnx, [1, 2]), DataError, "no data set"),  # type: ignore[arg-type]
+        (lambda onnx: edgevit.evaluate(onnx, [1, 2]), DataError, "no data set"),  # type: ignore[call-overload]
         (lambda onnx: onnx.predict(np.zeros((4, 4, 3))), DataError, "float64"),
         (lambda onnx: edgevit.profile(onnx, threads=0), RecipeError, r"profile\(threads=…\)"),
         (lambda onnx: edgevit.quantize(onnx, "nowhere"), EdgevitError, "nowhere"),
@@ -179,6 +175,57 @@ def test_the_temporary_store_is_removed_when_the_process_ends(tmp_path: Path) ->
     assert [*tmp_path.glob("edgevit-*")] == []
 
 
+def test_a_forked_process_has_a_folder_of_its_own_and_removes_it(tmp_path: Path) -> None:
+    code = (
+        "import multiprocessing, os; from edgevit.api import workspace; mine = workspace.new_folder('data')\n"
+        "def child(queue): queue.put(str(workspace.new_folder('data').parent))\n"
+        "context = multiprocessing.get_context('fork'); queue = context.SimpleQueue()\n"
+        "process = context.Process(target=child, args=(queue,)); process.start()\n"
+        "theirs = queue.get(); process.join()\n"
+        "print(theirs != str(mine.parent), os.path.exists(theirs), mine.exists())"
+    )
+    here = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=here, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False", "True"]
+    assert [*tmp_path.glob("edgevit-*")] == []
+
+
+def test_threads_share_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folders = workspace._Folders()
+    with ThreadPoolExecutor(8) as pool:
+        made = {pool.submit(folders.of_this_process) for _ in range(32)}
+    assert len({future.result() for future in made}) == len([*tmp_path.glob("edgevit-*")]) == 1
+
+
+def test_no_copy_of_a_data_set_object_stays(onnx: edgevit.Model) -> None:
+    home = workspace.new_folder("probe").parent
+    for count in (20, 30):
+        edgevit.evaluate(onnx, DigitImages(count))
+    assert [*home.glob("data-*")] == []
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "10000"), ("7", "7")])
+def test_importing_edgevit_lets_idle_threads_of_openmp_sleep(given: str | None, expected: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    code = "import os, edgevit; print(os.environ['GOMP_SPINCOUNT'])"
+    env |= {} if given is None else {"GOMP_SPINCOUNT": given}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch uses libgomp on Linux")
+def test_libgomp_reads_the_spin_count_of_edgevit() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    env["OMP_DISPLAY_ENV"] = "verbose"
+    done = subprocess.run(
+        [sys.executable, "-c", "import edgevit, torch"], env=env, capture_output=True, text=True, check=True
+    )
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("this torch has no libgomp that shows its settings")
+    assert "GOMP_SPINCOUNT = '10000'" in done.stderr
+
+
 def test_every_public_name_is_there() -> None:
     for name in edgevit.__all__:
         assert getattr(edgevit, name).__doc__
@@ -204,9 +251,9 @@ def test_a_support_is_the_folder_itself_and_frozen_parts_stay_frozen(tmp_path: P
     (tmp_path / "photos").mkdir()
     for name in ("train", "test"):
         shutil.copytree(photos, tmp_path / "photos" / name)
-    support = support_images(tmp_path / "photos", workspace.stages())
-    tested = labelled_images(tmp_path / "photos", workspace.stages())
-    assert (support.metrics["images"], tested.metrics["images"]) == (80, 40)
+    stages = workspace.stages()
+    with support_images(tmp_path / "photos", stages) as support, labelled_images(tmp_path / "photos", stages) as tested:
+        assert (support.metrics["images"], tested.metrics["images"]) == (80, 40)
     module = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     )

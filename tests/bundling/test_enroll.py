@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,15 @@ from tests.stages.test_model_stages import Said
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return copied_bundle(tmp_path / "bundle")
+
+
+def test_the_guide_lists_every_file_of_a_bundle_that_takes_new_classes():
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "devices.md").read_text(encoding="utf-8")
+    section = guide.partition("## Make a bundle")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)[1:]
+    assert {file for cell in cells for file in re.findall(r"`([^`]+)`", cell)} == {
+        path.name for path in made_bundle().path.iterdir()
+    }
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_same_confidences_on_photos(python: Path, tmp_path: Path):
             assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
 
 
-def test_enrolment(python: Path, tmp_path: Path):
+def test_enrollment(python: Path, tmp_path: Path):
     bundle, other = copied_bundle(tmp_path / "bundle"), copied_bundle(tmp_path / "other")
     fours, tests = digit_files(tmp_path / "fours", "4", 5), digit_files(tmp_path / "tests", "4", 20, 5)
     command: list[Any] = [python, "-B", bundle / "enroll.py", "--json", "--class", "four", *fours]

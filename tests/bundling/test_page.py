@@ -159,7 +159,7 @@ def test_nothing_sticks_out_and_the_camera_is_labelled(width: int, bundle: Path,
         labelled(tab, [path])
         tab.evaluate("document.getElementById('camera').click()")
         tab.wait_for("document.querySelectorAll('#live-labels li').length == 3")
-        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert "Time of this browser on this device" in tab.evaluate("document.getElementById('time').textContent")
         tab.evaluate("document.getElementById('camera').click()")
         assert tab.evaluate("document.getElementById('live').hidden && !document.querySelector('video').srcObject")
@@ -208,5 +208,5 @@ def photos_of_digits(folder: Path, suffix: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         height, width = generator.integers(40, 160, 2)
         photo = Image.fromarray(digit_pixels(index, 80)).resize((int(width), int(height)))
-        photo.save(path, **({"quality": 90} if suffix == "jpg" else {}))
+        photo.save(path, quality=90)  # of JPEG files
     return folder

@@ -87,8 +87,8 @@ MEANINGS = {
 def test_probabilities_are_those_of_python():
     cases = [{"values": values, "meaning": meaning} for meaning, values in MEANINGS.items()]
     outcomes = in_node({"scores": cases})["scores"]
-    for case, outcome in zip(cases, outcomes, strict=True):
-        expected = class_scores.probabilities(np.float32([case["values"]]), case["meaning"])[0]
+    for (meaning, values), outcome in zip(MEANINGS.items(), outcomes, strict=True):
+        expected = class_scores.probabilities(np.array([values], np.float32), meaning)[0]
         assert outcome["confidences"] == pytest.approx(expected, abs=1e-12)
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -14,10 +15,11 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from PIL import Image
 
-from edgevit.actions.predict_images import predict_images
+import edgevit
 from edgevit.bundling import write_bundle
 from edgevit.bundling.requirements import ONNXRUNTIME_RELEASES, oldest_onnxruntime, requirements_text
 from edgevit.bundling.runner import ENROLLING, RUNNER
+from tests.bundling.enrolling import copied_bundle, digit_files
 from tests.bundling.small_model import small_model
 
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
@@ -57,8 +59,8 @@ def test_the_installed_runtime_reads_what_the_table_says():
 def test_programs_of_a_bundle_are_python_39(program: str):
     """The grammar; an option of zip and unions that are evaluated, which ruff does not report."""
     tree = ast.parse((RUNNER | ENROLLING)[program].read_text(encoding="utf-8"), feature_version=OLDEST_PYTHON)
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    assert not [call.lineno for call in calls if call.func.id == "zip" and call.keywords]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if ast.unparse(call.func) == "zip" and call.keywords]
     assert not [
         node.lineno
         for node in tree.body
@@ -91,30 +93,46 @@ def test_pip_finds_every_package_for_each_python_on_both_architectures(machine: 
         shutil.rmtree(wheels)
 
 
-@pytest.mark.slow
-def test_the_oldest_versions_on_python_39_predict_alike(tmp_path: Path):
-    old = old_python()
-    if old is None:
+@pytest.fixture(scope="module")
+def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python 3.9 with the oldest versions that requirements.txt allows."""
+    if (old := old_python()) is None:
         pytest.skip("needs a Python 3.9 (python3.9 on the path, or pyenv's)")
-    index_is_reached(tmp_path)
-    model = small_model(tmp_path / "model")
-    write_bundle(model, bundle := new(tmp_path / "bundle"))
+    folder = tmp_path_factory.mktemp("oldest")
+    index_is_reached(folder)
+    write_bundle(small_model(folder / "model"), bundle := new(folder / "bundle"))
     lines = (bundle / "requirements.txt").read_text().splitlines()[1:]
-    oldest = [line.split(",")[0].replace(">=", "==") + ".*" for line in lines]
-    subprocess.run([old, "-m", "venv", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", *oldest], check=True)
+    versions = [line.split(",")[0].replace(">=", "==") + ".*" for line in lines]
+    subprocess.run([old, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", *versions], check=True)
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("int8", 0.01)])
+def test_the_oldest_versions_on_python_39_predict_alike(precision: str, tolerance: float, oldest: Path, tmp_path: Path):
     photos = noise_images(new(tmp_path / "photos"), 20)
-    command = [python, "-B", bundle / "infer.py", "--verify", "--json", "--top", "4", photos]
+    model = edgevit.export(edgevit.load("test_vit", classes=["ant", "bee", "cat"], image_size=64), embedding=True)
+    if precision == "int8":
+        model = edgevit.quantize(model, calibration=photos, min_sqnr_db=0)
+    bundle = edgevit.bundle(model, tmp_path / "bundle")
+    command: list[Any] = [oldest, "-B", bundle / "infer.py", "--verify", "--json", "--top", "3", photos]
     answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
-    expected = predict_images(model, [photos], 4).answers
     found = [json.loads(line) for line in answer.stdout.splitlines()]
-    assert len(found) == 20
+    expected = model.predict(sorted(photos.iterdir()), top=3)
     for got, wanted in zip(found, expected, strict=True):
-        assert [one["label"] for one in got["labels"]] == [one["label"] for one in wanted["labels"]]
-        assert [one["confidence"] for one in got["labels"]] == pytest.approx(
-            [one["confidence"] for one in wanted["labels"]], abs=1e-4
-        )
+        confidences = {one["label"]: one["confidence"] for one in got["labels"]}
+        assert confidences == pytest.approx(dict(wanted.labels), abs=tolerance)
+
+
+@pytest.mark.slow
+def test_classes_are_enrolled_on_python_39(oldest: Path, tmp_path: Path):
+    bundle = copied_bundle(tmp_path / "bundle")
+    fours = digit_files(tmp_path / "fours", "4", 5)
+    command: list[Any] = [oldest, "-B", bundle / "enroll.py", "--json", "--class", "four", *fours]
+    answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
+    assert (json.loads(answer.stdout)["taken"], json.loads(answer.stdout)["classes"]) == (5, 9)
 
 
 def new(folder: Path) -> Path:
@@ -135,10 +153,10 @@ def noise_images(folder: Path, count: int) -> Path:
 
 def old_python() -> Path | None:
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [shutil.which("python3.9"), *sorted(root.glob("3.9.*/bin/python"))]
-    for candidate in filter(None, candidates):
-        if subprocess.run([candidate, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
-            return Path(candidate)
+    candidates: list[str | Path | None] = [shutil.which("python3.9"), *sorted(root.glob("3.9.*/bin/python"))]
+    for python in [Path(candidate) for candidate in candidates if candidate]:
+        if subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
+            return python
     return None
 
 

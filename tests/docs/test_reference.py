@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from typer.models import CommandInfo
 
 import edgevit
-from docs.generate.api import ROOMS, api_pages, face
+from docs.generate.api import PARTS, api_pages, public_names
 from docs.generate.commands import command_page, commands, commands_page, parameters, synopsis
 from docs.generate.markdown import plain, sentence, table
 from docs.generate.options import CHOSEN_BY, SHARED, inner_records, option_pages
@@ -152,14 +152,14 @@ def test_exit_statuses_are_all_explained() -> None:
 
 def test_public_names_and_modules_are_there() -> None:
     pages = api_pages()
-    for title, modules in ROOMS.items():
+    for title, modules in PARTS.items():
         page = pages[f"reference/api/{title.lower().replace(' ', '-')}.md"]
         for module in modules:
             assert importlib.util.find_spec(module) is not None, module
             assert f".. automodule:: {module}\n   :members:" in page
-    assert {"load", "run", "export", "quantize", "compare", "profile"} <= set(face())
-    assert set(face()) == {name for name in edgevit.__all__ if name != "__version__"}
-    assert all(f":: edgevit.{name}\n" in pages["reference/api/edgevit.md"] for name in face())
+    assert {"load", "run", "export", "quantize", "compare", "profile"} <= set(public_names())
+    assert set(public_names()) == {name for name in edgevit.__all__ if name != "__version__"}
+    assert all(f":: edgevit.{name}\n" in pages["reference/api/edgevit.md"] for name in public_names())
 
 
 def test_each_page_has_one_title() -> None:

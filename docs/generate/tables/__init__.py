@@ -10,7 +10,7 @@ from typing import Any
 
 from docs.generate import numbers
 from docs.generate.records import Json, read_result
-from docs.generate.tables import compression, distillation, few_shot, whole_path
+from docs.generate.tables import compression, distillation, few_shot, peers, whole_path
 from docs.generate.tables.cells import Table
 
 MOST_FIGURES = 200  # of a table of all figures
@@ -26,7 +26,8 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "distillation_accuracy_100_epochs": distillation.distillation_accuracy,
     "distillation_accuracy_100_epochs_further": distillation.distillation_accuracy,
     "distillation_speed": distillation.distillation_speed,
-    "enrolment": whole_path.enrolment,
+    "enrollment": whole_path.enrollment,
+    "first_commands": peers.first_commands,
     "grocery_few_shot": few_shot.grocery_few_shot,
     "omniglot_episodes": few_shot.omniglot_episodes,
     "overhead": whole_path.spreads,
@@ -35,6 +36,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "quickstart": whole_path.quickstart,
     "same_file_twice": whole_path.same_file_twice,
     "stage_costs_photos": whole_path.stage_costs,
+    "stage_costs_quickstart": whole_path.stage_costs,
     "startup": whole_path.spreads,
     "tensorrt_plans": compression.tensorrt_plans,
     "zoo": compression.zoo,

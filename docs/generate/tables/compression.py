@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from docs.generate import numbers
 from docs.generate.markdown import code
@@ -18,6 +18,21 @@ from docs.generate.numbers import (
 from docs.generate.records import Json
 from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, points_lost, spelled, with_extremes
 
+_COMPOSITIONS = {
+    "whole": "whole",
+    "whole-train": "whole, trained on",
+    "merge": "`merge_tokens`, nothing trained",
+    "merge-train": "`merge_tokens`, trained",
+    "prune-train": "`prune`, trained",
+    "prune_blocks_too-train": "`prune` of blocks too, trained",
+    "prune-qat": "`prune`, `qat`",
+    "prune-train-qat": "`prune`, trained, `qat`",
+    "factorise-train": "`factorize`, trained",
+    "prune-factorise-train": "`prune`, `factorize`, trained",
+    "prune-train-factorise-train": "`prune`, trained, `factorize`, trained",
+    "shallower-train": "half as deep from the start, trained on",
+}
+
 
 def quantization_accuracy(result: Json) -> Iterator[Table]:
     models = result["models"]
@@ -26,13 +41,13 @@ def quantization_accuracy(result: Json) -> Iterator[Table]:
     rows += [(spelled(way), *(_lost(found, way) for found in models.values())) for way in ways]
     yield Table(
         "lost",
-        ("form", *models),
+        ("form", *map(spelled, models)),
         tuple(rows),
         "Points of top-1 that a form loses against the float file; below 0, it gains. With one draw of calibration "
         "images, the 95% interval of the images; with several, the mean and each draw.",
     )
     recovered = [
-        (name, spelled(way), numbers.ratio(share))
+        (spelled(name), spelled(way), numbers.ratio(share))
         for name, found in models.items()
         for way, share in (found["recovered"] or {}).items()
     ]
@@ -48,7 +63,7 @@ def compositions(result: Json) -> Iterator[Table]:
     whole = result["rows"]["whole/0"]["macs"]
     rows = [
         (
-            code(name.removesuffix("/0")),
+            _COMPOSITIONS[name.removesuffix("/0")],
             fixed(0, 100, "%")(found["macs"] / whole),
             *(
                 cell
@@ -73,26 +88,26 @@ def compositions(result: Json) -> Iterator[Table]:
 def compression_peers(result: Json) -> Iterator[Table]:
     for name, found in result["models"].items():
         trained = any(row["top1"] is not None for row in found["rows"])
-        loss = "points of top-1 lost" if trained else "SQNR against float"
-        rows = [
-            (
-                row["peer"] if row["peer"] != "edgevit" else "**edgevit**",
-                spelled(row["method"]) or "float32",
-                row["runtime"],
-                with_extremes(row["speedup"], numbers.ratio),
-                points_lost(row["top1_drop"]) if trained else decibels(row["sqnr_db"]),
-                mebibytes(row["size_bytes"]),
-            )
-            for row in found["rows"]
-        ]
-        yield Table(
-            name,
-            ("quantizer", "form", "runtime", "times as fast", loss, "file"),
-            tuple(rows),
+        header = (
+            "quantizer",
+            "form",
+            "runtime",
+            "times as fast",
+            "points of top-1 lost" if trained else "SQNR against float",
+            "file",
+        )
+        note = (
             f"{found['image_size']} px, {found['weights'].split(':')[0]} weights, {found['test_images']:,} test "
             f"images. Times as fast as ONNX Runtime's float file: the median, the slowest and the fastest of "
-            f"{found['rounds']} interleaved rounds, on {found['threads']} thread.",
-            code(name),
+            f"{found['rounds']} interleaved rounds, on {found['threads']} thread."
+        )
+        yield Table(name, header, tuple(_peer_cells(row, trained) for row in found["rows"]), note, code(name))
+        yield Table(
+            f"{name}, best",
+            header,
+            tuple(_peer_cells(row, trained) for row in _fastest_and_closest(found["rows"], trained)),
+            "Of each quantizer in each runtime, the fastest file and the file that is closest to float.",
+            f"{code(name)}: the best of each quantizer",
         )
 
 
@@ -130,6 +145,8 @@ def zoo(result: Json) -> Iterator[Table]:
     for runtime, title in runtimes.items():
         models = [found[runtime] for found in result["models"].values()]
         for key, over in (("speedup", f"{title}'s float"), ("speedup_over_onnxruntime_float", "ONNX Runtime's float")):
+            if runtime == "onnxruntime" and key != "speedup":
+                continue  # its own float is ONNX Runtime's
             speeds = [one[key]["value"] for one in models]
             changed = [one[key]["value"] for one in models if one["precision"] != "float32"]
             figures = (statistics.median(speeds), min(changed), max(changed))
@@ -186,6 +203,34 @@ def calibration_images(result: Json) -> Iterator[Table]:
             for one in found
         ),
     )
+
+
+def _peer_cells(row: Json, trained: bool) -> tuple[str, ...]:
+    return (
+        spelled(row["peer"]) if row["peer"] != "edgevit" else "**edgevit**",
+        spelled(row["method"]) or "float32",
+        spelled(row["runtime"]),
+        with_extremes(row["speedup"], numbers.ratio),
+        points_lost(row["top1_drop"]) if trained else decibels(row["sqnr_db"]),
+        mebibytes(row["size_bytes"]),
+    )
+
+
+def _fastest_and_closest(rows: Sequence[Json], trained: bool) -> list[Json]:
+    """Of each quantizer in ONNX Runtime, and in OpenVINO, two rows or one, in the order of the result."""
+
+    def speed(row: Json) -> float:
+        return numbers.centre(row["speedup"])
+
+    def closeness(row: Json) -> float:
+        return -numbers.centre(row["top1_drop"]) if trained else float(row["sqnr_db"])
+
+    groups: dict[tuple[str, str], list[Json]] = {}
+    for row in rows:
+        groups.setdefault((row["runtime"].split()[0], row["peer"]), []).append(row)
+    return [
+        row for group in groups.values() for row in group if row in (max(group, key=speed), max(group, key=closeness))
+    ]
 
 
 def _lost(found: Json, way: str) -> str:

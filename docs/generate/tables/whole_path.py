@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from docs.generate import numbers
 from docs.generate.numbers import (
@@ -29,6 +29,17 @@ _EXERCISE = {
     "taught-b": "body b taught by both mixtures",
     "student-b": "student b: the same with label propagation",
     "engine/b": "student b, INT8, compiled",
+}
+_ENROLLED = {  # title of a column, and the data of the result
+    "digits, perceptron": "digits, unseen images given",
+    "groceries, frozen MobileNetV2": "grocery, unseen images given",
+    "CIFAR-10, frozen MobileNetV2 at 96 px": "cifar10, unseen images given",
+}
+_ENROLLMENT_FIGURES = {
+    "accuracy": "accuracy",
+    "accuracy of the new class": "accuracy on the new class",
+    "known_rejected": "images of the classes called unknown",
+    "unknown_accepted": "other images not called unknown",
 }
 
 
@@ -156,7 +167,7 @@ def spreads(result: Json) -> Iterator[Table]:
     yield Table("figures", ("figure", "value", "n"), tuple(rows), "The median, the smallest and the largest.")
 
 
-def enrolment(result: Json) -> Iterator[Table]:
+def enrollment(result: Json) -> Iterator[Table]:
     seconds, rates = result["seconds"], result["rates"]
     yield Table(
         "seconds",
@@ -179,6 +190,31 @@ def enrolment(result: Json) -> Iterator[Table]:
         tuple(rows),
         f"Means of {rates['draws']} draws with {rates['shots']} images a class. `said` is what the bundle says.",
     )
+    yield Table(
+        "unseen",
+        ("", *_ENROLLED),
+        tuple(_enrollment_rows([rates["figures"][data] for data in _ENROLLED.values()])),
+        f"In per cent, before → after an enrollment. Means of {rates['draws']} draws with {rates['shots']} images a "
+        "class, where the bundle is given unseen images.",
+        "With unseen images",
+    )
+
+
+def _enrollment_rows(columns: Sequence[Json]) -> Iterator[tuple[str, ...]]:
+    for figure, words in _ENROLLMENT_FIGURES.items():
+        for kind, prefix in (("true", ""), ("said", "the same, as the bundle states it")):
+            yield prefix or words, *(_before_and_after(figures, figure, kind) for figures in columns)
+    yield "intervals that hold the truth", *(_lowest_to_highest_share(figures) for figures in columns)
+
+
+def _before_and_after(figures: Json, figure: str, kind: str) -> str:
+    names = [name for name in (figure, f"{figure} before", f"{figure} after") if name in figures]
+    return " → ".join(percents(figures[name][kind]) for name in names)
+
+
+def _lowest_to_highest_share(figures: Json) -> str:
+    shares = [found["interval_holds_truth"] for found in figures.values()]
+    return f"{percents(min(shares))} to {percents(max(shares))}"
 
 
 def _if_there(found: Json | None, shown: numbers.Format) -> str:

@@ -1,7 +1,7 @@
 """Classes added to a bundle from five images: how long it takes, and whether what enroll.py says of them is true.
 
-    python -m benchmarks.enrolment seconds CIFAR ELSEWHERE WEIGHTS [--rounds 7] [--runs runs]
-    python -m benchmarks.enrolment rates GROCERY CIFAR WEIGHTS [--draws 40] [--runs runs]
+    python -m benchmarks.enrollment seconds CIFAR ELSEWHERE WEIGHTS [--rounds 7] [--runs runs]
+    python -m benchmarks.enrollment rates GROCERY CIFAR WEIGHTS [--draws 40] [--runs runs]
 
 `seconds`: CIFAR, ELSEWHERE and WEIGHTS are as for cifar10_students.py; with the same --runs its body b is found there.
 The bundle gets an embedding and CIFAR-10's 10 classes of 5 images. Then its own enroll.py, a process of its own each
@@ -77,7 +77,7 @@ def main() -> None:
     if kind not in ("seconds", "rates"):
         sys.exit(__doc__)
     made = {"seconds": seconds, "rates": all_rates}[kind]()
-    file = RESULTS / "enrolment.json"
+    file = RESULTS / "enrollment.json"
     before = json.loads(file.read_text()) if file.is_file() else {}
     text = json.dumps({**before, kind: {"conditions": conditions(), **made}}, indent=1)
     text = re.sub(r"\[[^][{}]*\]", lambda row: " ".join(row[0].split()), text)  # a row of numbers a line
@@ -100,7 +100,7 @@ def seconds() -> dict[str, Any]:
         Quantize(stage="quantize", id="int8", model="onnx", calibration="cifar.pool"),
         Bundle(stage="bundle", id="bundle", model="int8", support="cifar.support"),
     ]
-    chosen = recipe.model_copy(update={"name": "enrolment", "stages": tuple(stages)})
+    chosen = recipe.model_copy(update={"name": "enrollment", "stages": tuple(stages)})
     made = pipeline.run(chosen, RECIPE.parent, asked.runs, terminal_context())
     with TemporaryDirectory() as folder:
         bundle, images = Path(folder) / "bundle", _image_files(asked.elsewhere, Path(folder))
@@ -290,7 +290,7 @@ def _embedded(
 ) -> Floats:
     """MobileNetV2's embeddings, kept in --runs."""
     asked.runs.mkdir(parents=True, exist_ok=True)
-    file: Path = asked.runs / f"enrolment-{name}.npy"
+    file: Path = asked.runs / f"enrollment-{name}.npy"
     if not file.is_file():
         built = create_model(MODEL, 1000, side, model_args=model_args)
         built.module.load_state_dict(state_dict(asked.weights))

@@ -1,0 +1,71 @@
+"""How results of the Python interface are printed: every protocol, short reprs, no control characters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+import edgevit
+from edgevit.api.model import Prediction
+from tests.api.test_api import DIGITS, DigitImages
+
+ONE_RUN = {"duration_s": 0.05, "warmup_s": 0.01, "min_runs": 5}
+
+
+def test_a_standard_evaluation_is_printed(onnx: edgevit.Model) -> None:
+    evaluation = edgevit.evaluate(onnx, DigitImages())
+    assert str(evaluation).startswith(f"top-1 {evaluation.top1:.2%}, 95% interval ")
+    assert repr(evaluation) == f"<edgevit.Evaluation {evaluation}>"
+    assert evaluation.corruptions is None
+    assert evaluation._repr_html_().count("<tr>") == 1 + len(DIGITS)
+
+
+def test_an_evaluation_under_corruption_is_printed_with_both_accuracies(onnx: edgevit.Model) -> None:
+    options = {"kinds": ["noise"], "severities": (np.int64(5),), "max_images": 20}
+    evaluation = edgevit.evaluate(onnx, DigitImages(), protocol="corruptions", **options)
+    assert evaluation.corruptions is not None
+    mean = evaluation.corruptions["mean"]["value"]
+    assert [line.partition(",")[0] for line in str(evaluation).splitlines()] == [
+        f"top-1 {evaluation.top1:.2%}",
+        f"under corruption {mean:.2%}",
+    ]
+    assert f"under corruption {mean:.2%}" in evaluation._repr_html_()
+    assert len(repr(evaluation)) < 120
+
+
+def test_a_few_shot_evaluation_is_printed_by_method(checkpoint: edgevit.Model) -> None:
+    methods = ["nearest_centroid", "ridge"]
+    options = {"methods": methods, "ways": 3, "shots": 1, "queries": 2, "episodes": 4}
+    evaluation = edgevit.evaluate(checkpoint, DigitImages(), protocol="episodes", **options)
+    assert list(evaluation.top1) == methods
+    for method, mean in evaluation.top1.items():
+        interval = evaluation.interval[method]
+        assert interval is not None
+        assert interval[0] <= mean <= interval[1]
+        assert f"{method}: mean top-1 {mean:.2%}, 95% interval " in str(evaluation)
+        assert f"{method} {mean:.2%}" in repr(evaluation)
+    assert evaluation._repr_html_().count("<tr>") == 3
+
+
+def test_one_episode_has_no_interval(checkpoint: edgevit.Model) -> None:
+    evaluation = edgevit.evaluate(
+        checkpoint, DigitImages(), protocol="episodes", ways=3, shots=1, queries=2, episodes=1
+    )
+    assert evaluation.interval == {"nearest_centroid": None}
+    assert "95% interval –" in str(evaluation)
+
+
+def test_latencies_and_comparisons_have_a_short_repr(onnx: edgevit.Model) -> None:
+    latency = edgevit.profile(onnx, **ONE_RUN)
+    assert repr(latency) == f"<edgevit.Latency {latency}>"
+    comparison = edgevit.compare(onnx, onnx, duration_s=0.05)
+    assert repr(comparison) == f"<edgevit.ModelComparison {str(comparison).splitlines()[2]}>"
+    named = replace(comparison, names=("a\x1b[2J", "b\n"))
+    assert str(named).count("\n") == 2
+    assert "\x1b" not in str(named) + repr(named)
+
+
+def test_a_prediction_prints_no_control_characters() -> None:
+    prediction = Prediction("a\x1b[2J.jpg", (("bolt\nnut\u202e", 0.5),))
+    assert str(prediction) == "a\\u001b[2J.jpg: bolt\\u000anut\\u202e 50.0%"
