@@ -13,7 +13,7 @@ RANGES = {
     "numpy": ("1.26", "3"),
     "pillow": ("10.3", "14"),
     "onnxruntime": ("1.19", "2"),
-    "openvino": ("2025.3", "2027"),
+    "openvino": ("2025.0", "2027"),
 }
 # (onnxruntime, newest opset, newest IR version): the first release that loads them, found by loading a file of each.
 ONNXRUNTIME_RELEASES = (

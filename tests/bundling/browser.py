@@ -124,10 +124,12 @@ def open_browser(folder: Path) -> Iterator[Tab]:
     os.close(from_browser[1])
     try:
         yield Tab(to_browser[1], from_browser[0])
+        os.write(to_browser[1], b'{"id": 0, "method": "Browser.close"}\0')
+        running.wait(timeout=30)
     finally:
-        os.close(to_browser[1])
         running.kill()
         running.wait()
+        os.close(to_browser[1])
         os.close(from_browser[0])
 
 
