@@ -34,9 +34,9 @@ from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
 from edgevit.configs import STAGES, Load, Stage
+from edgevit.evaluation.paired import paired_drop
 from edgevit.evaluation.record import correct_predictions
 from edgevit.recipe import Recipe
-from edgevit.report.statistics import paired_drop
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.sessions import open_session
 

@@ -49,11 +49,11 @@ from edgevit.cli.output import terminal_context
 from edgevit.configs import Cifar, Compile, Export, FileRuntime, Load, Quantize
 from edgevit.context import Context
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
+from edgevit.evaluation.paired import paired_drop
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
 from edgevit.provenance import version_of
 from edgevit.quantization import choose_images
 from edgevit.recipe import Recipe
-from edgevit.report.statistics import paired_drop
 from edgevit.runtimes.base import preprocessed, random_images
 from edgevit.runtimes.onnxruntime.session import inference_session
 from edgevit.runtimes.parity import sqnr_db

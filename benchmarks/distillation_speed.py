@@ -38,7 +38,8 @@ from edgevit.models.cost import macs_of
 from edgevit.training.distillation.teacher_cache import CachedTeacher
 from edgevit.training.distillation.teachers import LiveTeacher, Teacher
 from edgevit.training.loop.batches import TrainingStream
-from edgevit.training.loop.fit import METRICS, fit
+from edgevit.training.loop.fit import fit
+from edgevit.training.loop.metrics_log import METRICS
 from edgevit.training.objectives import distillation_objective
 
 SIZE, BATCH = 64, 64

@@ -41,9 +41,9 @@ from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
 from edgevit.configs import STAGES, Fewshot, Load, Stage
+from edgevit.evaluation.paired import paired_drop
 from edgevit.evaluation.record import correct_predictions
 from edgevit.recipe import Recipe
-from edgevit.report.statistics import paired_drop
 
 LEARNING_RATE = 1e-4
 EXERCISE, SIDE = "mobilenetv2", 192

@@ -66,6 +66,7 @@ class Range:
 FRACTION = Range(0, 1)
 SHARE = Range(0, 1, low_is_in=False)
 LOSS = Range(0, 1, high_is_in=False)
+BETA = Range(0, 1, high_is_in=False)  # of the effective number of samples
 POSITIVE = Range(0, 1_000_000, low_is_in=False)  # weights of terms, temperatures, ms, MiB, millions of parameters
 NON_NEGATIVE = Range(0, 1_000_000)
 RATE = Range(0, 1000)

@@ -240,6 +240,7 @@ def _outcome(artifact: Artifact) -> str:
     if "top1" in metrics:
         top1 = metrics["top1"]
         words.append(f"top-1 {top1['value']:.1%} ({top1['low']:.1%} to {top1['high']:.1%}, n {top1['n']})")
+        words.append(f"constant guess {metrics['constant_guess']['value']:.1%}")
     if "episodes" in metrics:
         words += [f"{method} {top1['value']:.1%}" for method, top1 in metrics["episodes"].items()]
     if "corrupted_top1" in metrics:

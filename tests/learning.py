@@ -48,6 +48,11 @@ def blobs(
     )
 
 
+def unbalanced_blobs() -> Dataset:
+    """`blobs` with 8, 3 and 1 images of its classes."""
+    return blobs().subset(np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16]))
+
+
 def train_config(**changes: Any) -> Train:
     """A short training run with little randomness."""
     fields = {

@@ -124,14 +124,13 @@ def test_the_report_warns_of_tested_images_that_were_learned(folder: Path) -> No
     made = run(folder, "runs")
     overlap = {"data": "photos.train", "labelled": True, "images": 1, "of": 7}
     assert made["accuracy"].metrics[LEARNED_TOO] == [overlap]
-    sentence = (
-        "model learned from 1 of the 7 test images of photos.test (in photos.train). The accuracy on them says little "
-        "about new images."
-    )
     report = json.loads((made["report"].path / "report.json").read_text())
-    assert report["cautions"] == [sentence]
+    (doubt,) = [each for each in report["verdict"]["doubts"] if each["kind"] == "learned_from"]
+    assert doubt["headline"] == "The model learned from test images."
+    assert doubt["sentence"].startswith("1 of the 7 test images are also in photos.train.")
+    assert report["cautions"] == [], "it is said once"
     assert [one["top1"][LEARNED_TOO] for one in report["variants"]] == [[overlap]]
-    assert sentence in " ".join((made["report"].path / "report.md").read_text().replace("\n> ", " ").split())
+    assert doubt["sentence"] in " ".join((made["report"].path / "report.md").read_text().split())
     page = (made["report"].path / "report.html").read_text()
-    assert sentence in page
+    assert doubt["sentence"] in page
     assert "n 7, 1 also in photos.train, which was learned from" in page

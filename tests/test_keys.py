@@ -35,11 +35,11 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "export": ({"model": "m", "normalize": True}, "dd6f063ce1fb"),
     "quantize": ({"model": "m", "calibration": "c"}, "176fa1c7de81"),
     "compile": ({"model": "m"}, "3467a26de615"),
-    "evaluate": ({"model": "m", "data": "d"}, "8314a3a73271"),
+    "evaluate": ({"model": "m", "data": "d"}, "22a7570e47ca"),
     "profile": ({"model": "m"}, "545ee7e55268"),
     "check": ({"model": "m"}, "bcb0183d7c2e"),
-    "bundle": ({"model": "m", "support": "s"}, "4b856e457dd2"),
-    "report": ({"of": ["a"]}, "714127edd03b"),
+    "bundle": ({"model": "m", "support": "s"}, "0a796ac4d44b"),
+    "report": ({"of": ["a"]}, "7fe4e35661b4"),
 }
 
 
@@ -55,3 +55,12 @@ def test_the_key_of_a_stage_stays(stage: str) -> None:
 def _artifact(name: str) -> SimpleNamespace:
     manifest = SimpleNamespace(inputs={})
     return SimpleNamespace(digest=f"digest of {name}", id=name, path=Path("/nowhere/a/b"), manifest=manifest)
+
+
+@pytest.mark.parametrize("option", [{"class_weights": "balanced"}, {"sampling": "balanced"}, {"logit_adjustment": 0.5}])
+def test_an_option_that_was_added_enters_the_key_where_it_is_given(option: dict[str, Any]) -> None:
+    fields, key = KEYS["train"]
+    config = STAGES["train"].model_validate({"stage": "train", "id": "x", **fields, **option})
+    inputs: dict[str, Any] = {"data": _artifact("d")}
+    parts = ingredients(config, inputs, {"target": "here"}, {"latency_ms": 1}, "recipe")
+    assert Store(Path("nowhere")).key(parts)[:12] != key

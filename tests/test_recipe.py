@@ -90,6 +90,21 @@ def test_a_bundle_that_takes_classes_needs_an_embedding_from_the_start(tmp_path:
         load(tmp_path, GOOD + stages.replace("digits.support", "digits.test"), "stages.onnx.embedding=true")
 
 
+def test_the_deployed_model_of_a_report_is_measured_from_the_start(tmp_path: Path) -> None:
+    with_deployed = GOOD.replace("latency/float]}", "latency/float], deployed: adapted}")
+    with pytest.raises(RecipeError, match="nothing in 'of' measures the deployed model 'adapted'") as caught:
+        load(tmp_path, with_deployed)
+    assert "one of student" in str(caught.value)
+    assert load(tmp_path, with_deployed, "stages.report.deployed=student").stages[-1].id == "report"
+
+
+@pytest.mark.parametrize("limit", ["top1", "balanced_accuracy", "recall"])
+def test_a_floor_on_accuracy_is_a_fraction(tmp_path: Path, limit: str) -> None:
+    assert load(tmp_path, GOOD, f"budget.{limit}=0.9").budget.model_dump(exclude_none=True)[limit] == 0.9
+    with pytest.raises(RecipeError, match="at least 0 and at most 1"):
+        load(tmp_path, GOOD, f"budget.{limit}=90")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "says"),
     [

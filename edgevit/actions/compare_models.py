@@ -11,10 +11,10 @@ from functools import partial
 from edgevit.actions.single_stage import SingleStages, stage_config
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
+from edgevit.evaluation.paired import Drop, paired_drop
 from edgevit.evaluation.record import correct_predictions
 from edgevit.profiling import Interval, MeasurePlan, interleaved
 from edgevit.profiling.measure import Measurement, Work
-from edgevit.report.statistics import Drop, paired_drop
 from edgevit.report.tables import html_table
 from edgevit.runtimes.base import SessionOptions, fixed_batch
 from edgevit.targets import target_for

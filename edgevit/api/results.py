@@ -19,6 +19,7 @@ from edgevit.errors import ArtifactError, did_you_mean
 from edgevit.report.tables import html_table
 from edgevit.report.text import (
     FEW_SHOT_HEADER,
+    accuracy_sentences,
     corruption_sentence,
     few_shot_rows,
     latency_sentence,
@@ -50,8 +51,22 @@ class Evaluation:
         return float(top1["low"]), float(top1["high"])
 
     @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that have images, 0 to 1."""
+        return float(self.artifact.metrics["balanced_accuracy"]["value"])
+
+    @property
+    def constant_guess(self) -> float:
+        """Accuracy of always answering the commonest class of the images, 0 to 1."""
+        return float(self.artifact.metrics["constant_guess"]["value"])
+
+    @property
     def per_class(self) -> list[dict[str, Any]]:
-        """`class`, number of images `n`, `recall` and `precision` of each class; None where there is no image."""
+        """A row for each class: `class`, number of images `n`, `recall` and `precision` with 95% intervals.
+
+        An interval goes from `recall_low` to `recall_high`, and likewise for precision. None where there is no image or
+        no prediction.
+        """
         rows: list[dict[str, Any]] = self._summary()["per_class"]
         return rows
 
@@ -69,7 +84,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         corruptions = self.corruptions
-        lines = [top1_sentence(self.artifact.metrics["top1"])]
+        lines = accuracy_sentences(self.artifact.metrics)
         return "\n".join([*lines, *([corruption_sentence(corruptions["mean"])] if corruptions else [])])
 
     def __repr__(self) -> str:
@@ -197,9 +212,18 @@ class Report:
 
     @property
     def meets_budget(self) -> bool | None:
-        """Whether the deployed model meets the recipe's budget; None where the recipe has none."""
+        """Whether the deployed model meets the recipe's budget; None where there is none, or it cannot be judged."""
         verdict: bool | None = self.artifact.metrics["meets_budget"]
         return verdict
+
+    @property
+    def doubts(self) -> list[str]:
+        """Reasons to doubt the accuracy of the deployed model, the gravest first; empty if there are none.
+
+        Each is one of constant_guess, random_weights, missed_classes, learned_from and few_images.
+        """
+        doubts: list[str] = self.artifact.metrics["doubts"]
+        return doubts
 
     def show(self) -> None:
         """Open the page in a browser; in a notebook, the last expression `run.report` shows its summary."""

@@ -85,7 +85,7 @@ def evaluate(
     """
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Evaluate
-    from edgevit.report.text import FEW_SHOT_HEADER, few_shot_rows, top1_sentence
+    from edgevit.report.text import FEW_SHOT_HEADER, accuracy_sentences, few_shot_rows
 
     options = {
         "kinds": separated(kinds),
@@ -114,7 +114,8 @@ def evaluate(
     if is_few_shot:
         print_table(FEW_SHOT_HEADER, few_shot_rows(evaluation.metrics["episodes"]))
         return
-    echo(top1_sentence(evaluation.metrics["top1"]))
+    for sentence in accuracy_sentences(evaluation.metrics):
+        echo(sentence)
     if corruptions:
         _print_corruptions(corruptions)
     next_command("edgevit profile", model)

@@ -74,7 +74,7 @@ def taylor_importance(
 
 
 def known_labels(dataset: Dataset, classes: Sequence[str]) -> Tensor | None:
-    """The data set's labels as indices into `classes`, (images,) int64; None without any, or of other classes."""
+    """The data set's labels as indices into `classes`, (images,) int64; None without labels, or with other classes."""
     labels = labels_among(dataset, classes)
     return None if labels is None else torch.from_numpy(labels)
 

@@ -25,7 +25,7 @@ STEPS = 6
 
 @dataclass(frozen=True)
 class LatencyTrial:
-    """A smaller model, timed in turns with the whole one.
+    """The latency of a smaller model, timed in turns with the whole model.
 
     Attributes:
         keep: the share of the whole model's cost that may stay.
@@ -38,7 +38,7 @@ class LatencyTrial:
     interval: Interval
 
     def sentence(self) -> str:
-        """The result, for people."""
+        """The result as a sentence."""
         low, high = self.interval.low, self.interval.high
         return f"keep {self.keep:.3f}: {self.latency:.1%} of the latency ({low:.1%} to {high:.1%})"
 
@@ -86,7 +86,7 @@ def share_for_latency(
 
 
 def largest_share(is_fast: Callable[[float], bool], least: float) -> float:
-    """The largest fast share between `least`, which is fast, and 1; too small by a 64th of the interval at most."""
+    """The largest fast share between `least`, which is fast, and 1, found to within a 64th of the interval."""
     too_much = 1.0
     for _ in range(STEPS):
         middle = (least + too_much) / 2

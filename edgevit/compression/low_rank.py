@@ -1,4 +1,4 @@
-"""Low-rank factorization to a budget: a linear layer becomes two thin ones where that costs less."""
+"""Low-rank factorization to a budget: two thin linear layers replace a linear layer if they cost less."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from edgevit.models.low_rank import LowRanks
 from edgevit.models.structures import CHANNEL_MULTIPLE
 from edgevit.models.timm_models import timm_model
 
-# Of a direction of the inputs, relative to the largest variance: constant directions would divide by zero.
+# Least variance of a direction of the inputs, relative to the largest; constant directions would divide by zero.
 LEAST_VARIANCE = 1e-6
 
 
 def factorized_model(built: BuiltModel, second_moments: Mapping[str, Tensor], keep: float) -> BuiltModel:
-    """A copy of a model in which two thin linear layers replace one where that is cheaper; see `ranks_for`.
+    """A copy of a model in which two thin linear layers replace a linear layer if they cost less; see `ranks_for`.
 
     Args:
         second_moments: of the inputs of each layer that may be factorized, by its path; up to a factor.
@@ -91,7 +91,7 @@ class Factors:
         return self.macs * rank * (inputs + outputs) // (inputs * outputs)
 
     def rank_for(self, share: float) -> int | None:
-        """The smallest rank, a multiple of 8, that keeps this share of the energy; None where it saves nothing."""
+        """The smallest rank, a multiple of 8, that keeps this share of the energy; None if it saves no MACs."""
         kept = self.energies.cumsum(0) / self.energies.sum()
         rank = int((kept < share - 1e-12).sum()) + 1
         rank = math.ceil(rank / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE

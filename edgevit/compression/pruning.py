@@ -42,14 +42,14 @@ class Importance(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """A decision what to remove: units by the path of their structure, and whole blocks."""
+    """The parts to remove: units by the path of their structure, and whole blocks."""
 
     units: Mapping[str, Sequence[int]]
     blocks: Sequence[str]
 
 
 def prunable(model: nn.Module, kinds: Sequence[Removable]) -> tuple[dict[str, Structure], list[str]]:
-    """The structures of these kinds, by their paths, and the paths of the residual blocks that may be removed.
+    """The structures of these kinds, by their paths, and the paths of the removable residual blocks.
 
     Raises:
         RecipeError: the model has none of them, or merges tokens.
@@ -77,7 +77,7 @@ def magnitude_importance(structures: Mapping[str, Structure]) -> Importance:
 
 
 def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: float) -> Removal:
-    """The units and blocks of the least importance for their cost: without them at most the share `keep` of it is left.
+    """The units and blocks of the least importance for their cost. Without them, at most the share `keep` is left.
 
     Heads are removed one by one, hidden units in steps that leave a multiple of 8. The next step is the one that
     changes the loss least for each multiply-accumulate (or parameter) saved, among the steps that save no more than is
@@ -97,7 +97,7 @@ def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: fl
 
 
 def smallest_share(built: BuiltModel, importance: Importance, cost: Cost) -> float:
-    """The share of the model's cost that is left when everything is removed that may be; rounded up to a thousandth."""
+    """The share of the model's cost that is left without all removable parts; rounded up to a thousandth."""
     total, remaining = _all_removable(built, importance, cost)
     return min(1.0, math.ceil(1000 * remaining.reduce(total) / total + 1e-6) / 1000)
 
@@ -106,7 +106,7 @@ def pruned_model(built: BuiltModel, removal: Removal) -> BuiltModel:
     """A copy of the model without these units and blocks: its tensors are smaller, and its description says so.
 
     Raises:
-        ParityError: its answers differ from those of the whole model with these units' weights set to 0.
+        ParityError: its outputs differ from the outputs of the whole model with these units' weights set to 0.
     """
     smaller, masked = copy.deepcopy(built.module), copy.deepcopy(built.module)
     for model in (smaller, masked):
@@ -161,7 +161,7 @@ class _Remaining:
         self.dropped: list[str] = []
 
     def reduce(self, excess: int) -> int:
-        """Remove units and blocks until `excess` is saved; gives the part of it that cannot be saved."""
+        """Remove units and blocks until `excess` is saved. Returns the part of `excess` that cannot be saved."""
         while excess > 0 and (steps := self.steps()):
             fitting = [step for step in steps if step.saving <= excess]
             if fitting:
@@ -287,8 +287,8 @@ def _check_same_answers(smaller: nn.Module, masked: nn.Module, preprocess: Prepr
         raise ParityError(f"the pruned model does not run: {first_line(error)}", next=NEXT_STEP) from None
     if not difference <= LARGEST_DEVIATION:
         raise ParityError(
-            "the pruned model answers otherwise than the whole model without the removed units",
-            got=f"a deviation of {difference:.2g} of the largest answer",
+            "the outputs of the pruned model differ from the whole model's with the removed units set to 0",
+            got=f"a deviation of {difference:.2g} of the largest output",
             expected=f"at most {LARGEST_DEVIATION:g}",
             next=NEXT_STEP,
         )

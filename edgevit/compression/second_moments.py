@@ -24,7 +24,7 @@ def second_moments(built: BuiltModel, dataset: Dataset, device: torch.device, pr
         DataError: there are no images.
     """
     if not len(dataset):
-        raise DataError("there is no image to look at", where=dataset.name)
+        raise DataError("the data set has no images", where=dataset.name)
     model = built.module.to(device).eval()
     inner, sums = timm_model(model), dict[str, Tensor]()
     heads = classifier_prefixes(inner)

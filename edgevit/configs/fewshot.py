@@ -21,6 +21,8 @@ HeadMethod = Literal[
     "alpha_tim",
 ]
 HEAD_METHODS: tuple[HeadMethod, ...] = get_args(HeadMethod)
+WITHOUT_LOSS: tuple[HeadMethod, ...] = ("nearest_centroid", "knn")
+HEAD_IMBALANCE_OPTIONS = ("class_weights", "class_weights_beta", "logit_adjustment")
 
 
 class Fewshot(Training):
@@ -79,15 +81,25 @@ class Fewshot(Training):
             raise ValueError("'candidates' goes with method: auto")
         if self.method == "finetune" or "finetune" in self.candidates:
             return self
-        options = Training.model_fields.keys() - Stage.model_fields.keys() - {"augmentation", "seed"}
+        of_heads = {"augmentation", "seed", *HEAD_IMBALANCE_OPTIONS}
+        options = Training.model_fields.keys() - Stage.model_fields.keys() - of_heads
         for name in (*sorted(options), "tune", "lora_rank", "learning_rates"):
-            if getattr(self, name) != Fewshot.model_fields[name].default:
+            if self.is_given(name):
                 raise ValueError(f"'{name}' goes with method: finetune; a head is fitted without it")
         return self
 
     @model_validator(mode="after")
+    def _imbalance_options_of_the_method(self) -> Fewshot:
+        for name in HEAD_IMBALANCE_OPTIONS:
+            if self.method in WITHOUT_LOSS and self.is_given(name):
+                raise ValueError(
+                    f"'{name}' changes a loss, and {self.method} has none: take method: logistic_regression or ridge"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _options_of_finetuning(self) -> Fewshot:
-        if self.lora_rank != Fewshot.model_fields["lora_rank"].default and self.tune != "lora":
+        if self.is_given("lora_rank") and self.tune != "lora":
             raise ValueError(f"'lora_rank' goes with tune: lora, not with tune: {self.tune}")
         if self.tune != "all" and self.freeze is not None:
             raise ValueError(f"'freeze' and tune: {self.tune} both choose the trained weights: give one of them")

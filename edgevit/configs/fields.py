@@ -19,6 +19,7 @@ C = TypeVar("C", bound=BaseModel)
 Fraction = Annotated[float, bounds.FRACTION]
 Share = Annotated[float, bounds.SHARE]
 Loss = Annotated[float, bounds.LOSS]
+Beta = Annotated[float, bounds.BETA]
 Positive = Annotated[float, bounds.POSITIVE]
 NonNegative = Annotated[float, bounds.NON_NEGATIVE]
 Rate = Annotated[float, bounds.RATE]
@@ -133,6 +134,11 @@ class ReadsKnownFiles:
     """Marks a field that names a folder of files whose hashes are known: neither path nor content enters the key."""
 
 
+@dataclass(frozen=True)
+class Added:
+    """Marks an option that the first release did not have. At its default, it does not enter the stage's key."""
+
+
 MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check")
 
 LearnedFrom = Annotated[str, Takes(("dataset",), "learned from")]
@@ -202,6 +208,15 @@ def input_files(config: BaseModel) -> dict[str, Path]:
 def known_folders(config: BaseModel) -> dict[str, Path]:
     """The fields of a stage that name a folder of files whose hashes are known."""
     return _paths(config, ReadsKnownFiles)
+
+
+def added_at_default(config: BaseModel) -> set[str]:
+    """The names of the options that were added later and have their default."""
+    return {
+        name
+        for name, info in type(config).model_fields.items()
+        if any(_marks(info.annotation, info.metadata, Added)) and getattr(config, name) == info.default
+    }
 
 
 def with_absolute_files(config: C, base: Path) -> C:

@@ -7,17 +7,28 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from edgevit.artifacts import Frozen, Kind
-from edgevit.configs.fields import LONGEST_ID, Loss, Positive
+from edgevit.configs.fields import LONGEST_ID, Fraction, Loss, Positive
 
 
 class Budget(Frozen):
-    """Limits of the deployed model. A limit that is left out is not judged."""
+    """Limits of the deployed model. A limit that is left out is not judged.
+
+    The measured value decides. If a limit lies inside the 95% interval of the value, the report says so. No limit on
+    accuracy is met by a model that is not better than always answering the commonest class.
+    """
 
     latency_ms: Positive | None = Field(None, description="Largest p50 latency in milliseconds.")
     top1_drop: Loss | None = Field(
         None, description="Largest loss of top-1 accuracy against the float student, as a fraction; 0.01 is one point."
     )
     size_mib: Positive | None = Field(None, description="Largest size of the model file in MiB.")
+    top1: Fraction | None = Field(None, description="Least top-1 accuracy on the test images, 0 to 1.")
+    balanced_accuracy: Fraction | None = Field(
+        None, description="Least balanced accuracy on the test images, 0 to 1: the mean recall of all classes."
+    )
+    recall: Fraction | None = Field(
+        None, description="Least recall of every class on the test images, 0 to 1. The class with the lowest decides."
+    )
 
 
 class Stage(Frozen):

@@ -12,6 +12,7 @@ from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
     OPSET,
     AdaptedTo,
+    Added,
     BatchSize,
     CalibratedBy,
     CalibratedByLabels,
@@ -323,17 +324,17 @@ class Bundle(Stage):
     model: FileModelRef = Field(
         description="Model to ship. Of a compiled model, the ONNX file that it was compiled from is shipped."
     )
-    compiled: bool = Field(
+    compiled: Annotated[bool, Added()] = Field(
         False,
         description="Ship the compiled model itself. It runs on machines like this one, with the same version of the "
         "runtime.",
     )
-    web: bool = Field(
+    web: Annotated[bool, Added()] = Field(
         False,
         description="Add a page, index.html, that labels images in a browser: from files or the camera, in ONNX "
         "Runtime Web. Not with `support`: the page knows only the model's own classes.",
     )
-    web_runtime: Annotated[str, ReadsKnownFiles()] | None = Field(
+    web_runtime: Annotated[str | None, ReadsKnownFiles(), Added()] = Field(
         None,
         description="Folder with the files of ONNX Runtime Web. By default, npm gets its package. Needs `web: true`.",
     )
@@ -375,12 +376,19 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
         min_length=1,
         description="Evaluations, latencies and checks to report. A pattern such as `latency/*` names several stages.",
+    )
+    deployed: ModelRef | None = Field(
+        None,
+        description="Model that the budget is judged by; one of those measured in `of`. By default, the most derived "
+        "model with accuracy and latency: a compiled model before an ONNX file, an ONNX file before a checkpoint, and "
+        "of equals the last. Teachers, models made from teachers and nearest centroid classifiers come after the "
+        "others.",
     )
 
 

@@ -11,7 +11,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from edgevit import bounds
 from edgevit.artifacts import ClassName, Frozen, Kind
 from edgevit.configs.fields import (
+    Added,
     BatchSize,
+    Beta,
     CalibratedBy,
     Calibrator,
     CheckpointRef,
@@ -118,6 +120,9 @@ class Augmentation(Frozen):
         return bool((self.mixup or self.cutmix) and self.mix_probability)
 
 
+IMBALANCE_OPTIONS = ("class_weights", "sampling", "logit_adjustment")
+
+
 class Training(Stage):
     """Base of the stages that train."""
 
@@ -157,6 +162,26 @@ class Training(Stage):
     )
     clip_grad_norm: Positive | None = Field(None, description="Largest norm of the gradient. Longer ones are scaled.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target that is spread evenly over all classes.")
+    class_weights: Annotated[Literal["balanced", "effective_number"] | None, Added()] = Field(
+        None,
+        description="Weight of each class in the cross-entropy with labels: `balanced` is inverse to its number of "
+        "training images, as in scikit-learn; `effective_number` to the effective number (Cui et al. 2019).",
+    )
+    class_weights_beta: Annotated[Beta, Added()] = Field(
+        0.999,
+        description="β of `class_weights: effective_number`. With 0, all weights are equal; close to 1, the weights "
+        "are those of `balanced`.",
+    )
+    sampling: Annotated[Literal["shuffled", "balanced"], Added()] = Field(
+        "shuffled",
+        description="Order of the images of labelled streams: `shuffled` shows each image once in a pass; `balanced` "
+        "shows each class equally often, so images of small classes come several times.",
+    )
+    logit_adjustment: Annotated[NonNegative, Added()] = Field(
+        0.0,
+        description="τ of logit adjustment (Menon et al. 2021) in the cross-entropy with labels: classes with few "
+        "training images need larger logits there. 1 aims at balanced accuracy; 0 is off.",
+    )
     dropout: Fraction = Field(0.0, description="Dropout rate before the classifier, timm's `drop_rate`.")
     drop_path_rate: Fraction = Field(0.0, description="Rate of stochastic depth, timm's `drop_path_rate`.")
     regularization: Fraction = Field(0.0, description="Value for both `dropout` and `drop_path_rate`, as in AugReg.")
@@ -194,6 +219,24 @@ class Training(Stage):
             if getattr(self, option) != default and self.schedule not in schedules:
                 raise ValueError(f"'{option}' goes with schedule {' or '.join(schedules)}, not with '{self.schedule}'")
         return self
+
+    @model_validator(mode="after")
+    def _one_correction_of_imbalance(self) -> Self:
+        given = [name for name in IMBALANCE_OPTIONS if self.is_given(name)]
+        if len(given) > 1:
+            raise ValueError(f"'{given[0]}' and '{given[1]}' correct the same imbalance twice: give one of them")
+        if self.is_given("class_weights_beta") and self.class_weights != "effective_number":
+            raise ValueError("'class_weights_beta' goes with class_weights: effective_number")
+        return self
+
+    @property
+    def corrects_imbalance(self) -> bool:
+        """Whether an option corrects for classes of unequal size. All classes then count alike in a choice."""
+        return any(map(self.is_given, IMBALANCE_OPTIONS))
+
+    def is_given(self, option: str) -> bool:
+        """Whether an option has another value than its default."""
+        return bool(getattr(self, option) != type(self).model_fields[option].default)
 
     @property
     def peak_learning_rate(self) -> float:
@@ -364,6 +407,12 @@ class Distillation(Training):
         taught = any(not isinstance(term, CrossEntropy) for term in self.objectives)
         if not taught:
             raise ValueError("no term learns from the teacher: add one, such as hard, or use a train stage")
+        for option in ("class_weights", "logit_adjustment"):
+            if self.is_given(option) and not any(isinstance(term, CrossEntropy) for term in self.objectives):
+                raise ValueError(
+                    f"'{option}' changes the cross-entropy with labels, and no term is one: add cross_entropy, or use "
+                    "sampling: balanced"
+                )
         for term in self.objectives:
             if isinstance(term, DecoupledDistillation) and self.augmentation.mixes:
                 raise ValueError("dkd needs one label for each image: leave out mixup and cutmix, or use 'soft'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,14 @@ from edgevit.artifacts import Json
 Z_95 = 1.959963984540054
 BINS = 10  # of the calibration error
 MOST_CONFUSIONS = 1000
+
+
+class Share(NamedTuple):
+    """A share of images, 0 to 1, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def wilson_interval(correct: float, n: float) -> tuple[float, float]:
@@ -46,19 +55,53 @@ def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], nu
 
 
 def per_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]) -> list[Json]:
-    """Recall and precision of each class; None for the recall of no images, and for the precision of no predictions."""
-    num_correct, num_labelled, num_predicted = (
-        np.bincount(indices, minlength=len(classes)) for indices in (labels[labels == predicted], labels, predicted)
-    )
+    """Recall and precision of each class, with Wilson's 95% intervals.
+
+    Returns:
+        For each class: `class`, its images `n`, the number of predictions `predicted`, `recall`, `recall_low`,
+        `recall_high`, `precision`, `precision_low`, `precision_high`. None for the recall of no images, and for the
+        precision of no predictions.
+    """
+    num_correct, num_labelled, num_predicted = _counts(labels, predicted, len(classes))
     return [
         {
             "class": name,
             "n": int(num_labelled[index]),
-            "recall": _share(num_correct[index], num_labelled[index]),
-            "precision": _share(num_correct[index], num_predicted[index]),
+            "predicted": int(num_predicted[index]),
+            **_with_interval("recall", int(num_correct[index]), int(num_labelled[index])),
+            **_with_interval("precision", int(num_correct[index]), int(num_predicted[index])),
         }
         for index, name in enumerate(classes)
     ]
+
+
+def balanced_accuracy(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> Share:
+    """The mean recall of the classes that have images, with a 95% interval.
+
+    The mean of K recalls has the variance Σ recall · (1 - recall) / n / K². The interval is Wilson's at the effective
+    number of images (Korn and Graubard 1998): the number of independent images whose share has this variance. It is at
+    most K² / Σ 1/n, its value for classes of equal recall: the variance of a class of few images is not well known.
+    On a data set of equally large classes, the interval is that of top-1.
+
+    Args:
+        labels, predicted: (n,), n ≥ 1.
+    """
+    num_correct, num_labelled, _ = _counts(labels, predicted, num_classes)
+    correct, images = num_correct[num_labelled > 0], num_labelled[num_labelled > 0]
+    recalls = correct / images
+    value = math.fsum(recalls.tolist()) / len(recalls)  # 93.75% of equally large classes is top-1's 93.75%
+    variance = float((recalls * (1 - recalls) / images).sum()) / len(images) ** 2
+    effective = len(images) ** 2 / float((1 / images).sum())
+    if variance:
+        effective = min(effective, value * (1 - value) / variance)
+    return Share(value, *wilson_interval(value * effective, effective))
+
+
+def macro_f1(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> float:
+    """The mean F1 of the classes that have images: F1 = 2 · correct / (images + predictions) of the class."""
+    num_correct, num_labelled, num_predicted = _counts(labels, predicted, num_classes)
+    tested = num_labelled > 0
+    return float((2 * num_correct[tested] / (num_labelled[tested] + num_predicted[tested])).mean())
 
 
 def confusions(
@@ -97,5 +140,17 @@ def calibration_error(confidence: NDArray[np.float32], correct: NDArray[np.bool_
     return {"ece": ece, "bins": filled_bins}
 
 
-def _share(part: np.int64, whole: np.int64) -> float | None:
-    return float(part / whole) if whole else None
+def _counts(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of each class, the number of correct predictions, of images and of predictions, (classes,) each."""
+    correct, labelled, of_predictions = (
+        np.bincount(indices, minlength=num_classes) for indices in (labels[labels == predicted], labels, predicted)
+    )
+    return correct, labelled, of_predictions
+
+
+def _with_interval(name: str, part: int, whole: int) -> Json:
+    """A share and its interval under the names NAME, NAME_low and NAME_high; None where `whole` is 0."""
+    low, high = wilson_interval(part, whole) if whole else (None, None)
+    return {name: part / whole if whole else None, f"{name}_low": low, f"{name}_high": high}

@@ -14,6 +14,7 @@ from edgevit.data import Dataset
 from edgevit.data.class_order import output_indices
 from edgevit.data.labels import lacks_classes, missing_classes
 from edgevit.errors import ArtifactError, DataError
+from edgevit.evaluation.accuracy_record import AccuracyRecord
 from edgevit.graphs import class_scores
 from edgevit.progress import Progress
 from edgevit.runtimes.base import Session, input_batches
@@ -46,6 +47,10 @@ class Predictions:
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
         return np.asarray(self.predicted == self.labels, np.bool_)
+
+    @property
+    def record(self) -> AccuracyRecord:
+        return AccuracyRecord(self.sample_ids, self.classes, self.labels, self.predicted)
 
 
 def classify(session: Session, dataset: Dataset, batch_size: int, progress: Progress) -> Predictions:

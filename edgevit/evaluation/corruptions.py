@@ -86,8 +86,8 @@ def classify_corrupted(
 def write_corrupted(predictions: CorruptedPredictions, dataset: Dataset, out: Path) -> Json:
     """Write the evaluation on clean images (`write_evaluation`) together with the accuracies under corruption.
 
-    Returns the metrics {top1, images, corrupted_top1 (mean over kinds and severities), corrupted_top1_by_kind,
-    corrupted_top1_by_severity}.
+    Returns the metrics of `write_evaluation`, and corrupted_top1 (mean over kinds and severities),
+    corrupted_top1_by_kind, corrupted_top1_by_severity.
     """
     by_kind = dict(zip(predictions.kinds, predictions.correct, strict=True))
     by_severity = dict(zip(map(str, predictions.severities), predictions.correct.swapaxes(0, 1), strict=True))

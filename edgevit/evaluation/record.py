@@ -11,7 +11,8 @@ from PIL import Image
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.data import Dataset
-from edgevit.evaluation.accuracy import calibration_error, confusions, per_class, wilson_interval
+from edgevit.evaluation.accuracy import calibration_error, confusions
+from edgevit.evaluation.accuracy_record import AccuracyRecord
 from edgevit.evaluation.classify import Predictions
 
 SHOWN_MISTAKES = 24
@@ -21,8 +22,9 @@ THUMBNAIL_SIDE = 192
 def write_evaluation(predictions: Predictions, dataset: Dataset, out: Path, **more: Json) -> Json:
     """Write predictions.npz, evaluation.json (with the entries of `more`) and wrong/NNN.png.
 
-    Returns the metrics {top1, images}.
+    Returns the metrics of `AccuracyRecord.metrics`.
     """
+    record = predictions.record
     np.savez_compressed(
         out / "predictions.npz",
         sample_ids=np.array(predictions.sample_ids, dtype=np.str_),
@@ -34,15 +36,21 @@ def write_evaluation(predictions: Predictions, dataset: Dataset, out: Path, **mo
     summary = {
         "classes": predictions.classes,
         "confusions": confusions(predictions.labels, predictions.predicted, predictions.classes),
-        "per_class": per_class(predictions.labels, predictions.predicted, predictions.classes),
+        "per_class": record.per_class(),
         "calibration": calibration_error(predictions.confidence, predictions.correct),
         "wrong": _write_mistakes(predictions, dataset, out),
         **more,
     }
     (out / "evaluation.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    n, correct = len(predictions.labels), int(predictions.correct.sum())
-    low, high = wilson_interval(correct, n)
-    return {"top1": {"value": correct / n, "low": low, "high": high, "n": n}, "images": n}
+    return record.metrics()
+
+
+def accuracy_record(evaluation: Artifact) -> AccuracyRecord:
+    """The record of an evaluation. Raises ArtifactError if one of its files was altered."""
+    arrays = read_predictions(evaluation)
+    summary = json.loads(evaluation.file("evaluation.json").read_text(encoding="utf-8"))
+    labels, predicted = (np.asarray(arrays[name], np.int64) for name in ("labels", "predicted"))
+    return AccuracyRecord(tuple(map(str, arrays["sample_ids"])), tuple(summary["classes"]), labels, predicted)
 
 
 def read_predictions(evaluation: Artifact) -> dict[str, NDArray[np.generic]]:

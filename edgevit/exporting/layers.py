@@ -1,4 +1,4 @@
-"""Which layer of a module each product and convolution of its ONNX graph is."""
+"""The layer of a module that each matrix product and convolution of its ONNX graph comes from."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 
 def layers_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> dict[str, str]:
-    """The paths, in the timm model, of the layers that became nodes of the graph, by the nodes' output tensors.
+    """Paths of layers in the timm model, by the output tensors of their ONNX nodes.
 
-    A node is the layer whose weight it holds, to the byte, transposed or not, whichever exporter wrote it. Layers with
-    equal weights are told apart by the order in which they are called, which is the order of the nodes. Left out are
-    layers that are not called exactly once in a pass, that change their weight first, or whose weight the exporter
-    changed.
+    A node matches the layer with the same weight, byte for byte, transposed or not, for either exporter. Layers with
+    equal weights are matched in the order of their calls, which is the order of the nodes. Layers are left out that are
+    not called exactly once in a pass, that change their weight first, or whose weight the exporter changed.
 
     Args:
-        model: what an exporter made of `module`.
-        images: (N, 3, H, W), to see which layers are called.
+        model: the ONNX export of `module`.
+        images: (N, 3, H, W); one forward pass on them shows the calls of the layers.
     """
     constants = constants_of(model)
     outputs: defaultdict[bytes, list[str]] = defaultdict(list)
     for node in model.graph.node:
-        if node.op_type == "Identity" and node.input[0] in constants:  # TorchScript's, for weights that are equal
+        if node.op_type == "Identity" and node.input[0] in constants:  # TorchScript writes it for equal weights
             constants[node.output[0]] = constants[node.input[0]]
         if node.op_type in PRODUCTS and node.input[1] in constants:
             outputs[_digest(numpy_helper.to_array(constants[node.input[1]]))].append(node.output[0])
@@ -57,26 +56,26 @@ def layers_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> di
 
 
 def name_nodes(model: ModelProto, layers: Mapping[str, str]) -> None:
-    """Call the nodes of a graph, in place, after the layers that they are, as far as `layers_by_output` knows them."""
+    """Name the nodes of a graph, in place, after their layers. `layers` is the result of `layers_by_output`."""
     for node in model.graph.node:
         if node.output and node.output[0] in layers:
             node.name = layers[node.output[0]]
 
 
 def tensor_ranges(ranges: TrainedRanges, model: ModelProto, layers: Mapping[str, str], where: object) -> TensorRanges:
-    """Trained ranges by the names of the tensors in an exported graph.
+    """Trained ranges by tensor names of an exported graph.
 
     Args:
-        layers: of the graph, by `layers_by_output`.
+        layers: the result of `layers_by_output` for this graph.
 
     Raises:
-        ArtifactError: a layer that has ranges is no node of the graph with its weight.
+        ArtifactError: a layer has ranges, and no node of the graph has its weight.
     """
     outputs = {path: output for output, path in layers.items()}
     lost = [path for path in ranges.layers if path not in outputs]
     if lost:
         raise ArtifactError(
-            "trained ranges have no place in the exported graph: it holds no node with the weight of their layer",
+            "trained ranges cannot be placed: no node of the exported graph holds the weight of their layer",
             where=where,
             got=listed(lost),
             next="export it with the default opset, or quantize a checkpoint from before qat",
@@ -92,7 +91,7 @@ def tensor_ranges(ranges: TrainedRanges, model: ModelProto, layers: Mapping[str,
 
 @torch.no_grad()
 def _called_once(module: nn.Module, images: Tensor) -> Iterable[str]:
-    """In the order of calls."""
+    """Paths of the layers that are called exactly once in a forward pass, in the order of the calls."""
     called: list[str] = []
     hooks = [
         layer.register_forward_pre_hook(lambda _, __, path=path: called.append(path))
@@ -108,5 +107,5 @@ def _called_once(module: nn.Module, images: Tensor) -> Iterable[str]:
 
 
 def _digest(weight: NDArray[Any]) -> bytes:
-    unsigned_zeros = np.ascontiguousarray(weight + 0)  # exporters keep one of two weights that differ in -0 alone
+    unsigned_zeros = np.ascontiguousarray(weight + 0)  # exporters merge weights that differ only in the sign of zeros
     return hashlib.blake2b(repr(weight.shape).encode() + unsigned_zeros.tobytes()).digest()

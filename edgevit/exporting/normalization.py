@@ -1,4 +1,4 @@
-"""Scaling and normalizing as the first nodes of a graph, so that a device hands over the image as it is."""
+"""Scaling and normalization as the first nodes of a graph, so that the model takes uint8 images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from edgevit.artifacts import IOSpec, Json
 
 
 def with_normalization(model: ModelProto, spec: IOSpec) -> ModelProto:
-    """A model for normalized float32 (N, 3, H, W), changed in place to take uint8 (N, H, W, 3).
+    """Change a model for normalized float32 (N, 3, H, W), in place, to take uint8 (N, H, W, 3). Returns the model.
 
-    In front come a cast, a transposition, and (x / 255 - mean) / std, in the order in which `data.preprocess` computes.
+    The new first nodes are a cast, a transposition, and (x / 255 - mean) / std in the order of `data.preprocess`.
 
     Args:
-        spec: what it becomes, `IOSpec.taking_images` of what it was.
+        spec: the new IOSpec: `IOSpec.taking_images` of the old one.
     """
     graph, image = model.graph, spec.inputs[0]
     normalised = f"{image.name}_normalised"

@@ -1,4 +1,4 @@
-"""A PyTorch classifier → its ONNX graph, the same each time."""
+"""Export of a PyTorch classifier to ONNX. Equal inputs give equal graphs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from edgevit.models.embedding import WithEmbedding, classifiers
 from edgevit.models.folding import fused_branches
 from edgevit.models.timm_models import timm_model
 
-# Not 1, which exporters take for a constant.
+# Exporters would make a batch size of 1 a constant.
 EXAMPLE_BATCH = 2
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A graph, and how it was exported.
+    """An exported graph, and facts about the export.
 
     Attributes:
-        spec: with the batch dimension that the graph has.
-        layers: paths, in the timm model, of the layers that nodes are, by the nodes' outputs; see `layers_by_output`.
+        spec: the IOSpec with the graph's batch dimension.
+        layers: paths of layers in the timm model, by the outputs of their nodes; see `layers_by_output`.
         exporter: "dynamo", or "torchscript" for a model that torch.export cannot trace.
-        dynamic_batch: whether any batch size will do; otherwise it is 1.
+        dynamic_batch: whether the graph takes any batch size; otherwise the batch size is 1.
     """
 
     model: ModelProto
@@ -47,26 +47,26 @@ class Exported:
     dynamic_batch: bool
 
     def write(self, path: Path) -> None:
-        """Write the graph with its IOSpec, as it is."""
+        """Write the graph and its IOSpec to an ONNX file."""
         write_onnx(self.model, path, self.spec)
 
 
 def onnx_from_module(
     module: nn.Module, spec: IOSpec, opset: int, dynamic_batch: bool, *, keep_branches: bool = False
 ) -> Exported:
-    """Export a classifier in eval mode, its parallel branches fused where timm can re-parameterize it.
+    """Export a classifier in eval mode. Parallel branches are fused if timm can re-parameterize the model.
 
-    Where `spec` has an embedding, what enters the classifier becomes the second output. Nodes are called after the
-    layers that they are.
+    If `spec` has an embedding, the classifier's input becomes the second output. Nodes are named after their layers.
 
-    torch.export with the batch size asked for comes first, then with batch size 1, then the same with TorchScript.
+    Attempts, in order: torch.export with the requested batch size, torch.export with batch size 1, TorchScript with
+    the requested batch size, TorchScript with batch size 1.
 
     Args:
-        module: takes (N, 3, H, W) and gives logits (N, classes); it is left as it is.
-        keep_branches: leave branches as they are: those of a folded model are fused.
+        module: takes (N, 3, H, W) and gives logits (N, classes); it is not changed.
+        keep_branches: do not fuse branches; the branches of a folded model are fused already.
 
     Raises:
-        ArtifactError: no exporter can export the model, with the reason that each gave.
+        ArtifactError: no exporter can export the model; the error gives each exporter's reason.
     """
     classifier = module if keep_branches else reparameterized(module, spec)
     deployed = WithEmbedding(classifier) if spec.has_embedding else classifier
@@ -93,10 +93,10 @@ def onnx_from_module(
 
 
 def reparameterized(module: nn.Module, spec: IOSpec) -> nn.Module:
-    """A copy as it is exported, its branches fused.
+    """A copy of the model with fused branches, as it is exported.
 
-    Two heads stay two, whose logits timm's fusion would average; and a classifier whose input is wanted stays apart
-    from the norm before it.
+    Two heads are kept: timm's fusion would average their logits. If `spec` has an embedding, the classifier is not
+    fused with the norm before it.
     """
     return fused_branches(
         module,
@@ -156,9 +156,9 @@ def _with_batch(spec: IOSpec, batch: int | str) -> IOSpec:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters print their progress and warn of their own internals; what matters is checked on the result.
+    """Silence the exporters' progress and warnings; the exported graph is checked instead.
 
-    TorchScript's tracer writes to the file descriptor of stderr from C++, so that is redirected too.
+    TorchScript's tracer writes to the file descriptor of stderr from C++, so the descriptor is redirected, too.
     """
     before = logging.root.manager.disable
     stderr = os.dup(2)

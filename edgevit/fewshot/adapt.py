@@ -20,6 +20,7 @@ from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import fit_head
 from edgevit.inference.frozen_model import FrozenModel
 from edgevit.models.creation import BuiltModel
+from edgevit.training.class_balance import class_balance
 
 
 class Task(NamedTuple):
@@ -101,7 +102,7 @@ def with_fitted_head(checkpoint: BuiltModel, features: TaskFeatures, method: str
         RecipeError: the method needs a pool and there is none, or the model cannot take the classifier.
     """
     support, labels, num_classes, pool, base = features
-    head = fit_head(method, support, labels, num_classes, pool, base)
+    head = fit_head(method, support, labels, num_classes, pool, base, class_balance(config))
     return with_head(checkpoint, head, config.model_rates)
 
 

@@ -128,14 +128,21 @@ class Advice:
             yield "often confused: " + listed(
                 [f"{' and '.join(pair.classes)} ({pair.images} of {pair.of})" for pair in self.confused], 2
             )
-        if outlook := self.curve.outlook:
-            then, now = outlook.accuracy, outlook.now
-            yield (
-                f"{FURTHER_SHOTS} more images per class: about {then.value:.0%} ({then.low:.0%} to {then.high:.0%}) "
-                f"instead of {now.value:.0%}"
-            )
+        yield from self._on_more_images()
         if self.pool and self.pool.unlike:
             yield f"the pool looks unlike the support: {self.pool.far} of {self.pool.of} images are far from it"
+
+    def _on_more_images(self) -> Iterator[str]:
+        """The gain of a nearest centroid classifier. It is no estimate of the accuracy of the adapted model."""
+        outlook = self.curve.outlook
+        if outlook is None:
+            return
+        gain, more = outlook.gain, f"{FURTHER_SHOTS} more images per class"
+        if outlook.helps:
+            points = f"{100 * gain.value:.1f} points ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
+            yield f"{more}: nearest centroid gains {points}"
+        else:
+            yield f"{more}: nearest centroid stays at {outlook.now.value:.0%}"
 
 
 def advice(

@@ -18,6 +18,7 @@ from edgevit.fewshot.learning_rate import choose_learning_rate
 from edgevit.inference.over_dataset import outputs_of
 from edgevit.models.creation import BuiltModel
 from edgevit.models.embedding import classifiers
+from edgevit.training.class_balance import class_balance
 
 UNCHANGED = "unchanged"
 
@@ -59,11 +60,12 @@ def choose_method(
             f"    a class has a single image, so cross-validation is not possible: the method is {candidates[0]}"
         )
         return MethodChoice(candidates[0], rate, {})
+    balance, balanced = class_balance(config), config.corrects_imbalance
     heads = [name for name in candidates if name != "finetune"]
     scores: dict[str, Score] = {}
     with context.progress.bar("cross-validation", len(heads), "methods") as bar:
         for name in heads:
-            scores |= head_scores([name], *features, config.seed)
+            scores |= head_scores([name], *features, config.seed, balance, balanced)
             bar.advance()
     if "finetune" in config.candidates:
         rates = config.learning_rates or (rate,)
@@ -71,7 +73,7 @@ def choose_method(
         rate = chosen.learning_rate
         scores["finetune"] = chosen.scores[rate]
     if checkpoint.classes == task.support.classes:
-        scores[UNCHANGED] = _unchanged(checkpoint, task, context)
+        scores[UNCHANGED] = _unchanged(checkpoint, task, context, balanced)
     method = best_candidate(scores, list(scores))
     for name, candidate_score in scores.items():
         context.progress.say(
@@ -87,9 +89,9 @@ def _candidates(checkpoint: BuiltModel, has_pool: bool) -> tuple[str, ...]:
     return tuple(name for name in default_candidates(has_pool) if not (two_heads and name == "knn"))
 
 
-def _unchanged(checkpoint: BuiltModel, task: Task, context: Context) -> Score:
+def _unchanged(checkpoint: BuiltModel, task: Task, context: Context, balanced: bool) -> Score:
     device = torch.device(context.device)
     logits = outputs_of(checkpoint.module.to(device), task.support, checkpoint.preprocess, device)
     checkpoint.module.cpu()
     assert task.support.labels is not None
-    return score(logits.numpy().astype(np.float64), task.support.labels)
+    return score(logits.numpy().astype(np.float64), task.support.labels, balanced)

@@ -11,6 +11,7 @@ from edgevit.data.dataset import Labels
 from edgevit.fewshot.crossvalidation import Score, fold_count, folds, mean_score, score
 from edgevit.fewshot.heads import Floats
 from edgevit.fewshot.methods import TRANSDUCTIVE, fit_head, pool_probabilities
+from edgevit.training.class_balance import UNBALANCED, ClassBalance
 
 REPEATS = 3  # repetitions of the cross-validation, each with different folds
 NOT_BY_DEFAULT = ("balanced_mixture", "alpha_tim")  # the first assumes a balanced pool; the second is 100 times slower
@@ -36,10 +37,16 @@ def head_scores(
     pool: Floats | None = None,
     base: Floats | None = None,
     seed: int = 0,
+    balance: ClassBalance = UNBALANCED,
+    balanced: bool = False,
 ) -> dict[str, Score]:
     """The cross-validated score of each method; {} if a class has a single sample.
 
     For transductive methods, the held-out samples are added to the pool.
+
+    Args:
+        balance: how heads are corrected for classes of unequal size.
+        balanced: all classes have the same weight in the score.
     """
     count = fold_count(labels)
     if count < 2:
@@ -58,8 +65,9 @@ def head_scores(
                 )
                 logits = np.log(probabilities[len(pool) :] + 1e-12)
             else:
-                logits = fit_head(method, train_features, labels[train], num_classes, pool, base).logits(test_features)
-            fold_scores.append(score(logits, labels[held_out]))
+                head = fit_head(method, train_features, labels[train], num_classes, pool, base, balance)
+                logits = head.logits(test_features)
+            fold_scores.append(score(logits, labels[held_out], balanced))
         scores[method] = mean_score(fold_scores, sizes)
     return scores
 

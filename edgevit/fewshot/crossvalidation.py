@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
 from edgevit.data.dataset import Indices, Labels
-from edgevit.fewshot.heads import Floats, log_softmax
+from edgevit.fewshot.heads import Floats, mean_log_likelihood
 
 MOST_FOLDS = 5
 
@@ -47,10 +47,14 @@ def folds(labels: Labels, count: int, seed: int) -> list[Fold]:
     return [Fold(train, held_out) for train, held_out in splitter.split(np.zeros(len(labels)), labels)]
 
 
-def score(logits: Floats, labels: Labels) -> Score:
-    """The score of logits (samples, classes). Logarithms of probabilities are logits too."""
+def score(logits: Floats, labels: Labels, balanced: bool = False) -> Score:
+    """The score of logits (samples, classes). Logarithms of probabilities are logits too.
+
+    With `balanced`, each class has the same weight, however many samples it has: the accuracy is the mean recall.
+    """
     correct = logits.argmax(1) == labels
-    return Score(float(correct.mean()), float(log_softmax(logits)[np.arange(len(labels)), labels].mean()))
+    weights = 1 / np.bincount(labels)[labels] if balanced else None
+    return Score(float(np.average(correct, weights=weights)), mean_log_likelihood(logits, labels, weights))
 
 
 def mean_score(scores: Sequence[Score], sizes: Sequence[int]) -> Score:

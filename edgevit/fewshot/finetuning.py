@@ -20,7 +20,8 @@ from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.training.distillation.teachers import LiveTeacher
 from edgevit.training.distributed.sharding import is_asked
 from edgevit.training.loop.batches import TrainingStream, seed_of
-from edgevit.training.loop.setup import TrainingSetup
+from edgevit.training.loop.setup import TrainingSetup, label_loss
+from edgevit.training.loop.streams import sampled
 from edgevit.training.objectives import distillation_objective, label_objective
 
 # With a pool, self-distillation has the same weight as the labels. It prevents forgetting.
@@ -101,13 +102,15 @@ def _setup(start: BuiltModel, task: Task, config: Fewshot, context: Context) -> 
     support, pool = task.support, task.pool
     num_classes = len(support.classes)
     streams = [TrainingStream(support)]
-    objective = label_objective(num_classes, config.label_smoothing)
     if pool is not None:
         streams = [TrainingStream(support, 0.5), TrainingStream(pool, 0.5, labelled=False)]
+    streams, loss = sampled(streams, config.sampling), label_loss(config, streams)
+    objective = label_objective(num_classes, config.label_smoothing, loss)
+    if pool is not None:
         io = IOSpec.for_classifier(start.preprocess, support.classes)
         device, shard = torch.device(context.device), is_asked(context)
         self_teacher = LiveTeacher(copy.deepcopy(start.module), io, support.classes, device, shard=shard)
-        objective = distillation_objective(SELF_DISTILLATION, self_teacher, num_classes, config.label_smoothing)
+        objective = distillation_objective(SELF_DISTILLATION, self_teacher, num_classes, config.label_smoothing, loss)
     freeze_untuned(start.module, config)
     return TrainingSetup(start, start.module, support.classes, objective, streams)
 

@@ -74,30 +74,39 @@ def nearest_centroid(features: Floats, labels: Labels, num_classes: int, center:
     return LinearHead(scale * centroids, -scale * centroids @ center)
 
 
-def ridge(features: Floats, labels: Labels, num_classes: int, center: Floats) -> LinearHead:
+def ridge(
+    features: Floats, labels: Labels, num_classes: int, center: Floats, weights: Floats | None = None
+) -> LinearHead:
     """Least squares on targets ±1 with an L2 penalty, on features centered and scaled to a mean length of 1.
 
     The penalty minimizes the squared leave-one-out error, in closed form (Allen 1974, PRESS). The scale of the logits
     maximizes the likelihood of the leave-one-out predictions.
+
+    Args:
+        weights: (samples,), the weight of each sample in all sums; 1 by default.
     """
+    weights = np.ones(len(features)) if weights is None else weights
+    roots = np.sqrt(weights)[:, None]  # least squares with weights is least squares on rows times their roots
+    pairs = roots @ roots.T
     length = mean_length(features - center)
     samples = (features - center) / length
-    mean = samples.mean(0)
+    mean = (weights[:, None] * samples).sum(0) / weights.sum()
     targets = 2.0 * one_hot(labels, num_classes) - 1
-    values, vectors = np.linalg.eigh((samples - mean) @ (samples - mean).T)
+    mean_target = (weights[:, None] * targets).sum(0) / weights.sum()
+    values, vectors = np.linalg.eigh(pairs * ((samples - mean) @ (samples - mean).T))
     values = np.maximum(values, 0)
     best_error, penalty, left_out = np.inf, 0.0, targets
     for candidate in PENALTIES:
-        hat = (vectors * (values / (values + candidate))) @ vectors.T + 1 / len(samples)
+        hat = (vectors * (values / (values + candidate))) @ vectors.T + pairs / weights.sum()
         leverage = np.minimum(np.diag(hat), 1 - 1e-9)[:, None]
-        predicted = (hat @ targets - leverage * targets) / (1 - leverage)
-        error = float(((targets - predicted) ** 2).sum())
+        predicted = (hat @ (roots * targets) / roots - leverage * targets) / (1 - leverage)
+        error = float((weights[:, None] * (targets - predicted) ** 2).sum())
         if error < best_error:
             best_error, penalty, left_out = error, float(candidate), predicted
-    dual = (vectors / (values + penalty)) @ vectors.T @ (targets - targets.mean(0))
-    scale = likeliest_scale(left_out, labels)
-    weight = scale * (dual.T @ (samples - mean))
-    bias = scale * targets.mean(0) - weight @ mean
+    dual = (vectors / (values + penalty)) @ vectors.T @ (roots * (targets - mean_target))
+    scale = likeliest_scale(left_out, labels, weights)
+    weight = scale * ((roots * dual).T @ (samples - mean))
+    bias = scale * mean_target - weight @ mean
     return LinearHead(weight / length, bias - weight @ center / length)
 
 
@@ -128,7 +137,7 @@ def k_nearest_neighbors(features: Floats, labels: Labels, num_classes: int, cent
     best = (-np.inf, -1, 1.0)  # likelihood, -k, scale
     for k in (k for k in NEIGHBORS if k < len(labels)) if len(labels) > num_classes else ():
         for scale in SCALES:
-            likelihood = _mean_log_likelihood(_votes(cosines, labels, num_classes, k, scale), labels)
+            likelihood = mean_log_likelihood(_votes(cosines, labels, num_classes, k, scale), labels)
             best = max(best, (likelihood, -k, float(scale)))
     return NearestNeighborHead(directions, labels, num_classes, center, -best[1], best[2])
 
@@ -185,9 +194,14 @@ def left_out_cosines(directions: Floats, labels: Labels, centroids: Floats) -> F
     return cosines
 
 
-def likeliest_scale(scores: Floats, labels: Labels) -> float:
-    """The scale in SCALES that maximizes the likelihood of the labels under softmax(scale · scores)."""
-    return float(SCALES[int(np.argmax([_mean_log_likelihood(scale * scores, labels) for scale in SCALES]))])
+def likeliest_scale(scores: Floats, labels: Labels, weights: Floats | None = None) -> float:
+    """The scale in SCALES that maximizes the likelihood of the labels under softmax(scale · scores).
+
+    Args:
+        weights: (samples,), the weight of each sample; 1 by default.
+    """
+    likelihoods = [mean_log_likelihood(scale * scores, labels, weights) for scale in SCALES]
+    return float(SCALES[int(np.argmax(likelihoods))])
 
 
 def log_softmax(logits: Floats) -> Floats:
@@ -199,6 +213,11 @@ def log_softmax(logits: Floats) -> Floats:
 def softmax(logits: Floats) -> Floats:
     """Probabilities over the last axis."""
     return np.exp(log_softmax(logits))
+
+
+def mean_log_likelihood(logits: Floats, labels: Labels, weights: Floats | None = None) -> float:
+    """The mean of log p(label), where p is the softmax of the logits; `weights` (samples,) weigh the samples."""
+    return float(np.average(log_softmax(logits)[np.arange(len(labels)), labels], weights=weights))
 
 
 def one_hot(labels: Labels, num_classes: int) -> Floats:
@@ -229,7 +248,3 @@ def _votes(cosines: Floats, labels: Labels, num_classes: int, k: int, scale: flo
     votes = np.einsum("nk,nkc->nc", weights, one_hot(labels, num_classes)[nearest])
     logits: Floats = np.log(np.maximum(votes / votes.sum(1, keepdims=True), LEAST_SHARE))
     return logits
-
-
-def _mean_log_likelihood(logits: Floats, labels: Labels) -> float:
-    return float(log_softmax(logits)[np.arange(len(labels)), labels].mean())

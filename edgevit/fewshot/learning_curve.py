@@ -52,6 +52,11 @@ class Outlook(NamedTuple):
     now: Estimate
     gain: Estimate
 
+    @property
+    def helps(self) -> bool:
+        """Whether the interval of the gain lies above 0."""
+        return self.gain.low > 0
+
 
 class LearningCurve(NamedTuple):
     """The measured points, from few to many shots, and the extrapolation; None if it is not possible."""

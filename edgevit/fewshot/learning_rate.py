@@ -150,7 +150,8 @@ class _Trainings:
         predicting = with_test_time_views(tuned, config.test_time_views).module.to(device)
         logits = outputs_of(predicting, held_out, tuned.preprocess, device).numpy().astype(np.float64)
         assert held_out.labels is not None
-        return Score(*processes.from_rank_0(list(score(logits, held_out.labels)), device))
+        held_out_score = score(logits, held_out.labels, config.corrects_imbalance)
+        return Score(*processes.from_rank_0(list(held_out_score), device))
 
     def _keep(self, name: str, score_of_training: Score) -> None:
         """Write the score in one step, and remove the files of the training."""

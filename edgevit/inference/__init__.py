@@ -1,1 +1,1 @@
-"""A model over a data set, without training."""
+"""Inference over a data set."""

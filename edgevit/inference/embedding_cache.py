@@ -1,4 +1,4 @@
-"""What enters a model's classifier for images that it has seen, kept on disk."""
+"""A cache of embeddings on disk. An embedding is the input of a model's classifier."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from edgevit.sealed_files import opened_sealed, write_sealed
 KEY_BYTES = 16
 SHARD_ROWS = 1024
 FORMAT = 2  # sealed
-ABANDONED_S = 3600  # after so long a file that is not whole belongs to a run that was killed
+ABANDONED_S = 3600  # an incomplete file of this age belongs to a run that was killed
 NOT_OF_THE_BODY = ("training", "num_classes", "distilled_training")
 _NOT_WHOLE = (ValueError, EOFError, LookupError, TypeError, zipfile.BadZipFile)  # of np.load
 DECIDE_EMBEDDINGS = ("torch", "timm", "numpy", "onnxruntime")
 
 
 class EmbeddingCache:
-    """What enters a model's classifier, by the hash of a canvas: the image at the model's size.
+    """Embeddings by the hash of a canvas, the image at the model's size.
 
-    It lies in files of many rows each, which are written whole or not at all. The model is known by its weights, so
-    that a cache of another one is never found; its classifier counts for nothing. In memory the rows lie in one block:
-    many small ones between a model's large buffers would keep those from being used again, and memory would grow.
+    A file holds many rows and is written whole or not at all. The key of the cache covers the model's weights and
+    layers except the classifier, so another model's cache is never read. In memory the rows are one block: many small
+    blocks between the model's large buffers would keep these from being reused, and memory would grow.
 
     Args:
-        folder: where the caches of all models lie.
+        folder: the folder with the caches of all models.
     """
 
     def __init__(self, folder: Path, model: nn.Module, preprocess: Preprocess, device: torch.device) -> None:
@@ -56,7 +56,7 @@ class EmbeddingCache:
         self._saved = len(self._places)
 
     def rows(self, canvases: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """A row for each canvas (N, H, W, 3), computed for those that are not known."""
+        """The embedding of each canvas (N, H, W, 3), as (N, dimensions). `compute` is called for missing ones only."""
         keys = [hashlib.blake2b(canvas.tobytes(), digest_size=KEY_BYTES).digest() for canvas in canvases.numpy()]
         missing = [place for place, key in enumerate(keys) if key not in self._places]
         if missing:
@@ -66,14 +66,14 @@ class EmbeddingCache:
         return self._block[[self._places[key] for key in keys]]
 
     def save(self) -> None:
-        """Write what is new. A reader sees a file whole or not at all."""
+        """Write the new rows. A reader sees a file whole or not at all."""
         known = len(self._places)
         if self._saved == known:
             return
         new = [key for key, place in self._places.items() if place >= self._saved]
         keys = np.frombuffer(b"".join(new), np.uint8).reshape(-1, KEY_BYTES)
         file = self._folder / f"{uuid4().hex}.npz"
-        self._folder.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
+        self._folder.mkdir(parents=True, exist_ok=True)  # the folder may have been removed meanwhile
         content = io.BytesIO()
         np.savez(content, keys=keys, rows=self._block[self._saved : known].numpy())
         write_sealed(file, self._owner, content.getbuffer())
@@ -94,7 +94,7 @@ class EmbeddingCache:
 
 
 def body_key(model: nn.Module, preprocess: Preprocess, device: torch.device) -> str:
-    """Names a model without its classifier, and all else that decides its embeddings but the image."""
+    """A key of all that decides embeddings except the image: the model without its classifier, and the environment."""
     inner, heads = timm_model(model), classifier_prefixes(model)
     layers = [
         (name, type(module).__qualname__, module.extra_repr(), _settings(module))
@@ -120,7 +120,7 @@ def body_key(model: nn.Module, preprocess: Preprocess, device: torch.device) -> 
 
 
 def _settings(module: nn.Module) -> list[str]:
-    """What a layer goes by beside its weights, such as the number of heads, which no `extra_repr` of timm's shows."""
+    """A layer's settings besides its weights, such as the number of heads, which timm's `extra_repr` does not show."""
     plain = (bool, int, float, str, tuple, type(None))
     return [
         f"{name}={value!r}"
@@ -130,7 +130,7 @@ def _settings(module: nn.Module) -> list[str]:
 
 
 def _read_shard(file: Path, owner: str) -> tuple[Sequence[bytes], Tensor]:
-    """The rows of a file; none of a damaged file, or of another model's, which is removed."""
+    """The keys and rows of a file. A damaged file, or a file of another model, is removed and gives no rows."""
     with suppress(OSError):
         with opened_sealed(file, owner) as stream, suppress(*_NOT_WHOLE):
             if stream is not None:

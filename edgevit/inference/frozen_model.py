@@ -1,4 +1,4 @@
-"""Models whose weights stay, and that see many images: run as fast as the device can, and no image twice."""
+"""Fast inference with frozen models, in PyTorch or ONNX Runtime, with cached embeddings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgevit.models.cost import macs_of
 from edgevit.models.embedding import Pooled, embedding_width
 from edgevit.progress import Bar
 
-WORTH_EXPORTING_MACS = 3e11  # of all images: some ten seconds of PyTorch on two cores, twice what an export takes
+WORTH_EXPORTING_MACS = 3e11  # all images together: about ten seconds of PyTorch on two cores, twice an export's time
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -29,23 +29,23 @@ Forward = Callable[[Tensor], Tensor]
 def fast_forward(
     model: nn.Module, preprocess: Preprocess, device: torch.device, images: int, embedding: bool = False
 ) -> Forward:
-    """What takes images (N, 3, H, W) through the model in eval mode: to its logits, or to what enters its classifier.
+    """A function from images (N, 3, H, W) to logits, or to embeddings (the classifier's input), in eval mode.
 
-    On the CPU, where so many images are worth the export, ONNX Runtime does it (MobileNetV2 in a fourth of PyTorch's
-    time); a model that cannot be exported, or answers otherwise there, stays in PyTorch.
+    On the CPU, if `images` is large enough to be worth an export, the model runs in ONNX Runtime (MobileNetV2 in a
+    fourth of PyTorch's time). A model that cannot be exported, or whose outputs differ there, stays in PyTorch.
     """
     exports = _is_worth_exporting(model, preprocess, device, images)
     return _forward(model, preprocess, device, embedding, exports)
 
 
 class FrozenModel:
-    """A classifier whose embeddings of plain images are kept on disk, by the pixels that enter the model.
+    """A classifier with a disk cache of the embeddings of plain images, by the pixels that enter the model.
 
-    They are the same for every classifier on the same body, and for every data set that holds the image. Which
-    runtime computes one depends on how many are asked for: another order of stages may change its last digits.
+    Embeddings are shared by all classifiers on the same body, and by all data sets that hold the image. The runtime
+    depends on the number of images: another order of stages may change the last digits of an embedding.
 
     Args:
-        cache: a folder; without one nothing is kept.
+        cache: the cache folder; None for no cache.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FrozenModel:
         self._settled = False
 
     def embeddings(self, dataset: Dataset, batch_size: int = 64, bar: Bar | None = None) -> Tensor:
-        """What enters the classifier for each sample in order, (samples, dimensions), float32, on the CPU."""
+        """The embedding of each sample in order, (samples, dimensions), float32, on the CPU."""
         views = self._views(dataset)
         kept = self._kept
         if kept is None:
@@ -70,11 +70,11 @@ class FrozenModel:
     def embeddings_of_views(
         self, dataset: Dataset, augmentation: Augmentation, view: int, seed: int, bar: Bar | None = None
     ) -> Tensor:
-        """The same for random view number `view` of each sample; of these nothing is kept."""
+        """Embeddings of random view number `view` of each sample; like `embeddings`, but not cached."""
         return over_canvases(self._computed, self._views(dataset, augmentation, seed), view, bar=bar)
 
     def _views(self, dataset: Dataset, augmentation: Augmentation | None = None, seed: int = 0) -> ViewDataset:
-        """Counts what is asked for, and forgets how it was computed while there was less."""
+        """Views of the data set. Its images are counted, and an export is considered again with the larger number."""
         self._images += len(dataset)
         if not self._settled:
             self._forward = None
@@ -88,14 +88,14 @@ class FrozenModel:
 
 
 def _is_worth_exporting(model: nn.Module, preprocess: Preprocess, device: torch.device, images: int) -> bool:
-    """Whether so many images take much longer in PyTorch than the export and ONNX Runtime do."""
+    """Whether PyTorch takes much longer for this many images than an export and ONNX Runtime."""
     if device.type != "cpu" or not images:
-        return False  # without counting, which takes an image through the model
+        return False  # before MACs are counted, which takes a forward pass
     return images * macs_of(model, preprocess.height, preprocess.width) >= WORTH_EXPORTING_MACS
 
 
 def _forward(model: nn.Module, preprocess: Preprocess, device: torch.device, embedding: bool, exports: bool) -> Forward:
-    """To the embedding or the logits: in ONNX Runtime where that is asked for and possible, else in PyTorch."""
+    """A function from images to embeddings or logits: in ONNX Runtime if `exports` and possible, else in PyTorch."""
     exported = _in_onnxruntime(model.cpu().eval(), preprocess, embedding) if exports else None
     if exported is not None:
         return exported
@@ -105,8 +105,8 @@ def _forward(model: nn.Module, preprocess: Preprocess, device: torch.device, emb
 
 @torch.no_grad()
 def _in_onnxruntime(model: nn.Module, preprocess: Preprocess, embedding: bool) -> Forward | None:
-    """The model in ONNX Runtime, or None where it cannot be exported or answers otherwise there."""
-    from edgevit.exporting import onnx_from_module  # here alone: most trainings do without ONNX
+    """The model in ONNX Runtime; None if it cannot be exported or its outputs differ from PyTorch's."""
+    from edgevit.exporting import onnx_from_module  # imported here because most trainings do not need ONNX
     from edgevit.runtimes.onnxruntime.session import inference_session
 
     classes = model(torch.zeros(1, 3, preprocess.height, preprocess.width)).shape[-1]
@@ -128,7 +128,7 @@ def _in_onnxruntime(model: nn.Module, preprocess: Preprocess, embedding: bool) -
 
     try:
         agrees = deviation(forward, Pooled(model) if embedding else model, preprocess) <= LARGEST_DEVIATION
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         return None

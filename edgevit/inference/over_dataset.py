@@ -1,4 +1,4 @@
-"""What a model says about a data set: for validation while training, and for features and pseudo-labels."""
+"""A model's outputs for a data set: for validation during training, for features and for pseudo-labels."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from edgevit.data.transforms import normalize
 from edgevit.errors import DataError, TrainingError
 from edgevit.progress import Bar
 
-BATCHES_AHEAD = 2  # of the one in use
-SMALL_BATCH = 16  # where a pass keeps more than its answers: gradients, or what enters each layer
+BATCHES_AHEAD = 2  # besides the batch in use
+SMALL_BATCH = 16  # for passes that keep more than their outputs: gradients, or the inputs of layers
 
 
 def accuracy(
     model: nn.Module, dataset: Dataset, preprocess: Preprocess, device: torch.device, batch_size: int = 64
 ) -> float:
-    """The share of a labelled data set that the model, in eval mode, gets right. Raises TrainingError for NaN."""
+    """Top-1 accuracy, 0 to 1, in eval mode. Raises DataError without labels, TrainingError for NaN."""
     if dataset.labels is None:
         raise DataError("accuracy needs labels", where=dataset.name)
     was_training = model.training
     outputs = outputs_of(model.eval(), dataset, preprocess, device, batch_size)
     model.train(was_training)
     if outputs.isnan().any():
-        raise TrainingError("the model's answers are no numbers", where=dataset.name, got="NaN")
+        raise TrainingError("the model's outputs are not numbers", where=dataset.name, got="NaN")
     predicted = outputs.argmax(-1)
     return float((predicted == torch.from_numpy(dataset.labels)).float().mean())
 
@@ -45,7 +45,7 @@ def outputs_of(
     batch_size: int = 64,
     bar: Bar | None = None,
 ) -> Tensor:
-    """The outputs (samples, …) on the CPU of a model in eval mode for a data set in its order."""
+    """The outputs (samples, …), on the CPU, of a model in eval mode, in the order of the data set."""
 
     def answer(canvases: Tensor) -> Tensor:
         return model(images_on(device, canvases, preprocess)).cpu()
@@ -57,15 +57,15 @@ def outputs_of(
 def over_canvases(
     answer: Callable[[Tensor], Tensor], views: ViewDataset, view: int, batch_size: int = 64, bar: Bar | None = None
 ) -> Tensor:
-    """What `answer` gives, (samples, …), for batches of canvases (N, H, W, 3) of view number `view` of each sample.
+    """The outputs (samples, …) of `answer` for view number `view` of each sample, as batches (N, H, W, 3) of canvases.
 
-    `bar` advances by each batch's samples.
+    `bar` advances by the number of samples of each batch.
     """
     outputs, done = torch.empty(0), 0
     with closing(_canvases(views, view, batch_size)) as batches:
         for canvases in batches:
             answers = answer(canvases)
-            if not done:  # one block: small ones between the model's large ones would keep these from being used again
+            if not done:  # one block: small blocks between the model's large buffers would keep these from being reused
                 outputs = answers.new_empty((len(views), *answers.shape[1:]))
             outputs[done : done + len(canvases)] = answers
             done += len(canvases)
@@ -75,14 +75,14 @@ def over_canvases(
 
 
 def images_on(device: torch.device, canvases: Tensor, preprocess: Preprocess) -> Tensor:
-    """Canvases as they enter a model on this device."""
+    """Canvases (N, H, W, 3) → normalized images (N, 3, H, W) on the device."""
     if device.type == "cuda":
         canvases = canvases.pin_memory()
     return normalize(canvases.to(device, non_blocking=True), preprocess)
 
 
 def _canvases(views: ViewDataset, view: int, batch_size: int) -> Generator[Tensor]:
-    """The canvases of each batch in order. Threads make those of the next batches while the caller uses one."""
+    """Batches of canvases, in order. Threads make the next batches while the caller uses the current one."""
     with _cancelling_pool() as pool:
         ahead: deque[list[Future[Tensor]]] = deque()
         for start in range(0, len(views), batch_size):
@@ -96,7 +96,7 @@ def _canvases(views: ViewDataset, view: int, batch_size: int) -> Generator[Tenso
 
 @contextmanager
 def _cancelling_pool() -> Iterator[Executor]:
-    """A thread for each core. Whatever ends the block, they are gone after it, and what waited is not done."""
+    """A pool with one thread per core. At the end of the block, waiting work is canceled and the threads end."""
     pool = ThreadPoolExecutor(min(MOST_WORKERS, usable_cpus()), thread_name_prefix="canvases")
     try:
         yield pool

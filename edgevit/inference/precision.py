@@ -1,4 +1,4 @@
-"""Autocast."""
+"""Mixed precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Mixed precision by torch's rules; nothing for float32."""
+    """torch's autocast for this precision; no autocast for float32."""
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))

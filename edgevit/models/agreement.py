@@ -1,4 +1,4 @@
-"""The deviation of a model's answers from those of a model that should compute the same function."""
+"""The deviation of a model's outputs from the outputs of a reference model with the same function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST_DEVIATION = 1e-3  # sums in another order give about 1e-6
 def deviation(
     model: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], preprocess: Preprocess
 ) -> float:
-    """The largest difference between the answers of two models to two images of noise, relative to the largest answer
+    """The largest difference between the outputs of two models for two images of noise, relative to the largest output
     of the reference.
 
     Args:

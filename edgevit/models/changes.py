@@ -1,4 +1,4 @@
-"""Changes of a timm model, as data: a checkpoint's description lists them, and each of them applies itself."""
+"""Changes of a timm model, as data. A checkpoint's description lists them, and each change has a method `apply`."""
 
 from __future__ import annotations
 

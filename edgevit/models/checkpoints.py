@@ -140,12 +140,12 @@ def starting_model(
 
 
 def _with_inference(built: BuiltModel, inference: Inference | None) -> BuiltModel:
-    """A model that answers with the heads that `inference` names; as it is where None."""
+    """A model whose output comes from the heads that `inference` names; unchanged if None."""
     if inference is None:
         return built
     if not isinstance(built.module, DistillationTokenModel):
         raise RecipeError(
-            "this checkpoint has one head, so that inference has no choice",
+            "'inference' needs a checkpoint with two heads, and this checkpoint has one",
             got=f"inference: {inference}",
             expected="a checkpoint that was trained with distillation_token: true",
         )
@@ -154,7 +154,7 @@ def _with_inference(built: BuiltModel, inference: Inference | None) -> BuiltMode
 
 
 def load_weights(built: BuiltModel, weights: WeightsFile) -> bool:
-    """Load a user's weights into a model. A classifier of another shape is left out: the model keeps its own.
+    """Load a user's weights into a model. A classifier of another shape is left out: the model keeps its classifier.
 
     Batch norm's count of batches may be missing: old files lack it, and the answer does not depend on it.
 

@@ -1,4 +1,4 @@
-"""Models built from a timm name, or again from their description."""
+"""Models built from a timm name, or rebuilt from a description."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class BuiltModel(NamedTuple):
 
     Attributes:
         module: gives one tensor, logits (batch, classes), for images (batch, 3, H, W).
-        description: builds the module again, but its weights.
-        preprocess: how images enter it.
-        classes: names of the outputs, in their order; () where they have no names yet.
+        description: rebuilds the module, without its weights.
+        preprocess: the module's preprocessing of images.
+        classes: names of the outputs, in order; () if they have no names yet.
     """
 
     module: nn.Module
@@ -62,12 +62,12 @@ def create_model(
 
     Args:
         name: a timm model name, with or without the tag of its weights.
-        num_classes: outputs; None keeps the model's own.
-        image_size: side in pixels; None keeps the model's own. Models with position embeddings are built for it.
+        num_classes: number of outputs; None for timm's number.
+        image_size: side in pixels; None for timm's size. Models with position embeddings are built for this size.
         model_args: more arguments of timm's constructor, such as `patch_size` or `depth`.
-        pretrained: fetch the weights that timm knows; position embeddings are resampled to `image_size`.
+        pretrained: fetch timm's weights; position embeddings are resampled to `image_size`.
         distillation_token: train both heads of a model that has a distillation head.
-        inference: how a model with both heads answers.
+        inference: the head, or mean of heads, that gives the output of a model with both heads.
         drop_rates: timm's drop_rate and drop_path_rate while training; no part of the description.
 
     Raises:
@@ -112,7 +112,7 @@ def with_change(built: BuiltModel, change: AnyChange) -> BuiltModel:
 
 
 def with_test_time_views(built: BuiltModel, views: tuple[View, ...]) -> BuiltModel:
-    """A copy of a model that answers with the mean over the image and these views; the model itself without views."""
+    """A copy of a model whose output is the mean over the image and these views; the model itself without views."""
     return with_change(built, TestTimeViews(views=views)) if views else built
 
 
@@ -137,10 +137,10 @@ def with_new_head(
 
 
 def folded_model(built: BuiltModel) -> BuiltModel:
-    """A folded copy of a model, see `Folded`; the model itself where it is folded already.
+    """A folded copy of a model, see `Folded`; the model itself if it is folded already.
 
     Raises:
-        RecipeError: the answers change, for example because a layer's output is also read before its norm.
+        RecipeError: the outputs change, for example because a layer's output is also read before its norm.
     """
     if built.description.change(Folded):
         return built

@@ -1,4 +1,4 @@
-"""The description that builds a model again, but its weights: timm's name and arguments, and the changes made."""
+"""The description that rebuilds a model without its weights: timm's name and arguments, and the changes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ AChange = TypeVar("AChange", bound=AnyChange)
 
 
 class ModelDescription(Frozen):
-    """`model.json` in a checkpoint: all that builds the model again, but its weights.
+    """`model.json` in a checkpoint: all that rebuilds the model, without its weights.
 
     Attributes:
-        licence: of the pretrained weights that training started from, if there were any.
-        changes: of the model that timm makes, in the order in which they are applied; each kind at most once.
+        licence: license of the pretrained weights before training, if there were any.
+        changes: changes of timm's model, in the order of application; each kind at most once.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Students with a distillation token: two heads in training, one answer in inference."""
+"""Students with a distillation token: two heads in training, one output in inference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DistillationToken(Frozen):
     inference: Inference = "mean_softmax"
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Wrap a timm model. Raises RecipeError where it has no distillation head."""
+        """Wrap a timm model. Raises RecipeError if it has no distillation head."""
         if not has_distillation_token(model):
             raise RecipeError(
                 f"{model_config(model)['architecture']} has no distillation head",
@@ -59,7 +59,7 @@ class DistillationTokenModel(ModelWrapper):
         return heads if self.training else self.answer(heads)
 
     def answer(self, heads: TwoLogits) -> Tensor:
-        """The answer in eval mode, (batch, classes)."""
+        """The logits in eval mode, (batch, classes)."""
         class_logits, distillation_logits = heads
         if self.inference == "mean_softmax":
             return log_mean_softmax(class_logits, distillation_logits)

@@ -40,7 +40,7 @@ class WithEmbedding(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A model that answers with its embedding alone.
+    """A model whose output is its embedding.
 
     The weights of a model with grouped convolutions are laid out channels-last. On a CPU this halves the time of
     MobileNetV2; models without them, such as ResNet-18, would lose a fifth.
@@ -58,7 +58,7 @@ class Pooled(nn.Module):
 
 
 def classifiers(model: nn.Module) -> list[nn.Linear | NearestNeighbors]:
-    """The last layers of a timm model: one, or those of its class head and its distillation head."""
+    """The classifiers of a timm model: one, or two for a class head and a distillation head."""
     modules = dict(timm_model(model).named_modules())
     layers = [modules.get(prefix.removesuffix(".")) for prefix in classifier_prefixes(model)]
     replaceable = [
@@ -68,7 +68,7 @@ def classifiers(model: nn.Module) -> list[nn.Linear | NearestNeighbors]:
     ]
     if not replaceable:
         raise RecipeError(
-            "this model's classifier is no linear layer, so that no linear head fits it",
+            "this model's classifier is no linear layer, so no linear head fits it",
             got=type(timm_model(model)).__name__,
             expected="a model that ends in a linear layer",
             next="train it instead: a train stage with init; or export it with embedding: false",

@@ -1,4 +1,4 @@
-"""A classifier that remembers samples: k nearest neighbors as a layer."""
+"""k nearest neighbors as a classifier layer, which stores samples."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edgevit.artifacts import Frozen
 from edgevit.errors import RecipeError
 from edgevit.models.timm_models import classifier_prefixes, timm_model
 
-LEAST_SHARE = 1e-6  # of the votes, for a class that no neighbor votes for
+LEAST_SHARE = 1e-6  # share of the votes for a class without votes
 
 
 class KnnClassifier(Frozen):
-    """A model that ends in k nearest neighbors in place of a linear classifier.
+    """A model with a k-nearest-neighbors layer in place of its linear classifier.
 
     Attributes:
         samples: the number of samples that the layer remembers.

@@ -1,4 +1,4 @@
-"""Low-rank layers: two thin linear layers in the place of one."""
+"""Low-rank layers: two thin linear layers in place of a linear layer."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """A block in which the module is in eval mode. Afterwards each part is in its own mode again; parts may differ."""
+    """Context in which the module is in eval mode. Afterwards each submodule has its earlier mode again."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         module.eval()

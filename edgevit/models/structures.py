@@ -44,7 +44,7 @@ class Pruned(Frozen):
     dropped: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Give a model these sizes, in place; which of its weights stay means nothing.
+        """Give a model these sizes, in place. The choice of the remaining weights has no meaning.
 
         Raises:
             ArtifactError: the model has no such structures.

@@ -1,4 +1,4 @@
-"""Features of a timm model's layers, together with its answer, in one forward pass."""
+"""A timm model's output and the features of its layers, in one forward pass."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ CONSTRUCTION_ERRORS = (
 
 
 class ModelWrapper(nn.Module):
-    """A module around a timm model that changes its answer and has no weights of its own."""
+    """A module around a timm model that changes its output and has no weights of its own."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ def model_config(model: nn.Module) -> Json:
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """The beginnings of the classifier's keys in the state dict, as timm names them ("head.", "head_dist.")."""
+    """The prefixes of the classifier's keys in timm's state dict ("head.", "head_dist.")."""
     names = model_config(model)["classifier"]
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
 def preprocess_of(model: nn.Module, image_size: int | None = None) -> Preprocess:
-    """How images enter a timm model: its own mean, std, interpolation and crop.
+    """A timm model's preprocessing: its mean, std, interpolation and crop.
 
     timm's crop fraction belongs to the size it was tuned for; at any other size the whole image is used.
     """

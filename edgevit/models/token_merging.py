@@ -74,7 +74,7 @@ def merge_tokens(model: nn.Module, merged: int) -> None:
         )
     if model.global_pool != "token" or model.attn_pool is not None:
         raise RecipeError(
-            "tokens can be merged only in models that answer by their class token; here all tokens count alike",
+            "token merging needs a model whose classifier reads the class token; this model pools all tokens",
             got=f"global_pool {model.global_pool}",
             expected="global_pool token",
         )

@@ -1,4 +1,4 @@
-"""Test-time views: a model that averages its answers over several views of an image."""
+"""Test-time views: a model that averages its logits over several views of an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ZOOM = 7 / 8  # the share of each side that a zoomed view shows
 
 
 class TestTimeViews(Frozen):
-    """A model that answers with the mean over the plain image and these views of it."""
+    """A model whose output is the mean over the plain image and these views of it."""
 
     change: Literal["test_time_views"] = "test_time_views"
     views: tuple[View, ...]

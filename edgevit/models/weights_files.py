@@ -1,4 +1,4 @@
-"""Files of weights from users: the state dicts in them, the one that is taken, and the names of their classes."""
+"""Users' weights files: their state dicts, the choice of one, and the names of their classes."""
 
 from __future__ import annotations
 

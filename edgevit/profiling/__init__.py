@@ -1,4 +1,4 @@
-"""How long a model takes: the one clock of the package, its statistics, and the conditions of a measurement."""
+"""Latency: the package's only clock, its statistics, and the conditions of a measurement."""
 
 from edgevit.profiling.measure import (
     Clock,

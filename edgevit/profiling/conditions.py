@@ -1,4 +1,4 @@
-"""What a measurement was taken on, read from the operating system. Nothing here imports torch."""
+"""The conditions of a measurement, read from the operating system. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# Those that decide which integer and half-precision kernels a runtime picks.
+# CPU flags that decide which integer and half-precision kernels a runtime picks.
 RELEVANT_FLAGS = (
     "avx2",
     "avx_vnni",
@@ -31,7 +31,7 @@ _CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 @cache
 def cpu() -> dict[str, Any]:
-    """Model, architecture, logical cores and the instruction sets that matter; the same at every call."""
+    """The CPU's model, architecture, logical cores and `RELEVANT_FLAGS`. They are equal at every call."""
     fields = _cpuinfo()
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return {
@@ -44,7 +44,7 @@ def cpu() -> dict[str, Any]:
 
 @cache
 def gpus() -> tuple[dict[str, str], ...]:
-    """Name, driver and compute capability of each NVIDIA GPU that nvidia-smi lists; none without nvidia-smi."""
+    """Name, driver and compute capability of each NVIDIA GPU that nvidia-smi lists; empty without nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
@@ -60,13 +60,13 @@ def gpus() -> tuple[dict[str, str], ...]:
 
 
 def cpu_frequency() -> dict[str, str]:
-    """Governor and current frequency where the kernel tells them; a virtual machine mostly does not."""
+    """Governor, current and highest frequency, if the kernel reports them; most virtual machines do not."""
     names = {"governor": "scaling_governor", "current_khz": "scaling_cur_freq", "max_khz": "scaling_max_freq"}
     return {name: text for name, file in names.items() if (text := _read(_CPU0 / file))}
 
 
 def load_average() -> float | None:
-    """Processes that were running or waiting, mean over the last minute; None where the system has no such number."""
+    """Mean number of running or waiting processes over the last minute; None if the system does not report it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 

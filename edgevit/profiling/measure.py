@@ -1,4 +1,4 @@
-"""`measure()`: every latency that anyone prints went through it. There is no other clock in the package."""
+"""Measurement of latency. Every latency that edgevit reports comes from this module; there is no other clock."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Opener = Callable[[], AbstractContextManager[Work]]
 NOISY_ABOVE = 0.10
 DRIFT_ABOVE = 0.05
 SLOT_MS = 20.0
-STARTS = 12  # how often a comparison loads both models; with fewer, one disturbed start moves the interval
+STARTS = 12  # times that a comparison loads both models; with fewer, one disturbed start moves the interval
 SHORTEST_MS = 1e-3
 
 
 @dataclass(frozen=True)
 class MeasurePlan:
-    """How a latency is measured.
+    """Settings of a latency measurement.
 
     Attributes:
-        warmup_s: time spent running before the first sample.
+        warmup_s: running time before the first sample.
         duration_s: time over which samples are taken.
-        min_runs: samples that are taken whatever the time.
+        min_runs: least number of samples, whatever the time.
         batch_size: images in each run.
         boundary: `compute` is the model alone with its input in place; `end_to_end` adds decoding and preprocessing.
     """
@@ -54,13 +54,13 @@ class MeasurePlan:
 
 
 class Clock(Protocol):
-    """What measures one run; a GPU has another one than a CPU."""
+    """A clock for single runs. A GPU needs another clock than a CPU."""
 
     def now_s(self) -> float:
-        """Seconds since some moment, for the length of the whole measurement."""
+        """Seconds since a fixed moment; limits the length of the whole measurement."""
 
     def time_ms(self, work: Work) -> float:
-        """How long `work` took."""
+        """Run `work` once; returns its latency."""
 
 
 class WallClock:
@@ -77,7 +77,7 @@ class WallClock:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Latencies in run order, with what is needed to take them again."""
+    """Latencies in run order, with the plan and conditions needed to repeat the measurement."""
 
     samples_ms: Samples
     plan: MeasurePlan
@@ -92,11 +92,11 @@ class Measurement:
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What makes these numbers doubtful, one sentence each."""
+        """Reasons to doubt the measurement, one sentence each."""
         return tuple(_warnings(self.samples_ms))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers that travel in a manifest."""
+        """The numbers for a manifest; latencies in ms."""
         return {
             "p50": self.percentile_ms(50),
             "p90": self.percentile_ms(90),
@@ -113,7 +113,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models measured in turns: how many times as long a takes as b, with a 95% interval over starts."""
+    """Two models measured in turns: latency of `a` over latency of `b`, with a 95% interval over starts."""
 
     a: Measurement
     b: Measurement
@@ -124,10 +124,10 @@ class Comparison:
 def measure(
     work: Work, plan: MeasurePlan, clock: Clock | None = None, conditions: Mapping[str, Any] | None = None
 ) -> Measurement:
-    """Latencies of `work`: warmed up for `plan.warmup_s`, then run for `plan.duration_s` and `plan.min_runs` at least.
+    """Measure the latency of `work`: warm up for `plan.warmup_s`, then run for at least `duration_s` and `min_runs`.
 
     Args:
-        conditions: what the caller knows about the model and the machine; the load of the machine is added.
+        conditions: the caller's facts about the model and the machine; the load of the machine is added.
     """
     clock = clock or WallClock()
     receipt = {**(conditions or {}), **plan.__dict__, "load_average_1min_at_start": load_average()}
@@ -140,15 +140,15 @@ def measure(
 
 
 def interleaved(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:
-    """Measure two models in turns, each loaded anew for every one of `STARTS` starts.
+    """Measure two models in turns. Each of `STARTS` starts loads both models anew.
 
     Within a start the models take turns (ABBA), so that drifting clocks and busy neighbors hit both alike. Between
     starts their weights and buffers move in memory, which changes the speed of small models by some per cent; a single
-    start would take such luck for a difference (Kalibera and Jones 2013). The interval is therefore over starts.
+    start would mistake this for a difference (Kalibera and Jones 2013). The interval is therefore over starts.
 
     Args:
-        a, b: each call loads the model and gives one run of it; closed at the end of the start.
-        plan: `duration_s`, `warmup_s` and `min_runs` are of each model, shared out over the starts.
+        a, b: each call loads the model and yields a function that runs it once; closed at the end of the start.
+        plan: `duration_s`, `warmup_s` and `min_runs` are per model, divided among the starts.
     """
     clock = clock or WallClock()
     receipt = {**plan.__dict__, "load_average_1min_at_start": load_average(), "order": "ABBA", "starts": STARTS}
@@ -159,9 +159,9 @@ def interleaved(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock | None = N
 
 
 def _turns(first: Opener, second: Opener, plan: MeasurePlan, clock: Clock) -> tuple[Samples, Samples]:
-    """Samples (ms) of two models that were opened together, as many of each.
+    """Latencies (ms) of two models in one start, equally many of each.
 
-    A turn lasts about `SLOT_MS`; its first run, which finds the other model's data in the caches, is not counted.
+    A turn lasts about `SLOT_MS`. Its first run is not counted: the caches then hold the other model's data.
     """
     with first() as first_run, second() as second_run:
         runs = max(_runs_in_a_slot(work, plan, clock) for work in (first_run, second_run))

@@ -30,9 +30,9 @@ def nearest_rank(samples_ms: Samples, percent: float) -> float:
 
 
 def time_blocks(samples_ms: Samples, blocks: int = BLOCKS) -> NDArray[np.int64]:
-    """The block of each sample when the run is cut into `blocks` stretches of equal time.
+    """The block number of each sample, for a run cut into `blocks` blocks of equal time.
 
-    Samples that follow each other share clocks, caches and neighbors, so blocks are resampled, not samples.
+    Consecutive samples share clocks, caches and neighbors, so the bootstrap resamples blocks instead of samples.
     """
     middle_ms = np.cumsum(samples_ms) - samples_ms / 2
     total_ms = float(samples_ms.sum())
@@ -42,16 +42,16 @@ def time_blocks(samples_ms: Samples, blocks: int = BLOCKS) -> NDArray[np.int64]:
 
 
 def p50_interval(samples_ms: Samples, resamples: int = RESAMPLES) -> Interval:
-    """95% interval of the median by a block bootstrap over stretches of time (Künsch 1989)."""
+    """95% interval of the median by a block bootstrap over blocks of time (Künsch 1989)."""
     medians = _bootstrap_medians(samples_ms, _dense(time_blocks(samples_ms)), _generator(), resamples)
     return _percentile_interval(medians)
 
 
 def ratio_over_starts(ratios: Sequence[float]) -> tuple[float, Interval]:
-    """The typical ratio of two latencies, and its 95% interval, from one ratio for each start of both models.
+    """The typical ratio of two latencies and its 95% interval, from one ratio per start.
 
-    Hodges and Lehmann's estimate and Wilcoxon's exact interval (Hodges and Lehmann 1963), on logarithms: they ask only
-    that ratios above and below the typical one are alike in size, and a start that was disturbed does little to them.
+    Hodges and Lehmann's estimate and Wilcoxon's exact interval (Hodges and Lehmann 1963), on logarithms. They assume
+    only that the logarithms are symmetric about the typical ratio, and one disturbed start changes them little.
     """
     logarithms = np.log(np.asarray(ratios))
     rows, columns = np.triu_indices(len(logarithms))
@@ -62,11 +62,11 @@ def ratio_over_starts(ratios: Sequence[float]) -> tuple[float, Interval]:
 
 
 def _outside_wilcoxon_interval(count: int) -> int:
-    """How many Walsh averages of `count` values lie below Wilcoxon's 95% interval, and as many above.
+    """Number of Walsh averages of `count` values below Wilcoxon's 95% interval; equally many lie above it.
 
-    Six values are the fewest that have such an interval.
+    An interval needs at least six values.
     """
-    ways = np.zeros(count * (count + 1) // 2 + 1)  # in which signed ranks add up to each sum
+    ways = np.zeros(count * (count + 1) // 2 + 1)  # number of sets of positive ranks with each sum
     ways[0] = 1
     for rank in range(1, count + 1):
         ways[rank:] += ways[:-rank].copy()
@@ -80,7 +80,7 @@ def coefficient_of_variation(samples_ms: Samples) -> float:
 
 
 def drift(samples_ms: Samples) -> float:
-    """Median of the last third of a run over that of the first, minus 1: above 0, the machine became slower."""
+    """Median of a run's last third over the median of its first third, minus 1. Above 0, the machine became slower."""
     third = max(1, len(samples_ms) // 3)
     return nearest_rank(samples_ms[-third:], 50) / max(nearest_rank(samples_ms[:third], 50), 1e-12) - 1
 
@@ -95,7 +95,7 @@ def _generator() -> np.random.Generator:
 
 
 def _dense(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Block numbers without gaps: a stretch of time may hold no sample."""
+    """Block numbers without gaps: a block may hold no sample."""
     return np.unique(blocks, return_inverse=True)[1].astype(np.int64)
 
 
@@ -104,7 +104,7 @@ def _bootstrap_medians(
 ) -> Samples:
     """Nearest-rank medians of `resamples` draws of whole blocks with replacement.
 
-    A draw only says how often each block counts, so the samples are sorted once and each draw is a weighted median.
+    The samples are sorted once; each draw gives the blocks' weights, and its median is a weighted median.
     """
     count = int(blocks.max()) + 1
     draws = generator.multinomial(count, np.full(count, 1 / count), size=resamples)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgevit.artifacts import Kind
-from edgevit.configs import Bundle, Compile, Export, Qat, Quantize, Recipe, Stage, references
+from edgevit.configs import Bundle, Compile, Export, Qat, Quantize, Recipe, Report, Stage, references
 from edgevit.configs.fields import MEASUREMENTS, Takes
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
@@ -97,6 +97,8 @@ def _problem_of(stage: Stage, path: tuple[str | int, ...], name: str, takes: Tak
         checks.append(lambda: _lacks_labels(name, stage, before.kinds))
     if isinstance(stage, Bundle) and path == ("support",):
         checks.append(lambda: _without_embedding(stage, before.earlier))
+    if isinstance(stage, Report) and path == ("deployed",):
+        checks.append(lambda: _unmeasured(stage, before.earlier))
     if isinstance(stage, Quantize) and path == ("model",):
         checks.append(lambda: _without_trained_ranges(stage, before.earlier))
     return next(filter(None, (check() for check in checks)), None)
@@ -186,6 +188,15 @@ def _without_embedding(bundle: Bundle, earlier: Sequence[Stage]) -> Problem | No
         return None
     what = "a bundle that takes classes needs a model with an embedding"
     return Problem(what, f"embedding: true in stage '{source.id}'")
+
+
+def _unmeasured(report: Report, earlier: Sequence[Stage]) -> Problem | None:
+    """The deployed model of a report is one of the models that its measurements measure."""
+    measured = {str(getattr(stage, "model", "")): None for stage in earlier if stage.id in report.of}
+    if report.deployed in measured:
+        return None
+    what = f"nothing in 'of' measures the deployed model '{report.deployed}'"
+    return Problem(what, f"one of {', '.join(measured)}")
 
 
 def _without_trained_ranges(quantize: Quantize, earlier: Sequence[Stage]) -> Problem | None:

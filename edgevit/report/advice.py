@@ -8,7 +8,7 @@ from typing import Any
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.errors import listed
-from edgevit.report.text import interval_percent, percent
+from edgevit.report.text import interval_percent, percent, points
 from edgevit.report.variants import Lineup
 
 FILE = "advice.json"
@@ -16,25 +16,32 @@ SHOWN = 5
 
 
 def about_supports(lineup: Lineup) -> list[Json]:
-    """A record for each few-shot stage with advice: the advice, a title and sentences."""
-    stages = [artifact for artifact in lineup.artifacts if FILE in artifact.manifest.files]
+    """A record for each few-shot stage with advice: the advice, a title and sentences.
+
+    Of several stages with the same support and model, the first stands for all.
+    """
+    stages: dict[tuple[str, str], Artifact] = {}
+    for artifact in lineup.artifacts:
+        if FILE in artifact.manifest.files:
+            inputs = artifact.manifest.inputs
+            stages.setdefault((inputs["support"].digest, inputs["model"].digest), artifact)
     of_several = len(stages) > 1
-    return [_about(stage, "The support set" + (f" of {stage.id}" if of_several else "")) for stage in stages]
+    return [_about(stage, "The support set" + (f" of {stage.id}" if of_several else "")) for stage in stages.values()]
 
 
 def _about(stage: Artifact, title: str) -> Json:
     advice = json.loads(stage.file(FILE).read_text(encoding="utf-8"))
-    support = stage.manifest.inputs["support"].id
+    support, model = stage.manifest.inputs["support"].id, stage.manifest.inputs["model"].id
     return {
         "id": stage.id,
         "title": title,
         "support": support,
-        "sentences": list(_sentences(support, advice)),
+        "sentences": list(_sentences(support, model, advice)),
         **advice,
     }
 
 
-def _sentences(support: str, advice: Mapping[str, Any]) -> Iterator[str]:
+def _sentences(support: str, model: str, advice: Mapping[str, Any]) -> Iterator[str]:
     images, classes, shots = advice["images"], advice["classes"], advice["shots"]
     yield f"{support} holds {images} images of {classes} classes, at least {shots} of each."
     if advice["mislabelled"]:
@@ -50,7 +57,7 @@ def _sentences(support: str, advice: Mapping[str, Any]) -> Iterator[str]:
     if advice["confused"]:
         pairs = [f"{' and '.join(pair['classes'])} ({pair['images']} of {pair['of']})" for pair in advice["confused"]]
         yield f"Classes with images nearer to the other class (each image left out in turn): {listed(pairs, SHOWN)}."
-    yield from _on_more_images(advice["learning_curve"])
+    yield from _on_more_images(advice["learning_curve"], model)
     pool = advice["pool"]
     if pool and pool["unlike"]:
         yield (
@@ -59,18 +66,27 @@ def _sentences(support: str, advice: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _on_more_images(curve: Mapping[str, Any]) -> Iterator[str]:
+def _on_more_images(curve: Mapping[str, Any], model: str) -> Iterator[str]:
+    """Cross-validated accuracies of a nearest centroid classifier: no estimate for the accuracy on test images."""
     if not curve["points"]:
         return
     last, outlook = curve["points"][-1], curve["outlook"]
-    plural = "" if last["shots"] == 1 else "s"
+    shots = f"{last['shots']} image{'' if last['shots'] == 1 else 's'}"
     yield (
-        f"With {last['shots']} image{plural} of each class, the nearest centroid is right for {percent(last['value'])} "
-        f"({interval_percent(last)}) of the held-out images."
+        f"A nearest centroid classifier on the features of {model}, with {shots} of each class, is right for "
+        f"{percent(last['value'])} ({interval_percent(last)}) of the support images held out. This is not the accuracy "
+        "of the adapted model."
     )
     if outlook:
-        predicted, present = outlook["accuracy"], outlook["now"]
-        yield (
-            f"Prediction for {outlook['shots']} images of each class: {percent(predicted['value'])} "
-            f"({interval_percent(predicted)}) instead of {percent(present['value'])}, by the law {curve['law']}."
-        )
+        yield _outlook(outlook, curve["law"])
+
+
+def _outlook(outlook: Mapping[str, Any], law: str) -> str:
+    gain, present = outlook["gain"], outlook["now"]
+    interval = f"95% interval {points(gain['low'])} to {points(gain['high'])}"
+    change = f"{points(gain['value'])} points ({interval}) above {percent(present['value'])}, by the law {law}"
+    helps = "may help" if gain["low"] > 0 else "would hardly help"
+    return (
+        f"More images {helps} this classifier. With {outlook['shots']} images of each class, its predicted accuracy is "
+        f"{change}."
+    )

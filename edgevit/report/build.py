@@ -11,26 +11,31 @@ from edgevit.configs import Budget
 from edgevit.provenance import untrained
 from edgevit.report.advice import about_supports
 from edgevit.report.checks import before_tensorrt
-from edgevit.report.comparison import answer, comparisons, verdict
+from edgevit.report.comparison import about_deployed, comparisons, points_of
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.episodes import over_episodes
 from edgevit.report.lineage import learned_from, learned_too
 from edgevit.report.page import page
 from edgevit.report.text import markdown
 from edgevit.report.variants import Lineup, lineup
+from edgevit.report.verdict import outcome, verdict_json, verdict_on
 
 
-def write_report(measurements: Sequence[Artifact], budget: Budget, name: str, out: Path) -> Json:
+def write_report(
+    measurements: Sequence[Artifact], budget: Budget, name: str, out: Path, deployed: Artifact | None = None
+) -> Json:
     """Write report.html, report.json and report.md into `out`; returns the content of report.json.
 
     Args:
         measurements: evaluations, latencies and checks, in the order of the recipe. Their store has the models.
         name: the title, a recipe's name.
+        deployed: the deployed model; None takes the one that `lineup` finds.
 
     Raises:
-        ArtifactError: a file behind a measurement was altered, or a measured model is gone.
+        ArtifactError: a file behind a measurement was altered, a measured model is gone, or the deployed model was not
+            measured.
     """
-    models = lineup(measurements)
+    models = lineup(measurements, deployed)
     report = report_json(models, budget, name)
     (out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -40,17 +45,20 @@ def write_report(measurements: Sequence[Artifact], budget: Budget, name: str, ou
 
 def report_json(models: Lineup, budget: Budget, name: str) -> Json:
     """The content of the page for programs: fractions, milliseconds, bytes; null for what was not measured."""
+    verdict = verdict_on(models, budget)
     return {
         "schema_version": 1,
         "name": name,
         "budget": budget.model_dump(mode="json"),
-        "verdict": verdict(models, budget),
-        "answer": answer(models, budget),
+        "verdict": verdict_json(verdict, models),
+        "answer": {**outcome(verdict), "deployed": about_deployed(models.deployed), "points": points_of(models)},
         "cautions": _cautions(models),
         "deployed": models.deployed.id,
         "float_student": models.float_student.id if models.float_student else None,
         "teacher": models.teacher.id if models.teacher else None,
+        "nearest_centroid": models.centroid.id if models.centroid else None,
         "comparisons": comparisons(models),
+        "classes": models.deployed.accuracy.per_class() if models.deployed.accuracy else [],
         "variants": [variant.as_json() for variant in models.variants],
         "advice": about_supports(models),
         "table_note": _table_note(models),
@@ -62,16 +70,17 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
 
 
 def _cautions(models: Lineup) -> list[str]:
-    """Doubts about the accuracies and latencies in the answer: untrained weights, learned test images, noisy timing."""
-    compared = [models.deployed, *(variant for _, variant in models.baselines())]
-    random_weights = [f"{variant.id}: {warning}." for variant in compared if (warning := untrained(variant.model))]
+    """Doubts about the numbers that the deployed model is compared with, and about latencies.
+
+    Doubts about the accuracy of the deployed model are in the verdict.
+    """
+    baselines = [variant for _, variant in models.baselines()]
+    random_weights = [f"{variant.id}: {warning}." for variant in baselines if (warning := untrained(variant.model))]
+    timed = [models.deployed, *(variant for _, variant in models.timed_baselines())]
     latencies = [
-        f"{variant.id}: {warning}."
-        for variant in compared
-        if variant.latency_ms
-        for warning in variant.latency_ms["warnings"]
+        f"{variant.id}: {warning}." for variant in timed if variant.timing for warning in variant.timing.warnings
     ]
-    return [*random_weights, *learned_too(models), *latencies]
+    return list(dict.fromkeys([*random_weights, *learned_too(models), *latencies]))
 
 
 def _table_note(models: Lineup) -> str:

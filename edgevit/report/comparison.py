@@ -1,15 +1,14 @@
-"""The answer: the verdict on the budget, and the deployed model compared with its teacher and float student."""
+"""The deployed model in numbers, compared with its teacher, float student, a constant guess and nearest centroid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from edgevit.artifacts import Json
-from edgevit.configs import Budget
-from edgevit.report.statistics import Drop, paired_drop
+from edgevit.budget import compared_with_constant_guess, drop_between
+from edgevit.evaluation import AccuracyRecord
+from edgevit.evaluation.paired import Drop
+from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.text import (
     interval_percent,
     milliseconds,
@@ -20,12 +19,11 @@ from edgevit.report.text import (
     runtime_name,
     size,
 )
-from edgevit.report.variants import Lineup, Variant, different_conditions
+from edgevit.report.variants import Lineup, Variant, same_conditions
 
 BOUNDARIES = {"compute": "without preprocessing", "end_to_end": "with decoding and preprocessing"}
 SIZES = ("smaller", "larger", "large")
 SPEEDS = ("faster", "slower", "fast")
-VERDICTS = {True: "Yes, it meets the budget.", False: "No, it does not meet the budget."}
 
 
 @dataclass(frozen=True)
@@ -46,97 +44,38 @@ class Point:
         }
 
 
-def verdict(models: Lineup, budget: Budget) -> Json:
-    """`meets_budget` is false if a limit is exceeded, null if a limit cannot be judged or no limit was given."""
-    judged = list(_judged(models, budget))
-    if not judged:
-        return {"meets_budget": None, "reasons": ["No budget was given."]}
-    outcomes = [met for met, _ in judged]
-    meets = False if False in outcomes else None if None in outcomes else True
-    return {"meets_budget": meets, "reasons": [reason for _, reason in judged]}
+def points_of(models: Lineup) -> list[Json]:
+    """The size, latency and accuracy of the deployed model in words, for the page, report.md and the terminal."""
+    points = (_smaller(models), _faster(models), _accuracy(models), _classes(models))
+    return [point.as_json() for point in points if point]
 
 
-def answer(models: Lineup, budget: Budget) -> Json:
-    """The answer in words, for the page, report.md and the terminal."""
-    meets = verdict(models, budget)["meets_budget"]
-    limits = budget.model_dump(exclude_none=True)
-    unknown = "The budget cannot be judged: a measurement is missing." if limits else "No budget was given."
-    return {
-        "verdict": VERDICTS.get(meets, unknown),
-        "deployed": _about_deployed(models.deployed),
-        "points": [point.as_json() for point in (_smaller(models), _faster(models), _accuracy(models))],
-    }
-
-
-def drop_between(baseline: Variant, model: Variant) -> Drop | None:
+def drop_of(baseline: Variant, model: Variant) -> Drop | None:
     """The drop over the images that both models were measured on; None without such images."""
-    shared = [name for name in baseline.correct if name in model.correct]
-    if not shared:
+    if baseline.accuracy is None or model.accuracy is None:
         return None
-    before, after = (np.array([variant.correct[name] for name in shared]) for variant in (baseline, model))
-    return paired_drop(before, after)
+    return drop_between(baseline.accuracy, model.accuracy)
 
 
 def comparisons(models: Lineup) -> Json:
-    """The numbers behind the sentences, by baseline; null if the conditions differ."""
-    return {
-        word.replace(" ", "_"): {
+    """The numbers behind the sentences, by baseline. Latencies: null if the conditions or the runtimes differ."""
+    timed = dict(models.timed_baselines())
+    baselines = [*models.baselines(), *([("nearest centroid", models.centroid)] if models.centroid else [])]
+    compared = {
+        role.replace(" ", "_"): {
             "id": baseline.id,
             "times_smaller": baseline.size_bytes / models.deployed.size_bytes,
-            "times_faster": _times_faster(timed, models.deployed),
-            "top1_drop": drop.__dict__ if (drop := drop_between(baseline, models.deployed)) else None,
+            "times_faster": _times_faster(timed.get(role, baseline), models.deployed),
+            "top1_drop": drop.__dict__ if (drop := drop_of(baseline, models.deployed)) else None,
         }
-        for (word, baseline), (_, timed) in zip(models.baselines(), models.timed_baselines(), strict=True)
+        for role, baseline in baselines
     }
+    accuracy = models.deployed.accuracy
+    guess = {"constant_guess": {"top1_drop": compared_with_constant_guess(accuracy).__dict__}} if accuracy else {}
+    return {**compared, **guess}
 
 
-# Budget -------------------------------------------------------------------------------------------------------
-
-
-def _judged(models: Lineup, budget: Budget) -> Iterator[tuple[bool | None, str]]:
-    if budget.latency_ms is not None:
-        yield _judge_latency(models.deployed, budget.latency_ms)
-    if budget.top1_drop is not None:
-        yield _judge_drop(models, budget.top1_drop)
-    if budget.size_mib is not None:
-        yield _judge_size(models.deployed, budget.size_mib)
-
-
-def _judge_latency(deployed: Variant, limit_ms: float) -> tuple[bool | None, str]:
-    latency = deployed.latency_ms
-    if latency is None:
-        return None, f"Latency: {deployed.id} was not measured, so the limit of {limit_ms:g} ms cannot be judged."
-    met = latency["p50"] <= limit_ms
-    includes = latency["p50_low"] <= limit_ms < latency["p50_high"]
-    doubt = " The limit lies inside the 95% interval." if includes else ""
-    return met, f"Latency: p50 {milliseconds(latency['p50'])}, {_against(met)} {limit_ms:g} ms.{doubt}"
-
-
-def _judge_drop(models: Lineup, limit: float) -> tuple[bool | None, str]:
-    student = models.float_student
-    drop = drop_between(student, models.deployed) if student else None
-    if student is None or drop is None:
-        name = student.id if student else "a float student"
-        return None, f"Accuracy: {name} and {models.deployed.id} were not measured on the same images."
-    met = drop.value <= limit
-    doubt = " The limit lies inside the 95% interval." if drop.low <= limit < drop.high else ""
-    lost = f"loses {points(drop.value)} points of top-1" if drop.value > 0 else "loses no top-1"
-    return met, f"Accuracy: {lost} against the float student, {_against(met)} {points(limit)} points.{doubt}"
-
-
-def _judge_size(deployed: Variant, limit_mib: float) -> tuple[bool, str]:
-    met = deployed.size_bytes / 2**20 <= limit_mib
-    return met, f"Size: {size(deployed.size_bytes)}, {_against(met)} {limit_mib:g} MiB."
-
-
-def _against(met: bool) -> str:
-    return "within the limit of" if met else "over the limit of"
-
-
-# Words --------------------------------------------------------------------------------------------------------
-
-
-def _about_deployed(deployed: Variant) -> str:
+def about_deployed(deployed: Variant) -> str:
     where = f", run by {runtime_name(deployed.runtime)} on {deployed.target}" if deployed.runtime else ""
     described = f"{deployed.id} ({precision_name(deployed.precision)}{where})"
     if deployed.model.kind == "checkpoint":
@@ -154,40 +93,42 @@ def _smaller(models: Lineup) -> Point:
 
 
 def _faster(models: Lineup) -> Point:
-    deployed = models.deployed
-    if deployed.latency_ms is None:
+    timing = models.deployed.timing
+    if timing is None:
         return Point("Latency", "not measured")
     conditions = (
-        f"Median of {deployed.latency_ms['n']:,} runs, batch {deployed.batch_size}, "
-        f"{_threads(deployed)}{BOUNDARIES[deployed.latency_ms['boundary']]}."
+        f"Median of {timing.n:,} runs, batch {timing.batch_size}, {_threads(timing)}{BOUNDARIES[timing.boundary]}."
     )
-    sentences = [_speed_sentence(word, baseline, deployed) for word, baseline in models.timed_baselines()]
-    return Point("Latency", milliseconds(deployed.latency_ms["p50"]), tuple(sentences), conditions)
+    sentences = [_speed_sentence(word, baseline, timing) for word, baseline in models.timed_baselines()]
+    return Point("Latency", milliseconds(timing.p50_ms), tuple(sentences), conditions)
 
 
-def _threads(variant: Variant) -> str:
-    if variant.threads is None or variant.target == "local-gpu":
+def _threads(timing: LatencyRecord) -> str:
+    if timing.threads is None or timing.target == "local-gpu":
         return ""
-    return f"{variant.threads} thread{'s' if variant.threads > 1 else ''}, "
+    return f"{timing.threads} thread{'s' if timing.threads > 1 else ''}, "
 
 
-def _speed_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
-    if baseline.latency is None or deployed.latency is None or baseline.latency_ms is None:
+def _speed_sentence(word: str, baseline: Variant, after: LatencyRecord) -> str:
+    before = baseline.timing
+    if before is None:
         return f"The latency of the {word} was not measured."
-    differences = different_conditions(baseline.latency, deployed.latency)
-    if differences:
+    if differences := before.differences(after):
         return f"Not compared with the {word}, whose conditions differ ({'; '.join(differences)})."
-    before, after = baseline.latency_ms, deployed.latency.metrics["latency_ms"]
-    runtime = f" on {runtime_name(baseline.runtime)}" if baseline.runtime != deployed.runtime else ""
-    overlap = before["p50_low"] <= after["p50_high"] and after["p50_low"] <= before["p50_high"]
+    if before.runtime != after.runtime:
+        where = f"{milliseconds(before.p50_ms)} in {runtime_name(before.runtime)}"
+        return f"Not compared with the {word}, which was timed in another runtime ({where})."
+    overlap = before.p50_low_ms <= after.p50_high_ms and after.p50_low_ms <= before.p50_high_ms
     doubt = "; the intervals overlap, so this may be chance" if overlap else ""
-    return f"{_times(before['p50'] / after['p50'], SPEEDS)} the {word} ({milliseconds(before['p50'])}{runtime}{doubt})."
+    return f"{_times(before.p50_ms / after.p50_ms, SPEEDS)} the {word} ({milliseconds(before.p50_ms)}{doubt})."
 
 
 def _times_faster(baseline: Variant, deployed: Variant) -> float | None:
-    if baseline.latency is None or deployed.latency is None or different_conditions(baseline.latency, deployed.latency):
+    if not same_conditions(baseline, deployed) or baseline.runtime != deployed.runtime:
         return None
-    return float(baseline.latency.metrics["latency_ms"]["p50"] / deployed.latency.metrics["latency_ms"]["p50"])
+    assert baseline.timing is not None
+    assert deployed.timing is not None
+    return baseline.timing.p50_ms / deployed.timing.p50_ms
 
 
 def _times(factor: float, words: tuple[str, str, str]) -> str:
@@ -198,17 +139,54 @@ def _times(factor: float, words: tuple[str, str, str]) -> str:
 
 
 def _accuracy(models: Lineup) -> Point:
-    top1 = models.deployed.top1
-    if top1 is None:
+    top1, accuracy = models.deployed.top1, models.deployed.accuracy
+    if top1 is None or accuracy is None:
         return Point("Accuracy", "not measured")
-    conditions = f"Top-1 on {top1['n']:,} images of {top1['data']}, 95% interval {interval_percent(top1)}%."
+    conditions = (
+        f"Top-1 on {top1['n']:,} images of {top1['data']}, 95% interval {interval_percent(top1)}%. Models are "
+        "compared on the same images."
+    )
     # The float student first: the loss against it is the price of quantization and compilation.
-    sentences = [_drop_sentence(word, baseline, models.deployed) for word, baseline in reversed(models.baselines())]
-    return Point("Accuracy", percent(top1["value"]), tuple(sentences), conditions)
+    baselines = [*reversed(models.baselines()), *_centroid_baseline(models)]
+    sentences = [_drop_sentence(word, baseline, models.deployed) for word, baseline in baselines]
+    return Point("Accuracy", percent(top1["value"]), (_beside_constant_guess(accuracy), *sentences), conditions)
+
+
+def _centroid_baseline(models: Lineup) -> list[tuple[str, Variant]]:
+    centroid = models.centroid
+    if centroid is None or centroid is models.teacher:
+        return []
+    return [(f"nearest centroid on the features of {centroid.parent_id}", centroid)]
+
+
+def _beside_constant_guess(accuracy: AccuracyRecord) -> str:
+    guess, drop = accuracy.constant_guess, compared_with_constant_guess(accuracy)
+    difference = f"{points(abs(drop.value))} points {'above' if drop.value <= 0 else 'below'}"
+    return (
+        f"{difference} always answering '{guess.name}' ({percent(guess.accuracy)}): 95% interval "
+        f"{points(-drop.high)} to {points(-drop.low)} points."
+    )
+
+
+def _classes(models: Lineup) -> Point | None:
+    """The accuracies that count every class alike."""
+    accuracy = models.deployed.accuracy
+    if accuracy is None:
+        return None
+    balanced, lowest = accuracy.balanced_accuracy, accuracy.recalls[0]
+    images = f"{lowest.correct:,} of {lowest.n:,} images, 95% interval {interval_percent(lowest.recall._asdict())}%"
+    sentences = (
+        f"Lowest recall: '{lowest.name}', {percent(lowest.recall.value)} ({images}).",
+        f"Macro-F1: {percent(accuracy.macro_f1)}.",
+    )
+    number = len(accuracy.recalls)
+    over = f"{number:,} class{'es' if number > 1 else ''}, 95% interval {interval_percent(balanced._asdict())}%"
+    conditions = f"Mean recall of {over}."
+    return Point("Balanced accuracy", percent(balanced.value), sentences, conditions)
 
 
 def _drop_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
-    drop = drop_between(baseline, deployed)
+    drop = drop_of(baseline, deployed)
     if drop is None or baseline.top1 is None:
         return f"Not compared with the {word}, which was not measured on the same images."
     loses, gains = f"Loses {points(drop.value)} points against", f"Gains {points(-drop.value)} points against"
@@ -218,5 +196,5 @@ def _drop_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
     doubt = ", which may be chance" if drop.value and drop.may_be_chance else ""
     return (
         f"{change} the {word} ({percent(baseline.top1['value'])}){doubt}: "
-        f"95% interval {points(low)} to {points(high)} points, on the same images."
+        f"95% interval {points(low)} to {points(high)} points."
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from edgevit.artifacts import LEARNED_TOO, Json
+from edgevit.artifacts import LEARNED_TOO, Artifact, Json
 from edgevit.provenance import data_behind
 from edgevit.report.variants import Lineup, data_of
 
@@ -21,17 +22,34 @@ def learned_from(lineup: Lineup) -> list[Json]:
 
 
 def learned_too(lineup: Lineup) -> Iterator[str]:
-    """A sentence for each test set with images that models learned from."""
+    """A sentence for each test set with images that models learned from.
+
+    Images that the deployed model learned from are a doubt of the verdict, and are left out here.
+    """
+    own = lineup.deployed.evaluation
     evaluations = [variant.evaluation for variant in lineup.variants if variant.evaluation]
-    models: dict[tuple[str, int, str, int, bool], list[str]] = {}
+    models: dict[_Shared, list[str]] = {}
     for evaluation in (*evaluations, *lineup.corrupted, *lineup.episodic):
-        data = data_of(evaluation).id
-        for overlap in evaluation.metrics.get(LEARNED_TOO, []):
-            shared = (data, overlap["of"], overlap["data"], overlap["images"], overlap["labelled"])
+        for shared in _shared_images(evaluation):
             models.setdefault(shared, []).append(evaluation.manifest.inputs["model"].id)
-    for (data, count, learned, images, is_labelled), ids in models.items():
-        labels = "" if is_labelled else ", without labels"
+    for shared, ids in models.items():
+        if own is not None and shared in _shared_images(own):
+            continue
+        labels = "" if shared.labelled else ", without labels"
         yield (
-            f"{', '.join(dict.fromkeys(ids))} learned from {images:,} of the {count:,} test images of {data} "
-            f"(in {learned}{labels}). The accuracy on them says little about new images."
+            f"{', '.join(dict.fromkeys(ids))} learned from {shared.images:,} of the {shared.of:,} test images of "
+            f"{shared.tested} (in {shared.data}{labels}). The accuracy on them says little about new images."
         )
+
+
+class _Shared(NamedTuple):
+    tested: str
+    data: str
+    labelled: bool
+    images: int
+    of: int
+
+
+def _shared_images(evaluation: Artifact) -> list[_Shared]:
+    """The test images that the evaluated model learned from, by the data sets that hold them."""
+    return [_Shared(data_of(evaluation).id, **overlap) for overlap in evaluation.metrics.get(LEARNED_TOO, [])]

@@ -45,7 +45,6 @@ NUMBERS = (
     text.significant,
     text.size,
 )
-BADGES = {True: "yes", False: "no", None: "unknown"}
 
 
 def page(report: Mapping[str, Any], lineup: Lineup) -> str:
@@ -54,11 +53,12 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
     return rendered(
         "report.html.j2",
         report=report,
-        badge=BADGES[report["verdict"]["meets_budget"]],
         roles=_roles(report),
         overview=_overview(report, lineup),
         learned_from=text.learned_from_lines(report["learned_from"]),
         learned_from_note=text.LEARNED_FROM_NOTE,
+        classes=text.lowest_recall_first(report["classes"])[: text.MOST_CLASSES],
+        classes_note=text.CLASSES_NOTE,
         latency=_latency(deployed),
         curves=list(_training_curves(lineup)),
         confusion=_confusion(deployed),
@@ -93,7 +93,8 @@ def rendered(template: str, **values: object) -> str:
 
 def _roles(report: Mapping[str, Any]) -> defaultdict[str, str]:
     """The role of each variant in the answer, by its id."""
-    return defaultdict(str, {report[role]: role.replace("_", " ") for role in ("teacher", "float_student", "deployed")})
+    roles = ("nearest_centroid", "teacher", "float_student", "deployed")
+    return defaultdict(str, {report[role]: role.replace("_", " ") for role in roles})
 
 
 def _overview(report: Mapping[str, Any], lineup: Lineup) -> Json | None:

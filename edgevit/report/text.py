@@ -12,6 +12,12 @@ from edgevit.configs.runtimes import RUNTIMES
 from edgevit.terminal import printable
 
 WIDTH = 80
+MOST_CLASSES = 50  # rows of a table
+LONGEST_CLASS = 16  # characters of a name in the table of classes of report.md
+CLASSES_NOTE = (
+    "The lowest recall comes first. Recall is the share of the images of a class that the model recognizes. Precision "
+    "is the share of right predictions among the predictions of the class."
+)
 PRECISIONS = {
     "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
 }  # fmt: skip
@@ -57,11 +63,27 @@ def latency_sentence(latency: Mapping[str, Any]) -> str:
     return f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}"
 
 
+def accuracy_sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """The accuracies in the metrics of an evaluation, a line each: top-1, constant guess, balanced accuracy, recall."""
+    balanced, lowest, guess = metrics["balanced_accuracy"], metrics["lowest_recall"], metrics["constant_guess"]
+    return [
+        top1_sentence(metrics["top1"]),
+        f"always answering '{printable(guess['class'])}' gives {guess['value']:.2%}",
+        f"balanced accuracy {_share_text(balanced)}, macro-F1 {metrics['macro_f1']:.2%}",
+        f"lowest recall {_share_text(lowest)}, {lowest['n']} images: '{printable(lowest['class'])}'",
+    ]
+
+
+def _share_text(share: Mapping[str, float]) -> str:
+    return f"{share['value']:.2%}, 95% interval {share['low']:.2%} to {share['high']:.2%}"
+
+
 def summary(report: Mapping[str, Any]) -> str:
-    """The answer of a report.json in a few lines of at most 80 columns."""
-    answer = report["answer"]
-    reasons = [reason for reason in report["verdict"]["reasons"] if reason != answer["verdict"]]
-    lines = [answer["verdict"], *(f"  {reason}" for reason in reasons), f"  {answer['deployed']}"]
+    """The answer of a report.json in a few lines of at most 80 columns. Doubts come first."""
+    answer, verdict = report["answer"], report["verdict"]
+    reasons = [reason for reason in verdict["reasons"] if reason != answer["verdict"]]
+    lines = [line for doubt in verdict["doubts"] for line in (doubt["headline"], f"  {doubt['sentence']}")]
+    lines += [answer["verdict"], *(f"  {reason}" for reason in reasons), f"  {answer['deployed']}"]
     lines += [f"  {_point_text(point)}" for point in answer["points"]]
     lines += [f"  Caution: {line}" for line in report["cautions"]]
     return "\n".join(_wrapped(line) for line in lines)
@@ -69,17 +91,19 @@ def summary(report: Mapping[str, Any]) -> str:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """report.md: the answer and the tables, in at most 80 columns."""
-    answer = report["answer"]
+    answer, verdict = report["answer"], report["verdict"]
     texts = [
         f"# {report['name']}",
+        *(_paragraph(f"**{doubt['headline']}** {doubt['sentence']}") for doubt in verdict["doubts"]),
         _paragraph(f"**{answer['verdict']}** {answer['deployed']}"),
-        "\n".join(_paragraph(f"- {reason}") for reason in report["verdict"]["reasons"]),
+        "\n".join(_paragraph(f"- {reason}") for reason in verdict["reasons"]),
         *(_paragraph(f"> Caution: {line}") for line in report["cautions"]),
         "## In numbers",
         "\n".join(_paragraph(f"- {_point_text(point)}") for point in answer["points"]),
         "## All models, from teacher to deployed",
         variants_table(report["variants"]),
         _paragraph(report["table_note"]),
+        *_every_class(report["classes"]),
         *_learned_from(report["learned_from"]),
         *(text for advice in report["advice"] for text in _about_a_support(advice)),
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
@@ -87,6 +111,38 @@ def markdown(report: Mapping[str, Any]) -> str:
         *_before_tensorrt(report["tensorrt"]),
     ]
     return printable("\n\n".join(texts)) + "\n"
+
+
+def lowest_recall_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of classes with test images, the lowest recall first, then those of classes without."""
+    return sorted(classes, key=lambda row: (row["n"] == 0, row["recall"] or 0.0, -row["n"]))
+
+
+def _every_class(classes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The section of report.md."""
+    if not classes:
+        return
+    yield "## Every class"
+    header = ("class", "images", "recall", "95% interval", "precision", "95% interval")
+    rows = [
+        (_shortened(row["class"]), str(row["n"]), *_cells(row, "recall"), *_cells(row, "precision"))
+        for row in lowest_recall_first(classes)[:MOST_CLASSES]
+    ]
+    yield _aligned([header, *rows], text_columns=1)
+    left = f" The other {len(classes) - MOST_CLASSES:,} are in report.json." if len(classes) > MOST_CLASSES else ""
+    yield _paragraph(f"{CLASSES_NOTE}{left}")
+
+
+def _cells(row: Mapping[str, Any], name: str) -> tuple[str, str]:
+    if row[name] is None:
+        return NOT_MEASURED, NOT_MEASURED
+    return percent(row[name]), interval_percent({"low": row[f"{name}_low"], "high": row[f"{name}_high"]})
+
+
+def _shortened(name: str) -> str:
+    """A class name that makes no HTML, link or code of a cell, at most LONGEST_CLASS characters of it."""
+    short = name if len(name) <= LONGEST_CLASS else f"{name[: LONGEST_CLASS - 1]}…"
+    return MARKS.sub(r"\\\g<0>", short)
 
 
 def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from edgevit.artifacts import LEARNED_TOO, MODEL_KINDS, Artifact, InputRef, Json, ancestors
+from edgevit.data.duplicates import Overlap
 from edgevit.errors import ArtifactError
-from edgevit.evaluation.record import read_predictions
+from edgevit.evaluation import AccuracyRecord, accuracy_record
+from edgevit.profiling.latency_record import LatencyRecord
 
 MODEL_FILES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "engine": "model.onnx"}
 
@@ -62,22 +64,21 @@ class Variant:
     def latency_ms(self) -> Json | None:
         return self.latency.metrics["latency_ms"] if self.latency else None
 
-    @property
-    def threads(self) -> int | None:
-        return self.latency.metrics.get("threads") if self.latency else None
-
-    @property
-    def batch_size(self) -> int | None:
-        return self.latency.metrics.get("batch_size") if self.latency else None
+    @cached_property
+    def accuracy(self) -> AccuracyRecord | None:
+        """The predictions for the test images; None if accuracy was not measured."""
+        return accuracy_record(self.evaluation) if self.evaluation else None
 
     @cached_property
-    def correct(self) -> dict[str, bool]:
-        """Whether the prediction of each test image is right, by its id; empty if accuracy was not measured."""
-        if self.evaluation is None:
-            return {}
-        table = read_predictions(self.evaluation)
-        right = table["predicted"] == table["labels"]
-        return dict(zip(map(str, table["sample_ids"]), map(bool, right), strict=True))
+    def timing(self) -> LatencyRecord | None:
+        """The latency and its conditions; None if latency was not measured."""
+        return LatencyRecord.of_metrics(self.latency.metrics) if self.latency else None
+
+    @property
+    def learned_from(self) -> tuple[Overlap, ...]:
+        """The test images that the model learned from, by the data sets that hold them."""
+        overlaps = self.evaluation.metrics.get(LEARNED_TOO, []) if self.evaluation else []
+        return tuple(Overlap(**overlap) for overlap in overlaps)
 
     def as_json(self) -> Json:
         return {
@@ -93,8 +94,8 @@ class Variant:
             "size_bytes": self.size_bytes,
             "top1": self.top1,
             "latency_ms": self.latency_ms,
-            "threads": self.threads,
-            "batch_size": self.batch_size,
+            "threads": self.timing and self.timing.threads,
+            "batch_size": self.timing and self.timing.batch_size,
             "parent": self.parent_id,
             "digest": self.model.digest,
         }
@@ -109,6 +110,10 @@ class Lineup:
         float_student: the float source of the deployed model whose accuracy counts, a checkpoint or its ONNX file.
         float_timed: the float source whose latency may be compared, in the deployed model's runtime if possible; never
             the deployed model, which may be float itself.
+        teacher_timed: the teacher or its ONNX file whose latency may be compared, in the deployed model's runtime if
+            possible.
+        centroid: the model of a few-shot stage with the method nearest_centroid: a frozen body and the mean feature of
+            each class. Of several, the most accurate one on the deployed model's test images.
         corrupted: the evaluations under corruption, in the order of the recipe.
         episodic: the evaluations over few-shot episodes, in the order of the recipe. They do not concern a model's own
             classes.
@@ -120,6 +125,8 @@ class Lineup:
     float_student: Variant | None
     float_timed: Variant | None
     teacher: Variant | None
+    teacher_timed: Variant | None
+    centroid: Variant | None
     line: tuple[Artifact, ...]
     artifacts: tuple[Artifact, ...]
     corrupted: tuple[Artifact, ...]
@@ -133,61 +140,46 @@ class Lineup:
 
     def timed_baselines(self) -> list[tuple[str, Variant]]:
         """The baselines for latencies."""
-        return [
-            (role, self.float_timed if variant is self.float_student and self.float_timed else variant)
-            for role, variant in self.baselines()
-        ]
+        timed = {"teacher": self.teacher_timed, "float student": self.float_timed}
+        return [(role, timed[role] or variant) for role, variant in self.baselines()]
 
 
-def lineup(measurements: Sequence[Artifact]) -> Lineup:
+def lineup(measurements: Sequence[Artifact], deployed: Artifact | None = None) -> Lineup:
     """Find every model behind measurements, and the roles of the models.
 
-    The deployed model is the most derived one (engine before onnx before checkpoint, then the last in order) with both
-    accuracy and latency measured, or, if no model has both, with either. The float student is its nearest float
-    checkpoint without quantization-aware training, or the ONNX file of it. The teacher is the first teacher of that
-    checkpoint or of one before it, and not a model that taught itself. An evaluation under corruption gives a model's
-    accuracy, by its clean images, only if the model has no other evaluation.
+    The float student is the nearest float checkpoint of the deployed model without quantization-aware training, or the
+    ONNX file of it. The teacher is the first teacher of that checkpoint or of one before it, and not a model that
+    taught itself. An evaluation under corruption gives a model's accuracy, by its clean images, only if the model has
+    no other evaluation.
+
+    Args:
+        deployed: the deployed model; None takes the most derived one (engine before onnx before checkpoint, then the
+            last in order) with both accuracy and latency measured, or, if no model has both, with either. A teacher, a
+            model made from a teacher, and a nearest centroid classifier come after all other measured models.
 
     Raises:
-        ArtifactError: a measured model is no longer in the store.
+        ArtifactError: a measured model is no longer in the store, or the deployed model was not measured.
     """
     artifacts = _all_behind(measurements)
     models = {artifact.digest: artifact for artifact in artifacts if artifact.kind in MODEL_KINDS}
     _check_models_are_there(measurements, models)
     evaluations = list(_of_clean_images(measurements))
     latencies = [measurement for measurement in measurements if measurement.kind == "latency"]
-    deployed_model = _deployed(list(models.values()), evaluations, latencies)
-    main_data = _main_data(deployed_model, evaluations)
-    variants = [
-        variant
-        for model in models.values()
-        for variant in _variants_of(
-            model,
-            _parent_id(model),
-            _accuracy_on(main_data, model, evaluations),
-            [latency for latency in latencies if model_digest(latency) == model.digest],
-        )
-    ]
+    deployed_model = _measured(deployed, models) if deployed else _deployed(models, evaluations, latencies)
+    variants = _all_variants(models, _main_data(deployed_model, evaluations), evaluations, latencies)
     line = _line_of(deployed_model, models)
-    own = {model.digest for model in line}  # a model that teaches itself in qat has its teacher further back
-    taught_by = next((ref for model in line if (ref := _first_teacher(model)) and ref.digest not in own), None)
-    teacher = models.get(taught_by.digest) if taught_by else None
-    deployed = _last_measured(variants, deployed_model)
-    students = [_variant_like(deployed, model, variants) for model in _float_students(line)]
+    shown = _last_measured(variants, deployed_model)
+    students = [_variant_like(shown, model, variants) for model in _float_students(line)]
+    teacher = _teacher_of(line, models)
+    teachers = [_variant_like(shown, model, variants) for model in _with_exports(teacher, models)]
     return Lineup(
         tuple(variants),
-        deployed,
+        shown,
         max(students, key=_fitness_as_float_student, default=None),
-        max(
-            (
-                student
-                for student in students
-                if student.model is not deployed_model and same_conditions(student, deployed)
-            ),
-            key=lambda student: student.runtime == deployed.runtime,
-            default=None,
-        ),
-        _teacher_variant(deployed, teacher, models, variants) if teacher else None,
+        _timed_like(shown, [student for student in students if student.model is not deployed_model]),
+        max(teachers, key=lambda variant: (variant.evaluation is not None, variant.latency is not None), default=None),
+        _timed_like(shown, teachers),
+        _centroid(variants, line),
         tuple(line),
         tuple(artifacts),
         tuple(filter(is_under_corruption, measurements)),
@@ -208,15 +200,8 @@ def grouped(
 
 
 def same_conditions(a: Variant, b: Variant) -> bool:
-    """Whether two latencies may be compared."""
-    return a.latency is not None and b.latency is not None and not different_conditions(a.latency, b.latency)
-
-
-def different_conditions(a: Artifact, b: Artifact) -> list[str]:
-    """`threads: 1 and 4` for each condition that differs between two latencies, apart from runtime and precision."""
-    both = [(name, a.metrics.get(name), b.metrics.get(name)) for name in ("target", "threads", "batch_size")]
-    both += [(name, a.metrics["latency_ms"][name], b.metrics["latency_ms"][name]) for name in ("boundary", "label")]
-    return [f"{name.replace('_', ' ')}: {of_a} and {of_b}" for name, of_a, of_b in both if of_a != of_b]
+    """Whether two latencies may be compared, apart from their runtimes."""
+    return a.timing is not None and b.timing is not None and not a.timing.differences(b.timing)
 
 
 def precision_of(model: Artifact) -> str:
@@ -282,15 +267,60 @@ def _check_models_are_there(measurements: Iterable[Artifact], models: Mapping[st
             )
 
 
-def _deployed(models: Sequence[Artifact], evaluations: Sequence[Artifact], latencies: Sequence[Artifact]) -> Artifact:
-    evaluated, timed = ({model_digest(measurement) for measurement in group} for group in (evaluations, latencies))
+def _measured(deployed: Artifact, models: Mapping[str, Artifact]) -> Artifact:
+    """The deployed model among the measured models and those behind them."""
+    if deployed.digest not in models:
+        raise ArtifactError(
+            f"the deployed model '{deployed.id}' was not measured",
+            where=deployed.path,
+            expected=f"one of {', '.join(model.id for model in models.values())}",
+            next="add an evaluate stage and a profile stage of it to the report's 'of'",
+        )
+    return models[deployed.digest]
 
-    def rank(numbered: tuple[int, Artifact]) -> tuple[int, int, int]:
+
+def _deployed(
+    models: Mapping[str, Artifact], evaluations: Sequence[Artifact], latencies: Sequence[Artifact]
+) -> Artifact:
+    evaluated, timed = ({model_digest(measurement) for measurement in group} for group in (evaluations, latencies))
+    baselines = _teachers(models)
+
+    def rank(numbered: tuple[int, Artifact]) -> tuple[bool, bool, int, int, int]:
         number, model = numbered
         measured = (model.digest in evaluated) + (model.digest in timed)
-        return measured, MODEL_KINDS.index(model.kind), number
+        is_baseline = _is_centroid(model) or any(each.digest in baselines for each in _line_of(model, models))
+        return measured > 0, not is_baseline, measured, MODEL_KINDS.index(model.kind), number
 
-    return max(enumerate(models), key=rank)[1]
+    return max(enumerate(models.values()), key=rank)[1]
+
+
+def _teachers(models: Mapping[str, Artifact]) -> set[str]:
+    """The digests of all models that taught another one. A model may teach itself, or a model made from it, in qat."""
+    return {
+        ref.digest
+        for model in models.values()
+        for name, ref in model.manifest.inputs.items()
+        if name == "teacher" or name.startswith("teachers.")
+        if ref.digest in models and ref.digest not in {each.digest for each in _line_of(model, models)}
+    }
+
+
+def _all_variants(
+    models: Mapping[str, Artifact],
+    main_data: str | None,
+    evaluations: Sequence[Artifact],
+    latencies: Sequence[Artifact],
+) -> list[Variant]:
+    return [
+        variant
+        for model in models.values()
+        for variant in _variants_of(
+            model,
+            _parent_id(model),
+            _accuracy_on(main_data, model, evaluations),
+            [latency for latency in latencies if model_digest(latency) == model.digest],
+        )
+    ]
 
 
 def _main_data(deployed: Artifact, evaluations: Sequence[Artifact]) -> str | None:
@@ -371,13 +401,36 @@ def _last_measured(variants: Iterable[Variant], model: Artifact) -> Variant:
     return max(reversed(own), key=lambda variant: (variant.evaluation is not None) + (variant.latency is not None))
 
 
-def _teacher_variant(
-    deployed: Variant, teacher: Artifact, models: Mapping[str, Artifact], variants: Sequence[Variant]
-) -> Variant:
-    """The teacher, or its float ONNX file if that has more measurements."""
+def _teacher_of(line: Sequence[Artifact], models: Mapping[str, Artifact]) -> Artifact | None:
+    """The first teacher of the nearest model in the line that was taught by a model outside the line."""
+    own = {model.digest for model in line}  # a model that teaches itself in qat has its teacher further back
+    taught_by = next((ref for model in line if (ref := _first_teacher(model)) and ref.digest not in own), None)
+    return models.get(taught_by.digest) if taught_by else None
+
+
+def _with_exports(teacher: Artifact | None, models: Mapping[str, Artifact]) -> list[Artifact]:
+    """The teacher and its float ONNX files."""
+    if teacher is None:
+        return []
     exports = [model for model in models.values() if model.manifest.stage == "export" and _is_made_from(model, teacher)]
-    candidates = [_variant_like(deployed, model, variants) for model in (teacher, *exports)]
-    return max(candidates, key=lambda variant: (variant.evaluation is not None, variant.latency is not None))
+    return [teacher, *exports]
+
+
+def _timed_like(deployed: Variant, candidates: Iterable[Variant]) -> Variant | None:
+    """The candidate with a latency under the deployed model's conditions, in its runtime if possible."""
+    timed = [candidate for candidate in candidates if same_conditions(candidate, deployed)]
+    return max(timed, key=lambda variant: variant.runtime == deployed.runtime, default=None)
+
+
+def _centroid(variants: Iterable[Variant], line: Sequence[Artifact]) -> Variant | None:
+    own = {model.digest for model in line}
+    centroids = [each for each in variants if _is_centroid(each.model) and each.model.digest not in own]
+    measured = [(each.accuracy.top1.value, each) for each in centroids if each.accuracy]
+    return max(measured, key=lambda pair: pair[0], default=(0.0, None))[1]
+
+
+def _is_centroid(model: Artifact) -> bool:
+    return model.manifest.stage == "fewshot" and model.metrics.get("method") == "nearest_centroid"
 
 
 def _is_made_from(model: Artifact, other: Artifact) -> bool:

@@ -10,13 +10,13 @@ from edgevit.configs import Distill
 from edgevit.context import Context
 from edgevit.models.checkpoints import checkpoint_contents
 from edgevit.training.distributed.processes import on_ranks
-from edgevit.training.loop.fit import METRICS
+from edgevit.training.loop.metrics_log import METRICS
 from edgevit.training.loop.setup import distillation_setup
 
 
 @on_ranks
 def run(config: Distill, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    setup, teaching = distillation_setup(config, inputs, context)
+    setup, teacher = distillation_setup(config, inputs, context)
     trained, val_top1 = setup.train(config, context, out)
-    metrics, taught_by = {"val_top1": val_top1}, teaching.summary()
+    metrics, taught_by = {"val_top1": val_top1}, teacher.summary()
     return checkpoint_contents(trained, setup.classes, out, metrics, taught_by, METRICS, unnamed=setup.unnamed)

@@ -18,7 +18,7 @@ from edgevit.fewshot.learning_rate import choose_learning_rate
 from edgevit.models.checkpoints import checkpoint_contents, open_to_train
 from edgevit.models.creation import BuiltModel, with_test_time_views
 from edgevit.training.distributed.processes import on_ranks
-from edgevit.training.loop.fit import METRICS
+from edgevit.training.loop.metrics_log import METRICS
 
 
 def run(config: Fewshot, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -68,11 +68,14 @@ def _with_head(
 
 
 def _advise(features: TaskFeatures, task: Task, config: Fewshot, context: Context, out: Path) -> None:
-    """Write advice.json and say its main points; a large support gets no advice."""
+    """Write advice.json and say its main points; a large support gets no advice.
+
+    A nearest centroid is usually a baseline beside another head, whose stage says the same points: it says none.
+    """
     support, labels, _, pool, base = features
     findings = advice(support, labels, task.support.classes, task.support.sample_ids, pool, base, config.seed)
     if findings is None:
         return
     (out / ADVICE).write_text(json.dumps(findings.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for line in findings.lines():
+    for line in findings.lines() if config.method != "nearest_centroid" else ():
         context.progress.say(line)

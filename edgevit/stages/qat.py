@@ -13,7 +13,7 @@ from edgevit.models.checkpoints import checkpoint_contents
 from edgevit.models.ranges import TrainedRanges, save_ranges
 from edgevit.quantization.fake_quantization import load_trained
 from edgevit.training.distributed.processes import on_ranks
-from edgevit.training.loop.fit import METRICS
+from edgevit.training.loop.metrics_log import METRICS
 from edgevit.training.qat import quantization_aware_setup
 
 
@@ -21,10 +21,10 @@ from edgevit.training.qat import quantization_aware_setup
 def run(config: Qat, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     # Not sharded: layers share the scales that they learn. The models that become INT8 are small.
     context = replace(context, shard=False)
-    setup, teaching, student = quantization_aware_setup(config, inputs, context)
+    setup, teacher, student = quantization_aware_setup(config, inputs, context)
     trained, val_top1 = setup.train(config, context, out)
     ranges = load_trained(trained.module, student.module)
     save_ranges(TrainedRanges(runtime=config.runtime, layers=ranges), out)
     metrics = {"val_top1": val_top1, "rounded_layers": len(ranges)}
-    taught_by = teaching.summary()
+    taught_by = teacher.summary()
     return checkpoint_contents(student, setup.classes, out, metrics, taught_by, METRICS, unnamed=setup.unnamed)

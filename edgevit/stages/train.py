@@ -10,7 +10,7 @@ from edgevit.configs import Train
 from edgevit.context import Context
 from edgevit.models.checkpoints import checkpoint_contents
 from edgevit.training.distributed.processes import on_ranks
-from edgevit.training.loop.fit import METRICS
+from edgevit.training.loop.metrics_log import METRICS
 from edgevit.training.loop.setup import supervised_setup
 
 

@@ -1,4 +1,4 @@
-"""Where a runtime lives: this machine's CPU and GPU. Importing this loads neither torch nor onnxruntime."""
+"""Targets: this machine's CPU and GPU. Importing this loads neither torch nor onnxruntime."""
 
 from edgevit.targets.base import Target, TargetInfo
 from edgevit.targets.local import TARGETS, target_for, target_info

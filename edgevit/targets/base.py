@@ -1,4 +1,4 @@
-"""What every target can do."""
+"""The protocol of a target, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edgevit.runtimes.base import Session, SessionOptions
 
 
 class TargetInfo(Frozen):
-    """What decides results and latencies on a target; it enters the key of every stage that names one.
+    """A target's fingerprint: the facts that decide results and latencies. It enters the keys of stages that name it.
 
-    Only what stays the same between two calls: load, clocks and temperatures are in a measurement's conditions.
+    It holds only constant facts. Load, clocks and temperatures belong to a measurement's conditions.
     """
 
     name: str
@@ -23,13 +23,13 @@ class TargetInfo(Frozen):
 
 
 class Target(Protocol):
-    """A place where models run."""
+    """A device that runs models."""
 
     def describe(self, runtime: str) -> TargetInfo:
-        """The target's fingerprint, for one runtime on it. Raises TargetError where that does not run there."""
+        """The target's fingerprint for one runtime. Raises TargetError if the runtime does not run on the target."""
 
     def compile(self, model: Artifact, out: Path) -> Json:
-        """Make an ONNX file into what the runtime loads, in folder `out`; returns the session options it needs."""
+        """Compile an ONNX file for the runtime, into folder `out`. Returns the session options for the result."""
 
     def open(self, model: Artifact, options: SessionOptions) -> AbstractContextManager[Session]:
-        """Load a model. Its kind and manifest name the runtime, its manifest the session options."""
+        """Load a model. The artifact's kind and manifest name the runtime; its manifest holds more session options."""

@@ -1,4 +1,4 @@
-"""This machine."""
+"""The targets on this machine: its CPU and its first NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgevit.provenance import version_of
 from edgevit.runtimes.base import Session, SessionOptions, runtime_of
 from edgevit.targets.base import Target, TargetInfo
 
-# Runtimes are imported where they are used: `describe` enters store keys, and a finished recipe loads neither.
+# Runtimes are imported in the functions that use them: a finished recipe only calls `describe`, which needs none.
 
 
 class LocalCpu:
@@ -44,7 +44,7 @@ class LocalCpu:
 
 
 class LocalGpu:
-    """The first NVIDIA GPU of this machine, in torch."""
+    """The first NVIDIA GPU of this machine. Its runtime is torch."""
 
     name = "local-gpu"
     runtimes = (TORCH.name,)
@@ -75,14 +75,14 @@ TARGETS: dict[str, Target] = {target.name: target for target in (LocalCpu(), Loc
 
 
 def target_for(name: str) -> Target:
-    """The target of that name."""
+    """The target with this name. Raises TargetError if there is none."""
     if name not in TARGETS:
         raise TargetError(f"there is no target '{name}'", expected=", ".join(TARGETS), next=did_you_mean(name, TARGETS))
     return TARGETS[name]
 
 
 def target_info(name: str, runtime: str) -> Json:
-    """The fingerprint of a target for one runtime, as it enters store keys: cheap, and equal at every call."""
+    """A target's fingerprint for one runtime, for store keys. It is cheap, and equal at every call."""
     return target_for(name).describe(runtime).model_dump(mode="json")
 
 

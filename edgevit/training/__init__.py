@@ -1,1 +1,1 @@
-"""Training: one `fit` for teachers, students and fine-tuning; they differ in their objective and their schedule."""
+"""Training: one `fit` for teachers, students and fine-tuning, with different objectives and schedules."""

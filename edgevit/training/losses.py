@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+LabelLoss = Callable[[Tensor, Tensor], Tensor]  # of the logits and the targets, both (samples, classes)
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """−Σ_c targets_c · log softmax(logits)_c, mean over the samples; `targets` are probabilities (samples, classes)."""
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None = None, offsets: Tensor | None = None
+) -> Tensor:
+    """−Σ_c w_c · targets_c · log softmax(logits + offsets)_c, mean over the samples.
+
+    The mean divides by the number of samples, also with weights, as torch does for targets that are probabilities: a
+    batch's loss is then the mean of its parts' losses.
+
+    Args:
+        targets: probabilities, (samples, classes).
+        class_weights: w, (classes,); 1 by default.
+        offsets: (classes,), τ · log of each class's frequency for logit adjustment (Menon et al. 2021, eq. 10).
+    """
+    if offsets is not None:
+        logits = logits + offsets.to(logits)
+    if class_weights is not None:
+        targets = targets * class_weights.to(targets)
     return -(targets * logits.log_softmax(-1)).sum(-1).mean()
 
 
@@ -43,8 +61,8 @@ def decoupled_distillation(
 ) -> Tensor:
     """DKD: τ² · (α · TCKD + β · NCKD), mean over the samples. Zhao et al. 2022, eq. 7.
 
-    TCKD = KL of the two-way distributions (the label, all others together); NCKD = KL among the classes that are not
-    the label, each renormalized. `labels` (samples,) int64.
+    TCKD = KL of the two-way distributions (the label, all other classes together); NCKD = KL of the distributions over
+    the other classes, renormalized. `labels` (samples,) int64.
     """
     is_label = functional.one_hot(labels, logits.shape[-1]).bool()
     teacher_log, student_log = ((scores / temperature).log_softmax(-1) for scores in (teacher_logits, logits))
@@ -62,14 +80,14 @@ def standardized(logits: Tensor) -> Tensor:
 def feature_distance(
     student: Tensor, teacher: Tensor, distance: Literal["cosine", "mse"], standardize: bool = False
 ) -> Tensor:
-    """Between features (samples, channels) or maps (samples, channels, height, width) of equally many channels.
+    """Distance of features (samples, channels) or maps (samples, channels, height, width) with equally many channels.
 
     "cosine": 1 − cos of the channel vectors; "mse": squared difference (Romero et al. 2015, FitNets); both mean over
     samples and positions (and channels, for mse). The teacher's map is resized to the student's positions.
 
-    With `standardize` each channel of the teacher's features has mean 0 and variance 1 over these samples first, as by
-    the batch norm of Miles and Mikolajczyk (2024): what all images share then counts for nothing. A single sample has
-    nothing beside that, and the distance is 0.
+    With `standardize`, each channel of the teacher's features is first scaled to mean 0 and variance 1 over these
+    samples, as by the batch norm of Miles and Mikolajczyk (2024), which removes the part that all images share. For a
+    single sample nothing remains, and the distance is 0.
     """
     teacher = _at_positions_of(student, teacher)
     if standardize and teacher.numel() == teacher.shape[1]:
@@ -96,13 +114,13 @@ def _kl_divergence(target_log: Tensor, log: Tensor) -> Tensor:
 
 
 def _two_way(log_probabilities: Tensor, is_label: Tensor) -> Tensor:
-    """log of (probability of the label, probability of all others), (samples, 2)."""
+    """log of (probability of the label, probability of all other classes), (samples, 2)."""
     others = log_probabilities.masked_fill(is_label, -torch.inf).logsumexp(-1)
     return torch.stack([log_probabilities[is_label], others], -1)
 
 
 def _among_others(log_probabilities: Tensor, is_label: Tensor) -> Tensor:
-    """log of the distribution over the classes that are not the label, (samples, classes − 1)."""
+    """log of the distribution over the classes except the label, (samples, classes − 1)."""
     samples, classes = log_probabilities.shape
     return log_probabilities[~is_label].view(samples, classes - 1).log_softmax(-1)
 

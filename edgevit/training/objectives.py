@@ -1,4 +1,4 @@
-"""What makes one objective of several losses: which samples and which head each term applies to, and its weight."""
+"""The objective: a weighted sum of losses, each applied to its samples and its head."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from edgevit.training.distillation.feature_projectors import WithFeatures
 from edgevit.training.distillation.teachers import Teacher
 from edgevit.training.loop.batches import Batch, Counts
 from edgevit.training.losses import (
+    LabelLoss,
     attention_transfer,
     cross_entropy,
     decoupled_distillation,
@@ -38,26 +39,33 @@ Outputs = Tensor | TwoLogits | WithFeatures
 ObjectiveFunction = Callable[[Outputs, Batch], Tensor]
 
 
-def label_objective(num_classes: int, label_smoothing: float = 0.0) -> ObjectiveFunction:
+def label_objective(
+    num_classes: int, label_smoothing: float = 0.0, label_loss: LabelLoss = cross_entropy
+) -> ObjectiveFunction:
     """Cross-entropy with the labels; two heads both learn from them, with equal weight."""
 
     def objective(outputs: Outputs, batch: Batch) -> Tensor:
         targets, labelled = targets_of(batch, num_classes, label_smoothing)
-        losses = [_over(labelled, cross_entropy, head, targets) for head in heads_of(outputs)]
+        losses = [_over(labelled, label_loss, head, targets) for head in heads_of(outputs)]
         return torch.stack(losses).mean() * _balance("labelled", batch)
 
     return objective
 
 
 def distillation_objective(
-    terms: Sequence[Objective], teacher: Teacher, num_classes: int, label_smoothing: float = 0.0
+    terms: Sequence[Objective],
+    teacher: Teacher,
+    num_classes: int,
+    label_smoothing: float = 0.0,
+    label_loss: LabelLoss = cross_entropy,
 ) -> ObjectiveFunction:
-    """Σ weight · term, each term a mean over the samples it applies to, and 0 where there is none.
+    """Σ weight · term. A term is a mean over its samples, and 0 without any.
 
-    Of a part of a batch, each term is such that the mean over the parts, weighted by their numbers of samples, is the
-    whole batch's: a part with more labels than others counts for more where labels do.
+    For parts of a batch, each term is scaled so that the mean over the parts, weighted by their numbers of samples, is
+    the term of the whole batch: a part with more labels counts for more in terms that need labels.
     The teacher sees the batch's own canvases, mixed if they are. With two heads, labels go to the class head and the
-    teacher's logits to the distillation head (DeiT, section 4).
+    teacher's logits to the distillation head (DeiT, section 4). `label_loss` is the loss of cross-entropy terms alone:
+    a teacher's answer is no label whose class could be counted.
     """
 
     def objective(outputs: Outputs, batch: Batch) -> Tensor:
@@ -67,7 +75,7 @@ def distillation_objective(
         total = class_logits.new_zeros(())
         for index, term in enumerate(terms):
             if isinstance(term, CrossEntropy):
-                loss = _over(labelled, cross_entropy, class_logits, targets)
+                loss = _over(labelled, label_loss, class_logits, targets)
             elif isinstance(term, (FeatureDistillation, AttentionTransfer)):
                 assert isinstance(outputs, WithFeatures)
                 pairs = zip(outputs.features[index], answer.features[index], strict=True)
@@ -87,13 +95,13 @@ def distillation_objective(
 
 
 def heads_of(outputs: Outputs) -> tuple[Tensor, ...]:
-    """The logits (samples, classes) of a model's heads: one, or the class head's and the distillation head's."""
+    """The logits (samples, classes) of each head: one head, or the class head and the distillation head."""
     answer = outputs.answer if isinstance(outputs, WithFeatures) else outputs
     return tuple(answer) if isinstance(answer, TwoLogits) else (answer,)
 
 
 def targets_of(batch: Batch, num_classes: int, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The labels as probabilities (samples, classes), mixed as the images are, and which samples have them.
+    """The labels as probabilities (samples, classes), mixed like the images, and a mask (samples,) of labelled samples.
 
     Smoothing s gives (1 − s) to the label and s/classes to every class (Szegedy et al. 2016). An image mixed with an
     unlabelled one has no label.
@@ -119,7 +127,7 @@ def _chosen(term: TeacherTerm, labelled: Tensor) -> Tensor:
 
 
 def _balance(samples: Literal["all", "labelled", "unlabelled"], batch: Batch) -> float:
-    """The share of these samples among the part's, over their share in the whole batch; 1 where both are equal."""
+    """The share of these samples in the part, over their share in the whole batch; 1 for a whole batch."""
 
     def how_many(counts: Counts) -> int:
         unlabelled = counts.samples - counts.labelled
@@ -134,7 +142,7 @@ def _balance(samples: Literal["all", "labelled", "unlabelled"], batch: Batch) ->
 def _logit_measure(
     term: HardDistillation | SoftDistillation | DecoupledDistillation,
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The loss of (student's logits, teacher's logits, labels)."""
+    """The term's loss as a function of (student's logits, teacher's logits, labels)."""
 
     def measure(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         if isinstance(term, HardDistillation):
@@ -149,12 +157,12 @@ def _logit_measure(
 
 
 def _feature_measure(term: FeatureDistillation | AttentionTransfer) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of (student's features, teacher's features)."""
+    """The term's loss as a function of (student's features, teacher's features)."""
     if isinstance(term, AttentionTransfer):
         return attention_transfer
     return partial(feature_distance, distance=term.distance, standardize=term.standardize)
 
 
 def _over(chosen: Tensor, loss: Callable[..., Tensor], ours: Tensor, *others: Tensor) -> Tensor:
-    """The loss over the chosen samples; 0 where none is."""
+    """The loss over the chosen samples; 0 if there is none."""
     return loss(ours[chosen], *(other[chosen] for other in others)) if bool(chosen.any()) else ours.sum() * 0.0

@@ -1,4 +1,4 @@
-"""Quantization-aware training: a student that rounds as its INT8 form will, taught as in distillation."""
+"""Quantization-aware training: distillation of a student under fake quantization."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from edgevit.training.loop.setup import TrainingSetup, opened_streams, taught
 def quantization_aware_setup(
     config: Qat, inputs: Mapping[str, Artifact], context: Context
 ) -> tuple[TrainingSetup, ConfiguredTeacher, BuiltModel]:
-    """Training of a folded copy of `init` under fake quantization; its teachers; and that copy in float.
+    """The setup to train a folded copy of `init` under fake quantization; its teacher; and the folded copy in float.
 
-    The student's classes are those of `init`, whatever the streams'. Norms that could not be folded are frozen.
+    The student has the classes of `init`, not of the streams. Norms that cannot be folded are frozen.
 
     Raises:
-        RecipeError: batch norm cannot be folded, or a head that the student answers with learns nothing.
-        ArtifactError: the model cannot be exported, or nothing in it becomes integers.
+        RecipeError: batch norm cannot be folded, or no term trains a head that gives the student's logits.
+        ArtifactError: the model cannot be exported, or none of its layers can be quantized.
     """
     classes = inputs["init"].io.classes
     start = starting_model(None, inputs["init"], classes, None, {}, drop_rates=config.model_rates)
@@ -44,19 +44,19 @@ def quantization_aware_setup(
     unseen = fake_quantization(student, config, inputs, context).apply(rounding.module, _image(student))
     if unseen:
         context.progress.say(
-            f"    {config.id}: what enters {len(unseen)} layers is read elsewhere, too; the file will round it for all "
-            f"its readers, training does for the layers alone: {listed(unseen)}"
+            f"    {config.id}: other nodes read the inputs of {len(unseen)} layers, too; the INT8 file rounds these "
+            f"inputs for all readers, but training rounds them only for the layers: {listed(unseen)}"
         )
-    setup, teaching = taught(rounding, classes, opened_streams(config, inputs), config, inputs, context)
-    return setup, teaching, student
+    setup, teacher = taught(rounding, classes, opened_streams(config, inputs), config, inputs, context)
+    return setup, teacher, student
 
 
 def fake_quantization(
     student: BuiltModel, config: Qat, inputs: Mapping[str, Artifact], context: Context
 ) -> FakeQuantization:
-    """Which layers round what, and the ranges to start from: what post-training quantization does to the student.
+    """The student's quantized layers and calibrated ranges, as in post-training quantization.
 
-    So that nothing decides twice, the student is exported, and calibrated as its ONNX file.
+    The student is exported and its ONNX file is calibrated, so that QAT and `quantize` choose equal layers and ranges.
     """
     spec = IOSpec.for_classifier(student.preprocess, inputs["init"].io.classes)
     exported = onnx_from_module(student.module, spec, OPSET, dynamic_batch=True, keep_branches=True)
@@ -69,15 +69,15 @@ def fake_quantization(
     layers = {paths[layer.output]: layer for layer in calibration.layers() if layer.output in paths}
     _mention_others([layer.output for layer in calibration.layers() if layer.output not in paths], config, context)
     if not layers:
-        raise ArtifactError("no layer of this model can be trained to be rounded", where=config.id)
+        raise ArtifactError("no layer of this model can be quantized in training", where=config.id)
     return FakeQuantization(layers, calibration.ranges, calibration.dialect, config.learn_ranges)
 
 
 def _mention_others(tensors: list[str], config: Qat, context: Context) -> None:
     if tensors:
         context.progress.say(
-            f"    {config.id}: {len(tensors)} products or convolutions use a weight that is no layer's own; they are "
-            f"trained in float, and quantize calibrates them: {listed(tensors)}"
+            f"    {config.id}: {len(tensors)} matrix products or convolutions use a weight that belongs to no layer; "
+            f"they are trained in float, and quantize calibrates them: {listed(tensors)}"
         )
 
 

@@ -92,7 +92,8 @@ def test_a_run_is_a_mapping_of_its_results(tmp_path: Path, monkeypatch: pytest.M
     assert accuracy.top1 == np.mean(correct["labels"] == correct["predicted"])
     assert accuracy._repr_html_().count("<tr>") == 11
     assert run["latency"].percentile_ms(50) == run["latency"].p50_ms <= run["latency"].percentile_ms(99)
-    assert run.report.meets_budget is True
+    assert run.report.meets_budget is True, "a latency was asked for, and no accuracy"
+    assert run.report.doubts == [doubt["kind"] for doubt in run.report.data["verdict"]["doubts"]]
     assert run.report.data["deployed"] == "onnx"
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)

@@ -137,7 +137,8 @@ def test_the_clean_accuracy_is_that_of_a_plain_evaluation_of_these_images(evalua
     assert answers[1].items() <= answers[0].items()
     assert len(answers[1]) == 60
     assert "corruptions" not in json.loads(plain.file("evaluation.json").read_text())
-    assert plain.metrics.keys() == {"top1", "images", "runtime", "target"}
+    accuracies = {"top1", "balanced_accuracy", "macro_f1", "lowest_recall", "constant_guess"}
+    assert plain.metrics.keys() == {*accuracies, "images", "runtime", "target"}
 
 
 def test_models_that_agree_agree_under_corruption(evaluated):
@@ -216,7 +217,9 @@ def test_the_command_prints_a_table_of_80_columns(photos: Path):
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].endswith("20 images")
-    assert lines[1].startswith("under corruption ")
+    firsts = [line.split()[0] for line in lines[1:5]]
+    assert firsts == ["always", "balanced", "lowest", "under"]
+    lines = lines[3:]
     assert lines[2].split() == ["top-1", "at", "severity", "1", "2", "3", "4", "5", "mean"]
     assert [line.split()[0] for line in lines[3:]] == [*CORRUPTIONS, "mean"]
     numbers = np.array([[float(cell.removesuffix("%")) for cell in line.split()[1:]] for line in lines[3:]])

@@ -134,6 +134,21 @@ def test_a_base_mean_is_the_centre() -> None:
     )
 
 
+def test_more_images_are_advised_only_where_the_gain_is_above_chance() -> None:
+    """No signal: the law stays flat, and no two equal accuracies are set against each other."""
+    labels = np.repeat(np.arange(4), 8)
+    noise = np.random.default_rng(0).standard_normal((32, 8))
+    flat = given(noise, labels)
+    assert flat.curve.outlook is not None
+    now = flat.curve.outlook.now.value
+    assert f"    5 more images per class: nearest centroid stays at {now:.0%}" in flat.lines()
+    helped = given(*clusters(12, spread=2.2, seed=0))
+    assert helped.curve.outlook is not None
+    gain = helped.curve.outlook.gain
+    assert gain.low > 0
+    assert any(f"nearest centroid gains {100 * gain.value:.1f} points (" in line for line in helped.lines())
+
+
 def test_lines_fit_a_terminal_and_hold_nothing_that_moves_its_cursor() -> None:
     features, labels = clusters(6, spread=1.6, seed=4)
     labels[1] = 2

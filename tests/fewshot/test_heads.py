@@ -10,6 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.utils.class_weight import compute_sample_weight
 
 from edgevit.fewshot.heads import (
     PENALTIES,
@@ -18,9 +19,12 @@ from edgevit.fewshot.heads import (
     nearest_centroid,
     one_hot,
     ridge,
+    softmax,
     unit,
     whitened,
 )
+from edgevit.fewshot.methods import fit_head, pool_probabilities
+from edgevit.training.class_balance import ClassBalance
 from tests.fewshot.clusters import clusters, moons
 
 HEADS = [nearest_centroid, ridge, logistic_regression, k_nearest_neighbors]
@@ -107,6 +111,68 @@ def test_ridge_is_scikit_learns_at_the_penalty_of_the_least_error_left_out(count
     ratio = logits / expected  # one scale for all of them
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-6)
     assert ratio[0, 0] >= 1
+
+
+UNEQUAL = [6, 3, 2, 2]
+
+
+def test_balanced_logistic_regression_is_scikit_learns() -> None:
+    support, labels = clusters(UNEQUAL, spread=1.5)
+    centre = support.mean(0)
+    samples = (support - centre) / np.linalg.norm(support - centre, axis=1).mean()
+    reference = LogisticRegression(C=10.0, max_iter=2000, class_weight="balanced").fit(samples, labels)
+    head = fit_head("logistic_regression", support, labels, 4, balance=ClassBalance("balanced"))
+    np.testing.assert_allclose(softmax(head.logits(support)), reference.predict_proba(samples), atol=1e-5)
+
+
+def test_balanced_ridge_is_scikit_learns_at_the_penalty_of_the_least_error_left_out() -> None:
+    support, labels = clusters(UNEQUAL, spread=1.5)
+    queries, _ = clusters(20, spread=1.5, seed=1)
+    centre, weights = support.mean(0), compute_sample_weight("balanced", labels)
+    scale = np.linalg.norm(support - centre, axis=1).mean()
+    samples, targets = (support - centre) / scale, 2.0 * one_hot(labels, 4) - 1
+    errors = {}
+    for penalty in PENALTIES:
+        left_out = []
+        for i in range(len(samples)):
+            rest = np.delete(np.arange(len(samples)), i)
+            fitted = Ridge(alpha=penalty).fit(samples[rest], targets[rest], sample_weight=weights[rest])
+            left_out.append(fitted.predict(samples[i : i + 1])[0])
+        errors[penalty] = (weights[:, None] * (np.array(left_out) - targets) ** 2).sum()
+    reference = Ridge(alpha=min(errors, key=errors.__getitem__)).fit(samples, targets, sample_weight=weights)
+    logits = fit_head("ridge", support, labels, 4, balance=ClassBalance("balanced")).logits(queries)
+    ratio = logits / reference.predict((queries - centre) / scale)  # one scale for all of them
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ridge", "logistic_regression"])
+def test_adjusted_logits_are_less_by_the_logarithm_of_the_frequency(method: str) -> None:
+    support, labels = clusters(UNEQUAL, spread=1.5)
+    plain, adjusted = (
+        fit_head(method, support, labels, 4, balance=balance).logits(support)
+        for balance in (ClassBalance(), ClassBalance(tau=0.5))
+    )
+    expected = plain - 0.5 * np.log(np.array(UNEQUAL) / sum(UNEQUAL))  # Menon et al. 2021, eq. 9
+    np.testing.assert_allclose(adjusted, expected, atol=1e-10)
+
+
+def test_a_pool_counts_as_much_as_it_is_certain() -> None:
+    support, labels = clusters(UNEQUAL, spread=0.3)
+    pool, truth = clusters([30, 10, 10, 10], spread=0.3, seed=1)
+    centre = np.concatenate([support, pool]).mean(0)
+    probabilities = pool_probabilities("label_propagation", support, labels, 4, pool)
+    entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(1)
+    weights = np.concatenate([np.ones(len(support)), np.clip(1 - entropy / np.log(4), 0, 1)])
+    together, names = np.concatenate([support, pool]), np.concatenate([labels, truth])
+    assert (probabilities.argmax(1) == truth).all()
+    scale = np.linalg.norm(together - centre, axis=1).mean()
+    sizes = np.array([weights[names == label].sum() for label in range(4)])
+    balanced = weights * weights.sum() / (4 * sizes[names])
+    reference = LogisticRegression(C=10.0, max_iter=2000)
+    reference.fit((together - centre) / scale, names, sample_weight=balanced)
+    head = fit_head("label_propagation", support, labels, 4, pool, balance=ClassBalance("balanced"))
+    expected = reference.predict_proba((together - centre) / scale)
+    np.testing.assert_allclose(softmax(head.logits(together)), expected, atol=1e-5)
 
 
 def test_neighbours_vote_as_scikit_learns() -> None:

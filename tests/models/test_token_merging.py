@@ -143,7 +143,7 @@ def test_pruned_model_merges_too_but_not_the_other_way_round() -> None:
     ("name", "args", "merged", "message"),
     [
         ("edgenext_xx_small", None, 4, "in plain ViTs alone"),
-        ("deit_tiny_patch16_224", {"global_pool": "avg"}, 4, "answer by their class token"),
+        ("deit_tiny_patch16_224", {"global_pool": "avg"}, 4, "reads the class token"),
         ("deit_tiny_patch16_224", {}, 9, "half of the patches at most"),
     ],
 )

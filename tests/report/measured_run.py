@@ -74,6 +74,19 @@ class MeasuredRun:
 
         self._make(name, "evaluate", write, model=model, data=data, target=target)
 
+    def predicted(self, name: str, model: str, labels: Sequence[int], predicted: Sequence[int], **more: Json) -> None:
+        """An evaluation with these predictions, and more metrics."""
+
+        def write(out: Path, _: Path) -> Contents:
+            scores = np.eye(len(self.classes), dtype=np.float32)[list(predicted)]
+            names = tuple(f"image_{index:04d}" for index in range(len(labels)))
+            found = Predictions(names, self.classes, np.asarray(labels, np.int64), scores)
+            metrics = {**write_evaluation(found, Noise(), out), **more}  # type: ignore[arg-type]
+            return Contents("evaluation", metrics={**metrics, "runtime": "onnxruntime", "target": "local-cpu"})
+
+        batch_size = 1 + len(self.made)  # another key than that of an evaluation of this model
+        self._make(name, "evaluate", write, model=model, data="digits.test", batch_size=batch_size)
+
     def corrupted(self, name: str, model: str, accuracy: float, images: int | None = None, **options: Any) -> None:
         """An evaluation under corruption: each severity costs a tenth of the accuracy, of fog twice as much."""
 

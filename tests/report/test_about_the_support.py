@@ -59,6 +59,24 @@ def test_the_section_says_what_was_found(tmp_path: Path):
     assert all(len(line) <= 80 for line in text.split("## The support set")[1].splitlines() if "www" not in line)
 
 
+def test_the_accuracy_of_the_advice_is_not_taken_for_that_of_the_model(tmp_path: Path):
+    run = run_with(tmp_path, found_by_the_stage())
+    report = report_json(lineup(run.of(*ALL, "advised_accuracy")), Budget(), "quickstart")
+    curve = next(each for each in report["advice"][0]["sentences"] if "nearest centroid" in each)
+    assert curve.startswith("A nearest centroid classifier on the features of tuned, with 4 images of each class,")
+    assert curve.endswith("of the support images held out. This is not the accuracy of the adapted model.")
+
+
+def test_a_second_stage_with_the_same_support_and_model_says_nothing_new(tmp_path: Path):
+    run = run_with(tmp_path, found_by_the_stage())
+    named = {"method": "nearest_centroid"}
+    advice = found_by_the_stage()
+    run.checkpoint("baseline", "fewshot", 10, named, 0, advice, model="tuned", support="digits.support", **named)
+    run.evaluation("baseline_accuracy", "baseline", 0.8)
+    report = report_json(lineup(run.of(*ALL, "advised_accuracy", "baseline_accuracy")), Budget(), "quickstart")
+    assert [advice["title"] for advice in report["advice"]] == ["The support set"]
+
+
 def test_two_stages_have_two_sections_under_their_names(tmp_path: Path):
     run = run_with(tmp_path, found_by_the_stage(), stages=2)
     report = report_json(lineup(run.of(*ALL, "advised_accuracy")), Budget(), "quickstart")

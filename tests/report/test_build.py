@@ -38,7 +38,11 @@ def written(run: MeasuredRun, out: Path, *names: str, **budget: float) -> Path:
 
 def test_report_json_holds_what_programs_need(run: MeasuredRun, tmp_path: Path):
     report = json.loads((written(run, tmp_path / "out", latency_ms=1.0) / "report.json").read_text())
-    assert report["verdict"] == {"meets_budget": True, "reasons": [report["verdict"]["reasons"][0]]}
+    verdict, timed = report["verdict"], report["variants"][-1]["latency_ms"]
+    assert (verdict["meets_budget"], len(verdict["reasons"]), verdict["doubts"]) == (True, 1, [])
+    limit = {"value": timed["p50"], "low": timed["p50_low"], "high": timed["p50_high"], "limit": 1.0, "met": True}
+    assert verdict["limits"] == [{"name": "latency_ms", **limit}]
+    assert [row["class"] for row in report["classes"]] == list("0123456789")
     assert all(one.keys() >= VARIANT_KEYS for one in report["variants"])
     engine = report["variants"][-1]
     assert {"value", "low", "high", "n"} <= engine["top1"].keys()
@@ -53,16 +57,17 @@ def test_the_page_and_the_text_say_what_the_models_learned_from(run: MeasuredRun
         assert "digits.pool, digits.support, glyphs.train: adapted, student, tuned, onnx, int8, engine" in said
 
 
-def test_weights_that_nobody_trained_are_a_caution(run: MeasuredRun):
+def test_weights_that_nobody_trained_come_first(run: MeasuredRun):
     found = lineup(run.of(*ALL))
-    assert not any("random" in line for line in report_json(found, Budget(), "x")["cautions"])
+    assert report_json(found, Budget(), "x")["verdict"]["doubts"] == []
     model = found.deployed.model
     random = {WEIGHTS_FROM: {"body": "random", "classifier": "trained"}}
     model = replace(model, manifest=model.manifest.model_copy(update={"provenance": random}))
     report = report_json(replace(found, deployed=replace(found.deployed, model=model)), Budget(), "x")
-    caution = f"{found.deployed.id}: its weights are random; only its classifier was trained."
-    assert report["cautions"][0] == caution
-    assert f"Caution: {caution}" in " ".join(summary(report).split())
+    assert report["answer"]["headline"] == "The deployed model has random weights."
+    assert report["cautions"] == []
+    said = " ".join(summary(report).split())
+    assert said.startswith(f"{report['answer']['headline']} Its weights are random; only its classifier was trained.")
 
 
 def test_the_same_measurements_give_the_same_bytes(run: MeasuredRun, tmp_path: Path):
@@ -193,6 +198,13 @@ def test_names_in_markdown_stay_text(run: MeasuredRun, tmp_path: Path):
         sentences = [f"{'w' * padding} {name} {'and more words ' * 5} {name}".lstrip() for name in names]
         advice = [{"title": "The support set", "sentences": sentences}]
         return markdown({**report, "advice": advice, "cautions": list(names)})
+
+    rows = [{**report["classes"][0], "class": name} for name in NAMES]
+    table = markdown({**report, "classes": rows})
+    assert len(blocks_of(table)) == len(blocks_of(markdown(report))) + len(rows) - len(report["classes"])
+    assert not re.search(r"<(script|a|img|code|pre)\b", READER.render(table))
+    long = markdown({**report, "classes": [{**rows[0], "class": "long name " * 9}]})
+    assert max(map(len, long.splitlines())) <= 80
 
     for padding in range(0, 80, 2):
         odd = with_names(padding, *NAMES)

@@ -14,6 +14,10 @@ def report(run: MeasuredRun, *names: str, **budget: float) -> Json:
     return report_json(lineup(run.of(*(names or ALL))), Budget(**budget), "quickstart")
 
 
+def latency_sentences(report: Json) -> list[str]:
+    return next(point["sentences"] for point in report["answer"]["points"] if point["title"] == "Latency")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> MeasuredRun:
     return quickstart(tmp_path_factory.mktemp("run"))
@@ -43,6 +47,7 @@ def test_a_limit_that_was_not_measured_is_not_judged(run: MeasuredRun):
     assert found["verdict"]["meets_budget"] is None
     assert "not measured" in found["verdict"]["reasons"][0]
     assert found["answer"]["verdict"] == "The budget cannot be judged: a measurement is missing."
+    assert found["answer"]["tone"] == "unknown"
 
 
 def test_an_exceeded_limit_decides_even_where_another_is_unknown(run: MeasuredRun):
@@ -54,12 +59,17 @@ def test_a_drop_within_the_limit_says_when_chance_could_hide_more(run: MeasuredR
     assert reason.endswith("The limit lies inside the 95% interval.")
 
 
-def test_comparisons_hold_the_numbers_of_the_sentences(run: MeasuredRun):
-    found = report(run)
+def test_comparisons_hold_the_numbers_of_the_sentences(tmp_path: Path):
+    run = quickstart(tmp_path)
+    run.onnx("teacher_onnx", "export", 1_500_000, {"precision": "float32"}, model="adapted")
+    run.latency("teacher_onnx_latency", "teacher_onnx", 3.1)
+    found = report(run, *ALL, "teacher_onnx_latency")
     by_id = {one["id"]: one for one in found["variants"]}
     teacher = found["comparisons"]["teacher"]
     assert teacher["times_smaller"] == by_id["adapted"]["size_bytes"] / by_id["engine"]["size_bytes"]
-    assert teacher["times_faster"] == by_id["adapted"]["latency_ms"]["p50"] / by_id["engine"]["latency_ms"]["p50"]
+    assert teacher["id"] == "adapted"
+    expected = by_id["teacher_onnx"]["latency_ms"]["p50"] / by_id["engine"]["latency_ms"]["p50"]
+    assert teacher["times_faster"] == pytest.approx(expected)
     student = found["comparisons"]["float_student"]
     expected = by_id["tuned"]["top1"]["value"] - by_id["engine"]["top1"]["value"]
     assert student["top1_drop"]["value"] == pytest.approx(expected)
@@ -73,8 +83,16 @@ def test_latencies_under_different_conditions_are_never_divided(tmp_path: Path, 
     run.latency("other", "adapted", 3.0, **condition)
     found = report(run, "teacher_accuracy", "accuracy", "latency", "other")
     assert found["comparisons"]["teacher"]["times_faster"] is None
-    speed = next(one for one in found["answer"]["points"] if one["title"] == "Latency")
-    assert any("whose conditions differ" in one for one in speed["sentences"])
+    assert any("whose conditions differ" in one for one in latency_sentences(found))
+
+
+def test_latencies_in_different_runtimes_are_never_divided(run: MeasuredRun):
+    found = report(run)
+    assert [baseline["times_faster"] for baseline in list(found["comparisons"].values())[:2]] == [None, None]
+    for role, sentence in zip(("teacher", "float student"), latency_sentences(found), strict=True):
+        assert sentence.startswith(f"Not compared with the {role}, which was timed in another runtime (")
+        assert "in PyTorch" in sentence
+        assert "faster" not in sentence
 
 
 def test_the_float_students_latency_may_be_that_of_its_onnx_file(tmp_path: Path):
@@ -109,8 +127,9 @@ def test_a_deployed_float_file_is_not_timed_against_itself(tmp_path: Path):
     run.evaluation("onnx_accuracy", "onnx", 0.94)
     run.latency("onnx_latency", "onnx", 0.5)
     found = report(run, "float_accuracy", "float_latency", "onnx_accuracy", "onnx_latency")
-    by_id = {one["id"]: one for one in found["variants"]}
-    speedup = by_id["tuned"]["latency_ms"]["p50"] / by_id["onnx"]["latency_ms"]["p50"]
-    assert found["comparisons"]["float_student"]["times_faster"] == pytest.approx(speedup)
+    assert found["deployed"] == "onnx"
+    assert found["comparisons"]["float_student"]["times_faster"] is None
+    (sentence,) = [each for each in latency_sentences(found) if "float student" in each]
+    assert "in another runtime (2.0" in sentence, "the checkpoint in PyTorch, not the file itself"
     alone = report(run, "float_accuracy", "onnx_accuracy", "onnx_latency")
     assert alone["comparisons"]["float_student"]["times_faster"] is None

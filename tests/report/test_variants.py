@@ -61,7 +61,7 @@ def test_a_model_timed_twice_is_two_variants(tmp_path: Path):
     run = quickstart(tmp_path)
     run.latency("latency_4", "engine", 0.3, threads=4)
     found = lineup([*run.of(*ALL), run.made["latency_4"]])
-    engines = {one.id: one.threads for one in found.variants if one.model.id == "engine"}
+    engines = {one.id: one.timing and one.timing.threads for one in found.variants if one.model.id == "engine"}
     assert engines == {"engine@latency": 1, "engine@latency_4": 4}
 
 

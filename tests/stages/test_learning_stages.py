@@ -198,7 +198,7 @@ def test_fewshot_gives_advice_about_its_support(capsys: pytest.CaptureFixture[st
     base = workbench().run("load", "to-advise", **VIT, classes=("x", "y"))
     fields = {"model": base.id, "support": "digits.support", "pool": "digits.pool", "augmentation": AUGMENTATION}
     context = Context(progress=PlainProgress(sys.stdout))
-    model = workbench().run("fewshot", "advised", context, method="nearest_centroid", seed=1, **fields)
+    model = workbench().run("fewshot", "advised", context, method="ridge", seed=1, **fields)
     found = json.loads(model.file("advice.json").read_text())
     assert model.manifest.files["advice.json"].content
     assert (found["images"], found["classes"], found["shots"]) == (50, 10, 5)
@@ -207,6 +207,9 @@ def test_fewshot_gives_advice_about_its_support(capsys: pytest.CaptureFixture[st
     assert found["pool"]["unlike"] is False
     said = [line for line in capsys.readouterr().out.splitlines() if "more images per class" in line]
     assert len(said) == 1
+    baseline = workbench().run("fewshot", "baseline", context, method="nearest_centroid", seed=1, **fields)
+    assert baseline.file("advice.json").read_bytes() == model.file("advice.json").read_bytes()
+    assert "more images" not in capsys.readouterr().out, "the points are said once"
 
 
 def test_finetuning_alone_computes_no_features_to_advise_from() -> None:

@@ -315,7 +315,7 @@ def test_a_weight_that_is_no_layers_own_is_said_and_calibrated() -> None:
     found = fake_quantization(built, config, inputs, Context(progress=said))
     assert "blocks.0.mlp.fc1.layer" not in found.layers
     assert len(found.layers) == 9
-    assert any("1 products or convolutions use a weight that is no layer's own" in line for line in said.lines)
+    assert any("1 matrix products or convolutions use a weight that belongs to no layer" in line for line in said.lines)
 
 
 def test_trained_ranges_that_are_not_there_are_asked_for_by_name() -> None:

@@ -39,6 +39,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "stage_costs_quickstart": whole_path.stage_costs,
     "startup": whole_path.spreads,
     "tensorrt_plans": compression.tensorrt_plans,
+    "unbalanced_classes": few_shot.unbalanced_classes,
     "zoo": compression.zoo,
 }
 

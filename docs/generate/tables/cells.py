@@ -16,10 +16,12 @@ WITH_RANGE = "Intervals are 95% intervals."
 # Names in results that say too little, or are written otherwise in a sentence.
 IN_WORDS = {
     "alpha_tim": "α-TIM",
+    "balanced": "balanced class weights",
     "attention": "attention transfer",
     "coatnet": "CoAtNet",
     "corrected": "INT8 with bias correction",
     "dkd": "DKD",
+    "effective_number": "weights by effective number",
     "float8": "FP8 for TensorRT",
     "gaussian_mixture": "Gaussian mixture",
     "imagenet": "teacher, float32",
@@ -48,6 +50,7 @@ IN_WORDS = {
     "ptq": "INT8 for ONNX Runtime",
     "qat": "INT8 after `qat`",
     "random": "random weights",
+    "sampling": "balanced sampling",
     "scratch": "without a teacher",
     "standardized": "standardized logits",
     "teacher": "MobileNetV2 of ImageNet",

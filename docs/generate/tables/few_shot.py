@@ -11,7 +11,9 @@ from docs.generate.numbers import (
     points,
 )
 from docs.generate.records import Json
-from docs.generate.tables.cells import Table, draws_in, lowest_to_highest, spelled
+from docs.generate.tables.cells import NOTHING, Table, draws_in, lowest_to_highest, spelled
+
+ON_HEADS = ("balanced", "effective_number", "logit_adjustment")  # corrections for classes of unequal size
 
 
 def cifar10_few_shot(result: Json) -> Iterator[Table]:
@@ -74,6 +76,54 @@ def grocery_few_shot(result: Json) -> Iterator[Table]:
         tuple(rows),
         f"Draws: {draws}. The mean ± half of its 95% interval.",
     )
+
+
+def unbalanced_classes(result: Json) -> Iterator[Table]:
+    for measure, title in (("balanced_accuracy", "balanced accuracy"), ("top1", "top-1")):
+        yield Table(
+            f"heads_{measure}",
+            (
+                "images",
+                "largest class / smallest",
+                "head",
+                f"{title}, %",
+                *(f"{spelled(name)}, points" for name in ON_HEADS),
+            ),
+            tuple(_corrected_heads(result["heads"], measure)),
+            f"Heads on frozen features: {title} without a correction, and the paired gain of each correction. The mean "
+            "± half of its 95% interval.",
+            title=f"Heads, {title}",
+        )
+    for images, ratios in result["training"].items():
+        for ratio, corrections in ratios.items():
+            yield Table(
+                "training",
+                ("correction", "balanced accuracy, %", "gain, points", "top-1, %", "recall of the worst class, %"),
+                tuple(_corrected_training(corrections)),
+                f"{images}, largest class / smallest = {ratio}, {corrections['none']['top1']['n']} seeds. The mean ± "
+                "half of its 95% interval; the gain is paired by seed.",
+            )
+
+
+def _corrected_heads(images: Json, measure: str) -> Iterator[tuple[str, ...]]:
+    for name, ratios in images.items():
+        for ratio, heads in ratios.items():
+            for head, corrections in heads.items():
+                gains = [
+                    plus_minus(corrections[correction][measure]["gain"], points)
+                    if correction in corrections
+                    else NOTHING
+                    for correction in ON_HEADS
+                ]
+                yield name, ratio, spelled(head), plus_minus(corrections["none"][measure], percents), *gains
+
+
+def _corrected_training(corrections: Json) -> Iterator[tuple[str, ...]]:
+    for name, measures in corrections.items():
+        gain = measures["balanced_accuracy"].get("gain")
+        shown = (plus_minus(measures[measure], percents) for measure in ("balanced_accuracy", "top1", "worst_recall"))
+        accuracy, top1, worst = shown
+        yield spelled(name), accuracy, NOTHING if gain is None else plus_minus(gain, points), top1, worst
 
 
 def omniglot_episodes(result: Json) -> Iterator[Table]:

@@ -1,4 +1,4 @@
-"""Labels by a teacher: its confidence made honest, and the samples that it is sure of."""
+"""Labels from a teacher: temperature calibration of its confidence, and selection of its most confident labels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from edgevit.progress import Progress
 
 Floats = NDArray[np.float64]
 
-COLDEST, HOTTEST = 1e-3, 1e3  # temperatures between which the best one is looked for
+COLDEST, HOTTEST = 1e-3, 1e3  # search range of the temperature
 BISECTIONS = 60
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherLabels:
-    """What a teacher takes each sample for: labels (n,), indices into its classes, and its confidence (n,)."""
+    """A teacher's label for each sample: labels (n,), indices into its classes, and confidence (n,)."""
 
     classes: tuple[str, ...]
     sample_ids: tuple[str, ...]
@@ -36,7 +36,7 @@ class TeacherLabels:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The temperature that suits labelled images best, and each one's confidence (n,) without it and with it."""
+    """The temperature fitted on labelled images, and the confidence (n,) of each image without it and with it."""
 
     temperature: float
     correct: NDArray[np.bool_]
@@ -47,10 +47,10 @@ class Calibration:
 def calibrate(teacher: BuiltModel, dataset: Dataset, device: torch.device, progress: Progress) -> Calibration:
     """Fit the temperature of a teacher on labelled images that it was not trained on.
 
-    Where it is right about every one of them, no temperature is best, and it stays 1.
+    If the teacher is right about every image, there is no best temperature, and it stays 1.
 
     Raises:
-        DataError: the data set has no labels, or classes that the teacher does not know.
+        DataError: the data set has no labels, or has classes that the teacher lacks.
     """
     labels = _calibration_labels(teacher.classes, dataset)
     logits = logits_of(teacher, dataset, device, progress)
@@ -62,7 +62,7 @@ def calibrate(teacher: BuiltModel, dataset: Dataset, device: torch.device, progr
 def teacher_labels(
     teacher: BuiltModel, dataset: Dataset, temperature: float, device: torch.device, progress: Progress
 ) -> TeacherLabels:
-    """The teacher's label and confidence for each sample; labels that the data set has itself are not looked at."""
+    """The teacher's label and confidence for each sample. The data set's own labels are not used."""
     logits = logits_of(teacher, dataset, device, progress)
     confidence = softmax(logits, temperature).max(-1)
     return TeacherLabels(teacher.classes, dataset.sample_ids, logits.argmax(-1), confidence)
@@ -71,13 +71,13 @@ def teacher_labels(
 def most_confident(
     labelled: TeacherLabels, threshold: float, balance: bool = False, most_per_class: int | None = None
 ) -> Indices:
-    """Positions, in order, of the samples to learn from.
+    """Positions, in order, of the samples whose labels are kept.
 
     Args:
         threshold: least confidence.
         balance: no class keeps more than the median class does (of an even number, the lower one; classes that get
             no sample do not count).
-        most_per_class: no class keeps more than so many. Of a class that has more, the surest are kept.
+        most_per_class: no class keeps more than this number of samples; the most confident samples are kept.
 
     Raises:
         DataError: no confidence reaches the threshold.
@@ -91,7 +91,7 @@ def most_confident(
     if balance:
         present = np.sort(counts[counts > 0])
         limits.append(int(present[(len(present) - 1) // 2]))
-    by_class = np.lexsort((-labelled.confidence[sure], labels))  # the surest of each class first
+    by_class = np.lexsort((-labelled.confidence[sure], labels))  # the most confident samples of each class first
     rank_in_class = np.arange(len(sure)) - (np.cumsum(counts) - counts)[labels[by_class]]
     return np.sort(sure[by_class[rank_in_class < min(limits)]])
 
@@ -100,7 +100,7 @@ def fitted_temperature(logits: Floats, labels: Labels) -> float:
     """The T > 0 with the least mean negative log-likelihood of softmax(logits / T). Guo et al. 2017, section 4.2.
 
     NLL is convex in β = 1/T, and its slope, mean(Σ p·z - z_label), rises with β: T is found by bisection, between
-    1e-3 and 1e3. Where every label has the largest logit the slope is below 0 everywhere: there is no best T, and 1 is
+    1e-3 and 1e3. If every label has the largest logit, the slope is below 0 everywhere: there is no best T, and 1 is
     returned.
 
     Args:
@@ -114,7 +114,7 @@ def fitted_temperature(logits: Floats, labels: Labels) -> float:
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         expected = (softmax(logits, np.exp(middle)) * logits).sum(-1)
-        if (expected - of_label).mean() > 0:  # too sure: warmer
+        if (expected - of_label).mean() > 0:  # overconfident: raise T
             low = middle
         else:
             high = middle
@@ -129,18 +129,18 @@ def softmax(logits: Floats, temperature: float) -> Floats:
 
 
 def logits_of(teacher: BuiltModel, dataset: Dataset, device: torch.device, progress: Progress) -> Floats:
-    """(samples, teacher's classes). Raises DataError if one of them is no number."""
+    """The teacher's logits (samples, teacher's classes). Raises DataError if a logit is not finite."""
     preprocess = teacher.preprocess
     with progress.bar(f"ask about {dataset.name}", len(dataset), "images") as bar:
         forward = fast_forward(teacher.module, preprocess, device, len(dataset))
         logits = outputs_of(forward, dataset, preprocess, device, bar=bar).double()
     if not logits.isfinite().all():
-        raise DataError("the teacher's answers are no finite numbers", where=dataset.name, next="train it again")
+        raise DataError("the teacher's logits are not all finite", where=dataset.name, next="train the teacher again")
     return logits.numpy()
 
 
 def write_teacher_labels(labelled: TeacherLabels, kept: Indices, file: Path) -> None:
-    """Every teacher label as a line of a CSV file, for people: id, class, confidence, and whether it was kept."""
+    """Write a CSV file with a line per sample: id, class, confidence, and whether the label was kept."""
     chosen = np.isin(np.arange(len(labelled.labels)), kept)
     with file.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
@@ -171,5 +171,5 @@ def _no_confident_label(labelled: TeacherLabels, threshold: float) -> DataError:
         f"the teacher is sure of none of the {len(labelled.labels)} images",
         got=f"highest confidence {labelled.confidence.max():.3f}" + (f"; {', '.join(counts[:3])}" if counts else ""),
         expected=f"at least {threshold:g}",
-        next="lower the threshold, or adapt the teacher to such images first",
+        next="lower the threshold, or adapt the teacher to these images first",
     )

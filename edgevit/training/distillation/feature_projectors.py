@@ -1,4 +1,4 @@
-"""A student while it learns features: beside its answer it gives what each term of the loss compares."""
+"""A student with projectors, which returns its logits and the features that the loss compares."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FEATURE_TERMS = (FeatureDistillation, AttentionTransfer)
 
 
 class WithFeatures(NamedTuple):
-    """A model's answer, and its features for each term of the loss that compares some, by the term's index."""
+    """A model's logits, and its features for each loss term that compares features, by the term's index."""
 
     answer: Tensor | TwoLogits
     features: dict[int, list[Tensor]]
 
 
 class Taps:
-    """Where the terms of a loss look into one model.
+    """The features that the terms of a loss read from one model.
 
     Args:
-        wanted: for each term that compares features, by its index, the taps.
+        wanted: the taps of each term that compares features, by the term's index.
         size: height and width of the model's input.
         who: "student" or "teacher", for errors.
 
@@ -44,7 +44,7 @@ class Taps:
         self.channels = self._by_term(channels)
 
     def forward(self, model: nn.Module, images: Tensor) -> WithFeatures:
-        """The model's answer and its features at these taps."""
+        """The model's logits and its features at these taps."""
         answer, features = forward_with_taps(model, images, self._taps)
         return WithFeatures(answer, self._by_term(features))
 
@@ -54,26 +54,26 @@ class Taps:
 
 
 def student_taps(terms: Sequence[Objective]) -> dict[int, Sequence[Tap]]:
-    """What each term looks at in the student, by the term's index."""
+    """The student's taps of each term that compares features, by the term's index."""
     return {index: _listed(term.student) for index, term in enumerate(terms) if isinstance(term, FEATURE_TERMS)}
 
 
 def teacher_taps(terms: Sequence[Objective]) -> dict[int, Sequence[Tap]]:
-    """What each term looks at in the teacher, by the term's index."""
+    """The teacher's taps of each term that compares features, by the term's index."""
     return {index: _listed(term.teacher) for index, term in enumerate(terms) if isinstance(term, FEATURE_TERMS)}
 
 
 class StudentWithProjectors(nn.Module):
-    """A student and, for each term `features`, a linear map to the teacher's channels, which is dropped afterwards.
+    """A student with a projector for each `features` term: a linear map to the teacher's channels.
 
-    In training it gives WithFeatures, otherwise the student's logits.
+    In training mode it returns WithFeatures, in eval mode the student's logits. Projectors are dropped after training.
 
     Args:
         model: the student.
-        size: height and width of its input.
-        terms: of the loss.
-        teacher_channels: of the teacher's features, by the term's index.
-        seed: of the projectors' first weights.
+        size: height and width of the student's input.
+        terms: the terms of the loss.
+        teacher_channels: channels of the teacher's features, by the term's index.
+        seed: seed of the projectors' initial weights.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class StudentWithProjectors(nn.Module):
 def with_projectors(
     built: BuiltModel, terms: Sequence[Objective], teacher_channels: Mapping[int, Sequence[int]], seed: int
 ) -> nn.Module:
-    """What is trained: the student, with projectors where a term of the loss compares features."""
+    """The student; with projectors if a term of the loss compares features."""
     if not student_taps(terms):
         return built.module
     size = (built.preprocess.height, built.preprocess.width)
@@ -117,7 +117,7 @@ def with_projectors(
 
 
 def without_projectors(model: nn.Module) -> nn.Module:
-    """The student itself."""
+    """The student without its projectors; any other model unchanged."""
     if not isinstance(model, StudentWithProjectors):
         return model
     student: nn.Module = model.model

@@ -1,4 +1,4 @@
-"""What a teacher said of each view, kept on disk: the next student of the same views needs no teacher."""
+"""A cache of teacher logits on disk, one record per view."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from edgevit.training.distillation.teachers import Teacher, TeacherOutput
 from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import Batch
 
-FORMAT = 2  # checksums are of one folder
+FORMAT = 2  # checksums depend on the folder
 CHECK_BYTES = 8
-CHECKED_STEPS = 20  # with `check`, one of so many steps is computed again
+CHECKED_STEPS = 20  # with `check`, one in this many steps is computed again
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2}  # of probabilities, between two computations of the same view
 
 
 class CachedTeacher:
-    """A teacher that remembers. A row of a batch is known by the batch's step and the row's place in it.
+    """A teacher with a disk cache of its logits. The key of a row is the batch's step and the row's place in the batch.
 
-    What decides a batch and the answer to it (`facts`: teacher, streams, augmentation, seed, batch size, versions)
-    names the folder, so a cache of another teacher or of other views is never found. Each row has a record of fixed
+    The folder's name is a hash of all that decides batches and logits (`facts`: teacher, streams, augmentation, seed,
+    batch size, versions), so a cache of another teacher or of other views is never read. Each row has a record of fixed
     size with a checksum, written in place: a half-written or damaged record counts as absent.
 
     Args:
-        make_teacher: called when the first answer is missing.
-        folder: where caches lie.
-        facts: all that an answer depends on.
-        config: what is kept of an answer.
+        make_teacher: opens the teacher; called at the first missing record.
+        folder: the folder of all caches.
+        facts: all that decides the logits.
+        config: the format of a record.
         num_classes: columns of the logits.
         batch_size: rows of a whole batch.
-        check: compute a sample of the answers that are found again, and compare.
-        together: all ranks ask the teacher where one of them has to, as one whose weights are in parts needs.
+        check: compute a sample of the cached logits again, and compare.
+        together: if one rank needs the teacher, all ranks call it; sharded weights need this.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class CachedTeacher:
         return TeacherOutput(kept.to(batch.labels.device))
 
     def summary(self) -> str:
-        """One line for people."""
+        """One line on cached and computed batches."""
         checked = f", {self.checked} of them computed again and equal" if self._check else ""
         size_mib = (self.folder / "records").stat().st_blocks * 512 / 2**20
         return f"teacher cache: {self.found} batches found{checked}, {self.computed} computed; {size_mib:.1f} MiB"
@@ -107,7 +107,7 @@ class CachedTeacher:
         return self._records.decoded(b"".join(rows))
 
     def _write(self, batch: Batch, logits: Tensor) -> Tensor:
-        """Keep these logits; gives what will be read, so that the first student learns from the same as the next."""
+        """Write these logits; returns them as they will be read, so that all students learn from equal logits."""
         contents = self._records.encoded(logits)
         for row, content in zip(batch.rows.tolist(), contents, strict=True):
             place = self._records.size * (self._batch_size * batch.step + row)
@@ -123,20 +123,21 @@ class CachedTeacher:
                 f"the teacher cache does not hold what the teacher says: a probability differs by {difference:.3g}",
                 where=self.folder,
                 got=f"step {batch.step}",
-                next="remove this folder; the answers will be computed again",
+                next="remove this folder; the logits will be computed again",
             )
 
     def _checksum(self, content: bytes, step: int, row: int) -> bytes:
-        """Of a record at its place in this cache: a record of another place or cache does not have it."""
+        """The checksum of a record. It depends on the record's place and on the cache."""
         place = step.to_bytes(8, "big") + row.to_bytes(8, "big")
         return hashlib.blake2b(content, digest_size=CHECK_BYTES, salt=place, key=self._key).digest()
 
 
 class _Records:
-    """Logits (rows, classes) as bytes, and back.
+    """Encodes logits (rows, classes) as bytes, and decodes them.
 
-    In full, the logits themselves. Of the top k, the class indices and log-probabilities; back come log-probabilities,
-    the rest of the probability spread evenly over the other classes (Wu et al. 2022, TinyViT).
+    Without top_k a record holds the logits. With top_k it holds class indices and log-probabilities of the top k; the
+    decoded values are log-probabilities, with the remaining probability spread evenly over the other classes
+    (Wu et al. 2022, TinyViT).
     """
 
     def __init__(self, config: TeacherCache, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""The teacher that a recipe asks for: one or several, live or from the cache, and watched."""
+"""The teacher of a distillation stage: one model or an ensemble, live or cached, with a check of its accuracy."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from edgevit.training.loop.batches import Batch, batch_shares
 from edgevit.training.loop.streams import needs_logits
 
 LABELS_TO_JUDGE_BY = 200
-FEWEST_VIEWS = 3000  # of any training, however short: what a teacher says must not depend on the length
+FEWEST_VIEWS = 3000  # for `fast_forward`, in trainings of any length: the logits must not depend on the length
 DECIDE_ANSWERS = ("torch", "timm", "numpy", "pillow", "onnxruntime")
 
 
 class ConfiguredTeacher:
-    """Who teaches, as `config` says.
+    """The teacher of a distillation stage.
 
-    Teachers are opened when they are first needed: not at all where the cache holds every answer.
+    Checkpoints are opened at the first call that needs them, and never if the cache holds every row.
 
     Args:
         artifacts: the teachers' checkpoints.
         data: the data sets of the streams.
-        datasets: the same, opened.
-        classes: the student's.
+        datasets: the opened data sets of the streams.
+        classes: the student's classes.
         canvas: the size of the views.
     """
 
@@ -77,7 +77,7 @@ class ConfiguredTeacher:
         return self._opened[0].channels if self._opened else {}
 
     def summary(self) -> Json:
-        """What the teacher's answers were worth, for the record. All ranks have to call it."""
+        """The teacher's accuracy on labelled views, and the use of the cache. All ranks have to call it."""
         seen = {"teacher_top1_in_training": self._watched.top1(torch.device(self._context.device))}
         if self._cache is None:
             return seen
@@ -102,7 +102,7 @@ class ConfiguredTeacher:
         return LiveTeacher(module, io, asked, device, taps, config.precision, images=FEWEST_VIEWS, shard=sharded)
 
     def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
-        """All that decides a batch and what the teachers say of it."""
+        """All that decides the batches and the teachers' logits for them."""
         config = self._config
         weights = [teacher.weight for teacher in config.teachers] or [1.0]
         counts = batch_shares([stream.share for stream in config.streams], config.batch_size)
@@ -120,14 +120,15 @@ class ConfiguredTeacher:
             "seed": config.seed,
             "precision": config.precision,
             "device": self._context.device,
+            **({"sampling": config.sampling} if config.is_given("sampling") else {}),
             "versions": {name: version(name) for name in DECIDE_ANSWERS},
         }
 
 
 class _Watched:
-    """A teacher whose answers are held against the labels where there are any; says so once where it is often wrong.
+    """A teacher whose accuracy on labelled samples is measured. If it is low, a note says so once.
 
-    Raises TrainingError where an answer is no number.
+    Raises TrainingError if a logit is NaN.
     """
 
     def __init__(self, teacher: Teacher, num_classes: int, progress: Progress) -> None:
@@ -139,7 +140,7 @@ class _Watched:
         answer = self._teacher(batch)
         if answer.logits is not None:
             if answer.logits.isnan().any():
-                raise TrainingError("the teacher's answers are no numbers", got="NaN", next="train it again")
+                raise TrainingError("the teacher's logits are not numbers", got="NaN", next="train the teacher again")
             labels = batch.main_labels
             self._seen += int((labels >= 0).sum())
             self._right += int((answer.logits.argmax(-1) == labels).sum())
@@ -147,7 +148,7 @@ class _Watched:
         return answer
 
     def top1(self, device: torch.device) -> float | None:
-        """The share of labelled views that it got right, over all ranks."""
+        """The teacher's top-1 accuracy, 0 to 1, on labelled views of all ranks; None without labelled views."""
         right, seen = processes.summed([self._right, self._seen], device)
         return right / seen if seen else None
 
@@ -157,11 +158,11 @@ class _Watched:
         self._judged = True
         if self._right < self._too_low * self._seen:
             self._progress.say(
-                f"    the teacher is right in only {self._right / self._seen:.0%} of the labelled views: too little to "
-                "teach from; adapt it first (a fewshot or train stage), or augment less"
+                f"    the teacher is right in only {self._right / self._seen:.0%} of the labelled views, which is too "
+                "low for distillation; adapt it first (a fewshot or train stage), or augment less"
             )
 
 
 def common_canvas(student: Preprocess, teachers: Sequence[Preprocess]) -> Preprocess:
-    """The largest input of all: each model makes its own image of this one view, and none sees a blown-up one."""
+    """The largest input size. Each model resizes the shared view to its own size, and no view is enlarged."""
     return max([student, *teachers], key=lambda preprocess: preprocess.height * preprocess.width)

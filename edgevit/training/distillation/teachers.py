@@ -1,4 +1,4 @@
-"""Where a student's targets come from: one teacher or several, looking at the student's views or at plain images."""
+"""Teachers: a live model, a model on plain images, or an ensemble."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from edgevit.training.loop.batches import Batch
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher says of a batch.
+    """A teacher's output for a batch.
 
     Attributes:
-        logits: (samples, student's classes), or None where only features are asked for.
-        features: for each term of the loss that compares features, by its index.
+        logits: (samples, student's classes); None if only features are needed.
+        features: the features of each loss term that compares features, by the term's index.
     """
 
     logits: Tensor | None
@@ -42,20 +42,20 @@ Teacher = Callable[[Batch], TeacherOutput]
 
 
 class LiveTeacher:
-    """A model that answers for each batch, in eval mode and without gradients, with the student's classes.
+    """A teacher that runs on each batch, in eval mode and without gradients. Its columns are the student's classes.
 
-    It sees the same canvases as the student, resized and normalized as its own IOSpec says. Its classes are matched
-    with the student's by name; those that the student lacks are left out.
+    It sees the student's canvases, resized and normalized by its own IOSpec. Classes are matched by name; classes that
+    the student lacks are left out.
 
     Args:
-        student_classes: what its logits are given for; None where only its features are asked for.
-        taps: the features that are asked for, for each term of the loss by its index.
-        precision: of autocast; the answer is float32 all the same.
-        images: how many it will see at least; see `fast_forward`.
-        shard: leave this rank its part of the weights; every rank then has to ask at the same time.
+        student_classes: the columns of the logits; None if only features are needed.
+        taps: the taps of each loss term that compares features, by the term's index.
+        precision: autocast precision; the output is always float32.
+        images: least number of images that it will see; see `fast_forward`.
+        shard: shard the weights over the ranks; all ranks then have to call it together.
 
     Raises:
-        RecipeError: it lacks a class of the student, or a tap.
+        RecipeError: the model lacks a class of the student, or a tap.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class LiveTeacher:
 
     @property
     def channels(self) -> dict[int, list[int]]:
-        """The number of channels of each feature that is asked for."""
+        """The number of channels of each feature, by the index of the loss term."""
         return {} if self._taps is None else self._taps.channels
 
     @torch.no_grad()
@@ -103,21 +103,21 @@ class LiveTeacher:
 
 
 class PlainTeacher:
-    """A model that has looked at each plain image once, and answers by that for every view of it.
+    """A teacher that sees each plain image once, and gives every view of the image the same output.
 
-    Its pooled features are what enters its classifier, the mean over its test-time views where it has some.
+    Its pooled features are the input of its classifier: the mean over test-time views if the model has them.
 
     Beyer et al. 2022 warn that a teacher that does not see the student's view teaches worse over a long training; it is
     for teachers that are too slow to see every view.
 
     Args:
-        datasets: of the streams, in their order.
+        datasets: the data sets of the streams, in order.
         student_classes: as for `LiveTeacher`.
         terms: indices of the terms of the loss that compare pooled features.
         cache: see `FrozenModel`.
 
     Raises:
-        RecipeError: it lacks a class of the student, or ends in two classifiers.
+        RecipeError: the model lacks a class of the student, or has two classifiers.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class PlainTeacher:
         self._columns = None if student_classes is None else matching_columns(io, student_classes).to(device)
         if len(classifiers(model)) > 1:
             raise RecipeError(
-                "teacher_view: plain goes by what enters the teacher's one classifier, and this teacher has two",
+                "teacher_view: plain needs a teacher with one classifier, and this teacher has two",
                 next="leave teacher_view out, or take another teacher",
             )
         self._terms, self._embeddings = terms, list[Tensor]()
@@ -147,7 +147,7 @@ class PlainTeacher:
 
     @property
     def channels(self) -> dict[int, list[int]]:
-        """The number of channels of each feature that is asked for."""
+        """The number of channels of each feature, by the index of the loss term."""
         return {term: [self._embeddings[0].shape[1]] for term in self._terms}
 
     @torch.no_grad()
@@ -162,7 +162,7 @@ class PlainTeacher:
 
 
 class EnsembleTeacher:
-    """Several teachers: log of the weighted mean of their probabilities (Hinton et al. 2015, section 3)."""
+    """An ensemble: logits are the log of the teachers' weighted mean probability (Hinton et al. 2015, section 3)."""
 
     def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> None:
         self._teachers, self._shares = teachers, [weight / sum(weights) for weight in weights]
@@ -178,11 +178,11 @@ class EnsembleTeacher:
 
 
 def matching_columns(teacher: IOSpec, student_classes: tuple[str, ...]) -> Tensor:
-    """For each class of the student, the teacher's output of that name.
+    """Index of the teacher's output for each class of the student, matched by name; (student's classes,) int64.
 
     Raises:
         RecipeError: the teacher lacks a class.
-        DataError: the teacher's classes are numbers that nobody named, and the usual orders of such folders differ.
+        DataError: the teacher's classes are unnamed numbers, and the usual class orders disagree.
     """
     missing = missing_classes(student_classes, teacher.classes)
     columns = None if missing else output_indices(teacher, student_classes, "the teacher")

@@ -1,1 +1,1 @@
-"""Several processes that share one training."""
+"""Training on several processes."""

@@ -1,4 +1,4 @@
-"""The processes that share a training: each is a rank, works on its rows of every batch, and ends when another dies."""
+"""The processes of one training. Each process is a rank and computes its rows of every batch; if one dies, all end."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ from edgevit.training.loop.training_state import TrainingState
 
 LOCALHOST = "127.0.0.1"
 LOOK_EVERY_S = 0.2
-CAUSE_SHOWS_WITHIN_S = 1.0  # a rank that lost another may say so before the death of the other is seen
-# A dead rank is seen by its launcher. Silence alone means that rank 0 validates, or that another loads slowly.
+CAUSE_SHOWS_WITHIN_S = 1.0  # a rank may report a lost connection before the launcher sees the other rank's death
+# The launcher detects dead ranks. A silent rank may be waiting while rank 0 validates, or may load its data slowly.
 PATIENCE = timedelta(days=1)
-PEER_IS_LOST = ("closed by peer", "reset by peer")  # gloo's words; where NCCL loses a rank, it aborts
+PEER_IS_LOST = ("closed by peer", "reset by peer")  # gloo's messages; NCCL aborts when it loses a rank
 C = TypeVar("C", bound=Stage)
 StageRun = Callable[[C, Mapping[str, Artifact], Context, Path], Contents]
-Call = tuple[Callable[..., Contents], Stage, Mapping[str, Artifact], Context]  # of a stage, but for its folder
+Call = tuple[Callable[..., Contents], Stage, Mapping[str, Artifact], Context]  # `run` and its arguments except `out`
 
 
 def on_ranks(run: StageRun[C]) -> StageRun[C]:
-    """A stage that trains, on as many ranks as its context says: the decorator of its `run`.
+    """Decorator for the `run` of a training stage: runs it on `context.ranks` ranks.
 
-    With one rank `run` is called as it is. With more, each is a new process that calls `run` with the same arguments:
-    it opens the data and builds the models itself, and `fit` makes one training of them. The result is rank 0's; the
-    others write into a folder that is thrown away. As with all of Python's processes, a script that comes here guards
-    its own start by `if __name__ == "__main__"`.
+    With one rank, `run` is called directly. With more, each rank is a new process that calls `run` with the same
+    arguments and opens the data and builds the models itself; `fit` connects the ranks. Rank 0 gives the result; other
+    ranks write into a temporary folder. Processes are spawned, so a script has to guard its start by
+    `if __name__ == "__main__"`.
 
-    Under torchrun, on one node or on several that share their files, the ranks are torchrun's: number 0 comes here with
-    its recipe, the others come from `follow`.
+    Under torchrun, on one node or on several nodes with shared files, torchrun starts the ranks: rank 0 calls this
+    function, the other ranks call `follow`.
 
     Raises:
         TrainingError: a rank died.
         TargetError: there are fewer GPUs than ranks.
-        Whatever a rank raises.
+        Any error that a rank raises.
     """
 
     @wraps(run)
@@ -83,7 +83,7 @@ def on_ranks(run: StageRun[C]) -> StageRun[C]:
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of several that torchrun has started."""
+    """Whether torchrun started this process with a world size above 1."""
     return distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
 
 
@@ -99,16 +99,16 @@ def _run_with_followers(
         if not any(words in str(error) for words in PEER_IS_LOST):
             raise
         raise TrainingError(
-            "a process of the training died: torchrun names it, and stops the others",
+            "a process of the training died: torchrun names it and stops the other processes",
             where=f"stage '{context.stage_id}'",
             next=f"the same command goes on {_saved(context)}",
         ) from None
 
 
 def follow(device: str) -> bool:
-    """For a rank of torchrun's above 0: take part in each training that rank 0 comes to, until it dismisses the ranks.
+    """Take part in each training of rank 0, until rank 0 calls `dismiss`. For ranks above 0 under torchrun.
 
-    Gives False for rank 0, and where torchrun plays no part.
+    Returns False at once for rank 0, and without torchrun.
     """
     if not started_by_torchrun() or os.environ["RANK"] == "0":
         return False
@@ -121,29 +121,29 @@ def follow(device: str) -> bool:
 
 
 def dismiss(device: str) -> None:
-    """For rank 0, when no training comes any more: let the ranks that torchrun has started end."""
+    """End the ranks above 0 that torchrun started. Rank 0 calls it after its last training."""
     if started_by_torchrun():
         with _called_together(device):
             pass
 
 
 def rank() -> int:
-    """This process's number among those that share the training, from 0."""
+    """This process's rank, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def count() -> int:
-    """How many processes share the training."""
+    """The number of ranks."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def parallel(forward: nn.Module) -> nn.Module:
-    """The model, with gradients that are means over the ranks after each backward pass."""
+    """The model wrapped in DistributedDataParallel: each backward pass averages gradients over the ranks."""
     if count() == 1:
         return forward
-    # Parameters without a gradient (a classifier, where features alone are compared) keep none. Looking for them also
-    # keeps DDP's buckets as they are, so that sums have the same order after a resume. Buffers stay each rank's own:
-    # to share them in each forward pass, ranks that probe how much fits into memory would have to meet.
+    # Parameters without a gradient stay without (such as a classifier, if only features are compared). Looking for
+    # unused parameters also keeps DDP's buckets fixed, so that sums have the same order after a resume. Buffers are not
+    # shared: ranks that probe how much fits into memory would have to take part in each forward pass of the others.
     has_new_name = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # since torch 2.15
     sync_buffers: dict[str, Any] = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": False}
     together: nn.Module = DistributedDataParallel(forward, find_unused_parameters=True, **sync_buffers)
@@ -151,7 +151,7 @@ def parallel(forward: nn.Module) -> nn.Module:
 
 
 def unsynchronized(forward: nn.Module) -> AbstractContextManager[None]:
-    """Within it, gradients are added up by this rank alone."""
+    """Context in which gradients accumulate on this rank, without synchronization."""
     return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
 
 
@@ -171,7 +171,7 @@ def from_rank_0(values: list[float], device: torch.device) -> list[float]:
 
 @contextmanager
 def rank_0_first(device: torch.device) -> Iterator[None]:
-    """A block that rank 0 is done with before the others enter it, to find what it has kept. All ranks enter it."""
+    """Context that rank 0 leaves before other ranks enter, so that they read its caches. All ranks have to enter it."""
     if rank():
         summed([0.0], device)
     yield
@@ -180,7 +180,7 @@ def rank_0_first(device: torch.device) -> Iterator[None]:
 
 
 class _Ranks:
-    """The processes of one stage. They end with this block, whatever happens in it."""
+    """The processes of one stage. They end when the context ends, also after an error."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -203,7 +203,7 @@ class _Ranks:
         self._unused.cleanup()
 
     def result_of(self, run: StageRun[C], config: C, inputs: Mapping[str, Artifact], out: Path) -> Contents:
-        """What rank 0 gives."""
+        """Start the ranks and wait for them; returns rank 0's result."""
         for number in range(self._context.ranks):
             self._start(number, run, config, inputs, out)
         while len(self._results) < self._context.ranks:
@@ -222,7 +222,7 @@ class _Ranks:
             out = Path(self._unused.name, str(number))
             out.mkdir()
         process = self._spawn.Process(target=_work, args=(place, told, run, config, inputs, context, out))
-        with _environment(TORCH_CPP_LOG_LEVEL="ERROR"):  # DDP would warn of what `parallel` asks for
+        with _environment(TORCH_CPP_LOG_LEVEL="ERROR"):  # DDP would warn about `find_unused_parameters`
             process.start()
         told.close()
         self._processes.append(process)
@@ -255,7 +255,7 @@ class _Ranks:
             self._bar.close()
 
     def _dead(self) -> list[int]:
-        """The ranks that ended without a word."""
+        """The ranks that ended without a result or an error."""
         heard = {
             *self._results,
             *self._errors,
@@ -268,7 +268,7 @@ class _Ranks:
         ]
 
     def _cause(self) -> Exception:
-        """What went wrong first. Where a rank stops, the others lose it, and may say so before it is seen."""
+        """The first error. A rank that stops breaks the others' connections, and their errors may arrive first."""
         until = time.monotonic() + CAUSE_SHOWS_WITHIN_S
         while not (cause := self._certain_cause()) and time.monotonic() < until:
             self._hear(LOOK_EVERY_S / 4)
@@ -276,7 +276,7 @@ class _Ranks:
 
     def _certain_cause(self) -> Exception | None:
         killed = [number for number, process in enumerate(self._processes) if (process.exitcode or 0) < 0]
-        if killed:  # NCCL aborts a rank that lost another
+        if killed:  # SIGABRT comes last: NCCL aborts a rank that lost its connection
             return self._death_of(min(killed, key=lambda number: self._processes[number].exitcode == -signal.SIGABRT))
         return next((error for error in self._errors.values() if not isinstance(error, _AnyError)), None)
 
@@ -284,7 +284,7 @@ class _Ranks:
         process = self._processes[number]
         code = process.exitcode or 0
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        memory = ", as the system does where memory runs out" if -code == signal.SIGKILL else ""
+        memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
         return TrainingError(
             "a process of the training died, and the others were stopped",
             where=f"stage '{self._context.stage_id}'",
@@ -294,7 +294,7 @@ class _Ranks:
 
 
 def _shared(context: Context, ranks: int) -> Context:
-    """For one of the ranks on this machine: its part of the processes that load images."""
+    """The context of one rank: the workers of this machine are divided among its ranks."""
     return replace(context, workers=-(-context.workers // ranks))
 
 
@@ -304,11 +304,11 @@ def _saved(context: Context) -> str:
 
 
 def _end(process: SpawnProcess) -> None:
-    """End a rank and the processes that load its images."""
+    """Kill a rank and its data workers."""
     if process.exitcode == 0:
         return
     assert process.pid is not None
-    with suppress(ProcessLookupError):  # it does not lead its group yet, or none of it is left
+    with suppress(ProcessLookupError):  # the rank leads no group yet, or the whole group has ended
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
@@ -316,7 +316,7 @@ def _end(process: SpawnProcess) -> None:
 
 @contextmanager
 def _environment(**changes: str) -> Iterator[None]:
-    """Within it, processes start with these variables, where they are not set."""
+    """Context that sets environment variables which are not set yet."""
     added = {name: value for name, value in changes.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -327,11 +327,11 @@ def _environment(**changes: str) -> Iterator[None]:
 
 
 class _AnyError(RuntimeError):
-    """What a rank raised that no user can mend, or that came of losing another rank, with its traceback."""
+    """An unexpected error of a rank, with its traceback. It may follow from the loss of another rank."""
 
 
 class _Place(NamedTuple):
-    """Which rank this is, of how many, the port at which they meet, and how each starts processes that load images."""
+    """A rank's number, the number of ranks, the port of the store, and the start method of data workers."""
 
     number: int
     ranks: int
@@ -348,10 +348,10 @@ def _work(
     context: Context,
     out: Path,
 ) -> None:
-    """The life of a rank, which tells the launcher what it does and how it ends."""
+    """The main function of a rank. It sends progress, and its result or error, to the launcher."""
     _live_with_parent()
-    multiprocessing.set_start_method(place.start_method, force=True)  # a spawned process would spawn, which is slow
-    os.dup2(2, 1)  # the answer on stdout is the launcher's alone
+    multiprocessing.set_start_method(place.start_method, force=True)  # a spawned process defaults to spawn: slow
+    os.dup2(2, 1)  # only the launcher writes to stdout
     try:
         if place.number == 0:
             context = replace(context, progress=_ToldProgress(told))
@@ -366,7 +366,7 @@ def _work(
 
 
 def _live_with_parent() -> None:
-    """Lead a process group, which the launcher ends as a whole, and end it where the launcher dies first."""
+    """Lead a process group, which the launcher kills as a whole. If the launcher dies first, the group ends itself."""
     os.setpgid(0, 0)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -380,7 +380,7 @@ def _live_with_parent() -> None:
 
 @contextmanager
 def _joined(place: _Place, device: str) -> Iterator[None]:
-    """Within it, this process is a rank of torch.distributed."""
+    """Context in which this process is a rank of torch.distributed."""
     torch.set_num_threads(max(1, torch.get_num_threads() // place.ranks))
     store = TCPStore(LOCALHOST, place.port, is_master=False)
     with _group(store, place.number, place.ranks, device, place.number):
@@ -393,7 +393,7 @@ _calls = count_from(0)
 
 @contextmanager
 def _called_together(device: str, call: Call | None = None) -> Iterator[Call | None]:
-    """Within it, the processes that torchrun has started are ranks of torch.distributed. Gives what rank 0 calls."""
+    """Context in which torchrun's processes are ranks of torch.distributed. Yields the call that rank 0 passed."""
     store, number, ranks = _torchrun()
     local = int(os.environ["LOCAL_RANK"])
     with _group(PrefixStore(f"edgevit-{next(_calls)}", store), number, ranks, device, local):
@@ -413,7 +413,7 @@ def _group(store: Store, number: int, ranks: int, device: str, gpu: int) -> Iter
 
 
 class _ToldProgress:
-    """Progress that the launcher shows."""
+    """Progress of a rank, shown by the launcher."""
 
     def __init__(self, told: Connection) -> None:
         self._told = told

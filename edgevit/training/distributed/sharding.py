@@ -1,4 +1,4 @@
-"""Weights in parts: each rank keeps its part of every tensor, and borrows the rest while it computes (FSDP)."""
+"""Sharded weights (FSDP): each rank stores a shard of every tensor and gathers the rest while it computes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from edgevit.models.cost import params_of
 from edgevit.models.timm_models import timm_model
 from edgevit.training.distributed import processes
 
-NOT_IN_PARTS = "mixed torch.Tensor and DTensor"  # torch's words where a weight is read beside its module's forward
-LEAST_SHARE = 0.01  # of the parameters: what is smaller is gathered together with what surrounds it
+NOT_IN_PARTS = "mixed torch.Tensor and DTensor"  # torch's message for a weight read outside its module's forward
+LEAST_SHARE = 0.01  # of the model's parameters; a smaller module is gathered together with the module around it
 SEQUENCES = (nn.Sequential, nn.ModuleList)
 ENTRANCES = ("forward_features", "forward_head", "forward_intermediates")
-# Those that train as on one process: each was tried. Others look at whole tensors, and would fail or wait for ever.
+# Optimizers tested to train as on one process. Other optimizers need whole tensors, and would fail or hang.
 OPTIMIZERS = (
     *("adabelief", "adadelta", "adagrad", "adam", "adamax", "adamc", "adamw", "adopt", "lamb", "lambc", "larc", "lars"),
     *("lion", "momentum", "nadam", "nadamw", "radam", "rmsprop", "sgd"),
@@ -31,33 +31,33 @@ OPTIMIZERS = (
 
 
 def is_asked(context: Context) -> bool:
-    """Whether this process is one of several that share the weights out."""
+    """Whether the weights are sharded: `context.shard` with more than one rank."""
     return context.shard and processes.count() > 1
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
-    """Leave this rank its part of the model's weights, on the device; what calls the model sees no difference.
+    """Shard the model's weights over the ranks, in place, on the device (FSDP2). Calls of the model do not change.
 
-    Every rank has to call it, and every forward pass then needs all of them. ZeRO's third stage (Rajbhandari et al.
-    2020), by torch's `fully_shard`. Each of the model's `units` is gathered for itself; what is in none of them is
-    gathered first, and stays so until the backward pass ends. The model has to be the same on every rank.
+    All ranks have to call it, and every forward pass then needs all ranks. This is ZeRO stage 3 (Rajbhandari et al.
+    2020), by torch's `fully_shard`. Each of the model's `units` is gathered separately. Weights outside the units are
+    gathered first and stay gathered until the backward pass ends. The model has to be equal on all ranks.
 
     Raises:
-        RecipeError: torch cannot share out this model's weights.
+        RecipeError: torch cannot shard this model's weights.
     """
     mesh = init_device_mesh(device.type, (processes.count(),))
     try:
         for unit in [*units(model), model]:
             fully_shard(unit, mesh=mesh)
-    except (ValueError, TypeError) as error:  # scalar parameters, or some that two units share
+    except (ValueError, TypeError) as error:  # scalar parameters, or parameters that two units share
         raise cannot_shard(model, error) from None
 
 
 def units(model: nn.Module) -> list[nn.Module]:
-    """The blocks and stages that have a hundredth of the parameters or more, inner ones before those that hold them.
+    """The blocks and stages with at least `LEAST_SHARE` of the model's parameters; inner modules before outer modules.
 
-    They are the elements of its sequences: `Sequential`, `ModuleList`, or a module whose parts are all of one class. A
-    bare sequence among them is none itself.
+    They are the elements of the model's sequences: `Sequential`, `ModuleList`, or a module whose children are all of
+    one class. A `Sequential` or `ModuleList` is no unit itself.
     """
     least = LEAST_SHARE * params_of(model)
     elements = [element for sequence in model.modules() if _is_sequence(sequence) for element in sequence.children()]
@@ -66,7 +66,7 @@ def units(model: nn.Module) -> list[nn.Module]:
 
 
 def shard_teacher(model: nn.Module, device: torch.device) -> None:
-    """The same for a model that is also asked for its features, by timm's methods."""
+    """As `shard`, also for calls of timm's feature methods (`ENTRANCES`)."""
     inner = timm_model(model)
     shard(inner, device)
     for name in ENTRANCES:
@@ -75,9 +75,9 @@ def shard_teacher(model: nn.Module, device: torch.device) -> None:
 
 
 def gathered(state: Any, keep: bool = True) -> Any:
-    """A nested state in which tensors in parts are whole, on the CPU, or None where not to `keep`; the rest as it is.
+    """A nested state with each sharded tensor gathered on the CPU (None if not `keep`); other values are unchanged.
 
-    All ranks call it.
+    All ranks have to call it.
     """
     if isinstance(state, Mapping):
         return {name: gathered(value, keep) for name, value in state.items()}
@@ -90,7 +90,7 @@ def gathered(state: Any, keep: bool = True) -> Any:
 
 
 def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """The module with these whole tensors, of which each rank takes its part."""
+    """Load whole tensors into a module, which may be sharded: each rank takes its shard."""
     own = module.state_dict()
     module.load_state_dict(
         {name: _part_of(value, own[name]) if name in own else value for name, value in state.items()}
@@ -98,7 +98,7 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """The same for an optimizer, whose tensors are shaped as their parameters are."""
+    """Load whole tensors into an optimizer's state: each rank takes the shard that matches its parameter's shard."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own = {
         index: {name: _part_of(value, parameters[index]) for name, value in kept.items()}
@@ -108,12 +108,12 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor, or all of one that is not in parts."""
+    """This rank's shard of a tensor; the whole tensor if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def check_can_shard(config: Training) -> None:
-    """Raises RecipeError where the options ask for what weights in parts do not allow."""
+    """Raise RecipeError if an option does not work with sharded weights."""
     if config.optimizer not in OPTIMIZERS:
         raise _refusal(config, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
     if config.precision == "float16":
@@ -124,9 +124,9 @@ def check_can_shard(config: Training) -> None:
 
 
 def cannot_shard(model: nn.Module, error: Exception) -> RecipeError:
-    """What torch says of a model whose weights it cannot share out."""
+    """The error for a model that torch cannot shard, with torch's reason."""
     return RecipeError(
-        f"the weights of this model cannot be shared out: {first_line(error)}",
+        f"the weights of this model cannot be sharded: {first_line(error)}",
         got=type(timm_model(model)).__name__,
         next="leave --shard out",
     )
@@ -149,7 +149,7 @@ def _is_sequence(module: nn.Module) -> bool:
 
 
 def _part_of(value: Any, like: Any) -> Any:
-    """This rank's part of a whole tensor, as another of that shape is in parts."""
+    """This rank's shard of a whole tensor, placed as the sharded tensor `like` of the same shape."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     on_device = value.to(like.device)

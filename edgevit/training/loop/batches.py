@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, step): what a step sees depends on nothing that ran before it."""
+"""Batches as a function of (seed, step): a batch does not depend on earlier steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple
 
@@ -23,15 +22,16 @@ from torch.utils.data import Dataset as TorchDataset
 from edgevit.artifacts import Preprocess
 from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset, Indices
-from edgevit.data.loading import UNLABELLED, ViewDataset, epoch_order
+from edgevit.data.loading import UNLABELLED, ViewDataset
 from edgevit.errors import DataError, EdgevitError, RecipeError, first_line
+from edgevit.training.loop.sampling import ClassBalanced, Sampler, Shuffled
 
-# In words of torch's; the last two come of reading what a dead worker was sending
+# torch's messages. The last two are errors of reading a dead worker's incomplete message.
 _LOADER_DIED = ("DataLoader worker", "Pin memory thread", "received 0 items of ancdata", "unable to mmap")
 
 
 class Counts(NamedTuple):
-    """How many samples there are, and how many of them have a label (their partner's included)."""
+    """The number of samples, and the number with a label. A mixed sample needs its partner's label, too."""
 
     samples: int
     labelled: int
@@ -42,16 +42,16 @@ class Batch(NamedTuple):
 
     Attributes:
         canvases: (N, H, W, 3), uint8, or float32 in 0..255 where images were mixed.
-        labels: (N,) int64; UNLABELLED where there is none.
-        streams: (N,) int64, the stream that each sample comes from.
-        samples: (N,) int64, its index in that stream's data set.
-        partners: (N,) int64, the row of the image that it was mixed with; its own where unmixed.
-        partner_labels: (N,) int64, that image's label.
-        own_share: (N,) float32, the share of itself in the mixture; 1 where unmixed.
-        rows: (N,) int64, its place in the whole batch.
+        labels: (N,) int64; UNLABELLED for a sample without a label.
+        streams: (N,) int64, the stream of each sample.
+        samples: (N,) int64, the sample's index in its stream's data set.
+        partners: (N,) int64, the row of the image that the sample is mixed with; its own row if unmixed.
+        partner_labels: (N,) int64, the partner's label.
+        own_share: (N,) float32, the sample's share in the mixture; 1 if unmixed.
+        rows: (N,) int64, the sample's row in the whole batch.
         step: the batch's number, from 0.
-        done: the share of the training that lies before this batch.
-        whole: what the whole batch has, where this is a part of one.
+        done: the share of the training before this batch, 0 to 1.
+        whole: counts of the whole batch, if this is a part; None for a whole batch.
     """
 
     canvases: Tensor
@@ -68,26 +68,26 @@ class Batch(NamedTuple):
 
     @property
     def main_labels(self) -> Tensor:
-        """(N,) int64: the label of the image that has the larger share; UNLABELLED where it has none."""
+        """(N,) int64: the label of the image with the larger share; UNLABELLED if it has none."""
         return torch.where(self.own_share >= 0.5, self.labels, self.partner_labels)
 
     @property
     def labelled(self) -> Tensor:
-        """(N,) bool: which samples have a label; an image mixed with an unlabelled one has none."""
+        """(N,) bool: whether a sample has a label. An image mixed with an unlabelled image has none."""
         return (self.labels >= 0) & (self.partner_labels >= 0)
 
     @property
     def samples_in_all(self) -> int:
-        """Of the whole batch, as `counts` has it, but known without a look at the device."""
+        """The number of samples of the whole batch: `counts.samples`, without waiting for the device."""
         return len(self.labels) if self.whole is None else self.whole.samples
 
     @property
     def counts(self) -> Counts:
-        """Of the whole batch."""
+        """The counts of the whole batch."""
         return self.whole or Counts(len(self.labels), int(self.labelled.sum()))
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """The batch on a device."""
         return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def part(self, number: int, parts: int) -> Batch:
@@ -101,22 +101,36 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingStream:
-    """A data set and its share of each batch. `labelled` false hides its labels."""
+    """A data set and its share of each batch.
+
+    Attributes:
+        labelled: false hides its labels.
+        balanced: each class comes equally often; the data set then needs labels, and a sample of every class.
+    """
 
     dataset: Dataset
     share: float = 1.0
     labelled: bool = True
+    balanced: bool = False
+
+    def sampler(self, seed: int, number: int) -> Sampler:
+        """The order of its samples, where `number` is its place among the streams."""
+        if not self.balanced:
+            return Shuffled(seed, number, len(self.dataset))
+        assert self.dataset.labels is not None
+        return ClassBalanced(seed, number, self.dataset.labels, len(self.dataset.classes))
 
 
 class Batches(TorchDataset[Batch]):
-    """The batch of each step, a function of (seed, step) and of what is given here but `epochs`.
+    """The batch of each step: a function of (seed, step) and of all arguments except `epochs`.
 
-    An epoch is as many images as the first stream has; each stream has a count of its own passes. Streams go on without
-    a break from one pass to the next, so every batch is full. With repeated augmentation, a sample stands in a batch
-    several times, each time in a view of its own, and a pass takes that many epochs.
+    An epoch is as many images as the first stream has; each stream has a count of its own passes, and so has each class
+    of a balanced stream. Streams go on without a break from one pass to the next, so every batch is full. With repeated
+    augmentation, a sample stands in a batch several times, each time in a view of its own, and a pass takes that many
+    epochs.
 
-    Where `parts` processes share a training, number `part` makes `Batch.part(part, parts)` of each batch: the views of
-    these rows alone, and of the images that they are mixed with.
+    With `parts` processes, process `part` makes `Batch.part(part, parts)` of each batch. It computes only the views of
+    these rows and of their partners.
     """
 
     def __init__(
@@ -143,7 +157,7 @@ class Batches(TorchDataset[Batch]):
         self.part, self.parts = part, parts
         self.counts = batch_shares([stream.share for stream in streams], batch_size)
         self._views = [ViewDataset(stream.dataset, canvas, augmentation, seed) for stream in streams]
-        self._order = lru_cache(maxsize=2 * len(streams))(self._uncached_order)
+        self._samplers = [stream.sampler(seed, number) for number, stream in enumerate(streams)]
         self.images_per_epoch = len(streams[0].dataset)
         self.total_steps = -(-epochs * self.images_per_epoch // self.counts[0])
 
@@ -181,13 +195,13 @@ class Batches(TorchDataset[Batch]):
         )
 
     def epoch_of(self, step: int) -> int:
-        """How many epochs are complete when `step` steps are done."""
+        """The number of complete epochs after `step` steps."""
         return step * self.counts[0] // self.images_per_epoch
 
     def load(self, first_step: int, workers: int, pinned: bool = False) -> Iterator[Batch]:
-        """The batches from `first_step` on, made by worker processes where there are any: the same either way.
+        """The batches from `first_step` on. They do not depend on the number of worker processes.
 
-        With `pinned`, in memory from which a GPU copies while the process goes on.
+        With `pinned`, they are in pinned memory, from which a GPU copies asynchronously.
         """
         steps = range(first_step, self.total_steps)
         how = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": _say_nothing_of_lost_readers}
@@ -198,22 +212,14 @@ class Batches(TorchDataset[Batch]):
                 raise batch
             yield batch
 
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "_order"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._order = lru_cache(maxsize=2 * len(self.streams))(self._uncached_order)
-
     def _views_of(self, stream: int, step: int) -> Iterator[_View]:
-        """A stream's rows of a batch."""
+        """The views of a stream in a batch."""
         source, count = self.streams[stream], self.counts[stream]
         labels = source.dataset.labels if source.labelled else None
         repeats = 1 if self.augmentation is None else self.augmentation.repeats
         for position in range(step * count, (step + 1) * count):
             sample, repeat = divmod(position, repeats)
-            its_pass, place = divmod(sample, len(source.dataset))
-            index = int(self._order(stream, its_pass)[place])
+            its_pass, index = self._samplers[stream][sample]
             label = UNLABELLED if labels is None else int(labels[index])
             yield _View(stream, its_pass, stream + repeat * len(self.streams), index, label)
 
@@ -221,11 +227,8 @@ class Batches(TorchDataset[Batch]):
         canvas, *_ = self._views[view.stream][view.its_pass, view.number, view.sample]
         return canvas
 
-    def _uncached_order(self, stream: int, its_pass: int) -> Indices:
-        return epoch_order(self.seed, its_pass, stream, len(self.streams[stream].dataset))
-
     def _mixture(self, step: int, streams: Tensor) -> _Mixture | None:
-        """How the images of a batch are mixed, if they are."""
+        """The mixture of a batch's images; None if they are not mixed."""
         if self.augmentation is None or not self.augmentation.mixes:
             return None
         rng = np.random.default_rng(seed_of(self.seed, "mix", step))
@@ -245,7 +248,7 @@ class Batches(TorchDataset[Batch]):
 
 
 class _View(NamedTuple):
-    """What a row of a batch shows: view `number` of a stream's sample in one of its passes."""
+    """A row of a batch: view `number` of a stream's sample in one pass over the stream."""
 
     stream: int
     its_pass: int
@@ -255,7 +258,7 @@ class _View(NamedTuple):
 
 
 class _Mixture(NamedTuple):
-    """Each row's partner, its own share, and for cutmix the box that its partner gives."""
+    """Each row's partner, each row's own share, and for CutMix the box that comes from the partner."""
 
     partners: Tensor
     own_share: float
@@ -271,7 +274,7 @@ class _Mixture(NamedTuple):
 
 
 class _Made(TorchDataset[Batch | EdgevitError]):
-    """Batches, or why there is none: a DataLoader would bring a worker's error home as another one."""
+    """Batches, or the error of a batch as a value: a DataLoader would re-raise a worker's error as another class."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
@@ -285,10 +288,10 @@ class _Made(TorchDataset[Batch | EdgevitError]):
 
 @contextmanager
 def worker_death_as_data_error(workers: int) -> Iterator[None]:
-    """Within it, the death of a process that loads images is a DataError.
+    """Context that raises a DataError if a data worker dies.
 
-    torch raises at the death wherever the main process is, in the middle of a step too; or the main process reads what
-    a dead worker was sending.
+    torch raises wherever the main process is at the time, even within a step; or the main process fails to read the
+    dead worker's incomplete message.
     """
     try:
         yield
@@ -304,9 +307,9 @@ def worker_death_as_data_error(workers: int) -> Iterator[None]:
 
 
 def _end_workers(error: BaseException) -> None:
-    """End the other processes of a loader of which one died. Frames of the error would keep the loader alive.
+    """End the other workers of a loader after the death of one. The error's frames would keep the loader alive.
 
-    As long as torch knows of the dead process, it raises again at the exit of any child of this process.
+    While torch remembers the dead worker, it raises again at the exit of any child of this process.
     """
     if threading.current_thread() is not threading.main_thread():
         traceback.clear_frames(error.__traceback__)
@@ -319,7 +322,7 @@ def _end_workers(error: BaseException) -> None:
 
 
 def _say_nothing_of_lost_readers(worker: int) -> None:
-    """For a worker: where the training ends in the middle of a message, that is no news, and no traceback."""
+    """Initialize a worker: no traceback if the training ends while the worker sends a message."""
 
     def hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         if not isinstance(error, (ConnectionError, EOFError)):
@@ -329,13 +332,13 @@ def _say_nothing_of_lost_readers(worker: int) -> None:
 
 
 def _is_of_a_lost_sender(error: Exception) -> bool:
-    """Whether reading from another process failed because it is no more."""
+    """Whether reading from another process failed because the process ended."""
     lost = isinstance(error, (ConnectionResetError, ConnectionRefusedError, EOFError))
     return lost or (isinstance(error, FileNotFoundError) and error.filename is None)  # its socket
 
 
 def batch_shares(shares: Sequence[float], batch_size: int) -> list[int]:
-    """How many samples of a batch each stream gives: at least one each, `batch_size` in all (largest remainders)."""
+    """Number of samples of each stream in a batch: at least 1 each, `batch_size` in total (largest remainders)."""
     if len(shares) > batch_size:
         raise RecipeError(
             "a batch is too small for its streams",
@@ -358,7 +361,7 @@ def seed_of(*parts: object) -> int:
 
 
 def _partners(streams: Indices, rng: np.random.Generator) -> Tensor:
-    """A random partner for each place in the batch, from the same stream: labelled images keep a label."""
+    """A random partner for each row, from the same stream, so that labelled images keep a label."""
     partners = np.arange(len(streams))
     for stream in np.unique(streams):
         places = np.flatnonzero(streams == stream)
@@ -367,7 +370,7 @@ def _partners(streams: Indices, rng: np.random.Generator) -> Tensor:
 
 
 def _box(height: int, width: int, area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A box of about this share of the area, its center anywhere (Yun et al. 2019): top, bottom, left, right."""
+    """A box (top, bottom, left, right) of about this share of the area, at a random center (Yun et al. 2019)."""
     tall, wide = height * area**0.5, width * area**0.5
     y, x = rng.uniform(0, height), rng.uniform(0, width)
     top, bottom = np.clip([round(y - tall / 2), round(y + tall / 2)], 0, height)

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` as TensorBoard reads it, written while training goes on."""
+"""TensorBoard event files with the rows of `metrics.jsonl`, written during training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_tensorboard() -> None:
-    """Raise MissingDependency where the package `tensorboard` is not installed."""
+    """Raise MissingDependency if the package `tensorboard` is not installed."""
     if find_spec("tensorboard") is None:
         raise MissingDependency(
             "the package 'tensorboard' is not installed",
@@ -27,9 +27,9 @@ def check_tensorboard() -> None:
 
 
 class EventFile:
-    """One training run in TensorBoard: a scalar for each number of a row.
+    """The event file of one training run: a scalar for each number of a row.
 
-    What the folder showed before is no longer shown: a run that goes on after a kill tells its first rows again.
+    TensorBoard then hides earlier files of the folder: a resumed run writes its first rows again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +42,7 @@ class EventFile:
         self._write(Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, row: Mapping[str, float]) -> None:
-        """One row of `metrics.jsonl`, visible at once."""
+        """Write one row of `metrics.jsonl`. TensorBoard sees it at once."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -1,9 +1,8 @@
-"""The one training loop. Killed at any moment, it goes on to the same bits on the same machine with as many ranks."""
+"""The training loop. After a kill it resumes, and ends with equal bits on the same machine and number of ranks."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import torch
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -28,14 +26,14 @@ from edgevit.models.distillation_token import TwoLogits
 from edgevit.training.distillation.feature_projectors import WithFeatures, without_projectors
 from edgevit.training.distributed import processes, sharding
 from edgevit.training.loop.batches import Batch, Batches, TrainingStream, seed_of, worker_death_as_data_error
-from edgevit.training.loop.event_files import EventFile
+from edgevit.training.loop.metrics_log import METRICS, MetricsLog, Row
+from edgevit.training.loop.moving_average import MovingAverage
 from edgevit.training.loop.optimization import checkpoint_gradients, freeze, optimizer_for, scheduler_for
 from edgevit.training.loop.training_state import State, TrainingState
 from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
 
-METRICS = "metrics.jsonl"
 MOST_STEPS_BETWEEN_ROWS = 50
-SPIKE = 3.0  # a row's loss over the one before it
+SPIKE = 3.0  # a row's loss over the previous row's loss
 
 
 def fit(
@@ -52,37 +50,36 @@ def fit(
     save_every_s: float = 20.0,
     scheduler: Callable[[Optimizer], Scheduler] | None = None,
 ) -> tuple[nn.Module, float | None]:
-    """Train `model`, which is used up.
+    """Train `model`. Its weights change.
 
-    The batch of a step, its dropout and its learning rate are functions of (seed, step), so that weights, optimizer,
-    moving average and the number of steps are all that has to survive a kill; they are kept in `context.work`.
+    The batch of a step, its dropout and its learning rate are functions of (seed, step). So a resume needs only the
+    weights, the optimizer's state, the moving average and the number of steps; `context.work` keeps them.
 
-    On several ranks (see `on_ranks`), all of which call this, each computes its rows of every batch; gradients and the
-    loss are those of the whole batch but for rounding. Dropout and the like draw otherwise than on one rank, and batch
-    normalization sees a rank's rows; its running statistics are rank 0's. Rank 0 alone validates, logs and saves. With
-    `context.shard` no rank holds all weights: these, their gradients and the optimizer's state are shared out, and all
-    ranks validate.
+    On several ranks (see `on_ranks`), all ranks call `fit`, and each computes its rows of every batch. Gradients and
+    loss are those of the whole batch, except for rounding. Random layers such as dropout draw other numbers than on one
+    rank. Batch normalization sees a rank's rows, and its running statistics are rank 0's. Only rank 0 validates, logs
+    and saves. With `context.shard`, weights, gradients and the optimizer's state are sharded, and all ranks validate.
 
     Args:
-        model: gives logits (batch, classes), both heads' in training mode, or WithFeatures.
+        model: gives logits (batch, classes), TwoLogits in training mode, or WithFeatures.
         objective: the loss of the model's outputs for a batch.
-        streams: where batches come from; an epoch is a pass over the first.
-        preprocess: how canvases enter the model.
-        out: where `metrics.jsonl` goes.
-        canvas: the size of the canvases; the model's own by default, larger where a teacher sees more.
-        val: looked at after each epoch.
+        streams: the data sets of the batches; an epoch is a pass over the first stream.
+        preprocess: the model's preprocessing of canvases.
+        out: the folder of `metrics.jsonl`.
+        canvas: the size of the canvases; by default the model's, larger if a teacher's input is larger.
+        val: the data set for validation after each epoch.
         save_every_s: least time between two saves within an epoch.
-        scheduler: sets the learning rates of each step; as `config` says by default.
+        scheduler: sets the learning rates of each step; by default the schedule of `config`.
 
     Returns:
         The trained model without projectors, in eval mode on the CPU (its moving average where `ema_decay` is given),
-        and its accuracy on `val` (on rank 0).
+        and its accuracy on `val` (on rank 0), 0 to 1.
 
     Raises:
         Diverged: the loss or the weights are no longer finite; the last good state stays in `context.work`.
         DataError: a process that loads images died.
-        ArtifactError: the saved state is of another model.
-        RecipeError: weights in parts do not allow an option.
+        ArtifactError: the saved state belongs to another model.
+        RecipeError: an option does not work with sharded weights.
         TrainingError: the batch does not fit into memory.
     """
     batches = Batches(
@@ -130,7 +127,7 @@ class _Run:
         self.model = model
         if config.grad_checkpointing:
             checkpoint_gradients(model)
-        self.ema = None if config.ema_decay is None else _Average(model, decay=config.ema_decay, use_warmup=True)
+        self.ema = None if config.ema_decay is None else MovingAverage(model, decay=config.ema_decay, use_warmup=True)
         self.unsharded: nn.Module | None = None
         if self.sharded:
             sharding.check_can_shard(config)
@@ -151,7 +148,7 @@ class _Run:
         self.val_top1: float | None = None
         self.step = 0
         self.saved = TrainingState(context)
-        self.log = _MetricsLog(context.work / METRICS, context.tensorboard if self.is_first else None)
+        self.log = MetricsLog(context.work / METRICS, context.tensorboard if self.is_first else None)
 
     @property
     def trained(self) -> nn.Module:
@@ -159,14 +156,14 @@ class _Run:
         return trained
 
     def result(self) -> nn.Module:
-        """What was trained, whole. All ranks have to call it."""
+        """The trained model with whole weights. All ranks have to call it."""
         if self.unsharded is None:
             return self.trained
         self.unsharded.load_state_dict(sharding.gathered(self.trained.state_dict()))
         return self.unsharded
 
     def _place(self, module: nn.Module) -> None:
-        """Bring it to the device, or this rank's part of it."""
+        """Move a module to the device, or shard it there."""
         if self.sharded:
             sharding.shard(module, self.device)
         else:
@@ -177,21 +174,21 @@ class _Run:
         total, batches = self.batches.total_steps, self.batches
         every = min(MOST_STEPS_BETWEEN_ROWS, max(1, total // 100))
         saved_at = row_at = waits_since = time.monotonic()
-        row, last_loss = _Row(), math.inf
+        row, last_loss = Row(), math.inf
         with self.context.progress.bar(self.context.stage_id or "training", total, "steps") as bar:
             bar.advance(self.step)
             for batch in batches.load(self.step, self.context.workers, pinned=self.device.type == "cuda"):
                 row.waited_s += time.monotonic() - waits_since
                 row.add(*self._train_on(batch.to(self.device)))
                 bar.advance(1, loss=row.loss, **({} if row.accuracy is None else {"accuracy": row.accuracy}))
-                now = time.monotonic()  # before it looks at anything but the training
+                now = time.monotonic()  # before validation, logs and saves, which are not training time
                 epoch_ended = batches.epoch_of(self.step) > batches.epoch_of(self.step - 1) or self.step == total
                 if epoch_ended and self.val is not None:
                     self.val_top1 = self._validate()
                 if epoch_ended or self.step % every == 0:
                     self._log(row, now - row_at, self.val_top1 if epoch_ended else None)
                     self._mention_spike(last_loss, row.loss)
-                    last_loss, row = row.loss, _Row()
+                    last_loss, row = row.loss, Row()
                     if self._saves(now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s)):
                         self._save()
                         saved_at = time.monotonic()
@@ -201,7 +198,7 @@ class _Run:
         _check_finite(self.trained, self)
 
     def _train_on(self, batch: Batch) -> tuple[float, float | None, int]:
-        """One step. Gives its loss, the share of labelled samples that it got right, and its number of samples."""
+        """One step. Returns the loss, the accuracy on labelled samples, 0 to 1, and the number of samples."""
         draws = ("step", self.step) if self.is_first else ("step", self.step, processes.rank())
         torch.manual_seed(seed_of(self.config.seed, *draws))
         self.scheduler.step_update(self.step)
@@ -218,7 +215,7 @@ class _Run:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise self._too_small(batch, parts) from None
-        if computed is None:  # outside of the handler, which would keep the failed computation's memory
+        if computed is None:  # outside the handler, which would keep the memory of the failed computation
             raise self._too_large(batch, parts)
         if self.config.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -232,9 +229,9 @@ class _Run:
         return loss, right / labelled if labelled else None, batch.samples_in_all
 
     def _backward(self, batch: Batch, parts: int, together: bool = True) -> list[float]:
-        """Gradients of the whole batch's loss, or with `together` false of these rows' share in it.
+        """Compute gradients of the whole batch's loss; without `together`, of these rows' share of the loss.
 
-        Gives these rows' share in the loss, how many of their samples were right, and how many have a label.
+        Returns these rows' share of the loss, their number of right samples, and their number of labelled samples.
         """
         self.optimizer.zero_grad()
         self.model.train()
@@ -245,13 +242,13 @@ class _Run:
             part = batch if parts == 1 else batch.part(number, parts)
             with nullcontext() if together and number == parts - 1 else processes.unsynchronized(self.forward):
                 tallies.append(self._backward_of(part))
-        tally: list[float] = torch.stack(tallies).sum(0).tolist()  # waits for the device once, not in the middle
+        tally: list[float] = torch.stack(tallies).sum(0).tolist()  # the step's only wait for the device
         if not math.isfinite(tally[0]):
             raise self.diverged(f"the loss is {tally[0]}", self.step + 1)
         return tally
 
     def _backward_of(self, part: Batch) -> Tensor:
-        """Adds the part's gradients. Gives what `_tally` does of its share in the loss."""
+        """Add the part's gradients. Returns the `_tally` of its share of the loss."""
         images = normalize(part.canvases, self.preprocess).contiguous(memory_format=self.layout)
         with autocast(self.device, self.config.precision):
             outputs = self.forward(images)
@@ -259,7 +256,7 @@ class _Run:
         loss = self.objective(outputs, part)
         if part.whole is not None:
             loss = loss * (len(part.labels) / part.whole.samples)
-        # DDP takes the mean over the ranks, where the whole batch's gradient is the sum of their shares.
+        # DDP averages gradients over the ranks, but the whole batch's gradient is the sum of the ranks' shares.
         self.scaler.scale(loss if processes.count() == 1 else loss * processes.count()).backward()  # type: ignore[no-untyped-call]
         return _tally(loss, heads_of(outputs)[0], part.main_labels)
 
@@ -267,7 +264,7 @@ class _Run:
         assert self.val is not None
         return accuracy(self.trained, self.val, self.preprocess, self.device, self.config.batch_size)
 
-    def _log(self, row: _Row, seconds: float, val_top1: float | None) -> None:
+    def _log(self, row: Row, seconds: float, val_top1: float | None) -> None:
         done = {
             "epoch": self.batches.epoch_of(self.step),
             "step": self.step,
@@ -284,7 +281,7 @@ class _Run:
             self.log.add(done)
 
     def _learning_rate(self) -> float:
-        """The largest of the rates that are set."""
+        """The largest learning rate of the parameter groups."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def _mention_spike(self, before: float, now: float) -> None:
@@ -298,13 +295,13 @@ class _Run:
         return f"stage '{self.context.stage_id}', step {step} of {self.batches.total_steps}"
 
     def _saves(self, is_due: bool) -> bool:
-        """Whether this rank saves now: rank 0 by its clock, with all others where each holds a part of the weights."""
+        """Whether this rank saves now. Rank 0's clock decides. Only rank 0 saves; all ranks if weights are sharded."""
         return (
             processes.from_rank_0([float(is_due)], self.device) == [1.0] if self.sharded else self.is_first and is_due
         )
 
     def _too_large(self, batch: Batch, parts: int) -> TrainingError:
-        if self.sharded:  # the other ranks wait in the middle of their pass: nothing can be tried
+        if self.sharded:  # the other ranks wait within their pass, so smaller parts cannot be tried
             return TrainingError(
                 "the memory does not hold this batch",
                 where=self._where(self.step + 1),
@@ -330,7 +327,7 @@ class _Run:
         )
 
     def _fitting_parts(self, batch: Batch, parts: int) -> int | None:
-        """The smallest doubling of `parts` with which the batch can be computed, by trying one part."""
+        """The smallest doubling of `parts` that fits into memory, found by trying one part; None if none fits."""
         while len(batch.labels) >= 4 * parts:  # batch normalization needs two images at once
             parts *= 2
             self.optimizer.zero_grad()
@@ -357,7 +354,7 @@ class _Run:
         )
 
     def _save(self) -> None:
-        """All ranks have to call it where each holds a part of the weights."""
+        """Save the state. All ranks have to call it if weights are sharded."""
         _check_finite(self.model, self)
         learned = {
             "model": self.model.state_dict(),
@@ -375,7 +372,7 @@ class _Run:
             self.saved.save(self.step, state)
 
     def _resume(self) -> None:
-        """Go on from the last good state, where there is one. All ranks have to call it."""
+        """Resume from the last good state, if there is one. All ranks have to call it."""
         self.context.work.mkdir(parents=True, exist_ok=True)
         state = self.saved.load()
         if state is not None:
@@ -407,76 +404,8 @@ class _Run:
                 "the ranks read different saved states",
                 where=self.saved.last,
                 got=f"step {self.step} on rank {processes.rank()}, step {steps:g} on average",
-                next="look at the disk that the ranks share, and run the same command again",
+                next="check the disk that the ranks share, and run the same command again",
             )
-
-
-class _Row:
-    """Means since the last row of the log."""
-
-    def __init__(self) -> None:
-        self.steps, self.samples, self._loss, self._right, self.waited_s = 0, 0, 0.0, list[float](), 0.0
-
-    def add(self, loss: float, right: float | None, samples: int) -> None:
-        self.steps += 1
-        self.samples += samples
-        self._loss += loss
-        if right is not None:
-            self._right.append(right)
-
-    @property
-    def loss(self) -> float:
-        return self._loss / self.steps
-
-    @property
-    def accuracy(self) -> float | None:
-        return sum(self._right) / len(self._right) if self._right else None
-
-
-class _Average(ModelEmaV3):
-    """Averages each tensor once, however many modules hold it: under fake quantization, layers share their ranges."""
-
-    def apply_update_(self, model: nn.Module, decay: float) -> None:
-        ours, theirs = (map(sharding.local, side.state_dict().values()) for side in (self.module, model))
-        both = zip(ours, theirs, strict=True)
-        once = {own.data_ptr(): (own, new) for own, new in both}.values()
-        floats = [pair for pair in once if pair[0].is_floating_point()]
-        torch._foreach_lerp_([own for own, _ in floats], [new for _, new in floats], weight=1 - decay)
-        for own, new in once:
-            if not own.is_floating_point():
-                own.copy_(new)
-
-
-class _MetricsLog:
-    """`metrics.jsonl`: one JSON a line, flushed; and TensorBoard's event files of the rows, where they are wanted."""
-
-    def __init__(self, path: Path, tensorboard: Path | None) -> None:
-        self.rows: list[dict[str, float]] = []
-        self._path, self._tensorboard = path, tensorboard
-        self._events: EventFile | None = None
-
-    def begin(self) -> None:
-        """Write the rows so far anew; rows of steps that have to be done again are dropped."""
-        self._path.write_text(self.text(), encoding="utf-8")
-        if self._tensorboard:
-            self._events = EventFile(self._tensorboard)
-            for row in self.rows:
-                self._events.add(row)
-
-    def add(self, row: dict[str, float]) -> None:
-        self.rows.append(row)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
-        if self._events:
-            self._events.add(row)
-
-    def text(self) -> str:
-        """What the file holds, from memory: the file may be damaged."""
-        return "".join(map(_line, self.rows))
-
-
-def _line(row: dict[str, float]) -> str:
-    return json.dumps(row) + "\n"
 
 
 def _check_finite(model: nn.Module, run: _Run) -> None:
@@ -485,13 +414,13 @@ def _check_finite(model: nn.Module, run: _Run) -> None:
 
 
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss, how many samples are right, and how many have a label: (3,) float64, left on the device."""
+    """The loss, the number of right samples and the number of labelled samples: (3,) float64, on the device."""
     right = logits.detach().argmax(-1) == labels  # never UNLABELLED
     return torch.stack([loss.detach().double(), right.sum().double(), (labels >= 0).sum().double()])
 
 
 def _float32(outputs: Outputs) -> Outputs:
-    """Losses are computed in float32, whatever autocast made."""
+    """The outputs in float32 for the loss, whatever autocast returned."""
     if isinstance(outputs, WithFeatures):
         answer = _float32(outputs.answer)
         assert not isinstance(answer, WithFeatures)

@@ -1,4 +1,4 @@
-"""The learning-rate range test: a short training whose rate rises from far too small to far too large."""
+"""The learning-rate range test: a short training whose rate rises from very small to very large."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from edgevit.training.loop.fit import fit
 from edgevit.training.loop.setup import TrainingSetup
 from edgevit.training.objectives import ObjectiveFunction, Outputs
 
-# fastai's, but for two: a start at 1e-6, from where no optimizer learns yet, leaves more steps for the rates that
-# matter; and its smoothing of 0.98 would show a loss half the test late.
+# fastai's values with two changes. A start at 1e-6, where no optimizer learns yet, leaves more steps for useful rates.
+# fastai's smoothing of 0.98 would show a change of the loss late, after half the test.
 LOWEST, HIGHEST, STEPS, DIVERGED = 1e-6, 10.0, 100, 4.0
 SMOOTHING = 0.9
-FIRST = 10  # steps at rates that are too small to matter: they show how much the loss varies by itself
+FIRST = 10  # steps at very small rates: they show the variation of the loss between batches
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class RangeTest:
     """The loss at each learning rate.
 
     Attributes:
-        learning_rates: as the field `learning_rate` of the stage means them.
-        losses: of single batches.
-        smoothed: their exponential moving average, unbiased as in Adam.
-        diverged: whether the test was ended by a loss of 4 times its smallest, or by one that is not finite.
+        learning_rates: as values of the stage's field `learning_rate`.
+        losses: losses of single batches.
+        smoothed: exponential moving average of the losses, with Adam's bias correction.
+        diverged: whether the test ended early: the smoothed loss rose to 4 times its minimum, or a loss is not finite.
     """
 
     learning_rates: tuple[float, ...]
@@ -48,15 +48,15 @@ class RangeTest:
 
     @property
     def minimum(self) -> int:
-        """The step of the smallest smoothed loss, the first few left aside: these are hardly smoothed."""
+        """The step of the smallest smoothed loss. The first `FIRST` steps are left out: they are hardly smoothed."""
         later = range(min(FIRST, len(self.smoothed) - 1), len(self.smoothed))
         return min(later, key=lambda step: self.smoothed[step])
 
     @property
     def suggestion(self) -> float | None:
-        """A tenth of the rate at which the smoothed loss is smallest (Howard and Gugger 2020, chapter 5).
+        """A tenth of the rate with the smallest smoothed loss (Howard and Gugger 2020, chapter 5).
 
-        None where the loss never fell by more than it varies from batch to batch at the smallest rates.
+        None if the loss never fell by more than its standard deviation over the first `FIRST` steps.
         """
         first = self.losses[:FIRST]
         noise = stdev(first) if len(first) > 1 else 0.0
@@ -75,8 +75,8 @@ def range_test(
 ) -> RangeTest:
     """Train with a learning rate that rises exponentially, until the loss diverges (Smith 2017).
 
-    The steps are those of `fit`, with the stage's own optimizer, batches and precision; the model is used up, and
-    nothing is kept on disk.
+    It trains by `fit`, with the stage's own optimizer, batches and precision. The model's weights change; nothing is
+    kept on disk.
 
     Raises:
         TrainingError: the loss is not finite at the smallest rate.
@@ -107,18 +107,18 @@ def range_test(
         raise TrainingError(
             "the loss is not finite from the start, whatever the learning rate",
             where=f"stage '{context.stage_id}'",
-            next="look at the data and at the model that it starts from",
+            next="check the data and the initial model",
         )
     done = len(watched.losses)
     return RangeTest(rates[:done], tuple(watched.losses), tuple(watched.smoothed), watched.diverged)
 
 
 class _Ended(Exception):
-    """The test is over."""
+    """Ends the training of a range test."""
 
 
 class _Rising(Scheduler):
-    """`step_update(n)` sets the first rates times growth to the n."""
+    """An exponential schedule: `step_update(n)` sets each rate to its first value times growthⁿ."""
 
     def __init__(self, optimizer: Optimizer, growth: float) -> None:
         super().__init__(optimizer, "lr", t_in_epochs=False)
@@ -129,11 +129,11 @@ class _Rising(Scheduler):
 
 
 class _Watched:
-    """The objective; notes the loss of each step, and ends the training after the last one, or when it diverges."""
+    """An objective that records the loss of each step, and ends the training after the last step or at divergence."""
 
     def __init__(self, objective: ObjectiveFunction, rates: Sequence[float], bar: Bar) -> None:
         self._objective, self._rates, self._bar = objective, rates, bar
-        self._parts: list[tuple[float, int]] = []  # loss and number of samples of the parts of this step's batch
+        self._parts: list[tuple[float, int]] = []  # loss and number of samples of each part of this step's batch
         self._average = 0.0
         self.losses: list[float] = []
         self.smoothed: list[float] = []

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule, freezing and gradient checkpointing, all timm's."""
+"""Optimizer, learning-rate schedule, freezing and gradient checkpointing, by timm."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ SECOND_ORDER = ("adahessian",)
 
 
 def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
-    """timm's optimizer of this name over all that is not frozen.
+    """timm's optimizer `config.optimizer` over the parameters that are not frozen.
 
-    Norms, biases and what the model names (position embeddings, tokens) have no weight decay. With `layer_decay`, each
-    layer's rate is that factor times the rate of the layer after it (Bao et al. 2022, BEiT).
-
-    Projectors have no weight decay.
+    Norms, biases, projectors and the parameters that the model lists (position embeddings, tokens) have no weight
+    decay. With `layer_decay`, each layer's rate is this factor times the rate of the next layer (Bao et al. 2022,
+    BEiT).
 
     Raises:
-        RecipeError: timm has no optimizer of this name, or cannot make it here.
+        RecipeError: timm has no optimizer of this name, or cannot create it on this machine.
     """
     if config.optimizer in SECOND_ORDER:
         raise RecipeError(
             "this optimizer needs second derivatives, which training does not compute",
             got=config.optimizer,
-            expected="a first-order one, such as adamw",
+            expected="a first-order optimizer, such as adamw",
         )
     try:
         optimizer: Optimizer = create_optimizer_v2(
@@ -48,7 +47,9 @@ def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
     except (ValueError, AssertionError, ImportError) as error:
         if config.optimizer in map(str, list_optimizers()):
             raise RecipeError(
-                f"timm cannot make this optimizer here: {error}", got=config.optimizer, expected="adamw, or its package"
+                f"timm cannot create this optimizer here: {error}",
+                got=config.optimizer,
+                expected="adamw, or its package",
             ) from None
         raise RecipeError(
             "timm has no such optimizer",
@@ -62,9 +63,9 @@ def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
 
 
 def scheduler_for(optimizer: Optimizer, config: Training, total_steps: int, steps_per_epoch: float) -> Scheduler:
-    """timm's schedule, counted in steps: `step_update(n)` sets the rates of step n (from 0), whatever came before.
+    """timm's schedule, counted in steps: `step_update(n)` sets the rates of step n (from 0), in any order of steps.
 
-    The rate rises in proportion over the warm-up; a cosine, tanh or poly schedule then falls to 0 at the last step.
+    The rate rises linearly over the warm-up. A cosine, tanh or poly schedule then falls to 0 at the last step.
     """
     warmup_steps = -(-config.warmup_fraction * total_steps // 1)
     constant = config.schedule == "constant"
@@ -87,35 +88,35 @@ def scheduler_for(optimizer: Optimizer, config: Training, total_steps: int, step
 
 
 def checkpoint_gradients(model: nn.Module, enable: bool = True) -> None:
-    """Let each block keep its input alone, and compute the rest again for the backward pass (Chen et al. 2016).
+    """Gradient checkpointing: each block keeps only its input, and recomputes its activations (Chen et al. 2016).
 
     Raises:
-        RecipeError: timm does not do so for this model.
+        RecipeError: timm does not support it for this model.
     """
     inner = timm_model(without_projectors(model))
     try:
         inner.set_grad_checkpointing(enable)  # type: ignore[operator]
     except (AttributeError, AssertionError):
         raise RecipeError(
-            "timm does not compute the activations of this model again",
+            "timm has no gradient checkpointing for this model",
             got=f"grad_checkpointing: true, {type(inner).__name__}",
-            next="save memory by accumulation instead",
+            next="set accumulation to save memory instead",
         ) from None
 
 
 def _decay_rate(config: Training) -> float:
-    """What timm calls decay_rate: for poly it is the power."""
+    """timm's `decay_rate`; for poly it is the power."""
     if config.schedule == "constant":
         return 1.0
     return config.power if config.schedule == "poly" else config.decay_rate
 
 
 def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
-    """Stop the training of what `config.freeze` names; gives the modules to be kept in eval mode.
+    """Freeze the parameters that `config.freeze` names. Returns the modules to keep in eval mode.
 
-    Layers are counted as timm groups them for layer decay: the stem, then each block, then the classifier. Where it
-    names nothing, the model stays as it is: parameters may be frozen already. Modules are kept in eval mode if all of
-    their parameters are frozen; batch normalization, whose running statistics then stay as they are, if any is.
+    Layers are counted in timm's groups for layer decay: the stem, then each block, then the classifier. Without
+    `config.freeze` no parameter is frozen here, but some may be frozen already. A module is kept in eval mode if all
+    its parameters are frozen; batch normalization if any is, which keeps its running statistics.
 
     Raises:
         RecipeError: nothing would be left to train.

@@ -1,11 +1,13 @@
-"""What a training stage trains, on what and towards what, before anything is trained."""
+"""The setup of a training stage: its model, objective and streams."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from edgevit.artifacts import Artifact, Preprocess
@@ -16,24 +18,33 @@ from edgevit.data.dataset import Dataset
 from edgevit.data.labels import labels_among
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
+from edgevit.training.class_balance import check_every_class_has_samples, class_balance
 from edgevit.training.distillation.feature_projectors import with_projectors
 from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher, common_canvas
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
-from edgevit.training.loop.streams import distillation_streams, labelled_stream, student_classes, validation_set
+from edgevit.training.loop.streams import (
+    class_counts,
+    distillation_streams,
+    labelled_stream,
+    sampled,
+    student_classes,
+    validation_set,
+)
+from edgevit.training.losses import LabelLoss, cross_entropy
 from edgevit.training.objectives import ObjectiveFunction, distillation_objective, label_objective
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Everything that `fit` takes from a stage.
+    """The arguments of `fit` for a stage.
 
     Attributes:
-        start: the model at the start.
-        model: what is trained: the start's module, with projectors where a term of the loss compares features.
-        canvas: the size of the views; the model's own where none is given.
-        val: looked at after each epoch.
-        unnamed: nobody named the classes: they are the positions of the outputs.
+        start: the model before training.
+        model: the module to train: `start.module`, with projectors if a term of the loss compares features.
+        canvas: the size of the views; the model's input size if None.
+        val: the data set for validation after each epoch.
+        unnamed: whether the classes have no names; they are then the positions of the outputs.
     """
 
     start: BuiltModel
@@ -46,7 +57,7 @@ class TrainingSetup:
     unnamed: bool = False
 
     def train(self, config: Training, context: Context, out: Path) -> tuple[BuiltModel, float | None]:
-        """The trained model, and its accuracy on `val`; see `fit`."""
+        """Train the model. Returns it and its accuracy on `val`; see `fit`."""
         trained, val_top1 = fit(
             self.model,
             self.objective,
@@ -62,7 +73,7 @@ class TrainingSetup:
 
 
 def supervised_setup(config: Train, inputs: Mapping[str, Artifact]) -> TrainingSetup:
-    """Training on labelled images."""
+    """The setup of supervised training."""
     data = open_dataset(inputs["data"])
     start = starting_model(
         config.model,
@@ -73,12 +84,13 @@ def supervised_setup(config: Train, inputs: Mapping[str, Artifact]) -> TrainingS
         drop_rates=config.model_rates,
         seed=config.seed,
     )
+    streams = sampled([labelled_stream(data)], config.sampling)
     return TrainingSetup(
         start=start,
         model=start.module,
         classes=data.classes,
-        objective=label_objective(len(data.classes), config.label_smoothing),
-        streams=[labelled_stream(data)],
+        objective=label_objective(len(data.classes), config.label_smoothing, label_loss(config, streams)),
+        streams=streams,
         val=_validation_set(inputs, data.classes),
     )
 
@@ -86,7 +98,7 @@ def supervised_setup(config: Train, inputs: Mapping[str, Artifact]) -> TrainingS
 def distillation_setup(
     config: Distill, inputs: Mapping[str, Artifact], context: Context
 ) -> tuple[TrainingSetup, ConfiguredTeacher]:
-    """Training to agree with teachers; and these teachers."""
+    """The setup of a distillation, and its teacher."""
     datasets = opened_streams(config, inputs)
     classes = student_classes(datasets, _teachers(config, inputs)[0].io.classes, config.objectives)
     start = starting_model(
@@ -111,27 +123,49 @@ def taught(
     inputs: Mapping[str, Artifact],
     context: Context,
 ) -> tuple[TrainingSetup, ConfiguredTeacher]:
-    """The same for a student that is made already, on its opened streams."""
+    """The setup of a distillation of the student `start`, on opened streams, and its teacher."""
     teachers = _teachers(config, inputs)
     data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
     shares = [stream.share for stream in config.streams]
-    streams = distillation_streams(datasets, shares, classes, config.objectives)
+    streams = sampled(distillation_streams(datasets, shares, classes, config.objectives), config.sampling)
     looking = teachers if config.teacher_view == "same" else []
     canvas = common_canvas(start.preprocess, [teacher.io.preprocess for teacher in looking])
-    teaching = ConfiguredTeacher(
+    teacher = ConfiguredTeacher(
         config, teachers, data, [stream.dataset for stream in streams], classes, canvas, context
+    )
+    objective = distillation_objective(
+        config.objectives, teacher, len(classes), config.label_smoothing, label_loss(config, streams)
     )
     setup = TrainingSetup(
         start=start,
-        model=with_projectors(start, config.objectives, teaching.channels, config.seed),
+        model=with_projectors(start, config.objectives, teacher.channels, config.seed),
         classes=classes,
-        objective=distillation_objective(config.objectives, teaching, len(classes), config.label_smoothing),
+        objective=objective,
         streams=streams,
         canvas=canvas,
         val=_validation_set(inputs, classes),
         unnamed=not _are_named(classes, datasets, [*teachers, *filter(None, [inputs.get("init")])]),
     )
-    return setup, teaching
+    return setup, teacher
+
+
+def label_loss(config: Training, streams: Sequence[TrainingStream]) -> LabelLoss:
+    """The cross-entropy with labels, corrected for classes of unequal size as a stage asks.
+
+    Raises:
+        DataError: a class has no image in the streams with labels.
+    """
+    balance = class_balance(config)
+    if not balance.is_on:
+        return cross_entropy
+    counts, datasets = class_counts(streams), [stream.dataset for stream in streams if stream.labelled]
+    check_every_class_has_samples(counts, datasets[0].classes, ", ".join(dataset.name for dataset in datasets))
+    weights, offsets = balance.weights(counts), balance.offsets(counts)
+    return partial(
+        cross_entropy,
+        class_weights=None if weights is None else torch.from_numpy(weights),
+        offsets=None if offsets is None else torch.from_numpy(offsets),
+    )
 
 
 def opened_streams(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Dataset]:
@@ -140,13 +174,13 @@ def opened_streams(config: Distillation, inputs: Mapping[str, Artifact]) -> list
 
 
 def _teachers(config: Distillation, inputs: Mapping[str, Artifact]) -> list[Artifact]:
-    """Without any, the model teaches itself as it was at the start."""
+    """The teachers' checkpoints; `init` if the stage names no teacher (self-distillation)."""
     paths = [f"teachers.{index}.model" for index in range(len(config.teachers))]
     return [inputs[path] for path in paths or ["init" if config.teacher is None else "teacher"]]
 
 
 def _are_named(classes: tuple[str, ...], datasets: Sequence[Dataset], models: Sequence[Artifact]) -> bool:
-    """Whether a labelled data set, or a model that names its outputs, has names for these classes."""
+    """Whether the class names come from a labelled data set, or from a model with named outputs."""
     by_labels = any(labels_among(dataset, classes) is not None for dataset in datasets)
     return by_labels or any(model.io.names_its_classes and model.io.classes == classes for model in models)
 

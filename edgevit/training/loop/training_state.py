@@ -1,4 +1,4 @@
-"""The state of a training in its work folder: what a run that was killed goes on from."""
+"""The saved state of a training, in its work folder, from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ State = dict[str, Any]
 
 
 class TrainingState:
-    """The last saved state of a training, and the state before it, each with its hash.
+    """The last two saved states of a training, each with a hash.
 
-    The hash covers `context.training` too: a state that was moved here from another training is not taken.
+    The hash covers `context.training`, too: a state that was moved here from another training is not loaded.
     """
 
     def __init__(self, context: Context) -> None:
@@ -31,7 +31,7 @@ class TrainingState:
         self._last_is_good = False
 
     def load(self) -> State | None:
-        """The newest whole state, on the CPU; None where there is none. Damaged states are mentioned."""
+        """The newest undamaged state, on the CPU; None if there is none. A note reports a damaged or missing state."""
         last = self._read(self.last)
         self._last_is_good = last is not None
         state = self._read(self._previous) if last is None else last
@@ -41,11 +41,11 @@ class TrainingState:
         return state
 
     def save(self, step: int, state: State) -> None:
-        """Write a state in one step. The state before it is kept, unless that is damaged."""
+        """Write a state in one step. The previous state is kept unless it is damaged."""
         serialized = io.BytesIO()
         torch.save(state, serialized)
         new = self.last.with_name(f"{LAST}.new")
-        if self._last_is_good:  # the disk never holds three
+        if self._last_is_good:  # the disk never holds three states
             self._previous.unlink(missing_ok=True)
         write_sealed(new, self._owner, step.to_bytes(_STEP_BYTES, "big"), serialized.getbuffer())
         if self._last_is_good:
@@ -54,7 +54,7 @@ class TrainingState:
         self._last_is_good = True
 
     def saved_step(self) -> int | None:
-        """The step after which the training would go on, or None where nothing whole was saved."""
+        """The step after which the training would resume; None without an undamaged state."""
         for file in (self.last, self._previous):
             with opened_sealed(file, self._owner) as opened:
                 if opened is not None:
@@ -70,7 +70,7 @@ def _state_in(file: BinaryIO) -> State | None:
     _step_in(file)
     try:
         state = load_tensors(file)
-    except (pickle.UnpicklingError, *TORCH_LOAD_ERRORS):  # its hash is right, and yet it is not what `save` writes
+    except (pickle.UnpicklingError, *TORCH_LOAD_ERRORS):  # the hash is right, but `save` did not write the content
         return None
     return state if isinstance(state, dict) else None
 

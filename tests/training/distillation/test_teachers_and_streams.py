@@ -177,5 +177,5 @@ def test_a_teacher_that_answers_no_numbers_is_named_before_it_teaches(tmp_path: 
     config = Distill.model_validate(fields)
     given: Any = ([artifact], [], [pool], ("a", "b", "c"), built.preprocess, Context(work=tmp_path))
     batch = Batches([TrainingStream(pool, 1.0, labelled=False)], built.preprocess, None, 4, 1, seed=0)[0]
-    with pytest.raises(TrainingError, match="the teacher's answers are no numbers"):
+    with pytest.raises(TrainingError, match="the teacher's logits are not numbers"):
         ConfiguredTeacher(config, *given)(batch)

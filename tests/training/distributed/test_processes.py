@@ -50,9 +50,11 @@ from edgevit.training.distributed.sharding import check_can_shard, is_asked, loc
 from edgevit.training.loop.batches import Batch, Batches, TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.optimization import optimizer_for
+from edgevit.training.loop.setup import label_loss
+from edgevit.training.loop.streams import sampled
 from edgevit.training.loop.training_state import TrainingState
 from edgevit.training.objectives import ObjectiveFunction, Outputs, distillation_objective, label_objective
-from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit, train_config
+from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit, train_config, unbalanced_blobs
 
 PREPROCESS = tiny_vit().preprocess
 MIXED = Augmentation(scale=(0.9, 1.0), mixup=0.8, cutmix=1.0)
@@ -70,6 +72,15 @@ def train(folder: Path, context: Context, **changes: Any) -> nn.Module:
     """A training run of 12 steps or so, in and into a folder of its own."""
     folder.mkdir(exist_ok=True)
     return fitted(tiny_vit().module, label_objective(3), LABELLED, folder, context, **changes)
+
+
+def train_balanced(folder: Path, context: Context, option: str) -> nn.Module:
+    folder.mkdir(exist_ok=True)
+    config = train_config(**{option: "balanced"})
+    streams = sampled([TrainingStream(unbalanced_blobs())], config.sampling)
+    objective = label_objective(3, label_loss=label_loss(config, streams))
+    changes: dict[str, Any] = {"accumulation": 2, "augmentation": MIXED, "epochs": 6}
+    return fitted(tiny_vit().module, objective, tuple(streams), folder, context, **changes)
 
 
 def fitted(
@@ -145,6 +156,8 @@ CASES: dict[str, Case] = {
     "computed again": lambda folder, context: train(folder, context, grad_checkpointing=True),
     "parts": lambda folder, context: train(folder, context, accumulation=2),
     "uneven in parts": lambda folder, context: train(folder, context, batch_size=5, accumulation=3),
+    "balanced": lambda folder, context: train_balanced(folder, context, "sampling"),
+    "weighted": lambda folder, context: train_balanced(folder, context, "class_weights"),
     "mixed": lambda folder, context: train(folder, context, augmentation=MIXED),
     "distilled": distil,
     "distilled in parts": lambda folder, context: distil(folder, context, accumulation=2),

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.report.statistics import paired_drop
+from edgevit.evaluation.paired import paired_drop
 
 
 def test_paired_drop_counts_only_images_on_which_the_two_differ():

@@ -1,0 +1,56 @@
+"""A latency as the metrics of a profile record it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """The latency of a model, and the conditions that decide whether two latencies may be compared.
+
+    Attributes:
+        p50_ms: median of `n` runs, with its 95% interval from `p50_low_ms` to `p50_high_ms`.
+        boundary: "compute" or "end_to_end".
+        label: "measured", "predicted" or "replayed".
+        warnings: doubts about the measurement, a sentence each, without a full stop.
+        threads, batch_size: None if they were not recorded.
+    """
+
+    p50_ms: float
+    p50_low_ms: float
+    p50_high_ms: float
+    n: int
+    boundary: str
+    label: str
+    warnings: tuple[str, ...]
+    runtime: str
+    target: str
+    threads: int | None
+    batch_size: int | None
+
+    @classmethod
+    def of_metrics(cls, metrics: Mapping[str, Any]) -> LatencyRecord:
+        """The record in the metrics of a latency artifact."""
+        latency = metrics["latency_ms"]
+        return cls(
+            latency["p50"],
+            latency["p50_low"],
+            latency["p50_high"],
+            latency["n"],
+            latency["boundary"],
+            latency["label"],
+            tuple(latency["warnings"]),
+            metrics["runtime"],
+            metrics["target"],
+            metrics.get("threads"),
+            metrics.get("batch_size"),
+        )
+
+    def differences(self, other: LatencyRecord) -> list[str]:
+        """`threads: 1 and 4` for each condition that differs, apart from runtime and precision."""
+        names = ("target", "threads", "batch_size", "boundary", "label")
+        both = [(name.replace("_", " "), getattr(self, name), getattr(other, name)) for name in names]
+        return [f"{name}: {own} and {others}" for name, own, others in both if own != others]

@@ -1,0 +1,68 @@
+"""The log of a training: a row of means now and then, in `metrics.jsonl` and in TensorBoard's event files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edgevit.training.loop.event_files import EventFile
+
+METRICS = "metrics.jsonl"
+
+
+class Row:
+    """Means since the last row of the log."""
+
+    def __init__(self) -> None:
+        self.steps, self.samples, self._loss, self._right, self.waited_s = 0, 0, 0.0, list[float](), 0.0
+
+    def add(self, loss: float, right: float | None, samples: int) -> None:
+        """Add a step: its loss, the share of labelled samples that were right, and its number of samples."""
+        self.steps += 1
+        self.samples += samples
+        self._loss += loss
+        if right is not None:
+            self._right.append(right)
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the steps."""
+        return self._loss / self.steps
+
+    @property
+    def accuracy(self) -> float | None:
+        """The mean accuracy of the steps with labels; None if there was none."""
+        return sum(self._right) / len(self._right) if self._right else None
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON a line, flushed; and TensorBoard's event files of the rows, where they are wanted."""
+
+    def __init__(self, path: Path, tensorboard: Path | None) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._path, self._tensorboard = path, tensorboard
+        self._events: EventFile | None = None
+
+    def begin(self) -> None:
+        """Write the rows so far anew; rows of steps that have to be done again are dropped."""
+        self._path.write_text(self.text(), encoding="utf-8")
+        if self._tensorboard:
+            self._events = EventFile(self._tensorboard)
+            for row in self.rows:
+                self._events.add(row)
+
+    def add(self, row: dict[str, float]) -> None:
+        """Append a row to the files."""
+        self.rows.append(row)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+        if self._events:
+            self._events.add(row)
+
+    def text(self) -> str:
+        """What the file holds, from memory: the file may be damaged."""
+        return "".join(map(_line, self.rows))
+
+
+def _line(row: dict[str, float]) -> str:
+    return json.dumps(row) + "\n"

@@ -1,0 +1,170 @@
+"""The verdict as data, on predictions made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgevit.budget import (
+    FewTestImages,
+    LearnedTestImages,
+    MissedClasses,
+    NotBetterThanConstantGuess,
+    RandomWeights,
+    Records,
+    compared_with_constant_guess,
+    drop_between,
+    judge,
+)
+from edgevit.configs import Budget
+from edgevit.data.duplicates import Overlap
+from edgevit.evaluation import AccuracyRecord, wilson_interval
+from edgevit.profiling.latency_record import LatencyRecord
+
+CLASSES = ("a", "b", "c")
+
+
+def record(labels: Sequence[int], predicted: Sequence[int]) -> AccuracyRecord:
+    names = tuple(f"{index}" for index in range(len(labels)))
+    return AccuracyRecord(names, CLASSES, np.array(labels), np.array(predicted))
+
+
+def right_for(*correct_of: tuple[int, int]) -> AccuracyRecord:
+    """For each class, (correct, images); a wrong prediction is the next class."""
+    labels = [label for label, (_, images) in enumerate(correct_of) for _ in range(images)]
+    predicted = [
+        label if index < correct else (label + 1) % len(correct_of)
+        for label, (correct, images) in enumerate(correct_of)
+        for index in range(images)
+    ]
+    return record(labels, predicted)
+
+
+def latency(p50_ms: float) -> LatencyRecord:
+    return LatencyRecord(p50_ms, 0.95 * p50_ms, 1.05 * p50_ms, 100, "compute", "measured", (), "torch", "here", 1, 1)
+
+
+GOOD = right_for((190, 200), (180, 200), (170, 200))
+OVERLAP = Overlap("photos.train", True, 3, 600)
+
+
+@pytest.mark.parametrize(
+    ("limits", "meets"),
+    [
+        ({}, None),
+        ({"top1": 0.9}, True),
+        ({"top1": 0.901}, False),
+        ({"balanced_accuracy": 0.9}, True),
+        ({"recall": 0.85}, True),
+        ({"recall": 0.86}, False),
+        ({"latency_ms": 2.0}, True),
+        ({"latency_ms": 1.9}, False),
+        ({"size_mib": 1.0, "recall": 0.0}, True),
+        ({"top1": 0.9, "size_mib": 0.9}, False),
+        ({"top1_drop": 0.01}, None),
+        ({"top1_drop": 0.01, "top1": 0.95}, False),
+    ],
+)
+def test_the_measured_value_decides(limits: dict[str, float], meets: bool | None) -> None:
+    verdict = judge(Records(2**20, latency(2.0), GOOD), Budget(**limits))
+    assert verdict.meets_budget is meets
+    assert verdict.doubts == ()
+    assert [judgement.name for judgement in verdict.judgements] == [
+        name
+        for name in ("latency_ms", "size_mib", "top1_drop", "top1", "balanced_accuracy", "recall")
+        if name in limits
+    ]
+
+
+@given(st.floats(0, 1))
+def test_a_limit_inside_the_interval_is_marked(limit: float) -> None:
+    (judgement,) = judge(Records(accuracy=GOOD), Budget(top1=limit)).judgements
+    low, high = wilson_interval(540, 600)
+    assert judgement.met is (limit <= 0.9)
+    assert judgement.may_be_chance is (low <= limit <= high)
+
+
+def test_the_lowest_recall_names_its_class_and_of_equals_the_largest() -> None:
+    (judgement,) = judge(Records(accuracy=right_for((5, 10), (20, 40), (30, 30))), Budget(recall=0.4)).judgements
+    assert judgement.of_class is not None
+    assert (judgement.of_class.name, judgement.of_class.n) == ("b", 40)
+
+
+@pytest.mark.parametrize("limit", ["top1", "balanced_accuracy", "recall", "top1_drop"])
+def test_a_model_that_is_no_better_than_a_constant_guess_meets_no_limit_on_accuracy(limit: str) -> None:
+    """56% where the commonest class has 68%."""
+    accuracy = right_for((100, 136), (12, 64))
+    records = Records(2**10, latency(1.0), accuracy, float_student=accuracy)
+    verdict = judge(records, Budget(latency_ms=10, **{limit: 0.0}))
+    assert isinstance(verdict.doubts[0], NotBetterThanConstantGuess)
+    assert verdict.doubts[0].guess == ("a", 0.68)
+    assert verdict.doubts[0].drop.value == pytest.approx(0.12)
+    assert [(each.met, each.by_doubt) for each in verdict.judgements] == [(True, None), (False, "constant_guess")]
+    assert verdict.meets_budget is False
+    assert judge(records, Budget(latency_ms=10)).meets_budget is True, "nothing was asked of the accuracy"
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=80))
+def test_the_constant_guess_is_compared_on_the_same_images(drawn: list[tuple[int, int]]) -> None:
+    accuracy = record(*zip(*drawn, strict=True))
+    guess = np.bincount(accuracy.labels).argmax()
+    drop = compared_with_constant_guess(accuracy)
+    assert drop.value == pytest.approx(
+        np.mean(accuracy.labels == guess) - np.mean(accuracy.labels == accuracy.predicted)
+    )
+    doubts = judge(Records(accuracy=accuracy), Budget()).doubts
+    assert any(isinstance(doubt, NotBetterThanConstantGuess) for doubt in doubts) is (drop.high >= 0)
+
+
+@pytest.mark.parametrize(
+    ("correct", "images", "missed"),
+    [(0, 3, False), (0, 4, True), (0, 40, True), (1, 40, True), (6, 40, True), (10, 40, False), (1, 4, False)],
+)
+def test_a_class_is_missed_where_its_images_are_enough_to_say_so(correct: int, images: int, missed: bool) -> None:
+    """Of three classes, a guess is right for a third: 6 of 40 is below by its interval, 10 of 40 is not."""
+    verdict = judge(Records(accuracy=right_for((200, 200), (200, 200), (correct, images))), Budget(top1=0.8))
+    classes = [each.name for doubt in verdict.doubts if isinstance(doubt, MissedClasses) for each in doubt.classes]
+    assert classes == (["c"] if missed else [])
+    assert verdict.meets_budget is True
+
+
+def test_the_floor_on_accuracy_is_not_judged_on_learned_images() -> None:
+    records = Records(2**10, accuracy=GOOD, float_student=GOOD, learned_from=(OVERLAP,))
+    verdict = judge(records, Budget(top1=0.5, recall=0.99, top1_drop=0.01))
+    assert verdict.doubts == (LearnedTestImages((OVERLAP,)),)
+    assert {each.name: each.met for each in verdict.judgements} == {"top1_drop": True, "top1": None, "recall": False}
+    assert judge(records, Budget(top1=0.5)).meets_budget is None
+
+
+@pytest.mark.parametrize(("correct", "images"), [(20, 24), (20, 40), (24, 30), (49, 50)])
+def test_few_test_images_are_said_with_the_number_that_would_do(correct: int, images: int) -> None:
+    accuracy = right_for((correct, images), (correct, images))
+    low, high = wilson_interval(2 * correct, 2 * images)
+    small = [doubt for doubt in judge(Records(accuracy=accuracy), Budget()).doubts if isinstance(doubt, FewTestImages)]
+    assert bool(small) is (high - low > 0.2)
+    for doubt in small:
+        assert (doubt.n, doubt.top1.low, doubt.top1.high) == (2 * images, low, high)
+        widths = [np.ptp(wilson_interval(correct / images * n, n)) for n in (doubt.enough - 1, doubt.enough)]
+        assert widths[1] <= 0.2 < widths[0]
+
+
+def test_doubts_come_in_the_order_of_their_weight() -> None:
+    accuracy = right_for((10, 12), (0, 6))
+    doubts = judge(Records(accuracy=accuracy, random_weights="random", learned_from=(OVERLAP,)), Budget()).doubts
+    order: list[Any] = [NotBetterThanConstantGuess, RandomWeights, MissedClasses, LearnedTestImages, FewTestImages]
+    assert [type(doubt) for doubt in doubts] == order
+
+
+def test_a_loss_is_measured_on_the_images_that_both_models_saw() -> None:
+    one = AccuracyRecord(("x", "y", "z"), CLASSES, np.array([0, 1, 2]), np.array([0, 1, 0]))
+    other = AccuracyRecord(("z", "x", "w"), CLASSES, np.array([2, 0, 0]), np.array([2, 1, 1]))
+    drop = drop_between(one, other)
+    assert drop is not None
+    assert (drop.value, drop.n) == (0.0, 2), "x is lost, z is gained"
+    apart = AccuracyRecord(("v",), CLASSES, np.array([0]), np.array([0]))
+    assert drop_between(one, apart) is None
