@@ -25,7 +25,7 @@ def form_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Artif
     if source is None:
         raise ArtifactError(
             "a compiled model runs on the machine that compiled it, and its ONNX file is not known",
-            where=model.path,
+            where=model.id,
             got="a compiled model",
             expected="the ONNX file that it was compiled from",
             next="bundle that ONNX file; --compiled (in a recipe compiled: true) bundles the compiled model",

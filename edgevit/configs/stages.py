@@ -361,11 +361,13 @@ class Bundle(Stage):
         return self
 
     @model_validator(mode="after")
-    def _page_has_the_models_own_classes(self) -> Self:
+    def _page_fits(self) -> Self:
         if self.web and self.support:
             raise ValueError(
                 "web and support do not go together: the page does not know added classes; make two bundles"
             )
+        if self.web and self.compiled:
+            raise ValueError("web and compiled do not go together: a browser cannot load a compiled model")
         if self.web_runtime is not None and not self.web:
             raise ValueError("web_runtime needs web: true")
         return self

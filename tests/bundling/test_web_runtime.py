@@ -97,7 +97,11 @@ def test_a_model_for_another_runtime_gets_no_page(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("fields", "problem"),
-    [({"web": True, "support": "d.support"}, "do not go together"), ({"web_runtime": "dist"}, "needs web: true")],
+    [
+        ({"web": True, "support": "d.support"}, "web and support do not go together"),
+        ({"web": True, "compiled": True}, "web and compiled do not go together"),
+        ({"web_runtime": "dist"}, "needs web: true"),
+    ],
 )
 def test_options_that_do_not_fit_are_refused(fields: dict[str, Any], problem: str):
     with pytest.raises(ValueError, match=problem):
