@@ -36,7 +36,7 @@ class Row:
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON a line, flushed; and TensorBoard's event files of the rows, where they are wanted."""
+    """Writes rows to `metrics.jsonl`, one JSON object a line, and to a TensorBoard event file if there is a folder."""
 
     def __init__(self, path: Path, tensorboard: Path | None) -> None:
         self.rows: list[dict[str, float]] = []
@@ -44,7 +44,7 @@ class MetricsLog:
         self._events: EventFile | None = None
 
     def begin(self) -> None:
-        """Write the rows so far anew; rows of steps that have to be done again are dropped."""
+        """Write the file anew with the rows so far; rows of steps after the resumed step are dropped."""
         self._path.write_text(self.text(), encoding="utf-8")
         if self._tensorboard:
             self._events = EventFile(self._tensorboard)
@@ -60,7 +60,7 @@ class MetricsLog:
             self._events.add(row)
 
     def text(self) -> str:
-        """What the file holds, from memory: the file may be damaged."""
+        """The file's content, from memory, because the file may be damaged."""
         return "".join(map(_line, self.rows))
 
 

@@ -10,7 +10,7 @@ from edgevit.training.distributed import sharding
 
 
 class MovingAverage(ModelEmaV3):
-    """Averages each tensor once, however many modules hold it: under fake quantization, layers share their ranges."""
+    """A moving average that updates each tensor once: under fake quantization, several layers share one range."""
 
     def apply_update_(self, model: nn.Module, decay: float) -> None:
         """average ← decay · average + (1 − decay) · weights; tensors of integers are copied."""
