@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -66,21 +66,41 @@ def _origin_without_training(source: Artifact | None, origin: Json | None, conte
     return {WEIGHTS_FROM: {**origin, "classifier": "random"} if is_new else origin}
 
 
-def data_behind(model: Artifact) -> dict[str, str]:
+def data_behind(model: Artifact, of_body: bool = False) -> dict[str, str]:
     """The data sets that a model and its teachers learned from: the id of each by its digest.
 
     Calibration data and unlabelled images count. Class names and validation data do not.
+
+    Args:
+        of_body: leave out calibration data, and the data that only the model's present head was fitted to.
     """
     behind = [artifact for artifact in ancestors(model) if artifact.kind != "evaluation"]
+    not_learned = {"names only", "validated on", *(["calibrated by"] if of_body else ())}
+    if of_body:
+        behind = _without_heads(behind)
     stage_ids = {artifact.id for artifact in behind}
     return {
         ref.digest: ref.id
         for artifact in behind
         for path, ref in artifact.manifest.inputs.items()
-        if ref.kind == "dataset"
-        and purpose_of_input(artifact, path) not in ("names only", "validated on")
-        and ref.id not in stage_ids
+        if ref.kind == "dataset" and purpose_of_input(artifact, path) not in not_learned and ref.id not in stage_ids
     }
+
+
+def _without_heads(behind: Sequence[Artifact]) -> list[Artifact]:
+    """The artifacts, in their order, without stages that fitted a head after the last training of the body.
+
+    An earlier head counts: a teacher passes the labels of its head on.
+    """
+    stages = [STAGES.get(current_stage(artifact.manifest.stage) or artifact.manifest.stage) for artifact in behind]
+    trains = [stage is not None and issubclass(stage, Training) for stage in stages]
+    fits_head = [
+        stage is Fewshot and artifact.metrics.get("method") != "finetune"
+        for stage, artifact in zip(stages, behind, strict=True)
+    ]
+    last = max((i for i, (training, head) in enumerate(zip(trains, fits_head, strict=True)) if training and not head),
+               default=-1)  # fmt: skip
+    return [artifact for i, artifact in enumerate(behind) if i < last or not fits_head[i]]
 
 
 def purpose_of_input(artifact: Artifact, path: str) -> Purpose | None:

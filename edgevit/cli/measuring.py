@@ -42,7 +42,7 @@ def evaluate(
         typer.Option(
             "--protocol",
             help="standard: the images as they are. corruptions: also with blur, noise, JPEG, fog and more. episodes: "
-            "few-shot, classes learned from a few of the images.",
+            "few-shot, classes learned from a few of the images. cross_validation: of a head, without test images.",
         ),
     ] = default_of("Evaluate", "protocol"),
     kinds: Annotated[
@@ -58,7 +58,7 @@ def evaluate(
         str,
         typer.Option(
             "--methods",
-            help="episodes: the methods, with commas, such as nearest_centroid,ridge,auto.",
+            help="episodes: the methods, with commas, such as nearest_centroid,ridge,auto. cross_validation: one.",
             metavar="METHOD,…",
         ),
     ] = default_of("Evaluate", "methods"),

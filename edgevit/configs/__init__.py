@@ -3,6 +3,7 @@
 from edgevit.configs.datasets import (
     DATASETS,
     Cifar,
+    Csv,
     DatasetConfig,
     Digits,
     EncodedImages,
@@ -89,6 +90,7 @@ __all__ = [
     "Compile",
     "Corruption",
     "CrossEntropy",
+    "Csv",
     "DatasetConfig",
     "DecoupledDistillation",
     "Digits",

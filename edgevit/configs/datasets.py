@@ -13,11 +13,15 @@ from edgevit.configs.fields import Count, Fraction, GlyphCount, Seed, Side
 class FewShotDraw(Frozen):
     """The block `few_shot` of a data set, which adds the roles support and pool to it.
 
-    The support is a random draw of `shots` labelled training images per class. The pool is the rest of the training
-    images, without labels. (The stage that adapts a model to a support is `Fewshot`.)
+    The support is a random draw of `shots` labelled training images per class, or all of them. The pool is the rest of
+    the training images, without labels, and the images that have no labels. (The stage that adapts a model to a support
+    is `Fewshot`.)
     """
 
-    shots: Count = Field(5, description="Number of labelled images of each class.")
+    shots: Count | Literal["all"] = Field(
+        5,
+        description="Number of labelled images of each class. `all`: every labelled training image is in the support.",
+    )
     draw: Seed = Field(0, description="Number of the random draw. Another number draws another support set.")
 
 
@@ -25,7 +29,8 @@ class Splits(Frozen):
     """Fractions of the splits, for a data set without splits of its own.
 
     The hash of its id decides the split of a sample, so that it stays there when samples are added. Every class is
-    divided by the same fractions in expectation.
+    divided by the same fractions in expectation. A class that this leaves without an image in a split gets one there,
+    if it has enough images.
     """
 
     val: Fraction = Field(0.1, description="Share of the images for the role `val`.")
@@ -39,11 +44,14 @@ class Splits(Frozen):
         return self
 
 
+PathPattern = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 class _Dataset(Frozen):
     few_shot: FewShotDraw | None = Field(
         None,
-        description="Adds two roles: `support` has a few labelled images of each class, and `pool` has the other "
-        "training images without their labels.",
+        description="Adds two roles: `support` has a few labelled images of each class, or all of them, and `pool` has "
+        "the other training images without their labels.",
     )
     include_classes: tuple[ClassName, ...] | None = Field(
         None, description="Names of the classes to keep. All classes are kept by default."
@@ -72,7 +80,56 @@ class ImageFolder(EncodedImages):
         description="Folder level that names the class: the top level, or the folder that holds the image (`leaf`). "
         "With `none`, the images have no labels.",
     )
+    include: tuple[PathPattern, ...] = Field(
+        (), description="Patterns of image paths to keep, such as `**/Imgs/*.jpg`. All images are kept by default."
+    )
+    exclude: tuple[PathPattern, ...] = Field(
+        (), description="Patterns of image paths to leave out, such as `*_old.png` or `rejected`."
+    )
+    masks: Literal["skip", "keep"] = Field(
+        "skip",
+        description="Treatment of images that have the name of another image and few gray values, as segmentation "
+        "masks do. `skip`: they are named and left out.",
+    )
+    unlabelled: str | None = Field(
+        None,
+        description="Folder of images without labels for the role `pool`, absolute or relative to the recipe. By "
+        "default, a folder `unlabelled` or `unlabeled` beside the class or split folders, or `pool` beside split "
+        "folders.",
+    )
     splits: Splits = Field(Splits(), description="Fractions for a folder that has no `train` folder.")
+
+    @model_validator(mode="after")
+    def _has_labels_beside_the_unlabelled(self) -> ImageFolder:
+        if self.unlabelled is not None and self.classes == "none":
+            raise ValueError("'unlabelled' goes with classes: top or leaf; with classes: none, no image has a label")
+        return self
+
+
+class Csv(EncodedImages):
+    """Images that a CSV file lists: a path and a label in each row, and perhaps a split.
+
+    Commas, semicolons or tabs separate the columns. The first row may name them. Rows with an empty label are images
+    without labels, for the role `pool`.
+    """
+
+    source: Literal["csv"]
+    path: str = Field(description="The CSV file in UTF-8, absolute or relative to the recipe.")
+    images: str | None = Field(
+        None,
+        description="Folder that the paths in the file start from, absolute or relative to the recipe. By default, the "
+        "folder of the file.",
+    )
+    image_column: str | None = Field(
+        None, description="Name of the column of paths. By default, `image`, `path`, `file`, `filename` or the like."
+    )
+    label_column: str | None = Field(
+        None, description="Name of the column of labels. By default, `label`, `class`, `category` or the like."
+    )
+    split_column: str | None = Field(
+        None, description="Name of the column of splits (train, val or test). By default, `split`, `set` or `subset`."
+    )
+    splits: Splits = Field(Splits(), description="Fractions for a file that has no column of splits.")
 
 
 class WebDataset(EncodedImages):
@@ -146,6 +203,7 @@ class Digits(_Dataset):
 
 DATASETS: dict[str, type[Frozen]] = {
     "image_folder": ImageFolder,
+    "csv": Csv,
     "webdataset": WebDataset,
     "huggingface": HuggingFace,
     "cifar10": Cifar,
@@ -156,5 +214,5 @@ DATASETS: dict[str, type[Frozen]] = {
 }
 
 DatasetConfig = Annotated[
-    ImageFolder | WebDataset | HuggingFace | Cifar | Npz | Glyphs | Digits, Field(discriminator="source")
+    ImageFolder | Csv | WebDataset | HuggingFace | Cifar | Npz | Glyphs | Digits, Field(discriminator="source")
 ]

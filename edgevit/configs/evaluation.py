@@ -42,6 +42,7 @@ OPTIONS = {
         "max_pool_images",
         "seed",
     ),
+    "cross_validation": ("methods", "seed"),
 }
 
 
@@ -58,11 +59,12 @@ class Evaluate(OnTarget):
     runtime: FileRuntime | None = Field(
         None, description="Runtime that opens an ONNX file. By default, the runtime that the file was made for."
     )
-    protocol: Literal["standard", "corruptions", "episodes"] = Field(
+    protocol: Literal["standard", "corruptions", "episodes", "cross_validation"] = Field(
         "standard",
         description="Kind of evaluation. `standard`: accuracy on the images. `corruptions`: also accuracy on "
         "corrupted copies, which are the same for every model. `episodes`: accuracy of few-shot heads on the model's "
-        "features over many draws of classes and support sets.",
+        "features over many draws of classes and support sets. `cross_validation`: accuracy without test images; each "
+        "image of `data` is classified by a head on the model's features that was fitted without it.",
     )
     kinds: tuple[Corruption, ...] = Field(
         CORRUPTIONS, description="Corruptions to apply, with `protocol: corruptions`."
@@ -77,7 +79,8 @@ class Evaluate(OnTarget):
     )
     methods: tuple[Literal[HeadMethod, "auto"], ...] = Field(
         ("nearest_centroid",),
-        description="Few-shot methods, with `protocol: episodes`. Each method is compared with the first.",
+        description="Few-shot methods, with `protocol: episodes`: each is compared with the first. A single method, "
+        "with `protocol: cross_validation`.",
     )
     ways: ClassCount | None = Field(
         None, description="Number of classes in an episode, with `protocol: episodes`. All classes by default."
@@ -105,7 +108,7 @@ class Evaluate(OnTarget):
     max_pool_images: ImageCount = Field(
         4000, description="Largest number of images of pool or base, with `protocol: episodes`."
     )
-    seed: Seed = Field(0, description="Seed of the draws, with `protocol: corruptions` or `episodes`.")
+    seed: Seed = Field(0, description="Seed of the draws, with any `protocol` but `standard`.")
 
     @model_validator(mode="after")
     def _options_of_the_protocol(self) -> Self:
@@ -118,4 +121,12 @@ class Evaluate(OnTarget):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"'{name}' {'has a value twice' if values else 'is empty'}")
+        if self.protocol == "cross_validation":
+            self._check_method()
         return self
+
+    def _check_method(self) -> None:
+        """Raise ValueError unless a single method is given that needs no pool."""
+        usable = ("nearest_centroid", "ridge", "logistic_regression", "knn")
+        if len(self.methods) > 1 or self.methods[0] not in usable:
+            raise ValueError(f"protocol: cross_validation takes one of the methods {', '.join(usable)}")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from edgevit.configs.fields import AdaptedTo, CheckpointRef, Count, ImageCount, LearnedFrom, Rate, ViewCount
+from edgevit.configs.fields import AdaptedTo, Added, CheckpointRef, Count, ImageCount, LearnedFrom, Rate, ViewCount
 from edgevit.configs.stage import Stage
 from edgevit.configs.training import Training, Views
 
@@ -59,6 +59,11 @@ class Fewshot(Training):
         8,
         description="Number of random views of each support image. A head is fitted to the mean feature of the image "
         "and its views.",
+    )
+    pool_views: Annotated[ViewCount | None, Added()] = Field(
+        None,
+        description="Number of random views of each image of pool and base. By default, that of `random_views`. "
+        "With 0, a large pool takes a fraction of the time.",
     )
     tune: Literal["all", "norm", "bias", "lora"] = Field(
         "all",

@@ -14,8 +14,10 @@ from edgevit.data.hashes import ImageState, ImageStates
 from edgevit.data.images import Image, as_rgb
 from edgevit.errors import DataError
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "unlabelled"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+UNLABELLED_SPLIT: Split = "unlabelled"  # images without labels beside labelled splits
+NO_LABEL = -1
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
 
@@ -47,7 +49,7 @@ class Source:
     Attributes:
         classes: class names; a label is an index into them.
         ids: the id of each sample, unique and stable: a relative path, or a name made from its index.
-        labels: (n,) int64, or None if the source has none.
+        labels: (n,) int64, or None if the source has none. NO_LABEL for a sample of the split UNLABELLED_SPLIT.
         splits: the split of each sample.
         images: the images of the samples.
         notes: notes for the user about how the source was read.
@@ -59,6 +61,19 @@ class Source:
     splits: tuple[Split, ...]
     images: Images
     notes: tuple[str, ...] = ()
+
+
+def with_unlabelled(source: Source, ids: tuple[str, ...]) -> Source:
+    """A labelled source with further samples of the split UNLABELLED_SPLIT, whose images follow those of the others."""
+    if not ids:
+        return source
+    assert source.labels is not None
+    return replace(
+        source,
+        ids=source.ids + ids,
+        labels=np.concatenate([source.labels, np.full(len(ids), NO_LABEL, np.int64)]),
+        splits=source.splits + (UNLABELLED_SPLIT,) * len(ids),
+    )
 
 
 @dataclass(frozen=True, eq=False)

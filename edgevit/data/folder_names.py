@@ -11,7 +11,8 @@ from edgevit.data.splits import split_named
 from edgevit.errors import listed
 
 GIVE_CLASSES = "make a folder for each class, or set classes: none if the images have no labels"
-UNLABELLED_NAMES = frozenset({"unlabelled", "unlabeled", "pool", "unsorted"})
+POOL_NAMES = frozenset({"unlabelled", "unlabeled", "pool"})  # of folders of images without labels
+UNLABELLED_NAMES = POOL_NAMES | {"unsorted"}
 
 
 def label_notes(name: str, configs: Mapping[str, DatasetConfig], sources: Mapping[str, Source]) -> list[str]:
@@ -25,7 +26,8 @@ def label_notes(name: str, configs: Mapping[str, DatasetConfig], sources: Mappin
         return []
     if source.labels is not None:
         return [
-            f"the folder '{folder}' is taken as a class; images without labels go into a data set with classes: none"
+            f"the folder '{folder}' is taken as a class; if its images have no labels, call it 'unlabelled' or set "
+            "unlabelled: FOLDER"
             for folder in source.classes
             if folder.lower() in UNLABELLED_NAMES
         ]

@@ -34,7 +34,9 @@ LONGEST_STRIP = 64  # aspect ratio; the far ends of longer strips are cut off be
 HIDDEN = "hidden files and folders"
 OTHER_TYPES = "files of other types"
 LINKED_FOLDERS = "links to folders"
+SYSTEM_FOLDERS = "folders of thumbnails or of the system"
 SHOWN = 5  # file names in a note
+_SYSTEM_NAMES = ("@eadir", "#recycle", "$recycle.bin", "__macosx", "thumbnails", "lost+found")
 
 # Errors of Pillow's decoders on damaged bytes, besides ValueError.
 _DECODER_ERRORS = (OSError, SyntaxError, EOFError, struct.error, TypeError, LookupError, OverflowError, RuntimeError)
@@ -63,7 +65,7 @@ class FolderContent(NamedTuple):
 
     Attributes:
         images: files with the name of an image, sorted.
-        passed_over: the other files and folders, by category (HIDDEN, OTHER_TYPES, LINKED_FOLDERS).
+        passed_over: the other files and folders, by category (HIDDEN, OTHER_TYPES, LINKED_FOLDERS, SYSTEM_FOLDERS).
         unreadable: the errors of folders that cannot be listed.
     """
 
@@ -79,12 +81,15 @@ def image_suffixes() -> frozenset[str]:
 
 
 def images_below(folder: Path) -> FolderContent:
-    """All images below a folder. Hidden files, hidden folders and links to folders are passed over."""
+    """All images below a folder.
+
+    Hidden files, hidden folders, links to folders, and folders such as `@eaDir` and `thumbnails` are passed over.
+    """
     content = FolderContent([], {}, [])
     for where, subfolders, files in os.walk(folder, onerror=content.unreadable.append):
         kept = []
         for name in sorted(subfolders):
-            category = HIDDEN if name.startswith(".") else LINKED_FOLDERS if os.path.islink(Path(where, name)) else None
+            category = _reason_to_pass_over(where, name)
             if category is None:
                 kept.append(name)
             else:
@@ -103,6 +108,20 @@ def images_below(folder: Path) -> FolderContent:
 def is_image_name(name: str) -> bool:
     """Whether a file name has the suffix of a readable image and is not hidden (as macOS's `._photo.jpg` is)."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in image_suffixes()
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder's name is one that photo programs, network storage or archives give to folders of their own."""
+    return name.lower() in _SYSTEM_NAMES
+
+
+def _reason_to_pass_over(where: str, name: str) -> str | None:
+    """The category of a folder that is passed over, or None."""
+    if name.startswith("."):
+        return HIDDEN
+    if is_system_folder(name):
+        return SYSTEM_FOLDERS
+    return LINKED_FOLDERS if os.path.islink(Path(where, name)) else None
 
 
 def passed_over_notes(passed_over: Mapping[str, Sequence[str | Path]], folder: Path | None = None) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from edgevit.artifacts import LEARNED_TOO, Artifact, Json, Manifest, sha256_of
 from edgevit.configs import DatasetConfig, EncodedImages, ImageFolder
 from edgevit.data.class_names import alike_notes, check_class_names
-from edgevit.data.dataset import SPLITS, Dataset, Indices, Source, SubsetImages
+from edgevit.data.dataset import NO_LABEL, SPLITS, UNLABELLED_SPLIT, Dataset, Indices, Source, SubsetImages
 from edgevit.data.duplicates import Overlap, Uses, duplicate_notes, is_support, overlaps
 from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
 from edgevit.data.hashes import ImageStates
@@ -131,8 +131,9 @@ def select_role(
 ) -> Dataset:
     """The samples of a role, without the `unreadable` ids.
 
-    The role "" is the whole data set; train, val and test are splits; `support` holds the first `shots` samples of each
-    class of train, by the hash of (draw, id); `pool` is the rest of train, without labels.
+    The role "" is all samples, but not the unlabelled ones of a labelled data set; train, val and test are splits;
+    `support` holds the first `shots` samples of each class of train, by the hash of (draw, id), or all of train; `pool`
+    is the rest of train and the unlabelled samples, without labels.
 
     Raises:
         RecipeError: the data set has no such role.
@@ -153,8 +154,17 @@ def select_role(
 def roles_of(config: DatasetConfig, source: Source) -> list[str]:
     """The named roles of a data set. The whole data set, role "", is not in the list."""
     present = set(source.splits)
-    has_support = config.few_shot and source.labels is not None and "train" in present
-    return [*(split for split in SPLITS if split in present), *(("support", "pool") if has_support else ())]
+    has_support = config.few_shot is not None and source.labels is not None and "train" in present
+    has_pool = UNLABELLED_SPLIT in present or (has_support and not _all_are_support(config))
+    return [
+        *(split for split in SPLITS if split in present),
+        *(["support"] if has_support else ()),
+        *(["pool"] if has_pool else ()),
+    ]
+
+
+def _all_are_support(config: DatasetConfig) -> bool:
+    return config.few_shot is not None and config.few_shot.shots == "all"
 
 
 def _read_sources(names: Iterable[str], datasets: Mapping[str, DatasetConfig], base: Path) -> dict[str, Source]:
@@ -223,34 +233,55 @@ def _candidates(name: str, role: str, config: DatasetConfig, source: Source) -> 
     """The positions of the samples that a role is selected from."""
     roles = roles_of(config, source)
     if role and role not in roles:
-        needs_few_shot = role in ("support", "pool") and config.few_shot is None
         raise RecipeError(
             f"the data set has no role '{role}'",
             where=name,
             expected=", ".join(roles),
-            next="give the data set few_shot: {shots: 5}" if needs_few_shot else did_you_mean(role, roles),
+            next=_way_to_role(role, config) or did_you_mean(role, roles),
         )
-    wanted = "train" if role in ("support", "pool") else role
-    return np.flatnonzero([wanted in ("", split) for split in source.splits])
+    labelled_roles: dict[str, set[str]] = {
+        "": set(SPLITS),
+        "support": {"train"},
+        "pool": {UNLABELLED_SPLIT, *(["train"] if config.few_shot else ())},
+    }
+    wanted = labelled_roles.get(role, {role})
+    return np.flatnonzero([split in wanted for split in source.splits])
 
 
-def _support(name: str, config: DatasetConfig, source: Source, train: Indices) -> Indices:
-    assert config.few_shot is not None, "a data set without few_shot has no role support"
+def _way_to_role(role: str, config: DatasetConfig) -> str | None:
+    """Advice for a data set that lacks the role `support` or `pool`."""
+    if role == "pool" and (_all_are_support(config) or isinstance(config, ImageFolder)):
+        return (
+            "put images without labels in a folder 'unlabelled' beside the others, or leave the pool out of the stage"
+        )
+    needs_few_shot = role in ("support", "pool") and config.few_shot is None
+    return "give the data set few_shot: {shots: 5}" if needs_few_shot else None
+
+
+def _support(name: str, config: DatasetConfig, source: Source, candidates: Indices) -> Indices:
+    """The positions of the support among the candidates of support or pool."""
+    if config.few_shot is None:
+        return np.empty(0, np.int64)
     assert source.labels is not None, "a data set without labels has no role support"
     shots = config.few_shot.shots
+    train: Indices = candidates[source.labels[candidates] != NO_LABEL]
     labels = source.labels[train]
     counts = np.bincount(labels, minlength=len(source.classes))
-    if counts.min() < shots:
-        short = [f"{source.classes[label]} has {counts[label]}" for label in np.flatnonzero(counts < shots)]
+    fewest = 1 if shots == "all" else shots
+    if counts.min() < fewest:
+        short = [f"{source.classes[label]} has {counts[label]}" for label in np.flatnonzero(counts < fewest)]
         raise DataError(
             "classes have too few training images for the support set",
             where=name,
             got=listed(short),
-            expected=f"at least {shots} of each class",
+            expected=f"at least {fewest} of each class",
             next="add images, lower few_shot.shots of the data set, or name the other classes in include_classes",
         )
+    if shots == "all":
+        return train
     ids = [source.ids[index] for index in train]
-    return train[lowest_of_each_class(ids, labels, shots, seed=f"draw {config.few_shot.draw}")]
+    drawn: Indices = train[lowest_of_each_class(ids, labels, shots, seed=f"draw {config.few_shot.draw}")]
+    return drawn
 
 
 def _only_classes(name: str, source: Source, wanted: tuple[str, ...]) -> Source:
@@ -263,11 +294,12 @@ def _only_classes(name: str, source: Source, wanted: tuple[str, ...]) -> Source:
         )
     assert source.labels is not None, "a source without labels has no classes"
     kept = np.unique(class_indices(wanted, source.classes))
-    indices = np.flatnonzero(np.isin(source.labels, kept))
+    indices = np.flatnonzero(np.isin(source.labels, [NO_LABEL, *kept]))
+    new_labels = np.searchsorted(kept, source.labels[indices]).astype(np.int64)
     return Source(
         classes=tuple(source.classes[label] for label in kept),
         ids=tuple(source.ids[i] for i in indices),
-        labels=np.searchsorted(kept, source.labels[indices]).astype(np.int64),
+        labels=np.where(source.labels[indices] == NO_LABEL, NO_LABEL, new_labels),
         splits=tuple(source.splits[i] for i in indices),
         images=SubsetImages(source.images, indices),
         notes=source.notes,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from edgevit.configs import Splits
 from edgevit.data.dataset import Dataset, Indices, Labels, Split
@@ -21,17 +23,31 @@ _NAMED: dict[str, Split] = {
 }
 
 
+_BY_IMPORTANCE: tuple[Split, ...] = ("train", "test", "val")  # of a class with fewer samples than splits
+
+
 def split_named(word: str) -> Split | None:
     """The split with this name, or None."""
     return _NAMED.get(word.lower())
 
 
-def split_by_hash(ids: Iterable[str], splits: Splits) -> tuple[Split, ...]:
+def split_by_hash(ids: Sequence[str], splits: Splits, labels: Labels | None = None) -> tuple[Split, ...]:
     """The split of each sample, by the hash of (seed, id). A sample keeps its split when other samples are added.
 
-    Each class is divided by the same fractions in expectation; a small class may have no sample in a split.
+    Each class is divided by the same fractions in expectation. With labels, a class that this leaves without a sample
+    in a split of a fraction above 0 gets there the sample whose hash is nearest, if the class is large enough: a class
+    of one sample is in train, of two in train and test. Such a sample may leave that split when others are added.
     """
-    return tuple(_split_at(unit_hash(f"{splits.seed}/{sample_id}"), splits) for sample_id in ids)
+    positions = np.array([unit_hash(f"{splits.seed}/{sample_id}") for sample_id in ids])
+    chosen: list[Split] = [_split_at(position, splits) for position in positions.tolist()]
+    for label in () if labels is None else np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label).tolist()
+        needed = [split for split in _BY_IMPORTANCE if _share(split, splits) > 0][: len(members)]
+        for split in needed:
+            if all(chosen[member] != split for member in members):
+                moved = _nearest_to_spare(members, chosen, positions, split, needed, splits)
+                chosen[moved] = split
+    return tuple(chosen)
 
 
 def lowest_of_each_class(ids: Sequence[str], labels: Labels, count: int, seed: str) -> Indices:
@@ -54,6 +70,26 @@ def sample_by_hash(dataset: Dataset, count: int, seed: int) -> Dataset:
 def unit_hash(text: str) -> float:
     """A pseudorandom number in [0, 1), as a function of `text`."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def _share(split: Split, splits: Splits) -> float:
+    return {"val": splits.val, "test": splits.test}.get(split, 1 - splits.val - splits.test)
+
+
+def _nearest_to_spare(
+    members: Sequence[int],
+    chosen: Sequence[Split],
+    positions: npt.NDArray[np.float64],
+    split: Split,
+    needed: Sequence[Split],
+    splits: Splits,
+) -> int:
+    """The sample of a class that moves to an empty split: of the splits that can spare one, the nearest by hash."""
+    counts = Counter(chosen[member] for member in members)
+    spare = [member for member in members if counts[chosen[member]] > 1 or chosen[member] not in needed]
+    start = {"test": 0.0, "val": splits.test}.get(split, splits.test + splits.val)
+    middle = start + _share(split, splits) / 2
+    return min(spare, key=lambda member: abs(positions[member] - middle))
 
 
 def _split_at(position: float, splits: Splits) -> Split:

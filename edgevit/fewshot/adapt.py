@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,8 @@ from edgevit.fewshot.methods import fit_head
 from edgevit.inference.frozen_model import FrozenModel
 from edgevit.models.creation import BuiltModel
 from edgevit.training.class_balance import class_balance
+
+MANY_PASSES = 2000  # through the model; a stage with more of them says so before it starts
 
 
 class Task(NamedTuple):
@@ -80,19 +82,36 @@ def task_features(checkpoint: BuiltModel, task: Task, config: Fewshot, context: 
         for dataset in (task.pool, task.base)
     )
     model = FrozenModel(checkpoint.module, checkpoint.preprocess, torch.device(context.device), context.cache)
+    pool_views = config.random_views if config.pool_views is None else config.pool_views
+    unlabelled = [dataset for dataset in (pool, base) if dataset is not None]
+    _say_the_work(task.support, unlabelled, config.random_views, pool_views, context)
 
-    def dataset_features(dataset: Dataset) -> Floats:
-        return features_of(model, dataset, config.augmentation, config.random_views, config.seed, context.progress)
+    def dataset_features(dataset: Dataset, views: int) -> Floats:
+        return features_of(model, dataset, config.augmentation, views, config.seed, context.progress)
 
     features = TaskFeatures(
-        dataset_features(task.support),
+        dataset_features(task.support, config.random_views),
         task.support.labels,
         len(task.support.classes),
-        None if pool is None else dataset_features(pool),
-        None if base is None else dataset_features(base).mean(0),
+        None if pool is None else dataset_features(pool, pool_views),
+        None if base is None else dataset_features(base, pool_views).mean(0),
     )
     checkpoint.module.cpu()
     return features
+
+
+def _say_the_work(
+    support: Dataset, unlabelled: Sequence[Dataset], support_views: int, pool_views: int, context: Context
+) -> None:
+    """Say how many passes through the model the features take, if there are many."""
+    parts = [(support, 1 + support_views), *((dataset, 1 + pool_views) for dataset in unlabelled)]
+    passes = sum(len(dataset) * views for dataset, views in parts)
+    if passes < MANY_PASSES:
+        return
+    named = " + ".join(f"{dataset.name} {len(dataset):,} × {views}" for dataset, views in parts)
+    context.progress.say(f"    {passes:,} passes for features (images × views): {named}")
+    if pool_views and (saved := sum(len(dataset) * pool_views for dataset in unlabelled)) > passes / 2:
+        context.progress.say(f"    pool_views: 0 would take {passes - saved:,}")
 
 
 def with_fitted_head(checkpoint: BuiltModel, features: TaskFeatures, method: str, config: Fewshot) -> BuiltModel:

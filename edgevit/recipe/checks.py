@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgevit.artifacts import Kind
-from edgevit.configs import Bundle, Compile, Export, Qat, Quantize, Recipe, Report, Stage, references
+from edgevit.configs import Bundle, Compile, DatasetConfig, Export, Qat, Quantize, Recipe, Report, Stage, references
 from edgevit.configs.fields import MEASUREMENTS, Takes
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
@@ -127,11 +127,25 @@ def _wrong_dataset(name: str, kinds: Mapping[str, Kind], recipe: Recipe) -> Prob
         known = [*recipe.datasets, *(id for id, kind in kinds.items() if kind == "dataset")]
         hint = did_you_mean(dataset, known) or ""
         return Problem(f"there is no data set '{dataset}'. {hint}".rstrip(), f"one of {', '.join(known)}")
-    roles = ROLES if recipe.datasets[dataset].few_shot else ROLES_OF_EVERY_SET
+    roles = _possible_roles(recipe.datasets[dataset])
     if role and role not in roles:
-        more = "" if role not in ROLES else " (give the data set few_shot: {shots: 5})"
+        more = "" if role not in ROLES else _way_to_role(recipe.datasets[dataset])
         return Problem(f"data set '{dataset}' has no role '{role}'{more}", f"one of {', '.join(roles)}")
     return None
+
+
+def _possible_roles(config: DatasetConfig) -> tuple[str, ...]:
+    """The roles that a data set may have. A role may still turn out to hold no images."""
+    may_lack_labels = config.source in ("image_folder", "csv")  # some images, beside others that have labels
+    hides_labels = config.few_shot is not None and config.few_shot.shots != "all"
+    has_pool = may_lack_labels or hides_labels
+    return (*ROLES_OF_EVERY_SET, *(["support"] if config.few_shot else ()), *(["pool"] if has_pool else ()))
+
+
+def _way_to_role(config: DatasetConfig) -> str:
+    if config.few_shot is None:
+        return " (give the data set few_shot: {shots: 5})"
+    return " (with few_shot.shots: all, every image has a label in the support; leave the pool out)"
 
 
 def _is_dataset(name: str, recipe: Recipe) -> bool:

@@ -14,7 +14,7 @@ from edgevit.report.checks import before_tensorrt
 from edgevit.report.comparison import about_deployed, comparisons, points_of
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.episodes import over_episodes
-from edgevit.report.lineage import learned_from, learned_too
+from edgevit.report.lineage import cross_validated, learned_from, learned_too
 from edgevit.report.page import page
 from edgevit.report.text import markdown
 from edgevit.report.variants import Lineup, lineup
@@ -80,7 +80,7 @@ def _cautions(models: Lineup) -> list[str]:
     latencies = [
         f"{variant.id}: {warning}." for variant in timed if variant.timing for warning in variant.timing.warnings
     ]
-    return list(dict.fromkeys([*random_weights, *learned_too(models), *latencies]))
+    return list(dict.fromkeys([*random_weights, *cross_validated(models), *learned_too(models), *latencies]))
 
 
 def _table_note(models: Lineup) -> str:

@@ -42,6 +42,24 @@ def learned_too(lineup: Lineup) -> Iterator[str]:
         )
 
 
+def cross_validated(lineup: Lineup) -> Iterator[str]:
+    """A sentence for each accuracy that was measured without test images."""
+    for variant in lineup.variants:
+        how = variant.evaluation.metrics.get("cross_validation") if variant.evaluation else None
+        if variant.evaluation is None or how is None:
+            continue
+        optimistic = any(overlap["labelled"] for overlap in variant.evaluation.metrics.get(LEARNED_TOO, []))
+        yield (
+            f"{variant.id}: the accuracy is by {how['folds']}-fold cross-validation of a head ({how['method']}) on its "
+            f"features, without test images. "
+            + (
+                "The features were trained with these labels, so it is optimistic."
+                if optimistic
+                else "The features were trained without these labels."
+            )
+        )
+
+
 class _Shared(NamedTuple):
     tested: str
     data: str

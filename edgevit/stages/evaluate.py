@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgevit.artifacts import LEARNED_TOO, Artifact, Contents, Json
 from edgevit.configs import Evaluate
@@ -15,19 +16,25 @@ from edgevit.provenance import data_behind
 from edgevit.runtimes.base import Session, SessionOptions, for_runtime, runtime_of
 from edgevit.targets import target_for
 
+if TYPE_CHECKING:
+    from edgevit.fewshot.embeddings import Embedder
+
 
 def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model = for_runtime(inputs["model"], config.runtime)
     with target_for(config.target).open(model, SessionOptions(threads=usable_cpus())) as session:
         metrics = PROTOCOLS[config.protocol](config, inputs, session, context, out)
     logs = ("episodes.json",) if config.protocol == "episodes" else ()  # for the times in it
-    recorded = {**metrics, **_learned_too(inputs), "runtime": runtime_of(model), "target": config.target}
+    recorded = {**metrics, **_learned_too(config, inputs), "runtime": runtime_of(model), "target": config.target}
     return Contents(kind="evaluation", metrics=recorded, logs=logs)
 
 
-def _learned_too(inputs: Mapping[str, Artifact]) -> Json:
-    """The tested images that the model, or a teacher of it, has learned from; nothing where there are none."""
-    behind = data_behind(inputs["model"])
+def _learned_too(config: Evaluate, inputs: Mapping[str, Artifact]) -> Json:
+    """The tested images that the model, or a teacher of it, has learned from; nothing where there are none.
+
+    In cross-validation, a head that was fitted to the images does not count: it is replaced in each fold.
+    """
+    behind = data_behind(inputs["model"], of_body=config.protocol == "cross_validation")
     overlaps = inputs["data"].manifest.provenance.get(LEARNED_TOO, [])
     learned = [
         {key: overlap[key] for key in overlap if key != "digest"} for overlap in overlaps if overlap["digest"] in behind
@@ -51,12 +58,34 @@ def _corruptions(
 
 
 def _episodes(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path) -> Json:
-    from edgevit.fewshot.embeddings import Embedder
     from edgevit.fewshot.protocol import evaluate_episodes, write_episodes
 
-    device = "cuda" if config.target == "local-gpu" else "cpu"
-    embed = Embedder(inputs["model"], session, device, config.batch_size, context.progress, context.cache)
+    embed = _embedder(config, inputs, session, context)
     return write_episodes(evaluate_episodes(config, inputs, embed, context.progress), out)
 
 
-PROTOCOLS = {"standard": _standard, "corruptions": _corruptions, "episodes": _episodes}
+def _cross_validation(
+    config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path
+) -> Json:
+    from edgevit.fewshot.cross_validated import cross_validate
+
+    (method,) = config.methods
+    dataset, embed = open_dataset(inputs["data"]), _embedder(config, inputs, session, context)
+    result = cross_validate(dataset, method, config.seed, embed, context.progress)
+    how = {"folds": result.folds, "method": method, "copies_left_out": result.copies}
+    return {**write_evaluation(result.predictions, result.dataset, out), "cross_validation": how}
+
+
+def _embedder(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context) -> Embedder:
+    from edgevit.fewshot.embeddings import Embedder
+
+    device = "cuda" if config.target == "local-gpu" else "cpu"
+    return Embedder(inputs["model"], session, device, config.batch_size, context.progress, context.cache)
+
+
+PROTOCOLS = {
+    "standard": _standard,
+    "corruptions": _corruptions,
+    "episodes": _episodes,
+    "cross_validation": _cross_validation,
+}

@@ -197,10 +197,10 @@ def test_unlabelled_folders_of_other_names_need_no_word(make_images: MakeImages)
 
 
 def test_a_class_that_is_named_like_no_class_is_said(make_images: MakeImages):
-    root = make_images({"apple": 3, "pear": 3, "Unlabelled": 3})
+    root = make_images({"apple": 3, "pear": 3, "Unsorted": 3})
     assert notes(root, "photos") == (
-        "photos: the folder 'Unlabelled' is taken as a class; images without labels go into a data set with "
-        "classes: none"
+        "photos: the folder 'Unsorted' is taken as a class; if its images have no labels, call it 'unlabelled' or set "
+        "unlabelled: FOLDER"
     )
     assert notes(root, "photos", include_classes=["apple", "pear"]) == ""
 

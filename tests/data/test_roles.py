@@ -98,6 +98,40 @@ def test_an_empty_pool_is_refused(make_images: MakeImages):
         digest(root, "photos.pool", few_shot={"shots": 2})
 
 
+def test_all_labels_are_the_support_and_the_pool_is_what_has_none(make_images: MakeImages):
+    root = make_images({"train/a": 5, "train/b": 8, "test/a": 1, "test/b": 1, "unlabeled/c": 4, "unlabeled": 1})
+    photos = {"photos": ImageFolder(source="image_folder", path=str(root), few_shot=FewShotDraw(shots="all"))}
+    made = dataset_artifacts(photos, HERE, [f"photos{role}" for role in ("", ".train", ".support", ".pool")])
+    whole, train, support, pool = map(open_dataset, made.values())
+    assert (len(whole), len(train), len(support), len(pool)) == (15, 13, 13, 5)
+    assert made["photos.support"].digest == made["photos.train"].digest
+    assert pool.labels is None
+    assert whole.classes == ("a", "b")
+    assert "photos: 5 images have no labels and are the role pool" in made["photos"].manifest.provenance["notes"]
+    hidden = {"photos": photos["photos"].model_copy(update={"few_shot": FewShotDraw(shots=3)})}
+    made = dataset_artifacts(hidden, HERE, ["photos.support", "photos.pool"])
+    assert [len(open_dataset(one)) for one in made.values()] == [6, 7 + 5]
+    chosen = {"photos": photos["photos"].model_copy(update={"few_shot": None})}
+    assert len(open_dataset(dataset_artifacts(chosen, HERE, ["photos.pool"])["photos.pool"])) == 5
+
+
+def test_a_pool_that_is_not_there_says_where_it_would_lie(make_images: MakeImages):
+    root = make_images({"train/a": 2, "train/b": 2})
+    with pytest.raises(RecipeError, match=r"no role 'pool'(.|\n)*expected: train, support\n(.|\n)*folder 'unlabelled'"):
+        digest(root, "photos.pool", few_shot={"shots": "all"})
+    make_images({"unlabelled": 2, "pool": 2})
+    with pytest.raises(DataError, match=r"two folders hold images without labels(.|\n)*got: pool, unlabelled"):
+        digest(root, "photos.train")
+
+
+def test_included_classes_keep_the_unlabelled_images(make_images: MakeImages):
+    root = make_images({"a": 3, "b": 3, "c": 3, "Unlabelled": 4})
+    photos = {"photos": ImageFolder(source="image_folder", path=str(root), include_classes=("a", "c"))}
+    pool = open_dataset(dataset_artifacts(photos, HERE, ["photos.pool"])["photos.pool"])
+    assert pool.sample_ids == tuple(f"Unlabelled/{number:03d}.png" for number in range(4))
+    assert pool.image(0).shape == (12, 10, 3)
+
+
 def test_only_a_dataset_can_be_opened_as_one():
     manifest = Manifest(kind="onnx", id="int8", key="k", digest="d", stage="quantize", stage_version=1, config={})
     with pytest.raises(ArtifactError, match="int8: this is a onnx"):
@@ -193,6 +227,30 @@ def test_splits_do_not_depend_on_order_or_on_other_samples(ids: list[str], added
     together = list(dict.fromkeys([*added, *reversed(ids)]))
     after = dict(zip(together, split_by_hash(together, splits), strict=True))
     assert {name: after[name] for name in ids} == alone
+
+
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6), seed=st.integers(0, 2**31 - 1), data=st.data())
+def test_every_class_is_in_every_split_where_it_is_large_enough(sizes: list[int], seed: int, data: st.DataObject):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    ids = [f"{label}/{number}" for number, label in enumerate(labels.tolist())]
+    order = np.array(data.draw(st.permutations(range(len(ids)))))
+    splits = Splits(val=0.1, test=0.2, seed=seed)
+    chosen = np.array(split_by_hash(ids, splits, labels))
+    for label, size in enumerate(sizes):
+        needed = {"train", "test", "val"} if size > 2 else {"train", "test"} if size == 2 else {"train"}
+        assert needed <= set(chosen[labels == label])
+    again = split_by_hash([ids[index] for index in order], splits, labels[order])
+    assert list(again) == chosen[order].tolist()
+    by_hash = np.array(split_by_hash(ids, splits))
+    for label in range(len(sizes)):
+        if len(set(by_hash[labels == label])) == 3:
+            np.testing.assert_array_equal(chosen[labels == label], by_hash[labels == label])
+
+
+def test_a_split_of_no_share_gets_no_image():
+    labels = np.zeros(6, np.int64)
+    assert set(split_by_hash([str(i) for i in range(6)], Splits(val=0, test=0.01), labels)) == {"train", "test"}
+    assert set(split_by_hash([str(i) for i in range(6)], Splits(val=0, test=0), labels)) == {"train"}
 
 
 @given(ids=IDS, count=st.integers(1, 5), data=st.data())

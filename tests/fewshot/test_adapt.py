@@ -25,6 +25,7 @@ from edgevit.models import create_model, open_checkpoint
 from edgevit.models.creation import BuiltModel
 from edgevit.models.distillation_token import DistillationToken
 from edgevit.models.embedding import classifiers
+from edgevit.progress import SilentProgress
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit
 
 CPU = torch.device("cpu")
@@ -178,3 +179,30 @@ def test_new_head_keeps_the_stochastic_depth_of_finetuning(tmp_path: Path) -> No
     images = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert not torch.equal(adapted.module(images), adapted.module.train()(images))
+
+
+class Lines(SilentProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_views_of_the_pool_are_an_option_and_the_work_is_said(tmp_path: Path) -> None:
+    start, support, pool = checkpoint(tmp_path), blobs("support", 2), blobs("pool", 80)
+    progress = Lines()
+    context = Context(progress=progress)
+    plain = task_features(start, Task(support, pool), config(random_views=8, pool_views=0), Context())
+    model = FrozenModel(start.module, start.preprocess, CPU)
+    assert plain.pool is not None
+    np.testing.assert_allclose(plain.pool, model.embeddings(pool).numpy(), atol=1e-5)
+    viewed = task_features(start, Task(support, pool), config(random_views=8), context)
+    np.testing.assert_allclose(viewed.support, plain.support, atol=1e-5)
+    assert viewed.pool is not None
+    assert not np.allclose(viewed.pool, plain.pool, atol=1e-3)
+    said = "\n".join(progress.lines)
+    assert f"{9 * (len(support) + len(pool)):,} passes for features" in said
+    assert f"pool_views: 0 would take {9 * len(support) + len(pool):,}" in said

@@ -41,14 +41,14 @@ def read(config: HuggingFace, base: Path) -> Source:
         raise DataError("there are no rows to learn from", where=root, got="; ".join(notes) or "no rows")
     ids = tuple(f"{split}/{row:07d}" if split else f"{row:07d}" for split, row in samples)
     named = tuple(split for split, _ in samples if split)
-    splits = named or split_by_hash(ids, config.splits)
     images = ArrowImages(tuple(part.rows for part in parts), np.cumsum([len(part.rows.table) for part in parts]), ids)
     if not config.labelled:
-        return Source((), ids, None, splits, images, tuple(notes))
+        return Source((), ids, None, named or split_by_hash(ids, config.splits), images, tuple(notes))
     if len({part.class_names for part in parts}) > 1:
         raise DataError("the splits differ in their classes", where=root)
     raw_labels = [label for part in parts for label in part.labels]
     classes, labels = classes_and_labels(raw_labels, parts[0].class_names, root)
+    splits = named or split_by_hash(ids, config.splits, labels)
     return Source(classes, ids, labels, splits, images, tuple(notes))
 
 

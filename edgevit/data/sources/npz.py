@@ -50,7 +50,7 @@ def read(config: Npz, base: Path) -> Source:
         for prefix, (images, _) in zip(prefixes, parts, strict=True)
         for i in range(len(images))
     )
-    splits = split_by_hash(ids, config.splits) if prefixes == [""] else _split_of_each_sample(prefixes, parts)
+    splits = split_by_hash(ids, config.splits, labels) if prefixes == [""] else _split_of_each_sample(prefixes, parts)
     notes = [f"{len(others)} arrays with other names are passed over: {listed(others)}"] if others else []
     return Source(classes, ids, labels, splits, ArrayImages(pixels, os.path.realpath(file)), tuple(notes))
 

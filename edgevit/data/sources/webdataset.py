@@ -63,12 +63,12 @@ def read(config: WebDataset, base: Path) -> Source:
         offsets=np.array([member.offset for _, _, member in members], np.int64),
         sizes=np.array([member.size for _, _, member in members], np.int64),
     )
-    sample_splits = split_by_hash(ids, config.splits) if splits is None else tuple(splits[i] for i in images.shard_of)
+    named = None if splits is None else tuple(splits[i] for i in images.shard_of)
     if not config.labelled:
-        return Source((), ids, None, sample_splits, images, tuple(notes))
+        return Source((), ids, None, named or split_by_hash(ids, config.splits), images, tuple(notes))
     raw_labels = _raw_labels([(sample_id, member.label) for sample_id, _, member in members], root)
     classes, labels = classes_and_labels(raw_labels, _class_names(root), root)
-    return Source(classes, ids, labels, sample_splits, images, tuple(notes))
+    return Source(classes, ids, labels, named or split_by_hash(ids, config.splits, labels), images, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,209 @@
+"""Folders as people have them: what a survey finds, what it leaves out, and the data set that it gives to a recipe."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgevit.data import dataset_artifacts, open_dataset
+from edgevit.data.companions import MASKS, THUMBNAILS
+from edgevit.data.preprocess import OTHER_TYPES, SYSTEM_FOLDERS
+from edgevit.data.sources.image_folder import BY_PATTERNS
+from edgevit.data.survey import FolderSurvey, survey_folder
+from edgevit.errors import DataError
+from edgevit.progress import SilentProgress
+
+from .conftest import MakeImages, write_image
+
+Paste = Callable[[str, int], list[Path]]
+
+
+@pytest.fixture
+def paste(shared_data: Path, tmp_path: Path) -> Paste:
+    """Writes `count` small photos, all different, into a folder of tmp_path/photos."""
+    files: Iterator[Path] = iter(sorted((shared_data / "imagenet_samples").glob("*.jpg")))
+
+    def write(folder: str, count: int) -> list[Path]:
+        target = tmp_path / "photos" / folder
+        target.mkdir(parents=True, exist_ok=True)
+        written = []
+        for number in range(count):
+            image = Image.open(next(files)).convert("RGB")
+            image.thumbnail((96, 96))
+            written.append(target / f"{number:03d}.jpg")
+            image.save(written[-1])
+        return written
+
+    return write
+
+
+def survey(root: Path, **options: object) -> FolderSurvey:
+    return survey_folder(root, progress=SilentProgress(), **options)  # type: ignore[arg-type]
+
+
+def write_mask(file: Path, side: int = 96) -> None:
+    mask = np.zeros((side, side), np.uint8)
+    mask[20:40, 30:50] = 255
+    Image.fromarray(mask).save(file)
+
+
+def left_out(found: FolderSurvey, category: str) -> tuple[str, ...]:
+    return next((entry.names for entry in found.left_out if entry.category == category), ())
+
+
+def test_defect_photos_with_masks_beside_them(paste: Paste, tmp_path: Path):
+    root = tmp_path / "photos"
+    for name in ("MT_Blowhole", "MT_Break"):
+        for photo in paste(f"{name}/Imgs", 4):
+            write_mask(photo.with_suffix(".png"))
+    (root / "README.md").write_text("x")
+    (root / "MT_Break/Thumbs.db").write_text("x")
+    shutil.copytree(root / "MT_Break/Imgs", root / "@eaDir")
+    found = survey(root)
+    assert (found.config.classes, found.classes, found.images) == ("top", ("MT_Blowhole", "MT_Break"), 8)
+    assert left_out(found, MASKS) == tuple(
+        f"{name}/Imgs/{number:03d}.png" for name in found.classes for number in range(4)
+    )
+    assert left_out(found, SYSTEM_FOLDERS) == ("@eaDir",)
+    assert left_out(found, OTHER_TYPES) == ("MT_Break/Thumbs.db", "README.md")
+    assert (found.is_few_shot, found.has_test_images, found.smallest_class) == (True, False, 4)
+    assert any("8 masks of other images are passed over" in note for note in found.notes)
+    support = dataset_artifacts({"photos": found.config}, Path(), ["photos.support"])["photos.support"]
+    assert all(id.endswith(".jpg") for id in open_dataset(support).sample_ids)
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask"),
+    [
+        ("cat/{}.jpg", "cat/{}_mask.png"),
+        ("cat/{}.jpg", "cat/{}-seg.jpg"),
+        ("cat/images/{}.jpg", "cat/masks/{}.png"),
+        ("images/cat/{}.jpg", "masks/cat/{}_mask.png"),
+        ("train/cat/{}.jpg", "train/cat/ground_truth/{}.png"),
+    ],
+)
+def test_masks_by_their_ending_or_their_folder(paste: Paste, tmp_path: Path, photo: str, mask: str):
+    root = tmp_path / "photos"
+    paste(str(Path(photo.replace("cat", "dog")).parent), 3)
+    for file in paste(str(Path(photo).parent), 3):
+        target = root / mask.format(file.stem)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(target)
+    found = survey(root)
+    assert found.classes == ("cat", "dog")
+    assert found.counts["train"] == {"cat": 3, "dog": 3}
+
+
+def test_photos_of_one_name_in_two_formats_are_no_masks(paste: Paste, tmp_path: Path):
+    paste("cat", 3), paste("dog", 3)
+    for photo in paste("cat", 3):
+        Image.open(photo).save(photo.with_suffix(".png"))
+    assert left_out(survey(tmp_path / "photos"), MASKS) == ()
+
+
+def test_masks_can_be_kept_and_patterns_leave_out(paste: Paste, tmp_path: Path):
+    for name in ("cat", "dog"):
+        for photo in paste(name, 3):
+            write_mask(photo.with_name(f"{photo.stem}_mask.png"))
+    found = survey(tmp_path / "photos", exclude=["*_mask.png", "dog/000.*"])
+    assert (len(left_out(found, BY_PATTERNS)), left_out(found, MASKS)) == (7, ())
+    assert found.counts["train"] == {"cat": 3, "dog": 2}
+    kept = found.config.model_copy(update={"masks": "keep", "exclude": ()})
+    assert len(open_dataset(dataset_artifacts({"p": kept}, Path(), ["p"])["p"])) == 12
+    only = survey(tmp_path / "photos", include=["**/00[12].jpg"])
+    assert only.counts["train"] == {"cat": 2, "dog": 2}
+
+
+def test_thumbnails_beside_their_photos_are_left_out(paste: Paste, tmp_path: Path):
+    paste("background", 3)
+    for photo in paste("screw", 3):
+        shutil.copy(photo, photo.with_name(f"{photo.stem}_thumb.jpg"))
+    found = survey(tmp_path / "photos")
+    assert found.classes == ("background", "screw")
+    assert left_out(found, THUMBNAILS) == tuple(f"screw/{number:03d}_thumb.jpg" for number in range(3))
+
+
+@pytest.mark.parametrize(
+    ("folders", "start", "level", "classes"),
+    [
+        (("data/all/cat", "data/all/dog"), "data/all", "top", ("cat", "dog")),
+        (("fruit/apple", "fruit/pear", "other/milk"), ".", "leaf", ("apple", "milk", "pear")),
+        (("cat/session 1", "cat/session 2", "dog/session 1", "dog/session 2"), ".", "top", ("cat", "dog")),
+        (("cat", "dog", "dog/puppies"), ".", "top", ("cat", "dog")),
+        (("set/train/cat", "set/train/dog", "set/test/cat", "set/test/dog"), "set", "top", ("cat", "dog")),
+        (("train/a/Imgs", "train/b/Imgs", "test/a/Imgs", "test/b/Imgs"), ".", "top", ("a", "b")),
+    ],
+)
+def test_the_level_of_the_classes(
+    make_images: MakeImages, folders: tuple[str, ...], start: str, level: str, classes: tuple[str, ...]
+):
+    root = make_images(dict.fromkeys(folders, 2))
+    found = survey(root)
+    assert Path(found.config.path) == (root / start)
+    assert (found.config.classes, found.classes) == (level, classes)
+
+
+def test_few_images_are_all_used_and_the_pool_is_what_has_no_label(make_images: MakeImages):
+    found = survey(make_images({"cat": 5, "dog": 8, "unlabelled/monday": 6}))
+    assert found.counts == {"train": {"cat": 5, "dog": 8}}
+    assert (found.unlabelled_images, found.has_pool) == (6, True)
+    roles = dataset_artifacts({"photos": found.config}, Path(), ["photos.support", "photos.pool", "photos.train"])
+    assert [len(open_dataset(artifact)) for artifact in roles.values()] == [13, 6, 13]
+
+
+def test_enough_images_are_divided(make_images: MakeImages):
+    found = survey(make_images({"cat": 40, "dog": 40}))
+    assert found.config.few_shot is None
+    assert set(found.counts) == {"train", "val", "test"}
+    assert all(min(counts.values()) > 0 for counts in found.counts.values())
+
+
+def test_a_folder_of_unlabelled_images_elsewhere(make_images: MakeImages, tmp_path: Path):
+    root = make_images({"cat": 3, "dog": 3})
+    (tmp_path / "loose").mkdir()
+    for name in ("a", "b"):
+        write_image(tmp_path / f"loose/{name}.png", name)
+    found = survey(root, unlabelled=tmp_path / "loose")
+    pool = open_dataset(dataset_artifacts({"p": found.config}, Path(), ["p.pool"])["p.pool"])
+    assert pool.sample_ids == ("../loose/a.png", "../loose/b.png")
+    assert pool.image(0).shape == (12, 10, 3)
+
+
+def test_sizes_balance_damage_and_copies(paste: Paste, tmp_path: Path):
+    photos = [*paste("train/cat", 8), *paste("train/dog", 2)]
+    paste("test/cat", 1), paste("test/dog", 1)
+    root = tmp_path / "photos"
+    shutil.copy(photos[0], root / "test/cat/copy.jpg")
+    shutil.copy(photos[1], root / "train/cat/copy.jpg")
+    Image.open(photos[8]).save(root / "test/dog/again.jpg", quality=60)
+    (root / "train/dog/bad.jpg").write_bytes(b"no image")
+    found = survey(root)
+    duplicates = found.duplicates
+    assert (duplicates.exact_across, duplicates.exact_within) == (1, 1)
+    assert (duplicates.near_across, duplicates.near_within, duplicates.compared) == (1, 0, 15)
+    assert found.imbalance == 3.0
+    assert max(found.median_size) == 96
+    assert found.unreadable == (
+        "train/dog/bad.jpg (cannot be read as an image: no known format, or damaged at its beginning)",
+    )
+    said = "\n".join(found.notes)
+    assert "unbalanced: 'cat' has 9 training images, 'dog' has 3" in said
+    assert "2 images of val or test are copies of training images or look nearly like one" in said
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"train/good": 3, "test/good": 1, "test/broken": 2}, r"no training image(.|\n)*got: broken"),
+        ({"cat": 3}, "at least two classes"),
+        ({}, "no images in class folders|no such folder"),
+    ],
+)
+def test_folders_that_cannot_be_trained_on(make_images: MakeImages, counts: dict[str, int], message: str):
+    with pytest.raises(DataError, match=message):
+        survey(make_images({".": 0, **counts}))
