@@ -36,7 +36,7 @@ from edgevit.artifacts import (
     sha256_of,
     sha256_of_file,
 )
-from edgevit.configs import Stage, added_at_default, input_files, references
+from edgevit.configs import Stage, added_at_default, input_files, known_folders, references
 from edgevit.configs.renamed import with_current_names, with_former_names
 from edgevit.disks import naming_the_full_disk, temporary_folders, write_synced
 from edgevit.errors import ArtifactError, RecipeError
@@ -48,7 +48,8 @@ def ingredients(
     config: Stage, inputs: Mapping[str, Artifact], target: Json | None, budget: Json | None, recipe_name: str = ""
 ) -> Json:
     """All that decides the result of a stage. References are replaced by digests of content, paths by file hashes."""
-    fields = config.model_dump(mode="json", exclude={"id", "stage", *added_at_default(config)})
+    left_out = {"id", "stage", *added_at_default(config), *known_folders(config)}
+    fields = config.model_dump(mode="json", exclude=left_out)
     for path, _, _ in references(config):
         _replace(fields, path, f"content {inputs[dotted(path)].digest}")
     for name, file in input_files(config).items():

@@ -2,5 +2,17 @@
 
 from edgevit.bundling.build import check_bundle, write_bundle
 from edgevit.bundling.classes import ClassImages, class_images, classes_since, enroll, named_by
+from edgevit.bundling.form import form_to_bundle
+from edgevit.bundling.web import Page
 
-__all__ = ["ClassImages", "check_bundle", "class_images", "classes_since", "enroll", "named_by", "write_bundle"]
+__all__ = [
+    "ClassImages",
+    "Page",
+    "check_bundle",
+    "class_images",
+    "classes_since",
+    "enroll",
+    "form_to_bundle",
+    "named_by",
+    "write_bundle",
+]

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 from PIL import Image
 
 from edgevit.artifacts import EMBEDDING, Artifact, Json, sha256_of_file
 from edgevit.bundling.classes import ClassImages, write_classes
+from edgevit.bundling.form import is_compiled
 from edgevit.bundling.prototypes import FILE as CLASSES
 from edgevit.bundling.prototypes import head_of, rates, read_support
+from edgevit.bundling.requirements import packages_of, requirements_text
 from edgevit.bundling.runner import ENROLLING, HERE, RECORD, RUNNER, environment, write_runner
-from edgevit.configs.runtimes import RUNTIMES
+from edgevit.bundling.web import LICENCE, Page, write_page
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.class_scores import probabilities
@@ -42,12 +45,17 @@ TOLERANCE = 1e-4
 
 
 def write_bundle(
-    model: Artifact, out: Path, images: ClassImages | None = None, progress: Progress | None = None
+    model: Artifact,
+    out: Path,
+    images: ClassImages | None = None,
+    progress: Progress | None = None,
+    page: Page | None = None,
 ) -> Json:
     """Write the model, its labels and IOSpec, a runner, and a record of them into `out`; returns the bundle's metrics.
 
     Args:
         images: labelled images of each class, so that classes can be added later.
+        page: adds a page for browsers.
 
     Raises:
         ArtifactError: the model file was altered, a class name cannot be a line of labels.txt, or there is a support
@@ -59,12 +67,16 @@ def write_bundle(
     _write_json(out / "iospec.json", model.io.model_dump(mode="json"))
     programs = RUNNER if images is None else RUNNER | ENROLLING
     write_runner(out, programs)
-    (out / "requirements.txt").write_text(_requirements(runtime_of(model)), encoding="utf-8")
-    (out / "README.md").write_text(_readme(model, images is not None), encoding="utf-8")
+    (out / "requirements.txt").write_text(_requirements(model, out / "model.onnx"), encoding="utf-8")
+    (out / "README.md").write_text(_readme(model, images, page), encoding="utf-8")
+    web = None if page is None else write_page(model, out, page, progress or SilentProgress())
     files: dict[str, Json] = {
         path.name: {"sha256": sha256_of_file(path), "size": path.stat().st_size} for path in sorted(out.iterdir())
     }
     record = _record(model, files, programs)
+    if web is not None:
+        record["web"] = web
+        record["licences"].append(LICENCE)
     metrics: Json = {"precision": model.metrics.get("precision"), "runtime": runtime_of(model)}
     if images is not None:
         classes = write_classes(model, images, out, progress or SilentProgress())
@@ -119,21 +131,21 @@ def _labels(model: Artifact) -> str:
 
 
 def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
-    is_compiled = model.kind == "engine"
+    compiled = is_compiled(model)
     return {
         "format": "edgevit-bundle",
         "format_version": 1,
         "files": files,
         "runtime": {
             "name": runtime_of(model),
-            "verified_with": {name: version_of(name) for name in _packages(runtime_of(model))},
+            "verified_with": {name: version_of(name) for name in packages_of(runtime_of(model))},
         },
         "session_options": model.manifest.session_options,
         "model": {
             "id": model.id,
             "kind": model.kind,
-            "portable": not is_compiled,
-            "note": MACHINE_SPECIFIC if is_compiled else PORTABLE,
+            "portable": not compiled,
+            "note": MACHINE_SPECIFIC if compiled else PORTABLE,
             "metrics": model.metrics,
         },
         "provenance": {
@@ -147,20 +159,16 @@ def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
     }
 
 
-def _packages(runtime: str) -> tuple[str, ...]:
-    return ("numpy", "pillow", RUNTIMES[runtime].package)
+def _requirements(model: Artifact, shipped: Path) -> str:
+    return requirements_text(runtime_of(model), onnx.load(shipped), is_compiled(model))
 
 
-def _requirements(runtime: str) -> str:
-    pinned = "".join(f"{name}=={version_of(name)}\n" for name in _packages(runtime))
-    return f"# The versions that this bundle was checked with.\n{pinned}"
-
-
-def _readme(model: Artifact, takes_classes: bool) -> str:
+def _readme(model: Artifact, images: ClassImages | None, page: Page | None) -> str:
     spec = model.io
-    names = ("README.txt", "README.enroll.txt") if takes_classes else ("README.txt",)
+    parts = {"README.txt": True, "README.enroll.txt": images is not None, "README.web.txt": page is not None}
+    names = [name for name, is_needed in parts.items() if is_needed]
     return "".join((HERE / name).read_text(encoding="utf-8") for name in names).format(
-        note=MACHINE_SPECIFIC if model.kind == "engine" else PORTABLE,
+        note=MACHINE_SPECIFIC if is_compiled(model) else PORTABLE,
         classes=len(spec.classes),
         height=spec.preprocess.height,
         width=spec.preprocess.width,

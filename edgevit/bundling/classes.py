@@ -32,7 +32,7 @@ from edgevit.data import Dataset, open_dataset
 from edgevit.data.class_order import possible_orders
 from edgevit.errors import ArtifactError, CheckFailed, DataError, listed
 from edgevit.evaluation.classify import labels_for, predict_probabilities
-from edgevit.progress import Progress
+from edgevit.progress import Progress, SilentProgress
 from edgevit.runtimes.base import Session, SessionOptions, input_batches
 from edgevit.runtimes.sessions import open_session
 
@@ -203,8 +203,8 @@ def classes_since(folder: Path) -> tuple[SupportSet, PrototypeHead] | None:
     return None if support.sha256 == changeable[FILE]["sha256_as_bundled"] else (support, head_of(support))
 
 
-def enroll(bundle: Path, arguments: Sequence[str]) -> str:
-    """Run this version's `enroll.py` on a bundle, in its own process; returns the output.
+def enroll(bundle: Path, arguments: Sequence[str], progress: Progress | None = None) -> str:
+    """Run this version's `enroll.py` on a bundle, in its own process; returns the output. `progress` says its notes.
 
     No code of the bundle runs, since a bundle from elsewhere may hold any code.
 
@@ -222,6 +222,8 @@ def enroll(bundle: Path, arguments: Sequence[str]) -> str:
         )
     message = ended.stderr.strip()
     if ended.returncode == 0:
+        for note in message.splitlines():
+            (progress or SilentProgress()).say(note)
         return ended.stdout
     if ended.returncode == 2:
         raise ArtifactError(message)

@@ -1,4 +1,6 @@
-"""Label images with the model of this bundle. Needs the packages in requirements.txt: numpy, Pillow and a runtime.
+"""Label images with the model of this bundle.
+
+Needs Python 3.9 or later and the packages in requirements.txt: numpy, Pillow and a runtime.
 
     python infer.py photo.jpg folder/
     python infer.py --json --top 3 photo.jpg
@@ -22,12 +24,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 import numpy.typing as npt
 
-Image = str | Path | npt.NDArray[np.uint8]
+Image = Union[str, Path, npt.NDArray[np.uint8]]
 Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs, input by its name) → the outputs
 ERRORS_ONLY = 3
 RECORD = "bundle.json"
@@ -35,6 +37,8 @@ NEEDED = ("model.onnx", "labels.txt", "iospec.json", "infer.py", "preprocess.py"
 LARGEST_TEXT = 2**26  # bytes of a file that is read as a whole
 LARGEST_SIDE = 2**13  # pixels of the model's input
 LARGEST_BATCH = 2**10
+MOST_THREADS = 256
+MOST_LABELS = 1_000_000
 CLASSES = "classes.npz"
 EMBEDDING = "embedding"
 UNKNOWN = "unknown"
@@ -142,7 +146,7 @@ class Classifier:
             results = [np.asarray(tensor)[:1] for tensor in tensors]
         except Exception as error:  # noqa: BLE001 - each runtime has its own exceptions
             raise BundleError(f"{model}: does not run: {first_line(error)}") from None
-        for name, values in zip(outputs, results, strict=True):
+        for name, values in zip(outputs, results):
             unnamed = name != EMBEDDING and values.shape[-1:] > (len(self.labels),) and not self._answers_by_head
             if values.ndim != 2 or not values.size or unnamed:
                 raise BundleError(f"{model}: {name} has shape {values.shape}, unlike in iospec.json")
@@ -447,16 +451,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Label images with the model of this bundle.")
     parser.add_argument("images", nargs="*", type=Path, help="image files, or folders of them")
-    parser.add_argument("--top", type=int, default=1, metavar="K", help="number of labels for each image; 1 by default")
+    labels, threads = count_to(MOST_LABELS), count_to(MOST_THREADS)
+    parser.add_argument("--top", type=labels, default=1, metavar="K", help="labels for each image; 1 by default")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads; 1 by default")
+    parser.add_argument("--threads", type=threads, default=1, metavar="N", help="CPU threads; 1 by default")
     parser.add_argument("--verify", action="store_true", help="check the hash of every file of the bundle")
     parser.add_argument("--unknown", action="store_true", help="answer `unknown` for images of none of the classes")
     options = parser.parse_args(arguments)
     if not options.images and not options.verify:
         parser.error("give an image, a folder, or --verify")
-    if options.top < 1 or options.threads < 1:
-        parser.error("--top and --threads are at least 1")
     try:
         if options.verify:
             print(f"{verify(HERE)} files, all as they were bundled", file=sys.stderr)
@@ -475,6 +478,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def count_to(most: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number from 1 to `most`."""
+
+    def count(text: str) -> int:
+        if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:20]} should be a whole number from 1 to {most}")
+        return int(text)
+
+    return count
 
 
 def label_files(classifier: Classifier, options: argparse.Namespace) -> int:

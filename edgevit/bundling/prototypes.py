@@ -208,7 +208,7 @@ class LeftOut:
         label = self.support.classes.index(name)
         nearest = self.nearest[self.support.labels == label]
         others, counts = np.unique(nearest[(nearest != label) & (nearest != UNTESTED)], return_counts=True)
-        by_class = {self.support.classes[other]: int(count) for other, count in zip(others, counts, strict=True)}
+        by_class = {self.support.classes[other]: int(count) for other, count in zip(others, counts)}
         return dict(sorted(by_class.items(), key=lambda item: -item[1]))
 
 

@@ -14,6 +14,7 @@ RUNNER = {  # by their names in a bundle, which edgevit reads in bundles of earl
     "preprocess.py": HERE.parent / "data" / "preprocess.py",
     "answers.py": HERE.parent / "graphs" / "class_scores.py",
 }
+PAGE = HERE / "page"
 ENROLLING = {"enroll.py": HERE / "enroll.py", "prototypes.py": HERE / "prototypes.py"}
 
 

@@ -42,7 +42,7 @@ def evaluate(
         typer.Option(
             "--protocol",
             help="standard: the images as they are. corruptions: also with blur, noise, JPEG, fog and more. episodes: "
-            "few-shot, classes learned from a few of the images.",
+            "few-shot, classes learned from a few of the images. cross_validation: of a head, without test images.",
         ),
     ] = default_of("Evaluate", "protocol"),
     kinds: Annotated[
@@ -58,7 +58,7 @@ def evaluate(
         str,
         typer.Option(
             "--methods",
-            help="episodes: the methods, with commas, such as nearest_centroid,ridge,auto.",
+            help="episodes: the methods, with commas, such as nearest_centroid,ridge,auto. cross_validation: one.",
             metavar="METHOD,…",
         ),
     ] = default_of("Evaluate", "methods"),
@@ -180,6 +180,7 @@ def compare(
     """
     from edgevit.actions.compare_models import compare_models
     from edgevit.actions.single_stage import single_stages
+    from edgevit.bundling.form import is_compiled
 
     with single_stages(terminal_context()) as stages:
         models = stages.model(first), stages.model(second)
@@ -191,7 +192,7 @@ def compare(
         print_json(comparison.as_json())
     else:
         echo("\n".join(comparison.sentences(first.name, second.name)))
-        next_command("edgevit bundle", second, "--out bundle/")
+        next_command("edgevit bundle", second, "--compiled --out bundle/" if is_compiled(other) else "--out bundle/")
     if comparison.other_is_worse:
         raise typer.Exit(1)
 

@@ -77,6 +77,16 @@ def bundle(
         Path | None,
         typer.Option("--unknown", help="Folder of images of none of the classes, to measure how many are accepted."),
     ] = None,
+    compiled: Annotated[
+        bool, flag("--compiled", "Pack a compiled model as it is, for machines like this one only.")
+    ] = False,
+    web: Annotated[
+        bool, flag("--web", "Add a page that labels images in a browser, from files or the camera.")
+    ] = False,
+    web_runtime: Annotated[
+        Path | None,
+        typer.Option("--web-runtime", help="Folder with ONNX Runtime Web; by default, npm gets its package."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Pack a model for a device: model, labels, preprocessing, a runner, and the hash of each file.
@@ -97,7 +107,9 @@ def bundle(
             images["unseen"] = stages.support_images(unseen)
         if unknown:
             images["unknown"] = stages.unlabelled_images(unknown)
-        config = stage_config(Bundle, id="bundle", model="model", **{name: name for name in images})
+        page = {"web": web, "web_runtime": str(web_runtime.absolute()) if web_runtime else None}
+        names = {name: name for name in images}
+        config = stage_config(Bundle, id="bundle", model="model", compiled=compiled, **page, **names)
         named = named_by_options(stages.model(model), labels, class_order, images.get("support"))
         bundled = stages.make(config, model=named, **images)
         with whole_or_not_at_all(out) as part:
@@ -106,7 +118,10 @@ def bundle(
         print_json({"out": out, "files": sorted(bundled.manifest.files), "metrics": bundled.metrics})
     else:
         echo(f"wrote {out}: {', '.join(sorted(bundled.manifest.files))}")
-    next_command("python", out / "infer.py", "IMAGE")
+    if web:
+        next_command("python -m http.server --directory", out)
+    else:
+        next_command("python", out / "infer.py", "IMAGE")
 
 
 def enroll(
@@ -135,5 +150,6 @@ def enroll(
         raise typer.BadParameter("give --class NAME and images, --remove NAME, or --list")
     flags = {"--add": add, "--force": force, "--json": as_json}
     options += [name for name, is_given in flags.items() if is_given]
-    echo(enroll_in(bundle, [*options, "--", *map(str, images or [])]), nl=False)
+    context = terminal_context()
+    echo(enroll_in(bundle, [*options, "--", *map(str, images or [])], context.progress), nl=False)
     next_command("edgevit predict", bundle, "IMAGE")

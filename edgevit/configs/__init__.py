@@ -23,6 +23,7 @@ from edgevit.configs.fields import (
     QuantizedPrecision,
     added_at_default,
     input_files,
+    known_folders,
     references,
     with_absolute_files,
 )
@@ -136,6 +137,7 @@ __all__ = [
     "added_at_default",
     "idle_head",
     "input_files",
+    "known_folders",
     "references",
     "with_absolute_files",
 ]

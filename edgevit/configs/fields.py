@@ -130,6 +130,11 @@ class ReadsFile:
 
 
 @dataclass(frozen=True)
+class ReadsKnownFiles:
+    """Marks a field that names a folder of files whose hashes are known: neither path nor content enters the key."""
+
+
+@dataclass(frozen=True)
 class Added:
     """Marks an option that the first release did not have. At its default, it does not enter the stage's key."""
 
@@ -197,11 +202,12 @@ def purpose_of(config: type[BaseModel], path: str) -> Purpose | None:
 
 def input_files(config: BaseModel) -> dict[str, Path]:
     """The fields of a stage that name a file on disk."""
-    return {
-        name: Path(value)
-        for name, info in type(config).model_fields.items()
-        if (value := getattr(config, name)) is not None and any(_marks(info.annotation, info.metadata, ReadsFile))
-    }
+    return _paths(config, ReadsFile)
+
+
+def known_folders(config: BaseModel) -> dict[str, Path]:
+    """The fields of a stage that name a folder of files whose hashes are known."""
+    return _paths(config, ReadsKnownFiles)
 
 
 def added_at_default(config: BaseModel) -> set[str]:
@@ -214,8 +220,8 @@ def added_at_default(config: BaseModel) -> set[str]:
 
 
 def with_absolute_files(config: C, base: Path) -> C:
-    """A copy of the stage with absolute paths of its files. A relative path starts from `base`."""
-    files = input_files(config)
+    """A copy of the stage with absolute paths of its files and folders. A relative path starts from `base`."""
+    files = input_files(config) | known_folders(config)
     return config.model_copy(update={name: str(absolute_path(path, base)) for name, path in files.items()})
 
 
@@ -238,6 +244,14 @@ def check_utf8(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError:
         raise RecipeError("the folder's name is not UTF-8", where=path, next="rename it") from None
+
+
+def _paths(config: BaseModel, mark: type[object]) -> dict[str, Path]:
+    return {
+        name: Path(value)
+        for name, info in type(config).model_fields.items()
+        if (value := getattr(config, name)) is not None and any(_marks(info.annotation, info.metadata, mark))
+    }
 
 
 def _configs_in(annotation: object) -> Iterator[type[BaseModel]]:

@@ -12,6 +12,7 @@ from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
     OPSET,
     AdaptedTo,
+    Added,
     BatchSize,
     CalibratedBy,
     CalibratedByLabels,
@@ -29,6 +30,7 @@ from edgevit.configs.fields import (
     OnnxRef,
     Opset,
     QuantizedPrecision,
+    ReadsKnownFiles,
     Seed,
     Share,
     Threads,
@@ -318,8 +320,24 @@ class Bundle(Stage):
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
-    version: ClassVar[int] = 4
-    model: FileModelRef = Field(description="Model to ship.")
+    version: ClassVar[int] = 5
+    model: FileModelRef = Field(
+        description="Model to ship. Of a compiled model, the ONNX file that it was compiled from is shipped."
+    )
+    compiled: Annotated[bool, Added()] = Field(
+        False,
+        description="Ship the compiled model itself. It runs on machines like this one, with the same version of the "
+        "runtime.",
+    )
+    web: Annotated[bool, Added()] = Field(
+        False,
+        description="Add a page, index.html, that labels images in a browser: from files or the camera, in ONNX "
+        "Runtime Web. Not with `support`: the page knows only the model's own classes.",
+    )
+    web_runtime: Annotated[str | None, ReadsKnownFiles(), Added()] = Field(
+        None,
+        description="Folder with the files of ONNX Runtime Web. By default, npm gets its package. Needs `web: true`.",
+    )
     support: AdaptedTo | None = Field(
         None,
         description="Labelled images of each class. The bundle can then take more classes on the device. The model "
@@ -340,6 +358,18 @@ class Bundle(Stage):
     def _rates_need_support(self) -> Self:
         if self.support is None and (self.unseen or self.unknown):
             raise ValueError("unseen and unknown need support: DATASET.support")
+        return self
+
+    @model_validator(mode="after")
+    def _page_fits(self) -> Self:
+        if self.web and self.support:
+            raise ValueError(
+                "web and support do not go together: the page does not know added classes; make two bundles"
+            )
+        if self.web and self.compiled:
+            raise ValueError("web and compiled do not go together: a browser cannot load a compiled model")
+        if self.web_runtime is not None and not self.web:
+            raise ValueError("web_runtime needs web: true")
         return self
 
 

@@ -169,8 +169,8 @@ class Training(Stage):
     )
     class_weights_beta: Annotated[Beta, Added()] = Field(
         0.999,
-        description="β of `class_weights: effective_number`. With 0, all weights are equal; close to 1, the weights "
-        "are those of `balanced`.",
+        description="Value β of `class_weights: effective_number`. With 0, all weights are equal; close to 1, the "
+        "weights are those of `balanced`.",
     )
     sampling: Annotated[Literal["shuffled", "balanced"], Added()] = Field(
         "shuffled",
@@ -179,8 +179,8 @@ class Training(Stage):
     )
     logit_adjustment: Annotated[NonNegative, Added()] = Field(
         0.0,
-        description="τ of logit adjustment (Menon et al. 2021) in the cross-entropy with labels: classes with few "
-        "training images need larger logits there. 1 aims at balanced accuracy; 0 is off.",
+        description="Strength τ of logit adjustment (Menon et al. 2021) in the cross-entropy with labels: classes with "
+        "few training images need larger logits there. 1 aims at balanced accuracy; 0 is off.",
     )
     dropout: Fraction = Field(0.0, description="Dropout rate before the classifier, timm's `drop_rate`.")
     drop_path_rate: Fraction = Field(0.0, description="Rate of stochastic depth, timm's `drop_path_rate`.")

@@ -201,7 +201,18 @@ def test_verify_names_an_altered_file_and_leaves_others_alone(bundle: Path):
     assert "preprocess.py: was altered" in answer.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["--top", "0", "x.png"], ["--threads", "0", "x.png"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--top", "0", "x.png"],
+        ["--top", "1000001", "x.png"],
+        ["--top", "9" * 5000, "x.png"],
+        ["--threads", "0", "x.png"],
+        ["--threads", "257", "x.png"],
+        ["--threads", "1.5", "x.png"],
+    ],
+)
 def test_wrong_calls_are_explained(bundle: Path, arguments: list[str]):
     answer = infer(bundle, *arguments)
     assert answer.returncode == 2

@@ -40,6 +40,7 @@ from edgevit.errors import ArtifactError, CheckFailed, DataError
 from edgevit.fewshot.heads import nearest_centroid
 from edgevit.graphs.files import read_onnx, write_onnx
 from edgevit.pipeline import _show
+from edgevit.progress import SilentProgress
 from tests.bundling.enrolling import KNOWN, copied_bundle, data, digit_files, digits_of_eight, made_bundle, quantized
 from tests.bundling.small_model import small_model
 from tests.stages.test_model_stages import Said
@@ -551,3 +552,19 @@ def test_support_is_matched_by_name(tmp_path: Path) -> None:
     write_bundle(quantized(), tmp_path, ClassImages(renumbered))
     check_bundle(quantized(), tmp_path, tmp_path)
     assert read_support(tmp_path / FILE).sha256 == read_support(made_bundle().file(FILE)).sha256
+
+
+def test_notes_of_enroll_are_said(tmp_path: Path):
+    """A file beside the images that is no image: it is passed over, and the note reaches the user."""
+
+    class Heard(SilentProgress):
+        lines: list[str] = []
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+    bundle = copied_bundle(tmp_path / "bundle")
+    digit_files(tmp_path / "fours", "4", 5)
+    (tmp_path / "fours" / "notes.txt").write_text("no image")
+    enroll(bundle, ["--class", "four", str(tmp_path / "fours")], heard := Heard())
+    assert heard.lines == [f"note: {tmp_path / 'fours'}: 1 files of other types (.txt 1) are passed over: notes.txt"]
