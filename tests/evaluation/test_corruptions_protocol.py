@@ -169,7 +169,7 @@ def test_clean_images_answer_as_classify_does():
         ("protocol: corruptions, kinds: [fog, fog]", "'kinds' has a value twice"),
         ("protocol: corruptions, severities: [0]", "at least 1 and at most 5"),
         ("protocol: corruptions, severities: [6]", "at least 1 and at most 5"),
-        ("protocol: corruption", "'standard', 'corruptions' or 'episodes'"),
+        ("protocol: corruption", "'episodes' or 'cross_validation'"),
         ("protocol: corruptions, max_images: 0", "at least 1"),
     ],
 )

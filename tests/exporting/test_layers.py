@@ -107,7 +107,7 @@ def test_ranges_find_their_tensors_and_a_layer_without_a_node_is_named() -> None
     )
     assert found.tensors == {first.input[0]: (-2, 2.5), first.output[0]: (0, 4), last.input[0]: (0, 1)}
     elsewhere = TrainedRanges(runtime="onnxruntime", layers={"blocks.7": LayerRanges(input=(0, 1))})
-    with pytest.raises(ArtifactError, match="no place") as caught:
+    with pytest.raises(ArtifactError, match="cannot be placed") as caught:
         tensor_ranges(elsewhere, model, paths, "here")
     assert caught.value.got == "blocks.7"
 
