@@ -369,6 +369,8 @@ def _measurements(target: str, has_teacher: bool, has_test: bool) -> list[str]:
     """The ids of the measurements in the report. On a GPU, the student in PyTorch is judged, not the file."""
     on_gpu = target == "local-gpu"
     accuracies = ["float_accuracy", *([] if on_gpu else ["accuracy"])] if has_test else ["cross_validated"]
+    if has_teacher and has_test:
+        accuracies = [*([] if on_gpu else ["teacher_accuracy"]), "centroid_accuracy", *accuracies]
     teacher = ["teacher_latency"] if has_teacher else []
     return [*accuracies, *teacher, *(["student_latency"] if on_gpu else ["float_latency", "latency"])]
 

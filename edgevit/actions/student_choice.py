@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from edgevit.configs import Compile, Export, Profile, Quantize
+from edgevit.configs import Export, Profile, Quantize
 from edgevit.errors import ArtifactError, CheckFailed, RecipeError
 from edgevit.models import catalogue
 from edgevit.models.cost import macs_of
@@ -131,10 +131,9 @@ def deployed_form(target: str) -> DeployedForm:
     if target == "local-gpu":
         return DeployedForm(Profile(stage="profile", id="latency", model="student", target=target, precision="float16"))
     return DeployedForm(
-        Profile(stage="profile", id="latency", model="engine"),
+        Profile(stage="profile", id="latency", model="int8"),
         Export(stage="export", id="onnx", model="student"),
         Quantize(stage="quantize", id="int8", model="onnx", calibration="images"),
-        Compile(stage="compile", id="engine", model="int8"),
     )
 
 
