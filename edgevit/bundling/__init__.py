@@ -2,7 +2,7 @@
 
 from edgevit.bundling.build import check_bundle, write_bundle
 from edgevit.bundling.classes import ClassImages, class_images, classes_since, enroll, named_by
-from edgevit.bundling.form import form_to_bundle
+from edgevit.bundling.portable_model import model_to_bundle
 from edgevit.bundling.web import Page
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "class_images",
     "classes_since",
     "enroll",
-    "form_to_bundle",
+    "model_to_bundle",
     "named_by",
     "write_bundle",
 ]

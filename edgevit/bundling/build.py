@@ -16,7 +16,6 @@ from PIL import Image
 
 from edgevit.artifacts import EMBEDDING, Artifact, Json, sha256_of_file
 from edgevit.bundling.classes import ClassImages, write_classes
-from edgevit.bundling.form import is_compiled
 from edgevit.bundling.prototypes import FILE as CLASSES
 from edgevit.bundling.prototypes import head_of, rates, read_support
 from edgevit.bundling.requirements import packages_of, requirements_text
@@ -28,7 +27,7 @@ from edgevit.graphs.class_scores import probabilities
 from edgevit.graphs.files import copy_onnx
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
-from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
+from edgevit.runtimes.base import SessionOptions, fixed_batch, is_compiled, runtime_of
 from edgevit.runtimes.sessions import open_session
 from edgevit.version import __version__
 
@@ -160,7 +159,7 @@ def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
 
 
 def _requirements(model: Artifact, shipped: Path) -> str:
-    return requirements_text(runtime_of(model), onnx.load(shipped), is_compiled(model))
+    return requirements_text(runtime_of(model), onnx.load(shipped, load_external_data=False), is_compiled(model))
 
 
 def _readme(model: Artifact, images: ClassImages | None, page: Page | None) -> str:

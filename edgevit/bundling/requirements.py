@@ -37,9 +37,10 @@ def requirements_text(runtime: str, model: ModelProto, is_compiled: bool) -> str
     A compiled model needs the version of the runtime that compiled it.
     """
     package = RUNTIMES[runtime].package
-    lines = [f"{name}>={oldest},<{RANGES[name][1]}" for name, oldest in _oldest_versions(runtime, model).items()]
+    wanted = {name: f">={oldest},<{RANGES[name][1]}" for name, oldest in _oldest_versions(runtime, model).items()}
     if is_compiled:
-        lines[-1] = f"{package}=={version_of(package)}"
+        wanted[package] = f"=={version_of(package)}"
+    lines = [f"{name}{versions}" for name, versions in wanted.items()]
     checked = ", ".join(f"{name} {version_of(name)}" for name in packages_of(runtime))
     return "".join(f"{line}\n" for line in (f"# This bundle was checked with {checked}.", *lines))
 

@@ -180,7 +180,7 @@ def compare(
     """
     from edgevit.actions.compare_models import compare_models
     from edgevit.actions.single_stage import single_stages
-    from edgevit.bundling.form import is_compiled
+    from edgevit.runtimes.base import is_compiled
 
     with single_stages(terminal_context()) as stages:
         models = stages.model(first), stages.model(second)

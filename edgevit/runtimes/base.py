@@ -87,6 +87,15 @@ def runtime_of(model: Artifact) -> str:
     return TORCH.name if model.kind in TORCH.opens else file_runtime(model.manifest.session_options)
 
 
+def is_compiled(model: Artifact) -> bool:
+    """Whether the graph was optimized for one machine: an engine, or a user's file that `edgevit compile` wrote.
+
+    edgevit turns graph optimizations off in compiled files and in FP8 files. FP8 files run on any machine.
+    """
+    is_off = model.manifest.session_options.get("graph_optimization_level") == "disabled"
+    return model.kind == "engine" or (is_off and model.metrics.get("precision") != "float8")
+
+
 def file_runtime(session_options: Json) -> str:
     """The name of the runtime that a file was written for."""
     return str(session_options.get("runtime", ONNXRUNTIME.name))

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents
-from edgevit.bundling import Page, check_bundle, class_images, form_to_bundle, named_by, write_bundle
+from edgevit.bundling import Page, check_bundle, class_images, model_to_bundle, named_by, write_bundle
 from edgevit.configs import Bundle
 from edgevit.context import Context
 
 
 def run(config: Bundle, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     """Write the bundle, then run its own `infer.py` in a process of its own and compare with the model here."""
-    model = form_to_bundle(inputs["model"], config.compiled, context.progress)
+    model = model_to_bundle(inputs["model"], config.compiled, context.progress)
     images = class_images(inputs, in_recipe=bool(context.recipe_name))
     if images is not None:
         model = named_by(images.support, model, context.progress)

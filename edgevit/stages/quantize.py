@@ -17,7 +17,6 @@ from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.graphs.guard import with_functions_inlined
-from edgevit.graphs.precision import is_quantized
 from edgevit.graphs.tensors import with_stored_constants
 from edgevit.graphs.walk import nodes
 from edgevit.progress import Progress
@@ -25,7 +24,7 @@ from edgevit.quantization import calibration_doubts, choose_images, image_batche
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.candidates import CandidateWriter, Trial, TrialRunner
 from edgevit.quantization.preparation import prepared
-from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, random_images
+from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, is_compiled, random_images
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
 
@@ -80,9 +79,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
 
 
 def _refuse_compiled(source: ModelProto, model: Artifact) -> None:
-    """Refuse a file that ONNX Runtime optimized for one machine: INT8 made from it would be bound to it too."""
-    compiled = model.manifest.session_options.get("graph_optimization_level") == "disabled"
-    if (compiled and not is_quantized(source)) or any(node.domain == OWN_LAYOUT for node in nodes(source)):
+    """Refuse a file that ONNX Runtime optimized for one machine: INT8 made from it would run only there too."""
+    if is_compiled(model) or any(node.domain == OWN_LAYOUT for node in nodes(source)):
         next_step = "quantize the file it was compiled from, then compile that"
         raise ArtifactError("the model was compiled for one machine", where=onnx_file(model), next=next_step)
 

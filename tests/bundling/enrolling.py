@@ -42,10 +42,25 @@ def digits_of_eight() -> Workbench:
 @cache
 def quantized() -> Artifact:
     """A perceptron with one hidden layer, trained by scikit-learn, as INT8: the hidden layer is the embedding."""
+    float_perceptron()
+    options = {"calibration": "eight.pool", "calibration_images": 64}
+    return digits_of_eight().run("quantize", "eight-int8", model="eight-onnx", **options)
+
+
+@cache
+def float8() -> Artifact:
+    """The perceptron as FP8."""
+    float_perceptron()
+    bench, options = digits_of_eight(), {"runtime": "tensorrt", "precision": "float8", "calibration_images": 64}
+    return bench.run("quantize", "eight-fp8", model="eight-onnx", calibration="eight.pool", **options)
+
+
+@cache
+def float_perceptron() -> Artifact:
+    """The perceptron in float, an ONNX file of the workbench."""
     bench = digits_of_eight()
-    folder = Path(tempfile.mkdtemp(dir=bench.store.root))
-    bench.made["eight-onnx"] = perceptron(folder, data("eight.train"))
-    return bench.run("quantize", "eight-int8", model="eight-onnx", calibration="eight.pool", calibration_images=64)
+    bench.made["eight-onnx"] = perceptron(Path(tempfile.mkdtemp(dir=bench.store.root)), data("eight.train"))
+    return bench.made["eight-onnx"]
 
 
 def perceptron(folder: Path, digits: Dataset) -> Artifact:

@@ -15,9 +15,13 @@ from PIL import Image
 import edgevit
 from edgevit.actions.predict_images import predict_images
 from edgevit.artifacts import Artifact
-from edgevit.bundling import check_bundle, write_bundle
+from edgevit.bundling import check_bundle, model_to_bundle, write_bundle
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
+from edgevit.graphs.files import artifact_from_onnx
+from edgevit.progress import SilentProgress
+from edgevit.runtimes.base import is_compiled
+from tests.bundling.enrolling import digits_of_eight, float8
 from tests.bundling.small_model import CLASSES, small_model, with_weights_beside
 
 PROGRAMS = {"infer.py", "preprocess.py", "answers.py"}
@@ -280,3 +284,16 @@ def test_a_runner_that_does_not_run_fails_the_check(bundle: Path, model: Artifac
 def test_class_names_that_are_no_line_are_refused(tmp_path: Path, name: str):
     with pytest.raises(ArtifactError, match="one line"):
         bundled(small_model(tmp_path / "model", classes=(name, "other")), tmp_path / "bundle")
+
+
+def test_an_fp8_file_is_bundled_itself_and_is_portable():
+    """edgevit turns graph optimizations off in FP8 files, as in compiled files."""
+    model = float8()
+    assert model.manifest.session_options["graph_optimization_level"] == "disabled"
+    for given in (model, artifact_from_onnx(model.path / "model.onnx")):
+        assert not is_compiled(given)
+        assert model_to_bundle(given, compiled=False, progress=SilentProgress()) is given
+    bundle = digits_of_eight().run("bundle", "eight-fp8-bundle", model=model.id)
+    assert (bundle.path / "model.onnx").read_bytes() == (model.path / "model.onnx").read_bytes()
+    assert json.loads(bundle.file("bundle.json").read_text())["model"]["portable"] is True
+    assert "\nonnxruntime>=" in bundle.file("requirements.txt").read_text()

@@ -1,18 +1,14 @@
-"""The form of a model that goes into a bundle: the ONNX file that any machine loads, or the compiled one."""
+"""The model that goes into a bundle: the ONNX file that any machine loads, or the compiled model."""
 
 from __future__ import annotations
 
 from edgevit.artifacts import Artifact, ancestors
 from edgevit.errors import ArtifactError
 from edgevit.progress import Progress
+from edgevit.runtimes.base import is_compiled
 
 
-def is_compiled(model: Artifact) -> bool:
-    """Whether the graph was optimized for one machine. edgevit writes that option into compiled files alone."""
-    return model.kind == "engine" or model.manifest.session_options.get("graph_optimization_level") == "disabled"
-
-
-def form_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Artifact:
+def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Artifact:
     """The model to bundle: the portable ONNX file, or with `compiled` the compiled model.
 
     Raises ArtifactError if the model is not compiled, or if the ONNX file behind a compiled model is not known.
@@ -30,5 +26,8 @@ def form_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Artif
             expected="the ONNX file that it was compiled from",
             next="bundle that ONNX file; --compiled (in a recipe compiled: true) bundles the compiled model",
         )
-    progress.say(f"the bundle holds '{source.id}', which other machines load too; compiled: true takes '{model.id}'")
+    progress.say(
+        f"the bundle holds '{source.id}', which other machines load too; "
+        f"--compiled (in a recipe compiled: true) takes '{model.id}'"
+    )
     return source.with_io(model.io)
