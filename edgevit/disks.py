@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all, and errors that name a full disk."""
+"""Files and folders written whole or not at all, the user's cache folder, and errors that name a full disk."""
 
 from __future__ import annotations
 
@@ -44,6 +44,21 @@ def whole_or_not_at_all(out: Path) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def cache_folder() -> Path | None:
+    """The user's cache folder; None if this user has no home. It may be removed at any time.
+
+    It is `EDGEVIT_CACHE`, or `edgevit` in `XDG_CACHE_HOME` or ~/.cache.
+    """
+    if own := os.environ.get("EDGEVIT_CACHE"):
+        return Path(own)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "edgevit"
+    try:
+        return Path.home() / ".cache" / "edgevit"
+    except RuntimeError:
+        return None
 
 
 def naming_the_full_disk(error: OSError, folders: Sequence[Path]) -> OSError:

@@ -311,6 +311,7 @@ def run(
 
     from edgevit import pipeline
     from edgevit.actions.doctor import training_device
+    from edgevit.actions.early_page import check_pages_early
     from edgevit.context import Context
     from edgevit.progress import progress_for
     from edgevit.recipe import recipe_and_folder
@@ -322,6 +323,7 @@ def run(
     if workers is not None:
         context = replace(context, workers=number_argument(workers, int, WORKERS, argument("run", "workers")))
     again, all_runs = names_argument(fresh, argument("run", "fresh")), path_argument(runs, argument("run", "runs"))
+    check_pages_early(loaded, base, all_runs, context, again)
     done = pipeline.run(loaded, base, all_runs, context, again)
     folder = all_runs.resolve() / loaded.name
     return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})

@@ -6,13 +6,17 @@ import hashlib
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.bundling.runner import PAGE
+from edgevit.configs import Bundle
 from edgevit.configs.runtimes import ONNXRUNTIME
+from edgevit.disks import cache_folder, whole_or_not_at_all
 from edgevit.errors import ArtifactError, MissingDependency, first_line
 from edgevit.progress import Progress
 from edgevit.runtimes.base import runtime_of
@@ -25,7 +29,12 @@ RUNTIME_FILES = {
 }
 LARGEST_RUNTIME_FILE = 2**25  # bytes
 DOWNLOAD_SECONDS = 600
-LICENCE = f"{', '.join(RUNTIME_FILES)}: MIT, Copyright (c) Microsoft Corporation, from {PACKAGE} {VERSION}."
+# npm alone tries for minutes where there is no network.
+NPM_LIMITS = ("--fetch-timeout=120000", "--fetch-retries=1", "--fetch-retry-mintimeout=1000")  # milliseconds
+LICENCE = (
+    f"{', '.join(RUNTIME_FILES)}: MIT, Copyright (c) Microsoft Corporation, from {PACKAGE} {VERSION}; "
+    "the text is in onnxruntime-web.LICENSE.txt."
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,12 @@ class Page:
 
     runtime: Path | None = None
 
+    @classmethod
+    def of(cls, config: Bundle) -> Page | None:
+        """The page of a stage; None if it has none."""
+        runtime = None if config.web_runtime is None else Path(config.web_runtime)
+        return cls(runtime) if config.web else None
+
 
 def write_page(model: Artifact, out: Path, page: Page, progress: Progress) -> Json:
     """Write the page and its runtime into a bundle's folder; returns their entry in bundle.json.
@@ -46,19 +61,66 @@ def write_page(model: Artifact, out: Path, page: Page, progress: Progress) -> Js
         ArtifactError: the model was made for another runtime, or a file of the runtime is missing or another one.
         MissingDependency: npm is not installed, or does not get the package.
     """
-    if runtime_of(model) != ONNXRUNTIME.name:
-        raise ArtifactError(
-            "the page runs models in ONNX Runtime Web",
-            where=model.id,
-            got=f"a model for {runtime_of(model)}",
-            expected=f"a model for {ONNXRUNTIME.name}",
-        )
-    contents = _runtime_from_npm(progress) if page.runtime is None else _runtime_in_folder(page.runtime)
-    for name, content in contents.items():
+    check_page_runtime(runtime_of(model), model.id)
+    for name, content in runtime_files(page, progress).items():
         (out / name).write_bytes(content)
     for source in PAGE.iterdir():
         shutil.copyfile(source, out / source.name)
     return {"page": "index.html", "runtime": PACKAGE, "version": VERSION}
+
+
+def check_page_runtime(runtime: str, model_id: str) -> None:
+    """Raise ArtifactError unless the model was made for ONNX Runtime."""
+    if runtime != ONNXRUNTIME.name:
+        raise ArtifactError(
+            "the page runs models in ONNX Runtime Web",
+            where=model_id,
+            got=f"a model for {runtime}",
+            expected=f"a model for {ONNXRUNTIME.name}",
+        )
+
+
+def runtime_files(page: Page, progress: Progress) -> dict[str, bytes]:
+    """The files of ONNX Runtime Web: from the page's folder, or the user's cache folder, or else from npm.
+
+    The cache folder keeps the files that npm gets.
+
+    Raises:
+        ArtifactError: a file is missing, or is another one.
+        MissingDependency: npm is not installed, or does not get the package.
+    """
+    if page.runtime is not None:
+        return _runtime_in_folder(page.runtime)
+    contents = _kept_runtime()
+    if contents is None:
+        contents = _runtime_from_npm(progress)
+        _keep(contents)
+    return contents
+
+
+def _kept_runtime() -> dict[str, bytes] | None:
+    """The files in the user's cache folder; None if one is missing, or has another hash."""
+    folder = _kept_folder()
+    try:
+        return None if folder is None else _runtime_in_folder(folder)
+    except (ArtifactError, OSError):
+        return None
+
+
+def _keep(contents: Mapping[str, bytes]) -> None:
+    """Keep the files in the user's cache folder. Where it cannot be written, nothing is kept."""
+    folder = _kept_folder()
+    if folder is None:
+        return
+    with suppress(OSError):
+        for name, content in contents.items():
+            with whole_or_not_at_all(folder / name) as part:
+                part.write_bytes(content)
+
+
+def _kept_folder() -> Path | None:
+    folder = cache_folder()
+    return None if folder is None else folder / f"{PACKAGE}-{VERSION}"
 
 
 def _runtime_in_folder(folder: Path) -> dict[str, bytes]:
@@ -85,7 +147,14 @@ def _runtime_from_npm(progress: Progress) -> dict[str, bytes]:
         raise _unavailable("npm is not installed", None)
     progress.say(f"getting {PACKAGE} {VERSION} with npm")
     with TemporaryDirectory(prefix="edgevit-") as folder:
-        options = ["--pack-destination", folder, "--ignore-scripts", "--prefer-offline", "--loglevel=error"]
+        options = [
+            "--pack-destination",
+            folder,
+            "--ignore-scripts",
+            "--prefer-offline",
+            "--loglevel=error",
+            *NPM_LIMITS,
+        ]
         command = [npm, "pack", f"{PACKAGE}@{VERSION}", *options]
         try:
             ended = subprocess.run(

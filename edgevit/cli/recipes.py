@@ -76,6 +76,7 @@ def run(
     from edgevit import pipeline
     from edgevit.actions.doctor import training_device
     from edgevit.actions.early_latency import check_latency_early
+    from edgevit.actions.early_page import check_pages_early
     from edgevit.recipe import recipe_and_folder
     from edgevit.training.loop.event_files import check_tensorboard
 
@@ -84,6 +85,7 @@ def run(
         answers = pipeline.why(loaded, base, runs, fresh)
         _print_plan(answers, recipe, settings, as_json)
         _check_weights(loaded, answers)
+        check_pages_early(loaded, base, runs, terminal_context(), fresh)
         return
     loading = {} if workers is None else {"workers": workers}
     if tensorboard:
@@ -93,6 +95,7 @@ def run(
     if _follows_torchrun(device, ranks):
         return
     context = terminal_context(device=device, ranks=ranks, shard=shard, check=check, tensorboard=tensorboard, **loading)
+    check_pages_early(loaded, base, runs, context, fresh)
     if not anyway:
         check_latency_early(loaded, base, runs, context, fresh)
     before = pipeline.finished(loaded, runs)

@@ -119,7 +119,7 @@ def bundle(
     else:
         echo(f"wrote {out}: {', '.join(sorted(bundled.manifest.files))}")
     if web:
-        next_command("python -m http.server --directory", out)
+        next_command("python -m http.server --bind 127.0.0.1 --directory", out)
     else:
         next_command("python", out / "infer.py", "IMAGE")
 

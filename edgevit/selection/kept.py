@@ -1,13 +1,10 @@
 """Timings of students are kept for one machine and its versions, in the user's cache folder.
 
-    <cache>/timings/<key>.json
-
-The folder is `EDGEVIT_CACHE`, or `edgevit` in `XDG_CACHE_HOME` or ~/.cache. It may be removed at any time.
+<cache>/timings/<key>.json
 """
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from edgevit.artifacts import sha256_of
-from edgevit.disks import whole_or_not_at_all
+from edgevit.disks import cache_folder, whole_or_not_at_all
 from edgevit.selection.records import DeployedForm, Student, Timing
 
 MOST_KEPT = 500
@@ -61,18 +58,6 @@ def keep(student: Student, form: DeployedForm, timing: Timing) -> None:
         with whole_or_not_at_all(file) as part:
             part.write_text(timing.model_dump_json(indent=1) + "\n", encoding="utf-8")
         _remove_oldest(file.parent)
-
-
-def cache_folder() -> Path | None:
-    """The folder of what may be kept between runs; None if this user has no home."""
-    if own := os.environ.get("EDGEVIT_CACHE"):
-        return Path(own)
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "edgevit"
-    try:
-        return Path.home() / ".cache" / "edgevit"
-    except RuntimeError:
-        return None
 
 
 def _file(student: Student, form: DeployedForm) -> Path | None:

@@ -17,8 +17,6 @@ def run(config: Bundle, inputs: Mapping[str, Artifact], context: Context, out: P
     images = class_images(inputs, in_recipe=bool(context.recipe_name))
     if images is not None:
         model = named_by(images.support, model, context.progress)
-    runtime = None if config.web_runtime is None else Path(config.web_runtime)
-    page = Page(runtime) if config.web else None
-    metrics = write_bundle(model, out, images, context.progress, page)
+    metrics = write_bundle(model, out, images, context.progress, Page.of(config))
     check_bundle(model, out, context.work)
     return Contents("bundle", metrics=metrics, io=model.io, session_options=model.manifest.session_options)

@@ -9,15 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from edgevit.bundling import Page, web, write_bundle
 from edgevit.bundling.runner import PAGE
+from edgevit.cli import app
 from edgevit.configs import Bundle, with_absolute_files
-from edgevit.errors import ArtifactError, MissingDependency
+from edgevit.errors import ArtifactError, EdgevitError, MissingDependency
 from edgevit.progress import SilentProgress
 from edgevit.store import ingredients
 from tests.bundling.small_model import small_model
 
+RECIPE = """\
+name: paged
+datasets: {{digits: {{source: digits}}}}
+stages:
+  - {{stage: load, id: model, model: resnet10t, classes_of: digits}}
+  - {{stage: export, id: onnx, model: model, runtime: {runtime}}}
+  - {{stage: bundle, id: bundle, model: onnx, web: true{fields}}}
+"""
 CONTENTS = {name: f"the file {name}".encode() for name in web.RUNTIME_FILES}
 
 
@@ -28,6 +38,13 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "RUNTIME_FILES", hashes)
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.mark.parametrize("below", [".", "dist"])
 def test_a_folder_of_the_runtime_is_taken(known: None, below: str, tmp_path: Path):
     bundle = bundled(tmp_path, Page(runtime_folder(tmp_path / "package", below, CONTENTS)))
@@ -35,6 +52,7 @@ def test_a_folder_of_the_runtime_is_taken(known: None, below: str, tmp_path: Pat
     assert record["web"] == {"page": "index.html", "runtime": "onnxruntime-web", "version": web.VERSION}
     assert {path.name for path in PAGE.iterdir()} | CONTENTS.keys() <= record["files"].keys()
     assert all((bundle / name).read_bytes() == content for name, content in CONTENTS.items())
+    assert "Copyright (c) Microsoft Corporation" in (bundle / "onnxruntime-web.LICENSE.txt").read_text()
     assert any("MIT" in licence and "onnxruntime-web" in licence for licence in record["licences"])
     assert "python -m http.server" in (bundle / "README.md").read_text()
 
@@ -60,6 +78,49 @@ def test_the_package_that_npm_gets_is_taken(known: None, tmp_path: Path, monkeyp
     asked = (tmp_path / "asked").read_text()
     assert asked.startswith(f"pack onnxruntime-web@{web.VERSION} ")
     assert "--ignore-scripts" in asked
+
+
+def test_npm_is_asked_once_and_a_damaged_file_is_fetched_again(
+    known: None, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fake_npm(tmp_path, monkeypatch, package_of({f"package/dist/{name}": content for name, content in CONTENTS.items()}))
+    assert web.runtime_files(Page(), SilentProgress()) == CONTENTS
+    (tmp_path / "asked").unlink()
+    assert web.runtime_files(Page(), SilentProgress()) == CONTENTS
+    assert not (tmp_path / "asked").exists()
+    next(cache.glob("*/*.wasm")).write_bytes(b"damaged")
+    assert web.runtime_files(Page(), SilentProgress()) == CONTENTS
+    assert "--fetch-retries=1" in (tmp_path / "asked").read_text()
+
+
+def test_a_cache_folder_that_cannot_be_written_is_no_error(
+    known: None, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache.write_text("a file")
+    fake_npm(tmp_path, monkeypatch, package_of({f"package/dist/{name}": content for name, content in CONTENTS.items()}))
+    assert web.runtime_files(Page(), SilentProgress()) == CONTENTS
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("fields", "runtime", "problem"),
+    [
+        ("web_runtime: empty", "onnxruntime", "there is no ort.wasm.bundle.min.mjs in the folder"),
+        ("", "onnxruntime", "npm is not installed"),
+        ("", "openvino", "got: a model for openvino"),
+    ],
+)
+def test_a_page_that_cannot_be_made_is_known_before_the_first_stage(
+    fields: str, runtime: str, problem: str, dry: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "empty").mkdir()
+    (file := tmp_path / "recipe.yaml").write_text(RECIPE.format(runtime=runtime, fields=fields and f", {fields}"))
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    options = ["--dry-run"] if dry else []
+    with pytest.raises(EdgevitError) as caught:
+        CliRunner().invoke(app, ["run", str(file), "--runs", str(tmp_path / "runs"), *options], catch_exceptions=False)
+    assert problem in str(caught.value)
+    assert not list((tmp_path / "runs").glob("*/model"))
 
 
 @pytest.mark.parametrize("content", [b"no archive", b""])
