@@ -37,7 +37,7 @@ OLD_NAMES = ("mergetokens", "pseudolabel", "factorise", "normalise")
 COUNTS = {
     "README.md": (6, 0, 1),
     "docs/index.md": (1, 0, 0),
-    "docs/guides/browser.md": (3, 0, 0),
+    "docs/guides/browser.md": (4, 0, 0),
     "docs/guides/compression.md": (3, 1, 0),
     "docs/guides/devices.md": (10, 0, 1),
     "docs/guides/distillation.md": (0, 2, 1),

@@ -166,6 +166,70 @@ def test_nothing_sticks_out_and_the_camera_is_labelled(width: int, bundle: Path,
     assert tab.complaints() == []
 
 
+def test_two_clicks_open_one_camera_and_a_stop_is_no_error(bundle: Path, tab: Tab):
+    script = """window.opened = 0; const media = MediaDevices.prototype, original = media.getUserMedia;
+      media.getUserMedia = async function (wanted) {
+        window.opened++; await new Promise((done) => setTimeout(done, 300)); return original.call(this, wanted); }"""
+    tab("Page.addScriptToEvaluateOnNewDocument", source=script)
+    with served(bundle) as url:
+        opened(tab, url)
+        ready = tab.evaluate("document.getElementById('status').textContent")
+        for _ in range(2):
+            tab.evaluate("document.getElementById('camera').click()")
+        assert tab.evaluate("document.getElementById('camera').disabled")
+        tab.wait_for("document.getElementById('camera').textContent == 'Stop camera'")
+        assert tab.evaluate("window.opened") == 1
+        tab.evaluate("document.getElementById('camera').click()")
+        tab.evaluate("new Promise((done) => setTimeout(done, 500))")
+        assert tab.evaluate("document.getElementById('status').textContent") == ready
+    assert tab.complaints() == []
+
+
+def test_a_video_that_does_not_play_is_an_error_and_closes_the_camera(bundle: Path, tab: Tab):
+    script = """HTMLMediaElement.prototype.play = function () {
+      window.track = this.srcObject.getTracks()[0]; return Promise.reject(new Error("not today")); }"""
+    tab("Page.addScriptToEvaluateOnNewDocument", source=script)
+    with served(bundle) as url:
+        opened(tab, url)
+        tab.evaluate("document.getElementById('camera').click()")
+        tab.wait_for("document.getElementById('status').textContent == 'No camera: not today'")
+    assert tab.evaluate("window.track.readyState") == "ended"
+    assert not tab.evaluate("document.getElementById('camera').disabled")
+    assert tab.complaints() == []
+
+
+def test_images_that_were_labelled_are_counted_and_checked_files_are_named(bundle: Path, tab: Tab, tmp_path: Path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "red.png")
+    status = "document.getElementById('status').textContent"
+    with served(bundle) as url:
+        opened(tab, url)
+        assert "iospec.json, labels.txt, model.onnx, ort-wasm-simd-threaded.wasm have their" in tab.evaluate(status)
+        for files, text in ((("broken", "red"), "1 of 2 images labelled."), (("red",), "1 image labelled.")):
+            tab.choose_files("#files", [tmp_path / f"{name}.png" for name in files])
+            tab.wait_for(f"{status} == '{text}'")
+            tab.wait_for("!document.getElementById('files').disabled")
+
+
+def test_a_worker_that_dies_ends_what_waits_for_it(bundle: Path, tab: Tab, tmp_path: Path):
+    script = """const Original = Worker; window.Worker = class extends Original {
+      constructor(...all) { super(...all); window.worker = this; }
+      postMessage(data, ...more) { if (data.load) super.postMessage(data, ...more); } }"""  # images are lost
+    tab("Page.addScriptToEvaluateOnNewDocument", source=script)
+    for name in ("first", "second"):
+        Image.new("RGB", (30, 30), "red").save(tmp_path / f"{name}.png")
+    with served(bundle) as url:
+        opened(tab, url)
+        tab.choose_files("#files", [tmp_path / "first.png", tmp_path / "second.png"])
+        tab.wait_for("document.querySelectorAll('#results > li').length == 1")
+        assert tab.evaluate("document.getElementById('files').disabled")
+        tab.evaluate("window.worker.dispatchEvent(new ErrorEvent('error', {message: 'out of memory'}))")
+        tab.wait_for("document.querySelector('#results .error')?.textContent == 'The model stopped: out of memory'")
+    assert tab.evaluate("document.getElementById('status').textContent") == "The model stopped: out of memory"
+    assert tab.evaluate("document.getElementById('files').disabled && document.getElementById('camera').disabled")
+    assert tab.evaluate("document.querySelectorAll('#results > li').length") == 1
+
+
 def test_without_https_the_page_says_what_the_camera_needs(bundle: Path, tab: Tab):
     """On an address that is not secure, browsers have no mediaDevices."""
     tab("Page.addScriptToEvaluateOnNewDocument", source="delete Navigator.prototype.mediaDevices")

@@ -5,6 +5,7 @@ import { bestLabels, probabilities } from "./class_scores.mjs";
 import { preprocess } from "./preprocess.mjs";
 
 const RUNTIME = "ort-wasm-simd-threaded.wasm";
+const CHECKED = ["iospec.json", "labels.txt", "model.onnx", RUNTIME]; // with their hashes in bundle.json
 const LARGEST_RECORD = 2 ** 26; // bytes
 const LABELS_SHOWN = 3;
 
@@ -28,7 +29,7 @@ async function load() {
   const total = [RUNTIME, "model.onnx"].reduce((sum, name) => sum + record.files[name].size, 0);
   const files = {};
   let before = 0;
-  for (const name of ["iospec.json", "labels.txt", "model.onnx", RUNTIME]) {
+  for (const name of CHECKED) {
     const { size, sha256 } = record.files[name];
     files[name] = await fetched(name, size, (bytes) => postMessage({ progress: Math.min(1, (before + bytes) / total) }));
     before += size;
@@ -40,7 +41,7 @@ async function load() {
   const spec = JSON.parse(text(files["iospec.json"]));
   const rule = { ...spec.preprocess, pillow: parseInt(record.runtime.verified_with.pillow, 10) };
   const labels = text(files["labels.txt"]).split("\n").slice(0, -1);
-  return { session, spec, rule, labels, checked: Boolean(globalThis.crypto?.subtle) };
+  return { session, spec, rule, labels, checked: globalThis.crypto?.subtle ? CHECKED : [] };
 }
 
 function sessionOptions(recorded) {
@@ -86,8 +87,7 @@ function text(content) {
 /** The best labels of an image, and the milliseconds that they took. */
 async function classify(bitmap) {
   const started = performance.now();
-  const input = preprocess(imageOf(bitmap), model.rule);
-  bitmap.close();
+  const input = preprocessed(bitmap);
   const prepared = performance.now();
   const [{ name, meaning }] = model.spec.outputs;
   const outputs = await model.session.run({ [model.spec.inputs[0].name]: tensorOf(input) }, [name]);
@@ -95,6 +95,15 @@ async function classify(bitmap) {
   const inferred = performance.now();
   const labels = bestLabels(probabilities(values, meaning), model.labels, LABELS_SHOWN);
   return { labels, preprocessing_ms: prepared - started, inference_ms: inferred - prepared };
+}
+
+/** The preprocessed image. The bitmap is closed. */
+function preprocessed(bitmap) {
+  try {
+    return preprocess(imageOf(bitmap), model.rule);
+  } finally {
+    bitmap.close();
+  }
 }
 
 /** The input of the model: the image once, or as often as a fixed batch needs. */

@@ -13,26 +13,26 @@ const worker = new Worker(new URL("classifier.mjs", import.meta.url), { type: "m
 const waiting = new Map(); // from the number of a question to its promise
 const times = [];
 let asked = 0;
-let stream = null;
+let stream = null; // of the camera that is on
+let isReady = false;
+let failure = null; // why the worker stopped
 
 worker.addEventListener("message", ({ data }) => {
   if (data.progress !== undefined) showProgress(data.progress);
   else if (data.ready) showReady(data.ready);
   else if (data.id !== undefined) answerQuestion(data);
-  else showFailure(data.error);
+  else stopWith(data.error);
 });
-worker.addEventListener("error", (event) => showFailure(event.message || "this browser cannot run it"));
+worker.addEventListener("error", (event) => stopWith(event.message || "this browser cannot run it"));
 worker.postMessage({ load: true });
 part("status").textContent = "Loading the model.";
 
 part("files").addEventListener("change", async ({ target }) => {
   const files = [...target.files];
-  for (const [index, file] of files.entries()) {
-    part("status").textContent = `Image ${index + 1} of ${files.length}`;
-    await labelFile(file);
-  }
-  part("status").textContent = `${files.length} ${files.length === 1 ? "image" : "images"} labelled.`;
+  target.disabled = true;
+  await labelFiles(files);
   target.value = "";
+  target.disabled = Boolean(failure);
 });
 part("camera").addEventListener("click", () => (stream ? stopCamera() : startCamera()));
 
@@ -42,7 +42,10 @@ function showProgress(share) {
 }
 
 function showReady({ classes, checked }) {
-  const hashes = checked ? "the files have their recorded hashes" : "hashes are checked with HTTPS or on localhost only";
+  isReady = true;
+  const hashes = checked.length
+    ? `${checked.join(", ")} have their recorded hashes`
+    : "hashes are checked with HTTPS or on localhost only";
   part("status").textContent = `Ready: ${classes} classes; ${hashes}.`;
   part("progress").hidden = true;
   part("files").disabled = false;
@@ -51,14 +54,24 @@ function showReady({ classes, checked }) {
   part("camera-note").hidden = hasCamera;
 }
 
-function showFailure(message) {
+/** The worker is gone: every question that waits fails, and no other can be asked. */
+function stopWith(message) {
+  failure = new Error(isReady ? `The model stopped: ${message}` : `Cannot load the model: ${message}`);
+  stopCamera();
+  for (const { reject } of waiting.values()) reject(failure);
+  waiting.clear();
+  part("files").disabled = part("camera").disabled = true;
   part("progress").hidden = true;
-  part("status").textContent = printable(`Cannot load the model: ${message}`);
+  part("status").textContent = printable(failure.message);
   part("status").className = "error";
 }
 
 /** The classifier's answer for a bitmap, which is handed over. */
-function classify(bitmap) {
+async function classify(bitmap) {
+  if (failure) {
+    bitmap.close();
+    throw failure;
+  }
   const id = asked++;
   return new Promise((resolve, reject) => {
     waiting.set(id, { resolve, reject });
@@ -67,6 +80,7 @@ function classify(bitmap) {
 }
 
 function answerQuestion({ id, answer, error }) {
+  if (failure) return;
   const { resolve, reject } = waiting.get(id);
   waiting.delete(id);
   if (error) reject(new Error(error));
@@ -92,17 +106,34 @@ function median(name) {
   return middle.toFixed(1);
 }
 
+async function labelFiles(files) {
+  let count = 0;
+  for (const [index, file] of files.entries()) {
+    part("status").textContent = `Image ${index + 1} of ${files.length}`;
+    count += await labelFile(file);
+    if (failure) return;
+  }
+  const share = count === files.length ? `${count}` : `${count} of ${files.length}`;
+  part("status").textContent = `${share} ${files.length === 1 ? "image" : "images"} labelled.`;
+}
+
+/** Whether the file was labelled. Its labels, or the error, are shown. */
 async function labelFile(file) {
   const item = document.createElement("li");
   const [thumbnail, name] = [document.createElement("canvas"), textElement("span", "name", file.name)];
   item.append(thumbnail, name);
   part("results").append(item);
+  let bitmap = null;
   try {
-    const bitmap = await decoded(file);
+    bitmap = await decoded(file);
     drawThumbnail(bitmap, thumbnail);
     item.append(labelList((await classify(bitmap)).labels));
+    return true;
   } catch (error) {
     item.append(textElement("span", "error", error.message));
+    return false;
+  } finally {
+    bitmap?.close();
   }
 }
 
@@ -114,8 +145,9 @@ async function decoded(file) {
   } catch {
     throw new Error("this browser cannot read it as an image");
   }
-  if (bitmap.width * bitmap.height > LARGEST_IMAGE) throw new Error(`it has more than ${LARGEST_IMAGE} pixels`);
-  return bitmap;
+  if (bitmap.width * bitmap.height <= LARGEST_IMAGE) return bitmap;
+  bitmap.close();
+  throw new Error(`it has more than ${LARGEST_IMAGE} pixels`);
 }
 
 function drawThumbnail(bitmap, canvas) {
@@ -157,36 +189,49 @@ function printable(content) {
 }
 
 async function startCamera() {
+  part("camera").disabled = true;
+  let opened = null;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+    opened = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+    part("video").srcObject = opened;
+    await part("video").play();
   } catch (error) {
-    part("status").textContent = printable(`No camera: ${error.message}`);
+    closeCamera(opened);
+    if (!failure) part("status").textContent = printable(`No camera: ${error.message}`);
     return;
+  } finally {
+    part("camera").disabled = Boolean(failure);
   }
-  part("video").srcObject = stream;
-  await part("video").play();
+  if (failure) return closeCamera(opened);
+  stream = opened;
   part("live").hidden = false;
   part("camera").textContent = "Stop camera";
-  while (stream) {
-    await labelFrame();
+  await labelFrames(opened);
+}
+
+/** Labels frames of a stream until it is stopped. */
+async function labelFrames(own) {
+  while (stream === own) {
+    try {
+      const { labels } = await classify(await createImageBitmap(part("video")));
+      if (stream === own) part("live-labels").replaceChildren(...labelItems(labels));
+    } catch (error) {
+      if (stream !== own) return; // stopped in the middle of a frame
+      part("status").textContent = printable(`The camera stopped: ${error.message}`);
+      stopCamera();
+    }
     await new Promise(requestAnimationFrame); // waits while the page is in the background
   }
 }
 
-async function labelFrame() {
-  try {
-    const { labels } = await classify(await createImageBitmap(part("video")));
-    part("live-labels").replaceChildren(...labelItems(labels));
-  } catch (error) {
-    part("status").textContent = printable(`The camera stopped: ${error.message}`);
-    stopCamera();
-  }
-}
-
 function stopCamera() {
-  stream?.getTracks().forEach((track) => track.stop());
+  closeCamera(stream);
   stream = null;
   part("live").hidden = true;
-  part("video").srcObject = null;
   part("camera").textContent = "Start camera";
+}
+
+function closeCamera(opened) {
+  opened?.getTracks().forEach((track) => track.stop());
+  part("video").srcObject = null;
 }
