@@ -38,7 +38,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "evaluate": ({"model": "m", "data": "d"}, "22a7570e47ca"),
     "profile": ({"model": "m"}, "545ee7e55268"),
     "check": ({"model": "m"}, "bcb0183d7c2e"),
-    "bundle": ({"model": "m", "support": "s"}, "0a796ac4d44b"),
+    "bundle": ({"model": "m", "support": "s"}, "f357666601a5"),
     "report": ({"of": ["a"]}, "7fe4e35661b4"),
 }
 
