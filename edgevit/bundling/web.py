@@ -147,15 +147,8 @@ def _runtime_from_npm(progress: Progress) -> dict[str, bytes]:
         raise _unavailable("npm is not installed", None)
     progress.say(f"getting {PACKAGE} {VERSION} with npm")
     with TemporaryDirectory(prefix="edgevit-") as folder:
-        options = [
-            "--pack-destination",
-            folder,
-            "--ignore-scripts",
-            "--prefer-offline",
-            "--loglevel=error",
-            *NPM_LIMITS,
-        ]
-        command = [npm, "pack", f"{PACKAGE}@{VERSION}", *options]
+        options = ["--pack-destination", folder, "--ignore-scripts", "--prefer-offline", "--loglevel=error"]
+        command = [npm, "pack", f"{PACKAGE}@{VERSION}", *options, *NPM_LIMITS]
         try:
             ended = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False
