@@ -402,8 +402,8 @@ def _notes(
     across = duplicates.exact_across + duplicates.near_across
     if across:
         yield (
-            f"{at_least}{across} images of val or test are copies of training images or look nearly like one: accuracy on them "
-            "says little about new images"
+            f"{at_least}{across} images of val or test are copies of training images or look nearly like one: "
+            "accuracy on them says little about new images"
         )
     if within := duplicates.exact_within + duplicates.near_within:
         yield f"{at_least}{within} images are copies of another image of their split or look nearly like one"

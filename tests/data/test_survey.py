@@ -106,6 +106,18 @@ def test_photos_of_one_name_in_two_formats_are_no_masks(paste: Paste, tmp_path: 
     assert left_out(survey(tmp_path / "photos"), MASKS) == ()
 
 
+def test_of_drawings_in_two_formats_one_file_is_kept(tmp_path: Path):
+    root = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            write_mask(root / name / f"{number}.png")
+            Image.open(root / name / f"{number}.png").save(root / name / f"{number}.jpg", quality=100)
+    surveyed = survey(root)
+    assert surveyed.counts["train"] == {"cat": 2, "dog": 2}
+    assert all(name.endswith(".png") for name in left_out(surveyed, MASKS))
+
+
 def test_masks_can_be_kept_and_patterns_leave_out(paste: Paste, tmp_path: Path):
     for name in ("cat", "dog"):
         for photo in paste(name, 3):
@@ -189,13 +201,13 @@ def test_sizes_balance_damage_and_copies(paste: Paste, tmp_path: Path):
     duplicates = surveyed.duplicates
     assert (duplicates.exact_across, duplicates.exact_within) == (1, 1)
     assert (duplicates.near_across, duplicates.near_within, duplicates.compared) == (1, 0, 15)
-    assert surveyed.imbalance == 3.0
+    assert surveyed.imbalance == 4.5
     assert max(surveyed.median_size) == 96
     assert surveyed.unreadable == (
         "train/dog/bad.jpg (cannot be read as an image: no known format, or damaged at its beginning)",
     )
     said = "\n".join(surveyed.notes)
-    assert "unbalanced: 'cat' has 9 training images, 'dog' has 3" in said
+    assert "unbalanced: 'cat' has 9 training images, 'dog' has 2" in said
     assert "2 images of val or test are copies of training images or look nearly like one" in said
 
 

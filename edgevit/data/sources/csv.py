@@ -27,7 +27,7 @@ IMAGE_COLUMNS = (
     "image", "path", "file", "filename", "filepath", "imagepath", "imagename", "imagefile", "img", "imgpath", "imageid",
     "id",
 )  # fmt: skip
-LABEL_COLUMNS = ("label", "class", "classname", "category", "target", "labels", "y", "species", "diagnosis")
+LABEL_COLUMNS = ("label", "class", "classname", "category", "target", "labels", "species", "diagnosis", "y")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 
 
