@@ -49,7 +49,7 @@ COUNTS = {
     "docs/guides/recipes.md": (6, 5, 0),
     "docs/guides/tensorrt.md": (3, 0, 0),
     "docs/guides/training-at-scale.md": (5, 0, 0),
-    "docs/tutorial.md": (6, 1, 0),
+    "docs/tutorial.md": (7, 0, 0),
 }
 
 # What does not run here, and why; that it is parsed as it stands is tested all the same.
