@@ -35,7 +35,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "export": ({"model": "m", "normalize": True}, "dd6f063ce1fb"),
     "quantize": ({"model": "m", "calibration": "c"}, "176fa1c7de81"),
     "compile": ({"model": "m"}, "3467a26de615"),
-    "evaluate": ({"model": "m", "data": "d"}, "22a7570e47ca"),
+    "evaluate": ({"model": "m", "data": "d"}, "2598554fdcee"),
     "profile": ({"model": "m"}, "545ee7e55268"),
     "check": ({"model": "m"}, "bcb0183d7c2e"),
     "bundle": ({"model": "m", "support": "s"}, "f357666601a5"),

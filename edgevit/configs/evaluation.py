@@ -52,7 +52,7 @@ class Evaluate(OnTarget):
     stage: Literal["evaluate"]
     makes: ClassVar[Kind] = "evaluation"
     reads_test_images: ClassVar[bool] = True
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     model: ModelRef = Field(description="Model to evaluate.")
     data: JudgedBy = Field(description="Labelled images to evaluate on.")
     batch_size: BatchSize = Field(32, description="Number of images that the model gets at once.")

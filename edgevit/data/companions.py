@@ -35,7 +35,9 @@ def companions(paths: Sequence[str], read: ReadImage) -> dict[str, list[str]]:
 
     A mask has the name of another image, apart from an ending such as `_mask`, the suffix of the file, or the name of
     its folder (MASK_FOLDERS), and holds few gray values. Up to EXAMINED images of each way of naming are read to see
-    this. A thumbnail has the name of another image of its folder with the ending `_thumb` or `_thumbnail`.
+    this. Of files that differ in their suffix alone, one is kept where all hold few gray values; a PNG file is kept
+    only if there is no other. A thumbnail has the name of another image of its folder with the ending `_thumb` or
+    `_thumbnail`.
 
     Args:
         paths: relative paths with "/".
@@ -44,16 +46,11 @@ def companions(paths: Sequence[str], read: ReadImage) -> dict[str, list[str]]:
     by_place: dict[tuple[str, str], list[str]] = {}
     for path in paths:
         by_place.setdefault(_place(path), []).append(path)
-    found = {
+    by_category = {
         THUMBNAILS: sorted(path for path in paths if _original(path, _THUMBNAIL_ENDING) in by_place),
-        MASKS: sorted(
-            path
-            for candidates in _mask_candidates(paths, by_place).values()
-            if _are_masks(candidates, read)
-            for path in candidates
-        ),
+        MASKS: sorted(_masks(paths, by_place, read)),
     }
-    return {category: named for category, named in found.items() if named}
+    return {category: named for category, named in by_category.items() if named}
 
 
 def has_few_values(image: Image) -> bool:
@@ -64,8 +61,9 @@ def has_few_values(image: Image) -> bool:
 
 def _place(path: str) -> tuple[str, str]:
     """The folder of a path, and its name without the suffix."""
-    pure = PurePosixPath(path)
-    return str(pure.parent), pure.stem
+    folder, _, name = path.rpartition("/")
+    stem, _, _ = name.rpartition(".")
+    return folder or ".", stem or name
 
 
 def _original(path: str, ending: re.Pattern[str]) -> tuple[str, str] | None:
@@ -73,6 +71,21 @@ def _original(path: str, ending: re.Pattern[str]) -> tuple[str, str] | None:
     folder, stem = _place(path)
     match = ending.search(stem)
     return (folder, stem[: match.start()]) if match else None
+
+
+def _masks(paths: Sequence[str], by_place: Mapping[tuple[str, str], list[str]], read: ReadImage) -> Iterator[str]:
+    """Images that are named like masks and look like masks, but not all the files of one place."""
+    looking_like_masks = {
+        path: way
+        for (way, _), candidates in _mask_candidates(paths, by_place).items()
+        if _are_masks(candidates, read)
+        for path in candidates
+    }
+    for path, way in looking_like_masks.items():
+        files = by_place[_place(path)]
+        all_look_like_masks = way == "suffix" and looking_like_masks.keys() >= set(files)
+        if not all_look_like_masks or path != min(files, key=lambda file: (file.lower().endswith(".png"), file)):
+            yield path
 
 
 def _mask_candidates(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from edgevit.configs import FewShotDraw, ImageFolder, Splits
 from edgevit.data.companions import IMAGE_FOLDERS, MASK_FOLDERS
 from edgevit.data.dataset import NO_LABEL, SPLITS, Source, Split
+from edgevit.data.folder_names import POOL_NAMES
 from edgevit.data.near_duplicates import Look, look_of, near_duplicates
 from edgevit.data.preprocess import is_image_name, is_system_folder
 from edgevit.data.roles import read_source
@@ -26,6 +28,7 @@ from edgevit.progress import Progress
 FEW_IMAGES_PER_CLASS = 20  # labelled images; below this, on average, all of them are the support
 MOST_EXAMINED, MOST_SECONDS = 10_000, 60.0  # images that are opened, and the time after which no more are
 BATCH = 64  # images that threads read at a time
+MOST_REPEATED = 0.2  # share of inner folder names in several class folders; above it, they are no classes
 UNBALANCED = 3.0  # ratio of the largest to the smallest class from which a note tells it
 
 
@@ -141,23 +144,25 @@ def survey_folder(
         DataError: the folder is missing, or holds no images of two classes, or a class has no training image, or no
             image can be read.
     """
-    root = _start_of_images(folder)
+    root, pool = _start_of_images(folder, unlabelled)
+    class_level = _class_level(root, pool)
     config = ImageFolder(
         source="image_folder",
         path=str(root.absolute()),
-        classes=_class_level(root),
+        classes=class_level.level,
         include=tuple(include),
         exclude=tuple(exclude),
-        unlabelled=None if unlabelled is None else str(unlabelled.absolute()),
+        unlabelled=None if pool is None else str(pool.absolute()),
     )
     has_split_folders = bool(split_folders(root, of_classes=True))
     config = _with_few_shot(config, has_split_folders)
     source = read_source("photos", config, Path.cwd())
-    counts = _counts(source)
-    _check_training_images(counts, root)
+    _check_training_images(_counts(source), root)
     examined = _examine(source, progress)
     if not examined.positions:
         raise DataError("no image can be read", where=root, got=listed(list(examined.unreadable)))
+    counts = _counts(source, without=examined.unreadable_positions)
+    _check_training_images(counts, root)
     train = np.array(list(counts["train"].values()))
     left_out = tuple(LeftOut(category, names) for category, names in passed_over_files(config, Path.cwd()).items())
     sizes = np.array([look.size for look in examined.looks])
@@ -175,35 +180,79 @@ def survey_folder(
         left_out=left_out,
         unreadable=examined.unreadable,
         duplicates=duplicates,
-        notes=(*source.notes, *_notes(examined, duplicates, imbalance, counts)),
+        notes=(
+            *source.notes,
+            *class_level.notes,
+            *_empty_class_notes(root, config, source),
+            *_notes(examined, duplicates, imbalance, counts),
+        ),
     )
 
 
-def _start_of_images(folder: Path) -> Path:
-    """The folder, or its only subfolder of images, at any depth, where it holds nothing else of use."""
+def _start_of_images(folder: Path, unlabelled: Path | None) -> tuple[Path, Path | None]:
+    """The folder, or its only subfolder of labelled images, at any depth; and the folder of unlabelled images.
+
+    A folder of unlabelled images beside the subfolder is not counted.
+    """
     if not folder.is_dir():
         raise DataError("there is no such folder", where=folder, next="correct the path")
-    inner = _subfolders(folder)
-    of_photos = [subfolder for subfolder in inner if subfolder.name.lower() not in MASK_FOLDERS]
-    if len(of_photos) != 1 or _has_images(folder) or not _subfolders(of_photos[0]):
-        return folder
-    return folder if split_folders(folder, of_classes=True) else _start_of_images(of_photos[0])
+    inner = [subfolder for subfolder in _subfolders(folder) if subfolder.name.lower() not in MASK_FOLDERS]
+    pools = [subfolder for subfolder in inner if _is_pool(subfolder, unlabelled)]
+    labelled = [subfolder for subfolder in inner if subfolder not in pools]
+    if len(labelled) != 1 or _has_images(folder) or not _subfolders(labelled[0]):
+        return folder, unlabelled
+    if split_folders(folder, of_classes=True):
+        return folder, unlabelled
+    return _start_of_images(labelled[0], unlabelled or (pools[0] if len(pools) == 1 else None))
 
 
-def _class_level(root: Path) -> Literal["top", "leaf"]:
-    """`leaf` where class folders hold folders that may be classes themselves.
+def _is_pool(folder: Path, unlabelled: Path | None) -> bool:
+    """Whether a folder beside class folders holds the unlabelled images: `unlabelled`, or one of a usual name."""
+    if unlabelled is not None and folder.resolve() == unlabelled.resolve():
+        return True
+    return folder.name.lower() in POOL_NAMES - {"pool"}
 
-    Folders such as `Imgs` and `masks` are no classes, nor are folders that have the same names in every class folder.
+
+class _ClassLevel(NamedTuple):
+    level: Literal["top", "leaf"]
+    notes: tuple[str, ...]
+
+
+def _class_level(root: Path, unlabelled: Path | None) -> _ClassLevel:
+    """`leaf` where class folders hold folders that may be classes themselves, with a note if there are inner folders.
+
+    Folders such as `Imgs` and `masks` are no classes. Folders whose names repeat in several class folders are none
+    either: days or cameras, for example.
     """
     tops = [root / name for name in split_folders(root, of_classes=True)] or [root]
-    class_folders = [inner for top in tops for inner in _subfolders(top)]
-    inner_names = [
-        frozenset(inner.name.lower() for inner in _subfolders(class_folder)) - IMAGE_FOLDERS - MASK_FOLDERS
-        for class_folder in class_folders
-    ]
-    nested = any(inner_names)
-    says_nothing = len(class_folders) > 1 and len(set(inner_names)) == 1
-    return "leaf" if nested and not says_nothing and not any(map(_has_images, class_folders)) else "top"
+    class_folders = [inner for top in tops for inner in _subfolders(top) if not _is_pool(inner, unlabelled)]
+    inner_names: dict[str, set[str]] = {}
+    for class_folder in class_folders:
+        names = {inner.name.lower() for inner in _subfolders(class_folder)} - IMAGE_FOLDERS - MASK_FOLDERS
+        inner_names.setdefault(class_folder.name, set()).update(names)
+    places = Counter(name for names in inner_names.values() for name in names)
+    if not places:
+        return _ClassLevel("top", ())
+    outer, inner = listed(sorted(inner_names)), listed(sorted(places))
+    repeated = sum(count > 1 for count in places.values())
+    if repeated > MOST_REPEATED * len(places) or any(map(_has_images, class_folders)):
+        hint = "if they are the classes, start at the folder that holds them, or set classes: leaf"
+        return _ClassLevel(
+            "top", (f"the classes are the outer folders ({outer}), not those in them ({inner}); {hint}",)
+        )
+    hint = "if the outer folders are the classes, set classes: top"
+    return _ClassLevel("leaf", (f"the classes are the inner folders ({inner}), not the outer ones ({outer}); {hint}",))
+
+
+def _empty_class_notes(root: Path, config: ImageFolder, source: Source) -> Iterator[str]:
+    """A note about folders beside the class folders that hold no image of the data set."""
+    tops = [root / name for name in split_folders(root, of_classes=True)] or [root]
+    pool = unlabelled_folder(config, Path.cwd())
+    folders = {folder.name for top in tops for folder in _subfolders(top) if folder != pool}
+    with_images = {name for sample_id in source.ids for name in sample_id.split("/")[:-1]}
+    empty = sorted(name for name in folders - with_images if name.lower() not in IMAGE_FOLDERS | MASK_FOLDERS)
+    if empty:
+        yield f"folders without an image are no classes: {listed(empty)}"
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -224,9 +273,11 @@ def _with_few_shot(config: ImageFolder, has_split_folders: bool) -> ImageFolder:
     return undivided.model_copy(update={"few_shot": FewShotDraw(shots="all")})
 
 
-def _counts(source: Source) -> dict[Split, dict[str, int]]:
+def _counts(source: Source, without: Sequence[int] = ()) -> dict[Split, dict[str, int]]:
+    """The number of images by split and class, not counting the positions `without`."""
     assert source.labels is not None, "the classes of a survey are folders"
-    splits = np.array(source.splits)
+    splits = np.array(source.splits, object)
+    splits[list(without)] = None
     by_split: dict[Split, dict[str, int]] = {}
     for split in SPLITS:
         if (splits == split).any():
@@ -239,7 +290,7 @@ def _check_training_images(counts: Mapping[Split, Mapping[str, int]], root: Path
     empty = [name for name, count in counts.get("train", {}).items() if not count]
     if empty or "train" not in counts:
         raise DataError(
-            "classes have no training image",
+            "classes have no training image that can be read",
             where=root,
             got=listed(empty) or "no training images",
             expected="images of each class in the training folder",
@@ -257,6 +308,7 @@ class _Examined(NamedTuple):
 
     Attributes:
         unreadable: the images that cannot be read, with the reason.
+        unreadable_positions: their positions in the source.
         is_whole: whether all images were opened.
     """
 
@@ -264,24 +316,24 @@ class _Examined(NamedTuple):
     looks: list[Look]
     contents: list[bytes]
     unreadable: tuple[str, ...]
+    unreadable_positions: tuple[int, ...]
     is_whole: bool
 
 
 def _examine(source: Source, progress: Progress) -> _Examined:
-    """Open images in an order that depends on their ids alone, until there are enough or the time is over."""
-    order = sorted(range(len(source.ids)), key=lambda position: unit_hash(f"survey/{source.ids[position]}"))
-    wanted = order[:MOST_EXAMINED]
+    """Open images in an order that depends on ids and splits, until there are enough or the time is over."""
+    wanted = _wanted(source)
     positions: list[int] = []
     looks: list[Look] = []
     contents: list[bytes] = []
-    unreadable: list[str] = []
+    unreadable: dict[int, str] = {}
     end = time.monotonic() + MOST_SECONDS
     with ThreadPoolExecutor() as pool, progress.bar("looking at images", len(wanted), "images") as bar:
         for start in range(0, len(wanted), BATCH):
             batch = wanted[start : start + BATCH]
             for position, (content, look) in zip(batch, pool.map(lambda p: _look(source, p), batch), strict=True):
                 if isinstance(look, str):
-                    unreadable.append(f"{source.ids[position]} ({look})")
+                    unreadable[position] = f"{source.ids[position]} ({look})"
                 else:
                     positions.append(position)
                     looks.append(look)
@@ -290,7 +342,17 @@ def _examine(source: Source, progress: Progress) -> _Examined:
             if time.monotonic() > end:
                 break
     whole = len(positions) + len(unreadable) == len(source.ids)
-    return _Examined(positions, looks, contents, tuple(sorted(unreadable)), whole)
+    return _Examined(positions, looks, contents, tuple(sorted(unreadable.values())), tuple(unreadable), whole)
+
+
+def _wanted(source: Source) -> list[int]:
+    """Up to MOST_EXAMINED positions: those of val and test first, at most half where train has more; then train."""
+    order = sorted(range(len(source.ids)), key=lambda position: unit_hash(f"survey/{source.ids[position]}"))
+    held_out = [position for position in order if source.splits[position] in ("val", "test")]
+    train = [position for position in order if source.splits[position] == "train"]
+    pool = [position for position in order if source.splits[position] not in SPLITS]
+    most_held_out = max(MOST_EXAMINED // 2, MOST_EXAMINED - len(train))
+    return [*held_out[:most_held_out], *train, *pool][:MOST_EXAMINED]
 
 
 def _look(source: Source, position: int) -> tuple[bytes, Look | str]:
@@ -326,10 +388,12 @@ def _duplicates(source: Source, examined: _Examined) -> DuplicateCounts:
 def _notes(
     examined: _Examined, duplicates: DuplicateCounts, imbalance: float, counts: Mapping[Split, Mapping[str, int]]
 ) -> Iterator[str]:
+    at_least = "" if examined.is_whole else f"of the {len(examined.positions):,} looked at, at least "
     if not examined.is_whole:
-        yield f"{len(examined.positions):,} images were looked at, drawn by the hash of their names"
+        yield f"not all images were looked at: {len(examined.positions):,}, drawn by the hash of their names"
     if examined.unreadable:
-        yield f"{len(examined.unreadable)} images cannot be read and are skipped: {listed(list(examined.unreadable))}"
+        unreadable = f"{len(examined.unreadable)} images cannot be read and are skipped"
+        yield f"{at_least}{unreadable}: {listed(list(examined.unreadable))}"
     if imbalance >= UNBALANCED:
         train = counts["train"]
         largest, smallest = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
@@ -338,8 +402,8 @@ def _notes(
     across = duplicates.exact_across + duplicates.near_across
     if across:
         yield (
-            f"{across} images of val or test are copies of training images or look nearly like one: accuracy on them "
-            "says little about new images"
+            f"{at_least}{across} images of val or test are copies of training images or look nearly like one: "
+            "accuracy on them says little about new images"
         )
     if within := duplicates.exact_within + duplicates.near_within:
-        yield f"{within} images are copies of another image of their split or look nearly like one"
+        yield f"{at_least}{within} images are copies of another image of their split or look nearly like one"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgevit.configs import Csv
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
+from edgevit.data.roles import read_source
 from edgevit.errors import DataError
 
 from .conftest import MakeImages
@@ -44,6 +45,17 @@ def test_columns_by_their_usual_names_or_without_a_header(folder: Path, separato
     rows = [*([header] if header else []), *EXPECTED.items()]
     text = "\r\n".join(separator.join(row) for row in rows)
     assert labels_by_id(opened(folder, "\ufeff" + text + "\n\n")) == EXPECTED
+
+
+@pytest.mark.parametrize("header", ["filename,x,y,species", "filename,bbox,y,diagnosis"])
+def test_coordinates_are_no_classes_and_guessed_columns_are_noted(folder: Path, header: str):
+    text = f"{header}\nimg/000.png,1,2,cat\nimg/001.png,3,4,dog\n"
+    assert labels_by_id(opened(folder, text)) == {"img/000.png": "cat", "img/001.png": "dog"}
+    label = header.rpartition(",")[2]
+    (note,) = read_source("list", Csv(source="csv", path="list.csv"), folder).notes
+    assert f"'filename' has the paths and '{label}' the labels" in note
+    named = Csv(source="csv", path="list.csv", image_column="filename", label_column=label)
+    assert read_source("list", named, folder).notes == ()
 
 
 def test_columns_that_are_named_in_any_order_with_quotes(folder: Path):
@@ -85,7 +97,10 @@ def test_a_row_twice_counts_once(folder: Path):
         ("image,label\nimg/000.png,a\nimg/9.png,b\n", r"list\.csv:3: there is no such image"),
         ("img/000.png,a\n../list.csv,b\n", r"list\.csv:2: this path leads out of the folder"),
         ("img/000.png,a\n/etc/passwd,b\n", r"list\.csv:2: this path leads out of the folder"),
-        ("img/000.png,a\n,b\n", r"list\.csv:2: this path leads out of the folder"),
+        ("img/000.png,a\n,b\n", r"list\.csv:2: this row has no path"),
+        ("img/000.png,a\n.,b\n", r"list\.csv:2: this path is a folder"),
+        ("img/000.png,a\nimg,b\n", r"list\.csv:2: this path is a folder"),
+        ("filename,x,y\nimg/000.png,3,4\n", "no column of labels is found"),
         (
             "img/000.png,a\nimg/000.png,b\n",
             r"list\.csv:2: 'img/000\.png' has two labels(.|\n)*'a' in line 1, 'b' in line 2",

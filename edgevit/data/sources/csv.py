@@ -27,7 +27,8 @@ IMAGE_COLUMNS = (
     "image", "path", "file", "filename", "filepath", "imagepath", "imagename", "imagefile", "img", "imgpath", "imageid",
     "id",
 )  # fmt: skip
-LABEL_COLUMNS = ("label", "class", "classname", "category", "target", "labels", "y", "species", "diagnosis")
+LABEL_COLUMNS = ("label", "class", "classname", "category", "target", "labels", "species", "diagnosis", "y")
+COORDINATES = {"y": "x"}  # a column that is no label where the other one is there
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 
 
@@ -48,6 +49,14 @@ class _Columns(NamedTuple):
     split: int | None
 
 
+class _Table(NamedTuple):
+    """The rows of a file after its header: the line and the cells of each, their columns, and notes about these."""
+
+    rows: Sequence[tuple[int, list[str]]]
+    columns: _Columns
+    notes: tuple[str, ...]
+
+
 def read(config: Csv, base: Path) -> Source:
     """List the images of a CSV file. Ids are the paths in it. Rows without a label have the split UNLABELLED_SPLIT.
 
@@ -62,7 +71,8 @@ def read(config: Csv, base: Path) -> Source:
     folder = file.parent if config.images is None else absolute_path(config.images, base)
     if not folder.is_dir():
         raise DataError("there is no such folder", where=folder, next="correct 'images' of the data set")
-    rows = list(_rows(config, file, folder))
+    table = _table(config, file)
+    rows = list(_rows(table, file, folder))
     labelled = sorted((row for row in rows if row.label), key=lambda row: row.path)
     if not labelled:
         raise DataError("no row has a label", where=file, got=f"{len(rows)} rows", expected="a path and a label a row")
@@ -71,21 +81,37 @@ def read(config: Csv, base: Path) -> Source:
     labels = class_indices([row.label for row in labelled], classes)
     without_labels = tuple(sorted(row.path for row in rows if not row.label))
     images = FolderImages(folder, (*ids, *without_labels))
-    notes = (f"{len(without_labels)} rows have no label: role pool",) if without_labels else ()
+    notes = table.notes
+    if without_labels:
+        notes += (f"{len(without_labels)} rows have no label: role pool",)
     named = _named_splits(labelled, file)
     splits = named or split_by_hash(ids, config.splits, labels)
     return with_unlabelled(Source(classes, ids, labels, splits, images, notes), without_labels)
 
 
-def _rows(config: Csv, file: Path, folder: Path) -> Iterator[_Row]:
-    """The rows of the file, each path once."""
+def _table(config: Csv, file: Path) -> _Table:
     lines = _cells(file)
     if not lines:
         raise DataError("this file is empty", where=file, expected="a path and a label a row")
-    columns, has_header = _columns(config, lines[0][1], file)
+    first = lines[0][1]
+    columns, has_header = _columns(config, first, file)
+    return _Table(lines[has_header:], columns, _guess_notes(config, columns, first) if has_header else ())
+
+
+def _guess_notes(config: Csv, columns: _Columns, header: Sequence[str]) -> tuple[str, ...]:
+    """A note that names the columns, where the config does not name those of paths and labels."""
+    if config.image_column and config.label_column:
+        return ()
+    taken = f"'{header[columns.image].strip()}' has the paths and '{header[columns.label].strip()}' the labels"
+    return (f"columns taken by their names: {taken}; name others with image_column and label_column",)
+
+
+def _rows(table: _Table, file: Path, folder: Path) -> Iterator[_Row]:
+    """The rows of the file, each path once."""
+    columns = table.columns
     needed = 1 + max(column for column in columns if column is not None)
     first: dict[str, _Row] = {}
-    for line, cells in lines[has_header:]:
+    for line, cells in table.rows:
         if len(cells) < needed:
             got = str(len(cells))
             raise DataError("this row has too few cells", where=f"{file}:{line}", got=got, expected=f"{needed} or more")
@@ -141,11 +167,11 @@ def _columns(config: Csv, first: Sequence[str], file: Path) -> tuple[_Columns, b
             raise _no_column("labels", first, file)
         return _Columns(paths[0], others[0], None), False
     usual = {"image_column": IMAGE_COLUMNS, "label_column": LABEL_COLUMNS, "split_column": SPLIT_COLUMNS}
-    found = {option: _position(asked[option], usual[option], first, file) for option in asked}
-    image, label = found["image_column"], found["label_column"]
+    positions = {option: _position(asked[option], usual[option], first, file) for option in asked}
+    image, label = positions["image_column"], positions["label_column"]
     if image is None or label is None:
         raise _no_column("paths" if image is None else "labels", first, file)
-    return _Columns(image, label, found["split_column"]), True
+    return _Columns(image, label, positions["split_column"]), True
 
 
 def _position(asked: str | None, usual: Sequence[str], header: Sequence[str], file: Path) -> int | None:
@@ -156,7 +182,8 @@ def _position(asked: str | None, usual: Sequence[str], header: Sequence[str], fi
             raise DataError(f"there is no column '{asked}'", where=f"{file}:1", expected=listed(names), next=nearest)
         return names.index(asked)
     plain = [name.lower().replace("_", "").replace("-", "").replace(" ", "") for name in names]
-    return next((plain.index(name) for name in usual if name in plain), None)
+    candidates = (name for name in usual if COORDINATES.get(name) not in plain)
+    return next((plain.index(name) for name in candidates if name in plain), None)
 
 
 def _no_column(what: str, first: Sequence[str], file: Path) -> DataError:
@@ -173,18 +200,22 @@ def _path(cell: str, folder: Path, where: str) -> str:
     """The path of a cell, relative to the folder, with "/"; with the suffix of the file if the cell has none."""
     written = cell.strip().replace("\\", "/")
     path = Path(os.path.normpath(folder / written))
-    if not written or "\0" in written or not path.is_relative_to(os.path.normpath(folder)) or leads_out(path, folder):
+    if not written:
+        raise DataError("this row has no path", where=where, expected="a path in the data set's folder")
+    if "\0" in written or not path.is_relative_to(os.path.normpath(folder)) or leads_out(path, folder):
         expected = "a path in the data set's folder"
         raise DataError("this path leads out of the folder", where=where, got=cell, expected=expected)
     relative = path.relative_to(os.path.normpath(folder)).as_posix()
-    if os.path.exists(path) or PurePosixPath(relative).suffix.lower() in image_suffixes():
+    if os.path.isfile(path) or PurePosixPath(relative).suffix.lower() in image_suffixes():
         return _present(relative, path, where)
-    with_suffix = [suffix for suffix in sorted(image_suffixes()) if os.path.exists(f"{path}{suffix}")]
+    with_suffix = [suffix for suffix in sorted(image_suffixes()) if os.path.isfile(f"{path}{suffix}")]
     return relative + with_suffix[0] if with_suffix else _present(relative, path, where)
 
 
 def _present(relative: str, path: Path, where: str) -> str:
-    if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long
+    if os.path.isdir(path):
+        raise DataError("this path is a folder", where=where, got=path, expected="the path of an image")
+    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
         raise DataError(
             "there is no such image", where=where, got=path, next="correct 'images' of the data set, or the row"
         )
