@@ -235,3 +235,13 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("value", "up"), [(1.064, 1.1), (0.331, 0.34), (12, 12), (9.91, 10), (30.2, 31)])
 def test_a_budget_is_rounded_up(value: float, up: float) -> None:
     assert rounded_up(value) == up
+
+
+def test_a_shipped_recipe_takes_no_options_of_photos(tmp_path: Path) -> None:
+    command = ["init", "--recipe", "quickstart", "--out", str(tmp_path / "q.yaml")]
+    answer = CliRunner().invoke(app, [*command, "--latency-ms", "7"])
+    assert answer.exit_code != 0
+    assert isinstance(answer.exception, RecipeError)
+    assert "--latency-ms" in str(answer.exception)
+    assert not (tmp_path / "q.yaml").exists()
+    assert CliRunner().invoke(app, command).exit_code == 0

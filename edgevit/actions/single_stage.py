@@ -59,10 +59,7 @@ class SingleStages:
             return path
         from edgevit.graphs.files import onnx_file
 
-        model = self.model(path)
-        if model.kind == "checkpoint":
-            raise ArtifactError("a checkpoint has no graph yet", where=path, next="export it to ONNX")
-        return onnx_file(model)
+        return onnx_file(self.model(path))
 
     def labelled_images(self, folder: Path) -> Artifact:
         """A folder of class folders; of its folder of test images where it has one."""

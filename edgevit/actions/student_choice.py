@@ -17,7 +17,7 @@ from edgevit.models.pretrained import can_be_had, check_pretrained, model_of_wei
 from edgevit.models.timm_models import check_model_name
 from edgevit.progress import Progress
 from edgevit.selection.candidates import MS_PER_GMAC, Candidate, measured, shortlist, sizes_of
-from edgevit.selection.choice import MOST_TIMINGS, ROOM, Choice, most_capable
+from edgevit.selection.choice import MOST_TIMINGS, ROOM, Choice, meets, most_capable
 from edgevit.selection.kept import timed
 from edgevit.selection.records import DeployedForm, Student, Timing
 
@@ -187,9 +187,14 @@ def no_student(choices: Sequence[Choice], latency_ms: float, size_mib: float | N
     fastest = min(timings, key=lambda candidate: timings[candidate].p50_ms)
     budget_ms = min((ms for choice in choices if (ms := choice.least_budget_ms) is not None), default=None)
     limits = f"{latency_ms:g} ms" + (f" and {size_mib:g} MiB" if size_mib is not None else "")
-    smallest_mib = min(timing.size_bytes for timing in timings.values()) / 2**20
-    is_size = budget_ms is None or budget_ms <= latency_ms
-    option = f"--size-mib {rounded_up(smallest_mib):g}" if is_size else f"--latency-ms {rounded_up(budget_ms or 0):g}"
+    fast_enough = [timing.size_bytes / 2**20 for timing in timings.values() if meets(timing, latency_ms, None)]
+    if budget_ms is not None and budget_ms > latency_ms:
+        option = f"--latency-ms {rounded_up(budget_ms):g}"
+    elif fast_enough:
+        option = f"--size-mib {rounded_up(min(fast_enough)):g}"
+    else:
+        least_ms = min(timing.p50_high_ms for timing in timings.values()) / ROOM
+        option = f"--latency-ms {rounded_up(least_ms):g} without --size-mib"
     return CheckFailed(
         f"no student meets the budget of {limits} here",
         got=f"{timings[fastest].p50_ms:.2g} ms for {fastest}, the fastest that was timed",

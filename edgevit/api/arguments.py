@@ -51,7 +51,8 @@ def number_argument(value: Any, kind: type[N], within: Range, where: str) -> N:
 
 def size_argument(value: Any, where: str) -> tuple[int, int]:
     """(height, width) in pixels, from one side or from two."""
-    sides = value if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value, value)
+    value = plain(value, where)
+    sides = value if isinstance(value, list) else (value, value)
     if len(sides) != 2:
         raise RecipeError("this is no size", where=where, got=_shown(value), expected="one side, or (height, width)")
     height, width = (number_argument(side, int, SIDE, where) for side in sides)

@@ -163,12 +163,16 @@ def evaluate(model: ModelLike, data: Data, *, protocol: Literal["episodes"], **o
 
 @overload
 def evaluate(
-    model: ModelLike, data: Data, *, protocol: Literal["standard", "corruptions"] = ..., **options: Any
+    model: ModelLike,
+    data: Data,
+    *,
+    protocol: Literal["standard", "corruptions", "cross_validation"] = ...,
+    **options: Any,
 ) -> Evaluation: ...
 
 
 def evaluate(model: ModelLike, data: Data, **options: Any) -> Evaluation | FewShotEvaluation:
-    """Measure accuracy on labelled images; optionally under corruption, or few-shot.
+    """Measure accuracy on labelled images; optionally under corruption, few-shot, or by cross-validation.
 
     Args:
         data: a folder CLASS/*.jpg, or a folder whose subfolder test/ is one; or a data set object: `classes`, a length,
@@ -258,13 +262,14 @@ def compare(
     return replace(comparison, names=(first, second))
 
 
-def bundle(model: ModelLike, out: str | Path, support: Data | None = None) -> Path:
+def bundle(model: ModelLike, out: str | Path, support: Data | None = None, **options: Any) -> Path:
     """Pack a model for a device: the ONNX file, labels, preprocessing, a runner, and the hash of each file.
 
     Args:
         out: the new folder.
         support: labelled images of each class, with which the bundle can take more classes; for a model that was
             exported with `embedding=True`.
+        options: more options of the stage `bundle`: `compiled`, `web`, `web_runtime`.
 
     Raises:
         ArtifactError: there is something at `out` already.
@@ -279,7 +284,7 @@ def bundle(model: ModelLike, out: str | Path, support: Data | None = None) -> Pa
     with ExitStack() as opened:
         if support is not None:
             inputs["support"] = opened.enter_context(support_images(support, stages()))
-        made = _artifact_of(Bundle, "bundle", inputs, {})
+        made = _artifact_of(Bundle, "bundle", inputs, options)
     with whole_or_not_at_all(target) as part:
         copy_folder(made.path, part)
     return target
@@ -293,6 +298,7 @@ def run(
     device: str = "auto",
     workers: int | None = None,
     fresh: Sequence[str] = (),
+    anyway: bool = False,
 ) -> Run:
     """Run a recipe. Finished stages are not run again, and a stopped run goes on, as with `edgevit run`.
 
@@ -303,14 +309,17 @@ def run(
         device: where training runs: cpu, cuda, or auto (cuda where it works).
         workers: processes that load images.
         fresh: ids of stages to run again.
+        anyway: train also where the student will not meet the latency budget.
 
     Raises:
+        CheckFailed: the student, timed untrained, will not meet the latency budget.
         RecipeError: the recipe is wrong; the line and the nearest valid name are given. Or an argument is wrong.
     """
     import sys
 
     from edgevit import pipeline
     from edgevit.actions.doctor import training_device
+    from edgevit.actions.early_latency import check_latency_early
     from edgevit.context import Context
     from edgevit.progress import progress_for
     from edgevit.recipe import recipe_and_folder
@@ -322,6 +331,8 @@ def run(
     if workers is not None:
         context = replace(context, workers=number_argument(workers, int, WORKERS, argument("run", "workers")))
     again, all_runs = names_argument(fresh, argument("run", "fresh")), path_argument(runs, argument("run", "runs"))
+    if not anyway:
+        check_latency_early(loaded, base, all_runs, context, again)
     done = pipeline.run(loaded, base, all_runs, context, again)
     folder = all_runs.resolve() / loaded.name
     return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})

@@ -94,11 +94,15 @@ def _from_object(data: LabelledImages, file: Path) -> Artifact:
     Raises:
         DataError: the object has no classes, or its images differ in size.
     """
-    if not (hasattr(data, "classes") and hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data)):
+    if not (hasattr(data, "classes") and hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         raise DataError(
             "this is no data set",
             got=type(data).__name__,
             expected="a folder, or an object with `classes`, a length, and (image, class index) by position",
+        )
+    if not len(data):
+        raise DataError(
+            "the data set object holds no images", got=type(data).__name__, expected="a length of 1 or more"
         )
     images, labels = zip(*_samples(data), strict=True)
     if len(sizes := {image.shape for image in images}) > 1:
@@ -116,12 +120,20 @@ def _from_object(data: LabelledImages, file: Path) -> Artifact:
 def _samples(data: LabelledImages) -> Iterator[tuple[NDArray[np.uint8], int]]:
     for position in range(len(data)):
         image, label = data[position]
+        if not 0 <= int(label) < len(data.classes):
+            raise DataError(
+                "the label is no index into the classes",
+                where=f"sample {position}",
+                got=label,
+                expected=f"0 to {len(data.classes) - 1}",
+            )
         yield _rgb(image, f"sample {position}"), int(label)
 
 
 def _rgb(image: Any, where: str) -> NDArray[np.uint8]:
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
+    has_channels = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))
+    if pixels.dtype != np.uint8 or not has_channels or not pixels.size:
         raise DataError(
             "this is no image",
             where=where,

@@ -8,14 +8,14 @@ import webbrowser
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.api.model import Model
 from edgevit.artifacts import MODEL_KINDS, Artifact
-from edgevit.errors import ArtifactError, did_you_mean
+from edgevit.errors import ArtifactError, RecipeError, did_you_mean
 from edgevit.report.tables import html_table
 from edgevit.report.text import (
     FEW_SHOT_HEADER,
@@ -27,6 +27,8 @@ from edgevit.report.text import (
     top1_sentence,
 )
 from edgevit.terminal import printable
+
+PERCENTILES: tuple[Literal[50, 90, 99], ...] = (50, 90, 99)
 
 
 @dataclass(frozen=True, repr=False)
@@ -163,8 +165,10 @@ class Latency:
         latency = self.artifact.metrics["latency_ms"]
         return float(latency["p50_low"]), float(latency["p50_high"])
 
-    def percentile_ms(self, percent: int) -> float:
-        """The 50th, 90th or 99th percentile, in milliseconds."""
+    def percentile_ms(self, percent: Literal[50, 90, 99]) -> float:
+        """The 50th, 90th or 99th percentile, in milliseconds. Raises RecipeError for another one."""
+        if percent not in PERCENTILES:
+            raise RecipeError("this percentile is not recorded", got=percent, expected="50, 90 or 99")
         return float(self.artifact.metrics["latency_ms"][f"p{percent}"])
 
     @property
@@ -183,7 +187,7 @@ class Latency:
         return f"<edgevit.Latency {self}>"
 
     def _repr_html_(self) -> str:
-        latency = [(f"p{percent}", f"{self.percentile_ms(percent):.3g} ms") for percent in (50, 90, 99)]
+        latency = [(f"p{percent}", f"{self.percentile_ms(percent):.3g} ms") for percent in PERCENTILES]
         names = ("target", "runtime", "threads", "batch_size", "precision")
         conditions = [(name.replace("_", " "), self.artifact.metrics[name]) for name in names]
         return html_table(("latency", ""), [*latency, *conditions])
@@ -233,7 +237,11 @@ class Report:
         return printable(summary(self.data))
 
     def __repr__(self) -> str:
-        verdict = {True: "meets its budget", False: "misses its budget", None: "has no budget"}[self.meets_budget]
+        verdict = {
+            True: "meets its budget",
+            False: "misses its budget",
+            None: "has no budget, or a budget that cannot be judged",
+        }[self.meets_budget]
         return f"<edgevit.Report {self.artifact.id}: the run {verdict}>"
 
     def _repr_html_(self) -> str:

@@ -134,6 +134,7 @@ def why(
 
 
 def init(
+    context: typer.Context,
     folder: Annotated[
         Path | None,
         typer.Argument(
@@ -160,7 +161,10 @@ def init(
         int | None, number("--shots", bounds.COUNT, "Labelled images of each class. By default, all labels are used.")
     ] = None,
     student: Annotated[
-        str | None, typer.Option("--student", metavar="NAME", help="The student, by its timm name. It is timed, too.")
+        str | None,
+        typer.Option(
+            "--student", metavar="NAME", help="The student, by its timm name. The budget decides its image size."
+        ),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option("--teacher", metavar="NAME", help="The teacher, by its timm name.")
@@ -212,11 +216,20 @@ def init(
         for line in written.lines:
             echo(line)
     elif shipped is not None and folder is None:
+        if unused := [option for option in _given_options(context) if option not in ("--recipe", "--out", "--force")]:
+            raise RecipeError("a recipe that comes with edgevit is copied as it is", got=f"--recipe and {unused[0]}",
+                              next="edit the copy, or change values with edgevit run --set")  # fmt: skip
         write_text_whole(out, shipped_recipe(shipped).read_text(encoding="utf-8"))
     else:
         raise RecipeError("init takes a folder of images or --recipe NAME", expected="one of them")
     echo(f"wrote {out}")
     next_command("edgevit run", out)
+
+
+def _given_options(context: typer.Context) -> list[str]:
+    """The options on the command line."""
+    sources = {each.opts[0]: context.get_parameter_source(each.name or "") for each in context.command.params}
+    return [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def report(

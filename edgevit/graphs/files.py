@@ -121,6 +121,8 @@ def artifact_from_onnx(path: Path) -> Artifact:
 
 def onnx_file(artifact: Artifact) -> Path:
     """The ONNX file of an artifact, after a check of its hash and those of its weights files."""
+    if artifact.kind == "checkpoint":
+        raise ArtifactError("a checkpoint has no graph yet", where=artifact.id, next="export it to ONNX")
     files = [name for name, entry in artifact.manifest.files.items() if entry.content]
     is_users_file = artifact.manifest.stage == USERS_FILE  # which may have any name, and comes first
     names = files[:1] if is_users_file else [name for name in files if name.endswith(".onnx")]

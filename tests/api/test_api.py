@@ -20,7 +20,7 @@ from torch import nn
 import edgevit
 from edgevit.api import functions, workspace
 from edgevit.api.inputs import labelled_images, support_images
-from edgevit.errors import ArtifactError, DataError, EdgevitError, RecipeError
+from edgevit.errors import ArtifactError, CheckFailed, DataError, EdgevitError, RecipeError
 
 DIGITS = [str(digit) for digit in range(10)]
 RECIPE = """\
@@ -105,6 +105,12 @@ def test_a_run_is_a_mapping_of_its_results(tmp_path: Path, monkeypatch: pytest.M
     assert by_bundle[0].confidence == pytest.approx(by_student[0].confidence, abs=1e-3)
     with pytest.raises(KeyError, match="Did you mean 'student'"):
         run["studnet"]
+
+
+def test_a_student_that_is_too_slow_is_not_trained(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    with pytest.raises(CheckFailed, match=r"0\.0001 ms"):
+        edgevit.run(tmp_path / "small.yaml", {"budget.latency_ms": 1e-4}, runs=tmp_path / "runs", workers=0)
 
 
 def test_a_module_of_ones_own_goes_through_export_evaluate_and_profile(photos: Path) -> None:

@@ -12,12 +12,27 @@ import pytest
 from torch import nn
 
 import edgevit
-from edgevit.api.arguments import as_settings
+from edgevit.api.arguments import as_settings, size_argument
 from edgevit.errors import EdgevitError, RecipeError
 from tests.api.test_api import DIGITS, DigitImages
 
 api: Any = edgevit  # wrong types are given on purpose
 MODULE = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+
+
+class Labelled:
+    """A data set object of black images with one label."""
+
+    classes = ("a", "b")
+
+    def __init__(self, label: int = 0, count: int = 2) -> None:
+        self.label, self.count = label, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return np.zeros((8, 8, 3), np.uint8), self.label
 
 
 @pytest.mark.parametrize(
@@ -51,6 +66,13 @@ MODULE = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
         (lambda onnx: api.run("quickstart", ["name=x"]), r"run\(settings=…\)"),
         (lambda onnx: api.run("quickstart", {"name": {1}}), r"run\(settings=…\)"),
         (lambda onnx: api.run("quickstart", device="gpu"), r"run\(device=…\)"),
+        (lambda onnx: onnx.predict(np.zeros((0, 4, 3), np.uint8)), r"this is no image"),
+        (
+            lambda onnx: api.evaluate(onnx, Labelled(label=7)),
+            r"(?s)sample 0: the label is no index into the classes.*0 to 1",
+        ),
+        (lambda onnx: api.evaluate(onnx, Labelled(count=0)), r"holds no images"),
+        (lambda onnx: api.profile(onnx, duration_s=0.1, warmup_s=0).percentile_ms(95), r"50, 90 or 99"),
     ],
 )
 def test_a_wrong_argument_is_named(call: Callable[[Any], object], match: str, onnx: edgevit.Model) -> None:
@@ -128,3 +150,14 @@ def test_a_saved_model_holds_its_weights(onnx: edgevit.Model, tmp_path: Path) ->
     shutil.rmtree(source.parent)
     images = [DigitImages()[index][0] for index in range(4)]
     assert edgevit.load(saved).predict(images) == onnx.predict(images)
+
+
+def test_a_side_may_be_a_scalar_of_numpy() -> None:
+    assert size_argument(np.array(24), "here") == size_argument(np.int64(24), "here") == (24, 24)
+    assert size_argument(np.array([24, 32]), "here") == (24, 32)
+
+
+def test_a_checkpoint_has_to_be_exported_first(checkpoint: edgevit.Model, tmp_path: Path) -> None:
+    for call in (lambda: api.quantize(checkpoint, DigitImages()), lambda: api.bundle(checkpoint, tmp_path / "b")):
+        with pytest.raises(EdgevitError, match="export"):
+            call()
