@@ -152,14 +152,13 @@ class Lineup:
 
     def _method_of_head(self) -> str | None:
         """The few-shot method that fitted the deployed model's head; None for a head that was trained."""
-        stages = ((artifact, STAGES.get(current_stage(artifact.manifest.stage) or "")) for artifact in self.line)
-        fits = (
-            (artifact, stage)
-            for artifact, stage in stages
-            if stage is not None and (stage is Fewshot or issubclass(stage, Training))
-        )
-        artifact, stage = next(fits, (None, None))
-        return artifact.metrics.get("method") if artifact is not None and stage is Fewshot else None
+        for artifact in self.line:
+            stage = STAGES.get(current_stage(artifact.manifest.stage) or artifact.manifest.stage)
+            if stage is Fewshot:
+                return str(artifact.metrics.get("method"))
+            if stage is not None and issubclass(stage, Training):
+                return None
+        return None
 
     def baselines(self) -> list[tuple[str, Variant]]:
         """The models that the deployed model is compared with: a role and the variant, without itself."""

@@ -154,9 +154,9 @@ def explanation(doubt: Doubt) -> str:
             return f"{'; '.join(map(_overlap, overlaps))}. {_by_size(overlaps, top1, at_worst)}"
         case ClassesWithoutRightPrediction(classes):
             most = max(each.n for each in classes)
-            names = listed([f"'{each.name}'" for each in classes], SHOWN)
+            said = listed([f"'{each.name}'" for each in classes], SHOWN)
             return (
-                f"{names}. Each of them has at most {most:,} test "
+                f"{said}. Each of them has at most {most:,} test "
                 f"image{'s' if most > 1 else ''}, too few to tell whether the model recognizes it."
             )
         case FewTestImages(n, top1, enough):

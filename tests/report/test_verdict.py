@@ -113,6 +113,18 @@ def test_a_cross_validation_of_another_head_is_named_and_judges_no_floor(run: Me
     assert "2 copies of images were left out." in report["cautions"][0]
 
 
+@pytest.mark.parametrize(("method", "meets"), [("nearest_centroid", True), ("ridge", None)])
+def test_a_cross_validation_of_the_deployed_head_judges_a_floor(tmp_path: Path, method: str, meets: bool | None):
+    run, name = quickstart(tmp_path), "fitted"
+    how = {"folds": 5, "method": method, "copies_left_out": 0}
+    fitted = {"method": "nearest_centroid"}
+    run.checkpoint(name, "fewshot", 9, fitted, model="teacher", support="digits.support")
+    run.onnx(f"{name}_onnx", "export", 100, {"precision": "float32"}, model=name)
+    run.predicted(f"{name}_folds", f"{name}_onnx", LABELS, nearly_right(LABELS), cross_validation=how)
+    report = report_json(lineup(run.of(f"{name}_folds")), Budget(top1=0.9), "quickstart")
+    assert report["verdict"]["meets_budget"] is meets
+
+
 def test_every_doubt_has_its_own_tone(run: MeasuredRun, tmp_path: Path):
     name = "never_and_learned"
     predicted = [1 if label == 0 else label for label in LABELS]
