@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+from scipy.special import bdtr
 
 from edgevit.configs import Budget
 from edgevit.data.duplicates import Overlap
@@ -15,7 +18,10 @@ from edgevit.evaluation.paired import Drop, paired_drop
 from edgevit.profiling.latency_record import LatencyRecord
 
 WIDEST_INTERVAL = 0.2  # of top-1: with a wider one, there are too few test images
-MISSED = 0.5  # the interval of a missed class's recall ends below; with no right prediction, from 4 images on
+MISSED = 0.5  # a class without a right prediction is missed if a recall of at least MISSED is ruled out
+LEVEL = 0.05  # the chance of a missed class among all classes, if every class is recognized
+MANY_CLASSES = 0.25  # of all classes: so many without a right prediction are a doubt, however few images they have
+LARGE_SHARE = 0.01  # of test images: with more of them learned from, there is a doubt, whatever the limits
 
 LimitName: TypeAlias = Literal["latency_ms", "size_mib", "top1_drop", "top1", "balanced_accuracy", "recall"]
 FLOORS: tuple[LimitName, ...] = ("top1", "balanced_accuracy", "recall")
@@ -30,6 +36,7 @@ class Records:
         float_student: the float source of the model, for `top1_drop`.
         random_weights: a sentence about weights that nobody trained; None if all weights are trained.
         learned_from: the test images that the model learned from.
+        of_other_head: whether `accuracy` is that of another head on the model's features, as in cross-validation.
     """
 
     size_bytes: int | None = None
@@ -38,6 +45,18 @@ class Records:
     float_student: AccuracyRecord | None = None
     random_weights: str | None = None
     learned_from: tuple[Overlap, ...] = ()
+    of_other_head: bool = False
+
+
+class SharedImages(NamedTuple):
+    """Test images that a model learned from. An image in two data sets is counted twice.
+
+    Attributes:
+        share: of the test images, 0 to 1.
+    """
+
+    images: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,7 @@ class Judgement:
     limit: float
     value: Share | None
     met: bool | None
-    by_doubt: Literal["constant_guess", "learned_from"] | None = None
+    by_doubt: Literal["constant_guess", "learned_from", "other_head"] | None = None
     of_class: ClassRecall | None = None
 
     @property
@@ -82,10 +101,23 @@ class NotBetterThanConstantGuess:
 class MissedClasses:
     """Classes that are never recognized, or less often than by a guess among all classes.
 
-    The recall's interval ends below MISSED, or, if a prediction is right, below the share of one class among all.
+    A recall of MISSED is ruled out, or, if a prediction is right, a recall of one class among all. The exact binomial
+    tests are corrected for the number of classes (Holm 1979).
     """
 
     classes: tuple[ClassRecall, ...]
+
+
+@dataclass(frozen=True)
+class ClassesWithoutRightPrediction:
+    """Several classes without a right prediction, each with too few images for MissedClasses.
+
+    Attributes:
+        of: the number of classes with images.
+    """
+
+    classes: tuple[ClassRecall, ...]
+    of: int
 
 
 @dataclass(frozen=True)
@@ -97,9 +129,15 @@ class RandomWeights:
 
 @dataclass(frozen=True)
 class LearnedTestImages:
-    """The model learned from images of the test set."""
+    """The model learned from more than LARGE_SHARE of the test images, or from enough of them to decide a floor.
+
+    Attributes:
+        top1_at_worst: top-1 if every such image is counted as wrong.
+    """
 
     overlaps: tuple[Overlap, ...]
+    top1: Share
+    top1_at_worst: float
 
 
 @dataclass(frozen=True)
@@ -115,7 +153,14 @@ class FewTestImages:
     enough: int
 
 
-Doubt: TypeAlias = NotBetterThanConstantGuess | RandomWeights | MissedClasses | LearnedTestImages | FewTestImages
+Doubt: TypeAlias = (
+    NotBetterThanConstantGuess
+    | RandomWeights
+    | MissedClasses
+    | LearnedTestImages
+    | ClassesWithoutRightPrediction
+    | FewTestImages
+)
 
 
 @dataclass(frozen=True)
@@ -137,14 +182,14 @@ class Verdict:
 def judge(records: Records, budget: Budget) -> Verdict:
     """The verdict on a model.
 
-    The measured value decides whether a limit is met, not its interval. There are two exceptions. A model that is not
-    shown to be better than a constant guess meets no limit on accuracy. A floor on accuracy that would be met cannot be
-    judged if the model learned from test images.
+    The measured value decides whether a limit is met, not its interval. There are three exceptions. A limit on accuracy
+    cannot be judged by the accuracy of another head. A model that is not shown to be better than a constant guess meets
+    no limit on accuracy. A floor on accuracy that is met cannot be judged if the model learned from test images, and
+    the floor would not be met with these images counted as wrong.
     """
-    doubts = tuple(_doubts(records))
-    kinds = {type(doubt) for doubt in doubts}
-    judgements = tuple(_in_doubt(judgement, kinds) for judgement in _judgements(records, budget))
-    return Verdict(judgements, doubts)
+    judgements = tuple(_in_doubt(judgement, records) for judgement in _judgements(records, budget))
+    decides = any(judgement.by_doubt == "learned_from" for judgement in judgements)
+    return Verdict(judgements, tuple(_doubts(records, learned_decides=decides)))
 
 
 def compared_with_constant_guess(accuracy: AccuracyRecord) -> Drop:
@@ -152,8 +197,13 @@ def compared_with_constant_guess(accuracy: AccuracyRecord) -> Drop:
     return paired_drop(accuracy.correct_by_constant_guess, accuracy.correct)
 
 
-def drop_between(baseline: AccuracyRecord, model: AccuracyRecord) -> Drop | None:
-    """The loss of top-1 over the images that both models were measured on; None without such images."""
+def drop_between(baseline: AccuracyRecord | None, model: AccuracyRecord | None) -> Drop | None:
+    """The loss of top-1 over the images that both models were measured on, by one protocol; None without such images.
+
+    None too if a model was not measured.
+    """
+    if baseline is None or model is None or baseline.protocol != model.protocol:
+        return None
     places = {name: place for place, name in enumerate(baseline.sample_ids)}
     shared = [place for place, name in enumerate(model.sample_ids) if name in places]
     if not shared:
@@ -162,32 +212,72 @@ def drop_between(baseline: AccuracyRecord, model: AccuracyRecord) -> Drop | None
     return paired_drop(before, model.correct[shared])
 
 
+def shared_images(overlaps: Sequence[Overlap]) -> SharedImages:
+    """The test images in these overlaps."""
+    share = sum(overlap.images / overlap.of for overlap in overlaps)
+    return SharedImages(sum(overlap.images for overlap in overlaps), min(1.0, share))
+
+
 # Doubts -------------------------------------------------------------------------------------------------------
 
 
-def _doubts(records: Records) -> Iterator[Doubt]:
+def _doubts(records: Records, learned_decides: bool) -> Iterator[Doubt]:
     accuracy = records.accuracy
-    if accuracy is not None:
+    if accuracy is not None and not _beats_constant_guess(accuracy):
         drop = compared_with_constant_guess(accuracy)
-        if drop.high >= 0:
-            yield NotBetterThanConstantGuess(accuracy.constant_guess, accuracy.top1, drop)
+        yield NotBetterThanConstantGuess(accuracy.constant_guess, accuracy.top1, drop)
     if records.random_weights is not None:
         yield RandomWeights(records.random_weights)
     if accuracy is None:
         return
-    if missed := tuple(_missed(accuracy)):
+    if missed := _missed(accuracy):
         yield MissedClasses(missed)
-    if records.learned_from:
-        yield LearnedTestImages(records.learned_from)
+    if learned_decides or shared_images(records.learned_from).share > LARGE_SHARE:
+        at_worst = _at_worst(accuracy, shared_images(records.learned_from).images)["top1"]
+        yield LearnedTestImages(records.learned_from, accuracy.top1, at_worst)
+    if unrecognized := _without_right_prediction(accuracy, missed):
+        yield ClassesWithoutRightPrediction(unrecognized, len(accuracy.recalls))
     if accuracy.top1.high - accuracy.top1.low > WIDEST_INTERVAL:
         yield FewTestImages(accuracy.n, accuracy.top1, _enough_images(accuracy.top1.value))
 
 
-def _missed(accuracy: AccuracyRecord) -> Iterator[ClassRecall]:
+def _beats_constant_guess(accuracy: AccuracyRecord) -> bool:
+    return compared_with_constant_guess(accuracy).high < 0
+
+
+def _missed(accuracy: AccuracyRecord) -> tuple[ClassRecall, ...]:
+    """The classes whose recall is shown to be too low, by exact binomial tests with Holm's correction."""
     by_guess = min(MISSED, 1 / len(accuracy.recalls))
-    for each in accuracy.recalls:
-        if each.recall.high < (by_guess if each.correct else MISSED):
-            yield each
+    chances = np.array(
+        [bdtr(each.correct, each.n, by_guess if each.correct else MISSED) for each in accuracy.recalls], np.float64
+    )
+    order = np.argsort(chances, kind="stable")
+    passes = chances[order] <= LEVEL / np.arange(len(chances), 0, -1)
+    rejected = set(order[: len(chances) if passes.all() else int(passes.argmin())].tolist())
+    return tuple(each for place, each in enumerate(accuracy.recalls) if place in rejected)
+
+
+def _without_right_prediction(accuracy: AccuracyRecord, missed: Sequence[ClassRecall]) -> tuple[ClassRecall, ...]:
+    """The classes without a right prediction that are not in `missed`, if they are many; otherwise none.
+
+    They are many if they are MANY_CLASSES of all, or if chance rarely gives so many where every recall is MISSED.
+    """
+    tested = [each for each in accuracy.recalls if each not in missed]
+    classes = tuple(each for each in tested if not each.correct)
+    if len(classes) < 2:
+        return ()
+    chance = _chance_of_at_least(len(classes), [MISSED**each.n for each in tested])
+    return classes if chance <= LEVEL or len(classes) >= MANY_CLASSES * len(accuracy.recalls) else ()
+
+
+def _chance_of_at_least(least: int, chances: Sequence[float]) -> float:
+    """The probability of `least` successes or more in independent trials with these chances of success."""
+    fewer = np.zeros(least)  # the probability of each number of successes below `least`
+    fewer[0] = 1
+    for chance in chances:
+        fewer[1:] = fewer[1:] * (1 - chance) + fewer[:-1] * chance
+        fewer[0] *= 1 - chance
+    return 1 - float(fewer.sum())
 
 
 def _enough_images(top1: float) -> int:
@@ -226,12 +316,33 @@ def _values(records: Records) -> dict[LimitName, Share]:
     return values
 
 
-def _in_doubt(judgement: Judgement, doubts: set[type[Doubt]]) -> Judgement:
+def _in_doubt(judgement: Judgement, records: Records) -> Judgement:
     """The judgement, with the consequences of doubts."""
-    if not judgement.met or judgement.name not in ON_ACCURACY:
+    accuracy, name = records.accuracy, judgement.name
+    if accuracy is None or judgement.met is None or name not in ON_ACCURACY:
         return judgement
-    if NotBetterThanConstantGuess in doubts:
+    if records.of_other_head:
+        return replace(judgement, met=None, by_doubt="other_head")
+    if not judgement.met:
+        return judgement
+    if not _beats_constant_guess(accuracy):
         return replace(judgement, met=False, by_doubt="constant_guess")
-    if LearnedTestImages in doubts and judgement.name in FLOORS:
+    at_worst = _at_worst(accuracy, shared_images(records.learned_from).images)
+    if at_worst.get(name, judgement.limit) < judgement.limit:
         return replace(judgement, met=None, by_doubt="learned_from")
     return judgement
+
+
+def _at_worst(accuracy: AccuracyRecord, shared: int) -> dict[LimitName, float]:
+    """The lowest possible value of each floor if `shared` images, of unknown classes, are counted as wrong."""
+    if not shared:
+        return {}
+    correct, lost, left = int(accuracy.correct.sum()), 0.0, shared
+    for each in sorted(accuracy.recalls, key=lambda each: each.n):  # an image of a small class weighs most
+        wrong = min(left, each.correct)
+        lost, left = lost + wrong / each.n, left - wrong
+    return {
+        "top1": max(0, correct - shared) / accuracy.n,
+        "balanced_accuracy": accuracy.balanced_accuracy.value - lost / len(accuracy.recalls),
+        "recall": min(max(0, each.correct - shared) / each.n for each in accuracy.recalls),
+    }

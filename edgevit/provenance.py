@@ -90,7 +90,7 @@ def data_behind(model: Artifact, of_body: bool = False) -> dict[str, str]:
 def _without_heads(behind: Sequence[Artifact]) -> list[Artifact]:
     """The artifacts, in their order, without stages that fitted a head after the last training of the body.
 
-    An earlier head counts: a teacher passes the labels of its head on.
+    A head that was fitted before a training counts, because a teacher passes its labels on to the student.
     """
     stages = [STAGES.get(current_stage(artifact.manifest.stage) or artifact.manifest.stage) for artifact in behind]
     trains = [stage is not None and issubclass(stage, Training) for stage in stages]

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from edgevit.budget import (
+    ClassesWithoutRightPrediction,
     FewTestImages,
     LearnedTestImages,
     MissedClasses,
     NotBetterThanConstantGuess,
     RandomWeights,
     Records,
+    _at_worst,
+    _chance_of_at_least,
     compared_with_constant_guess,
     drop_between,
     judge,
@@ -123,7 +129,7 @@ def test_the_constant_guess_is_compared_on_the_same_images(drawn: list[tuple[int
 
 @pytest.mark.parametrize(
     ("correct", "images", "missed"),
-    [(0, 3, False), (0, 4, True), (0, 40, True), (1, 40, True), (6, 40, True), (10, 40, False), (1, 4, False)],
+    [(0, 5, False), (0, 6, True), (0, 40, True), (1, 40, True), (6, 40, True), (10, 40, False), (1, 4, False)],
 )
 def test_a_class_is_missed_where_its_images_are_enough_to_say_so(correct: int, images: int, missed: bool) -> None:
     """Of three classes, a guess is right for a third: 6 of 40 is below by its interval, 10 of 40 is not."""
@@ -133,12 +139,92 @@ def test_a_class_is_missed_where_its_images_are_enough_to_say_so(correct: int, i
     assert verdict.meets_budget is True
 
 
-def test_the_floor_on_accuracy_is_not_judged_on_learned_images() -> None:
-    records = Records(2**10, accuracy=GOOD, float_student=GOOD, learned_from=(OVERLAP,))
+@pytest.mark.parametrize(
+    ("name", "limit", "at_worst"),
+    [("top1", 0.895, 537 / 600), ("balanced_accuracy", 0.895, 537 / 600), ("recall", 0.835, 167 / 200)],
+)
+def test_a_floor_is_judged_if_it_survives_learned_images_counted_as_wrong(name: str, limit: float, at_worst: float):
+    records = Records(accuracy=GOOD, learned_from=(OVERLAP,))
+    assert limit == pytest.approx(at_worst)
+    survives = judge(records, Budget(**{name: limit - 0.001}))
+    assert (survives.meets_budget, survives.doubts) == (True, ())
+    decided = judge(records, Budget(**{name: limit + 0.001}))
+    assert (decided.meets_budget, decided.judgements[0].by_doubt) == (None, "learned_from")
+    (doubt,) = decided.doubts
+    assert isinstance(doubt, LearnedTestImages)
+    assert doubt.top1_at_worst == pytest.approx(537 / 600)
+
+
+def test_many_learned_images_are_a_doubt_and_change_no_limit_that_is_not_met() -> None:
+    many = Overlap("photos.train", False, 300, 600)
+    records = Records(2**10, accuracy=GOOD, float_student=GOOD, learned_from=(many,))
     verdict = judge(records, Budget(top1=0.5, recall=0.99, top1_drop=0.01))
-    assert verdict.doubts == (LearnedTestImages((OVERLAP,)),)
+    assert [type(doubt) for doubt in verdict.doubts] == [LearnedTestImages]
     assert {each.name: each.met for each in verdict.judgements} == {"top1_drop": True, "top1": None, "recall": False}
-    assert judge(records, Budget(top1=0.5)).meets_budget is None
+
+
+def test_the_worst_case_is_the_lowest_over_all_choices_of_the_learned_images() -> None:
+    accuracy = right_for((3, 4), (2, 2), (1, 3))
+    right = np.flatnonzero(accuracy.correct)
+    for shared in (1, 2, 3):
+        at_worst = _at_worst(accuracy, shared)
+        records = []
+        for chosen in combinations(right, shared):
+            predicted = accuracy.predicted.copy()
+            predicted[list(chosen)] = (accuracy.labels[list(chosen)] + 1) % 3
+            records.append(replace(accuracy, predicted=predicted))
+        assert at_worst["top1"] == pytest.approx(min(each.top1.value for each in records))
+        assert at_worst["recall"] == pytest.approx(min(each.recalls[0].recall.value for each in records))
+        lowest = min(each.balanced_accuracy.value for each in records)
+        assert at_worst["balanced_accuracy"] == pytest.approx(lowest)
+
+
+def drawn(recalls: Sequence[float], images: int, generator: np.random.Generator) -> AccuracyRecord:
+    """`images` images of each class, right with the probability of its recall; wrong ones are the next class."""
+    labels = np.repeat(np.arange(len(recalls)), images)
+    wrong = generator.random(len(labels)) >= np.repeat(recalls, images)
+    names = tuple(map(str, range(len(recalls))))
+    return AccuracyRecord(tuple(map(str, range(len(labels)))), names, labels, (labels + wrong) % len(recalls))
+
+
+def class_doubts(accuracy: AccuracyRecord) -> list[type]:
+    kinds = (MissedClasses, ClassesWithoutRightPrediction)
+    return [type(doubt) for doubt in judge(Records(accuracy=accuracy), Budget()).doubts if isinstance(doubt, kinds)]
+
+
+@pytest.mark.parametrize(("recall", "classes", "images"), [(0.7, 100, 5), (0.5, 50, 10), (0.9, 200, 1)])
+def test_many_recognized_classes_rarely_give_a_doubt(recall: float, classes: int, images: int) -> None:
+    """At most 5% of draws for each doubt; 24 of 200 is 4 standard deviations above 5%."""
+    generator = np.random.default_rng(0)
+    found = [class_doubts(drawn([recall] * classes, images, generator)) for _ in range(200)]
+    for kind in (MissedClasses, ClassesWithoutRightPrediction):
+        assert sum(kind in each for each in found) <= 24
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 5])
+def test_many_small_classes_that_are_never_recognized_give_a_doubt(images: int) -> None:
+    accuracy = drawn([0.0] * 100 + [1.0] * 100, images, np.random.default_rng(0))
+    assert class_doubts(accuracy) == [ClassesWithoutRightPrediction]
+
+
+def test_the_chance_of_several_successes_agrees_with_the_binomial_distribution() -> None:
+    for least in (1, 3, 8):
+        assert _chance_of_at_least(least, [0.3] * 12) == pytest.approx(binom.sf(least - 1, 12, 0.3))
+
+
+@pytest.mark.parametrize("limit", ["top1", "top1_drop"])
+@pytest.mark.parametrize("value", [0.1, 0.99])
+def test_no_limit_on_accuracy_is_judged_by_another_head(limit: str, value: float) -> None:
+    records = Records(accuracy=GOOD, float_student=GOOD, of_other_head=True)
+    (judgement,) = judge(records, Budget(**{limit: value})).judgements
+    assert (judgement.met, judgement.by_doubt) == (None, "other_head")
+
+
+def test_accuracies_by_different_protocols_are_not_compared() -> None:
+    folds = replace(GOOD, protocol="cross_validation")
+    assert drop_between(GOOD, folds) is None
+    assert drop_between(folds, folds) is not None
+    assert drop_between(None, GOOD) is None
 
 
 @pytest.mark.parametrize(("correct", "images"), [(20, 24), (20, 40), (24, 30), (49, 50)])
@@ -155,7 +241,8 @@ def test_few_test_images_are_said_with_the_number_that_would_do(correct: int, im
 
 def test_doubts_come_in_the_order_of_their_weight() -> None:
     accuracy = right_for((10, 12), (0, 6))
-    doubts = judge(Records(accuracy=accuracy, random_weights="random", learned_from=(OVERLAP,)), Budget()).doubts
+    overlap = Overlap("photos.train", True, 3, 18)
+    doubts = judge(Records(accuracy=accuracy, random_weights="random", learned_from=(overlap,)), Budget()).doubts
     order: list[Any] = [NotBetterThanConstantGuess, RandomWeights, MissedClasses, LearnedTestImages, FewTestImages]
     assert [type(doubt) for doubt in doubts] == order
 

@@ -89,7 +89,7 @@ def balanced_accuracy(labels: NDArray[np.int64], predicted: NDArray[np.int64], n
     num_correct, num_labelled, _ = _counts(labels, predicted, num_classes)
     correct, images = num_correct[num_labelled > 0], num_labelled[num_labelled > 0]
     recalls = correct / images
-    value = math.fsum(recalls.tolist()) / len(recalls)  # 93.75% of equally large classes is top-1's 93.75%
+    value = math.fsum(recalls.tolist()) / len(recalls)  # fsum: for equally large classes, exactly top-1
     variance = float((recalls * (1 - recalls) / images).sum()) / len(images) ** 2
     effective = len(images) ** 2 / float((1 / images).sum())
     if variance:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.artifacts import Json
 from edgevit.evaluation.accuracy import Share, balanced_accuracy, macro_f1, per_class, wilson_interval
+
+Protocol: TypeAlias = Literal["standard", "cross_validation"]
 
 
 class ClassRecall(NamedTuple):
@@ -38,12 +40,14 @@ class AccuracyRecord:
         classes: the classes of the model.
         labels: (n,) int64, indices into `classes`.
         predicted: (n,) int64, indices into `classes`.
+        protocol: how the images were predicted: by the model itself, or by a head that was fitted to the other folds.
     """
 
     sample_ids: tuple[str, ...]
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
+    protocol: Protocol = "standard"
 
     @property
     def n(self) -> int:

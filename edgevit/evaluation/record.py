@@ -12,7 +12,7 @@ from PIL import Image
 from edgevit.artifacts import Artifact, Json
 from edgevit.data import Dataset
 from edgevit.evaluation.accuracy import calibration_error, confusions
-from edgevit.evaluation.accuracy_record import AccuracyRecord
+from edgevit.evaluation.accuracy_record import AccuracyRecord, Protocol
 from edgevit.evaluation.classify import Predictions
 
 SHOWN_MISTAKES = 24
@@ -50,7 +50,13 @@ def accuracy_record(evaluation: Artifact) -> AccuracyRecord:
     arrays = read_predictions(evaluation)
     summary = json.loads(evaluation.file("evaluation.json").read_text(encoding="utf-8"))
     labels, predicted = (np.asarray(arrays[name], np.int64) for name in ("labels", "predicted"))
-    return AccuracyRecord(tuple(map(str, arrays["sample_ids"])), tuple(summary["classes"]), labels, predicted)
+    names = tuple(map(str, arrays["sample_ids"]))
+    return AccuracyRecord(names, tuple(summary["classes"]), labels, predicted, protocol_of(evaluation))
+
+
+def protocol_of(evaluation: Artifact) -> Protocol:
+    """How the images of an evaluation were predicted. Under corruption, the record is that of the clean images."""
+    return "cross_validation" if "cross_validation" in evaluation.metrics else "standard"
 
 
 def read_predictions(evaluation: Artifact) -> dict[str, NDArray[np.generic]]:

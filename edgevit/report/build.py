@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
+from edgevit.budget import LearnedTestImages, Verdict
 from edgevit.configs import Budget
 from edgevit.provenance import untrained
 from edgevit.report.advice import about_supports
@@ -52,7 +53,7 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "budget": budget.model_dump(mode="json"),
         "verdict": verdict_json(verdict, models),
         "answer": {**outcome(verdict), "deployed": about_deployed(models.deployed), "points": points_of(models)},
-        "cautions": _cautions(models),
+        "cautions": _cautions(models, verdict),
         "deployed": models.deployed.id,
         "float_student": models.float_student.id if models.float_student else None,
         "teacher": models.teacher.id if models.teacher else None,
@@ -69,18 +70,20 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
     }
 
 
-def _cautions(models: Lineup) -> list[str]:
+def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
     """Doubts about the numbers that the deployed model is compared with, and about latencies.
 
     Doubts about the accuracy of the deployed model are in the verdict.
     """
     baselines = [variant for _, variant in models.baselines()]
     random_weights = [f"{variant.id}: {warning}." for variant in baselines if (warning := untrained(variant.model))]
+    in_verdict = any(isinstance(doubt, LearnedTestImages) for doubt in verdict.doubts)
+    shared = learned_too(models, in_verdict)
     timed = [models.deployed, *(variant for _, variant in models.timed_baselines())]
     latencies = [
         f"{variant.id}: {warning}." for variant in timed if variant.timing for warning in variant.timing.warnings
     ]
-    return list(dict.fromkeys([*random_weights, *cross_validated(models), *learned_too(models), *latencies]))
+    return list(dict.fromkeys([*random_weights, *cross_validated(models), *shared, *latencies]))
 
 
 def _table_note(models: Lineup) -> str:

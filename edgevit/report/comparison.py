@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from edgevit.artifacts import Json
 from edgevit.budget import compared_with_constant_guess, drop_between
 from edgevit.evaluation import AccuracyRecord
-from edgevit.evaluation.paired import Drop
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.text import (
     interval_percent,
@@ -50,13 +49,6 @@ def points_of(models: Lineup) -> list[Json]:
     return [point.as_json() for point in points if point]
 
 
-def drop_of(baseline: Variant, model: Variant) -> Drop | None:
-    """The drop over the images that both models were measured on; None without such images."""
-    if baseline.accuracy is None or model.accuracy is None:
-        return None
-    return drop_between(baseline.accuracy, model.accuracy)
-
-
 def comparisons(models: Lineup) -> Json:
     """The numbers behind the sentences, by baseline. Latencies: null if the conditions or the runtimes differ."""
     timed = dict(models.timed_baselines())
@@ -66,7 +58,7 @@ def comparisons(models: Lineup) -> Json:
             "id": baseline.id,
             "times_smaller": baseline.size_bytes / models.deployed.size_bytes,
             "times_faster": _times_faster(timed.get(role, baseline), models.deployed),
-            "top1_drop": drop.__dict__ if (drop := drop_of(baseline, models.deployed)) else None,
+            "top1_drop": drop.__dict__ if (drop := drop_between(baseline.accuracy, models.deployed.accuracy)) else None,
         }
         for role, baseline in baselines
     }
@@ -142,8 +134,9 @@ def _accuracy(models: Lineup) -> Point:
     top1, accuracy = models.deployed.top1, models.deployed.accuracy
     if top1 is None or accuracy is None:
         return Point("Accuracy", "not measured")
+    how = f" by {models.deployed.how_predicted}" if models.deployed.how_predicted else ""
     conditions = (
-        f"Top-1 on {top1['n']:,} images of {top1['data']}, 95% interval {interval_percent(top1)}%. Models are "
+        f"Top-1{how} on {top1['n']:,} images of {top1['data']}, 95% interval {interval_percent(top1)}%. Models are "
         "compared on the same images."
     )
     # The float student first: the loss against it is the price of quantization and compilation.
@@ -186,9 +179,9 @@ def _classes(models: Lineup) -> Point | None:
 
 
 def _drop_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
-    drop = drop_of(baseline, deployed)
+    drop = drop_between(baseline.accuracy, deployed.accuracy)
     if drop is None or baseline.top1 is None:
-        return f"Not compared with the {word}, which was not measured on the same images."
+        return f"Not compared with the {word}, which was not measured on the same images by the same protocol."
     loses, gains = f"Loses {points(drop.value)} points against", f"Gains {points(-drop.value)} points against"
     change = loses if drop.value > 0 else gains if drop.value < 0 else "As accurate as"
     sign = 1 if drop.value >= 0 else -1

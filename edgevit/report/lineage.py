@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from edgevit.artifacts import LEARNED_TOO, Artifact, Json
 from edgevit.provenance import data_behind
+from edgevit.report.text import MOST_IMAGES
 from edgevit.report.variants import Lineup, data_of
 
 
@@ -21,10 +22,11 @@ def learned_from(lineup: Lineup) -> list[Json]:
     return [{"data": list(data), "models": models} for data, models in groups.items() if data]
 
 
-def learned_too(lineup: Lineup) -> Iterator[str]:
+def learned_too(lineup: Lineup, in_verdict: bool) -> Iterator[str]:
     """A sentence for each test set with images that models learned from.
 
-    Images that the deployed model learned from are a doubt of the verdict, and are left out here.
+    Args:
+        in_verdict: whether the verdict already says which images the deployed model learned from.
     """
     own = lineup.deployed.evaluation
     evaluations = [variant.evaluation for variant in lineup.variants if variant.evaluation]
@@ -33,31 +35,45 @@ def learned_too(lineup: Lineup) -> Iterator[str]:
         for shared in _shared_images(evaluation):
             models.setdefault(shared, []).append(evaluation.manifest.inputs["model"].id)
     for shared, ids in models.items():
-        if own is not None and shared in _shared_images(own):
+        if in_verdict and own is not None and shared in _shared_images(own):
             continue
         labels = "" if shared.labelled else ", without labels"
         yield (
             f"{', '.join(dict.fromkeys(ids))} learned from {shared.images:,} of the {shared.of:,} test images of "
-            f"{shared.tested} (in {shared.data}{labels}). The accuracy on them says little about new images."
+            f"{shared.tested} (in {shared.data}{labels}). {_effect(shared)}"
         )
 
 
 def cross_validated(lineup: Lineup) -> Iterator[str]:
-    """A sentence for each accuracy that was measured without test images."""
+    """Sentences for each accuracy that was measured without test images."""
     for variant in lineup.variants:
         how = variant.evaluation.metrics.get("cross_validation") if variant.evaluation else None
         if variant.evaluation is None or how is None:
             continue
         optimistic = any(overlap["labelled"] for overlap in variant.evaluation.metrics.get(LEARNED_TOO, []))
-        yield (
-            f"{variant.id}: the accuracy is by {how['folds']}-fold cross-validation of a head ({how['method']}) on its "
-            f"features, without test images. "
-            + (
-                "The features were trained with these labels, so it is optimistic."
-                if optimistic
-                else "The features were trained without these labels."
-            )
+        labels = (
+            "The features were trained with these labels, so it is optimistic."
+            if optimistic
+            else "The features were trained without these labels."
         )
+        yield (
+            f"{variant.id}: the accuracy is by {variant.how_predicted} on its features, without test images. "
+            f"{_copies_left_out(how.get('copies_left_out', 0))}{labels}"
+        )
+
+
+def _copies_left_out(copies: int) -> str:
+    if not copies:
+        return ""
+    return f"{copies:,} {'copies of images were' if copies > 1 else 'copy of an image was'} left out. "
+
+
+def _effect(shared: _Shared) -> str:
+    """The largest effect of test images that a model learned from."""
+    if shared.images >= MOST_IMAGES * shared.of:
+        return "The accuracy says little about new images."
+    most = 100 * shared.images / shared.of
+    return f"They change the accuracy by {most:.2g} points at most."
 
 
 class _Shared(NamedTuple):

@@ -22,6 +22,7 @@ PRECISIONS = {
     "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
 }  # fmt: skip
 NOT_MEASURED = "–"
+MOST_IMAGES = 0.5  # of the test images: with so many learned from, the accuracy says little about new images
 FEW_SHOT_HEADER = ("method", "mean top-1", "95% interval", "lowest", "highest")
 MARKS = re.compile(r"`|<(?=[A-Za-z/!?])|(?<=\])\(")  # of code, HTML and links
 # Beginnings of headings, lists, quotations, tables and code blocks.

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from edgevit.artifacts import LEARNED_TOO, MODEL_KINDS, Artifact, InputRef, Json, ancestors
+from edgevit.configs import STAGES, Fewshot
+from edgevit.configs.renamed import current_stage
+from edgevit.configs.training import Training
 from edgevit.data.duplicates import Overlap
 from edgevit.errors import ArtifactError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
+from edgevit.evaluation.record import protocol_of
 from edgevit.profiling.latency_record import LatencyRecord
 
 MODEL_FILES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "engine": "model.onnx"}
@@ -68,6 +72,12 @@ class Variant:
     def accuracy(self) -> AccuracyRecord | None:
         """The predictions for the test images; None if accuracy was not measured."""
         return accuracy_record(self.evaluation) if self.evaluation else None
+
+    @property
+    def how_predicted(self) -> str | None:
+        """How the images were predicted, if not by the model itself: the folds and the head of a cross-validation."""
+        how = self.evaluation.metrics.get("cross_validation") if self.evaluation else None
+        return f"{how['folds']}-fold cross-validation of a head ({how['method']})" if how else None
 
     @cached_property
     def timing(self) -> LatencyRecord | None:
@@ -133,6 +143,23 @@ class Lineup:
     episodic: tuple[Artifact, ...]
     checks: tuple[Artifact, ...]
 
+    @property
+    def of_other_head(self) -> bool:
+        """Whether the deployed model's accuracy is the cross-validation of a head with another method than its own."""
+        evaluation = self.deployed.evaluation
+        how = evaluation.metrics.get("cross_validation") if evaluation else None
+        return how is not None and how["method"] != self._method_of_head()
+
+    def _method_of_head(self) -> str | None:
+        """The few-shot method that fitted the deployed model's head; None for a head that was trained."""
+        for artifact in self.line:
+            stage = STAGES.get(current_stage(artifact.manifest.stage) or artifact.manifest.stage)
+            if stage is Fewshot:
+                return str(artifact.metrics.get("method"))
+            if stage is not None and issubclass(stage, Training):
+                return None
+        return None
+
     def baselines(self) -> list[tuple[str, Variant]]:
         """The models that the deployed model is compared with: a role and the variant, without itself."""
         by_role = (("teacher", self.teacher), ("float student", self.float_student))
@@ -166,7 +193,7 @@ def lineup(measurements: Sequence[Artifact], deployed: Artifact | None = None) -
     evaluations = list(_of_clean_images(measurements))
     latencies = [measurement for measurement in measurements if measurement.kind == "latency"]
     deployed_model = _measured(deployed, models) if deployed else _deployed(models, evaluations, latencies)
-    variants = _all_variants(models, _main_data(deployed_model, evaluations), evaluations, latencies)
+    variants = _all_variants(models, _main_evaluation(deployed_model, evaluations), evaluations, latencies)
     line = _line_of(deployed_model, models)
     shown = _last_measured(variants, deployed_model)
     students = [_variant_like(shown, model, variants) for model in _float_students(line)]
@@ -179,7 +206,7 @@ def lineup(measurements: Sequence[Artifact], deployed: Artifact | None = None) -
         _timed_like(shown, [student for student in students if student.model is not deployed_model]),
         max(teachers, key=lambda variant: (variant.evaluation is not None, variant.latency is not None), default=None),
         _timed_like(shown, teachers),
-        _centroid(variants, line),
+        _centroid(shown, variants, line),
         tuple(line),
         tuple(artifacts),
         tuple(filter(is_under_corruption, measurements)),
@@ -307,7 +334,7 @@ def _teachers(models: Mapping[str, Artifact]) -> set[str]:
 
 def _all_variants(
     models: Mapping[str, Artifact],
-    main_data: str | None,
+    main: Artifact | None,
     evaluations: Sequence[Artifact],
     latencies: Sequence[Artifact],
 ) -> list[Variant]:
@@ -317,21 +344,25 @@ def _all_variants(
         for variant in _variants_of(
             model,
             _parent_id(model),
-            _accuracy_on(main_data, model, evaluations),
+            _evaluations_like(main, model, evaluations),
             [latency for latency in latencies if model_digest(latency) == model.digest],
         )
     ]
 
 
-def _main_data(deployed: Artifact, evaluations: Sequence[Artifact]) -> str | None:
-    """Digest of the last test data of the deployed model, or else of any model."""
+def _main_evaluation(deployed: Artifact, evaluations: Sequence[Artifact]) -> Artifact | None:
+    """The last evaluation of the deployed model, or else of any model. The others are compared with it."""
     own = [evaluation for evaluation in evaluations if model_digest(evaluation) == deployed.digest]
-    return data_of((own or list(evaluations))[-1]).digest if evaluations else None
+    return (own or list(evaluations))[-1] if evaluations else None
 
 
-def _accuracy_on(data: str | None, model: Artifact, evaluations: Sequence[Artifact]) -> list[Artifact]:
+def _evaluations_like(main: Artifact | None, model: Artifact, evaluations: Sequence[Artifact]) -> list[Artifact]:
+    """The evaluations of a model on the main test data, by the protocol of `main`; without any, by another protocol."""
+    if main is None:
+        return []
     own = [evaluation for evaluation in evaluations if model_digest(evaluation) == model.digest]
-    return [evaluation for evaluation in own if data_of(evaluation).digest == data]
+    on_data = [evaluation for evaluation in own if data_of(evaluation).digest == data_of(main).digest]
+    return [evaluation for evaluation in on_data if protocol_of(evaluation) == protocol_of(main)] or on_data
 
 
 def _variants_of(
@@ -422,11 +453,17 @@ def _timed_like(deployed: Variant, candidates: Iterable[Variant]) -> Variant | N
     return max(timed, key=lambda variant: variant.runtime == deployed.runtime, default=None)
 
 
-def _centroid(variants: Iterable[Variant], line: Sequence[Artifact]) -> Variant | None:
+def _centroid(deployed: Variant, variants: Iterable[Variant], line: Sequence[Artifact]) -> Variant | None:
     own = {model.digest for model in line}
     centroids = [each for each in variants if _is_centroid(each.model) and each.model.digest not in own]
-    measured = [(each.accuracy.top1.value, each) for each in centroids if each.accuracy]
-    return max(measured, key=lambda pair: pair[0], default=(0.0, None))[1]
+    protocol = deployed.accuracy.protocol if deployed.accuracy else None
+    measured = [each for each in centroids if each.accuracy]
+    return max(measured, key=lambda each: _fitness_as_centroid(each, protocol), default=None)
+
+
+def _fitness_as_centroid(centroid: Variant, protocol: str | None) -> tuple[bool, float]:
+    assert centroid.accuracy is not None
+    return centroid.accuracy.protocol == protocol, centroid.accuracy.top1.value
 
 
 def _is_centroid(model: Artifact) -> bool:

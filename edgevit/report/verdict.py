@@ -8,6 +8,7 @@ from edgevit.artifacts import Json
 from edgevit.budget import (
     FLOORS,
     WIDEST_INTERVAL,
+    ClassesWithoutRightPrediction,
     Doubt,
     FewTestImages,
     Judgement,
@@ -18,6 +19,7 @@ from edgevit.budget import (
     Records,
     Verdict,
     judge,
+    shared_images,
 )
 from edgevit.configs import Budget
 from edgevit.data.duplicates import Overlap
@@ -25,7 +27,7 @@ from edgevit.errors import listed
 from edgevit.evaluation import Share
 from edgevit.evaluation.accuracy_record import ClassRecall
 from edgevit.provenance import untrained
-from edgevit.report.text import interval_percent, milliseconds, percent, points, size
+from edgevit.report.text import MOST_IMAGES, interval_percent, milliseconds, percent, points, size
 from edgevit.report.variants import Lineup
 
 SHOWN = 5  # classes in a sentence
@@ -48,6 +50,7 @@ KINDS: dict[type[Doubt], str] = {
     RandomWeights: "random_weights",
     MissedClasses: "missed_classes",
     LearnedTestImages: "learned_from",
+    ClassesWithoutRightPrediction: "classes_without_right_prediction",
     FewTestImages: "few_images",
 }
 GRAVE = (NotBetterThanConstantGuess, RandomWeights, MissedClasses)
@@ -63,6 +66,7 @@ def verdict_on(models: Lineup, budget: Budget) -> Verdict:
         student.accuracy if student else None,
         untrained(deployed.model),
         deployed.learned_from,
+        models.of_other_head,
     )
     return judge(records, budget)
 
@@ -82,7 +86,12 @@ def verdict_json(verdict: Verdict, models: Lineup) -> Json:
             for judgement in verdict.judgements
         ],
         "doubts": [
-            {"kind": KINDS[type(doubt)], "headline": headline(doubt), "sentence": explanation(doubt)}
+            {
+                "kind": KINDS[type(doubt)],
+                "tone": tone(doubt),
+                "headline": headline(doubt),
+                "sentence": explanation(doubt),
+            }
             for doubt in verdict.doubts
         ],
     }
@@ -91,7 +100,7 @@ def verdict_json(verdict: Verdict, models: Lineup) -> Json:
 def outcome(verdict: Verdict) -> Json:
     """The headline with its tone (yes, no, doubtful or unknown), and the verdict on the budget in a sentence.
 
-    The first doubt makes the headline. No yes stands beside a doubt.
+    The first doubt makes the headline. With a doubt, the sentence is never a yes.
     """
     meets = verdict.meets_budget
     answer = VERDICTS.get(meets, UNKNOWN) if verdict.judgements else NO_BUDGET
@@ -100,12 +109,17 @@ def outcome(verdict: Verdict) -> Json:
     first = verdict.doubts[0]
     return {
         "headline": headline(first),
-        "tone": "no" if isinstance(first, GRAVE) else "doubtful",
+        "tone": tone(first),
         "verdict": WITHIN_LIMITS if meets else IN_DOUBT if answer == UNKNOWN else answer,
     }
 
 
 # Doubts -------------------------------------------------------------------------------------------------------
+
+
+def tone(doubt: Doubt) -> str:
+    """The color of a doubt: no or doubtful."""
+    return "no" if isinstance(doubt, GRAVE) else "doubtful"
 
 
 def headline(doubt: Doubt) -> str:
@@ -120,6 +134,8 @@ def headline(doubt: Doubt) -> str:
             return f"{_subject(classes)} {_how_rarely(classes)}."
         case LearnedTestImages():
             return "The model learned from test images."
+        case ClassesWithoutRightPrediction(classes, of):
+            return f"{len(classes):,} of {of:,} classes have no right prediction."
         case FewTestImages(_, top1):
             return f"Too few test images: the accuracy may be anywhere from {top1.low:.0%} to {top1.high:.0%}."
 
@@ -134,9 +150,15 @@ def explanation(doubt: Doubt) -> str:
         case MissedClasses(classes):
             names = [f"'{each.name}' ({each.correct:,} of {each.n:,} images)" for each in classes]
             return f"Right predictions: {listed(names, SHOWN)}."
-        case LearnedTestImages(overlaps):
-            shared = "; ".join(map(_overlap, overlaps))
-            return f"{shared}. So the accuracy says little about new images, and no lower limit on it can be judged."
+        case LearnedTestImages(overlaps, top1, at_worst):
+            return f"{'; '.join(map(_overlap, overlaps))}. {_by_size(overlaps, top1, at_worst)}"
+        case ClassesWithoutRightPrediction(classes):
+            most = max(each.n for each in classes)
+            said = listed([f"'{each.name}'" for each in classes], SHOWN)
+            return (
+                f"{said}. Each of them has at most {most:,} test "
+                f"image{'s' if most > 1 else ''}, too few to tell whether the model recognizes it."
+            )
         case FewTestImages(n, top1, enough):
             return (
                 f"Top-1 is {percent(top1.value)} on {n:,} test images. Its 95% interval is "
@@ -164,6 +186,12 @@ def _how_rarely(classes: Sequence[ClassRecall]) -> str:
     return "never recognized"
 
 
+def _by_size(overlaps: Sequence[Overlap], top1: Share, at_worst: float) -> str:
+    if shared_images(overlaps).share >= MOST_IMAGES:
+        return "So the accuracy says little about new images."
+    return f"Top-1 is {percent(top1.value)}, and {percent(at_worst)} if these images are counted as wrong."
+
+
 def _overlap(overlap: Overlap) -> str:
     without_labels = "" if overlap.labelled else ", without labels"
     return f"{overlap.images:,} of the {overlap.of:,} test images are also in {overlap.data}{without_labels}"
@@ -174,15 +202,16 @@ def _overlap(overlap: Overlap) -> str:
 
 def _reason(judgement: Judgement, models: Lineup) -> str:
     """A limit, the measured value, and the role of its interval."""
-    said = _not_measured(judgement, models) if judgement.value is None else _measured(judgement, judgement.value)
+    value, how = judgement.value, models.deployed.how_predicted
+    said = _not_measured(judgement, models) if value is None else _measured(judgement, value, how)
     return " ".join([f"{NAMES[judgement.name]}: {said}", *_remarks(judgement)])
 
 
-def _measured(judgement: Judgement, value: Share) -> str:
+def _measured(judgement: Judgement, value: Share, how: str | None) -> str:
     limit, is_floor = judgement.limit, judgement.name in FLOORS
     if is_floor:
         of_class = f" of the images of '{judgement.of_class.name}', the lowest" if judgement.of_class else ""
-        interval = f"95% interval {interval_percent(value._asdict())}%"
+        interval = f"95% interval {interval_percent(value._asdict())}%{f', by {how}' if how else ''}"
         enough = "at least" if value.value >= limit else "below"
         return f"{percent(value.value)}{of_class} ({interval}), {enough} the {percent(limit)} asked for."
     against = "within the limit of" if value.value <= limit else "over the limit of"
@@ -198,7 +227,7 @@ def _not_measured(judgement: Judgement, models: Lineup) -> str:
     deployed, student = models.deployed, models.float_student
     if judgement.name == "top1_drop":
         name = student.id if student else "a float student"
-        return f"{name} and {deployed.id} were not measured on the same images."
+        return f"{name} and {deployed.id} were not measured on the same images, by the same protocol."
     limit = f"{judgement.limit:g} ms" if judgement.name == "latency_ms" else percent(judgement.limit)
     return f"{deployed.id} was not measured, so the limit of {limit} cannot be judged."
 
@@ -209,4 +238,6 @@ def _remarks(judgement: Judgement) -> Iterator[str]:
     if judgement.by_doubt == "constant_guess":
         yield "Not met, because the model is not shown to be better than a constant guess."
     if judgement.by_doubt == "learned_from":
-        yield "Not judged, because the model learned from test images."
+        yield "Not judged, because the model learned from test images that could decide it."
+    if judgement.by_doubt == "other_head":
+        yield "Not judged, because this is not the head of the deployed model."

@@ -70,7 +70,7 @@ def _with_head(
 def _advise(features: TaskFeatures, task: Task, config: Fewshot, context: Context, out: Path) -> None:
     """Write advice.json and say its main points; a large support gets no advice.
 
-    A nearest centroid is usually a baseline beside another head, whose stage says the same points: it says none.
+    The stage of a nearest centroid says nothing, because the stage of the other head says the same points.
     """
     support, labels, _, pool, base = features
     findings = advice(support, labels, task.support.classes, task.support.sample_ids, pool, base, config.seed)

@@ -64,8 +64,8 @@ def distillation_objective(
     For parts of a batch, each term is scaled so that the mean over the parts, weighted by their numbers of samples, is
     the term of the whole batch: a part with more labels counts for more in terms that need labels.
     The teacher sees the batch's own canvases, mixed if they are. With two heads, labels go to the class head and the
-    teacher's logits to the distillation head (DeiT, section 4). `label_loss` is the loss of cross-entropy terms alone:
-    a teacher's answer is no label whose class could be counted.
+    teacher's logits to the distillation head (DeiT, section 4). `label_loss` is the loss of cross-entropy terms
+    alone. It may weigh each class by its number of labels, and a teacher gives probabilities in place of labels.
     """
 
     def objective(outputs: Outputs, batch: Batch) -> Tensor:

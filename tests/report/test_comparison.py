@@ -133,3 +133,16 @@ def test_a_deployed_float_file_is_not_timed_against_itself(tmp_path: Path):
     assert "in another runtime (2.0" in sentence, "the checkpoint in PyTorch, not the file itself"
     alone = report(run, "float_accuracy", "onnx_accuracy", "onnx_latency")
     assert alone["comparisons"]["float_student"]["times_faster"] is None
+
+
+@pytest.mark.parametrize("has_both", [False, True])
+def test_accuracies_are_compared_within_one_protocol(tmp_path: Path, has_both: bool):
+    run = quickstart(tmp_path)
+    how = {"folds": 5, "method": "ridge", "copies_left_out": 0}
+    labels = [index % 10 for index in range(400)]
+    run.predicted("folds", "tuned", labels, labels, cross_validation=how)
+    run.predicted("engine_folds", "engine", labels, labels, cross_validation=how)
+    run.predicted("standard", "tuned", labels, labels)
+    names = ["folds", "standard"] if has_both else ["standard"]
+    compared = report(run, *names, "engine_folds")["comparisons"]["float_student"]["top1_drop"]
+    assert (compared is not None) is has_both

@@ -78,15 +78,60 @@ def test_classes_that_are_recognized_less_often_than_by_a_guess(run: MeasuredRun
     assert report["verdict"]["doubts"][0]["sentence"] == sentence
 
 
-def test_test_images_that_were_learned_from(run: MeasuredRun):
+@pytest.mark.parametrize(("floor", "meets"), [(0.9, True), (0.94, None)])
+def test_test_images_that_were_learned_from(run: MeasuredRun, floor: float, meets: bool | None):
+    """8 of 400 images: 95% are right, and at worst 93%."""
     more = {LEARNED_TOO: [OVERLAP]}
-    report = report_on(run, LABELS, nearly_right(LABELS), Budget(latency_ms=10, top1=0.9), **more)
+    report = report_on(run, LABELS, nearly_right(LABELS), Budget(latency_ms=10, top1=floor), **more)
     assert_first(report, "The model learned from test images.", "doubtful")
-    assert report["verdict"]["meets_budget"] is None
-    assert (
-        "8 of the 400 test images are also in digits.pool, without labels" in report["verdict"]["doubts"][0]["sentence"]
+    assert report["verdict"]["meets_budget"] is meets
+    assert report["verdict"]["doubts"][0]["sentence"] == (
+        "8 of the 400 test images are also in digits.pool, without labels. "
+        "Top-1 is 95.0%, and 93.0% if these images are counted as wrong."
     )
     assert report["cautions"] == [], "it is said once"
+
+
+def test_few_learned_images_that_decide_nothing_are_a_caution(run: MeasuredRun):
+    more = {LEARNED_TOO: [{**OVERLAP, "images": 1}]}
+    report = report_on(run, LABELS, nearly_right(LABELS), Budget(top1=0.9), **more)
+    assert report["answer"]["headline"] == "Yes, it meets the budget."
+    assert report["verdict"]["doubts"] == []
+    assert "learned from 1 of the 400 test images" in report["cautions"][0]
+    assert report["cautions"][0].endswith("They change the accuracy by 0.25 points at most.")
+
+
+def test_a_cross_validation_of_another_head_is_named_and_judges_no_floor(run: MeasuredRun):
+    how = {"folds": 5, "method": "ridge", "copies_left_out": 2}
+    report = report_on(run, LABELS, nearly_right(LABELS), Budget(top1=0.9), cross_validation=how)
+    assert report["verdict"]["meets_budget"] is None
+    (reason,) = report["verdict"]["reasons"]
+    assert "by 5-fold cross-validation of a head (ridge)" in reason
+    assert reason.endswith("Not judged, because this is not the head of the deployed model.")
+    accuracy = next(point for point in report["answer"]["points"] if point["title"] == "Accuracy")
+    assert accuracy["conditions"].startswith("Top-1 by 5-fold cross-validation of a head (ridge) on 400 images of")
+    assert "2 copies of images were left out." in report["cautions"][0]
+
+
+@pytest.mark.parametrize(("method", "meets"), [("nearest_centroid", True), ("ridge", None)])
+def test_a_cross_validation_of_the_deployed_head_judges_a_floor(tmp_path: Path, method: str, meets: bool | None):
+    run, name = quickstart(tmp_path), "fitted"
+    how = {"folds": 5, "method": method, "copies_left_out": 0}
+    fitted = {"method": "nearest_centroid"}
+    run.checkpoint(name, "fewshot", 9, fitted, model="teacher", support="digits.support")
+    run.onnx(f"{name}_onnx", "export", 100, {"precision": "float32"}, model=name)
+    run.predicted(f"{name}_folds", f"{name}_onnx", LABELS, nearly_right(LABELS), cross_validation=how)
+    report = report_json(lineup(run.of(f"{name}_folds")), Budget(top1=0.9), "quickstart")
+    assert report["verdict"]["meets_budget"] is meets
+
+
+def test_every_doubt_has_its_own_tone(run: MeasuredRun, tmp_path: Path):
+    name = "never_and_learned"
+    predicted = [1 if label == 0 else label for label in LABELS]
+    run.predicted(name, "engine", LABELS, predicted, **{LEARNED_TOO: [OVERLAP]})
+    report = write_report(run.of(name), Budget(), "quickstart", tmp_path)
+    assert [doubt["tone"] for doubt in report["verdict"]["doubts"]] == ["no", "doubtful"]
+    assert re.findall(r'class="doubt (\w+)"', (tmp_path / "report.html").read_text()) == ["no", "doubtful"]
 
 
 def test_too_few_test_images(run: MeasuredRun):

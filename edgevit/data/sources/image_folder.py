@@ -257,7 +257,7 @@ def _unlabelled(folder: Path, root: Path, config: ImageFolder, passed_over: Pass
         passed_over.setdefault(category, []).extend(folder / name for name in names_left_out)
     inside = folder.is_relative_to(root)
     start = folder.relative_to(root) if inside else folder
-    shown = start if inside else Path("..", folder.name)  # no image of `root` has such an id
+    shown = start if inside else Path("..", folder.name)  # `..` keeps the ids apart from those in `root`
     return {(shown / name).as_posix(): (start / name).as_posix() for name in names if name not in gone}
 
 
