@@ -94,7 +94,8 @@ def synopsis(name: str, given: list[Parameter]) -> str:
 def parameters(command: CommandInfo) -> list[Parameter]:
     """The arguments and options of a command, in the order of its function; former names of options are hidden."""
     given = get_params_from_function(_callback(command)).values()
-    return [_parameter(one) for one in given if not getattr(one.default, "hidden", False)]
+    taken = [one for one in given if isinstance(one.default, OptionInfo | ArgumentInfo)]  # no typer.Context
+    return [_parameter(one) for one in taken if not getattr(one.default, "hidden", False)]
 
 
 def _parameter(given: ParamMeta) -> Parameter:

@@ -18,8 +18,8 @@ SIDE = 16  # pixels of a reduced image
 DECODED_SIDE = 64  # pixels; JPEG files are decoded at a fraction of their size that has at least this side
 # These limits were chosen on 50 photos of ImageNet and on drawn scenes under a fixed camera. No two of 200 photos of
 # ImageNet, 600 of Grocery, 1,000 images of CIFAR-10 and 1,797 glyphs look nearly the same. Of 1,797 scanned digits, 72
-# do. Many photos of one textured scene do where their object has a tenth of its side or less. Photos at half the size and
-# photos saved again as JPEG of quality 50 are found; most photos that lost 2% at each edge are not.
+# do. Many photos of one textured scene do where their object has a tenth of its side or less. Photos at half the size
+# and photos saved again as JPEG of quality 50 are found; most photos that lost 2% at each edge are not.
 DIFFERENT_BITS = 6
 DIFFERENCE = 0.2  # root mean square difference of reduced images, as a share of their contrast
 LOCAL_DIFFERENCE = 0.6  # the largest such difference of a tile: photos of one scene differ where its object is
