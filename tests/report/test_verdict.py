@@ -128,7 +128,8 @@ def test_a_cross_validation_of_the_deployed_head_judges_a_floor(tmp_path: Path, 
 def test_every_doubt_has_its_own_tone(run: MeasuredRun, tmp_path: Path):
     name = "never_and_learned"
     predicted = [1 if label == 0 else label for label in LABELS]
-    run.predicted(name, "engine", LABELS, predicted, **{LEARNED_TOO: [OVERLAP]})
+    learned: dict[str, Any] = {LEARNED_TOO: [OVERLAP]}
+    run.predicted(name, "engine", LABELS, predicted, **learned)
     report = write_report(run.of(name), Budget(), "quickstart", tmp_path)
     assert [doubt["tone"] for doubt in report["verdict"]["doubts"]] == ["no", "doubtful"]
     assert re.findall(r'class="doubt (\w+)"', (tmp_path / "report.html").read_text()) == ["no", "doubtful"]
