@@ -123,6 +123,6 @@ def test_a_bundle_runs_in_openvino(tmp_path: Path) -> None:
     bundle = workbench().run("bundle", "openvino-bundle", model=for_openvino().id)
     record = json.loads(bundle.file("bundle.json").read_text())
     assert record["runtime"]["name"] == "openvino"
-    assert "openvino==" in bundle.file("requirements.txt").read_text()
+    assert "openvino>=" in bundle.file("requirements.txt").read_text()
     blocked = "import sys; sys.modules['onnxruntime'] = None; import runpy; runpy.run_path('infer.py', run_name='x')"
     subprocess.run([sys.executable, "-B", "-c", blocked], cwd=bundle.path, check=True)
