@@ -32,7 +32,7 @@ def accuracy(
     outputs = outputs_of(model.eval(), dataset, preprocess, device, batch_size)
     model.train(was_training)
     if outputs.isnan().any():
-        raise TrainingError("the model's outputs are not numbers", where=dataset.name, got="NaN")
+        raise TrainingError("the model's outputs are no numbers", where=dataset.name, got="NaN")
     predicted = outputs.argmax(-1)
     return float((predicted == torch.from_numpy(dataset.labels)).float().mean())
 
