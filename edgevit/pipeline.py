@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -176,6 +176,11 @@ def why(recipe: Recipe, base: Path, runs: Path, fresh: Collection[str] = ()) -> 
         reasons = () if artifact else _reasons(runs / recipe.name / config.id, parts)
         answers.append(Reason(config.id, config.name(), artifact is None, reasons))
     return answers
+
+
+def pending(answers: Iterable[Reason]) -> frozenset[str]:
+    """The ids of the stages that would run."""
+    return frozenset(answer.id for answer in answers if answer.runs)
 
 
 def _reasons(stage_folder: Path, parts: Json) -> tuple[str, ...]:

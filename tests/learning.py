@@ -13,8 +13,28 @@ from edgevit.artifacts import MANIFEST, Artifact, FileEntry, IOSpec, Manifest, m
 from edgevit.configs import Augmentation, Train
 from edgevit.data.dataset import ArrayImages, Dataset
 from edgevit.models import BuiltModel, create_model, save_checkpoint
+from edgevit.training.loop.batches import Batch
+from edgevit.training.objectives import ObjectiveFunction, Outputs
 
 TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+
+
+class Killed(Exception):
+    """Raised in the middle of a training."""
+
+
+def killed_in(step: int, objective: ObjectiveFunction) -> ObjectiveFunction:
+    """The objective, which raises Killed in its call number `step`; 0 is never."""
+    calls = 0
+
+    def breaks(outputs: Outputs, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            raise Killed
+        return objective(outputs, batch)
+
+    return breaks
 
 
 def tiny_vit(num_classes: int = 3, seed: int = 0, **changes: Any) -> BuiltModel:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from edgevit.actions.early_latency import check_latency_early, deployed_chain, student_of
+from edgevit.actions.early_checks import check_before_run
+from edgevit.actions.early_latency import deployed_chain, student_of
 from edgevit.actions.init_recipe import duration
 from edgevit.actions.student_choice import deployed_form, rounded_up, weights_from
 from edgevit.cli import app
@@ -197,18 +198,18 @@ def test_run_stops_before_training_what_will_be_too_slow(tmp_path: Path, monkeyp
     keep_timings(10)
     recipe = load_recipe(recipe_within(2, tmp_path))
     with pytest.raises(CheckFailed, match="shvit_s2 at 224 px will not meet the latency budget") as caught:
-        check_latency_early(recipe, tmp_path, tmp_path / "runs", Context(), ())
+        check_before_run(recipe, tmp_path, tmp_path / "runs", Context(), ())
     assert caught.value.exit_code == 1
     assert "--anyway" in str(caught.value)
     within = [one for one in shortlist() if one.expected_ms * 1.02 <= ROOM * 2]
     assert str(within[-1]) in str(caught.value)
-    check_latency_early(load_recipe(recipe_within(5, tmp_path)), tmp_path, tmp_path / "runs", Context(), ())
+    check_before_run(load_recipe(recipe_within(5, tmp_path)), tmp_path, tmp_path / "runs", Context(), ())
 
 
 def test_a_budget_inside_the_interval_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
     kept.keep(Student(model="shvit_s2", image_size=224, num_classes=10), deployed_form("local-cpu"), timing(5.05))
-    check_latency_early(load_recipe(recipe_within(5, tmp_path)), tmp_path, tmp_path / "runs", Context(), ())
+    check_before_run(load_recipe(recipe_within(5, tmp_path)), tmp_path, tmp_path / "runs", Context(), ())
 
 
 def test_the_deployed_chain_is_the_one_that_the_report_judges(tmp_path: Path) -> None:

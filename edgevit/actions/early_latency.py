@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,7 @@ from edgevit.configs import (
 )
 from edgevit.context import Context
 from edgevit.errors import CheckFailed, listed
-from edgevit.pipeline import datasets_of, why
+from edgevit.pipeline import datasets_of
 from edgevit.progress import SilentProgress
 from edgevit.selection.kept import timed
 from edgevit.selection.records import DeployedForm, Student, Timing
@@ -54,8 +54,13 @@ class DeployedChain:
         return any(isinstance(stage, (Train, Distill, Qat)) for stage in (self.trained, *self.starts))
 
 
-def check_latency_early(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collection[str]) -> None:
+def check_latency_early(
+    recipe: Recipe, base: Path, runs: Path, pending: Callable[[], Collection[str]], context: Context
+) -> None:
     """Time the student of a recipe with a latency budget untrained, unless it is trained already.
+
+    Args:
+        pending: gives the ids of the stages that would run.
 
     Raises:
         CheckFailed: its p50 is over the budget by more than its interval. The error names students that would meet it.
@@ -63,7 +68,7 @@ def check_latency_early(recipe: Recipe, base: Path, runs: Path, context: Context
     limit_ms, chain = recipe.budget.latency_ms, deployed_chain(recipe)
     if limit_ms is None or chain is None or not chain.trains:
         return
-    if not any(reason.runs for reason in why(recipe, base, runs, fresh) if reason.id == chain.trained.id):
+    if chain.trained.id not in pending():
         return
     student = student_of(chain, _datasets(recipe, base, runs, context))
     if student is None:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Callable, Collection
 
 from edgevit.bundling import Page, check_page_runtime, runtime_files
 from edgevit.configs import Bundle, Compile, Export, Quantize, Recipe
 from edgevit.context import Context
-from edgevit.pipeline import why
 
 
-def check_pages_early(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collection[str]) -> None:
+def check_pages_early(recipe: Recipe, pending: Callable[[], Collection[str]], context: Context) -> None:
     """Check the model's runtime and get ONNX Runtime Web for each bundle with a page that would be made.
 
     The user's cache folder keeps what npm gets, so that the bundle's stage needs no network.
+
+    Args:
+        pending: gives the ids of the stages that would run.
 
     Raises:
         ArtifactError: a model is made for another runtime, or a folder does not hold ONNX Runtime Web.
         MissingDependency: npm is not installed, or does not get the package.
     """
     pages = [(stage, page) for stage in recipe.stages if isinstance(stage, Bundle) and (page := Page.of(stage))]
-    pending = {reason.id for reason in why(recipe, base, runs, fresh) if reason.runs} if pages else set()
     for bundle, page in pages:
-        if bundle.id in pending:
+        if bundle.id in pending():
             check_page_runtime(_runtime_of_model(bundle, recipe), bundle.model)
             runtime_files(page, context.progress)
 

@@ -321,8 +321,7 @@ def run(
 
     from edgevit import pipeline
     from edgevit.actions.doctor import training_device
-    from edgevit.actions.early_latency import check_latency_early
-    from edgevit.actions.early_page import check_pages_early
+    from edgevit.actions.early_checks import check_before_run
     from edgevit.context import Context
     from edgevit.progress import progress_for
     from edgevit.recipe import recipe_and_folder
@@ -334,9 +333,7 @@ def run(
     if workers is not None:
         context = replace(context, workers=number_argument(workers, int, WORKERS, argument("run", "workers")))
     again, all_runs = names_argument(fresh, argument("run", "fresh")), path_argument(runs, argument("run", "runs"))
-    check_pages_early(loaded, base, all_runs, context, again)
-    if not anyway:
-        check_latency_early(loaded, base, all_runs, context, again)
+    check_before_run(loaded, base, all_runs, context, again, anyway)
     done = pipeline.run(loaded, base, all_runs, context, again)
     folder = all_runs.resolve() / loaded.name
     return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})

@@ -75,8 +75,7 @@ def run(
     """
     from edgevit import pipeline
     from edgevit.actions.doctor import training_device
-    from edgevit.actions.early_latency import check_latency_early
-    from edgevit.actions.early_page import check_pages_early
+    from edgevit.actions.early_checks import check_before_run
     from edgevit.recipe import recipe_and_folder
     from edgevit.training.loop.event_files import check_tensorboard
 
@@ -84,8 +83,7 @@ def run(
     if dry_run:
         answers = pipeline.why(loaded, base, runs, fresh)
         _print_plan(answers, recipe, settings, as_json)
-        _check_weights(loaded, answers)
-        check_pages_early(loaded, base, runs, terminal_context(), fresh)
+        _check_needs(loaded, pipeline.pending(answers))
         return
     loading = {} if workers is None else {"workers": workers}
     if tensorboard:
@@ -95,9 +93,7 @@ def run(
     if _follows_torchrun(device, ranks):
         return
     context = terminal_context(device=device, ranks=ranks, shard=shard, check=check, tensorboard=tensorboard, **loading)
-    check_pages_early(loaded, base, runs, context, fresh)
-    if not anyway:
-        check_latency_early(loaded, base, runs, context, fresh)
+    check_before_run(loaded, base, runs, context, fresh, anyway)
     before = pipeline.finished(loaded, runs)
     done = pipeline.run(loaded, base, runs, context, fresh)
     _dismiss_torchrun(device)
@@ -328,16 +324,17 @@ def _under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def _check_weights(recipe: Recipe, answers: list[Reason]) -> None:
-    """Raise ArtifactError if a stage that would run loads pretrained weights that cannot be had."""
+def _check_needs(recipe: Recipe, pending: frozenset[str]) -> None:
+    """Raise ArtifactError or MissingDependency if pending stages need weights or a page that cannot be had."""
+    from edgevit.actions.early_page import check_pages_early
     from edgevit.configs import Load
 
-    pending = {answer.id for answer in answers if answer.runs}
     for stage in recipe.stages:
         if isinstance(stage, Load) and stage.id in pending and stage.pretrained and stage.weights is None:
             from edgevit.models.pretrained import check_pretrained
 
             check_pretrained(stage.model)
+    check_pages_early(recipe, lambda: pending, terminal_context())
 
 
 def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_json: bool) -> None:

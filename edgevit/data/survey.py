@@ -102,19 +102,9 @@ class FolderSurvey:
         return sum(sum(counts.values()) for counts in self.counts.values())
 
     @property
-    def smallest_class(self) -> int:
-        """Number of training images of the smallest class."""
-        return min(self.counts["train"].values())
-
-    @property
     def is_few_shot(self) -> bool:
         """Whether there are few labelled images: all of them are the support, and `config` has a block `few_shot`."""
         return self.config.few_shot is not None
-
-    @property
-    def has_test_images(self) -> bool:
-        """Whether there are test images. Without them, accuracy is by cross-validation."""
-        return "test" in self.counts
 
     @property
     def has_pool(self) -> bool:

@@ -1,7 +1,6 @@
 """The page in a real browser: nothing is fetched, nothing fails, nothing sticks out on a phone."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import pytest
 
 from edgevit.configs import Budget
 from edgevit.report.build import write_report
+from tests.bundling.browser import CHROMIUM
 from tests.report.measured_run import ALL, quickstart
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = (
     "--headless",
     "--hide-scrollbars",

@@ -30,7 +30,7 @@ from edgevit.training.loop.batches import Batch, TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.training_state import TrainingState
 from edgevit.training.objectives import Outputs, label_objective
-from tests.learning import blobs, tiny_token_vit, tiny_vit, train_config
+from tests.learning import Killed, blobs, killed_in, tiny_token_vit, tiny_vit, train_config
 
 
 def trained(
@@ -122,10 +122,6 @@ def test_random_state_of_the_caller_plays_no_part(tmp_path: Path) -> None:
     assert_same_weights(first, second)
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"precision": "float16", "clip_grad_norm": 1.0}], ids=str)
 @pytest.mark.parametrize("killed_at", [1, 5, 7])
 def test_run_that_was_broken_off_ends_as_an_unbroken_one(
@@ -134,21 +130,12 @@ def test_run_that_was_broken_off_ends_as_an_unbroken_one(
     val = blobs("blobs.val", 2, seed=9)
     changes = {"epochs": 3, **changes}
     unbroken, _ = trained(tmp_path / "unbroken", val, **changes)
-    calls = 0
-
-    def breaks(outputs: Outputs, batch: Batch) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == killed_at:
-            raise Killed
-        return label_objective(3)(outputs, batch)
-
     broken = tmp_path / "broken"
     broken.mkdir()
     with pytest.raises(Killed):
         fit(
             tiny_vit(drop_rate=0.1).module,
-            breaks,
+            killed_in(killed_at, label_objective(3)),
             [TrainingStream(blobs())],
             train_config(**changes),
             Context(work=broken),

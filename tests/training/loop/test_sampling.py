@@ -10,18 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from edgevit.configs import Augmentation
 from edgevit.context import Context
 from edgevit.data import epoch_order
 from edgevit.errors import DataError, RecipeError
-from edgevit.training.loop.batches import Batch, Batches, TrainingStream
+from edgevit.training.loop.batches import Batches, TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.sampling import ClassBalanced, Shuffled
 from edgevit.training.loop.streams import class_counts, sampled
-from edgevit.training.objectives import Outputs, label_objective
-from tests.learning import blobs, tiny_vit, train_config, unbalanced_blobs
+from edgevit.training.objectives import label_objective
+from tests.learning import Killed, blobs, killed_in, tiny_vit, train_config, unbalanced_blobs
 
 CANVAS = tiny_vit().preprocess
 MIXED = Augmentation(mixup=0.8, cutmix=1.0)
@@ -116,24 +116,11 @@ def test_sampling_without_labels_or_without_a_class_is_refused() -> None:
         sampled([TrainingStream(blobs().subset(np.arange(16)))], "balanced")
 
 
-class Killed(Exception):
-    pass
-
-
 def trained(folder: Path, killed_at: int = 0) -> nn.Module:
-    steps = 0
-
-    def objective(outputs: Outputs, batch: Batch) -> Tensor:
-        nonlocal steps
-        steps += 1
-        if steps == killed_at:
-            raise Killed
-        return label_objective(3)(outputs, batch)
-
     folder.mkdir(exist_ok=True)
     model, _ = fit(
         tiny_vit(drop_rate=0.1).module,
-        objective,
+        killed_in(killed_at, label_objective(3)),
         sampled([TrainingStream(unbalanced_blobs())], "balanced"),
         train_config(epochs=4),
         Context(work=folder, workers=0),

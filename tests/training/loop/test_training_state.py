@@ -17,18 +17,14 @@ from edgevit.context import Context
 from edgevit.errors import ArtifactError
 from edgevit.progress import PlainProgress
 from edgevit.sealed_files import write_sealed
-from edgevit.training.loop.batches import Batch, TrainingStream
+from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.training_state import LAST, PREVIOUS, TrainingState
-from edgevit.training.objectives import Outputs, label_objective
-from tests.learning import blobs, tiny_vit, train_config
+from edgevit.training.objectives import label_objective
+from tests.learning import Killed, blobs, killed_in, tiny_vit, train_config
 
 FLIPS = 60
 STEPS = 8
-
-
-class Killed(Exception):
-    pass
 
 
 class Training:
@@ -39,18 +35,9 @@ class Training:
         self.context = Context(work=work, training=training, progress=PlainProgress(self.said))
 
     def run(self, killed_after: int = STEPS, seed: int = 0) -> dict[str, torch.Tensor]:
-        calls = 0
-
-        def objective(outputs: Outputs, batch: Batch) -> torch.Tensor:
-            nonlocal calls
-            calls += 1
-            if calls > killed_after:
-                raise Killed
-            return label_objective(3)(outputs, batch)
-
         trained, _ = fit(
             tiny_vit(drop_rate=0.1).module,
-            objective,
+            killed_in(killed_after + 1, label_objective(3)),
             [TrainingStream(blobs())],
             train_config(ema_decay=0.9, seed=seed),
             self.context,

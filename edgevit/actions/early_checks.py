@@ -1,0 +1,36 @@
+"""Before the first stage of a recipe: whether its pages can be made, and whether its student will be fast enough."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+
+from edgevit import pipeline
+from edgevit.actions.early_latency import check_latency_early
+from edgevit.actions.early_page import check_pages_early
+from edgevit.configs import Recipe
+from edgevit.context import Context
+
+
+def check_before_run(
+    recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collection[str] = (), anyway: bool = False
+) -> None:
+    """Check what would otherwise fail after the training.
+
+    Args:
+        fresh: ids of stages to make again.
+        anyway: leave out the check of the latency.
+
+    Raises:
+        ArtifactError, MissingDependency: as `check_pages_early`.
+        CheckFailed: as `check_latency_early`.
+    """
+
+    @cache  # one plan for both checks, and none for a recipe that needs neither
+    def pending() -> frozenset[str]:
+        return pipeline.pending(pipeline.why(recipe, base, runs, fresh))
+
+    check_pages_early(recipe, pending, context)
+    if not anyway:
+        check_latency_early(recipe, base, runs, pending, context)
