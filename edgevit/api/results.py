@@ -224,7 +224,7 @@ class Report:
     def doubts(self) -> list[str]:
         """Reasons to doubt the accuracy of the deployed model, the gravest first; empty if there are none.
 
-        Each is one of constant_guess, random_weights, missed_classes, learned_from and few_images.
+        The kinds are those of the doubts in report.json, such as constant_guess, missed_classes and few_images.
         """
         doubts: list[str] = self.artifact.metrics["doubts"]
         return doubts

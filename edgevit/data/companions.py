@@ -30,7 +30,7 @@ _THUMBNAIL_ENDING = re.compile(r"[ ._-](thumb|thumbnail)\Z", re.IGNORECASE)
 ReadImage = Callable[[str], Image]
 
 
-def companions(paths: Sequence[str], read: ReadImage) -> dict[str, list[str]]:
+def companions(paths: Sequence[str], read: ReadImage, *, with_masks: bool = True) -> dict[str, list[str]]:
     """The paths of masks and of thumbnails among images, by category (MASKS, THUMBNAILS).
 
     A mask has the name of another image, apart from an ending such as `_mask`, the suffix of the file, or the name of
@@ -42,13 +42,14 @@ def companions(paths: Sequence[str], read: ReadImage) -> dict[str, list[str]]:
     Args:
         paths: relative paths with "/".
         read: reads the image of a path, uint8 (height, width, 3). Raises DataError if it cannot be read.
+        with_masks: look for masks, which reads images.
     """
     by_place: dict[tuple[str, str], list[str]] = {}
     for path in paths:
         by_place.setdefault(_place(path), []).append(path)
     by_category = {
         THUMBNAILS: sorted(path for path in paths if _original(path, _THUMBNAIL_ENDING) in by_place),
-        MASKS: sorted(_masks(paths, by_place, read)),
+        MASKS: sorted(_masks(paths, by_place, read)) if with_masks else [],
     }
     return {category: named for category, named in by_category.items() if named}
 

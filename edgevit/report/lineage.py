@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from edgevit.artifacts import LEARNED_TOO, Artifact, Json
+from edgevit.artifacts import Json
+from edgevit.data.duplicates import Overlap
 from edgevit.provenance import data_behind
 from edgevit.report.text import MOST_IMAGES
-from edgevit.report.variants import Lineup, data_of
+from edgevit.report.variants import Lineup, data_of, overlaps_of
 
 
 def learned_from(lineup: Lineup) -> list[Json]:
@@ -30,17 +30,17 @@ def learned_too(lineup: Lineup, in_verdict: bool) -> Iterator[str]:
     """
     own = lineup.deployed.evaluation
     evaluations = [variant.evaluation for variant in lineup.variants if variant.evaluation]
-    models: dict[_Shared, list[str]] = {}
+    models: dict[tuple[str, Overlap], list[str]] = {}
     for evaluation in (*evaluations, *lineup.corrupted, *lineup.episodic):
-        for shared in _shared_images(evaluation):
-            models.setdefault(shared, []).append(evaluation.manifest.inputs["model"].id)
-    for shared, ids in models.items():
-        if in_verdict and own is not None and shared in _shared_images(own):
+        for overlap in overlaps_of(evaluation):
+            models.setdefault((data_of(evaluation).id, overlap), []).append(evaluation.manifest.inputs["model"].id)
+    for (tested, shared), ids in models.items():
+        if in_verdict and own is not None and tested == data_of(own).id and shared in overlaps_of(own):
             continue
         labels = "" if shared.labelled else ", without labels"
         yield (
             f"{', '.join(dict.fromkeys(ids))} learned from {shared.images:,} of the {shared.of:,} test images of "
-            f"{shared.tested} (in {shared.data}{labels}). {_effect(shared)}"
+            f"{tested} (in {shared.data}{labels}). {_effect(shared)}"
         )
 
 
@@ -50,7 +50,7 @@ def cross_validated(lineup: Lineup) -> Iterator[str]:
         how = variant.evaluation.metrics.get("cross_validation") if variant.evaluation else None
         if variant.evaluation is None or how is None:
             continue
-        optimistic = any(overlap["labelled"] for overlap in variant.evaluation.metrics.get(LEARNED_TOO, []))
+        optimistic = any(overlap.labelled for overlap in variant.learned_from)
         labels = (
             "The features were trained with these labels, so it is optimistic."
             if optimistic
@@ -68,22 +68,9 @@ def _copies_left_out(copies: int) -> str:
     return f"{copies:,} {'copies of images were' if copies > 1 else 'copy of an image was'} left out. "
 
 
-def _effect(shared: _Shared) -> str:
+def _effect(shared: Overlap) -> str:
     """The largest effect of test images that a model learned from."""
     if shared.images >= MOST_IMAGES * shared.of:
         return "The accuracy says little about new images."
     most = 100 * shared.images / shared.of
     return f"They change the accuracy by {most:.2g} points at most."
-
-
-class _Shared(NamedTuple):
-    tested: str
-    data: str
-    labelled: bool
-    images: int
-    of: int
-
-
-def _shared_images(evaluation: Artifact) -> list[_Shared]:
-    """The test images that the evaluated model learned from, by the data sets that hold them."""
-    return [_Shared(data_of(evaluation).id, **overlap) for overlap in evaluation.metrics.get(LEARNED_TOO, [])]

@@ -87,8 +87,7 @@ class Variant:
     @property
     def learned_from(self) -> tuple[Overlap, ...]:
         """The test images that the model learned from, by the data sets that hold them."""
-        overlaps = self.evaluation.metrics.get(LEARNED_TOO, []) if self.evaluation else []
-        return tuple(Overlap(**overlap) for overlap in overlaps)
+        return overlaps_of(self.evaluation) if self.evaluation else ()
 
     def as_json(self) -> Json:
         return {
@@ -245,6 +244,11 @@ def size_bytes_of(model: Artifact) -> int:
 def data_of(evaluation: Artifact) -> InputRef:
     """The data set of an evaluation."""
     return evaluation.manifest.inputs["data"]
+
+
+def overlaps_of(evaluation: Artifact) -> tuple[Overlap, ...]:
+    """The test images that the evaluated model learned from, by the data sets that hold them."""
+    return tuple(Overlap(**overlap) for overlap in evaluation.metrics.get(LEARNED_TOO, []))
 
 
 def is_under_corruption(measurement: Artifact) -> bool:

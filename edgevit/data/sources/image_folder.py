@@ -14,7 +14,7 @@ import numpy as np
 from edgevit.configs import ImageFolder
 from edgevit.configs.fields import absolute_path
 from edgevit.data.class_names import composed
-from edgevit.data.companions import MASKS, companions
+from edgevit.data.companions import companions
 from edgevit.data.dataset import SPLITS, Labels, Source, Split, with_unlabelled
 from edgevit.data.folder_names import GIVE_CLASSES, POOL_NAMES
 from edgevit.data.hashes import ImageState, ImageStates, StoredFile, content_of
@@ -230,9 +230,7 @@ def left_out_paths(paths: Sequence[str], config: ImageFolder, root: Path) -> dic
     """The paths, relative to `root`, that patterns leave out, and those of masks and thumbnails, by category."""
     included = [path for path in paths if not config.include or matches_any(path, config.include)]
     kept = [path for path in included if not matches_any(path, config.exclude)]
-    left_out = companions(kept, lambda path: read_image(root / path))
-    if config.masks == "keep":
-        left_out.pop(MASKS, None)
+    left_out = companions(kept, lambda path: read_image(root / path), with_masks=config.masks != "keep")
     by_patterns = sorted(set(paths).difference(kept))
     return {**left_out, **({BY_PATTERNS: by_patterns} if by_patterns else {})}
 
