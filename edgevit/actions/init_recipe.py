@@ -29,6 +29,7 @@ from edgevit.configs import Distill, Fewshot, FewShotDraw, ImageFolder, Load, Re
 from edgevit.configs.fields import LONGEST_ID
 from edgevit.context import Context, usable_cpus
 from edgevit.data import dataset_artifacts
+from edgevit.data.labels import short_classes
 from edgevit.data.survey import FolderSurvey, survey_folder
 from edgevit.errors import DataError, TargetError
 from edgevit.pipeline import resolve
@@ -177,7 +178,7 @@ def _look_at_images(options: InitOptions, has_teacher: bool, context: Context) -
 
 def _check_every_class_has_images(survey: FolderSurvey) -> None:
     totals = {name: sum(counts.get(name, 0) for counts in survey.counts.values()) for name in survey.classes}
-    if short := [f"{name} has {count}" for name, count in totals.items() if count < 2]:
+    if short := short_classes(totals, totals.values(), 2):
         raise DataError("classes have too few images to train on", got=", ".join(short), expected="2 of each or more")
 
 

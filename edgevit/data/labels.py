@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -42,6 +42,11 @@ def class_indices(names: Sequence[str], classes: Sequence[str]) -> Indices:
     """
     index_of = {composed(name): index for index, name in enumerate(classes)}
     return np.array([index_of.get(composed(name), -1) for name in names], np.int64)
+
+
+def short_classes(classes: Iterable[str], counts: Iterable[int], fewest: int) -> list[str]:
+    """`NAME has COUNT` for each class with fewer images than `fewest`."""
+    return [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if count < fewest]
 
 
 def missing_classes(names: Sequence[str], classes: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from edgevit.data.dataset import NO_LABEL, SPLITS, UNLABELLED_SPLIT, Dataset, In
 from edgevit.data.duplicates import Overlap, Uses, duplicate_notes, is_support, overlaps
 from edgevit.data.folder_names import GIVE_CLASSES, inner_folders, label_notes
 from edgevit.data.hashes import ImageStates
-from edgevit.data.labels import class_indices, missing_classes
+from edgevit.data.labels import class_indices, missing_classes, short_classes
 from edgevit.data.pseudo_labels import LABELS, source_artifact, with_pseudo_labels
 from edgevit.data.splits import lowest_of_each_class
 from edgevit.errors import ArtifactError, DataError, RecipeError, did_you_mean, listed
@@ -269,7 +269,7 @@ def _support(name: str, config: DatasetConfig, source: Source, candidates: Indic
     counts = np.bincount(labels, minlength=len(source.classes))
     fewest = 1 if shots == "all" else shots
     if counts.min() < fewest:
-        short = [f"{source.classes[label]} has {counts[label]}" for label in np.flatnonzero(counts < fewest)]
+        short = short_classes(source.classes, counts.tolist(), fewest)
         raise DataError(
             "classes have too few training images for the support set",
             where=name,

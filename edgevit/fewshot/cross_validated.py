@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgevit.data.dataset import Dataset, Indices
+from edgevit.data.labels import short_classes
 from edgevit.data.near_duplicates import look_of_image, near_duplicates
 from edgevit.errors import DataError, listed
 from edgevit.evaluation.classify import Predictions
@@ -81,9 +82,7 @@ def _checked_labels(dataset: Dataset) -> Indices:
     assert dataset.labels is not None
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
     if counts.min() < 2:
-        short = [
-            f"{name} has {count}" for name, count in zip(dataset.classes, counts.tolist(), strict=True) if count < 2
-        ]
+        short = short_classes(dataset.classes, counts.tolist(), 2)
         raise DataError(
             "cross-validation needs two different images of each class",
             where=dataset.name,
