@@ -8,7 +8,6 @@ from itertools import count
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
-from scipy.special import bdtr
 
 from edgevit.configs import Budget
 from edgevit.data.duplicates import Overlap
@@ -247,6 +246,8 @@ def _beats_constant_guess(accuracy: AccuracyRecord) -> bool:
 
 def _missed(accuracy: AccuracyRecord) -> tuple[ClassRecall, ...]:
     """The classes whose recall is shown to be too low, by exact binomial tests with Holm's correction."""
+    from scipy.special import bdtr  # a finished run does not need it
+
     by_guess = min(MISSED, 1 / len(accuracy.recalls))
     chances = np.array(
         [bdtr(each.correct, each.n, by_guess if each.correct else MISSED) for each in accuracy.recalls], np.float64

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from edgevit.artifacts import EMBEDDING, Artifact, sha256_of_file
 from edgevit.bundling.infer import BundleError, read_record
@@ -120,6 +119,8 @@ def _predicted(model: Artifact, support: Dataset, progress: Progress) -> NDArray
 
 def _clearly_right(hits: Sequence[NDArray[np.bool_]], best: int, num_classes: int) -> bool:
     """Whether the best order beats chance (binomial test) and every other order (sign test where the two disagree)."""
+    from scipy.stats import binomtest  # takes most of a second to import, and `predict` does not need it
+
     chance = binomtest(int(hits[best].sum()), len(hits[best]), 1 / num_classes, alternative="greater").pvalue
     if chance > LARGEST_CHANCE:
         return False
