@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -53,6 +53,7 @@ class Source:
         splits: the split of each sample.
         images: the images of the samples.
         notes: notes for the user about how the source was read.
+        passed_over: files and folders beside the samples that were not read, by category; each category is sorted.
     """
 
     classes: tuple[str, ...]
@@ -61,6 +62,7 @@ class Source:
     splits: tuple[Split, ...]
     images: Images
     notes: tuple[str, ...] = ()
+    passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def with_unlabelled(source: Source, ids: tuple[str, ...]) -> Source:

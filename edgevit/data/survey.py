@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,7 +20,7 @@ from edgevit.data.folder_names import POOL_NAMES
 from edgevit.data.near_duplicates import Look, look_of, near_duplicates
 from edgevit.data.preprocess import is_image_name, is_system_folder
 from edgevit.data.roles import read_source
-from edgevit.data.sources.image_folder import folders_in, passed_over_files, split_folders, unlabelled_folder
+from edgevit.data.sources.image_folder import folders_in, split_folders, unlabelled_folder
 from edgevit.data.splits import unit_hash
 from edgevit.errors import DataError, listed
 from edgevit.progress import Progress
@@ -145,8 +145,7 @@ def survey_folder(
         unlabelled=None if pool is None else str(pool.absolute()),
     )
     has_split_folders = bool(split_folders(root, of_classes=True))
-    config = _with_few_shot(config, has_split_folders)
-    source = read_source("photos", config, Path.cwd())
+    config, source = _with_few_shot(config, read_source("photos", config, Path.cwd()), has_split_folders)
     _check_training_images(_counts(source), root)
     examined = _examine(source, progress)
     if not examined.positions:
@@ -154,7 +153,7 @@ def survey_folder(
     counts = _counts(source, without=examined.unreadable_positions)
     _check_training_images(counts, root)
     train = np.array(list(counts["train"].values()))
-    left_out = tuple(LeftOut(category, names) for category, names in passed_over_files(config, Path.cwd()).items())
+    left_out = tuple(LeftOut(category, names) for category, names in source.passed_over.items())
     sizes = np.array([look.size for look in examined.looks])
     duplicates = _duplicates(source, examined)
     imbalance = float(train.max() / train.min())
@@ -254,13 +253,16 @@ def _has_images(folder: Path) -> bool:
     return any(is_image_name(path.name) and path.is_file() for path in folder.iterdir())
 
 
-def _with_few_shot(config: ImageFolder, has_split_folders: bool) -> ImageFolder:
-    """The config with all labelled images as the support, if there are few of them."""
-    undivided = config if has_split_folders else config.model_copy(update={"splits": Splits(val=0, test=0)})
-    train = _counts(read_source("photos", undivided, Path.cwd())).get("train", {})
-    if not train or sum(train.values()) / len(train) >= FEW_IMAGES_PER_CLASS:
-        return config
-    return undivided.model_copy(update={"few_shot": FewShotDraw(shots="all")})
+def _with_few_shot(config: ImageFolder, source: Source, has_split_folders: bool) -> tuple[ImageFolder, Source]:
+    """Config and source with all labelled images as the support, if there are few of them."""
+    counts = _counts(source)
+    training = sum(sum(counts[split].values()) for split in counts if split == "train" or not has_split_folders)
+    if not training or training / len(source.classes) >= FEW_IMAGES_PER_CLASS:
+        return config, source
+    if not has_split_folders:
+        config = config.model_copy(update={"splits": Splits(val=0, test=0)})
+        source = replace(source, splits=tuple("train" if split in SPLITS else split for split in source.splits))
+    return config.model_copy(update={"few_shot": FewShotDraw(shots="all")}), source
 
 
 def _counts(source: Source, without: Sequence[int] = ()) -> dict[Split, dict[str, int]]:

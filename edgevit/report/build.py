@@ -18,7 +18,7 @@ from edgevit.report.episodes import over_episodes
 from edgevit.report.lineage import cross_validated, learned_from, learned_too
 from edgevit.report.page import page
 from edgevit.report.text import markdown
-from edgevit.report.variants import Lineup, lineup
+from edgevit.report.variants import Lineup, data_of, lineup
 from edgevit.report.verdict import outcome, verdict_json, verdict_on
 
 
@@ -88,6 +88,6 @@ def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
 
 def _table_note(models: Lineup) -> str:
     """The note below the table of variants: the test data, and what size and dash mean."""
-    tested = next((variant.top1["data"] for variant in (models.deployed, *models.variants) if variant.top1), None)
-    accuracy = f"Top-1 is the accuracy on {tested}, with its 95% interval. " if tested else ""
+    tested = next((variant.evaluation for variant in (models.deployed, *models.variants) if variant.evaluation), None)
+    accuracy = f"Top-1 is the accuracy on {data_of(tested).id}, with its 95% interval. " if tested else ""
     return f"{accuracy}Size is the size of the file with the weights. –: not measured."

@@ -18,7 +18,7 @@ from edgevit.report.text import (
     runtime_name,
     size,
 )
-from edgevit.report.variants import Lineup, Variant, same_conditions
+from edgevit.report.variants import Lineup, Variant, data_of, same_conditions
 
 BOUNDARIES = {"compute": "without preprocessing", "end_to_end": "with decoding and preprocessing"}
 SIZES = ("smaller", "larger", "large")
@@ -131,18 +131,18 @@ def _times(factor: float, words: tuple[str, str, str]) -> str:
 
 
 def _accuracy(models: Lineup) -> Point:
-    top1, accuracy = models.deployed.top1, models.deployed.accuracy
-    if top1 is None or accuracy is None:
+    evaluation, accuracy = models.deployed.evaluation, models.deployed.accuracy
+    if evaluation is None or accuracy is None:
         return Point("Accuracy", "not measured")
     how = f" by {models.deployed.how_predicted}" if models.deployed.how_predicted else ""
     conditions = (
-        f"Top-1{how} on {top1['n']:,} images of {top1['data']}, 95% interval {interval_percent(top1)}%. Models are "
-        "compared on the same images."
+        f"Top-1{how} on {accuracy.n:,} images of {data_of(evaluation).id}, 95% interval "
+        f"{interval_percent(accuracy.top1._asdict())}%. Models are compared on the same images."
     )
     # The float student first: the loss against it is the price of quantization and compilation.
     baselines = [*reversed(models.baselines()), *_centroid_baseline(models)]
     sentences = [_drop_sentence(word, baseline, models.deployed) for word, baseline in baselines]
-    return Point("Accuracy", percent(top1["value"]), (_beside_constant_guess(accuracy), *sentences), conditions)
+    return Point("Accuracy", percent(accuracy.top1.value), (_beside_constant_guess(accuracy), *sentences), conditions)
 
 
 def _centroid_baseline(models: Lineup) -> list[tuple[str, Variant]]:
@@ -180,7 +180,7 @@ def _classes(models: Lineup) -> Point | None:
 
 def _drop_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
     drop = drop_between(baseline.accuracy, deployed.accuracy)
-    if drop is None or baseline.top1 is None:
+    if drop is None or baseline.accuracy is None:
         return f"Not compared with the {word}, which was not measured on the same images by the same protocol."
     loses, gains = f"Loses {points(drop.value)} points against", f"Gains {points(-drop.value)} points against"
     change = loses if drop.value > 0 else gains if drop.value < 0 else "As accurate as"
@@ -188,6 +188,6 @@ def _drop_sentence(word: str, baseline: Variant, deployed: Variant) -> str:
     low, high = sorted((sign * drop.low, sign * drop.high))
     doubt = ", which may be chance" if drop.value and drop.may_be_chance else ""
     return (
-        f"{change} the {word} ({percent(baseline.top1['value'])}){doubt}: "
+        f"{change} the {word} ({percent(baseline.accuracy.top1.value)}){doubt}: "
         f"95% interval {points(low)} to {points(high)} points."
     )

@@ -100,7 +100,7 @@ def _roles(report: Mapping[str, Any]) -> defaultdict[str, str]:
 def _overview(report: Mapping[str, Any], lineup: Lineup) -> Json | None:
     limit_ms = report["budget"]["latency_ms"]
     wide, narrow = (plots.accuracy_latency(lineup.variants, lineup.deployed, limit_ms, width) for width in (960, 380))
-    missing = [variant.id for variant in lineup.variants if not (variant.top1 and variant.latency_ms)]
+    missing = [variant.id for variant in lineup.variants if not (variant.accuracy and variant.timing)]
     return {"wide": wide, "narrow": narrow, "missing": missing} if wide and narrow else None
 
 
@@ -151,14 +151,14 @@ def _mistakes(deployed: Variant) -> Iterator[Json]:
 
 
 def _calibration(deployed: Variant) -> Json | None:
-    if deployed.evaluation is None:
+    if deployed.evaluation is None or deployed.accuracy is None:
         return None
     recorded = _evaluation_json(deployed.evaluation)["calibration"]
     mean_confidence = float(read_predictions(deployed.evaluation)["confidence"].mean())
     return {
         "ece": recorded["ece"],
         "confidence": mean_confidence,
-        "accuracy": deployed.evaluation.metrics["top1"]["value"],
+        "accuracy": deployed.accuracy.top1.value,
         "plot": plots.reliability_diagram(recorded["bins"]),
     }
 

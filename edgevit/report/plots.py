@@ -257,14 +257,14 @@ class _Placed:
 
 def _placed(variants: Sequence[Variant]) -> Iterator[_Placed]:
     for variant in variants:
-        if (top1 := variant.top1) and (latency := variant.latency_ms):
+        if (accuracy := variant.accuracy) and (timing := variant.timing):
             yield _Placed(
                 variant.id,
                 variant.target,
-                latency["p50"],
-                (latency["p50_low"], latency["p50_high"]),
-                100 * top1["value"],
-                (100 * top1["low"], 100 * top1["high"]),
+                timing.p50_ms,
+                (timing.p50_low_ms, timing.p50_high_ms),
+                100 * accuracy.top1.value,
+                (100 * accuracy.top1.low, 100 * accuracy.top1.high),
             )
 
 

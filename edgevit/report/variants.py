@@ -15,6 +15,7 @@ from edgevit.errors import ArtifactError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.record import protocol_of
 from edgevit.profiling.latency_record import LatencyRecord
+from edgevit.report.deployed import ModelInLine, deployed_model
 
 MODEL_FILES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "engine": "model.onnx"}
 
@@ -57,17 +58,6 @@ class Variant:
     def size_bytes(self) -> int:
         return size_bytes_of(self.model)
 
-    @property
-    def top1(self) -> Json | None:
-        if self.evaluation is None:
-            return None
-        too = self.evaluation.metrics.get(LEARNED_TOO, [])
-        return {**self.evaluation.metrics["top1"], "data": data_of(self.evaluation).id, LEARNED_TOO: too}
-
-    @property
-    def latency_ms(self) -> Json | None:
-        return self.latency.metrics["latency_ms"] if self.latency else None
-
     @cached_property
     def accuracy(self) -> AccuracyRecord | None:
         """The predictions for the test images; None if accuracy was not measured."""
@@ -101,13 +91,20 @@ class Variant:
             "params": self.params,
             "macs": self.macs,
             "size_bytes": self.size_bytes,
-            "top1": self.top1,
-            "latency_ms": self.latency_ms,
+            "top1": self._top1_json(),
+            "latency_ms": self.latency.metrics["latency_ms"] if self.latency else None,
             "threads": self.timing and self.timing.threads,
             "batch_size": self.timing and self.timing.batch_size,
             "parent": self.parent_id,
             "digest": self.model.digest,
         }
+
+    def _top1_json(self) -> Json | None:
+        if self.evaluation is None or self.accuracy is None:
+            return None
+        too = self.evaluation.metrics.get(LEARNED_TOO, [])
+        top1 = {**self.accuracy.top1._asdict(), "n": self.accuracy.n}
+        return {**top1, "data": data_of(self.evaluation).id, LEARNED_TOO: too}
 
 
 @dataclass(frozen=True)
@@ -179,9 +176,7 @@ def lineup(measurements: Sequence[Artifact], deployed: Artifact | None = None) -
     no other evaluation.
 
     Args:
-        deployed: the deployed model; None takes the most derived one (engine before onnx before checkpoint, then the
-            last in order) with both accuracy and latency measured, or, if no model has both, with either. A teacher, a
-            model made from a teacher, and a nearest centroid classifier come after all other measured models.
+        deployed: the deployed model; None takes that of `deployed_model`.
 
     Raises:
         ArtifactError: a measured model is no longer in the store, or the deployed model was not measured.
@@ -314,26 +309,15 @@ def _deployed(
     models: Mapping[str, Artifact], evaluations: Sequence[Artifact], latencies: Sequence[Artifact]
 ) -> Artifact:
     evaluated, timed = ({model_digest(measurement) for measurement in group} for group in (evaluations, latencies))
-    baselines = _teachers(models)
-
-    def rank(numbered: tuple[int, Artifact]) -> tuple[bool, bool, int, int, int]:
-        number, model = numbered
-        measured = (model.digest in evaluated) + (model.digest in timed)
-        is_baseline = _is_centroid(model) or any(each.digest in baselines for each in _line_of(model, models))
-        return measured > 0, not is_baseline, measured, MODEL_KINDS.index(model.kind), number
-
-    return max(enumerate(models.values()), key=rank)[1]
+    return models[deployed_model([_in_line(model) for model in models.values()], evaluated, timed)]
 
 
-def _teachers(models: Mapping[str, Artifact]) -> set[str]:
-    """The digests of all models that taught another one. A model may teach itself, or a model made from it, in qat."""
-    return {
-        ref.digest
-        for model in models.values()
-        for name, ref in model.manifest.inputs.items()
-        if name == "teacher" or name.startswith("teachers.")
-        if ref.digest in models and ref.digest not in {each.digest for each in _line_of(model, models)}
-    }
+def _in_line(model: Artifact) -> ModelInLine:
+    made_from, inputs = _made_from(model), model.manifest.inputs
+    teachers = [ref.digest for name, ref in inputs.items() if name == "teacher" or name.startswith("teachers.")]
+    return ModelInLine(
+        model.digest, model.kind, made_from.digest if made_from else None, tuple(teachers), _is_centroid(model)
+    )
 
 
 def _all_variants(

@@ -88,16 +88,16 @@ def _next(
     """The largest open candidate that may be within the budget; the smallest if none is known to be within it."""
     best = _best(timings, latency_ms, size_mib)
     least = best.macs if best else 0
-    large = {one.model for one, timing in timings.items() if not _has_size(timing, size_mib)}
-    open_ = [one for one in candidates if one not in timings and one.macs > least and one.model not in large]
+    large = {candidate.model for candidate, timing in timings.items() if not _has_size(timing, size_mib)}
+    open_ = [each for each in candidates if each not in timings and each.macs > least and each.model not in large]
     limit = ROOM * latency_ms * (1.0 if best is None else NEAR)
-    likely = [one for one in open_ if predicted_ms(one, timings) <= limit]
+    likely = [candidate for candidate in open_ if predicted_ms(candidate, timings) <= limit]
     if likely:
         return likely[-1]
     if best is not None or not open_:
         return None
-    smaller = [one for one, timing in timings.items() if _has_size(timing, size_mib) and one.macs <= open_[0].macs]
-    return None if smaller else open_[0]
+    small = [candidate for candidate, timing in timings.items() if _has_size(timing, size_mib)]
+    return None if any(candidate.macs <= open_[0].macs for candidate in small) else open_[0]
 
 
 def predicted_ms(candidate: Candidate, timings: dict[Candidate, Timing]) -> float:
@@ -108,7 +108,7 @@ def predicted_ms(candidate: Candidate, timings: dict[Candidate, Timing]) -> floa
     """
     at = math.log(candidate.expected_ms)
     ratios = sorted(
-        (math.log(one.expected_ms), timing.p50_high_ms / one.expected_ms) for one, timing in timings.items()
+        (math.log(timed.expected_ms), timing.p50_high_ms / timed.expected_ms) for timed, timing in timings.items()
     )
     if not ratios:
         return candidate.expected_ms

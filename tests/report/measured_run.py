@@ -67,8 +67,8 @@ class MeasuredRun:
         self, name: str, model: str, accuracy: float, data: str = "digits.test", target: str = "local-cpu"
     ) -> None:
         def write(out: Path, _: Path) -> Contents:
-            found = _predictions(accuracy, self.images, self.classes, seed=len(name))
-            metrics = write_evaluation(found, Noise(), out)  # type: ignore[arg-type]
+            predictions = _predictions(accuracy, self.images, self.classes, seed=len(name))
+            metrics = write_evaluation(predictions, Noise(), out)  # type: ignore[arg-type]
             runtime = _runtime(self.made[model])
             return Contents("evaluation", metrics={**metrics, "runtime": runtime, "target": target})
 
@@ -80,8 +80,8 @@ class MeasuredRun:
         def write(out: Path, _: Path) -> Contents:
             scores = np.eye(len(self.classes), dtype=np.float32)[list(predicted)]
             names = tuple(f"image_{index:04d}" for index in range(len(labels)))
-            found = Predictions(names, self.classes, np.asarray(labels, np.int64), scores)
-            metrics = {**write_evaluation(found, Noise(), out), **more}  # type: ignore[arg-type]
+            predictions = Predictions(names, self.classes, np.asarray(labels, np.int64), scores)
+            metrics = {**write_evaluation(predictions, Noise(), out), **more}  # type: ignore[arg-type]
             return Contents("evaluation", metrics={**metrics, "runtime": "onnxruntime", "target": "local-cpu"})
 
         batch_size = 1 + len(self.made)  # another key than that of an evaluation of this model
@@ -98,8 +98,8 @@ class MeasuredRun:
                 for kind in config.kinds
             ]
             correct = np.arange(len(clean.labels)) >= np.round((1 - np.array(shares)) * len(clean.labels))[..., None]
-            found = CorruptedPredictions(clean, config.kinds, config.severities, correct)
-            metrics = write_corrupted(found, Noise(), out)  # type: ignore[arg-type]
+            predictions = CorruptedPredictions(clean, config.kinds, config.severities, correct)
+            metrics = write_corrupted(predictions, Noise(), out)  # type: ignore[arg-type]
             runtime = _runtime(self.made[model])
             return Contents("evaluation", metrics={**metrics, "runtime": runtime, "target": "local-cpu"})
 
@@ -142,7 +142,7 @@ class MeasuredRun:
 
     def _make(self, name: str, stage: str, write: object, **fields: Any) -> None:
         config = STAGES[stage].model_validate({"stage": stage, "id": name, **fields})
-        inputs = {dotted(path): self.made[one] for path, one, _ in references(config)}
+        inputs = {dotted(path): self.made[ref] for path, ref, _ in references(config)}
         parts = ingredients(config, inputs, None, None)
         self.made[name] = Store(self.folder / ".store").make(config, inputs, parts, write)  # type: ignore[arg-type]
 

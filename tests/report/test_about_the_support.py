@@ -47,9 +47,9 @@ def test_the_section_says_what_was_found(tmp_path: Path):
     write_report(run.of(*ALL, "advised_accuracy"), Budget(), "quickstart", tmp_path)
     page, text = ((tmp_path / f"report.{ending}").read_text() for ending in ("html", "md"))
     report = json.loads((tmp_path / "report.json").read_text())
-    (one,) = report["advice"]
-    assert (one["id"], one["support"], one["images"]) == ("advised0", "digits.support", 24)
-    assert one["mislabelled"] == told["mislabelled"]
+    (advice,) = report["advice"]
+    assert (advice["id"], advice["support"], advice["images"]) == ("advised0", "digits.support", 24)
+    assert advice["mislabelled"] == told["mislabelled"]
     assert page.count("The support set") == text.count("## The support set") == 1
     for said in (page, text):
         for word in ("train/1.jpg", "train/7.jpg", "The pool differs from the", "60", "10 images of each class"):
@@ -80,7 +80,7 @@ def test_a_second_stage_with_the_same_support_and_model_says_nothing_new(tmp_pat
 def test_two_stages_have_two_sections_under_their_names(tmp_path: Path):
     run = run_with(tmp_path, found_by_the_stage(), stages=2)
     report = report_json(lineup(run.of(*ALL, "advised_accuracy")), Budget(), "quickstart")
-    titles = [one["title"] for one in report["advice"]]
+    titles = [advice["title"] for advice in report["advice"]]
     assert titles == ["The support set of advised0", "The support set of advised1"]
     assert all(f"## {title}\n" in markdown(report) for title in titles)
 

@@ -47,6 +47,6 @@ def test_the_page_on_a_phone(tmp_path: Path):
     frame.write_text(FRAME.format(page=page.replace("&", "&amp;").replace('"', "&quot;")))
     command = [str(CHROMIUM), *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", frame.as_uri()]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = json.loads(answer.stdout.split('<pre id="found">')[1].split("</pre>")[0])
-    assert found == {"wide": 390, "bad": 0, "fetched": [], "narrowPlotShown": True}
+    measured = json.loads(answer.stdout.split('<pre id="found">')[1].split("</pre>")[0])
+    assert measured == {"wide": 390, "bad": 0, "fetched": [], "narrowPlotShown": True}
     assert "CONSOLE" not in answer.stderr

@@ -43,7 +43,7 @@ def test_report_json_holds_what_programs_need(run: MeasuredRun, tmp_path: Path):
     limit = {"value": timed["p50"], "low": timed["p50_low"], "high": timed["p50_high"], "limit": 1.0, "met": True}
     assert verdict["limits"] == [{"name": "latency_ms", **limit}]
     assert [row["class"] for row in report["classes"]] == list("0123456789")
-    assert all(one.keys() >= VARIANT_KEYS for one in report["variants"])
+    assert all(variant.keys() >= VARIANT_KEYS for variant in report["variants"])
     engine = report["variants"][-1]
     assert {"value", "low", "high", "n"} <= engine["top1"].keys()
     assert {"p50", "p90", "p99", "n", "boundary", "label"} <= engine["latency_ms"].keys()
@@ -58,12 +58,12 @@ def test_the_page_and_the_text_say_what_the_models_learned_from(run: MeasuredRun
 
 
 def test_weights_that_nobody_trained_come_first(run: MeasuredRun):
-    found = lineup(run.of(*ALL))
-    assert report_json(found, Budget(), "x")["verdict"]["doubts"] == []
-    model = found.deployed.model
+    models = lineup(run.of(*ALL))
+    assert report_json(models, Budget(), "x")["verdict"]["doubts"] == []
+    model = models.deployed.model
     random = {WEIGHTS_FROM: {"body": "random", "classifier": "trained"}}
     model = replace(model, manifest=model.manifest.model_copy(update={"provenance": random}))
-    report = report_json(replace(found, deployed=replace(found.deployed, model=model)), Budget(), "x")
+    report = report_json(replace(models, deployed=replace(models.deployed, model=model)), Budget(), "x")
     assert report["answer"]["headline"] == "The deployed model has random weights."
     assert report["cautions"] == []
     said = " ".join(summary(report).split())
@@ -71,9 +71,9 @@ def test_weights_that_nobody_trained_come_first(run: MeasuredRun):
 
 
 def test_the_same_measurements_give_the_same_bytes(run: MeasuredRun, tmp_path: Path):
-    one, other = written(run, tmp_path / "one"), written(run, tmp_path / "other")
+    first, second = written(run, tmp_path / "one"), written(run, tmp_path / "other")
     for name in ("report.html", "report.json", "report.md"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
+        assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
 def test_text_fits_a_terminal_of_80_columns(run: MeasuredRun, tmp_path: Path):
@@ -115,7 +115,7 @@ class Elements(HTMLParser):
 def test_the_page_needs_nothing_else(run: MeasuredRun, tmp_path: Path):
     html = (written(run, tmp_path / "out") / "report.html").read_text()
     page = Elements(html)
-    assert all(one.startswith(("data:", "#")) for one in page.addresses)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
     assert "script" not in page.tags
     assert "url(http" not in html
     assert page.images_without_alt == 0

@@ -43,11 +43,11 @@ def test_verdict(run: MeasuredRun, budget: dict[str, float], meets: bool | None)
 
 
 def test_a_limit_that_was_not_measured_is_not_judged(run: MeasuredRun):
-    found = report(run, "accuracy", latency_ms=1.0, size_mib=1.0)
-    assert found["verdict"]["meets_budget"] is None
-    assert "not measured" in found["verdict"]["reasons"][0]
-    assert found["answer"]["verdict"] == "The budget cannot be judged: a measurement is missing."
-    assert found["answer"]["tone"] == "unknown"
+    content = report(run, "accuracy", latency_ms=1.0, size_mib=1.0)
+    assert content["verdict"]["meets_budget"] is None
+    assert "not measured" in content["verdict"]["reasons"][0]
+    assert content["answer"]["verdict"] == "The budget cannot be judged: a measurement is missing."
+    assert content["answer"]["tone"] == "unknown"
 
 
 def test_an_exceeded_limit_decides_even_where_another_is_unknown(run: MeasuredRun):
@@ -63,33 +63,35 @@ def test_comparisons_hold_the_numbers_of_the_sentences(tmp_path: Path):
     run = quickstart(tmp_path)
     run.onnx("teacher_onnx", "export", 1_500_000, {"precision": "float32"}, model="adapted")
     run.latency("teacher_onnx_latency", "teacher_onnx", 3.1)
-    found = report(run, *ALL, "teacher_onnx_latency")
-    by_id = {one["id"]: one for one in found["variants"]}
-    teacher = found["comparisons"]["teacher"]
+    content = report(run, *ALL, "teacher_onnx_latency")
+    by_id = {variant["id"]: variant for variant in content["variants"]}
+    teacher = content["comparisons"]["teacher"]
     assert teacher["times_smaller"] == by_id["adapted"]["size_bytes"] / by_id["engine"]["size_bytes"]
     assert teacher["id"] == "adapted"
     expected = by_id["teacher_onnx"]["latency_ms"]["p50"] / by_id["engine"]["latency_ms"]["p50"]
     assert teacher["times_faster"] == pytest.approx(expected)
-    student = found["comparisons"]["float_student"]
+    student = content["comparisons"]["float_student"]
     expected = by_id["tuned"]["top1"]["value"] - by_id["engine"]["top1"]["value"]
     assert student["top1_drop"]["value"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    "condition", [{"threads": 4}, {"boundary": "end_to_end"}, {"target": "local-gpu"}], ids=lambda one: next(iter(one))
+    "condition",
+    [{"threads": 4}, {"boundary": "end_to_end"}, {"target": "local-gpu"}],
+    ids=lambda each: next(iter(each)),
 )
 def test_latencies_under_different_conditions_are_never_divided(tmp_path: Path, condition: dict[str, Any]):
     run = quickstart(tmp_path)
     run.latency("other", "adapted", 3.0, **condition)
-    found = report(run, "teacher_accuracy", "accuracy", "latency", "other")
-    assert found["comparisons"]["teacher"]["times_faster"] is None
-    assert any("whose conditions differ" in one for one in latency_sentences(found))
+    content = report(run, "teacher_accuracy", "accuracy", "latency", "other")
+    assert content["comparisons"]["teacher"]["times_faster"] is None
+    assert any("whose conditions differ" in sentence for sentence in latency_sentences(content))
 
 
 def test_latencies_in_different_runtimes_are_never_divided(run: MeasuredRun):
-    found = report(run)
-    assert [baseline["times_faster"] for baseline in list(found["comparisons"].values())[:2]] == [None, None]
-    for role, sentence in zip(("teacher", "float student"), latency_sentences(found), strict=True):
+    content = report(run)
+    assert [baseline["times_faster"] for baseline in list(content["comparisons"].values())[:2]] == [None, None]
+    for role, sentence in zip(("teacher", "float student"), latency_sentences(content), strict=True):
         assert sentence.startswith(f"Not compared with the {role}, which was timed in another runtime (")
         assert "in PyTorch" in sentence
         assert "faster" not in sentence
@@ -98,10 +100,10 @@ def test_latencies_in_different_runtimes_are_never_divided(run: MeasuredRun):
 def test_the_float_students_latency_may_be_that_of_its_onnx_file(tmp_path: Path):
     run = quickstart(tmp_path)
     run.latency("float_latency", "onnx", 2.0)
-    found = report(run, "float_accuracy", "accuracy", "latency", "float_latency")
-    by_id = {one["id"]: one for one in found["variants"]}
+    content = report(run, "float_accuracy", "accuracy", "latency", "float_latency")
+    by_id = {variant["id"]: variant for variant in content["variants"]}
     speedup = by_id["onnx"]["latency_ms"]["p50"] / by_id["engine"]["latency_ms"]["p50"]
-    student = found["comparisons"]["float_student"]
+    student = content["comparisons"]["float_student"]
     assert student["id"] == "tuned"
     assert student["times_faster"] == pytest.approx(speedup)
     assert student["top1_drop"] is not None
@@ -111,9 +113,9 @@ def test_accuracy_on_other_images_is_not_compared(tmp_path: Path):
     run = quickstart(tmp_path)
     run.dataset("digits.val")
     run.evaluation("float_val", "tuned", 0.99, data="digits.val")
-    found = report(run, "float_val", "accuracy", "latency", top1_drop=0.01)
-    assert found["verdict"]["meets_budget"] is None
-    assert found["comparisons"]["float_student"]["top1_drop"] is None
+    content = report(run, "float_val", "accuracy", "latency", top1_drop=0.01)
+    assert content["verdict"]["meets_budget"] is None
+    assert content["comparisons"]["float_student"]["top1_drop"] is None
 
 
 def test_doubtful_latencies_carry_a_caution(tmp_path: Path):
@@ -126,10 +128,10 @@ def test_a_deployed_float_file_is_not_timed_against_itself(tmp_path: Path):
     run = quickstart(tmp_path)
     run.evaluation("onnx_accuracy", "onnx", 0.94)
     run.latency("onnx_latency", "onnx", 0.5)
-    found = report(run, "float_accuracy", "float_latency", "onnx_accuracy", "onnx_latency")
-    assert found["deployed"] == "onnx"
-    assert found["comparisons"]["float_student"]["times_faster"] is None
-    (sentence,) = [each for each in latency_sentences(found) if "float student" in each]
+    content = report(run, "float_accuracy", "float_latency", "onnx_accuracy", "onnx_latency")
+    assert content["deployed"] == "onnx"
+    assert content["comparisons"]["float_student"]["times_faster"] is None
+    (sentence,) = [each for each in latency_sentences(content) if "float student" in each]
     assert "in another runtime (2.0" in sentence, "the checkpoint in PyTorch, not the file itself"
     alone = report(run, "float_accuracy", "onnx_accuracy", "onnx_latency")
     assert alone["comparisons"]["float_student"]["times_faster"] is None

@@ -13,7 +13,7 @@ from edgevit.report.plots import confusion_matrix
 @pytest.mark.parametrize("name", ["font: 1px a", 'style="font: 2', "<g>", "a&b", "plain"])
 def test_whatever_a_class_is_called_it_stands_there_and_the_drawing_is_whole(name: str) -> None:
     drawn = ElementTree.fromstring(confusion_matrix(np.array([[3, 1], [0, 2]]), [name, "other"]))
-    texts = [one.text for one in drawn.iter() if one.tag.endswith("text")]
+    texts = [element.text for element in drawn.iter() if element.tag.endswith("text")]
     assert {name, "other"} <= set(texts)
     assert len(texts) == 9
-    assert not [one for one in drawn.iter() if "font-family" in one.get("style", "")]  # it is the page's
+    assert not [element for element in drawn.iter() if "font-family" in element.get("style", "")]  # it is the page's

@@ -39,21 +39,21 @@ def test_the_answer_is_that_without_corruption(run: MeasuredRun, names: tuple[st
 
 
 def test_a_model_without_another_accuracy_has_that_of_the_clean_images(run: MeasuredRun):
-    found = lineup(run.of("accuracy", "latency", "hurt_student"))
-    top1 = {one.id: one.top1["value"] for one in found.variants if one.top1}
+    models = lineup(run.of("accuracy", "latency", "hurt_student"))
+    top1 = {variant.id: variant.accuracy.top1.value for variant in models.variants if variant.accuracy}
     assert top1 == {"tuned": pytest.approx(0.8, abs=0.01), "engine": pytest.approx(0.9375)}
 
 
 def test_models_stand_side_by_side_from_teacher_to_engine(run: MeasuredRun):
     (group,) = report_of(run, *ALL, *HURT)["corruptions"]
-    assert [one["id"] for one in group["models"]] == ["adapted", "tuned", "engine"]
+    assert [model["id"] for model in group["models"]] == ["adapted", "tuned", "engine"]
     assert group["kinds"] == list(CORRUPTIONS)
     assert (group["data"], group["n"], group["severities"]) == ("digits.test", 400, [1, 2, 3, 4, 5])
-    for one, accuracy in zip(group["models"], (0.9, 0.8, 0.7), strict=True):
-        assert one["top1"]["value"] == pytest.approx(accuracy)
-        assert one["by_kind"]["blur"]["value"] == pytest.approx(0.7 * accuracy, abs=0.002)
-        assert one["by_kind"]["fog"]["value"] == pytest.approx(0.4 * accuracy, abs=0.002)
-        assert one["mean"]["value"] == run.made[one["evaluation"]].metrics["corrupted_top1"]["value"]
+    for model, accuracy in zip(group["models"], (0.9, 0.8, 0.7), strict=True):
+        assert model["top1"]["value"] == pytest.approx(accuracy)
+        assert model["by_kind"]["blur"]["value"] == pytest.approx(0.7 * accuracy, abs=0.002)
+        assert model["by_kind"]["fog"]["value"] == pytest.approx(0.4 * accuracy, abs=0.002)
+        assert model["mean"]["value"] == run.made[model["evaluation"]].metrics["corrupted_top1"]["value"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_other_images_have_a_table_of_their_own(tmp_path: Path, options: dict[st
     run.corrupted("hurt_engine", "engine", 0.7)
     run.corrupted("hurt_student", "tuned", 0.7, **options)
     groups = report_of(run, *ALL, "hurt_engine", "hurt_student")["corruptions"]
-    assert [[one["id"] for one in group["models"]] for group in groups] == [["tuned"], ["engine"]]
+    assert [[model["id"] for model in group["models"]] for group in groups] == [["tuned"], ["engine"]]
 
 
 def test_two_evaluations_of_one_model_are_told_apart(run: MeasuredRun, tmp_path: Path):
@@ -72,7 +72,7 @@ def test_two_evaluations_of_one_model_are_told_apart(run: MeasuredRun, tmp_path:
     run.corrupted("one", "engine", 0.7)
     run.corrupted("other", "engine", 0.6, max_images=999)
     (group,) = report_of(run, *ALL, "one", "other")["corruptions"]
-    assert [one["id"] for one in group["models"]] == ["engine@one", "engine@other"]
+    assert [model["id"] for model in group["models"]] == ["engine@one", "engine@other"]
 
 
 def test_report_md_has_the_table_in_80_columns(run: MeasuredRun):

@@ -10,10 +10,10 @@ from tests.report.measured_run import ALL, quickstart
 
 
 def test_every_model_behind_the_measurements_is_a_variant_in_order(tmp_path: Path):
-    found = lineup(quickstart(tmp_path).of(*ALL))
-    ids = [one.id for one in found.variants]
+    models = lineup(quickstart(tmp_path).of(*ALL))
+    ids = [variant.id for variant in models.variants]
     assert ids == ["teacher", "adapted", "student", "tuned", "onnx", "int8", "engine"]
-    parents = {one.id: one.parent_id for one in found.variants}
+    parents = {variant.id: variant.parent_id for variant in models.variants}
     assert parents == {
         "teacher": None, "adapted": "teacher", "student": "adapted", "tuned": "student",
         "onnx": "tuned", "int8": "onnx", "engine": "int8",
@@ -21,12 +21,12 @@ def test_every_model_behind_the_measurements_is_a_variant_in_order(tmp_path: Pat
 
 
 def test_parts_of_the_answer(tmp_path: Path):
-    found = lineup(quickstart(tmp_path).of(*ALL))
-    assert found.deployed.id == "engine"
-    assert found.float_student
-    assert found.float_student.id == "tuned"
-    assert found.teacher
-    assert found.teacher.id == "adapted"
+    models = lineup(quickstart(tmp_path).of(*ALL))
+    assert models.deployed.id == "engine"
+    assert models.float_student
+    assert models.float_student.id == "tuned"
+    assert models.teacher
+    assert models.teacher.id == "adapted"
 
 
 def test_what_was_trained_to_be_rounded_is_compared_with_what_it_was_before(tmp_path: Path):
@@ -38,18 +38,18 @@ def test_what_was_trained_to_be_rounded_is_compared_with_what_it_was_before(tmp_
     run.onnx("rounded_int8", "quantize", 96_000, {"precision": "int8"}, **trained)
     run.evaluation("rounded_float_accuracy", "rounded", 0.94)
     run.evaluation("rounded_accuracy", "rounded_int8", 0.9425)
-    found = lineup(run.of("float_accuracy", "rounded_float_accuracy", "rounded_accuracy", "teacher_accuracy"))
-    assert found.deployed.id == "rounded_int8"
-    assert [word for word, _ in found.baselines()] == ["teacher", "float student"]
-    assert [one.id for _, one in found.baselines()] == ["adapted", "tuned"]
+    models = lineup(run.of("float_accuracy", "rounded_float_accuracy", "rounded_accuracy", "teacher_accuracy"))
+    assert models.deployed.id == "rounded_int8"
+    assert [word for word, _ in models.baselines()] == ["teacher", "float student"]
+    assert [variant.id for _, variant in models.baselines()] == ["adapted", "tuned"]
 
 
 def test_one_measurement_is_enough_to_find_the_whole_line(tmp_path: Path):
-    found = lineup(quickstart(tmp_path).of("accuracy"))
-    assert found.deployed.id == "engine"
-    assert found.deployed.latency_ms is None
-    assert found.teacher
-    assert found.teacher.top1 is None
+    models = lineup(quickstart(tmp_path).of("accuracy"))
+    assert models.deployed.id == "engine"
+    assert models.deployed.timing is None
+    assert models.teacher
+    assert models.teacher.accuracy is None
 
 
 def test_a_model_with_both_measurements_is_deployed_before_a_more_derived_one_with_one(tmp_path: Path):
@@ -60,17 +60,20 @@ def test_a_model_with_both_measurements_is_deployed_before_a_more_derived_one_wi
 def test_a_model_timed_twice_is_two_variants(tmp_path: Path):
     run = quickstart(tmp_path)
     run.latency("latency_4", "engine", 0.3, threads=4)
-    found = lineup([*run.of(*ALL), run.made["latency_4"]])
-    engines = {one.id: one.timing and one.timing.threads for one in found.variants if one.model.id == "engine"}
-    assert engines == {"engine@latency": 1, "engine@latency_4": 4}
+    models = lineup([*run.of(*ALL), run.made["latency_4"]])
+    engines = [variant for variant in models.variants if variant.model.id == "engine"]
+    threads = {variant.id: variant.timing and variant.timing.threads for variant in engines}
+    assert threads == {"engine@latency": 1, "engine@latency_4": 4}
 
 
 def test_accuracy_from_another_target_is_not_put_beside_a_latency(tmp_path: Path):
     run = quickstart(tmp_path)
     run.latency("gpu_latency", "tuned", 0.5, target="local-gpu")
-    found = lineup(run.of("float_accuracy", "gpu_latency"))
+    models = lineup(run.of("float_accuracy", "gpu_latency"))
     tuned = {
-        one.id: (one.target, bool(one.top1), bool(one.latency_ms)) for one in found.variants if one.model.id == "tuned"
+        variant.id: (variant.target, bool(variant.accuracy), bool(variant.timing))
+        for variant in models.variants
+        if variant.model.id == "tuned"
     }
     assert tuned == {"tuned": ("local-gpu", False, True), "tuned@float_accuracy": ("local-cpu", True, False)}
 
@@ -92,8 +95,8 @@ def test_models_stand_apart_by_the_data_that_they_and_their_teachers_learned_fro
     run.evaluation("other_accuracy", "other", 0.9)
     run.evaluation("named_accuracy", "only-named", 0.1)
     groups = {
-        tuple(one["data"]): one["models"]
-        for one in learned_from(lineup(run.of("teacher_accuracy", "accuracy", "other_accuracy", "named_accuracy")))
+        tuple(group["data"]): group["models"]
+        for group in learned_from(lineup(run.of("teacher_accuracy", "accuracy", "other_accuracy", "named_accuracy")))
     }
     target = ("digits.pool", "digits.support", "glyphs.train")
     assert groups.pop(("glyphs.train",)) == ["teacher"]
@@ -110,10 +113,10 @@ def test_a_teacher_is_compared_by_its_onnx_file_where_that_alone_was_measured(
     run.onnx("onnx-teacher", "export", 1_500_000, {"precision": "float32"}, model="adapted")
     for model in measured:
         run.evaluation(f"of-{model}", model, 0.96)
-    found = lineup(run.of("accuracy", "latency", *(f"of-{model}" for model in measured)))
-    assert found.teacher is not None
-    assert found.teacher.model.id == measured[-1]
-    assert found.teacher.evaluation is not None
+    models = lineup(run.of("accuracy", "latency", *(f"of-{model}" for model in measured)))
+    assert models.teacher is not None
+    assert models.teacher.model.id == measured[-1]
+    assert models.teacher.evaluation is not None
 
 
 def test_of_several_teachers_the_first_is_compared(tmp_path: Path):
@@ -123,7 +126,7 @@ def test_of_several_teachers_the_first_is_compared(tmp_path: Path):
     run.onnx("ensemble-onnx", "export", 500_000, {"precision": "float32"}, model="ensemble")
     run.evaluation("of-ensemble", "ensemble-onnx", 0.9)
     run.latency("its-latency", "ensemble-onnx", 0.5)
-    found = lineup(run.of("of-ensemble", "its-latency"))
-    assert found.teacher is not None
-    assert found.teacher.model.id == "adapted"
-    assert {one.model.id: one.parent_id for one in found.variants}["ensemble"] == "adapted"
+    models = lineup(run.of("of-ensemble", "its-latency"))
+    assert models.teacher is not None
+    assert models.teacher.model.id == "adapted"
+    assert {variant.model.id: variant.parent_id for variant in models.variants}["ensemble"] == "adapted"

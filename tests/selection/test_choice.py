@@ -21,7 +21,7 @@ def test_the_best_student_is_found_with_few_timings(slower: float, scatter: floa
     time = machine(slower, scatter, overhead_ms)
     for budget_ms in BUDGETS_MS:
         choice = most_capable(shortlist(), budget_ms, time)
-        within = [one for one in shortlist() if time(one).p50_high_ms <= ROOM * budget_ms]
+        within = [candidate for candidate in shortlist() if time(candidate).p50_high_ms <= ROOM * budget_ms]
         assert len(choice.timings) <= MOST_TIMINGS
         assert (choice.best is None) == (not within), budget_ms
         if choice.best is not None:
@@ -53,8 +53,12 @@ def test_a_file_that_is_too_large_is_passed_over() -> None:
     assert choice.best is not None
     assert choice.best.model != "mobilenetv4_hybrid_medium"
     assert choice.best == max(
-        (one for one in shortlist() if one.model not in ("mobilenetv4_hybrid_medium",) and 1.02 * one.expected_ms <= 9),
-        key=lambda one: one.macs,
+        (
+            candidate
+            for candidate in shortlist()
+            if candidate.model not in ("mobilenetv4_hybrid_medium",) and 1.02 * candidate.expected_ms <= 9
+        ),
+        key=lambda candidate: candidate.macs,
     )
 
 
@@ -65,8 +69,8 @@ def test_the_shortlist_rises_in_macs_and_time() -> None:
         assert smaller.macs < larger.macs
         assert smaller.expected_ms < larger.expected_ms
     rows = {row.name: row for row in measured()}
-    assert all((rows[one.model].sqnr_db or 99) >= LEAST_SQNR_DB for one in candidates)
-    assert not any(rows[one.model].kept_float for one in candidates)
+    assert all((rows[candidate.model].sqnr_db or 99) >= LEAST_SQNR_DB for candidate in candidates)
+    assert not any(rows[candidate.model].kept_float for candidate in candidates)
 
 
 def test_every_model_of_the_catalogue_was_measured() -> None:

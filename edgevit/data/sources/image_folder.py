@@ -55,10 +55,10 @@ def read(config: ImageFolder, base: Path) -> Source:
     root, samples, notes = listing.root, listing.samples, list(passed_over_notes(listing.passed_over, listing.root))
     if not samples:
         raise _no_images(root, listing.split_of_folder, config.classes != "none", notes)
-    ids = tuple(sample.id for sample in samples)
+    ids, passed_over = tuple(sample.id for sample in samples), _relative(listing.passed_over, root)
     if config.classes == "none":
         splits = _splits(ids, listing.split_of_folder, config, None)
-        return Source((), ids, None, splits, FolderImages(root, ids), tuple(notes))
+        return Source((), ids, None, splits, FolderImages(root, ids), tuple(notes), passed_over)
     level = 0 if config.classes == "top" else -1
     classes, labels = np.unique([composed(sample.class_folders[level]) for sample in samples], return_inverse=True)
     if config.classes == "leaf":
@@ -67,17 +67,8 @@ def read(config: ImageFolder, base: Path) -> Source:
         notes.append(f"{len(listing.unlabelled)} images have no labels and are the role pool")
     splits = _splits(ids, listing.split_of_folder, config, labels)
     images = FolderImages(root, (*ids, *listing.unlabelled.values()))
-    source = Source(tuple(classes.tolist()), ids, labels.astype(np.int64), splits, images, tuple(notes))
+    source = Source(tuple(classes.tolist()), ids, labels.astype(np.int64), splits, images, tuple(notes), passed_over)
     return with_unlabelled(source, tuple(listing.unlabelled))
-
-
-def passed_over_files(config: ImageFolder, base: Path) -> dict[str, tuple[str, ...]]:
-    """The files and folders in PATH that are not images of the data set, by category, relative to PATH and sorted."""
-    listing = _listing(config, base)
-    return {
-        category: tuple(sorted(printable_path(os.path.relpath(file, listing.root)) for file in files))
-        for category, files in listing.passed_over.items()
-    }
 
 
 def split_folders(root: Path, of_classes: bool) -> dict[str, Split]:
@@ -185,6 +176,14 @@ def _listing(config: ImageFolder, base: Path) -> _Listing:
     kept = _without_left_out(samples, config, root, passed_over)
     unlabelled = {} if folder is None else _unlabelled(folder, root, config, passed_over)
     return _Listing(root, split_of_folder, kept, unlabelled, passed_over)
+
+
+def _relative(passed_over: PassedOver, root: Path) -> dict[str, tuple[str, ...]]:
+    """Passed-over files by category, relative to `root` and sorted."""
+    return {
+        category: tuple(sorted(printable_path(os.path.relpath(file, root)) for file in files))
+        for category, files in passed_over.items()
+    }
 
 
 def _check_folder(root: Path) -> None:
