@@ -23,9 +23,11 @@ from edgevit.data.duplicates import Uses
 from edgevit.data.pseudo_labels import with_source
 from edgevit.disks import copy_folder
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
+from edgevit.progress import of_run, run_left
 from edgevit.provenance import provenance, untrained, weights_origin
 from edgevit.recipe import Recipe
 from edgevit.runtimes.base import runtime_of
+from edgevit.stage_times import clock_of, keep_time, work_keys
 from edgevit.store import Store, changed_fields, dotted, ingredients, replace_link
 from edgevit.targets import target_info
 
@@ -33,24 +35,38 @@ StageFunction = Callable[[Stage, Mapping[str, Artifact], Context, Path], Content
 LEARNING_PURPOSES: tuple[Purpose, ...] = ("learned from", "adapted to", "calibrated by", "validated on")
 
 
-def run(recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collection[str] = ()) -> dict[str, Artifact]:
+def run(
+    recipe: Recipe,
+    base: Path,
+    runs: Path,
+    context: Context,
+    fresh: Collection[str] = (),
+    datasets: Mapping[str, Artifact] | None = None,
+) -> dict[str, Artifact]:
     """Run a recipe. Finished stages are taken from the store under `runs`.
 
     Args:
         base: the folder that relative paths of data sets start from.
         runs: the folder of all runs; this one is runs/<recipe name>.
         fresh: ids of stages to make again, finished or not.
+        datasets: the data sets and roles of the recipe by name, if they were read before.
 
     Returns:
         The artifact of every data set role and stage, by name.
     """
-    _check_ids(fresh, recipe)
+    check_ids(fresh, recipe)
     store = Store(runs / ".store")
     context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
-    done = datasets_of(recipe, base, store, context)
+    done = dict(datasets_of(recipe, base, runs, context) if datasets is None else datasets)
+    keys = work_keys(recipe, done, context.device)
+    clock = clock_of(recipe, keys, pending(plan(recipe, done, runs, fresh)))
+    context = replace(context, progress=of_run(context.progress, clock.left_s))
     for number, config in enumerate(recipe.stages, 1):
-        title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()})"
+        clock.start(config.id)
+        left = run_left(clock.left_s())
+        title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()}){left and f', {left}'}"
         done[config.id] = make(config, resolve(config, done), store, context, title, again=config.id in fresh)
+        keep_time(config, keys[config.id], done[config.id])
         _show(done[config.id], runs / recipe.name, config.id)
     return done
 
@@ -84,7 +100,7 @@ def finished_inputs(
     """
     store = Store(runs / ".store")
     context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
-    done = datasets_of(recipe, base, store, context)
+    done = datasets_of(recipe, base, runs, context)
     stages = {stage.id: stage for stage in recipe.stages}
 
     def inputs_of(stage: Stage) -> dict[str, Artifact]:
@@ -103,9 +119,9 @@ def finished_inputs(
     return inputs_of(config), context.at(config.id, context.work, context.cache)
 
 
-def datasets_of(recipe: Recipe, base: Path, store: Store, context: Context) -> dict[str, Artifact]:
+def datasets_of(recipe: Recipe, base: Path, runs: Path, context: Context) -> dict[str, Artifact]:
     """The artifacts of the data sets and roles of a recipe, by name. Notes about them are said."""
-    cache = store.root / "hashes.json"
+    cache = Store(runs / ".store").root / "hashes.json"
     artifacts = dataset_artifacts(
         recipe.datasets, base, recipe.dataset_names(), cache=cache, progress=context.progress, uses=_uses(recipe)
     )
@@ -155,10 +171,15 @@ class Reason:
 
 def why(recipe: Recipe, base: Path, runs: Path, fresh: Collection[str] = ()) -> list[Reason]:
     """Whether each stage would run, and the fields that changed since the result in the run folder was made."""
-    _check_ids(fresh, recipe)
+    check_ids(fresh, recipe)
+    return plan(recipe, datasets_of(recipe, base, runs, Context()), runs, fresh)
+
+
+def plan(recipe: Recipe, datasets: Mapping[str, Artifact], runs: Path, fresh: Collection[str] = ()) -> list[Reason]:
+    """The answers of `why` on data sets and roles that were read before, by name."""
     store = Store(runs / ".store")
     context = Context(budget=recipe.budget, recipe_name=recipe.name)
-    done = datasets_of(recipe, base, store, context)
+    done = dict(datasets)
     answers = []
     for config in recipe.stages:
         missing = [name for _, name, _ in references(config) if name not in done]
@@ -183,6 +204,17 @@ def pending(answers: Iterable[Reason]) -> frozenset[str]:
     return frozenset(answer.id for answer in answers if answer.runs)
 
 
+def check_ids(ids: Collection[str], recipe: Recipe) -> None:
+    """Raise RecipeError if there is no stage of one of these ids."""
+    known = [config.id for config in recipe.stages]
+    for id in ids:
+        if id not in known:
+            hint = did_you_mean(id, known) or ""
+            raise RecipeError(
+                f"there is no stage '{id}' to make again. {hint}".rstrip(), expected=f"one of {', '.join(known)}"
+            )
+
+
 def _reasons(stage_folder: Path, parts: Json) -> tuple[str, ...]:
     before = _result_in(stage_folder)
     if before is None:
@@ -196,16 +228,6 @@ def _result_in(stage_folder: Path) -> Artifact | None:
         return Artifact.load(stage_folder)
     except ArtifactError:
         return None
-
-
-def _check_ids(ids: Collection[str], recipe: Recipe) -> None:
-    known = [config.id for config in recipe.stages]
-    for id in ids:
-        if id not in known:
-            hint = did_you_mean(id, known) or ""
-            raise RecipeError(
-                f"there is no stage '{id}' to make again. {hint}".rstrip(), expected=f"one of {', '.join(known)}"
-            )
 
 
 def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:

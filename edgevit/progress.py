@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from itertools import pairwise
 from statistics import mean
-from typing import Protocol, TextIO
+from typing import Protocol, Self, TextIO
 
 from edgevit.terminal import printable, printable_line
 
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*#@"  # levels of a sparkline, from small to large
 SPARKLINE_WIDTH = 12
+LEAST_LEFT_S = 10  # of a run; less is not shown
+
+OfRun = Callable[[float | None], float | None]  # the seconds left of a run, from those of a bar; None if unknown
 
 
 class Bar(Protocol):
@@ -56,7 +60,22 @@ class SilentProgress:
         yield SilentBar()
 
 
-class PlainProgress:
+class _RunProgress:
+    """Progress that shows the time left of a run, if it is told."""
+
+    _left_s: OfRun | None = None
+
+    def of_run(self, left_s: OfRun) -> Self:
+        """The progress of a run, whose bars show its time left beside their own."""
+        of_run = copy(self)
+        of_run._left_s = left_s
+        return of_run
+
+    def _run(self, of_bar_s: float | None) -> str:
+        return "" if self._left_s is None else run_left(self._left_s(of_bar_s))
+
+
+class PlainProgress(_RunProgress):
     """Prints lines, for pipes and logs: at most one every `every_s` seconds for each bar, and one at its end."""
 
     def __init__(self, stream: TextIO, every_s: float = 10.0) -> None:
@@ -70,14 +89,23 @@ class PlainProgress:
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Bar]:
-        bar = _PlainBar(self, title, total, unit, self._every_s)
+        bar = _PlainBar(self.say, self._run, title, total, unit, self._every_s)
         yield bar
         bar.line()
 
 
 class _PlainBar:
-    def __init__(self, progress: PlainProgress, title: str, total: int, unit: str, every_s: float) -> None:
-        self._progress, self._title, self._total, self._unit, self._every_s = progress, title, total, unit, every_s
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        run: Callable[[float | None], str],
+        title: str,
+        total: int,
+        unit: str,
+        every_s: float,
+    ) -> None:
+        self._say, self._run = say, run
+        self._title, self._total, self._unit, self._every_s = title, total, unit, every_s
         self._done, self._values = 0, dict[str, float]()
         self._start = self._last = time.monotonic()
 
@@ -91,13 +119,15 @@ class _PlainBar:
         self._last = time.monotonic()
         spent = self._last - self._start
         rate = self._done / spent if spent > 0 else 0.0
-        left = f", {(self._total - self._done) / rate:.0f} s left" if rate and self._done < self._total else ""
+        left_s = (self._total - self._done) / rate if rate and self._done < self._total else None
+        left = "" if left_s is None else f", {left_s:.0f} s left"
+        run = f", {run}" if left and (run := self._run(left_s)) else ""
         shown = "".join(f", {name} {value:.4g}" for name, value in self._values.items())
         done = f"{self._done}/{self._total} {self._unit} in {spent:.0f} s, {rate:.0f} {self._unit}/s"
-        self._progress.say(f"    {self._title}: {done}{left}{shown}")
+        self._say(f"    {self._title}: {done}{left}{run}{shown}")
 
 
-class RichProgress:
+class RichProgress(_RunProgress):
     """Shows bars of the package rich, on a terminal."""
 
     def __init__(self) -> None:
@@ -121,21 +151,39 @@ class RichProgress:
             rich_progress.TaskProgressColumn(),
             rich_progress.TextColumn("{task.fields[rate]}"),
             rich_progress.TimeRemainingColumn(compact=True),
+            rich_progress.TextColumn("{task.fields[run]}"),
             rich_progress.TextColumn("{task.fields[shown]}"),
         )
         with rich_progress.Progress(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(printable_line(title), total=total, shown="", rate="")
-            start = time.monotonic()
+            task = bars.add_task(printable_line(title), total=total, shown="", rate="", run=self._run(None))
+            start, run = time.monotonic(), self._run
 
             class Shown:
                 def advance(self, count: int = 1, **values: float) -> None:
                     bars.advance(task, count)
                     rate = bars.tasks[0].completed / max(time.monotonic() - start, 1e-9)
-                    bars.update(task, rate=f"{rate:.0f} {unit}/s")
+                    bars.update(task, rate=f"{rate:.0f} {unit}/s", run=run(bars.tasks[0].time_remaining))
                     if values:
                         bars.update(task, shown=" ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
             yield Shown()
+
+
+def of_run(progress: Progress, left_s: OfRun) -> Progress:
+    """Progress whose bars show the time left of a run, too, if they show times at all."""
+    return progress.of_run(left_s) if isinstance(progress, _RunProgress) else progress
+
+
+def run_left(seconds: float | None) -> str:
+    """`run 5 min left`; empty if the time is unknown or short."""
+    return "" if seconds is None or seconds < LEAST_LEFT_S else f"run {duration(seconds)} left"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min` or `3.5 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def sparkline(values: Sequence[float], levels: str, width: int = SPARKLINE_WIDTH) -> str:

@@ -12,15 +12,17 @@ from typer.testing import CliRunner
 
 from edgevit.actions.early_checks import check_before_run
 from edgevit.actions.early_latency import deployed_chain, student_of
-from edgevit.actions.init_recipe import duration
 from edgevit.actions.student_choice import deployed_form, rounded_up, weights_from
 from edgevit.cli import app
 from edgevit.configs import Compile, Export, Profile, Quantize
 from edgevit.context import Context
+from edgevit.data import roles
 from edgevit.errors import ArtifactError, CheckFailed, RecipeError
 from edgevit.models.creation import create_model
 from edgevit.models.pretrained import check_pretrained, hub_answers, model_of_weights
 from edgevit.recipe import load_recipe
+from edgevit.recipes import shipped_recipe
+from edgevit.report.variants import lineup
 from edgevit.selection import kept
 from edgevit.selection.candidates import shortlist
 from edgevit.selection.choice import ROOM
@@ -54,7 +56,9 @@ def test_the_student_follows_the_budget(tmp_path: Path, known_machine: None) -> 
         student = student_of(chain, {})
         assert student is not None
         (students[budget_ms],) = [
-            one for one in shortlist() if (one.model, one.image_size) == (student.model, student.image_size)
+            candidate
+            for candidate in shortlist()
+            if (candidate.model, candidate.image_size) == (student.model, student.image_size)
         ]
         assert recipe.name == "my-photos"
         assert recipe.budget.latency_ms == budget_ms
@@ -63,7 +67,7 @@ def test_the_student_follows_the_budget(tmp_path: Path, known_machine: None) -> 
         assert "next larger" in said
         assert "about" in said
     for budget_ms, chosen in students.items():
-        within = [one for one in shortlist() if machine(1)(one).p50_high_ms <= ROOM * budget_ms]
+        within = [candidate for candidate in shortlist() if machine(1)(candidate).p50_high_ms <= ROOM * budget_ms]
         assert chosen == within[-1]
 
 
@@ -201,7 +205,7 @@ def test_run_stops_before_training_what_will_be_too_slow(tmp_path: Path, monkeyp
         check_before_run(recipe, tmp_path, tmp_path / "runs", Context(), ())
     assert caught.value.exit_code == 1
     assert "--anyway" in str(caught.value)
-    within = [one for one in shortlist() if one.expected_ms * 1.02 <= ROOM * 2]
+    within = [candidate for candidate in shortlist() if candidate.expected_ms * 1.02 <= ROOM * 2]
     assert str(within[-1]) in str(caught.value)
     check_before_run(load_recipe(recipe_within(5, tmp_path)), tmp_path, tmp_path / "runs", Context(), ())
 
@@ -228,9 +232,38 @@ def test_the_deployed_chain_is_the_one_that_the_report_judges(tmp_path: Path) ->
     assert deployed_chain(load_recipe(tmp_path / "pruned.yaml")) is None
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (59, "59 s"), (700, "12 min"), (9000, "2.5 h")])
-def test_durations_are_short(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def test_the_deployed_model_that_the_report_names_is_timed(tmp_path: Path) -> None:
+    """The same model as the report judges, whether it is named or not."""
+    for deployed, kinds in ((", deployed: onnx", (Export, None, None)), ("", (Export, Quantize, Compile))):
+        text = RECIPE.replace("LIMIT", "5").replace("float_latency, latency]", f"float_latency, latency]{deployed}")
+        (tmp_path / "r.yaml").write_text(text)
+        chain = deployed_chain(load_recipe(tmp_path / "r.yaml"))
+        assert chain is not None
+        stages = (chain.form.export, chain.form.quantize, chain.form.compile)
+        assert tuple(stage and type(stage) for stage in stages) == kinds
+    (tmp_path / "r.yaml").write_text(text.replace("latency]", "latency], deployed: student"))
+    assert deployed_chain(load_recipe(tmp_path / "r.yaml")) is None, "the student is not timed"
+
+
+def test_a_recipe_and_its_finished_run_have_one_deployed_model(tmp_path: Path) -> None:
+    from tests.report.measured_run import ALL, quickstart
+
+    chain = deployed_chain(load_recipe(shipped_recipe("quickstart")))
+    assert chain is not None
+    assert chain.form.profile.model == lineup(quickstart(tmp_path).of(*ALL)).deployed.id == "engine"
+
+
+def test_the_data_sets_of_a_run_with_a_budget_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
+    recipe = RECIPE.replace("LIMIT", "5").replace("{source: digits}", f"{{source: image_folder, path: {folder}}}")
+    (tmp_path / "r.yaml").write_text(recipe.replace("digits", "photos"))
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    keep_timings(2)
+    read: list[str] = []
+    read_source = roles.read_source
+    monkeypatch.setattr(roles, "read_source", lambda name, *rest: read.append(name) or read_source(name, *rest))
+    check_before_run(load_recipe(tmp_path / "r.yaml"), tmp_path, tmp_path / "runs", Context(), ())
+    assert read == ["photos"]
 
 
 @pytest.mark.parametrize(("value", "up"), [(1.064, 1.1), (0.331, 0.34), (12, 12), (9.91, 10), (30.2, 31)])

@@ -77,17 +77,17 @@ def test_the_run_folder_shows_each_stage(small: Small) -> None:
     for name in ("model", "accuracy", "report"):
         assert Artifact.load(small.runs / "small" / name) == done[name]
     assert small.run() == done
-    assert not any(one.runs for one in pipeline.why(small.recipe(), small.file.parent, small.runs))
+    assert not any(answer.runs for answer in pipeline.why(small.recipe(), small.file.parent, small.runs))
 
 
 def test_why_names_what_changed(small: Small) -> None:
     small.run()
     changed = small.recipe("depth: 1", "depth: 2")
-    found = {one.id: one for one in pipeline.why(changed, small.file.parent, small.runs)}
-    assert found["model"].reasons == ("model_args.depth: 1 → 2",)
-    assert found["report"].reasons == ("it needs accuracy, to be made first",)
+    answers = {answer.id: answer for answer in pipeline.why(changed, small.file.parent, small.runs)}
+    assert answers["model"].reasons == ("model_args.depth: 1 → 2",)
+    assert answers["report"].reasons == ("it needs accuracy, to be made first",)
     budget = small.recipe("size_mib: 0.01", "size_mib: 9")
-    assert [one.id for one in pipeline.why(budget, small.file.parent, small.runs) if one.runs] == ["report"]
+    assert [answer.id for answer in pipeline.why(budget, small.file.parent, small.runs) if answer.runs] == ["report"]
 
 
 def test_a_report_follows_the_names_in_it(small: Small) -> None:
@@ -151,7 +151,7 @@ def test_damage_in_the_run_folder_is_mended_and_said(
         manifest = done[name].path / MANIFEST
         manifest.write_text(manifest.read_text().replace('"seconds": ', '"seconds": 1'))
     assert "manifest.json was altered" in refused_report(small, capsys, monkeypatch)
-    planned = {one.id: one for one in pipeline.why(small.recipe(), small.file.parent, small.runs)}
+    planned = {answer.id: answer for answer in pipeline.why(small.recipe(), small.file.parent, small.runs)}
     assert planned["model"].reasons == ("its manifest was altered",)
     assert pipeline.finished(small.recipe(), small.runs).keys() == {"accuracy"}
     said = io.StringIO()

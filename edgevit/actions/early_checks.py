@@ -9,28 +9,36 @@ from pathlib import Path
 from edgevit import pipeline
 from edgevit.actions.early_latency import check_latency_early
 from edgevit.actions.early_page import check_pages_early
+from edgevit.artifacts import Artifact
 from edgevit.configs import Recipe
 from edgevit.context import Context
 
 
 def check_before_run(
     recipe: Recipe, base: Path, runs: Path, context: Context, fresh: Collection[str] = (), anyway: bool = False
-) -> None:
+) -> dict[str, Artifact]:
     """Check what would otherwise fail after the training.
 
     Args:
         fresh: ids of stages to make again.
         anyway: leave out the check of the latency.
 
+    Returns:
+        The data sets and roles of the recipe by name, for `pipeline.run`.
+
     Raises:
         ArtifactError, MissingDependency: as `check_pages_early`.
         CheckFailed: as `check_latency_early`.
+        RecipeError: there is no stage of an id in `fresh`.
     """
+    pipeline.check_ids(fresh, recipe)
+    datasets = pipeline.datasets_of(recipe, base, runs, context)
 
     @cache  # one plan for both checks, and none for a recipe that needs neither
     def pending() -> frozenset[str]:
-        return pipeline.pending(pipeline.why(recipe, base, runs, fresh))
+        return pipeline.pending(pipeline.plan(recipe, datasets, runs, fresh))
 
     check_pages_early(recipe, pending, context)
     if not anyway:
-        check_latency_early(recipe, base, runs, pending, context)
+        check_latency_early(recipe, datasets, pending, context)
+    return datasets

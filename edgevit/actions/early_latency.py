@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from edgevit.artifacts import Artifact
+from edgevit.artifacts import MODEL_KINDS, Artifact
 from edgevit.configs import (
     Compile,
     Distill,
@@ -19,17 +19,18 @@ from edgevit.configs import (
     Qat,
     Quantize,
     Recipe,
+    Report,
     Stage,
     Train,
     references,
 )
 from edgevit.context import Context
 from edgevit.errors import CheckFailed, listed
-from edgevit.pipeline import datasets_of
-from edgevit.progress import SilentProgress
+from edgevit.report.deployed import ModelInLine, deployed_model, line_of
+from edgevit.selection.check_images import CheckImages
 from edgevit.selection.kept import timed
-from edgevit.selection.records import DeployedForm, Student, Timing
-from edgevit.store import Store
+from edgevit.selection.records import DeployedForm, Pretrained, Student, Timing
+from edgevit.store import dotted
 
 S = TypeVar("S", bound=Stage)
 ADVISED_TIMINGS = 3  # of students that would meet the budget
@@ -55,11 +56,12 @@ class DeployedChain:
 
 
 def check_latency_early(
-    recipe: Recipe, base: Path, runs: Path, pending: Callable[[], Collection[str]], context: Context
+    recipe: Recipe, datasets: Mapping[str, Artifact], pending: Callable[[], Collection[str]], context: Context
 ) -> None:
     """Time the student of a recipe with a latency budget untrained, unless it is trained already.
 
     Args:
+        datasets: the data sets and roles of the recipe, by name.
         pending: gives the ids of the stages that would run.
 
     Raises:
@@ -70,38 +72,34 @@ def check_latency_early(
         return
     if chain.trained.id not in pending():
         return
-    student = student_of(chain, _datasets(recipe, base, runs, context))
+    student = student_of(chain, datasets)
     if student is None:
         return
-    timing = timed(student, chain.form)
+    timing = timed(student, chain.form, _pretrained(chain, datasets))
     context.progress.say(
-        f"{chain.trained.id}: p50 {timing.p50_ms:.3g} ms untrained ({timing.form}); the budget is {limit_ms:g} ms"
+        f"{chain.trained.id}: p50 {timing.p50_ms:.3g} ms untrained ({timing.about_form()}); "
+        f"the budget is {limit_ms:g} ms"
     )
     if timing.p50_low_ms > limit_ms:
         raise _too_slow(chain, student, timing, limit_ms, context)
 
 
 def deployed_chain(recipe: Recipe) -> DeployedChain | None:
-    """The stages behind the model that the report will judge; None if the recipe reshapes it, or times no model.
+    """The stages behind the model that the last report will judge, or that a report of all measurements would judge.
 
-    The model is chosen as in the report: timed and evaluated, then engine before ONNX before checkpoint, then the last.
+    None if a stage on the way reshapes the model, or if the model is not timed, or not on this machine.
     """
+    reports = [stage for stage in recipe.stages if isinstance(stage, Report)]
+    named, of = (reports[-1].deployed, reports[-1].of) if reports else (None, None)
+    measurements = [stage for stage in recipe.stages if of is None or stage.id in of]
+    profiles = {stage.model: stage for stage in measurements if isinstance(stage, Profile)}
+    evaluated = [stage.model for stage in measurements if isinstance(stage, Evaluate) and stage.protocol != "episodes"]
+    models = _models_behind(measurements, recipe.stages)
+    deployed = named or (deployed_model(list(models.values()), evaluated, profiles) if profiles else None)
+    if deployed is None or deployed not in profiles:
+        return None
     stages = {stage.id: stage for stage in recipe.stages}
-    evaluated = {stage.model for stage in recipe.stages if isinstance(stage, Evaluate)}
-    profiles = [stage for stage in recipe.stages if isinstance(stage, Profile)]
-    kinds = ("checkpoint", "onnx", "engine")
-    ranked = sorted(profiles, key=lambda stage: (stage.model in evaluated, kinds.index(stages[stage.model].makes)))
-    if not ranked:
-        return None
-    profile = ranked[-1]
-    chain: list[Stage] = [stages[profile.model]]
-    while (made_from := _made_from(chain[-1])) is not None:
-        chain.append(stages[made_from])
-    if not all(isinstance(stage, KINDS) for stage in chain):
-        return None
-    checkpoints = [stage for stage in chain if not isinstance(stage, (Export, Quantize, Compile))]
-    form = DeployedForm(profile, _first(chain, Export), _first(chain, Quantize), _first(chain, Compile))
-    return DeployedChain(form, checkpoints[0], tuple(checkpoints[1:])) if _is_timed_here(form) else None
+    return _timed_chain([stages[id] for id in line_of(deployed, models)], profiles[deployed])
 
 
 def student_of(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Student | None:
@@ -121,6 +119,52 @@ def student_of(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Studen
     )
 
 
+def _pretrained(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Pretrained | None:
+    """The weights that the student starts from, and the images of its calibration; None if no least SQNR is asked for.
+
+    Quantization-aware training changes the SQNR, so that nothing is known of it before.
+    """
+    stages, quantize = (chain.trained, *chain.starts), chain.form.quantize
+    if quantize is None or quantize.min_sqnr_db is None or any(isinstance(stage, Qat) for stage in stages):
+        return None
+    load, images = stages[-1], datasets.get(quantize.calibration)
+    if images is None or not isinstance(load, Load) or load.weights_key is not None:
+        return None
+    if load.weights is not None:
+        return Pretrained(Path(load.weights), CheckImages(images))
+    return Pretrained(None, CheckImages(images)) if load.pretrained else None
+
+
+def _models_behind(measurements: Iterable[Stage], stages: Iterable[Stage]) -> dict[str, ModelInLine]:
+    """The models behind measurements by id, in the order of the recipe."""
+    behind = {measurement.id for measurement in measurements}
+    models: dict[str, ModelInLine] = {}
+    for stage in reversed(list(stages)):
+        if stage.id in behind:
+            names = {dotted(path): name for path, name, _ in references(stage)}
+            behind.update(names.values())
+            if stage.makes in MODEL_KINDS:
+                models[stage.id] = _in_line(stage, names)
+    return dict(reversed(models.items()))
+
+
+def _in_line(stage: Stage, names: Mapping[str, str]) -> ModelInLine:
+    """A stage's model, by the names that the stage refers to."""
+    made_from = names.get("model") or names.get("init")
+    teachers = tuple(name for path, name in names.items() if path == "teacher" or path.startswith("teachers."))
+    is_centroid = isinstance(stage, Fewshot) and stage.method == "nearest_centroid"
+    return ModelInLine(stage.id, stage.makes, made_from, teachers, is_centroid)
+
+
+def _timed_chain(line: Sequence[Stage], profile: Profile) -> DeployedChain | None:
+    """The chain of these stages, the last one first; None if the speed of its form cannot be known before the run."""
+    if not all(isinstance(stage, KINDS) for stage in line):
+        return None
+    checkpoints = [stage for stage in line if not isinstance(stage, (Export, Quantize, Compile))]
+    form = DeployedForm(profile, _first(line, Export), _first(line, Quantize), _first(line, Compile))
+    return DeployedChain(form, checkpoints[0], tuple(checkpoints[1:])) if _is_timed_here(form) else None
+
+
 def _is_timed_here(form: DeployedForm) -> bool:
     """Whether the form runs on this machine, in the runtime that it is written for."""
     quantize, export = form.quantize, form.export
@@ -133,14 +177,6 @@ def _first(chain: Sequence[Stage], kind: type[S]) -> S | None:
     return next((stage for stage in chain if isinstance(stage, kind)), None)
 
 
-def _made_from(stage: Stage) -> str | None:
-    """The stage whose model this stage changes; None if it starts a model."""
-    if isinstance(stage, Load):
-        return None
-    made_from: str | None = getattr(stage, "init" if isinstance(stage, (Train, Distill, Qat)) else "model", None)
-    return made_from
-
-
 def _num_classes(stages: Collection[Stage], datasets: Mapping[str, Artifact]) -> int:
     """The number of outputs: of the data that the last training learns from, or of the loaded model."""
     for stage in stages:
@@ -150,10 +186,6 @@ def _num_classes(stages: Collection[Stage], datasets: Mapping[str, Artifact]) ->
         if isinstance(stage, Load) and (stage.num_classes or stage.classes):
             return stage.num_classes or len(stage.classes or ())
     return 1000
-
-
-def _datasets(recipe: Recipe, base: Path, runs: Path, context: Context) -> dict[str, Artifact]:
-    return datasets_of(recipe, base, Store(runs / ".store"), replace(context, progress=SilentProgress()))
 
 
 def _too_slow(chain: DeployedChain, student: Student, timing: Timing, limit_ms: float, context: Context) -> CheckFailed:
@@ -178,5 +210,5 @@ def _advice(chain: DeployedChain, student: Student, limit_ms: float, context: Co
     anyway = "--anyway runs it all the same"
     if choice.best is None:
         return f"raise budget.latency_ms; {anyway}"
-    within = [str(one) for one, timing in choice.timings.items() if timing.p50_high_ms <= limit_ms]
+    within = [str(candidate) for candidate, timing in choice.timings.items() if timing.p50_high_ms <= limit_ms]
     return f"take {listed(within)}; {anyway}"

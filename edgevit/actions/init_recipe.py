@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgevit.actions.single_stage import SingleStages, single_stages
 from edgevit.actions.student_choice import (
+    MIN_SQNR_DB,
     ChosenStudent,
     Weights,
     WeightSources,
@@ -31,11 +33,14 @@ from edgevit.context import Context, usable_cpus
 from edgevit.data import dataset_artifacts
 from edgevit.data.labels import short_classes
 from edgevit.data.survey import FolderSurvey, survey_folder
-from edgevit.errors import DataError, TargetError
+from edgevit.errors import DataError, TargetError, listed
 from edgevit.pipeline import resolve
-from edgevit.progress import SilentProgress
+from edgevit.progress import SilentProgress, duration
 from edgevit.recipe import load_recipe
+from edgevit.selection.candidates import LEAST_SQNR_DB
+from edgevit.selection.check_images import CheckImages
 from edgevit.selection.choice import ROOM
+from edgevit.stage_times import keep_times, kept_times, seconds_of, work_keys
 from edgevit.terminal import printable_line
 
 TARGETS = ("local-cpu", "local-gpu")
@@ -45,7 +50,6 @@ SMALL_SET = 640  # images in an epoch; below it, batches are small
 LEAST_EPOCHS, MOST_EPOCHS = 1, 300  # that --minutes may give
 TEACHERS_SHARE = 0.5  # of --minutes; above it the teacher is not trained, and only its classifier is fitted
 OTHER_STAGES_S = 90.0  # export, quantization, evaluation and profiling, on two cores
-FEWSHOT_PASSES = 9  # of a support image through the teacher: itself and its random views
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class _Images:
         pool: whether there is a role of images without labels.
         test: the role to test on; None if all labels are learned from.
         val: the role to validate on, or None.
+        plain_pool: whether the teacher sees the pool without random views, to save time.
     """
 
     survey: FolderSurvey
@@ -111,6 +116,17 @@ class _Images:
     pool: bool
     test: str | None
     val: str | None
+    plain_pool: bool = False
+
+    @property
+    def calibration(self) -> str:
+        """The role that calibrates the quantization."""
+        return "photos.pool" if self.pool else self.labelled
+
+    @property
+    def roles(self) -> list[str]:
+        """All roles that the recipe uses."""
+        return list(dict.fromkeys(filter(None, (self.labelled, self.calibration, self.test, self.val))))
 
 
 def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
@@ -130,6 +146,7 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
     form.machine()  # refuses a target that is not here
     say(_about_images(images))
     say(_about_weights(sources))
+    datasets = dataset_artifacts({"photos": images.config}, Path.cwd(), images.roles, progress=context.progress)
     if options.latency_ms is not None:
         say(f"students, timed untrained on {options.target}, p50 of one image:")
     student = choose_student(
@@ -139,12 +156,10 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
         form,
         options.latency_ms,
         options.size_mib,
+        CheckImages(datasets[images.calibration]),
         context.progress,
     )
-    cost = _cost_of_run(_text(options, images, sources, student, EPOCHS), images, context)
-    if options.minutes is not None and not images.few and cost.rest_s > 60 * options.minutes * TEACHERS_SHARE:
-        images = replace(images, few=True)  # the teacher keeps its body: only its classifier is fitted
-        cost = _cost_of_run(_text(options, images, sources, student, EPOCHS), images, context)
+    images, cost = _within_minutes(options, images, sources, student, datasets, context)
     epochs = cost.epochs_in(options.minutes) if options.minutes is not None else EPOCHS
     lines = (*_about_student(options, student), cost.sentence(epochs, context.device, options.minutes))
     return WrittenRecipe(_text(options, images, sources, student, epochs), lines)
@@ -179,7 +194,7 @@ def _look_at_images(options: InitOptions, has_teacher: bool, context: Context) -
 def _check_every_class_has_images(survey: FolderSurvey) -> None:
     totals = {name: sum(counts.get(name, 0) for counts in survey.counts.values()) for name in survey.classes}
     if short := short_classes(totals, totals.values(), 2):
-        raise DataError("classes have too few images to train on", got=", ".join(short), expected="2 of each or more")
+        raise DataError("classes have too few images to train on", got=listed(short), expected="2 of each or more")
 
 
 def _judging_roles(survey: FolderSurvey, few: bool, keeps_all: bool) -> tuple[str | None, str | None]:
@@ -237,6 +252,11 @@ def _about_student(options: InitOptions, student: ChosenStudent) -> list[str]:
         larger_ms = student.choice.timings[larger].p50_ms
         free = f"{1 - ROOM:.0%} of the budget is kept free"
         lines = [chosen, f"    the next larger, {larger}, takes {larger_ms:.3g} ms; {free}"]
+    if timing.sqnr_db is not None and timing.sqnr_db < LEAST_SQNR_DB:
+        lines.append(
+            f"    in INT8, its SQNR on these images is {timing.sqnr_db:.0f} dB, below {LEAST_SQNR_DB:g} dB: "
+            f"{timing.kept_float or 'all'} layers stay in float"
+        )
     if any(timing.warnings for timing in student.choice.timings.values()):
         lines.append("    other work disturbed the timings: init again (--force) may find a larger student")
     return lines
@@ -266,19 +286,43 @@ class _Cost:
         return f"{about}: more than --minutes {minutes:g}" if total_s > 60 * minutes * 1.1 else about
 
 
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min` or `3.5 h`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _within_minutes(
+    options: InitOptions,
+    images: _Images,
+    sources: WeightSources,
+    student: ChosenStudent,
+    datasets: Mapping[str, Artifact],
+    context: Context,
+) -> tuple[_Images, _Cost]:
+    """The images with as much work for the teacher as `--minutes` leaves time for, and the time of the run."""
+    longest_s = math.inf
+    if options.minutes is not None and sources.teacher is not None:
+        longest_s = 60 * options.minutes * TEACHERS_SHARE
+    while True:
+        cost = _cost_of_run(_text(options, images, sources, student, EPOCHS), images, datasets, context)
+        shorter = _with_shorter_teacher(images) if cost.rest_s > longest_s else None
+        if shorter is None:
+            return images, cost
+        images = shorter
 
 
-def _cost_of_run(text: str, images: _Images, context: Context) -> _Cost:
-    """The time of a recipe, from a few steps of its trainings. Their models have random weights here."""
+def _with_shorter_teacher(images: _Images) -> _Images | None:
+    """The images with less work for the teacher: only its classifier is fitted; then the pool gets no random views.
+
+    Eight random views of the pool take nine times the passes for half a point of accuracy
+    (benchmarks/results/fewshot_pool_views.json).
+    """
+    if not images.few:
+        return replace(images, few=True)
+    return replace(images, plain_pool=True) if images.pool and not images.plain_pool else None
+
+
+def _cost_of_run(text: str, images: _Images, datasets: Mapping[str, Artifact], context: Context) -> _Cost:
+    """The time of a recipe, from a few steps of its trainings. Their models have random weights here.
+
+    The times of its trainings are kept, for the time left that `run` shows.
+    """
     recipe = _parsed(text)
-    datasets = dataset_artifacts(
-        {"photos": images.config}, Path.cwd(), recipe.dataset_names(), progress=context.progress
-    )
     with single_stages(replace(context, progress=SilentProgress())) as stages:
         done = {**datasets, **_untrained(recipe, images.survey.classes, stages)}
         student = _stage(recipe, "student", (Train, Distill))
@@ -286,7 +330,17 @@ def _cost_of_run(text: str, images: _Images, context: Context) -> _Cost:
         first, share = (streams[0].data, streams[0].share) if streams else (images.labelled, 1.0)
         per_image_s = seconds_per_image(student, resolve(student, done), context)
         epoch_s = per_image_s * datasets[first].metrics["images"] / share
-        return _Cost(epoch_s, OTHER_STAGES_S + _teacher_s(recipe, done, context))
+        teacher_s = _teacher_s(recipe, done, context)
+    keys = work_keys(recipe, datasets, context.device)
+    estimates_s = {"student": epoch_s * student.epochs, "teacher": teacher_s}
+    keep_times(
+        {
+            keys[stage.id]: seconds_of(stage, estimates_s[stage.id])
+            for stage in recipe.stages
+            if stage.id in estimates_s and keys[stage.id] not in kept_times()
+        }
+    )
+    return _Cost(epoch_s, OTHER_STAGES_S + teacher_s)
 
 
 def _teacher_s(recipe: Recipe, done: Mapping[str, Artifact], context: Context) -> float:
@@ -297,10 +351,11 @@ def _teacher_s(recipe: Recipe, done: Mapping[str, Artifact], context: Context) -
         return teacher.epochs * images * seconds_per_image(teacher, resolve(teacher, done), context)
     if not isinstance(teacher, Fewshot):
         return 0.0
-    answers: int = FEWSHOT_PASSES * done[teacher.support].metrics["images"]
+    passes: int = (1 + teacher.random_views) * done[teacher.support].metrics["images"]
     if teacher.pool is not None:
-        answers += done[teacher.pool].metrics["images"]
-    return answers * seconds_per_answer(done["backbone"], context)
+        pool_views = teacher.random_views if teacher.pool_views is None else teacher.pool_views
+        passes += (1 + pool_views) * min(done[teacher.pool].metrics["images"], teacher.max_pool_images)
+    return passes * seconds_per_answer(done["backbone"], context)
 
 
 def _untrained(recipe: Recipe, classes: Sequence[str], stages: SingleStages) -> dict[str, Artifact]:
@@ -352,6 +407,7 @@ def _text(options: InitOptions, images: _Images, sources: WeightSources, student
         small_set=_images_of_an_epoch(images) < SMALL_SET,
         measurements=_measurements(options.target, teacher is not None, images.test is not None),
         reason=_reason(options, student),
+        min_sqnr_db=f"{MIN_SQNR_DB:g}",
     )
 
 
@@ -379,7 +435,7 @@ def _measurements(target: str, has_teacher: bool, has_test: bool) -> list[str]:
 def _reason(options: InitOptions, student: ChosenStudent) -> str:
     if student.timing is None:
         return "The student: `edgevit models` lists compact ones."
-    taken = f"{student.timing.p50_ms:.3g} ms ({student.timing.form})"
+    taken = f"{student.timing.p50_ms:.3g} ms ({student.timing.about_form()})"
     return f"The student: the most MACs within {options.latency_ms:g} ms. Untrained, it took {taken} on this machine."
 
 

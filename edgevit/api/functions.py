@@ -333,8 +333,8 @@ def run(
     if workers is not None:
         context = replace(context, workers=number_argument(workers, int, WORKERS, argument("run", "workers")))
     again, all_runs = names_argument(fresh, argument("run", "fresh")), path_argument(runs, argument("run", "runs"))
-    check_before_run(loaded, base, all_runs, context, again, anyway)
-    done = pipeline.run(loaded, base, all_runs, context, again)
+    datasets = check_before_run(loaded, base, all_runs, context, again, anyway)
+    done = pipeline.run(loaded, base, all_runs, context, again, datasets)
     folder = all_runs.resolve() / loaded.name
     return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})
 

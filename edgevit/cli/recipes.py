@@ -93,9 +93,9 @@ def run(
     if _follows_torchrun(device, ranks):
         return
     context = terminal_context(device=device, ranks=ranks, shard=shard, check=check, tensorboard=tensorboard, **loading)
-    check_before_run(loaded, base, runs, context, fresh, anyway)
+    datasets = check_before_run(loaded, base, runs, context, fresh, anyway)
     before = pipeline.finished(loaded, runs)
-    done = pipeline.run(loaded, base, runs, context, fresh)
+    done = pipeline.run(loaded, base, runs, context, fresh, datasets)
     _dismiss_torchrun(device)
     stages = {stage.id: done[stage.id] for stage in loaded.stages}
     new = [id for id, artifact in stages.items() if before.get(id) != artifact.ref()]

@@ -15,6 +15,7 @@ from edgevit.models import catalogue
 
 MEASURED_FILE = Path(__file__).with_name("measured.csv")
 LEAST_SQNR_DB = 25.0  # of the INT8 model against float; below it, accuracy in INT8 is in doubt
+ROOM_DB = 5.0  # by which training may lower the SQNR: recipes ask for this much less of the trained student
 SMALLEST_SHARE = 0.5  # of the side in pixels that a model is made for
 SMALLEST_SIDE = 64
 PLAIN_FAMILIES = ("DeiT", "ViT", "PiT", "XCiT")  # without convolutions between the blocks, they ask for more images
@@ -109,7 +110,7 @@ def _is_fit(entry: catalogue.Entry, row: Measured) -> bool:
 def _without_slower(candidates: Iterable[Candidate]) -> list[Candidate]:
     """The candidates for which no other one has as many MACs in less time, by rising MACs and time."""
     kept: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda one: (-one.macs, one.expected_ms)):
+    for candidate in sorted(candidates, key=lambda candidate: (-candidate.macs, candidate.expected_ms)):
         if not kept or candidate.expected_ms < kept[-1].expected_ms:
             kept.append(candidate)
     return kept[::-1]
