@@ -255,7 +255,7 @@ def _about_student(options: InitOptions, student: ChosenStudent) -> list[str]:
     if timing.sqnr_db is not None and timing.sqnr_db < LEAST_SQNR_DB:
         lines.append(
             f"    in INT8, its SQNR on these images is {timing.sqnr_db:.0f} dB, below {LEAST_SQNR_DB:g} dB: "
-            f"{timing.kept_float or 'all'} layers stay in float"
+            "it was timed in float, and layers will stay in float"
         )
     if any(timing.warnings for timing in student.choice.timings.values()):
         lines.append("    other work disturbed the timings: init again (--force) may find a larger student")

@@ -96,8 +96,7 @@ class Timing(Frozen):
         size_bytes: of the deployed file; of the weights in float32 if a checkpoint is deployed.
         form: of the deployed file, as `quantize` names it: "int8 all", "float32".
         float_p50_ms: of the float file in the same runtime; None if the float model is deployed.
-        sqnr_db: of the student with all layers in INT8 against float; None without pretrained weights.
-        kept_float: the number of layers that stay float in the deployed file, for its accuracy.
+        sqnr_db: of the student in INT8 against float; None without pretrained weights.
         warnings: what disturbed the measurement.
     """
 
@@ -110,11 +109,8 @@ class Timing(Frozen):
     p50_high_ms: float
     float_p50_ms: float | None = None
     sqnr_db: float | None = None
-    kept_float: int = 0
     warnings: tuple[str, ...] = ()
 
     def about_form(self) -> str:
         """The deployed form, and how far INT8 is from float if that was measured."""
-        kept = f", {self.kept_float} layers in float" if self.kept_float else ""
-        sqnr = "" if self.sqnr_db is None else f"; all in INT8: {self.sqnr_db:.0f} dB"
-        return f"{self.form}{kept}{sqnr}"
+        return self.form if self.sqnr_db is None else f"{self.form}; INT8: {self.sqnr_db:.0f} dB"

@@ -1,11 +1,12 @@
 """Latency of a student before its training, in the form that will be deployed.
 
 Random weights do not change the speed, as long as `quantize` leaves no layer in float for accuracy. With pretrained
-weights and images, the layers and forms that INT8 would take too far from float are left in float here, too.
+weights and images, a student that INT8 would take too far from float is timed in float.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from edgevit.artifacts import IOSpec, Json, numbers
 from edgevit.configs import Calibrator, Export, Profile, Quantize
 from edgevit.configs.runtimes import TORCH
 from edgevit.context import usable_cpus
-from edgevit.errors import ParityError
 from edgevit.exporting import onnx_from_module, with_normalization
 from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
 from edgevit.graphs.guard import with_functions_inlined
@@ -25,10 +25,8 @@ from edgevit.models.cost import cost_of
 from edgevit.models.creation import BuiltModel, create_model
 from edgevit.models.embedding import embedding_width
 from edgevit.profiling import Measurement, MeasurePlan
-from edgevit.progress import SilentProgress
 from edgevit.quantization.candidates import Candidate, CandidateWriter
 from edgevit.quantization.ptq import CalibratedModel, calibrated
-from edgevit.quantization.sensitivity import SensitivityAnalysis
 from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images, runtime_options
 from edgevit.runtimes.onnxruntime.engine import ENGINE
 from edgevit.runtimes.parity import check_quantized
@@ -50,20 +48,18 @@ class _Forms:
     """The files that may be deployed, the float file first.
 
     Attributes:
-        sqnr_db: of the student with all layers in INT8 against float; None if it was not compared.
-        kept_float: the number of layers that stay float in the quantized files, for their accuracy.
+        sqnr_db: of the quantized file that is furthest from the float file; None if none was compared.
     """
 
     candidates: Sequence[Candidate]
     sqnr_db: float | None = None
-    kept_float: int = 0
 
 
 def time_student(student: Student, form: DeployedForm, pretrained: Pretrained | None = None) -> Timing:
     """Build a student, bring it into the deployed form, and time it on the target.
 
     Args:
-        pretrained: weights and images that decide which layers stay in float. None takes random weights.
+        pretrained: weights and images that decide whether INT8 is close enough to float. None takes random weights.
 
     Raises:
         RecipeError: timm has no such model, or it cannot take this image size.
@@ -113,12 +109,8 @@ def _time_file(built: BuiltModel, file: Path, form: DeployedForm, pretrained: Pr
     with target_for(form.profile.target).open(artifact_from_onnx(deployed), _options(form.profile)) as session:
         measured = _quietest(session, form.profile)
     timing = _timing(measured, cost_of(built.module, built.preprocess), deployed.stat().st_size, best.name)
-    if is_float:
-        return timing.model_copy(update={"sqnr_db": forms.sqnr_db})
-    float_ms = trials_ms[forms.candidates[0].name]
-    return timing.model_copy(
-        update={"float_p50_ms": float_ms, "sqnr_db": forms.sqnr_db, "kept_float": forms.kept_float}
-    )
+    float_ms = None if is_float else trials_ms[forms.candidates[0].name]
+    return timing.model_copy(update={"float_p50_ms": float_ms, "sqnr_db": forms.sqnr_db})
 
 
 def _exported(built: BuiltModel, spec: IOSpec, export: Export, folder: Path) -> Path:
@@ -149,26 +141,23 @@ def _forms(file: Path, form: DeployedForm, pretrained: Pretrained | None) -> _Fo
 
 
 def _close_forms(file: Path, quantize: Quantize, images: CheckBatches) -> _Forms:
-    """The float file and the quantized files close enough to it. Layers stay float for that, as in `quantize`."""
-    io, threads, floor_db = artifact_from_onnx(file).io, usable_cpus(), quantize.floor_db + ROOM_DB
+    """The float file, and the quantized files if all of them are close enough to it.
+
+    Where they are not, `quantize` will leave layers in float. Its file is then at most as slow as the float file, because
+    `quantize` takes the float file if that is faster.
+    """
+    io, threads = artifact_from_onnx(file).io, usable_cpus()
     reference = file_session(file, io, runtime_options(quantize.runtime), threads)
     calibrator = "minmax" if quantize.calibrator == "trained" else quantize.calibrator
-    ready = _calibrated(file, images.calibration, quantize, calibrator)
-    analysis = SensitivityAnalysis(ready, reference, images.held_out, threads)
-    sqnr_db = analysis.sqnr_db(ready)
-    if sqnr_db < floor_db:
-        ready = analysis.within(floor_db, analysis.sensitivities(SilentProgress())) or ready
+    float_form, *quantized = _written(file, _calibrated(file, images.calibration, quantize, calibrator), quantize)
 
-    def is_close(candidate: Candidate) -> bool:
+    def sqnr_db(candidate: Candidate) -> float:
         session = file_session(candidate.file, io, candidate.session_options, threads)
-        try:
-            check_quantized(session, reference, images.held_out, floor_db, candidate.name)
-        except ParityError:
-            return False
-        return True
+        return check_quantized(session, reference, images.held_out, -math.inf, candidate.name)
 
-    float_form, *quantized = _written(file, ready, quantize)
-    return _Forms([float_form, *filter(is_close, quantized)], sqnr_db, len(ready.kept_float))
+    least_db = min(map(sqnr_db, quantized))
+    are_close = least_db >= quantize.floor_db + ROOM_DB
+    return _Forms([float_form, *(quantized if are_close else ())], least_db)
 
 
 def _calibrated(file: Path, images: Batches, quantize: Quantize, calibrator: Calibrator) -> CalibratedModel:

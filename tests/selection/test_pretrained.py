@@ -62,23 +62,20 @@ def form_within(least_db: float) -> DeployedForm:
 
 def test_forms_of_int8_that_are_too_far_from_float_are_not_deployed(pretrained: Pretrained) -> None:
     timing = time_student(STUDENT, form_within(150), pretrained)
-    assert (timing.form, timing.kept_float, timing.float_p50_ms) == ("float32", 0, None)
+    assert (timing.form, timing.float_p50_ms) == ("float32", None)
     assert timing.sqnr_db is not None
     assert 0 < timing.sqnr_db < 100
+    assert timing.about_form() == f"float32; INT8: {timing.sqnr_db:.0f} dB"
 
 
-@pytest.mark.slow
-def test_layers_stay_float_for_a_least_sqnr(pretrained: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fastest form is the float one or the mixed one; here the first INT8 form is taken, whatever its speed."""
+def test_forms_of_int8_that_are_close_to_float_may_be_deployed(
+    pretrained: Pretrained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first INT8 form is taken, whatever its speed."""
     monkeypatch.setattr(timing_module, "_trial_ms", lambda candidate, profile: candidate.precision != "int8")
-    whole = time_student(STUDENT, form_within(-100), pretrained)
-    assert whole.sqnr_db is not None
-    assert (whole.form, whole.kept_float) == ("int8 all", 0)
-    mixed = time_student(STUDENT, form_within(whole.sqnr_db + 3), pretrained)
-    assert mixed.form == "int8 all"
-    assert mixed.kept_float > 0
-    assert mixed.sqnr_db == pytest.approx(whole.sqnr_db, abs=0.5)
-    assert mixed.about_form() == f"int8 all, {mixed.kept_float} layers in float; all in INT8: {whole.sqnr_db:.0f} dB"
+    timing = time_student(STUDENT, form_within(-100), pretrained)
+    assert timing.form == "int8 all"
+    assert timing.float_p50_ms is not None
 
 
 def test_the_sqnr_of_the_untrained_classifier_is_that_of_the_centered_features(pretrained: Pretrained) -> None:
