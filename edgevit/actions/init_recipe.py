@@ -247,7 +247,7 @@ def _about_student(options: InitOptions, student: ChosenStudent) -> list[str]:
     chosen = f"student: {student.candidate}, {timing.p50_ms:.3g} of {options.latency_ms:g} ms, {start}"
     larger = student.choice.next_larger()
     if larger is None:
-        lines = [chosen, "    no student of the shortlist is larger"]
+        lines = [chosen, "    no larger student of the shortlist is expected to meet it"]
     else:
         larger_ms = student.choice.timings[larger].p50_ms
         free = f"{1 - ROOM:.0%} of the budget is kept free"

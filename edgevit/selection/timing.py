@@ -143,8 +143,8 @@ def _forms(file: Path, form: DeployedForm, pretrained: Pretrained | None) -> _Fo
 def _close_forms(file: Path, quantize: Quantize, images: CheckBatches) -> _Forms:
     """The float file, and the quantized files if all of them are close enough to it.
 
-    Where they are not, `quantize` will leave layers in float. Its file is then at most as slow as the float file, because
-    `quantize` takes the float file if that is faster.
+    Where they are not, `quantize` will leave layers in float. Its file is then at most as slow as the float file,
+    because `quantize` takes the float file if that is faster.
     """
     io, threads = artifact_from_onnx(file).io, usable_cpus()
     reference = file_session(file, io, runtime_options(quantize.runtime), threads)
