@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,9 +29,10 @@ from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.errors import EdgevitError
 from edgevit.models import catalogue
-from edgevit.profiling import MeasurePlan, Opener, interleaved
+from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import SessionOptions, for_runtime, random_images
 from edgevit.runtimes.sessions import open_session
+from edgevit.targets import target_for
 
 RUNTIMES = ("onnxruntime", "openvino")
 IMAGES = 96  # 32 to calibrate on, 64 to compare on
@@ -71,10 +72,6 @@ def _row(name: str, stages: SingleStages, folder: Path) -> dict[str, Any]:
     return row
 
 
-def _opener(model: Artifact) -> Opener:
-    return lambda: nullcontext(open_session(model, SessionOptions()).work(PLAN))
-
-
 def _shipped(exported: Artifact, dataset: Artifact, runtime: str, stages: SingleStages) -> dict[str, Any]:
     start = time.perf_counter()
     config = Quantize.model_validate(
@@ -93,8 +90,8 @@ def _shipped(exported: Artifact, dataset: Artifact, runtime: str, stages: Single
     session, reference = (open_session(model, SessionOptions()) for model in (made, exported))
     images = random_images(exported.io, 16, seed=1)
     answers = [one.infer({one.spec.inputs[0].name: images})["logits"].argmax(-1) for one in (session, reference)]
-    over_onnxruntime = interleaved(_opener(exported), _opener(made), PLAN)
-    over_float = interleaved(_opener(there), _opener(made), PLAN)
+    race = partial(target_for("local-cpu").race, options=SessionOptions(), plan=PLAN)
+    over_onnxruntime, over_float = race(exported, made), race(there, made)
     return {
         "seconds": seconds,
         "precision": made.metrics["precision"],
