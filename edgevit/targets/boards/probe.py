@@ -7,8 +7,8 @@ The agent reads files by glob pattern and runs commands without a shell. Its ans
                `status` is null after a timeout; stdout and stderr then hold the text printed until then.
     system     facts that Python itself knows: see `System`.
 
-For tests, a request may name a folder `root`, below which the files are read (their keys stay without it), and a `path`,
-the PATH by which programs are found.
+For tests, a request may name a folder `root`, below which the files are read, and a `path`, the PATH by which programs
+are found. The keys of `files` are without the root.
 """
 
 from __future__ import annotations
@@ -127,19 +127,34 @@ class _Reader:
 
     def system(self, value: object) -> System:
         facts = self.record(value, "system", tuple(field.name for field in fields(System)))
-        numbers = {
-            name: self.number(facts[name], f"system.{name}", MOST_BYTES)
-            for name in ("memory_bytes", "memory_free_bytes", "disk_free_bytes")
-        }
-        names = ("machine", "system", "release", "python", "executable", "work_folder", "libc", "user")
-        texts = {name: self.name(facts[name], f"system.{name}") for name in names}
+
+        def text(key: str) -> str:
+            return self.name(facts[key], f"system.{key}")
+
+        def number(key: str) -> int | None:
+            return self.number(facts[key], f"system.{key}", MOST_BYTES)
+
         cpus = self.number(facts["cpus"], "system.cpus", MOST_CPUS)
         if not cpus:
             raise self.error("system.cpus", facts["cpus"], "at least 1")
         if not isinstance(facts["is_root"], bool):
             raise self.error("system.is_root", facts["is_root"], "true or false")
-        packages = self.table(facts["packages"], "system.packages", MOST_PACKAGES, self.name)
-        return System(**texts, **numbers, cpus=cpus, packages=packages, is_root=facts["is_root"])
+        return System(
+            machine=text("machine"),
+            system=text("system"),
+            release=text("release"),
+            python=text("python"),
+            executable=text("executable"),
+            cpus=cpus,
+            memory_bytes=number("memory_bytes"),
+            memory_free_bytes=number("memory_free_bytes"),
+            disk_free_bytes=number("disk_free_bytes"),
+            work_folder=text("work_folder"),
+            packages=self.table(facts["packages"], "system.packages", MOST_PACKAGES, self.name),
+            libc=text("libc"),
+            user=text("user"),
+            is_root=facts["is_root"],
+        )
 
     def command(self, value: object, place: str) -> CommandAnswer:
         parts = self.record(value, place, ("status", "stdout", "stderr"))
