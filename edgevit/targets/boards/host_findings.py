@@ -23,7 +23,6 @@ HOT_C = 75
 """A Raspberry Pi throttles from 80 °C on, an Orin from 99 °C on: a run that starts above this may get there."""
 
 _GIB = 2**30
-_NEW_JETPACK = "install JetPack 6.2 or later"
 
 
 def findings(facts: HostFacts, runtime: str | None = None) -> tuple[Finding, ...]:
@@ -96,7 +95,7 @@ def _throttling(facts: HostFacts) -> Finding | None:
     if facts.throttling is None and not held:
         return None
     events = facts.throttling.events if facts.throttling else {}
-    counted = [f"{count:,} × {cause}" for cause, count in events.items() if count]
+    counted = [f"{count:,} × {cause}" if count > 1 else cause for cause, count in events.items() if count]
     now = [*held, *(facts.throttling.now if facts.throttling else ())]
     if now:
         return Finding("throttling", "warning", f"now: {', '.join(now)}", "check its power supply and its fan")
@@ -109,15 +108,14 @@ def _throttling(facts: HostFacts) -> Finding | None:
 def _jetpack(facts: HostFacts) -> Finding:
     release = f"{facts.jetpack or 'unknown'} (L4T {facts.l4t or 'unknown'})"
     row = jetpack_of(facts.l4t)
-    last = facts.soc.last_jetpack if facts.soc else None
-    if last is not None and last < 6:
+    if last := _last_jetpack(facts):
         found = f"{release}: this board gets no JetPack after {last}, whose TensorRT is too old"
-        return Finding("jetpack", "missing", found, "use an Orin or a Thor, or ONNX Runtime on this board's CPU")
+        return Finding("jetpack", "missing", found, _way_to_tensorrt(facts))
     if row is None:
         return Finding("jetpack", "warning", f"{release}: not in the table of releases")
     if not row.is_supported:
         found = f"{release}: its TensorRT {row.tensorrt} is too old"
-        return Finding("jetpack", "missing", found, _NEW_JETPACK)
+        return Finding("jetpack", "missing", found, _way_to_tensorrt(facts))
     return Finding("jetpack", "ok", release)
 
 
@@ -127,7 +125,7 @@ def _tensorrt(facts: HostFacts) -> Finding:
     version = version_numbers(facts.tensorrt.version)
     found = f"{facts.tensorrt.version}, by {_source(facts.tensorrt, facts)}"
     if version < OLDEST_TENSORRT:
-        return Finding("tensorrt", "missing", f"{found}: too old", _NEW_JETPACK)
+        return Finding("tensorrt", "missing", f"{found}: too old", _way_to_tensorrt(facts))
     if facts.trtexec_tensorrt and version_numbers(facts.trtexec_tensorrt) != version[:3]:
         mend = "sudo apt install --reinstall libnvinfer-bin python3-libnvinfer"
         return Finding("tensorrt", "warning", f"{found}, but trtexec is {facts.trtexec_tensorrt}", mend)
@@ -223,6 +221,17 @@ def _as_needed(finding: Finding, runtime: str) -> Finding:
     """A finding whose fault is one for another runtime only counts as absent."""
     needed_by = _NEEDED_BY.get(finding.name, runtime)
     return replace(finding, state="absent") if finding.is_fault and needed_by != runtime else finding
+
+
+def _last_jetpack(facts: HostFacts) -> int | None:
+    """The last JetPack of a board whose TensorRT stays too old; None for other boards."""
+    return facts.soc.last_jetpack if facts.soc else None
+
+
+def _way_to_tensorrt(facts: HostFacts) -> str:
+    if _last_jetpack(facts):
+        return "use an Orin or a Thor, or ONNX Runtime on this board's CPU"
+    return "install JetPack 6.2 or later"
 
 
 def _source(tensorrt: TensorRT, facts: HostFacts) -> str:

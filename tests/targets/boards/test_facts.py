@@ -73,6 +73,7 @@ def test_facts_of_a_raspberry_pi(probes: dict[str, Probe]) -> None:
     assert facts.clocks_locked is False
     assert facts.throttling.events["low voltage"] == 1
     assert facts.throttling.now == ()
+    assert found(probes["raspberry-pi-5"])["throttling"].found == "since the start: low voltage, throttling"
     assert found(probes["raspberry-pi-5"])["onnxruntime"].state == "ok"
 
 
@@ -124,7 +125,7 @@ def test_an_orin_with_everything_has_no_fault(probes: dict[str, Probe]) -> None:
     ("name", "finding", "words", "mend"),
     [
         ("jetpack4-nano", "jetpack", "no JetPack after 4", "use an Orin"),
-        ("jetpack4-nano", "tensorrt", "8.2.1, by trtexec: too old", "JetPack 6.2"),
+        ("jetpack4-nano", "tensorrt", "8.2.1, by trtexec: too old", "use an Orin"),
         ("jetpack5-agx-orin", "jetpack", "its TensorRT 8.5.2 is too old", "install JetPack 6.2 or later"),
         ("jetpack5-agx-orin", "tensorrt", "8.5.2.2, by the module of Python 3.8.10: too old", "JetPack 6.2"),
     ],

@@ -134,6 +134,10 @@ def test_power_of_the_whole_board_needs_all_of_its_rails() -> None:
     assert total_power_mw(sample, ()) is None
 
 
+def test_a_number_is_no_power_without_its_unit_or_the_name_of_a_rail() -> None:
+    assert sample_of_line("RAM 1/2MB SWAP 3/4 APE 5/6 VDD_IN 7mW/8 VIN 9").rails == ()
+
+
 def test_a_processor_that_is_off_has_no_load() -> None:
     assert sample_of_line("RAM 1/2MB CPU [1%@102,off]").cores == (Core(1, 102), None)
 
