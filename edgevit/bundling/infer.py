@@ -69,8 +69,8 @@ class Answer(NamedTuple):
 class Classifier:
     """The model of a bundle, ready to label images.
 
-    The model's own classifier answers until classes are added or removed (classes.npz). After that the nearest class
-    answers, by the prototypes of the present classes.
+    The model's own classifier labels the images until classes are added or removed (classes.npz). After that, the label
+    is the class with the nearest prototype.
     """
 
     def __init__(self, folder: str | Path = HERE, threads: int = 1) -> None:
@@ -531,9 +531,9 @@ def line(path: Path, answer: Answer, options: argparse.Namespace) -> str:
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files themselves, and every image below each folder, sorted; also subfolders that cannot be listed.
+    """The files among these paths, and every image below the folders, sorted; also subfolders that cannot be listed.
 
-    Notes on stderr name the files that are passed over.
+    Notes on stderr name the files in folders that are skipped.
     """
     images = shipped("preprocess")
     for path in paths:

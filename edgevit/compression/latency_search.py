@@ -43,6 +43,7 @@ class LatencyTrial:
         return f"keep {self.keep:.3f}: {self.latency:.1%} of the latency ({low:.1%} to {high:.1%})"
 
     def as_json(self) -> Json:
+        """The record of the trial in the stage's metrics."""
         return {"keep": self.keep, "latency": self.latency, **vars(self.interval)}
 
 

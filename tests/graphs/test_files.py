@@ -87,7 +87,7 @@ def test_a_file_may_be_called_anything(write, name, tmp_path):
     beside = {"save_as_external_data": True, "location": "a weights.onnx", "size_threshold": 0}
     assert onnx_file(artifact_from_onnx(write(classifier(), name, **beside))) == tmp_path / name
     (tmp_path / name).write_text('{"graph": "none"}')
-    with pytest.raises(ArtifactError, match="no ONNX model"):
+    with pytest.raises(ArtifactError, match="not an ONNX model"):
         artifact_from_onnx(tmp_path / name)
 
 
@@ -200,7 +200,7 @@ def test_a_file_cut_short(keep, tmp_path):
 def test_a_file_of_another_kind(content, tmp_path):
     path = tmp_path / "image.onnx"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="no ONNX model"):
+    with pytest.raises(ArtifactError, match="not an ONNX model"):
         artifact_from_onnx(path)
 
 

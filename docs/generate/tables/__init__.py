@@ -29,6 +29,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "enrollment": whole_path.enrollment,
     "first_commands": peers.first_commands,
     "grocery_few_shot": few_shot.grocery_few_shot,
+    "newcomer": peers.newcomer,
     "omniglot_episodes": few_shot.omniglot_episodes,
     "overhead": whole_path.spreads,
     "profile_agreement": whole_path.spreads,
