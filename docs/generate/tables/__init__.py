@@ -36,7 +36,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "quantization_accuracy": compression.quantization_accuracy,
     "quickstart": whole_path.quickstart,
     "same_file_twice": whole_path.same_file_twice,
-    "stage_costs_photos": whole_path.stage_costs,
+    "stage_costs_photos": whole_path.photos,
     "stage_costs_quickstart": whole_path.stage_costs,
     "startup": whole_path.spreads,
     "tensorrt_plans": compression.tensorrt_plans,
