@@ -45,14 +45,18 @@ def main(data: Path) -> None:
 def statistics(data: Path) -> dict[str, list[dict[str, Any]]]:
     """Surveys of images drawn from each set at random, and of one class each."""
     generator = np.random.default_rng(0)
-    found: dict[str, list[dict[str, Any]]] = {}
+    rows_of: dict[str, list[dict[str, Any]]] = {}
     for name, (images, labels) in sets(data).items():
         draws = {f"{count} drawn": generator.permutation(len(images))[:count].tolist() for count in DRAWN}
         if labels is not None:
             classes = [np.flatnonzero(np.asarray(labels) == label)[:100] for label in sorted(set(labels))[:20]]
-            draws |= {f"class {place}": one.tolist() for place, one in enumerate(classes) if len(one) >= DRAWN[0]}
-        found[name] = [{"drawn": draw, **surveyed([images[i] for i in chosen])} for draw, chosen in draws.items()]
-    return found
+            draws |= {
+                f"class {place}": positions.tolist()
+                for place, positions in enumerate(classes)
+                if len(positions) >= DRAWN[0]
+            }
+        rows_of[name] = [{"drawn": draw, **surveyed([images[i] for i in chosen])} for draw, chosen in draws.items()]
+    return rows_of
 
 
 def surveyed(images: Sequence[Images]) -> dict[str, Any]:
@@ -95,8 +99,8 @@ def accuracies(data: Path, images: Images, labels: Sequence[int]) -> Iterator[di
     yield {"calibration": "float", "accuracy": float((float_logits.argmax(1) == truth).mean())}
     for name, kind in kinds(images[:CALIBRATION]).items():
         inputs = preprocessed(kind, RULE)
-        found = calibrated(model, partial(list, [inputs]), "minmax", "onnxruntime", 1, "benchmark").quantized()
-        accuracy = float((logits(found.model, tested).argmax(1) == truth).mean())
+        quantized = calibrated(model, partial(list, [inputs]), "minmax", "onnxruntime", 1, "benchmark").quantized()
+        accuracy = float((logits(quantized.model, tested).argmax(1) == truth).mean())
         yield {"calibration": name, "accuracy": accuracy, **surveyed(list(kind))}
 
 

@@ -33,10 +33,10 @@ STEPS = (
     ("student-b", "head-b"),
     ("student-b", "teacher-b"),
     ("student-a", "teacher-a"),
-    ("engine/a", "student-a"),
-    ("engine/b", "student-b"),
-    ("engine/teacher", "teacher-b"),
-    ("engine/b", "teacher-a"),
+    ("int8/a", "student-a"),
+    ("int8/b", "student-b"),
+    ("int8/teacher", "teacher-b"),
+    ("int8/b", "teacher-a"),
 )
 
 
@@ -51,7 +51,9 @@ def main() -> None:
         {
             "draws": rows,
             "top1": {name: mean_interval(values) for name, values in top1.items()},
-            "steps": {f"{one} - {other}": mean_interval(top1[one] - top1[other]) for one, other in STEPS},
+            "steps": {
+                f"{model} - {baseline}": mean_interval(top1[model] - top1[baseline]) for model, baseline in STEPS
+            },
         },
     )
 
@@ -83,20 +85,23 @@ def _draw(draw: int, asked: argparse.Namespace) -> dict[str, Any]:
     done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context())
     wall_s = time.perf_counter() - start
     measured = {name: done[name] for name in (stage.id for stage in recipe.stages)}
-    top1 = {name.removeprefix("accuracy/"): one.metrics["top1"]["value"] for name, one in _of("evaluation", measured)}
+    top1 = {
+        name.removeprefix("accuracy/"): artifact.metrics["top1"]["value"]
+        for name, artifact in _of("evaluation", measured)
+    }
     return {
         "draw": draw,
         "wall_s": wall_s,
-        "stage_seconds": sum(one.manifest.provenance["seconds"] for one in measured.values()),
-        "seconds": {name: one.manifest.provenance["seconds"] for name, one in measured.items()},
+        "stage_seconds": sum(artifact.manifest.provenance["seconds"] for artifact in measured.values()),
+        "seconds": {name: artifact.manifest.provenance["seconds"] for name, artifact in measured.items()},
         "top1": top1,
-        "p50_ms": {name: one.metrics["latency_ms"]["p50"] for name, one in _of("latency", measured)},
-        "size_bytes": {name: one.metrics["size_bytes"] for name, one in _of("engine", measured)},
+        "p50_ms": {name: artifact.metrics["latency_ms"]["p50"] for name, artifact in _of("latency", measured)},
+        "size_bytes": {name: artifact.metrics["size_bytes"] for name, artifact in _of("onnx", measured)},
     }
 
 
 def _of(kind: str, artifacts: dict[str, Artifact]) -> list[tuple[str, Artifact]]:
-    return [(name, one) for name, one in artifacts.items() if one.kind == kind]
+    return [(name, artifact) for name, artifact in artifacts.items() if artifact.kind == kind]
 
 
 if __name__ == "__main__":

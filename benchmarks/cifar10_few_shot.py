@@ -82,7 +82,7 @@ def data_of(cifar: Path) -> dict[str, Dataset]:
     few_shot = {"shots": UNIVERSE, "draw": 0}
     config = Cifar.model_validate({"source": "cifar10", "path": str(cifar.absolute()), "few_shot": few_shot})
     made = dataset_artifacts({"cifar": config}, Path(), [f"cifar.{role}" for role in ("support", "pool", "test")])
-    opened = {name.removeprefix("cifar."): open_dataset(one) for name, one in made.items()}
+    opened = {name.removeprefix("cifar."): open_dataset(dataset) for name, dataset in made.items()}
     return {**opened, "pool": sample_by_hash(opened["pool"], POOL, seed=0)}
 
 
@@ -104,13 +104,13 @@ def played(
     assert support is not None
     episodes = list(draw_episodes(support, test, plan))
     pool, base = features.get("pool"), None
-    found = run_episodes(episodes, methods, features["support"], features["test"], pool, base, context.progress)
-    seconds = dict(zip(found.methods, found.seconds, strict=True))
-    accuracies = dict(zip(found.methods, found.accuracies.round(4).tolist(), strict=True))
+    result = run_episodes(episodes, methods, features["support"], features["test"], pool, base, context.progress)
+    seconds = dict(zip(result.methods, result.seconds, strict=True))
+    accuracies = dict(zip(result.methods, result.accuracies.round(4).tolist(), strict=True))
     rows = {
-        name: {**one, "seconds": seconds[name], "accuracies": accuracies[name]} for name, one in summary(found).items()
+        name: {**row, "seconds": seconds[name], "accuracies": accuracies[name]} for name, row in summary(result).items()
     }
-    return {"methods": rows, **({"auto_chose": found.chosen} if found.chosen else {})}
+    return {"methods": rows, **({"auto_chose": result.chosen} if result.chosen else {})}
 
 
 if __name__ == "__main__":

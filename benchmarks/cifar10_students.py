@@ -42,17 +42,17 @@ def main() -> None:
     torch.set_num_threads(2)
     context, data = terminal_context(), data_of(asked.cifar)
     models, plan = _models(asked, context), EpisodePlan(None, SHOTS, None, asked.draws)
-    found = {}
+    scores_of = {}
     for name, model in models.items():
         features = features_of(model, data, asked.runs, context)
-        found[name] = played(features, data, METHODS, plan, context)["methods"]
-    reference = np.array(found["imagenet"]["nearest_centroid"]["accuracies"])
+        scores_of[name] = played(features, data, METHODS, plan, context)["methods"]
+    reference = np.array(scores_of["imagenet"]["nearest_centroid"]["accuracies"])
     gains = {
-        name: {method: mean_interval(np.array(one["accuracies"]) - reference) for method, one in methods.items()}
-        for name, methods in found.items()
+        name: {method: mean_interval(np.array(scores["accuracies"]) - reference) for method, scores in methods.items()}
+        for name, methods in scores_of.items()
     }
     costs = {name: {key: model.metrics.get(key) for key in COSTS} for name, model in models.items()}
-    publish("cifar10_students", {"models": costs, "features": found, "gains": gains})
+    publish("cifar10_students", {"models": costs, "features": scores_of, "gains": gains})
 
 
 def _models(asked: argparse.Namespace, context: Context) -> dict[str, Artifact]:
@@ -67,7 +67,7 @@ def _models(asked: argparse.Namespace, context: Context) -> dict[str, Artifact]:
         stages.append(Export(stage="export", id=f"onnx/{name}", model=model, embedding=True))
         stages.append(Quantize(stage="quantize", id=f"int8/{name}", model=f"onnx/{name}", calibration=calibration))
     made = pipeline.run(recipe.model_copy(update={"stages": tuple(stages)}), RECIPE.parent, asked.runs, context)
-    return {name: one for name, one in made.items() if name == "imagenet" or name.startswith("int8/")}
+    return {name: artifact for name, artifact in made.items() if name == "imagenet" or name.startswith("int8/")}
 
 
 if __name__ == "__main__":

@@ -68,12 +68,12 @@ class CifarResNet(nn.Module):
     ) -> Any:
         """The output of each of the three stages, and of the last."""
         x = functional.relu(self.bn1(self.conv1(x)))
-        found = []
+        features = []
         for index, stage in enumerate((self.layer1, self.layer2, self.layer3)):
             x = stage(x)
             if indices is None or index in indices:
-                found.append(x)
-        return found if intermediates_only else (x, found)
+                features.append(x)
+        return features if intermediates_only else (x, features)
 
     def forward_features(self, x: Tensor) -> Tensor:
         features: Tensor = self.forward_intermediates(x)[0]

@@ -30,12 +30,12 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 def interleaved_p50_ms(runs: Mapping[str, Callable[[], object]], rounds: int, turn_s: float) -> dict[str, list[float]]:
     """The p50 of each run in each round: in every round each takes one turn, in an order drawn anew."""
     plan = MeasurePlan(warmup_s=WARMUP_S, duration_s=turn_s, min_runs=5)
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    p50_ms: dict[str, list[float]] = {name: [] for name in runs}
     generator = np.random.default_rng(0)
     for _ in range(rounds):
         for name in generator.permutation(list(runs)).tolist():
-            found[name].append(measure(runs[name], plan).percentile_ms(50))
-    return found
+            p50_ms[name].append(measure(runs[name], plan).percentile_ms(50))
+    return p50_ms
 
 
 def children_cpu_s() -> float:

@@ -116,7 +116,7 @@ def main() -> None:
 
 def _recipe(asked: argparse.Namespace) -> Recipe:
     taught = lessons(asked.cifar, asked.weights)
-    whole = next(one.stage for one in small_models(asked.models) if one.name == MODEL)
+    whole = next(model.stage for model in small_models(asked.models) if model.name == MODEL)
     stages: list[Stage] = [taught.teacher, whole]
     for seed in range(asked.seeds):
         for way in asked.ways:
@@ -156,18 +156,18 @@ def _p50_ms(made: Mapping[str, Artifact], names: Sequence[str], asked: argparse.
 def _row(made: Mapping[str, Artifact], name: str, p50_ms: Mapping[str, list[float]]) -> Json:
     """What a way of a seed gave, its drops and speed-ups against the whole float model."""
     whole = f"{WHOLE}/{name.rpartition('/')[2]}/float"
-    found: Json = {cost: made[f"{name}/float"].metrics[cost] for cost in ("params", "macs")}
+    row: Json = {cost: made[f"{name}/float"].metrics[cost] for cost in ("params", "macs")}
     for form in FORMS:
-        right, whole_right = (correct_predictions(made[f"{one}-top1"]) for one in (f"{name}/{form}", whole))
-        ratios = [one / other for one, other in zip(p50_ms[whole], p50_ms[f"{name}/{form}"], strict=True)]
-        found[form] = {
+        right, whole_right = (correct_predictions(made[f"{model}-top1"]) for model in (f"{name}/{form}", whole))
+        ratios = [whole_ms / form_ms for whole_ms, form_ms in zip(p50_ms[whole], p50_ms[f"{name}/{form}"], strict=True)]
+        row[form] = {
             "top1": float(right.mean()),
             "top1_drop": asdict(paired_drop(whole_right, right)),
             "size_bytes": made[f"{name}/{form}"].metrics["size_bytes"],
             "p50_ms": spread(p50_ms[f"{name}/{form}"]),
             "speedup": spread(ratios),
         }
-    return found
+    return row
 
 
 def _summary(rows: Sequence[Json]) -> Json:

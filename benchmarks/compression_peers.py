@@ -122,12 +122,12 @@ def main() -> None:
     asked = _asked()
     torch.set_num_threads(asked.threads)
     context = terminal_context()
-    found = models_before("compression_peers")
+    models = models_before("compression_peers")
     for stage, trained in _loads(asked):
         model = _prepared(stage, trained, asked, context)
         peers = [_quantized_by(name, model, asked) for name in PEERS if getattr(asked, name)]
         rows, failed = _measured([*model.edgevit, *_candidates(peers)], model, asked)
-        found[model.name] = {
+        models[model.name] = {
             "weights": "trained" if trained else "random: top-1 means nothing",
             "image_size": model.spec.preprocess.height,
             "test_images": len(model.images),
@@ -142,9 +142,9 @@ def main() -> None:
             "better": _better(rows, trained),
             "rows": rows,
         }
-        print(_table(model.name, found[model.name]), flush=True)
-        publish("compression_peers", {"models": found})
-        (RESULTS / "compression_peers.svg").write_text(drop_against_speedup(found))
+        print(_table(model.name, models[model.name]), flush=True)
+        publish("compression_peers", {"models": models})
+        (RESULTS / "compression_peers.svg").write_text(drop_against_speedup(models))
 
 
 def _asked() -> argparse.Namespace:
@@ -170,9 +170,9 @@ def _loads(asked: argparse.Namespace) -> Iterator[tuple[Load, bool]]:
     """The stage that loads each model, and whether it was trained."""
     for name in asked.random:
         yield Load(stage="load", id=name, model=name, classes_of="cifar.train"), False
-    for one in small_models(asked.models):
-        if asked.small is None or one.name in asked.small:
-            yield one.stage, True
+    for small in small_models(asked.models):
+        if asked.small is None or small.name in asked.small:
+            yield small.stage, True
 
 
 # What is compared -----------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def _measured(
     scores = {name: np.concatenate([run(image[None]) for image in model.images]) for name, run in runs.items()}
     image = random_images(model.spec, 1)
     p50_ms = interleaved_p50_ms({name: partial(run, image) for name, run in runs.items()}, asked.rounds, asked.turn_s)
-    return [_row(one, scores, p50_ms, model.labels) for one in candidates if one.name in runs], failed
+    return [_row(candidate, scores, p50_ms, model.labels) for candidate in candidates if candidate.name in runs], failed
 
 
 def _loaded(candidate: Candidate, spec: IOSpec) -> Run:
@@ -300,9 +300,9 @@ def _row(
     labels: NDArray[np.int64] | None,
 ) -> Json:
     name = candidate.name
-    own, exact = (scores[one] - scores[one].mean(1, keepdims=True) for one in (name, REFERENCE))
+    own, exact = (scores[file] - scores[file].mean(1, keepdims=True) for file in (name, REFERENCE))
     right, float_right = own.argmax(1) == labels, exact.argmax(1) == labels
-    ratios = [one / other for one, other in zip(p50_ms[REFERENCE], p50_ms[name], strict=True)]
+    ratios = [reference_ms / own_ms for reference_ms, own_ms in zip(p50_ms[REFERENCE], p50_ms[name], strict=True)]
     return {
         "name": name,
         "peer": candidate.peer,
@@ -341,9 +341,9 @@ def _better(rows: Sequence[Json], trained: bool) -> dict[str, list[str]]:
     }
 
 
-def _table(title: str, found: Json) -> str:
+def _table(title: str, result: Json) -> str:
     lines = [title]
-    for row in sorted(found["rows"], key=lambda row: -row["speedup"]["median"]):
+    for row in sorted(result["rows"], key=lambda row: -row["speedup"]["median"]):
         drop = row["top1_drop"]
         lost = f"{100 * drop['value']:+6.2f} points" if drop else " " * 13
         speed = row["speedup"]
@@ -351,7 +351,7 @@ def _table(title: str, found: Json) -> str:
             f"  {row['name']:<50} {speed['median']:5.2f}× ({speed['min']:.2f} to {speed['max']:.2f}) "
             f"{row['sqnr_db']:6.1f} dB {100 * row['top1_agreement']:6.1f}% agree {lost}"
         )
-    return "\n".join([*lines, *(f"  {name}: {reason}" for name, reason in found["failed"].items())])
+    return "\n".join([*lines, *(f"  {name}: {reason}" for name, reason in result["failed"].items())])
 
 
 if __name__ == "__main__":

@@ -51,17 +51,17 @@ def drop_against_speedup(models: Mapping[str, Any]) -> str:
     width, height = PANEL_INCHES
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width * columns, height * rows + 0.6), layout="constrained")
-        for number, (name, found) in enumerate(models.items(), 1):
-            _panel(figure.add_subplot(rows, columns, number), name, found)
+        for number, (name, result) in enumerate(models.items(), 1):
+            _panel(figure.add_subplot(rows, columns, number), name, result)
         _legend(figure, models, columns)
         stream = StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return stream.getvalue()
 
 
-def _panel(axes: Axes, name: str, found: Mapping[str, Any]) -> None:
-    trained = found["rows"][0]["top1_drop"] is not None
-    for row in found["rows"]:
+def _panel(axes: Axes, name: str, result: Mapping[str, Any]) -> None:
+    trained = result["rows"][0]["top1_drop"] is not None
+    for row in result["rows"]:
         speed = row["speedup"]
         height, error = _lost(row["top1_drop"]) if trained else (min(row["sqnr_db"], MOST_DB), None)
         axes.errorbar(
@@ -88,7 +88,7 @@ def _lost(drop: Mapping[str, float]) -> tuple[float, list[list[float]]]:
 
 
 def _legend(figure: Figure, models: Mapping[str, Any], columns: int) -> None:
-    rows = [row for found in models.values() for row in found["rows"]]
+    rows = [row for result in models.values() for row in result["rows"]]
     peers, runtimes = ({row[key] for row in rows} for key in ("peer", "runtime"))
     axes = figure.axes[0]
     for peer in COLORS:

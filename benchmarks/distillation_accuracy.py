@@ -159,15 +159,15 @@ def _row(done: dict[str, Artifact], stage_id: str) -> dict[str, Any]:
 
 def _summary(rows: list[dict[str, Any]], method: str, seeds: int) -> dict[str, Any]:
     of = {(row["method"], row["seed"]): row for row in rows}
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for figure in ("top1", "corrupted_top1"):
         values = [of[method, seed][figure] for seed in range(seeds)]
-        found[figure] = {"mean": statistics.mean(values), "min": min(values), "max": max(values)}
+        figures[figure] = {"mean": statistics.mean(values), "min": min(values), "max": max(values)}
         if ("scratch", 0) not in of:
             continue
         gains = [100 * (of[method, seed][figure] - of["scratch", seed][figure]) for seed in range(seeds)]
-        found[f"{figure}_points_above_scratch"] = {**mean_interval(np.array(gains)), "raw": gains}
-    return found
+        figures[f"{figure}_points_above_scratch"] = {**mean_interval(np.array(gains)), "raw": gains}
+    return figures
 
 
 if __name__ == "__main__":

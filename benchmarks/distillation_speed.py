@@ -76,11 +76,12 @@ def main() -> None:
                 "teacher": macs_of(_teacher(data).module, SIZE, SIZE),
                 "student": macs_of(_student(data).module, SIZE, SIZE),
             },
-            "images_per_s": {name: spread([one[name].images_per_s for one in rounds]) for name in ways},
+            "images_per_s": {name: spread([speeds[name].images_per_s for speeds in rounds]) for name in ways},
             "over_timm": {
-                name: spread([one[name].images_per_s / one["timm"].images_per_s for one in rounds]) for name in ours
+                name: spread([speeds[name].images_per_s / speeds["timm"].images_per_s for speeds in rounds])
+                for name in ours
             },
-            "waiting": {name: spread([one[name].waiting for one in rounds]) for name in ours},
+            "waiting": {name: spread([speeds[name].waiting for speeds in rounds]) for name in ours},
         },
     )
 

@@ -148,12 +148,12 @@ def all_rates() -> dict[str, Any]:
         "grocery, its own test photos": lambda draw: _world_of(photos, draw, bundled=10),
         "cifar10": lambda draw: _world_of(cifar, draw, bundled=6),
     }
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, world in worlds.items():
         for with_unseen in (False, True):
             draws = [dict(_claims(world(draw), draw, with_unseen)) for draw in range(asked.draws)]
-            found[f"{name}, {'unseen images given' if with_unseen else 'support alone'}"] = _summary(draws)
-    return {"draws": asked.draws, "shots": SHOTS, "figures": found}
+            figures[f"{name}, {'unseen images given' if with_unseen else 'support alone'}"] = _summary(draws)
+    return {"draws": asked.draws, "shots": SHOTS, "figures": figures}
 
 
 def _claims(world: World, draw: int, with_unseen: bool) -> Iterator[tuple[str, tuple[Share | None, float]]]:
@@ -208,17 +208,19 @@ def _truth(made: SupportSet, world: World, classes: list[int], unknown: list[int
 
 def _summary(draws: list[dict[str, tuple[Share | None, float]]]) -> dict[str, Any]:
     """Of each figure: means of claim and truth, and how often the interval that is said holds the truth."""
-    found = {}
+    figures = {}
     for name in draws[0]:
         pairs = [(share, truth) for share, truth in (draw[name] for draw in draws) if share is not None]
-        found[name] = {
+        figures[name] = {
             "said": float(np.mean([share.value for share, _ in pairs])),
             "true": float(np.mean([truth for _, truth in pairs])),
             "interval_holds_truth": float(np.mean([share.low <= truth <= share.high for share, truth in pairs])),
             "optimistic": any(share.optimistic for share, _ in pairs),
-            "raw": [[round(one, 4) for one in (share.value, share.low, share.high, truth)] for share, truth in pairs],
+            "raw": [
+                [round(number, 4) for number in (share.value, share.low, share.high, truth)] for share, truth in pairs
+            ],
         }
-    return found
+    return figures
 
 
 def _images(
@@ -296,7 +298,7 @@ def _embedded(
         built.module.load_state_dict(state_dict(asked.weights))
         forward = fast_forward(built.module, built.preprocess, torch.device("cpu"), MANY, embedding=True)
         rule = built.preprocess.model_dump()
-        rows = [forward(torch.from_numpy(preprocess(one, **rule))[None]).numpy()[0] for one in images]
+        rows = [forward(torch.from_numpy(preprocess(image, **rule))[None]).numpy()[0] for image in images]
         assert len(rows) == count
         np.save(file, np.stack(rows))
     return np.asarray(np.load(file), np.float32)

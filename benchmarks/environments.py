@@ -51,7 +51,7 @@ class Environment:
             load, start = os.getloadavg()[0], time.perf_counter()
             subprocess.run([sys.executable, "-m", "venv", self._python], check=True)
             subprocess.run([self.program("python"), "-m", "pip", "install", "-q", *requirements], check=True)
-            command = shlex.join(["pip", "install", *(Path(one).name for one in requirements)])
+            command = shlex.join(["pip", "install", *(Path(requirement).name for requirement in requirements)])
             record.write_text(
                 json.dumps({"command": command, "seconds": time.perf_counter() - start, "load_before": load})
             )
@@ -113,7 +113,7 @@ class Environment:
         return status, log.read_text(errors="replace")
 
     def _without_paths(self, text: str) -> str:
-        for path, name in sorted(self._names.items(), key=lambda one: -len(one[0])):
+        for path, name in sorted(self._names.items(), key=lambda item: -len(item[0])):
             text = text.replace(path, name)
         return text
 

@@ -145,10 +145,10 @@ def main() -> None:
     photo = next(path for path in sorted((asked.photos / "test").rglob("*")) if path.is_file())
     inputs = {"photos": asked.photos, "photo": photo, "wheel": asked.wheel, "onnx": asked.onnx}
     file = RESULTS / f"{NAME}.json"
-    found = json.loads(file.read_text())["tools"] if file.is_file() else {}
+    tried = json.loads(file.read_text())["tools"] if file.is_file() else {}
     for name in asked.tools:
-        found[name] = _tried(TOOLS[name], asked.work / name, inputs, asked)
-        publish(NAME, {"tools": {name: found[name] for name in TOOLS if name in found}})
+        tried[name] = _tried(TOOLS[name], asked.work / name, inputs, asked)
+        publish(NAME, {"tools": {name: tried[name] for name in TOOLS if name in tried}})
 
 
 def _asked() -> argparse.Namespace:
@@ -164,7 +164,7 @@ def _asked() -> argparse.Namespace:
 def _tried(tool: Tool, work: Path, inputs: Mapping[str, Path], asked: argparse.Namespace) -> dict[str, Any]:
     """A tool from the install to its last command."""
     environment = Environment(work, {name.upper(): path for name, path in inputs.items()}, NO_USAGE_DATA)
-    install = environment.install([one.format(**inputs) for one in tool.requirements])
+    install = environment.install([requirement.format(**inputs) for requirement in tool.requirements])
     for name, text in tool.scripts.items():
         (environment.folder / name).write_text(text)
     result = {

@@ -43,14 +43,19 @@ def main() -> None:
         "10-way": EpisodePlan(WAYS, SHOTS, None, asked.episodes),
         "all classes": EpisodePlan(None, SHOTS, None, asked.draws),
     }
-    found = {}
+    scores_of = {}
     for name, model in models.items():
         features = features_of(model, data, asked.runs, context)
         methods = METHODS if name == "teacher" else INDUCTIVE
-        found[name] = {title: played(features, data, methods, plan, context) for title, plan in plans.items()}
+        scores_of[name] = {title: played(features, data, methods, plan, context) for title, plan in plans.items()}
     publish(
         "grocery_few_shot",
-        {"shots": SHOTS, "side_px": SIDE, "images": {role: len(one) for role, one in data.items()}, "features": found},
+        {
+            "shots": SHOTS,
+            "side_px": SIDE,
+            "images": {role: len(images) for role, images in data.items()},
+            "features": scores_of,
+        },
     )
 
 

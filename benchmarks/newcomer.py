@@ -40,9 +40,9 @@ def main() -> None:
         "install": install,
         "commands": commands,
         "count": len(commands),
-        "seconds": sum(one["seconds"] for one in commands),
-        "cpu_s": sum(one["cpu_s"] for one in commands),
-        "done": all(one["exit_status"] in (0, 1) for one in commands),  # 1: the budget is not met
+        "seconds": sum(command["seconds"] for command in commands),
+        "cpu_s": sum(command["cpu_s"] for command in commands),
+        "done": all(command["exit_status"] in (0, 1) for command in commands),  # 1: the budget is not met
         **_startup(environment),
     }
     if not asked.keep:

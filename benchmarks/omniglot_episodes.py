@@ -121,7 +121,7 @@ def plans(episodes: int) -> dict[str, EpisodePlan]:
 def write_dataset(bits: npt.NDArray[np.uint8], names: npt.NDArray[np.str_], role: str, stem: Path) -> None:
     """Rows of bits as an .npz data set of this role: white on black, SIDE × SIDE."""
     ink = np.unpackbits(bits, axis=-1)[..., : bits.shape[1]] * np.uint8(255)
-    images = [np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BOX)) for one in ink]
+    images = [np.asarray(Image.fromarray(drawing).resize((SIDE, SIDE), Image.Resampling.BOX)) for drawing in ink]
     arrays: dict[str, Any] = {f"{role}_images": np.stack(images), f"{role}_labels": names}
     np.savez(stem.with_suffix(".npz"), **arrays)
 
@@ -140,8 +140,8 @@ def trained_features(folder: Path, epochs: int, runs: Path) -> Features:
 
     def of(dataset: Dataset) -> Floats:
         pooled = Pooled(checkpoint.module)
-        found: Floats = outputs_of(pooled, dataset, checkpoint.preprocess, torch.device("cpu")).numpy()
-        return found.astype(np.float64)
+        features: Floats = outputs_of(pooled, dataset, checkpoint.preprocess, torch.device("cpu")).numpy()
+        return features.astype(np.float64)
 
     assert evaluation.labels is not None
     return Features(of(evaluation), evaluation.labels, of(open_dataset(done["background.train"])).mean(0))
@@ -168,9 +168,9 @@ def played(features: Features, episodes: list[Episode], slow_episodes: int, thre
     with threadpool_limits(threads):
         for names, chosen in ((fast, episodes), (SLOW, episodes[:slow_episodes])):
             values, progress = features.values, SilentProgress()
-            found = run_episodes(chosen, names, values, values, None, features.centre, progress)
-            for name, accuracies, seconds in zip(found.methods, found.accuracies, found.seconds, strict=True):
-                settings = {"chosen": found.chosen} if name == "auto" else {}
+            result = run_episodes(chosen, names, values, values, None, features.centre, progress)
+            for name, accuracies, seconds in zip(result.methods, result.accuracies, result.seconds, strict=True):
+                settings = {"chosen": result.chosen} if name == "auto" else {}
                 rows[f"edgevit {name}"] = Row(name in TRANSDUCTIVE, accuracies, seconds, settings)
     return rows
 
@@ -199,9 +199,9 @@ def peer_played(features: Features, episodes: list[Episode], asked: argparse.Nam
 
 def summary(rows: dict[str, Row]) -> dict[str, Any]:
     """Of each method its accuracy over episodes, its seconds, and edgevit's gain over the best peer of its kind."""
-    found = {}
+    methods = {}
     for name, row in rows.items():
-        found[name] = {
+        methods[name] = {
             "transductive": row.transductive,
             **mean_interval(row.accuracies),
             "min": float(row.accuracies.min()),
@@ -210,18 +210,18 @@ def summary(rows: dict[str, Row]) -> dict[str, Any]:
             "ms_per_episode": 1e3 * row.seconds / len(row.accuracies),
             "settings": row.settings,
         }
-        peers = [one for one in rows if one.startswith("EasyFSL") and rows[one].transductive == row.transductive]
+        peers = [name for name in rows if name.startswith("EasyFSL") and rows[name].transductive == row.transductive]
         if peers and name.startswith("edgevit"):
             best = max(peers, key=lambda peer: rows[peer].accuracies.mean())
             n = min(len(row.accuracies), len(rows[best].accuracies))
-            found[name]["gain"] = {"over": best, **mean_interval(row.accuracies[:n] - rows[best].accuracies[:n])}
-    return found
+            methods[name]["gain"] = {"over": best, **mean_interval(row.accuracies[:n] - rows[best].accuracies[:n])}
+    return methods
 
 
 def table(title: str, methods: dict[str, Any]) -> str:
     """A few columns for the eye: per cent, the gain in points, milliseconds an episode."""
     lines = [title]
-    for name, row in sorted(methods.items(), key=lambda one: (one[1]["transductive"], -one[1]["value"])):
+    for name, row in sorted(methods.items(), key=lambda item: (item[1]["transductive"], -item[1]["value"])):
         half, gain = row["high"] - row["value"], row.get("gain")
         against = f"{100 * gain['value']:+.2f} ± {100 * (gain['high'] - gain['value']):.2f}" if gain else ""
         kind = "transductive" if row["transductive"] else "inductive"

@@ -49,7 +49,7 @@ def main() -> None:
                 start = time.perf_counter()
                 side(recipe, Path(folder) / f"{side.__name__}{pair}")
                 seconds.append(time.perf_counter() - start)
-    ratios = [two / one for one, two in zip(by_hand, piped, strict=True)]
+    ratios = [piped_s / by_hand_s for by_hand_s, piped_s in zip(by_hand, piped, strict=True)]
     publish(
         "overhead", {"by_hand_s": spread(by_hand), "pipeline_s": spread(piped), "pipeline_over_by_hand": spread(ratios)}
     )

@@ -42,7 +42,7 @@ def main() -> None:
                     profiled.append(stages.make(config, model=onnx).metrics["latency_ms"]["p50"])
                 else:
                     bare.append(_bare_p50_ms(onnx.file("model.onnx")))
-    ratios = [two / one for one, two in zip(bare, profiled, strict=True)]
+    ratios = [profiled_ms / bare_ms for bare_ms, profiled_ms in zip(bare, profiled, strict=True)]
     result = {"bare_p50_ms": bare, "profile_p50_ms": profiled, "profile_over_bare": ratios}
     publish("profile_agreement", {name: spread(values) for name, values in result.items()})
 

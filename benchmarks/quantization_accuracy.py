@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--imagenet", type=Path, metavar="NPZ")
     parser.add_argument("--seeds", type=int, default=3)
-    kept = {one.name: one.stage for one in small_models()}
+    kept = {model.name: model.stage for model in small_models()}
     parser.add_argument("--small", nargs="*", default=list(kept), choices=kept, metavar="NAME", help=", ".join(kept))
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, metavar="WAY", help=", ".join(WAYS))
     parser.add_argument("--threads", type=int, default=2)
@@ -91,8 +91,10 @@ def main() -> None:
         subjects.append(_exercise(imagenet_mobilenetv2.weights_file(asked.imagenet, asked.runs), asked.ways))
     taught = lessons(asked.cifar, asked.weights)
     made = pipeline.run(_recipe(subjects, asked.seeds, taught), Path.cwd(), asked.runs, terminal_context())
-    found = {one.name: {"conditions": conditions(), **_result(made, one, asked.seeds)} for one in subjects}
-    publish("quantization_accuracy", {"models": models_before("quantization_accuracy") | found})
+    results = {
+        subject.name: {"conditions": conditions(), **_result(made, subject, asked.seeds)} for subject in subjects
+    }
+    publish("quantization_accuracy", {"models": models_before("quantization_accuracy") | results})
 
 
 def _possible(name: str, ways: Sequence[str]) -> list[str]:
@@ -116,7 +118,7 @@ def _exercise(weights: Path, ways: Sequence[str]) -> Subject:
 
 
 def _recipe(subjects: Sequence[Subject], seeds: int, taught: Lessons) -> Recipe:
-    stages = [taught.teacher, *(stage for one in subjects for stage in one.stages)]
+    stages = [taught.teacher, *(stage for subject in subjects for stage in subject.stages)]
     for subject in subjects:
         for seed in range(seeds):
             stages += _seed(subject, seed, taught)
@@ -167,18 +169,18 @@ def _result(made: Mapping[str, Artifact], subject: Subject, seeds: int) -> Json:
 def _row(made: Mapping[str, Artifact], subject: Subject, seed: int) -> Json:
     """Accuracy of each file, and what it loses against the float model before further training."""
     start = correct_predictions(made[f"{subject.name}-ptq/{seed}/float-top1"])
-    found: Json = {}
+    ways: Json = {}
     for way in subject.ways:
         in_float, quantized = (f"{subject.name}-{way}/{seed}/{form}" for form in FORMS)
         right = correct_predictions(made[f"{quantized}-top1"])
-        found[way] = {
+        ways[way] = {
             "top1": float(right.mean()),
             "lost": asdict(paired_drop(start, right)),
             "float_top1": float(correct_predictions(made[f"{in_float}-top1"]).mean()),
             "sqnr_db": made[quantized].metrics["sqnr_db"],
             "size_bytes": made[quantized].metrics["size_bytes"],
         }
-    return found
+    return ways
 
 
 if __name__ == "__main__":

@@ -50,12 +50,12 @@ def _row(model: str, folder: Path, runs: int, duration_s: float) -> dict[str, An
     made = ["export", "--model", name, "--image-size", size, "--classes", "10", "--out", str(file)]
     subprocess.run([EDGEVIT, *made], check=True, capture_output=True)
     shutil.copyfile(file, copy)
-    found: dict[str, list[dict[str, Any]]] = {"alone": [], "with neighbours": []}
+    answers_of: dict[str, list[dict[str, Any]]] = {"alone": [], "with neighbours": []}
     for _ in range(runs):
-        found["alone"].append(_compared(file, copy, duration_s))
+        answers_of["alone"].append(_compared(file, copy, duration_s))
         with _neighbours():
-            found["with neighbours"].append(_compared(file, copy, duration_s))
-    return {name: _summary(answers) for name, answers in found.items()}
+            answers_of["with neighbours"].append(_compared(file, copy, duration_s))
+    return {name: _summary(answers) for name, answers in answers_of.items()}
 
 
 def _compared(file: Path, copy: Path, duration_s: float) -> dict[str, Any]:
@@ -71,10 +71,10 @@ def _compared(file: Path, copy: Path, duration_s: float) -> dict[str, Any]:
 
 def _summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "interval_holds_1": float(np.mean([one["low"] <= 1 <= one["high"] for one in answers])),
-        "exit_1": float(np.mean([one["exit"] == 1 for one in answers])),
-        "width": spread([one["high"] / one["low"] - 1 for one in answers]),
-        "p50_ms": spread([one["p50_ms"] for one in answers]),
+        "interval_holds_1": float(np.mean([answer["low"] <= 1 <= answer["high"] for answer in answers])),
+        "exit_1": float(np.mean([answer["exit"] == 1 for answer in answers])),
+        "width": spread([answer["high"] / answer["low"] - 1 for answer in answers]),
+        "p50_ms": spread([answer["p50_ms"] for answer in answers]),
         "raw": answers,
     }
 

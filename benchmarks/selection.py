@@ -3,7 +3,7 @@
     python -m benchmarks.selection [--students 12] [--budgets 0.5 1 2 5 10 20 30 50] [--table]
 
 Students: of the shortlist, evenly spaced. Predicted: the timing that init makes of an untrained student. Deployed: the
-stages load, export, quantize, compile and profile, as a recipe runs them, also with random weights. Both are on one
+stages load, export, quantize and profile, as a recipe of init runs them, also with random weights. Both are on one
 thread, batch 1.
 
 Budgets: the student that init chooses, deployed by the stages. Each larger student of the shortlist up to three times
@@ -92,8 +92,12 @@ def _budget_row(budget_ms: float, known: dict[Candidate, dict[str, Any]]) -> dic
         return row
     best = choice.best
     deployed = _deployed(best, known)
-    larger = [one for one in shortlist() if best.macs < one.macs and one.expected_ms < 3 * best.expected_ms]
-    left_out = [str(one) for one in larger if _time(one).p50_high_ms <= ROOM * budget_ms]
+    larger = [
+        candidate
+        for candidate in shortlist()
+        if best.macs < candidate.macs and candidate.expected_ms < 3 * best.expected_ms
+    ]
+    left_out = [str(candidate) for candidate in larger if _time(candidate).p50_high_ms <= ROOM * budget_ms]
     return {**row, "deployed": deployed, "meets_budget": deployed["p50"] <= budget_ms, "left_out_within": left_out}
 
 
@@ -104,14 +108,12 @@ def _deployed(candidate: Candidate, known: dict[Candidate, dict[str, Any]]) -> d
     form = deployed_form("local-cpu")
     assert form.export
     assert form.quantize
-    assert form.compile
     with single_stages(Context()) as stages, TemporaryDirectory() as folder:
         load = Load(stage="load", id="student", model=candidate.model, image_size=candidate.image_size, num_classes=10)
         student = stages.make(load)
         onnx = stages.make(form.export, model=student)
         int8 = stages.make(form.quantize, model=onnx, calibration=_images(candidate.image_size, Path(folder)))
-        engine = stages.make(form.compile, model=int8)
-        latency = stages.make(form.profile, model=engine)
+        latency = stages.make(form.profile, model=int8)
     known[candidate] = {**latency.metrics["latency_ms"], "form": int8.metrics["form"]}
     return known[candidate]
 

@@ -126,7 +126,7 @@ def keep(student: Artifact, top1: Json, stem: Path) -> None:
 
 def small_models(folder: Path = MODELS) -> list[SmallModel]:
     """Every model that is kept in a folder. Raises ArtifactError where weights are not those that were described."""
-    found = []
+    models = []
     for file in sorted(folder.glob("*.json")):
         described, weights = json.loads(file.read_text()), file.with_suffix(".safetensors")
         if (got := sha256_of_file(weights)) != described["sha256"]:
@@ -140,8 +140,8 @@ def small_models(folder: Path = MODELS) -> list[SmallModel]:
             classes=tuple(described["classes"]),
             weights=str(weights.absolute()),
         )
-        found.append(SmallModel(file.stem, stage, described))
-    return found
+        models.append(SmallModel(file.stem, stage, described))
+    return models
 
 
 def deployed(name: str, model: str, seed: int, **quantize: Any) -> Iterator[Stage]:

@@ -92,18 +92,18 @@ def _plans(name: str, folder: Path) -> Json:
 def _checked(model: ModelProto, spec: IOSpec, folder: Path) -> Json:
     file = folder / "model.onnx"
     write_onnx(model, file, spec)
-    found = check_for_tensorrt(file)
-    if found.build_result is None:
-        raise SystemExit(found.not_asked)
-    return {**found.summary(), "size_bytes": file.stat().st_size, "seconds": found.build_result.seconds}
+    check = check_for_tensorrt(file)
+    if check.build_result is None:
+        raise SystemExit(check.not_asked)
+    return {**check.summary(), "size_bytes": file.stat().st_size, "seconds": check.build_result.seconds}
 
 
 def _in_brief(row: Json) -> str:
     forms = [
-        f"{form}: {'ok' if one['ok'] else 'NOT ok'}, {one['kernels']} kernels, "
-        f"{(one['bytes_moved'] or 0) / 1e6:.1f} MB, attention {one['attentions_fused']}/{one['attentions']}"
+        f"{form}: {'ok' if check['ok'] else 'NOT ok'}, {check['kernels']} kernels, "
+        f"{(check['bytes_moved'] or 0) / 1e6:.1f} MB, attention {check['attentions_fused']}/{check['attentions']}"
         for form in FORMS
-        if "ok" in (one := row.get(form, {}))
+        if "ok" in (check := row.get(form, {}))
     ]
     return "; ".join(forms) or str(row.get("failed"))
 
@@ -114,24 +114,24 @@ def _summary(rows: dict[str, Json]) -> Json:
     return {
         "models": len(rows),
         "exported": sum("export" in row for row in rows.values()),
-        "forms": {form: _of_form(found, taken["float16"]) for form, found in taken.items()},
+        "forms": {form: _of_form(checks, taken["float16"]) for form, checks in taken.items()},
         "with_attention": len(attentive),
         "attention_fused_alike": sum(row["float16"]["unfused"] == row["int8"]["unfused"] for row in attentive),
         "proposals": {form: sum(row.get("proposal") == form for row in rows.values()) for form in PROPOSED},
     }
 
 
-def _of_form(found: dict[str, Json], float16: dict[str, Json]) -> Json:
+def _of_form(checks: dict[str, Json], float16: dict[str, Json]) -> Json:
     """How many models there are in a form, how many pass, and what they ask, get, weigh and move beside float16."""
-    built = [name for name, one in found.items() if one["built"]]
+    built = [name for name, check in checks.items() if check["built"]]
     return {
-        "models": len(found),
-        "ok": sum(one["ok"] for one in found.values()),
-        "products_asked": sum(one["quantized_asked"] for one in found.values()),
-        "products_got": sum(one["quantized_got"] for one in found.values()),
-        "fewer_bytes_moved": sum(found[name]["bytes_moved"] < float16[name]["bytes_moved"] for name in built),
+        "models": len(checks),
+        "ok": sum(check["ok"] for check in checks.values()),
+        "products_asked": sum(check["quantized_asked"] for check in checks.values()),
+        "products_got": sum(check["quantized_got"] for check in checks.values()),
+        "fewer_bytes_moved": sum(checks[name]["bytes_moved"] < float16[name]["bytes_moved"] for name in built),
         **{
-            f"{cost}_over_float16": spread([found[name][cost] / float16[name][cost] for name in built])
+            f"{cost}_over_float16": spread([checks[name][cost] / float16[name][cost] for name in built])
             for cost in ("bytes_moved", "kernels", "size_bytes")
         },
     }

@@ -119,7 +119,7 @@ def unbalanced(labels: Labels, largest: int, ratio: float, seed: int) -> Indices
 
 def _heads(images: Images, largest: int, draws: int) -> Json:
     """For each ratio and head, the corrections' accuracies over the draws."""
-    found: Json = {}
+    rows_of: Json = {}
     num_classes = int(images.train_labels.max()) + 1
     for ratio in RATIOS:
         scores: dict[tuple[str, str], list[Json]] = {}
@@ -135,8 +135,8 @@ def _heads(images: Images, largest: int, draws: int) -> Json:
         by_head: dict[str, dict[str, list[Json]]] = {}
         for (head, name), some in scores.items():
             by_head.setdefault(head, {})[name] = some
-        found[str(ratio)] = {head: _summary(some) for head, some in by_head.items()}
-    return found
+        rows_of[str(ratio)] = {head: _summary(some) for head, some in by_head.items()}
+    return rows_of
 
 
 def _trainings(cifar: tuple[Dataset, Dataset], seeds: int) -> Json:
@@ -185,7 +185,7 @@ def _summary(scores: Mapping[str, list[Json]]) -> Json:
     for name, some in scores.items():
         summary[name] = {}
         for measure in some[0]:
-            values, before = (np.array([one[measure] for one in rows]) for rows in (some, scores["none"]))
+            values, before = (np.array([row[measure] for row in rows]) for rows in (some, scores["none"]))
             summary[name][measure] = {**mean_interval(values), "raw": values.round(4).tolist()}
             if name != "none":
                 summary[name][measure]["gain"] = mean_interval(values - before)

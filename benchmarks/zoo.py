@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,9 +29,10 @@ from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.errors import EdgevitError
 from edgevit.models import catalogue
-from edgevit.profiling import MeasurePlan, Opener, interleaved
+from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import SessionOptions, for_runtime, random_images
 from edgevit.runtimes.sessions import open_session
+from edgevit.targets import target_for
 
 RUNTIMES = ("onnxruntime", "openvino")
 IMAGES = 96  # 32 to calibrate on, 64 to compare on
@@ -71,10 +72,6 @@ def _row(name: str, stages: SingleStages, folder: Path) -> dict[str, Any]:
     return row
 
 
-def _opener(model: Artifact) -> Opener:
-    return lambda: nullcontext(open_session(model, SessionOptions()).work(PLAN))
-
-
 def _shipped(exported: Artifact, dataset: Artifact, runtime: str, stages: SingleStages) -> dict[str, Any]:
     start = time.perf_counter()
     config = Quantize.model_validate(
@@ -92,9 +89,11 @@ def _shipped(exported: Artifact, dataset: Artifact, runtime: str, stages: Single
     there = for_runtime(exported, runtime)
     session, reference = (open_session(model, SessionOptions()) for model in (made, exported))
     images = random_images(exported.io, 16, seed=1)
-    answers = [one.infer({one.spec.inputs[0].name: images})["logits"].argmax(-1) for one in (session, reference)]
-    over_onnxruntime = interleaved(_opener(exported), _opener(made), PLAN)
-    over_float = interleaved(_opener(there), _opener(made), PLAN)
+    answers = [
+        opened.infer({opened.spec.inputs[0].name: images})["logits"].argmax(-1) for opened in (session, reference)
+    ]
+    race = partial(target_for("local-cpu").race, options=SessionOptions(), plan=PLAN)
+    over_onnxruntime, over_float = race(exported, made), race(there, made)
     return {
         "seconds": seconds,
         "precision": made.metrics["precision"],
@@ -115,26 +114,26 @@ def _shipped(exported: Artifact, dataset: Artifact, runtime: str, stages: Single
 
 def _summary(rows: dict[str, Any]) -> dict[str, Any]:
     passed = {name: row for name, row in rows.items() if "failed" not in row}
-    found: dict[str, Any] = {"models": len(rows), "passed": len(passed), "failed": sorted(set(rows) - set(passed))}
+    summary: dict[str, Any] = {"models": len(rows), "passed": len(passed), "failed": sorted(set(rows) - set(passed))}
     for runtime in RUNTIMES:
-        ones = {name: row[runtime] for name, row in passed.items()}
-        found[runtime] = {
+        files = {name: row[runtime] for name, row in passed.items()}
+        summary[runtime] = {
             "shipped": {
-                precision: sum(one["precision"] == precision for one in ones.values())
-                for precision in sorted({one["precision"] for one in ones.values()})
+                precision: sum(row["precision"] == precision for row in files.values())
+                for precision in sorted({row["precision"] for row in files.values()})
             },
             "slower_than_float": sorted(
-                name for name, one in ones.items() if one["form"] != FLOAT and one["speedup"]["high"] < 1
+                name for name, row in files.items() if row["form"] != FLOAT and row["speedup"]["high"] < 1
             ),
-            "same_file_twice": sorted(one["speedup"]["value"] for one in ones.values() if one["form"] == FLOAT),
-            "median_speedup": statistics.median(one["speedup"]["value"] for one in ones.values()) if ones else None,
+            "same_file_twice": sorted(row["speedup"]["value"] for row in files.values() if row["form"] == FLOAT),
+            "median_speedup": statistics.median(row["speedup"]["value"] for row in files.values()) if files else None,
             "median_speedup_over_onnxruntime_float": statistics.median(
-                one["speedup_over_onnxruntime_float"]["value"] for one in ones.values()
+                row["speedup_over_onnxruntime_float"]["value"] for row in files.values()
             )
-            if ones
+            if files
             else None,
         }
-    return found
+    return summary
 
 
 if __name__ == "__main__":

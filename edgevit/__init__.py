@@ -1,4 +1,4 @@
-"""edgevit: from a folder of images and a latency budget to a compact vision transformer on the device.
+"""edgevit: from a folder of images and a latency budget to a small image classifier on the device.
 
     import edgevit
     student = edgevit.load("deit_tiny_patch16_224", classes=["bolt", "nut"])

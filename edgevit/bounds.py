@@ -74,6 +74,7 @@ RATIO = Range(0.01, 100)
 DEGREES = Range(0, 360)
 DECIBELS = Range(-1000, 1000)
 MEASURED_S = Range(0.001, 86_400)
+COMPARED_S = 6.0  # the default of `compare`, on the command line and in Python
 WARMUP_S = Range(0, 86_400)
 
 COUNT = Range(1, 1_000_000)

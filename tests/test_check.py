@@ -82,7 +82,7 @@ def test_without_the_extra_it_says_what_to_install(folder: Path, monkeypatch: py
 
 def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "photo.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ArtifactError, match="no ONNX model"):
+    with pytest.raises(ArtifactError, match="not an ONNX model"):
         run("check", tmp_path / "photo.onnx")
 
 

@@ -223,16 +223,6 @@ def test_each_guide_is_linked_from_the_readme() -> None:
     assert [name for name in GUIDES if f"({name})" not in DOCUMENTS["README.md"]] == []
 
 
-def test_the_quickstarts_table_is_what_was_measured() -> None:
-    measured = json.loads((ROOT / "benchmarks" / "results" / "quickstart.json").read_text())
-    top1 = measured["mean_top1"]
-    without_comments = re.sub(r"<!--.*?-->", "", DOCUMENTS["README.md"])
-    shown = re.findall(r"^\| \**(\w[^|]*?)\** \| \**([\d.]+)%", without_comments, re.MULTILINE)
-    pixels = sum(row["nearest_centroid_on_pixels"] for row in measured["draws"]) / len(measured["draws"])
-    expected = [pixels, top1["accuracy/teacher"], top1["accuracy/student"], top1["accuracy/engine"]]
-    assert [float(value) for _, value in shown] == [round(100 * value, 1) for value in expected]
-
-
 @functools.cache
 def values(file: Path, digits: int) -> set[float]:
     """Every number of a file of results, positive and rounded: as it is, as percent, in thousands, as MiB, inverted."""

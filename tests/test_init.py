@@ -259,7 +259,12 @@ def test_the_data_sets_of_a_run_with_a_budget_are_read_once(tmp_path: Path, monk
     keep_timings(2)
     read: list[str] = []
     read_source = roles.read_source
-    monkeypatch.setattr(roles, "read_source", lambda name, *rest: read.append(name) or read_source(name, *rest))
+
+    def noting(name: str, *rest: Any) -> Any:
+        read.append(name)
+        return read_source(name, *rest)
+
+    monkeypatch.setattr(roles, "read_source", noting)
     check_before_run(load_recipe(tmp_path / "r.yaml"), tmp_path, tmp_path / "runs", Context(), ())
     assert read == ["photos"]
 

@@ -58,6 +58,12 @@ def test_every_path_that_contributing_names_is_there() -> None:
     assert [path for path in sorted(paths) if not list(ROOT.glob(path.replace("NAME", "*")))] == []
 
 
+def test_the_packages_that_contributing_lists_are_those_there_are() -> None:
+    listed = re.findall(r"^\| `edgevit/(\w+)/` \|", text_of("CONTRIBUTING.md"), re.MULTILINE)
+    folders = [path.name for path in (ROOT / "edgevit").iterdir() if path.is_dir() and not path.name.startswith("__")]
+    assert sorted(listed) == sorted(folders)
+
+
 def test_contributing_says_where_to_change_each_of_ten_things() -> None:
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text_of("CONTRIBUTING.md"), re.MULTILINE)
     where = {thing: places for thing, places, _ in rows}

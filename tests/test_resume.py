@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from edgevit.artifacts import MANIFEST, Artifact
+from edgevit.cli import app
 
 EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
 RECIPE = """\
@@ -88,8 +90,9 @@ def test_two_kills(unbroken: tuple[dict[str, Any], float], tmp_path: Path) -> No
     made, seconds = unbroken
     run = Run(tmp_path)
     assert digests(killed_run(run, 2, seconds, seed=int(time.time()))) == made
-    again = run.finish()
-    assert not any(stage["made"] for stage in again.values())
+    again = CliRunner().invoke(app, run.command[1:])
+    assert again.exit_code == 0, again.output
+    assert not any(stage["made"] for stage in json.loads(again.stdout)["stages"].values())
     assert not any((run.runs / ".store" / "work").iterdir())
     assert not any((run.runs / ".store" / "tmp").iterdir())
 

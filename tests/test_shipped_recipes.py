@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgevit.cli import app, main
+from edgevit.configs import Bundle, Evaluate, Profile
 from edgevit.errors import RecipeError
 from edgevit.recipe import load_recipe
 from edgevit.recipes import FOLDER, find_recipe, shipped_recipe, shipped_recipes
@@ -37,6 +38,17 @@ def test_the_recipes_of_the_repository_are_copies_of_those_in_the_package() -> N
 def test_a_recipe_says_how_it_is_run_by_name(name: str) -> None:
     assert f"\n#   edgevit run {name}" in shipped_recipe(name).read_text(encoding="utf-8")
     assert load_recipe(Path(name)).name == name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "methods"])  # which ships nothing
+def test_the_file_that_a_recipe_ships_is_measured_and_judged(name: str) -> None:
+    recipe = load_recipe(Path(name))
+    (shipped,) = (stage.model for stage in recipe.stages if isinstance(stage, Bundle))
+    assert [stage.model for stage in recipe.stages if isinstance(stage, Profile)][-1] == shipped
+    assert shipped in {stage.model for stage in recipe.stages if isinstance(stage, Evaluate)}
+    makes = {stage.id: type(stage).makes for stage in recipe.stages}
+    measured = {stage.model for stage in recipe.stages if isinstance(stage, Profile | Evaluate)}
+    assert {makes[model] for model in measured} <= {"onnx", "checkpoint"}  # `bundle` ships no compiled file
 
 
 def test_a_name_is_a_shipped_recipe_unless_there_is_a_file_of_that_name(

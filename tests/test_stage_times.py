@@ -127,7 +127,11 @@ def test_kept_times_are_bounded_and_need_no_folder(
 def test_lines_tell_the_time_left_of_the_run_if_it_is_known() -> None:
     for left_s, said in ((300.0, ", run 5 min left"), (None, ""), (3.0, "")):
         stream = io.StringIO()
-        with of_run(PlainProgress(stream, every_s=0), lambda of_bar_s, left_s=left_s: left_s).bar("train", 4) as bar:
+
+        def run_left_s(of_bar_s: float | None, left_s: float | None = left_s) -> float | None:
+            return left_s
+
+        with of_run(PlainProgress(stream, every_s=0), run_left_s).bar("train", 4) as bar:
             bar.advance(1, loss=0.5)
             bar.advance(3)
         first, *_, last = stream.getvalue().splitlines()

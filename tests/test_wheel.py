@@ -17,7 +17,7 @@ from edgevit.recipes import shipped_recipes
 ROOT = Path(__file__).parents[1]
 SHORT = (
     "datasets.glyphs.samples_per_class=10", "stages.student.epochs=1", "stages.latency/teacher.duration_s=0.1",
-    "stages.latency/student.duration_s=0.1", "stages.latency/engine.duration_s=0.1",
+    "stages.latency/student.duration_s=0.1", "stages.latency/int8.duration_s=0.1",
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow

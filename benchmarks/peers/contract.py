@@ -32,9 +32,9 @@ def answer(methods: Mapping[str, Method], packages: Sequence[str]) -> None:
     parser.add_argument("out", type=Path)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    found = {name: _outcome(method, asked.float, asked.out / name) for name, method in methods.items()}
+    outcomes = {name: _outcome(method, asked.float, asked.out / name) for name, method in methods.items()}
     versions = {package: version(package) for package in packages}
-    (asked.out / "answer.json").write_text(json.dumps({"versions": versions, "methods": found}, indent=1))
+    (asked.out / "answer.json").write_text(json.dumps({"versions": versions, "methods": outcomes}, indent=1))
 
 
 def calibration_images(folder: Path) -> Iterator[dict[str, np.ndarray]]:

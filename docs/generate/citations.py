@@ -1,6 +1,6 @@
 """Numbers and tables of results in hand-written pages: a comment says which, and the text between is filled in.
 
-    The student reaches <!-- number: quickstart > mean_top1 > accuracy/engine as percent -->94.1%<!-- end -->.
+    The student reaches <!-- number: quickstart > mean_top1 > accuracy/int8 as percent -->94.1%<!-- end -->.
 
     <!-- table: quickstart > models -->
     <!-- end -->
@@ -66,7 +66,7 @@ def filled(text: str) -> str:
 
 
 def number(citation: str) -> str:
-    """A number as `quickstart > mean_top1 > accuracy/engine as percent` asks for it.
+    """A number as `quickstart > mean_top1 > accuracy/int8 as percent` asks for it.
 
     Raises:
         CitationError: there is no such result, no such figure, or no such format.

@@ -46,7 +46,7 @@ whole = fixed(0)
 milliseconds = significant(3, " ms")
 seconds = significant(3, " s")
 mebibytes = fixed(2, 2**-20, " MiB")
-millions = fixed(1, 1e-6, " M")
+millions = fixed(2, 1e-6, " M")
 
 
 def centre(record: Mapping[str, Any]) -> float:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 
 from edgevit.actions.single_stage import SingleStages, stage_config
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
 from edgevit.evaluation.paired import Drop, paired_drop
 from edgevit.evaluation.record import correct_predictions
-from edgevit.profiling import Interval, MeasurePlan, interleaved
-from edgevit.profiling.measure import Measurement, Work
+from edgevit.profiling import Interval, Measurement, MeasurePlan
 from edgevit.report.tables import html_table
 from edgevit.runtimes.base import SessionOptions, fixed_batch
 from edgevit.targets import target_for
@@ -109,12 +105,5 @@ def compare_models(
         config = stage_config(Evaluate, id="evaluation", model="model", data="images")
         evaluations = [stages.make(config, model=artifact, data=images) for artifact in (model, other)]
         drop = paired_drop(*map(correct_predictions, evaluations))
-    timed = interleaved(partial(_run_of, model, options, plan), partial(_run_of, other, options, plan), plan)
+    timed = target_for("local-cpu").race(model, other, options, plan)
     return ModelComparison(timed.a, timed.b, timed.ratio, timed.interval, drop)
-
-
-@contextmanager
-def _run_of(model: Artifact, options: SessionOptions, plan: MeasurePlan) -> Iterator[Work]:
-    """One run of a model, loaded anew."""
-    with target_for("local-cpu").open(model, options) as session:
-        yield session.work(plan)

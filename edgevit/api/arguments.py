@@ -17,7 +17,7 @@ N = TypeVar("N", int, float)
 
 
 def argument(function: str, name: str) -> str:
-    """An argument as errors name it: `edgevit.profile(threads=…)`."""
+    """An argument as errors name it: `edgevit.profile(threads=…)`, `edgevit.Model.predict(top=…)`."""
     return f"edgevit.{function}({name}=…)"
 
 

@@ -22,7 +22,7 @@ from edgevit.api.model import Model
 from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Run
 from edgevit.api.workspace import new_folder, stages
 from edgevit.artifacts import MANIFEST, Artifact, IOSpec, Preprocess, manifest_text, sha256_of
-from edgevit.bounds import BATCH, MEASURED_S, THREADS, WORKERS
+from edgevit.bounds import BATCH, COMPARED_S, MEASURED_S, THREADS, WORKERS
 from edgevit.errors import ArtifactError, RecipeError
 
 if TYPE_CHECKING:
@@ -77,8 +77,9 @@ def load(
         return Model(made)
     given = {"pretrained": pretrained or None, "weights": weights, "image_size": image_size, **options}
     if unfit := [name for name, value in given.items() if value is not None]:
-        raise RecipeError(f"'{unfit[0]}' goes with the name of a timm model", got=f"the file {source}")
-    path = path_argument(source, "edgevit.load").resolve()
+        where = argument("load", unfit[0])
+        raise RecipeError(f"'{unfit[0]}' goes with the name of a timm model", where=where, got=f"the file {source}")
+    path = path_argument(source, argument("load", "source")).resolve()
     model = Model(stages().model(path), bundle=path if (path / "bundle.json").is_file() else None)
     return model if names is None else _renamed(model, names)
 
@@ -116,10 +117,12 @@ def export(
     if isinstance(model, Model | str | Path):
         given = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
         if unfit := [name for name, value in given.items() if value is not None]:
-            raise RecipeError(f"'{unfit[0]}' is for a torch module: a checkpoint holds it", where="edgevit.export")
+            where = argument("export", unfit[0])
+            raise RecipeError(f"'{unfit[0]}' is for a torch module: a checkpoint holds it", where=where)
         return Model(_artifact_of(Export, "onnx", {"model": _artifact(model)}, options))
     if classes is None or image_size is None:
-        raise RecipeError("a torch module needs `classes` and `image_size`", where="edgevit.export")
+        where = argument("export", "classes" if classes is None else "image_size")
+        raise RecipeError("a torch module needs `classes` and `image_size`", where=where)
     names = names_argument(classes, argument("export", "classes"))
     return _exported_module(model, names, _preprocess(image_size, mean, std), options)
 
@@ -141,7 +144,7 @@ def quantize(model: ModelLike, calibration: Data, **options: Any) -> Model:
     """
     from edgevit.configs import Quantize
 
-    with unlabelled_images(calibration, stages()) as images:
+    with unlabelled_images(calibration, stages(), argument("quantize", "calibration")) as images:
         inputs = {"model": _artifact(model), "calibration": images}
         return Model(_artifact_of(Quantize, "quantized", inputs, options))
 
@@ -201,7 +204,7 @@ def evaluate(model: ModelLike, data: Data, **options: Any) -> Evaluation | FewSh
     """
     from edgevit.configs import Evaluate
 
-    with labelled_images(data, stages()) as images:
+    with labelled_images(data, stages(), argument("evaluate", "data")) as images:
         made = _artifact_of(Evaluate, "evaluation", {"model": _artifact(model), "data": images}, options)
     return FewShotEvaluation(made) if "episodes" in made.metrics else Evaluation(made)
 
@@ -231,7 +234,7 @@ def compare(
     *,
     threads: int = 1,
     batch_size: int | None = None,
-    duration_s: float = 6.0,
+    duration_s: float = COMPARED_S,
 ) -> ModelComparison:
     """Compare two models: latencies interleaved in one run on this machine, accuracies on the same images.
 
@@ -253,9 +256,9 @@ def compare(
     duration_s = number_argument(duration_s, float, MEASURED_S, argument("compare", "duration_s"))
     if batch_size is not None:
         batch_size = number_argument(batch_size, int, BATCH, argument("compare", "batch_size"))
-    run_stages, artifacts = stages(), (_artifact(model), _artifact(other))
+    run_stages, artifacts, where = stages(), (_artifact(model), _artifact(other)), argument("compare", "data")
     with ExitStack() as inputs:
-        images = None if data is None else inputs.enter_context(labelled_images(data, run_stages))
+        images = None if data is None else inputs.enter_context(labelled_images(data, run_stages, where))
         comparison = compare_models(run_stages, *artifacts, images, threads, batch_size, duration_s)
     names = tuple(artifact.id for artifact in artifacts)
     first, second = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
@@ -283,7 +286,8 @@ def bundle(model: ModelLike, out: str | Path, support: Data | None = None, **opt
     inputs = {"model": _artifact(model)}
     with ExitStack() as opened:
         if support is not None:
-            inputs["support"] = opened.enter_context(support_images(support, stages()))
+            images = support_images(support, stages(), argument("bundle", "support"))
+            inputs["support"] = opened.enter_context(images)
         made = _artifact_of(Bundle, "bundle", inputs, options)
     with whole_or_not_at_all(target) as part:
         copy_folder(made.path, part)
@@ -343,7 +347,7 @@ def _is_path(source: str | Path) -> bool:
     """Whether this is a file or a folder, not the name of a timm model. Raises RecipeError where it may be both."""
     from edgevit.models.names import listed_names
 
-    path = path_argument(source, "edgevit.load")
+    path = path_argument(source, argument("load", "source"))
     if isinstance(source, Path) or source.endswith(".onnx") or any(mark in source for mark in "/\\~"):
         return True
     if path.exists() and source in listed_names():
@@ -426,7 +430,8 @@ def _exported_module(
 
     check_class_names(classes, argument("export", "classes"))
     if options.get("embedding"):
-        raise RecipeError("'embedding' is for models that edgevit built", where="edgevit.export", next="leave it out")
+        where = argument("export", "embedding")
+        raise RecipeError("'embedding' is for models that edgevit built", where=where, next="leave it out")
     given = check_options(options, ("stage", "id", "model"), "export")
     config, folder = stage_config_from_arguments(Export, id="onnx", model="module", **given), new_folder("export")
     spec = IOSpec.for_classifier(preprocess, classes).calling_its_classes(classes)

@@ -114,12 +114,12 @@ class Model:
             RecipeError: `top` is no number of classes.
         """
         from edgevit.actions.predict_images import predict_images
-        from edgevit.api.arguments import number_argument
+        from edgevit.api.arguments import argument, number_argument
         from edgevit.api.inputs import named_images
         from edgevit.bundling import classes_since
 
         changed_classes = classes_since(self.bundle) if self.bundle else None
-        top = number_argument(top, int, COUNT, "predict(top=…)")
+        top = number_argument(top, int, COUNT, argument("Model.predict", "top"))
         predicted = predict_images(self.artifact, named_images(images), top, changed_classes)
         if predicted.unread:
             raise predicted.unread[0]
@@ -137,11 +137,11 @@ class Model:
         Raises:
             ArtifactError: there is something at `path` already, or the weights are too large for one ONNX file.
         """
-        from edgevit.api.arguments import path_argument
+        from edgevit.api.arguments import argument, path_argument
         from edgevit.disks import copy_folder, whole_or_not_at_all
         from edgevit.graphs.files import copy_onnx
 
-        target = path_argument(path, "save(path=…)")
+        target = path_argument(path, argument("Model.save", "path"))
         is_folder = self.kind == "checkpoint"
         is_replaceable = target.is_file() and not is_folder
         if target.exists() and not (overwrite and is_replaceable):

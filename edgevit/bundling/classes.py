@@ -100,8 +100,8 @@ def named_by(support: Dataset, model: Artifact, progress: Progress) -> Artifact:
         raise _no_order(model, support, candidates, hits)
     names = candidates[best]
     progress.say(
-        f"the model has no class names: it gets those of the support set, in the order {listed(names)}, for which "
-        f"{int(hits[best].sum())} of its {len(labels)} predictions are right"
+        f"the model has no class names: it gets the names of the support set, in the order {listed(names)}; in this "
+        f"order, {int(hits[best].sum())} of its {len(labels)} predictions are right"
     )
     return model.calling_its_classes(names)
 

@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def checked_infer() -> Any:
-    """infer.py beside this file. In a bundle its hash is checked first; it checks the other programs.
+    """The module infer.py beside this file. In a bundle, its hash is checked first. infer.py checks the other programs.
 
     Raises ImportError if it is missing or was altered.
     """

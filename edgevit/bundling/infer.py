@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 Image = Union[str, Path, npt.NDArray[np.uint8]]
 Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs, input by its name) → the outputs
-ERRORS_ONLY = 3
+RUNTIMES = ("onnxruntime", "openvino")
 RECORD = "bundle.json"
 NEEDED = ("model.onnx", "labels.txt", "iospec.json", "infer.py", "preprocess.py", "answers.py")
 LARGEST_TEXT = 2**26  # bytes of a file that is read as a whole
@@ -69,8 +69,8 @@ class Answer(NamedTuple):
 class Classifier:
     """The model of a bundle, ready to label images.
 
-    The model's own classifier answers until classes are added or removed (classes.npz). After that the nearest class
-    answers, by the prototypes of the present classes.
+    The model's own classifier labels the images until classes are added or removed (classes.npz). After that, the label
+    is the class with the nearest prototype.
     """
 
     def __init__(self, folder: str | Path = HERE, threads: int = 1) -> None:
@@ -172,58 +172,13 @@ class Classifier:
             self.labels = list(self.support.classes)
 
 
-def in_onnxruntime(model: Path, recorded: dict[str, Any], threads: int) -> Run:
-    """The model in ONNX Runtime, with the recorded session options."""
-    import onnxruntime
-
-    levels = onnxruntime.GraphOptimizationLevel
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = ERRORS_ONLY
-    is_off = recorded.get("graph_optimization_level") == "disabled"
-    options.graph_optimization_level = levels.ORT_DISABLE_ALL if is_off else levels.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(
-        str(model),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=recorded.get("disabled_optimizers"),
-    )
-    run: Run = session.run
-    return run
-
-
-def in_openvino(model: Path, recorded: dict[str, Any], threads: int) -> Run:
-    """The model in OpenVINO, with the recorded session options."""
-    import openvino
-
-    precision = {"float32": "f32", "bfloat16": "bf16"}[recorded.get("inference_precision", "float32")]
-    properties = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-    }
-    core = openvino.Core()
-    network = core.read_model(model)
-    network.reshape([1 if axis.is_dynamic else axis.get_length() for axis in network.input().partial_shape])
-    request = core.compile_model(network, "CPU", properties).create_infer_request()
-
-    def run(outputs: list[str], feed: dict[str, Any]) -> list[Any]:
-        results = request.infer(feed)
-        return [results[name] for name in outputs]
-
-    return run
-
-
-RUNTIMES = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
-
-
 def load_model(model: Path, record: dict[str, Any], threads: int) -> Run:
     """The model in the recorded runtime. Raises BundleError if it cannot be loaded."""
     name = record["runtime"]["name"]
+    loaders = shipped("runtimes").LOADERS
     try:
-        return RUNTIMES[name](model, record["session_options"], threads)
+        run: Run = loaders[name](model, record["session_options"], threads)
+        return run
     except ImportError as error:
         next_step = "python -m pip install -r requirements.txt"
         raise BundleError(f"{name} cannot be imported: {first_line(error)}\n  next: {next_step}") from None
@@ -531,9 +486,9 @@ def line(path: Path, answer: Answer, options: argparse.Namespace) -> str:
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files themselves, and every image below each folder, sorted; also subfolders that cannot be listed.
+    """The files among these paths, and every image below the folders, sorted; also subfolders that cannot be listed.
 
-    Notes on stderr name the files that are passed over.
+    Notes on stderr name the files in folders that are skipped.
     """
     images = shipped("preprocess")
     for path in paths:

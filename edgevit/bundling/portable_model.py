@@ -17,7 +17,8 @@ def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Arti
         raise ArtifactError("the model is not compiled", where=model.id, next="leave compiled out, or compile it")
     if compiled or not is_compiled(model):
         return model
-    source = next((each for each in ancestors(model) if each.ref() == model.manifest.inputs.get("model")), None)
+    compiled_from = model.manifest.inputs.get("model")
+    source = next((ancestor for ancestor in ancestors(model) if ancestor.ref() == compiled_from), None)
     if source is None:
         raise ArtifactError(
             "a compiled model runs on the machine that compiled it, and its ONNX file is not known",

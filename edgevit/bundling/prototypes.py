@@ -59,8 +59,8 @@ class SupportSet:
     """Embeddings (n, dimensions) float32 of images, with labels (n,) int64 that are indices into `classes`.
 
     Attributes:
-        model: the sha256 of the model file that made the embeddings; those of another model differ.
-        enrolled: (n,) bool, whether an image came after the bundle was made; the model did not learn from it.
+        model: the sha256 of the model file that made the embeddings.
+        enrolled: (n,) bool, whether an image was added after the bundle was made; the model did not learn from it.
         learned: whether the model may have learned from the images that are not `enrolled`.
         unseen, unseen_labels: embeddings and labels of images that the model did not learn from. They are not part
             of the prototypes: threshold and accuracy are measured on them.
@@ -237,7 +237,7 @@ class Trials:
     """Images of the classes, each tested with prototypes made without it.
 
     For each class: its unseen images; without any, the images that the model did not learn from, each left out in turn;
-    without any of these, all its images, each left out in turn. Those are `learned`: figures from them are too good.
+    without any of these, all its images, each left out in turn. These are `learned`: accuracies on them are too high.
 
     Attributes:
         labels: (t,) int64.
@@ -422,8 +422,8 @@ def _geometry(support: SupportSet) -> _Geometry:
 def _left_out_cosines(offsets: Floats, labels: npt.NDArray[np.int64]) -> Floats:
     """The cosine of each image with each class of a head made without the image, (n, classes).
 
-    The center is computed without the image too. A center with it would make the image look unlike all others, which
-    hides most of the common part of 30 images in 1,280 dimensions.
+    The center is computed without the image too. A center that includes the image lies nearer to it, so the image seems
+    less like the others than a new image would. With 30 images in 1,280 dimensions, this effect is large.
     """
     n, directions = len(offsets), _unit(offsets)
     shifts = offsets / (n - 1) if n <= MOST_CENTERS else np.zeros_like(offsets)  # of the center without the image

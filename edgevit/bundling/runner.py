@@ -12,6 +12,7 @@ RECORD = "bundle.json"
 RUNNER = {  # by their names in a bundle, which edgevit reads in bundles of earlier releases, too
     "infer.py": HERE / "infer.py",
     "preprocess.py": HERE.parent / "data" / "preprocess.py",
+    "runtimes.py": HERE.parent / "runtimes" / "loading.py",
     "answers.py": HERE.parent / "graphs" / "class_scores.py",
 }
 PAGE = HERE / "page"

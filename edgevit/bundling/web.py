@@ -58,7 +58,7 @@ def write_page(model: Artifact, out: Path, page: Page, progress: Progress) -> Js
     """Write the page and its runtime into a bundle's folder; returns their entry in bundle.json.
 
     Raises:
-        ArtifactError: the model was made for another runtime, or a file of the runtime is missing or another one.
+        ArtifactError: the model was made for another runtime, or a file of the runtime is missing or has another hash.
         MissingDependency: npm is not installed, or does not get the package.
     """
     check_page_runtime(runtime_of(model), model.id)
@@ -86,7 +86,7 @@ def runtime_files(page: Page, progress: Progress) -> dict[str, bytes]:
     The cache folder keeps the files that npm gets.
 
     Raises:
-        ArtifactError: a file is missing, or is another one.
+        ArtifactError: a file is missing, or has another hash.
         MissingDependency: npm is not installed, or does not get the package.
     """
     if page.runtime is not None:
@@ -179,7 +179,7 @@ def _checked(name: str, content: bytes, where: Path) -> bytes:
     got = hashlib.sha256(content).hexdigest()
     if got != RUNTIME_FILES[name]:
         raise ArtifactError(
-            f"{name} is not the one of {PACKAGE} {VERSION}",
+            f"{name} is not the file of {PACKAGE} {VERSION}",
             where=where,
             got=f"sha256 {got}",
             expected=f"sha256 {RUNTIME_FILES[name]}",

@@ -117,7 +117,7 @@ class OnnxruntimeCheck:
 
     Attributes:
         optimized: None if ONNX Runtime cannot load the file.
-        refused: why it cannot; "" if it can.
+        refused: why ONNX Runtime cannot load the file; "" if it can.
         products: the precision that each product asked for and got.
         attentions: the number of attentions.
     """
@@ -163,7 +163,7 @@ def check_for_tensorrt(path: Path) -> TensorrtCheck:
     """Check a file against TensorRT's rules and older parsers' tables, and build it with NVIDIA's builder if possible.
 
     Raises:
-        ArtifactError: the file is no valid ONNX file, or too large for the builder.
+        ArtifactError: the file is not a valid ONNX file, or too large for the builder.
         BuilderDied: NVIDIA's builder ended before it gave a result.
     """
     graph = graph_of(read_onnx(path), path)
@@ -201,7 +201,7 @@ def check_for_onnxruntime(path: Path) -> OnnxruntimeCheck:
     The session options in the file's metadata apply.
 
     Raises:
-        ArtifactError: the file is no valid ONNX file.
+        ArtifactError: the file is not a valid ONNX file.
     """
     model = read_onnx(path)
     graph, options = graph_of(model, path), session_options_of(model, path)

@@ -13,7 +13,7 @@ def float16_magnitudes(graph: Graph) -> dict[str, Magnitudes]:
     """The magnitudes of float16 tensors when the graph is computed in float32, by name.
 
     Raises:
-        ArtifactError: the graph is no image classifier, or does not run here.
+        ArtifactError: the graph is not an image classifier, or does not run here.
     """
     tensors = sorted(float16_tensors(graph.model) - graph.constants.keys())
     if not tensors:

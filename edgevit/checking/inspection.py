@@ -78,7 +78,7 @@ class Inspection:
         unfused: the Softmax nodes of attentions that ONNX Runtime runs as several operators.
         spec, session_options: edgevit's metadata in the file; None and empty for a file of another tool.
         runtime: ONNX Runtime with its version; None if it cannot load the graph.
-        refused: why it cannot; "" if it can.
+        refused: why ONNX Runtime cannot load the graph; "" if it can.
     """
 
     path: Path
@@ -99,7 +99,7 @@ class Inspection:
 
     @property
     def macs(self) -> int | None:
-        """Of all layers; None if the MACs of a layer are unknown, or layers in subgraphs may repeat."""
+        """MACs of all layers; None if the MACs of a layer are unknown, or layers in subgraphs may repeat."""
         known = [layer.macs for layer in self.layers if layer.macs is not None]
         uncounted = UNCOUNTED & self.operators.keys() | (UNCOUNTED | OPERANDS.keys()) & self.in_subgraphs.keys()
         return sum(known) if len(known) == len(self.layers) and not uncounted else None
@@ -158,7 +158,7 @@ def inspect_onnx(path: Path) -> Inspection:
     Shapes, MACs and memory are for one image, or for one batch if the file fixes the batch size.
 
     Raises:
-        ArtifactError: the file is no valid ONNX file.
+        ArtifactError: the file is not a valid ONNX file.
     """
     model = read_onnx(path)
     options = session_options_of(model, path)

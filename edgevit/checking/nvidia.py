@@ -107,7 +107,7 @@ def working_builder() -> str:
 
     Raises:
         MissingDependency: the extra is not installed.
-        TargetError: this machine is no x86-64 Linux, or the self-check fails.
+        TargetError: this machine is not x86-64 Linux, or the self-check fails.
         BuilderDied: the builder ended before it gave a result.
     """
     _check_machine()

@@ -32,7 +32,9 @@ class Diagnostic:
     """One place where a graph breaks a rule.
 
     Attributes:
-        level: TensorRT refuses an error, runs it in float or builds something else; a warning costs time.
+        level: "error" if TensorRT refuses the node, runs it in float or computes something else; "warning" if the node
+            costs time.
+        what: the break of the rule, as a sentence.
         next: the next step.
     """
 
@@ -112,7 +114,7 @@ def int4_weights(graph: Graph) -> Iterator[Diagnostic]:
         if not graph.is_weight(node.input[0]):
             yield Diagnostic("int4_weights", "error", node.name, "an activation is int4", "leave activations float")
         elif other_readers:
-            what = f"int4 weights are read by {', '.join(other_readers)}, which is no product"
+            what = f"int4 weights are read by {', '.join(other_readers)}, which is not a product"
             yield Diagnostic("int4_weights", "error", node.name, what, "leave these weights float")
         elif block not in INT4_BLOCKS:
             what = f"int4 weights in {f'blocks of {block}' if block else 'no blocks'}, not of 64 or 128"
@@ -146,7 +148,7 @@ def plain_operators(graph: Graph) -> Iterator[Diagnostic]:
     """All operators are ONNX's own, and none has integers inside (QLinearConv, MatMulInteger)."""
     for node in nodes(graph.model):
         if node.domain not in ("", "ai.onnx"):
-            what, next_step = f"{node.domain}::{node.op_type} is no operator of ONNX", "export it for tensorrt"
+            what, next_step = f"{node.domain}::{node.op_type} is not an operator of ONNX", "export it for tensorrt"
         elif node.op_type.startswith(("QLinear", "DynamicQuantize")) or node.op_type.endswith("Integer"):
             what, next_step = f"{node.op_type} has integers inside", QUANTIZE_AGAIN
         else:

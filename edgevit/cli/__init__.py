@@ -53,7 +53,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train, compress and deploy compact vision transformers within a latency budget, with a report.",
+    help="Train, compress and deploy small image classifiers within a latency budget, with a report.",
     epilog="Start: edgevit run quickstart. Your own photos: edgevit init FOLDER.",
 )
 

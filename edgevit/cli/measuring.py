@@ -170,7 +170,7 @@ def compare(
     batch: BatchOfFile = None,
     duration_s: Annotated[
         float, number("--duration", bounds.MEASURED_S, "Duration of the measurement of both, in seconds.")
-    ] = 6.0,
+    ] = bounds.COMPARED_S,
     class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:

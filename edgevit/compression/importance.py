@@ -48,7 +48,7 @@ def taylor_importance(
         DataError: there are no images.
     """
     if not len(dataset):
-        raise DataError("there is no image to score by", where=dataset.name)
+        raise DataError("the data set has no images, and the scores need images", where=dataset.name)
     model = built.module.to(device).eval()
     generator = torch.Generator().manual_seed(seed)
     label_batches = iter(()) if labels is None else iter(torch.split(labels, SMALL_BATCH))

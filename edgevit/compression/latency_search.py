@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgevit.artifacts import IOSpec, Json
+from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.configs import OPSET
 from edgevit.errors import RecipeError
 from edgevit.exporting.onnx import onnx_from_module
+from edgevit.graphs.files import artifact_from_onnx
 from edgevit.models.creation import BuiltModel
 from edgevit.models.folding import Folded
 from edgevit.models.timm_models import default_class_names
 from edgevit.profiling import Interval
 from edgevit.progress import Progress
-from edgevit.runtimes.base import HostSession
-from edgevit.runtimes.sessions import compare_speed, file_session
+from edgevit.targets import Target, compare_speed
 
 STEPS = 6
 
@@ -43,6 +42,7 @@ class LatencyTrial:
         return f"keep {self.keep:.3f}: {self.latency:.1%} of the latency ({low:.1%} to {high:.1%})"
 
     def as_json(self) -> Json:
+        """The record of the trial in the stage's metrics."""
         return {"keep": self.keep, "latency": self.latency, **vars(self.interval)}
 
 
@@ -51,17 +51,19 @@ def share_for_latency(
     cut: Callable[[float], BuiltModel],
     least: float,
     latency: float,
+    target: Target,
     threads: int,
     progress: Progress,
 ) -> tuple[float, list[LatencyTrial]]:
     """The largest share of a model's cost that takes no more than the share `latency` of the whole model's latency.
 
-    Both models are exported and run in ONNX Runtime on this machine. The share is bisected, to a 64th of the interval
+    Both models are exported and run in ONNX Runtime on the target. The share is bisected, to a 64th of the interval
     between `least` and 1.
 
     Args:
         cut: makes the model with at most this share of the cost.
         least: the smallest share that can stay.
+        target: where both are timed.
         threads: of the runtime.
 
     Returns:
@@ -72,10 +74,10 @@ def share_for_latency(
     """
     trials: list[LatencyTrial] = []
     with TemporaryDirectory() as folder:
-        load_whole = _loader(whole, Path(folder) / "whole.onnx", threads)
+        whole_file = _exported(whole, Path(folder) / "whole.onnx")
 
         def is_fast(keep: float) -> bool:
-            timed = compare_speed(_loader(cut(keep), Path(folder) / "cut.onnx", threads), load_whole)
+            timed = compare_speed(target, _exported(cut(keep), Path(folder) / "cut.onnx"), whole_file, threads)
             trials.append(LatencyTrial(keep, timed.ratio, timed.interval))
             progress.say(f"    {trials[-1].sentence()}")
             return timed.ratio <= latency
@@ -94,13 +96,13 @@ def largest_share(is_fast: Callable[[float], bool], least: float) -> float:
     return least
 
 
-def _loader(built: BuiltModel, file: Path, threads: int) -> Callable[[], HostSession]:
-    """A function that opens a model, exported to `file`, in ONNX Runtime."""
+def _exported(built: BuiltModel, file: Path) -> Artifact:
+    """A model, exported to `file` for ONNX Runtime."""
     spec = IOSpec.for_classifier(built.preprocess, default_class_names(built.description.num_classes))
     folded = built.description.change(Folded) is not None
     exported = onnx_from_module(built.module, spec, OPSET, dynamic_batch=True, keep_branches=folded)
     exported.write(file)
-    return partial(file_session, file, exported.spec, {}, threads)
+    return artifact_from_onnx(file)
 
 
 def _too_slow(latency: float, fastest: LatencyTrial) -> RecipeError:

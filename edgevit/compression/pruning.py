@@ -79,17 +79,17 @@ def magnitude_importance(structures: Mapping[str, Structure]) -> Importance:
 def plan_removal(built: BuiltModel, importance: Importance, cost: Cost, keep: float) -> Removal:
     """The units and blocks of the least importance for their cost. Without them, at most the share `keep` is left.
 
-    Heads are removed one by one, hidden units in steps that leave a multiple of 8. The next step is the one that
-    changes the loss least for each multiply-accumulate (or parameter) saved, among the steps that save no more than is
-    still needed. Where every step saves more, it is the one that saves least. So the model stays below its budget by
-    less than its cheapest step. Two heads, 8 hidden units and one block always stay.
+    Heads are removed one by one, hidden units in steps that leave a multiple of 8. Each step removes the units that
+    change the loss least for each saved multiply-accumulate (or parameter), among the steps that save no more than is
+    still needed. If every step saves more, the step that saves least is taken. So the model is below its budget by less
+    than its cheapest step. Two heads, 8 hidden units and one block always stay.
 
     Raises:
         RecipeError: the budget cannot be met.
     """
     total, remaining = _all_removable(built, importance, cost)
     budget = int(keep * total)
-    if remaining.reduce(total - budget) > 0:  # fitting steps may have left the costliest block as the last one
+    if remaining.reduce(total - budget) > 0:  # the last block always stays, and it may be the costliest one
         _, remaining = _all_removable(built, importance, cost)
         if remaining.reduce(total) > budget:
             raise _too_small(cost, keep, smallest_share(built, importance, cost))

@@ -42,7 +42,7 @@ def second_moments(built: BuiltModel, dataset: Dataset, device: torch.device, pr
         if type(layer) is nn.Linear and not f"{path}.".startswith(heads)
     ]
     try:
-        with progress.bar("look", len(dataset), "images") as bar:
+        with progress.bar("inputs of layers", len(dataset), "images") as bar:
             over_canvases(
                 lambda canvases: model(images_on(device, canvases, built.preprocess)).cpu(),
                 ViewDataset(dataset, built.preprocess),

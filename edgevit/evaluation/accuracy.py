@@ -107,7 +107,7 @@ def macro_f1(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classe
 def confusions(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str], most: int = MOST_CONFUSIONS
 ) -> list[Json]:
-    """The most frequent mistakes: label, predicted class, count, and the number of images with this label.
+    """The most frequent confusions: label, predicted class, count, and the number of images with this label.
 
     No confusion matrix is built: for thousands of classes it would be large and nearly empty.
     """
@@ -136,7 +136,7 @@ def calibration_error(confidence: NDArray[np.float32], correct: NDArray[np.bool_
         for index in range(bins)
         if (inside := bin_of_image == index).any()
     ]
-    ece = sum(each["n"] * abs(each["accuracy"] - each["confidence"]) for each in filled_bins) / len(correct)
+    ece = sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in filled_bins) / len(correct)
     return {"ece": ece, "bins": filled_bins}
 
 

@@ -85,7 +85,7 @@ class AccuracyRecord:
             for name, right, n in zip(self.classes, correct, images, strict=True)
             if n
         ]
-        return tuple(sorted(recalls, key=lambda each: (each.recall.value, -each.n)))
+        return tuple(sorted(recalls, key=lambda class_recall: (class_recall.recall.value, -class_recall.n)))
 
     @cached_property
     def constant_guess(self) -> ConstantGuess:

@@ -38,18 +38,22 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
+        """The most probable class of each image, (n,) int64, indices into `classes`."""
         return np.asarray(self.probabilities.argmax(-1), np.int64)
 
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
+        """The largest probability of each image, (n,) float32."""
         return np.asarray(self.probabilities.max(-1), np.float32)
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
+        """Whether each prediction is right, (n,) bool."""
         return np.asarray(self.predicted == self.labels, np.bool_)
 
     @property
     def record(self) -> AccuracyRecord:
+        """The predictions without their probabilities."""
         return AccuracyRecord(self.sample_ids, self.classes, self.labels, self.predicted)
 
 

@@ -1,4 +1,4 @@
-"""Two models on the same images: how much accuracy one loses against the other."""
+"""The loss of accuracy of a model against a baseline, on the same images."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ class Drop:
 
     @property
     def may_be_chance(self) -> bool:
+        """Whether the interval holds 0."""
         return self.low <= 0 <= self.high
 
 
 def paired_drop(baseline_correct: NDArray[np.bool_], model_correct: NDArray[np.bool_]) -> Drop:
-    """Drop of accuracy between two models that saw the same images in the same order.
+    """The drop of top-1 from a baseline to a model, for predictions on the same images in the same order.
 
-    Only images that one gets right and the other wrong tell the two apart, so the interval is far narrower than
-    that of two separate samples. Adjusted Wald interval for paired proportions (Bonett and Price 2012,
-    J. Educ. Behav. Stat. 37:479): (lost − gained) / n with one image added to both counts and two to n.
+    Only images that one model gets right and the other wrong count for the difference. So the interval is far narrower
+    than the interval of two separate samples. It is the adjusted Wald interval for paired proportions (Bonett and Price
+    2012, J. Educ. Behav. Stat. 37:479): (lost − gained) / n with one image added to both counts and two to n.
 
     Args:
-        baseline_correct, model_correct: (n,) whether each image was labelled rightly; n ≥ 1.
+        baseline_correct, model_correct: (n,), whether the prediction for each image is right; n ≥ 1.
     """
     n = len(baseline_correct)
     lost = int(np.sum(baseline_correct & ~model_correct))

@@ -55,7 +55,7 @@ def accuracy_record(evaluation: Artifact) -> AccuracyRecord:
 
 
 def protocol_of(evaluation: Artifact) -> Protocol:
-    """How the images of an evaluation were predicted. Under corruption, the record is that of the clean images."""
+    """The protocol of an evaluation; "standard" under corruption, for the clean images."""
     return "cross_validation" if "cross_validation" in evaluation.metrics else "standard"
 
 

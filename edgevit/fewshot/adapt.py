@@ -22,7 +22,7 @@ from edgevit.inference.frozen_model import FrozenModel
 from edgevit.models.creation import BuiltModel
 from edgevit.training.class_balance import class_balance
 
-MANY_PASSES = 2000  # through the model; a stage with more of them says so before it starts
+MANY_PASSES = 2000  # through the model; a stage with more passes says so before it starts
 
 
 class Task(NamedTuple):

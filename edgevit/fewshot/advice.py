@@ -69,6 +69,7 @@ class PoolDistance(NamedTuple):
 
     @property
     def unlike(self) -> bool:
+        """Whether more than half of the pool is far from every class."""
         return self.far > UNLIKE_SHARE * self.of
 
 
@@ -133,7 +134,7 @@ class Advice:
             yield f"the pool looks unlike the support: {self.pool.far} of {self.pool.of} images are far from it"
 
     def _on_more_images(self) -> Iterator[str]:
-        """The gain of a nearest centroid classifier. It is no estimate of the accuracy of the adapted model."""
+        """The gain of a nearest centroid classifier. It does not estimate the accuracy of the adapted model."""
         outlook = self.curve.outlook
         if outlook is None:
             return

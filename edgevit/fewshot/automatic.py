@@ -1,4 +1,4 @@
-"""method: auto. The method is chosen by cross-validation within the support set; no other images are used."""
+"""Choice of a method by cross-validation within the support set, for `method: auto`. No other images are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""protocol: cross_validation of the stage evaluate: accuracy of a head on a model's features, without test images."""
+"""Accuracy of a head without test images, for `protocol: cross_validation` of the stage evaluate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CrossValidation(NamedTuple):
     Attributes:
         dataset: the images that were predicted.
         folds: number of parts that were held out in turn.
-        copies: number of images that were left out because they look nearly like another image of their class.
+        copies: number of images that were left out because they look nearly like an earlier image of their class.
     """
 
     predictions: Predictions
@@ -38,9 +38,9 @@ class CrossValidation(NamedTuple):
 def cross_validate(dataset: Dataset, method: str, seed: int, embed: Embed, progress: Progress) -> CrossValidation:
     """Predict each image by a head of this method that was fitted to the other folds of the data set.
 
-    Stratified folds, up to five. Images that look nearly like another image of their class are left out, since a head
-    would know them from their copies. The features stay the same in all folds: the accuracy says nothing about new
-    images if the model was trained with these labels.
+    There are up to five stratified folds. An image that looks nearly like an earlier image of its class is left out,
+    because a head would know it from its copy. All folds use the same features: if the model was trained with these
+    labels, the accuracy says nothing about new images.
 
     Raises:
         DataError: the data set has no labels, or a class has fewer than two different images.

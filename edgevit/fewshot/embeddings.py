@@ -17,10 +17,10 @@ from edgevit.runtimes.base import Session, input_batches
 
 
 class Embedder:
-    """The input of a model's classifier, from a checkpoint or from a file that was exported with its embedding.
+    """Features by a model: the input of its classifier, from a checkpoint or from a file with an embedding output.
 
-    Features from a checkpoint are kept in the cache. For a file without an embedding the features are its logits, with
-    a note to the user.
+    Features from a checkpoint are kept in the cache. For a file without an embedding output, the features are its
+    logits, and a note says so.
     """
 
     def __init__(

@@ -28,9 +28,9 @@ def features_of(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Floats:
-    """The input of the model's classifier for each image, (samples, dimensions).
+    """The input of the model's classifier for each image, (samples, dimensions) float64.
 
-    With random views, it is the mean of two: the features of the plain image, and the mean features of the views.
+    With random views, it is the mean of the plain image's feature and the views' mean feature.
     """
     with (progress or SilentProgress()).bar(dataset.name, (1 + random_views) * len(dataset), "views") as bar:
         plain = model.embeddings(dataset, bar=bar)
@@ -41,7 +41,7 @@ def features_of(
 
 
 def with_head(built: BuiltModel, head: Head, drop_rates: Mapping[str, float] | None = None) -> BuiltModel:
-    """The model with this classifier.
+    """The model with this head as its classifier.
 
     Raises:
         RecipeError: the model does not end in a linear layer; or it ends in two, and the head is of nearest neighbors.
@@ -52,7 +52,9 @@ def with_head(built: BuiltModel, head: Head, drop_rates: Mapping[str, float] | N
 
 
 def with_linear_head(built: BuiltModel, head: LinearHead, drop_rates: Mapping[str, float] | None = None) -> BuiltModel:
-    """The model with this linear classifier. Both heads of a distillation-token student get it, and are averaged."""
+    """The model with this linear classifier. A student with a distillation token gets it for both heads, and averages
+    their logits.
+    """
     fresh = with_new_head(built, len(head.bias), drop_rates)
     model = timm_model(fresh.module)
     if fresh.description.change(DistillationToken):

@@ -74,7 +74,7 @@ def choose_learning_rate(checkpoint: BuiltModel, task: Task, config: Fewshot, co
     if checkpoint.classes == task.support.classes:
         context.progress.say(
             "    the model already has these classes: if it was trained on the support, the scores of held-out images "
-            "are too high, most of all that of learning rate 0"
+            "are too high, and the score of learning rate 0 most of all"
         )
     all_folds = folds(labels, count, config.seed)
     trainings = _Trainings(checkpoint, task, config, context)

@@ -1,4 +1,4 @@
-"""protocol: episodes of the stage evaluate: few-shot accuracy of a model's features over many random draws."""
+"""Few-shot accuracy of a model's features over many random draws, for `protocol: episodes` of the stage evaluate."""
 
 from __future__ import annotations
 

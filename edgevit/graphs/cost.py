@@ -58,7 +58,8 @@ def peak_activations(graph: Graph) -> Peak | None:
     """The highest memory of activations if nodes run in the order of the graph; None if a shape is unknown.
 
     A tensor lives from the node that makes it to the last node that reads it or a view of it. Inputs live from the
-    start, outputs to the end. A runtime that fuses or reuses buffers needs less; one that unpacks weights needs more.
+    start, outputs to the end. A runtime that fuses nodes or reuses buffers needs less memory. A runtime that unpacks
+    weights needs more.
     """
     constant, owner = _constant(graph), _owners(graph)
     outputs = {owner.get(value.name, value.name) for value in graph.model.graph.output}

@@ -48,7 +48,7 @@ def read_onnx(path: Path) -> ModelProto:
     """The checked model of a file with its weights, repaired by `normalize`.
 
     Raises:
-        ArtifactError: the file is missing, truncated, not ONNX, too large or no valid graph; it needs operators that
+        ArtifactError: the file is missing, truncated, not ONNX, too large or not a valid graph; it needs operators that
             ONNX Runtime does not have; or its weights lie outside its folder.
     """
     return _with_weights(_without_external_data(path), path)
@@ -165,7 +165,7 @@ def rewrite_onnx(artifact: Artifact, to: Path) -> None:
 
 
 def external_files(model: ModelProto, where: object) -> set[str]:
-    """Names of the files that hold tensors of a model. Raises ArtifactError if an offset or length is no number."""
+    """Names of the files that hold tensors of a model. Raises ArtifactError if an offset or length is not a number."""
     try:
         return {ExternalDataInfo(tensor).location for tensor in stored_tensors(model) if uses_external_data(tensor)}
     except ValueError as error:
@@ -218,7 +218,10 @@ def _take_type(output: onnx.ValueInfoProto, inferred: onnx.ValueInfoProto) -> No
 
 def _not_onnx(path: Path) -> ArtifactError:
     return ArtifactError(
-        "the file is no ONNX model, or it is truncated", where=path, got=f"{path.stat().st_size} bytes", expected="ONNX"
+        "the file is not an ONNX model, or it is truncated",
+        where=path,
+        got=f"{path.stat().st_size} bytes",
+        expected="ONNX",
     )
 
 
@@ -248,7 +251,7 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
 
 def _check_lies_beside(name: str, path: Path) -> None:
     if (path.parent / name).exists() and not (path.parent / name).is_file():
-        raise ArtifactError("the weights beside the model are no regular file", where=path, got=name)
+        raise ArtifactError("the weights beside the model are not a regular file", where=path, got=name)
     if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
         raise ArtifactError(
             "the weights lie outside the model's folder", where=path, got=name, expected=f"a file in {path.parent}"

@@ -41,7 +41,7 @@ class TensorRanges(Frozen):
     """Trained ranges of activations in the metadata of a float file.
 
     Attributes:
-        runtime: the ranges were trained for its dialect.
+        runtime: the runtime whose dialect the ranges were trained for.
         tensors: lowest and highest value by the tensor's name.
     """
 
@@ -53,7 +53,7 @@ def iospec_of_onnx(model: ModelProto, where: object) -> IOSpec:
     """The IOSpec in a model's metadata; for a model of another tool, the IOSpec inferred from its graph.
 
     An inferred IOSpec names the classes "0", "1", … and normalizes images with ImageNet's mean and std. Raises
-    ArtifactError if the model is no image classifier, or if the IOSpec describes another graph.
+    ArtifactError if the model is not an image classifier, or if the IOSpec describes another graph.
     """
     return written_iospec(model, where) or inferred_iospec(model, class_output(model, where), where)
 

@@ -84,11 +84,13 @@ class _LayerNorm:
 
     @property
     def constants(self) -> dict[str, NDArray[Any]]:
+        """The scale and, if there is one, the bias, by their names in the graph."""
         bias = {} if self.bias is None else {f"{self.output}/edgevit_norm/bias": self.bias}
         return {f"{self.output}/edgevit_norm/scale": self.scale, **bias}
 
     @property
     def node(self) -> NodeProto:
+        """The LayerNormalization node with the same output."""
         inputs, name = [self.input, *self.constants], f"{self.output}/edgevit_norm"
         return helper.make_node("LayerNormalization", inputs, [self.output], name, axis=-1, epsilon=self.epsilon)
 
@@ -186,7 +188,7 @@ class _NormFinder:
     def _applied(self, operator: str, name: str, channels: int, rank: int) -> tuple[str, NDArray[Any] | None]:
         """The output of an Add or Mul of one number per channel to a tensor, and the numbers.
 
-        If the only reader of the tensor is no such node: the tensor itself, and None.
+        If the tensor has another reader, the tensor itself and None.
 
         Args:
             channels, rank: size of the tensor's last axis, and its number of axes.
@@ -212,7 +214,7 @@ class _NormFinder:
         return _Centered(node.input[0], axis, node.input[1])
 
     def _variance(self, root: str) -> tuple[str, int, float] | None:
-        """The tensor x, the axis and ε of √(mean(x²) + ε); None if the tensor `root` is no such root."""
+        """The tensor x, the axis and ε of √(mean(x²) + ε); None if the tensor `root` is not such a root."""
         node = self._graph.maker.get(root)
         total = self._graph.maker.get(node.input[0]) if node is not None else None
         if node is None or total is None or total.op_type != "Add":

@@ -59,7 +59,7 @@ class ClassOutput:
 
 
 MEANING_NOTES = {
-    PROBABILITIES: "holds probabilities: they are confidences as they are",
+    PROBABILITIES: "holds probabilities, which serve as confidences",
     INDEPENDENT: "holds independent probabilities (sigmoid): confidences of several labels need not add up to 100%",
     ONE_LOGIT: "is one number for two classes: it is taken for the score of class 1",
     ONE_PROBABILITY: "is one number for two classes: it is taken for the probability of class 1",
@@ -69,8 +69,8 @@ MEANING_NOTES = {
 def class_output(model: ModelProto, where: object, name: str | None = None, classes: int | None = None) -> ClassOutput:
     """The output that gives the classes.
 
-    If several outputs may, these are preferred, in this order: outputs with one column per class; outputs that are
-    computed from other outputs; outputs named logits, scores or the like; the first output.
+    If several outputs may give the classes, these are preferred, in this order: outputs with one column per class;
+    outputs that are computed from other outputs; outputs named logits, scores or the like; the first output.
 
     Args:
         name: of the output; None to choose it.
@@ -148,7 +148,7 @@ def _best(fitting: Sequence[ValueInfoProto], model: ModelProto, classes: int | N
     reasons: dict[str, Callable[[ValueInfoProto], object]] = {
         f"it has {classes} columns, one for each class": lambda value: _fits(value, classes),
         "the graph computes it from the others": lambda value: value.name not in inner,
-        "its name says so": lambda value: CLASS_NAMES.search(value.name) and not OTHER_NAMES.search(value.name),
+        "its name denotes scores": lambda value: CLASS_NAMES.search(value.name) and not OTHER_NAMES.search(value.name),
         "the names of the others denote something else": lambda value: not OTHER_NAMES.search(value.name),
     }
     remaining, why = list(fitting), ""

@@ -1,6 +1,6 @@
 """The catalogue of compact students: timm models, with the sizes at which they were built and run.
 
-benchmarks/catalogue.py writes `catalogue.csv` from fresh builds; no number in it is copied from elsewhere.
+benchmarks/catalogue.py writes `catalogue.csv` from models that it builds.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def checkpoint_contents(
 
     Args:
         metrics, provenance: of the stage, in addition to the model's cost and license.
-        log: a file in `out` about the training, which is no part of the result.
+        log: a file in `out` about the training. It is not part of the result.
         unnamed: the classes have no names, so that `classes` are the positions of the outputs.
     """
     save_checkpoint(built.module, built.description, out)
@@ -72,7 +72,7 @@ def model_from_checkpoint(artifact: Artifact) -> nn.Module:
 def open_checkpoint(artifact: Artifact) -> BuiltModel:
     """The model of a checkpoint.
 
-    Raises ArtifactError if the artifact is no checkpoint or was altered after it was made.
+    Raises ArtifactError if the artifact is not a checkpoint or was altered after it was made.
     """
     return _opened(artifact, _description_of(artifact))
 
@@ -156,7 +156,7 @@ def _with_inference(built: BuiltModel, inference: Inference | None) -> BuiltMode
 def load_weights(built: BuiltModel, weights: WeightsFile) -> bool:
     """Load a user's weights into a model. A classifier of another shape is left out: the model keeps its classifier.
 
-    Batch norm's count of batches may be missing: old files lack it, and the answer does not depend on it.
+    Batch norm's count of batches may be missing: old files lack it, and the outputs do not depend on it.
 
     Returns:
         Whether the classifier came from the file.
@@ -208,7 +208,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> No
 
 def _description_of(artifact: Artifact) -> ModelDescription:
     if artifact.kind != "checkpoint":
-        raise ArtifactError("this is no checkpoint", where=artifact.path, got=artifact.kind, expected="checkpoint")
+        raise ArtifactError("this is not a checkpoint", where=artifact.path, got=artifact.kind, expected="checkpoint")
     return _read_description(artifact.file(DESCRIPTION))
 
 

@@ -149,7 +149,7 @@ def folded_model(built: BuiltModel) -> BuiltModel:
     if not difference <= LARGEST_DEVIATION:
         raise RecipeError(
             "batch norm cannot be folded into the layers of this model",
-            got=f"answers that differ by {difference:.1e} of the largest answer",
+            got=f"outputs that differ by {difference:.1e} of the largest output",
             expected=f"at most {LARGEST_DEVIATION:g}",
             next="quantize it without training instead",
         )

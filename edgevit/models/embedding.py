@@ -13,9 +13,11 @@ from edgevit.models.views import MultiViewModel
 
 
 class WithEmbedding(nn.Module):
-    """A model that also gives its embedding: the mean over its classifiers, where there are two, and over views.
+    """A model that also gives its embedding, the input of its classifier.
 
-    forward: images (N, 3, H, W) → the model's answer, (N, classes), and the embedding, (N, dimensions).
+    With two classifiers, the embedding is the mean of their inputs. With test-time views, it is the mean over views.
+
+    forward: images (N, 3, H, W) → the model's logits, (N, classes), and the embedding, (N, dimensions).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,7 +70,7 @@ def classifiers(model: nn.Module) -> list[nn.Linear | NearestNeighbors]:
     ]
     if not replaceable:
         raise RecipeError(
-            "this model's classifier is no linear layer, so no linear head fits it",
+            "this model's classifier is not a linear layer, so no linear head fits it",
             got=type(timm_model(model)).__name__,
             expected="a model that ends in a linear layer",
             next="train it instead: a train stage with init; or export it with embedding: false",
@@ -78,7 +80,10 @@ def classifiers(model: nn.Module) -> list[nn.Linear | NearestNeighbors]:
 
 @torch.no_grad()
 def embedding_width(model: nn.Module, preprocess: Preprocess) -> int:
-    """The number of dimensions of the embedding, from one image. Raises RecipeError if the embedding is no vector."""
+    """The number of dimensions of the embedding, from one image.
+
+    Raises RecipeError if the embedding is not a vector.
+    """
     with_embedding = WithEmbedding(model)
     image = torch.zeros(1, 3, preprocess.height, preprocess.width)
     try:
@@ -87,7 +92,7 @@ def embedding_width(model: nn.Module, preprocess: Preprocess) -> int:
         shape = ()
     if len(shape) != 2:
         raise RecipeError(
-            "what enters this model's classifier is not one vector for each image",
+            "the input of this model's classifier is not one vector for each image",
             got=type(timm_model(model)).__name__,
             expected="a model that pools before its classifier",
             next="export it with embedding: false",

@@ -48,8 +48,8 @@ class Folded(Frozen):
 def fused_branches(module: nn.Module, apart: Collection[nn.Module], whole: Collection[nn.Module]) -> nn.Module:
     """A copy in which timm has fused parallel branches.
 
-    A module with two heads is left as it is: timm's fusion would average their logits. A module that holds a layer of
-    `apart` is left, too, except the modules of `whole`, which are the model itself and its wrapper.
+    Two kinds of modules stay as they are. The first has two heads: timm's fusion would average their logits. The second
+    holds a layer of `apart`; the modules of `whole`, the model itself and its wrapper, do not count as such.
     """
     fused: nn.Module = reparameterize_model(module)
     for name, child in module.named_modules():

@@ -18,8 +18,9 @@ class KnnClassifier(Frozen):
     """A model with a k-nearest-neighbors layer in place of its linear classifier.
 
     Attributes:
-        samples: the number of samples that the layer remembers.
-        scale: of the cosine in the weight of a vote.
+        samples: the number of samples that the layer stores.
+        k: the number of samples that vote.
+        scale: factor of the cosine in the weight of a vote.
     """
 
     change: Literal["knn_classifier"] = "knn_classifier"
@@ -28,7 +29,7 @@ class KnnClassifier(Frozen):
     scale: float
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Replace the classifier by the layer, which remembers no samples yet, in place.
+        """Replace the classifier by the layer, in place. The layer stores no samples yet.
 
         Raises:
             RecipeError: the model does not end in one linear layer.
@@ -49,7 +50,7 @@ class KnnClassifier(Frozen):
 class NearestNeighbors(nn.Module):
     """Features (N, dimensions) → logarithm of each class's share of the votes of the k nearest samples, (N, classes).
 
-    Nearest by cosine of the directions from `centre`; a vote weighs exp(scale · cosine).
+    The nearest samples have the largest cosine of the directions from `centre`. A vote weighs exp(scale · cosine).
     """
 
     directions: Tensor

@@ -14,16 +14,16 @@ ALPHA = 8.0
 
 
 class LowRankChange(nn.Module):
-    """W + (α/r)·B·A, with A (r, rest) and B (out, r) for a weight W of `out` rows of `rest` numbers each.
+    """W + (α/r)·B·A, with A (r, inputs) and B (outputs, r) for a weight W of (outputs, inputs) as a matrix.
 
     Hu et al. 2021, section 4.1. A is drawn as in their code; B is zero, so that W is unchanged at first.
     """
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
-        rows, rest = weight.flatten(1).shape
-        self.a = nn.Parameter(weight.new_empty(rank, rest))
-        self.b = nn.Parameter(weight.new_zeros(rows, rank))
+        outputs, inputs = weight.flatten(1).shape
+        self.a = nn.Parameter(weight.new_empty(rank, inputs))
+        self.b = nn.Parameter(weight.new_zeros(outputs, rank))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
         self._scale = ALPHA / rank
 

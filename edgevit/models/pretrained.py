@@ -1,4 +1,4 @@
-"""Pretrained weights: whether timm's are in the cache or can be downloaded, known within ten seconds."""
+"""Whether timm's pretrained weights are in the cache or can be downloaded, found within ten seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 from edgevit.errors import ArtifactError
 from edgevit.models.names import listed_names
 
-LIMIT_S = 10.0  # of all that is asked of the hub before it counts as out of reach
+LIMIT_S = 10.0  # for the hub's answer; without an answer by then, the hub counts as unreachable
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -23,7 +23,7 @@ def check_pretrained(name: str) -> None:
         return
     raise ArtifactError(
         f"the pretrained weights of {name} cannot be fetched: {hub_name()} does not answer",
-        got="no such file in the cache of Hugging Face, either",
+        got="no such file in the Hugging Face cache",
         expected=f"{_hub_id(name)}, from the hub or its cache",
         next="on a machine with a network, download its model.safetensors; then add weights: FILE to the stage "
         "(export: --weights FILE)",
@@ -107,6 +107,6 @@ def _answers(address: str, limit_s: float) -> bool:
         with urlopen(Request(address, method="HEAD"), timeout=limit_s):
             return True
     except HTTPError:
-        return True  # it answers, if only to refuse this request
+        return True  # the hub answers; it refuses only this request
     except (URLError, OSError, ValueError):
         return False

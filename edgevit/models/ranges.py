@@ -36,7 +36,7 @@ class TrainedRanges(Frozen):
     """`ranges.json` in a checkpoint.
 
     Attributes:
-        runtime: the model was trained for its dialect.
+        runtime: the runtime whose dialect the model was trained for.
         layers: by the path of the layer in the timm model, as in its state dict.
     """
 
@@ -57,4 +57,4 @@ def trained_ranges(checkpoint: Artifact) -> TrainedRanges | None:
     try:
         return TrainedRanges.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise ArtifactError(f"these are no trained ranges: {error.errors()[0]['msg']}", where=file) from None
+        raise ArtifactError(f"the trained ranges cannot be read: {error.errors()[0]['msg']}", where=file) from None

@@ -28,7 +28,7 @@ ENDS = (
     ("conv1", "conv2"),  # RepViT
 )
 CHANNEL_MULTIPLE = 8  # integer kernels work on whole vectors of channels
-MIN_HEADS = 2  # TensorRT fuses no attention of one head, which then moves more bytes than one of two
+MIN_HEADS = 2  # TensorRT does not fuse attention with one head; unfused, it moves more bytes than two fused heads
 
 
 class Pruned(Frozen):
@@ -96,10 +96,12 @@ class Structure:
 
     @property
     def units(self) -> int:
+        """The number of units."""
         return len(self.last.indices)
 
     @property
     def last(self) -> Part:
+        """The layer that reads the units."""
         return self.parts[-1]
 
     @property
@@ -178,7 +180,7 @@ def _hidden(path: str, module: nn.Module) -> Structure | None:
         (inputs, width), (taken, outputs) = _widths(layers[first]), _widths(layers[last])
         between = [name for name in layers if name not in (first, last) and _has_dimension(layers[name], width)]
         whole = all(_is_per_channel(layers[name], width) for name in between)
-        ambiguous = between and width in (inputs, outputs)  # the layers between might as well lie before or behind
+        ambiguous = between and width in (inputs, outputs)  # these layers may lie before the first or after the last
         if taken == width and whole and not ambiguous:
             indices = torch.arange(width).unsqueeze(1)
             writers = [Part(layers[name], "outputs", indices) for name in (first, *between)]

@@ -15,11 +15,11 @@ from edgevit.models.views import MultiViewModel
 
 
 def forward_with_taps(model: nn.Module, images: Tensor, taps: Sequence[Tap]) -> tuple[Tensor | TwoLogits, list[Tensor]]:
-    """A model's answer to images (N, 3, H, W), and its features at each tap.
+    """A model's output for images (N, 3, H, W), and its features at each tap.
 
     "pooled" is the input of the classifier, (N, channels). "cls" is the class token, (N, channels). A number is an
     intermediate layer in the order of timm's `forward_intermediates`, (N, channels, height, width); −1 is the last.
-    A model with test-time views gives the features of the plain image; its answer takes another pass.
+    A model with test-time views gives the features of the plain image; its output takes another pass.
     """
     inner = timm_model(model)
     layers = sorted({tap for tap in taps if isinstance(tap, int)})
@@ -70,7 +70,7 @@ def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], w
             answer, features = forward_with_taps(model, images, counted)
         assert isinstance(answer, Tensor)
         if not torch.allclose(answer, expected, atol=1e-4, rtol=1e-4):
-            raise AttributeError("its features lead to another answer than its own")
+            raise AttributeError("its features give another output than the model itself")
     except (AttributeError, TypeError, NotImplementedError) as error:
         raise RecipeError(
             f"timm gives no features of the {who}'s model: {error}",
@@ -84,7 +84,7 @@ def checked_taps(model: nn.Module, taps: Sequence[Tap], size: tuple[int, int], w
 
 
 def layer_count(model: nn.Module, size: tuple[int, int]) -> int:
-    """The number of intermediate layers that timm gives of a model; 0 if it gives none."""
+    """The number of intermediate layers that a model gives by timm's `forward_intermediates`; 0 if it gives none."""
     inner = timm_model(model)
     if not hasattr(inner, "forward_intermediates"):
         return 0

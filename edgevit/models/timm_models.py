@@ -110,8 +110,8 @@ def model_from_timm(
     Args:
         args: arguments of timm's constructor that describe the model.
         size: side of an image in pixels; enters the arguments as `img_size` where the constructor takes it.
-        extra: more arguments of timm, which are no part of the ones that are returned.
-        pretrained: fetch the weights that timm knows; otherwise they are drawn from `seed`.
+        extra: more arguments of timm's constructor, which are not among the returned arguments.
+        pretrained: fetch timm's pretrained weights; otherwise the weights are drawn from `seed`.
 
     Raises:
         RecipeError: timm cannot build the model with these arguments.
@@ -181,7 +181,10 @@ def _created(name: str, args: Json, extra: Json, pretrained: bool, seed: int) ->
 
 
 def _patch_size(model: nn.Module) -> int | None:
-    """The side of a plain ViT's patches, in pixels: of any size but a multiple of it, such a model ignores the rest."""
+    """The side of a plain ViT's patches in pixels; None for other models.
+
+    If the side of an image is not a multiple of it, the ViT ignores the pixels that no whole patch covers.
+    """
     size: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     return int(size[0]) if isinstance(size, (tuple, list)) else None
 

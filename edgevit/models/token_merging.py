@@ -1,6 +1,6 @@
 """Token merging: plain ViTs whose patch tokens become fewer from block to block (Bolya et al. 2023, arXiv 2210.09461).
 
-It needs no training. A merged token is the mean of its tokens; attention counts it as often as it has tokens.
+It needs no training. A merged token is the mean of its tokens. Attention counts it once for each of its tokens.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def merge_tokens(model: nn.Module, merged: int) -> None:
     """Make each block of a timm ViT merge `merged` pairs of tokens, in place.
 
     Raises:
-        RecipeError: the model is no plain ViT with a class token, has too few patches, or merges tokens already.
+        RecipeError: the model is not a plain ViT with a class token, has too few patches, or merges tokens already.
     """
     if isinstance(blocks := getattr(model, "blocks", None), MergingBlocks):
         raise RecipeError("this model merges tokens already", got=f"{blocks.merged} in each block", expected="none")

@@ -1,4 +1,4 @@
-"""Users' weights files: their state dicts, the choice of one, and the names of their classes."""
+"""Users' weights files: their state dicts, the choice of a state dict, and the names of the classes."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ class WeightsFile(NamedTuple):
 
     @property
     def is_ema(self) -> bool:
+        """Whether these are EMA weights, by their key."""
         return any(part in EMA_KEYS for part in self.key.split("."))
 
 
@@ -66,10 +67,10 @@ def read_weights(path: Path, key: str | None = None) -> WeightsFile:
     """The weights in a .safetensors, .pth, .pt or .th file. A file that could run code is refused.
 
     Args:
-        key: of the weights in the file; by default EMA weights, if there are any, as in timm.
+        key: of the weights in the file. By default, EMA weights are taken if there are any, as in timm.
 
     Raises:
-        ArtifactError: the file is missing, damaged or could run code, or has no weights, or none at `key`.
+        ArtifactError: the file is missing or damaged, could run code, has no weights, or has no weights at `key`.
     """
     loaded = _read(path)
     states = dict(_state_dicts(loaded))
@@ -175,7 +176,7 @@ def _read(path: Path) -> object:
         raise ArtifactError("unknown format of weights", where=path, expected=".safetensors, .pth, .pt or .th")
     with path.open("rb") as file:
         if not file.read(4).startswith(PYTORCH_MAGIC):
-            raise ArtifactError("this is no PyTorch file", where=path, got=f"{path.stat().st_size} bytes")
+            raise ArtifactError("this is not a PyTorch file", where=path, got=f"{path.stat().st_size} bytes")
     try:
         # timm's train.py writes its arguments into a checkpoint: a Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -1,15 +1,7 @@
 """Latency: the package's only clock, its statistics, and the conditions of a measurement."""
 
-from edgevit.profiling.measure import (
-    Clock,
-    Comparison,
-    Measurement,
-    MeasurePlan,
-    Opener,
-    WallClock,
-    interleaved,
-    measure,
-)
+from edgevit.profiling.loop import Clock, MeasurePlan, Opener, WallClock, Work
+from edgevit.profiling.measure import Comparison, Measurement, interleaved, measure
 from edgevit.profiling.statistics import Interval, nearest_rank
 
 __all__ = [
@@ -20,6 +12,7 @@ __all__ = [
     "Measurement",
     "Opener",
     "WallClock",
+    "Work",
     "interleaved",
     "measure",
     "nearest_rank",

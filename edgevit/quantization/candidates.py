@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from onnx import ModelProto
 from edgevit.artifacts import IOSpec, Json
 from edgevit.configs.runtimes import OPENVINO
 from edgevit.errors import ParityError
-from edgevit.graphs.files import write_onnx
+from edgevit.graphs.files import artifact_from_onnx, write_onnx
 from edgevit.profiling import Interval
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
@@ -22,7 +21,8 @@ from edgevit.quantization.dialects import Placement
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession, file_runtime, fixed_batch, runtime_options
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
-from edgevit.runtimes.sessions import compare_speed, file_session, session_as_declared
+from edgevit.runtimes.sessions import session_as_declared
+from edgevit.targets import Target, compare_speed
 
 AS_FAST = (
     0.97  # of the highest speed-up. Among candidates this fast INT8 ships first, which is smaller, then the closest
@@ -100,6 +100,7 @@ class TrialRunner:
         held_out: input batches for the comparison of outputs.
         floor_db: lowest SQNR of a candidate that may ship.
         advice: the next step in the error about a candidate below the floor.
+        target: where the candidates are timed.
         threads: of the timed sessions.
         comparing_threads: of the sessions whose outputs are compared.
     """
@@ -109,6 +110,7 @@ class TrialRunner:
     held_out: Sequence[NDArray[np.float32]]
     floor_db: float
     advice: str
+    target: Target
     threads: int
     comparing_threads: int
 
@@ -131,8 +133,8 @@ class TrialRunner:
             closeness = self.closeness(candidate)
         except ParityError as error:
             return Trial(candidate, failure=error)
-        load_float, load_candidate = (partial(self._timed_session, file) for file in (self.float_candidate, candidate))
-        comparison = compare_speed(load_float, load_candidate, fixed_batch(self.reference.spec) or 1)
+        whole, tried = (artifact_from_onnx(timed.file) for timed in (self.float_candidate, candidate))
+        comparison = compare_speed(self.target, whole, tried, self.threads, fixed_batch(self.reference.spec) or 1)
         return Trial(candidate, closeness, comparison.ratio, comparison.interval)
 
     def best_of(self, candidates: Iterable[Candidate], progress: Progress) -> tuple[Trial, list[Trial]]:
@@ -146,9 +148,6 @@ class TrialRunner:
         if best.candidate is self.float_candidate:
             self.closeness(best.candidate)  # it may run in another runtime than the reference
         return best, trials
-
-    def _timed_session(self, candidate: Candidate) -> HostSession:
-        return file_session(candidate.file, self.reference.spec, candidate.session_options, self.threads)
 
 
 @dataclass(frozen=True)

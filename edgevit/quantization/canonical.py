@@ -73,7 +73,7 @@ def _drop_trailing_blanks(model: ModelProto) -> None:
 
 
 def _give_vector_biases(model: ModelProto, dialect: Dialect) -> None:
-    """Store the bias of each quantized Gemm as a vector. A bias that is no vector is added by an Add node."""
+    """Store the bias of each quantized Gemm as a vector. Another bias is added by an Add node."""
     weights, stored = float_weights(model), {tensor.name: tensor for tensor in model.graph.initializer}
     names = _unused_names(model)
     kept: list[NodeProto] = []

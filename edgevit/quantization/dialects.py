@@ -33,9 +33,9 @@ class Dialect:
             (attention) stay float.
         float_outputs: operator types whose outputs get no Q/DQ pair.
         writer_options: further options of onnxruntime's Q/DQ writer.
-        session_options: with which the runtime computes the quantized operators as integers.
-        whole_tiles: products and convolutions whose sizes do not fill the tiles of tensor cores stay float.
-        floats: the type of everything that is not quantized.
+        session_options: options with which the runtime computes the quantized operators as integers.
+        whole_tiles: whether products and convolutions that do not fill the tiles of tensor cores stay float.
+        floats: the type of tensors that are not quantized.
         oldest_opset: the first opset whose Q/DQ operators take scales of that type, one a channel.
         precision: of weights and activations. int4 is for weights alone, in blocks of BLOCK inputs.
         opset: graphs of an older opset are converted to this one, whose Q/DQ operators take the precision.
@@ -63,9 +63,10 @@ class Dialect:
 #   A Conv becomes QLinearConv only with a pair behind it: without it repvit takes 27.6 ms, tiny_vit 29.9.
 #   A MatMul or Gemm becomes MatMulIntegerToFloat without one; a pair behind it costs 1 to 2.5 dB and saves no time.
 #   int8 activations: int8 convolutions have no fast kernel here, repvit takes 26.6 ms.
-#   MatMulAddFusion turns MatMul + Add of a static batch into Gemm, which then stays float: deit_tiny 29.9 ms for 11.7.
-#   BiasGeluFusion takes a bias from a product that could add it itself, for a kernel of twice Gelu's time: sums of the
-#   best kernel times 13.8 ms with it, 12.3 without, 11.4 where the product adds the bias (in a compiled file).
+#   MatMulAddFusion turns MatMul + Add of a static batch into Gemm, which then stays float: deit_tiny takes 29.9 ms in
+#   place of 11.7.
+#   BiasGeluFusion moves a bias from a product, which could add it, into a kernel that takes twice Gelu's time. The best
+#   kernel times add up to 13.8 ms with it, 12.3 without it, and 11.4 if the product adds the bias (in a compiled file).
 # INT8 gains nothing if float convolutions in ONNX Runtime's blocked layout are as fast: efficientvit_b0 has 0.8 times
 # the speed of float, mobilevit_xxs 0.9, fastvit_t8 0.6, with depthwise convolutions in float or not. Measure both.
 # On x86 without VNNI, products of uint8 and int8 may saturate; the SQNR gate, which runs on this machine, detects it.
@@ -143,10 +144,10 @@ def why_float(node: NodeProto, weights: Mapping[str, Sequence[int]], dialect: Di
     if node.op_type not in dialect.operators:
         return f"{node.op_type} is not quantized"
     if node.input[1] not in weights:
-        return "its second operand is no stored weight"
+        return "its second operand is not a stored weight"
     weight = weights[node.input[1]]
     if node.op_type != "Conv" and len(weight) != 2:
-        return "its weights are no matrix"
+        return "its weights are not a matrix"
     if not _has_plain_scales(node):
         return "its alpha or beta is not 1"
     if dialect.whole_tiles and not fills_tiles(node, weight):

@@ -98,7 +98,7 @@ def _close_enough(
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
     """The model with layers in float if it would be too far from float, and the sensitivities if they were measured.
 
-    A model with trained ranges is quantized whole: it was trained to be rounded, so its float outputs set no standard.
+    A model with trained ranges is quantized whole: it was trained with rounding, so its float outputs are no reference.
     """
     is_trained = config.calibrator == "trained"
     if is_trained and not config.sensitivity:

@@ -40,7 +40,7 @@ def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int,
 
     Args:
         batches: input batches, for the largest values of each channel.
-        strength: α, from 0 (all to the activations) to 1 (all to the weights).
+        strength: α. With 0, the activations have the whole range of each channel; with 1, the weights have it.
         where: the file or stage, for errors.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -16,7 +16,7 @@ from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
 from edgevit.configs.runtimes import ONNXRUNTIME, RUNTIMES, TORCH
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, TargetError
-from edgevit.profiling import Measurement, MeasurePlan, measure
+from edgevit.profiling import Measurement, MeasurePlan, Work, measure
 from edgevit.profiling.conditions import cpu, cpu_frequency, gpus
 from edgevit.provenance import version_of
 
@@ -42,11 +42,15 @@ class Session(Protocol):
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Outputs by name, in host memory."""
 
-    def latencies_ms(self, plan: MeasurePlan) -> Measurement:
+    def measure(self, plan: MeasurePlan) -> Measurement:
         """Time the model on seeded random inputs."""
 
-    def work(self, plan: MeasurePlan) -> Callable[[], object]:
-        """One timed run. A comparison of two models interleaves such runs."""
+
+class LocalSession(Session, Protocol):
+    """A model that this process has loaded."""
+
+    def work(self, plan: MeasurePlan) -> Work:
+        """One timed run. A race of two models interleaves such runs."""
 
 
 class HostSession:
@@ -62,10 +66,10 @@ class HostSession:
         _check_shape(outputs[0], len(inputs[self.spec.inputs[0].name]), self.spec)
         return dict(zip(names, outputs, strict=True))
 
-    def latencies_ms(self, plan: MeasurePlan) -> Measurement:
+    def measure(self, plan: MeasurePlan) -> Measurement:
         return measure(self.work(plan), plan, conditions=self._conditions)
 
-    def work(self, plan: MeasurePlan) -> Callable[[], object]:
+    def work(self, plan: MeasurePlan) -> Work:
         """One timed run: for boundary `compute`, on preprocessed images.
 
         Raises TargetError if the model has a fixed batch size other than the plan's.
@@ -179,7 +183,7 @@ def input_batches(
         yield np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]), len(group)
 
 
-def end_to_end(session: Session, batch_size: int) -> Callable[[], object]:
+def end_to_end(session: Session, batch_size: int) -> Work:
     """A run from encoded JPEG images (640×480) to outputs, with decoding and preprocessing."""
     buffer = io.BytesIO()
     Image.fromarray(_image(np.random.default_rng(0), *PHOTO_SIZE)).save(buffer, "JPEG", quality=90)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +16,7 @@ from edgevit.configs.runtimes import RUNTIMES
 from edgevit.errors import TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.graphs.float16_rounding import has_float16, rounded_to_float16
-from edgevit.profiling import Comparison, MeasurePlan, interleaved
 from edgevit.runtimes.base import HostSession, SessionOptions, file_runtime, receipt, runtime_of
-
-SECONDS_EACH = 1.0
 
 
 def file_session(
@@ -47,7 +44,11 @@ def session_as_declared(path: Path, spec: IOSpec, session_options: Json, threads
 
 def open_session(model: Artifact, options: SessionOptions) -> HostSession:
     """Load the ONNX file of an artifact with the artifact's session options."""
-    runtime = runtime_of(model)
+    return session_opener(model, options)()
+
+
+def session_opener(model: Artifact, options: SessionOptions) -> Callable[[], HostSession]:
+    """A function that loads the ONNX file of an artifact anew at each call. The file's hash is checked once, here."""
     if options.precision != "float32":
         raise TargetError(
             "an ONNX file runs in its own precision",
@@ -55,21 +56,6 @@ def open_session(model: Artifact, options: SessionOptions) -> HostSession:
             expected="precision: float32",
             next="leave 'precision' out; it is for torch on local-gpu",
         )
-    conditions = receipt(model, runtime, "cpu", options)
-    return file_session(onnx_file(model), model.io, model.manifest.session_options, options.threads, conditions)
-
-
-def compare_speed(
-    load_first: Callable[[], HostSession], load_second: Callable[[], HostSession], batch: int = 1
-) -> Comparison:
-    """The latency of a first model over that of a second, measured in turns on inputs of the same shape.
-
-    The ratio serves to choose between models. It is no latency to quote.
-
-    Args:
-        load_first, load_second: load the model anew at each call.
-    """
-    plan = MeasurePlan(warmup_s=0.2, duration_s=SECONDS_EACH, min_runs=20, batch_size=batch)
-    return interleaved(
-        lambda: nullcontext(load_first().work(plan)), lambda: nullcontext(load_second().work(plan)), plan
-    )
+    conditions = receipt(model, runtime_of(model), "cpu", options)
+    session_options = model.manifest.session_options
+    return partial(file_session, onnx_file(model), model.io, session_options, options.threads, conditions)

@@ -182,15 +182,15 @@ def _trial_ms(candidate: Candidate, profile: Profile) -> float:
     io = artifact_from_onnx(candidate.file).io
     plan = replace(TRIAL, batch_size=profile.batch_size)
     takes = (file_session(candidate.file, io, candidate.session_options, profile.threads) for _ in range(2))
-    return min(session.latencies_ms(plan).percentile_ms(50) for session in takes)
+    return min(session.measure(plan).percentile_ms(50) for session in takes)
 
 
 def _quietest(session: Session, profile: Profile) -> Measurement:
     """The final measurement; where other work disturbs it, the fastest of several: other work only ever slows."""
     plan = replace(FINAL, batch_size=profile.batch_size, boundary=profile.boundary)
-    takes = [session.latencies_ms(plan)]
+    takes = [session.measure(plan)]
     while takes[-1].warnings and len(takes) < MOST_TAKES:
-        takes.append(session.latencies_ms(plan))
+        takes.append(session.measure(plan))
     return min(takes, key=lambda take: take.percentile_ms(50))
 
 

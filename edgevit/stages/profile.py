@@ -20,7 +20,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     plan = MeasurePlan(config.warmup_s, config.duration_s, config.min_runs, config.batch_size, config.boundary)
     options = SessionOptions(config.threads, config.precision)
     with target_for(config.target).open(model, options) as session:
-        measured = session.latencies_ms(plan)
+        measured = session.measure(plan)
     for warning in measured.warnings:
         context.progress.say(f"{config.id}: {warning}")
     record = {"samples_ms": measured.samples_ms.tolist(), "conditions": measured.conditions}

@@ -29,6 +29,7 @@ from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
 from edgevit.models.cost import share_left
 from edgevit.models.creation import BuiltModel
 from edgevit.progress import Progress
+from edgevit.targets import target_for
 
 
 def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -55,7 +56,9 @@ def _keep(
         return pruned_model(whole, plan_removal(whole, importance, config.cost, keep))
 
     least = smallest_share(whole, importance, config.cost)
-    return share_for_latency(whole, cut, least, config.keep_latency, config.threads, progress)
+    return share_for_latency(
+        whole, cut, least, config.keep_latency, target_for(config.target or "local-cpu"), config.threads, progress
+    )
 
 
 def _importance(

@@ -27,6 +27,7 @@ from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, is_compiled, random_images
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
+from edgevit.targets import target_for
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -50,7 +51,14 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     with TemporaryDirectory() as folder:
         writer = CandidateWriter(source, str(model.metrics["precision"]), ready, model.io, Path(folder), correction)
         runner = TrialRunner(
-            reference, writer.float_candidate(), images, config.floor_db, _advice(config), config.threads, threads
+            reference,
+            writer.float_candidate(),
+            images,
+            config.floor_db,
+            _advice(config),
+            target_for(config.target),
+            config.threads,
+            threads,
         )
         best, trials = _best_trial(config, writer, runner, progress)
         shutil.copyfile(best.candidate.file, out / "model.onnx")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from edgevit.artifacts import Artifact, Frozen, Json
+from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions
+
+CHOICE = MeasurePlan(warmup_s=0.2, duration_s=1.0, min_runs=20)  # settings of a race that chooses between two models
 
 
 class TargetInfo(Frozen):
@@ -33,3 +37,14 @@ class Target(Protocol):
 
     def open(self, model: Artifact, options: SessionOptions) -> AbstractContextManager[Session]:
         """Load a model. The artifact's kind and manifest name the runtime; its manifest holds more session options."""
+
+    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+        """Measure two models in turns on the target, each loaded anew at every start."""
+
+
+def compare_speed(target: Target, a: Artifact, b: Artifact, threads: int, batch_size: int = 1) -> Comparison:
+    """The latency of model `a` over that of `b` on a target, measured in turns on inputs of the same shape.
+
+    The ratio serves to choose between models. It is no latency to quote.
+    """
+    return target.race(a, b, SessionOptions(threads=threads), replace(CHOICE, batch_size=batch_size))

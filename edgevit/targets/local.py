@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TORCH
 from edgevit.errors import MissingDependency, TargetError, did_you_mean
+from edgevit.profiling import Clock, Comparison, MeasurePlan, Opener, interleaved
 from edgevit.profiling.conditions import cpu, gpus
 from edgevit.provenance import version_of
-from edgevit.runtimes.base import Session, SessionOptions, runtime_of
+from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime_of
 from edgevit.targets.base import Target, TargetInfo
 
 # Runtimes are imported in the functions that use them: a finished recipe only calls `describe`, which needs none.
+
+Load = Callable[[], LocalSession]  # loads a model anew at each call
 
 
 class LocalCpu:
@@ -33,14 +37,19 @@ class LocalCpu:
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
+        yield self._opener(model, options)()
+
+    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+        return _race(self._opener(a, options), self._opener(b, options), plan)
+
+    def _opener(self, model: Artifact, options: SessionOptions) -> Load:
         if runtime_of(model) == TORCH.name:
-            from edgevit.runtimes.torch.session import open_session as open_torch
+            from edgevit.runtimes.torch.session import open_session
 
-            yield open_torch(model, options, "cpu")
-        else:
-            from edgevit.runtimes.sessions import open_session
+            return partial(open_session, model, options, "cpu")
+        from edgevit.runtimes.sessions import session_opener
 
-            yield open_session(model, options)
+        return session_opener(model, options)
 
 
 class LocalGpu:
@@ -65,10 +74,18 @@ class LocalGpu:
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
+        yield self._opener(model, options)()
+
+    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+        from edgevit.runtimes.torch.session import CudaClock
+
+        return _race(self._opener(a, options), self._opener(b, options), plan, CudaClock())
+
+    def _opener(self, model: Artifact, options: SessionOptions) -> Load:
         self.describe(runtime_of(model))
         from edgevit.runtimes.torch.session import open_session
 
-        yield open_session(model, options, "cuda")
+        return partial(open_session, model, options, "cuda")
 
 
 TARGETS: dict[str, Target] = {target.name: target for target in (LocalCpu(), LocalGpu())}
@@ -84,6 +101,13 @@ def target_for(name: str) -> Target:
 def target_info(name: str, runtime: str) -> Json:
     """A target's fingerprint for one runtime, for store keys. It is cheap, and equal at every call."""
     return target_for(name).describe(runtime).model_dump(mode="json")
+
+
+def _race(a: Load, b: Load, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:
+    def opener(load: Load) -> Opener:
+        return lambda: nullcontext(load().work(plan))
+
+    return interleaved(opener(a), opener(b), plan, clock)
 
 
 def _info(name: str, runtime: str, runtimes: tuple[str, ...], hardware: Json) -> TargetInfo:

@@ -24,7 +24,7 @@ from edgevit.runtimes.base import is_compiled
 from tests.bundling.enrolling import digits_of_eight, float8
 from tests.bundling.small_model import CLASSES, small_model, with_weights_beside
 
-PROGRAMS = {"infer.py", "preprocess.py", "answers.py"}
+PROGRAMS = {"infer.py", "preprocess.py", "runtimes.py", "answers.py"}
 FILES = {"model.onnx", "labels.txt", "iospec.json", "requirements.txt", "README.md"} | PROGRAMS
 
 
@@ -86,6 +86,7 @@ def test_runner_and_preprocessing_are_copied_verbatim(bundle: Path):
     package = Path(edgevit.__file__).parent
     assert (bundle / "infer.py").read_bytes() == (package / "bundling" / "infer.py").read_bytes()
     assert (bundle / "preprocess.py").read_bytes() == (package / "data" / "preprocess.py").read_bytes()
+    assert (bundle / "runtimes.py").read_bytes() == (package / "runtimes" / "loading.py").read_bytes()
     assert (bundle / "answers.py").read_bytes() == (package / "graphs" / "class_scores.py").read_bytes()
     for name in PROGRAMS:
         assert "import edgevit" not in (bundle / name).read_text()

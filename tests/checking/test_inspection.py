@@ -88,7 +88,7 @@ def test_a_file_made_elsewhere(tmp_path: Path) -> None:
         ),
         (
             model([node("MatMul", ["w", "image"], "logits")], {"w": np.ones((32, 32), np.float32)}, [32, 1], [32, 1]),
-            "its second operand is no stored weight",
+            "its second operand is not a stored weight",
         ),
     ],
     ids=["attention", "float input", "transposed", "scaled", "weights first"],
@@ -204,7 +204,7 @@ def test_a_checkpoint_has_no_graph() -> None:
 
 def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "photo.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ArtifactError, match="no ONNX model"):
+    with pytest.raises(ArtifactError, match="not an ONNX model"):
         run("inspect", tmp_path / "photo.onnx")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -85,16 +87,13 @@ def one_token() -> onnx.ModelProto:
 
 
 @needs_nvidia
-@pytest.mark.parametrize(
-    "name",
-    [
-        "efficientvit_b0",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("repvit_m0_9", "deit_tiny_patch16_224", "efficientformerv2_s0")
-        ),
-    ],
-)
+def test_a_hybrid_with_linear_attention_gets_the_precision_it_asks_for(tmp_path: Path) -> None:
+    check_forms("efficientvit_b0", SIDE, tmp_path, {"depths": (1, 1, 1, 1, 1)})
+
+
+@needs_nvidia
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["efficientvit_b0", "repvit_m0_9", "deit_tiny_patch16_224", "efficientformerv2_s0"])
 def test_compact_models_get_the_precision_they_ask_for(name: str, tmp_path: Path) -> None:
     check_forms(name, SIDE, tmp_path)
 
@@ -108,9 +107,9 @@ def test_the_whole_catalogue_gets_the_precision_it_asks_for(tmp_path: Path) -> N
         check_forms(entry.name, entry.tested_sizes[0], tmp_path)
 
 
-def check_forms(name: str, side: int, folder: Path) -> None:
+def check_forms(name: str, side: int, folder: Path, model_args: Mapping[str, Any] | None = None) -> None:
     """Export, quantize and check: everything is built as it asks to be."""
-    built = create_model(name, 32, side)
+    built = create_model(name, 32, side, model_args)
     spec = IOSpec.for_classifier(built.preprocess, tuple(map(str, range(32))))
     exported = onnx_from_module(built.module, spec, 20, dynamic_batch=True)
     batch = 2 if exported.dynamic_batch else 1

@@ -128,5 +128,5 @@ def test_the_model_is_left_as_it_was_and_no_image_is_an_error() -> None:
     assert all(torch.equal(value, before[key]) for key, value in built.module.state_dict().items())
     assert all(parameter.grad is None for parameter in built.module.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in built.module.modules())
-    with pytest.raises(DataError, match="no image to score by"):
+    with pytest.raises(DataError, match="the scores need images"):
         taylor_importance(built, structures, blocks, random_images(count=0), None, CPU, 0, SilentProgress())

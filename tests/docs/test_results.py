@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cifar10_exercise import STEPS
 from docs.generate import numbers
 from docs.generate.__main__ import main
 from docs.generate.citations import CITATION, CitationError, cited_files, filled, found, number, paths_in
 from docs.generate.records import RESULTS, ROOT, conditions_in, read_result, result_names, script_of
 from docs.generate.results import index_page, result_page
-from docs.generate.tables import TABLES, all_figures, tables_of
+from docs.generate.tables import TABLES, all_figures, tables_of, whole_path
+from edgevit.configs import Evaluate
+from edgevit.recipe import load_recipe
 
 NAMES = result_names()
 
@@ -64,11 +67,63 @@ def test_a_result_without_tables_of_its_own_shows_all_its_numbers() -> None:
 
 def test_the_quickstarts_table_against_the_file() -> None:
     result = json.loads((RESULTS / "quickstart.json").read_text(encoding="utf-8"))
-    rows = {row[0]: row[1:] for row in tables_of("quickstart")[0].rows}
-    accuracy, latency = rows["student, INT8, compiled for this machine"]
-    assert accuracy.startswith(f"{100 * result['mean_top1']['accuracy/engine']:.1f} (")
-    p50 = sorted(draw["p50_ms"]["latency/engine"] for draw in result["draws"])[len(result["draws"]) // 2]
-    assert float(latency.removesuffix(" ms")) == pytest.approx(p50, abs=5e-4)
+    pixels, *models = tables_of("quickstart")[0].rows
+    mean = sum(draw["nearest_centroid_on_pixels"] for draw in result["draws"]) / len(result["draws"])
+    assert pixels[2].startswith(f"{100 * mean:.1f} (")
+    for (_, _, top1, _, latency), name in zip(models, result["draws"][0]["p50_ms"], strict=True):
+        assert top1.startswith(f"{100 * result['mean_top1'][name.replace('latency', 'accuracy')]:.1f} (")
+        p50 = sorted(draw["p50_ms"][name] for draw in result["draws"])[len(result["draws"]) // 2]
+        assert float(latency.removesuffix(" ms")) == pytest.approx(p50, rel=5e-3)
+
+
+def test_the_table_of_a_result_of_the_quickstart_as_it_is_now() -> None:
+    stages = [stage.id for stage in load_recipe(Path("quickstart")).stages]
+    draw = {
+        "stages": {name: {"seconds": 1.0} for name in stages},
+        "wall_s": 9.0,
+        "peak_rss_mib_so_far": 99.0,
+        "top1": {name: 0.9 for name in stages if name.startswith("accuracy/")} | {"accuracy/int8": 0.875},
+        "p50_ms": {name: 2.0 for name in stages if name.startswith("latency/")} | {"latency/int8": 0.5},
+        "params": {"adapted": 11_181_642, "tuned": 1_220_000},
+        "size_bytes": {"teacher_onnx": 2**22, "onnx": 2**21, "int8": 2**20},
+        "nearest_centroid_on_pixels": 0.8,
+    }
+    points = {"median": 7.5, "min": 7.5, "max": 7.5}
+    result = {
+        "draws": [draw],
+        "int8_points_above_nearest_centroid": points,
+        "int8_points_below_its_float_model": points,
+    }
+    assert next(iter(whole_path.quickstart(result))).rows == (
+        ("nearest centroid on raw pixels", "–", "80.0 (80.0 to 80.0)", "–", "–"),
+        ("adapted teacher, ONNX", "11.18 M", "90.0 (90.0 to 90.0)", "4.00 MiB", "2.00 ms"),
+        ("student, ONNX", "1.22 M", "90.0 (90.0 to 90.0)", "2.00 MiB", "2.00 ms"),
+        ("student, INT8", "1.22 M", "87.5 (87.5 to 87.5)", "1.00 MiB", "0.500 ms"),
+    )
+
+
+def test_the_table_of_a_result_of_the_photos_as_it_is_now() -> None:
+    top1, hurt = {"value": 0.5, "low": 0.25, "high": 0.75}, {"value": 0.25, "low": 0.125, "high": 0.5}
+    stages = [stage.id for stage in load_recipe(Path("photos")).stages]
+    figures = {"accuracy": {"top1": top1}, "shifted": {"corrupted_top1": hurt}, "latency": {"latency_ms": {"p50": 2.0}}}
+    measured = {name: figures.get(name.partition("/")[0], {"size_bytes": 2**20}) for name in stages}
+    result = {"measured": measured, "seconds": {}, "total_s": 1.0, "peak_rss_mib": 1.0}
+    cells = ("50.0 (25.0 to 75.0)", "25.0 (12.5 to 50.0)", "1.00 MiB", "2.00 ms")
+    assert next(iter(whole_path.photos(result))).rows == tuple(
+        (title, *cells) for title in ("adapted teacher, ONNX", "student, ONNX", "student, INT8")
+    )
+
+
+def test_the_models_of_the_exercise_are_those_that_its_recipe_evaluates() -> None:
+    recipe = load_recipe(Path("cifar10-10way-5shot"))
+    evaluated = [stage.id.removeprefix("accuracy/") for stage in recipe.stages if isinstance(stage, Evaluate)]
+    top1 = {name: {"value": 0.5} for name in evaluated}
+    draw = {"draw": 1, "top1": dict.fromkeys(evaluated, 0.5), "p50_ms": {}, "size_bytes": {}, "stage_seconds": 1.0}
+    models, steps, _ = whole_path.cifar10_exercise(
+        {"draws": [draw], "top1": top1, "steps": {f"{a} - {b}": {"value": 0.0} for a, b in STEPS}}
+    )
+    assert len(models.rows) == len(evaluated)
+    assert len(steps.rows) == len(STEPS)
 
 
 def test_the_best_few_shot_methods_are_the_highest_of_each_side() -> None:
@@ -87,9 +142,9 @@ def test_what_pages_cite_is_what_was_measured(path: Path) -> None:
 
 
 def test_a_number_is_cited_by_its_path() -> None:
-    top1 = read_result("quickstart")["mean_top1"]["accuracy/engine"]
-    assert number("quickstart > mean_top1 > accuracy/engine as percent") == f"{100 * top1:.1f}%"
-    assert number("quickstart > mean_top1 > accuracy/engine as percent:2") == f"{100 * top1:.2f}%"
+    top1 = read_result("quickstart")["mean_top1"]["accuracy/student"]
+    assert number("quickstart > mean_top1 > accuracy/student as percent") == f"{100 * top1:.1f}%"
+    assert number("quickstart > mean_top1 > accuracy/student as percent:2") == f"{100 * top1:.2f}%"
     draws = [draw["wall_s"] for draw in read_result("quickstart")["draws"]]
     assert number("quickstart > draws > * > wall_s as max number:0") == f"{max(draws):,.0f}"
     assert number("quickstart > draws > * > wall_s as count number:0") == str(len(draws))
@@ -101,7 +156,7 @@ def test_a_number_is_cited_by_its_path() -> None:
 
 
 def test_a_citation_is_filled_in_once_and_for_all() -> None:
-    text = "It reaches <!-- number: quickstart > mean_top1 > accuracy/engine as percent -->1%<!-- end --> here.\n"
+    text = "It reaches <!-- number: quickstart > mean_top1 > accuracy/student as percent -->1%<!-- end --> here.\n"
     once = filled(text)
     assert re.search(r"-->\d\d\.\d%<!-- end --> here\.", once)
     assert filled(once) == once
@@ -115,8 +170,8 @@ def test_a_citation_is_filled_in_once_and_for_all() -> None:
     [
         ("nowhere > a as percent", "there is no result 'nowhere'; one of calibration_images"),
         ("quickstart > top1 as percent", "no 'top1' there; one of conditions"),
-        ("quickstart > mean_top1 > accuracy/engine", "no format at the end"),
-        ("quickstart > mean_top1 > accuracy/engine as percents", "no 'percents'; one of mean"),
+        ("quickstart > mean_top1 > accuracy/student", "no format at the end"),
+        ("quickstart > mean_top1 > accuracy/student as percents", "no 'percents'; one of mean"),
         ("quickstart > mean_top1 as percent", "this is no number, but dict"),
     ],
 )

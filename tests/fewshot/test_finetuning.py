@@ -1,13 +1,8 @@
-"""Fine-tuning of a part of the weights: what is named changes, nothing else, and kills leave no trace."""
+"""Fine-tuning of a part of the weights: what is named changes, nothing else, and a break leaves no trace."""
 
 from __future__ import annotations
 
 import copy
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +21,11 @@ from edgevit.fewshot.finetuning import finetune, finetuning_setup, freeze_untune
 from edgevit.inference.over_dataset import accuracy, outputs_of
 from edgevit.models import BuiltModel, create_model, open_checkpoint
 from edgevit.models.lora import merge_lora
-from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.setup import TrainingSetup
 from edgevit.training.loop.training_state import TrainingState
-from edgevit.training.objectives import Outputs
 from tests.fewshot.test_adapt import CPU, checkpoint, config
-from tests.learning import blobs, published_checkpoint
+from tests.learning import Killed, blobs, killed_in, published_checkpoint
 
 SETTINGS: dict[str, Any] = {"method": "finetune", "epochs": 4, "batch_size": 6, "learning_rate": 2e-3}
 PARTS = ("norm", "bias", "lora")
@@ -161,11 +154,11 @@ def test_a_model_without_normalization_is_refused() -> None:
         freeze_untuned(create_model("nf_regnet_b0", 3, 64).module, settings("norm"))
 
 
-def trained(setup: TrainingSetup, folder: Path) -> nn.Module:
+def trained(setup: TrainingSetup, folder: Path, killed_at: int = 0) -> nn.Module:
     """As `finetune` trains, with a save after every step."""
     model, _ = fit(
         setup.model,
-        setup.objective,
+        killed_in(killed_at, setup.objective),
         setup.streams,
         settings("lora", epochs=10, ema_decay=0.9),
         Context(work=folder, workers=0),
@@ -184,34 +177,14 @@ def setup_of(folder: Path) -> TrainingSetup:
     )
 
 
-def slow(setup: TrainingSetup) -> TrainingSetup:
-    def objective(outputs: Outputs, batch: Batch) -> torch.Tensor:
-        time.sleep(0.05)
-        return setup.objective(outputs, batch)
-
-    return TrainingSetup(setup.start, setup.model, setup.classes, objective, setup.streams)
-
-
-KILLABLE = """
-import sys
-from pathlib import Path
-from tests.fewshot.test_finetuning import setup_of, slow, trained
-
-trained(slow(setup_of(Path(sys.argv[1]))), Path(sys.argv[1]))
-"""
-
-
-def test_kill_9_leaves_a_state_from_which_the_same_bits_are_reached(tmp_path: Path) -> None:
+def test_a_training_that_was_broken_off_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
+    """That `kill -9` leaves such a state is tested with the training loop."""
     unbroken = trained(setup_of(tmp_path / "unbroken"), tmp_path / "unbroken").state_dict()
-    killed = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", KILLABLE, str(killed)], cwd=Path(__file__).parents[2])
-    while not (killed / "last.pt").exists() and process.poll() is None:
-        time.sleep(0.02)
-    time.sleep(0.2)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert 0 < (TrainingState(Context(work=killed)).saved_step() or 0) < 15
-    resumed = trained(setup_of(killed), killed).state_dict()
+    broken = tmp_path / "broken"
+    with pytest.raises(Killed):
+        trained(setup_of(broken), broken, killed_at=8)
+    assert TrainingState(Context(work=broken)).saved_step() == 7
+    resumed = trained(setup_of(broken), broken).state_dict()
     assert unbroken.keys() == resumed.keys()
     for key in unbroken:
         assert torch.equal(unbroken[key], resumed[key]), key

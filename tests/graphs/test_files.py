@@ -1,16 +1,25 @@
 """ONNX files from elsewhere: read as they are, or refused with a reason."""
 
 import os
+import shutil
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgevit.artifacts import IOSpec, Preprocess, TensorSpec
+from edgevit.artifacts import Artifact, IOSpec, Preprocess, TensorSpec
 from edgevit.errors import ArtifactError
 from edgevit.graphs import files
-from edgevit.graphs.files import artifact_from_onnx, onnx_file, read_onnx, write_onnx
+from edgevit.graphs.files import (
+    artifact_from_onnx,
+    copy_onnx,
+    external_files,
+    onnx_file,
+    read_onnx,
+    rewrite_onnx,
+    write_onnx,
+)
 from edgevit.graphs.metadata import IOSPEC_KEY, RANGES_KEY, SESSION_OPTIONS_KEY, iospec_of_onnx, trained_ranges_in
 from edgevit.graphs.precision import onnx_metrics
 from edgevit.runtimes.base import SessionOptions, random_images
@@ -78,7 +87,7 @@ def test_a_file_may_be_called_anything(write, name, tmp_path):
     beside = {"save_as_external_data": True, "location": "a weights.onnx", "size_threshold": 0}
     assert onnx_file(artifact_from_onnx(write(classifier(), name, **beside))) == tmp_path / name
     (tmp_path / name).write_text('{"graph": "none"}')
-    with pytest.raises(ArtifactError, match="no ONNX model"):
+    with pytest.raises(ArtifactError, match="not an ONNX model"):
         artifact_from_onnx(tmp_path / name)
 
 
@@ -119,6 +128,51 @@ def test_nothing_of_this_machine_is_in_an_exported_file():
         assert leak.encode() not in content, leak
 
 
+def test_a_file_that_carries_its_spec_is_copied_byte_by_byte(tmp_path):
+    copy_onnx(float_onnx(), tmp_path / "copy.onnx")
+    assert (tmp_path / "copy.onnx").read_bytes() == onnx_file(float_onnx()).read_bytes()
+
+
+def test_a_copy_is_one_file_with_its_weights(write, tmp_path):
+    beside = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
+    artifact = artifact_from_onnx(write(classifier(), **beside))
+    copy_onnx(artifact, tmp_path / "folder.onnx")
+    (tmp_path / "weights").unlink()
+    copied = onnx.load(tmp_path / "folder.onnx", load_external_data=False)
+    assert not external_files(copied, "the copy")
+    expected = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)  # as `classifier` has them
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(copied.graph.initializer[0]), expected)
+
+
+def test_a_copy_carries_the_spec_of_the_artifact_and_not_that_of_the_file(tmp_path):
+    spec = float_onnx().io.calling_its_classes(tuple(f"class {label}" for label in float_onnx().io.classes))
+    copy_onnx(float_onnx().with_io(spec), tmp_path / "copy.onnx")
+    assert artifact_from_onnx(tmp_path / "copy.onnx").io == spec
+    assert iospec_of_onnx(read_onnx(onnx_file(float_onnx())), "the file") == float_onnx().io  # which stays as it was
+
+
+def test_a_rewritten_file_keeps_session_options_and_gives_the_same_scores(tmp_path):
+    options = engine().manifest.session_options
+    assert options
+    rewrite_onnx(engine(), tmp_path / "again.onnx")
+    again = artifact_from_onnx(tmp_path / "again.onnx")
+    assert (again.io, again.manifest.session_options) == (engine().io, options)
+    images = {engine().io.inputs[0].name: random_images(engine().io, 3)}
+    before, after = (open_session(model, SessionOptions()).infer(images)["logits"] for model in (engine(), again))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_an_altered_file_is_not_copied(tmp_path):
+    folder = tmp_path / "altered"
+    shutil.copytree(float_onnx().path, folder)
+    artifact = Artifact.load(folder)
+    (folder / "model.onnx").write_bytes(onnx_file(float_onnx()).read_bytes() + b"0")
+    for write_to in (copy_onnx, rewrite_onnx):
+        with pytest.raises(ArtifactError):
+            write_to(artifact, tmp_path / "copy.onnx")
+    assert not (tmp_path / "copy.onnx").exists()
+
+
 def test_equal_models_give_equal_bytes(tmp_path):
     for name, note in (("a", "made on Monday"), ("b", "made on Tuesday")):
         model = classifier()
@@ -146,7 +200,7 @@ def test_a_file_cut_short(keep, tmp_path):
 def test_a_file_of_another_kind(content, tmp_path):
     path = tmp_path / "image.onnx"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="no ONNX model"):
+    with pytest.raises(ArtifactError, match="not an ONNX model"):
         artifact_from_onnx(path)
 
 

@@ -88,9 +88,9 @@ def test_bare_malicious_pickle_is_never_executed(tmp_path: Path, protocol: int) 
     ("name", "content", "said"),
     [
         ("weights.safetensors", b"not a checkpoint at all", "not a safetensors file"),
-        ("weights.pth", b"not a checkpoint at all", "no PyTorch file"),
-        ("weights.pth", b"\x80rubbish", "no PyTorch file"),
-        ("weights.pth", b"", "no PyTorch file"),
+        ("weights.pth", b"not a checkpoint at all", "not a PyTorch file"),
+        ("weights.pth", b"\x80rubbish", "not a PyTorch file"),
+        ("weights.pth", b"", "not a PyTorch file"),
         ("weights.pth", b"PK\x03\x04 cut short", "PyTorch file is damaged"),
         ("weights.pth", b"\x80\x02.", "PyTorch file is damaged"),
     ],

@@ -1,15 +1,19 @@
 """measure() on a clock of its own, where every run takes what the test says."""
 
+import ast
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgevit.profiling import MeasurePlan, Opener, interleaved, measure
-from edgevit.profiling.measure import STARTS, Work
+from edgevit.profiling import MeasurePlan, Opener, interleaved, loop, measure
+from edgevit.profiling.loop import STARTS, Work
 
 
 @dataclass
@@ -159,3 +163,11 @@ def test_the_first_run_after_a_switch_is_not_counted():
     compared = interleaved(opener("a"), opener("b"), MeasurePlan(warmup_s=0.1, duration_s=0.5, min_runs=20), clock)
     assert compared.a.samples_ms.max() == pytest.approx(6.0)
     assert compared.b.samples_ms.max() == pytest.approx(2.0)
+
+
+def test_the_loop_needs_the_standard_library_of_python_38_alone():
+    source = Path(loop.__file__).read_text()
+    ast.parse(source, feature_version=(3, 8))
+    code = "import runpy, sys; runpy.run_path(sys.argv[1]); print('numpy' in sys.modules, 'edgevit' in sys.modules)"
+    answer = subprocess.check_output([sys.executable, "-S", "-c", code, loop.__file__], text=True)
+    assert answer.split() == ["False", "False"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 
 from edgevit.errors import ParityError
 from edgevit.graphs.files import read_onnx
-from edgevit.profiling import Interval
+from edgevit.profiling import Interval, loop
 from edgevit.quantization.candidates import AS_FAST, Candidate, Trial, best_trial
-from edgevit.runtimes import sessions
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
+from edgevit.targets import base as targets
 from tests.small_models import float_onnx, workbench
-
-measuring = import_module("edgevit.profiling.measure")  # whose name in the package is that of its function
 
 FLOAT = Candidate("float32", Path("float.onnx"), {}, "float32")
 
@@ -73,8 +71,8 @@ def test_nothing_slower_than_float_ships_and_nothing_much_slower_than_the_best(
 def test_a_model_is_measured_and_the_answer_follows_from_the_figures(
     runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.05)
-    monkeypatch.setattr(measuring, "STARTS", 6)
+    monkeypatch.setattr(targets, "CHOICE", replace(targets.CHOICE, duration_s=0.05))
+    monkeypatch.setattr(loop, "STARTS", 6)
     if runtime == "openvino":
         pytest.importorskip("openvino", reason="edgevit[openvino] is not installed")
     made = workbench().run(
@@ -92,8 +90,8 @@ def test_a_model_is_measured_and_the_answer_follows_from_the_figures(
 
 def test_where_float_ships_it_is_the_float_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The threshold is raised to one that nothing reaches; all else is real."""
-    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.05)
-    monkeypatch.setattr(measuring, "STARTS", 6)
+    monkeypatch.setattr(targets, "CHOICE", replace(targets.CHOICE, duration_s=0.05))
+    monkeypatch.setattr(loop, "STARTS", 6)
     monkeypatch.setattr(Trial, "is_faster", property(lambda self: self.speedup > 1e6))
     made = workbench().run(
         "quantize", "held", model=float_onnx().id, calibration="digits.pool", calibration_images=16,

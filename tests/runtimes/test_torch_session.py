@@ -41,7 +41,7 @@ def test_it_runs_on_the_threads_it_was_given():
 
     session = TorchSession(Looks(), SPEC, "cpu", SessionOptions(threads=1))
     session.infer({"image": random_images(SPEC, 1)})
-    session.latencies_ms(MeasurePlan(warmup_s=0, duration_s=0, min_runs=3))
+    session.measure(MeasurePlan(warmup_s=0, duration_s=0, min_runs=3))
     assert not session.work(MeasurePlan())().requires_grad  # type: ignore[attr-defined]
     assert set(seen) == {1}
 
@@ -52,7 +52,7 @@ def test_threads_are_set_once_for_all_samples(boundary, monkeypatch):
     set_num_threads = torch.set_num_threads
     monkeypatch.setattr(torch, "set_num_threads", lambda count: [calls.append(count), set_num_threads(count)])  # type: ignore[func-returns-value]
     session = TorchSession(linear(), SPEC, "cpu", SessionOptions(threads=threads + 1))
-    session.latencies_ms(MeasurePlan(warmup_s=0, duration_s=0, min_runs=3, boundary=boundary))
+    session.measure(MeasurePlan(warmup_s=0, duration_s=0, min_runs=3, boundary=boundary))
     assert calls == [threads + 1, threads]
 
 
@@ -71,7 +71,7 @@ def test_cuda_agrees_with_the_cpu_and_is_timed_by_events(precision):
     got = session.infer({"image": images})["logits"]
     tolerance = 2e-2 if precision == "float16" else 1e-3  # TF32 in float32 convolutions
     np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
-    assert session.latencies_ms(MeasurePlan(warmup_s=0.1, duration_s=0.1, min_runs=10)).samples_ms.min() > 0
+    assert session.measure(MeasurePlan(warmup_s=0.1, duration_s=0.1, min_runs=10)).samples_ms.min() > 0
 
 
 @needs_cuda

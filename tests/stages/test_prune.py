@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -27,15 +27,13 @@ from edgevit.models import model_from_checkpoint, open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.structures import structures_of
 from edgevit.pipeline import ingredients_of
+from edgevit.profiling import loop
 from edgevit.progress import progress_for
-from edgevit.runtimes import sessions
-from edgevit.runtimes.base import SessionOptions, random_images
+from edgevit.runtimes.base import random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
-from edgevit.runtimes.sessions import compare_speed, open_session
-from edgevit.targets import target_info
+from edgevit.targets import base as targets
+from edgevit.targets import compare_speed, target_for, target_info
 from tests.small_models import VIT, workbench
-
-measuring = import_module("edgevit.profiling.measure")  # whose name in the package is that of its function
 
 CPU = torch.device("cpu")
 ALL = ("heads", "hidden", "blocks")
@@ -165,26 +163,26 @@ def wide() -> Artifact:
 
 
 def test_latency_is_measured_until_it_is_low_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "STEPS", 2)
-    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.1)
-    monkeypatch.setattr(measuring, "STARTS", 6)
+    monkeypatch.setattr(latency, "STEPS", 1)
+    monkeypatch.setattr(targets, "CHOICE", replace(targets.CHOICE, duration_s=0.1))
+    monkeypatch.setattr(loop, "STARTS", 6)
     said, bench = io.StringIO(), workbench()
     small = bench.run(
         "prune", "fast", Context(progress=progress_for(said)), model=wide().id, keep_latency=0.6, score="magnitude"
     )
     timed = small.metrics["timed"]
-    assert len(timed) == 1 + 2 == said.getvalue().count("of the latency")
+    assert len(timed) == 1 + 1 == said.getvalue().count("of the latency")
     assert all(one["low"] <= one["latency"] <= one["high"] for one in timed)
     keep = max(one["keep"] for one in timed if one["latency"] <= 0.6)
     assert keep - 0.02 < small.metrics["macs"] / wide().metrics["macs"] <= keep
     exported = [bench.run("export", f"{model.id}-onnx", model=model.id) for model in (small, wide())]
-    one, other = (open_session(model, SessionOptions()) for model in exported)
-    assert compare_speed(lambda: one, lambda: other).ratio < 0.85  # wide of 0.6: others use this machine
+    raced = compare_speed(target_for("local-cpu"), exported[0], exported[1], threads=1)
+    assert raced.ratio < 0.85  # wide of 0.6: others use this machine
 
 
 def test_what_is_too_slow_at_its_smallest_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "SECONDS_EACH", 0.1)
-    monkeypatch.setattr(measuring, "STARTS", 6)
+    monkeypatch.setattr(targets, "CHOICE", replace(targets.CHOICE, duration_s=0.1))
+    monkeypatch.setattr(loop, "STARTS", 6)
     with pytest.raises(RecipeError, match=r"(?s)cannot make the model so fast.*keep_latency: 0.01.*at least 0\.\d{3}"):
         workbench().run("prune", "too-slow", model=wide().id, keep_latency=0.01, score="magnitude")
 

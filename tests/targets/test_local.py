@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from edgevit.errors import MissingDependency, TargetError
-from edgevit.profiling import conditions
+from edgevit.errors import ArtifactError, MissingDependency, TargetError
+from edgevit.graphs.files import artifact_from_onnx, onnx_file
+from edgevit.profiling import MeasurePlan, conditions, loop
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import local, target_for, target_info
 from tests.small_models import checkpoint, float_onnx
@@ -64,3 +66,21 @@ def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
     with pytest.raises(MissingDependency) as caught:
         target_info("local-cpu", "onnxruntime")
     assert caught.value.next == "pip install onnxruntime"
+
+
+def test_a_race_runs_both_models_equally_often_and_checks_their_files_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "STARTS", 6)
+    options, plan = SessionOptions(), MeasurePlan(warmup_s=0.01, duration_s=0.1, min_runs=12)
+    onnx, target = float_onnx(), target_for("local-cpu")
+    raced = target.race(checkpoint(), onnx, options, plan)
+    assert len(raced.a.samples_ms) == len(raced.b.samples_ms) >= 12
+    assert raced.interval.low <= raced.ratio <= raced.interval.high
+    assert raced.a.conditions["starts"] == 6
+    whole = target.race(onnx, onnx, options, replace(plan, batch_size=4))
+    assert whole.a.conditions["batch_size"] == 4
+    file = tmp_path / "model.onnx"
+    file.write_bytes(onnx_file(onnx).read_bytes())
+    altered = artifact_from_onnx(file)
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(ArtifactError, match="altered"):
+        target.race(onnx, altered, options, plan)

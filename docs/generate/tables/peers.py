@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from docs.generate.markdown import code
-from docs.generate.numbers import fixed
+from docs.generate.numbers import fixed, ranged
 from docs.generate.records import Json
 from docs.generate.tables.cells import Table
 
@@ -52,6 +52,49 @@ def first_commands(result: Json) -> Iterator[Table]:
         "A command that stopped for want of a network says nothing about the tool: this machine reaches no hub. The "
         "commands `without a network` start from random weights, so their answers mean nothing. Load is the mean "
         "number of busy processes in the minute before.",
+    )
+
+
+def newcomer(result: Json) -> Iterator[Table]:
+    yield Table(
+        "commands",
+        ("command", "ends with", "seconds", "CPU seconds", "load before", "lines"),
+        tuple(
+            (
+                code(command["command"]),
+                _ending({"no_network": False, **command}),
+                fixed(1)(command["seconds"]),
+                fixed(1)(command["cpu_s"]),
+                fixed(1)(command["load_before"]),
+                str(command["lines"]),
+            )
+            for command in result["commands"]
+        ),
+        "The commands run one after the other in an empty folder with an empty home folder. Load is the mean number of "
+        "busy processes in the minute before.",
+    )
+    yield Table(
+        "totals",
+        ("images", "commands", "pip install, seconds", "all commands, seconds"),
+        (
+            (
+                str(result["images"]),
+                str(result["count"]),
+                fixed(0)(result["install"]["seconds"]),
+                fixed(0)(result["seconds"]),
+            ),
+        ),
+    )
+    yield Table(
+        "startup",
+        ("what", "CPU seconds: median (least–most)"),
+        tuple(
+            (code(what), ranged(result[name], fixed(3)))
+            for what, name in (("edgevit --help", "help_cpu_s"), ("import edgevit", "import_cpu_s"))
+        ),
+        "Of 20 runs each. `import edgevit` does not load torch."
+        if not result["import_loads_torch"]
+        else "Of 20 runs each. `import edgevit` loads torch.",
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from docs.generate import numbers
 from docs.generate.numbers import (
     fixed,
     mebibytes,
+    millions,
     milliseconds,
     percent,
     percents,
@@ -18,18 +19,33 @@ from docs.generate.numbers import (
 from docs.generate.records import Json
 from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, mean_of, seconds_table, spelled, with_extremes
 
-_ACCURACY_AND_LATENCY = (("top1", "accuracy"), ("p50_ms", "latency"))
-_EXERCISE = {
+# The models of a recipe: title, name in `accuracy/…` and `latency/…`, stage of the file, stage of the checkpoint.
+_MODELS = (
+    ("adapted teacher, ONNX", "teacher", "teacher_onnx", "adapted"),
+    ("student, ONNX", "student", "onnx", "tuned"),
+    ("student, INT8", "int8", "int8", "tuned"),
+)
+_MODELS_WITH_COMPILE = (  # in results of recipes that compiled the INT8 file and measured the teacher in torch
+    ("adapted teacher, torch", "teacher", "teacher", "adapted"),
+    ("student, ONNX", "student", "onnx", "tuned"),
+    ("student, INT8, compiled for this machine", "engine", "engine", "tuned"),
+)
+_MEASURED = ("top-1, %", "under corruption, %", "file", "p50")
+_EXERCISE = {  # the models that a result does not hold are left out
     "teacher-a": "teacher from the 50 images alone (a)",
     "teacher-b": "teacher by the mixture on images without labels (b)",
+    "int8/teacher": "teacher b, INT8",
     "engine/teacher": "teacher b, INT8, compiled",
     "student-a": "student a",
+    "int8/a": "student a, INT8",
     "engine/a": "student a, INT8, compiled",
     "head-b": "body b with a mixture of its own",
     "taught-b": "body b taught by both mixtures",
     "student-b": "student b: the same with label propagation",
+    "int8/b": "student b, INT8",
     "engine/b": "student b, INT8, compiled",
 }
+_TIMED_AS = {"teacher-b": "teacher", "student-b": "student"}  # in `latency/…` of the exercise
 _ENROLLED = {  # title of a column, and the data of the result
     "digits, perceptron": "digits, unseen images given",
     "groceries, frozen MobileNetV2": "grocery, unseen images given",
@@ -45,23 +61,14 @@ _ENROLLMENT_FIGURES = {
 
 def quickstart(result: Json) -> Iterator[Table]:
     draws = result["draws"]
-    pixels = [draw["nearest_centroid_on_pixels"] for draw in draws]
-    rows = [("nearest centroid on raw pixels", mean_of(pixels, percents), NOTHING)]
-    for title, name in (
-        ("adapted teacher, torch", "teacher"),
-        ("student, ONNX", "student"),
-        ("student, INT8, compiled for this machine", "engine"),
-    ):
-        top1, p50 = ([draw[kind][f"{part}/{name}"] for draw in draws] for kind, part in _ACCURACY_AND_LATENCY)
-        rows.append((title, mean_of(top1, percents), milliseconds(statistics.median(p50))))
+    first = draws[0]
     yield Table(
         "models",
-        ("model", "top-1, %", "p50"),
-        tuple(rows),
+        ("model", "parameters", "top-1, %", "file", "p50"),
+        tuple(_quickstart_rows(draws)),
         f"Top-1 is the mean over {len(draws)} draws of the labelled images, with the lowest and the highest draw. "
-        "Latency is the median of the draws, on one thread.",
+        "Latency is the median of the draws, on one thread. Files are those of the first draw.",
     )
-    first = draws[0]
     yield Table(
         "costs",
         ("the recipe in an empty store, one run", "value"),
@@ -82,18 +89,37 @@ def quickstart(result: Json) -> Iterator[Table]:
     yield seconds_table("stages", {name: stage["seconds"] for name, stage in first["stages"].items()})
 
 
+def _quickstart_rows(draws: Sequence[Json]) -> Iterator[tuple[str, ...]]:
+    pixels = [draw["nearest_centroid_on_pixels"] for draw in draws]
+    yield "nearest centroid on raw pixels", NOTHING, mean_of(pixels, percents), NOTHING, NOTHING
+    first = draws[0]
+    for title, name, file, checkpoint in _models_in(first["stages"]):
+        yield (
+            title,
+            _if_there(first.get("params", {}).get(checkpoint), millions),
+            mean_of([draw["top1"][f"accuracy/{name}"] for draw in draws], percents),
+            _if_there(first.get("size_bytes", {}).get(file), mebibytes),
+            milliseconds(statistics.median(draw["p50_ms"][f"latency/{name}"] for draw in draws)),
+        )
+
+
+def _models_in(stages: Collection[str]) -> tuple[tuple[str, str, str, str], ...]:
+    return _MODELS_WITH_COMPILE if "engine" in stages else _MODELS
+
+
 def cifar10_exercise(result: Json) -> Iterator[Table]:
     draws = result["draws"]
-    rows = []
+    sizes, rows = draws[0]["size_bytes"], []
     for name, title in _EXERCISE.items():
-        latency = [draw["p50_ms"].get(f"latency/{'teacher' if name == 'teacher-b' else name}") for draw in draws]
-        size = draws[0]["size_bytes"].get(name)
+        if name not in result["top1"]:
+            continue
+        latency = [draw["p50_ms"].get(f"latency/{_TIMED_AS.get(name, name)}") for draw in draws]
         rows.append(
             (
                 title,
                 percents(result["top1"][name]["value"]),
                 ", ".join(percents(draw["top1"][name]) for draw in draws),
-                mebibytes(size) if size else NOTHING,
+                _if_there(sizes.get(name, sizes.get(f"onnx/{name}")), mebibytes),
                 milliseconds(statistics.median(latency)) if all(latency) else NOTHING,
             )
         )
@@ -116,25 +142,44 @@ def cifar10_exercise(result: Json) -> Iterator[Table]:
     )
 
 
+def photos(result: Json) -> Iterator[Table]:
+    measured = result["measured"]
+    yield Table(
+        "models",
+        ("model", *_MEASURED),
+        tuple(
+            (title, *_measured(measured, f"accuracy/{name}", f"shifted/{file}", file, f"latency/{name}"))
+            for title, name, file, _ in _models_in(measured)
+        ),
+        WITH_RANGE,
+    )
+    yield from stage_costs(result)
+
+
 def stage_costs(result: Json) -> Iterator[Table]:
-    rows = [
-        (
-            name,
-            _if_there(found.get("top1"), percents),
-            _if_there(found.get("corrupted_top1"), percents),
-            mebibytes(found["size_bytes"]) if "size_bytes" in found else NOTHING,
-            milliseconds(found["latency_ms"]["p50"]) if "latency_ms" in found else NOTHING,
-        )
-        for name, found in result["measured"].items()
-        if found
-    ]
-    yield Table("measured", ("stage", "top-1, %", "under corruption, %", "file", "p50"), tuple(rows), WITH_RANGE)
+    measured = result["measured"]
+    yield Table(
+        "measured",
+        ("stage", *_MEASURED),
+        tuple((name, *_measured(measured, *[name] * len(_MEASURED))) for name in measured if measured[name]),
+        WITH_RANGE,
+    )
     yield Table(
         "costs",
         ("all stages in an empty store, one run", "value"),
         (("seconds", fixed(0)(result["total_s"])), ("largest memory, MiB", fixed(0)(result["peak_rss_mib"]))),
     )
     yield seconds_table("stages", result["seconds"])
+
+
+def _measured(stages: Json, accuracy: str, corrupted: str, file: str, latency: str) -> tuple[str, str, str, str]:
+    """Top-1, top-1 under corruption, size and p50, each of the stage of this name; NOTHING where it has none."""
+    return (
+        _if_there(stages[accuracy].get("top1"), percents),
+        _if_there(stages.get(corrupted, {}).get("corrupted_top1"), percents),
+        _if_there(stages[file].get("size_bytes"), mebibytes),
+        _if_there(stages[latency].get("latency_ms", {}).get("p50"), milliseconds),
+    )
 
 
 def same_file_twice(result: Json) -> Iterator[Table]:
@@ -217,8 +262,10 @@ def _lowest_to_highest_share(figures: Json) -> str:
     return f"{percents(min(shares))} to {percents(max(shares))}"
 
 
-def _if_there(found: Json | None, shown: numbers.Format) -> str:
-    return NOTHING if found is None else ranged(found, shown)
+def _if_there(figure: Json | float | None, shown: numbers.Format) -> str:
+    if figure is None:
+        return NOTHING
+    return ranged(figure, shown) if isinstance(figure, Mapping) else shown(figure)
 
 
 def _with_unit(name: str) -> str:

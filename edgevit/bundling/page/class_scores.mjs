@@ -8,7 +8,7 @@ export function probabilities(values, meaning) {
   return softmax(meaning === "score of class 1" ? [0, numbers[0]] : numbers);
 }
 
-/** The `count` best classes, best first: [{label, confidence}]. Throws where the model gave no number. */
+/** The `count` best classes, best first: [{label, confidence}]. Throws if a confidence is NaN or infinite. */
 export function bestLabels(confidences, labels, count) {
   if (confidences.some((value) => !Number.isFinite(value))) throw new Error("the model's output is NaN or infinite");
   const order = confidences.map((_, index) => index).sort((a, b) => confidences[b] - confidences[a] || a - b);

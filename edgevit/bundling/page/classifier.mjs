@@ -35,7 +35,8 @@ async function load() {
     before += size;
     await check(name, files[name], sha256);
   }
-  ort.env.wasm.numThreads = 1; // more need headers that a plain web server does not send
+  // Several threads need headers that a plain web server does not send.
+  ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = files[RUNTIME].buffer;
   const session = await ort.InferenceSession.create(files["model.onnx"], sessionOptions(record.session_options));
   const spec = JSON.parse(text(files["iospec.json"]));
@@ -72,7 +73,7 @@ async function fetched(name, most, onBytes = () => {}) {
   return whole;
 }
 
-/** Throws if a file is not the recorded one. Browsers compute hashes with HTTPS and on localhost only. */
+/** Throws if a file was altered. Browsers compute hashes with HTTPS and on localhost only. */
 async function check(name, content, expected) {
   if (!globalThis.crypto?.subtle) return;
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));

@@ -15,13 +15,8 @@ from edgevit.artifacts import IOSpec, Json
 from edgevit.disks import check_room
 from edgevit.errors import ArtifactError, EdgevitError, TargetError, first_line, is_out_of_memory
 from edgevit.runtimes.base import Arrays, HostSession
+from edgevit.runtimes.loading import PROVIDER, onnxruntime_options
 
-PROVIDER = "CPUExecutionProvider"
-LEVELS = {
-    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
-ERRORS_ONLY = 3
 # "[ONNXRuntimeError] : 1 : FAIL : Load model from … failed:", and the C++ line and function of the error
 ERROR_ORIGIN = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?"
@@ -65,13 +60,9 @@ def inference_session(
         optimized_path: file for the optimized graph.
         spins: waiting threads keep their cores busy. False if other work alternates with the session's.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = ERRORS_ONLY
+    options = onnxruntime_options(session_options, threads)
     if not spins:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.graph_optimization_level = LEVELS[session_options.get("graph_optimization_level", "all")]
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
     disabled = session_options.get("disabled_optimizers")

@@ -13,6 +13,7 @@ from edgevit.artifacts import IOSpec, Json
 from edgevit.configs.runtimes import OPENVINO
 from edgevit.errors import ArtifactError, MissingDependency, first_line, is_out_of_memory
 from edgevit.runtimes.base import Arrays, HostSession, fixed_batch
+from edgevit.runtimes.loading import openvino_properties
 
 try:
     import openvino
@@ -24,7 +25,6 @@ T = TypeVar("T")
 DEVICE = "CPU"
 CANNOT_LOAD = "OpenVINO cannot load it"
 ERROR_ORIGINS = ("Exception from", "Check '", "FrontEnd API failed")
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenvinoSession(HostSession):
@@ -34,7 +34,7 @@ class OpenvinoSession(HostSession):
         self, path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(spec, conditions)
-        self._path, self._properties = path, _properties(session_options, threads)
+        self._path, self._properties = path, openvino_properties(session_options, threads)
         self._model = _explained(CANNOT_LOAD, path, lambda: core().read_model(path))
         self._requests: dict[int, openvino.InferRequest] = {}
         self._request(fixed_batch(spec) or 1)
@@ -60,20 +60,6 @@ class OpenvinoSession(HostSession):
 
 
 FileSession = OpenvinoSession
-
-
-def _properties(session_options: Json, threads: int) -> dict[str, Any]:
-    """OpenVINO's properties: one stream on `threads` threads.
-
-    Float operators compute in session_options["inference_precision"], float32 by default. OpenVINO's own default is
-    bfloat16 on a CPU that has it.
-    """
-    return {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": PRECISIONS[session_options.get("inference_precision", "float32")],
-    }
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -14,8 +14,7 @@ from edgevit.artifacts import Artifact, IOSpec
 from edgevit.configs.runtimes import TORCH
 from edgevit.errors import TargetError
 from edgevit.models import model_from_checkpoint
-from edgevit.profiling import Measurement, MeasurePlan, WallClock, measure
-from edgevit.profiling.measure import Work
+from edgevit.profiling import Measurement, MeasurePlan, WallClock, Work, measure
 from edgevit.runtimes.base import Arrays, SessionOptions, end_to_end, random_images, receipt
 
 Device = Literal["cpu", "cuda"]
@@ -43,13 +42,13 @@ class TorchSession:
             outputs = [output.float().cpu().numpy() for output in self._outputs(images)]
         return {tensor.name: output for tensor, output in zip(self.spec.outputs, outputs, strict=True)}
 
-    def latencies_ms(self, plan: MeasurePlan) -> Measurement:
+    def measure(self, plan: MeasurePlan) -> Measurement:
         # `end_to_end` includes the copy to host memory, which wall time covers. Kernels alone are timed by the GPU.
         clock = CudaClock() if self._device == "cuda" and plan.boundary == "compute" else WallClock()
         with _threads(self._threads):
             return measure(self.work(plan), plan, clock, self._conditions)
 
-    def work(self, plan: MeasurePlan) -> Callable[[], object]:
+    def work(self, plan: MeasurePlan) -> Work:
         """One timed run: for boundary `compute`, on images on the device."""
         if plan.boundary == "end_to_end":
             return end_to_end(self, plan.batch_size)

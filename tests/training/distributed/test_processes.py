@@ -193,8 +193,8 @@ def launch(run: Callable[..., Contents], folder: Path, ranks: int, **changes: An
     return run(train_config(), {}, context, folder)
 
 
-class Halves(NamedTuple):
-    """Everything that two ranks with half of the weights each do, for which they are started once."""
+class TwoRanks(NamedTuple):
+    """Everything that two ranks do, with whole weights and with half of them each. They are started once."""
 
     folder: Path
     lines: list[str]
@@ -202,29 +202,35 @@ class Halves(NamedTuple):
 
 
 @on_ranks
-def all_in_halves(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    all_cases(config, inputs, context, out)
-    break_off_and_go_on(config, inputs, context, out)
-    return hold_halves(config, inputs, context, out)
+def all_on_two(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    metrics: dict[str, Any] = {}
+    for name, in_halves in (("whole", False), ("halves", True)):
+        at, files = replace(context, work=context.work / name, shard=in_halves), out / name
+        for folder in (at.work, files):
+            folder.mkdir(exist_ok=True)
+        metrics |= all_cases(config, inputs, at, files).metrics
+    break_off_and_go_on(config, inputs, at, files)
+    metrics |= hold_halves(config, inputs, at, files).metrics
+    return Contents(kind="checkpoint", metrics=metrics)
 
 
 @pytest.fixture(scope="module")
-def in_halves(tmp_path_factory: pytest.TempPathFactory) -> Halves:
-    folder, heard = tmp_path_factory.mktemp("halves"), Heard()
-    metrics = launch(all_in_halves, folder, 2, shard=True, progress=heard).metrics
-    return Halves(folder, heard.lines, metrics)
-
-
-@pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory: pytest.TempPathFactory, in_halves: Halves) -> tuple[Path, ...]:
-    """The folders of all cases with one rank, with two, and with two that hold half of the weights each."""
-    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    launch(all_cases, one, 1)
-    heard = Heard()
-    assert launch(all_cases, two, 2, progress=heard).metrics == {"stage": "student"}
-    assert heard.lines[-1] == "rank 0 is done"
+def on_two(tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
+    folder, heard = tmp_path_factory.mktemp("two"), Heard()
+    metrics = launch(all_on_two, folder, 2, progress=heard).metrics
+    assert metrics["stage"] == "student"
     assert "student: 12/12 steps" in heard.lines[0]
-    return one, two, in_halves.folder
+    assert heard.lines.count("rank 0 is done") == 2
+    assert "rank 1 is done" not in heard.lines
+    return TwoRanks(folder, heard.lines, metrics)
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory: pytest.TempPathFactory, on_two: TwoRanks) -> tuple[Path, ...]:
+    """The folders of all cases with one rank, with two, and with two that hold half of the weights each."""
+    one = tmp_path_factory.mktemp("one")
+    launch(all_cases, one, 1)
+    return one, on_two.folder / "whole", on_two.folder / "halves"
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -369,8 +375,8 @@ def break_off_and_go_on(config: Train, inputs: Mapping[str, Artifact], context: 
     return Contents(kind="checkpoint")
 
 
-def test_training_of_weights_in_parts_goes_on_to_the_same_bits(in_halves: Halves) -> None:
-    assert "    goes on after step 9 of 12" in in_halves.lines
+def test_training_of_weights_in_parts_goes_on_to_the_same_bits(on_two: TwoRanks) -> None:
+    assert "    goes on after step 9 of 12" in on_two.lines
 
 
 @on_ranks
@@ -392,8 +398,8 @@ def hold_halves(config: Train, inputs: Mapping[str, Artifact], context: Context,
     return Contents(kind="checkpoint", metrics={"shares": shares, "units": gathered})
 
 
-def test_a_rank_of_two_holds_half_of_weights_gradients_and_moments(in_halves: Halves) -> None:
-    found = in_halves.metrics
+def test_a_rank_of_two_holds_half_of_weights_gradients_and_moments(on_two: TwoRanks) -> None:
+    found = on_two.metrics
     assert found["shares"] == pytest.approx([0.5] * 3, abs=0.05)
     assert found["units"] == 5, "four blocks, and the rest"
 

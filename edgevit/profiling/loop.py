@@ -1,0 +1,122 @@
+"""The timing loop: a clock, the warm-up, and the runs. It needs the standard library alone, Python 3.8 or later.
+
+Devices run this file as it is. Statistics stay in `measure`.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Callable, List, Literal, Protocol, Tuple  # noqa: UP035 - Python 3.8 cannot subscript the others
+
+Boundary = Literal["compute", "end_to_end"]
+Work = Callable[[], object]
+Opener = Callable[[], "AbstractContextManager[Work]"]
+Turns = Tuple[List[float], List[float]]  # noqa: UP006
+
+SLOT_MS = 20.0
+STARTS = 12  # times that a race loads both models; with fewer, one disturbed start moves the interval
+SHORTEST_MS = 1e-3
+
+
+@dataclass(frozen=True)
+class MeasurePlan:
+    """Settings of a latency measurement.
+
+    Attributes:
+        warmup_s: running time before the first sample.
+        duration_s: time over which samples are taken.
+        min_runs: least number of samples, whatever the time.
+        batch_size: images in each run.
+        boundary: `compute` is the model alone with its input in place; `end_to_end` adds decoding and preprocessing.
+    """
+
+    warmup_s: float = 0.5
+    duration_s: float = 3.0
+    min_runs: int = 100
+    batch_size: int = 1
+    boundary: Boundary = "compute"
+
+
+class Clock(Protocol):
+    """A clock for single runs. A GPU needs another clock than a CPU."""
+
+    def now_s(self) -> float:
+        """Seconds since a fixed moment; limits the length of the whole measurement."""
+
+    def time_ms(self, work: Work) -> float:
+        """Run `work` once; returns its latency."""
+
+
+class WallClock:
+    """Wall time of this process."""
+
+    def now_s(self) -> float:
+        return time.perf_counter()
+
+    def time_ms(self, work: Work) -> float:
+        start = time.perf_counter_ns()
+        work()
+        return (time.perf_counter_ns() - start) / 1e6
+
+
+def run_alone(work: Work, plan: MeasurePlan, clock: Clock) -> list[float]:
+    """Latencies (ms) of one model, after a warm-up of `plan.warmup_s`: at least `duration_s` and `min_runs`."""
+    _warm_up(work, plan.warmup_s, clock)
+    samples_ms: list[float] = []
+    end_s = clock.now_s() + plan.duration_s
+    while clock.now_s() < end_s or len(samples_ms) < plan.min_runs:
+        samples_ms.append(clock.time_ms(work))
+    return samples_ms
+
+
+def run_in_turns(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock) -> list[Turns]:
+    """Latencies (ms) of two models that take turns: those of `a` and those of `b`, for each of `STARTS` starts.
+
+    Each start loads both models anew. `duration_s`, `warmup_s` and `min_runs` are per model, divided among the starts.
+    The models change places from start to start.
+    """
+    starts = []
+    for index in range(STARTS):
+        if index % 2:
+            starts.append(_one_start(a, b, plan, clock))
+        else:
+            b_ms, a_ms = _one_start(b, a, plan, clock)
+            starts.append((a_ms, b_ms))
+    return starts
+
+
+def _one_start(first: Opener, second: Opener, plan: MeasurePlan, clock: Clock) -> Turns:
+    """Latencies (ms) of two models in one start, equally many of each.
+
+    A turn lasts about `SLOT_MS`. Its first run is not counted: the caches then hold the other model's data.
+    """
+    with first() as first_run, second() as second_run:
+        runs = max(_runs_in_a_slot(work, plan, clock) for work in (first_run, second_run))
+        first_ms: list[float] = []
+        second_ms: list[float] = []
+        end_s = clock.now_s() + 2 * plan.duration_s / STARTS
+        while clock.now_s() < end_s or len(first_ms) < plan.min_runs / STARTS:
+            for samples_ms, work in (
+                (first_ms, first_run),
+                (second_ms, second_run),
+                (second_ms, second_run),
+                (first_ms, first_run),
+            ):
+                work()
+                samples_ms += [clock.time_ms(work) for _ in range(runs)]
+    return first_ms, second_ms
+
+
+def _warm_up(work: Work, warmup_s: float, clock: Clock) -> None:
+    end_s = clock.now_s() + warmup_s
+    clock.time_ms(work)
+    while clock.now_s() < end_s:
+        clock.time_ms(work)
+
+
+def _runs_in_a_slot(work: Work, plan: MeasurePlan, clock: Clock) -> int:
+    _warm_up(work, plan.warmup_s / STARTS, clock)
+    once_ms = max(clock.time_ms(work), SHORTEST_MS)
+    return min(max(1, round(SLOT_MS / once_ms)), max(1, plan.min_runs // 4))
