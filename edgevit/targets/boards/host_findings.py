@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from edgevit.findings import Finding, State
+from edgevit.findings import Finding
 from edgevit.targets.boards.facts import HostFacts, is_full_power
 from edgevit.targets.boards.nvpmodel import PowerMode
 from edgevit.targets.boards.table import SOCS, Board, active_sm_count
@@ -18,19 +19,24 @@ from edgevit.targets.boards.versions import (
 
 DISK_WANTED_GIB = 2
 MEMORY_WANTED_GIB = 2
-HOT_C = 85
-"""Jetsons throttle from about 95 °C on; a run that starts near it ends in it."""
+HOT_C = 75
+"""A Raspberry Pi throttles from 80 °C on, an Orin from 99 °C on: a run that starts above this may get there."""
 
 _GIB = 2**30
 _NEW_JETPACK = "install JetPack 6.2 or later"
 
 
-def findings(facts: HostFacts) -> tuple[Finding, ...]:
-    """One finding for each thing that a target needs, or that changes what is measured on it."""
-    common: tuple[_Look, ...] = (_machine, _python, _memory, _disk, _onnxruntime, _temperature, _throttling)
+def findings(facts: HostFacts, runtime: str | None = None) -> tuple[Finding, ...]:
+    """One finding for each thing that a target needs, or that changes what is measured on it.
+
+    Args:
+        runtime: the runtime that the target is for; None for the one that suits the machine: TensorRT on a Jetson,
+            ONNX Runtime elsewhere. What another runtime alone needs is no fault.
+    """
     for_kind = _ON_JETSON if facts.kind == "jetson" else _ON_LINUX
-    found = (look(facts) for look in (*common, *for_kind))
-    return tuple(finding for finding in found if finding)
+    found = (look(facts) for look in (*_ON_BOTH, *for_kind))
+    wanted = runtime or ("tensorrt" if facts.kind == "jetson" else "onnxruntime")
+    return tuple(_as_needed(finding, wanted) for finding in found if finding)
 
 
 _Look = Callable[[HostFacts], Finding | None]
@@ -198,8 +204,7 @@ def _onnxruntime(facts: HostFacts) -> Finding:
         return Finding("onnxruntime", "ok", "not installed; there are wheels for this Python and processor")
     where = f"Python {facts.system.python} on {facts.system.machine} with {facts.system.libc or 'an unknown C library'}"
     mend = "give the target a Python from 3.8 to 3.14 on 64-bit x86 or ARM with glibc"
-    state: State = "absent" if facts.kind == "jetson" else "missing"
-    return Finding("onnxruntime", state, f"no wheel for {where}", mend)
+    return Finding("onnxruntime", "missing", f"no wheel for {where}", mend)
 
 
 def _gpus(facts: HostFacts) -> Finding:
@@ -208,8 +213,16 @@ def _gpus(facts: HostFacts) -> Finding:
     return Finding("gpu", "absent", "nvidia-smi names none")
 
 
+_ON_BOTH: tuple[_Look, ...] = (_machine, _python, _memory, _disk, _onnxruntime, _temperature, _throttling)
 _ON_JETSON: tuple[_Look, ...] = (_jetpack, _tensorrt, _trtexec, _cuda, _power_mode, _gpu_clocks, _telemetry)
 _ON_LINUX: tuple[_Look, ...] = (_cpu_clocks, _gpus)
+_NEEDED_BY = {"jetpack": "tensorrt", "tensorrt": "tensorrt", "onnxruntime": "onnxruntime"}
+
+
+def _as_needed(finding: Finding, runtime: str) -> Finding:
+    """A finding whose fault is one for another runtime only counts as absent."""
+    needed_by = _NEEDED_BY.get(finding.name, runtime)
+    return replace(finding, state="absent") if finding.is_fault and needed_by != runtime else finding
 
 
 def _source(tensorrt: TensorRT, facts: HostFacts) -> str:

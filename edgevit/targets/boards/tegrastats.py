@@ -1,10 +1,11 @@
 """Reads lines of tegrastats, as JetPack 4 to 7 print them.
 
-The fields are those of NVIDIA's Jetson Linux Developer Guide, "Tegrastats Utility" (r32 to r38). Boards also print forms
-that the guide does not name:
+NVIDIA describes the fields in its Jetson Linux Developer Guide, "Tegrastats Utility" (r32 to r38). Boards also print
+forms that it does not name:
 
 - JetPack 4 prints no time, and power in mW without the unit.
-- A GPU is `0%`, `0%@76`, `63%@[621]`, `12%@[1300,1300]` or `@[314,314,314]`. A Thor prints none to a user who is not root.
+- A GPU is `0%`, `0%@76`, `63%@[621]`, `12%@[1300,1300]` or `@[314,314,314]`. A Thor prints no GPU to a user who is
+  not root.
 - A temperature of -256 °C stands for a sensor that is switched off.
 - JetPack 7.2 prints temperatures as now/highest and power as now/mean/highest.
 - A rail may be named NC (not connected) several times, and may be negative near zero.

@@ -45,7 +45,9 @@ def found(probe: Probe, **system: Any) -> dict[str, Finding]:
             "jetpack5-agx-orin", "Jetson AGX Orin Developer Kit 32GB", "p3701-0000", "5.1.2", "35.4.1", "11.4.19",
             "MODE_30W", 8, False,
         ),
-        ("jetpack6-orin-nano", "Jetson Orin Nano 8GB", "p3767-0005", "6.2.2", "36.5.0", "12.6.11", "MAXN_SUPER", 8, True),
+        (
+            "jetpack6-orin-nano", "Jetson Orin Nano 8GB", "p3767-0005", "6.2.2", "36.5.0", "12.6.11", "MAXN_SUPER", 8, True,
+        ),
         ("jetpack7-agx-orin", "Jetson AGX Orin 64GB", "p3701-0005", "7.2", "39.2.0", "13.2.0", "MAXN", 16, False),
         ("jetpack7-thor", "Jetson Thor T5000", "p3834-0008", "7.1", "38.4.0", "13.0.0", "120W", None, False),
     ],
@@ -156,7 +158,8 @@ def test_sms_are_known_by_the_configuration_file_where_nothing_else_says_them(pr
     assert host_facts(replace(probe, files=files)).sm_count == 8
     del files["/etc/nvpmodel.conf"]
     assert host_facts(replace(probe, files=files)).sm_count is None
-    clocks = {"jetson_clocks --show": CommandAnswer(0, "GPU MinFreq=1 MaxFreq=2 CurrentFreq=1\nActive GPU TPCs: 4\n", "")}
+    shown = "GPU MinFreq=1 MaxFreq=2 CurrentFreq=1\nActive GPU TPCs: 4\n"
+    clocks = {"jetson_clocks --show": CommandAnswer(0, shown, "")}
     assert host_facts(replace(probe, files=files, commands={**probe.commands, **clocks})).sm_count == 8
 
 
@@ -281,3 +284,11 @@ def test_a_probe_of_any_content_gives_facts_and_findings(probes: dict[str, Probe
     assert findings(facts)
     json.dumps(facts_json(facts), allow_nan=False)
     assert facts.sm_count is None or 0 <= facts.sm_count <= facts.board.sm_count
+
+
+def test_what_another_runtime_needs_is_no_fault(probes: dict[str, Probe]) -> None:
+    facts = host_facts(probes["jetpack5-agx-orin"])  # TensorRT 8.5.2, and a Python that ONNX Runtime has wheels for
+    assert {finding.name for finding in findings(facts) if finding.is_fault} == {"jetpack", "tensorrt"}
+    assert not [finding for finding in findings(facts, "onnxruntime") if finding.is_fault]
+    nano = host_facts(probes["jetpack4-nano"])  # Python 3.6
+    assert [finding.name for finding in findings(nano, "onnxruntime") if finding.is_fault] == ["onnxruntime"]
