@@ -36,7 +36,7 @@ from edgevit.targets.boards.versions import (
 
 @dataclass(frozen=True)
 class HostFacts:
-    """A machine, in one moment.has_onnxruntime_wheel: bool and empty values are facts that it does not say.
+    """A machine, in one moment. None and empty values are facts that it does not say.
 
     Attributes:
         kind: a Jetson, or any other Linux machine.
@@ -93,7 +93,7 @@ class HostFacts:
     temperatures_c: Mapping[str, float]
     junction: str | None
     throttling: Throttling | None
-    onnxruntime_wheel: str | None
+    has_onnxruntime_wheel: bool
     telemetry: TegrastatsSample | None
 
 

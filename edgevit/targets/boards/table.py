@@ -1,7 +1,7 @@
 """Facts about Jetson boards: one row each. Peaks are theoretical: dense, of the GPU alone, at its highest clock.
 
 Sources: NVIDIA's data sheets of the modules; module numbers as `/proc/device-tree/compatible` names them; SM counts and
-masks of power modes from the nvpmodel.conf files of L4T 35 and 36. An empty peak is one that NVIDIA does not publish.
+masks of power modes from the nvpmodel.conf files of L4T 35 and 36. A peak is None where no figure is known.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Board:
             kit instead.
         soc: its key in `SOCS`.
         sm_count: SMs of the GPU with every TPC on.
-        peaks: in its fastest ordinary power mode; None where NVIDIA does not publish them.
+        peaks: in its fastest ordinary power mode; None where they are not known.
         super_peaks: in the mode MAXN_SUPER; None where it has none.
         dla: deep learning accelerators.
         total_rails: the power rail of the whole module. Several rails: the module has none for the whole, and its
