@@ -5,29 +5,18 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, TENSORRT
 from edgevit.errors import MissingDependency, TargetError
+from edgevit.findings import Finding, State
 from edgevit.profiling.conditions import gpus
 from edgevit.provenance import version_of
 
 FREE_GIB_WANTED = 5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was tried: it works, it is not there (and need not be), or it is broken."""
-
-    name: str
-    state: Literal["ok", "absent", "broken"]
-    found: str
-    mend: str = ""
 
 
 def examine() -> list[Finding]:
@@ -124,7 +113,7 @@ def _onnxruntime() -> Finding:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (twice,) = session.run(None, {"x": np.array([1, 2], dtype=np.float32)})
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
-    state: Literal["ok", "broken"] = "ok" if twice.tolist() == [2, 4] else "broken"
+    state: State = "ok" if twice.tolist() == [2, 4] else "broken"
     return Finding(ONNXRUNTIME.name, state, f"{onnxruntime.__version__}, providers {providers}")
 
 

@@ -7,8 +7,8 @@ The agent reads files by glob pattern and runs commands without a shell. Its ans
                `status` is null after a timeout; stdout and stderr then hold the text printed until then.
     system     facts that Python itself knows: see `System`.
 
-For tests, a request may name a folder `root`, below which the files are read (their keys stay without it), and a `path`,
-the PATH by which programs are found.
+For tests, a request may name a folder `root`, below which the files are read, and a `path`, the PATH by which programs
+are found. The keys of `files` are without the root.
 """
 
 from __future__ import annotations

@@ -1,0 +1,163 @@
+"""Versions of L4T, JetPack, TensorRT and CUDA, read from what a machine prints, and which of them edgevit supports.
+
+Sources: NVIDIA's JetPack archive and TensorRT's support matrices.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgevit.targets.boards.probe import Probe, System
+from edgevit.targets.boards.request import DPKG_QUERY, TRTEXEC
+
+TensorRTSource = Literal["module", "trtexec", "dpkg"]
+
+OLDEST_TENSORRT = (10, 3)
+"""TensorRT 8 has another way to build networks, and no strongly typed networks with Q/DQ as edgevit writes them."""
+TENSORRT_RELEASES = ((10, 3), (10, 13), (10, 16), (11, 4))
+"""The releases that edgevit's build path is written for."""
+
+ONNXRUNTIME_PYTHONS = tuple((3, minor) for minor in range(8, 15))
+ONNXRUNTIME_MACHINES = ("x86_64", "aarch64")
+ONNXRUNTIME_GLIBC = (2, 27)
+
+
+@dataclass(frozen=True)
+class JetPack:
+    """A JetPack and what it brings.
+
+    Attributes:
+        l4t: the first numbers of the releases of Jetson Linux that it holds.
+        python: the Python that its `tensorrt` module is for.
+        is_supported: whether its TensorRT is new enough for edgevit.
+    """
+
+    version: str
+    l4t: str
+    tensorrt: str
+    cuda: str
+    python: str
+    is_supported: bool
+
+
+JETPACKS = (  # the longest number that fits is taken, so 36.4.3 is read before 36.4
+    JetPack("4.6", "32", "8.2", "10.2", "3.6", False),
+    JetPack("5.0", "34", "8.4", "11.4", "3.8", False),
+    JetPack("5.1", "35", "8.5.2", "11.4", "3.8", False),
+    JetPack("6.0", "36.2", "8.6.2", "12.2", "3.10", False),
+    JetPack("6.0", "36.3", "8.6.2", "12.2", "3.10", False),
+    JetPack("6.1", "36.4", "10.3", "12.6", "3.10", True),
+    JetPack("6.2", "36.4.3", "10.3", "12.6", "3.10", True),
+    JetPack("6.2.1", "36.4.4", "10.3", "12.6", "3.10", True),
+    JetPack("6.2.1", "36.4.7", "10.3", "12.6", "3.10", True),
+    JetPack("6.2.2", "36.5", "10.3", "12.6", "3.10", True),
+    JetPack("7.0", "38.2", "10.13.3", "13.0", "3.12", True),
+    JetPack("7.1", "38.4", "10.13.3", "13.0", "3.12", True),
+    JetPack("7.2", "39.2", "10.16.2", "13.2", "3.12", True),
+)
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """An installed TensorRT.
+
+    Attributes:
+        source: what named the version: the Python module, the banner of trtexec, or a Debian package.
+    """
+
+    version: str
+    source: TensorRTSource
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """`10.3.0.30-1+cuda12.5` → (10, 3, 0, 30); empty if it starts with no number."""
+    numbers = re.match(r"\d{1,6}(?:\.\d{1,6}){0,5}", version, re.ASCII)
+    return tuple(map(int, numbers[0].split("."))) if numbers else ()
+
+
+def l4t_version(probe: Probe) -> str | None:
+    """The release of Jetson Linux, such as 36.4.3."""
+    first_line = probe.files.get("/etc/nv_tegra_release", "")
+    release = re.search(r"# R(\d{1,3}) \(release\), REVISION: (\d{1,3}(?:\.\d{1,3}){0,2})", first_line, re.ASCII)
+    if release:
+        return f"{release[1]}.{release[2]}"
+    return _plain(debian_packages(probe).get("nvidia-l4t-core"))
+
+
+def jetpack_of(l4t: str | None) -> JetPack | None:
+    """The JetPack that holds a release of Jetson Linux; None if the table does not know it."""
+    numbers = version_numbers(l4t or "")
+    fitting = [row for row in JETPACKS if numbers[: len(version_numbers(row.l4t))] == version_numbers(row.l4t)]
+    return max(fitting, key=lambda row: len(version_numbers(row.l4t)), default=None)
+
+
+def jetpack_version(probe: Probe) -> str | None:
+    """The version of the package nvidia-jetpack; else the JetPack of the release of Jetson Linux."""
+    if package := _plain(debian_packages(probe).get("nvidia-jetpack")):
+        return package
+    row = jetpack_of(l4t_version(probe))
+    return row.version if row else None
+
+
+def tensorrt_of(probe: Probe) -> TensorRT | None:
+    """The TensorRT that the machine's Python imports; else that of trtexec; else that of its Debian packages."""
+    packages = debian_packages(probe)
+    names = ("libnvinfer-bin", "libnvinfer11", "libnvinfer10", "libnvinfer8", "tensorrt")
+    found: tuple[tuple[TensorRTSource, str | None], ...] = (
+        ("module", _plain(probe.system.packages.get("tensorrt"))),
+        ("trtexec", trtexec_version(probe)),
+        ("dpkg", next((_plain(packages[name]) for name in names if name in packages), None)),
+    )
+    return next((TensorRT(version, source) for source, version in found if version), None)
+
+
+def trtexec_place(probe: Probe) -> str | None:
+    """The path or the name by which trtexec answered; None if there is none."""
+    answered = (command for command in TRTEXEC if command.name in probe.commands)
+    return next((command.arguments[0] for command in answered), None)
+
+
+def trtexec_version(probe: Probe) -> str | None:
+    """The version in the banner of trtexec: v8502 is 8.5.2, v100300 is 10.3.0, v101602 is 10.16.2."""
+    place = trtexec_place(probe)
+    if place is None:
+        return None
+    answer = probe.commands[f"{place} --help"]
+    banner = re.search(r"\[TensorRT v(\d{4}|\d{6})\]", answer.stdout + answer.stderr, re.ASCII)
+    if banner is None:
+        return None
+    digits = banner[1] if len(banner[1]) == 6 else f"0{banner[1][0]}0{banner[1][1:]}"
+    return ".".join(str(int(digits[start : start + 2])) for start in (0, 2, 4))
+
+
+def cuda_version(probe: Probe) -> str | None:
+    """The version of CUDA in /usr/local/cuda."""
+    try:
+        version = json.loads(probe.files["/usr/local/cuda/version.json"])["cuda"]["version"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        version = probe.files.get("/usr/local/cuda/version.txt", "").removeprefix("CUDA Version ")
+    return _plain(version) if isinstance(version, str) else None
+
+
+def has_onnxruntime_wheel(system: System) -> bool:
+    """Whether PyPI has a wheel of ONNX Runtime for a machine's Python, processor and C library."""
+    python = version_numbers(system.python)[:2]
+    name, _, libc = system.libc.partition(" ")
+    is_new_enough = name == "glibc" and version_numbers(libc) >= ONNXRUNTIME_GLIBC
+    return python in ONNXRUNTIME_PYTHONS and system.machine in ONNXRUNTIME_MACHINES and is_new_enough
+
+
+def debian_packages(probe: Probe) -> Mapping[str, str]:
+    """Package → version, of NVIDIA's Debian packages that are installed."""
+    answer = probe.commands.get(DPKG_QUERY.name)
+    rows = (line.split("\t") for line in answer.stdout.splitlines()) if answer else ()
+    return {row[0]: row[1] for row in rows if len(row) == 3 and row[2] == "installed" and row[1]}
+
+
+def _plain(version: str | None) -> str | None:
+    """`6.2.1+b38` → `6.2.1`: the numbers alone."""
+    return ".".join(map(str, version_numbers(version))) or None if version else None
