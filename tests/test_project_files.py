@@ -26,7 +26,9 @@ GROUPED: Any = typer.main.get_command(app)
 COMMANDS = {
     name: command
     for top, one in GROUPED.commands.items()
-    for name, command in ({f"{top} {low}": below for low, below in getattr(one, "commands", {}).items()} or {top: one}).items()
+    for name, command in (
+        {f"{top} {low}": below for low, below in getattr(one, "commands", {}).items()} or {top: one}
+    ).items()
 }
 MINORS = ("3.11", "3.12", "3.13")
 

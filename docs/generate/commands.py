@@ -39,7 +39,9 @@ class Parameter(NamedTuple):
 
 def command_pages() -> dict[str, str]:
     """Every page of the reference of commands, by its path below docs/."""
-    pages = {f"reference/commands/{_file(name)}.md": command_page(name, command) for name, command in commands().items()}
+    pages = {
+        f"reference/commands/{_file(name)}.md": command_page(name, command) for name, command in commands().items()
+    }
     return {"reference/commands/index.md": commands_page(), **pages}
 
 

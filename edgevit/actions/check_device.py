@@ -36,33 +36,21 @@ def check_device(target: NamedTarget) -> CheckedDevice:
     """
     with reached(target) as session:
         facts = host_facts(probed(session))
-    wanted = () if target.config is None else _wanted(target.config, facts)
-    return CheckedDevice(target.name, facts, (*findings(facts), *wanted))
+    if target.config is None:
+        return CheckedDevice(target.name, facts, findings(facts))
+    looked_at = findings(facts, target.config.runtime)
+    return CheckedDevice(target.name, facts, (*looked_at, *_wanted(target.config, facts)))
 
 
 def _wanted(config: SshTarget, facts: HostFacts) -> Iterator[Finding]:
     """What targets.yaml asks of the target, held against the facts."""
-    if config.runtime is not None:
-        yield _wanted_runtime(config, facts)
+    if config.runtime == "tensorrt" and facts.kind == "linux" and facts.tensorrt is None:
+        yield Finding("tensorrt", "missing", "not found there", "install TensorRT there, or set runtime: onnxruntime")
     if config.power_mode is not None:
         yield _wanted_power_mode(config.power_mode, facts)
     if config.clocks == "lock" and not facts.clocks_locked:
         mend = "sudo jetson_clocks" if facts.kind == "jetson" else "lock the clock of its processor"
         yield Finding("clocks asked", "missing", "locked in targets.yaml, not locked there", mend)
-
-
-def _wanted_runtime(config: SshTarget, facts: HostFacts) -> Finding:
-    name = "runtime asked"
-    if config.runtime == "tensorrt":
-        if facts.tensorrt is not None:
-            return Finding(name, "ok", f"tensorrt {facts.tensorrt.version}")
-        return Finding(name, "missing", "no TensorRT there", "install TensorRT, or ask for runtime: onnxruntime")
-    version = facts.system.packages.get("onnxruntime")
-    if version is not None:
-        return Finding(name, "ok", f"onnxruntime {version}")
-    return Finding(
-        name, "missing", "onnxruntime is not installed there", f"there: {config.python} -m pip install onnxruntime"
-    )
 
 
 def _wanted_power_mode(asked: str, facts: HostFacts) -> Finding:

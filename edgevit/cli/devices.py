@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgevit.cli.commands import Command, SubcommandGroup, help_of
-from edgevit.cli.options import JsonFlag, default_of, flag
 from edgevit.cli.findings import print_findings
+from edgevit.cli.options import JsonFlag, default_of, flag
 from edgevit.cli.output import echo, next_command, print_json, print_table
 
 if TYPE_CHECKING:
@@ -30,16 +30,14 @@ def add(
     name: Name,
     address: Annotated[
         str,
-        typer.Argument(
-            help="ssh://[user@]host[:port]. The host may be a name in your SSH config.", metavar="ADDRESS"
-        ),
+        typer.Argument(help="ssh://[user@]host[:port]. The host may be a name in your SSH config.", metavar="ADDRESS"),
     ],
     python: Annotated[
         str, typer.Option("--python", help="Command that starts Python 3.8 or later there.")
     ] = default_of("SshTarget", "python"),
-    work_folder: Annotated[
-        str, typer.Option("--work-folder", help="Folder for edgevit's files there.")
-    ] = default_of("SshTarget", "work_folder"),
+    work_folder: Annotated[str, typer.Option("--work-folder", help="Folder for edgevit's files there.")] = default_of(
+        "SshTarget", "work_folder"
+    ),
     runtime: Annotated[
         str | None,
         typer.Option("--runtime", help="onnxruntime or tensorrt: check says whether it is there."),

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from edgevit.artifacts import Frozen
 
 LOCAL_TARGETS = ("local-cpu", "local-gpu")  # built in; no file defines them
-TARGET_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+TARGET_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 LONGEST_TARGET_NAME = 64
 MOST_TARGETS = 1000
 LONGEST_VALUE = 500  # characters of a command, a folder, a name

@@ -22,7 +22,8 @@ SOURCE = (resources.files("edgevit.targets.agent") / "agent.py").read_bytes()
 # It runs on any Python from 2.7 on, to say which one it is. It has no quotation mark, backslash, dollar sign or
 # exclamation mark that a login shell could take for its own inside single quotes.
 BOOTSTRAP = (
-    'import sys; sys.path[:] = [p for p in sys.path if p]; print("edgevit-python %d.%d.%d" % tuple(sys.version_info[:3]));'
+    "import sys; sys.path[:] = [p for p in sys.path if p];"
+    ' print("edgevit-python %d.%d.%d" % tuple(sys.version_info[:3]));'
     " sys.stdout.flush(); sys.version_info < (3, 8) and sys.exit(3);"
     f' exec(compile(sys.stdin.buffer.read({len(SOURCE)}), "edgevit-agent", "exec"), dict(__name__="__main__"))'
 )
@@ -111,7 +112,9 @@ class AgentSession:
             raise self._explain(*self._channel.close()) from None
 
     @contextmanager
-    def locked(self, by: str, wait_s: float, say: Callable[[str], None] | None = None, **stand_in: str) -> Iterator[None]:
+    def locked(
+        self, by: str, wait_s: float, say: Callable[[str], None] | None = None, **stand_in: str
+    ) -> Iterator[None]:
         """Hold the machine's lock, so that no other client measures there meanwhile.
 
         Args:

@@ -68,8 +68,9 @@ def add_target(name: str, config: SshTarget, file: Path) -> None:
         next_step = f"edgevit devices remove {name}, or choose another name"
         raise RecipeError(f"there is already a target '{name}'", where=file, next=next_step)
     document = _editable(file)
+    head = "" if document else _comments(file)
     document[name] = config.model_dump(exclude_defaults=True)
-    _write(file, document)
+    _write(file, document, head)
 
 
 def remove_target(name: str, file: Path) -> None:
@@ -79,8 +80,7 @@ def remove_target(name: str, file: Path) -> None:
         raise _no_target(name, held, file)
     document = _editable(file)
     del document[name]
-    comments = [line for line in file.read_text(encoding="utf-8-sig").splitlines(True) if line.startswith("#")]
-    _write(file, document, of_empty="".join(comments))
+    _write(file, document, "" if document else _comments(file))
 
 
 def user_file() -> Path | None:
@@ -136,7 +136,7 @@ def _mistake(name: str, entry: Any, place: str, problem: Any) -> RecipeError:
 def _check_name(name: str, where: str) -> None:
     if name in LOCAL_TARGETS:
         raise RecipeError(f"'{name}' is built in", where=where, next="choose another name")
-    if len(name) > LONGEST_TARGET_NAME or not re.match(TARGET_NAME, name):
+    if len(name) > LONGEST_TARGET_NAME or not re.fullmatch(TARGET_NAME, name):
         raise RecipeError(
             "this is no name of a target",
             where=where,
@@ -159,11 +159,17 @@ def _editable(file: Path) -> Any:
     return _round_trip().load(file.read_text(encoding="utf-8-sig")) or {}
 
 
-def _write(file: Path, document: Any, of_empty: str = "") -> None:
+def _comments(file: Path) -> str:
+    """The comments of a file without targets, each a line."""
+    lines = file.read_text(encoding="utf-8-sig").splitlines(keepends=True) if file.exists() else []
+    return "".join(line for line in lines if line.startswith("#"))
+
+
+def _write(file: Path, document: Any, head: str) -> None:
     text = io.StringIO()
     _round_trip().dump(document, text)
     with whole_or_not_at_all(file.resolve()) as part:  # a link to the file stays a link
-        part.write_text(text.getvalue() if document else of_empty, encoding="utf-8")
+        part.write_text(head + (text.getvalue() if document else ""), encoding="utf-8")
 
 
 def _round_trip() -> YAML:

@@ -93,7 +93,11 @@ def test_the_guide_word_by_word(
     host: SshHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "guides" / "devices.md").read_text(encoding="utf-8")
-    lines = [line for text in re.findall(r"^```sh\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL) for line in text.splitlines()]
+    lines = [
+        line
+        for text in re.findall(r"^```sh\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+        for line in text.splitlines()
+    ]
     lines = [line for line in lines if line.startswith("edgevit devices ")]
     assert [line.split()[2] for line in lines] == ["add", "list", "show", "check", "remove"]
     for line in lines:
@@ -186,7 +190,9 @@ def test_a_wrong_command_is_answered_with_the_right_one(arguments: list[str], sa
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example_in_80_columns(command: str) -> None:
-    answer = CliRunner(env={"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}).invoke(app, ["devices", command, "--help"])
+    answer = CliRunner(env={"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}).invoke(
+        app, ["devices", command, "--help"]
+    )
     assert answer.exit_code == 0
     assert f"Example: edgevit devices {command}" in answer.stdout
     assert all(len(line) <= 80 for line in answer.stdout.splitlines())

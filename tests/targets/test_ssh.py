@@ -73,7 +73,8 @@ def test_commands_share_one_connection_that_ends(host: SshHost, tmp_path: Path) 
         first = subprocess.Popen(
             ssh_command(config, socket, "echo $SSH_CONNECTION; cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        assert first.stdin and first.stdout
+        assert first.stdin
+        assert first.stdout
         connection = first.stdout.readline()
         host.accept(None)  # a second connection would be refused
         second = subprocess.run(ssh_command(config, socket, "echo $SSH_CONNECTION"), capture_output=True, check=True)
@@ -87,8 +88,10 @@ def test_commands_share_one_connection_that_ends(host: SshHost, tmp_path: Path) 
 
 @needs_sshd
 def test_words_of_the_python_command_reach_it_as_they_are(host: SshHost, tmp_path: Path) -> None:
-    python = host.script("a python; $(touch made) it's", 'echo "$@" > "$HOME/words"', f'shift 2; exec {sys.executable} "$@"')
-    command = f"\"{python}\" '$HOME' \"a  b\""
+    python = host.script(
+        "a python; $(touch made) it's", 'echo "$@" > "$HOME/words"', f'shift 2; exec {sys.executable} "$@"'
+    )
+    command = f'"{python}" \'$HOME\' "a  b"'
     with reached(host.target(command)):
         words = (host.home / "words").read_text()
         assert words.startswith("$HOME a  b -c import sys")
@@ -198,7 +201,10 @@ def test_two_clients_share_a_host_but_not_its_lock(host: SshHost, tmp_path: Path
     with reached(host.target()) as second:
         with reached(host.target()) as first:
             with first.locked("ada", 0, root=str(tmp_path)):
-                with pytest.raises(TargetError, match="another user measures"), second.locked("bo", 0, root=str(tmp_path)):
+                with (
+                    pytest.raises(TargetError, match="another user measures"),
+                    second.locked("bo", 0, root=str(tmp_path)),
+                ):
                     pass
                 assert probed(second).system.user  # looking is free
             assert first.ask_for_json("lock", by="ada", root=str(tmp_path))["held"]
@@ -296,7 +302,9 @@ def test_a_shell_reads_the_python_command_as_it_was_written(python: str, tmp_pat
     import shlex
 
     command = python_command(python, "print('x')").replace("exec", "printf '%s\\n'", 1)
-    answer = subprocess.run(["sh", "-c", command], cwd=tmp_path, env={"HOME": "/h"}, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env={"HOME": "/h"}, capture_output=True, text=True, check=True
+    )
     words = [f"/h{word[1:]}" if word.startswith("~/") else word for word in shlex.split(python)]
     assert answer.stdout.splitlines() == [*words, "-c", "print('x')"]
     assert list(tmp_path.iterdir()) == []

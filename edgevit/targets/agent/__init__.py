@@ -1,1 +1,1 @@
-"""The program that answers edgevit on a target. It is sent there as one file, and imports the standard library alone."""
+"""The program that answers edgevit on a target. It goes there as one file, in the standard library alone."""

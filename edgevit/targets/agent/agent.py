@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import errno
 import fcntl
 import glob
@@ -34,7 +35,7 @@ import sys
 import threading
 import time
 from importlib import metadata
-from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import IO, Any, Callable, Dict, Iterator
 
 Json = Dict[str, Any]
 
@@ -80,8 +81,8 @@ class Agent:
 
     def __init__(self) -> None:
         self.processes = Processes()
-        self._work_folder: Optional[str] = None
-        self._lock: Optional[int] = None
+        self._work_folder: str | None = None
+        self._lock: int | None = None
 
     def reply(self, line: bytes) -> Json:
         """The reply to one line. It never raises."""
@@ -110,7 +111,7 @@ class Agent:
         if self._work_folder is None:
             raise Refused("bad_request", "the first request is hello")
         store = Store(self._work_folder)
-        actions: Dict[str, Callable[[], Json]] = {
+        actions: dict[str, Callable[[], Json]] = {
             "probe": lambda: probe(request, self._work_folder or "", self.processes),
             "missing": lambda: store.missing(request),
             "put": lambda: store.put(request),
@@ -157,17 +158,17 @@ class Processes:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._running: List[subprocess.Popen[bytes]] = []
+        self._running: list[subprocess.Popen[bytes]] = []
         self._is_over = False
 
-    def run(self, arguments: List[str], timeout_s: float, environment: Dict[str, str]) -> Json:
+    def run(self, arguments: list[str], timeout_s: float, environment: dict[str, str]) -> Json:
         """Run a program. `status` is None after a timeout; the outputs hold what was printed until then.
 
         Raises OSError if there is no such program.
         """
         process = self._start(arguments, environment)
         outputs = [Output(process.stdout), Output(process.stderr)]
-        status: Optional[int] = None
+        status: int | None = None
         try:
             status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -184,7 +185,7 @@ class Processes:
             for process in self._running:
                 kill_group(process.pid)
 
-    def _start(self, arguments: List[str], environment: Dict[str, str]) -> subprocess.Popen[bytes]:
+    def _start(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with self._guard:
             if self._is_over:
                 raise Refused("bad_request", "the agent ends")
@@ -209,7 +210,7 @@ class Processes:
 class Output:
     """The beginning of what a process prints. The rest is read and thrown away."""
 
-    def __init__(self, stream: Optional[IO[bytes]]) -> None:
+    def __init__(self, stream: IO[bytes] | None) -> None:
         assert stream is not None
         self._stream = stream
         self._kept = bytearray()
@@ -320,14 +321,14 @@ class Store:
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, name)
 
-    def _size(self, name: str) -> Optional[int]:
+    def _size(self, name: str) -> int | None:
         try:
             info = os.lstat(self._path(name))
         except OSError:
             return None
         return info.st_size if stat.S_ISREG(info.st_mode) else None
 
-    def _files(self) -> Iterator[Tuple[float, str, int]]:
+    def _files(self) -> Iterator[tuple[float, str, int]]:
         """The time of the last use, the name and the size of each file and part."""
         try:
             names = os.listdir(self._folder)
@@ -356,13 +357,13 @@ def probe(request: Json, work_folder: str, processes: Processes) -> Json:
     commands = [command_from(one) for one in list_in(request, "commands", MOST_COMMANDS)]
     packages = [text_of(one) for one in list_in(request, "packages", MOST_PACKAGES)]
     room = MOST_TEXT
-    files: Dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in itertools.islice(matching(root, patterns), MOST_FILES):
         text = text_of_file(root + name)
         if text is not None and len(text) <= room and len(name) <= LONGEST_NAME:
             files[name] = text
             room -= len(text)
-    answers: Dict[str, Json] = {}
+    answers: dict[str, Json] = {}
     for arguments, timeout_s in commands:
         answer = answer_of(arguments, timeout_s, root, path, processes)
         if answer is not None and len(answer["stdout"]) + len(answer["stderr"]) <= room:
@@ -371,7 +372,7 @@ def probe(request: Json, work_folder: str, processes: Processes) -> Json:
     return {"files": files, "commands": answers, "system": system(work_folder, packages)}
 
 
-def matching(root: str, patterns: List[str]) -> Iterator[str]:
+def matching(root: str, patterns: list[str]) -> Iterator[str]:
     """The paths that fit absolute patterns, without the root before them."""
     for pattern in patterns:
         if not pattern.startswith("/"):
@@ -380,7 +381,7 @@ def matching(root: str, patterns: List[str]) -> Iterator[str]:
             yield found[len(root) :]
 
 
-def text_of_file(path: str) -> Optional[str]:
+def text_of_file(path: str) -> str | None:
     """The beginning of a plain file; None if it cannot be read. It does not wait for a pipe or a device."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -402,9 +403,7 @@ def text_of_file(path: str) -> Optional[str]:
         os.close(file)
 
 
-def answer_of(
-    arguments: List[str], timeout_s: float, root: str, path: str, processes: Processes
-) -> Optional[Json]:
+def answer_of(arguments: list[str], timeout_s: float, root: str, path: str, processes: Processes) -> Json | None:
     """The answer of a command; None if its program is not there, or may not be run."""
     program = root + arguments[0] if os.path.isabs(arguments[0]) else shutil.which(arguments[0], path=path)
     if program is None or not os.access(program, os.X_OK):
@@ -415,7 +414,7 @@ def answer_of(
         return None
 
 
-def system(work_folder: str, packages: List[str]) -> Json:
+def system(work_folder: str, packages: list[str]) -> Json:
     """Facts of the machine and its Python. A number that the system does not say is None."""
     memory = memory_bytes()
     return {
@@ -436,13 +435,13 @@ def system(work_folder: str, packages: List[str]) -> Json:
     }
 
 
-def memory_bytes() -> Dict[str, int]:
+def memory_bytes() -> dict[str, int]:
     """The numbers of /proc/meminfo, in bytes; empty where there is no such file."""
     rows = re.findall(r"^(\w+): +([0-9]+) kB$", text_of_file("/proc/meminfo") or "", re.MULTILINE)
     return {name: int(kib) * 1024 for name, kib in rows}
 
 
-def free_bytes(folder: str) -> Optional[int]:
+def free_bytes(folder: str) -> int | None:
     """The free bytes for this user on the disk of a folder, which need not be there yet."""
     while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
@@ -452,10 +451,10 @@ def free_bytes(folder: str) -> Optional[int]:
         return None
 
 
-def versions_of(package: str) -> List[str]:
+def versions_of(package: str) -> list[str]:
     """The version of a distribution, as a list; empty if it is not installed, or its record is damaged."""
     try:
-        version: Optional[str] = metadata.version(package)
+        version: str | None = metadata.version(package)
     except Exception:  # noqa: BLE001 - a damaged installation is no installation
         return []
     return [version] if isinstance(version, str) else []
@@ -498,7 +497,7 @@ def open_lock(path: str) -> int:
     raise Refused("system", f"{path} comes and goes")
 
 
-def holder_from(content: bytes) -> Optional[Json]:
+def holder_from(content: bytes) -> Json | None:
     """Who holds the lock and for how many seconds, as the holder wrote it; None if it wrote nothing readable."""
     try:
         holder = json.loads(content)
@@ -509,10 +508,8 @@ def holder_from(content: bytes) -> Optional[Json]:
 
 def kill_group(leader: int) -> None:
     """Kill a process and what it has started."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def write_all(file: IO[bytes], content: bytes) -> None:
@@ -548,7 +545,7 @@ def hash_of(value: Any) -> str:
     return str(value)
 
 
-def text_in(request: Json, name: str, default: Optional[str] = None) -> str:
+def text_in(request: Json, name: str, default: str | None = None) -> str:
     """A text in a request; the default where it is left out."""
     value = request.get(name)
     return default if value is None and default is not None else text_of(value)
@@ -562,7 +559,7 @@ def number_in(request: Json, name: str, most: int) -> int:
     return value
 
 
-def list_in(request: Json, name: str, most: int) -> List[Any]:
+def list_in(request: Json, name: str, most: int) -> list[Any]:
     """A list in a request; empty where it is left out."""
     value = request.get(name, [])
     if not isinstance(value, list) or len(value) > most:
@@ -589,7 +586,7 @@ def chunk_in(request: Json, most: int) -> bytes:
     return chunk
 
 
-def command_from(value: Any) -> Tuple[List[str], float]:
+def command_from(value: Any) -> tuple[list[str], float]:
     """The arguments and the time limit of a command."""
     if not isinstance(value, dict):
         raise Refused("bad_request", "a command is an object")

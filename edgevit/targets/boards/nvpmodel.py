@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 _NAME = re.compile(r"NV Power Mode:\s*(\w[\w.+-]{0,63})", re.ASCII)
 _ID = re.compile(r"\d{1,4}", re.ASCII)
@@ -33,7 +34,7 @@ class PowerMode:
 def power_mode_of_answer(answer: str) -> PowerMode | None:
     """The mode that `nvpmodel -q` prints: a line with its name, then a line with its id. None if there is no name."""
     lines = answer.splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in pairwise([*lines, ""]):
         if name := _NAME.search(line):
             number = following.strip()
             return PowerMode(name[1], int(number) if _ID.fullmatch(number) else None)
