@@ -113,7 +113,7 @@ class AgentSession:
 
     @contextmanager
     def locked(
-        self, by: str, wait_s: float, say: Callable[[str], None] | None = None, **stand_in: str
+        self, by: str, wait_s: float, say: Callable[[str], None] | None = None, root: str = ""
     ) -> Iterator[None]:
         """Hold the machine's lock, so that no other client measures there meanwhile.
 
@@ -121,13 +121,14 @@ class AgentSession:
             by: who holds it, for the others.
             wait_s: how long to wait for the lock.
             say: is told once who is waited for.
-            stand_in: `root`, for a stand-in of a machine.
+            root: the folder of a stand-in for a machine.
 
         Raises:
             TargetError: another client held it all the time.
         """
         end, is_told = time.monotonic() + wait_s, False
-        while not (answer := self.ask("lock", _Locked, by=by, **stand_in)).held:
+        values: Json = {"by": by, "root": root} if root else {"by": by}
+        while not (answer := self.ask("lock", _Locked, **values)).held:
             holder = answer.holder
             who = f"{holder.by}, for {holder.for_s:.0f} s" if holder else "an unknown user"
             if time.monotonic() >= end:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -268,7 +269,7 @@ def test_cleaning_removes_nothing_of_others(agent: AgentSession, tmp_path: Path)
 def test_no_name_leads_out_of_the_work_folder(name: object, agent: AgentSession) -> None:
     for do in ("missing", "put", "evict"):
         item = {"sha256": name, "bytes": 1}
-        values = {"files": [item], "keep": [name], "limit_bytes": 0, "offset": 0, "data": "", **item}
+        values: dict[str, Any] = {"files": [item], "keep": [name], "limit_bytes": 0, "offset": 0, "data": "", **item}
         with pytest.raises(Refused) as caught:
             agent.ask_for_json(do, **values)
         assert caught.value.failure.kind == "bad_request"

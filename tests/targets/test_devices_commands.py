@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from edgevit.cli import app, main
 from edgevit.cli.devices import devices
 from tests.targets.ssh_host import SshHost, is_gone, needs_sshd, number_in, ssh_host
+from tests.targets.standin import STANDINS, build
 
 COMMANDS = [str(command.name) for command in devices.registered_commands]
 
@@ -103,6 +104,29 @@ def test_the_guide_word_by_word(
     for line in lines:
         words = shlex.split(line.replace("ssh://me@board.local", host.address))
         assert run(capsys, monkeypatch, *words[2:])[0] in ((0, 1) if "check" in words else (0,)), line
+
+
+@needs_sshd
+def test_a_stand_in_board_over_ssh(
+    host: SshHost, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The programs and files of a stand-in are found as those of a board are: by PATH, and below its own root."""
+    board = build(STANDINS["jetpack6-orin-nano"], tmp_path / "board")
+    lines = f"export EDGEVIT_ROOT='{board.root}' PATH='{board.path}:/usr/bin:/bin'", f'exec {sys.executable} "$@"'
+    python = host.script("python-of-board", *lines)
+    asked = ["--power-mode", "7W", "--clocks", "lock"]
+    run(capsys, monkeypatch, "add", "orin", host.address, "--python", str(python), *asked)
+    status, answer, _ = run(capsys, monkeypatch, "check", "orin", "--json")
+    assert status == 1
+    facts = json.loads(answer)["facts"]
+    assert (facts["kind"], facts["module"]) == ("jetson", "p3767-0005")
+    assert facts["telemetry"]["rails"]  # tegrastats never ends by itself, and its lines came all the same
+    findings = {finding["name"]: finding for finding in json.loads(answer)["findings"]}
+    assert findings["power mode asked"]["state"] == "missing"
+    assert "clocks asked" not in findings  # they are locked there
+    status, checked, _ = run(capsys, monkeypatch, "check", "orin")
+    assert status == 1
+    assert "power mode asked: " in checked
 
 
 def test_this_machine_is_checked_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
