@@ -61,6 +61,20 @@ def cache_folder() -> Path | None:
         return None
 
 
+def config_folder() -> Path | None:
+    """The folder of the user's settings; None if this user has no home. It need not be there.
+
+    It is `edgevit` in `XDG_CONFIG_HOME` or ~/.config. As the XDG specification says, a relative path is ignored.
+    """
+    shared = os.environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(shared):
+        return Path(shared) / "edgevit"
+    try:
+        return Path.home() / ".config" / "edgevit"
+    except RuntimeError:
+        return None
+
+
 def naming_the_full_disk(error: OSError, folders: Sequence[Path]) -> OSError:
     """A "disk full" error with a path on the full disk; any other error as it is.
 

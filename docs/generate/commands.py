@@ -39,19 +39,28 @@ class Parameter(NamedTuple):
 
 def command_pages() -> dict[str, str]:
     """Every page of the reference of commands, by its path below docs/."""
-    pages = {f"reference/commands/{name}.md": command_page(name, command) for name, command in commands().items()}
+    pages = {
+        f"reference/commands/{_file(name)}.md": command_page(name, command) for name, command in commands().items()
+    }
     return {"reference/commands/index.md": commands_page(), **pages}
 
 
 def commands() -> dict[str, CommandInfo]:
-    """The commands by their names, in the order of `edgevit --help`."""
-    return {_callback(command).__name__.replace("_", "-"): command for command in app.registered_commands}
+    """The commands by their names, in the order of `edgevit --help`; those of a group follow, such as `devices add`."""
+    own = {_callback(command).__name__.replace("_", "-"): command for command in app.registered_commands}
+    grouped = {
+        f"{group.info.name} {command.name}": command
+        for group in (registered.typer_instance for registered in app.registered_groups)
+        if group is not None
+        for command in group.registered_commands
+    }
+    return {**own, **grouped}
 
 
 def commands_page() -> str:
     """All commands, and what their exit statuses mean."""
     rows = [
-        (f"[{code(name)}]({name}.md)", str(command.rich_help_panel), plain(_paragraphs(command)[0]))
+        (f"[{code(name)}]({_file(name)}.md)", str(command.rich_help_panel), plain(_paragraphs(command)[0]))
         for name, command in commands().items()
     ]
     return page(
@@ -59,7 +68,7 @@ def commands_page() -> str:
         "`edgevit COMMAND --help` shows the same text. With `--json`, a command writes its answer for programs.",
         table(("command", "group", "what it does"), rows),
         _exit_statuses(),
-        toctree(commands(), "hidden"),
+        toctree(map(_file, commands()), "hidden"),
     )
 
 
@@ -80,7 +89,7 @@ def command_page(name: str, command: CommandInfo) -> str:
         "## Options",
         *map(_entry, options),
         "Exit statuses are the same [for all commands](#exit-status).",
-        target=f"command-{name}",
+        target=f"command-{_file(name)}",
     )
 
 
@@ -129,6 +138,11 @@ def _exit_statuses() -> str:
 
 def _paragraphs(command: CommandInfo) -> list[str]:
     return [" ".join(text.split()) for text in inspect.cleandoc(_callback(command).__doc__ or "").split("\n\n")]
+
+
+def _file(name: str) -> str:
+    """The name of a command's page, without its ending."""
+    return name.replace(" ", "-")
 
 
 def _callback(command: CommandInfo) -> Callable[..., Any]:

@@ -108,9 +108,13 @@ def record_from_arguments(model: type[M], function: str, fields: Mapping[str, An
     return _record(model, fields, lambda field: f"edgevit.{function}({field}=…)")
 
 
-def record_from_options(model: type[M], fields: Mapping[str, Any]) -> M:
-    """A record from command line values; errors name the option."""
-    return _record(model, fields, lambda field: f"--{field.replace('_', '-')}")
+def record_from_options(model: type[M], fields: Mapping[str, Any], arguments: Mapping[str, str] | None = None) -> M:
+    """A record from command line values; errors name the option.
+
+    Args:
+        arguments: fields that are no options but arguments, each with the argument's name.
+    """
+    return _record(model, fields, lambda field: (arguments or {}).get(field, f"--{field.replace('_', '-')}"))
 
 
 def _record(model: type[M], fields: Mapping[str, Any], called: Callable[[str], str]) -> M:

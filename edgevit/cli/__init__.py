@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgevit.cli import checks, environment, inspection, learning_rate, making, measuring, recipes, shipping
+from edgevit.cli import checks, devices, environment, inspection, learning_rate, making, measuring, recipes, shipping
 from edgevit.cli.commands import Command, CommandGroup, help_of
 from edgevit.cli.machine import check_working_folder, explained
 from edgevit.cli.output import command_as_called
@@ -45,7 +45,10 @@ PANELS = {
     ),
     "This machine": (environment.doctor, environment.models),
 }
-COMMANDS = tuple(command.__name__.replace("_", "-") for commands in PANELS.values() for command in commands)
+COMMANDS = (
+    *(command.__name__.replace("_", "-") for commands in PANELS.values() for command in commands),
+    "devices",
+)
 
 app = typer.Typer(
     name="edgevit",
@@ -76,6 +79,7 @@ def _root(
 for title, commands in PANELS.items():
     for command in commands:
         app.command(cls=Command, rich_help_panel=title, help=help_of(command))(command)
+app.add_typer(devices.devices, rich_help_panel="Targets")
 
 
 def main() -> None:

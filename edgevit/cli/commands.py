@@ -40,8 +40,21 @@ class CommandGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            ctx.fail(_no_such_command(args[0], self.list_commands(ctx)))
+            ctx.fail(self.no_such_command(args[0]))
         return super().resolve_command(ctx, args)
+
+    def no_such_command(self, name: str) -> str:
+        """The error for a wrong name."""
+        return _no_such_command(name, list(self.commands))
+
+
+class SubcommandGroup(CommandGroup):
+    """The commands below a command, such as `devices`."""
+
+    def no_such_command(self, name: str) -> str:
+        wrong = f"There is no command '{shortened(printable_line(name))}' of {self.name}."
+        near = difflib.get_close_matches(name, list(self.commands), n=1)
+        return f"{wrong} Did you mean '{near[0]}'?" if near else f"{wrong} It has: {', '.join(self.commands)}."
 
 
 def help_of(command: Callable[..., Any]) -> str:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from edgevit import bounds
+from edgevit.cli.findings import print_findings
 from edgevit.cli.options import JsonFlag, number
-from edgevit.cli.output import command_as_called, echo, next_command, print_json, print_table
+from edgevit.cli.output import echo, next_command, print_json, print_table
 
 
 def doctor(as_json: JsonFlag = False) -> None:
@@ -24,10 +25,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        print_table(("", "what", "found"), [(finding.state, finding.name, finding.found) for finding in findings])
-        for finding in findings:
-            if finding.mend:
-                echo(f"{finding.name}: {command_as_called(finding.mend)}")
+        print_findings(findings)
         next_command("edgevit run quickstart")
     if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)

@@ -57,6 +57,7 @@ from edgevit.configs.stages import (
     Report,
     StageConfig,
 )
+from edgevit.configs.targets import SshTarget
 from edgevit.configs.training import (
     HEAD_TEACHERS,
     Augmentation,
@@ -124,6 +125,7 @@ __all__ = [
     "Report",
     "SoftDistillation",
     "Splits",
+    "SshTarget",
     "Stage",
     "StageConfig",
     "Stream",

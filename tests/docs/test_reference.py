@@ -127,7 +127,7 @@ def test_a_command_has_a_page_with_every_option(name: str) -> None:
     command: CommandInfo = commands()[name]
     page = command_page(name, command)
     given = parameters(command)
-    assert f"[`{name}`]({name}.md)" in commands_page()
+    assert f"[`{name}`]({name.replace(' ', '-')}.md)" in commands_page()
     assert f"edgevit {name} " in synopsis(name, given) + " "
     assert all(f"`{one.usage}`" in page for one in given)
     assert all(one.help for one in given)

@@ -1,0 +1,173 @@
+"""Commands about targets: devices add, list, show, check, remove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgevit.cli.commands import Command, SubcommandGroup, help_of
+from edgevit.cli.findings import print_findings
+from edgevit.cli.options import JsonFlag, default_of, flag
+from edgevit.cli.output import echo, next_command, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgevit.targets.named import NamedTarget
+
+Name = Annotated[str, typer.Argument(help="Name of the target.", metavar="NAME")]
+Project = Annotated[bool, flag("--project", "Use targets.yaml in this folder, not the one in your home.")]
+
+devices = typer.Typer(
+    name="devices",
+    cls=SubcommandGroup,
+    no_args_is_help=True,
+    help="Name the machines that you can reach over SSH, and check what is there.",
+)
+
+
+def add(
+    name: Name,
+    address: Annotated[
+        str,
+        typer.Argument(help="ssh://[user@]host[:port]. The host may be a name in your SSH config.", metavar="ADDRESS"),
+    ],
+    python: Annotated[
+        str, typer.Option("--python", help="Command that starts Python 3.8 or later there.")
+    ] = default_of("SshTarget", "python"),
+    work_folder: Annotated[str, typer.Option("--work-folder", help="Folder for edgevit's files there.")] = default_of(
+        "SshTarget", "work_folder"
+    ),
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", help="onnxruntime or tensorrt: check says whether it is there."),
+    ] = None,
+    power_mode: Annotated[
+        str | None, typer.Option("--power-mode", help="Name of the board's power mode: check compares it.")
+    ] = None,
+    clocks: Annotated[
+        str, typer.Option("--clocks", help="leave, or lock: check says whether the clocks are locked.")
+    ] = default_of("SshTarget", "clocks"),
+    project: Project = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Name a machine that you can reach over SSH. Nothing is connected yet.
+
+    The name goes into targets.yaml in ~/.config/edgevit. With --project, it goes into targets.yaml in this folder.
+
+    Example: edgevit devices add orin ssh://me@orin.local --power-mode 25W
+    """
+    from edgevit.actions.single_stage import record_from_options
+    from edgevit.configs import SshTarget
+    from edgevit.targets.named import NamedTarget, add_target
+
+    given = {
+        "host": address,
+        "python": python,
+        "work_folder": work_folder,
+        "runtime": runtime,
+        "power_mode": power_mode,
+        "clocks": clocks,
+    }
+    file = _file(project)
+    config = record_from_options(SshTarget, given, {"host": "ADDRESS"})
+    add_target(name, config, file)
+    if as_json:
+        print_json(_record(NamedTarget(name, config, file)))
+    else:
+        echo(f"{name} is {address}, in {file}")
+    next_command(f"edgevit devices check {name}")
+
+
+def list_devices(as_json: JsonFlag = False) -> None:
+    """List the targets: this machine's, yours, and those of the targets.yaml in this folder.
+
+    Example: edgevit devices list
+    """
+    from edgevit.targets.named import targets_by_name
+
+    targets = targets_by_name().values()
+    if as_json:
+        print_json([_record(target) for target in targets])
+        return
+    rows = [
+        (target.name, target.config.host if target.config else "this machine", str(target.file or "built in"))
+        for target in targets
+    ]
+    print_table(("target", "where", "named in"), rows)
+    if all(target.config is None for target in targets):
+        next_command("edgevit devices add NAME ssh://user@host")
+
+
+def show(name: Name, as_json: JsonFlag = False) -> None:
+    """Show the settings of a target, and the file that holds them.
+
+    Example: edgevit devices show orin
+    """
+    from edgevit.targets.named import named_target
+
+    record = _record(named_target(name))
+    if as_json:
+        print_json(record)
+        return
+    width = max(map(len, record))
+    for key, value in record.items():
+        echo(f"{key:<{width}}  {'-' if value is None else value}")
+
+
+def check(name: Name, as_json: JsonFlag = False) -> None:
+    """Connect to a target, say what is there, and print the command that fixes each gap.
+
+    Nothing is installed there: a small program comes over the connection and ends with it.
+
+    Example: edgevit devices check orin
+    """
+    from dataclasses import asdict
+
+    from edgevit.actions.check_device import check_device
+    from edgevit.targets.boards import facts_json
+    from edgevit.targets.named import named_target
+
+    checked = check_device(named_target(name))
+    if as_json:
+        findings = [asdict(finding) for finding in checked.findings]
+        print_json({"target": checked.name, "facts": facts_json(checked.facts), "findings": findings})
+    else:
+        print_findings(checked.findings)
+    if any(finding.is_fault for finding in checked.findings):
+        raise typer.Exit(1)
+
+
+def remove(name: Name, project: Project = False, as_json: JsonFlag = False) -> None:
+    """Remove a name from targets.yaml. Nothing is changed on the machine itself.
+
+    Example: edgevit devices remove orin
+    """
+    from edgevit.targets.named import remove_target
+
+    file = _file(project)
+    remove_target(name, file)
+    if as_json:
+        print_json({"target": name, "removed_from": str(file)})
+    else:
+        echo(f"{name} is removed from {file}")
+
+
+for command, called in ((add, "add"), (list_devices, "list"), (show, "show"), (check, "check"), (remove, "remove")):
+    devices.command(called, cls=Command, rich_help_panel="Targets", help=help_of(command))(command)
+
+
+def _file(is_projects: bool) -> Path:
+    from edgevit.errors import RecipeError
+    from edgevit.targets.named import project_file, user_file
+
+    file = project_file() if is_projects else user_file()
+    if file is None:
+        raise RecipeError("you have no home folder here", next="use --project, or set XDG_CONFIG_HOME")
+    return file
+
+
+def _record(target: NamedTarget) -> dict[str, Any]:
+    """The name, the settings and the file of a target, for people and programs."""
+    settings = target.config.model_dump() if target.config else {"host": None}
+    return {"name": target.name, **settings, "file": target.file and str(target.file)}

@@ -1,0 +1,111 @@
+"""The options of a target in targets.yaml: a machine that is reached over SSH."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from edgevit.artifacts import Frozen
+
+LOCAL_TARGETS = ("local-cpu", "local-gpu")  # built in; no file defines them
+TARGET_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+LONGEST_TARGET_NAME = 64
+MOST_TARGETS = 1000
+LONGEST_VALUE = 500  # characters of a command, a folder, a name
+HIGHEST_PORT = 65535
+
+_ADDRESS = re.compile(r"ssh://(?:(?P<user>[^@/]*)@)?(?P<host>\[[^\]/]*\]|[^:/@\[\]]*)(?::(?P<port>[^/]*))?/?")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class SshAddress:
+    """The parts of `ssh://[user@]host[:port]`. `host` may be a name in the user's SSH config."""
+
+    user: str | None
+    host: str
+    port: int | None
+
+
+def ssh_address(text: str) -> SshAddress:
+    """The parts of an address. Raises ValueError if it is not one, or if it holds a password."""
+    matched = _ADDRESS.fullmatch(text)
+    if matched is None:
+        raise ValueError("an address is ssh://[user@]host[:port]")
+    user, host, port = matched["user"], matched["host"], matched["port"]
+    if user is not None and ":" in user:
+        raise ValueError("an address holds no password: SSH uses your keys")
+    if user is not None and not _USER.fullmatch(user):
+        raise ValueError("the user of an address has letters, digits, '_', '-' and '.'")
+    bare = host.strip("[]")
+    if not (_IPV6 if host.startswith("[") else _HOST).fullmatch(bare):
+        raise ValueError("the host of an address is a name, an IPv4 address, or an IPv6 address in [brackets]")
+    if port is not None and not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= HIGHEST_PORT):
+        raise ValueError(f"the port of an address is a number from 1 to {HIGHEST_PORT}")
+    return SshAddress(user, bare, None if port is None else int(port))
+
+
+def _address(text: str) -> str:
+    ssh_address(text)
+    return text
+
+
+def _python(text: str) -> str:
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise ValueError("a quotation mark is not closed") from None
+    if not words or words[0].startswith("-"):
+        raise ValueError("a command is expected, such as python3 or /usr/bin/python3.10")
+    return text
+
+
+def _folder(text: str) -> str:
+    parts = text.split("/")
+    if parts[0] not in ("", "~") or len(parts) < 2 or ".." in parts or not any(parts[1:]):
+        raise ValueError("a folder below / or ~/ is expected, without '..'")
+    return text
+
+
+def _printable(text: str) -> str:
+    if _CONTROLS.search(text):
+        raise ValueError("there is a control character in it")
+    return text
+
+
+_Text = Annotated[str, Field(min_length=1, max_length=LONGEST_VALUE), AfterValidator(_printable)]
+
+
+class SshTarget(Frozen):
+    """A machine that is reached over SSH."""
+
+    host: Annotated[_Text, AfterValidator(_address)] = Field(
+        description="Address, `ssh://[user@]host[:port]`. The host may be a name in your SSH config."
+    )
+    runtime: Literal["onnxruntime", "tensorrt"] | None = Field(
+        None, description="Runtime that models are meant for there. `devices check` says whether it is there."
+    )
+    power_mode: _Text | None = Field(
+        None, description="Name of the power mode that the board should be in. `devices check` compares it."
+    )
+    clocks: Literal["leave", "lock"] = Field(
+        "leave", description="Whether the board's clocks should be locked. `devices check` looks at them."
+    )
+    python: Annotated[_Text, AfterValidator(_python)] = Field(
+        "python3", description="Command that starts Python there, 3.8 or later."
+    )
+    work_folder: Annotated[_Text, AfterValidator(_folder)] = Field(
+        "~/.cache/edgevit", description="Folder for edgevit's files there."
+    )
+
+    @property
+    def address(self) -> SshAddress:
+        """The parts of `host`."""
+        return ssh_address(self.host)

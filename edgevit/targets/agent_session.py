@@ -1,0 +1,212 @@
+"""A conversation with an agent: start it, ask it, and check every answer, which may hold anything."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from edgevit.artifacts import Frozen, Json
+from edgevit.errors import EdgevitError, TargetError, shortened
+from edgevit.targets.agent import agent as shipped
+from edgevit.targets.channel import Channel, Closed
+
+OLDEST_PYTHON = (3, 8)
+SOURCE = (resources.files("edgevit.targets.agent") / "agent.py").read_bytes()
+# It runs on any Python from 2.7 on, to say which one it is. It has no quotation mark, backslash, dollar sign or
+# exclamation mark that a login shell could take for its own inside single quotes.
+BOOTSTRAP = (
+    "import sys; sys.path[:] = [p for p in sys.path if p];"
+    ' print("edgevit-python %d.%d.%d" % tuple(sys.version_info[:3]));'
+    " sys.stdout.flush(); sys.version_info < (3, 8) and sys.exit(3);"
+    f' exec(compile(sys.stdin.buffer.read({len(SOURCE)}), "edgevit-agent", "exec"), dict(__name__="__main__"))'
+)
+_GREETING = re.compile(rb"edgevit-python (\d{1,3})\.(\d{1,3})\.(\d{1,3})")
+
+START_S = 30
+ANSWER_S = 60
+LONGEST_ANSWER = 2**24  # bytes of a line; a probe of much text that JSON escapes comes near
+LONGEST_NOISE = 2**14  # bytes of a line that a login shell prints before the agent starts
+MOST_NOISE = 200  # such lines
+NEXT_NOISE = "let the shell's start files print nothing when there is no terminal"
+
+Explain = Callable[[int, str], EdgevitError]
+R = TypeVar("R", bound=Frozen)
+
+
+class Hello(Frozen):
+    """The first answer of an agent."""
+
+    version: int
+    python: str = Field(max_length=shipped.LONGEST_NAME)
+    work_folder: str = Field(pattern="^/", max_length=4 * shipped.LONGEST_NAME)
+
+
+class _Holder(Frozen):
+    by: str = Field(max_length=shipped.LONGEST_NAME)
+    for_s: float = Field(ge=0, allow_inf_nan=False)
+
+
+class _Locked(Frozen):
+    held: bool
+    holder: _Holder | None
+
+
+class _Failure(Frozen):
+    kind: str = Field(max_length=100)
+    what: str = Field(max_length=shipped.LONGEST_NAME)
+    have: int | None = Field(None, ge=0, le=shipped.LARGEST_FILE)
+    free_bytes: int | None = Field(None, ge=0)
+
+
+class Refused(TargetError):
+    """The agent refused a request. `failure` says why, for the caller."""
+
+    def __init__(self, failure: _Failure, where: str) -> None:
+        self.failure = failure
+        if failure.kind == "disk_full":
+            free = None if failure.free_bytes is None else f"{failure.free_bytes / 2**20:,.0f} MiB free"
+            more = {"got": free, "next": "free some space there, or give the target another work_folder"}
+            super().__init__("the target's disk is full", where=where, **more)
+        else:
+            super().__init__("the target refused", where=where, got=failure.what)
+
+
+class AgentSession:
+    """A started agent. Use `agent_session`."""
+
+    def __init__(self, channel: Channel, where: str, explain: Explain) -> None:
+        self.where = where
+        self.hello: Hello
+        self._channel, self._explain, self._number = channel, explain, 0
+
+    def ask(self, do: str, answer: type[R], timeout_s: float = ANSWER_S, **values: Any) -> R:
+        """The agent's checked answer to a request.
+
+        Raises:
+            Refused: the agent says that it cannot be done.
+            TargetError: the connection broke, no answer came in time, or the answer is none.
+        """
+        result = self.ask_for_json(do, timeout_s, **values)
+        try:
+            return answer.model_validate(result)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            place = ".".join(map(str, problem["loc"]))
+            raise self._no_answer(f"{place}: {problem['msg']}") from None
+
+    def ask_for_json(self, do: str, timeout_s: float = ANSWER_S, **values: Any) -> Json:
+        """The agent's answer as JSON, whose values the caller has to check. Raises as `ask`."""
+        self._number += 1
+        request = {"id": self._number, "do": do, **values}
+        try:
+            self._channel.send(json.dumps(request).encode("ascii") + b"\n", timeout_s)
+            return self._result(self._channel.line(timeout_s, LONGEST_ANSWER))
+        except Closed:
+            raise self._explain(*self._channel.close()) from None
+
+    @contextmanager
+    def locked(
+        self, by: str, wait_s: float, say: Callable[[str], None] | None = None, root: str = ""
+    ) -> Iterator[None]:
+        """Hold the machine's lock, so that no other client measures there meanwhile.
+
+        Args:
+            by: who holds it, for the others.
+            wait_s: how long to wait for the lock.
+            say: is told once who is waited for.
+            root: the folder of a stand-in for a machine.
+
+        Raises:
+            TargetError: another client held it all the time.
+        """
+        end, is_told = time.monotonic() + wait_s, False
+        values: Json = {"by": by, "root": root} if root else {"by": by}
+        while not (answer := self.ask("lock", _Locked, **values)).held:
+            holder = answer.holder
+            who = f"{holder.by}, for {holder.for_s:.0f} s" if holder else "an unknown user"
+            if time.monotonic() >= end:
+                next_step = "run the same command again later"
+                raise TargetError("another user measures on the target", where=self.where, got=who, next=next_step)
+            if say and not is_told:
+                say(f"waiting for {self.where}: {who}")
+            is_told = True
+            time.sleep(min(1.0, max(0.05, end - time.monotonic())))
+        yield
+        self.ask("unlock", Frozen)  # after an error the session ends, and with it the lock
+
+    def start(self, python: str, work_folder: str) -> None:
+        """Wait for the Python there, and send it the agent."""
+        try:
+            version = self._python_version(python)
+            if version < OLDEST_PYTHON:
+                raise TargetError(
+                    "the target's Python is too old",
+                    where=self.where,
+                    got=f"{python} is Python {'.'.join(map(str, version))}",
+                    expected=f"Python {'.'.join(map(str, OLDEST_PYTHON))} or later",
+                    next="name another one with --python COMMAND (devices add), or python: in targets.yaml",
+                )
+            self._channel.send(SOURCE, START_S)
+        except Closed:
+            raise self._explain(*self._channel.close()) from None
+        self.hello = self.ask("hello", Hello, START_S, work_folder=work_folder)
+        if self.hello.version != shipped.VERSION:
+            raise self._no_answer(f"protocol {self.hello.version}")
+
+    def _python_version(self, python: str) -> tuple[int, ...]:
+        """The version that the bootstrap prints, after what a login shell may print."""
+        end = time.monotonic() + START_S
+        first = b""
+        for _ in range(MOST_NOISE):
+            line = self._channel.line(max(0.0, end - time.monotonic()), LONGEST_NOISE)
+            if greeting := _GREETING.fullmatch(line.rstrip(b"\r")):
+                return tuple(map(int, greeting.groups()))
+            first = first or line
+        got = f"{MOST_NOISE} other lines, beginning with {shortened(first.decode('utf-8', 'replace'))}"
+        raise TargetError(f"{python} is no Python, or the shell prints too much", where=self.where, got=got)
+
+    def _result(self, line: bytes) -> Json:
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            raise self._no_answer(line.decode("utf-8", "replace")) from None
+        if not isinstance(answer, dict) or answer.get("id") != self._number:
+            raise self._no_answer(line.decode("utf-8", "replace"))
+        if isinstance(result := answer.get("result"), dict):
+            return result
+        try:
+            failure = _Failure.model_validate(answer.get("error"))
+        except ValidationError:
+            raise self._no_answer(line.decode("utf-8", "replace")) from None
+        raise Refused(failure, self.where)
+
+    def _no_answer(self, got: str) -> TargetError:
+        what = "the answer is not one of edgevit's agent"
+        return TargetError(what, where=self.where, got=shortened(got), next=NEXT_NOISE)
+
+
+@contextmanager
+def agent_session(
+    channel: Channel, where: str, python: str, work_folder: str, explain: Explain
+) -> Iterator[AgentSession]:
+    """An agent that runs until the end of the block.
+
+    Args:
+        channel: a program that runs `python` with `BOOTSTRAP`.
+        where: the name of the target, for errors.
+        work_folder: where the agent keeps files.
+        explain: the error for a program that has ended, from its exit status and stderr.
+    """
+    session = AgentSession(channel, where, explain)
+    try:
+        session.start(python, work_folder)
+        yield session
+    finally:
+        channel.close()

@@ -1,0 +1,150 @@
+"""A started program as lines of bytes, with bounds on the time and the length of each line."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO
+
+from edgevit.errors import TargetError
+
+KEPT_STDERR = 2**14  # bytes
+READ_BLOCK = 2**16
+CLOSING_S = 3  # for a program to end once its input has ended
+NEVER_ENDED = -1
+
+
+class Closed(Exception):
+    """The program has ended, or has closed its output."""
+
+
+class Channel:
+    """A program that is written to and read from. Its stderr is read meanwhile, and the end of it is kept."""
+
+    def __init__(self, command: Sequence[str], where: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start the program, in a session of its own: Ctrl-C reaches this process alone.
+
+        Args:
+            where: the name of the target, for errors.
+            environment: more variables.
+
+        Raises:
+            OSError: there is no such program.
+        """
+        self._where = where
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+            bufsize=0,
+        )
+        self._input, self._output = _stream(self._process.stdin), _stream(self._process.stdout)
+        self._errors = _Tail(_stream(self._process.stderr))
+        self._buffer = bytearray()
+        for stream in (self._input, self._output):
+            os.set_blocking(stream.fileno(), False)
+
+    def send(self, content: bytes, timeout_s: float) -> None:
+        """Write all of `content`.
+
+        Raises:
+            Closed: the program takes no more.
+            TargetError: it did not take everything in time.
+        """
+        end, rest = time.monotonic() + timeout_s, memoryview(content)
+        while rest:
+            self._wait(self._input, selectors.EVENT_WRITE, end, timeout_s)
+            try:
+                rest = rest[os.write(self._input.fileno(), rest) :]
+            except BlockingIOError:
+                continue
+            except BrokenPipeError:
+                raise Closed from None
+
+    def line(self, timeout_s: float, longest: int) -> bytes:
+        """The next line, without its end.
+
+        Raises:
+            Closed: the program has closed its output.
+            TargetError: no whole line came in time, or the line is longer than `longest` bytes.
+        """
+        end, searched = time.monotonic() + timeout_s, 0
+        while (at := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if searched > longest:
+                break
+            self._wait(self._output, selectors.EVENT_READ, end, timeout_s)
+            self._read()
+        if at < 0 or at > longest:
+            raise TargetError("the answer is too long", where=self._where, expected=f"at most {longest:,} bytes")
+        line = bytes(self._buffer[:at])
+        del self._buffer[: at + 1]
+        return line
+
+    def close(self) -> tuple[int, str]:
+        """End the program's input, and the program if it stays. Gives its exit status, and the end of its stderr."""
+        for stream in (self._input, self._output):
+            with suppress(OSError):
+                stream.close()
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
+            if number is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(CLOSING_S)
+                break
+        status = self._process.returncode
+        return NEVER_ENDED if status is None else status, self._errors.text()
+
+    def _read(self) -> None:
+        try:
+            block = os.read(self._output.fileno(), READ_BLOCK)
+        except BlockingIOError:
+            return
+        if not block:
+            raise Closed
+        self._buffer += block
+
+    def _wait(self, stream: IO[bytes], event: int, end: float, timeout_s: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, event)
+            if not selector.select(max(0.0, end - time.monotonic())):
+                raise TargetError(
+                    "the target does not answer",
+                    where=self._where,
+                    got=f"nothing for {timeout_s:.0f} s",
+                    next="see whether it is busy, and run the same command again",
+                )
+
+
+class _Tail:
+    """The end of what a program writes on stderr."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._kept = stream, b""
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        """The text, once the program has ended."""
+        self._thread.join(1)
+        return self._kept.decode("utf-8", "replace")
+
+    def _drain(self) -> None:
+        with self._stream:
+            while block := os.read(self._stream.fileno(), READ_BLOCK):
+                self._kept = (self._kept + block)[-KEPT_STDERR:]
+
+
+def _stream(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream

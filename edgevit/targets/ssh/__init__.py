@@ -1,0 +1,1 @@
+"""The system's OpenSSH: its command line, and what its failures mean."""

@@ -1,0 +1,112 @@
+"""The command line of the system's `ssh`. The user's config, jump hosts, agent and known hosts hold."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgevit.configs.targets import SshTarget
+
+CONNECT_S = 10
+# Nothing is asked, since no terminal answers; a dead line is noticed within 45 seconds. Host keys are checked as the
+# user has it. Options of the user's config that would change what runs, or fail on a second connection, are off.
+OPTIONS = {
+    "BatchMode": "yes",
+    "ConnectTimeout": str(CONNECT_S),
+    "ServerAliveInterval": "15",
+    "ServerAliveCountMax": "3",
+    "ClearAllForwardings": "yes",
+    "ForwardX11": "no",
+    "PermitLocalCommand": "no",
+    "RemoteCommand": "none",
+    "RequestTTY": "no",
+    "LogLevel": "INFO",
+}
+ENVIRONMENT = {"SSH_ASKPASS_REQUIRE": "never"}
+LONGEST_SOCKET = 100  # characters of a socket's path, of which most systems take 104
+RANDOM_ENDING = 20  # characters that ssh adds while it makes the socket
+
+
+@contextmanager
+def control_socket(target: SshTarget) -> Iterator[Path]:
+    """The path of a socket, in a private folder, through which commands share one connection. It is closed at the end.
+
+    The first command of the block makes the connection.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="edgevit-", dir=_short_folder()))
+    socket = folder / "s"
+    try:
+        yield socket
+        if socket.exists():
+            _close_connection(target, socket)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def ssh_command(target: SshTarget, socket: Path, remote: str) -> list[str]:
+    """The arguments of `ssh` that run a command of a POSIX shell there."""
+    sharing = {"ControlMaster": "auto", "ControlPath": str(socket), "ControlPersist": "no"}
+    return [*_program({**OPTIONS, **sharing}), *_destination(target), remote]
+
+
+def python_command(python: str, program: str) -> str:
+    """The command line that runs a program with a Python there. Every word is quoted for the shell.
+
+    ~/ at the beginning of a word is the home folder there.
+    """
+    return " ".join(["exec", *map(_quoted, shlex.split(python)), "-c", shlex.quote(program)])
+
+
+def resolved_config(target: SshTarget) -> dict[str, list[str]]:
+    """What the user's SSH config says of the host, by lower-case keyword; empty if ssh does not say it."""
+    command = [*_program({}), "-G", *_destination(target)]
+    try:
+        answer = subprocess.run(command, capture_output=True, timeout=CONNECT_S, stdin=subprocess.DEVNULL, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    config: dict[str, list[str]] = {}
+    for line in answer.stdout.decode("utf-8", "replace").splitlines():
+        keyword, _, value = line.partition(" ")
+        config.setdefault(keyword, []).append(value)
+    return config
+
+
+def own_command(program: str, target: SshTarget) -> str:
+    """A command for the user's own shell, such as `ssh -p 2222 user@host`."""
+    address = target.address
+    user = f"{address.user}@" if address.user else ""
+    port = ["-p", str(address.port)] if address.port else []
+    return shlex.join([program, *port, f"{user}{address.host}"])
+
+
+def _program(options: dict[str, str]) -> list[str]:
+    return ["ssh", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
+
+
+def _destination(target: SshTarget) -> list[str]:
+    address = target.address
+    user = ["-l", address.user] if address.user else []
+    port = ["-p", str(address.port)] if address.port else []
+    return [*user, *port, "--", address.host]
+
+
+def _quoted(word: str) -> str:
+    return f'"$HOME"/{shlex.quote(word[2:])}' if word.startswith("~/") else shlex.quote(word)
+
+
+def _short_folder() -> str:
+    folder = tempfile.gettempdir()
+    longest = len(os.path.join(folder, "edgevit-12345678", "s")) + RANDOM_ENDING
+    return folder if longest <= LONGEST_SOCKET else "/tmp"
+
+
+def _close_connection(target: SshTarget, socket: Path) -> None:
+    command = [*_program({"ControlPath": str(socket)}), "-O", "exit", *_destination(target)]
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, capture_output=True, timeout=CONNECT_S, stdin=subprocess.DEVNULL, check=False)

@@ -1,0 +1,130 @@
+"""Why `ssh`, or Python behind it, has failed: errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from edgevit.configs.targets import SshTarget
+from edgevit.errors import TargetError, shortened
+from edgevit.targets.ssh.command import own_command, resolved_config
+
+SSH_FAILED = 255  # ssh's own exit status; other numbers are those of the remote command
+NOT_FOUND = (126, 127)  # of a shell
+LONGEST_LINE = 200
+
+_CHANGED = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed", re.IGNORECASE)
+_OFFENDING = re.compile(r"^Offending \S+ key in (.+):(\d+)\s*$", re.MULTILINE)
+_METHODS = re.compile(r"Permission denied \(([\w,-]+)\)")
+
+
+def failure(name: str, target: SshTarget, status: int, stderr: str) -> TargetError:
+    """The error for an `ssh` that has ended, from its exit status and its stderr."""
+    if status == SSH_FAILED:
+        for pattern, explain in _OF_SSH:
+            if re.search(pattern, stderr, re.IGNORECASE):
+                return explain(name, target, stderr)
+        return TargetError(
+            "the SSH connection failed",
+            where=name,
+            got=_last_line(stderr) or "ssh says nothing: the program there may have been killed",
+            next=f"try {own_command('ssh', target)}",
+        )
+    if status in NOT_FOUND or "command not found" in stderr.lower():
+        return TargetError(
+            "there is no Python at this command",
+            where=name,
+            got=f"{target.python}: {_last_line(stderr) or f'exit status {status}'}",
+            next="install Python 3.8 or later there, or name its command with --python (python: in targets.yaml)",
+        )
+    return TargetError(
+        "the target's Python has ended",
+        where=name,
+        got=_last_line(stderr) or f"exit status {status}",
+        next=f"see whether {target.python} runs there, and run the same command again",
+    )
+
+
+def _unknown_name(name: str, target: SshTarget, stderr: str) -> TargetError:
+    return TargetError(
+        "there is no such host", where=name, got=target.address.host, next="correct the address, or see to the network"
+    )
+
+
+def _refused(name: str, target: SshTarget, stderr: str) -> TargetError:
+    return TargetError(
+        "the host is there, but no SSH server answers",
+        where=name,
+        got=_last_line(stderr),
+        next="start the SSH server there, or correct the port: ssh://user@host:PORT",
+    )
+
+
+def _unreachable(name: str, target: SshTarget, stderr: str) -> TargetError:
+    return TargetError(
+        "the host cannot be reached", where=name, got=_last_line(stderr), next="see whether it is on and in the network"
+    )
+
+
+def _denied(name: str, target: SshTarget, stderr: str) -> TargetError:
+    config = resolved_config(target)
+    files = [file for file in config.get("identityfile", []) if Path(file).expanduser().is_file()]
+    methods = _METHODS.search(stderr)
+    user = target.address.user or next(iter(config.get("user", [])), "your user")
+    tried = f"the keys {', '.join(files)}" if files else "no key file"
+    return TargetError(
+        "the host refuses your key",
+        where=name,
+        got=f"user {user}, {tried}, and the keys of ssh-agent; the host takes {methods[1] if methods else 'others'}",
+        next=f"{own_command('ssh-copy-id', target)}, or correct the user in the address",
+    )
+
+
+def _changed_key(name: str, target: SshTarget, stderr: str) -> TargetError:
+    address = target.address
+    known = f"[{address.host}]:{address.port}" if address.port not in (None, 22) else address.host
+    remove = re.search(r"^\s*(ssh-keygen .*-R .*)$", stderr, re.MULTILINE)
+    offending = _OFFENDING.search(stderr)
+    return TargetError(
+        "the host's key has changed: this is another machine, or it was installed anew",
+        where=name,
+        got=f"another key in {offending[1]}, line {offending[2]}" if offending else "another key in known_hosts",
+        next=f"if you know why: {remove[1].strip() if remove else f'ssh-keygen -R {known!r}'}, then "
+        f"{own_command('ssh', target)}",
+    )
+
+
+def _unknown_key(name: str, target: SshTarget, stderr: str) -> TargetError:
+    return TargetError(
+        "the host's key is not known yet",
+        where=name,
+        got=_last_line(stderr),
+        next=f"{own_command('ssh', target)} once, and compare the fingerprint that it shows with the host's own",
+    )
+
+
+def _wrong_config(name: str, target: SshTarget, stderr: str) -> TargetError:
+    return TargetError(
+        "your SSH config has a mistake", where=name, got=_first_line(stderr), next="correct it (man ssh_config)"
+    )
+
+
+def _first_line(text: str) -> str:
+    return shortened(next((line.strip() for line in text.splitlines() if line.strip()), ""), LONGEST_LINE)
+
+
+def _last_line(text: str) -> str:
+    return shortened(next((line.strip() for line in reversed(text.splitlines()) if line.strip()), ""), LONGEST_LINE)
+
+
+# What ssh prints → the error. The first that fits counts.
+_OF_SSH: tuple[tuple[str, Callable[[str, SshTarget, str], TargetError]], ...] = (
+    (_CHANGED.pattern, _changed_key),
+    (r"Host key verification failed|No \S+ host key is known", _unknown_key),
+    (r"Could not resolve hostname", _unknown_name),
+    (r"Connection refused", _refused),
+    (r"timed out|No route to host|Network is unreachable|Host is down", _unreachable),
+    (r"Permission denied \(|Too many authentication failures|no such identity", _denied),
+    (r"Bad configuration option|terminating, \d+ bad configuration|Bad owner or permissions", _wrong_config),
+)

@@ -1,0 +1,171 @@
+"""Files on a target by their hash: only the missing ones are sent, and a broken upload goes on where it stopped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pydantic import Field
+
+from edgevit.artifacts import Frozen
+from edgevit.errors import TargetError
+from edgevit.targets.agent import agent as shipped
+from edgevit.targets.agent_session import AgentSession, Refused
+
+CACHE_BYTES = 8 * 2**30  # that edgevit keeps on a target
+CHUNK_S = 120  # for one chunk, on a slow line
+TRIES = 2
+
+_Size = Field(ge=0, le=shipped.LARGEST_FILE)
+
+
+class _Missing(Frozen):
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    have: int = _Size
+
+
+class _MissingFiles(Frozen):
+    missing: list[_Missing] = Field(max_length=shipped.MOST_HASHES)
+    stored_bytes: int = Field(ge=0)
+    free_bytes: int | None = Field(ge=0)
+
+
+class _Put(Frozen):
+    have: int = _Size
+    is_whole: bool
+
+
+class Evicted(Frozen):
+    """What an eviction has removed, and what is left."""
+
+    removed_bytes: int = Field(ge=0)
+    stored_bytes: int = Field(ge=0)
+
+
+class Cleaned(Frozen):
+    """What was removed."""
+
+    removed_bytes: int = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """An upload.
+
+    Attributes:
+        hashes: the SHA-256 of each file, by which requests name it.
+        sent_bytes: of the files' contents.
+    """
+
+    hashes: dict[Path, str]
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    sha256: str
+    bytes: int
+
+
+def upload(session: AgentSession, paths: Iterable[Path], cache_bytes: int = CACHE_BYTES) -> Uploaded:
+    """Send the files that the target lacks. Files that were not used for the longest time make room for them.
+
+    Args:
+        cache_bytes: how much is kept there at most; what this upload names stays.
+
+    Raises:
+        TargetError: the disk there is full, a file changed meanwhile, or the connection broke. The next upload sends
+            the rest.
+    """
+    files = [_File(path, _sha256(path), path.stat().st_size) for path in dict.fromkeys(paths)]
+    wanted = {file.sha256: file for file in files}
+    answer = _missing(session, wanted)
+    needed = sum(wanted[part.sha256].bytes - part.have for part in answer.missing)
+    if needed and answer.stored_bytes + needed > cache_bytes:
+        evict(session, max(0, cache_bytes - needed), keep=wanted)
+        answer = _missing(session, wanted)
+    if answer.free_bytes is not None and needed > answer.free_bytes:
+        got = f"{answer.free_bytes / 2**20:,.0f} MiB free"
+        next_step = "free some space there, or give the target another work_folder"
+        expected = f"{needed / 2**20:,.0f} MiB"
+        raise TargetError(
+            "the target's disk has no room", where=session.where, got=got, expected=expected, next=next_step
+        )
+    sent = sum(_sent_bytes(session, wanted[part.sha256], part.have) for part in answer.missing)
+    return Uploaded({file.path: file.sha256 for file in files}, sent)
+
+
+def evict(session: AgentSession, limit_bytes: int, keep: Iterable[str] = ()) -> Evicted:
+    """Remove the files that were not used for the longest time, until those left fit the limit.
+
+    Args:
+        keep: hashes of files that stay in any case.
+    """
+    return session.ask("evict", Evicted, limit_bytes=limit_bytes, keep=list(keep))
+
+
+def clean(session: AgentSession) -> Cleaned:
+    """Remove every file that edgevit has put there."""
+    return session.ask("clean", Cleaned)
+
+
+def _missing(session: AgentSession, wanted: dict[str, _File]) -> _MissingFiles:
+    files = [{"sha256": file.sha256, "bytes": file.bytes} for file in wanted.values()]
+    answer = session.ask("missing", _MissingFiles, files=files)
+    for part in answer.missing:
+        if part.sha256 not in wanted or part.have > wanted[part.sha256].bytes:
+            what = "the target lacks a file that it was not asked for"
+            raise TargetError(what, where=session.where, got=part.sha256)
+    return answer
+
+
+def _sent_bytes(session: AgentSession, file: _File, have: int) -> int:
+    """Send a file from byte `have` on. A part with other content there is sent anew."""
+    sent = 0
+    for _ in range(TRIES):
+        try:
+            with file.path.open("rb") as content:
+                return sent + _send(session, file, content, have)
+        except Refused as refused:
+            if refused.failure.kind != "wrong_hash":
+                raise
+            sent, have = sent + file.bytes - have, 0
+    what = "the file changed while it was sent"
+    raise TargetError(what, where=session.where, got=file.path, next="run the same command again")
+
+
+def _send(session: AgentSession, file: _File, content: IO[bytes], have: int) -> int:
+    sent = 0
+    while True:
+        content.seek(have)
+        chunk = content.read(min(shipped.LARGEST_CHUNK, file.bytes - have))
+        answer = _put(session, file, have, chunk)
+        if answer.is_whole:
+            return sent + len(chunk)
+        if answer.have <= have:
+            what = "the upload does not go on"
+            raise TargetError(what, where=session.where, got=file.path, next="run the same command again")
+        sent, have = sent + len(chunk), answer.have
+
+
+def _put(session: AgentSession, file: _File, have: int, chunk: bytes) -> _Put:
+    """The answer to a chunk. Where another client has sent more of the file meanwhile, it says how much is there."""
+    try:
+        data = base64.b64encode(chunk).decode("ascii")
+        return session.ask(
+            "put", _Put, CHUNK_S, sha256=file.sha256, bytes=file.bytes, offset=have, data=data
+        )  # fmt: skip
+    except Refused as refused:
+        if refused.failure.kind == "wrong_offset" and refused.failure.have is not None:
+            return _Put(have=refused.failure.have, is_whole=False)
+        raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,142 @@
+"""targets.yaml: which file wins, what is kept as a target comes and goes, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edgevit.configs import SshTarget
+from edgevit.errors import RecipeError, TargetError
+from edgevit.targets.named import add_target, named_target, project_file, remove_target, targets_by_name, user_file
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder, which is the current one, and a folder of settings beside it."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path
+
+
+def write(file: Path | None, text: str) -> Path:
+    assert file is not None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_this_machine_is_built_in() -> None:
+    assert {name: target.config for name, target in targets_by_name().items()} == {"local-cpu": None, "local-gpu": None}
+
+
+def test_the_projects_file_wins(folders: Path) -> None:
+    write(user_file(), "orin: {host: ssh://home}\nthor: {host: ssh://thor}\n")
+    project = write(project_file(), "orin: {host: 'ssh://me@office:2222', python: python3.10}\n")
+    targets = targets_by_name()
+    assert list(targets) == ["local-cpu", "local-gpu", "orin", "thor"]
+    assert targets["orin"].config == SshTarget(host="ssh://me@office:2222", python="python3.10")
+    assert targets["orin"].file == project
+    assert named_target("orin", folders).config == SshTarget(host="ssh://home")  # another project
+
+
+def test_where_the_users_file_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert user_file() == tmp_path / "config" / "edgevit" / "targets.yaml"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for unset in ("", "relative"):
+        monkeypatch.setenv("XDG_CONFIG_HOME", unset)
+        assert user_file() == tmp_path / ".config" / "edgevit" / "targets.yaml"
+
+
+def test_a_target_comes_and_goes_and_the_rest_stays() -> None:
+    text = "# my boards\nthor: # on the shelf\n  host: ssh://thor\n  power_mode: 70W\n"
+    file = write(project_file(), text)
+    config = SshTarget(host="ssh://me@orin", runtime="tensorrt", python="'/my python/bin' -I")
+    add_target("orin", config, file)
+    assert file.read_text().startswith(text)
+    assert "work_folder" not in file.read_text()  # a default stays in one place
+    assert named_target("orin").config == config
+    remove_target("orin", file)
+    assert file.read_text() == text
+    remove_target("thor", file)
+    assert file.read_text() == "# my boards\n"
+    add_target("orin", config, file)
+    assert named_target("orin").config == config
+    assert file.read_text().startswith("# my boards\n")
+
+
+def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "dotfiles" / "targets.yaml", "")
+    project_file().symlink_to(elsewhere)
+    add_target("orin", SshTarget(host="ssh://orin"), project_file())
+    assert project_file().is_symlink()
+    assert elsewhere.read_text() == "orin:\n  host: ssh://orin\n"
+
+
+def test_a_name_is_taken_once() -> None:
+    add_target("orin", SshTarget(host="ssh://a"), project_file())
+    with pytest.raises(RecipeError, match="already a target 'orin'"):
+        add_target("orin", SshTarget(host="ssh://b"), project_file())
+    assert named_target("orin").config == SshTarget(host="ssh://a")
+
+
+@pytest.mark.parametrize("name", ["local-cpu", "local-gpu", "", "-x", "a b", "ä", "x" * 65, "a/b", "../a", "a\n"])
+def test_a_wrong_name_is_refused(name: str) -> None:
+    with pytest.raises(RecipeError):
+        add_target(name, SshTarget(host="ssh://a"), project_file())
+    assert not project_file().exists()
+    write(project_file(), f"{name!r}: {{host: ssh://a}}\n".replace("\\n", "\n"))
+    if name != "a\n":
+        with pytest.raises(RecipeError, match=r"targets\.yaml:1"):
+            targets_by_name()
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    add_target("orin-nano", SshTarget(host="ssh://a"), project_file())
+    with pytest.raises(TargetError, match="there is no target 'orin-nan'") as caught:
+        named_target("orin-nan")
+    assert caught.value.next == "Did you mean 'orin-nano'?"
+    with pytest.raises(TargetError) as caught:
+        named_target("xyz")
+    assert caught.value.next == "edgevit devices list"
+    with pytest.raises(TargetError) as caught:
+        remove_target("orin", project_file())
+    assert caught.value.next == "Did you mean 'orin-nano'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("orin: {host: ssh://a}\norin: {host: ssh://b}", 2, "duplicate key"),
+        ("orin:\n  host: ssh://a\n  pyton: x", 3, "'pyton' is no key of target 'orin'. Did you mean 'python'?"),
+        ("orin:\n  python: python3", 1, "target 'orin' needs the key 'host'"),
+        ("orin:\n  host: orin.local", 2, "'host' of target 'orin': an address is ssh://"),
+        ("orin:\n  host: ssh://me:secret@a", 2, "holds no password"),
+        ("orin:\n  host: ssh://a\n  clocks: max", 3, "'clocks' of target 'orin'"),
+        ("orin:\n  host: 7", 2, "'host' of target 'orin'"),
+        ("orin: ssh://orin", 1, "target 'orin' is not a mapping"),
+        ("orin:", 1, "target 'orin' is not a mapping"),
+        ("1: {host: ssh://a}", 1, "a key should be text"),
+        ("- orin", None, "not a list of targets by name"),
+        ("orin: {host: !!python/object x}", 1, "tag is not supported"),
+        ("orin: [", None, "not valid YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_is_said_with_its_line(text: str, line: int | None, says: str) -> None:
+    file = write(project_file(), text)
+    with pytest.raises(RecipeError) as caught:
+        targets_by_name()
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(f"{file}:{line}: " if line else str(file))
+
+
+def test_a_file_that_is_no_text_or_too_large(tmp_path: Path) -> None:
+    for content in (b"\xff\xfe", b"#" * 2_000_000):
+        project_file().write_bytes(content)
+        with pytest.raises(RecipeError):
+            targets_by_name()
+    project_file().write_bytes(b"")
+    assert len(targets_by_name()) == 2
+    assert os.listdir(project_file().parent) == ["targets.yaml"]
