@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from edgevit.artifacts import MODEL_KINDS, Artifact
@@ -27,9 +26,8 @@ from edgevit.configs import (
 from edgevit.context import Context
 from edgevit.errors import CheckFailed, listed
 from edgevit.report.deployed import ModelInLine, deployed_model, line_of
-from edgevit.selection.check_images import CheckImages
 from edgevit.selection.kept import timed
-from edgevit.selection.records import DeployedForm, Pretrained, Student, Timing
+from edgevit.selection.records import DeployedForm, Student, Timing
 from edgevit.store import dotted
 
 S = TypeVar("S", bound=Stage)
@@ -75,10 +73,9 @@ def check_latency_early(
     student = student_of(chain, datasets)
     if student is None:
         return
-    timing = timed(student, chain.form, _pretrained(chain, datasets))
+    timing = timed(student, chain.form)
     context.progress.say(
-        f"{chain.trained.id}: p50 {timing.p50_ms:.3g} ms untrained ({timing.about_form()}); "
-        f"the budget is {limit_ms:g} ms"
+        f"{chain.trained.id}: p50 {timing.p50_ms:.3g} ms untrained ({timing.form}); the budget is {limit_ms:g} ms"
     )
     if timing.p50_low_ms > limit_ms:
         raise _too_slow(chain, student, timing, limit_ms, context)
@@ -117,22 +114,6 @@ def student_of(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Studen
         model_args=named.model_args,
         distillation_token=isinstance(named, Distill) and named.distillation_token,
     )
-
-
-def _pretrained(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Pretrained | None:
-    """The weights that the student starts from, and the images of its calibration; None if no least SQNR is asked for.
-
-    Quantization-aware training changes the SQNR, so that nothing is known of it before.
-    """
-    stages, quantize = (chain.trained, *chain.starts), chain.form.quantize
-    if quantize is None or quantize.min_sqnr_db is None or any(isinstance(stage, Qat) for stage in stages):
-        return None
-    load, images = stages[-1], datasets.get(quantize.calibration)
-    if images is None or not isinstance(load, Load) or load.weights_key is not None:
-        return None
-    if load.weights is not None:
-        return Pretrained(Path(load.weights), CheckImages(images))
-    return Pretrained(None, CheckImages(images)) if load.pretrained else None
 
 
 def _models_behind(measurements: Iterable[Stage], stages: Iterable[Stage]) -> dict[str, ModelInLine]:

@@ -17,7 +17,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgevit.actions.single_stage import SingleStages, single_stages
 from edgevit.actions.student_choice import (
-    MIN_SQNR_DB,
     ChosenStudent,
     Weights,
     WeightSources,
@@ -37,8 +36,6 @@ from edgevit.errors import DataError, TargetError, listed
 from edgevit.pipeline import resolve
 from edgevit.progress import SilentProgress, duration
 from edgevit.recipe import load_recipe
-from edgevit.selection.candidates import LEAST_SQNR_DB
-from edgevit.selection.check_images import CheckImages
 from edgevit.selection.choice import ROOM
 from edgevit.stage_times import keep_times, kept_times, seconds_of, work_keys
 from edgevit.terminal import printable_line
@@ -156,7 +153,6 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
         form,
         options.latency_ms,
         options.size_mib,
-        CheckImages(datasets[images.calibration]),
         context.progress,
     )
     images, cost = _within_minutes(options, images, sources, student, datasets, context)
@@ -252,11 +248,6 @@ def _about_student(options: InitOptions, student: ChosenStudent) -> list[str]:
         larger_ms = student.choice.timings[larger].p50_ms
         free = f"{1 - ROOM:.0%} of the budget is kept free"
         lines = [chosen, f"    the next larger, {larger}, takes {larger_ms:.3g} ms; {free}"]
-    if timing.sqnr_db is not None and timing.sqnr_db < LEAST_SQNR_DB:
-        lines.append(
-            f"    in INT8, its SQNR on these images is {timing.sqnr_db:.0f} dB, below {LEAST_SQNR_DB:g} dB: "
-            "it was timed in float, and layers will stay in float"
-        )
     if any(timing.warnings for timing in student.choice.timings.values()):
         lines.append("    other work disturbed the timings: init again (--force) may find a larger student")
     return lines
@@ -407,7 +398,6 @@ def _text(options: InitOptions, images: _Images, sources: WeightSources, student
         small_set=_images_of_an_epoch(images) < SMALL_SET,
         measurements=_measurements(options.target, teacher is not None, images.test is not None),
         reason=_reason(options, student),
-        min_sqnr_db=f"{MIN_SQNR_DB:g}",
     )
 
 
@@ -435,7 +425,7 @@ def _measurements(target: str, has_teacher: bool, has_test: bool) -> list[str]:
 def _reason(options: InitOptions, student: ChosenStudent) -> str:
     if student.timing is None:
         return "The student: `edgevit models` lists compact ones."
-    taken = f"{student.timing.p50_ms:.3g} ms ({student.timing.about_form()})"
+    taken = f"{student.timing.p50_ms:.3g} ms ({student.timing.form})"
     return f"The student: the most MACs within {options.latency_ms:g} ms. Untrained, it took {taken} on this machine."
 
 

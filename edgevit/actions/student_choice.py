@@ -16,13 +16,11 @@ from edgevit.models.creation import create_model
 from edgevit.models.pretrained import can_be_had, check_pretrained, model_of_weights
 from edgevit.models.timm_models import check_model_name
 from edgevit.progress import Progress
-from edgevit.selection.candidates import LEAST_SQNR_DB, MS_PER_GMAC, ROOM_DB, Candidate, measured, shortlist, sizes_of
-from edgevit.selection.check_images import CheckImages
+from edgevit.selection.candidates import MS_PER_GMAC, Candidate, measured, shortlist, sizes_of
 from edgevit.selection.choice import MOST_TIMINGS, ROOM, Choice, meets, most_capable
 from edgevit.selection.kept import timed
-from edgevit.selection.records import DeployedForm, Pretrained, Student, Timing
+from edgevit.selection.records import DeployedForm, Student, Timing
 
-MIN_SQNR_DB = LEAST_SQNR_DB - ROOM_DB  # of the trained student, in recipes
 TEACHER = "resnet50.a1_in1k"
 STUDENT = "tiny_vit_5m_224"  # without a latency budget
 USUAL_SIZES = (96, 128, 160, 192, 224)
@@ -135,7 +133,7 @@ def deployed_form(target: str) -> DeployedForm:
     return DeployedForm(
         Profile(stage="profile", id="latency", model="int8"),
         Export(stage="export", id="onnx", model="student"),
-        Quantize(stage="quantize", id="int8", model="onnx", calibration="images", min_sqnr_db=MIN_SQNR_DB),
+        Quantize(stage="quantize", id="int8", model="onnx", calibration="images"),
     )
 
 
@@ -146,14 +144,12 @@ def choose_student(
     form: DeployedForm,
     latency_ms: float | None,
     size_mib: float | None,
-    images: CheckImages,
     progress: Progress,
 ) -> ChosenStudent:
     """The most capable student within the limits. Students with pretrained weights come before all others.
 
     Args:
         asked: the student that the user named; its image size is still chosen.
-        images: of the task, on which INT8 is compared with float for a student with pretrained weights.
 
     Raises:
         CheckFailed: no student meets the budget; the error names a budget that can be met.
@@ -162,12 +158,7 @@ def choose_student(
     if latency_ms is None:
         candidate = _without_budget(groups, sources, asked)
         return ChosenStudent(candidate, sources.start_of(candidate.model))
-
-    def pretrained(model: str) -> Pretrained | None:
-        start = sources.start_of(model)
-        return None if start is None or form.quantize is None else Pretrained(start.file, images)
-
-    time = timer(num_classes, form, progress, pretrained)
+    time = timer(num_classes, form, progress)
     choices: list[Choice] = []
     for group in groups:
         left = MOST_TIMINGS - sum(len(choice.timings) for choice in choices)
@@ -177,23 +168,14 @@ def choose_student(
     raise no_student(choices, latency_ms, size_mib)
 
 
-def timer(
-    num_classes: int,
-    form: DeployedForm,
-    progress: Progress,
-    pretrained: Callable[[str], Pretrained | None] = lambda model: None,
-) -> Callable[[Candidate], Timing]:
-    """Times candidates, or takes their kept timings, and says a line about each.
-
-    Args:
-        pretrained: what decides whether INT8 keeps a model's quality; None if nothing does.
-    """
+def timer(num_classes: int, form: DeployedForm, progress: Progress) -> Callable[[Candidate], Timing]:
+    """Times candidates, or takes their kept timings, and says a line about each."""
 
     def time(candidate: Candidate) -> Timing:
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
-        timing = timed(student, form, pretrained(candidate.model), disturbed_again=True)
+        timing = timed(student, form, disturbed_again=True)
         doubt = ", disturbed by other work" if timing.warnings else ""
-        progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.about_form()}{doubt})")
+        progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form}{doubt})")
         return timing
 
     return time
@@ -215,7 +197,7 @@ def no_student(choices: Sequence[Choice], latency_ms: float, size_mib: float | N
         option = f"--latency-ms {rounded_up(least_ms):g} without --size-mib"
     return CheckFailed(
         f"no student meets the budget of {limits} here",
-        got=f"{timings[fastest].p50_ms:.2g} ms for {fastest} ({timings[fastest].about_form()}), the fastest timed",
+        got=f"{timings[fastest].p50_ms:.2g} ms for {fastest}, the fastest that was timed",
         expected=f"p50 at most {ROOM:.0%} of the budget, to leave room for scatter",
         next=f"{option} can be met",
     )

@@ -15,7 +15,6 @@ from edgevit.models import catalogue
 
 MEASURED_FILE = Path(__file__).with_name("measured.csv")
 LEAST_SQNR_DB = 25.0  # of the INT8 model against float; below it, accuracy in INT8 is in doubt
-ROOM_DB = 5.0  # by which training may lower the SQNR: recipes ask for this much less of the trained student
 SMALLEST_SHARE = 0.5  # of the side in pixels that a model is made for
 SMALLEST_SIDE = 64
 PLAIN_FAMILIES = ("DeiT", "ViT", "PiT", "XCiT")  # without convolutions between the blocks, they ask for more images

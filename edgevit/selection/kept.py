@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from edgevit.artifacts import sha256_of
 from edgevit.disks import cache_folder, whole_or_not_at_all
-from edgevit.selection.records import DeployedForm, Pretrained, Student, Timing
+from edgevit.selection.records import DeployedForm, Student, Timing
 
 MOST_KEPT = 500
 LONGEST_BYTES = 65_536
@@ -21,9 +21,9 @@ VALID_S = 30 * 86_400
 DISTURBED_VALID_S = 3600  # of a timing that other work disturbed
 
 
-def kept_timing(student: Student, form: DeployedForm, pretrained: Pretrained | None = None) -> Timing | None:
+def kept_timing(student: Student, form: DeployedForm) -> Timing | None:
     """The kept timing of a student on this machine; None if there is none, or it is too old."""
-    file = _file(student, form, pretrained)
+    file = _file(student, form)
     try:
         if file is None or file.stat().st_size > LONGEST_BYTES:
             return None
@@ -34,26 +34,24 @@ def kept_timing(student: Student, form: DeployedForm, pretrained: Pretrained | N
     return timing if age_s <= (DISTURBED_VALID_S if timing.warnings else VALID_S) else None
 
 
-def timed(
-    student: Student, form: DeployedForm, pretrained: Pretrained | None = None, *, disturbed_again: bool = False
-) -> Timing:
+def timed(student: Student, form: DeployedForm, disturbed_again: bool = False) -> Timing:
     """The kept timing of a student, or else a new one, which is kept. Raises as `time_student` does.
 
     Args:
         disturbed_again: time again what other work disturbed before.
     """
-    timing = kept_timing(student, form, pretrained)
+    timing = kept_timing(student, form)
     if timing is None or (disturbed_again and timing.warnings):
         from edgevit.selection.timing import time_student
 
-        timing = time_student(student, form, pretrained)
-        keep(student, form, timing, pretrained)
+        timing = time_student(student, form)
+        keep(student, form, timing)
     return timing
 
 
-def keep(student: Student, form: DeployedForm, timing: Timing, pretrained: Pretrained | None = None) -> None:
+def keep(student: Student, form: DeployedForm, timing: Timing) -> None:
     """Keep a timing. Where the folder cannot be written, nothing is kept."""
-    file = _file(student, form, pretrained)
+    file = _file(student, form)
     if file is None:
         return
     with suppress(OSError):
@@ -62,11 +60,9 @@ def keep(student: Student, form: DeployedForm, timing: Timing, pretrained: Pretr
         _remove_oldest(file.parent)
 
 
-def _file(student: Student, form: DeployedForm, pretrained: Pretrained | None) -> Path | None:
+def _file(student: Student, form: DeployedForm) -> Path | None:
     folder = cache_folder()
     key = {"student": student.model_dump(mode="json"), "form": form.key(), "machine": form.machine()}
-    if pretrained is not None:
-        key["pretrained"] = {**pretrained.key(), "quality": form.quality_key()}
     return None if folder is None else folder / "timings" / f"{sha256_of(key)[:40]}.json"
 
 

@@ -6,21 +6,18 @@ They load no torch, so that a finished run need not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from edgevit.artifacts import Frozen, Json, sha256_of_file
+from edgevit.artifacts import Frozen, Json
 from edgevit.configs import Compile, Export, Profile, Quantize
 from edgevit.configs.runtimes import TORCH
 from edgevit.provenance import version_of
-from edgevit.selection.check_images import CheckImages
 from edgevit.targets import target_info
 
 PACKAGES = ("edgevit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
 PROFILE_FIELDS = ("target", "batch_size", "threads", "precision", "runtime", "boundary")
 EXPORT_FIELDS = ("opset", "runtime", "dynamic_batch", "normalize", "embedding")
 QUANTIZE_FIELDS = ("runtime", "precision", "placement", "threads")
-QUALITY_FIELDS = ("calibrator", "smoothquant", "bias_correction", "min_sqnr_db")
 
 
 class Student(Frozen):
@@ -35,22 +32,6 @@ class Student(Frozen):
     num_classes: int = 10
     model_args: dict[str, Any] = {}
     distillation_token: bool = False
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """What decides whether INT8 keeps a student's quality: its pretrained weights, and images of its task.
-
-    Attributes:
-        file: of weights; None if they are timm's own.
-    """
-
-    file: Path | None
-    images: CheckImages
-
-    def key(self) -> Json:
-        """The content of weights and images, for the key of a kept timing."""
-        return {"weights": self.file and sha256_of_file(self.file), "images": self.images.digest}
 
 
 @dataclass(frozen=True)
@@ -77,10 +58,6 @@ class DeployedForm:
             "compile": self.compile is not None,
         }
 
-    def quality_key(self) -> Json:
-        """What decides which layers stay in float for the accuracy of a student with pretrained weights."""
-        return self.quantize.model_dump(mode="json", include=set(QUALITY_FIELDS)) if self.quantize else {}
-
     def machine(self) -> Json:
         """The target and the versions that a timing holds for."""
         runtime = self.export.runtime if self.export else TORCH.name
@@ -96,7 +73,6 @@ class Timing(Frozen):
         size_bytes: of the deployed file; of the weights in float32 if a checkpoint is deployed.
         form: of the deployed file, as `quantize` names it: "int8 all", "float32".
         float_p50_ms: of the float file in the same runtime; None if the float model is deployed.
-        sqnr_db: of the student in INT8 against float; None without pretrained weights.
         warnings: what disturbed the measurement.
     """
 
@@ -108,9 +84,4 @@ class Timing(Frozen):
     p50_low_ms: float
     p50_high_ms: float
     float_p50_ms: float | None = None
-    sqnr_db: float | None = None
     warnings: tuple[str, ...] = ()
-
-    def about_form(self) -> str:
-        """The deployed form, and how far INT8 is from float if that was measured."""
-        return self.form if self.sqnr_db is None else f"{self.form}; INT8: {self.sqnr_db:.0f} dB"

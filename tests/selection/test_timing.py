@@ -56,7 +56,7 @@ def test_a_damaged_or_old_timing_is_made_again(cache: Path, monkeypatch: pytest.
     assert kept.kept_timing(STUDENT, form) is None
     kept.keep(STUDENT, form, timing_of(3).model_copy(update={"warnings": ("the runs scatter",)}))
     assert kept.kept_timing(STUDENT, form) is not None
-    monkeypatch.setattr(timing, "time_student", lambda student, form, pretrained: timing_of(2))
+    monkeypatch.setattr(timing, "time_student", lambda student, form: timing_of(2))
     assert kept.timed(STUDENT, form) != timing_of(2)
     assert kept.timed(STUDENT, form, disturbed_again=True) == timing_of(2)
     kept.keep(STUDENT, form, timing_of(3).model_copy(update={"warnings": ("the runs scatter",)}))
