@@ -17,6 +17,7 @@ Any other exception is a bug of edgevit and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -63,11 +64,16 @@ class EdgevitError(Exception):
     def __str__(self) -> str:
         head = self.what if self.where is None else f"{printable_line(self.where)}: {self.what}"
         details = [
-            f"  {name}: {printable_line(value)}"
+            f"  {name}: {_without_password(printable_line(value))}"
             for name, value in (("got", self.got), ("expected", self.expected), ("next", self.next))
             if value is not None
         ]
         return "\n".join([head, *details])
+
+
+def _without_password(text: str) -> str:
+    """The text with … for the password of an address such as ssh://user:password@host."""
+    return re.sub(r"(://[^/@\s:]*):[^/@\s]*@", r"\1:…@", text)
 
 
 def first_line(error: BaseException) -> str:

@@ -127,11 +127,10 @@ class RunClock:
                 least.
         """
         later = list(self.expected_s.values())
-        rest = None if self._running is None else max(0.0, self._running - (self.now() - self._start))
-        running = max((seconds for seconds in (rest, of_bar_s) if seconds is not None), default=None)
-        if running is None or None in later:
-            return None
-        return running + sum(seconds for seconds in later if seconds is not None)
+        if self._running is None or None in later:
+            return None  # a bar alone does not tell: a stage may have several
+        rest = max(0.0, self._running - (self.now() - self._start))
+        return max(rest, of_bar_s or 0.0) + sum(seconds for seconds in later if seconds is not None)
 
 
 def clock_of(recipe: Recipe, keys: Mapping[str, str], pending: Collection[str]) -> RunClock:

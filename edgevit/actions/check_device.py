@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from edgevit.configs.targets import SshTarget
 from edgevit.findings import Finding
 from edgevit.targets.boards import HostFacts, findings, host_facts
+from edgevit.targets.boards.host_findings import PERFORMANCE
 from edgevit.targets.boards.nvpmodel import plain_name
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.probing import probed
@@ -37,20 +38,36 @@ def check_device(target: NamedTarget) -> CheckedDevice:
     with reached(target) as session:
         facts = host_facts(probed(session))
     if target.config is None:
-        return CheckedDevice(target.name, facts, findings(facts))
+        return CheckedDevice(target.name, facts, tuple(_of_local(target.name, findings(facts))))
     looked_at = findings(facts, target.config.runtime)
     return CheckedDevice(target.name, facts, (*looked_at, *_wanted(target.config, facts)))
 
 
 def _wanted(config: SshTarget, facts: HostFacts) -> Iterator[Finding]:
     """What targets.yaml asks of the target, held against the facts."""
-    if config.runtime == "tensorrt" and facts.kind == "linux" and facts.tensorrt is None:
-        yield Finding("tensorrt", "missing", "not found there", "install TensorRT there, or set runtime: onnxruntime")
     if config.power_mode is not None:
         yield _wanted_power_mode(config.power_mode, facts)
-    if config.clocks == "lock" and not facts.clocks_locked:
-        mend = "sudo jetson_clocks" if facts.kind == "jetson" else "lock the clock of its processor"
-        yield Finding("clocks asked", "missing", "locked in targets.yaml, not locked there", mend)
+    if config.clocks == "lock":
+        yield _wanted_lock(facts)
+
+
+def _of_local(name: str, looked_at: Iterable[Finding]) -> Iterator[Finding]:
+    """What was looked at on this machine. The target local-gpu needs a GPU."""
+    for finding in looked_at:
+        if name == "local-gpu" and finding.name == "gpu" and finding.state == "absent":
+            yield Finding("gpu", "missing", finding.found, "install NVIDIA's driver, or use local-cpu")
+        else:
+            yield finding
+
+
+def _wanted_lock(facts: HostFacts) -> Finding:
+    name = "clocks asked"
+    if facts.clocks_locked or (facts.kind == "linux" and facts.cpu_governors == ("performance",)):
+        return Finding(name, "ok", "locked")
+    if facts.clocks_locked is None:
+        return Finding(name, "missing", "locked in targets.yaml, but the clock cannot be read", "set clocks: leave")
+    mend = "sudo jetson_clocks" if facts.kind == "jetson" else PERFORMANCE
+    return Finding(name, "missing", "locked in targets.yaml, not locked there", mend)
 
 
 def _wanted_power_mode(asked: str, facts: HostFacts) -> Finding:

@@ -47,7 +47,7 @@ def ssh_address(text: str) -> SshAddress:
     bare = host.strip("[]")
     if not (_IPV6 if host.startswith("[") else _HOST).fullmatch(bare):
         raise ValueError("the host of an address is a name, an IPv4 address, or an IPv6 address in [brackets]")
-    if port is not None and not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= HIGHEST_PORT):
+    if port is not None and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= HIGHEST_PORT):
         raise ValueError(f"the port of an address is a number from 1 to {HIGHEST_PORT}")
     return SshAddress(user, bare, None if port is None else int(port))
 

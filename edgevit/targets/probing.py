@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgevit.targets.agent_session import ANSWER_S, AgentSession
 from edgevit.targets.boards import PROBED_COMMANDS, PROBED_FILES, Probe, probe_from_json
 
-PROBED_PACKAGES = ("onnxruntime", "openvino", "tensorrt", "torch", "numpy", "Pillow")
+PROBED_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch", "numpy", "Pillow")
 
 
 def probed(session: AgentSession, **stand_in: str) -> Probe:

@@ -336,7 +336,13 @@ def test_the_lock_of_a_dead_client_is_free(tmp_path: Path) -> None:
 
 def test_a_lock_file_with_anything_in_it_is_a_lock(agent: AgentSession, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
-    for content in (b"", b"[" * 5000, b'{"by": 1, "since": "x"}', b"\xff" * 9000):
+    for content in (
+        b"",
+        b"[" * 5000,
+        b'{"by": 1, "since": "x"}',
+        b'{"by": 1, "since": 1' + b"0" * 400 + b"}",
+        b"\xff" * 9000,
+    ):
         (tmp_path / "tmp" / "edgevit.lock").write_bytes(content)
         with agent.locked("ada", 0, root=str(tmp_path)):
             pass

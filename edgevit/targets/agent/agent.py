@@ -50,6 +50,7 @@ MOST_COMMANDS = 100
 MOST_PACKAGES = 100
 MOST_HASHES = 10_000
 LONGEST_COMMAND_S = 600
+KILL_S = 5
 LARGEST_CHUNK = 2**20  # bytes
 LARGEST_FILE = 2**40  # bytes
 PART = ".part"  # ends the name of a file that is not whole yet
@@ -202,7 +203,8 @@ class Processes:
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
         kill_group(process.pid)
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a program that hangs in a driver cannot be killed
+            process.wait(KILL_S)
         with self._guard:
             self._running.remove(process)
 
@@ -280,13 +282,11 @@ class Store:
         limit = number_in(request, "limit_bytes", LARGEST_FILE)
         kept = {hash_of(name) for name in list_in(request, "keep", MOST_HASHES)}
         before = stored = self._stored_bytes()
-        for _, name, size in sorted(self._files()):
-            if name.endswith(PART):
-                if time.time() - os.stat(self._path(name)).st_mtime > ABANDONED_S:
-                    os.unlink(self._path(name))
-                    stored -= size
-            elif stored > limit and name not in kept:
-                os.unlink(self._path(name))
+        for used, name, size in sorted(self._files()):
+            is_part = name.endswith(PART)
+            is_old = time.time() - used > ABANDONED_S
+            if (is_part and is_old) or (not is_part and stored > limit and name not in kept):
+                self._remove(name)
                 stored -= size
         return {"removed_bytes": before - stored, "stored_bytes": stored}
 
@@ -294,13 +294,17 @@ class Store:
         """Remove every file. Folders go too, if nothing else is in them."""
         removed = self._stored_bytes()
         for _, name, _ in list(self._files()):
-            os.unlink(self._path(name))
+            self._remove(name)
         for folder in (self._folder, os.path.dirname(self._folder)):
             try:
                 os.rmdir(folder)
             except OSError:
                 break
         return {"removed_bytes": removed}
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # another client may remove it at the same time
+            os.unlink(self._path(name))
 
     def _give_name(self, file: IO[bytes], part: str, name: str) -> None:
         digest = hashlib.sha256()
@@ -336,8 +340,9 @@ class Store:
             return
         for name in names:
             if HASH.match(name[: -len(PART)] if name.endswith(PART) else name) and self._size(name) is not None:
-                info = os.lstat(self._path(name))
-                yield info.st_mtime, name, info.st_size
+                with contextlib.suppress(FileNotFoundError):
+                    info = os.lstat(self._path(name))
+                    yield info.st_mtime, name, info.st_size
 
     def _stored_bytes(self) -> int:
         return sum(size for _, _, size in self._files())
@@ -501,8 +506,9 @@ def holder_from(content: bytes) -> Json | None:
     """Who holds the lock and for how many seconds, as the holder wrote it; None if it wrote nothing readable."""
     try:
         holder = json.loads(content)
-        return {"by": str(holder["by"])[:LONGEST_NAME], "for_s": max(0.0, time.time() - float(holder["since"]))}
-    except (ValueError, KeyError, TypeError, RecursionError):
+        since = min(time.time(), max(0.0, float(holder["since"])))
+        return {"by": str(holder["by"])[:LONGEST_NAME], "for_s": time.time() - since}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

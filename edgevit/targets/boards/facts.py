@@ -59,7 +59,7 @@ class HostFacts:
         sm_count: SMs of the GPU that the power mode leaves on.
         gpu_clocks, cpu_clocks, memory_clock: the memory's is known to root only.
         cpu_governors: the names of the CPU's governors.
-        clocks_locked: whether the GPU's clock has one value only; on a machine without such a clock, the CPU's.
+        clocks_locked: whether the GPU's clock has one value only; on a machine that is no Jetson, the CPU's.
         temperatures_c: zone → °C.
         junction: the zone to watch.
         throttling: events since the start.
@@ -101,6 +101,7 @@ def host_facts(probe: Probe) -> HostFacts:
     """The facts in a probe. Text that cannot be read gives None: a probe of any content gives facts."""
     files, system = probe.files, probe.system
     module, board = _module_and_board(files)
+    is_jetson = _is_jetson(files)
     shown = clocks_of_answer(_stdout(probe, JETSON_CLOCKS.name))
     modes = power_modes_of_conf(files.get("/etc/nvpmodel.conf", ""))
     mode = _power_mode(probe, modes)
@@ -109,7 +110,7 @@ def host_facts(probe: Probe) -> HostFacts:
     temperatures = temperatures_c(files)
     samples = samples_of_output(_stdout(probe, TEGRASTATS.name))
     return HostFacts(
-        kind="jetson" if _is_jetson(files) else "linux",
+        kind="jetson" if is_jetson else "linux",
         model=_text(files, "/proc/device-tree/model"),
         module=module,
         board=board,
@@ -131,7 +132,7 @@ def host_facts(probe: Probe) -> HostFacts:
         cpu_clocks=cpu,
         memory_clock=shown.memory if shown else None,
         cpu_governors=cpu_governors(files),
-        clocks_locked=_are_locked(gpu or cpu),
+        clocks_locked=_are_locked(gpu if is_jetson else cpu),
         temperatures_c=temperatures,
         junction=junction(temperatures),
         throttling=throttling(probe),

@@ -19,6 +19,7 @@ from edgevit.targets.boards.versions import (
 
 DISK_WANTED_GIB = 2
 MEMORY_WANTED_GIB = 2
+PERFORMANCE = "sudo sh -c 'echo performance | tee /sys/devices/system/cpu/cpufreq/policy*/scaling_governor'"
 HOT_C = 75
 """A Raspberry Pi throttles from 80 °C on, an Orin from 99 °C on: a run that starts above this may get there."""
 
@@ -33,9 +34,11 @@ def findings(facts: HostFacts, runtime: str | None = None) -> tuple[Finding, ...
             ONNX Runtime elsewhere. What another runtime alone needs is no fault.
     """
     for_kind = _ON_JETSON if facts.kind == "jetson" else _ON_LINUX
-    found = (look(facts) for look in (*_ON_BOTH, *for_kind))
+    if facts.kind == "linux" and runtime == "tensorrt":
+        for_kind = (*for_kind, _tensorrt)
+    looked_at = [finding for look in (*_ON_BOTH, *for_kind) if (finding := look(facts))]
     wanted = runtime or ("tensorrt" if facts.kind == "jetson" else "onnxruntime")
-    return tuple(_as_needed(finding, wanted) for finding in found if finding)
+    return tuple(_as_asked(_as_needed(finding, wanted), runtime) for finding in looked_at)
 
 
 _Look = Callable[[HostFacts], Finding | None]
@@ -190,16 +193,17 @@ def _cpu_clocks(facts: HostFacts) -> Finding:
     found = f"CPU from {low:.0f} to {high:.0f} MHz, {governors}"
     if facts.clocks_locked or facts.cpu_governors == ("performance",):
         return Finding("clocks", "ok", found)
-    mend = "sudo sh -c 'echo performance | tee /sys/devices/system/cpu/cpufreq/policy*/scaling_governor'"
-    return Finding("clocks", "warning", f"{found}: latencies will scatter", mend)
+    return Finding("clocks", "warning", f"{found}: latencies will scatter", PERFORMANCE)
 
 
 def _onnxruntime(facts: HostFacts) -> Finding:
-    installed = facts.system.packages.get("onnxruntime")
-    if installed:
-        return Finding("onnxruntime", "ok", f"{installed} is installed")
+    packages = facts.system.packages
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        if package in packages:
+            return Finding("onnxruntime", "ok", f"{package} {packages[package]}")
     if facts.has_onnxruntime_wheel:
-        return Finding("onnxruntime", "ok", "not installed; there are wheels for this Python and processor")
+        found = "not installed; PyPI has it for this Python and processor"
+        return Finding("onnxruntime", "absent", found, f"{facts.system.executable} -m pip install onnxruntime")
     where = f"Python {facts.system.python} on {facts.system.machine} with {facts.system.libc or 'an unknown C library'}"
     mend = "give the target a Python from 3.8 to 3.14 on 64-bit x86 or ARM with glibc"
     return Finding("onnxruntime", "missing", f"no wheel for {where}", mend)
@@ -223,12 +227,20 @@ def _as_needed(finding: Finding, runtime: str) -> Finding:
     return replace(finding, state="absent") if finding.is_fault and needed_by != runtime else finding
 
 
+def _as_asked(finding: Finding, runtime: str | None) -> Finding:
+    """A finding of the runtime that the target was given: if it is absent, it is missing."""
+    is_asked = finding.name == runtime and finding.state == "absent"
+    return replace(finding, state="missing") if is_asked else finding
+
+
 def _last_jetpack(facts: HostFacts) -> int | None:
     """The last JetPack of a board whose TensorRT stays too old; None for other boards."""
     return facts.soc.last_jetpack if facts.soc else None
 
 
 def _way_to_tensorrt(facts: HostFacts) -> str:
+    if facts.kind == "linux":
+        return "install TensorRT 10 or later"
     if _last_jetpack(facts):
         return "use an Orin or a Thor, or ONNX Runtime on this board's CPU"
     return "install JetPack 6.2 or later"

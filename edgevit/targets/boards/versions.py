@@ -46,7 +46,12 @@ class JetPack:
 
 JETPACKS = (  # the longest number that fits is taken, so 36.4.3 is read before 36.4
     JetPack("4.6", "32", "8.2", "10.2", "3.6", False),
+    JetPack("4.4", "32.4", "7.1", "10.2", "3.6", False),
+    JetPack("4.5", "32.5", "7.1", "10.2", "3.6", False),
+    JetPack("4.6", "32.6", "8.0", "10.2", "3.6", False),
+    JetPack("4.6.1", "32.7", "8.2", "10.2", "3.6", False),
     JetPack("5.0", "34", "8.4", "11.4", "3.8", False),
+    JetPack("5.0.2", "35.1", "8.4.1", "11.4", "3.8", False),
     JetPack("5.1", "35", "8.5.2", "11.4", "3.8", False),
     JetPack("6.0", "36.2", "8.6.2", "12.2", "3.10", False),
     JetPack("6.0", "36.3", "8.6.2", "12.2", "3.10", False),

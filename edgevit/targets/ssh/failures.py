@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,17 +83,24 @@ def _denied(name: str, target: SshTarget, stderr: str) -> TargetError:
 
 
 def _changed_key(name: str, target: SshTarget, stderr: str) -> TargetError:
-    address = target.address
-    known = f"[{address.host}]:{address.port}" if address.port not in (None, 22) else address.host
-    remove = re.search(r"^\s*(ssh-keygen .*-R .*)$", stderr, re.MULTILINE)
     offending = _OFFENDING.search(stderr)
     return TargetError(
         "the host's key has changed: this is another machine, or it was installed anew",
         where=name,
         got=f"another key in {offending[1]}, line {offending[2]}" if offending else "another key in known_hosts",
-        next=f"if you know why: {remove[1].strip() if remove else f'ssh-keygen -R {known!r}'}, then "
-        f"{own_command('ssh', target)}",
+        next=f"if you know why: {_forget(target)}, then {own_command('ssh', target)}",
     )
+
+
+def _forget(target: SshTarget) -> str:
+    """The command that removes a host's key. Nothing of what the host printed is in it."""
+    config = resolved_config(target)
+    host = next(iter(config.get("hostname", [])), target.address.host)
+    port = next(iter(config.get("port", [])), str(target.address.port or 22))
+    known = next(iter(config.get("hostkeyalias", [])), host if port == "22" else f"[{host}]:{port}")
+    files = shlex.split(next(iter(config.get("userknownhostsfile", [])), ""))
+    file = ["-f", str(Path(files[0]).expanduser())] if files else []
+    return shlex.join(["ssh-keygen", *file, "-R", known])
 
 
 def _unknown_key(name: str, target: SshTarget, stderr: str) -> TargetError:
