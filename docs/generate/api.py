@@ -16,7 +16,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Evaluation": ("edgevit.evaluation.classify", "edgevit.evaluation.accuracy", "edgevit.evaluation.corruptions"),
     "Export": ("edgevit.exporting.onnx", "edgevit.exporting.normalization"),
     "Quantization": ("edgevit.quantization.ptq", "edgevit.quantization.calibration", "edgevit.quantization.images"),
-    "Measuring": ("edgevit.profiling.measure", "edgevit.profiling.statistics"),
+    "Measuring": ("edgevit.profiling.measure", "edgevit.profiling.loop", "edgevit.profiling.statistics"),
     "Errors": ("edgevit.errors",),
 }
 INTERFACE = "The functions of edgevit"

@@ -13,6 +13,7 @@ from edgevit.bundling import infer
 from edgevit.configs import FileRuntime, QuantizedRuntime
 from edgevit.configs.runtimes import RUNTIMES, RuntimeInfo
 from edgevit.quantization.dialects import DIALECTS
+from edgevit.runtimes import loading
 from edgevit.runtimes.base import HostSession, file_runtime, runtime_options
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -20,7 +21,7 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 def test_recipes_and_bundles_take_the_runtimes_that_open_onnx_files() -> None:
     names = {name for name, runtime in RUNTIMES.items() if "onnx" in runtime.opens}
-    assert set(get_args(FileRuntime)) == names == set(infer.RUNTIMES)
+    assert set(get_args(FileRuntime)) == names == set(infer.RUNTIMES) == set(loading.LOADERS)
 
 
 def test_each_runtime_to_quantize_for_has_a_dialect_that_runs_here() -> None:
