@@ -47,8 +47,8 @@ def _wanted(config: SshTarget, facts: HostFacts) -> Iterator[Finding]:
     """What targets.yaml asks of the target, held against the facts."""
     if config.power_mode is not None:
         yield _wanted_power_mode(config.power_mode, facts)
-    if config.clocks == "lock":
-        yield _wanted_lock(facts)
+    if config.clocks == "lock" and (gap := _gap_of_lock(facts)):
+        yield gap
 
 
 def _of_local(name: str, looked_at: Iterable[Finding]) -> Iterator[Finding]:
@@ -60,10 +60,10 @@ def _of_local(name: str, looked_at: Iterable[Finding]) -> Iterator[Finding]:
             yield finding
 
 
-def _wanted_lock(facts: HostFacts) -> Finding:
+def _gap_of_lock(facts: HostFacts) -> Finding | None:
     name = "clocks asked"
     if facts.clocks_locked or (facts.kind == "linux" and facts.cpu_governors == ("performance",)):
-        return Finding(name, "ok", "locked")
+        return None
     if facts.clocks_locked is None:
         return Finding(name, "missing", "locked in targets.yaml, but the clock cannot be read", "set clocks: leave")
     mend = "sudo jetson_clocks" if facts.kind == "jetson" else PERFORMANCE

@@ -59,7 +59,7 @@ def test_a_folder_of_the_runtime_is_taken(known: None, below: str, tmp_path: Pat
 
 def test_a_file_with_another_hash_is_refused(known: None, tmp_path: Path):
     altered = CONTENTS | {"ort.wasm.bundle.min.mjs": b"something else"}
-    with pytest.raises(ArtifactError, match=r"ort\.wasm\.bundle\.min\.mjs is not the one") as caught:
+    with pytest.raises(ArtifactError, match=r"ort\.wasm\.bundle\.min\.mjs is not the file") as caught:
         bundled(tmp_path, Page(runtime_folder(tmp_path / "package", ".", altered)))
     assert hashlib.sha256(b"something else").hexdigest() in str(caught.value)
 

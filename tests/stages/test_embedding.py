@@ -203,7 +203,7 @@ def test_both_exporters_give_it(branch: bool, exporter: str, dynamic: bool, tmp_
 @pytest.mark.parametrize(
     ("net", "said"),
     [
-        (lambda: Net(nn.Sequential(nn.Linear(3, 4), nn.ReLU())), "no linear layer"),
+        (lambda: Net(nn.Sequential(nn.Linear(3, 4), nn.ReLU())), "not a linear layer"),
         (lambda: Net(nn.Linear(3, 4), tokens=True), "not one vector for each image"),
     ],
 )

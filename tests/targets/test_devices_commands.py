@@ -167,7 +167,10 @@ def test_ctrl_c_during_a_check(host: SshHost, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["add", "pi", "board"], "ADDRESS: an address is ssh://"),
-        (["add", "pi", "ssh://me:secret@board"], "ADDRESS: an address holds no password\n  got: ssh://me:…@board"),
+        (
+            ["add", "pi", "ssh://me:secret@board"],
+            "ADDRESS: an address holds no password: SSH uses your keys\n  got: ssh://me:…@board",
+        ),
         (["add", "pi", "ssh://board:0000070000"], "the port of an address is a number from 1 to 65535"),
         (["add", "pi", "ssh://board", "--python", "'"], "--python: a quotation mark is not closed"),
         (["add", "pi", "ssh://board", "--work-folder", "x"], "--work-folder: a folder below / or ~/"),
