@@ -236,7 +236,7 @@ def test_the_deployed_chain_is_the_one_that_the_report_judges(tmp_path: Path) ->
 
 
 def test_the_deployed_model_that_the_report_names_is_timed(tmp_path: Path) -> None:
-    """The same model as the report judges, whether it is named or not."""
+    """The early check times the model that the report judges: the named one, or else the most derived one."""
     for deployed, kinds in ((", deployed: onnx", (Export, None, None)), ("", (Export, Quantize, Compile))):
         text = RECIPE.replace("LIMIT", "5").replace("float_latency, latency]", f"float_latency, latency]{deployed}")
         (tmp_path / "r.yaml").write_text(text)

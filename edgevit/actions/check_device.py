@@ -62,7 +62,7 @@ def _of_local(name: str, looked_at: Iterable[Finding]) -> Iterator[Finding]:
 
 def _gap_of_lock(facts: HostFacts) -> Finding | None:
     name = "clocks asked"
-    if facts.clocks_locked or (facts.kind == "linux" and facts.cpu_governors == ("performance",)):
+    if facts.are_clocks_steady:
         return None
     if facts.clocks_locked is None:
         return Finding(name, "missing", "locked in targets.yaml, but the clock cannot be read", "set clocks: leave")

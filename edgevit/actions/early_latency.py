@@ -25,7 +25,7 @@ from edgevit.configs import (
 )
 from edgevit.context import Context
 from edgevit.errors import CheckFailed, listed
-from edgevit.report.deployed import ModelInLine, deployed_model, line_of
+from edgevit.report.deployed import ModelInLine, deployed_model, line_of, names_teacher
 from edgevit.selection.kept import timed
 from edgevit.selection.records import DeployedForm, Student, Timing
 from edgevit.store import dotted
@@ -132,7 +132,7 @@ def _models_behind(measurements: Iterable[Stage], stages: Iterable[Stage]) -> di
 def _in_line(stage: Stage, names: Mapping[str, str]) -> ModelInLine:
     """A stage's model, by the names that the stage refers to."""
     made_from = names.get("model") or names.get("init")
-    teachers = tuple(name for path, name in names.items() if path == "teacher" or path.startswith("teachers."))
+    teachers = tuple(name for path, name in names.items() if names_teacher(path))
     is_centroid = isinstance(stage, Fewshot) and stage.method == "nearest_centroid"
     return ModelInLine(stage.id, stage.makes, made_from, teachers, is_centroid)
 

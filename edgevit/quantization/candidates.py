@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgevit.artifacts import IOSpec, Json
+from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.configs.runtimes import OPENVINO
 from edgevit.errors import ParityError
 from edgevit.graphs.files import artifact_from_onnx, write_onnx
@@ -114,6 +115,11 @@ class TrialRunner:
     threads: int
     comparing_threads: int
 
+    @cached_property
+    def _float_file(self) -> Artifact:
+        """The file of the float candidate. It is read once for all trials."""
+        return artifact_from_onnx(self.float_candidate.file)
+
     def closeness(self, candidate: Candidate) -> dict[str, float]:
         """The SQNR of a candidate in dB. Raises ParityError if it is below the floor, or a value is not finite."""
         options = candidate.session_options
@@ -133,8 +139,8 @@ class TrialRunner:
             closeness = self.closeness(candidate)
         except ParityError as error:
             return Trial(candidate, failure=error)
-        whole, tried = (artifact_from_onnx(timed.file) for timed in (self.float_candidate, candidate))
-        comparison = compare_speed(self.target, whole, tried, self.threads, fixed_batch(self.reference.spec) or 1)
+        batch_size, tried = fixed_batch(self.reference.spec) or 1, artifact_from_onnx(candidate.file)
+        comparison = compare_speed(self.target, self._float_file, tried, self.threads, batch_size)
         return Trial(candidate, closeness, comparison.ratio, comparison.interval)
 
     def best_of(self, candidates: Iterable[Candidate], progress: Progress) -> tuple[Trial, list[Trial]]:

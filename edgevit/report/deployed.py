@@ -26,6 +26,11 @@ class ModelInLine:
     is_centroid: bool = False
 
 
+def names_teacher(reference: str) -> bool:
+    """Whether a stage's reference, such as `teacher` or `teachers.0`, is to a teacher."""
+    return reference == "teacher" or reference.startswith("teachers.")
+
+
 def deployed_model(models: Sequence[ModelInLine], evaluated: Collection[str], timed: Collection[str]) -> str:
     """The id of the most derived model with both accuracy and latency measured, or else with either.
 

@@ -15,7 +15,7 @@ from edgevit.errors import ArtifactError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.record import protocol_of
 from edgevit.profiling.latency_record import LatencyRecord
-from edgevit.report.deployed import ModelInLine, deployed_model
+from edgevit.report.deployed import ModelInLine, deployed_model, names_teacher
 
 MODEL_FILES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "engine": "model.onnx"}
 
@@ -314,7 +314,7 @@ def _deployed(
 
 def _in_line(model: Artifact) -> ModelInLine:
     made_from, inputs = _made_from(model), model.manifest.inputs
-    teachers = [ref.digest for name, ref in inputs.items() if name == "teacher" or name.startswith("teachers.")]
+    teachers = [ref.digest for name, ref in inputs.items() if names_teacher(name)]
     return ModelInLine(
         model.digest, model.kind, made_from.digest if made_from else None, tuple(teachers), _is_centroid(model)
     )

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,16 +17,10 @@ from typer.testing import CliRunner
 
 from edgevit.cli import app, main
 from edgevit.cli.devices import devices
-from tests.targets.ssh_host import SshHost, is_gone, needs_sshd, number_in, ssh_host
+from tests.targets.ssh_host import SshHost, is_gone, needs_sshd, number_in
 from tests.targets.standin import STANDINS, build
 
 COMMANDS = [str(command.name) for command in devices.registered_commands]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost]:
-    with ssh_host(tmp_path_factory.mktemp("ssh")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,7 @@ from edgevit.targets.reach import reached
 from edgevit.targets.ssh.command import control_socket, python_command, ssh_command
 from edgevit.targets.ssh.failures import failure
 from edgevit.targets.uploads import upload
-from tests.targets.ssh_host import SshHost, is_gone, needs_sshd, number_in, ssh_host
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost]:
-    with ssh_host(tmp_path_factory.mktemp("ssh")) as running:
-        yield running
+from tests.targets.ssh_host import SshHost, is_gone, needs_sshd, number_in
 
 
 @pytest.fixture

@@ -96,6 +96,11 @@ class HostFacts:
     has_onnxruntime_wheel: bool
     telemetry: TegrastatsSample | None
 
+    @property
+    def are_clocks_steady(self) -> bool:
+        """Whether the clocks are locked; on a machine that is no Jetson, the governor `performance` does."""
+        return bool(self.clocks_locked) or (self.kind == "linux" and self.cpu_governors == ("performance",))
+
 
 def host_facts(probe: Probe) -> HostFacts:
     """The facts in a probe. Text that cannot be read gives None: a probe of any content gives facts."""

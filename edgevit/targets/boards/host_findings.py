@@ -191,7 +191,7 @@ def _cpu_clocks(facts: HostFacts) -> Finding:
     high = max(clock.max_mhz for clock in facts.cpu_clocks)
     governors = ", ".join(facts.cpu_governors) or "no governor"
     found = f"CPU from {low:.0f} to {high:.0f} MHz, {governors}"
-    if facts.clocks_locked or facts.cpu_governors == ("performance",):
+    if facts.are_clocks_steady:
         return Finding("clocks", "ok", found)
     return Finding("clocks", "warning", f"{found}: latencies will scatter", PERFORMANCE)
 

@@ -9,7 +9,7 @@ forms that it does not name:
 - A temperature of -256 °C stands for a sensor that is switched off.
 - JetPack 7.2 prints temperatures as now/highest and power as now/mean/highest.
 - A rail may be named NC (not connected) several times, and may be negative near zero.
-- The rails of an AGX Xavier are bare words, of which GPU and CPU are also the names of temperatures and of loads.
+- The rails of an AGX Xavier are bare words. Two of them, GPU and CPU, also name temperatures and loads.
 """
 
 from __future__ import annotations

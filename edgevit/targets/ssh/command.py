@@ -29,7 +29,7 @@ OPTIONS = {
     "LogLevel": "INFO",
 }
 ENVIRONMENT = {"SSH_ASKPASS_REQUIRE": "never"}
-LONGEST_SOCKET = 100  # characters of a socket's path, of which most systems take 104
+LONGEST_SOCKET = 100  # characters of the path of a socket; most systems allow 104
 RANDOM_ENDING = 20  # characters that ssh adds while it makes the socket
 
 
