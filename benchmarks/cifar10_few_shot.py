@@ -87,7 +87,7 @@ def data_of(cifar: Path) -> dict[str, Dataset]:
 
 
 def features_of(model: Artifact, data: dict[str, Dataset], runs: Path, context: Context) -> Features:
-    with target_for("local-cpu").open(model, SessionOptions(threads=2)) as session:
+    with target_for("local-cpu", Context()).open(model, SessionOptions(threads=2)) as session:
         embed = Embedder(model, session, "cpu", 32, context.progress, runs / ".store" / "cache")
         return {role: embed(dataset) for role, dataset in data.items()}
 

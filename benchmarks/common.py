@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgevit.context import Context
 from edgevit.profiling import MeasurePlan, measure
 from edgevit.provenance import provenance
 from edgevit.targets import target_info
@@ -54,7 +55,7 @@ def cpu_and_wall_s(command: Sequence[str]) -> tuple[float, float]:
 
 def conditions() -> dict[str, Any]:
     """The machine and the versions that a number was measured with."""
-    return {**provenance(), "target": target_info("local-cpu", "onnxruntime")}
+    return {**provenance(), "target": target_info("local-cpu", "onnxruntime", Context())}
 
 
 def models_before(name: str) -> dict[str, Any]:

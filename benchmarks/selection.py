@@ -65,7 +65,7 @@ def main() -> None:
 
 def _time(candidate: Candidate) -> Timing:
     student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=CLASSES)
-    return timed(student, deployed_form("local-cpu"))
+    return timed(student, deployed_form("local-cpu"), Context())
 
 
 def _student_row(candidate: Candidate, known: dict[Candidate, dict[str, Any]]) -> dict[str, Any]:

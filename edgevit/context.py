@@ -36,6 +36,7 @@ class Context:
         check: compute a sample of the cached teacher outputs again, and compare.
         tensorboard: the folder of event files for TensorBoard, with a folder for each stage.
         recipe_name: for titles.
+        folder: the project's folder, whose targets.yaml counts: that of the recipe. None: the current folder.
     """
 
     device: str = "cpu"
@@ -51,6 +52,7 @@ class Context:
     check: bool = False
     tensorboard: Path | None = None
     recipe_name: str = ""
+    folder: Path | None = None
 
     def at(self, stage_id: str, work: Path, cache: Path | None, training: str = "") -> Context:
         """The context of one stage."""

@@ -56,10 +56,10 @@ def run(
     """
     check_ids(fresh, recipe)
     store = Store(runs / ".store")
-    context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
+    context = replace(context, budget=recipe.budget, recipe_name=recipe.name, folder=base)
     done = dict(datasets_of(recipe, base, runs, context) if datasets is None else datasets)
     keys = work_keys(recipe, done, context.device)
-    clock = clock_of(recipe, keys, pending(plan(recipe, done, runs, fresh)))
+    clock = clock_of(recipe, keys, pending(plan(recipe, base, done, runs, fresh)))
     context = replace(context, progress=of_run(context.progress, clock.left_s))
     for number, config in enumerate(recipe.stages, 1):
         clock.start(config.id)
@@ -99,7 +99,7 @@ def finished_inputs(
         ArtifactError: a stage that the inputs come from is not finished.
     """
     store = Store(runs / ".store")
-    context = replace(context, budget=recipe.budget, recipe_name=recipe.name)
+    context = replace(context, budget=recipe.budget, recipe_name=recipe.name, folder=base)
     done = datasets_of(recipe, base, runs, context)
     stages = {stage.id: stage for stage in recipe.stages}
 
@@ -144,13 +144,13 @@ def resolve(config: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
 
 def ingredients_of(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> Json:
     """Everything that decides the result of a stage, with the fingerprint of its target."""
-    name: str | None = getattr(config, "target", None)
-    target = None if name is None else target_info(name, _runtime(config, inputs))
-    if isinstance(config, Check):
-        from edgevit.checking.nvidia import installed_builder
-
-        target = {"builder": installed_builder()}
-    return ingredients(config, inputs, target, context.budget.model_dump(mode="json"), context.recipe_name)
+    return ingredients(
+        config,
+        inputs,
+        _fingerprint(config, inputs, context),
+        context.budget.model_dump(mode="json"),
+        context.recipe_name,
+    )
 
 
 def stage_function(name: str) -> StageFunction:
@@ -172,13 +172,15 @@ class Reason:
 def why(recipe: Recipe, base: Path, runs: Path, fresh: Collection[str] = ()) -> list[Reason]:
     """Whether each stage would run, and the fields that changed since the result in the run folder was made."""
     check_ids(fresh, recipe)
-    return plan(recipe, datasets_of(recipe, base, runs, Context()), runs, fresh)
+    return plan(recipe, base, datasets_of(recipe, base, runs, Context()), runs, fresh)
 
 
-def plan(recipe: Recipe, datasets: Mapping[str, Artifact], runs: Path, fresh: Collection[str] = ()) -> list[Reason]:
+def plan(
+    recipe: Recipe, base: Path, datasets: Mapping[str, Artifact], runs: Path, fresh: Collection[str] = ()
+) -> list[Reason]:
     """The answers of `why` on data sets and roles that were read before, by name."""
     store = Store(runs / ".store")
-    context = Context(budget=recipe.budget, recipe_name=recipe.name)
+    context = Context(budget=recipe.budget, recipe_name=recipe.name, folder=base)
     done = dict(datasets)
     answers = []
     for config in recipe.stages:
@@ -228,6 +230,16 @@ def _result_in(stage_folder: Path) -> Artifact | None:
         return Artifact.load(stage_folder)
     except ArtifactError:
         return None
+
+
+def _fingerprint(config: Stage, inputs: Mapping[str, Artifact], context: Context) -> Json | None:
+    """The fingerprint of the target that decides the result; of several targets, each by its name."""
+    if isinstance(config, Check):
+        from edgevit.checking.nvidia import installed_builder
+
+        return {"builder": installed_builder()}
+    infos = {name: target_info(name, _runtime(config, inputs), context) for name in config.runs_on()}
+    return infos if len(infos) > 1 else next(iter(infos.values()), None)
 
 
 def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:

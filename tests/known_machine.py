@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgevit.actions.student_choice import deployed_form
+from edgevit.context import Context
 from edgevit.selection import kept
 from edgevit.selection.candidates import Candidate, shortlist
 from edgevit.selection.records import Student, Timing
@@ -36,4 +37,4 @@ def keep_timings(num_classes: int) -> None:
     """Keep the timing of every student of the shortlist, as fast as on the measured machine."""
     for candidate in shortlist():
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
-        kept.keep(student, deployed_form("local-cpu"), machine(1)(candidate))
+        kept.keep(student, deployed_form("local-cpu"), machine(1)(candidate), Context())

@@ -214,7 +214,9 @@ def test_run_stops_before_training_what_will_be_too_slow(tmp_path: Path, monkeyp
 
 def test_a_budget_inside_the_interval_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
-    kept.keep(Student(model="shvit_s2", image_size=224, num_classes=10), deployed_form("local-cpu"), timing(5.05))
+    kept.keep(
+        Student(model="shvit_s2", image_size=224, num_classes=10), deployed_form("local-cpu"), timing(5.05), Context()
+    )
     check_before_run(load_recipe(recipe_within(5, tmp_path)), tmp_path, tmp_path / "runs", Context(), ())
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from edgevit.actions.single_stage import SingleStages, stage_config
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
+from edgevit.configs.targets import LOCAL_CPU
 from edgevit.evaluation.paired import Drop, paired_drop
 from edgevit.evaluation.record import correct_predictions
 from edgevit.profiling import Interval, Measurement, MeasurePlan
@@ -90,8 +91,9 @@ def compare_models(
     threads: int,
     batch_size: int | None,
     duration_s: float,
+    target: str = LOCAL_CPU,
 ) -> ModelComparison:
-    """Time two models in turns on this machine's CPU, and evaluate both on the same images.
+    """Time two models in turns on a target, and evaluate both there on the same images.
 
     Args:
         images: labelled images; None leaves accuracy out.
@@ -102,8 +104,8 @@ def compare_models(
     options, plan = SessionOptions(threads=threads), MeasurePlan(duration_s=duration_s, batch_size=batch_size)
     drop = None
     if images is not None:
-        config = stage_config(Evaluate, id="evaluation", model="model", data="images")
+        config = stage_config(Evaluate, id="evaluation", model="model", data="images", target=target)
         evaluations = [stages.make(config, model=artifact, data=images) for artifact in (model, other)]
         drop = paired_drop(*map(correct_predictions, evaluations))
-    timed = target_for("local-cpu").race(model, other, options, plan)
+    timed = target_for(target, stages.context).race(model, other, options, plan)
     return ModelComparison(timed.a, timed.b, timed.ratio, timed.interval, drop)

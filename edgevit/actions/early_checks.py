@@ -36,7 +36,7 @@ def check_before_run(
 
     @cache  # one plan for both checks, and none for a recipe that needs neither
     def pending() -> frozenset[str]:
-        return pipeline.pending(pipeline.plan(recipe, datasets, runs, fresh))
+        return pipeline.pending(pipeline.plan(recipe, base, datasets, runs, fresh))
 
     check_pages_early(recipe, pending, context)
     if not anyway:

@@ -73,7 +73,7 @@ def check_latency_early(
     student = student_of(chain, datasets)
     if student is None:
         return
-    timing = timed(student, chain.form)
+    timing = timed(student, chain.form, context)
     context.progress.say(
         f"{chain.trained.id}: p50 {timing.p50_ms:.3g} ms untrained ({timing.form}); the budget is {limit_ms:g} ms"
     )
@@ -84,7 +84,7 @@ def check_latency_early(
 def deployed_chain(recipe: Recipe) -> DeployedChain | None:
     """The stages behind the model that the last report will judge, or that a report of all measurements would judge.
 
-    None if a stage on the way reshapes the model, or if the model is not timed, or not on this machine.
+    None if a stage on the way reshapes the model, the model is not timed, or its form is not known before the run.
     """
     reports = [stage for stage in recipe.stages if isinstance(stage, Report)]
     named, of = (reports[-1].deployed, reports[-1].of) if reports else (None, None)
@@ -143,11 +143,11 @@ def _timed_chain(line: Sequence[Stage], profile: Profile) -> DeployedChain | Non
         return None
     checkpoints = [stage for stage in line if not isinstance(stage, (Export, Quantize, Compile))]
     form = DeployedForm(profile, _first(line, Export), _first(line, Quantize), _first(line, Compile))
-    return DeployedChain(form, checkpoints[0], tuple(checkpoints[1:])) if _is_timed_here(form) else None
+    return DeployedChain(form, checkpoints[0], tuple(checkpoints[1:])) if _can_be_timed(form) else None
 
 
-def _is_timed_here(form: DeployedForm) -> bool:
-    """Whether the form runs on this machine, in the runtime that it is written for."""
+def _can_be_timed(form: DeployedForm) -> bool:
+    """Whether the form can be timed before the run, in the runtime that it is written for."""
     quantize, export = form.quantize, form.export
     if quantize is not None and (quantize.runtime == "tensorrt" or quantize.precision != "int8"):
         return False
@@ -186,7 +186,7 @@ def _advice(chain: DeployedChain, student: Student, limit_ms: float, context: Co
     from edgevit.selection.choice import most_capable
 
     context.progress.say(f"students within {limit_ms:g} ms, timed untrained:")
-    time = timer(student.num_classes, chain.form, context.progress)
+    time = timer(student.num_classes, chain.form, context)
     choice = most_capable(shortlist(), limit_ms, time, most=ADVISED_TIMINGS)
     anyway = "--anyway runs it all the same"
     if choice.best is None:

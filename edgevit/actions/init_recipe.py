@@ -28,11 +28,12 @@ from edgevit.actions.training_time import seconds_per_answer, seconds_per_image
 from edgevit.artifacts import Artifact
 from edgevit.configs import Distill, Fewshot, FewShotDraw, ImageFolder, Load, Recipe, Splits, Train
 from edgevit.configs.fields import LONGEST_ID
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.context import Context, usable_cpus
 from edgevit.data import dataset_artifacts
 from edgevit.data.labels import short_classes
 from edgevit.data.survey import FolderSurvey, survey_folder
-from edgevit.errors import DataError, TargetError, listed
+from edgevit.errors import DataError, listed
 from edgevit.pipeline import resolve
 from edgevit.progress import SilentProgress, duration
 from edgevit.recipe import load_recipe
@@ -40,7 +41,6 @@ from edgevit.selection.choice import ROOM
 from edgevit.stage_times import keep_times, kept_times, seconds_of, work_keys
 from edgevit.terminal import printable_line
 
-TARGETS = ("local-cpu", "local-gpu")
 EPOCHS = 40
 UNBALANCED = 3.0  # images of the largest class over those of the smallest; above it, classes are weighted
 SMALL_SET = 640  # images in an epoch; below it, batches are small
@@ -69,7 +69,7 @@ class InitOptions:
 
     folder: Path
     out: Path
-    target: str = "local-cpu"
+    target: str = LOCAL_CPU
     latency_ms: float | None = None
     size_mib: float | None = None
     shots: int | None = None
@@ -131,16 +131,14 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
 
     Raises:
         DataError: the folder holds no usable images, or too few.
-        TargetError: there is no such target, or it is not here.
+        TargetError: there is no such target, or it cannot be reached.
         CheckFailed: no student meets the budget.
         RecipeError, ArtifactError: a name or a file of weights cannot be used.
     """
-    if options.target not in TARGETS:
-        raise TargetError(f"there is no target '{options.target}'", expected=" or ".join(TARGETS))
+    form = deployed_form(options.target)
+    form.machine(context)  # refuses a target that is not there
     sources = weights_from(options.weights, options.teacher, options.student, options.offline)
     images, say = _look_at_images(options, sources.teacher is not None, context), context.progress.say
-    form = deployed_form(options.target)
-    form.machine()  # refuses a target that is not here
     say(_about_images(images))
     say(_about_weights(sources))
     datasets = dataset_artifacts({"photos": images.config}, Path.cwd(), images.roles, progress=context.progress)
@@ -153,7 +151,7 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
         form,
         options.latency_ms,
         options.size_mib,
-        context.progress,
+        context,
     )
     images, cost = _within_minutes(options, images, sources, student, datasets, context)
     epochs = cost.epochs_in(options.minutes) if options.minutes is not None else EPOCHS
@@ -387,7 +385,8 @@ def _text(options: InitOptions, images: _Images, sources: WeightSources, student
         config=config,
         unlabelled=unlabelled,
         images=images,
-        target=options.target,
+        on_gpu=options.target == LOCAL_GPU,
+        on_target="" if options.target in LOCAL_TARGETS else f", target: {_quoted(options.target)}",
         latency_ms=options.latency_ms,
         size_mib=options.size_mib,
         min_accuracy=options.min_accuracy,
@@ -414,7 +413,7 @@ def _images_of_an_epoch(images: _Images) -> int:
 
 def _measurements(target: str, has_teacher: bool, has_test: bool) -> list[str]:
     """The ids of the measurements in the report. On a GPU, the student in PyTorch is judged, not the file."""
-    on_gpu = target == "local-gpu"
+    on_gpu = target == LOCAL_GPU
     accuracies = ["float_accuracy", *([] if on_gpu else ["accuracy"])] if has_test else ["cross_validated"]
     if has_teacher and has_test:
         accuracies = [*([] if on_gpu else ["teacher_accuracy"]), "centroid_accuracy", *accuracies]
@@ -425,8 +424,8 @@ def _measurements(target: str, has_teacher: bool, has_test: bool) -> list[str]:
 def _reason(options: InitOptions, student: ChosenStudent) -> str:
     if student.timing is None:
         return "The student: `edgevit models` lists compact ones."
-    taken = f"{student.timing.p50_ms:.3g} ms ({student.timing.form})"
-    return f"The student: the most MACs within {options.latency_ms:g} ms. Untrained, it took {taken} on this machine."
+    took = f"it took {student.timing.p50_ms:.3g} ms ({student.timing.form}) on {options.target}"
+    return f"The student: the most MACs within {options.latency_ms:g} ms. Untrained, {took}."
 
 
 def _source(weights: Weights, folder: Path) -> str:

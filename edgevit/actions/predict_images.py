@@ -16,8 +16,8 @@ from edgevit.data.preprocess import image_suffixes, images_below, passed_over_no
 from edgevit.errors import DataError
 from edgevit.evaluation.classify import non_finite_scores
 from edgevit.graphs.class_scores import LOGITS, probabilities
-from edgevit.runtimes.base import Session, SessionOptions, input_batches
-from edgevit.targets import target_for
+from edgevit.runtimes.base import Session, SessionOptions
+from edgevit.targets.local import LocalCpu
 
 
 class Predicted(NamedTuple):
@@ -49,7 +49,7 @@ def predict_images(
     spec = model.io
     names = classes[0].classes if classes else spec.classes
     predicted = Predicted([], [], [])
-    with target_for("local-cpu").open(model, SessionOptions()) as session:
+    with LocalCpu().open(model, SessionOptions()) as session:
         for name, source in list(_images(images, predicted)):
             try:
                 image = read_image(source) if isinstance(source, Path) else source
@@ -68,12 +68,11 @@ def predict_images(
 def _confidence(image: NDArray[np.uint8], session: Session, classes: PrototypeHead | None) -> NDArray[np.float64]:
     """The probability of each class, (classes,)."""
     spec = session.spec
-    ((batch, _),) = input_batches(spec, [image], batch_size=1)
-    outputs = session.infer({spec.inputs[0].name: batch})
+    (outputs,) = session.outputs([image], batch_size=1)
     scores, meaning = outputs[spec.outputs[0].name], spec.outputs[0].meaning
     if classes is not None:
         scores, meaning = classes.logits(outputs[EMBEDDING]), LOGITS
-    confidence: NDArray[np.float64] = probabilities(scores[:1], meaning)[0]
+    confidence: NDArray[np.float64] = probabilities(scores, meaning)[0]
     return confidence
 
 

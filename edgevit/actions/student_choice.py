@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 
 from edgevit.configs import Export, Profile, Quantize
+from edgevit.configs.targets import LOCAL_GPU
+from edgevit.context import Context
 from edgevit.errors import ArtifactError, CheckFailed, RecipeError
 from edgevit.models import catalogue
 from edgevit.models.cost import macs_of
 from edgevit.models.creation import create_model
 from edgevit.models.pretrained import can_be_had, check_pretrained, model_of_weights
 from edgevit.models.timm_models import check_model_name
-from edgevit.progress import Progress
 from edgevit.selection.candidates import MS_PER_GMAC, Candidate, measured, shortlist, sizes_of
 from edgevit.selection.choice import MOST_TIMINGS, ROOM, Choice, meets, most_capable
 from edgevit.selection.kept import timed
@@ -128,12 +129,12 @@ def weights_from(file: Path | None, teacher: str | None, student: str | None, of
 
 def deployed_form(target: str) -> DeployedForm:
     """The stages after the student in a recipe of `init`."""
-    if target == "local-gpu":
+    if target == LOCAL_GPU:
         return DeployedForm(Profile(stage="profile", id="latency", model="student", target=target, precision="float16"))
     return DeployedForm(
-        Profile(stage="profile", id="latency", model="int8"),
+        Profile(stage="profile", id="latency", model="int8", target=target),
         Export(stage="export", id="onnx", model="student"),
-        Quantize(stage="quantize", id="int8", model="onnx", calibration="images"),
+        Quantize(stage="quantize", id="int8", model="onnx", calibration="images", target=target),
     )
 
 
@@ -144,7 +145,7 @@ def choose_student(
     form: DeployedForm,
     latency_ms: float | None,
     size_mib: float | None,
-    progress: Progress,
+    context: Context,
 ) -> ChosenStudent:
     """The most capable student within the limits. Students with pretrained weights come before all others.
 
@@ -158,7 +159,7 @@ def choose_student(
     if latency_ms is None:
         candidate = _without_budget(groups, sources, asked)
         return ChosenStudent(candidate, sources.start_of(candidate.model))
-    time = timer(num_classes, form, progress)
+    time = timer(num_classes, form, context)
     choices: list[Choice] = []
     for group in groups:
         left = MOST_TIMINGS - sum(len(choice.timings) for choice in choices)
@@ -168,14 +169,14 @@ def choose_student(
     raise no_student(choices, latency_ms, size_mib)
 
 
-def timer(num_classes: int, form: DeployedForm, progress: Progress) -> Callable[[Candidate], Timing]:
+def timer(num_classes: int, form: DeployedForm, context: Context) -> Callable[[Candidate], Timing]:
     """Times candidates, or takes their kept timings, and says a line about each."""
 
     def time(candidate: Candidate) -> Timing:
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
-        timing = timed(student, form, disturbed_again=True)
+        timing = timed(student, form, context, disturbed_again=True)
         doubt = ", disturbed by other work" if timing.warnings else ""
-        progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form}{doubt})")
+        context.progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form}{doubt})")
         return timing
 
     return time

@@ -23,6 +23,7 @@ from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Run
 from edgevit.api.workspace import new_folder, stages
 from edgevit.artifacts import MANIFEST, Artifact, IOSpec, Preprocess, manifest_text, sha256_of
 from edgevit.bounds import BATCH, COMPARED_S, MEASURED_S, THREADS, WORKERS
+from edgevit.configs.targets import LOCAL_CPU
 from edgevit.errors import ArtifactError, RecipeError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def quantize(model: ModelLike, calibration: Data, **options: Any) -> Model:
         return Model(_artifact_of(Quantize, "quantized", inputs, options))
 
 
-def compile(model: ModelLike, target: str = "local-cpu", **options: Any) -> Model:
+def compile(model: ModelLike, target: str = LOCAL_CPU, **options: Any) -> Model:
     """Compile an ONNX model for the runtime of a target. Its answers are checked against the model's.
 
     Raises:
@@ -235,14 +236,16 @@ def compare(
     threads: int = 1,
     batch_size: int | None = None,
     duration_s: float = COMPARED_S,
+    target: str = LOCAL_CPU,
 ) -> ModelComparison:
-    """Compare two models: latencies interleaved in one run on this machine, accuracies on the same images.
+    """Compare two models on a target: latencies interleaved in one run, accuracies on the same images.
 
     Args:
         data: labelled images as `evaluate` takes them; accuracy is left out without them.
         threads: CPU threads of the runtime.
         batch_size: images at a time; 1 by default, or the batch size that a file fixes.
         duration_s: seconds to measure.
+        target: where both run: this machine's CPU or GPU, or a name in targets.yaml.
 
     Returns:
         The comparison. `print` shows it in sentences, a notebook shows a table.
@@ -259,7 +262,7 @@ def compare(
     run_stages, artifacts, where = stages(), (_artifact(model), _artifact(other)), argument("compare", "data")
     with ExitStack() as inputs:
         images = None if data is None else inputs.enter_context(labelled_images(data, run_stages, where))
-        comparison = compare_models(run_stages, *artifacts, images, threads, batch_size, duration_s)
+        comparison = compare_models(run_stages, *artifacts, images, threads, batch_size, duration_s, target)
     names = tuple(artifact.id for artifact in artifacts)
     first, second = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     return replace(comparison, names=(first, second))

@@ -32,7 +32,7 @@ from edgevit.data.class_order import possible_orders
 from edgevit.errors import ArtifactError, CheckFailed, DataError, listed
 from edgevit.evaluation.classify import labels_for, predict_probabilities
 from edgevit.progress import Progress, SilentProgress
-from edgevit.runtimes.base import Session, SessionOptions, input_batches
+from edgevit.runtimes.base import Session, SessionOptions
 from edgevit.runtimes.sessions import open_session
 
 LARGEST_CHANCE = 0.01  # that a wrong order of classes seems right by luck
@@ -234,13 +234,13 @@ def enroll(bundle: Path, arguments: Sequence[str], progress: Progress | None = N
 
 
 def _embeddings(session: Session, dataset: Dataset, progress: Progress) -> NDArray[np.float32]:
-    embeddings = []
+    embeddings: list[NDArray[np.float32]] = []
     with progress.bar(dataset.name, len(dataset), "images") as bar:
         # One at a time, as on the device: kernels for larger batches may round otherwise.
         images = (dataset.image(index) for index in range(len(dataset)))
-        for batch, _ in input_batches(session.spec, images, batch_size=1):
-            embeddings.append(session.infer({session.spec.inputs[0].name: batch})[EMBEDDING][0])
-            bar.advance()
+        for outputs in session.outputs(images, batch_size=1):
+            embeddings.extend(outputs[EMBEDDING])
+            bar.advance(len(outputs[EMBEDDING]))
     return np.stack(embeddings).astype(np.float32, copy=False)
 
 

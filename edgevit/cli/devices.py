@@ -48,6 +48,10 @@ def add(
     clocks: Annotated[
         str, typer.Option("--clocks", help="leave, or lock: check says whether the clocks are locked.")
     ] = default_of("SshTarget", "clocks"),
+    onnxruntime: Annotated[
+        str | None,
+        typer.Option("--onnxruntime", help="Version to bring along; or installed, to use the one that is there."),
+    ] = None,
     project: Project = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -68,6 +72,7 @@ def add(
         "runtime": runtime,
         "power_mode": power_mode,
         "clocks": clocks,
+        "onnxruntime": onnxruntime,
     }
     file = _file(project)
     config = record_from_options(SshTarget, given, {"host": "ADDRESS"})

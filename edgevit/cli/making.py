@@ -182,9 +182,10 @@ def quantize(
         typer.Option(
             "--placement",
             help="Layers to quantize: all; dense, without grouped convolutions; products, MatMul and Gemm only; or "
-            "fastest, the fastest of these on this machine.",
+            "fastest, the fastest of these on the target.",
         ),
     ] = default_of("Quantize", "placement"),
+    target: TargetName = default_of("Quantize", "target"),
     threads: Threads = default_of("Quantize", "threads"),
     min_sqnr_db: Annotated[
         float | None,
@@ -205,7 +206,7 @@ def quantize(
 ) -> None:
     """Quantize an ONNX model, calibrated on images and checked against the float model.
 
-    With --placement fastest, several quantized forms are timed on this machine. If none is faster than the float model,
+    With --placement fastest, several quantized forms are timed on the target. If none is faster than the float model,
     the float model is written. For tensorrt nothing is timed.
 
     Example: edgevit quantize deit.onnx --calibration photos/train --out deit.int8.onnx
@@ -225,6 +226,7 @@ def quantize(
             runtime=runtime,
             precision=precision,
             placement=placement,
+            target=target,
             threads=threads,
             min_sqnr_db=min_sqnr_db,
             smoothquant=smoothquant,

@@ -166,6 +166,7 @@ def compare(
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of labelled images, to compare accuracy too.")
     ] = None,
+    target: TargetName = default_of("Profile", "target"),
     threads: Threads = default_of("Profile", "threads"),
     batch: BatchOfFile = None,
     duration_s: Annotated[
@@ -187,7 +188,7 @@ def compare(
         images = stages.labelled_images(data) if data else None
         _check_order_is_needed(class_order, *models)
         model, other = (_ordered_if_unnamed(model, class_order, images) for model in models)
-        comparison = compare_models(stages, model, other, images, threads, batch, duration_s)
+        comparison = compare_models(stages, model, other, images, threads, batch, duration_s, target)
     if as_json:
         print_json(comparison.as_json())
     else:

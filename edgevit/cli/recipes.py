@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import JsonFlag, Workers, default_of, flag, number
+from edgevit.cli.options import JsonFlag, TargetName, Workers, default_of, flag, number
 from edgevit.cli.output import (
     check_out,
     echo,
@@ -140,9 +140,7 @@ def init(
             help="Folder of images: CLASS/*.jpg, or train/, val/, test/ with such folders.", metavar="FOLDER"
         ),
     ] = None,
-    target: Annotated[
-        str, typer.Option("--target", help="Where the model will run: local-cpu or local-gpu.")
-    ] = default_of("Profile", "target"),
+    target: TargetName = default_of("Profile", "target"),
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
     latency_ms: Annotated[
         float | None, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency, in ms; none by default.")

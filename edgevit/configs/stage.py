@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, get_args
 
 from pydantic import Field
 
 from edgevit.artifacts import Frozen, Kind
 from edgevit.configs.fields import LONGEST_ID, Fraction, Loss, Positive
+from edgevit.configs.targets import LOCAL_CPU, TargetName
+
+TARGET = (
+    "Device that runs the model: `local-cpu` and `local-gpu` are this machine's CPU and CUDA GPU; other names stand in "
+    "targets.yaml (`edgevit devices add`)."
+)
 
 
 class Budget(Frozen):
@@ -45,6 +51,10 @@ class Stage(Frozen):
         description="Name of the stage. Later stages refer to it, and its folder in the run has this name.",
     )
 
+    def runs_on(self) -> tuple[str, ...]:
+        """The targets whose fingerprints decide the result; none if the result is the same everywhere."""
+        return ()
+
     @classmethod
     def name(cls) -> str:
         """The name that recipes give as `stage`."""
@@ -55,6 +65,7 @@ class Stage(Frozen):
 class OnTarget(Stage):
     """Base of the stages that run a model on a target."""
 
-    target: Literal["local-cpu", "local-gpu"] = Field(
-        "local-cpu", description="Device that runs the model: the CPU or the CUDA GPU of this machine."
-    )
+    target: TargetName = Field(LOCAL_CPU, description=TARGET)
+
+    def runs_on(self) -> tuple[str, ...]:
+        return (self.target,)

@@ -38,6 +38,7 @@ from edgevit.configs.fields import (
 )
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import OnTarget, Stage
+from edgevit.configs.targets import LOCAL_CPU, TargetName
 from edgevit.configs.training import Distill, Load, Qat, Train
 
 
@@ -74,8 +75,9 @@ class Prune(Stage):
     keep_macs: Share | None = Field(None, description="Largest share of the multiply-accumulates that stays.")
     keep_params: Share | None = Field(None, description="Largest share of the parameters that stays.")
     keep_latency: Share | None = Field(
-        None, description="Largest share of the latency that stays, measured in ONNX Runtime on this machine."
+        None, description="Largest share of the latency that stays, measured in ONNX Runtime on `target`."
     )
+    target: Annotated[TargetName, Added()] = Field(LOCAL_CPU, description="Device that times the models.")
     threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
     structures: Annotated[tuple[Literal["heads", "hidden", "blocks"], ...], Field(min_length=1)] = Field(
         ("heads", "hidden"),
@@ -92,8 +94,9 @@ class Prune(Stage):
     def _checks(self) -> Self:
         if [self.keep_macs, self.keep_params, self.keep_latency].count(None) != 2:
             raise ValueError("give one of 'keep_macs', 'keep_params' and 'keep_latency'")
-        if self.threads != 1 and self.keep_latency is None:
-            raise ValueError("'threads' goes with keep_latency: nothing is timed without it")
+        if self.keep_latency is None and (self.threads != 1 or self.target != LOCAL_CPU):
+            wrong = "threads" if self.threads != 1 else "target"
+            raise ValueError(f"'{wrong}' goes with keep_latency: nothing is timed without it")
         if self.score == "taylor" and self.data is None:
             raise ValueError("taylor needs images: give 'data', or score: magnitude")
         if self.score == "magnitude" and (self.data is not None or "blocks" in self.structures):
@@ -111,10 +114,8 @@ class Prune(Stage):
         """The share of the cost that stays; None if it is searched for a latency."""
         return self.keep_macs if self.keep_params is None else self.keep_params
 
-    @property
-    def target(self) -> Literal["local-cpu"] | None:
-        """The target of the timing, which decides the result; None without timing."""
-        return None if self.keep_latency is None else "local-cpu"
+    def runs_on(self) -> tuple[str, ...]:
+        return () if self.keep_latency is None else (self.target,)
 
     @property
     def runtime_here(self) -> FileRuntime:
@@ -217,8 +218,11 @@ class Quantize(Stage):
         "fastest",
         description="Operators that become integers. `all`: every operator that the runtime can quantize. `dense`: "
         "all but grouped convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is timed in "
-        "turns with the float model on this machine, and the fastest ships. If none is faster, the float model ships. "
+        "turns with the float model on `target`, and the fastest ships. If none is faster, the float model ships. "
         "For TensorRT, `fastest` means `all`.",
+    )
+    target: Annotated[TargetName, Added()] = Field(
+        LOCAL_CPU, description="Device that times the forms, with `placement: fastest`."
     )
     threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
     min_sqnr_db: Decibels | None = Field(
@@ -240,6 +244,13 @@ class Quantize(Stage):
         return self
 
     @model_validator(mode="after")
+    def _target_times(self) -> Self:
+        if self.target != LOCAL_CPU and not self.is_timed:
+            why = "edgevit times no forms for TensorRT yet" if self.runtime == "tensorrt" else "nothing else is timed"
+            raise ValueError(f"'target' goes with placement: fastest: {why}")
+        return self
+
+    @model_validator(mode="after")
     def _precision_is_tensorrts(self) -> Self:
         if self.precision == "int8":
             return self
@@ -255,10 +266,10 @@ class Quantize(Stage):
         """`min_sqnr_db`, or its default. A model from quantization-aware training may differ more from float."""
         return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
 
-    @property
-    def target(self) -> Literal["local-cpu"]:
-        """The target of calibration, gate and timing, which decides the result."""
-        return "local-cpu"
+    def runs_on(self) -> tuple[str, ...]:
+        """This machine calibrates and compares with float; the target times."""
+        timed_on = self.target if self.is_timed else LOCAL_CPU
+        return tuple(dict.fromkeys((LOCAL_CPU, timed_on)))
 
     @property
     def runtime_here(self) -> FileRuntime:

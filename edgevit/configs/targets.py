@@ -18,10 +18,14 @@ MOST_TARGETS = 1000
 LONGEST_VALUE = 500  # characters of a command, a folder, a name
 HIGHEST_PORT = 65535
 
+LOCAL_CPU, LOCAL_GPU = LOCAL_TARGETS
+INSTALLED = "installed"  # the ONNX Runtime of the target's own Python
+
 _ADDRESS = re.compile(r"ssh://(?:(?P<user>[^@/]*)@)?(?P<host>\[[^\]/]*\]|[^:/@\[\]]*)(?::(?P<port>[^/]*))?/?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?")
+_VERSION = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4}){2}")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -74,6 +78,12 @@ def _folder(text: str) -> str:
     return text
 
 
+def _onnxruntime(text: str) -> str:
+    if text != INSTALLED and not _VERSION.fullmatch(text):
+        raise ValueError(f"a version is expected, such as 1.24.4, or {INSTALLED}")
+    return text
+
+
 def _printable(text: str) -> str:
     if _CONTROLS.search(text):
         raise ValueError("there is a control character in it")
@@ -81,6 +91,19 @@ def _printable(text: str) -> str:
 
 
 _Text = Annotated[str, Field(min_length=1, max_length=LONGEST_VALUE), AfterValidator(_printable)]
+
+
+def check_target_name(name: str) -> str:
+    """The name, if it is one that a target can have. Raises ValueError otherwise."""
+    if len(name) > LONGEST_TARGET_NAME or not re.fullmatch(TARGET_NAME, name):
+        raise ValueError(
+            f"the name of a target has at most {LONGEST_TARGET_NAME} letters, digits, '.', '_' and '-', and begins "
+            "with a letter or a digit"
+        )
+    return name
+
+
+TargetName = Annotated[str, AfterValidator(check_target_name)]
 
 
 class SshTarget(Frozen):
@@ -103,6 +126,11 @@ class SshTarget(Frozen):
     )
     work_folder: Annotated[_Text, AfterValidator(_folder)] = Field(
         "~/.cache/edgevit", description="Folder for edgevit's files there."
+    )
+    onnxruntime: Annotated[_Text, AfterValidator(_onnxruntime)] | None = Field(
+        None,
+        description="Version of ONNX Runtime that edgevit brings along, such as 1.24.4; by default that of this "
+        "machine. `installed`: that of the Python there.",
     )
 
     @property

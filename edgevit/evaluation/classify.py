@@ -17,7 +17,7 @@ from edgevit.errors import ArtifactError, DataError
 from edgevit.evaluation.accuracy_record import AccuracyRecord
 from edgevit.graphs import class_scores
 from edgevit.progress import Progress
-from edgevit.runtimes.base import Session, input_batches
+from edgevit.runtimes.base import Session
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,15 @@ def predict_probabilities(
     session: Session, images: Iterable[NDArray[np.uint8]], batch_size: int
 ) -> Iterator[NDArray[np.float32]]:
     """Class probabilities of RGB images, (n, classes) per batch. Raises ArtifactError if a score is not finite."""
-    image, scores = session.spec.inputs[0].name, session.spec.outputs[0]
+    scores = session.spec.outputs[0]
     done = 0
-    for batch, count in input_batches(session.spec, images, batch_size):
-        output = session.infer({image: batch})[scores.name][:count]
-        batch_probabilities = class_scores.probabilities(output, scores.meaning).astype(np.float32)
+    for outputs in session.outputs(images, batch_size):
+        batch_probabilities = class_scores.probabilities(outputs[scores.name], scores.meaning).astype(np.float32)
         not_finite = ~np.isfinite(batch_probabilities).all(-1)
         if not_finite.any():
             raise non_finite_scores(f"image {done + int(not_finite.argmax()) + 1}")
         yield batch_probabilities
-        done += count
+        done += len(batch_probabilities)
 
 
 def non_finite_scores(where: object) -> ArtifactError:

@@ -13,7 +13,7 @@ from edgevit.fewshot.heads import Floats
 from edgevit.inference.frozen_model import FrozenModel
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
-from edgevit.runtimes.base import Session, input_batches
+from edgevit.runtimes.base import Session
 
 
 class Embedder:
@@ -48,10 +48,9 @@ class Embedder:
         with self._progress.bar(f"features of {dataset.name}", len(dataset), "images") as bar:
             if self._frozen is not None:
                 return self._frozen.embeddings(dataset, self._batch_size, bar).numpy().astype(np.float64)
-            image = self._session.spec.inputs[0].name
             parts = []
             images = (dataset.image(index) for index in range(len(dataset)))
-            for batch, count in input_batches(self._session.spec, images, self._batch_size):
-                parts.append(self._session.infer({image: batch})[self.output][:count].astype(np.float64))  # a copy
-                bar.advance(count)
+            for outputs in self._session.outputs(images, self._batch_size):
+                parts.append(outputs[self.output].astype(np.float64))  # a copy
+                bar.advance(len(parts[-1]))
         return np.concatenate(parts)

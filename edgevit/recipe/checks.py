@@ -5,14 +5,29 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from edgevit.artifacts import Kind
-from edgevit.configs import Bundle, Compile, DatasetConfig, Export, Qat, Quantize, Recipe, Report, Stage, references
+from edgevit.configs import (
+    Bundle,
+    Compile,
+    DatasetConfig,
+    Export,
+    Prune,
+    Qat,
+    Quantize,
+    Recipe,
+    Report,
+    Stage,
+    references,
+)
 from edgevit.configs.fields import MEASUREMENTS, Takes
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_TARGETS
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 from edgevit.recipe.mistakes import place_of
+from edgevit.targets.named import targets_by_name
 from edgevit.yaml_reader import Block
 
 ROLES = ("train", "val", "test", "support", "pool")
@@ -52,8 +67,12 @@ def with_patterns_resolved(stage: Stage, earlier: Sequence[Stage]) -> Stage:
     return stage.model_copy(update={"of": tuple(dict.fromkeys(names)) or of})
 
 
-def mistakes_across_stages(recipe: Recipe, document: Block) -> Iterator[RecipeError]:
-    """An error for each wrong id, model name and reference, in the order of the recipe."""
+def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Iterator[RecipeError]:
+    """An error for each wrong id, model name, target and reference, in the order of the recipe.
+
+    Args:
+        folder: the folder of the recipe, whose targets.yaml counts.
+    """
     kinds: dict[str, Kind] = {}
     for index, stage in enumerate(recipe.stages):
 
@@ -66,11 +85,31 @@ def mistakes_across_stages(recipe: Recipe, document: Block) -> Iterator[RecipeEr
             near = ", ".join(nearest_models(unknown_model)) or None
             hint = "edgevit models lists compact students"
             yield RecipeError(f"timm has no model '{unknown_model}'", where=place("model"), expected=near, next=hint)
+        if problem := _problem_of_target(stage, kinds, folder):
+            yield RecipeError(problem.what, where=place("target"), expected=problem.expected)
         before = _Before(recipe, kinds, [later.id for later in recipe.stages[index:]], recipe.stages[:index])
         for path, name, takes in references(stage):
             if problem := _problem_of(stage, path, name, takes, before):
                 yield RecipeError(problem.what, where=place(*path), got=name, expected=problem.expected)
         kinds[stage.id] = stage.makes
+
+
+def _problem_of_target(stage: Stage, kinds: Mapping[str, Kind], folder: Path) -> Problem | None:
+    """The first problem with the target of a stage. The files of targets are read only if a stage names one of them."""
+    name: str = getattr(stage, "target", LOCAL_CPU)
+    if name in LOCAL_TARGETS:
+        return None
+    targets = targets_by_name(folder)
+    if name not in targets:
+        hint = did_you_mean(name, targets) or f"edgevit devices add {name} ssh://user@host"
+        return Problem(f"there is no target '{name}'. {hint}", f"one of {', '.join(targets)}")
+    if isinstance(stage, Compile):
+        what = f"'{name}' is reached over SSH: edgevit compiles models on this machine only"
+        return Problem(what, "no compile stage: ONNX Runtime optimizes an ONNX file whenever it loads it")
+    if kinds.get(getattr(stage, "model", "")) == "checkpoint" and not isinstance(stage, Prune):
+        what = f"'{name}' is reached over SSH, where no checkpoint runs"
+        return Problem(what, "an ONNX file: export the model first")
+    return None
 
 
 def _wrong_id(id: str, ids: Collection[str], recipe: Recipe) -> str | None:

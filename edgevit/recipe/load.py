@@ -61,7 +61,7 @@ def recipe_and_folder(
         for i, stage in enumerate(recipe.stages)
     )
     recipe = recipe.model_copy(update={"stages": stages})
-    if mistakes := list(islice(mistakes_across_stages(recipe, document), MISTAKES_SHOWN + 1)):
+    if mistakes := list(islice(mistakes_across_stages(recipe, document, base), MISTAKES_SHOWN + 1)):
         raise combined(mistakes)
     return recipe, base
 

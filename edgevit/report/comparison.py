@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edgevit.artifacts import Json
 from edgevit.budget import compared_with_constant_guess, drop_between
+from edgevit.configs.targets import LOCAL_GPU
 from edgevit.evaluation import AccuracyRecord
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.text import (
@@ -96,7 +97,7 @@ def _faster(models: Lineup) -> Point:
 
 
 def _threads(timing: LatencyRecord) -> str:
-    if timing.threads is None or timing.target == "local-gpu":
+    if timing.threads is None or timing.target == LOCAL_GPU:
         return ""
     return f"{timing.threads} thread{'s' if timing.threads > 1 else ''}, "
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
 from edgevit.configs.runtimes import ONNXRUNTIME, RUNTIMES, TORCH
+from edgevit.context import usable_cpus
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan, Work, measure
@@ -28,16 +29,37 @@ PHOTO_SIZE = (480, 640)
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a session runs. The options change outputs by rounding only."""
+    """How a session runs. The options change outputs by rounding only.
 
-    threads: int = 1
+    Attributes:
+        threads: CPU threads; None for all that the target has.
+    """
+
+    threads: int | None = 1
     precision: Precision = "float32"
+
+    @property
+    def threads_here(self) -> int:
+        """The number of threads on this machine."""
+        return self.threads or usable_cpus()
 
 
 class Session(Protocol):
     """A loaded model."""
 
     spec: IOSpec
+
+    def outputs(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Arrays]:
+        """Outputs by name for RGB images (H, W, 3) of any sizes, preprocessed by the spec.
+
+        They come in the order of the images, some images at a time.
+
+        Args:
+            batch_size: of a model with an open batch size.
+        """
+        name = self.spec.inputs[0].name
+        for batch, count in input_batches(self.spec, images, batch_size):
+            yield {output: values[:count] for output, values in self.infer({name: batch}).items()}
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Outputs by name, in host memory."""
@@ -53,7 +75,7 @@ class LocalSession(Session, Protocol):
         """One timed run. A race of two models interleaves such runs."""
 
 
-class HostSession:
+class HostSession(LocalSession):
     """A loaded file whose inputs and outputs are arrays in host memory. Each runtime implements `_run`."""
 
     def __init__(self, spec: IOSpec, conditions: Mapping[str, Any] | None = None) -> None:
@@ -184,11 +206,8 @@ def input_batches(
 
 
 def end_to_end(session: Session, batch_size: int) -> Work:
-    """A run from encoded JPEG images (640×480) to outputs, with decoding and preprocessing."""
-    buffer = io.BytesIO()
-    Image.fromarray(_image(np.random.default_rng(0), *PHOTO_SIZE)).save(buffer, "JPEG", quality=90)
-    encoded = buffer.getvalue()
-    name = session.spec.inputs[0].name
+    """A run from encoded JPEG images to outputs, with decoding and preprocessing."""
+    encoded, name = encoded_photo(), session.spec.inputs[0].name
 
     def run() -> Arrays:
         decoded = (open_image(io.BytesIO(encoded)) for _ in range(batch_size))
@@ -197,13 +216,20 @@ def end_to_end(session: Session, batch_size: int) -> Work:
     return run
 
 
+def encoded_photo() -> bytes:
+    """A JPEG file of 640×480 pixels, the same at every call."""
+    buffer = io.BytesIO()
+    Image.fromarray(_image(np.random.default_rng(0), *PHOTO_SIZE)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
 def receipt(model: Artifact, runtime: str, device: str, options: SessionOptions) -> dict[str, Any]:
     """The conditions of a latency measurement: device, versions, options and file hashes."""
     packages = {name: version_of(name) for name in ("edgevit", RUNTIMES[runtime].package, "numpy")}
     return {
         "runtime": runtime,
         "device": device,
-        "threads": options.threads,
+        "threads": options.threads_here,
         "precision": precision_of(model, options),
         "cpu": cpu(),
         "cpu_frequency": cpu_frequency(),

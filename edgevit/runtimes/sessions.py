@@ -58,4 +58,4 @@ def session_opener(model: Artifact, options: SessionOptions) -> Callable[[], Hos
         )
     conditions = receipt(model, runtime_of(model), "cpu", options)
     session_options = model.manifest.session_options
-    return partial(file_session, onnx_file(model), model.io, session_options, options.threads, conditions)
+    return partial(file_session, onnx_file(model), model.io, session_options, options.threads_here, conditions)

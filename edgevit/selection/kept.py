@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from edgevit.artifacts import sha256_of
+from edgevit.context import Context
 from edgevit.disks import cache_folder, whole_or_not_at_all
 from edgevit.selection.records import DeployedForm, Student, Timing
 
@@ -21,9 +22,9 @@ VALID_S = 30 * 86_400
 DISTURBED_VALID_S = 3600  # of a timing that other work disturbed
 
 
-def kept_timing(student: Student, form: DeployedForm) -> Timing | None:
-    """The kept timing of a student on this machine; None if there is none, or it is too old."""
-    file = _file(student, form)
+def kept_timing(student: Student, form: DeployedForm, context: Context) -> Timing | None:
+    """The kept timing of a student on its target; None if there is none, or it is too old."""
+    file = _file(student, form, context)
     try:
         if file is None or file.stat().st_size > LONGEST_BYTES:
             return None
@@ -34,24 +35,24 @@ def kept_timing(student: Student, form: DeployedForm) -> Timing | None:
     return timing if age_s <= (DISTURBED_VALID_S if timing.warnings else VALID_S) else None
 
 
-def timed(student: Student, form: DeployedForm, disturbed_again: bool = False) -> Timing:
+def timed(student: Student, form: DeployedForm, context: Context, disturbed_again: bool = False) -> Timing:
     """The kept timing of a student, or else a new one, which is kept. Raises as `time_student` does.
 
     Args:
         disturbed_again: time again what other work disturbed before.
     """
-    timing = kept_timing(student, form)
+    timing = kept_timing(student, form, context)
     if timing is None or (disturbed_again and timing.warnings):
         from edgevit.selection.timing import time_student
 
-        timing = time_student(student, form)
-        keep(student, form, timing)
+        timing = time_student(student, form, context)
+        keep(student, form, timing, context)
     return timing
 
 
-def keep(student: Student, form: DeployedForm, timing: Timing) -> None:
+def keep(student: Student, form: DeployedForm, timing: Timing, context: Context) -> None:
     """Keep a timing. Where the folder cannot be written, nothing is kept."""
-    file = _file(student, form)
+    file = _file(student, form, context)
     if file is None:
         return
     with suppress(OSError):
@@ -60,9 +61,9 @@ def keep(student: Student, form: DeployedForm, timing: Timing) -> None:
         _remove_oldest(file.parent)
 
 
-def _file(student: Student, form: DeployedForm) -> Path | None:
+def _file(student: Student, form: DeployedForm, context: Context) -> Path | None:
     folder = cache_folder()
-    key = {"student": student.model_dump(mode="json"), "form": form.key(), "machine": form.machine()}
+    key = {"student": student.model_dump(mode="json"), "form": form.key(), "machine": form.machine(context)}
     return None if folder is None else folder / "timings" / f"{sha256_of(key)[:40]}.json"
 
 

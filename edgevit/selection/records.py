@@ -11,6 +11,7 @@ from typing import Any
 from edgevit.artifacts import Frozen, Json
 from edgevit.configs import Compile, Export, Profile, Quantize
 from edgevit.configs.runtimes import TORCH
+from edgevit.context import Context
 from edgevit.provenance import version_of
 from edgevit.targets import target_info
 
@@ -58,11 +59,11 @@ class DeployedForm:
             "compile": self.compile is not None,
         }
 
-    def machine(self) -> Json:
+    def machine(self, context: Context) -> Json:
         """The target and the versions that a timing holds for."""
         runtime = self.export.runtime if self.export else TORCH.name
         versions = {package: version_of(package) for package in PACKAGES}
-        return {"target": target_info(self.profile.target, runtime), "versions": versions}
+        return {"target": target_info(self.profile.target, runtime, context), "versions": versions}
 
 
 class Timing(Frozen):

@@ -14,7 +14,8 @@ from typing import Literal
 from edgevit.artifacts import IOSpec, Json, numbers
 from edgevit.configs import Export, Profile, Quantize
 from edgevit.configs.runtimes import TORCH
-from edgevit.context import usable_cpus
+from edgevit.configs.targets import LOCAL_GPU
+from edgevit.context import Context, usable_cpus
 from edgevit.exporting import onnx_from_module, with_normalization
 from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
 from edgevit.graphs.guard import with_functions_inlined
@@ -27,9 +28,8 @@ from edgevit.quantization.candidates import Candidate, CandidateWriter
 from edgevit.quantization.ptq import calibrated
 from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images, runtime_options
 from edgevit.runtimes.onnxruntime.engine import ENGINE
-from edgevit.runtimes.sessions import file_session
 from edgevit.selection.records import DeployedForm, Student, Timing
-from edgevit.targets import target_for, target_info
+from edgevit.targets import Target, target_for, target_info
 
 TRIAL = MeasurePlan(warmup_s=0.15, duration_s=0.5, min_runs=10)  # of each form of the file
 FINAL = MeasurePlan(warmup_s=0.3, duration_s=1.0, min_runs=30)  # of the deployed form
@@ -37,7 +37,7 @@ MOST_TAKES = 3  # of the final measurement, where other work disturbs it
 CALIBRATION_IMAGES = 4
 
 
-def time_student(student: Student, form: DeployedForm) -> Timing:
+def time_student(student: Student, form: DeployedForm, context: Context) -> Timing:
     """Build a student with random weights, bring it into the deployed form, and time it on the target.
 
     Raises:
@@ -54,34 +54,37 @@ def time_student(student: Student, form: DeployedForm) -> Timing:
     )
     spec = IOSpec.for_classifier(built.preprocess, numbers(student.num_classes))
     if form.export is None:
-        return _time_checkpoint(built, spec, form)
+        return _time_checkpoint(built, spec, form, context)
     with TemporaryDirectory() as folder:
-        return _time_file(built, spec, form, form.export, Path(folder))
+        return _time_file(built, spec, form, form.export, Path(folder), context)
 
 
-def _time_checkpoint(built: BuiltModel, spec: IOSpec, form: DeployedForm) -> Timing:
+def _time_checkpoint(built: BuiltModel, spec: IOSpec, form: DeployedForm, context: Context) -> Timing:
     from edgevit.runtimes.torch.session import TorchSession
 
-    target_info(form.profile.target, TORCH.name)  # refuses a target that is not there
+    target_info(form.profile.target, TORCH.name, context)  # refuses a target that is not there
     cost = cost_of(built.module, built.preprocess)
-    device: Literal["cpu", "cuda"] = "cuda" if form.profile.target == "local-gpu" else "cpu"
+    device: Literal["cpu", "cuda"] = "cuda" if form.profile.target == LOCAL_GPU else "cpu"
     session = TorchSession(built.module, spec, device, _options(form.profile))
     return _timing(_quietest(session, form.profile), cost, 4 * cost["params"], form.profile.precision)
 
 
-def _time_file(built: BuiltModel, spec: IOSpec, form: DeployedForm, export: Export, folder: Path) -> Timing:
+def _time_file(
+    built: BuiltModel, spec: IOSpec, form: DeployedForm, export: Export, folder: Path, context: Context
+) -> Timing:
+    target = target_for(form.profile.target, context)
     file = _exported(built, spec, export, folder)
     candidates = [Candidate("float32", file, runtime_options(export.runtime), "float32")]
     if form.quantize is not None:
         candidates = list(_forms(file, form.quantize, folder))
-    trials_ms = {candidate.name: _trial_ms(candidate, form.profile) for candidate in candidates}
+    trials_ms = {candidate.name: _trial_ms(candidate, target, form.profile) for candidate in candidates}
     best = min(candidates, key=lambda candidate: trials_ms[candidate.name])
     deployed = best.file
     if form.compile is not None:
         (folder / "compiled").mkdir()
-        target_for(form.compile.target).compile(artifact_from_onnx(best.file), folder / "compiled")
+        target_for(form.compile.target, context).compile(artifact_from_onnx(best.file), folder / "compiled")
         deployed = folder / "compiled" / ENGINE
-    with target_for(form.profile.target).open(artifact_from_onnx(deployed), _options(form.profile)) as session:
+    with target.open(artifact_from_onnx(deployed), _options(form.profile)) as session:
         measured = _quietest(session, form.profile)
     float_ms = trials_ms[candidates[0].name] if best is not candidates[0] else None
     return _timing(measured, cost_of(built.module, built.preprocess), deployed.stat().st_size, best.name, float_ms)
@@ -113,12 +116,14 @@ def _forms(file: Path, quantize: Quantize, folder: Path) -> Iterator[Candidate]:
         yield writer.quantized_candidate(quantize.placement)
 
 
-def _trial_ms(candidate: Candidate, profile: Profile) -> float:
+def _trial_ms(candidate: Candidate, target: Target, profile: Profile) -> float:
     """A quick p50 of one form; the smaller of two, since other work only ever slows."""
-    io = artifact_from_onnx(candidate.file).io
-    plan = replace(TRIAL, batch_size=profile.batch_size)
-    takes = (file_session(candidate.file, io, candidate.session_options, profile.threads) for _ in range(2))
-    return min(session.measure(plan).percentile_ms(50) for session in takes)
+    model, plan = artifact_from_onnx(candidate.file), replace(TRIAL, batch_size=profile.batch_size)
+    takes_ms = []
+    for _ in range(2):
+        with target.open(model, _options(profile)) as session:
+            takes_ms.append(session.measure(plan).percentile_ms(50))
+    return min(takes_ms)
 
 
 def _quietest(session: Session, profile: Profile) -> Measurement:

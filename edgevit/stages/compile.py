@@ -27,7 +27,7 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
             expected=f"a model that was made for {config.runtime}",
             next="leave compile out: evaluate, profile and bundle take the ONNX file",
         )
-    session_options = target_for(config.target).compile(model, out)
+    session_options = target_for(config.target, context).compile(model, out)
     agreement = check_sessions_agree(
         OnnxruntimeSession(file, model.io, session_options, threads=1),
         OnnxruntimeSession(onnx_file(model), model.io, model.manifest.session_options, threads=1),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from edgevit.artifacts import LEARNED_TOO, Artifact, Contents, Json
 from edgevit.configs import Evaluate
-from edgevit.context import Context, usable_cpus
+from edgevit.configs.targets import LOCAL_GPU
+from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.splits import sample_by_hash
 from edgevit.evaluation import classify, classify_corrupted, write_corrupted, write_evaluation
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model = for_runtime(inputs["model"], config.runtime)
-    with target_for(config.target).open(model, SessionOptions(threads=usable_cpus())) as session:
+    with target_for(config.target, context).open(model, SessionOptions(threads=None)) as session:
         metrics = PROTOCOLS[config.protocol](config, inputs, session, context, out)
     logs = ("episodes.json",) if config.protocol == "episodes" else ()  # for the times in it
     recorded = {**metrics, **_learned_too(config, inputs), "runtime": runtime_of(model), "target": config.target}
@@ -79,7 +80,7 @@ def _cross_validation(
 def _embedder(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context) -> Embedder:
     from edgevit.fewshot.embeddings import Embedder
 
-    device = "cuda" if config.target == "local-gpu" else "cpu"
+    device = "cuda" if config.target == LOCAL_GPU else "cpu"
     return Embedder(inputs["model"], session, device, config.batch_size, context.progress, context.cache)
 
 

@@ -19,7 +19,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     check_batch(model.io, config.batch_size)
     plan = MeasurePlan(config.warmup_s, config.duration_s, config.min_runs, config.batch_size, config.boundary)
     options = SessionOptions(config.threads, config.precision)
-    with target_for(config.target).open(model, options) as session:
+    with target_for(config.target, context).open(model, options) as session:
         measured = session.measure(plan)
     for warning in measured.warnings:
         context.progress.say(f"{config.id}: {warning}")

@@ -36,7 +36,7 @@ def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Pa
     whole, classes = open_to_reshape(inputs["model"]), inputs["model"].io.classes
     unnamed = not inputs["model"].io.names_its_classes
     importance = _importance(whole, classes, config, inputs, context)
-    keep, trials = _keep(whole, importance, config, context.progress)
+    keep, trials = _keep(whole, importance, config, context)
     removal = plan_removal(whole, importance, config.cost, keep)
     contents = checkpoint_contents(pruned_model(whole, removal), classes, out, {}, {}, unnamed=unnamed)
     _say_what_is_left(unit_counts(whole.module, removal), inputs["model"].metrics, contents.metrics, context.progress)
@@ -45,7 +45,7 @@ def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Pa
 
 
 def _keep(
-    whole: BuiltModel, importance: Importance, config: Prune, progress: Progress
+    whole: BuiltModel, importance: Importance, config: Prune, context: Context
 ) -> tuple[float, list[LatencyTrial]]:
     """The share of the cost that stays, and the trials that found it."""
     if config.keep is not None:
@@ -55,10 +55,8 @@ def _keep(
     def cut(keep: float) -> BuiltModel:
         return pruned_model(whole, plan_removal(whole, importance, config.cost, keep))
 
-    least = smallest_share(whole, importance, config.cost)
-    return share_for_latency(
-        whole, cut, least, config.keep_latency, target_for(config.target or "local-cpu"), config.threads, progress
-    )
+    least, target = smallest_share(whole, importance, config.cost), target_for(config.target, context)
+    return share_for_latency(whole, cut, least, config.keep_latency, target, config.threads, context.progress)
 
 
 def _importance(

@@ -56,7 +56,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             images,
             config.floor_db,
             _advice(config),
-            target_for(config.target),
+            target_for(config.target, context),
             config.threads,
             threads,
         )

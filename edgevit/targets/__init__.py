@@ -1,6 +1,6 @@
-"""Targets: this machine's CPU and GPU. Importing this loads neither torch nor onnxruntime."""
+"""Targets: machines that run models, here and over SSH. Importing this loads neither torch nor onnxruntime."""
 
 from edgevit.targets.base import Target, TargetInfo, compare_speed
-from edgevit.targets.local import TARGETS, target_for, target_info
+from edgevit.targets.by_name import target_for, target_info
 
-__all__ = ["TARGETS", "Target", "TargetInfo", "compare_speed", "target_for", "target_info"]
+__all__ = ["Target", "TargetInfo", "compare_speed", "target_for", "target_info"]

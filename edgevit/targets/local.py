@@ -9,12 +9,13 @@ from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TORCH
-from edgevit.errors import MissingDependency, TargetError, did_you_mean
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
+from edgevit.errors import MissingDependency, TargetError
 from edgevit.profiling import Clock, Comparison, MeasurePlan, Opener, interleaved
 from edgevit.profiling.conditions import cpu, gpus
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime_of
-from edgevit.targets.base import Target, TargetInfo
+from edgevit.targets.base import TargetInfo
 
 # Runtimes are imported in the functions that use them: a finished recipe only calls `describe`, which needs none.
 
@@ -24,7 +25,7 @@ Load = Callable[[], LocalSession]  # loads a model anew at each call
 class LocalCpu:
     """The CPU of this machine."""
 
-    name = "local-cpu"
+    name = LOCAL_CPU
     runtimes = (ONNXRUNTIME.name, OPENVINO.name, TORCH.name)
 
     def describe(self, runtime: str) -> TargetInfo:
@@ -55,7 +56,7 @@ class LocalCpu:
 class LocalGpu:
     """The first NVIDIA GPU of this machine. Its runtime is torch."""
 
-    name = "local-gpu"
+    name = LOCAL_GPU
     runtimes = (TORCH.name,)
 
     def describe(self, runtime: str) -> TargetInfo:
@@ -88,21 +89,6 @@ class LocalGpu:
         return partial(open_session, model, options, "cuda")
 
 
-TARGETS: dict[str, Target] = {target.name: target for target in (LocalCpu(), LocalGpu())}
-
-
-def target_for(name: str) -> Target:
-    """The target with this name. Raises TargetError if there is none."""
-    if name not in TARGETS:
-        raise TargetError(f"there is no target '{name}'", expected=", ".join(TARGETS), next=did_you_mean(name, TARGETS))
-    return TARGETS[name]
-
-
-def target_info(name: str, runtime: str) -> Json:
-    """A target's fingerprint for one runtime, for store keys. It is cheap, and equal at every call."""
-    return target_for(name).describe(runtime).model_dump(mode="json")
-
-
 def _race(a: Load, b: Load, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:
     def opener(load: Load) -> Opener:
         return lambda: nullcontext(load().work(plan))
@@ -123,5 +109,5 @@ def _not_here(runtime: str, name: str, runtimes: tuple[str, ...]) -> TargetError
     return TargetError(
         f"{runtime} does not run on {name}",
         expected=f"{' or '.join(runtimes)} there",
-        next="set target: local-cpu" if name == "local-gpu" else None,
+        next=f"set target: {LOCAL_CPU}" if name == LOCAL_GPU else None,
     )

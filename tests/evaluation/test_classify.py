@@ -9,11 +9,12 @@ from edgevit.data.dataset import ArrayImages
 from edgevit.errors import ArtifactError, DataError
 from edgevit.evaluation import classify
 from edgevit.progress import SilentProgress
+from edgevit.runtimes.base import Session
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-class ColourSession:
+class ColourSession(Session):
     """Scores of the classes red, green, blue: the means of the three channels."""
 
     def __init__(self, classes=("red", "green", "blue"), batch="batch"):

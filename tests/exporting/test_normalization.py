@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from edgevit.artifacts import Artifact
+from edgevit.context import Context
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.graphs.files import onnx_file
 from edgevit.runtimes.base import SessionOptions, random_images
@@ -34,7 +35,7 @@ def quantized(model: Artifact) -> Artifact:
 
 
 def scores(model: Artifact, images: np.ndarray) -> np.ndarray:
-    with target_for("local-cpu").open(model, SessionOptions()) as session:
+    with target_for("local-cpu", Context()).open(model, SessionOptions()) as session:
         return session.infer({"image": images})["logits"]
 
 

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.errors import ParityError
+from edgevit.runtimes.base import Session
 from edgevit.runtimes.parity import NOISELESS_DB, check_outputs_agree, check_quantized, sqnr_db
 
 SPEC = IOSpec.for_classifier(Preprocess(height=8, width=8), tuple("abcd"))
 
 
-class Constant:
+class Constant(Session):
     """Gives the same scores whatever the image."""
 
     spec = SPEC

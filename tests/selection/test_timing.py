@@ -10,6 +10,7 @@ import pytest
 
 from edgevit.actions.student_choice import deployed_form
 from edgevit.configs import Export, Profile
+from edgevit.context import Context
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.selection import kept, timing
@@ -26,58 +27,63 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_untrained_student_is_timed_in_its_deployed_form(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    measured = kept.timed(STUDENT, deployed_form("local-cpu"))
+    measured = kept.timed(STUDENT, deployed_form("local-cpu"), Context())
     assert 0 < measured.p50_low_ms <= measured.p50_ms <= measured.p50_high_ms
     built = create_model("test_vit", 3, 32)
     assert {"params": measured.params, "macs": measured.macs} == cost_of(built.module, built.preprocess)
     assert measured.form == "float32" or measured.form.startswith("int8 ")
     monkeypatch.setattr(timing, "time_student", None)  # not called again
-    assert kept.timed(STUDENT, deployed_form("local-cpu")) == measured
+    assert kept.timed(STUDENT, deployed_form("local-cpu"), Context()) == measured
     assert len(list(cache.iterdir())) == 1
 
 
 def test_a_timing_is_kept_for_its_student_and_form(cache: Path) -> None:
     form = deployed_form("local-cpu")
-    kept.keep(STUDENT, form, timing_of(3))
-    assert kept.kept_timing(STUDENT, form) == timing_of(3)
-    assert kept.kept_timing(STUDENT.model_copy(update={"image_size": 64}), form) is None
+    kept.keep(STUDENT, form, timing_of(3), Context())
+    assert kept.kept_timing(STUDENT, form, Context()) == timing_of(3)
+    assert kept.kept_timing(STUDENT.model_copy(update={"image_size": 64}), form, Context()) is None
     two_threads = form.profile.model_copy(update={"threads": 2})
-    assert kept.kept_timing(STUDENT, DeployedForm(two_threads, form.export, form.quantize, form.compile)) is None
+    assert (
+        kept.kept_timing(STUDENT, DeployedForm(two_threads, form.export, form.quantize, form.compile), Context())
+        is None
+    )
     renamed = form.profile.model_copy(update={"id": "other", "duration_s": 9.0})
-    assert kept.kept_timing(STUDENT, DeployedForm(renamed, form.export, form.quantize, form.compile)) == timing_of(3)
+    assert kept.kept_timing(
+        STUDENT, DeployedForm(renamed, form.export, form.quantize, form.compile), Context()
+    ) == timing_of(3)
 
 
 def test_a_damaged_or_old_timing_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     form = deployed_form("local-cpu")
-    kept.keep(STUDENT, form, timing_of(3))
+    kept.keep(STUDENT, form, timing_of(3), Context())
     (file,) = cache.iterdir()
     month = time.time() - kept.VALID_S - 60
     os.utime(file, (month, month))
-    assert kept.kept_timing(STUDENT, form) is None
-    kept.keep(STUDENT, form, timing_of(3).model_copy(update={"warnings": ("the runs scatter",)}))
-    assert kept.kept_timing(STUDENT, form) is not None
-    monkeypatch.setattr(timing, "time_student", lambda student, form: timing_of(2))
-    assert kept.timed(STUDENT, form) != timing_of(2)
-    assert kept.timed(STUDENT, form, disturbed_again=True) == timing_of(2)
-    kept.keep(STUDENT, form, timing_of(3).model_copy(update={"warnings": ("the runs scatter",)}))
+    assert kept.kept_timing(STUDENT, form, Context()) is None
+    kept.keep(STUDENT, form, timing_of(3).model_copy(update={"warnings": ("the runs scatter",)}), Context())
+    assert kept.kept_timing(STUDENT, form, Context()) is not None
+    monkeypatch.setattr(timing, "time_student", lambda student, form, context: timing_of(2))
+    assert kept.timed(STUDENT, form, Context()) != timing_of(2)
+    assert kept.timed(STUDENT, form, Context(), disturbed_again=True) == timing_of(2)
+    kept.keep(STUDENT, form, timing_of(3).model_copy(update={"warnings": ("the runs scatter",)}), Context())
     hours = time.time() - kept.DISTURBED_VALID_S - 60
     os.utime(file, (hours, hours))
-    assert kept.kept_timing(STUDENT, form) is None
+    assert kept.kept_timing(STUDENT, form, Context()) is None
     for text in ("", "{", '{"p50_ms": "fast"}', "x" * (kept.LONGEST_BYTES + 1)):
         file.write_text(text)
-        assert kept.kept_timing(STUDENT, form) is None
+        assert kept.kept_timing(STUDENT, form, Context()) is None
 
 
 def test_timings_are_bounded_and_need_no_folder(monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path) -> None:
     monkeypatch.setattr(kept, "MOST_KEPT", 3)
     form = deployed_form("local-cpu")
     for size in range(32, 32 + 5):
-        kept.keep(STUDENT.model_copy(update={"image_size": size}), form, timing_of(size))
+        kept.keep(STUDENT.model_copy(update={"image_size": size}), form, timing_of(size), Context())
     assert len(list(cache.iterdir())) == 3
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "file"))
-    kept.keep(STUDENT, form, timing_of(3))
-    assert kept.kept_timing(STUDENT, form) is None
+    kept.keep(STUDENT, form, timing_of(3), Context())
+    assert kept.kept_timing(STUDENT, form, Context()) is None
 
 
 @pytest.mark.slow
@@ -92,6 +98,6 @@ def test_timings_are_bounded_and_need_no_folder(monkeypatch: pytest.MonkeyPatch,
 )
 def test_other_forms_are_timed_too(export: Export | None) -> None:
     form = DeployedForm(Profile(stage="profile", id="latency", model="onnx"), export)
-    measured = timing.time_student(STUDENT, form)
+    measured = timing.time_student(STUDENT, form, Context())
     assert measured.form == "float32"
     assert measured.float_p50_ms is None

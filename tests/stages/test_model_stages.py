@@ -201,7 +201,7 @@ def test_an_engine_that_differs_fails(tmp_path):
 
     config = STAGES["compile"].model_validate({"stage": "compile", "id": "mistaken", "model": "float"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compile_stage, "target_for", lambda name: Mistaken())
+        patch.setattr(compile_stage, "target_for", lambda name, context: Mistaken())
         (tmp_path / "out").mkdir()
         with pytest.raises(ParityError, match="'logits' differs"):
             compile_stage.run(config, {"model": float_onnx()}, Context(), tmp_path / "out")  # type: ignore[arg-type]

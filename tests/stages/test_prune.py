@@ -176,7 +176,7 @@ def test_latency_is_measured_until_it_is_low_enough(monkeypatch: pytest.MonkeyPa
     keep = max(one["keep"] for one in timed if one["latency"] <= 0.6)
     assert keep - 0.02 < small.metrics["macs"] / wide().metrics["macs"] <= keep
     exported = [bench.run("export", f"{model.id}-onnx", model=model.id) for model in (small, wide())]
-    raced = compare_speed(target_for("local-cpu"), exported[0], exported[1], threads=1)
+    raced = compare_speed(target_for("local-cpu", Context()), exported[0], exported[1], threads=1)
     assert raced.ratio < 0.85  # wide of 0.6: others use this machine
 
 
@@ -195,7 +195,7 @@ def test_the_largest_share_that_is_fast(limit: float, least: float) -> None:
 
 
 def test_a_latency_is_of_this_machine_and_a_cost_of_any() -> None:
-    for cost, target in (("keep_macs", None), ("keep_latency", target_info("local-cpu", "onnxruntime"))):
+    for cost, target in (("keep_macs", None), ("keep_latency", target_info("local-cpu", "onnxruntime", Context()))):
         config = Prune.model_validate(
             {"stage": "prune", "id": "p", "model": wide().id, cost: 0.5, "score": "magnitude"}
         )

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from edgevit.context import Context
 from edgevit.errors import ArtifactError, MissingDependency, TargetError
 from edgevit.graphs.files import artifact_from_onnx, onnx_file
 from edgevit.profiling import MeasurePlan, conditions, loop
@@ -17,17 +18,18 @@ from tests.small_models import checkpoint, float_onnx
 def test_the_fingerprint_is_stable_and_names_the_runtimes_version():
     import onnxruntime
 
-    first = target_info("local-cpu", "onnxruntime")
+    first = target_info("local-cpu", "onnxruntime", Context())
     conditions.cpu.cache_clear()
-    assert target_info("local-cpu", "onnxruntime") == first
+    assert target_info("local-cpu", "onnxruntime", Context()) == first
     assert first["versions"] == {"onnxruntime": onnxruntime.__version__}
     assert first["hardware"]["model"]
-    assert target_info("local-cpu", "torch") != first
+    assert target_info("local-cpu", "torch", Context()) != first
 
 
 def test_describing_loads_no_runtime():
     code = (
-        "import sys; from edgevit.targets import target_info; target_info('local-cpu', 'torch');"
+        "import sys; from edgevit.context import Context; from edgevit.targets import target_info;"
+        "target_info('local-cpu', 'torch', Context());"
         "print([name for name in ('torch', 'onnxruntime', 'onnx', 'timm') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -37,41 +39,41 @@ def test_describing_loads_no_runtime():
 def test_a_gpu_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setattr(local, "gpus", tuple)
     with pytest.raises(TargetError, match="no NVIDIA GPU") as caught:
-        target_info("local-gpu", "torch")
+        target_info("local-gpu", "torch", Context())
     assert "local-cpu" in caught.value.next
-    with pytest.raises(TargetError), target_for("local-gpu").open(checkpoint(), SessionOptions()):
+    with pytest.raises(TargetError), target_for("local-gpu", Context()).open(checkpoint(), SessionOptions()):
         pass
 
 
 def test_a_gpu_is_described_and_runs_torch_only(monkeypatch):
     gpu = {"model": "NVIDIA H200", "driver": "570.1", "compute_capability": "9.0"}
     monkeypatch.setattr(local, "gpus", lambda: (gpu,))
-    assert target_info("local-gpu", "torch")["hardware"]["gpu"] == gpu
+    assert target_info("local-gpu", "torch", Context())["hardware"]["gpu"] == gpu
     with pytest.raises(TargetError, match="onnxruntime does not run on local-gpu"):
-        target_info("local-gpu", "onnxruntime")
-    with pytest.raises(TargetError), target_for("local-gpu").open(float_onnx(), SessionOptions()):
+        target_info("local-gpu", "onnxruntime", Context())
+    with pytest.raises(TargetError), target_for("local-gpu", Context()).open(float_onnx(), SessionOptions()):
         pass
 
 
 def test_unknown_names_get_the_nearest():
     with pytest.raises(TargetError, match="no target 'local-cpus'") as caught:
-        target_info("local-cpus", "torch")
+        target_info("local-cpus", "torch", Context())
     assert caught.value.next == "Did you mean 'local-cpu'?"
     with pytest.raises(TargetError, match="tensorrt does not run"):
-        target_info("local-cpu", "tensorrt")
+        target_info("local-cpu", "tensorrt", Context())
 
 
 def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(local, "version_of", lambda name: None)
     with pytest.raises(MissingDependency) as caught:
-        target_info("local-cpu", "onnxruntime")
+        target_info("local-cpu", "onnxruntime", Context())
     assert caught.value.next == "pip install onnxruntime"
 
 
 def test_a_race_runs_both_models_equally_often_and_checks_their_files_first(monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "STARTS", 6)
     options, plan = SessionOptions(), MeasurePlan(warmup_s=0.01, duration_s=0.1, min_runs=12)
-    onnx, target = float_onnx(), target_for("local-cpu")
+    onnx, target = float_onnx(), target_for("local-cpu", Context())
     raced = target.race(checkpoint(), onnx, options, plan)
     assert len(raced.a.samples_ms) == len(raced.b.samples_ms) >= 12
     assert raced.interval.low <= raced.ratio <= raced.interval.high

@@ -15,12 +15,12 @@ from edgevit.configs.runtimes import TORCH
 from edgevit.errors import TargetError
 from edgevit.models import model_from_checkpoint
 from edgevit.profiling import Measurement, MeasurePlan, WallClock, Work, measure
-from edgevit.runtimes.base import Arrays, SessionOptions, end_to_end, random_images, receipt
+from edgevit.runtimes.base import Arrays, LocalSession, SessionOptions, end_to_end, random_images, receipt
 
 Device = Literal["cpu", "cuda"]
 
 
-class TorchSession:
+class TorchSession(LocalSession):
     """A module in eval mode. It returns one tensor, or a tuple of tensors in the order of the IOSpec's outputs."""
 
     def __init__(
@@ -34,7 +34,7 @@ class TorchSession:
         self.spec = spec
         self._dtype = getattr(torch, options.precision)
         self._module = module.to(device, self._dtype)
-        self._device, self._threads, self._conditions = device, options.threads, conditions or {}
+        self._device, self._threads, self._conditions = device, options.threads_here, conditions or {}
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         images = self._tensor(inputs[self.spec.inputs[0].name])

@@ -1,0 +1,163 @@
+"""A model on another machine as a session: each inference and each timing is a program that runs there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from edgevit.artifacts import Artifact, Frozen, IOSpec, Json
+from edgevit.data.preprocess import fit_to_size
+from edgevit.errors import ArtifactError
+from edgevit.graphs.files import onnx_file
+from edgevit.profiling import Comparison, Measurement, MeasurePlan
+from edgevit.provenance import version_of
+from edgevit.runtimes.base import (
+    Arrays,
+    Session,
+    SessionOptions,
+    check_batch,
+    encoded_photo,
+    fixed_batch,
+    precision_of,
+    random_images,
+    runtime_of,
+)
+from edgevit.targets.remote_worker import RemoteWorker
+
+SHARD_BYTES = 32 * 2**20  # of resized images that travel together
+MOST_SAMPLES = 10_000_000
+MODEL, OTHER_MODEL = "model.onnx", "other.onnx"
+
+_Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Samples = Annotated[list[_Milliseconds], Field(min_length=1, max_length=MOST_SAMPLES)]
+
+
+class _Timed(Frozen):
+    conditions: Json
+    versions: dict[str, str]
+
+
+class _Measured(_Timed):
+    samples_ms: _Samples
+
+
+class _Raced(_Timed):
+    starts: list[tuple[_Samples, _Samples]] = Field(min_length=1, max_length=1000)
+
+
+class RemoteSession(Session):
+    """A model that is loaded anew by each program."""
+
+    def __init__(self, worker: RemoteWorker, model: Artifact, options: SessionOptions) -> None:
+        self.spec = model.io
+        self._worker, self._model, self._options = worker, model, options
+
+    def outputs(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Arrays]:
+        """As `Session.outputs`. The images travel resized, and stay in the target's cache."""
+        rule = self.spec.preprocess
+        size = rule.model_dump(include={"height", "width", "resize", "crop_pct", "interpolation"})
+        resized = (fit_to_size(image, **size) for image in images)
+        most = max(1, SHARD_BYTES // (rule.height * rule.width * 3))
+        while shard := list(itertools.islice(resized, most)):
+            yield self._outputs(np.stack(shard), batch_size, rule.model_dump(mode="json"))
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        tensor = inputs[self.spec.inputs[0].name]
+        return self._outputs(tensor, len(tensor), None)
+
+    def measure(self, plan: MeasurePlan) -> Measurement:
+        check_batch(self.spec, plan.batch_size)
+        with TemporaryDirectory() as folder:
+            source = _input(self.spec, plan, Path(folder))
+            request = {"do": "measure", "model": _model(self._model, MODEL), "input": source.name, "plan": vars(plan)}
+            answer = self._worker.timed(
+                {**request, "threads": self._options.threads},
+                {MODEL: onnx_file(self._model), source.name: source},
+                _Measured,
+            )
+        conditions = {**_conditions(self._model, self._options, answer), **vars(plan)}
+        return Measurement(np.asarray(answer.samples_ms), plan, conditions)
+
+    def _outputs(self, images: NDArray[Any], batch_size: int, preprocess: Json | None) -> Arrays:
+        """The outputs for images, uint8 (n, H, W, 3), that the target preprocesses; or for the input tensor itself."""
+        request = {
+            "do": "outputs",
+            "model": _model(self._model, MODEL),
+            "threads": self._options.threads,
+            "batch_size": batch_size,
+            "fixed_batch": fixed_batch(self.spec),
+            "preprocess": preprocess,
+            "images": "images.npy",
+        }
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "images.npy"
+            np.save(file, images)
+            outputs = self._worker.outputs(request, {MODEL: onnx_file(self._model), file.name: file}, Path(folder))
+        _check_outputs(outputs, len(images), self.spec)
+        return outputs
+
+
+def race_on(worker: RemoteWorker, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+    """Measure two models in turns on the target of a worker."""
+    for model in (a, b):
+        check_batch(model.io, plan.batch_size)
+    with TemporaryDirectory() as folder:
+        source = _input(a.io, plan, Path(folder))
+        request = {"do": "race", "a": _model(a, MODEL), "b": _model(b, OTHER_MODEL), "input": source.name}
+        answer = worker.timed(
+            {**request, "threads": options.threads, "plan": vars(plan)},
+            {MODEL: onnx_file(a), OTHER_MODEL: onnx_file(b), source.name: source},
+            _Raced,
+        )
+    return Comparison.of_turns(answer.starts, plan, answer.conditions.get("load_average_1min_at_start"))
+
+
+def _model(model: Artifact, file: str) -> Json:
+    """A model for the worker."""
+    return {
+        "file": file,
+        "runtime": runtime_of(model),
+        "session_options": model.manifest.session_options,
+        "input": model.io.inputs[0].name,
+        "outputs": [output.name for output in model.io.outputs],
+    }
+
+
+def _input(spec: IOSpec, plan: MeasurePlan, folder: Path) -> Path:
+    """The input of a timing, as a file: a tensor of seeded random images, or a photo."""
+    if plan.boundary == "end_to_end":
+        file = folder / "photo.jpg"
+        file.write_bytes(encoded_photo())
+    else:
+        file = folder / "input.npy"
+        np.save(file, random_images(spec, plan.batch_size))
+    return file
+
+
+def _conditions(model: Artifact, options: SessionOptions, answer: _Timed) -> Json:
+    """The conditions of a timing, as `runtimes.base.receipt` gives them for this machine."""
+    files = model.manifest.files.items()
+    return {
+        **answer.conditions,
+        "runtime": runtime_of(model),
+        "device": "cpu",
+        "precision": precision_of(model, options),
+        "versions": {**answer.versions, "edgevit": version_of("edgevit")},
+        "file_sha256": {name: entry.sha256 for name, entry in files if entry.content},
+    }
+
+
+def _check_outputs(outputs: Arrays, images: int, spec: IOSpec) -> None:
+    """Raise ArtifactError unless every output is there, with a row for each image."""
+    for output in spec.outputs:
+        rows = outputs[output.name].shape[:1] if output.name in outputs else "none"
+        if rows != (images,):
+            what = f"output '{output.name}' does not have one row for each image"
+            raise ArtifactError(what, got=rows, expected=(images,))

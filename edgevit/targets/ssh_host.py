@@ -1,0 +1,122 @@
+"""A machine that is reached over SSH, as a target: models run there in ONNX Runtime, and nothing is installed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from edgevit.artifacts import Artifact, Json
+from edgevit.configs.runtimes import ONNXRUNTIME
+from edgevit.configs.targets import INSTALLED, LOCAL_CPU, SshTarget
+from edgevit.errors import TargetError
+from edgevit.profiling import Comparison, MeasurePlan
+from edgevit.runtimes.base import Session, SessionOptions, runtime_of
+from edgevit.targets.base import TargetInfo
+from edgevit.targets.boards import HostFacts
+from edgevit.targets.connection import Connection, connected
+from edgevit.targets.jobs import unpack
+from edgevit.targets.named import NamedTarget
+from edgevit.targets.remote_session import RemoteSession, race_on
+from edgevit.targets.remote_worker import RemoteWorker
+from edgevit.targets.visits import facts_of, keep_facts
+from edgevit.targets.wheels import fetched, wheels_for
+
+Say = Callable[[str], None]
+
+
+class SshHost:
+    """A Linux machine that is reached over SSH.
+
+    Args:
+        say: receives a line where a user waits, or where nobody answers.
+    """
+
+    runtimes = (ONNXRUNTIME.name,)
+
+    def __init__(self, target: NamedTarget, say: Say) -> None:
+        self._target, self._say = target, say
+        self.name = target.name
+
+    def describe(self, runtime: str) -> TargetInfo:
+        self._check_runs(runtime)
+        return self._info(facts_of(self._target, self._say), runtime)
+
+    def compile(self, model: Artifact, out: Path) -> Json:
+        raise TargetError(
+            "edgevit compiles models on this machine only",
+            where=self.name,
+            next="leave compile out: ONNX Runtime optimizes an ONNX file whenever it loads it",
+        )
+
+    @contextmanager
+    def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
+        with self._worker(model) as worker:
+            yield RemoteSession(worker, model, options)
+
+    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+        with self._worker(a, b) as worker:
+            return race_on(worker, a, b, options, plan)
+
+    @contextmanager
+    def _worker(self, *models: Artifact) -> Iterator[RemoteWorker]:
+        """A worker on the connected host, with the packages that it needs there."""
+        for runtime in dict.fromkeys(map(runtime_of, models)):
+            self._check_runs(runtime)
+        before = self.describe(ONNXRUNTIME.name)
+        with connected(self._target, self._say) as connection:
+            facts = connection.call(partial(keep_facts, self._target))
+            now = self._info(facts, ONNXRUNTIME.name)
+            if now != before:
+                next_step = "run the same command again"
+                what = "the target has changed since its facts were read"
+                raise TargetError(what, where=self.name, got=now, expected=before, next=next_step)
+            yield RemoteWorker(connection, tuple(shlex.split(self._config.python)), self._packages(connection, facts))
+
+    def _packages(self, connection: Connection, facts: HostFacts) -> str | None:
+        """The folder of unpacked packages there; None if the host's own are to be used."""
+        if self._config.onnxruntime == INSTALLED:
+            return None
+        wheels = fetched(wheels_for(facts.system, self._config.onnxruntime), self._say)
+        return unpack(connection, wheels)
+
+    def _info(self, facts: HostFacts, runtime: str) -> TargetInfo:
+        """The fingerprint: what decides outputs and latencies there."""
+        hardware = {
+            "model": facts.model,
+            "processor": facts.processor,
+            "architecture": facts.system.machine,
+            "cpus": facts.system.cpus,
+            "power_mode": facts.power_mode and facts.power_mode.name,
+        }
+        versions = {runtime: self._runtime_version(facts), "python": facts.system.python}
+        return TargetInfo(name=self.name, runtime=runtime, versions=versions, hardware=hardware)
+
+    def _runtime_version(self, facts: HostFacts) -> str:
+        if self._config.onnxruntime != INSTALLED:
+            return wheels_for(facts.system, self._config.onnxruntime).versions[ONNXRUNTIME.package]
+        for package in (ONNXRUNTIME.package, f"{ONNXRUNTIME.package}-gpu"):
+            if package in facts.system.packages:
+                return facts.system.packages[package]
+        raise TargetError(
+            "ONNX Runtime is not installed on the target",
+            where=self.name,
+            got=f"{INSTALLED} in targets.yaml, and none in {facts.system.executable}",
+            next="leave onnxruntime out, so that edgevit brings it along",
+        )
+
+    def _check_runs(self, runtime: str) -> None:
+        if runtime not in self.runtimes:
+            advice = "export the model first" if runtime == "torch" else f"set runtime: {ONNXRUNTIME.name}"
+            raise TargetError(
+                f"{runtime} does not run on {self.name}, which is reached over SSH",
+                expected=f"{' or '.join(self.runtimes)} there",
+                next=f"{advice}, or target: {LOCAL_CPU}",
+            )
+
+    @property
+    def _config(self) -> SshTarget:
+        assert self._target.config is not None
+        return self._target.config
