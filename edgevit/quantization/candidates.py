@@ -20,7 +20,7 @@ from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.dialects import Placement
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.base import HostSession, file_runtime, fixed_batch, runtime_options
+from edgevit.runtimes.base import HostSession, Session, SessionOptions, file_runtime, fixed_batch, runtime_options
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
 from edgevit.runtimes.sessions import session_as_declared
 from edgevit.targets import Target, compare_speed
@@ -102,6 +102,7 @@ class TrialRunner:
         floor_db: lowest SQNR of a candidate that may ship.
         advice: the next step in the error about a candidate below the floor.
         target: where the candidates are timed.
+        gate_on_target: compare outputs there, too, since a processor may round otherwise.
         threads: of the timed sessions.
         comparing_threads: of the sessions whose outputs are compared.
     """
@@ -114,6 +115,7 @@ class TrialRunner:
     target: Target
     threads: int
     comparing_threads: int
+    gate_on_target: bool = False
 
     @cached_property
     def _float_file(self) -> Artifact:
@@ -124,7 +126,13 @@ class TrialRunner:
         """The SQNR of a candidate in dB. Raises ParityError if it is below the floor, or a value is not finite."""
         options = candidate.session_options
         session = session_as_declared(candidate.file, self.reference.spec, options, self.comparing_threads)
-        where = f"{candidate.name}, against float"
+        here = self._closeness_of(session, f"{candidate.name}, against float")
+        if not self.gate_on_target:
+            return here
+        with self.target.open(artifact_from_onnx(candidate.file), SessionOptions(threads=None)) as there:
+            return self._closeness_of(there, f"{candidate.name} on the target, against float")
+
+    def _closeness_of(self, session: Session, where: str) -> dict[str, float]:
         sqnr_db = check_quantized(session, self.reference, self.held_out, self.floor_db, where, self.advice)
         if not self.reference.spec.has_embedding:
             return {"sqnr_db": sqnr_db}

@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from edgevit.artifacts import SENSITIVITY, Artifact, Contents
 from edgevit.configs import Quantize
+from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError
@@ -59,6 +60,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             target_for(config.target, context),
             config.threads,
             threads,
+            gate_on_target=config.target not in LOCAL_TARGETS,
         )
         best, trials = _best_trial(config, writer, runner, progress)
         shutil.copyfile(best.candidate.file, out / "model.onnx")

@@ -29,6 +29,7 @@ from edgevit.runtimes.base import (
     random_images,
     runtime_of,
 )
+from edgevit.targets.boards.heat import temperatures_c
 from edgevit.targets.remote_worker import RemoteWorker
 
 SHARD_BYTES = 32 * 2**20  # of resized images that travel together
@@ -39,12 +40,25 @@ _Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Samples = Annotated[list[_Milliseconds], Field(min_length=1, max_length=MOST_SAMPLES)]
 
 
+class _Moment(Frozen):
+    load_average_1min: float | None
+    cpu_frequency: dict[str, str]
+    thermal_zones: dict[str, str]
+
+
+class _Conditions(Frozen):
+    cpu: Json
+    before: _Moment
+    after: _Moment
+
+
 class _Timed(Frozen):
-    conditions: Json
+    conditions: _Conditions
     versions: dict[str, str]
 
 
 class _Measured(_Timed):
+    cold_start_ms: _Milliseconds
     samples_ms: _Samples
 
 
@@ -76,21 +90,23 @@ class RemoteSession(Session):
         check_batch(self.spec, plan.batch_size)
         with TemporaryDirectory() as folder:
             source = _input(self.spec, plan, Path(folder))
-            request = {"do": "measure", "model": _model(self._model, MODEL), "input": source.name, "plan": vars(plan)}
+            request = {"do": "measure", **_side(self._model, MODEL, source.name), "plan": vars(plan)}
             answer = self._worker.timed(
-                {**request, "threads": self._options.threads},
-                {MODEL: onnx_file(self._model), source.name: source},
-                _Measured,
+                {**request, "threads": self._threads}, {MODEL: onnx_file(self._model), source.name: source}, _Measured
             )
-        conditions = {**_conditions(self._model, self._options, answer), **vars(plan)}
+        conditions = {**_conditions(self._model, answer), "threads": self._threads, **vars(plan)}
         return Measurement(np.asarray(answer.samples_ms), plan, conditions)
+
+    @property
+    def _threads(self) -> int:
+        return self._options.threads or self._worker.cpus
 
     def _outputs(self, images: NDArray[Any], batch_size: int, preprocess: Json | None) -> Arrays:
         """The outputs for images, uint8 (n, H, W, 3), that the target preprocesses; or for the input tensor itself."""
         request = {
             "do": "outputs",
             "model": _model(self._model, MODEL),
-            "threads": self._options.threads,
+            "threads": self._threads,
             "batch_size": batch_size,
             "fixed_batch": fixed_batch(self.spec),
             "preprocess": preprocess,
@@ -108,15 +124,19 @@ def race_on(worker: RemoteWorker, a: Artifact, b: Artifact, options: SessionOpti
     """Measure two models in turns on the target of a worker."""
     for model in (a, b):
         check_batch(model.io, plan.batch_size)
+    sources = {}
     with TemporaryDirectory() as folder:
-        source = _input(a.io, plan, Path(folder))
-        request = {"do": "race", "a": _model(a, MODEL), "b": _model(b, OTHER_MODEL), "input": source.name}
+        for side, model in (("a", a), ("b", b)):
+            (Path(folder) / side).mkdir()
+            sources[side] = _input(model.io, plan, Path(folder) / side)
+        names = {side: f"{side}_{source.name}" for side, source in sources.items()}
+        request = {"do": "race", "a": _side(a, MODEL, names["a"]), "b": _side(b, OTHER_MODEL, names["b"])}
         answer = worker.timed(
-            {**request, "threads": options.threads, "plan": vars(plan)},
-            {MODEL: onnx_file(a), OTHER_MODEL: onnx_file(b), source.name: source},
+            {**request, "threads": options.threads or worker.cpus, "plan": vars(plan)},
+            {MODEL: onnx_file(a), OTHER_MODEL: onnx_file(b), **{names[side]: sources[side] for side in names}},
             _Raced,
         )
-    return Comparison.of_turns(answer.starts, plan, answer.conditions.get("load_average_1min_at_start"))
+    return Comparison.of_turns(answer.starts, plan, answer.conditions.before.load_average_1min)
 
 
 def _model(model: Artifact, file: str) -> Json:
@@ -130,6 +150,11 @@ def _model(model: Artifact, file: str) -> Json:
     }
 
 
+def _side(model: Artifact, file: str, source: str) -> Json:
+    """A model with its input, for the worker."""
+    return {"model": _model(model, file), "preprocess": model.io.preprocess.model_dump(mode="json"), "input": source}
+
+
 def _input(spec: IOSpec, plan: MeasurePlan, folder: Path) -> Path:
     """The input of a timing, as a file: a tensor of seeded random images, or a photo."""
     if plan.boundary == "end_to_end":
@@ -141,17 +166,24 @@ def _input(spec: IOSpec, plan: MeasurePlan, folder: Path) -> Path:
     return file
 
 
-def _conditions(model: Artifact, options: SessionOptions, answer: _Timed) -> Json:
+def _conditions(model: Artifact, answer: _Timed) -> Json:
     """The conditions of a timing, as `runtimes.base.receipt` gives them for this machine."""
     files = model.manifest.files.items()
     return {
-        **answer.conditions,
         "runtime": runtime_of(model),
         "device": "cpu",
-        "precision": precision_of(model, options),
+        "precision": precision_of(model, SessionOptions()),
+        "cpu": answer.conditions.cpu,
+        "before": _moment(answer.conditions.before),
+        "after": _moment(answer.conditions.after),
+        "load_average_1min_at_start": answer.conditions.before.load_average_1min,
         "versions": {**answer.versions, "edgevit": version_of("edgevit")},
         "file_sha256": {name: entry.sha256 for name, entry in files if entry.content},
     }
+
+
+def _moment(moment: _Moment) -> Json:
+    return {"cpu_frequency": moment.cpu_frequency, "temperatures_c": temperatures_c(moment.thermal_zones)}
 
 
 def _check_outputs(outputs: Arrays, images: int, spec: IOSpec) -> None:

@@ -18,11 +18,11 @@ from edgevit.errors import ArtifactError, EdgevitError, TargetError, shortened
 from edgevit.runtimes.base import Arrays
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
-from edgevit.targets.shipped import WORKER, worker_files
+from edgevit.targets.shipped import WORKER, WORKER_FILES
 
 LONGEST_S = 4 * 3600  # of one program
 LARGEST_RESULT = 2**28  # bytes of a result.json
-FAILURE = re.compile(r"edgevit-worker: (import|model|memory|shape|bug): (.*)")
+FAILURE = re.compile(r"edgevit-worker: (import|model|shape|memory|disk|bug): (.*)")
 NO_ANSWER = "the answer is not one of edgevit's worker"
 
 R = TypeVar("R", bound=Frozen)
@@ -34,11 +34,13 @@ class RemoteWorker:
 
     Attributes:
         python: the words that start Python there.
+        cpus: that programs may use there.
         packages: the folder of the unpacked wheels there; None for the packages of the host's own Python.
     """
 
     connection: Connection
     python: tuple[str, ...]
+    cpus: int
     packages: str | None
 
     def timed(self, request: Json, files: Mapping[str, Path], answer: type[R]) -> R:
@@ -68,7 +70,7 @@ class RemoteWorker:
             written = Path(folder) / "request.json"
             written.write_text(json.dumps(request, sort_keys=True), encoding="utf-8")
             job = Job(
-                files={**worker_files(), **files, written.name: written},
+                files={**WORKER_FILES, **files, written.name: written},
                 arguments=(*self.python, "-B", WORKER),
                 environment={"PYTHONPATH": self.packages} if self.packages else {},
                 timeout_s=LONGEST_S,

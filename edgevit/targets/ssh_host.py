@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs.runtimes import ONNXRUNTIME
@@ -17,12 +18,14 @@ from edgevit.runtimes.base import Session, SessionOptions, runtime_of
 from edgevit.targets.base import TargetInfo
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.connection import Connection, connected
-from edgevit.targets.jobs import unpack
 from edgevit.targets.named import NamedTarget
-from edgevit.targets.remote_session import RemoteSession, race_on
-from edgevit.targets.remote_worker import RemoteWorker
 from edgevit.targets.visits import facts_of, keep_facts
 from edgevit.targets.wheels import fetched, wheels_for
+
+if TYPE_CHECKING:
+    from edgevit.targets.remote_worker import RemoteWorker
+
+# What opens models is imported in the functions that use it: a finished recipe only calls `describe`, which needs none.
 
 Say = Callable[[str], None]
 
@@ -53,16 +56,22 @@ class SshHost:
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
+        from edgevit.targets.remote_session import RemoteSession
+
         with self._worker(model) as worker:
             yield RemoteSession(worker, model, options)
 
     def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+        from edgevit.targets.remote_session import race_on
+
         with self._worker(a, b) as worker:
             return race_on(worker, a, b, options, plan)
 
     @contextmanager
     def _worker(self, *models: Artifact) -> Iterator[RemoteWorker]:
         """A worker on the connected host, with the packages that it needs there."""
+        from edgevit.targets.remote_worker import RemoteWorker
+
         for runtime in dict.fromkeys(map(runtime_of, models)):
             self._check_runs(runtime)
         before = self.describe(ONNXRUNTIME.name)
@@ -73,7 +82,8 @@ class SshHost:
                 next_step = "run the same command again"
                 what = "the target has changed since its facts were read"
                 raise TargetError(what, where=self.name, got=now, expected=before, next=next_step)
-            yield RemoteWorker(connection, tuple(shlex.split(self._config.python)), self._packages(connection, facts))
+            python, packages = tuple(shlex.split(self._config.python)), self._packages(connection, facts)
+            yield RemoteWorker(connection, python, facts.system.cpus, packages)
 
     def _packages(self, connection: Connection, facts: HostFacts) -> str | None:
         """The folder of unpacked packages there; None if the host's own are to be used."""

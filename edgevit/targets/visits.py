@@ -47,6 +47,11 @@ def facts_of(target: NamedTarget, say: Callable[[str], None]) -> HostFacts:
     return _seen[target]
 
 
+def forget() -> None:
+    """Ask each host anew."""
+    _seen.clear()
+
+
 def keep_facts(target: NamedTarget, session: AgentSession) -> HostFacts:
     """Ask a host for its facts, and keep them. Where the cache folder cannot be written, only this process has them."""
     probe = probed(session)

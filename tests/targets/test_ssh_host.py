@@ -1,0 +1,200 @@
+"""Models on another machine, over a real SSH server: the same numbers as here, and each way in which it can fail."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from edgevit import pipeline
+from edgevit.artifacts import Artifact
+from edgevit.cli import app
+from edgevit.context import Context
+from edgevit.errors import ArtifactError, TargetError
+from edgevit.graphs.files import artifact_from_onnx
+from edgevit.profiling import MeasurePlan, loop
+from edgevit.recipe import load_recipe
+from edgevit.runtimes.base import Session, SessionOptions, random_images
+from edgevit.targets import target_for, target_info, visits
+from edgevit.targets.local import LocalCpu
+from edgevit.targets.named import add_target, user_file
+from tests.small_models import artifact_of, checkpoint, float_onnx, int8_onnx
+from tests.targets.ssh_host import SshHost, needs_sshd
+
+pytestmark = needs_sshd
+QUICK = MeasurePlan(warmup_s=0.01, duration_s=0.05, min_runs=12)
+RECIPE = """\
+name: there
+datasets:
+  digits: {source: digits, few_shot: {shots: 5}}
+stages:
+  - {stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,
+     model_args: {patch_size: 8, depth: 2, embed_dim: 48, num_heads: 3}}
+  - {stage: export, id: onnx, model: student}
+  - {stage: quantize, id: int8, model: onnx, calibration: digits.pool, calibration_images: 32, target: board}
+  - {stage: evaluate, id: here, model: int8, data: digits.test}
+  - {stage: evaluate, id: there, model: int8, data: digits.test, target: board}
+  - {stage: profile, id: latency, model: int8, target: board, duration_s: 0.1}
+  - {stage: report, id: report, of: [there, latency]}
+"""
+
+
+@pytest.fixture
+def host(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshHost]:
+    """The server, named `board` in the user's targets.yaml, with the ONNX Runtime of this Python."""
+    monkeypatch.setenv("PATH", server.path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(loop, "STARTS", 4)
+    server.accept("user_key")
+    server.know("host_key")
+    name_board(server)
+    visits.forget()
+    yield server
+    visits.forget()
+
+
+def name_board(server: SshHost, python: str = sys.executable, **settings: str) -> None:
+    file = user_file()
+    assert file is not None
+    file.unlink(missing_ok=True)
+    config = server.target(python, **{"onnxruntime": "installed", **settings}).config
+    assert config is not None
+    add_target("board", config, file)
+
+
+def opened(model: Artifact, name: str = "board", **options: int) -> "Session":
+    return target_for(name, Context()).open(model, SessionOptions(**options))
+
+
+def photos(count: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    sizes = [(40 + 3 * i, 50 - 2 * i) for i in range(count)]
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@pytest.mark.parametrize("model", [float_onnx, int8_onnx])
+def test_outputs_are_those_of_this_machine(host: SshHost, model: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgevit.targets.remote_session.SHARD_BYTES", 4 * 32 * 32 * 3)  # 7 images travel in two parts
+    artifact = model()
+    with opened(artifact, threads=1) as there, LocalCpu().open(artifact, SessionOptions(threads=1)) as here:
+        # As there: parts of four images, of which two are a batch.
+        expected = [*here.outputs(photos(7)[:4], 2), *here.outputs(photos(7)[4:], 2)]
+        got = list(there.outputs(iter(photos(7)), 2))
+        tensor = random_images(artifact.io, 3)
+        np.testing.assert_array_equal(there.infer({"image": tensor})["logits"], here.infer({"image": tensor})["logits"])
+    assert [len(outputs["logits"]) for outputs in got] == [4, 3]
+    np.testing.assert_array_equal(
+        np.concatenate([outputs["logits"] for outputs in got]),
+        np.concatenate([outputs["logits"] for outputs in expected]),
+    )
+
+
+@pytest.mark.parametrize("boundary", ["compute", "end_to_end"])
+def test_a_timing_has_its_samples_and_conditions(host: SshHost, boundary: str) -> None:
+    plan = MeasurePlan(0.01, 0.05, 12, batch_size=2, boundary=boundary)
+    with opened(float_onnx()) as session:
+        measured = session.measure(plan)
+    assert len(measured.samples_ms) >= 12
+    assert (measured.samples_ms > 0).all()
+    conditions = measured.conditions
+    assert (conditions["threads"], conditions["batch_size"], conditions["boundary"]) == (1, 2, boundary)
+    assert conditions["versions"]["python"] == "{}.{}.{}".format(*sys.version_info[:3])
+    assert conditions["file_sha256"] == {"model.onnx": float_onnx().manifest.files["model.onnx"].sha256}
+    assert conditions["cpu"]["logical_cores"] > 0
+    json.dumps(dict(conditions))
+
+
+def test_two_models_take_turns_there(host: SshHost) -> None:
+    raced = target_for("board", Context()).race(float_onnx(), int8_onnx(), SessionOptions(), QUICK)
+    assert raced.ratio > 0
+    assert raced.a.samples_ms.size == raced.b.samples_ms.size >= 12
+
+
+def test_a_recipe_runs_there_and_is_finished_without_the_machine(
+    host: SshHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe, context = load_recipe(tmp_path / "recipe.yaml"), Context()
+    done = pipeline.run(recipe, tmp_path, tmp_path / "runs", context)
+    there, here = (json.loads(done[id].file("evaluation.json").read_text()) for id in ("there", "here"))
+    assert done["there"].metrics["top1"] == done["here"].metrics["top1"]
+    assert there.keys() == here.keys()
+    assert done["latency"].metrics["target"] == "board"
+    # This machine calibrates, and the board times.
+    assert set(done["int8"].manifest.ingredients["target"]) == {"local-cpu", "board"}
+    assert "on board" in done["report"].file("report.html").read_text()
+    # Nobody is there any more.
+    visits.forget()
+    host.accept(None)
+    reasons = pipeline.why(recipe, tmp_path, tmp_path / "runs")
+    assert not any(reason.runs for reason in reasons)
+    visits.forget()
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(TargetError, match="refuses your key"):
+        pipeline.why(recipe, tmp_path, tmp_path / "runs")
+
+
+def test_commands_take_the_name(host: SshHost, tmp_path: Path) -> None:
+    file = float_onnx().file("model.onnx")
+    runner = CliRunner()
+    latency = runner.invoke(app, ["profile", str(file), "--target", "board", "--duration", "0.1", "--json"])
+    assert json.loads(latency.stdout)["target"] == "board"
+    compared = runner.invoke(app, ["compare", str(file), str(file), "--target", "board", "--duration", "0.1", "--json"])
+    assert json.loads(compared.stdout)["speedup"]["value"] > 0
+    wrong = runner.invoke(app, ["profile", str(file), "--target", "bord"])
+    assert isinstance(wrong.exception, TargetError)
+    assert wrong.exception.next == "Did you mean 'board'?"
+
+
+def test_the_second_time_only_the_request_travels(host: SshHost) -> None:
+    stored = host.home / "work" / "files"
+    with opened(int8_onnx()) as session:
+        list(session.outputs(photos(3), 3))
+        before = {file.name for file in stored.iterdir()}
+        list(session.outputs(photos(3), 3))
+        assert {file.name for file in stored.iterdir()} == before
+
+
+def test_a_file_that_the_runtime_refuses(host: SshHost, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    broken = artifact_of(tmp_path / "model.onnx", float_onnx())
+    with opened(broken) as session, pytest.raises(TargetError, match="does not take the model"):
+        session.measure(QUICK)
+
+
+def test_a_checkpoint_and_a_compiled_model_stay_here(host: SshHost) -> None:
+    with pytest.raises(TargetError, match="torch does not run on board") as caught, opened(checkpoint()):
+        pass
+    assert str(caught.value.next).startswith("export the model first")
+    with pytest.raises(TargetError, match="openvino does not run on board"):
+        target_info("board", "openvino", Context())
+    with pytest.raises(TargetError, match="on this machine only"):
+        target_for("board", Context()).compile(float_onnx(), Path())
+
+
+def test_a_python_without_the_runtime(host: SshHost) -> None:
+    bare = host.script("bare", f'exec {sys.executable} -I -S "$@"')
+    name_board(host, python=str(bare))
+    with pytest.raises(TargetError, match="ONNX Runtime is not installed on the target") as caught:
+        target_info("board", "onnxruntime", Context())
+    assert "brings it along" in str(caught.value.next)
+
+
+def test_the_fingerprint_is_equal_at_every_call(host: SshHost) -> None:
+    first = target_info("board", "onnxruntime", Context())
+    visits.forget()
+    assert target_info("board", "onnxruntime", Context()) == first
+    assert first["versions"]["onnxruntime"]
+    assert first["hardware"]["cpus"] > 0
+
+
+def test_a_fixed_batch_size_is_kept(host: SshHost) -> None:
+    with opened(float_onnx()) as session, pytest.raises(ArtifactError, match="one row for each image"):
+        session.infer({"image": random_images(float_onnx().io, 1)[:, :, :16]})

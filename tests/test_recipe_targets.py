@@ -1,0 +1,103 @@
+"""Targets in recipes: which names are known, and what runs on a machine that is reached over SSH."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgevit.errors import RecipeError
+from edgevit.recipe import load_recipe
+
+RECIPE = """\
+name: on-a-board
+datasets:
+  digits: {{source: digits}}
+stages:
+  - {{stage: load, id: student, model: vit_tiny_patch16_224, num_classes: 10}}
+  - {{stage: export, id: onnx, model: student}}
+  - {{stage: quantize, id: int8, model: onnx, calibration: digits.train, target: {target}}}
+  - {line}
+"""
+PROFILE = "{stage: profile, id: latency, model: int8, target: board}"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "edgevit").mkdir(parents=True)
+    return tmp_path
+
+
+def recipe(folder: Path, line: str = PROFILE, target: str = "board") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text(RECIPE.format(line=line, target=target))
+    return folder / "recipe.yaml"
+
+
+def name_board(file: Path, name: str = "board") -> None:
+    file.write_text(f"{name}: {{host: ssh://me@board.local}}\n")
+
+
+def test_the_users_and_the_projects_names_are_known(home: Path) -> None:
+    project = home / "project"
+    for file in (home / "home" / "edgevit" / "targets.yaml", project / "targets.yaml"):
+        path = recipe(project)
+        name_board(file)
+        stages = {stage.id: stage for stage in load_recipe(path).stages}
+        assert stages["latency"].runs_on() == ("board",)
+        assert stages["int8"].runs_on() == ("local-cpu", "board")
+        file.unlink()
+    with pytest.raises(RecipeError):
+        load_recipe(path)
+
+
+def test_an_unknown_name_gets_the_line_and_the_nearest(home: Path) -> None:
+    name_board(home / "home" / "edgevit" / "targets.yaml", "bord")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe(home / "project", target="local-cpu"))
+    assert str(caught.value).startswith(
+        f"{home}/project/recipe.yaml:8: there is no target 'board'. Did you mean 'bord'?"
+    )
+    assert "local-cpu, local-gpu, bord" in str(caught.value)
+
+
+def test_without_a_near_name_the_command_is_said(home: Path) -> None:
+    with pytest.raises(RecipeError, match="edgevit devices add board ssh://user@host"):
+        load_recipe(recipe(home / "project"))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{stage: profile, id: latency, model: student, target: board}", "no checkpoint runs"),
+        ("{stage: evaluate, id: top1, model: student, data: digits.test, target: board}", "no checkpoint runs"),
+        ("{stage: compile, id: engine, model: onnx, target: board}", "compiles models on this machine only"),
+        ("{stage: prune, id: less, model: student, keep_macs: 0.5, data: digits.train, target: board}", "keep_latency"),
+        (
+            "{stage: quantize, id: q, model: onnx, calibration: digits.train, placement: all, target: board}",
+            "placement",
+        ),
+        ("{stage: profile, id: latency, model: int8, target: '../board'}", "the name of a target has"),
+        ("{stage: profile, id: latency, model: int8, target: 3}", "valid string"),
+    ],
+)
+def test_what_cannot_run_there_is_said_before_the_run(home: Path, line: str, said: str) -> None:
+    path = recipe(home / "project", line)
+    name_board(home / "project" / "targets.yaml")
+    with pytest.raises(RecipeError, match=said) as caught:
+        load_recipe(path)
+    assert f"{path}:8" in str(caught.value)
+
+
+def test_a_checkpoint_is_pruned_for_the_latency_there(home: Path) -> None:
+    line = "{stage: prune, id: less, model: student, keep_latency: 0.7, data: digits.train, target: board}"
+    path = recipe(home / "project", line)
+    name_board(home / "project" / "targets.yaml")
+    assert load_recipe(path).stages[-1].runs_on() == ("board",)
+
+
+def test_a_recipe_for_this_machine_reads_no_file_of_targets(home: Path) -> None:
+    path = recipe(home / "project", "{stage: profile, id: latency, model: int8}", target="local-cpu")
+    (home / "project" / "targets.yaml").write_text("not: [valid\n")
+    assert load_recipe(path).stages[-1].runs_on() == ("local-cpu",)
