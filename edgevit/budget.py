@@ -33,7 +33,7 @@ class Records:
 
     Attributes:
         float_student: the float source of the model, for `top1_drop`.
-        random_weights: a sentence about weights that nobody trained; None if all weights are trained.
+        random_weights: a sentence about untrained weights; None if all weights are trained.
         learned_from: the test images that the model learned from.
         of_other_head: whether `accuracy` is that of another head on the model's features, as in cross-validation.
     """

@@ -116,9 +116,9 @@ def untrained(model: Artifact) -> str | None:
     if origin.get("body") == "random":
         if origin.get("classifier") == "trained":
             return "its weights are random; only its classifier was trained"
-        return "its weights are random: nobody trained them"
+        return "its weights are random: it was not trained"
     if origin.get("classifier") == "random":
-        return "its classifier is random: nobody trained it, so its predictions mean nothing"
+        return "its classifier is random: it was not trained, so its predictions mean nothing"
     return None
 
 

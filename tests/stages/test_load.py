@@ -225,13 +225,13 @@ def test_names_that_the_answers_contradict_are_refused(photos, unnamed, tmp_path
     assert "0, 1, 2" in str(caught.value)
 
 
-# Weights that nobody trained, and arguments that nobody follows ------------------------------------------------
+# Untrained weights, and arguments that have no effect ------------------------------------------------------------
 
 
 def test_random_weights_are_known_of_every_model_made_of_them():
     for model in (checkpoint(), float_onnx(), int8_onnx()):
         assert model.manifest.provenance[WEIGHTS_FROM] == {"body": "random", "classifier": "random"}
-        assert "nobody trained them" in str(untrained(model))
+        assert "it was not trained" in str(untrained(model))
     head = workbench().run(
         "fewshot", "centroids", model=checkpoint().id, support="digits.support", method="nearest_centroid",
         random_views=0,
