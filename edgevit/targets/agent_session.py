@@ -13,12 +13,40 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError
 
 from edgevit.artifacts import Frozen, Json
-from edgevit.errors import EdgevitError, TargetError, shortened
-from edgevit.targets.agent import agent as shipped
-from edgevit.targets.channel import Channel, Closed
+from edgevit.errors import ConnectionLost, EdgevitError, TargetError, shortened
+from edgevit.targets.agent import protocol as shipped
+from edgevit.targets.channel import Channel, Closed, Deadline
 
 OLDEST_PYTHON = (3, 8)
-SOURCE = (resources.files("edgevit.targets.agent") / "agent.py").read_bytes()
+# The files of the agent, each after those that it imports.
+SHIPPED = (
+    "protocol",
+    "processes",
+    "probe",
+    "machine_lock",
+    "folders",
+    "store",
+    "packages",
+    "job_folder",
+    "jobs",
+    "cache",
+    "agent",
+)
+
+
+def _program() -> bytes:
+    """The agent as one program: it makes a module of each file, and calls `main` of the last."""
+    package = "edgevit.targets.agent"
+    lines = ["import sys, types"]
+    for name in SHIPPED:
+        text = (resources.files(package) / f"{name}.py").read_text(encoding="utf-8")
+        module = f"{package}.{name}"
+        lines.append(f"module = sys.modules[{module!r}] = types.ModuleType({module!r})")
+        lines.append(f"exec(compile({text!r}, {module!r}, 'exec'), module.__dict__)")
+    return "\n".join([*lines, "module.main()", ""]).encode("utf-8")
+
+
+SOURCE = _program()
 # It runs on any Python from 2.7 on, to say which one it is. It has no quotation mark, backslash, dollar sign or
 # exclamation mark that a login shell could take for its own inside single quotes.
 BOOTSTRAP = (
@@ -91,7 +119,8 @@ class AgentSession:
 
         Raises:
             Refused: the agent says that it cannot be done.
-            TargetError: the connection broke, no answer came in time, or the answer is none.
+            ConnectionLost: the connection broke, or the agent has ended.
+            TargetError: no answer came in time, or the answer is none.
         """
         result = self.ask_for_json(do, timeout_s, **values)
         try:
@@ -106,16 +135,14 @@ class AgentSession:
         self._number += 1
         request = {"id": self._number, "do": do, **values}
         try:
-            self._channel.send(json.dumps(request).encode("ascii") + b"\n", timeout_s)
-            return self._result(self._channel.line(timeout_s, LONGEST_ANSWER))
+            self._channel.send(json.dumps(request).encode("ascii") + b"\n", Deadline(timeout_s))
+            return self._result(Deadline(timeout_s))
         except Closed:
-            raise self._explain(*self._channel.close()) from None
+            error = self._explain(*self._channel.close())
+            raise ConnectionLost(error.what, where=error.where, got=error.got, next=error.next) from None
 
-    @contextmanager
-    def locked(
-        self, by: str, wait_s: float, say: Callable[[str], None] | None = None, root: str = ""
-    ) -> Iterator[None]:
-        """Hold the machine's lock, so that no other client measures there meanwhile.
+    def lock(self, by: str, wait_s: float, say: Callable[[str], None] | None = None, root: str = "") -> None:
+        """Take the machine's lock, so that no other client measures there. `unlock` or the agent's end frees it.
 
         Args:
             by: who holds it, for the others.
@@ -138,8 +165,19 @@ class AgentSession:
                 say(f"waiting for {self.where}: {who}")
             is_told = True
             time.sleep(min(1.0, max(0.05, end - time.monotonic())))
+
+    def unlock(self) -> None:
+        """Free the machine's lock."""
+        self.ask("unlock", Frozen)
+
+    @contextmanager
+    def locked(
+        self, by: str, wait_s: float, say: Callable[[str], None] | None = None, root: str = ""
+    ) -> Iterator[None]:
+        """Hold the machine's lock in the block. After an error, the end of the session frees it."""
+        self.lock(by, wait_s, say, root)
         yield
-        self.ask("unlock", Frozen)  # after an error the session ends, and with it the lock
+        self.unlock()
 
     def start(self, python: str, work_folder: str) -> None:
         """Wait for the Python there, and send it the agent."""
@@ -153,7 +191,7 @@ class AgentSession:
                     expected=f"Python {'.'.join(map(str, OLDEST_PYTHON))} or later",
                     next="name another one with --python COMMAND (devices add), or python: in targets.yaml",
                 )
-            self._channel.send(SOURCE, START_S)
+            self._channel.send(SOURCE, Deadline(START_S))
         except Closed:
             raise self._explain(*self._channel.close()) from None
         self.hello = self.ask("hello", Hello, START_S, work_folder=work_folder)
@@ -162,23 +200,27 @@ class AgentSession:
 
     def _python_version(self, python: str) -> tuple[int, ...]:
         """The version that the bootstrap prints, after what a login shell may print."""
-        end = time.monotonic() + START_S
-        first = b""
-        for _ in range(MOST_NOISE):
-            line = self._channel.line(max(0.0, end - time.monotonic()), LONGEST_NOISE)
-            if greeting := _GREETING.fullmatch(line.rstrip(b"\r")):
-                return tuple(map(int, greeting.groups()))
-            first = first or line
-        got = f"{MOST_NOISE} other lines, beginning with {shortened(first.decode('utf-8', 'replace'))}"
+        deadline = Deadline(START_S)
+        lines: list[str] = []
+        try:
+            while len(lines) < MOST_NOISE:
+                line = self._channel.line(deadline, LONGEST_NOISE)
+                if greeting := _GREETING.fullmatch(line.rstrip(b"\r")):
+                    return tuple(map(int, greeting.groups()))
+                lines.append(line.decode("utf-8", "replace"))
+        except Closed:
+            status, stderr = self._channel.close()
+            raise self._explain(status, "\n".join([*lines, stderr])) from None
+        got = f"{MOST_NOISE} other lines, beginning with {shortened(lines[0])}"
         raise TargetError(f"{python} is no Python, or the shell prints too much", where=self.where, got=got)
 
-    def _result(self, line: bytes) -> Json:
-        try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError):
-            raise self._no_answer(line.decode("utf-8", "replace")) from None
-        if not isinstance(answer, dict) or answer.get("id") != self._number:
-            raise self._no_answer(line.decode("utf-8", "replace"))
+    def _result(self, deadline: Deadline) -> Json:
+        """The result of the last request. Answers to earlier requests that were broken off are passed over."""
+        for _ in range(self._number):
+            line = self._channel.line(deadline, LONGEST_ANSWER)
+            answer = self._answer(line)
+            if answer["id"] == self._number:
+                break
         if isinstance(result := answer.get("result"), dict):
             return result
         try:
@@ -186,6 +228,17 @@ class AgentSession:
         except ValidationError:
             raise self._no_answer(line.decode("utf-8", "replace")) from None
         raise Refused(failure, self.where)
+
+    def _answer(self, line: bytes) -> Json:
+        """The answer to a request of this session."""
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        number = answer.get("id") if isinstance(answer, dict) else None
+        if not isinstance(number, int) or not 0 < number <= self._number:
+            raise self._no_answer(line.decode("utf-8", "replace"))
+        return dict(answer)
 
     def _no_answer(self, got: str) -> TargetError:
         what = "the answer is not one of edgevit's agent"

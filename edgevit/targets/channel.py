@@ -24,6 +24,18 @@ class Closed(Exception):
     """The program has ended, or has closed its output."""
 
 
+class Deadline:
+    """The end of a wait of so many seconds, which begins now."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def left_s(self) -> float:
+        """The seconds left."""
+        return max(0.0, self._end - time.monotonic())
+
+
 class Channel:
     """A program that is written to and read from. Its stderr is read meanwhile, and the end of it is kept."""
 
@@ -53,16 +65,16 @@ class Channel:
         for stream in (self._input, self._output):
             os.set_blocking(stream.fileno(), False)
 
-    def send(self, content: bytes, timeout_s: float) -> None:
+    def send(self, content: bytes, deadline: Deadline) -> None:
         """Write all of `content`.
 
         Raises:
             Closed: the program takes no more.
             TargetError: it did not take everything in time.
         """
-        end, rest = time.monotonic() + timeout_s, memoryview(content)
+        rest = memoryview(content)
         while rest:
-            self._wait(self._input, selectors.EVENT_WRITE, end, timeout_s)
+            self._wait(self._input, selectors.EVENT_WRITE, deadline)
             try:
                 rest = rest[os.write(self._input.fileno(), rest) :]
             except BlockingIOError:
@@ -70,19 +82,19 @@ class Channel:
             except BrokenPipeError:
                 raise Closed from None
 
-    def line(self, timeout_s: float, longest: int) -> bytes:
+    def line(self, deadline: Deadline, longest: int) -> bytes:
         """The next line, without its end.
 
         Raises:
             Closed: the program has closed its output.
             TargetError: no whole line came in time, or the line is longer than `longest` bytes.
         """
-        end, searched = time.monotonic() + timeout_s, 0
+        searched = 0
         while (at := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched > longest:
                 break
-            self._wait(self._output, selectors.EVENT_READ, end, timeout_s)
+            self._wait(self._output, selectors.EVENT_READ, deadline)
             self._read()
         if at < 0 or at > longest:
             raise TargetError("the answer is too long", where=self._where, expected=f"at most {longest:,} bytes")
@@ -114,14 +126,16 @@ class Channel:
             raise Closed
         self._buffer += block
 
-    def _wait(self, stream: IO[bytes], event: int, end: float, timeout_s: float) -> None:
+    def _wait(self, stream: IO[bytes], event: int, deadline: Deadline) -> None:
+        if stream.closed:
+            raise Closed
         with selectors.DefaultSelector() as selector:
             selector.register(stream, event)
-            if not selector.select(max(0.0, end - time.monotonic())):
+            if not selector.select(deadline.left_s()):
                 raise TargetError(
                     "the target does not answer",
                     where=self._where,
-                    got=f"nothing for {timeout_s:.0f} s",
+                    got=f"nothing for {deadline.seconds:.0f} s",
                     next="see whether it is busy, and run the same command again",
                 )
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from pydantic import Field
 
 from edgevit.artifacts import Frozen
 from edgevit.errors import TargetError
-from edgevit.targets.agent import agent as shipped
+from edgevit.targets.agent import protocol as shipped
 from edgevit.targets.agent_session import AgentSession, Refused
+
+Hashes = Mapping[Path, str]  # the SHA-256 of files
+R = TypeVar("R")
 
 CACHE_BYTES = 8 * 2**30  # that edgevit keeps on a target
 CHUNK_S = 120  # for one chunk, on a slow line
@@ -72,17 +75,21 @@ class _File:
     bytes: int
 
 
-def upload(session: AgentSession, paths: Iterable[Path], cache_bytes: int = CACHE_BYTES) -> Uploaded:
-    """Send the files that the target lacks. Files that were not used for the longest time make room for them.
+def upload(
+    session: AgentSession, paths: Iterable[Path], cache_bytes: int = CACHE_BYTES, hashes: Hashes | None = None
+) -> Uploaded:
+    """Send the files that the target lacks. What was not used there for the longest time makes room for them.
 
     Args:
         cache_bytes: how much is kept there at most; what this upload names stays.
+        hashes: those of the files, if they are known.
 
     Raises:
         TargetError: the disk there is full, a file changed meanwhile, or the connection broke. The next upload sends
             the rest.
     """
-    files = [_File(path, _sha256(path), path.stat().st_size) for path in dict.fromkeys(paths)]
+    hashes = hashes_of(paths) if hashes is None else hashes
+    files = [_File(path, hashes[path], path.stat().st_size) for path in dict.fromkeys(paths)]
     wanted = {file.sha256: file for file in files}
     answer = _missing(session, wanted)
     needed = sum(wanted[part.sha256].bytes - part.have for part in answer.missing)
@@ -100,17 +107,37 @@ def upload(session: AgentSession, paths: Iterable[Path], cache_bytes: int = CACH
     return Uploaded({file.path: file.sha256 for file in files}, sent)
 
 
+def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R]) -> R:
+    """The answer to a request that names files. If the target lacks one, the missing ones are sent first.
+
+    Raises as `upload` and `ask`.
+    """
+    for _ in range(TRIES):
+        try:
+            return ask()
+        except Refused as refused:
+            if refused.failure.kind != "missing_file":
+                raise
+        upload(session, hashes, hashes=hashes)
+    return ask()
+
+
+def hashes_of(paths: Iterable[Path]) -> dict[Path, str]:
+    """The SHA-256 of each file."""
+    return {path: _sha256(path) for path in dict.fromkeys(paths)}
+
+
 def evict(session: AgentSession, limit_bytes: int, keep: Iterable[str] = ()) -> Evicted:
-    """Remove the files that were not used for the longest time, until those left fit the limit.
+    """Remove what was not used for the longest time, until the rest fits the limit. Running jobs stay.
 
     Args:
-        keep: hashes of files that stay in any case.
+        keep: hashes of files, and names of jobs, that stay in any case.
     """
     return session.ask("evict", Evicted, limit_bytes=limit_bytes, keep=list(keep))
 
 
 def clean(session: AgentSession) -> Cleaned:
-    """Remove every file that edgevit has put there."""
+    """Remove everything that edgevit keeps there, but running jobs."""
     return session.ask("clean", Cleaned)
 
 

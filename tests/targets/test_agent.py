@@ -23,8 +23,9 @@ import pytest
 from edgevit.artifacts import Frozen
 from edgevit.errors import TargetError
 from edgevit.targets import uploads
-from edgevit.targets.agent import agent as shipped
-from edgevit.targets.agent_session import BOOTSTRAP, SOURCE, AgentSession, Refused, agent_session
+from edgevit.targets.agent import protocol as shipped
+from edgevit.targets.agent.agent import Agent
+from edgevit.targets.agent_session import BOOTSTRAP, SHIPPED, AgentSession, Refused, agent_session
 from edgevit.targets.channel import Channel
 from edgevit.targets.probing import probed
 from edgevit.targets.uploads import clean, evict, upload
@@ -58,22 +59,29 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_the_file_is_python_3_8_and_imports_the_standard_library_alone() -> None:
-    tree = ast.parse(SOURCE, feature_version=(3, 8))
+FILES = sorted(Path(str(shipped.__file__)).parent.glob("[!_]*.py"))
+
+
+def test_every_file_of_the_agent_is_sent() -> None:
+    assert {file.stem for file in FILES} - {"worker"} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
+def test_a_file_is_python_3_8_and_imports_the_standard_library_alone(file: Path) -> None:
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(file.read_bytes(), feature_version=(3, 8))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
-            names.add(str(node.module).partition(".")[0])
-    assert len(names) > 10
-    assert names <= sys.stdlib_module_names
+            names.add(str(node.module))
+    own = {f"edgevit.targets.agent.{name}" for name in SHIPPED[: SHIPPED.index(file.stem)]}
+    assert {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names} <= own
 
 
-def test_the_file_needs_no_library_newer_than_python_3_8() -> None:
+def test_no_file_needs_a_library_newer_than_python_3_8() -> None:
     pytest.importorskip("vermin", reason="needs vermin (pip install 'edgevit[dev]')")
-    command = [sys.executable, "-c", "import vermin; vermin.main()", "--no-tips", "-t=3.8-", str(shipped.__file__)]
+    command = [sys.executable, "-c", "import vermin; vermin.main()", "--no-tips", "-t=3.8-", *map(str, FILES)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
@@ -303,7 +311,7 @@ def test_a_link_in_place_of_a_part_is_not_followed(agent: AgentSession, tmp_path
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_answered_with_an_error(line: bytes) -> None:
-    started = shipped.Agent()
+    started = Agent()
     started.reply(b'{"id": 0, "do": "hello", "work_folder": "/tmp/never-made"}')
     assert started.reply(line)["error"]["kind"] == "bad_request"
 

@@ -1,1 +1,1 @@
-"""The program that answers edgevit on a target. It goes there as one file, in the standard library alone."""
+"""The program that runs on a target. It imports the standard library alone."""

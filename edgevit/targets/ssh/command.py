@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,8 @@ OPTIONS = {
     "LogLevel": "INFO",
 }
 ENVIRONMENT = {"SSH_ASKPASS_REQUIRE": "never"}
+PREFIX = "edgevit-ssh-"  # of the folder of a socket
+ABANDONED_S = 3600  # after so long, an empty folder belongs to a process that was killed
 LONGEST_SOCKET = 100  # characters of the path of a socket; most systems allow 104
 RANDOM_ENDING = 20  # characters that ssh adds while it makes the socket
 
@@ -39,7 +43,9 @@ def control_socket(target: SshTarget) -> Iterator[Path]:
 
     The first command of the block makes the connection.
     """
-    folder = Path(tempfile.mkdtemp(prefix="edgevit-", dir=_short_folder()))
+    parent = _plain_folder()
+    _remove_abandoned(Path(parent))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     socket = folder / "s"
     try:
         yield socket
@@ -100,10 +106,21 @@ def _quoted(word: str) -> str:
     return f'"$HOME"/{shlex.quote(word[2:])}' if word.startswith("~/") else shlex.quote(word)
 
 
-def _short_folder() -> str:
+def _plain_folder() -> str:
+    """The folder of temporary files; /tmp if its path is too long for a socket, or has a character that ssh reads."""
     folder = tempfile.gettempdir()
-    longest = len(os.path.join(folder, "edgevit-12345678", "s")) + RANDOM_ENDING
-    return folder if longest <= LONGEST_SOCKET else "/tmp"
+    longest = len(os.path.join(folder, f"{PREFIX}12345678", "s")) + RANDOM_ENDING
+    is_plain = re.fullmatch(r"[A-Za-z0-9/._+,:@-]+", folder)
+    return folder if is_plain and longest <= LONGEST_SOCKET else "/tmp"
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the empty folders that killed processes of this user have left."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            state = folder.lstat()
+            if state.st_uid == os.geteuid() and time.time() - state.st_mtime > ABANDONED_S:
+                folder.rmdir()
 
 
 def _close_connection(target: SshTarget, socket: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgevit.configs.targets import SshTarget
-from edgevit.errors import TargetError, shortened
+from edgevit.errors import ConnectionLost, TargetError, shortened
 from edgevit.targets.ssh.command import own_command, resolved_config
 
 SSH_FAILED = 255  # ssh's own exit status; other numbers are those of the remote command
@@ -17,6 +17,7 @@ LONGEST_LINE = 200
 
 _CHANGED = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed", re.IGNORECASE)
 _OFFENDING = re.compile(r"^Offending \S+ key in (.+):(\d+)\s*$", re.MULTILINE)
+_NO_LOGIN = r"account is (currently )?not available|account has been disabled|not allowed to (log ?in|execute)"
 _METHODS = re.compile(r"Permission denied \(([\w,-]+)\)")
 
 
@@ -26,7 +27,7 @@ def failure(name: str, target: SshTarget, status: int, stderr: str) -> TargetErr
         for pattern, explain in _OF_SSH:
             if re.search(pattern, stderr, re.IGNORECASE):
                 return explain(name, target, stderr)
-        return TargetError(
+        return ConnectionLost(
             "the SSH connection failed",
             where=name,
             got=_last_line(stderr) or "ssh says nothing: the program there may have been killed",
@@ -39,22 +40,29 @@ def failure(name: str, target: SshTarget, status: int, stderr: str) -> TargetErr
             got=f"{target.python}: {_last_line(stderr) or f'exit status {status}'}",
             next="install Python 3.8 or later there, or name its command with --python (python: in targets.yaml)",
         )
+    if re.search(_NO_LOGIN, stderr, re.IGNORECASE):
+        return TargetError(
+            "this account may not run commands on the target",
+            where=name,
+            got=_last_line(stderr),
+            next="give the address of an account with a login shell: ssh://user@host",
+        )
     return TargetError(
         "the target's Python has ended",
         where=name,
         got=_last_line(stderr) or f"exit status {status}",
-        next=f"see whether {target.python} runs there, and run the same command again",
+        next=f"try {own_command('ssh', target)} {shlex.quote(f'{target.python} --version')}",
     )
 
 
 def _unknown_name(name: str, target: SshTarget, stderr: str) -> TargetError:
-    return TargetError(
+    return ConnectionLost(
         "there is no such host", where=name, got=target.address.host, next="correct the address, or see to the network"
     )
 
 
 def _refused(name: str, target: SshTarget, stderr: str) -> TargetError:
-    return TargetError(
+    return ConnectionLost(
         "the host is there, but no SSH server answers",
         where=name,
         got=_last_line(stderr),
@@ -63,7 +71,7 @@ def _refused(name: str, target: SshTarget, stderr: str) -> TargetError:
 
 
 def _unreachable(name: str, target: SshTarget, stderr: str) -> TargetError:
-    return TargetError(
+    return ConnectionLost(
         "the host cannot be reached", where=name, got=_last_line(stderr), next="see whether it is on and in the network"
     )
 

@@ -1,0 +1,250 @@
+"""Jobs: programs that run in a folder of their own, and whose results stay there until they are fetched."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+import subprocess
+import threading
+import time
+from typing import Callable, Collection
+
+from edgevit.targets.agent.folders import remove_folder
+from edgevit.targets.agent.job_folder import JobFolder
+from edgevit.targets.agent.processes import KILL_S, Output, Processes, kill_group
+from edgevit.targets.agent.protocol import (
+    FILE_NAME,
+    LARGEST_CHUNK,
+    LARGEST_FILE,
+    LONGEST_JOB_S,
+    LONGEST_WAIT_S,
+    MOST_ARGUMENTS,
+    MOST_INPUTS,
+    VARIABLE,
+    Json,
+    Refused,
+    arguments_in,
+    hash_of,
+    number_in,
+    seconds_in,
+    text_in,
+    texts_in,
+)
+from edgevit.targets.agent.store import Store
+
+LOOK_S = 0.25  # between two looks at the job of another agent
+RUNNING: Json = {
+    "state": "running",
+    "status": None,
+    "timed_out": False,
+    "seconds": 0.0,
+    "stdout": "",
+    "stderr": "",
+    "outputs": [],
+}
+UNKNOWN: Json = {**RUNNING, "state": "unknown"}
+
+
+class Jobs:
+    """The jobs of a work folder: those of this agent, and those that other agents have left.
+
+    Args:
+        changed: is notified when a job ends, and by whoever makes `is_called` true.
+        is_called: whether a wait has to end, since there is another request.
+    """
+
+    def __init__(self, work_folder: str, changed: threading.Condition, is_called: Callable[[], bool]) -> None:
+        self._work_folder, self._changed, self._is_called = work_folder, changed, is_called
+        self._processes = Processes()
+        self._running: dict[str, Running] = {}
+        self._unwritten: dict[str, Json] = {}  # how jobs ended for which the disk had no room
+
+    def start(self, request: Json) -> Json:
+        """Start a program. If the job runs or has ended, nothing is done.
+
+        Args:
+            request: `job`, the name; `files`, the hashes of the input files by name; `arguments`, the program and its
+                arguments, where ~/ at the beginning is the home; `environment`, more variables; `timeout_s`.
+        """
+        folder = self._folder(request)
+        files = {name: hash_of(file) for name, file in texts_in(request, "files", MOST_INPUTS, FILE_NAME).items()}
+        arguments = [os.path.expanduser(word) if word.startswith("~/") else word for word in arguments_in(request)]
+        variables = texts_in(request, "environment", MOST_ARGUMENTS, VARIABLE)
+        timeout_s = seconds_in(request, "timeout_s", LONGEST_JOB_S)
+        lock = folder.locked()
+        if lock is None:
+            return {"is_new": False}
+        if self._done(folder) is not None:
+            os.close(lock)
+            return {"is_new": False}
+        try:
+            folder.fill(files, Store(self._work_folder))
+            process = self._started(folder, arguments, variables, lock)
+        except BaseException:
+            remove_folder(folder.path)
+            os.close(lock)
+            raise
+        running = self._running[folder.name] = Running(folder, process, lock, files, timeout_s, self._end)
+        running.watch()
+        return {"is_new": True}
+
+    def state(self, request: Json) -> Json:
+        """Whether a job is running, done or unknown; and how it ended.
+
+        Args:
+            request: `job`; `wait_s`, how long to wait for its end. The next request ends the wait.
+        """
+        folder = self._folder(request)
+        end = time.monotonic() + number_in(request, "wait_s", LONGEST_WAIT_S)
+        return self._state_until(folder, lambda: self._is_called() or time.monotonic() > end, end)
+
+    def get(self, request: Json) -> Json:
+        """A chunk of a file that a job has written."""
+        folder = self._folder(request)
+        name, offset = text_in(request, "name"), number_in(request, "offset", LARGEST_FILE)
+        if name not in [output["name"] for output in self._state(folder)["outputs"]]:
+            raise Refused("bad_request", f"the job has not written {name!r}")
+        with contextlib.suppress(OSError):
+            os.utime(folder.path)
+        with folder.opened(name) as file:
+            return {"data": base64.b64encode(os.pread(file.fileno(), LARGEST_CHUNK, offset)).decode("ascii")}
+
+    def stop(self, request: Json) -> Json:
+        """Kill a job, and wait until it has ended."""
+        folder = self._folder(request)
+        running = self._running.get(folder.name)
+        if running is not None:
+            running.kill()
+        elif folder.is_running():
+            folder.kill()
+        end = time.monotonic() + 2 * KILL_S
+        self._state_until(folder, lambda: time.monotonic() > end, end)
+        return {}
+
+    def forget(self, request: Json) -> Json:
+        """Remove the folder of a job that does not run."""
+        folder = self._folder(request)
+        if self._state(folder)["state"] == "running":
+            raise Refused("running", "the job runs")
+        self._unwritten.pop(folder.name, None)
+        remove_folder(folder.path)
+        return {}
+
+    def wait_for_all(self, longest_s: float) -> None:
+        """Wait until no job of this agent runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, longest_s)
+
+    def stop_all(self) -> None:
+        """Stop the jobs of this agent, and start no other."""
+        self._processes.stop_all()
+
+    def _folder(self, request: Json) -> JobFolder:
+        return JobFolder(self._work_folder, hash_of(request.get("job")))
+
+    def _state(self, folder: JobFolder) -> Json:
+        if folder.name in self._running:
+            return RUNNING
+        done = self._done(folder)
+        if done is None and folder.is_running():
+            return RUNNING
+        done = done or self._done(folder)  # it may have ended just now
+        return UNKNOWN if done is None else {"state": "done", **done}
+
+    def _done(self, folder: JobFolder) -> Json | None:
+        return self._unwritten.get(folder.name) or folder.done()
+
+    def _state_until(self, folder: JobFolder, is_over: Callable[[], bool], end: float) -> Json:
+        """The state of a job as soon as it does not run, or `is_over`."""
+        with self._changed:
+            while True:
+                state = self._state(folder)
+                if state["state"] != "running" or is_over():
+                    return state
+                left_s = max(0.0, end - time.monotonic())
+                self._changed.wait(left_s if folder.name in self._running else min(left_s, LOOK_S))
+
+    def _started(
+        self, folder: JobFolder, arguments: list[str], variables: dict[str, str], lock: int
+    ) -> subprocess.Popen[bytes]:
+        try:
+            process = self._processes.start(arguments, {**os.environ, **variables}, folder.files, [lock])
+        except OSError as error:
+            raise Refused("no_program", f"{arguments[0]}: {error.strerror}") from None
+        try:
+            folder.write_started(process.pid, set(re.findall("[0-9a-f]{64}", " ".join(variables.values()))))
+        except BaseException:
+            self._processes.stop(process)
+            raise
+        return process
+
+    def _end(self, running: Running, ended: Json) -> None:
+        """A program has ended: kill what it has left, and keep the result."""
+        self._processes.stop(running.process)
+        ended = {**ended, **running.results()}
+        try:
+            running.folder.write_done(ended)
+        except OSError:
+            self._unwritten[running.folder.name] = ended
+        with self._changed:
+            del self._running[running.folder.name]
+            os.close(running.lock)
+            self._changed.notify_all()
+
+
+class Running:
+    """A job of this agent, from its start to its end.
+
+    Args:
+        lock: the job's locked file.
+        inputs: the names of the input files.
+        end: is called in a thread as soon as the program has ended, or its time is over.
+    """
+
+    def __init__(
+        self,
+        folder: JobFolder,
+        process: subprocess.Popen[bytes],
+        lock: int,
+        inputs: Collection[str],
+        timeout_s: float,
+        end: Callable[[Running, Json], None],
+    ) -> None:
+        self.folder, self.process, self.lock = folder, process, lock
+        self._inputs, self._timeout_s, self._end = inputs, timeout_s, end
+        self._stdout, self._stderr = Output(process.stdout, keeps_end=True), Output(process.stderr, keeps_end=True)
+        self._began, self._timed_out = time.monotonic(), False
+
+    def watch(self) -> None:
+        """Begin to wait for the end."""
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def kill(self) -> None:
+        """Kill the program, and what it has started."""
+        if self.process.poll() is None:
+            kill_group(self.process.pid)
+
+    def results(self) -> Json:
+        """What the program has printed and written."""
+        return {
+            "stdout": self._stdout.text(),
+            "stderr": self._stderr.text(),
+            "outputs": self.folder.outputs(self._inputs),
+        }
+
+    def _wait(self) -> None:
+        timer = threading.Timer(self._timeout_s, self._time_out)  # `wait` with a limit would look at it all the time
+        timer.daemon = True
+        timer.start()
+        status = self.process.wait()
+        timer.cancel()
+        seconds = time.monotonic() - self._began
+        self._end(
+            self, {"status": None if self._timed_out else status, "timed_out": self._timed_out, "seconds": seconds}
+        )
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self.kill()

@@ -1,0 +1,131 @@
+"""A target that stays connected: when the line drops, it is reached anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TypeVar
+
+from edgevit.errors import ConnectionLost, TargetError
+from edgevit.targets.agent_session import AgentSession
+from edgevit.targets.named import NamedTarget
+from edgevit.targets.reach import reached, this_client
+
+RECONNECT_S = 120  # for the target to come back
+FIRST_WAIT_S = 1.0  # between two tries; each later wait is twice as long, up to the longest
+LONGEST_WAIT_S = 20.0
+MOST_DROPS = 5  # of the line, during one call
+LOCK_WAIT_S = 3600  # for other users of the target
+
+Say = Callable[[str], None]
+R = TypeVar("R")
+
+
+class Connection:
+    """A connected target. Use `connected`.
+
+    Attributes:
+        target: its name, and how it is reached.
+        say: tells the user a line.
+    """
+
+    def __init__(self, target: NamedTarget, say: Say) -> None:
+        self.target = target
+        self.say = say
+        self._stack = ExitStack()
+        self._session: AgentSession
+        self._is_locked = self._has_dropped = False
+
+    def call(self, function: Callable[[AgentSession], R]) -> R:
+        """The value of a function of the session. If the line drops meanwhile, it is called again after a reconnect.
+
+        So the function has to ask for what may be done twice.
+
+        Raises:
+            ConnectionLost: the target did not come back.
+            TargetError: what the function raises.
+        """
+        for _ in range(MOST_DROPS):
+            try:
+                return function(self._session)
+            except ConnectionLost:
+                self._reconnect()
+        return function(self._session)
+
+    def call_once(self, function: Callable[[AgentSession], R]) -> R:
+        """As `call`, without a reconnect."""
+        return function(self._session)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the target's lock in the block, also after a reconnect. A block within such a block does nothing more.
+
+        Raises:
+            TargetError: another user held the lock all the time.
+        """
+        if self._is_locked:
+            yield
+            return
+        self.call(self._lock)
+        self._is_locked = True
+        try:
+            yield
+        finally:
+            self._is_locked = False
+            with suppress(TargetError):  # the end of the agent frees it
+                self._session.unlock()
+
+    def reach(self) -> None:
+        """Connect. Raises as `reached`."""
+        self._session = self._stack.enter_context(reached(self.target))
+        if self._is_locked:
+            self._lock(self._session)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._stack.close()
+
+    def _lock(self, session: AgentSession) -> None:
+        session.lock(this_client(), LOCK_WAIT_S, self.say)
+
+    def _reconnect(self) -> None:
+        if not self._has_dropped:
+            self.say(f"the line to {self.target.name} dropped; connecting again")
+        self._has_dropped = True
+        end, wait_s = time.monotonic() + RECONNECT_S, FIRST_WAIT_S
+        while True:
+            self.close()
+            try:
+                self.reach()
+                return
+            except ConnectionLost as error:
+                if time.monotonic() + wait_s > end:
+                    raise _gone(self.target.name, error) from None
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+@contextmanager
+def connected(target: NamedTarget, say: Say) -> Iterator[Connection]:
+    """A target that is connected until the end of the block.
+
+    Args:
+        say: is told when another user is waited for, and once if the line drops.
+
+    Raises:
+        TargetError: the target cannot be reached, or has no fitting Python. The first connection is tried once.
+        MissingDependency: there is no `ssh` on this machine.
+    """
+    connection = Connection(target, say)
+    try:
+        connection.reach()
+        yield connection
+    finally:
+        connection.close()
+
+
+def _gone(name: str, error: ConnectionLost) -> ConnectionLost:
+    got = error.what if error.got is None else f"{error.what}: {error.got}"
+    what = f"the line dropped, and the target did not come back within {RECONNECT_S} s"
+    return ConnectionLost(what, where=name, got=got, next="see whether it is on, and run the same command again")

@@ -1,0 +1,247 @@
+"""Jobs: programs that run on a target in a folder of their own, and the files that they write.
+
+A job has a name, which is a hash. So it runs once, also if the line drops: it goes on there, and the next connection
+waits for it and fetches its files.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Literal
+
+from pydantic import Field
+
+from edgevit.artifacts import Frozen
+from edgevit.errors import TargetError
+from edgevit.targets.agent import protocol as shipped
+from edgevit.targets.agent_session import ANSWER_S, AgentSession
+from edgevit.targets.connection import Connection
+from edgevit.targets.uploads import CHUNK_S, Hashes, hashes_of, with_files
+
+STARTS = 2  # of a job that is lost there
+STOP_S = 15
+LATE_S = 120  # for a job to end after its time limit
+MOST_OUTPUT_BYTES = 16 * 2**30  # of all files that a job has written
+_Text = Annotated[str, Field(max_length=shipped.LONGEST_TEXT)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program to run on a target.
+
+    Attributes:
+        files: its input files, by their names in the folder that the program runs in.
+        arguments: the program and its arguments. ~/ at the beginning of one is the home folder there.
+        environment: more variables.
+        timeout_s: the time limit.
+        is_repeatable: whether an equal job gives equal files, so that the files of an earlier one may be taken. It is
+            true of inference, and false of timing.
+    """
+
+    files: Mapping[str, Path]
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    timeout_s: float
+    is_repeatable: bool
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that has ended.
+
+    Attributes:
+        status: its exit status, negative for a signal; None if its time was over.
+        stdout: the end of it.
+        stderr: the end of it.
+        seconds: how long it ran.
+        files: those that it wrote, by name.
+    """
+
+    status: int | None
+    timed_out: bool
+    stdout: str
+    stderr: str
+    seconds: float
+    files: dict[str, Path]
+
+
+class _Started(Frozen):
+    is_new: bool
+
+
+class _Output(Frozen):
+    name: str = Field(pattern=f"^{shipped.NAME}$")
+    bytes: int = Field(ge=0, le=shipped.LARGEST_FILE)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class _State(Frozen):
+    state: Literal["unknown", "running", "done"]
+    status: int | None = Field(ge=-(2**31), lt=2**31)
+    timed_out: bool
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    stdout: _Text
+    stderr: _Text
+    outputs: list[_Output] = Field(max_length=shipped.MOST_OUTPUTS)
+
+    @property
+    def has_failed(self) -> bool:
+        return self.state == "done" and (self.timed_out or self.status != 0)
+
+
+class _Chunk(Frozen):
+    data: str = Field(max_length=2 * shipped.LARGEST_CHUNK)
+
+
+def run_job(connection: Connection, job: Job, out: Path) -> Finished:
+    """Run a program on a target, and fetch the files that it writes into folder `out`.
+
+    If the line drops, the job goes on, and the next connection fetches the result. On any error and on Ctrl-C, the job
+    is stopped there.
+
+    Raises:
+        TargetError: the disk there is full, the program is not there, the target lost the job, or its answers are
+            none. A program that fails is no error: see `Finished.status`.
+        ConnectionLost: the line dropped, and the target did not come back. The job may still run there: an equal
+            repeatable job takes its result.
+    """
+    running = _RunningJob(connection, job)
+    try:
+        state = running.ended()
+        files = running.fetched(state, out)
+    except BaseException:
+        running.stop()
+        raise
+    if state.has_failed or not job.is_repeatable:
+        running.forget()
+    return Finished(state.status, state.timed_out, state.stdout, state.stderr, state.seconds, files)
+
+
+class _RunningJob:
+    """A job by its name, over a connection that may drop."""
+
+    def __init__(self, connection: Connection, job: Job) -> None:
+        self._connection, self._job, self._where = connection, job, connection.target.name
+        self._hashes = hashes_of(job.files.values())
+        self._name = _name(job, self._hashes)
+
+    def ended(self) -> _State:
+        """The end of the job, which is started unless it is there. A failure of an earlier equal job does not count."""
+        for _ in range(STARTS):
+            is_new = self._start()
+            state = self._end()
+            if state.has_failed and not is_new and self._job.is_repeatable:
+                self.forget()
+            elif state.state == "done":
+                return state
+        raise TargetError(
+            "the target lost the job",
+            where=self._where,
+            got=f"no result after {STARTS} starts",
+            next="see whether it restarts under load, or its memory or disk is full, and run the same command again",
+        )
+
+    def fetched(self, state: _State, out: Path) -> dict[str, Path]:
+        """The files of the job, in folder `out`."""
+        total = sum(output.bytes for output in state.outputs)
+        names = {output.name for output in state.outputs}
+        if total > MOST_OUTPUT_BYTES or len(names) < len(state.outputs):
+            got = f"{len(state.outputs)} files, {total:,} bytes"
+            expected = f"files of different names, at most {MOST_OUTPUT_BYTES:,} bytes"
+            raise TargetError("these are not the files of a job", where=self._where, got=got, expected=expected)
+        out.mkdir(parents=True, exist_ok=True)
+        if total > (free := shutil.disk_usage(out).free):
+            raise OSError(28, f"No space left on device: {total:,} bytes come, {free:,} are free", str(out))
+        return {output.name: self._fetch(output, out / output.name) for output in state.outputs}
+
+    def stop(self) -> None:
+        """Stop the job, if the target can be asked. Otherwise its agent ends it after a while."""
+        try:
+            self._connection.call_once(lambda session: session.ask("stop", Frozen, STOP_S, job=self._name))
+            self._connection.call_once(lambda session: session.ask("forget", Frozen, STOP_S, job=self._name))
+        except TargetError:
+            minutes = shipped.ORPHAN_S // 60
+            self._connection.say(f"{self._where} could not be told to stop; a job there ends within {minutes} minutes")
+
+    def forget(self) -> None:
+        """Remove the job's folder there."""
+        self._connection.call(lambda session: session.ask("forget", Frozen, job=self._name))
+
+    def _start(self) -> bool:
+        """Start the job, unless it is there. Tells whether it is new."""
+        job = self._job
+        files = {name: self._hashes[path] for name, path in job.files.items()}
+
+        def start(session: AgentSession) -> _Started:
+            values = {"arguments": list(job.arguments), "environment": dict(job.environment)}
+            return with_files(
+                session,
+                self._hashes,
+                lambda: session.ask("start", _Started, job=self._name, files=files, timeout_s=job.timeout_s, **values),
+            )
+
+        return self._connection.call(start).is_new
+
+    def _end(self) -> _State:
+        """The state of the job when it does not run any more."""
+        wait_s = shipped.LONGEST_WAIT_S
+        end = time.monotonic() + self._job.timeout_s + LATE_S
+        while time.monotonic() < end:
+            state = self._connection.call(
+                lambda session: session.ask("job", _State, wait_s + ANSWER_S, job=self._name, wait_s=wait_s)
+            )
+            if state.state != "running":
+                return state
+        raise TargetError(
+            "the job does not end on the target",
+            where=self._where,
+            got=f"it runs {LATE_S} s after its time limit of {self._job.timeout_s:.0f} s",
+            next="restart the target: a program that hangs in a driver cannot be stopped",
+        )
+
+    def _fetch(self, output: _Output, path: Path) -> Path:
+        """A file of the job. After a drop of the line, it goes on where it stopped."""
+        digest = hashlib.sha256()
+        with path.open("wb") as file:
+            while file.tell() < output.bytes:
+                chunk = self._chunk(output, file)
+                digest.update(chunk)
+                file.write(chunk)
+        if digest.hexdigest() != output.sha256:
+            path.unlink()
+            raise TargetError("the file is not what its hash says", where=self._where, got=output.name)
+        return path
+
+    def _chunk(self, output: _Output, file: IO[bytes]) -> bytes:
+        offset = file.tell()
+        answer = self._connection.call(
+            lambda session: session.ask("get", _Chunk, CHUNK_S, job=self._name, name=output.name, offset=offset)
+        )
+        try:
+            chunk = base64.b64decode(answer.data, validate=True)
+        except ValueError:
+            chunk = b""
+        if not 0 < len(chunk) <= output.bytes - offset:
+            got = f"{output.name}: {len(chunk):,} bytes after {offset:,} of {output.bytes:,}"
+            raise TargetError("the download does not go on", where=self._where, got=got)
+        return chunk
+
+
+def _name(job: Job, hashes: Hashes) -> str:
+    """The name of a job: its content, with something random in it unless an equal job's result may be taken."""
+    content = {
+        "files": {name: hashes[path] for name, path in job.files.items()},
+        "arguments": job.arguments,
+        "environment": dict(job.environment),
+        "timeout_s": job.timeout_s,
+        "nonce": "" if job.is_repeatable else secrets.token_hex(16),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
