@@ -331,7 +331,7 @@ class Bundle(Stage):
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     model: FileModelRef = Field(
         description="Model to ship. Of a compiled model, the ONNX file that it was compiled from is shipped."
     )

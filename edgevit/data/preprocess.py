@@ -1,6 +1,6 @@
 """Find and decode images, and preprocess them into a model's input.
 
-This module needs only numpy and Pillow, because it is also shipped in bundles.
+Bundles hold this file, and devices run it, as it is. It needs numpy and Pillow alone, Python 3.8 or later.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cache
+from functools import lru_cache
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -42,12 +42,10 @@ _SYSTEM_NAMES = ("@eadir", "#recycle", "$recycle.bin", "__macosx", "thumbnails",
 _DECODER_ERRORS = (OSError, SyntaxError, EOFError, struct.error, TypeError, LookupError, OverflowError, RuntimeError)
 _BAND = 2**20  # pixels that are converted at a time
 _ORIENTATION = 0x0112  # EXIF's tag
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # modes of Pillow
 _large_image_lock = threading.Lock()
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+_Resampling = getattr(Image, "Resampling", Image)  # Pillow 9.0 has the filters in the module
+_FILTERS = {"nearest": _Resampling.NEAREST, "bilinear": _Resampling.BILINEAR, "bicubic": _Resampling.BICUBIC}
 
 
 def _new_lock_after_fork() -> None:
@@ -74,7 +72,7 @@ class FolderContent(NamedTuple):
     unreadable: list[OSError]
 
 
-@cache
+@lru_cache
 def image_suffixes() -> frozenset[str]:
     """The file name suffixes, in lower case, that the installed Pillow registers for FORMATS."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
@@ -193,19 +191,14 @@ def preprocess(
 ) -> npt.NDArray[Any]:
     """Preprocess an RGB image (H, W, 3), uint8, into a model's input (3, height, width), float32.
 
-    The steps are `fit_to_size`, scaling to 0..1 and normalization by mean and std, as torchvision's Resize (on a PIL
-    image), CenterCrop, ToTensor and Normalize. A model with `normalised_inside` scales and normalizes by itself: its
-    input is the output of `fit_to_size`, (height, width, 3), uint8. The keywords are the fields of an IOSpec's
-    `preprocess`.
+    The steps are `fit_to_size` and `normalized`, as torchvision's Resize (on a PIL image), CenterCrop, ToTensor and
+    Normalize. A model with `normalised_inside` scales and normalizes by itself: its input is the output of
+    `fit_to_size`, (height, width, 3), uint8. The keywords are the fields of an IOSpec's `preprocess`.
     """
     fitted = fit_to_size(
         image, height=height, width=width, resize=resize, crop_pct=crop_pct, interpolation=interpolation
     )
-    if normalised_inside:
-        return fitted
-    channels = fitted.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-    normalized: npt.NDArray[np.float32] = (channels - _per_channel(mean)) / _per_channel(std)
-    return normalized
+    return fitted if normalised_inside else normalized(fitted, mean, std)
 
 
 def fit_to_size(
@@ -232,6 +225,13 @@ def fit_to_size(
     return np.asarray(covering.crop((left, top, left + width, top + height)))
 
 
+def normalized(image: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
+    """An image (H, W, 3), uint8, scaled to 0..1 and normalized by the mean and std of each channel: (3, H, W)."""
+    channels = image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    values: npt.NDArray[np.float32] = (channels - _per_channel(mean)) / _per_channel(std)
+    return values
+
+
 def _bounded(opened: IO[bytes]) -> bytes:
     content = opened.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
@@ -239,7 +239,7 @@ def _bounded(opened: IO[bytes]) -> bytes:
     return content
 
 
-@cache
+@lru_cache
 def _formats() -> tuple[str, ...]:
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
@@ -271,11 +271,17 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bit(image).convert("RGB")
-    if image.has_transparency_data:
+    if _has_transparency(image):
         transparent = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, transparent).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    """Pillow's `has_transparency_data`, which versions before 10.1 lack."""
+    is_in_palette = image.palette is not None and image.mode == "P" and image.palette.mode.endswith("A")
+    return is_in_palette or image.mode in _WITH_ALPHA or "transparency" in image.info
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

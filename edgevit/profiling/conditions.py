@@ -1,4 +1,7 @@
-"""The conditions of a measurement, read from the operating system. This module does not import torch."""
+"""The conditions of a measurement, read from the operating system.
+
+Devices run this file as it is. It needs the standard library alone, Python 3.8 or later.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,10 @@ RELEVANT_FLAGS = (
 )
 
 _CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_THERMAL_ZONES = Path("/sys/class/thermal")
 
 
-@cache
+@lru_cache
 def cpu() -> dict[str, Any]:
     """The CPU's model, architecture, logical cores and `RELEVANT_FLAGS`. They are equal at every call."""
     fields = _cpuinfo()
@@ -42,7 +46,7 @@ def cpu() -> dict[str, Any]:
     }
 
 
-@cache
+@lru_cache
 def gpus() -> tuple[dict[str, str], ...]:
     """Name, driver and compute capability of each NVIDIA GPU that nvidia-smi lists; empty without nvidia-smi."""
     program = shutil.which("nvidia-smi")
@@ -68,6 +72,12 @@ def cpu_frequency() -> dict[str, str]:
 def load_average() -> float | None:
     """Mean number of running or waiting processes over the last minute; None if the system does not report it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def thermal_zones() -> dict[str, str]:
+    """The kernel's texts of each thermal zone's type and temperature, by path. `targets.boards.heat` reads them."""
+    files = [file for name in ("type", "temp") for file in _THERMAL_ZONES.glob(f"thermal_zone*/{name}")]
+    return {str(file): text for file in sorted(files) if (text := _read(file))}
 
 
 def _cpuinfo() -> dict[str, str]:

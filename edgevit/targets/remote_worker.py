@@ -89,7 +89,7 @@ class RemoteWorker:
 
     def _failure(self, finished: Finished) -> EdgevitError:
         """The error for a program that did not do its work."""
-        where, last = self.connection.where, (finished.stderr.strip().splitlines() or [""])[-1]
+        where, last = self.connection.target.name, (finished.stderr.strip().splitlines() or [""])[-1]
         if finished.timed_out:
             return TargetError("the program on the target took too long", where=where, got=f"over {LONGEST_S:,} s")
         kind, text = found.groups() if (found := FAILURE.fullmatch(last)) else ("", shortened(last))
@@ -107,4 +107,4 @@ class RemoteWorker:
         return TargetError("the program on the target failed", where=where, got=got)
 
     def _no_answer(self, got: str) -> TargetError:
-        return TargetError(NO_ANSWER, where=self.connection.where, got=shortened(got))
+        return TargetError(NO_ANSWER, where=self.connection.target.name, got=shortened(got))

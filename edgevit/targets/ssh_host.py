@@ -19,6 +19,7 @@ from edgevit.targets.base import TargetInfo
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.named import NamedTarget
+from edgevit.targets.packages import unpack
 from edgevit.targets.visits import facts_of, keep_facts
 from edgevit.targets.wheels import fetched, wheels_for
 

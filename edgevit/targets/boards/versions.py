@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from edgevit.errors import TargetError
 from edgevit.targets.boards.probe import Probe, System
 from edgevit.targets.boards.request import DPKG_QUERY, TRTEXEC
 
@@ -21,9 +22,30 @@ OLDEST_TENSORRT = (10, 3)
 TENSORRT_RELEASES = ((10, 3), (10, 13), (10, 16), (11, 4))
 """The releases that edgevit's build path is written for."""
 
-ONNXRUNTIME_PYTHONS = tuple((3, minor) for minor in range(8, 15))
-ONNXRUNTIME_MACHINES = ("x86_64", "aarch64")
-ONNXRUNTIME_GLIBC = (2, 27)
+
+@dataclass(frozen=True)
+class PythonWheels:
+    """The newest releases of ONNX Runtime, numpy and Pillow that PyPI has wheels of for a Python.
+
+    Attributes:
+        glibc: the oldest glibc that ONNX Runtime's wheel runs on.
+        onnxruntime: None where today's releases have wheels.
+    """
+
+    python: tuple[int, int]
+    glibc: tuple[int, int]
+    onnxruntime: str | None
+    numpy: str
+    pillow: str
+
+
+WHEEL_MACHINES = ("x86_64", "aarch64")
+WHEELS = (  # looked up on PyPI in November 2026
+    PythonWheels((3, 8), (2, 27), "1.19.2", "1.24.4", "10.4.0"),
+    PythonWheels((3, 9), (2, 27), "1.19.2", "2.0.2", "11.3.0"),
+    PythonWheels((3, 10), (2, 27), "1.23.2", "2.2.6", "12.3.0"),
+    *(PythonWheels((3, minor), (2, 28), None, "2.4.6", "13.0.0") for minor in range(11, 15)),
+)
 
 
 @dataclass(frozen=True)
@@ -148,12 +170,47 @@ def cuda_version(probe: Probe) -> str | None:
     return _plain(version) if isinstance(version, str) else None
 
 
+def glibc_of(system: System) -> tuple[int, ...]:
+    """The version of glibc; empty if the machine has another C library."""
+    name, _, version = system.libc.partition(" ")
+    return version_numbers(version) if name == "glibc" else ()
+
+
+def python_wheels(system: System) -> PythonWheels:
+    """The row of WHEELS for a machine.
+
+    Raises:
+        TargetError: there are no wheels for its processor, Python or C library.
+    """
+    rows: dict[tuple[int, ...], PythonWheels] = {row.python: row for row in WHEELS}
+    if system.machine not in WHEEL_MACHINES:
+        expected = " or ".join(WHEEL_MACHINES)
+        raise TargetError("ONNX Runtime has no wheels for this processor", got=system.machine, expected=expected)
+    row = rows.get(version_numbers(system.python)[:2])
+    if row is None:
+        oldest, newest = (".".join(map(str, python)) for python in (min(rows), max(rows)))
+        raise TargetError(
+            "ONNX Runtime has no wheels for the target's Python",
+            got=f"Python {system.python}",
+            expected=f"Python {oldest} to {newest}",
+            next="set the target's `python` to the command of such a Python there",
+        )
+    if glibc_of(system) < row.glibc:
+        raise TargetError(
+            "ONNX Runtime has no wheels for the target's C library",
+            got=system.libc or "no glibc (musl, as on Alpine)",
+            expected=f"glibc {'.'.join(map(str, row.glibc))} or later for Python {system.python}",
+        )
+    return row
+
+
 def has_onnxruntime_wheel(system: System) -> bool:
     """Whether PyPI has a wheel of ONNX Runtime for a machine's Python, processor and C library."""
-    python = version_numbers(system.python)[:2]
-    name, _, libc = system.libc.partition(" ")
-    is_new_enough = name == "glibc" and version_numbers(libc) >= ONNXRUNTIME_GLIBC
-    return python in ONNXRUNTIME_PYTHONS and system.machine in ONNXRUNTIME_MACHINES and is_new_enough
+    try:
+        python_wheels(system)
+    except TargetError:
+        return False
+    return True
 
 
 def debian_packages(probe: Probe) -> Mapping[str, str]:

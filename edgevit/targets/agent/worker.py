@@ -1,0 +1,231 @@
+"""The worker: runs and times models on the machine where it is started. Python 3.8 or later, numpy and a runtime.
+
+edgevit starts `python -B worker.py` in a folder that holds `loop.py`, `loading.py`, `preprocess.py` and `conditions.py`
+beside this file, the files that the request names, and request.json, which is one of
+
+    {"do": "outputs", "threads": 1, MODEL, "images": "images.npy", "batch_size": 8, "fixed_batch": null}
+    {"do": "measure", "threads": 1, MODEL, "input": "input.npy", "plan": PLAN}
+    {"do": "race",    "threads": 1, "a": {MODEL, "input": …}, "b": {MODEL, "input": …}, "plan": PLAN}
+
+    MODEL   "model": {"file", "runtime", "session_options", "input", "outputs"}, "preprocess": {an IOSpec's} or null
+    PLAN    the fields of `loop.MeasurePlan`
+
+The worker writes result.json, and the arrays of `outputs` to outputs.npz. If it fails, it ends with status 1, and the
+last line of stderr is `edgevit-worker: KIND: text`. The kinds are
+
+    import  numpy, Pillow or the runtime cannot be imported
+    model   the runtime does not load the model, or does not run it
+    shape   the model does not take the input, or an output has not one row for each image
+    memory  there is not enough memory
+    disk    the disk is full
+    bug     another error; its traceback comes before the line
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import io
+import json
+import platform
+import sys
+import time
+import traceback
+import zipfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+Json = Dict[str, Any]
+Run = Callable[[Any], List[Any]]  # input tensor → output tensors
+
+LONGEST_TEXT = 1_000  # characters of an error
+IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_MEMORY = ("out of memory", "can't allocate memory", "Failed to allocate memory", "bad allocation", "bad_alloc")
+MODULES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "openvino": "openvino"}  # by distribution
+
+
+class Failed(Exception):
+    """A request that cannot be done.
+
+    Args:
+        kind: one of the kinds above.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def write_outputs(request: Json) -> Json:
+    """Write the outputs for all images to outputs.npz: output name → (images, …).
+
+    The images are (n, height, width, 3), uint8, of the model's size; they are scaled and normalized as `preprocess`
+    says. With `preprocess: null` they are rows of the input tensor as it is. With a fixed batch size, the last batch
+    is filled up with copies of its last image, which do not count.
+    """
+    numpy, rule = imported("numpy"), request["preprocess"]
+    images = numpy.load(request["images"], mmap_mode="r", allow_pickle=False)
+    run, rows = loaded(request["model"], request["threads"]), []
+    for batch, count in batches(images, request["batch_size"], request["fixed_batch"]):
+        rows.append([tensor[:count] for tensor in checked_outputs(run, tensor_of(batch, rule))])
+    arrays = [numpy.concatenate(tensors) for tensors in zip(*rows)]
+    write_arrays(Path("outputs.npz"), dict(zip(request["model"]["outputs"], arrays)))
+    return {}
+
+
+def measure(request: Json) -> Json:
+    """Latencies (ms) in run order. `cold_start_ms` is the time of loading the model and of its first run."""
+    loop = imported("loop")
+    plan, feed = loop.MeasurePlan(**request["plan"]), feed_of(request, request["plan"])
+    imported(request["model"]["runtime"])
+    start = time.perf_counter()
+    run = loaded(request["model"], request["threads"])
+    checked_outputs(run, feed())
+    cold_start_ms = (time.perf_counter() - start) * 1e3
+    before = conditions_now()
+    samples_ms = loop.run_alone(lambda: run(feed()), plan, loop.WallClock())
+    return {"samples_ms": samples_ms, "cold_start_ms": cold_start_ms, "conditions": conditions_since(before)}
+
+
+def race(request: Json) -> Json:
+    """Latencies (ms) of two models that take turns, [[of a], [of b]] for each start."""
+    loop = imported("loop")
+
+    def opener(side: Json) -> Callable[[], Any]:
+        feed = feed_of(side, request["plan"])
+
+        def loaded_work() -> Any:
+            run = loaded(side["model"], request["threads"])
+            return nullcontext(lambda: run(feed()))
+
+        checked_outputs(loaded(side["model"], request["threads"]), feed())
+        return loaded_work
+
+    a, b, before = opener(request["a"]), opener(request["b"]), conditions_now()
+    starts = loop.run_in_turns(a, b, loop.MeasurePlan(**request["plan"]), loop.WallClock())
+    return {"starts": starts, "conditions": conditions_since(before)}
+
+
+ACTIONS = {"outputs": write_outputs, "measure": measure, "race": race}
+
+
+def imported(name: str) -> Any:
+    """A module. Raises Failed("import") if it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a package that does not fit the machine raises anything
+        raise Failed("import", f"{name} cannot be imported: {error}") from error
+
+
+def loaded(model: Json, threads: int) -> Run:
+    """A model in its runtime. Raises Failed("model") if the runtime does not load it."""
+    imported(model["runtime"])
+    load = imported("loading").LOADERS[model["runtime"]]
+    try:
+        run = load(Path(model["file"]), model["session_options"], threads)
+    except Exception as error:  # each runtime has its own exceptions
+        raise failed("model", error) from error
+    return lambda tensor: run(model["outputs"], {model["input"]: tensor})
+
+
+def checked_outputs(run: Run, tensor: Any) -> list[Any]:
+    """The outputs for an input tensor. Raises Failed if there are none, or if they do not have a row for each image."""
+    try:
+        outputs = run(tensor)
+    except Exception as error:  # each runtime has its own exceptions
+        raise failed("shape" if type(error).__name__ == "InvalidArgument" else "model", error) from error
+    shapes = [output.shape for output in outputs]
+    if any(shape[:1] != tensor.shape[:1] for shape in shapes):
+        raise Failed("shape", f"the outputs have shapes {shapes} for {len(tensor)} images")
+    return outputs
+
+
+def feed_of(side: Json, plan: Json) -> Callable[[], Any]:
+    """A function that gives the input tensor of a run: one array, or a photo that is decoded and preprocessed anew."""
+    numpy, file = imported("numpy"), Path(side["input"])
+    if plan["boundary"] == "compute":
+        tensor = numpy.load(file, allow_pickle=False)
+        return lambda: tensor
+    preprocessing, encoded = imported("preprocess"), file.read_bytes()
+
+    def image() -> Any:
+        return preprocessing.preprocess(preprocessing.open_image(io.BytesIO(encoded)), **side["preprocess"])
+
+    return lambda: numpy.stack([image() for _ in range(plan["batch_size"])])
+
+
+def batches(images: Any, batch_size: int, fixed_batch: int | None) -> Iterator[tuple[Any, int]]:
+    """Batches of images, each with the number of images in it that count."""
+    numpy = imported("numpy")
+    size = fixed_batch or batch_size
+    for start in range(0, len(images), size):
+        batch = numpy.array(images[start : start + size])
+        missing = size - len(batch) if fixed_batch else 0
+        yield numpy.concatenate([batch, numpy.repeat(batch[-1:], missing, axis=0)]), len(batch)
+
+
+def tensor_of(images: Any, rule: Json | None) -> Any:
+    """The input tensor for resized images."""
+    if rule is None or rule["normalised_inside"]:
+        return images
+    normalized = imported("preprocess").normalized
+    return imported("numpy").stack([normalized(image, rule["mean"], rule["std"]) for image in images])
+
+
+def write_arrays(file: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays by name, without pickle. Unlike numpy's savez, this takes any name."""
+    write_array = imported("numpy.lib.format").write_array
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                write_array(member, array, allow_pickle=False)
+
+
+def conditions_since(before: Json) -> Json:
+    """The CPU, and what changes over time: before the measurement and now."""
+    return {"cpu": imported("conditions").cpu(), "before": before, "after": conditions_now()}
+
+
+def conditions_now() -> Json:
+    """Load, clock and temperatures of this moment."""
+    conditions = imported("conditions")
+    return {
+        "load_average_1min": conditions.load_average(),
+        "cpu_frequency": conditions.cpu_frequency(),
+        "thermal_zones": conditions.thermal_zones(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that were used."""
+    used = {package: sys.modules[name] for package, name in MODULES.items() if name in sys.modules}
+    return {"python": platform.python_version(), **{name: str(module.__version__) for name, module in used.items()}}
+
+
+def failed(kind: str, error: BaseException) -> Failed:
+    """A runtime's error as one of a kind. Where memory is short, the kind is `memory`."""
+    is_memory = isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
+    is_disk = isinstance(error, OSError) and error.errno in IS_FULL
+    return Failed("memory" if is_memory else "disk" if is_disk else kind, str(error) or type(error).__name__)
+
+
+def main() -> int:
+    """Do the request. Returns the exit status."""
+    try:
+        request = json.loads(Path("request.json").read_text(encoding="utf-8"))
+        result = ACTIONS[request["do"]](request)
+        Path("result.json").write_text(json.dumps({**result, "versions": versions()}), encoding="utf-8")
+        return 0
+    except Failed as error:
+        failure = error
+    except Exception as error:  # noqa: BLE001 - the line says which kind it is
+        traceback.print_exc()
+        failure = failed("bug", error)
+    text = " ".join(str(failure).split())[:LONGEST_TEXT]
+    print(f"edgevit-worker: {failure.kind}: {text}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

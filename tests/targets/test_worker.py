@@ -1,0 +1,305 @@
+"""The worker as a process of this machine, against the sessions of edgevit, and each kind of its errors."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import PIL
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from PIL import Image
+
+from edgevit.artifacts import Artifact, Json
+from edgevit.bundling.runner import environment
+from edgevit.data.preprocess import fit_to_size
+from edgevit.errors import NO_MEMORY
+from edgevit.exporting.normalization import with_normalization
+from edgevit.graphs.files import artifact_from_onnx, onnx_file, write_onnx
+from edgevit.profiling import Comparison, Measurement, MeasurePlan
+from edgevit.profiling.conditions import cpu
+from edgevit.profiling.loop import STARTS
+from edgevit.quantization import calibrated
+from edgevit.runtimes.base import SessionOptions, fixed_batch, input_batches, random_images
+from edgevit.runtimes.sessions import open_session
+from edgevit.targets.agent import worker
+from edgevit.targets.boards.heat import temperatures_c
+from edgevit.targets.shipped import WORKER, WORKER_FILES
+from tests.bundling.small_model import small_model
+
+OUTPUTS: Json = {"do": "outputs", "threads": 1, "images": "images.npy", "batch_size": 8, "fixed_batch": None}
+PLAN = MeasurePlan(warmup_s=0.01, duration_s=0.05, min_runs=24)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A worker that has ended."""
+
+    folder: Path
+    status: int
+    stderr: str
+
+    @property
+    def result(self) -> Json:
+        assert self.status == 0, self.stderr
+        result: Json = json.loads((self.folder / "result.json").read_text())
+        return result
+
+    @property
+    def outputs(self) -> dict[str, NDArray[Any]]:
+        assert self.status == 0, self.stderr
+        with np.load(self.folder / "outputs.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    @property
+    def error(self) -> str:
+        assert self.status == 1, self.stderr
+        return self.stderr.splitlines()[-1]
+
+
+def run(folder: Path, request: Json, limit: Callable[[], None] | None = None, **variables: str) -> Ended:
+    """Run the worker in a folder that holds the files of the request."""
+    for name, file in WORKER_FILES.items():
+        shutil.copyfile(file, folder / name)
+    (folder / "request.json").write_text(json.dumps(request))
+    command = [sys.executable, "-B", WORKER]
+    answer = subprocess.run(
+        command,
+        cwd=folder,
+        env={**environment(), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+    )
+    return Ended(folder, answer.returncode, answer.stderr)
+
+
+def model_in(folder: Path, model: Artifact, name: str = "model.onnx") -> Json:
+    """The description of a model for the worker. The file is put into the folder."""
+    shutil.copyfile(onnx_file(model), folder / name)
+    return {
+        "file": name,
+        "runtime": "onnxruntime",
+        "session_options": model.manifest.session_options,
+        "input": model.io.inputs[0].name,
+        "outputs": [output.name for output in model.io.outputs],
+    }
+
+
+def request_for(folder: Path, model: Artifact, plan: MeasurePlan | None = None, name: str = "model") -> Json:
+    """The parts of a request that describe a model; with a plan, also its input."""
+    described = {
+        "model": model_in(folder, model, f"{name}.onnx"),
+        "preprocess": model.io.preprocess.model_dump(mode="json"),
+    }
+    if plan is None:
+        return described
+    file = f"{name}.npy" if plan.boundary == "compute" else f"{name}.jpg"
+    if plan.boundary == "compute":
+        np.save(folder / file, random_images(model.io, plan.batch_size))
+    else:
+        (folder / file).write_bytes(photo())
+    return {**described, "input": file}
+
+
+def photo(height: int = 480, width: int = 640) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(1, height, width)[0]).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def noise(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def float_model(folder: Path) -> Artifact:
+    return small_model(folder / "float")
+
+
+def fixed_model(folder: Path) -> Artifact:
+    return small_model(folder / "fixed", batch=3)
+
+
+def int8_model(folder: Path) -> Artifact:
+    source = float_model(folder)
+    graph, images = onnx.load(onnx_file(source)), random_images(source.io, 8)
+    quantized = calibrated(graph, lambda: [images], "minmax", "onnxruntime", 1, "test").quantized().model
+    assert "QuantizeLinear" in {node.op_type for node in quantized.graph.node}
+    write_onnx(quantized, folder / "int8.onnx", source.io)
+    return artifact_from_onnx(folder / "int8.onnx")
+
+
+def uint8_model(folder: Path) -> Artifact:
+    """A model that scales and normalizes itself."""
+    source = float_model(folder)
+    spec = source.io.taking_uint8_images()
+    write_onnx(with_normalization(onnx.load(onnx_file(source)), spec), folder / "uint8.onnx", spec)
+    return artifact_from_onnx(folder / "uint8.onnx")
+
+
+@pytest.mark.parametrize("make", [float_model, fixed_model, int8_model, uint8_model])
+def test_outputs_are_those_of_the_session_here(make: Callable[[Path], Artifact], tmp_path: Path) -> None:
+    model = make(tmp_path)
+    rule = model.io.preprocess.model_dump()
+    fit = {name: rule[name] for name in ("height", "width", "resize", "crop_pct", "interpolation")}
+    photos = list(noise(7, 60, 80))
+    np.save(tmp_path / "images.npy", [fit_to_size(image, **fit) for image in photos])
+    batches = {"batch_size": 4, "fixed_batch": fixed_batch(model.io)}
+    request = {"do": "outputs", "threads": 1, "images": "images.npy", **batches, **request_for(tmp_path, model)}
+    ended = run(tmp_path, request)
+    session = open_session(model, SessionOptions(threads=1))
+    tensors = input_batches(model.io, photos, 4)
+    expected = [session.infer({"image": batch})["logits"][:count] for batch, count in tensors]
+    np.testing.assert_array_equal(ended.outputs["logits"], np.concatenate(expected))
+    assert ended.outputs["logits"].dtype == np.float32
+    assert ended.result["versions"]["onnxruntime"] == onnxruntime.__version__
+
+
+def test_input_tensors_are_taken_as_they_are_and_an_output_may_have_any_name(tmp_path: Path) -> None:
+    graph = onnx.load(onnx_file(float_model(tmp_path)))
+    graph.graph.node[-1].output[0] = graph.graph.output[0].name = "file/../0"  # `file` is an argument of numpy.savez
+    onnx.save(graph, tmp_path / "model.onnx")
+    images = np.random.default_rng(0).normal(size=(5, 3, 16, 24)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    names = {"input": "image", "outputs": ["file/../0"]}
+    model = {"file": "model.onnx", "runtime": "onnxruntime", "session_options": {}, **names}
+    ended = run(tmp_path, {**OUTPUTS, "model": model, "preprocess": None})
+    reference = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(ended.outputs["file/../0"], reference.run(None, {"image": images})[0], rtol=1e-5)
+
+
+def test_a_measurement_has_its_samples_and_conditions(tmp_path: Path) -> None:
+    model = uint8_model(tmp_path)
+    medians = {}
+    for boundary in ("compute", "end_to_end"):
+        plan = replace(PLAN, boundary=boundary, batch_size=2)
+        request = {"do": "measure", "threads": 1, "plan": asdict(plan), **request_for(tmp_path, model, plan)}
+        result = run(tmp_path, request).result
+        measurement = Measurement(np.asarray(result["samples_ms"]), plan, result["conditions"])
+        medians[boundary] = measurement.percentile_ms(50)
+        assert len(measurement.samples_ms) >= PLAN.min_runs
+        assert measurement.samples_ms.min() > 0
+        assert result["cold_start_ms"] > 0
+        assert result["conditions"]["cpu"] == cpu()
+        for moment in ("before", "after"):
+            assert set(result["conditions"][moment]) == {"load_average_1min", "cpu_frequency", "thermal_zones"}
+            zones = temperatures_c(result["conditions"][moment]["thermal_zones"])
+            assert all(-60 < degrees < 200 for degrees in zones.values())
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
+    assert result["versions"] == {**versions, "pillow": PIL.__version__}
+    assert medians["end_to_end"] > 2 * medians["compute"]  # two photos are decoded
+
+
+def test_a_race_gives_equally_many_runs_of_both_in_each_start(tmp_path: Path) -> None:
+    models = {"a": float_model(tmp_path), "b": uint8_model(tmp_path)}
+    sides = {name: request_for(tmp_path, model, PLAN, name) for name, model in models.items()}
+    result = run(tmp_path, {"do": "race", "threads": 1, "plan": asdict(PLAN), **sides}).result
+    assert len(result["starts"]) == STARTS
+    assert all(len(a_ms) == len(b_ms) >= PLAN.min_runs / STARTS for a_ms, b_ms in result["starts"])
+    comparison = Comparison.of_turns(result["starts"], PLAN, result["conditions"]["before"]["load_average_1min"])
+    assert comparison.interval.low <= comparison.ratio <= comparison.interval.high
+
+
+def refusing(folder: Path, module: str) -> str:
+    """A folder with a module that cannot be imported."""
+    folder.mkdir()
+    (folder / f"{module}.py").write_text("raise OSError('libfoo.so.1: cannot open shared object file')")
+    return str(folder)
+
+
+@pytest.mark.parametrize("module", ["numpy", "onnxruntime", "PIL"])
+def test_a_package_that_cannot_be_imported_is_named(module: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", noise(2, 16, 24))
+    request = {**OUTPUTS, **request_for(tmp_path, float_model(tmp_path))}
+    ended = run(tmp_path, request, PYTHONPATH=refusing(tmp_path / "packages", module))
+    assert ended.error.startswith("edgevit-worker: import: ")
+    assert "libfoo.so.1" in ended.error
+
+
+def one_node(name: str, *constants: TensorProto, **attributes: Any) -> bytes:
+    """A model of one operator."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 16, 24])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
+    node = helper.make_node(name, ["image", *(constant.name for constant in constants)], ["logits"], **attributes)
+    graph = helper.make_graph([node], name, [image], [logits], constants)
+    content: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    ).SerializeToString()
+    return content
+
+
+HUGE = helper.make_tensor("shape", TensorProto.INT64, [6], [2**23, 2**23, 1, 1, 1, 1])  # beyond any address space
+
+
+@pytest.mark.parametrize(
+    ("expected", "content", "shape"),
+    [
+        ("model: ", b"no model", (2, 16, 24)),
+        ("shape: ", None, (2, 8, 24)),
+        ("shape: the outputs have shapes [(1, 2304)] for 2 images", one_node("Flatten", axis=0), (2, 16, 24)),
+        ("memory: ", one_node("Expand", HUGE), (2, 16, 24)),
+    ],
+)
+def test_a_model_that_does_not_run_is_an_error_with_its_kind(
+    expected: str, content: bytes | None, shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    request = {**OUTPUTS, **request_for(tmp_path, float_model(tmp_path))}
+    np.save(tmp_path / "images.npy", noise(*shape))
+    if content is not None:
+        (tmp_path / "model.onnx").write_bytes(content)
+    assert run(tmp_path, request).error.startswith(f"edgevit-worker: {expected}")
+
+
+def test_a_full_disk_is_an_error_of_its_kind(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", noise(1_000, 16, 24))
+    request = {**OUTPUTS, **request_for(tmp_path, float_model(tmp_path))}
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (8_000, 8_000))  # the outputs have 16,000 bytes
+    assert run(tmp_path, request, limit).error.startswith("edgevit-worker: disk: ")
+
+
+def test_any_other_error_is_a_bug_with_its_traceback(tmp_path: Path) -> None:
+    ended = run(tmp_path, {"do": "dance"})
+    assert ended.error == "edgevit-worker: bug: 'dance'"
+    assert "Traceback" in ended.stderr
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_words_of_short_memory_are_those_that_edgevit_knows() -> None:
+    assert set(worker.NO_MEMORY) <= set(NO_MEMORY)
+
+
+@pytest.mark.parametrize("name", WORKER_FILES)
+def test_the_files_are_python_38_and_import_nothing_of_edgevit(name: str) -> None:
+    tree = ast.parse(WORKER_FILES[name].read_text(encoding="utf-8"), feature_version=(3, 8))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names.add(str(node.module).partition(".")[0])
+    assert names <= sys.stdlib_module_names | {"numpy", "PIL", "onnxruntime", "openvino"}
+
+
+def test_the_files_need_no_library_newer_than_python_38() -> None:
+    pytest.importorskip("vermin", reason="needs vermin (pip install 'edgevit[dev]')")
+    files = map(str, WORKER_FILES.values())
+    command = [sys.executable, "-c", "import vermin; vermin.main()", "--no-tips", "-t=3.8-", *files]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
