@@ -185,7 +185,7 @@ class _RunningJob:
             return with_files(
                 session,
                 self._hashes,
-                lambda: session.ask("start", _Started, job=self._name, files=files, timeout_s=job.timeout_s, **values),
+                lambda: session.ask("start", _Started, job=self._name, files=files, limit_s=job.timeout_s, **values),
             )
 
         return self._connection.call(start).is_new

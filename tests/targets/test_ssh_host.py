@@ -17,11 +17,10 @@ from edgevit.artifacts import Artifact
 from edgevit.cli import app
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, TargetError
-from edgevit.graphs.files import artifact_from_onnx
-from edgevit.profiling import MeasurePlan, loop
+from edgevit.profiling import MeasurePlan
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import Session, SessionOptions, random_images
-from edgevit.targets import target_for, target_info, visits
+from edgevit.targets import base, target_for, target_info, visits
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
 from tests.small_models import artifact_of, checkpoint, float_onnx, int8_onnx
@@ -51,7 +50,7 @@ def host(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("PATH", server.path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(loop, "STARTS", 4)
+    monkeypatch.setattr(base, "CHOICE", QUICK)
     server.accept("user_key")
     server.know("host_key")
     name_board(server)
@@ -69,7 +68,7 @@ def name_board(server: SshHost, python: str = sys.executable, **settings: str) -
     add_target("board", config, file)
 
 
-def opened(model: Artifact, name: str = "board", **options: int) -> "Session":
+def opened(model: Artifact, name: str = "board", **options: int) -> Session:
     return target_for(name, Context()).open(model, SessionOptions(**options))
 
 
@@ -195,6 +194,6 @@ def test_the_fingerprint_is_equal_at_every_call(host: SshHost) -> None:
     assert first["hardware"]["cpus"] > 0
 
 
-def test_a_fixed_batch_size_is_kept(host: SshHost) -> None:
-    with opened(float_onnx()) as session, pytest.raises(ArtifactError, match="one row for each image"):
+def test_an_input_of_another_size_is_said(host: SshHost) -> None:
+    with opened(float_onnx()) as session, pytest.raises(ArtifactError, match="does not fit its description"):
         session.infer({"image": random_images(float_onnx().io, 1)[:, :, :16]})

@@ -66,13 +66,13 @@ class Jobs:
 
         Args:
             request: `job`, the name; `files`, the hashes of the input files by name; `arguments`, the program and its
-                arguments, where ~/ at the beginning is the home; `environment`, more variables; `timeout_s`.
+                arguments, where ~/ at the beginning is the home; `environment`, more variables; `limit_s`, its time.
         """
         folder = self._folder(request)
         files = {name: hash_of(file) for name, file in texts_in(request, "files", MOST_INPUTS, FILE_NAME).items()}
         arguments = [os.path.expanduser(word) if word.startswith("~/") else word for word in arguments_in(request)]
         variables = texts_in(request, "environment", MOST_ARGUMENTS, VARIABLE)
-        timeout_s = seconds_in(request, "timeout_s", LONGEST_JOB_S)
+        timeout_s = seconds_in(request, "limit_s", LONGEST_JOB_S)
         lock = folder.locked()
         if lock is None:
             return {"is_new": False}

@@ -202,8 +202,7 @@ def _onnxruntime(facts: HostFacts) -> Finding:
         if package in packages:
             return Finding("onnxruntime", "ok", f"{package} {packages[package]}")
     if facts.has_onnxruntime_wheel:
-        found = "not installed; PyPI has it for this Python and processor"
-        return Finding("onnxruntime", "absent", found, f"{facts.system.executable} -m pip install onnxruntime")
+        return Finding("onnxruntime", "ok", "not installed; edgevit brings it along")
     where = f"Python {facts.system.python} on {facts.system.machine} with {facts.system.libc or 'an unknown C library'}"
     mend = "give the target a Python from 3.8 to 3.14 on 64-bit x86 or ARM with glibc"
     return Finding("onnxruntime", "missing", f"no wheel for {where}", mend)
