@@ -30,7 +30,7 @@ from edgevit.context import Context
 from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for, target_info
-from edgevit.targets.channel import Channel
+from edgevit.targets.channel import Channel, Deadline
 from tests.targets.ssh_host import SshHost, ssh_host
 
 DURATION_S = 2.0
@@ -149,10 +149,10 @@ def _sent_bytes(model: Artifact, host: SshHost) -> dict[str, int]:
     sent = 0
     send = Channel.send
 
-    def counted(channel: Channel, content: bytes, *more: Any) -> None:
+    def counted(channel: Channel, content: bytes, deadline: Deadline) -> None:
         nonlocal sent
         sent += len(content)
-        send(channel, content, *more)
+        send(channel, content, deadline)
 
     Channel.send = counted  # type: ignore[method-assign]
 

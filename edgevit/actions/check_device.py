@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from edgevit.configs.targets import SshTarget
+from edgevit.configs.targets import INSTALLED, SshTarget
 from edgevit.findings import Finding
 from edgevit.targets.boards import HostFacts, findings, host_facts
 from edgevit.targets.boards.host_findings import PERFORMANCE
@@ -45,6 +45,9 @@ def check_device(target: NamedTarget) -> CheckedDevice:
 
 def _wanted(config: SshTarget, facts: HostFacts) -> Iterator[Finding]:
     """What targets.yaml asks of the target, held against the facts."""
+    if config.onnxruntime == INSTALLED and not {"onnxruntime", "onnxruntime-gpu"} & set(facts.system.packages):
+        found = f"installed in targets.yaml, and not in {facts.system.executable}"
+        yield Finding("onnxruntime asked", "missing", found, "leave onnxruntime out: edgevit brings it along")
     if config.power_mode is not None:
         yield _wanted_power_mode(config.power_mode, facts)
     if config.clocks == "lock" and (gap := _gap_of_lock(facts)):

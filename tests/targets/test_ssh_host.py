@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from edgevit import pipeline
@@ -18,6 +20,7 @@ from edgevit.cli import app
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.profiling import MeasurePlan
+from edgevit.profiling.loop import Boundary
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import Session, SessionOptions, random_images
 from edgevit.targets import base, target_for, target_info, visits
@@ -68,21 +71,23 @@ def name_board(server: SshHost, python: str = sys.executable, **settings: str) -
     add_target("board", config, file)
 
 
-def opened(model: Artifact, name: str = "board", **options: int) -> Session:
-    return target_for(name, Context()).open(model, SessionOptions(**options))
+def opened(model: Artifact, threads: int = 1) -> AbstractContextManager[Session]:
+    return target_for("board", Context()).open(model, SessionOptions(threads))
 
 
-def photos(count: int) -> list[np.ndarray]:
+def photos(count: int) -> list[NDArray[np.uint8]]:
     generator = np.random.default_rng(0)
     sizes = [(40 + 3 * i, 50 - 2 * i) for i in range(count)]
     return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
 @pytest.mark.parametrize("model", [float_onnx, int8_onnx])
-def test_outputs_are_those_of_this_machine(host: SshHost, model: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_are_those_of_this_machine(
+    host: SshHost, model: Callable[[], Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("edgevit.targets.remote_session.SHARD_BYTES", 4 * 32 * 32 * 3)  # 7 images travel in two parts
     artifact = model()
-    with opened(artifact, threads=1) as there, LocalCpu().open(artifact, SessionOptions(threads=1)) as here:
+    with opened(artifact) as there, LocalCpu().open(artifact, SessionOptions()) as here:
         # As there: parts of four images, of which two are a batch.
         expected = [*here.outputs(photos(7)[:4], 2), *here.outputs(photos(7)[4:], 2)]
         got = list(there.outputs(iter(photos(7)), 2))
@@ -96,7 +101,7 @@ def test_outputs_are_those_of_this_machine(host: SshHost, model: object, monkeyp
 
 
 @pytest.mark.parametrize("boundary", ["compute", "end_to_end"])
-def test_a_timing_has_its_samples_and_conditions(host: SshHost, boundary: str) -> None:
+def test_a_timing_has_its_samples_and_conditions(host: SshHost, boundary: Boundary) -> None:
     plan = MeasurePlan(0.01, 0.05, 12, batch_size=2, boundary=boundary)
     with opened(float_onnx()) as session:
         measured = session.measure(plan)
