@@ -20,6 +20,7 @@ from typing import IO, Annotated, Literal
 from pydantic import Field
 
 from edgevit.artifacts import Frozen
+from edgevit.disks import whole_or_not_at_all
 from edgevit.errors import TargetError
 from edgevit.targets.agent import protocol as shipped
 from edgevit.targets.agent_session import ANSWER_S, AgentSession
@@ -185,7 +186,7 @@ class _RunningJob:
             return with_files(
                 session,
                 self._hashes,
-                lambda: session.ask("start", _Started, job=self._name, files=files, timeout_s=job.timeout_s, **values),
+                lambda: session.ask("start", _Started, job=self._name, files=files, limit_s=job.timeout_s, **values),
             )
 
         return self._connection.call(start).is_new
@@ -210,14 +211,14 @@ class _RunningJob:
     def _fetch(self, output: _Output, path: Path) -> Path:
         """A file of the job. After a drop of the line, it goes on where it stopped."""
         digest = hashlib.sha256()
-        with path.open("wb") as file:
-            while file.tell() < output.bytes:
-                chunk = self._chunk(output, file)
-                digest.update(chunk)
-                file.write(chunk)
-        if digest.hexdigest() != output.sha256:
-            path.unlink()
-            raise TargetError("the file is not what its hash says", where=self._where, got=output.name)
+        with whole_or_not_at_all(path) as part:
+            with part.open("wb") as file:
+                while file.tell() < output.bytes:
+                    chunk = self._chunk(output, file)
+                    digest.update(chunk)
+                    file.write(chunk)
+            if digest.hexdigest() != output.sha256:
+                raise TargetError("the file is not what its hash says", where=self._where, got=output.name)
         return path
 
     def _chunk(self, output: _Output, file: IO[bytes]) -> bytes:
