@@ -101,7 +101,7 @@ def test_a_target_that_does_not_come_back_is_said(
             vanishing.join()
             (host.folder / "bin" / "ssh").write_text(working)
     assert "the host cannot be reached: ssh: connect" in str(caught.value.got)
-    assert said == [DROPPED, "board could not be told to stop; a job there ends within 10 minutes"]
+    assert said == [DROPPED, "board could not be told to stop: what runs there ends by itself"]
     with connected(board, pytest.fail) as again:
         finished = run_job(again, job(slow(tmp_path), True), tmp_path / "out")
     assert finished.files["out"].read_text() == "result\n"

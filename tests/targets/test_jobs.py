@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 
 from edgevit.errors import ConnectionLost, TargetError
+from edgevit.targets import agent_session as agent_sessions
 from edgevit.targets import connection as connections
 from edgevit.targets.agent import agent as shipped_agent
-from edgevit.targets.agent import jobs as shipped_jobs
+from edgevit.targets.agent.job_folder import JobFolder
+from edgevit.targets.agent.jobs import Jobs
 from edgevit.targets.agent_session import BOOTSTRAP, AgentSession, Refused, agent_session
 from edgevit.targets.channel import Channel
 from edgevit.targets.connection import Connection, connected
@@ -99,7 +101,7 @@ def test_a_job_reads_its_files_and_gives_what_it_writes(here: Connection, tmp_pa
 
 def test_a_job_does_not_change_the_files_that_it_shares(here: Connection, tmp_path: Path, home: Path) -> None:
     (tmp_path / "input").write_bytes(b"content")
-    run_job(here, job("rm input.bin; echo other > input.bin", **{"input.bin": tmp_path / "input"}), tmp_path / "out")
+    run_job(here, job("rm input; echo other > input", input=tmp_path / "input"), tmp_path / "out")
     (stored,) = (home / ".cache" / "edgevit" / "files").iterdir()
     assert stored.read_bytes() == b"content"
     assert stored.stat().st_mode & 0o777 == 0o400
@@ -165,8 +167,8 @@ def test_the_result_of_a_job_is_known_though_the_disk_has_no_room_for_it(
     here: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent says how the job ended as long as it lives."""
-    jobs = shipped_jobs.Jobs(str(tmp_path / "work"), threading.Condition(), lambda: False)
-    monkeypatch.setattr(shipped_jobs.JobFolder, "write_done", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    jobs = Jobs(str(tmp_path / "work"), threading.Condition(), lambda: False)
+    monkeypatch.setattr(JobFolder, "write_done", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     name = "0" * 64
     jobs.start({"job": name, "arguments": ["sh", "-c", "echo x > x; exit 4"], "limit_s": 5})
     state = jobs.state({"job": name, "wait_s": 5})
@@ -273,7 +275,44 @@ def test_a_signal_stops_the_jobs_of_an_agent(number: int, tmp_path: Path) -> Non
         os.kill(number_in(tmp_path / "agent"), number)
         assert is_gone(leader)
     with session(tmp_path) as other:
-        assert state(other, name, 0) == "unknown"
+        answer = other.ask_for_json("job", job=name, wait_s=0)
+        assert answer["state"] == "unknown" or answer["status"] == -signal.SIGKILL
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, *changes: tuple[str, str]) -> None:
+    """Let agents that are started from now on wait less: each change has the length of what it replaces."""
+    source = agent_sessions.SOURCE
+    for old, new in changes:
+        assert source.count(old.encode()) == 1
+        assert len(old) == len(new)
+        source = source.replace(old.encode(), new.encode())
+    monkeypatch.setattr(agent_sessions, "SOURCE", source)
+
+
+def test_a_silent_client_loses_the_lock_and_takes_it_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its line may be dead. Its job goes on; without one, others may measure at once."""
+    impatient(monkeypatch, ("LOCKED_IDLE_S = 180", "LOCKED_IDLE_S = 0.3"))
+    said: list[str] = []
+    with connected(HERE, said.append) as silent, session(tmp_path) as other, silent.locked():
+        run_job(silent, job("true"), tmp_path / "out")
+        other.lock("bo", 10)
+        other.unlock()
+        run_job(silent, job("true"), tmp_path / "out")
+        assert not other.ask_for_json("lock", by="bo")["held"]
+    assert said == [DROPPED]
+
+
+def test_an_agent_without_a_client_waits_for_its_job_for_a_limited_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch, ("ORPHAN_S = 600", "ORPHAN_S = 0.5"))
+    with session(tmp_path) as agent:
+        start(agent, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+        leader = number_in(tmp_path / "pid")
+        agent._channel._input.close()
+        assert is_gone(leader)
 
 
 def test_a_job_of_a_killed_agent_is_known_as_long_as_it_runs(tmp_path: Path) -> None:
