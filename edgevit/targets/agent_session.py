@@ -221,6 +221,8 @@ class AgentSession:
             answer = self._answer(line)
             if answer["id"] == self._number:
                 break
+        else:
+            raise self._no_answer("answers to earlier requests")
         if isinstance(result := answer.get("result"), dict):
             return result
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,6 +38,12 @@ class Connection:
         self._stack = ExitStack()
         self._session: AgentSession
         self._is_locked = self._has_dropped = False
+
+    @property
+    def python(self) -> tuple[str, ...]:
+        """The command that starts Python there, word by word, for the arguments of a job."""
+        config = self.target.config
+        return (sys.executable,) if config is None else tuple(shlex.split(config.python))
 
     def call(self, function: Callable[[AgentSession], R]) -> R:
         """The value of a function of the session. If the line drops meanwhile, it is called again after a reconnect.

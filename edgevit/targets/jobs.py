@@ -19,7 +19,8 @@ from typing import IO, Annotated, Literal
 
 from pydantic import Field
 
-from edgevit.artifacts import Frozen
+from edgevit.artifacts import Frozen, Json
+from edgevit.disks import whole_or_not_at_all
 from edgevit.errors import TargetError
 from edgevit.targets.agent import protocol as shipped
 from edgevit.targets.agent_session import ANSWER_S, AgentSession
@@ -168,8 +169,7 @@ class _RunningJob:
             self._connection.call_once(lambda session: session.ask("stop", Frozen, STOP_S, job=self._name))
             self._connection.call_once(lambda session: session.ask("forget", Frozen, STOP_S, job=self._name))
         except TargetError:
-            minutes = shipped.ORPHAN_S // 60
-            self._connection.say(f"{self._where} could not be told to stop; a job there ends within {minutes} minutes")
+            self._connection.say(f"{self._where} could not be told to stop: what runs there ends by itself")
 
     def forget(self) -> None:
         """Remove the job's folder there."""
@@ -181,7 +181,7 @@ class _RunningJob:
         files = {name: self._hashes[path] for name, path in job.files.items()}
 
         def start(session: AgentSession) -> _Started:
-            values = {"arguments": list(job.arguments), "environment": dict(job.environment)}
+            values: Json = {"arguments": list(job.arguments), "environment": dict(job.environment)}
             return with_files(
                 session,
                 self._hashes,
@@ -210,14 +210,14 @@ class _RunningJob:
     def _fetch(self, output: _Output, path: Path) -> Path:
         """A file of the job. After a drop of the line, it goes on where it stopped."""
         digest = hashlib.sha256()
-        with path.open("wb") as file:
-            while file.tell() < output.bytes:
-                chunk = self._chunk(output, file)
-                digest.update(chunk)
-                file.write(chunk)
-        if digest.hexdigest() != output.sha256:
-            path.unlink()
-            raise TargetError("the file is not what its hash says", where=self._where, got=output.name)
+        with whole_or_not_at_all(path) as part:
+            with part.open("wb") as file:
+                while file.tell() < output.bytes:
+                    chunk = self._chunk(output, file)
+                    digest.update(chunk)
+                    file.write(chunk)
+            if digest.hexdigest() != output.sha256:
+                raise TargetError("the file is not what its hash says", where=self._where, got=output.name)
         return path
 
     def _chunk(self, output: _Output, file: IO[bytes]) -> bytes:

@@ -59,11 +59,13 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-FILES = sorted(Path(str(shipped.__file__)).parent.glob("[!_]*.py"))
+FOLDER = Path(str(shipped.__file__)).parent
+FILES = [FOLDER / f"{name}.py" for name in SHIPPED]
 
 
 def test_every_file_of_the_agent_is_sent() -> None:
-    assert {file.stem for file in FILES} - {"worker"} == set(SHIPPED)
+    """worker.py goes there as a file of a job."""
+    assert {file.stem for file in FOLDER.glob("[!_]*.py")} - {"worker"} == set(SHIPPED)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
@@ -440,6 +442,15 @@ def test_an_agent_that_hangs_is_given_up(tmp_path: Path) -> None:
     script = f"{GREETING}; echo '{HELLO}'; cat > /dev/null; true"
     with session(tmp_path, "sh", "-c", script) as agent, pytest.raises(TargetError, match="does not answer"):
         agent.ask("clean", Frozen, timeout_s=0.2)
+
+
+def test_a_wait_is_said_with_its_whole_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that a shell prints before do not shorten it."""
+    monkeypatch.setattr("edgevit.targets.agent_session.START_S", 1)
+    script = "echo a; sleep 0.3; echo b; sleep 0.3; echo c; exec cat"
+    with pytest.raises(TargetError) as caught, session(tmp_path, "sh", "-c", script):
+        pass
+    assert (caught.value.what, caught.value.got) == ("the target does not answer", "nothing for 1 s")
 
 
 def test_limits_of_both_sides_agree() -> None:

@@ -189,6 +189,28 @@ def test_a_python_that_answers_nonsense(lines: list[str], says: str, host: SshHo
 
 
 @needs_sshd
+@pytest.mark.parametrize(
+    ("lines", "says", "got", "next_step"),
+    [
+        (
+            ["echo 'This account is currently not available.'; exit 1"],
+            "this account may not run commands on the target",
+            "This account is currently not available.",
+            "give the address of an account with a login shell: ssh://user@host",
+        ),
+        (["echo 'Go away.'; exit 1"], "the target's Python has ended", "Go away.", "try ssh -p"),
+        (["exit 1"], "the target's Python has ended", "exit status 1", "try ssh -p"),
+    ],
+    ids=["nologin", "a shell that refuses", "false"],
+)
+def test_an_account_that_may_not_log_in(lines: list[str], says: str, got: str, next_step: str, host: SshHost) -> None:
+    """A program in place of Python prints and ends as nologin does in place of the login shell."""
+    error = refused(host.target(str(host.script("nologin", *lines))))
+    assert (error.what, error.got) == (says, got)
+    assert str(error.next).startswith(next_step)
+
+
+@needs_sshd
 def test_two_clients_share_a_host_but_not_its_lock(host: SshHost, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     with reached(host.target()) as second:
@@ -280,12 +302,36 @@ def test_host_keys_are_never_ignored_and_nothing_is_asked() -> None:
     assert words[-6:] == ["-l", "me", "-p", "2222", "--", "board.local", "true"][-6:]
 
 
-def test_a_socket_has_a_short_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / ("long" * 25)
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
+@pytest.mark.parametrize("name", ["long" * 25, "a b", "100%", 'a"b', "a\\b", "ä"])
+def test_a_socket_has_a_short_and_plain_path(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / name))
     with control_socket(BOARD) as socket:
         assert len(str(socket)) < 84
+        assert re.fullmatch("[a-z0-9/_-]+", str(socket))
+
+
+@needs_sshd
+def test_a_folder_of_temporary_files_with_a_space(
+    host: SshHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "a b").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
+    with reached(host.target()) as agent:
+        assert agent.hello.version == 1
+
+
+def test_empty_folders_of_killed_clients_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("edgevit.targets.ssh.command._plain_folder", lambda: str(tmp_path))
+    for name in ("edgevit-ssh-old", "edgevit-ssh-used", "edgevit-ssh-new", "edgevit-other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "edgevit-ssh-used" / "s").touch()
+    (tmp_path / "edgevit-ssh-link").symlink_to(tmp_path / "edgevit-other")
+    for name in ("edgevit-ssh-old", "edgevit-ssh-used", "edgevit-other"):
+        os.utime(tmp_path / name, (0, 0))
+    with control_socket(BOARD) as socket:
+        left = {path.name for path in tmp_path.iterdir()} - {socket.parent.name}
+        assert left == {"edgevit-ssh-used", "edgevit-ssh-new", "edgevit-ssh-link", "edgevit-other"}
 
 
 @pytest.mark.parametrize(

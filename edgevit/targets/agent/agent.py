@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -44,7 +45,7 @@ from edgevit.targets.agent.protocol import (
 from edgevit.targets.agent.store import Store
 
 IDLE_S = 600  # without a request, before the agent ends
-LOCKED_IDLE_S = 120  # the same with the machine's lock: others wait for it, and the line may be dead
+LOCKED_IDLE_S = 180  # the same with the machine's lock: others wait for it, and the line may be dead
 
 
 class Agent:
@@ -157,6 +158,7 @@ class Agent:
 def main() -> NoReturn:
     """Answer requests until there are no more."""
     os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # no output of a job
     agent = Agent()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda *_: threading.Thread(target=agent.end).start())

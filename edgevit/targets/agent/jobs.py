@@ -9,7 +9,7 @@ import re
 import subprocess
 import threading
 import time
-from typing import Callable, Collection
+from typing import Callable, NamedTuple
 
 from edgevit.targets.agent.folders import remove_folder
 from edgevit.targets.agent.job_folder import JobFolder
@@ -68,27 +68,24 @@ class Jobs:
             request: `job`, the name; `files`, the hashes of the input files by name; `arguments`, the program and its
                 arguments, where ~/ at the beginning is the home; `environment`, more variables; `limit_s`, its time.
         """
-        folder = self._folder(request)
-        files = {name: hash_of(file) for name, file in texts_in(request, "files", MOST_INPUTS, FILE_NAME).items()}
-        arguments = [os.path.expanduser(word) if word.startswith("~/") else word for word in arguments_in(request)]
-        variables = texts_in(request, "environment", MOST_ARGUMENTS, VARIABLE)
-        timeout_s = seconds_in(request, "limit_s", LONGEST_JOB_S)
-        lock = folder.locked()
-        if lock is None:
-            return {"is_new": False}
-        if self._done(folder) is not None:
-            os.close(lock)
-            return {"is_new": False}
-        try:
-            folder.fill(files, Store(self._work_folder))
-            process = self._started(folder, arguments, variables, lock)
-        except BaseException:
-            remove_folder(folder.path)
-            os.close(lock)
-            raise
-        running = self._running[folder.name] = Running(folder, process, lock, files, timeout_s, self._end)
-        running.watch()
-        return {"is_new": True}
+        folder, program = self._folder(request), program_from(request)
+        with self._changed:  # `wait_for_all` waits for a job that is being started, too
+            lock = folder.locked()
+            if lock is None:
+                return {"is_new": False}
+            if self._done(folder) is not None:
+                os.close(lock)
+                return {"is_new": False}
+            try:
+                folder.fill(program.files, Store(self._work_folder))
+                process = self._started(folder, program, lock)
+            except BaseException:
+                remove_folder(folder.path)
+                os.close(lock)
+                raise
+            running = self._running[folder.name] = Running(folder, program, process, lock, self._end)
+            running.watch()
+            return {"is_new": True}
 
     def state(self, request: Json) -> Json:
         """Whether a job is running, done or unknown; and how it ended.
@@ -166,15 +163,14 @@ class Jobs:
                 left_s = max(0.0, end - time.monotonic())
                 self._changed.wait(left_s if folder.name in self._running else min(left_s, LOOK_S))
 
-    def _started(
-        self, folder: JobFolder, arguments: list[str], variables: dict[str, str], lock: int
-    ) -> subprocess.Popen[bytes]:
+    def _started(self, folder: JobFolder, program: Program, lock: int) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **program.variables}
         try:
-            process = self._processes.start(arguments, {**os.environ, **variables}, folder.files, [lock])
+            process = self._processes.start(program.arguments, environment, folder.files, [lock])
         except OSError as error:
-            raise Refused("no_program", f"{arguments[0]}: {error.strerror}") from None
+            raise Refused("no_program", f"{program.arguments[0]}: {error.strerror}") from None
         try:
-            folder.write_started(process.pid, set(re.findall("[0-9a-f]{64}", " ".join(variables.values()))))
+            folder.write_started(process.pid, set(re.findall("[0-9a-f]{64}", " ".join(program.variables.values()))))
         except BaseException:
             self._processes.stop(process)
             raise
@@ -194,26 +190,44 @@ class Jobs:
             self._changed.notify_all()
 
 
+class Program(NamedTuple):
+    """What a job runs: the hashes of its input files by name, arguments, variables, and its time."""
+
+    files: dict[str, str]
+    arguments: list[str]
+    variables: dict[str, str]
+    limit_s: float
+
+
+def program_from(request: Json) -> Program:
+    """The program of a request."""
+    files = texts_in(request, "files", MOST_INPUTS, FILE_NAME)
+    return Program(
+        {name: hash_of(file) for name, file in files.items()},
+        [os.path.expanduser(word) if word.startswith("~/") else word for word in arguments_in(request)],
+        texts_in(request, "environment", MOST_ARGUMENTS, VARIABLE),
+        seconds_in(request, "limit_s", LONGEST_JOB_S),
+    )
+
+
 class Running:
     """A job of this agent, from its start to its end.
 
     Args:
         lock: the job's locked file.
-        inputs: the names of the input files.
         end: is called in a thread as soon as the program has ended, or its time is over.
     """
 
     def __init__(
         self,
         folder: JobFolder,
+        program: Program,
         process: subprocess.Popen[bytes],
         lock: int,
-        inputs: Collection[str],
-        timeout_s: float,
         end: Callable[[Running, Json], None],
     ) -> None:
         self.folder, self.process, self.lock = folder, process, lock
-        self._inputs, self._timeout_s, self._end = inputs, timeout_s, end
+        self._program, self._end = program, end
         self._stdout, self._stderr = Output(process.stdout, keeps_end=True), Output(process.stderr, keeps_end=True)
         self._began, self._timed_out = time.monotonic(), False
 
@@ -231,11 +245,12 @@ class Running:
         return {
             "stdout": self._stdout.text(),
             "stderr": self._stderr.text(),
-            "outputs": self.folder.outputs(self._inputs),
+            "outputs": self.folder.outputs(self._program.files),
         }
 
     def _wait(self) -> None:
-        timer = threading.Timer(self._timeout_s, self._time_out)  # `wait` with a limit would look at it all the time
+        # `wait` with a time limit would look at the process all the time, and disturb what it measures.
+        timer = threading.Timer(self._program.limit_s, self._time_out)
         timer.daemon = True
         timer.start()
         status = self.process.wait()
