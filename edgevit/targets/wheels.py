@@ -132,9 +132,9 @@ def _download(wheels: WheelSet, packages: list[str], folder: Path) -> None:
     """Get wheels into a folder, each whole or not at all."""
     arguments = _pip_arguments(wheels, packages)
     command = shlex.join(["python", "-m", "pip", *arguments])
-    by_hand = f"where there is a network: {command}; put the files into {folder}"
+    by_hand = f"get the files where there is a network, and put them into {folder}: {command}"
     if importlib.util.find_spec("pip") is None:
-        raise MissingDependency("pip is not installed; it gets the wheels", next=f"python -m ensurepip; or {by_hand}")
+        raise MissingDependency("pip is not installed; it gets the wheels", next=f"python -m ensurepip, or {by_hand}")
     with TemporaryDirectory(prefix="edgevit-") as downloads:
         try:
             ended = _pip([*arguments, f"--dest={downloads}", "--quiet", "--no-input", *PIP_LIMITS])

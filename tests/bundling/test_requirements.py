@@ -2,10 +2,7 @@
 
 import ast
 import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from edgevit.bundling.requirements import ONNXRUNTIME_RELEASES, oldest_onnxrunti
 from edgevit.bundling.runner import ENROLLING, RUNNER
 from tests.bundling.enrolling import copied_bundle, digit_files
 from tests.bundling.small_model import small_model
+from tests.pythons import index_is_reached, other_python, pip
 
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 OLDEST_PYTHON = (3, 9)
@@ -88,8 +86,7 @@ def test_pip_finds_every_package_for_each_python_on_both_architectures(runtime: 
 @pytest.fixture(scope="module")
 def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python 3.9 with the oldest versions that requirements.txt allows."""
-    if (old := old_python()) is None:
-        pytest.skip("needs a Python 3.9 (python3.9 on the path, or pyenv's)")
+    old = other_python("3.9")
     folder = tmp_path_factory.mktemp("oldest")
     index_is_reached(folder)
     write_bundle(small_model(folder / "model"), bundle := new(folder / "bundle"))
@@ -141,23 +138,3 @@ def noise_images(folder: Path, count: int) -> Path:
         )
         Image.fromarray(pixels).save(folder / f"{index:02d}.png")
     return folder
-
-
-def old_python() -> Path | None:
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates: list[str | Path | None] = [shutil.which("python3.9"), *sorted(root.glob("3.9.*/bin/python"))]
-    for python in [Path(candidate) for candidate in candidates if candidate]:
-        if subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
-            return python
-    return None
-
-
-def pip(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pip", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-
-
-def index_is_reached(folder: Path) -> None:
-    answer = pip("download", "-q", "--no-deps", "-d", folder / "probe", "packaging")
-    if answer.returncode:
-        pytest.skip(f"needs a package index: {answer.stderr.strip().splitlines()[-1]}")
