@@ -154,7 +154,7 @@ def _sent_bytes(model: Artifact, host: SshHost) -> dict[str, int]:
         sent += len(content)
         send(channel, content, deadline)
 
-    Channel.send = counted  # type: ignore[method-assign]
+    Channel.send = counted  # type: ignore[method-assign, assignment]
 
     def bytes_of(profiles: bool) -> int:
         nonlocal sent
