@@ -66,7 +66,7 @@ NOT_HERE = {
             "edgevit compare deit.onnx deit.int8.onnx --target board",
             "edgevit quantize deit.onnx --calibration photos/ --target board",
             "edgevit init photos/ --latency-ms 50 --target board",
-            "edgevit run photos.yaml",
+            "edgevit run board.yaml",
         ),
         "needs a board; tests/targets/test_ssh_host.py has an SSH server",
     ),
