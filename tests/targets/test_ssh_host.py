@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from edgevit.runtimes.base import Session, SessionOptions, random_images
 from edgevit.targets import base, target_for, target_info, visits
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
+from tests.reader_folder import ROOT, make_folder, run
 from tests.small_models import artifact_of, checkpoint, float_onnx, int8_onnx
 from tests.targets.ssh_host import SshHost, needs_sshd
 
@@ -202,3 +204,26 @@ def test_the_fingerprint_is_equal_at_every_call(host: SshHost) -> None:
 def test_an_input_of_another_size_is_said(host: SshHost) -> None:
     with opened(float_onnx()) as session, pytest.raises(ArtifactError, match="does not fit its description"):
         session.infer({"image": random_images(float_onnx().io, 1)[:, :, :16]})
+
+
+@pytest.mark.slow
+def test_the_guide_of_devices_word_by_word(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands in their order, with the wheels that pip gets. Only the address is another one."""
+    monkeypatch.setenv("PATH", server.path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    server.accept("user_key")
+    server.know("host_key")
+    make_folder(tmp_path)
+    name_in_guide = "edgevit devices add board ssh://me@board.local"
+    guide = (ROOT / "docs" / "guides" / "devices.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) for line in block.splitlines()]
+    assert name_in_guide in lines
+    exported = "edgevit export --model deit_tiny_patch16_224 --classes 10 --out deit.onnx"
+    quantized = "edgevit quantize deit.onnx --calibration photos/ --out deit.int8.onnx"
+    for line in (exported, quantized, *(line for line in lines if " board" in line)):
+        command = line.replace("ssh://me@board.local", f"{server.address} --work-folder {server.home / 'work'}")
+        if line == "edgevit run board.yaml":
+            command += " --set stages.student.epochs=1 --anyway"
+        ended = run(command, tmp_path)
+        assert ended.returncode == 0 or (ended.returncode == 1 and line.startswith(("edgevit compare", "edgevit run")))
+        assert "Traceback" not in ended.stderr, f"{command}\n{ended.stderr}"
