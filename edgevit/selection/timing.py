@@ -19,14 +19,14 @@ from edgevit.exporting import onnx_from_module, with_normalization
 from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
 from edgevit.graphs.guard import with_functions_inlined
 from edgevit.graphs.tensors import with_stored_constants
+from edgevit.model_file import ONNX_FILE, options_for
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import BuiltModel, create_model
 from edgevit.models.embedding import embedding_width
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.quantization.candidates import Candidate, CandidateWriter
 from edgevit.quantization.ptq import calibrated
-from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images, runtime_options
-from edgevit.runtimes.onnxruntime.engine import ENGINE
+from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images
 from edgevit.runtimes.sessions import file_session
 from edgevit.selection.records import DeployedForm, Student, Timing
 from edgevit.targets import target_for, target_info
@@ -71,7 +71,7 @@ def _time_checkpoint(built: BuiltModel, spec: IOSpec, form: DeployedForm) -> Tim
 
 def _time_file(built: BuiltModel, spec: IOSpec, form: DeployedForm, export: Export, folder: Path) -> Timing:
     file = _exported(built, spec, export, folder)
-    candidates = [Candidate("float32", file, runtime_options(export.runtime), "float32")]
+    candidates = [Candidate("float32", file, options_for(export.runtime), "float32")]
     if form.quantize is not None:
         candidates = list(_forms(file, form.quantize, folder))
     trials_ms = {candidate.name: _trial_ms(candidate, form.profile) for candidate in candidates}
@@ -80,7 +80,7 @@ def _time_file(built: BuiltModel, spec: IOSpec, form: DeployedForm, export: Expo
     if form.compile is not None:
         (folder / "compiled").mkdir()
         target_for(form.compile.target).compile(artifact_from_onnx(best.file), folder / "compiled")
-        deployed = folder / "compiled" / ENGINE
+        deployed = folder / "compiled" / ONNX_FILE
     with target_for(form.profile.target).open(artifact_from_onnx(deployed), _options(form.profile)) as session:
         measured = _quietest(session, form.profile)
     float_ms = trials_ms[candidates[0].name] if best is not candidates[0] else None
@@ -95,7 +95,7 @@ def _exported(built: BuiltModel, spec: IOSpec, export: Export, folder: Path) -> 
     if export.normalize:
         written = written.taking_uint8_images()
         model = with_normalization(model, written)
-    write_onnx(model, folder / "exported.onnx", written, runtime_options(export.runtime))
+    write_onnx(model, folder / "exported.onnx", written, options_for(export.runtime))
     return folder / "exported.onnx"
 
 
@@ -117,7 +117,7 @@ def _trial_ms(candidate: Candidate, profile: Profile) -> float:
     """A quick p50 of one form; the smaller of two, since other work only ever slows."""
     io = artifact_from_onnx(candidate.file).io
     plan = replace(TRIAL, batch_size=profile.batch_size)
-    takes = (file_session(candidate.file, io, candidate.session_options, profile.threads) for _ in range(2))
+    takes = (file_session(candidate.file, io, candidate.options, profile.threads) for _ in range(2))
     return min(session.measure(plan).percentile_ms(50) for session in takes)
 
 
