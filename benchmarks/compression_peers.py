@@ -50,6 +50,7 @@ from edgevit.configs import Cifar, Compile, Export, FileRuntime, Load, Quantize
 from edgevit.context import Context
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.evaluation.paired import paired_drop
+from edgevit.model_file import OnnxruntimeOptions, RuntimeOptions
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
 from edgevit.provenance import version_of
 from edgevit.quantization import choose_images
@@ -92,7 +93,7 @@ class Candidate(NamedTuple):
     method: str
     runtime: str
     file: Path
-    session_options: Json = {}
+    options: RuntimeOptions = OnnxruntimeOptions()
 
     @property
     def name(self) -> str:
@@ -223,7 +224,7 @@ def _own_candidates(made: Mapping[str, Artifact]) -> Iterator[Candidate]:
     yield from (Candidate("float", "", runtime, made["onnx"].file("model.onnx")) for runtime in (ORT, *OPENVINO))
     for runtime, stage in (("onnxruntime", "engine/onnxruntime"), ("openvino", "int8/openvino")):
         form = made[f"int8/{runtime}"].metrics["form"]
-        yield Candidate(OURS, form, runtime, made[stage].file("model.onnx"), made[stage].manifest.session_options)
+        yield Candidate(OURS, form, runtime, made[stage].file("model.onnx"), made[stage].model_file.options)
 
 
 def _images(dataset: Dataset, positions: Sequence[int], spec: IOSpec) -> Images:
@@ -273,11 +274,11 @@ def _measured(
 def _loaded(candidate: Candidate, spec: IOSpec) -> Run:
     """One thread, one image at a time."""
     if candidate.peer == OURS:
-        own = file_session(candidate.file, spec, candidate.session_options, threads=1)
+        own = file_session(candidate.file, spec, candidate.options, threads=1)
         return lambda images: own.infer({spec.inputs[0].name: images})[spec.outputs[0].name]
     if candidate.runtime in OPENVINO:
         return _loaded_in_openvino(candidate.file, spec, OPENVINO[candidate.runtime])
-    session = inference_session(candidate.file, candidate.session_options, threads=1)
+    session = inference_session(candidate.file, candidate.options, threads=1)
     image, logits = session.get_inputs()[0].name, session.get_outputs()[0].name
     return lambda images: np.asarray(session.run([logits], {image: images})[0])
 

@@ -72,7 +72,7 @@ def _by_hand(recipe: Recipe, folder: Path) -> None:
         manifest = Manifest.model_construct(
             kind=contents.kind, id=config.id, key="", digest=config.id, config={}, inputs={}, io=contents.io,
             files={name: FileEntry(sha256="", size=0) for name in names}, metrics=contents.metrics,
-            stage=config.name(), stage_version=config.version, session_options=contents.session_options,
+            stage=config.name(), stage_version=config.version, model_file=contents.model_file,
         )  # fmt: skip
         done[config.id] = _Plain(out, manifest)
 

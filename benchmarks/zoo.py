@@ -28,6 +28,7 @@ from edgevit.configs import Export, Load, Npz, Quantize
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.errors import EdgevitError
+from edgevit.model_file import json_of_options
 from edgevit.models import catalogue
 from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import SessionOptions, for_runtime, random_images
@@ -98,7 +99,7 @@ def _shipped(exported: Artifact, dataset: Artifact, runtime: str, stages: Single
         "seconds": seconds,
         "precision": made.metrics["precision"],
         "form": made.metrics["form"],
-        "session_options": made.manifest.session_options,
+        "session_options": json_of_options(made.model_file.options),
         "kept_float": made.metrics["kept_float"],
         "sqnr_db": made.metrics.get("sqnr_db"),
         "top1_agreement": float(np.mean(answers[0] == answers[1])),

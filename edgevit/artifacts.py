@@ -13,8 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -22,22 +20,26 @@ from pydantic import (
 
 from edgevit import bounds
 from edgevit.errors import ArtifactError, first_line
+from edgevit.frozen import Frozen as Frozen  # every record above this file takes it from here
+from edgevit.model_file import (
+    UNKNOWN_TARGET,
+    ModelFile,
+    TargetInfo,
+    json_of_options,
+    model_file_with,
+    options_from_json,
+)
 
 Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency", "check", "report", "bundle"]
 Json = dict[str, Any]
 
 MODEL_KINDS: tuple[Kind, ...] = ("checkpoint", "onnx", "engine")
+FILE_KINDS: tuple[Kind, ...] = ("onnx", "engine", "bundle")  # they have a ModelFile
 MANIFEST = "manifest.json"
 SENSITIVITY = "sensitivity.json"  # of a quantized model: the closeness to float with each layer alone quantized
 EMBEDDING = "embedding"
 MADE_AGAIN = "make it again with edgevit run or edgevit bundle"
 LEARNED_TOO = "learned_too"  # tested images that models learned from: see data/duplicates.Overlap
-
-
-class Frozen(BaseModel):
-    """Base of every record that is written to disk. Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def composed(name: str) -> str:
@@ -161,10 +163,10 @@ class Manifest(Frozen):
     """The typed record in every finished directory. Its presence means finished.
 
     On disk it has one more field, `sha256`: the hash of all other fields as canonical JSON. Manifests of schema version
-    1, from older versions of edgevit, do not have it.
+    1, from older versions of edgevit, do not have it. Those of versions 1 and 2 are read as version 3.
     """
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[3] = 3
     kind: Kind
     id: str
     key: str
@@ -177,7 +179,7 @@ class Manifest(Frozen):
     files: dict[str, FileEntry] = {}
     metrics: Json = {}
     io: IOSpec | None = None
-    session_options: Json = {}
+    model_file: ModelFile | None = None
     provenance: Json = {}
 
 
@@ -194,8 +196,12 @@ class Contents:
     log_metrics: Json = field(default_factory=dict)
     logs: tuple[str, ...] = ()
     io: IOSpec | None = None
-    session_options: Json = field(default_factory=dict)
+    model_file: ModelFile | None = None
     provenance: Json = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.model_file and self.metrics.get("precision") != self.model_file.precision:
+            raise ValueError(f"metrics.precision is not that of the file: {self.metrics.get('precision')}")
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,18 @@ class Artifact:
             raise ArtifactError(f"a {self.kind} has no IOSpec", where=self.path, expected="a model")
         return self.manifest.io
 
+    @property
+    def model_file(self) -> ModelFile:
+        """The record of the model's file. Raises ArtifactError if the artifact is not a file of a runtime."""
+        if self.manifest.model_file is None:
+            raise ArtifactError(f"a {self.kind} is no file of a runtime", where=self.path, expected="an ONNX file")
+        return self.manifest.model_file
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the model is a file that was compiled for one machine."""
+        return self.manifest.model_file is not None and self.manifest.model_file.is_compiled
+
     def calling_its_classes(self, names: tuple[str, ...]) -> Artifact:
         """This model with other class names. Its file keeps the names that it was written with."""
         return self.with_io(self.io.calling_its_classes(names))
@@ -244,6 +262,10 @@ class Artifact:
     def with_io(self, io: IOSpec) -> Artifact:
         """This model with another IOSpec. Its file keeps the IOSpec that it was written with."""
         return replace(self, manifest=self.manifest.model_copy(update={"io": io}))
+
+    def with_model_file(self, model_file: ModelFile) -> Artifact:
+        """This model with another record of its file. The file stays as it is."""
+        return replace(self, manifest=self.manifest.model_copy(update={"model_file": model_file}))
 
     def ref(self) -> InputRef:
         return InputRef(id=self.id, kind=self.kind, key=self.manifest.key, digest=self.digest)
@@ -277,14 +299,14 @@ def read_manifest(file: Path) -> Manifest:
         fields = json.loads(file.read_bytes())
         digest = fields.pop("sha256", None)
         got = sha256_of(fields)
-        manifest = Manifest.model_validate(fields)
+        manifest = Manifest.model_validate(_of_schema_3(fields))
     except (FileNotFoundError, NotADirectoryError):
         expected = f"a {MANIFEST}"
         raise ArtifactError("there is no finished artifact here", where=file.parent, expected=expected) from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
         raise ArtifactError(f"{MANIFEST} cannot be read: {reason}", where=file, next=MADE_AGAIN) from None
-    if digest != got and not (digest is None and manifest.schema_version == 1):
+    if digest != got and not (digest is None and fields.get("schema_version") == 1):
         raise ArtifactError(
             f"{MANIFEST} was altered after it was written",
             where=file,
@@ -293,6 +315,27 @@ def read_manifest(file: Path) -> Manifest:
             next=MADE_AGAIN,
         )
     return manifest
+
+
+def _of_schema_3(fields: Json) -> Json:
+    """The fields of a manifest of any schema version. Versions 1 and 2 have session options and no ModelFile."""
+    if fields.get("schema_version") not in (1, 2):
+        return fields
+    kept = {name: value for name, value in fields.items() if name != "session_options"}
+    model_file = _model_file_of_schema_2(fields) if fields.get("kind") in FILE_KINDS else None
+    return {**kept, "schema_version": 3, "model_file": model_file}
+
+
+def _model_file_of_schema_2(fields: Json) -> ModelFile:
+    precision = fields.get("metrics", {}).get("precision", "float32")
+    # Float32 graphs that OpenVINO computes in bfloat16 had this precision. No file stores bfloat16.
+    weight_precision = "float32" if precision == "bfloat16" else precision
+    file = model_file_with(options_from_json(fields.get("session_options", {})), weight_precision)
+    if fields["kind"] != "engine":
+        return file
+    target = fields.get("ingredients", {}).get("target")
+    bound_to = TargetInfo.model_validate(target) if target else UNKNOWN_TARGET
+    return file.model_copy(update={"bound_to": bound_to})
 
 
 def manifest_text(manifest: Manifest) -> str:
@@ -366,6 +409,6 @@ def content_digest(contents: Contents, files: Mapping[str, FileEntry]) -> str:
             "files": {name: entry.sha256 for name, entry in files.items() if entry.content},
             "metrics": contents.metrics,
             "io": contents.io.model_dump(mode="json") if contents.io else None,
-            "session_options": contents.session_options,
+            "session_options": json_of_options(contents.model_file.options) if contents.model_file else {},
         }
     )

@@ -150,7 +150,7 @@ class Store:
             files=files,
             metrics={**contents.metrics, **contents.log_metrics},
             io=contents.io,
-            session_options=contents.session_options,
+            model_file=contents.model_file,
             provenance=contents.provenance,
         )
         write_synced(out / MANIFEST, manifest_text(manifest).encode())

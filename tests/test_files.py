@@ -115,7 +115,7 @@ def test_a_file_from_elsewhere_is_described(folder: Path, tmp_path: Path) -> Non
     run("describe", out, "--std", 1, 1, 1, "--out", tmp_path / "again.onnx")
     assert artifact_from_onnx(tmp_path / "again.onnx").io.preprocess.std == (1, 1, 1)
     ranges = TensorRanges(runtime="onnxruntime", tensors={"image": (-1.0, 2.0)})
-    write_onnx(read_onnx(out), tmp_path / "ranges.onnx", io, {}, ranges)
+    write_onnx(read_onnx(out), tmp_path / "ranges.onnx", io, None, ranges)
     run("describe", tmp_path / "ranges.onnx", "--std", 1, 1, 1, "--out", tmp_path / "kept.onnx")
     assert trained_ranges_in(read_onnx(tmp_path / "kept.onnx"), "kept") == ranges
     run("describe", foreign, "--std", 0, 1, 1, "--out", tmp_path / "wrong.onnx", status=2)

@@ -25,9 +25,10 @@ from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.class_scores import probabilities
 from edgevit.graphs.files import copy_onnx
+from edgevit.model_file import json_of_options
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
-from edgevit.runtimes.base import SessionOptions, fixed_batch, is_compiled, runtime_of
+from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
 from edgevit.runtimes.sessions import open_session
 from edgevit.version import __version__
 
@@ -76,7 +77,7 @@ def write_bundle(
     if web is not None:
         record["web"] = web
         record["licences"].append(LICENCE)
-    metrics: Json = {"precision": model.metrics.get("precision"), "runtime": runtime_of(model)}
+    metrics: Json = {"precision": model.model_file.precision, "runtime": runtime_of(model)}
     if images is not None:
         classes = write_classes(model, images, out, progress or SilentProgress())
         metrics["nearest_class"] = asdict(rates(classes))
@@ -130,7 +131,6 @@ def _labels(model: Artifact) -> str:
 
 
 def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
-    compiled = is_compiled(model)
     return {
         "format": "edgevit-bundle",
         "format_version": 1,
@@ -139,12 +139,12 @@ def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
             "name": runtime_of(model),
             "verified_with": {name: version_of(name) for name in packages_of(runtime_of(model))},
         },
-        "session_options": model.manifest.session_options,
+        "session_options": json_of_options(model.model_file.options),
         "model": {
             "id": model.id,
             "kind": model.kind,
-            "portable": not compiled,
-            "note": MACHINE_SPECIFIC if compiled else PORTABLE,
+            "portable": not model.is_compiled,
+            "note": MACHINE_SPECIFIC if model.is_compiled else PORTABLE,
             "metrics": model.metrics,
         },
         "provenance": {
@@ -159,7 +159,7 @@ def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
 
 
 def _requirements(model: Artifact, shipped: Path) -> str:
-    return requirements_text(runtime_of(model), onnx.load(shipped, load_external_data=False), is_compiled(model))
+    return requirements_text(runtime_of(model), onnx.load(shipped, load_external_data=False), model.is_compiled)
 
 
 def _readme(model: Artifact, images: ClassImages | None, page: Page | None) -> str:
@@ -167,7 +167,7 @@ def _readme(model: Artifact, images: ClassImages | None, page: Page | None) -> s
     parts = {"README.txt": True, "README.enroll.txt": images is not None, "README.web.txt": page is not None}
     names = [name for name, is_needed in parts.items() if is_needed]
     return "".join((HERE / name).read_text(encoding="utf-8") for name in names).format(
-        note=MACHINE_SPECIFIC if is_compiled(model) else PORTABLE,
+        note=MACHINE_SPECIFIC if model.is_compiled else PORTABLE,
         classes=len(spec.classes),
         height=spec.preprocess.height,
         width=spec.preprocess.width,

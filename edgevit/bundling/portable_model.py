@@ -5,7 +5,6 @@ from __future__ import annotations
 from edgevit.artifacts import Artifact, ancestors
 from edgevit.errors import ArtifactError
 from edgevit.progress import Progress
-from edgevit.runtimes.base import is_compiled
 
 
 def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Artifact:
@@ -13,9 +12,9 @@ def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Arti
 
     Raises ArtifactError if the model is not compiled, or if the ONNX file behind a compiled model is not known.
     """
-    if compiled and not is_compiled(model):
+    if compiled and not model.is_compiled:
         raise ArtifactError("the model is not compiled", where=model.id, next="leave compiled out, or compile it")
-    if compiled or not is_compiled(model):
+    if compiled or not model.is_compiled:
         return model
     compiled_from = model.manifest.inputs.get("model")
     source = next((ancestor for ancestor in ancestors(model) if ancestor.ref() == compiled_from), None)

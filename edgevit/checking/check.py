@@ -19,7 +19,7 @@ from edgevit.errors import ArtifactError, MissingDependency, TargetError
 from edgevit.graphs.files import PROTOBUF_LIMIT_BYTES, read_onnx
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.guard import graph_tool
-from edgevit.graphs.metadata import session_options_of
+from edgevit.graphs.metadata import runtime_options_of
 
 
 @dataclass(frozen=True)
@@ -198,13 +198,13 @@ def _build_result(graph: Graph, diagnostics: Sequence[Diagnostic]) -> tuple[Buil
 def check_for_onnxruntime(path: Path) -> OnnxruntimeCheck:
     """Compare the precisions that a file asks for with the graph that ONNX Runtime optimizes from it.
 
-    The session options in the file's metadata apply.
+    The options in the file's metadata apply.
 
     Raises:
         ArtifactError: the file is not a valid ONNX file.
     """
     model = read_onnx(path)
-    graph, options = graph_of(model, path), session_options_of(model, path)
+    graph, options = graph_of(model, path), runtime_options_of(model, path)
     optimized, refused = optimized_or_refused(graph, options)
     got = optimized.got if optimized else {}
     return OnnxruntimeCheck(path, optimized, refused, tuple(products(graph, got)), len(graph.attentions))

@@ -18,10 +18,11 @@ from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
 from edgevit.graphs.cost import Peak, macs, peak_activations, weights_bytes
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import OPERANDS, UNCOUNTED, Graph
-from edgevit.graphs.metadata import session_options_of, written_iospec
+from edgevit.graphs.metadata import runtime_options_of, written_iospec
 from edgevit.graphs.tensors import inputs_of
 from edgevit.graphs.types import short_type_name
 from edgevit.graphs.walk import operator_counts, opset_of
+from edgevit.model_file import RuntimeOptions, json_of_options
 from edgevit.quantization.dialects import BESIDE_INT8, DIALECTS, why_float
 
 Shape = tuple[int | None, ...] | None
@@ -76,7 +77,8 @@ class Inspection:
         peak: the highest memory of activations; None if a shape is unknown.
         attentions: the number of attentions.
         unfused: the Softmax nodes of attentions that ONNX Runtime runs as several operators.
-        spec, session_options: edgevit's metadata in the file; None and empty for a file of another tool.
+        spec: edgevit's metadata in the file; None for a file of another tool.
+        options: of the runtime, in edgevit's metadata; ONNX Runtime's defaults for a file of another tool.
         runtime: ONNX Runtime with its version; None if it cannot load the graph.
         refused: why ONNX Runtime cannot load the graph; "" if it can.
     """
@@ -93,9 +95,14 @@ class Inspection:
     attentions: int
     unfused: tuple[str, ...]
     spec: IOSpec | None
-    session_options: Json
+    options: RuntimeOptions
     runtime: str | None
     refused: str
+
+    @property
+    def session_options(self) -> Json:
+        """The options as they stand in the file's metadata."""
+        return json_of_options(self.options)
 
     @property
     def macs(self) -> int | None:
@@ -161,7 +168,7 @@ def inspect_onnx(path: Path) -> Inspection:
         ArtifactError: the file is not a valid ONNX file.
     """
     model = read_onnx(path)
-    options = session_options_of(model, path)
+    options = runtime_options_of(model, path)
     # The graph is optimized with its own batch size, open or fixed, because fusions depend on it.
     as_declared, graph = graph_of(model, path), graph_of(for_one_image(model), path)
     optimized, refused = optimized_or_refused(as_declared, options)
@@ -180,7 +187,7 @@ def inspect_onnx(path: Path) -> Inspection:
         attentions=len(graph.attentions),
         unfused=optimized.unfused if optimized else (),
         spec=written_iospec(model, path),
-        session_options=options,
+        options=options,
         runtime=optimized.runtime if optimized else None,
         refused=refused,
     )

@@ -11,15 +11,14 @@ from tempfile import TemporaryDirectory
 import onnx
 from onnx import ModelProto, NodeProto
 
-from edgevit.artifacts import Json
 from edgevit.checking.precision import Product
 from edgevit.configs.runtimes import ONNXRUNTIME
 from edgevit.errors import ArtifactError
 from edgevit.graphs.graph import INTEGER_PRODUCTS, OPERANDS, Graph
 from edgevit.graphs.guard import graph_tool
 from edgevit.graphs.types import short_type_name
+from edgevit.model_file import RuntimeOptions
 from edgevit.provenance import version_of
-from edgevit.runtimes.base import file_runtime
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
 
@@ -46,18 +45,18 @@ class OptimizedGraph:
     unfused: tuple[str, ...]
 
 
-def optimize(graph: Graph, session_options: Json) -> OptimizedGraph:
+def optimize(graph: Graph, options: RuntimeOptions) -> OptimizedGraph:
     """Load a graph as a session does, and find its products in the optimized graph.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the graph, or it was written for another runtime.
     """
-    if file_runtime(session_options) != ONNXRUNTIME.name:
-        raise ArtifactError(f"it was made for {file_runtime(session_options)}, not for {ONNXRUNTIME.title}")
+    if options.runtime != ONNXRUNTIME.name:
+        raise ArtifactError(f"it was made for {options.runtime}, not for {ONNXRUNTIME.title}")
     with TemporaryDirectory() as folder:
         file, written = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
         file.write_bytes(_marked(graph.model).SerializeToString())
-        inference_session(file, session_options, threads=1, optimized_path=written)
+        inference_session(file, options, threads=1, optimized_path=written)
         with graph_tool("the graph that ONNX Runtime optimized cannot be read", "optimized.onnx"):
             optimized = Graph(onnx.load(written))
     ran_as, got = {}, {}
@@ -77,10 +76,10 @@ def optimize(graph: Graph, session_options: Json) -> OptimizedGraph:
     )
 
 
-def optimized_or_refused(graph: Graph, session_options: Json) -> tuple[OptimizedGraph | None, str]:
+def optimized_or_refused(graph: Graph, options: RuntimeOptions) -> tuple[OptimizedGraph | None, str]:
     """The optimized graph and ""; or None, and why ONNX Runtime refuses the graph, with the next step."""
     try:
-        return optimize(graph, session_options), ""
+        return optimize(graph, options), ""
     except ArtifactError as error:
         return None, "; ".join(filter(None, (error.what, error.next)))
 

@@ -181,7 +181,6 @@ def compare(
     """
     from edgevit.actions.compare_models import compare_models
     from edgevit.actions.single_stage import single_stages
-    from edgevit.runtimes.base import is_compiled
 
     with single_stages(terminal_context()) as stages:
         models = stages.model(first), stages.model(second)
@@ -193,7 +192,7 @@ def compare(
         print_json(comparison.as_json())
     else:
         echo("\n".join(comparison.sentences(first.name, second.name)))
-        next_command("edgevit bundle", second, "--compiled --out bundle/" if is_compiled(other) else "--out bundle/")
+        next_command("edgevit bundle", second, "--compiled --out bundle/" if other.is_compiled else "--out bundle/")
     if comparison.other_is_worse:
         raise typer.Exit(1)
 

@@ -14,7 +14,6 @@ from edgevit.artifacts import (
     Artifact,
     FileEntry,
     IOSpec,
-    Json,
     Manifest,
     canonical_json,
     sha256_of,
@@ -31,13 +30,14 @@ from edgevit.graphs.metadata import (
     carried_ranges,
     inferred_iospec,
     iospec_of_onnx,
-    session_options_of,
+    runtime_options_of,
     written_iospec,
 )
 from edgevit.graphs.normal_form import KNOWN_DOMAINS, normalize
 from edgevit.graphs.outputs import class_output
 from edgevit.graphs.precision import onnx_metrics
 from edgevit.graphs.walk import graphs_of, nodes, stored_tensors
+from edgevit.model_file import RuntimeOptions, json_of_options, model_file_with
 from edgevit.version import __version__
 
 USERS_FILE = "file"  # the stage in the artifact of a user's own ONNX file
@@ -58,7 +58,7 @@ def write_onnx(
     model: ModelProto,
     path: Path,
     spec: IOSpec,
-    session_options: Json | None = None,
+    options: RuntimeOptions | None = None,
     trained_ranges: TensorRanges | None = None,
 ) -> None:
     """Repair a model by `normalize`, check it, and write it with its IOSpec in the metadata.
@@ -71,7 +71,7 @@ def write_onnx(
     _strip_shapes_of_weights(model)
     del model.metadata_props[:]
     metadata = {IOSPEC_KEY: canonical_json(spec.model_dump(mode="json"))}
-    if session_options:
+    if options and (session_options := json_of_options(options)):
         metadata[SESSION_OPTIONS_KEY] = canonical_json(session_options)
     if trained_ranges:
         metadata[RANGES_KEY] = canonical_json(trained_ranges.model_dump(mode="json"))
@@ -93,10 +93,8 @@ def artifact_from_onnx(path: Path) -> Artifact:
         name: FileEntry(sha256=sha256_of_file(path.parent / name), size=(path.parent / name).stat().st_size)
         for name in (path.name, *weights_files)
     }
-    options = session_options_of(model, path)
     metrics = onnx_metrics(model, sum(entry.size for entry in entries.values()))
-    if metrics["precision"] == "float32":
-        metrics["precision"] = options.get("inference_precision", "float32")
+    model_file = model_file_with(runtime_options_of(model, path), metrics["precision"], path.name)
     digest = sha256_of({name: entry.sha256 for name, entry in entries.items()})
     io, notes = written_iospec(model, path), list[str]()
     if not (is_described := io is not None):
@@ -111,9 +109,9 @@ def artifact_from_onnx(path: Path) -> Artifact:
         stage_version=1,
         config={},
         files=entries,
-        metrics=metrics,
+        metrics={**metrics, "precision": model_file.precision},
         io=io,
-        session_options=options,
+        model_file=model_file,
         provenance={"described": is_described, "notes": notes},
     )
     return Artifact(path.parent.resolve(), manifest)
@@ -124,17 +122,8 @@ def onnx_file(artifact: Artifact) -> Path:
     if artifact.kind == "checkpoint":
         raise ArtifactError("a checkpoint has no graph yet", where=artifact.id, next="export it to ONNX")
     files = [name for name, entry in artifact.manifest.files.items() if entry.content]
-    is_users_file = artifact.manifest.stage == USERS_FILE  # which may have any name, and comes first
-    names = files[:1] if is_users_file else [name for name in files if name.endswith(".onnx")]
-    if len(names) != 1:
-        raise ArtifactError(
-            "the artifact needs exactly one ONNX file",
-            where=artifact.path,
-            got=", ".join(names) or "none",
-            expected="model.onnx",
-        )
-    checked = {name: artifact.file(name) for name in files}
-    return checked[names[0]]
+    checked = {name: artifact.file(name) for name in dict.fromkeys([artifact.model_file.name, *files])}
+    return checked[artifact.model_file.name]
 
 
 def copy_onnx(artifact: Artifact, to: Path) -> None:
@@ -154,14 +143,14 @@ def copy_onnx(artifact: Artifact, to: Path) -> None:
 
 
 def rewrite_onnx(artifact: Artifact, to: Path) -> None:
-    """Write the ONNX file of an artifact anew, as one file with its weights, IOSpec, session options and ranges.
+    """Write the ONNX file of an artifact anew, as one file with its weights, IOSpec, options and ranges.
 
     Raises:
         ArtifactError: the file was altered, or its weights are too large for one file.
     """
     source = onnx_file(artifact)
     graph = read_onnx(source)
-    write_onnx(graph, to, artifact.io, artifact.manifest.session_options, carried_ranges(graph, source))
+    write_onnx(graph, to, artifact.io, artifact.model_file.options, carried_ranges(graph, source))
 
 
 def external_files(model: ModelProto, where: object) -> set[str]:

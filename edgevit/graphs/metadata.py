@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import onnx
 from onnx import ModelProto, TensorProto
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from edgevit.artifacts import (
     Frozen,
     IOSpec,
-    Json,
     Preprocess,
     TensorSpec,
     numbers,
 )
-from edgevit.configs.runtimes import FileRuntime
 from edgevit.errors import ArtifactError
 from edgevit.graphs.class_scores import LOGITS
 from edgevit.graphs.outputs import ClassOutput, class_output, described, meaning_of, shape_of
 from edgevit.graphs.tensors import inputs_of
+from edgevit.model_file import RuntimeOptions, options_from_json
 from edgevit.models.ranges import Range
 
 IOSPEC_KEY = "edgevit.iospec"
 SESSION_OPTIONS_KEY = "edgevit.session_options"
 RANGES_KEY = "edgevit.trained_ranges"
-
-
-class _WrittenOptions(Frozen):
-    """The session options in a file's metadata."""
-
-    runtime: FileRuntime = "onnxruntime"
-    graph_optimization_level: Literal["all", "disabled"] = "all"
-    disabled_optimizers: list[str] = []
-    inference_precision: Literal["float32", "bfloat16"] = "float32"
+LONGEST_REASON = 200  # characters of a reason; it holds names from the file
+_JSON_OBJECT = TypeAdapter(dict[str, Any])
 
 
 class TensorRanges(Frozen):
@@ -84,11 +76,11 @@ def written_iospec(model: ModelProto, where: object) -> IOSpec | None:
     return _with_meaning(spec, model)
 
 
-def session_options_of(model: ModelProto, where: object) -> Json:
-    """The session options in a model's metadata; empty for a model of another tool."""
+def runtime_options_of(model: ModelProto, where: object) -> RuntimeOptions:
+    """The runtime's options in a model's metadata; ONNX Runtime's defaults for a model of another tool."""
     written = _metadata(model).get(SESSION_OPTIONS_KEY, "{}")
     try:
-        return _WrittenOptions.model_validate_json(written).model_dump(exclude_unset=True)
+        return options_from_json(_JSON_OBJECT.validate_json(written))
     except ValidationError as error:
         raise _unreadable(SESSION_OPTIONS_KEY, error, where) from None
 
@@ -121,7 +113,9 @@ def _metadata(model: ModelProto) -> dict[str, str]:
 
 
 def _unreadable(key: str, error: ValidationError, where: object) -> ArtifactError:
-    return ArtifactError(f"{key} cannot be read: {error.errors()[0]['msg']}", where=where)
+    problem = error.errors()[0]
+    at = "".join(f"{part}: " for part in problem["loc"][-1:])
+    return ArtifactError(f"{key} cannot be read", where=where, got=f"{at}{problem['msg']}"[:LONGEST_REASON])
 
 
 def _check_graph_has(spec: IOSpec, model: ModelProto, where: object) -> None:

@@ -16,6 +16,7 @@ from edgevit.data.loading import ViewDataset
 from edgevit.errors import EdgevitError
 from edgevit.inference.embedding_cache import EmbeddingCache
 from edgevit.inference.over_dataset import images_on, over_canvases
+from edgevit.model_file import OnnxruntimeOptions
 from edgevit.models.agreement import LARGEST_DEVIATION, deviation
 from edgevit.models.cost import macs_of
 from edgevit.models.embedding import Pooled, embedding_width
@@ -117,7 +118,7 @@ def _in_onnxruntime(model: nn.Module, preprocess: Preprocess, embedding: bool) -
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             onnx_from_module(model, spec, OPSET, dynamic_batch=True).write(file)
-            session = inference_session(file, {}, threads=torch.get_num_threads(), spins=False)
+            session = inference_session(file, OnnxruntimeOptions(), threads=torch.get_num_threads(), spins=False)
     except EdgevitError:
         return None
     image, output = spec.inputs[0].name, EMBEDDING if embedding else spec.outputs[0].name

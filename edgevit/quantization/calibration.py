@@ -14,6 +14,7 @@ from onnx import ModelProto
 from edgevit.configs import Calibrator
 from edgevit.errors import DataError
 from edgevit.graphs.tensors import inputs_of
+from edgevit.model_file import AS_WRITTEN
 from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 
 Ranges = dict[str, tuple[float, float]]
@@ -118,7 +119,7 @@ class ProbeSession:
         file.write_bytes(probed.SerializeToString())
         self._input = inputs_of(model)[0].name
         self._tensors = list(tensors)
-        self._session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
+        self._session = inference_session(file, AS_WRITTEN, threads)
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The values of the tensors, by name, for images (N, 3, H, W)."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,18 @@ from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.configs.runtimes import OPENVINO
 from edgevit.errors import ParityError
 from edgevit.graphs.files import artifact_from_onnx, write_onnx
+from edgevit.model_file import ModelFile, OpenvinoOptions, RuntimeOptions, options_for
 from edgevit.profiling import Interval
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.dialects import Placement
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.base import HostSession, Session, SessionOptions, file_runtime, fixed_batch, runtime_options
+from edgevit.runtimes.base import HostSession, Session, SessionOptions, fixed_batch
 from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
 from edgevit.runtimes.sessions import session_as_declared
 from edgevit.targets import Target, compare_speed
+
+Bfloat16 = Literal["bfloat16"]
 
 AS_FAST = (
     0.97  # of the highest speed-up. Among candidates this fast INT8 ships first, which is smaller, then the closest
@@ -32,19 +36,24 @@ AS_FAST = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may ship, with its session options.
+    """A file that may ship, with its runtime's options.
 
     Attributes:
-        precision: of the quantized operators; in a file without any, the precision of the float operators.
+        weight_precision: of the quantized weights; in a file without any, of all weights.
         quantized_ops, float_ops: the number of nodes by operator.
     """
 
     name: str
     file: Path
-    session_options: Json
-    precision: str
+    options: RuntimeOptions
+    weight_precision: str
     quantized_ops: dict[str, int] = field(default_factory=dict)
     float_ops: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def model_file(self) -> ModelFile:
+        """The record of the file as it ships."""
+        return ModelFile(weight_precision=self.weight_precision, options=self.options)
 
 
 @dataclass(frozen=True)
@@ -124,8 +133,7 @@ class TrialRunner:
 
     def closeness(self, candidate: Candidate) -> dict[str, float]:
         """The SQNR of a candidate in dB. Raises ParityError if it is below the floor, or a value is not finite."""
-        options = candidate.session_options
-        session = session_as_declared(candidate.file, self.reference.spec, options, self.comparing_threads)
+        session = session_as_declared(candidate.file, self.reference.spec, candidate.options, self.comparing_threads)
         here = self._closeness_of(session, f"{candidate.name}, against float")
         if not self.gate_on_target:
             return here
@@ -170,13 +178,13 @@ class CandidateWriter:
 
     Attributes:
         model: the input model of the stage.
-        precision: of the input model.
+        weight_precision: of the input model.
         calibrated: the input model with its ranges, perhaps smoothed.
         correction: of biases; None if they stay as they are.
     """
 
     model: ModelProto
-    precision: str
+    weight_precision: str
     calibrated: CalibratedModel
     spec: IOSpec
     folder: Path
@@ -195,18 +203,19 @@ class CandidateWriter:
         for placement in placements:
             yield self.quantized_candidate(placement, "bfloat16" if self._has_bfloat16() else None)
 
-    def float_candidate(self, precision: str | None = None) -> Candidate:
+    def float_candidate(self, precision: Bfloat16 | None = None) -> Candidate:
         """The input model, computed in `precision`; None for its own precision."""
-        label = precision or self.precision
-        options = _in_precision(runtime_options(self._runtime), precision)
-        return Candidate(label, self._written(self.model, f"float {label}", options), options, label)
+        label = precision or self.weight_precision
+        options = _in_precision(options_for(self._runtime), precision)
+        file = self._written(self.model, f"float {label}", options)
+        return Candidate(label, file, options, self.weight_precision)
 
-    def quantized_candidate(self, placement: Placement, precision: str | None = None) -> Candidate:
+    def quantized_candidate(self, placement: Placement, precision: Bfloat16 | None = None) -> Candidate:
         """The model quantized at `placement`, with float operators computed in `precision`; None for their own."""
         model = self.correction(self.calibrated, placement) if self.correction else self.calibrated
         quantized, quantized_precision = model.quantized(placement), model.dialect.precision
         name = f"{quantized_precision} {placement}" + (f", {precision}" if precision else "")
-        options = _in_precision(quantized.session_options, precision)
+        options = _in_precision(quantized.options, precision)
         file = self._written(quantized.model, name, options)
         return Candidate(name, file, options, quantized_precision, quantized.quantized_ops, quantized.float_ops)
 
@@ -219,17 +228,17 @@ class CandidateWriter:
 
     @property
     def _runtime(self) -> str:
-        return file_runtime(self.calibrated.dialect.session_options)
+        return self.calibrated.dialect.options.runtime
 
-    def _written(self, model: ModelProto, name: str, options: Json) -> Path:
+    def _written(self, model: ModelProto, name: str, options: RuntimeOptions) -> Path:
         file = self.folder / f"{name}.onnx"
         write_onnx(model, file, self.spec, options)
         return file
 
 
-def _in_precision(session_options: Json, precision: str | None) -> Json:
-    """Session options that compute float operators in `precision`; with None the runtime decides."""
-    return {**session_options, "inference_precision": precision} if precision else session_options
+def _in_precision(options: RuntimeOptions, precision: Bfloat16 | None) -> RuntimeOptions:
+    """Options that compute float operators in `precision`, in OpenVINO; with None the runtime decides."""
+    return OpenvinoOptions(inference_precision=precision) if precision else options
 
 
 def best_trial(float_candidate: Candidate, trials: Sequence[Trial]) -> Trial:
@@ -248,4 +257,4 @@ def best_trial(float_candidate: Candidate, trials: Sequence[Trial]) -> Trial:
         return Trial(float_candidate)
     highest = max(trial.speedup or 0.0 for trial in faster)
     as_fast = [trial for trial in faster if (trial.speedup or 0.0) >= AS_FAST * highest]
-    return max(as_fast, key=lambda trial: (trial.candidate.precision == "int8", trial.closeness["sqnr_db"]))
+    return max(as_fast, key=lambda trial: (trial.candidate.weight_precision == "int8", trial.closeness["sqnr_db"]))

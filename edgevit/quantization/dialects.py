@@ -13,7 +13,7 @@ from edgevit.artifacts import Json
 from edgevit.configs import QuantizedPrecision
 from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, TENSORRT
 from edgevit.graphs.walk import integer_attribute
-from edgevit.runtimes.base import runtime_options
+from edgevit.model_file import AS_WRITTEN, OnnxruntimeOptions, OpenvinoOptions, RuntimeOptions
 
 # all: every operator of the dialect; dense: without grouped convolutions; products: MatMul and Gemm alone
 Placement = Literal["all", "dense", "products"]
@@ -33,7 +33,7 @@ class Dialect:
             (attention) stay float.
         float_outputs: operator types whose outputs get no Q/DQ pair.
         writer_options: further options of onnxruntime's Q/DQ writer.
-        session_options: options with which the runtime computes the quantized operators as integers.
+        options: options with which the runtime computes the quantized operators as integers.
         whole_tiles: whether products and convolutions that do not fill the tiles of tensor cores stay float.
         floats: the type of tensors that are not quantized.
         oldest_opset: the first opset whose Q/DQ operators take scales of that type, one a channel.
@@ -45,7 +45,7 @@ class Dialect:
     operators: tuple[str, ...]
     float_outputs: tuple[str, ...]
     writer_options: Json
-    session_options: Json
+    options: RuntimeOptions
     whole_tiles: bool = False
     floats: Literal["float32", "float16"] = "float32"
     oldest_opset: int = 13
@@ -95,30 +95,28 @@ DIALECTS = {
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("MatMul", "Gemm"),
         writer_options={"WeightSymmetric": True, "ActivationSymmetric": False},
-        session_options={"disabled_optimizers": ["MatMulAddFusion", "BiasGeluFusion"]},
+        options=OnnxruntimeOptions(disabled_optimizers=("MatMulAddFusion", "BiasGeluFusion")),
     ),
     OPENVINO.name: Dialect(
         activations=QuantType.QInt8,
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("Conv", "MatMul", "Gemm"),
         writer_options=SYMMETRIC,
-        session_options=runtime_options(OPENVINO.name),
+        options=OpenvinoOptions(),
     ),
     TENSORRT.name: Dialect(
         activations=QuantType.QInt8,
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("Conv", "MatMul", "Gemm"),
         writer_options=SYMMETRIC,
-        session_options={"disabled_optimizers": ["MatMulAddFusion"]},
+        options=OnnxruntimeOptions(disabled_optimizers=("MatMulAddFusion",)),
         whole_tiles=True,
         floats="float16",
         oldest_opset=19,
     ),
 }
 BESIDE_INT8 = {
-    "float8": replace(
-        DIALECTS[TENSORRT.name], precision="float8", session_options={"graph_optimization_level": "disabled"}
-    ),
+    "float8": replace(DIALECTS[TENSORRT.name], precision="float8", options=AS_WRITTEN),
     "int4": replace(DIALECTS[TENSORRT.name], precision="int4", operators=("MatMul", "Gemm"), opset=21),
 }
 

@@ -14,7 +14,6 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from edgevit.artifacts import Json
 from edgevit.configs import Calibrator, QuantizedPrecision
 from edgevit.errors import ArtifactError
 from edgevit.graphs.float16 import with_float16
@@ -22,6 +21,7 @@ from edgevit.graphs.guard import graph_tool
 from edgevit.graphs.precision import is_quantized
 from edgevit.graphs.tensors import constants_of, float_weights
 from edgevit.graphs.walk import operator_counts, opset_of, read_elsewhere, sort_nodes
+from edgevit.model_file import RuntimeOptions
 from edgevit.quantization.calibration import Batches, Ranges, activation_ranges
 from edgevit.quantization.canonical import canonical
 from edgevit.quantization.dialects import BLOCK, PLACEMENTS, Dialect, Placement, dialect_of, is_placed, why_float
@@ -34,7 +34,7 @@ class Quantized:
     """A quantized graph, with the number of quantized and float nodes by operator."""
 
     model: ModelProto
-    session_options: Json
+    options: RuntimeOptions
     quantized_ops: dict[str, int]
     float_ops: dict[str, int]
 
@@ -113,7 +113,7 @@ class CalibratedModel:
             written = with_float16(written, self.where, self.beyond_float16)
         quantized, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
         left_float = operator_counts(self.model) - quantized - dropped
-        return Quantized(written, self.dialect.session_options, dict(quantized), dict(left_float))
+        return Quantized(written, self.dialect.options, dict(quantized), dict(left_float))
 
     def _written(self, chosen: list[NodeProto]) -> ModelProto:
         if self.dialect.precision == "float8":

@@ -84,8 +84,8 @@ class SensitivityAnalysis:
         quantized = model.quantized()
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
-            write_onnx(quantized.model, file, self._spec, quantized.session_options)
-            session = session_as_declared(file, self._spec, quantized.session_options, self._threads)
+            write_onnx(quantized.model, file, self._spec, quantized.options)
+            session = session_as_declared(file, self._spec, quantized.options, self._threads)
             outputs = centered_outputs(session, self._images[:batches])
         return sqnr_db(outputs, np.concatenate(self._expected[:batches]))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
-from edgevit.configs.runtimes import ONNXRUNTIME, RUNTIMES, TORCH
+from edgevit.configs.runtimes import RUNTIMES, TORCH
 from edgevit.context import usable_cpus
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, TargetError
@@ -109,27 +109,8 @@ class HostSession(LocalSession):
 
 
 def runtime_of(model: Artifact) -> str:
-    """The name of the runtime that opens an artifact; the session options of a file name it."""
-    return TORCH.name if model.kind in TORCH.opens else file_runtime(model.manifest.session_options)
-
-
-def is_compiled(model: Artifact) -> bool:
-    """Whether the graph was optimized for one machine: an engine, or a user's file that `edgevit compile` wrote.
-
-    edgevit turns graph optimizations off in compiled files and in FP8 files. FP8 files run on any machine.
-    """
-    is_off = model.manifest.session_options.get("graph_optimization_level") == "disabled"
-    return model.kind == "engine" or (is_off and model.metrics.get("precision") != "float8")
-
-
-def file_runtime(session_options: Json) -> str:
-    """The name of the runtime that a file was written for."""
-    return str(session_options.get("runtime", ONNXRUNTIME.name))
-
-
-def runtime_options(runtime: str) -> Json:
-    """The session options of a file that is written for a runtime; empty for ONNX Runtime."""
-    return {} if runtime == ONNXRUNTIME.name else {"runtime": runtime}
+    """The name of the runtime that opens an artifact."""
+    return TORCH.name if model.kind in TORCH.opens else model.model_file.runtime
 
 
 def for_runtime(model: Artifact, runtime: str | None) -> Artifact:
@@ -143,16 +124,12 @@ def for_runtime(model: Artifact, runtime: str | None) -> Artifact:
             got=f"runtime: {runtime}",
             expected=f"runtime: {runtime_of(model)}, or an ONNX file",
         )
-    manifest = model.manifest
-    options = {**manifest.session_options, "runtime": runtime}
-    if options.pop("inference_precision", None) and model.metrics["precision"] == "bfloat16":
-        manifest = manifest.model_copy(update={"metrics": {**model.metrics, "precision": "float32"}})
-    return Artifact(model.path, manifest.model_copy(update={"session_options": options}))
+    return model.with_model_file(model.model_file.for_runtime(runtime))
 
 
 def precision_of(model: Artifact, options: SessionOptions) -> str:
     """The precision of a session: a file has its own, a checkpoint runs in the precision of the options."""
-    return options.precision if model.kind == "checkpoint" else str(model.metrics["precision"])
+    return options.precision if model.kind in TORCH.opens else model.model_file.precision
 
 
 def carried_cost(model: Artifact) -> Json:

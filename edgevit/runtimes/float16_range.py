@@ -16,6 +16,7 @@ from edgevit.errors import listed
 from edgevit.graphs.float16 import COARSE, LARGEST, divisors_of, squares_in
 from edgevit.graphs.norms import written_out_norms
 from edgevit.graphs.tensors import constants_of, inputs_of, types_and_shapes
+from edgevit.model_file import AS_WRITTEN
 from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 
 HEADROOM = 4.0  # activations of other images may be this many times as large
@@ -112,7 +113,7 @@ def magnitudes(
     with TemporaryDirectory() as folder:
         file = Path(folder) / "magnitudes.onnx"
         file.write_bytes(probed.SerializeToString())
-        session = inference_session(file, {"graph_optimization_level": "disabled"}, threads)
+        session = inference_session(file, AS_WRITTEN, threads)
         image = inputs_of(model)[0].name
         for images in _smallest_runs(model, batches()):
             extremes = run_session(session, [MAGNITUDES], {image: images}, "magnitudes")[0].reshape(-1, 2)

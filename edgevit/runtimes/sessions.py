@@ -11,39 +11,40 @@ from typing import Any
 
 import onnx
 
-from edgevit.artifacts import Artifact, IOSpec, Json
+from edgevit.artifacts import Artifact, IOSpec
 from edgevit.configs.runtimes import RUNTIMES
 from edgevit.errors import TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.graphs.float16_rounding import has_float16, rounded_to_float16
-from edgevit.runtimes.base import HostSession, SessionOptions, file_runtime, receipt, runtime_of
+from edgevit.model_file import AS_WRITTEN, RuntimeOptions
+from edgevit.runtimes.base import HostSession, SessionOptions, receipt, runtime_of
 
 
 def file_session(
-    path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
+    path: Path, spec: IOSpec, options: RuntimeOptions, threads: int, conditions: Mapping[str, Any] | None = None
 ) -> HostSession:
-    """Load an ONNX file, or an engine made from one, with its session options."""
-    runtime = RUNTIMES[file_runtime(session_options)]
+    """Load an ONNX file, or an engine made from one, in the runtime that its options name."""
+    runtime = RUNTIMES[options.runtime]
     session_of: Callable[..., HostSession] = import_module(runtime.module).FileSession
-    return session_of(path, spec, session_options, threads, conditions)
+    return session_of(path, spec, options, threads, conditions)
 
 
-def session_as_declared(path: Path, spec: IOSpec, session_options: Json, threads: int) -> HostSession:
+def session_as_declared(path: Path, spec: IOSpec, options: RuntimeOptions, threads: int) -> HostSession:
     """Load an ONNX file to judge its outputs: tensors declared as float16 are rounded to float16, on any CPU.
 
     The file must also load in its own runtime. With float16 tensors the session is slower than `file_session`.
     """
-    session, model = file_session(path, spec, session_options, threads), onnx.load(path)
+    session, model = file_session(path, spec, options, threads), onnx.load(path)
     if not has_float16(model):
         return session
     with TemporaryDirectory() as folder:
         file = Path(folder) / "rounded.onnx"
         file.write_bytes(rounded_to_float16(model).SerializeToString())
-        return file_session(file, spec, {"graph_optimization_level": "disabled"}, threads)
+        return file_session(file, spec, AS_WRITTEN, threads)
 
 
 def open_session(model: Artifact, options: SessionOptions) -> HostSession:
-    """Load the ONNX file of an artifact with the artifact's session options."""
+    """Load the ONNX file of an artifact with the options in its manifest."""
     return session_opener(model, options)()
 
 
@@ -57,5 +58,4 @@ def session_opener(model: Artifact, options: SessionOptions) -> Callable[[], Hos
             next="leave 'precision' out; it is for torch on local-gpu",
         )
     conditions = receipt(model, runtime_of(model), "cpu", options)
-    session_options = model.manifest.session_options
-    return partial(file_session, onnx_file(model), model.io, session_options, options.threads_here, conditions)
+    return partial(file_session, onnx_file(model), model.io, model.model_file.options, options.threads_here, conditions)

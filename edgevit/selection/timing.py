@@ -20,14 +20,14 @@ from edgevit.exporting import onnx_from_module, with_normalization
 from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
 from edgevit.graphs.guard import with_functions_inlined
 from edgevit.graphs.tensors import with_stored_constants
+from edgevit.model_file import ONNX_FILE, options_for
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import BuiltModel, create_model
 from edgevit.models.embedding import embedding_width
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.quantization.candidates import Candidate, CandidateWriter
 from edgevit.quantization.ptq import calibrated
-from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images, runtime_options
-from edgevit.runtimes.onnxruntime.engine import ENGINE
+from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images
 from edgevit.selection.records import DeployedForm, Student, Timing
 from edgevit.targets import Target, target_for, target_info
 
@@ -74,7 +74,7 @@ def _time_file(
 ) -> Timing:
     target = target_for(form.profile.target, context)
     file = _exported(built, spec, export, folder)
-    candidates = [Candidate("float32", file, runtime_options(export.runtime), "float32")]
+    candidates = [Candidate("float32", file, options_for(export.runtime), "float32")]
     if form.quantize is not None:
         candidates = list(_forms(file, form.quantize, folder))
     trials_ms = {candidate.name: _trial_ms(candidate, target, form.profile) for candidate in candidates}
@@ -83,7 +83,7 @@ def _time_file(
     if form.compile is not None:
         (folder / "compiled").mkdir()
         target_for(form.compile.target, context).compile(artifact_from_onnx(best.file), folder / "compiled")
-        deployed = folder / "compiled" / ENGINE
+        deployed = folder / "compiled" / ONNX_FILE
     with target.open(artifact_from_onnx(deployed), _options(form.profile)) as session:
         measured = _quietest(session, form.profile)
     float_ms = trials_ms[candidates[0].name] if best is not candidates[0] else None
@@ -98,7 +98,7 @@ def _exported(built: BuiltModel, spec: IOSpec, export: Export, folder: Path) -> 
     if export.normalize:
         written = written.taking_uint8_images()
         model = with_normalization(model, written)
-    write_onnx(model, folder / "exported.onnx", written, runtime_options(export.runtime))
+    write_onnx(model, folder / "exported.onnx", written, options_for(export.runtime))
     return folder / "exported.onnx"
 
 

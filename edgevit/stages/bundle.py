@@ -9,6 +9,7 @@ from edgevit.artifacts import Artifact, Contents
 from edgevit.bundling import Page, check_bundle, class_images, model_to_bundle, named_by, write_bundle
 from edgevit.configs import Bundle
 from edgevit.context import Context
+from edgevit.model_file import ONNX_FILE
 
 
 def run(config: Bundle, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -19,4 +20,5 @@ def run(config: Bundle, inputs: Mapping[str, Artifact], context: Context, out: P
         model = named_by(images.support, model, context.progress)
     metrics = write_bundle(model, out, images, context.progress, Page.of(config))
     check_bundle(model, out, context.work)
-    return Contents("bundle", metrics=metrics, io=model.io, session_options=model.manifest.session_options)
+    model_file = model.model_file.model_copy(update={"name": ONNX_FILE})
+    return Contents("bundle", metrics=metrics, io=model.io, model_file=model_file)

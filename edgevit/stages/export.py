@@ -15,13 +15,14 @@ from edgevit.exporting import onnx_from_module, reparameterized, tensor_ranges, 
 from edgevit.graphs.files import write_onnx
 from edgevit.graphs.float16 import with_float16
 from edgevit.graphs.norms import with_fused_norms
+from edgevit.model_file import ONNX_FILE, ModelFile, options_for
 from edgevit.models import open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.models.folding import Folded
 from edgevit.models.ranges import TrainedRanges, trained_ranges
 from edgevit.progress import Progress
-from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images, runtime_options
+from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images
 from edgevit.runtimes.float16_range import beyond_float16, beyond_float16_text
 from edgevit.runtimes.parity import PROBES, check_sessions_agree
 from edgevit.runtimes.sessions import session_as_declared
@@ -57,11 +58,11 @@ def exported(
         ArtifactError: the module cannot be exported.
         ParityError: the file answers otherwise than the module.
     """
-    file = out / "model.onnx"
+    file = out / ONNX_FILE
     if config.embedding:
         spec = spec.with_embedding(embedding_width(module, spec.preprocess))
     graph = onnx_from_module(module, spec, config.opset, config.dynamic_batch, keep_branches=is_folded)
-    session_options = runtime_options(config.runtime)
+    model_file = ModelFile(weight_precision=config.precision, options=options_for(config.runtime))
     model, written, carried = graph.model, graph.spec, None
     if config.precision == "float16":
         model = _in_float16(model, graph.spec, config, context.progress)
@@ -70,11 +71,11 @@ def exported(
         model = with_normalization(model, written)
     if ranges is not None and config.precision == "float32":
         carried = tensor_ranges(ranges, model, graph.layers, config.id)
-    write_onnx(model, file, written, session_options, carried)
+    write_onnx(model, file, written, model_file.options, carried)
     if config.dynamic_batch and not graph.dynamic_batch:
         context.progress.say("the model cannot be exported with a dynamic batch: its batch size is 1")
     agreement = check_sessions_agree(
-        session_as_declared(file, written, session_options, threads=1),
+        session_as_declared(file, written, model_file.options, threads=1),
         TorchSession(WithEmbedding(module) if config.embedding else module, graph.spec, "cpu", SessionOptions()),
         precision=config.precision,
         where=f"{config.id}, against {source}",
@@ -82,12 +83,12 @@ def exported(
     metrics = {
         **cost_of(module if is_folded else reparameterized(module, spec), spec.preprocess),
         "size_bytes": file.stat().st_size,
-        "precision": config.precision,
+        "precision": model_file.precision,
         "exporter": graph.exporter,
         "opset": config.opset,
         "max_difference": agreement.max_difference,
     }
-    return Contents(kind="onnx", metrics=metrics, io=written, session_options=session_options)
+    return Contents(kind="onnx", metrics=metrics, io=written, model_file=model_file)
 
 
 def _in_float16(model: ModelProto, spec: IOSpec, config: Export, progress: Progress) -> ModelProto:

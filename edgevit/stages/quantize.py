@@ -25,7 +25,7 @@ from edgevit.quantization import calibration_doubts, choose_images, image_batche
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.candidates import CandidateWriter, Trial, TrialRunner
 from edgevit.quantization.preparation import prepared
-from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, is_compiled, random_images
+from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, random_images
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
 from edgevit.targets import target_for
@@ -50,7 +50,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
     ready, sensitivities = prepared(source, reference, calibration, images, config, correction, threads, progress)
     with TemporaryDirectory() as folder:
-        writer = CandidateWriter(source, str(model.metrics["precision"]), ready, model.io, Path(folder), correction)
+        writer = CandidateWriter(source, model.model_file.weight_precision, ready, model.io, Path(folder), correction)
         runner = TrialRunner(
             reference,
             writer.float_candidate(),
@@ -70,7 +70,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     metrics = {
         **carried_cost(model),
         "size_bytes": (out / "model.onnx").stat().st_size,
-        "precision": best.candidate.precision,
+        "precision": best.candidate.model_file.precision,
         "form": best.candidate.name,
         "kept_float": len(ready.kept_float) if best.candidate.quantized_ops else 0,
         "quantized_ops": best.candidate.quantized_ops,
@@ -84,13 +84,13 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         log_metrics={**best.closeness, **({"forms": [trial.as_json() for trial in trials]} if trials else {})},
         logs=(SENSITIVITY,) if sensitivities else (),
         io=model.io,
-        session_options=best.candidate.session_options,
+        model_file=best.candidate.model_file,
     )
 
 
 def _refuse_compiled(source: ModelProto, model: Artifact) -> None:
     """Refuse a file that ONNX Runtime optimized for one machine: INT8 made from it would run only there too."""
-    if is_compiled(model) or any(node.domain == OWN_LAYOUT for node in nodes(source)):
+    if model.is_compiled or any(node.domain == OWN_LAYOUT for node in nodes(source)):
         next_step = "quantize the file it was compiled from, then compile that"
         raise ArtifactError("the model was compiled for one machine", where=onnx_file(model), next=next_step)
 

@@ -1,29 +1,18 @@
-"""The protocol of a target, and its fingerprint."""
+"""The protocol of a target."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from edgevit.artifacts import Artifact, Frozen, Json
+from edgevit.artifacts import Artifact
+from edgevit.model_file import ModelFile, TargetInfo
 from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions
 
 CHOICE = MeasurePlan(warmup_s=0.2, duration_s=1.0, min_runs=20)  # settings of a race that chooses between two models
-
-
-class TargetInfo(Frozen):
-    """A target's fingerprint: the facts that decide results and latencies. It enters the keys of stages that name it.
-
-    It holds only constant facts. Load, clocks and temperatures belong to a measurement's conditions.
-    """
-
-    name: str
-    runtime: str
-    versions: dict[str, str | None]
-    hardware: dict[str, Any]
 
 
 class Target(Protocol):
@@ -32,8 +21,8 @@ class Target(Protocol):
     def describe(self, runtime: str) -> TargetInfo:
         """The target's fingerprint for one runtime. Raises TargetError if the runtime does not run on the target."""
 
-    def compile(self, model: Artifact, out: Path) -> Json:
-        """Compile an ONNX file for the runtime, into folder `out`. Returns the session options for the result."""
+    def compile(self, model: Artifact, out: Path) -> ModelFile:
+        """Compile an ONNX file for the runtime, into folder `out`. Returns the record of the result."""
 
     def open(self, model: Artifact, options: SessionOptions) -> AbstractContextManager[Session]:
         """Load a model. The artifact's kind and manifest name the runtime; its manifest holds more session options."""

@@ -11,11 +11,11 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TORCH
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.errors import MissingDependency, TargetError
+from edgevit.model_file import ModelFile, TargetInfo
 from edgevit.profiling import Clock, Comparison, MeasurePlan, Opener, interleaved
 from edgevit.profiling.conditions import cpu, gpus
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime_of
-from edgevit.targets.base import TargetInfo
 
 # Runtimes are imported in the functions that use them: a finished recipe only calls `describe`, which needs none.
 
@@ -31,10 +31,10 @@ class LocalCpu:
     def describe(self, runtime: str) -> TargetInfo:
         return _info(self.name, runtime, self.runtimes, dict(cpu()))
 
-    def compile(self, model: Artifact, out: Path) -> Json:
+    def compile(self, model: Artifact, out: Path) -> ModelFile:
         from edgevit.runtimes.onnxruntime.engine import engine_from_onnx
 
-        return engine_from_onnx(model, out)
+        return engine_from_onnx(model, out, self.describe(ONNXRUNTIME.name))
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
@@ -70,7 +70,7 @@ class LocalGpu:
             )
         return _info(self.name, runtime, self.runtimes, {"gpu": devices[0], "cpu": cpu()["model"]})
 
-    def compile(self, model: Artifact, out: Path) -> Json:
+    def compile(self, model: Artifact, out: Path) -> ModelFile:
         raise _not_here(ONNXRUNTIME.name, self.name, self.runtimes)
 
     @contextmanager

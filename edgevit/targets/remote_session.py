@@ -16,6 +16,7 @@ from edgevit.artifacts import Artifact, Frozen, IOSpec, Json
 from edgevit.data.preprocess import fit_to_size
 from edgevit.errors import ArtifactError
 from edgevit.graphs.files import onnx_file
+from edgevit.model_file import json_of_options
 from edgevit.profiling import Comparison, Measurement, MeasurePlan
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import (
@@ -144,7 +145,7 @@ def _model(model: Artifact, file: str) -> Json:
     return {
         "file": file,
         "runtime": runtime_of(model),
-        "session_options": model.manifest.session_options,
+        "session_options": json_of_options(model.model_file.options),
         "input": model.io.inputs[0].name,
         "outputs": [output.name for output in model.io.outputs],
     }

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.artifacts import Artifact, Json
+from edgevit.artifacts import Artifact
 from edgevit.configs.runtimes import ONNXRUNTIME
 from edgevit.configs.targets import INSTALLED, LOCAL_CPU, SshTarget
 from edgevit.errors import TargetError
+from edgevit.model_file import ModelFile, TargetInfo
 from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions, runtime_of
-from edgevit.targets.base import TargetInfo
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.named import NamedTarget
@@ -48,7 +48,7 @@ class SshHost:
         self._check_runs(runtime)
         return self._info(facts_of(self._target, self._say), runtime)
 
-    def compile(self, model: Artifact, out: Path) -> Json:
+    def compile(self, model: Artifact, out: Path) -> ModelFile:
         raise TargetError(
             "edgevit compiles models on this machine only",
             where=self.name,
@@ -73,8 +73,9 @@ class SshHost:
         """A worker on the connected host, with the packages that it needs there."""
         from edgevit.targets.remote_worker import RemoteWorker
 
-        for runtime in dict.fromkeys(map(runtime_of, models)):
-            self._check_runs(runtime)
+        for model in models:
+            self._check_runs(runtime_of(model))
+            self._check_is_portable(model)
         before = self.describe(ONNXRUNTIME.name)
         with connected(self._target, self._say) as connection:
             facts = connection.call(partial(keep_facts, self._target))
@@ -125,6 +126,16 @@ class SshHost:
                 f"{runtime} does not run on {self.name}, which is reached over SSH",
                 expected=f"{' or '.join(self.runtimes)} there",
                 next=f"{advice}, or target: {LOCAL_CPU}",
+            )
+
+    def _check_is_portable(self, model: Artifact) -> None:
+        if model.is_compiled:
+            bound_to = model.model_file.bound_to
+            raise TargetError(
+                "the model was compiled for another machine",
+                where=self.name,
+                got=bound_to and bound_to.name,
+                next="take the ONNX file that it was compiled from",
             )
 
     @property

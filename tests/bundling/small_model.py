@@ -8,14 +8,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgevit.artifacts import Artifact, IOSpec, Json, Preprocess
+from edgevit.artifacts import Artifact, IOSpec, Preprocess
 from edgevit.graphs.files import artifact_from_onnx, write_onnx
+from edgevit.model_file import RuntimeOptions
 
 CLASSES = ("ant", "bee", "naïve <cat>", "dog")
 
 
 def small_model(
-    folder: Path, classes: tuple[str, ...] = CLASSES, batch: int | str = "batch", session_options: Json | None = None
+    folder: Path, classes: tuple[str, ...] = CLASSES, batch: int | str = "batch", options: RuntimeOptions | None = None
 ) -> Artifact:
     """conv 3×3 → relu → global mean → linear, random weights, 16×24 inputs."""
     spec = IOSpec.for_classifier(Preprocess(height=16, width=24, crop_pct=0.875), classes, batch)
@@ -41,7 +42,7 @@ def small_model(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     folder.mkdir(parents=True, exist_ok=True)
-    write_onnx(model, folder / "model.onnx", spec, session_options)
+    write_onnx(model, folder / "model.onnx", spec, options)
     return artifact_from_onnx(folder / "model.onnx")
 
 

@@ -19,8 +19,8 @@ from edgevit.bundling import check_bundle, model_to_bundle, write_bundle
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.files import artifact_from_onnx
+from edgevit.model_file import AS_WRITTEN, OnnxruntimeOptions
 from edgevit.progress import SilentProgress
-from edgevit.runtimes.base import is_compiled
 from tests.bundling.enrolling import digits_of_eight, float8
 from tests.bundling.small_model import CLASSES, small_model, with_weights_beside
 
@@ -226,8 +226,8 @@ def test_wrong_calls_are_explained(bundle: Path, arguments: list[str]):
 
 def test_session_options_are_those_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The real session is made; only what it was asked for is noted on the way."""
-    chosen = {"graph_optimization_level": "disabled", "disabled_optimizers": ["ConstantFolding"]}
-    folder = bundled(small_model(tmp_path / "model", session_options=chosen), tmp_path / "bundle")
+    chosen = OnnxruntimeOptions(graph_optimization_level="disabled", disabled_optimizers=("ConstantFolding",))
+    folder = bundled(small_model(tmp_path / "model", options=chosen), tmp_path / "bundle")
     monkeypatch.syspath_prepend(str(folder))
     for name in ("infer", "preprocess"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -290,9 +290,9 @@ def test_class_names_that_are_no_line_are_refused(tmp_path: Path, name: str):
 def test_an_fp8_file_is_bundled_itself_and_is_portable():
     """edgevit turns graph optimizations off in FP8 files, as in compiled files."""
     model = float8()
-    assert model.manifest.session_options["graph_optimization_level"] == "disabled"
+    assert model.model_file.options == AS_WRITTEN
     for given in (model, artifact_from_onnx(model.path / "model.onnx")):
-        assert not is_compiled(given)
+        assert not given.is_compiled
         assert model_to_bundle(given, compiled=False, progress=SilentProgress()) is given
     bundle = digits_of_eight().run("bundle", "eight-fp8-bundle", model=model.id)
     assert (bundle.path / "model.onnx").read_bytes() == (model.path / "model.onnx").read_bytes()

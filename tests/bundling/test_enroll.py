@@ -503,7 +503,7 @@ def test_a_model_without_class_names_gets_those_of_the_folder(tmp_path: Path) ->
         digit_files(tmp_path / "support" / name, label, 3, role="eight.train")
     file, out = tmp_path / "model.onnx", tmp_path / "bundle"
     unnamed = quantized().io.model_copy(update={"classes": tuple(map(str, range(len(KNOWN))))})
-    write_onnx(read_onnx(quantized().file("model.onnx")), file, unnamed, quantized().manifest.session_options)
+    write_onnx(read_onnx(quantized().file("model.onnx")), file, unnamed, quantized().model_file.options)
     edgevit("bundle", file, "--out", out, "--support", tmp_path / "support")
     assert (out / "labels.txt").read_text().splitlines() == names
     assert json.loads((out / "iospec.json").read_text())["classes"] == names

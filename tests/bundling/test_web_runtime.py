@@ -16,6 +16,7 @@ from edgevit.bundling.runner import PAGE
 from edgevit.cli import app
 from edgevit.configs import Bundle, with_absolute_files
 from edgevit.errors import ArtifactError, EdgevitError, MissingDependency
+from edgevit.model_file import OpenvinoOptions
 from edgevit.progress import SilentProgress
 from edgevit.store import ingredients
 from tests.bundling.small_model import small_model
@@ -151,7 +152,7 @@ def test_npm_without_a_network_is_an_error_that_quotes_it(tmp_path: Path, monkey
 
 
 def test_a_model_for_another_runtime_gets_no_page(tmp_path: Path):
-    model = small_model(tmp_path / "model", session_options={"runtime": "openvino"})
+    model = small_model(tmp_path / "model", options=OpenvinoOptions())
     with pytest.raises(ArtifactError, match="ONNX Runtime Web"):
         web.write_page(model, tmp_path, Page(), SilentProgress())
 

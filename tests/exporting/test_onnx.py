@@ -8,6 +8,7 @@ from torch import nn
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.errors import ArtifactError
 from edgevit.exporting import onnx_from_module
+from edgevit.model_file import OnnxruntimeOptions
 from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
@@ -62,7 +63,7 @@ def test_a_model_that_takes_one_image_gets_a_fixed_batch(tmp_path):
     exported = export(OnlyOneImage(), tmp_path / "model.onnx")
     assert (exported.exporter, exported.dynamic_batch) == ("dynamo", False)
     assert exported.spec.outputs[0].shape == (1, 3)
-    session = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, {}, 1)
+    session = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, OnnxruntimeOptions(), 1)
     reference = TorchSession(OnlyOneImage(), exported.spec, "cpu", SessionOptions())
     check_sessions_agree(session, reference, "float32", "here")
 
@@ -71,7 +72,7 @@ def test_a_model_that_takes_one_image_gets_a_fixed_batch(tmp_path):
 def test_torchscript_takes_what_torch_export_does_not(dynamic, tmp_path, capfd):
     exported = export(OnlyTorchscript(), tmp_path / "model.onnx", dynamic)
     assert (exported.exporter, exported.dynamic_batch) == ("torchscript", dynamic)
-    session = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, {}, 1)
+    session = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, OnnxruntimeOptions(), 1)
     check_sessions_agree(
         session, TorchSession(OnlyTorchscript(), exported.spec, "cpu", SessionOptions()), "float32", "x"
     )
@@ -104,7 +105,7 @@ def test_two_heads_that_timm_would_average_stay_two(tmp_path):
     spec = IOSpec.for_classifier(Preprocess(height=32, width=32), tuple("abc"))
     exported = onnx_from_module(student, spec, opset=20, dynamic_batch=True)
     exported.write(tmp_path / "model.onnx")
-    session = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, {}, 1)
+    session = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, OnnxruntimeOptions(), 1)
     reference = TorchSession(student, exported.spec, "cpu", SessionOptions())
     assert check_sessions_agree(session, reference, "float32", "here").top1_agreement == 1
 
@@ -118,7 +119,8 @@ def test_another_quantizer_takes_the_file(tmp_path):
     quantize_dynamic(tmp_path / "model.onnx", tmp_path / "int8.onnx")
     images = random_images(SPEC, 4)
     float_session, dynamic = (
-        OnnxruntimeSession(tmp_path / name, SPEC, {}, threads=1) for name in ("model.onnx", "int8.onnx")
+        OnnxruntimeSession(tmp_path / name, SPEC, OnnxruntimeOptions(), threads=1)
+        for name in ("model.onnx", "int8.onnx")
     )
     expected, got = (one.infer({SPEC.inputs[0].name: images})["logits"] for one in (float_session, dynamic))
     assert weights

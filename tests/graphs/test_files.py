@@ -117,7 +117,7 @@ def test_a_link_to_a_file_is_that_file(write, tmp_path):
 def test_our_own_files_carry_spec_and_session_options(made):
     plain = artifact_from_onnx(made().file("model.onnx"))
     assert plain.io == made().io
-    assert plain.manifest.session_options == made().manifest.session_options
+    assert plain.model_file.options == made().model_file.options
     assert plain.metrics["precision"] == made().metrics["precision"]
     assert plain.metrics["params"] == pytest.approx(made().metrics["params"], rel=0.02)
 
@@ -152,11 +152,11 @@ def test_a_copy_carries_the_spec_of_the_artifact_and_not_that_of_the_file(tmp_pa
 
 
 def test_a_rewritten_file_keeps_session_options_and_gives_the_same_scores(tmp_path):
-    options = engine().manifest.session_options
+    options = engine().model_file.options
     assert options
     rewrite_onnx(engine(), tmp_path / "again.onnx")
     again = artifact_from_onnx(tmp_path / "again.onnx")
-    assert (again.io, again.manifest.session_options) == (engine().io, options)
+    assert (again.io, again.model_file.options) == (engine().io, options)
     images = {engine().io.inputs[0].name: random_images(engine().io, 3)}
     before, after = (open_session(model, SessionOptions()).infer(images)["logits"] for model in (engine(), again))
     np.testing.assert_array_equal(before, after)

@@ -13,6 +13,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.errors import ParityError
 from edgevit.graphs.float16_rounding import has_float16, rounded_to_float16
+from edgevit.model_file import OnnxruntimeOptions
 from edgevit.runtimes.parity import check_quantized
 from edgevit.runtimes.sessions import file_session, session_as_declared
 from tests.checking.graphs import branch
@@ -87,7 +88,10 @@ def test_a_gate_sees_what_this_cpu_does_not(tmp_path) -> None:
     onnx.save(in_half("rms norm", 300.0), half)
     assert has_float16(onnx.load(half))
     assert not has_float16(onnx.load(reference))
-    sessions = session_as_declared(half, spec, {}, 1), file_session(reference, spec, {}, 1)
+    sessions = (
+        session_as_declared(half, spec, OnnxruntimeOptions(), 1),
+        file_session(reference, spec, OnnxruntimeOptions(), 1),
+    )
     with pytest.raises(ParityError, match="too far") as caught:
         check_quantized(*sessions, [random_images(8)], 10.0, "test")
     assert float(str(caught.value.got).split()[0]) < 3

@@ -12,23 +12,24 @@ from hypothesis import strategies as st
 
 from edgevit.errors import ParityError
 from edgevit.graphs.files import read_onnx
+from edgevit.model_file import OnnxruntimeOptions
 from edgevit.profiling import Interval, loop
 from edgevit.quantization.candidates import AS_FAST, Candidate, Trial, best_trial
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.targets import base as targets
 from tests.small_models import float_onnx, workbench
 
-FLOAT = Candidate("float32", Path("float.onnx"), {}, "float32")
+FLOAT = Candidate("float32", Path("float.onnx"), OnnxruntimeOptions(), "float32")
 
 
 def trial(name: str, speedup: float, db: float, precision: str = "int8", width: float = 0.0) -> Trial:
-    candidate = Candidate(name, Path(f"{name}.onnx"), {}, precision)
+    candidate = Candidate(name, Path(f"{name}.onnx"), OnnxruntimeOptions(), precision)
     return Trial(candidate, {"sqnr_db": db}, speedup, Interval(speedup - width, speedup + width))
 
 
 def failed(name: str) -> Trial:
     error = ParityError("too far", got="3 dB", expected="10 dB")
-    return Trial(Candidate(name, Path(name), {}, "int8"), failure=error)
+    return Trial(Candidate(name, Path(name), OnnxruntimeOptions(), "int8"), failure=error)
 
 
 def test_the_fastest_ships() -> None:
@@ -101,7 +102,7 @@ def test_where_float_ships_it_is_the_float_model(monkeypatch: pytest.MonkeyPatch
     assert made.metrics["quantized_ops"] == {}
     images = np.zeros((2, 3, made.io.preprocess.height, made.io.preprocess.width), np.float32)
     outputs = [
-        OnnxruntimeSession(one.file("model.onnx"), one.io, one.manifest.session_options, 1).infer({"image": images})
+        OnnxruntimeSession(one.file("model.onnx"), one.io, one.model_file.options, 1).infer({"image": images})
         for one in (made, float_onnx())
     ]
     np.testing.assert_array_equal(outputs[0]["logits"], outputs[1]["logits"])

@@ -16,6 +16,7 @@ from edgevit.checking.rules import tensorrt_diagnostics
 from edgevit.configs import Quantize
 from edgevit.graphs.float16_rounding import rounded_to_float16
 from edgevit.graphs.graph import Graph
+from edgevit.model_file import OnnxruntimeOptions
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.preparation import prepared
@@ -41,7 +42,7 @@ def ready(norm: str, gain: float, folder: Path, **fields: Any) -> CalibratedMode
     onnx.save(model, folder / "float.onnx")
     asked = {"stage": "quantize", "id": "int8", "model": "float", "calibration": "photos", "runtime": "tensorrt"}
     config = Quantize.model_validate({**asked, **fields})
-    reference = file_session(folder / "float.onnx", SPEC, {}, 1)
+    reference = file_session(folder / "float.onnx", SPEC, OnnxruntimeOptions(), 1)
     found, _ = prepared(model, reference, lambda: [images], [images], config, None, 1, SilentProgress())
     return found
 

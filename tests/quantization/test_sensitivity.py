@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.errors import ParityError
 from edgevit.graphs.files import write_onnx
+from edgevit.model_file import OnnxruntimeOptions
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.sensitivity import SensitivityAnalysis
@@ -58,7 +59,9 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ready = calibrated(chain(), lambda: iter(IMAGES), "minmax", request.param, 1, "chain")
     folder = tmp_path_factory.mktemp("chain")
     write_onnx(chain(), folder / "chain.onnx", SPEC)
-    return SensitivityAnalysis(ready, file_session(folder / "chain.onnx", SPEC, {}, 1), IMAGES, threads=1)
+    return SensitivityAnalysis(
+        ready, file_session(folder / "chain.onnx", SPEC, OnnxruntimeOptions(), 1), IMAGES, threads=1
+    )
 
 
 def test_the_layer_that_suffers_is_found_and_alone_kept_float(trial: SensitivityAnalysis) -> None:

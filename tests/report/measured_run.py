@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifacts import Artifact, Contents, IOSpec, Json, Manifest, Preprocess, sha256_of
+from edgevit.artifacts import Artifact, Contents, IOSpec, Json, Kind, Manifest, Preprocess, sha256_of
 from edgevit.configs import STAGES, Evaluate, references
 from edgevit.evaluation import Predictions, write_corrupted, write_evaluation
 from edgevit.evaluation.corruptions import CorruptedPredictions
+from edgevit.model_file import OnnxruntimeOptions, model_file_with
 from edgevit.store import Store, dotted, ingredients
 
 DIGITS = tuple("0123456789")
@@ -58,8 +59,9 @@ class MeasuredRun:
     def onnx(self, name: str, stage: str, size: int, metrics: Json, **config: Any) -> None:
         def write(out: Path, _: Path) -> Contents:
             (out / "model.onnx").write_bytes(name.encode() + bytes(size))
-            kind = "engine" if stage == "compile" else "onnx"
-            return Contents(kind, metrics={**metrics, "size_bytes": size}, io=self.spec)  # type: ignore[arg-type]
+            model_file = model_file_with(OnnxruntimeOptions(), metrics["precision"])
+            kind: Kind = "engine" if stage == "compile" else "onnx"
+            return Contents(kind, metrics={**metrics, "size_bytes": size}, io=self.spec, model_file=model_file)
 
         self._make(name, stage, write, **config)
 

@@ -14,6 +14,7 @@ import pytest
 from edgevit.artifacts import Artifact
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.graphs.files import artifact_from_onnx
+from edgevit.model_file import ModelFile, OpenvinoOptions, options_from_json
 from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import SessionOptions, for_runtime, random_images, runtime_of
 from edgevit.runtimes.parity import sqnr_db
@@ -84,7 +85,7 @@ def test_bfloat16_is_computed_where_it_is_asked_for() -> None:
     images = random_images(float_onnx().io, 8)
     outputs = {}
     for precision in ("float32", "bfloat16"):
-        options = {"runtime": "openvino", "inference_precision": precision}
+        options = options_from_json({"runtime": "openvino", "inference_precision": precision})
         session = file_session(float_onnx().file("model.onnx"), float_onnx().io, options, 1)
         outputs[precision] = session.infer({"image": images})["logits"]
     assert 25 < sqnr_db(outputs["bfloat16"], outputs["float32"]) < 80
@@ -112,9 +113,9 @@ def test_a_model_for_openvino_needs_no_compilation() -> None:
 def test_a_graph_that_openvino_cannot_load_is_named(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(engine(True).file("model.onnx").read_bytes())  # ONNX Runtime's own layout
-    options = {"runtime": "openvino"}
+    model_file = ModelFile(weight_precision="int8", options=OpenvinoOptions())
     with pytest.raises(ArtifactError, match="OpenVINO cannot load it") as caught:
-        open_session(artifact_of(file, engine(True), session_options=options), SessionOptions())
+        open_session(artifact_of(file, engine(True)).with_model_file(model_file), SessionOptions())
     assert "model.onnx" in str(caught.value.where)
     assert "No conversion rule found for operations: com.microsoft.QGemm" in str(caught.value)
 

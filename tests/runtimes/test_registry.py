@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from edgevit.bundling import infer
 from edgevit.configs import FileRuntime, QuantizedRuntime
 from edgevit.configs.runtimes import RUNTIMES, RuntimeInfo
+from edgevit.model_file import options_for
 from edgevit.quantization.dialects import DIALECTS
 from edgevit.runtimes import loading
-from edgevit.runtimes.base import HostSession, file_runtime, runtime_options
+from edgevit.runtimes.base import HostSession
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -27,7 +29,7 @@ def test_recipes_and_bundles_take_the_runtimes_that_open_onnx_files() -> None:
 def test_each_runtime_to_quantize_for_has_a_dialect_that_runs_here() -> None:
     assert set(get_args(QuantizedRuntime)) == set(DIALECTS)
     for dialect in DIALECTS.values():
-        assert "onnx" in RUNTIMES[file_runtime(dialect.session_options)].opens
+        assert "onnx" in RUNTIMES[dialect.options.runtime].opens
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=list(RUNTIMES))
@@ -42,4 +44,10 @@ def test_edgevit_or_its_extra_installs_each_package(runtime: RuntimeInfo) -> Non
 def test_each_module_has_a_session_for_files(name: str) -> None:
     pytest.importorskip(RUNTIMES[name].package, reason=f"{name} is not installed")
     assert issubclass(import_module(RUNTIMES[name].module).FileSession, HostSession)
-    assert file_runtime(runtime_options(name)) == name
+    assert options_for(name).runtime == name
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES.keys() - {*get_args(FileRuntime)}))
+def test_runtimes_that_open_no_onnx_file_have_no_options(name: str) -> None:
+    with pytest.raises(ValidationError):
+        options_for(name)

@@ -45,7 +45,7 @@ def test_a_compiled_model_is_bundled_on_request_and_says_that_it_belongs_to_its_
     made = published(tmp_path, COMPILED, engine)
     record = json.loads(made.file("bundle.json").read_text())
     assert record["model"]["portable"] is False
-    assert record["session_options"] == engine.manifest.session_options
+    assert record["session_options"] == {"graph_optimization_level": "disabled"}
     assert (made.path / "model.onnx").read_bytes() == (engine.path / "model.onnx").read_bytes()
     assert f"onnxruntime=={onnxruntime.__version__}" in made.file("requirements.txt").read_text()
 
@@ -70,7 +70,7 @@ def onnx_in_store(folder: Path) -> Artifact:
 
     def write(out: Path, work: Path) -> Contents:
         shutil.copy(model.path / "model.onnx", out / "model.onnx")
-        return Contents("onnx", metrics=model.metrics, io=model.io)
+        return Contents("onnx", metrics=model.metrics, io=model.io, model_file=model.model_file)
 
     config = Export(stage="export", id="onnx", model="model")
     return Store(folder / "store").make(config, {}, {"stage": "export", "config": {}}, write)

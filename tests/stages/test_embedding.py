@@ -20,6 +20,7 @@ from edgevit.data import open_dataset
 from edgevit.errors import RecipeError
 from edgevit.exporting import onnx_from_module
 from edgevit.graphs.files import artifact_from_onnx
+from edgevit.model_file import OnnxruntimeOptions
 from edgevit.models import model_from_checkpoint
 from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.embedding import WithEmbedding, embedding_width
@@ -46,7 +47,7 @@ def made(stage: str, hybrid: bool = False) -> Artifact:
 
 
 def outputs(artifact: Artifact, images: np.ndarray) -> dict[str, np.ndarray]:
-    session = OnnxruntimeSession(artifact.file("model.onnx"), artifact.io, artifact.manifest.session_options, 1)
+    session = OnnxruntimeSession(artifact.file("model.onnx"), artifact.io, artifact.model_file.options, 1)
     return session.infer({"image": images})
 
 
@@ -163,7 +164,7 @@ def test_two_heads_give_the_mean_of_what_enters_both(
     spec = IOSpec.for_classifier(SMALL, tuple("abc")).with_embedding(width)
     exported = onnx_from_module(student, spec, opset=20, dynamic_batch=True)
     exported.write(tmp_path / "model.onnx")
-    session = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, {}, 1)
+    session = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, OnnxruntimeOptions(), 1)
     reference = TorchSession(WithEmbedding(student), exported.spec, "cpu", SessionOptions())
     check_sessions_agree(session, reference, "float32", "here")
     images = random_images(spec, 2)
@@ -196,7 +197,7 @@ def test_both_exporters_give_it(branch: bool, exporter: str, dynamic: bool, tmp_
     exported.write(tmp_path / "model.onnx")
     assert (exported.exporter, exported.dynamic_batch) == (exporter, dynamic)
     images = random_images(spec, 1)
-    found = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, {}, 1).infer({"image": images})
+    found = OnnxruntimeSession(tmp_path / "model.onnx", exported.spec, OnnxruntimeOptions(), 1).infer({"image": images})
     np.testing.assert_allclose(found["embedding"], images.mean((2, 3)), atol=1e-5)
 
 

@@ -39,7 +39,7 @@ def test_factorised_model_goes_to_onnx_int8_and_back_to_school() -> None:
     int8 = bench.run("quantize", "thin-int8", model=exported.id, calibration="digits.pool", calibration_images=16)
     assert int8.metrics["macs"] == exported.metrics["macs"] == thinner.metrics["macs"]
     images = random_images(thinner.io, 3, seed=0)
-    session = OnnxruntimeSession(exported.file("model.onnx"), exported.io, exported.manifest.session_options, 1)
+    session = OnnxruntimeSession(exported.file("model.onnx"), exported.io, exported.model_file.options, 1)
     with torch.no_grad():
         expected = model_from_checkpoint(thinner)(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(session.infer({"image": images})["logits"], expected, atol=1e-4, rtol=1e-4)

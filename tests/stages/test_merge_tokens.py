@@ -31,7 +31,7 @@ def test_merged_model_answers_the_same_in_onnx(dynamic_batch: bool) -> None:
     operators = {node.op_type for node in onnx.load(exported.file("model.onnx")).graph.node}
     assert not operators & {"ScatterElements", "ScatterND", "Loop", "If", "NonZero"}
     images = random_images(merged.io, 3 if dynamic_batch else 1, seed=0)
-    session = OnnxruntimeSession(exported.file("model.onnx"), exported.io, exported.manifest.session_options, 1)
+    session = OnnxruntimeSession(exported.file("model.onnx"), exported.io, exported.model_file.options, 1)
     with torch.no_grad():
         expected = model_from_checkpoint(merged)(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(session.infer({"image": images})["logits"], expected, atol=1e-4, rtol=1e-4)

@@ -13,6 +13,7 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, DataError, ParityError, TargetError
 from edgevit.graphs.files import artifact_from_onnx
+from edgevit.model_file import AS_WRITTEN
 from edgevit.models import model_from_checkpoint
 from edgevit.pipeline import ingredients_of, resolve
 from edgevit.progress import SilentProgress
@@ -36,7 +37,7 @@ both = pytest.mark.parametrize("hybrid", [False, True], ids=["vit", "hybrid"])
 
 
 def outputs(artifact, images):
-    session = OnnxruntimeSession(artifact.file("model.onnx"), artifact.io, artifact.manifest.session_options, 1)
+    session = OnnxruntimeSession(artifact.file("model.onnx"), artifact.io, artifact.model_file.options, 1)
     return session.infer({"image": images})["logits"]
 
 
@@ -102,7 +103,7 @@ def test_an_engine_gives_the_outputs_of_its_onnx(hybrid):
     images = random_images(engine(hybrid).io, 3)
     np.testing.assert_allclose(outputs(engine(hybrid), images), outputs(int8_onnx(hybrid), images), atol=1e-4)
     assert engine(hybrid).metrics["runtime"] == "onnxruntime"
-    assert engine(hybrid).manifest.session_options == {"graph_optimization_level": "disabled"}
+    assert engine(hybrid).model_file.options == AS_WRITTEN
 
 
 @both

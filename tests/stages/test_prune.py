@@ -116,7 +116,7 @@ def test_pruned_model_is_exported_and_quantized_and_answers_the_same() -> None:
     onnx = bench.run("export", "pruned-onnx", model=source.id)
     int8 = bench.run("quantize", "pruned-int8", model=onnx.id, calibration="digits.pool", calibration_images=32)
     images = random_images(source.io, 3, seed=0)
-    session = OnnxruntimeSession(onnx.file("model.onnx"), onnx.io, onnx.manifest.session_options, 1)
+    session = OnnxruntimeSession(onnx.file("model.onnx"), onnx.io, onnx.model_file.options, 1)
     with torch.no_grad():
         expected = model_from_checkpoint(source)(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(session.infer({"image": images})["logits"], expected, atol=1e-4, rtol=1e-4)

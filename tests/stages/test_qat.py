@@ -112,7 +112,7 @@ def int8(name: str, model: Artifact, context: Context | None = None, **changes: 
 
 
 def answers(model: Artifact, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    session = OnnxruntimeSession(model.file("model.onnx"), model.io, model.manifest.session_options, 1)
+    session = OnnxruntimeSession(model.file("model.onnx"), model.io, model.model_file.options, 1)
     return session.infer({"image": images})["logits"]
 
 
@@ -161,9 +161,9 @@ def test_the_int8_file_computes_what_was_trained(
     graph, spec = exported.model, exported.spec
     known = tensor_ranges(ranges, graph, exported.layers, "here").tensors
     made = calibrated(graph, lambda: iter(()), "minmax", runtime, 1, "here", known).quantized()  # none is left over
-    write_onnx(made.model, file, spec, made.session_options)
+    write_onnx(made.model, file, spec, made.options)
     images = random_images(spec, 32)
-    got = OnnxruntimeSession(file, spec, made.session_options, 1).infer({"image": images})["logits"]
+    got = OnnxruntimeSession(file, spec, made.options, 1).infer({"image": images})["logits"]
     with torch.no_grad():
         expected, unrounded = (model(torch.from_numpy(images)).numpy() for model in (rounding, floating.module))
     noise_db = sqnr_db(centred(unrounded), centred(expected))

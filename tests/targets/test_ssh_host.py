@@ -28,7 +28,7 @@ from edgevit.targets import base, target_for, target_info, visits
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
 from tests.reader_folder import ROOT, make_folder, run
-from tests.small_models import artifact_of, checkpoint, float_onnx, int8_onnx
+from tests.small_models import artifact_of, checkpoint, engine, float_onnx, int8_onnx
 from tests.targets.ssh_host import SshHost, needs_sshd
 
 pytestmark = needs_sshd
@@ -179,6 +179,8 @@ def test_a_checkpoint_and_a_compiled_model_stay_here(host: SshHost) -> None:
     with pytest.raises(TargetError, match="torch does not run on board") as caught, opened(checkpoint()):
         pass
     assert str(caught.value.next).startswith("export the model first")
+    with pytest.raises(TargetError, match="compiled for another machine"), opened(engine()):
+        pass
     with pytest.raises(TargetError, match="openvino does not run on board"):
         target_info("board", "openvino", Context())
     with pytest.raises(TargetError, match="on this machine only"):

@@ -96,7 +96,7 @@ def model_in(folder: Path, model: Artifact, name: str = "model.onnx") -> Json:
     return {
         "file": name,
         "runtime": "onnxruntime",
-        "session_options": model.manifest.session_options,
+        "session_options": model.model_file.options,
         "input": model.io.inputs[0].name,
         "outputs": [output.name for output in model.io.outputs],
     }

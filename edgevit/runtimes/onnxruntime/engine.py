@@ -7,33 +7,32 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from edgevit.artifacts import Artifact, Json
+from edgevit.artifacts import Artifact
 from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
 from edgevit.graphs.tensors import shapes_of_weights
+from edgevit.model_file import AS_WRITTEN, ONNX_FILE, ModelFile, TargetInfo
 from edgevit.runtimes.onnxruntime.session import inference_session
 
-ENGINE = "model.onnx"
 PRODUCT, BIAS = "MatMulIntegerToFloat", 6  # the operator, and the position of its bias among its inputs
 OWN_LAYOUT = "com.microsoft.nchwc"
 
 
-def engine_from_onnx(model: Artifact, out: Path) -> Json:
-    """Write the optimized graph to `out`/model.onnx and return the session options to load it with.
+def engine_from_onnx(model: Artifact, out: Path, machine: TargetInfo) -> ModelFile:
+    """Write the graph that ONNX Runtime optimizes for this machine to `out`/model.onnx, and return its record.
 
     Fusions and memory layouts are chosen now, for this CPU and this version of ONNX Runtime, and not again at load. So
     the file loads faster, and the tested graph is the one that runs. Another CPU or version may refuse the file or run
     it slowly: compile the source ONNX file again there.
     """
     with TemporaryDirectory() as folder:
-        optimized = Path(folder) / ENGINE
-        inference_session(onnx_file(model), model.manifest.session_options, threads=1, optimized_path=optimized)
-        session_options: Json = {"graph_optimization_level": "disabled"}
+        optimized = Path(folder) / ONNX_FILE
+        inference_session(onnx_file(model), model.model_file.options, threads=1, optimized_path=optimized)
         graph = _with_stable_names(with_biases_inside(onnx.load(optimized)))
         if not all(value.type.tensor_type.HasField("shape") for value in graph.graph.output):
             del graph.graph.output[:]
             graph.graph.output.extend(read_onnx(onnx_file(model)).graph.output)  # with inferred shapes
-        write_onnx(graph, out / ENGINE, model.io, session_options)
-    return session_options
+        write_onnx(graph, out / ONNX_FILE, model.io, AS_WRITTEN)
+    return ModelFile(weight_precision=model.model_file.weight_precision, options=AS_WRITTEN, bound_to=machine)
 
 
 def with_biases_inside(model: onnx.ModelProto) -> onnx.ModelProto:

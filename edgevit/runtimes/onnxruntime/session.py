@@ -11,9 +11,10 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgevit.artifacts import IOSpec, Json
+from edgevit.artifacts import IOSpec
 from edgevit.disks import check_room
 from edgevit.errors import ArtifactError, EdgevitError, TargetError, first_line, is_out_of_memory
+from edgevit.model_file import RuntimeOptions, json_of_options
 from edgevit.runtimes.base import Arrays, HostSession
 from edgevit.runtimes.loading import PROVIDER, onnxruntime_options
 
@@ -29,10 +30,15 @@ class OnnxruntimeSession(HostSession):
     """A loaded ONNX file."""
 
     def __init__(
-        self, path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        spec: IOSpec,
+        options: RuntimeOptions,
+        threads: int,
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(spec, conditions)
-        self._path, self._session = path, inference_session(path, session_options, threads)
+        self._path, self._session = path, inference_session(path, options, threads)
 
     def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
         return run_session(self._session, outputs, feed, self._path)
@@ -51,24 +57,26 @@ def run_session(
 
 
 def inference_session(
-    path: Path, session_options: Json, threads: int, optimized_path: Path | None = None, spins: bool = True
+    path: Path, options: RuntimeOptions, threads: int, optimized_path: Path | None = None, spins: bool = True
 ) -> onnxruntime.InferenceSession:
     """ONNX Runtime's own session on the CPU, with no other provider.
 
     Args:
-        session_options: {"graph_optimization_level": "all" | "disabled", "disabled_optimizers": [names]}.
         optimized_path: file for the optimized graph.
         spins: waiting threads keep their cores busy. False if other work alternates with the session's.
     """
-    options = onnxruntime_options(session_options, threads)
+    recorded = json_of_options(options)
+    session_options = onnxruntime_options(recorded, threads)
     if not spins:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized_path is not None:
-        options.optimized_model_filepath = str(optimized_path)
-    disabled = session_options.get("disabled_optimizers")
+        session_options.optimized_model_filepath = str(optimized_path)
+    disabled = recorded.get("disabled_optimizers")
     try:
         with _errors_explained("ONNX Runtime cannot load it", path):
-            session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER], disabled_optimizers=disabled)
+            session = onnxruntime.InferenceSession(
+                path, session_options, providers=[PROVIDER], disabled_optimizers=disabled
+            )
     except ArtifactError:
         if optimized_path is not None:  # ONNX Runtime does not report a full disk
             check_room(optimized_path, path.stat().st_size)

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from edgevit.artifacts import IOSpec, Json
+from edgevit.artifacts import IOSpec
 from edgevit.configs.runtimes import OPENVINO
 from edgevit.errors import ArtifactError, MissingDependency, first_line, is_out_of_memory
+from edgevit.model_file import RuntimeOptions, json_of_options
 from edgevit.runtimes.base import Arrays, HostSession, fixed_batch
 from edgevit.runtimes.loading import openvino_properties
 
@@ -31,10 +32,15 @@ class OpenvinoSession(HostSession):
     """A loaded ONNX file, compiled for each batch size that occurs: fixed shapes run faster than open ones."""
 
     def __init__(
-        self, path: Path, spec: IOSpec, session_options: Json, threads: int, conditions: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        spec: IOSpec,
+        options: RuntimeOptions,
+        threads: int,
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(spec, conditions)
-        self._path, self._properties = path, openvino_properties(session_options, threads)
+        self._path, self._properties = path, openvino_properties(json_of_options(options), threads)
         self._model = _explained(CANNOT_LOAD, path, lambda: core().read_model(path))
         self._requests: dict[int, openvino.InferRequest] = {}
         self._request(fixed_batch(spec) or 1)
