@@ -14,7 +14,10 @@ import pytest
 def other_python(version: str) -> Path:
     """A Python of this version, such as 3.9: on the path, or pyenv's."""
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [shutil.which(f"python{version}"), *sorted(root.glob(f"{version}.*/bin/python"))]
+    candidates: list[str | Path | None] = [
+        shutil.which(f"python{version}"),
+        *sorted(root.glob(f"{version}.*/bin/python")),
+    ]
     for python in [Path(candidate) for candidate in candidates if candidate]:
         if subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
             return python

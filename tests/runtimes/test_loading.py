@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,16 +11,6 @@ from edgevit.runtimes import loading
 from edgevit.runtimes.base import SessionOptions, for_runtime, random_images
 from edgevit.runtimes.sessions import open_session
 from tests.small_models import float_onnx
-
-
-def test_it_is_python_38_and_imports_nothing_of_edgevit() -> None:
-    tree = ast.parse(Path(loading.__file__).read_text(), feature_version=(3, 8))
-    imports = {
-        (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    }
-    assert imports == {"__future__", "pathlib", "typing", "onnxruntime", "openvino"}
 
 
 @pytest.mark.parametrize("runtime", list(loading.LOADERS))

@@ -19,9 +19,22 @@ from tests.pythons import index_is_reached, pip
 
 
 def system(python: str = "3.10.12", machine: str = "aarch64", libc: str = "glibc 2.35") -> System:
-    facts = {"cpus": 4, "memory_bytes": None, "memory_free_bytes": None, "disk_free_bytes": None, "is_root": False}
-    names = {"system": "Linux", "release": "6.1", "executable": "python3", "work_folder": "/work", "user": "user"}
-    return System(python=python, machine=machine, libc=libc, packages={}, **names, **facts)
+    return System(
+        machine=machine,
+        system="Linux",
+        release="6.1",
+        python=python,
+        executable="python3",
+        cpus=4,
+        memory_bytes=None,
+        memory_free_bytes=None,
+        disk_free_bytes=None,
+        work_folder="/work",
+        packages={},
+        libc=libc,
+        user="user",
+        is_root=False,
+    )
 
 
 def test_an_older_python_gets_the_newest_release_that_has_wheels_for_it() -> None:
