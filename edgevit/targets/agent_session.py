@@ -168,9 +168,9 @@ class AgentSession:
             is_told = True
             time.sleep(min(1.0, max(0.05, end - time.monotonic())))
 
-    def unlock(self) -> None:
+    def unlock(self, timeout_s: float = ANSWER_S) -> None:
         """Free the machine's lock."""
-        self.ask("unlock", Frozen)
+        self.ask("unlock", Frozen, timeout_s)
 
     @contextmanager
     def locked(

@@ -69,7 +69,7 @@ class Unpacking:
             except OSError as error:
                 if error.errno not in WRONG_NAMES:
                     raise
-                raise Refused("bad_package", f"{wheel} has a wrong or a double name: {error.strerror}") from None
+                raise Refused("bad_package", f"{wheel} holds a name that cannot be: {error.strerror}") from None
             except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError) as error:
                 raise Refused("bad_package", f"{wheel} is no wheel: {error}") from None
 
