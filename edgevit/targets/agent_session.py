@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -52,8 +53,9 @@ SOURCE = _program()
 BOOTSTRAP = (
     "import sys; sys.path[:] = [p for p in sys.path if p];"
     ' print("edgevit-python %d.%d.%d" % tuple(sys.version_info[:3]));'
-    " sys.stdout.flush(); sys.version_info < (3, 8) and sys.exit(3);"
-    f' exec(compile(sys.stdin.buffer.read({len(SOURCE)}), "edgevit-agent", "exec"), dict(__name__="__main__"))'
+    " sys.stdout.flush(); sys.version_info < (3, 8) and sys.exit(3); sent = sys.stdin.buffer;"
+    ' program = __import__("zlib").decompress(sent.read(int(sent.readline())));'
+    ' exec(compile(program, "edgevit-agent", "exec"), dict(__name__="__main__"))'
 )
 _GREETING = re.compile(rb"edgevit-python (\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 
@@ -166,9 +168,9 @@ class AgentSession:
             is_told = True
             time.sleep(min(1.0, max(0.05, end - time.monotonic())))
 
-    def unlock(self) -> None:
+    def unlock(self, timeout_s: float = ANSWER_S) -> None:
         """Free the machine's lock."""
-        self.ask("unlock", Frozen)
+        self.ask("unlock", Frozen, timeout_s)
 
     @contextmanager
     def locked(
@@ -191,7 +193,8 @@ class AgentSession:
                     expected=f"Python {'.'.join(map(str, OLDEST_PYTHON))} or later",
                     next="name another one with --python COMMAND (devices add), or python: in targets.yaml",
                 )
-            self._channel.send(SOURCE, Deadline(START_S))
+            program = zlib.compress(SOURCE)
+            self._channel.send(b"%d\n%b" % (len(program), program), Deadline(START_S))
         except Closed:
             raise self._explain(*self._channel.close()) from None
         self.hello = self.ask("hello", Hello, START_S, work_folder=work_folder)

@@ -18,6 +18,7 @@ RECONNECT_S = 120  # for the target to come back
 FIRST_WAIT_S = 1.0  # between two tries; each later wait is twice as long, up to the longest
 LONGEST_WAIT_S = 20.0
 MOST_DROPS = 5  # of the line, during one call
+UNLOCK_S = 5  # on Ctrl-C, the line may be dead
 LOCK_WAIT_S = 3600  # for other users of the target
 
 Say = Callable[[str], None]
@@ -82,7 +83,7 @@ class Connection:
         finally:
             self._is_locked = False
             with suppress(TargetError):  # the end of the agent frees it
-                self._session.unlock()
+                self._session.unlock(UNLOCK_S)
 
     def reach(self) -> None:
         """Connect. Raises as `reached`."""

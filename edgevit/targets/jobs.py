@@ -7,6 +7,7 @@ waits for it and fetches its files.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import secrets
@@ -160,7 +161,7 @@ class _RunningJob:
             raise TargetError("these are not the files of a job", where=self._where, got=got, expected=expected)
         out.mkdir(parents=True, exist_ok=True)
         if total > (free := shutil.disk_usage(out).free):
-            raise OSError(28, f"No space left on device: {total:,} bytes come, {free:,} are free", str(out))
+            raise OSError(errno.ENOSPC, f"No space left on device: {total:,} bytes come, {free:,} are free", str(out))
         return {output.name: self._fetch(output, out / output.name) for output in state.outputs}
 
     def stop(self) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -99,9 +100,17 @@ def test_other_pythons_run_it(python: str, tmp_path: Path) -> None:
         pytest.skip(f"needs {python}")
     with session(tmp_path, python, "-c", BOOTSTRAP) as agent:
         assert agent.hello.python.startswith(python.removeprefix("python"))
-        (tmp_path / "file").write_bytes(b"content")
-        assert upload(agent, [tmp_path / "file"]).sent_bytes == 7
+        with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+            wheel.writestr("a/b.py", "VALUE = 7")
+        hashes = upload(agent, [tmp_path / "a.whl"]).hashes
         assert probed(agent).system.python == agent.hello.python
+        folder = agent.ask_for_json("unpack", files=list(hashes.values()))["folder"]
+        arguments = [python, "-c", "from a import b; print(b.VALUE)"]
+        job: dict[str, Any] = {"job": "0" * 64, "arguments": arguments, "environment": {"PYTHONPATH": folder}}
+        assert agent.ask_for_json("start", limit_s=60, **job)["is_new"]
+        answer = agent.ask_for_json("job", job="0" * 64, wait_s=30)
+        assert (answer["state"], answer["status"], answer["stdout"]) == ("done", 0, "7\n")
+        assert clean(agent).removed_bytes > 100
 
 
 def test_a_probe_says_what_the_machine_says(agent: AgentSession, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from edgevit.targets import connection as connections
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.named import NamedTarget
+from edgevit.targets.packages import unpack
 from edgevit.targets.reach import reached
 from tests.targets.ssh_host import SshHost, is_gone, needs_sshd, number_in
 
@@ -108,6 +110,15 @@ def test_a_target_that_does_not_come_back_is_said(
     assert (tmp_path / "runs").read_text() == "x\n"
 
 
+def test_the_python_of_a_target_is_words_for_a_job(host: SshHost, tmp_path: Path) -> None:
+    (host.home / "my env").mkdir(exist_ok=True)
+    if not (host.home / "my env" / "python").exists():
+        (host.home / "my env" / "python").symlink_to(sys.executable)
+    with connected(host.target("'~/my env/python' -I"), pytest.fail) as connection:
+        program = (*connection.python, "-c", "import sys; print(sys.flags.isolated)")
+        assert run_job(connection, Job({}, program, {}, 60, True), tmp_path / "out").stdout == "1\n"
+
+
 def test_a_first_connection_is_tried_once(board: NamedTarget, host: SshHost, tmp_path: Path) -> None:
     working = (host.folder / "bin" / "ssh").read_text()
     host.script("bin/ssh", f"echo x >> {tmp_path}/tries", "echo 'ssh: connect: No route to host' >&2; exit 255")
@@ -179,7 +190,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_disk_that_fills_during_a_job(host: SshHost, small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills(host: SshHost, small_disk: Path, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     python = host.script(f"python-{tmp_path.name}", f"export EDGEVIT_ROOT={tmp_path}", f'exec {sys.executable} "$@"')
     target = host.target(str(python), work_folder=str(small_disk / "work"))
@@ -191,4 +202,9 @@ def test_a_disk_that_fills_during_a_job(host: SshHost, small_disk: Path, tmp_pat
         (tmp_path / "large").write_bytes(os.urandom(2_000_000))
         with pytest.raises(TargetError, match="no room"):
             run_job(connection, job("true", large=tmp_path / "large"), tmp_path / "out")
+        with zipfile.ZipFile(tmp_path / "large.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+            wheel.writestr("large.py", "0" * 2_000_000)
+        with pytest.raises(TargetError, match="the target's disk is full"):
+            unpack(connection, [tmp_path / "large.whl"])
+        assert list((small_disk / "work" / "packages").iterdir()) == []
         assert run_job(connection, job("echo x > x"), tmp_path / "out").status == 0

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgevit.errors import TargetError
@@ -104,6 +104,7 @@ BAD: dict[str, tuple[tuple[str, ...], int]] = {
     "one name twice": (("x", "x"), FILE),
     "a file as a folder": (("x", "x/y"), FILE),
     "a folder as a file": (("x/y", "x"), FILE),
+    "a long name": (("y" * 300,), FILE),
 }
 
 
@@ -183,6 +184,7 @@ def test_no_name_leads_out_of_the_folder(name: str, attributes: int) -> None:
         assert not {"..", "", "."} & set(place.split("/"))
 
 
+@example(b"", 205, 1)  # an offset below 0
 @settings(max_examples=30, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 300), st.integers(0, 255))
 def test_a_damaged_archive_is_refused_or_unpacked(tail: bytes, at: int, byte: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import stat
+import struct
 import zipfile
 import zlib
 
@@ -16,6 +18,8 @@ from edgevit.targets.agent.store import READ_BLOCK, Store
 MOST_WHEELS = 100
 MOST_UNPACKED_FILES = 50_000
 MOST_UNPACKED_BYTES = 4 * 2**30
+# Errors of the system that an archive causes. The last is an offset below 0.
+WRONG_NAMES = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 # A wheel may hold files for other places: these belong beside the packages, and scripts and headers are left out.
 BESIDE = re.compile(r"[^/]+\.data/(purelib|platlib)/")
 ELSEWHERE = re.compile(r"[^/]+\.data/")
@@ -62,9 +66,11 @@ class Unpacking:
                 with zipfile.ZipFile(wheel) as archive:
                     for entry in archive.infolist():
                         self._add(archive, entry)
-            except (FileExistsError, IsADirectoryError, NotADirectoryError):
-                raise Refused("bad_package", f"{wheel} has a file that is there already") from None
-            except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+            except OSError as error:
+                if error.errno not in WRONG_NAMES:
+                    raise
+                raise Refused("bad_package", f"{wheel} holds a name that cannot be: {error.strerror}") from None
+            except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError) as error:
                 raise Refused("bad_package", f"{wheel} is no wheel: {error}") from None
 
     def _add(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
@@ -91,6 +97,8 @@ def place_of(entry: zipfile.ZipInfo) -> str | None:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise Refused("bad_package", f"{name!r} is a link or a device")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Refused("bad_package", f"{name!r} is compressed in another way than wheels are")
     if any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
         raise Refused("bad_package", f"{name!r} is not a path below the folder")
     if BESIDE.match(name):
