@@ -22,6 +22,7 @@ from edgevit.bundling.runner import environment
 from edgevit.data.preprocess import fit_to_size
 from edgevit.exporting.normalization import with_normalization
 from edgevit.graphs.files import artifact_from_onnx, onnx_file, write_onnx
+from edgevit.model_file import json_of_options
 from edgevit.profiling import MeasurePlan
 from edgevit.quantization import calibrated
 from edgevit.runtimes.base import SessionOptions, fixed_batch, input_batches, random_images
@@ -88,7 +89,7 @@ def model_in(folder: Path, model: Artifact, name: str = "model.onnx") -> Json:
     return {
         "file": name,
         "runtime": "onnxruntime",
-        "session_options": model.manifest.session_options,
+        "session_options": json_of_options(model.model_file.options),
         "input": model.io.inputs[0].name,
         "outputs": [output.name for output in model.io.outputs],
     }
