@@ -256,8 +256,9 @@ def test_the_quickstart_is_judged_by_the_file_that_it_ships() -> None:
 
 def test_the_data_sets_of_a_run_with_a_budget_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
-    recipe = RECIPE.replace("LIMIT", "5").replace("{source: digits}", f"{{source: image_folder, path: {folder}}}")
-    (tmp_path / "r.yaml").write_text(recipe.replace("digits", "photos"))
+    recipe = recipe_within(5, tmp_path)
+    text = recipe.read_text().replace("{source: digits}", f"{{source: image_folder, path: {folder}}}")
+    recipe.write_text(text.replace("digits", "photos"))
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
     keep_timings(2)
     read: list[str] = []
@@ -268,7 +269,7 @@ def test_the_data_sets_of_a_run_with_a_budget_are_read_once(tmp_path: Path, monk
         return read_source(name, *rest)
 
     monkeypatch.setattr(roles, "read_source", noting)
-    check_before_run(load_recipe(tmp_path / "r.yaml"), tmp_path, tmp_path / "runs", Context(), ())
+    check_before_run(load_recipe(recipe), tmp_path, tmp_path / "runs", Context(), ())
     assert read == ["photos"]
 
 
