@@ -13,6 +13,7 @@ from tests.targets.standin.trtexec.settings import TrtexecSettings, Variant
 INTERVAL_S = 0.1
 STATUS_OF_REFUSAL = 1
 TESTS = Path(__file__).parents[3]
+MARK = ("etc/edgevit-stand-in", "Programs play this board: nothing that they say was measured.\n")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def build(standin: Standin, folder: Path) -> BuiltStandin:
     root, programs = folder / "root", folder / "programs"
     programs.mkdir(parents=True)
     root.mkdir()
-    for name, text in standin.files.items():
+    for name, text in (MARK, *standin.files.items()):
         file = root / name.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
