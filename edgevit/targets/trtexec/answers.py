@@ -34,8 +34,9 @@ _SAYS_WHY = re.compile(r"ERROR:|In node \d+ with|[Cc]ould not find any implement
 _NO_MEMORY = re.compile(r"OutOfMemory|out of memory|insufficient memory|Requested size was", re.IGNORECASE)
 _OTHER_ENGINE = re.compile(
     r"(?:expecting (?:library version|compute) [^\n]*?, please rebuild)"
-    r"|incompatible device|not compatible with this version of TensorRT"
+    r"|incompatible device|not compatible with this version of TensorRT|Serialized Engine Version: |kPLAN_MAGIC_TAG"
 )
+_PARSERS_REASON = re.compile(r"In function \w+:\n(?:\[\d+\] )?(?P<reason>(?:(?!\[[\d/]+-|&&&&).+\n?){1,4})", re.ASCII)
 _NOT_A_NUMBER = re.compile(r"(?<=[\s\[,:])[+-]?(?:nan|inf)(?:\(\w*\))?(?=[\s\],}])", re.IGNORECASE)
 
 
@@ -47,7 +48,7 @@ class Failure:
         kind: `memory`: the GPU's is too small. `engine`: it is of another GPU or TensorRT. `node`: the parser or the
             builder does not take a node. `other`: anything else.
         node: the node; empty if none is named.
-        text: the line of the log that says why.
+        text: the words of the log that say why.
     """
 
     kind: str
@@ -97,8 +98,9 @@ def failure_in(log: str) -> Failure:
         if line := next((line for line in errors if pattern.search(line)), None):
             return Failure(kind, "", _text(line))
     if node := _node_in(log):
-        reason = next((line for line in errors if _SAYS_WHY.search(line)), [*errors, ""][0])
-        return Failure("node", shortened(node), _text(reason))
+        line = next((line for line in errors if _SAYS_WHY.search(line)), [*errors, ""][0])
+        said = _PARSERS_REASON.search(log)
+        return Failure("node", shortened(node), _text(" ".join(said["reason"].split()) if said else line))
     last = log.strip().splitlines()[-1:] or [""]
     return Failure("other", "", _text([*errors, *last][0]))
 
