@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
 from tests.reader_folder import ROOT, make_folder, run
 from tests.small_models import artifact_of, checkpoint, engine, float_onnx, int8_onnx
+from tests.targets import arm64
 from tests.targets.ssh_host import SshHost, needs_sshd
 
 pytestmark = needs_sshd
@@ -229,3 +231,30 @@ def test_the_guide_of_devices_word_by_word(server: SshHost, tmp_path: Path, monk
         ended = run(command, tmp_path)
         assert ended.returncode == 0 or (ended.returncode == 1 and line.startswith(("edgevit compare", "edgevit run")))
         assert "Traceback" not in ended.stderr, f"{command}\n{ended.stderr}"
+
+
+@pytest.mark.slow
+def test_arm64_has_the_accuracy_of_this_machine(
+    server: SshHost, arm64_python: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole recipe with a trained INT8 model, on an emulated processor whose rounding differs."""
+    monkeypatch.setenv("PATH", server.path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(base, "CHOICE", QUICK)
+    server.accept("user_key")
+    server.know("host_key")
+    name_board(server, shlex.join(arm64_python), onnxruntime=arm64.ONNXRUNTIME)
+    trained = (
+        RECIPE.replace(
+            "{stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,",
+            "{stage: train, id: student, model: deit_tiny_patch16_224, data: digits.train, image_size: 32, epochs: 8,",
+        )
+        .replace(", few_shot: {shots: 5}", "")
+        .replace("digits.pool", "digits.train")
+    )
+    (tmp_path / "recipe.yaml").write_text(trained)
+    done = pipeline.run(load_recipe(tmp_path / "recipe.yaml"), tmp_path, tmp_path / "runs", Context())
+    here, there = (done[id].metrics["top1"] for id in ("here", "there"))
+    assert here["value"] > 0.5
+    assert here["low"] <= there["value"] <= here["high"]
+    assert done["latency"].manifest.ingredients["target"]["hardware"]["architecture"] == "aarch64"
