@@ -41,8 +41,4 @@ def keep_timings(num_classes: int, form: DeployedForm | None = None) -> None:
     """
     for candidate in shortlist():
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
-<<<<<<< HEAD
-        kept.keep(student, deployed_form("local-cpu"), machine(1)(candidate), Context())
-=======
-        kept.keep(student, form or deployed_form("local-cpu"), machine(1)(candidate))
->>>>>>> tests
+        kept.keep(student, form or deployed_form("local-cpu"), machine(1)(candidate), Context())
