@@ -33,13 +33,11 @@ class RemoteWorker:
     """Runs programs on a connected host, one after another.
 
     Attributes:
-        python: the words that start Python there.
         cpus: that programs may use there.
         packages: the folder of the unpacked wheels there; None for the packages of the host's own Python.
     """
 
     connection: Connection
-    python: tuple[str, ...]
     cpus: int
     packages: str | None
 
@@ -71,7 +69,7 @@ class RemoteWorker:
             written.write_text(json.dumps(request, sort_keys=True), encoding="utf-8")
             job = Job(
                 files={**WORKER_FILES, **files, written.name: written},
-                arguments=(*self.python, "-B", WORKER),
+                arguments=(*self.connection.python, "-B", WORKER),
                 environment={"PYTHONPATH": self.packages} if self.packages else {},
                 timeout_s=LONGEST_S,
                 is_repeatable=is_repeatable,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -84,8 +83,7 @@ class SshHost:
                 next_step = "run the same command again"
                 what = "the target has changed since its facts were read"
                 raise TargetError(what, where=self.name, got=now, expected=before, next=next_step)
-            python, packages = tuple(shlex.split(self._config.python)), self._packages(connection, facts)
-            yield RemoteWorker(connection, python, facts.system.cpus, packages)
+            yield RemoteWorker(connection, facts.system.cpus, self._packages(connection, facts))
 
     def _packages(self, connection: Connection, facts: HostFacts) -> str | None:
         """The folder of unpacked packages there; None if the host's own are to be used."""

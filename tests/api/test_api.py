@@ -21,6 +21,7 @@ import edgevit
 from edgevit.actions.early_latency import deployed_chain
 from edgevit.api import functions, workspace
 from edgevit.api.inputs import labelled_images, support_images
+from edgevit.context import Context
 from edgevit.errors import ArtifactError, CheckFailed, DataError, EdgevitError, RecipeError
 from edgevit.recipe import load_recipe
 from edgevit.selection import kept
@@ -98,7 +99,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     chain = deployed_chain(load_recipe(file))
     assert chain is not None
     keep_timings(10, chain.form)
-    kept.keep(Student(model="test_vit", image_size=32, num_classes=10), chain.form, timing(1.0))
+    kept.keep(Student(model="test_vit", image_size=32, num_classes=10), chain.form, timing(1.0), Context())
     return file
 
 

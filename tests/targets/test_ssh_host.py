@@ -60,7 +60,9 @@ def host(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(base, "CHOICE", QUICK)
     server.accept("user_key")
     server.know("host_key")
-    name_board(server)
+    (tmp_path / "tmp").mkdir()  # for the lock of a machine of its own
+    python = server.script(f"python-{tmp_path.name}", f"export EDGEVIT_ROOT={tmp_path}", f'exec {sys.executable} "$@"')
+    name_board(server, str(python))
     visits.forget()
     yield server
     visits.forget()
