@@ -87,6 +87,14 @@ class RemoteSession(Session):
         tensor = inputs[self.spec.inputs[0].name]
         return self._outputs(tensor, len(tensor), None)
 
+    def infer_each(self, batches: Iterable[NDArray[Any]]) -> Iterator[Arrays]:
+        """As `Session.infer_each`. Batches of equal size travel together."""
+        for size, group in itertools.groupby(batches, len):
+            tensors = list(group)
+            outputs = self._outputs(np.concatenate(tensors), size, None)
+            for start in range(0, size * len(tensors), size):
+                yield {name: values[start : start + size] for name, values in outputs.items()}
+
     def measure(self, plan: MeasurePlan) -> Measurement:
         check_batch(self.spec, plan.batch_size)
         with TemporaryDirectory() as folder:

@@ -99,6 +99,9 @@ def test_outputs_are_those_of_this_machine(
         got = list(there.outputs(iter(photos(7)), 2))
         tensor = random_images(artifact.io, 3)
         np.testing.assert_array_equal(there.infer({"image": tensor})["logits"], here.infer({"image": tensor})["logits"])
+        batches = [tensor, tensor[::-1].copy(), tensor[:1]]
+        for outputs, alone in zip(there.infer_each(batches), here.infer_each(batches), strict=True):
+            np.testing.assert_array_equal(outputs["logits"], alone["logits"])
     assert [len(outputs["logits"]) for outputs in got] == [4, 3]
     np.testing.assert_array_equal(
         np.concatenate([outputs["logits"] for outputs in got]),
