@@ -23,7 +23,8 @@ from edgevit.configs import (
     references,
 )
 from edgevit.configs.fields import MEASUREMENTS, Takes
-from edgevit.configs.targets import LOCAL_CPU, LOCAL_TARGETS
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 from edgevit.recipe.mistakes import place_of
@@ -97,6 +98,8 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
 def _problem_of_target(stage: Stage, kinds: Mapping[str, Kind], folder: Path) -> Problem | None:
     """The first problem with the target of a stage. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
+    if name == LOCAL_GPU and isinstance(stage, (Quantize, Prune)):
+        return Problem(f"{ONNXRUNTIME.title} does not run on {name}", f"{LOCAL_CPU}, or a name of edgevit devices")
     if name in LOCAL_TARGETS:
         return None
     targets = targets_by_name(folder)
@@ -106,9 +109,15 @@ def _problem_of_target(stage: Stage, kinds: Mapping[str, Kind], folder: Path) ->
     if isinstance(stage, Compile):
         what = f"'{name}' is reached over SSH: edgevit compiles models on this machine only"
         return Problem(what, "no compile stage: ONNX Runtime optimizes an ONNX file whenever it loads it")
-    if kinds.get(getattr(stage, "model", "")) == "checkpoint" and not isinstance(stage, Prune):
+    kind = kinds.get(getattr(stage, "model", ""))
+    if kind == "checkpoint" and not isinstance(stage, Prune):
         what = f"'{name}' is reached over SSH, where no checkpoint runs"
         return Problem(what, "an ONNX file: export the model first")
+    if kind == "engine":
+        what = f"'{name}' is reached over SSH, and the model is compiled for this machine"
+        return Problem(what, "the ONNX file that it is compiled from")
+    if getattr(stage, "runtime", None) == OPENVINO.name:
+        return Problem(f"'{name}' is reached over SSH, where models run in {ONNXRUNTIME.title}", "another runtime")
     return None
 
 

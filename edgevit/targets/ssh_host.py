@@ -15,17 +15,20 @@ from edgevit.errors import TargetError
 from edgevit.model_file import ModelFile, TargetInfo
 from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions, runtime_of
+from edgevit.targets.asked import asked
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
 from edgevit.targets.visits import facts_of, keep_facts
-from edgevit.targets.wheels import fetched, wheels_for
+from edgevit.targets.wheels import WheelSet, fetched, wheels_for
 
 if TYPE_CHECKING:
     from edgevit.targets.remote_worker import RemoteWorker
 
 # What opens models is imported in the functions that use it: a finished recipe only calls `describe`, which needs none.
+
+_connected: dict[NamedTarget, RemoteWorker] = {}  # a process connects once, since a connection holds the machine's lock
 
 Say = Callable[[str], None]
 
@@ -75,22 +78,50 @@ class SshHost:
         for model in models:
             self._check_runs(runtime_of(model))
             self._check_is_portable(model)
+        if (worker := _connected.get(self._target)) is not None:
+            yield worker
+            return
         before = self.describe(ONNXRUNTIME.name)
-        with connected(self._target, self._say) as connection:
+        with connected(self._target, self._say) as connection, connection.locked():
             facts = connection.call(partial(keep_facts, self._target))
-            now = self._info(facts, ONNXRUNTIME.name)
-            if now != before:
-                next_step = "run the same command again"
-                what = "the target has changed since its facts were read"
-                raise TargetError(what, where=self.name, got=now, expected=before, next=next_step)
-            yield RemoteWorker(connection, facts.system.cpus, self._packages(connection, facts))
+            self._check_is_the_same(before, self._info(facts, ONNXRUNTIME.name))
+            for gap in asked(self._config, facts):
+                if gap.is_fault:
+                    self._say(f"note: {self.name}: {gap.name}: {gap.found}; {gap.mend}")
+            worker = RemoteWorker(connection, before, facts.system.cpus, self._packages(connection, facts))
+            _connected[self._target] = worker
+            try:
+                yield worker
+            finally:
+                del _connected[self._target]
+
+    def _check_is_the_same(self, before: TargetInfo, now: TargetInfo) -> None:
+        """Raise TargetError if the fingerprint has changed since it entered the keys of stages."""
+        if now != before:
+            changed = {**now.versions, **now.hardware}
+            differences = [
+                f"{name}: {value} and {changed[name]}"
+                for name, value in {**before.versions, **before.hardware}.items()
+                if changed[name] != value
+            ]
+            what, next_step = "the target has changed since its facts were read", "run the same command again"
+            raise TargetError(what, where=self.name, got=", ".join(differences), next=next_step)
 
     def _packages(self, connection: Connection, facts: HostFacts) -> str | None:
         """The folder of unpacked packages there; None if the host's own are to be used."""
         if self._config.onnxruntime == INSTALLED:
             return None
-        wheels = fetched(wheels_for(facts.system, self._config.onnxruntime), self._say)
+        wheels = fetched(self._wheels(facts), self._say)
         return unpack(connection, wheels)
+
+    def _wheels(self, facts: HostFacts) -> WheelSet:
+        try:
+            return wheels_for(facts.system, self._config.onnxruntime)
+        except TargetError as error:
+            next_step = error.next or f"or install it there, and set onnxruntime: {INSTALLED} in targets.yaml"
+            raise TargetError(
+                error.what, where=self.name, got=error.got, expected=error.expected, next=next_step
+            ) from None
 
     def _info(self, facts: HostFacts, runtime: str) -> TargetInfo:
         """The fingerprint: what decides outputs and latencies there."""
@@ -106,7 +137,7 @@ class SshHost:
 
     def _runtime_version(self, facts: HostFacts) -> str:
         if self._config.onnxruntime != INSTALLED:
-            return wheels_for(facts.system, self._config.onnxruntime).versions[ONNXRUNTIME.package]
+            return self._wheels(facts).versions[ONNXRUNTIME.package]
         for package in (ONNXRUNTIME.package, f"{ONNXRUNTIME.package}-gpu"):
             if package in facts.system.packages:
                 return facts.system.packages[package]
