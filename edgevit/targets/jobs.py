@@ -187,6 +187,7 @@ class _RunningJob:
                 session,
                 self._hashes,
                 lambda: session.ask("start", _Started, job=self._name, files=files, limit_s=job.timeout_s, **values),
+                keep=shipped.packages_of(job.environment),
             )
 
         return self._connection.call(start).is_new

@@ -76,13 +76,18 @@ class _File:
 
 
 def upload(
-    session: AgentSession, paths: Iterable[Path], cache_bytes: int = CACHE_BYTES, hashes: Hashes | None = None
+    session: AgentSession,
+    paths: Iterable[Path],
+    cache_bytes: int = CACHE_BYTES,
+    hashes: Hashes | None = None,
+    keep: Iterable[str] = (),
 ) -> Uploaded:
     """Send the files that the target lacks. What was not used there for the longest time makes room for them.
 
     Args:
         cache_bytes: how much is kept there at most; what this upload names stays.
         hashes: those of the files, if they are known.
+        keep: names of packages that stay.
 
     Raises:
         TargetError: the disk there is full, a file changed meanwhile, or the connection broke. The next upload sends
@@ -94,7 +99,7 @@ def upload(
     answer = _missing(session, wanted)
     needed = sum(wanted[part.sha256].bytes - part.have for part in answer.missing)
     if needed and answer.stored_bytes + needed > cache_bytes:
-        evict(session, max(0, cache_bytes - needed), keep=wanted)
+        evict(session, max(0, cache_bytes - needed), keep=[*wanted, *keep])
         answer = _missing(session, wanted)
     if answer.free_bytes is not None and needed > answer.free_bytes:
         got = f"{answer.free_bytes / 2**20:,.0f} MiB free"
@@ -107,8 +112,11 @@ def upload(
     return Uploaded({file.path: file.sha256 for file in files}, sent)
 
 
-def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R]) -> R:
+def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R], keep: Iterable[str] = ()) -> R:
     """The answer to a request that names files. If the target lacks one, the missing ones are sent first.
+
+    Args:
+        keep: names of packages that stay.
 
     Raises as `upload` and `ask`.
     """
@@ -118,7 +126,7 @@ def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R]) -> R
         except Refused as refused:
             if refused.failure.kind != "missing_file":
                 raise
-        upload(session, hashes, hashes=hashes)
+        upload(session, hashes, hashes=hashes, keep=keep)
     return ask()
 
 
@@ -131,7 +139,7 @@ def evict(session: AgentSession, limit_bytes: int, keep: Iterable[str] = ()) -> 
     """Remove what was not used for the longest time, until the rest fits the limit. Running jobs stay.
 
     Args:
-        keep: hashes of files, and names of jobs, that stay in any case.
+        keep: hashes of files, and names of packages and jobs, that stay in any case.
     """
     return session.ask("evict", Evicted, limit_bytes=limit_bytes, keep=list(keep))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import re
 import subprocess
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Callable, NamedTuple
 
 from edgevit.targets.agent.folders import remove_folder
 from edgevit.targets.agent.job_folder import JobFolder
+from edgevit.targets.agent.packages import use
 from edgevit.targets.agent.processes import KILL_S, Output, Processes, kill_group
 from edgevit.targets.agent.protocol import (
     FILE_NAME,
@@ -28,6 +28,7 @@ from edgevit.targets.agent.protocol import (
     arguments_in,
     hash_of,
     number_in,
+    packages_of,
     seconds_in,
     text_in,
     texts_in,
@@ -77,6 +78,7 @@ class Jobs:
                 os.close(lock)
                 return {"is_new": False}
             try:
+                use(program.packages, self._work_folder)
                 folder.fill(program.files, Store(self._work_folder))
                 process = self._started(folder, program, lock)
             except BaseException:
@@ -170,7 +172,7 @@ class Jobs:
         except OSError as error:
             raise Refused("no_program", f"{program.arguments[0]}: {error.strerror}") from None
         try:
-            folder.write_started(process.pid, set(re.findall("[0-9a-f]{64}", " ".join(program.variables.values()))))
+            folder.write_started(process.pid, program.packages)
         except BaseException:
             self._processes.stop(process)
             raise
@@ -197,6 +199,11 @@ class Program(NamedTuple):
     arguments: list[str]
     variables: dict[str, str]
     limit_s: float
+
+    @property
+    def packages(self) -> set[str]:
+        """The names of the packages that it imports from."""
+        return packages_of(self.variables)
 
 
 def program_from(request: Json) -> Program:
