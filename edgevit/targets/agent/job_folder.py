@@ -64,6 +64,18 @@ class JobFolder:
         finally:
             os.close(lock)
 
+    def ask(self) -> None:
+        """Tell the agent that runs the job that somebody waits for it."""
+        with contextlib.suppress(OSError):
+            os.utime(self._lock)
+
+    def asked(self) -> int | None:
+        """A number that changes whenever another agent asks for the job."""
+        try:
+            return os.stat(self._lock).st_mtime_ns
+        except OSError:
+            return None
+
     def fill(self, files: dict[str, str], store: Store) -> None:
         """Make the program's folder anew, with its input files.
 

@@ -97,6 +97,8 @@ class Jobs:
         """
         folder = self._folder(request)
         end = time.monotonic() + number_in(request, "wait_s", LONGEST_WAIT_S)
+        if folder.name not in self._running:
+            folder.ask()
         return self._state_until(folder, lambda: self._is_called() or time.monotonic() > end, end)
 
     def get(self, request: Json) -> Json:
@@ -132,9 +134,13 @@ class Jobs:
         return {}
 
     def wait_for_all(self, longest_s: float) -> None:
-        """Wait until no job of this agent runs."""
+        """Wait until no job of this agent runs, or nobody has asked for one for so long."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._running, longest_s)
+            while self._running:
+                asked = self._asked()
+                has_ended = self._changed.wait_for(lambda: not self._running, longest_s)
+                if not has_ended and self._asked() == asked:
+                    return
 
     def stop_all(self) -> None:
         """Stop the jobs of this agent, and start no other."""
@@ -151,6 +157,9 @@ class Jobs:
             return RUNNING
         done = done or self._done(folder)  # it may have ended just now
         return UNKNOWN if done is None else {"state": "done", **done}
+
+    def _asked(self) -> list[int | None]:
+        return [running.folder.asked() for running in self._running.values()]
 
     def _done(self, folder: JobFolder) -> Json | None:
         return self._unwritten.get(folder.name) or folder.done()
