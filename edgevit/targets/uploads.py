@@ -97,10 +97,12 @@ def upload(
     files = [_File(path, hashes[path], path.stat().st_size) for path in dict.fromkeys(paths)]
     wanted = {file.sha256: file for file in files}
     answer = _missing(session, wanted)
-    needed = sum(wanted[part.sha256].bytes - part.have for part in answer.missing)
-    if needed and answer.stored_bytes + needed > cache_bytes:
-        evict(session, max(0, cache_bytes - needed), keep=[*wanted, *keep])
+    needed = _needed(answer, wanted)
+    most = _most_stored(answer, needed, cache_bytes)
+    if needed and answer.stored_bytes > most:
+        evict(session, most, keep=[*wanted, *keep])
         answer = _missing(session, wanted)
+        needed = _needed(answer, wanted)
     if answer.free_bytes is not None and needed > answer.free_bytes:
         got = f"{answer.free_bytes / 2**20:,.0f} MiB free"
         next_step = "free some space there, or give the target another work_folder"
@@ -157,6 +159,19 @@ def _missing(session: AgentSession, wanted: dict[str, _File]) -> _MissingFiles:
             what = "the target lacks a file that it was not asked for"
             raise TargetError(what, where=session.where, got=part.sha256)
     return answer
+
+
+def _needed(answer: _MissingFiles, wanted: dict[str, _File]) -> int:
+    """The bytes to send."""
+    return sum(wanted[part.sha256].bytes - part.have for part in answer.missing)
+
+
+def _most_stored(answer: _MissingFiles, needed: int, cache_bytes: int) -> int:
+    """The bytes that may stay there, so that the needed ones fit the cache and the disk."""
+    most = cache_bytes - needed
+    if answer.free_bytes is not None:
+        most = min(most, answer.stored_bytes + answer.free_bytes - needed)
+    return max(0, most)
 
 
 def _sent_bytes(session: AgentSession, file: _File, have: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from edgevit.artifacts import Json
 from edgevit.targets import uploads
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.named import NamedTarget
+from edgevit.targets.uploads import evict, hashes_of, upload
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
 HERE = NamedTarget("local-cpu")
@@ -57,3 +61,47 @@ def test_the_packages_of_a_program_stay_however_many_images_follow(
         assert (finished.status, finished.stdout) == (0, "7\n")
         assert package.stat().st_mtime > 1
     assert len(list((work / "files").iterdir())) == 2
+
+
+@pytest.fixture
+def small_disk(work: Path) -> Iterator[Path]:
+    """The work folder on a file system of 1 MiB."""
+    work.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(work)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield work
+    finally:
+        subprocess.run(["umount", "-l", work], check=True)
+
+
+def test_old_files_make_room_on_a_small_disk(small_disk: Path, here: Connection, tmp_path: Path) -> None:
+    """The disk is full long before the cache is."""
+    for name in ("a", "b", "c"):
+        images = {"images": file_of(tmp_path, name, 400_000)}
+        program = Job(images, ("sh", "-c", "cat images | wc -c"), {}, 60, True)
+        assert run_job(here, program, tmp_path / "out").stdout == "400000\n"
+    assert len(list((small_disk / "files").iterdir())) == 2
+
+
+def test_files_of_jobs_that_ended_take_no_room_after_an_eviction(here: Connection, work: Path, tmp_path: Path) -> None:
+    """Those of a running job stay, since their bytes would not be free."""
+    images = file_of(tmp_path, "images", 7_000)
+
+    def evicted_in(script: str) -> tuple[bool, int]:
+        """Whether the file is in the store after an eviction, and the bytes of its second names."""
+        here.call(lambda agent: upload(agent, [images]))
+        stored = hashes_of([images])[images]
+        values: Json = {"files": {"images": stored}, "arguments": ["sh", "-c", script], "limit_s": 60}
+        name = hashlib.sha256(script.encode()).hexdigest()
+        here.call(lambda agent: agent.ask_for_json("start", job=name, **values))
+        here.call(lambda agent: agent.ask_for_json("job", job=name, wait_s=1))
+        here.call(lambda agent: evict(agent, 0, keep=[name]))
+        left = sum(file.stat().st_size for file in (work / "jobs" / name / "files").glob("images"))
+        is_stored = (work / "files" / stored).exists()
+        here.call(lambda agent: agent.ask_for_json("stop", job=name))
+        return is_stored, left
+
+    assert evicted_in("true") == (False, 0)
+    assert evicted_in("sleep 60") == (True, 7_000 // 6 * 6)

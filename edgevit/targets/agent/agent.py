@@ -147,7 +147,7 @@ class Agent:
         return {"version": VERSION, "python": platform.python_version(), "work_folder": folder}
 
     def _start(self, request: Json, jobs: Jobs) -> Json:
-        """Start a job. While an earlier agent of the client holds the lock, no new one is started: its job still runs."""
+        """Start a job. None is started while an earlier agent of the client holds the lock: its job runs."""
         if self._lock.is_left and jobs.state({**request, "wait_s": 0})["state"] == "unknown":
             raise Refused("lock_left", "an earlier agent of this client holds the lock")
         return jobs.start(request)

@@ -181,7 +181,7 @@ class Jobs:
         except OSError as error:
             raise Refused("no_program", f"{program.arguments[0]}: {error.strerror}") from None
         try:
-            folder.write_started(process.pid, program.packages)
+            folder.write_started(process.pid, program.packages | set(program.files.values()))
         except BaseException:
             self._processes.stop(process)
             raise
@@ -257,12 +257,10 @@ class Running:
             kill_group(self.process.pid)
 
     def results(self) -> Json:
-        """What the program has printed and written."""
-        return {
-            "stdout": self._stdout.text(),
-            "stderr": self._stderr.text(),
-            "outputs": self.folder.outputs(self._program.files),
-        }
+        """What the program has printed and written. Its input files are removed."""
+        outputs = self.folder.outputs(self._program.files)
+        self.folder.remove_inputs(self._program.files)
+        return {"stdout": self._stdout.text(), "stderr": self._stderr.text(), "outputs": outputs}
 
     def _wait(self) -> None:
         # `wait` with a time limit would look at the process all the time, and disturb what it measures.

@@ -37,7 +37,8 @@ class MachineLock:
         Args:
             request: `by`, who takes it, for others; `client`, something secret by which the client knows itself.
         """
-        holder = {"by": text_in(request, "by"), "since": time.time(), "client": text_in(request, "client", "")}
+        client = text_in(request, "client", "")
+        holder = {"by": text_in(request, "by"), "since": time.time(), "client": client}
         root = text_in(request, "root", os.environ.get(ROOT, ""))
         if self._lock is not None:
             return {"held": True, "holder": None}
@@ -46,7 +47,7 @@ class MachineLock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             try:
-                other = holder_from(os.pread(lock, LONGEST_NAME * 8, 0), holder["client"])
+                other = holder_from(os.pread(lock, LONGEST_NAME * 8, 0), client)
             finally:
                 os.close(lock)
             self.is_left = other is not None and other["is_own"]
