@@ -117,6 +117,8 @@ def upload(
 def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R], keep: Iterable[str] = ()) -> R:
     """The answer to a request that names files. If the target lacks one, the missing ones are sent first.
 
+    If its disk is full, what edgevit keeps there otherwise makes room.
+
     Args:
         keep: names of packages that stay.
 
@@ -126,9 +128,12 @@ def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R], keep
         try:
             return ask()
         except Refused as refused:
-            if refused.failure.kind != "missing_file":
+            if refused.failure.kind == "disk_full":
+                evict(session, 0, keep=[*hashes.values(), *keep])
+            elif refused.failure.kind == "missing_file":
+                upload(session, hashes, hashes=hashes, keep=keep)
+            else:
                 raise
-        upload(session, hashes, hashes=hashes, keep=keep)
     return ask()
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgevit.targets import uploads
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.named import NamedTarget
+from edgevit.targets.packages import unpack
 from edgevit.targets.uploads import evict, hashes_of, upload
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
@@ -105,3 +107,13 @@ def test_files_of_jobs_that_ended_take_no_room_after_an_eviction(here: Connectio
 
     assert evicted_in("true") == (False, 0)
     assert evicted_in("sleep 60") == (True, 7_000 // 6 * 6)
+
+
+def test_old_files_make_room_for_packages(small_disk: Path, here: Connection, tmp_path: Path) -> None:
+    """How much room the packages of a wheel need is known when the disk is full."""
+    here.call(lambda agent: upload(agent, [file_of(tmp_path, "old", 700_000)]))
+    with zipfile.ZipFile(tmp_path / "a.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("a.py", "0" * 600_000)
+    folder = unpack(here, [tmp_path / "a.whl"])
+    assert (Path(folder) / "a.py").stat().st_size == 600_000
+    assert len(list((small_disk / "files").iterdir())) == 1
