@@ -22,6 +22,7 @@ from edgevit.targets.shipped import WORKER, WORKER_FILES
 
 LONGEST_S = 4 * 3600  # of one program
 LARGEST_RESULT = 2**28  # bytes of a result.json
+LARGEST_OUTPUTS = 2**34  # bytes of an outputs.npz
 FAILURE = re.compile(r"edgevit-worker: (import|model|shape|memory|disk|bug): (.*)")
 NO_ANSWER = "the answer is not one of edgevit's worker"
 
@@ -45,11 +46,8 @@ class RemoteWorker:
         """The checked answer to a request that measures."""
         with TemporaryDirectory() as folder:
             finished = self._run(request, files, Path(folder), is_repeatable=False)
-            result = self._file(finished, "result.json")
-            if result.stat().st_size > LARGEST_RESULT:
-                raise self._no_answer(f"{result.stat().st_size:,} bytes")
             try:
-                return answer.model_validate_json(result.read_bytes())
+                return answer.model_validate_json(self._file(finished, "result.json").read_bytes())
             except ValidationError as error:
                 problem = error.errors(include_url=False)[0]
                 raise self._no_answer(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
@@ -73,6 +71,7 @@ class RemoteWorker:
                 environment={"PYTHONPATH": self.packages} if self.packages else {},
                 timeout_s=LONGEST_S,
                 is_repeatable=is_repeatable,
+                outputs={"result.json": LARGEST_RESULT, "outputs.npz": LARGEST_OUTPUTS},
             )
             with self.connection.locked():
                 finished = run_job(self.connection, job, out)
