@@ -139,9 +139,10 @@ class RemoteSession(Session):
             file = Path(folder) / "images.npy"
             np.save(file, images)
             files = {MODEL: _onnx_file(self._model, Path(folder)), file.name: file}
+            shapes = [(len(images), *output.shape[1:]) for output in self.spec.outputs]
+            most_bytes = sum(math.prod(map(int, shape)) for shape in shapes) * np.dtype(np.float64).itemsize
             limit_s = LOADING_S + SECONDS_A_RUN * len(images)
-            answer, content = self._worker.outputs(request, files, _Computed, limit_s)
-        shapes = [(len(images), *output.shape[1:]) for output in self.spec.outputs]
+            answer, content = self._worker.outputs(request, files, _Computed, limit_s, most_bytes)
         if [output.shape for output in answer.outputs] != shapes:
             raise self._worker.no_answer(f"outputs {[output.shape for output in answer.outputs]}, not {shapes}")
         if len(content) != sum(_size(output) for output in answer.outputs):

@@ -48,21 +48,24 @@ class RemoteWorker:
         Args:
             limit_s: a program that takes longer is stopped.
         """
-        with self._finished(request, files, limit_s, is_repeatable=False) as finished:
+        with self._finished(request, files, limit_s, {RESULT: LARGEST_RESULT}, is_repeatable=False) as finished:
             return self._result(finished, answer)
 
-    def outputs(self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float) -> tuple[R, bytes]:
-        """The checked answer to a request for outputs, and the bytes of the arrays.
+    def outputs(
+        self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float, most_bytes: int
+    ) -> tuple[R, bytes]:
+        """The checked answer to a request for outputs, and the bytes of the arrays, at most `most_bytes`.
 
         An equal request to an equal host, with the same runtime, may be answered by what an earlier one has left.
         """
         named = {**request, "target": self.info.model_dump(mode="json")}
-        with self._finished(named, files, limit_s, is_repeatable=True) as finished:
+        fetched = {RESULT: LARGEST_RESULT, OUTPUTS: most_bytes}
+        with self._finished(named, files, limit_s, fetched, is_repeatable=True) as finished:
             return self._result(finished, answer), self._file(finished, OUTPUTS).read_bytes()
 
     @contextmanager
     def _finished(
-        self, request: Json, files: Mapping[str, Path], limit_s: float, is_repeatable: bool
+        self, request: Json, files: Mapping[str, Path], limit_s: float, outputs: Mapping[str, int], is_repeatable: bool
     ) -> Iterator[Finished]:
         """A program that did its work, with its files until the end of the block."""
         with TemporaryDirectory() as folder:
@@ -74,6 +77,7 @@ class RemoteWorker:
                 environment={"PYTHONPATH": self.packages} if self.packages else {},
                 timeout_s=limit_s,
                 is_repeatable=is_repeatable,
+                outputs=outputs,
             )
             with self.connection.locked():
                 finished = run_job(self.connection, job, Path(folder) / "outputs")
@@ -82,11 +86,8 @@ class RemoteWorker:
             yield finished
 
     def _result(self, finished: Finished, answer: type[R]) -> R:
-        result = self._file(finished, RESULT)
-        if result.stat().st_size > LARGEST_RESULT:
-            raise self.no_answer(f"{result.stat().st_size:,} bytes")
         try:
-            return answer.model_validate_json(result.read_bytes())
+            return answer.model_validate_json(self._file(finished, RESULT).read_bytes())
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             raise self.no_answer(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
