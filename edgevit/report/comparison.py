@@ -93,6 +93,8 @@ def _faster(models: Lineup) -> Point:
         f"Median of {timing.n:,} runs, batch {timing.batch_size}, {_threads(timing)}{BOUNDARIES[timing.boundary]}."
     )
     sentences = [_speed_sentence(word, baseline, timing) for word, baseline in models.timed_baselines()]
+    if timing.label != "measured":
+        sentences.insert(0, f"This latency is {timing.label} by a stand-in for {timing.target}. It was not measured.")
     return Point("Latency", milliseconds(timing.p50_ms), tuple(sentences), conditions)
 
 

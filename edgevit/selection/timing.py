@@ -83,7 +83,8 @@ def _time_file(
     deployed = best.file
     if form.compile is not None:
         (folder / "compiled").mkdir()
-        target_for(form.compile.target, context).compile(artifact_from_onnx(best.file), folder / "compiled")
+        on = target_for(form.compile.target, context)
+        on.compile(artifact_from_onnx(best.file), folder / "compiled", form.compile)
         deployed = folder / "compiled" / ONNX_FILE
     with target.open(artifact_from_onnx(deployed), _options(form.profile)) as session:
         measured = _quietest(session, form.profile)
