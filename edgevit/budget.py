@@ -33,6 +33,7 @@ class Records:
 
     Attributes:
         float_student: the float source of the model, for `top1_drop`.
+        latency: it is judged if it was measured; a stand-in for a board replays recorded times.
         random_weights: a sentence about untrained weights; None if all weights are trained.
         learned_from: the test images that the model learned from.
         of_other_head: whether `accuracy` is that of another head on the model's features, as in cross-validation.
@@ -304,7 +305,7 @@ def _judgements(records: Records, budget: Budget) -> Iterator[Judgement]:
 def _values(records: Records) -> dict[LimitName, Share]:
     """The measured value of each limit."""
     values: dict[LimitName, Share] = {}
-    if latency := records.latency:
+    if (latency := records.latency) and latency.label == "measured":
         values["latency_ms"] = Share(latency.p50_ms, latency.p50_low_ms, latency.p50_high_ms)
     if records.size_bytes is not None:
         size_mib = records.size_bytes / 2**20

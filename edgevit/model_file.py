@@ -43,8 +43,21 @@ class OpenvinoOptions(Frozen):
     inference_precision: Literal["float32", "bfloat16"] = "float32"
 
 
-RuntimeOptions = Annotated[OnnxruntimeOptions | OpenvinoOptions, Field(discriminator="runtime")]
-_RUNTIME_OPTIONS: TypeAdapter[RuntimeOptions] = TypeAdapter(RuntimeOptions)
+class TensorrtOptions(Frozen):
+    """How a TensorRT engine runs. It runs on the machine that built it alone.
+
+    Attributes:
+        max_batch: the largest batch that it takes; None for an engine with a fixed batch size.
+    """
+
+    runtime: Literal["tensorrt"] = "tensorrt"
+    max_batch: int | None = None
+    inference_precision: ClassVar[str] = "float32"
+
+
+OnnxFileOptions = Annotated[OnnxruntimeOptions | OpenvinoOptions, Field(discriminator="runtime")]
+RuntimeOptions = Annotated[OnnxruntimeOptions | OpenvinoOptions | TensorrtOptions, Field(discriminator="runtime")]
+_ONNX_FILE_OPTIONS: TypeAdapter[OnnxFileOptions] = TypeAdapter(OnnxFileOptions)
 AS_WRITTEN = OnnxruntimeOptions(graph_optimization_level="disabled")  # ONNX Runtime changes nothing in the graph
 
 
@@ -99,8 +112,8 @@ def model_file_with(options: RuntimeOptions, weight_precision: str, name: str = 
 
 
 def options_for(runtime: str) -> RuntimeOptions:
-    """The default options of a runtime that opens files. Raises ValidationError for any other runtime."""
-    return _RUNTIME_OPTIONS.validate_python({"runtime": runtime})
+    """The default options of a runtime that opens ONNX files. Raises ValidationError for any other runtime."""
+    return _ONNX_FILE_OPTIONS.validate_python({"runtime": runtime})
 
 
 def json_of_options(options: RuntimeOptions) -> dict[str, Any]:
@@ -115,4 +128,4 @@ def json_of_options(options: RuntimeOptions) -> dict[str, Any]:
 
 def options_from_json(session_options: dict[str, Any]) -> RuntimeOptions:
     """The options in such JSON. Raises ValidationError if a key is unknown to the runtime, or a value is wrong."""
-    return _RUNTIME_OPTIONS.validate_python({"runtime": OnnxruntimeOptions().runtime, **session_options})
+    return _ONNX_FILE_OPTIONS.validate_python({"runtime": OnnxruntimeOptions().runtime, **session_options})

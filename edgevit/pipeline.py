@@ -297,7 +297,9 @@ def _outcome(artifact: Artifact) -> str:
     if "corrupted_top1" in metrics:
         words.append(f"{metrics['corrupted_top1']['value']:.1%} under corruption")
     if "latency_ms" in metrics:
-        words.append(f"p50 {metrics['latency_ms']['p50']:.3g} ms, p99 {metrics['latency_ms']['p99']:.3g} ms")
+        latency = metrics["latency_ms"]
+        label = "" if latency["label"] == "measured" else f" ({latency['label']}, not measured)"
+        words.append(f"p50 {latency['p50']:.3g} ms, p99 {latency['p99']:.3g} ms{label}")
     if "params" in metrics and artifact.kind == "checkpoint":
         words.append(f"{metrics['params'] / 1e6:.2f} M parameters")
     if "size_bytes" in metrics:

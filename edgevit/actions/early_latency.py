@@ -151,6 +151,8 @@ def _can_be_timed(form: DeployedForm) -> bool:
     quantize, export = form.quantize, form.export
     if quantize is not None and (quantize.runtime == "tensorrt" or quantize.precision != "int8"):
         return False
+    if form.compile is not None and form.compile.runtime == "tensorrt":
+        return False
     return export is None or (export.precision == "float32" and form.profile.runtime in (None, export.runtime))
 
 

@@ -178,9 +178,10 @@ class Latency:
 
     def __str__(self) -> str:
         metrics = self.artifact.metrics
+        threads = "" if metrics["threads"] is None else f"threads {metrics['threads']}, "
         return (
             f"{latency_sentence(metrics['latency_ms'])}; {metrics['runtime']} on {metrics['target']}, "
-            f"threads {metrics['threads']}, batch {metrics['batch_size']}, {metrics['precision']}"
+            f"{threads}batch {metrics['batch_size']}, {metrics['precision']}"
         )
 
     def __repr__(self) -> str:

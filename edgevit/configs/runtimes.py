@@ -20,8 +20,8 @@ class RuntimeInfo:
         title: for people.
         package: the distribution on PyPI; its import name is the same.
         extra: the extra of edgevit that installs it; None where edgevit itself does.
-        opens: the kinds of artifact that it opens on this machine; empty where edgevit only writes for it.
-        module: where its session is; "" where there is none.
+        opens: the kinds of artifact that it opens.
+        module: where its session on this machine is; "" where there is none.
     """
 
     name: str
@@ -53,7 +53,14 @@ OPENVINO = RuntimeInfo(
     opens=("onnx",),
     module="edgevit.runtimes.openvino.session",
 )
-TENSORRT = RuntimeInfo(name="tensorrt", title="TensorRT", package="tensorrt", extra="tensorrt", opens=(), module="")
+TENSORRT = RuntimeInfo(
+    name="tensorrt",
+    title="TensorRT",
+    package="tensorrt",
+    extra="tensorrt",
+    opens=("engine",),
+    module="",
+)
 TORCH = RuntimeInfo(
     name="torch",
     title="PyTorch",

@@ -289,7 +289,32 @@ class Compile(OnTarget):
     makes: ClassVar[Kind] = "engine"
     version: ClassVar[int] = 2
     model: OnnxRef = Field(description="ONNX file to compile.")
-    runtime: Literal["onnxruntime"] = Field("onnxruntime", description="Runtime that loads the compiled model.")
+    runtime: Literal["onnxruntime", "tensorrt"] = Field(
+        "onnxruntime",
+        description="Runtime that loads the compiled model. `tensorrt` builds an engine with the trtexec of a target "
+        "that is reached over SSH.",
+    )
+    batch_size: Annotated[BatchSize, Added()] = Field(
+        1, description="tensorrt: number of images in a batch that the engine is tuned for."
+    )
+    max_batch: Annotated[BatchSize, Added()] = Field(
+        32, description="tensorrt: largest number of images in a batch that the engine takes."
+    )
+    builder_level: Annotated[int, Added()] = Field(
+        3, ge=0, le=5, description="tensorrt: effort of the builder, 0 to 5. A higher level builds longer."
+    )
+    workspace_mib: Annotated[Count | None, Added()] = Field(
+        None, description="tensorrt: most memory that a kernel may use, in MiB. By default, all of the GPU's."
+    )
+
+    @model_validator(mode="after")
+    def _options_of_tensorrt(self) -> Self:
+        ours = {"batch_size", "max_batch", "builder_level", "workspace_mib"} & self.model_fields_set
+        if self.runtime != "tensorrt" and ours:
+            raise ValueError(f"{', '.join(sorted(ours))}: only with runtime: tensorrt")
+        if self.batch_size > self.max_batch:
+            raise ValueError(f"max_batch ({self.max_batch}) is at least batch_size ({self.batch_size})")
+        return self
 
 
 class Profile(OnTarget):

@@ -37,7 +37,7 @@ from edgevit.graphs.normal_form import KNOWN_DOMAINS, normalize
 from edgevit.graphs.outputs import class_output
 from edgevit.graphs.precision import onnx_metrics
 from edgevit.graphs.walk import graphs_of, nodes, stored_tensors
-from edgevit.model_file import RuntimeOptions, json_of_options, model_file_with
+from edgevit.model_file import RuntimeOptions, TensorrtOptions, json_of_options, model_file_with
 from edgevit.version import __version__
 
 USERS_FILE = "file"  # the stage in the artifact of a user's own ONNX file
@@ -121,6 +121,14 @@ def onnx_file(artifact: Artifact) -> Path:
     """The ONNX file of an artifact, after a check of its hash and those of its weights files."""
     if artifact.kind == "checkpoint":
         raise ArtifactError("a checkpoint has no graph yet", where=artifact.id, next="export it to ONNX")
+    if isinstance(artifact.model_file.options, TensorrtOptions):
+        machine = artifact.model_file.bound_to
+        raise ArtifactError(
+            "a TensorRT engine is no ONNX file: it runs on the machine that built it",
+            where=artifact.id,
+            got=f"an engine of {machine.name}" if machine else None,
+            next="take the ONNX file that it was built from, or the target that built it",
+        )
     files = [name for name, entry in artifact.manifest.files.items() if entry.content]
     checked = {name: artifact.file(name) for name in dict.fromkeys([artifact.model_file.name, *files])}
     return checked[artifact.model_file.name]

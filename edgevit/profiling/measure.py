@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from edgevit.profiling.statistics import (
     ratio_over_starts,
 )
 
+Label = Literal["measured", "replayed"]
+
 # trtexec calls a GPU unstable above 2.5% (TensorRT 10.14); a CPU under an operating system scatters more.
 NOISY_ABOVE = 0.10
 DRIFT_ABOVE = 0.05
@@ -38,11 +40,18 @@ DRIFT_ABOVE = 0.05
 
 @dataclass(frozen=True)
 class Measurement:
-    """Latencies in run order, with the plan and conditions needed to repeat the measurement."""
+    """Latencies in run order, with the plan and conditions needed to repeat the measurement.
+
+    Attributes:
+        label: `replayed` where a stand-in for a board answered with recorded times.
+        doubts: reasons to doubt the measurement that the samples do not show, one sentence each.
+    """
 
     samples_ms: Samples
     plan: MeasurePlan
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    label: Label = "measured"
+    doubts: tuple[str, ...] = ()
 
     def percentile_ms(self, percent: float) -> float:
         return nearest_rank(self.samples_ms, percent)
@@ -54,7 +63,7 @@ class Measurement:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Reasons to doubt the measurement, one sentence each."""
-        return tuple(_warnings(self.samples_ms))
+        return (*self.doubts, *_warnings(self.samples_ms))
 
     def summary(self) -> dict[str, Any]:
         """The numbers for a manifest; latencies in ms."""
@@ -67,7 +76,7 @@ class Measurement:
             "n": len(self.samples_ms),
             "coefficient_of_variation": coefficient_of_variation(self.samples_ms),
             "boundary": self.plan.boundary,
-            "label": "measured",
+            "label": self.label,
             "warnings": list(self.warnings),
         }
 

@@ -59,9 +59,18 @@ def few_shot_rows(by_method: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
 
 
 def latency_sentence(latency: Mapping[str, Any]) -> str:
-    """The percentiles of a latency in milliseconds, and the interval of its median."""
+    """The percentiles of a latency in milliseconds, and the interval of its median. It says if they are replayed."""
     interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
-    return f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}"
+    replayed = "" if latency["label"] == "measured" else f"{latency['label']}, not measured: "
+    return f"{replayed}p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}"
+
+
+def latency_cell(latency: Mapping[str, Any] | None) -> str:
+    """The median of a latency, with its label unless it was measured."""
+    if latency is None:
+        return NOT_MEASURED
+    label = "" if latency["label"] == "measured" else f" {latency['label']}"
+    return f"{milliseconds(latency['p50'])}{label}"
 
 
 def accuracy_sentences(metrics: Mapping[str, Any]) -> list[str]:
@@ -156,7 +165,7 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
             count(variant["params"]),
             size(variant["size_bytes"]),
             percent(variant["top1"]["value"]) if variant["top1"] else NOT_MEASURED,
-            milliseconds(variant["latency_ms"]["p50"]) if variant["latency_ms"] else NOT_MEASURED,
+            latency_cell(variant["latency_ms"]),
         )
         for variant in variants
     ]

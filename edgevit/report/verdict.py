@@ -228,6 +228,9 @@ def _not_measured(judgement: Judgement, models: Lineup) -> str:
     if judgement.name == "top1_drop":
         name = student.id if student else "a float student"
         return f"{name} and {deployed.id} were not measured on the same images, by the same protocol."
+    if judgement.name == "latency_ms" and deployed.timing is not None:
+        label = deployed.timing.label
+        return f"the latency of {deployed.id} is {label}, so the limit of {judgement.limit:g} ms cannot be judged."
     limit = f"{judgement.limit:g} ms" if judgement.name == "latency_ms" else percent(judgement.limit)
     return f"{deployed.id} was not measured, so the limit of {limit} cannot be judged."
 

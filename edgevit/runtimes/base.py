@@ -122,7 +122,7 @@ def for_runtime(model: Artifact, runtime: str | None) -> Artifact:
     """The model, opened by `runtime` where one is given. Raises TargetError if that runtime cannot open it."""
     if runtime is None or runtime == runtime_of(model):
         return model
-    if model.kind not in RUNTIMES[runtime].opens:
+    if model.kind == "engine" or model.kind not in RUNTIMES[runtime].opens:
         raise TargetError(
             f"{runtime} does not open this {model.kind}",
             where=model.id,

@@ -16,6 +16,7 @@ from edgevit.runtimes.base import Session, fixed_batch, random_images
 
 PROBES = 8
 NOISELESS_DB = 200.0
+ENGINE_DB = 20.0  # differences of a tenth of the scores' spread (root mean square)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,36 @@ def check_outputs_agree(
         probabilities(outputs[scores.name], scores.meaning).argmax(-1) for outputs in (got, expected)
     )
     return Agreement(largest, float(np.mean(top1 == expected_top1)))
+
+
+def check_engine_agrees(engine: Session, source: Session, where: object) -> float:
+    """The least SQNR of the outputs of an engine against those of its quantized ONNX file, in dB.
+
+    Both compute the same integers, and round and sum them in another order. A rounding step that falls the other way
+    changes outputs in the second digit; an engine that is wrong has an SQNR near 0 dB. Scores are centered, as in
+    `check_quantized`.
+
+    Raises ParityError below ENGINE_DB, or if a value is not finite.
+    """
+    batch = fixed_batch(engine.spec) or PROBES
+    got, expected = (
+        session.infer({session.spec.inputs[0].name: random_images(session.spec, batch)}) for session in (engine, source)
+    )
+    scores = engine.spec.outputs[0].name
+    closeness = []
+    for name in expected:
+        _check_finite(name, got[name], where)
+        both = [_centered(values) if name == scores else values for values in (got[name], expected[name])]
+        closeness.append(sqnr_db(*both))
+        if closeness[-1] < ENGINE_DB:
+            raise ParityError(
+                f"output '{name}' of the engine differs from its ONNX file's",
+                where=where,
+                got=f"{closeness[-1]:.1f} dB on {batch} seeded images",
+                expected=f"at least {ENGINE_DB:g} dB",
+                next="compile the float16 export, or take another release of TensorRT",
+            )
+    return min(closeness)
 
 
 def sqnr_db(quantized: NDArray[Any], reference: NDArray[Any]) -> float:

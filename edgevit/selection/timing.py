@@ -77,12 +77,14 @@ def _time_file(
     candidates = [Candidate("float32", file, options_for(export.runtime), "float32")]
     if form.quantize is not None:
         candidates = list(_forms(file, form.quantize, folder))
-    trials_ms = {candidate.name: _trial_ms(candidate, target, form.profile) for candidate in candidates}
+    trials_on = target_for(form.quantize.target, context) if form.quantize else target
+    trials_ms = {candidate.name: _trial_ms(candidate, trials_on, form.profile) for candidate in candidates}
     best = min(candidates, key=lambda candidate: trials_ms[candidate.name])
     deployed = best.file
     if form.compile is not None:
         (folder / "compiled").mkdir()
-        target_for(form.compile.target, context).compile(artifact_from_onnx(best.file), folder / "compiled")
+        on = target_for(form.compile.target, context)
+        on.compile(artifact_from_onnx(best.file), folder / "compiled", form.compile)
         deployed = folder / "compiled" / ONNX_FILE
     with target.open(artifact_from_onnx(deployed), _options(form.profile)) as session:
         measured = _quietest(session, form.profile)

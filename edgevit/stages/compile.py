@@ -1,25 +1,31 @@
-"""compile: ONNX → the graph that the target's runtime loads, with the same outputs."""
+"""compile: ONNX → the graph or engine that the target's runtime loads, with the same outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents
+from edgevit.artifacts import Artifact, Contents, FileEntry, Json, sha256_of_file
 from edgevit.configs import Compile
-from edgevit.context import Context
+from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
+from edgevit.context import Context, usable_cpus
 from edgevit.errors import ArtifactError
-from edgevit.graphs.files import onnx_file
-from edgevit.model_file import ONNX_FILE
-from edgevit.runtimes.base import carried_cost, runtime_of
-from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
-from edgevit.runtimes.parity import check_sessions_agree
+from edgevit.graphs.files import onnx_file, read_onnx
+from edgevit.model_file import ModelFile
+from edgevit.runtimes.base import Session, SessionOptions, carried_cost, runtime_of
+from edgevit.runtimes.parity import check_engine_agrees, check_sessions_agree
+from edgevit.runtimes.sessions import file_session, session_as_declared
 from edgevit.targets import target_for
+from edgevit.targets.trtexec.commands import LAYERS
+from edgevit.targets.trtexec_build import BUILD_LOG
+
+FLOAT = ("float32", "float16")
 
 
 def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    model, file = inputs["model"], out / ONNX_FILE
-    if runtime_of(model) != config.runtime:
+    model, is_tensorrt = inputs["model"], config.runtime == TENSORRT.name
+    if runtime_of(model) != ONNXRUNTIME.name:
         raise ArtifactError(
             f"{runtime_of(model)} compiles a model each time it loads it",
             where=model.id,
@@ -27,18 +33,63 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
             expected=f"a model that was made for {config.runtime}",
             next="leave compile out: evaluate, profile and bundle take the ONNX file",
         )
-    compiled = target_for(config.target, context).compile(model, out)
-    agreement = check_sessions_agree(
-        OnnxruntimeSession(file, model.io, compiled.options, threads=1),
-        OnnxruntimeSession(onnx_file(model), model.io, model.model_file.options, threads=1),
-        precision=compiled.precision,
-        where=f"{config.id}, against its ONNX file '{model.id}'",
-    )
+    target = target_for(config.target, context)
+    compiled = target.compile(model, out, config)
+    where = f"{config.id}, against its ONNX file '{model.id}'"
+    with target.open(_unfinished(model, compiled, out), SessionOptions(threads=1)) as session:
+        closeness = _engine_closeness(session, model, where) if is_tensorrt else _graph_closeness(session, model, where)
     metrics = {
         **carried_cost(model),
         "precision": compiled.precision,
-        "size_bytes": file.stat().st_size,
+        "size_bytes": (out / compiled.name).stat().st_size,
         "runtime": config.runtime,
-        "max_difference": agreement.max_difference,
+        **closeness,
+        **(_precision(config, model, out, context) if is_tensorrt else {}),
     }
-    return Contents(kind="engine", metrics=metrics, io=model.io, model_file=compiled)
+    logs = (BUILD_LOG,) if is_tensorrt else ()
+    return Contents(kind="engine", metrics=metrics, logs=logs, io=model.io, model_file=compiled)
+
+
+def _unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
+    """The compiled model as an artifact in memory, before its folder is finished."""
+    file = out / compiled.name
+    entry = FileEntry(sha256=sha256_of_file(file), size=file.stat().st_size)
+    manifest = model.manifest.model_copy(
+        update={"kind": "engine", "files": {file.name: entry}, "model_file": compiled, "io": model.io}
+    )
+    return replace(model, path=out, manifest=manifest)
+
+
+def _graph_closeness(session: Session, model: Artifact, where: str) -> Json:
+    source = file_session(onnx_file(model), model.io, model.model_file.options, threads=1)
+    agreement = check_sessions_agree(session, source, model.model_file.precision, where)
+    return {"max_difference": agreement.max_difference}
+
+
+def _engine_closeness(session: Session, model: Artifact, where: str) -> Json:
+    """How close an engine's outputs are to those of its ONNX file, whose float16 tensors are rounded here, too."""
+    precision = model.model_file.precision
+    source = session_as_declared(onnx_file(model), model.io, model.model_file.options, usable_cpus())
+    if precision in FLOAT:
+        return {"max_difference": check_sessions_agree(session, source, precision, where).max_difference}
+    return {"engine_sqnr_db": check_engine_agrees(session, source, where)}
+
+
+def _precision(config: Compile, model: Artifact, out: Path, context: Context) -> Json:
+    """The number of products by the precision that they ask for and get; "" if the engine does not name a product."""
+    from edgevit.checking.check import graph_of
+    from edgevit.checking.layers import checked_products, kernels_of_engine
+    from edgevit.checking.precision import precision_counts
+
+    file = onnx_file(model)
+    products = checked_products(graph_of(read_onnx(file), file), kernels_of_engine(out / LAYERS), config.id)
+    unnamed = sum(not product.got for product in products)
+    if unnamed:
+        context.progress.say(
+            f"{config.id}: the engine does not tell the precision of {unnamed} of {len(products)} products"
+        )
+    rows = [
+        {"operator": operator, "asked": asked, "got": got, "products": count}
+        for (operator, asked, got), count in sorted(precision_counts(products).items())
+    ]
+    return {"products": rows}

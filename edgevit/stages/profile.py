@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents
 from edgevit.configs import Profile
+from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import SessionOptions, check_batch, for_runtime, precision_of, runtime_of
@@ -30,7 +31,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
         "runtime": runtime_of(model),
         "target": config.target,
         "precision": precision_of(model, options),
-        "threads": config.threads,
+        "threads": config.threads if runtime_of(model) != TENSORRT.name else None,  # of the CPU
         "batch_size": config.batch_size,
     }
     return Contents(kind="latency", metrics=metrics)

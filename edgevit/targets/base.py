@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgevit.artifacts import Artifact
+from edgevit.configs import Compile
 from edgevit.model_file import ModelFile, TargetInfo
 from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions
@@ -21,8 +22,8 @@ class Target(Protocol):
     def describe(self, runtime: str) -> TargetInfo:
         """The target's fingerprint for one runtime. Raises TargetError if the runtime does not run on the target."""
 
-    def compile(self, model: Artifact, out: Path) -> ModelFile:
-        """Compile an ONNX file for the runtime, into folder `out`. Returns the record of the result."""
+    def compile(self, model: Artifact, out: Path, config: Compile) -> ModelFile:
+        """Compile an ONNX file for the runtime of the config, into folder `out`. Returns the record of the result."""
 
     def open(self, model: Artifact, options: SessionOptions) -> AbstractContextManager[Session]:
         """Load a model. The artifact's kind and manifest name the runtime; its manifest holds more session options."""

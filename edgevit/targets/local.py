@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
+from edgevit.configs import Compile
 from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TORCH
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.errors import MissingDependency, TargetError
@@ -31,10 +32,10 @@ class LocalCpu:
     def describe(self, runtime: str) -> TargetInfo:
         return _info(self.name, runtime, self.runtimes, dict(cpu()))
 
-    def compile(self, model: Artifact, out: Path) -> ModelFile:
+    def compile(self, model: Artifact, out: Path, config: Compile) -> ModelFile:
         from edgevit.runtimes.onnxruntime.engine import engine_from_onnx
 
-        return engine_from_onnx(model, out, self.describe(ONNXRUNTIME.name))
+        return engine_from_onnx(model, out, self.describe(config.runtime))
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
@@ -70,8 +71,8 @@ class LocalGpu:
             )
         return _info(self.name, runtime, self.runtimes, {"gpu": devices[0], "cpu": cpu()["model"]})
 
-    def compile(self, model: Artifact, out: Path) -> ModelFile:
-        raise _not_here(ONNXRUNTIME.name, self.name, self.runtimes)
+    def compile(self, model: Artifact, out: Path, config: Compile) -> ModelFile:
+        raise _not_here(config.runtime, self.name, self.runtimes)
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:

@@ -1,4 +1,7 @@
-"""A machine that is reached over SSH, as a target: models run there in ONNX Runtime, and nothing is installed."""
+"""A machine that is reached over SSH, as a target: models run there in ONNX Runtime or in TensorRT.
+
+Nothing is installed there. ONNX Runtime is brought along; TensorRT is the board's own, by its program trtexec.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,31 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.artifacts import Artifact
-from edgevit.configs.runtimes import ONNXRUNTIME
+from edgevit.artifacts import Artifact, Json
+from edgevit.configs import Compile
+from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
 from edgevit.configs.targets import INSTALLED, LOCAL_CPU, SshTarget
 from edgevit.errors import TargetError
 from edgevit.model_file import ModelFile, TargetInfo
 from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions, runtime_of
+from edgevit.targets.asked import asked
 from edgevit.targets.boards import HostFacts
+from edgevit.targets.boards.versions import tensorrt_release
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
 from edgevit.targets.visits import facts_of, keep_facts
-from edgevit.targets.wheels import fetched, wheels_for
+from edgevit.targets.wheels import WheelSet, fetched, wheels_for
 
 if TYPE_CHECKING:
     from edgevit.targets.remote_worker import RemoteWorker
+    from edgevit.targets.trtexec_program import TrtexecProgram
 
 # What opens models is imported in the functions that use it: a finished recipe only calls `describe`, which needs none.
+
+# A process connects once, since a connection holds the machine's lock.
+_connected: dict[NamedTarget, tuple[Connection, HostFacts]] = {}
 
 Say = Callable[[str], None]
 
@@ -37,7 +47,7 @@ class SshHost:
         say: receives a line where a user waits, or where nobody answers.
     """
 
-    runtimes = (ONNXRUNTIME.name,)
+    runtimes = (ONNXRUNTIME.name, TENSORRT.name)
 
     def __init__(self, target: NamedTarget, say: Say) -> None:
         self._target, self._say = target, say
@@ -47,23 +57,41 @@ class SshHost:
         self._check_runs(runtime)
         return self._info(facts_of(self._target, self._say), runtime)
 
-    def compile(self, model: Artifact, out: Path) -> ModelFile:
-        raise TargetError(
-            "edgevit compiles models on this machine only",
-            where=self.name,
-            next="leave compile out: ONNX Runtime optimizes an ONNX file whenever it loads it",
-        )
+    def compile(self, model: Artifact, out: Path, config: Compile) -> ModelFile:
+        from edgevit.targets.trtexec_build import engine_from_onnx
+
+        if config.runtime != TENSORRT.name:
+            raise TargetError(
+                "ONNX Runtime's graphs are compiled on this machine only",
+                where=self.name,
+                next="leave compile out: ONNX Runtime optimizes an ONNX file whenever it loads it",
+            )
+        with self._trtexec() as trtexec:
+            return engine_from_onnx(model, out, config, trtexec, self.describe(TENSORRT.name))
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
-        from edgevit.targets.remote_session import RemoteSession
+        if runtime_of(model) == TENSORRT.name:
+            from edgevit.targets.trtexec_session import TrtexecSession
 
-        with self._worker(model) as worker:
-            yield RemoteSession(worker, model, options)
+            self._check_is_of_this_board(model)
+            with self._trtexec() as trtexec:
+                yield TrtexecSession(trtexec, model)
+        else:
+            from edgevit.targets.remote_session import RemoteSession
+
+            with self._worker(model) as worker:
+                yield RemoteSession(worker, model, options)
 
     def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
         from edgevit.targets.remote_session import race_on
 
+        if TENSORRT.name in (runtime_of(a), runtime_of(b)):
+            raise TargetError(
+                "TensorRT engines are not measured in turns",
+                where=self.name,
+                next="profile each of them",
+            )
         with self._worker(a, b) as worker:
             return race_on(worker, a, b, options, plan)
 
@@ -75,38 +103,97 @@ class SshHost:
         for model in models:
             self._check_runs(runtime_of(model))
             self._check_is_portable(model)
-        before = self.describe(ONNXRUNTIME.name)
-        with connected(self._target, self._say) as connection:
+        with self._visited(ONNXRUNTIME.name) as (connection, facts):
+            info, packages = self._info(facts, ONNXRUNTIME.name), self._packages(connection, facts)
+            yield RemoteWorker(connection, info, facts.system.cpus, packages)
+
+    @contextmanager
+    def _trtexec(self) -> Iterator[TrtexecProgram]:
+        """trtexec on the connected host."""
+        from edgevit.targets.trtexec_program import TrtexecProgram
+
+        with self._visited(TENSORRT.name) as (connection, facts):
+            place, version = self._trtexec_of(facts)
+            conditions = {
+                "board": facts.model,
+                "power_mode": facts.power_mode and facts.power_mode.name,
+                "clocks_locked": facts.clocks_locked,
+                "temperatures_c_before": dict(facts.temperatures_c),
+            }
+            release = tensorrt_release(version)
+            yield TrtexecProgram(connection, place, version, release, facts.is_stand_in, conditions)
+
+    @contextmanager
+    def _visited(self, runtime: str) -> Iterator[tuple[Connection, HostFacts]]:
+        """The connected host, whose lock is held, and its facts, which are those that `describe` has given."""
+        before = self.describe(runtime)
+        if self._target in _connected:
+            yield _connected[self._target]
+            return
+        with connected(self._target, self._say) as connection, connection.locked():
             facts = connection.call(partial(keep_facts, self._target))
-            now = self._info(facts, ONNXRUNTIME.name)
-            if now != before:
-                next_step = "run the same command again"
-                what = "the target has changed since its facts were read"
-                raise TargetError(what, where=self.name, got=now, expected=before, next=next_step)
-            yield RemoteWorker(connection, facts.system.cpus, self._packages(connection, facts))
+            self._check_is_the_same(before, self._info(facts, runtime))
+            for gap in asked(self._config, facts):
+                if gap.is_fault:
+                    self._say(f"note: {self.name}: {gap.name}: {gap.found}; {gap.mend}")
+            _connected[self._target] = connection, facts
+            try:
+                yield connection, facts
+            finally:
+                del _connected[self._target]
+
+    def _check_is_the_same(self, before: TargetInfo, now: TargetInfo) -> None:
+        """Raise TargetError if the fingerprint has changed since it entered the keys of stages."""
+        if now != before:
+            changed = {**now.versions, **now.hardware}
+            differences = [
+                f"{name}: {value} and {changed.get(name)}"
+                for name, value in {**before.versions, **before.hardware}.items()
+                if changed.get(name) != value
+            ]
+            what, next_step = "the target has changed since its facts were read", "run the same command again"
+            raise TargetError(what, where=self.name, got=", ".join(differences), next=next_step)
 
     def _packages(self, connection: Connection, facts: HostFacts) -> str | None:
         """The folder of unpacked packages there; None if the host's own are to be used."""
         if self._config.onnxruntime == INSTALLED:
             return None
-        wheels = fetched(wheels_for(facts.system, self._config.onnxruntime), self._say)
+        wheels = fetched(self._wheels(facts), self._say)
         return unpack(connection, wheels)
+
+    def _wheels(self, facts: HostFacts) -> WheelSet:
+        try:
+            return wheels_for(facts.system, self._config.onnxruntime)
+        except TargetError as error:
+            next_step = error.next or f"or install it there, and set onnxruntime: {INSTALLED} in targets.yaml"
+            raise TargetError(
+                error.what, where=self.name, got=error.got, expected=error.expected, next=next_step
+            ) from None
 
     def _info(self, facts: HostFacts, runtime: str) -> TargetInfo:
         """The fingerprint: what decides outputs and latencies there."""
-        hardware = {
+        hardware: Json = {
             "model": facts.model,
             "processor": facts.processor,
             "architecture": facts.system.machine,
             "cpus": facts.system.cpus,
             "power_mode": facts.power_mode and facts.power_mode.name,
         }
+        if runtime == TENSORRT.name:
+            hardware |= {
+                "module": facts.module,
+                "gpus": list(facts.gpus),
+                "sm_count": facts.sm_count,
+                "is_stand_in": facts.is_stand_in,
+            }
+            own = {runtime: self._trtexec_of(facts)[1], "cuda": facts.cuda, "jetpack": facts.jetpack}
+            return TargetInfo(name=self.name, runtime=runtime, versions=own, hardware=hardware)
         versions = {runtime: self._runtime_version(facts), "python": facts.system.python}
         return TargetInfo(name=self.name, runtime=runtime, versions=versions, hardware=hardware)
 
     def _runtime_version(self, facts: HostFacts) -> str:
         if self._config.onnxruntime != INSTALLED:
-            return wheels_for(facts.system, self._config.onnxruntime).versions[ONNXRUNTIME.package]
+            return self._wheels(facts).versions[ONNXRUNTIME.package]
         for package in (ONNXRUNTIME.package, f"{ONNXRUNTIME.package}-gpu"):
             if package in facts.system.packages:
                 return facts.system.packages[package]
@@ -116,6 +203,32 @@ class SshHost:
             got=f"{INSTALLED} in targets.yaml, and none in {facts.system.executable}",
             next="leave onnxruntime out, so that edgevit brings it along",
         )
+
+    def _trtexec_of(self, facts: HostFacts) -> tuple[str, str]:
+        """The place of trtexec, and the version of its TensorRT. Raises TargetError if there is none, or it is old."""
+        place, version = facts.trtexec, facts.trtexec_tensorrt
+        if place is None or version is None:
+            raise TargetError(
+                "trtexec is not on the target: edgevit builds and runs engines with it",
+                where=self.name,
+                got="no trtexec in /usr/src/tensorrt/bin or the PATH" if place is None else "no version in its banner",
+                next="sudo apt install libnvinfer-bin",
+            )
+        tensorrt_release(version)
+        return place, version
+
+    def _check_is_of_this_board(self, model: Artifact) -> None:
+        """Raise TargetError if an engine was built on another GPU, or by another TensorRT."""
+        built, now = model.model_file.bound_to, self.describe(TENSORRT.name)
+        differences = [] if built is None else list(_differences(built, now))
+        if differences:
+            raise TargetError(
+                "the engine was built for another machine",
+                where=model.id,
+                got="; ".join(differences),
+                expected=f"the machine as it was when '{built.name if built else ''}' built it",
+                next=f"compile it again with target: {self.name}",
+            )
 
     def _check_runs(self, runtime: str) -> None:
         if runtime not in self.runtimes:
@@ -140,3 +253,12 @@ class SshHost:
     def _config(self) -> SshTarget:
         assert self._target.config is not None
         return self._target.config
+
+
+def _differences(built: TargetInfo, now: TargetInfo) -> Iterator[str]:
+    """`tensorrt: 10.3.0 and 10.13.3` for each fact that an engine is bound to, and that has changed."""
+    facts = [("tensorrt", built.versions.get("tensorrt"), now.versions.get("tensorrt"))]
+    facts += [(name, built.hardware.get(name), now.hardware.get(name)) for name in ("module", "gpus", "sm_count")]
+    if built.hardware.get("module") is None:
+        facts.append(("model", built.hardware.get("model"), now.hardware.get("model")))
+    return (f"{name}: {was} and {is_now}" for name, was, is_now in facts if was != is_now)

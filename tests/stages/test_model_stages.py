@@ -105,7 +105,7 @@ def test_an_engine_gives_the_outputs_of_its_onnx(hybrid):
     np.testing.assert_allclose(outputs(engine(hybrid), images), outputs(int8_onnx(hybrid), images), atol=1e-4)
     assert engine(hybrid).metrics["runtime"] == "onnxruntime"
     assert engine(hybrid).model_file.options == AS_WRITTEN
-    assert engine(hybrid).model_file.bound_to == target_for("local-cpu").describe("onnxruntime")
+    assert engine(hybrid).model_file.bound_to == target_for("local-cpu", Context()).describe("onnxruntime")
 
 
 @both
@@ -199,8 +199,8 @@ def test_an_engine_that_differs_fails(tmp_path):
     other = artifact_of(tmp_path / "model.onnx", float_onnx())
 
     class Mistaken(LocalCpu):
-        def compile(self, model, out):
-            return super().compile(other, out)
+        def compile(self, model, out, config):
+            return super().compile(other, out, config)
 
     config = STAGES["compile"].model_validate({"stage": "compile", "id": "mistaken", "model": "float"})
     with pytest.MonkeyPatch.context() as patch:

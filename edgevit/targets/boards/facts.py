@@ -19,7 +19,7 @@ from edgevit.targets.boards.nvpmodel import (
     power_modes_of_conf,
 )
 from edgevit.targets.boards.probe import Probe, System
-from edgevit.targets.boards.request import JETSON_CLOCKS, NVIDIA_SMI, NVPMODEL, TEGRASTATS
+from edgevit.targets.boards.request import JETSON_CLOCKS, NVIDIA_SMI, NVPMODEL, STAND_IN, TEGRASTATS
 from edgevit.targets.boards.table import SOCS, Board, Soc, active_sm_count, board_of
 from edgevit.targets.boards.tegrastats import TegrastatsSample, samples_of_output
 from edgevit.targets.boards.versions import (
@@ -65,6 +65,7 @@ class HostFacts:
         throttling: events since the start.
         has_onnxruntime_wheel: whether PyPI has ONNX Runtime for this Python, processor and C library.
         telemetry: one line of tegrastats.
+        is_stand_in: whether programs play the machine. Its latencies are replayed, not measured.
     """
 
     kind: Literal["jetson", "linux"]
@@ -95,6 +96,7 @@ class HostFacts:
     throttling: Throttling | None
     has_onnxruntime_wheel: bool
     telemetry: TegrastatsSample | None
+    is_stand_in: bool
 
     @property
     def are_clocks_steady(self) -> bool:
@@ -143,6 +145,7 @@ def host_facts(probe: Probe) -> HostFacts:
         throttling=throttling(probe),
         has_onnxruntime_wheel=has_onnxruntime_wheel(system),
         telemetry=samples[-1] if samples else None,
+        is_stand_in=STAND_IN in files,
     )
 
 

@@ -132,8 +132,8 @@ def _tensorrt(facts: HostFacts) -> Finding:
     if facts.trtexec_tensorrt and version_numbers(facts.trtexec_tensorrt) != version[:3]:
         mend = "sudo apt install --reinstall libnvinfer-bin python3-libnvinfer"
         return Finding("tensorrt", "warning", f"{found}, but trtexec is {facts.trtexec_tensorrt}", mend)
-    if version[:2] not in TENSORRT_RELEASES:
-        known = ", ".join(f"{major}.{minor}" for major, minor in TENSORRT_RELEASES)
+    if version[:2] not in [release.version for release in TENSORRT_RELEASES]:
+        known = ", ".join(release.name for release in TENSORRT_RELEASES)
         return Finding("tensorrt", "warning", f"{found}: edgevit knows {known}", "check its engines with care")
     if facts.tensorrt.source == "dpkg":
         mend = _python_with_tensorrt(facts) or "sudo apt install libnvinfer-bin python3-libnvinfer"

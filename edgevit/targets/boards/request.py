@@ -55,6 +55,9 @@ PROBED_COMMANDS: tuple[ProbedCommand, ...] = (
     VCGENCMD,
 )
 
+STAND_IN = "/etc/edgevit-stand-in"
+"""A file that is on no machine: the folder of a stand-in for a board has it. Latencies from there are replayed."""
+
 _CPUFREQ = (
     "cpuinfo_cur_freq",  # measured by the hardware; root only
     "scaling_cur_freq",  # the clock that was asked for, which can differ from the measured one
@@ -69,6 +72,7 @@ PROBED_FILES: tuple[str, ...] = (
     "/proc/cpuinfo",
     "/proc/loadavg",
     "/etc/os-release",
+    STAND_IN,
     "/etc/nv_tegra_release",
     "/etc/nvpmodel.conf",
     "/var/lib/nvpmodel/status",

@@ -19,8 +19,36 @@ TensorRTSource = Literal["module", "trtexec", "dpkg"]
 
 OLDEST_TENSORRT = (10, 3)
 """TensorRT 8 has another way to build networks, and no strongly typed networks with Q/DQ as edgevit writes them."""
-TENSORRT_RELEASES = ((10, 3), (10, 13), (10, 16), (11, 4))
-"""The releases that edgevit's build path is written for."""
+
+
+@dataclass(frozen=True)
+class TensorRTRelease:
+    """A release of TensorRT that edgevit builds engines with, and the flags in which its trtexec differs.
+
+    Attributes:
+        build_flags: ask for a strongly typed network. TensorRT 11 has no other networks.
+        run_flags: set the options of a run to equal values in all releases: inputs and outputs are copied, the CPU
+            waits actively, and no CUDA graph is used. The defaults of TensorRT 10 and 11 differ in all three.
+    """
+
+    version: tuple[int, int]
+    build_flags: tuple[str, ...]
+    run_flags: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as 10.3."""
+        return ".".join(map(str, self.version))
+
+
+_OF_10 = (("--stronglyTyped",), ("--useSpinWait",))
+_OF_11 = ((), ("--includeDataTransfers", "--noCudaGraph"))
+TENSORRT_RELEASES = (  # trtexec's options are those of samples/common/sampleOptions.cpp in v10.3 to v11.1
+    TensorRTRelease((10, 3), *_OF_10),
+    TensorRTRelease((10, 13), *_OF_10),
+    TensorRTRelease((10, 16), *_OF_10),
+    TensorRTRelease((11, 4), *_OF_11),
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +187,26 @@ def trtexec_version(probe: Probe) -> str | None:
         return None
     digits = banner[1] if len(banner[1]) == 6 else f"0{banner[1][0]}0{banner[1][1:]}"
     return ".".join(str(int(digits[start : start + 2])) for start in (0, 2, 4))
+
+
+def tensorrt_release(version: str) -> TensorRTRelease:
+    """The newest release in the table that is not newer than a version.
+
+    TensorRT 11.0 to 11.3 have the trtexec of 11.4.
+
+    Raises:
+        TargetError: the version is too old, or no version.
+    """
+    numbers = version_numbers(version)
+    if numbers < OLDEST_TENSORRT:
+        raise TargetError(
+            "this TensorRT is too old for edgevit's engines",
+            got=f"TensorRT {version}",
+            expected=f"TensorRT {TENSORRT_RELEASES[0].name} or later",
+            next="install JetPack 6.2 or later on a Jetson, TensorRT 10.3 or later elsewhere",
+        )
+    fitting = [row for row in TENSORRT_RELEASES if row.version <= numbers[:2] or row.version[0] == numbers[0] == 11]
+    return max(fitting, key=lambda row: row.version)
 
 
 def cuda_version(probe: Probe) -> str | None:

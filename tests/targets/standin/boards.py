@@ -6,8 +6,13 @@ the forms that the same boards print: nothing here is a dump of one board.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from tests.targets.standin.trtexec.settings import TrtexecSettings
+
+# NVIDIA's table of the ONNX operators that a parser takes. Its newest column, 10.1, stands for 10.3.
+OPERATORS = (str(Path(__file__).parents[3] / "edgevit" / "checking" / "tensorrt_operators.csv"), "tensorrt_10.1")
 NO_ROOT = "Error: Run this script(/usr/bin/jetson_clocks) as a root user\n"
 
 
@@ -21,6 +26,7 @@ class Standin:
         tegrastats: lines that it prints without end; empty: there is no tegrastats.
         python: the Python that the board has.
         module: the version of its `tensorrt` module; None: not there.
+        trtexec: what its trtexec is; None: it only answers --help, with its entry in `answers`.
     """
 
     files: dict[str, str]
@@ -32,6 +38,7 @@ class Standin:
     libc: str = "glibc 2.35"
     memory_gib: float = 7.4
     packages: dict[str, str] = field(default_factory=dict)
+    trtexec: TrtexecSettings | None = None
 
 
 def _compatible(*names: str) -> str:
@@ -94,8 +101,16 @@ def _packages(**versions: str) -> str:
     return "".join(f"{name.replace('_', '-')}\t{version}\tinstalled\n" for name, version in versions.items())
 
 
-def _trtexec(banner: str) -> str:
-    return f"&&&& RUNNING TensorRT.trtexec [TensorRT {banner}] # trtexec --help\n=== Model Options ===\n"
+def _trtexec(title: str) -> str:
+    return f"&&&& RUNNING TensorRT.trtexec {title} # trtexec --help\n=== Model Options ===\n"
+
+
+TRTEXEC = {
+    "jetpack6-orin-nano": TrtexecSettings((10, 3, 0), "", 236, "Orin", "8.7", 8, 7607, 20, OPERATORS),
+    "jetpack7-agx-orin": TrtexecSettings((10, 16, 2), "b10", 241, "Orin", "8.7", 16, 62817, 24),
+    "jetpack7-agx-orin-tensorrt11": TrtexecSettings((11, 4, 1), "b101", 243, "Orin", "8.7", 16, 62817, 24),
+    "jetpack7-thor": TrtexecSettings((10, 13, 3), "b9", 240, "NVIDIA Thor", "11.0", 20, 125772, 23),
+}
 
 
 STANDINS = {
@@ -112,7 +127,7 @@ STANDINS = {
         answers={
             "nvpmodel": "NVPM WARN: fan mode is not set!\nNV Power Mode: MAXN\n0\n",
             "jetson_clocks": NO_ROOT,
-            "trtexec": _trtexec("v8201"),
+            "trtexec": _trtexec("[TensorRT v8201]"),
             "dpkg-query": _packages(nvidia_l4t_core="32.7.1-20220219090432", libnvinfer8="8.2.1-1+cuda10.2"),
         },
         tegrastats=(
@@ -140,7 +155,7 @@ STANDINS = {
         answers={
             "nvpmodel": "NV Power Mode: MODE_30W\n2\n",
             "jetson_clocks": NO_ROOT,
-            "trtexec": _trtexec("v8502"),
+            "trtexec": _trtexec("[TensorRT v8502]"),
             "dpkg-query": _packages(nvidia_l4t_core="35.4.1-20230801124926", nvidia_jetpack="5.1.2-b104"),
         },
         tegrastats=(
@@ -186,7 +201,7 @@ STANDINS = {
                 "EMC MinFreq=204000000 MaxFreq=3199000000 CurrentFreq=3199000000 FreqOverride=1\n"
                 "NV Power Mode: MAXN_SUPER\n"
             ),
-            "trtexec": _trtexec("v100300"),
+            "trtexec": _trtexec(TRTEXEC["jetpack6-orin-nano"].title),
             "dpkg-query": _packages(nvidia_l4t_core="36.5.0-20260115194252", libnvinfer_bin="10.3.0.30-1+cuda12.5"),
             "nvidia-smi": "Orin (nvgpu), 540.4.0, [N/A]\n",
         },
@@ -197,6 +212,7 @@ STANDINS = {
             "VDD_CPU_GPU_CV 1669mW/1669mW VDD_SOC 2308mW/2308mW",
         ),
         module="10.3.0",
+        trtexec=TRTEXEC["jetpack6-orin-nano"],
     ),
     "jetpack7-agx-orin": Standin(
         files={
@@ -218,7 +234,7 @@ STANDINS = {
                 "GPU MinFreq=306000000 MaxFreq=1300500000 CurrentFreq=306000000\nActive GPU TPCs: 8\n"
                 "EMC MinFreq=204000000 MaxFreq=3199000000 CurrentFreq=3199000000\n"
             ),
-            "trtexec": _trtexec("v101602] [b10"),
+            "trtexec": _trtexec(TRTEXEC["jetpack7-agx-orin"].title),
             "dpkg-query": _packages(nvidia_jetpack="7.2-b49", libnvinfer10="10.16.2.10-1+cuda13.2"),
         },
         tegrastats=(
@@ -231,6 +247,7 @@ STANDINS = {
         python="3.12.3",
         libc="glibc 2.39",
         memory_gib=61.3,
+        trtexec=TRTEXEC["jetpack7-agx-orin"],
     ),
     "jetpack7-thor": Standin(
         files={
@@ -251,7 +268,7 @@ STANDINS = {
         answers={
             "nvpmodel": "NV Power Mode: 120W\n1\n",
             "jetson_clocks": NO_ROOT,
-            "trtexec": _trtexec("v101303] [b9"),
+            "trtexec": _trtexec(TRTEXEC["jetpack7-thor"].title),
             "dpkg-query": _packages(nvidia_l4t_core="38.4.0-20251230160601"),
             "nvidia-smi": "NVIDIA Thor, 580.00, 11.0\n",
         },
@@ -266,6 +283,7 @@ STANDINS = {
         module="10.13.3.9",
         libc="glibc 2.39",
         memory_gib=122.8,
+        trtexec=TRTEXEC["jetpack7-thor"],
     ),
     "raspberry-pi-5": Standin(
         files={
@@ -281,3 +299,12 @@ STANDINS = {
         memory_gib=7.9,
     ),
 }
+STANDINS["jetpack7-agx-orin-tensorrt11"] = replace(
+    STANDINS["jetpack7-agx-orin"],
+    answers={
+        **STANDINS["jetpack7-agx-orin"].answers,
+        "trtexec": _trtexec(TRTEXEC["jetpack7-agx-orin-tensorrt11"].title),
+        "dpkg-query": _packages(nvidia_jetpack="7.2.2-b10", libnvinfer11="11.4.1.10-1+cuda13.2"),
+    },
+    trtexec=TRTEXEC["jetpack7-agx-orin-tensorrt11"],
+)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.targets.standin.boards import Standin
+from tests.targets.standin.trtexec.settings import TrtexecSettings, Variant
 
 INTERVAL_S = 0.1
 STATUS_OF_REFUSAL = 1
+TESTS = Path(__file__).parents[3]
+MARK = ("etc/edgevit-stand-in", "Programs play this board: nothing that they say was measured.\n")
 
 
 @dataclass(frozen=True)
@@ -24,23 +28,44 @@ class BuiltStandin:
     root: Path
     path: Path
 
+    def vary(self, variant: Variant) -> None:
+        """From now on, trtexec behaves so."""
+        self.variant.write_text(variant)
+
+    @property
+    def variant(self) -> Path:
+        return self.root / "variant-of-trtexec"
+
 
 def build(standin: Standin, folder: Path) -> BuiltStandin:
     """Write the stand-in into an empty folder."""
     root, programs = folder / "root", folder / "programs"
     programs.mkdir(parents=True)
     root.mkdir()
-    for name, text in standin.files.items():
+    for name, text in (MARK, *standin.files.items()):
         file = root / name.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+    built = BuiltStandin(root, programs)
     for name, answer in standin.answers.items():
         status = STATUS_OF_REFUSAL if answer.startswith("Error") else 0
-        _write_program(programs / name, f"cat <<'END'\n{answer}END\nexit {status}\n")
+        body = f"cat <<'END'\n{answer}END\nexit {status}\n"
+        if name == "trtexec" and standin.trtexec:
+            body = _trtexec(body, standin.trtexec, built)
+        _write_program(programs / name, body)
     if standin.tegrastats:
         lines = "".join(f"echo {shlex.quote(line)}; /bin/sleep {INTERVAL_S}\n" for line in standin.tegrastats)
         _write_program(programs / "tegrastats", f"while :; do\n{lines}done\n")
-    return BuiltStandin(root, programs)
+    return built
+
+
+def _trtexec(help_body: str, settings: TrtexecSettings, built: BuiltStandin) -> str:
+    """A script that answers --help at once, and runs the Python program for all else."""
+    file = built.root / "settings-of-trtexec.json"
+    settings.write(file)
+    command = [sys.executable, "-B", "-m", "tests.targets.standin.trtexec", str(file), str(built.variant)]
+    run = f'PYTHONPATH={shlex.quote(str(TESTS))} exec {shlex.join(command)} "$0" "$@"'
+    return f'if [ "$1" != --help ]; then\n{run}\nfi\n{help_body}'
 
 
 def _write_program(file: Path, body: str) -> None:

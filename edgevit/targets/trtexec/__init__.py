@@ -1,0 +1,1 @@
+"""trtexec, TensorRT's program: its command lines, and what its files and log lines mean. Nothing here does I/O."""

@@ -1,0 +1,171 @@
+"""What trtexec writes: its banner, log lines, times and outputs. Text from a board is bounded and checked.
+
+Sources: NVIDIA/TensorRT, samples/common/sampleReporting.cpp (files), logging.h (lines), trtexec's recorded output.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.errors import TargetError, shortened
+from edgevit.profiling.statistics import Samples, nearest_rank
+
+MOST_RUNS = 10_000_000
+LARGEST_JSON = 2**28  # bytes of a file
+MOST_VALUES = 2**26  # of one output
+LONGEST_LINE = 400  # characters of a line of the log in an error
+ENQUEUE_BOUND = 0.8  # of the compute time: above, the CPU may be the limit (trtexec's own advice: a CUDA graph)
+
+_BANNER = re.compile(r"&&&& (?:RUNNING|PASSED|FAILED) TensorRT\.\w+ \[TensorRT v(\d{2})(\d{2})(\d{2})\]", re.ASCII)
+_LINE = re.compile(r"^(?:\[[\d/]+-[\d:]+\] )?\[(?P<level>[EWI])\] (?P<text>.*)$", re.ASCII | re.MULTILINE)
+_NODE = re.compile(r"While parsing node number \d+ \[(?P<operator>\w+)(?: -> \"(?P<output>[^\"]*)\")?")
+_NAMED = re.compile(r"^(?:\[[\d/]+-[\d:]+\] )?(?:\[E\] )?(?:\[TRT\] )?name: \"(?P<name>[^\"]+)\"", re.MULTILINE)
+_UNBUILT = re.compile(r"[Cc]ould not find any implementation for node (?P<name>.+?)(?:\.\)|\. |\.?$)", re.MULTILINE)
+_NO_MEMORY = re.compile(r"OutOfMemory|out of memory|insufficient memory|Requested size was", re.IGNORECASE)
+_OTHER_ENGINE = re.compile(
+    r"(?:expecting (?:library version|compute) [^\n]*?, please rebuild)"
+    r"|incompatible device|not compatible with this version of TensorRT"
+)
+_NOT_A_NUMBER = re.compile(r"(?<=[\s\[,:])[+-]?(?:nan|inf)(?:\(\w*\))?(?=[\s\],}])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why trtexec failed.
+
+    Attributes:
+        kind: `memory`: the GPU's is too small. `engine`: it is of another GPU or TensorRT. `node`: the parser or the
+            builder does not take a node. `other`: anything else.
+        node: the node; empty if none is named.
+        text: the line of the log that says why.
+    """
+
+    kind: str
+    node: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Times:
+    """The times of each run in the order of the runs, in ms, from CUDA events.
+
+    Attributes:
+        compute: of the engine alone.
+        to_gpu, to_host: of the copies of inputs and outputs.
+        enqueue: of the CPU's work before the GPU's.
+    """
+
+    compute: Samples
+    to_gpu: Samples
+    to_host: Samples
+    enqueue: Samples
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Reasons to doubt the compute times, a sentence each."""
+        share = nearest_rank(self.enqueue, 50) / max(nearest_rank(self.compute, 50), 1e-6)
+        if share <= ENQUEUE_BOUND:
+            return ()
+        return (f"the CPU needs {share:.0%} of the compute time to start a run: it may be the limit, not the GPU",)
+
+
+def version_in(log: str) -> str | None:
+    """The version in the banner: v100300 is 10.3.0. None without a banner of TensorRT 10 or later."""
+    banner = _BANNER.search(log)
+    return ".".join(str(int(number)) for number in banner.groups()) if banner else None
+
+
+def warnings_in(log: str) -> tuple[str, ...]:
+    """The lines of the log that warn, without their time; each once."""
+    return tuple(dict.fromkeys(_text(line["text"]) for line in _LINE.finditer(log) if line["level"] == "W"))
+
+
+def failure_in(log: str) -> Failure:
+    """The reason in the log of a run that failed."""
+    errors = [line["text"].removeprefix("[TRT] ") for line in _LINE.finditer(log) if line["level"] == "E"]
+    for kind, pattern in (("memory", _NO_MEMORY), ("engine", _OTHER_ENGINE)):
+        if line := next((line for line in errors if pattern.search(line)), None):
+            return Failure(kind, "", _text(line))
+    if node := _node_in(log):
+        reason = next((line for line in errors if "ERROR:" in line or _UNBUILT.search(line)), errors[0])
+        return Failure("node", shortened(node), _text(reason))
+    last = log.strip().splitlines()[-1:] or [""]
+    return Failure("other", "", _text([*errors, *last][0]))
+
+
+def times_in(content: bytes, where: object) -> Times:
+    """The times in the file of --exportTimes. Raises TargetError if they are none."""
+    rows = _json(content, where)
+    keys = ("computeMs", "h2dMs", "d2hMs", "startEnqMs", "endEnqMs")
+    if not isinstance(rows, list) or not 0 < len(rows) <= MOST_RUNS:
+        raise _unreadable("a list of runs", where)
+    values = [[row.get(key) for key in keys] if isinstance(row, dict) else [] for row in rows]
+    if not all(len(row) == len(keys) and all(map(_is_number, row)) for row in values):
+        raise _unreadable(f"numbers for {', '.join(keys)}", where)
+    compute, to_gpu, to_host, start, end = np.asarray(values, np.float64).T
+    if min(compute.min(), to_gpu.min(), to_host.min()) < 0:
+        raise _unreadable("times of at least 0 ms", where)
+    return Times(compute, to_gpu, to_host, np.maximum(end - start, 0))
+
+
+def outputs_in(content: bytes, where: object) -> dict[str, NDArray[np.float32]]:
+    """The outputs in the file of --exportOutput, by name. Raises TargetError if they are none.
+
+    trtexec prints six digits of each value, and `nan` and `inf` as C++ does.
+    """
+    outputs = _json(content, where)
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise _unreadable("a list of outputs", where)
+    return {str(output.get("name")): _output(output, where) for output in outputs}
+
+
+def _output(output: dict[str, Any], where: object) -> NDArray[np.float32]:
+    shape = tuple(map(int, re.findall(r"\d{1,9}", str(output.get("dimensions")), re.ASCII)))
+    values = output.get("values")
+    is_whole = isinstance(values, list) and len(shape) > 0 and len(values) == math.prod(shape) <= MOST_VALUES
+    if not is_whole or not all(isinstance(value, (int, float)) for value in values or ()):
+        raise _unreadable("as many numbers as the dimensions say", where)
+    return np.asarray(values, np.float32).reshape(shape)
+
+
+def _node_in(log: str) -> str | None:
+    """The node that the parser stumbled at, by its name or else by its output; or that the builder cannot build."""
+    if at := _NODE.search(log):
+        named = _NAMED.search(log, at.end())
+        return f"{at['operator']} {named['name'] if named else at['output'] or ''}".strip()
+    unbuilt = _UNBUILT.search(log)
+    return unbuilt["name"] if unbuilt else None
+
+
+def _json(content: bytes, where: object) -> object:
+    if len(content) > LARGEST_JSON:
+        raise _unreadable(f"at most {LARGEST_JSON:,} bytes", where)
+    try:
+        return json.loads(_NOT_A_NUMBER.sub("NaN", content.decode("utf-8")))
+    except (ValueError, RecursionError):
+        raise _unreadable("JSON", where) from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(line: str) -> str:
+    return shortened(line.strip(), LONGEST_LINE)
+
+
+def _unreadable(expected: str, where: object) -> TargetError:
+    return TargetError("trtexec's answer cannot be read", where=where, expected=expected)
+
+
+def log_of(streams: Sequence[str]) -> str:
+    """The end of what trtexec printed, on both streams."""
+    return "\n".join(stream.rstrip("\n") for stream in streams if stream)

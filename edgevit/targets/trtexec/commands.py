@@ -1,0 +1,114 @@
+"""Command lines of trtexec. All files lie in the folder that the program runs in.
+
+Sources: NVIDIA/TensorRT, samples/common/sampleOptions.cpp, in the releases of `TENSORRT_RELEASES`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgevit.errors import TargetError
+from edgevit.profiling import MeasurePlan
+from edgevit.targets.boards.versions import TensorRTRelease
+
+MODEL, ENGINE, LAYERS = "model.onnx", "model.engine", "layers.json"
+INPUT, OUTPUTS, TIMES = "input.raw", "outputs.json", "times.json"
+
+_PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)  # trtexec splits its options at ":" and ","
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """The batch sizes of an engine with an open batch size. It takes 1 to `most` images.
+
+    Attributes:
+        best: the batch size that the engine is tuned for.
+    """
+
+    best: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """The model's input: its name, and its shape without the batch."""
+
+    name: str
+    image_shape: tuple[int, ...]
+
+    def sized(self, batch_size: int) -> str:
+        """`image:8x3x224x224`"""
+        return f"{self.plain_name}:{'x'.join(map(str, (batch_size, *self.image_shape)))}"
+
+    @property
+    def plain_name(self) -> str:
+        """The name. Raises TargetError if trtexec cannot take it as an option."""
+        if not _PLAIN_NAME.fullmatch(self.name):
+            raise TargetError(
+                "trtexec cannot be given the name of the model's input",
+                got=self.name,
+                expected="letters, digits, '.', '_', '-' and '/'",
+                next="rename the input in the ONNX file",
+            )
+        return self.name
+
+
+def build_arguments(
+    release: TensorRTRelease,
+    source: Input,
+    profile: BatchProfile | None,
+    builder_level: int,
+    workspace_mib: int | None,
+) -> tuple[str, ...]:
+    """Build MODEL into ENGINE, and write LAYERS. Float32 stays float32: TF32 is off.
+
+    Args:
+        profile: None for a model with a fixed batch size.
+        workspace_mib: memory that a kernel may use; None for all of the GPU's.
+    """
+    return (
+        f"--onnx={MODEL}",
+        f"--saveEngine={ENGINE}",
+        "--skipInference",
+        *release.build_flags,
+        "--noTF32",
+        "--profilingVerbosity=detailed",
+        f"--exportLayerInfo={LAYERS}",
+        f"--builderOptimizationLevel={builder_level}",
+        *(() if workspace_mib is None else (f"--memPoolSize=workspace:{workspace_mib}",)),
+        *(() if profile is None else _shapes(source, profile)),
+    )
+
+
+def outputs_arguments(release: TensorRTRelease, source: Input, batch_size: int, is_open: bool) -> tuple[str, ...]:
+    """Run ENGINE once on INPUT, and write OUTPUTS."""
+    once = ("--iterations=1", "--warmUp=0", "--duration=0")
+    return (*_run(release, source, batch_size, is_open), f"--exportOutput={OUTPUTS}", *once)
+
+
+def timing_arguments(release: TensorRTRelease, source: Input, plan: MeasurePlan, is_open: bool) -> tuple[str, ...]:
+    """Run ENGINE on INPUT by a plan, and write TIMES."""
+    return (
+        *_run(release, source, plan.batch_size, is_open),
+        f"--exportTimes={TIMES}",
+        f"--iterations={plan.min_runs}",
+        f"--warmUp={math.ceil(plan.warmup_s * 1000)}",
+        f"--duration={plan.duration_s:g}",
+    )
+
+
+def _shapes(source: Input, profile: BatchProfile) -> Sequence[str]:
+    sizes = {"min": 1, "opt": profile.best, "max": profile.most}
+    return [f"--{name}Shapes={source.sized(size)}" for name, size in sizes.items()]
+
+
+def _run(release: TensorRTRelease, source: Input, batch_size: int, is_open: bool) -> tuple[str, ...]:
+    return (
+        f"--loadEngine={ENGINE}",
+        *((f"--shapes={source.sized(batch_size)}",) if is_open else ()),
+        f"--loadInputs={source.plain_name}:{INPUT}",
+        *release.run_flags,
+    )

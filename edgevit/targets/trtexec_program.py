@@ -1,0 +1,110 @@
+"""trtexec on a connected machine: each run is a job there. Its failures are explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgevit.artifacts import Json
+from edgevit.errors import ArtifactError, EdgevitError, TargetError
+from edgevit.targets.boards.versions import TensorRTRelease, version_numbers
+from edgevit.targets.connection import Connection
+from edgevit.targets.jobs import Finished, Job, run_job
+from edgevit.targets.trtexec.answers import LARGEST_JSON, Failure, failure_in, log_of, version_in
+
+
+@dataclass(frozen=True)
+class TrtexecRun:
+    """A run that has succeeded: the files that it wrote, by name, and the end of its log."""
+
+    files: Mapping[str, Path]
+    log: str
+
+
+@dataclass(frozen=True)
+class TrtexecProgram:
+    """Runs trtexec on a connected machine, one run after another.
+
+    Attributes:
+        place: the path or name by which it runs there.
+        version: of its TensorRT, such as 10.3.0.
+        is_stand_in: whether a program plays it: its times are replayed.
+        conditions: facts about the machine that belong to a timing.
+    """
+
+    connection: Connection
+    place: str
+    version: str
+    release: TensorRTRelease
+    is_stand_in: bool
+    conditions: Json
+
+    @property
+    def where(self) -> str:
+        """The machine's name, for errors."""
+        return self.connection.target.name
+
+    def run(
+        self,
+        arguments: tuple[str, ...],
+        files: Mapping[str, Path],
+        out: Path,
+        limit_s: float,
+        *,
+        is_repeatable: bool,
+        log: Path | None = None,
+    ) -> TrtexecRun:
+        """Run trtexec on input files, and fetch the files that it writes into folder `out`.
+
+        Args:
+            log: a file for the end of its log, which is written if the run fails, too.
+
+        Raises:
+            TargetError: it fails, takes too long, or is of another TensorRT than the machine has named.
+            ArtifactError: TensorRT does not take the model.
+        """
+        job = Job(files, (self.place, *arguments), {}, limit_s, is_repeatable)
+        with self.connection.locked():
+            finished = run_job(self.connection, job, out)
+        text = log_of((finished.stdout, finished.stderr))
+        if log is not None:
+            log.write_text(text + "\n", encoding="utf-8")
+        if finished.timed_out or finished.status != 0:
+            raise self._failure(finished, text, limit_s, log)
+        version = version_in(text)
+        if version is None or version_numbers(version) != version_numbers(self.version)[:3]:
+            next_step = "run the same command again, so that the machine is asked anew"
+            what = "trtexec is of another TensorRT"
+            raise TargetError(what, where=self.where, got=version, expected=self.version, next=next_step)
+        return TrtexecRun(finished.files, text)
+
+    def content(self, run: TrtexecRun, name: str) -> bytes:
+        """The bytes of a file that trtexec wrote. Raises TargetError if it is missing or too large."""
+        file = run.files.get(name)
+        size = None if file is None else file.stat().st_size
+        if file is None or size is None or size > LARGEST_JSON:
+            got = f"no file {name}" if size is None else f"{name}, {size:,} bytes"
+            raise TargetError("trtexec's answer cannot be read", where=self.where, got=got)
+        return file.read_bytes()
+
+    def _failure(self, finished: Finished, text: str, limit_s: float, log: Path | None) -> EdgevitError:
+        kept = f"see its log in {log}" if log is not None else None
+        if finished.timed_out:
+            got = f"over {limit_s:,.0f} s"
+            return TargetError("trtexec took too long, and was stopped", where=self.where, got=got, next=kept)
+        failure = failure_in(text)
+        if finished.status is not None and finished.status < 0 and failure.kind == "other":
+            failure = Failure("memory" if finished.status == -9 else "other", "", f"signal {-finished.status}")
+        if failure.kind == "memory":
+            what = "the target has not enough memory for TensorRT"
+            advice = "stop other programs there, or lower max_batch or workspace_mib"
+            return TargetError(what, where=self.where, got=failure.text, next=advice)
+        if failure.kind == "engine":
+            what = "the engine is of another GPU or another TensorRT"
+            return TargetError(what, where=self.where, got=failure.text, next="compile it again on this target")
+        if failure.kind == "node":
+            what = f"TensorRT {self.version} does not take the model: {failure.node}"
+            return ArtifactError(what, where=self.where, got=failure.text, next="edgevit check names what it refuses")
+        got = failure.text or f"exit status {finished.status}"
+        return TargetError("trtexec failed", where=self.where, got=got, next=kept)

@@ -1,0 +1,135 @@
+"""A TensorRT engine on another machine as a session: each inference and each timing is a run of trtexec there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.artifacts import Artifact, IOSpec, Json
+from edgevit.errors import ArtifactError, TargetError
+from edgevit.model_file import TensorrtOptions
+from edgevit.profiling import Measurement, MeasurePlan
+from edgevit.profiling.measure import Label
+from edgevit.profiling.statistics import nearest_rank
+from edgevit.provenance import version_of
+from edgevit.runtimes.base import Arrays, Session, check_batch, fixed_batch, random_images
+from edgevit.targets.trtexec.answers import Times, outputs_in, times_in, warnings_in
+from edgevit.targets.trtexec.commands import (
+    ENGINE,
+    INPUT,
+    OUTPUTS,
+    TIMES,
+    Input,
+    outputs_arguments,
+    timing_arguments,
+)
+from edgevit.targets.trtexec_program import TrtexecProgram, TrtexecRun
+
+RUN_S = 3600  # of one run, beside the plan of a timing
+
+
+class TrtexecSession(Session):
+    """An engine that is loaded anew by each run.
+
+    The boundary of its timings is `compute`: the time of the engine on the GPU. Copies of inputs and outputs are apart,
+    in the conditions.
+    """
+
+    def __init__(self, trtexec: TrtexecProgram, model: Artifact) -> None:
+        self.spec = model.io
+        self._trtexec, self._model = trtexec, model
+        self._engine = model.file(model.model_file.name)
+        options = model.model_file.options
+        assert isinstance(options, TensorrtOptions)
+        self._most = options.max_batch
+
+    def outputs(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Arrays]:
+        """As `Session.outputs`, with batches of at most the engine's largest size."""
+        return super().outputs(images, min(batch_size, self._most or batch_size))
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        batch = inputs[self.spec.inputs[0].name]
+        size = self._most or len(batch)
+        parts = [self._outputs(batch[start : start + size]) for start in range(0, len(batch), size)]
+        return {output.name: np.concatenate([part[output.name] for part in parts]) for output in self.spec.outputs}
+
+    def measure(self, plan: MeasurePlan) -> Measurement:
+        self._check_plan(plan)
+        arguments = timing_arguments(self._trtexec.release, input_of(self.spec), plan, self._is_open)
+        with TemporaryDirectory() as folder:
+            limit_s = RUN_S + plan.warmup_s + plan.duration_s
+            run = self._run(arguments, random_images(self.spec, plan.batch_size), Path(folder), limit_s, False)
+            times = times_in(self._trtexec.content(run, TIMES), self._trtexec.where)
+        conditions = {**self._conditions(run, times), "trtexec": list(arguments), **vars(plan)}
+        label: Label = "replayed" if self._trtexec.is_stand_in else "measured"
+        return Measurement(times.compute, plan, conditions, label, times.doubts)
+
+    @property
+    def _is_open(self) -> bool:
+        return fixed_batch(self.spec) is None
+
+    def _check_plan(self, plan: MeasurePlan) -> None:
+        check_batch(self.spec, plan.batch_size)
+        if self._most is not None and plan.batch_size > self._most:
+            raise TargetError(
+                "the engine does not take so many images",
+                where=self._model.id,
+                got=f"batch size {plan.batch_size}",
+                expected=f"at most {self._most}",
+                next=f"compile it with max_batch: {plan.batch_size}",
+            )
+        if plan.boundary != "compute":
+            raise TargetError(
+                "trtexec times the engine alone",
+                where=self._trtexec.where,
+                got=f"boundary: {plan.boundary}",
+                expected="boundary: compute",
+            )
+
+    def _outputs(self, batch: NDArray[Any]) -> Arrays:
+        arguments = outputs_arguments(self._trtexec.release, input_of(self.spec), len(batch), self._is_open)
+        with TemporaryDirectory() as folder:
+            run = self._run(arguments, batch, Path(folder), RUN_S, True)
+            outputs = outputs_in(self._trtexec.content(run, OUTPUTS), self._trtexec.where)
+        for output in self.spec.outputs:
+            expected = (len(batch), *output.shape[1:])
+            if output.name not in outputs or outputs[output.name].shape != expected:
+                got = outputs[output.name].shape if output.name in outputs else ", ".join(outputs)
+                what = f"output '{output.name}' of the engine does not fit its description"
+                raise ArtifactError(what, where=self._model.id, got=got, expected=expected)
+        return dict(outputs)
+
+    def _run(
+        self, arguments: tuple[str, ...], batch: NDArray[Any], folder: Path, limit_s: float, is_repeatable: bool
+    ) -> TrtexecRun:
+        source = folder / INPUT
+        source.write_bytes(np.ascontiguousarray(batch).tobytes())
+        files = {ENGINE: self._engine, INPUT: source}
+        return self._trtexec.run(arguments, files, folder / "fetched", limit_s, is_repeatable=is_repeatable)
+
+    def _conditions(self, run: TrtexecRun, times: Times) -> Json:
+        """The conditions of a timing. Times are medians."""
+        files = self._model.manifest.files.items()
+        return {
+            "runtime": self._model.model_file.runtime,
+            "device": "gpu",
+            "precision": self._model.model_file.precision,
+            **self._trtexec.conditions,
+            "to_gpu_ms": nearest_rank(times.to_gpu, 50),
+            "to_host_ms": nearest_rank(times.to_host, 50),
+            "enqueue_ms": nearest_rank(times.enqueue, 50),
+            "warnings_of_trtexec": list(warnings_in(run.log)),
+            "versions": {"tensorrt": self._trtexec.version, "edgevit": version_of("edgevit")},
+            "file_sha256": {name: entry.sha256 for name, entry in files if entry.content},
+        }
+
+
+def input_of(spec: IOSpec) -> Input:
+    """The input of a model for trtexec."""
+    image = spec.inputs[0]
+    return Input(image.name, tuple(int(size) for size in image.shape[1:]))

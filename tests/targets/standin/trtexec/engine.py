@@ -1,0 +1,81 @@
+"""The engine of a stand-in: a header of one line, then the ONNX file."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from tests.targets.standin.trtexec.log import Log, number
+from tests.targets.standin.trtexec.options import Options, Shapes
+from tests.targets.standin.trtexec.settings import TrtexecSettings
+
+MAGIC = b"edgevit stand-in engine\n"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that this trtexec may run.
+
+    Attributes:
+        profile: the least, the usual and the largest shape of each input with an open size.
+        verbosity: what the inspector may say about it.
+    """
+
+    onnx: bytes
+    profile: tuple[Shapes, Shapes, Shapes]
+    verbosity: str
+
+
+def engine_bytes(onnx: bytes, profile: tuple[Shapes, ...], options: Options, settings: TrtexecSettings) -> bytes:
+    """An engine. As with TensorRT, no two builds give the same bytes."""
+    header = {
+        "serialization": settings.serialization,
+        "compute_capability": settings.compute_capability,
+        "device": settings.device,
+        "sms": settings.sms,
+        "profile": profile,
+        "verbosity": options.verbosity,
+        "tactics": secrets.token_hex(16),
+    }
+    return MAGIC + json.dumps(header).encode("ascii") + b"\n" + onnx
+
+
+def read_engine(file: str, settings: TrtexecSettings, log: Log) -> Engine:
+    """An engine from a file. One of another TensorRT or GPU ends the run with TensorRT's words."""
+    try:
+        content = Path(file).read_bytes()
+    except OSError:
+        log.fail(f"Error opening engine file: {file}", *NO_ENGINE)
+    log.info(f"[TRT] Loaded engine size: {len(content) >> 20} MiB")
+    if not content.startswith(MAGIC):
+        _refuse(log, f"{SERIALIZATION} (Serialization assertion plan->header.magicTag == rt::kPLAN_MAGIC_TAG failed."
+                "Trying to load an engine created with incompatible serialization version. Check that the engine was "
+                "not created using safety runtime, same OS was used and version compatibility parameters were set "
+                "accordingly.)")  # fmt: skip
+    line, _, onnx = content.removeprefix(MAGIC).partition(b"\n")
+    header = json.loads(line)
+    if header["serialization"] != settings.serialization:
+        _refuse(log, f"{SERIALIZATION} (Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed."
+                f"Version tag does not match. Note: Current Version: {settings.serialization}, Serialized Engine "
+                f"Version: {header['serialization']})")  # fmt: skip
+    if header["compute_capability"] != settings.compute_capability:
+        _refuse(log, "Error[6]: IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine plan file "
+                f"is generated on an incompatible device, expecting compute {settings.compute_capability} got compute "
+                f"{header['compute_capability']}, please rebuild.)")  # fmt: skip
+    if (header["device"], header["sms"]) != (settings.device, settings.sms):
+        log.warning("[TRT] Using an engine plan file across different models of devices is not recommended and is "
+                    "likely to affect performance or even cause errors.")  # fmt: skip
+    log.info(f"Engine deserialized in {number(0.0123)} sec.")
+    least, usual, largest = ({name: tuple(shape) for name, shape in end.items()} for end in header["profile"])
+    return Engine(onnx, (least, usual, largest), header["verbosity"])
+
+
+SERIALIZATION = "Error[1]: IRuntime::deserializeCudaEngine: Error Code 1: Serialization"
+NO_ENGINE = ("Failed to create engine from model or file.", "Engine set up failed")
+
+
+def _refuse(log: Log, text: str) -> NoReturn:
+    log.fail(text, "Engine deserialization failed", "Got invalid engine!", "Inference set up failed")

@@ -1,0 +1,93 @@
+"""The flow of trtexec's main function: options, engine, layers, run, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.targets.standin.trtexec.log import Failed, Log
+from tests.targets.standin.trtexec.options import HELP, Options, options_from, print_options
+from tests.targets.standin.trtexec.settings import VARIANTS, TrtexecSettings, Variant, read_settings
+
+# What is slow to import is imported where it is needed: wrong options are answered at once.
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run with the settings' file, the variant's file, the name of the program, and its arguments."""
+    settings, variant = read_settings(Path(arguments[0])), _variant(Path(arguments[1]))
+    log = Log(settings, arguments[2:])
+    log.banner("RUNNING")
+    if not arguments[3:] or {"--help", "-h"} & set(arguments[3:]):
+        sys.stdout.write(HELP)
+        return 0
+    try:
+        _run(options_from(arguments[3:], settings, log), settings, variant, log)
+    except Failed:
+        log.banner("FAILED")
+        return 1
+    log.banner("PASSED")
+    return 0
+
+
+def _run(options: Options, settings: TrtexecSettings, variant: Variant, log: Log) -> None:
+    from tests.targets.standin.trtexec.building import built
+    from tests.targets.standin.trtexec.engine import read_engine
+    from tests.targets.standin.trtexec.inference import output_json, outputs_of
+    from tests.targets.standin.trtexec.replay import report
+
+    print_options(options, log)
+    _print_device(settings, log)
+    file = options.load_engine or options.save_engine or "unsaved.engine"
+    if not options.load_engine:
+        Path(file).write_bytes(built(options, settings, variant, log))
+    engine = read_engine(file, settings, log)
+    if options.export_layers:
+        _export_layers(engine, options.export_layers, settings, variant)
+    if options.skip_inference:
+        log.info("Skipped inference phase since --skipInference is added.")
+        return
+    outputs = _spoiled(outputs_of(engine, options, log), variant)
+    report(options, settings, variant == "unstable", log)
+    if options.export_output and variant != "no-outputs":
+        text = output_json(outputs)
+        Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
+
+
+def _variant(file: Path) -> Variant:
+    name = file.read_text().strip() if file.exists() else "good"
+    return next(variant for variant in VARIANTS if variant == name)
+
+
+def _print_device(settings: TrtexecSettings, log: Log) -> None:
+    log.info("=== Device Information ===")
+    log.info("Available Devices: ")
+    log.info(f'  Device 0: "{settings.device}" UUID: GPU-00000000-0000-0000-0000-000000000000')
+    log.info(f"Selected Device: {settings.device}")
+    log.info("Selected Device ID: 0")
+    log.info(f"Compute Capability: {settings.compute_capability}")
+    log.info(f"SMs: {settings.sms}")
+    log.info(f"Device Global Memory: {settings.memory_mib} MiB")
+    log.info()
+    log.info(f"TensorRT version: {'.'.join(map(str, settings.version))}")
+    log.info("Loading standard plugins")
+
+
+def _export_layers(engine: Any, file: str, settings: TrtexecSettings, variant: Variant) -> None:
+    from tests.targets.standin.trtexec.inspector import layers_json
+
+    layers = layers_json(engine.onnx, engine.profile, engine.verbosity, settings.version[0], variant)
+    Path(file).write_text(json.dumps(layers, indent=2))
+
+
+def _spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    """The outputs of an engine that is wrong."""
+    for array in outputs.values():
+        if variant == "wrong-outputs":
+            array[...] = 0
+            array[..., 0] = 1
+        if variant == "not-a-number":
+            array[...] = float("nan")
+    return outputs

@@ -1,0 +1,65 @@
+"""What a stand-in's trtexec is told about its board, and the ways in which it can go wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+Variant = Literal[
+    "good",
+    "wrong-outputs",  # one class everywhere
+    "not-a-number",  # NaN everywhere
+    "half-outputs",  # the file of the outputs ends in the middle
+    "no-outputs",  # it ends well, and has written none
+    "silent-fallback",  # every product runs in FP32
+    "opaque",  # the whole network is one layer
+    "unstable",  # times that vary
+    "fails-at-node",
+    "out-of-memory",
+    "killed",  # by the system, during a build
+    "hangs",
+]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+
+@dataclass(frozen=True)
+class TrtexecSettings:
+    """A trtexec and its board.
+
+    Attributes:
+        version: of TensorRT, three numbers.
+        build: the number in brackets after the version; "" where the banner has none.
+        serialization: the number of the engine format.
+        device: the GPU's name for CUDA.
+        operators: NVIDIA's table of operators and the column of the parser; None if it takes all.
+        newest_opset: that the parser takes.
+    """
+
+    version: tuple[int, int, int]
+    build: str
+    serialization: int
+    device: str
+    compute_capability: str
+    sms: int
+    memory_mib: int
+    newest_opset: int
+    operators: tuple[str, str] | None = None
+
+    @property
+    def title(self) -> str:
+        """As in the banner: `[TensorRT v101602] [b10]`."""
+        major, minor, patch = self.version
+        build = f" [{self.build}]" if self.build else ""
+        return f"[TensorRT v{major}{minor:02}{patch:02}]{build}"
+
+    def write(self, file: Path) -> None:
+        file.write_text(json.dumps(asdict(self)))
+
+
+def read_settings(file: Path) -> TrtexecSettings:
+    fields = json.loads(file.read_text())
+    operators = fields["operators"]
+    version, table = tuple(fields["version"]), tuple(operators) if operators else None
+    return TrtexecSettings(**{**fields, "version": version, "operators": table})
