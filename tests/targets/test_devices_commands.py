@@ -166,6 +166,11 @@ def test_ctrl_c_during_a_check(host: SshHost, tmp_path: Path) -> None:
         ),
         (["add", "pi", "ssh://board:0000070000"], "the port of an address is a number from 1 to 65535"),
         (["add", "pi", "ssh://board", "--python", "'"], "--python: a quotation mark is not closed"),
+        (["add", "pi", "ssh://board", "--python", "python3 -I"], "--python: leave -I out: with it, Python does not"),
+        (
+            ["add", "pi", "ssh://board", "--python", "qemu -E A=b -L root root/python3.11 -sE"],
+            "--python: leave -sE out",
+        ),
         (["add", "pi", "ssh://board", "--work-folder", "x"], "--work-folder: a folder below / or ~/"),
         (["add", "pi", "ssh://board", "--runtime", "torch"], "--runtime: "),
         (["add", "pi", "ssh://board", "--clocks", "lok"], "next: Did you mean 'lock'?"),
