@@ -16,6 +16,21 @@ import pytest
 from onnx import ModelProto
 
 from edgevit.checking import check_for_tensorrt
+from edgevit.profiling import MeasurePlan
+from edgevit.targets.boards.versions import tensorrt_release
+from edgevit.targets.trtexec.answers import failure_in, log_of
+from edgevit.targets.trtexec.commands import (
+    ENGINE,
+    INPUT,
+    TIMES,
+    BatchProfile,
+    Input,
+    build_arguments,
+    outputs_arguments,
+    timing_arguments,
+)
+from edgevit.targets.trtexec.commands import LAYERS as LAYERS_FILE
+from edgevit.targets.trtexec.commands import OUTPUTS as OUTPUTS_FILE
 from tests.checking import graphs
 from tests.checking.graphs import attention, convolution, node
 from tests.checking.test_nvidia import needs_nvidia
@@ -30,6 +45,7 @@ NANO, AGX, AGX_11, THOR = (
     for name in ("jetpack6-orin-nano", "jetpack7-agx-orin", "jetpack7-agx-orin-tensorrt11", "jetpack7-thor")
 )
 SIDE, OUTPUTS = 4, 20
+FIRST_PAIR = "QuantizeLinear_rounded_integers"
 BUILD = ("--onnx=model.onnx", "--saveEngine=model.engine", "--skipInference", "--stronglyTyped")
 LAYERS = ("--exportLayerInfo=layers.json", "--profilingVerbosity=detailed")
 RUN = ("--loadEngine=model.engine", "--iterations=1", "--duration=0", "--warmUp=0")
@@ -199,6 +215,24 @@ def test_each_version_knows_its_flags(settings: TrtexecSettings, flag: str, is_k
     assert trtexec.errors == ([] if is_known else [f"Unknown option: {name} {value}"])  # so it is recorded
 
 
+@pytest.mark.parametrize("settings", [NANO, THOR, AGX, AGX_11], ids=lambda settings: settings.title)
+def test_the_command_lines_of_edgevit_are_taken(settings: TrtexecSettings, trtexec: Trtexec) -> None:
+    """By each release without a warning, and with equal options."""
+    saved(linear("batch", quantized=True))
+    np.zeros((2, SIDE), np.float32).tofile(INPUT)
+    release, source = tensorrt_release(".".join(map(str, settings.version))), Input("image", (SIDE,))
+    lines = (
+        build_arguments(release, source, BatchProfile(best=1, most=4), builder_level=3, workspace_mib=512),
+        outputs_arguments(release, source, batch_size=2, is_open=True),
+        timing_arguments(release, source, MeasurePlan(0.1, 0.2, 10, batch_size=2), is_open=True),
+    )
+    for line in lines:
+        assert trtexec(settings, *line) == 0, trtexec.err
+        assert trtexec.err == ""
+    assert "Data transfers: Enabled" in trtexec.out
+    assert {ENGINE, LAYERS_FILE, OUTPUTS_FILE, TIMES} <= {file.name for file in Path().iterdir()}
+
+
 def test_defaults_that_change_with_the_version(trtexec: Trtexec) -> None:
     saved(linear(1))
     for settings, flag, transfers in ((AGX, "", True), (AGX_11, "", False), (AGX_11, "--includeDataTransfers", True)):
@@ -296,6 +330,39 @@ def test_what_is_refused_at_a_run(batch: int | str, flags: list[str], says: str,
     assert says in trtexec.err
 
 
+@pytest.mark.parametrize(
+    ("builder", "model", "variant", "kind", "node", "says"),
+    [
+        (THOR, linear(1), "good", "engine", "", "Serialized Engine Version: 240"),
+        (replace(NANO, compute_capability="11.0"), linear(1), "good", "engine", "", "got compute 11.0, please rebuild"),
+        (None, linear(1), "good", "engine", "", "kPLAN_MAGIC_TAG failed"),
+        (NANO, unsupported(), "good", "node", "Det Det_logits", "Plugin not found, are the plugin name"),
+        (
+            NANO,
+            with_zero_point(),
+            "good",
+            "node",
+            "QuantizeLinear QuantizeLinear_rounded_integers",
+            "must be all zeros.",
+        ),
+        (NANO, linear(1), "fails-at-node", "node", "MatMul_product", "Could not find any implementation"),
+        (NANO, linear(1), "out-of-memory", "memory", "", "OutOfMemory (Requested size was"),
+    ],
+)
+def test_edgevit_reads_why_it_failed(
+    builder: TrtexecSettings | None, model: ModelProto, variant: Variant, kind: str, node: str, says: str,
+    trtexec: Trtexec,
+) -> None:  # fmt: skip
+    """The words of public logs, as the stand-in says them: see its package."""
+    saved(model)
+    Path("model.engine").write_bytes(b"of another program")
+    if builder is None or trtexec(builder, *BUILD, variant=variant) == 0:
+        assert trtexec(NANO, *RUN) == 1
+    failure = failure_in(log_of((trtexec.out, trtexec.err)))
+    assert (failure.kind, failure.node) == (kind, node)
+    assert says in failure.text
+
+
 def layers_of(trtexec: Trtexec, settings: TrtexecSettings, *flags: str, variant: Variant = "good") -> dict[str, Any]:
     assert trtexec(settings, *BUILD, *LAYERS, *flags, variant=variant) == 0, trtexec.err
     return dict(json.loads(Path("layers.json").read_text()))
@@ -342,7 +409,14 @@ def test_layers_of_engines_that_fell_back(variant: Variant, trtexec: Trtexec) ->
 
 
 @needs_nvidia
-@pytest.mark.parametrize("model", [linear(1), linear(1, True), convolution(), attention(17, 16, False)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        linear(1, True),
+        attention(17, 16, False),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in (linear(1), convolution())),
+    ],
+)
 def test_products_have_the_types_that_nvidias_builder_gives(
     model: ModelProto, trtexec: Trtexec, tmp_path: Path
 ) -> None:

@@ -27,13 +27,16 @@ ENQUEUE_BOUND = 0.8  # of the compute time: above, the CPU may be the limit (trt
 _BANNER = re.compile(r"&&&& (?:RUNNING|PASSED|FAILED) TensorRT\.\w+ \[TensorRT v(\d{2})(\d{2})(\d{2})\]", re.ASCII)
 _LINE = re.compile(r"^(?:\[[\d/]+-[\d:]+\] )?\[(?P<level>[EWI])\] (?P<text>.*)$", re.ASCII | re.MULTILINE)
 _NODE = re.compile(r"While parsing node number \d+ \[(?P<operator>\w+)(?: -> \"(?P<output>[^\"]*)\")?")
+_IN_NODE = re.compile(r"In node \d+ with name: (?P<name>\S*) and operator: (?P<operator>\w+)")
 _NAMED = re.compile(r"^(?:\[[\d/]+-[\d:]+\] )?(?:\[E\] )?(?:\[TRT\] )?name: \"(?P<name>[^\"]+)\"", re.MULTILINE)
 _UNBUILT = re.compile(r"[Cc]ould not find any implementation for node (?P<name>.+?)(?:\.\)|\. |\.?$)", re.MULTILINE)
+_SAYS_WHY = re.compile(r"ERROR:|In node \d+ with|[Cc]ould not find any implementation")
 _NO_MEMORY = re.compile(r"OutOfMemory|out of memory|insufficient memory|Requested size was", re.IGNORECASE)
 _OTHER_ENGINE = re.compile(
     r"(?:expecting (?:library version|compute) [^\n]*?, please rebuild)"
-    r"|incompatible device|not compatible with this version of TensorRT"
+    r"|incompatible device|not compatible with this version of TensorRT|Serialized Engine Version: |kPLAN_MAGIC_TAG"
 )
+_PARSERS_REASON = re.compile(r"In function \w+:\n(?:\[\d+\] )?(?P<reason>(?:(?!\[[\d/]+-|&&&&).+\n?){1,4})", re.ASCII)
 _NOT_A_NUMBER = re.compile(r"(?<=[\s\[,:])[+-]?(?:nan|inf)(?:\(\w*\))?(?=[\s\],}])", re.IGNORECASE)
 
 
@@ -45,7 +48,7 @@ class Failure:
         kind: `memory`: the GPU's is too small. `engine`: it is of another GPU or TensorRT. `node`: the parser or the
             builder does not take a node. `other`: anything else.
         node: the node; empty if none is named.
-        text: the line of the log that says why.
+        text: the words of the log that say why.
     """
 
     kind: str
@@ -95,8 +98,9 @@ def failure_in(log: str) -> Failure:
         if line := next((line for line in errors if pattern.search(line)), None):
             return Failure(kind, "", _text(line))
     if node := _node_in(log):
-        reason = next((line for line in errors if "ERROR:" in line or _UNBUILT.search(line)), errors[0])
-        return Failure("node", shortened(node), _text(reason))
+        line = next((line for line in errors if _SAYS_WHY.search(line)), [*errors, ""][0])
+        said = _PARSERS_REASON.search(log)
+        return Failure("node", shortened(node), _text(" ".join(said["reason"].split()) if said else line))
     last = log.strip().splitlines()[-1:] or [""]
     return Failure("other", "", _text([*errors, *last][0]))
 
@@ -141,6 +145,8 @@ def _node_in(log: str) -> str | None:
     if at := _NODE.search(log):
         named = _NAMED.search(log, at.end())
         return f"{at['operator']} {named['name'] if named else at['output'] or ''}".strip()
+    if node := _IN_NODE.search(log):
+        return f"{node['operator']} {node['name']}".strip()
     unbuilt = _UNBUILT.search(log)
     return unbuilt["name"] if unbuilt else None
 

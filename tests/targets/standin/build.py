@@ -41,7 +41,7 @@ def build(standin: Standin, folder: Path) -> BuiltStandin:
     """Write the stand-in into an empty folder."""
     root, programs = folder / "root", folder / "programs"
     programs.mkdir(parents=True)
-    root.mkdir()
+    (root / "tmp").mkdir(parents=True)  # where the agent keeps the machine's lock
     for name, text in (MARK, *standin.files.items()):
         file = root / name.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,9 @@ def parsed(file: str, settings: TrtexecSettings, log: Log) -> ModelProto:
         _refuse(log, f"[TRT] ModelImporter.cpp:954: ERROR: ModelImporter.cpp:195 In function importModel:\n{text}")
     for position, node in enumerate(model.graph.node):
         if reason := _refusal(node, model, settings):
+            if "plugin" in reason[1]:
+                plugin = f"(Cannot find plugin: {node.op_type}, version: 1, namespace:.)"
+                log.error(f"Error[4]: IPluginRegistry::getCreator: Error Code 4: API Usage Error {plugin}")
             _refuse(log, *_of_node(position, node, *reason))
     log.info(f"Finished parsing network model. Parse time: {number(0.0483808)}")
     return model
@@ -43,11 +46,9 @@ def parsed(file: str, settings: TrtexecSettings, log: Log) -> ModelProto:
 def _refusal(node: NodeProto, model: ModelProto, settings: TrtexecSettings) -> tuple[str, str] | None:
     """The checking function and the reason; None if the node is taken."""
     if settings.operators and not _operators(*settings.operators).get(node.op_type, False):
-        plugin = f"IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: {node.op_type}, "
         return (
             "onnxOpCheckers.cpp:781 In function checkFallbackPluginImporter",
-            f'[6] creator && "Plugin not found, are the plugin name, version, and namespace correct?"\n{plugin}'
-            "version: 1, namespace:.)",
+            '[6] creator && "Plugin not found, are the plugin name, version, and namespace correct?"',
         )
     if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
         zero = next((entry for entry in model.graph.initializer if entry.name == node.input[2]), None)

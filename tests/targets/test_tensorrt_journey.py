@@ -1,0 +1,216 @@
+"""TensorRT engines on a board over a real SSH server. A stand-in plays the board: outputs are real, times replayed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgevit import pipeline
+from edgevit.artifacts import Artifact
+from edgevit.context import Context
+from edgevit.errors import ArtifactError, CheckFailed, EdgevitError, ParityError, TargetError
+from edgevit.profiling import MeasurePlan
+from edgevit.recipe import load_recipe
+from edgevit.runtimes.base import SessionOptions, random_images
+from edgevit.targets import target_for, visits
+from edgevit.targets.local import LocalCpu
+from edgevit.targets.named import add_target, user_file
+from tests.small_models import float_onnx, workbench
+from tests.targets.ssh_host import SshHost, needs_sshd
+from tests.targets.standin import STANDINS, BuiltStandin, build
+from tests.targets.standin.trtexec.settings import Variant
+
+pytestmark = needs_sshd
+NANO, AGX, AGX_11, THOR = "jetpack6-orin-nano", "jetpack7-agx-orin", "jetpack7-agx-orin-tensorrt11", "jetpack7-thor"
+RECIPE = """\
+name: orin
+datasets:
+  digits: {source: digits, few_shot: {shots: 5}}
+budget: {latency_ms: 100}
+stages:
+  - {stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,
+     model_args: {patch_size: 8, depth: 2, embed_dim: 48, num_heads: 3}}
+  - {stage: export, id: onnx, model: student}
+  - {stage: quantize, id: int8, model: onnx, runtime: tensorrt, calibration: digits.pool, calibration_images: 32,
+     placement: all, min_sqnr_db: 0}
+  - {stage: compile, id: engine, model: int8, runtime: tensorrt, target: orin, max_batch: 448}
+  - {stage: evaluate, id: here, model: int8, data: digits.test}
+  - {stage: evaluate, id: accuracy, model: engine, data: digits.test, target: orin, batch_size: 448}
+  - {stage: profile, id: latency, model: engine, target: orin, duration_s: 0.1}
+  - {stage: report, id: report, of: [accuracy, latency]}
+"""
+
+
+class Board:
+    """A stand-in behind the SSH server, named `orin` in the user's targets.yaml."""
+
+    def __init__(self, server: SshHost, folder: Path) -> None:
+        self._server, self._folder = server, folder
+        self.standin: BuiltStandin
+
+    def play(self, name: str) -> None:
+        """From now on, `orin` is this stand-in."""
+        standin = replace(STANDINS[name], tegrastats=())  # which each visit would watch for a while
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+        self.standin = build(standin, self._folder / name)
+        paths = f"export EDGEVIT_ROOT='{self.standin.root}' PATH='{self.standin.path}:/usr/bin:/bin'"
+        python = self._server.script(f"python-of-{name}", paths, f'exec {self._server.folder / "board/python3"} "$@"')
+        file, config = user_file(), self._server.target(str(python)).config
+        assert file is not None
+        assert config is not None
+        file.unlink(missing_ok=True)
+        add_target("orin", config, file)
+        visits.forget()
+
+
+@pytest.fixture
+def board(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
+    monkeypatch.setenv("PATH", server.path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    server.accept("user_key")
+    server.know("host_key")
+    board = Board(server, tmp_path)
+    board.play(NANO)
+    yield board
+    visits.forget()
+
+
+def int8() -> Artifact:
+    """A ViT with Q/DQ as TensorRT takes it, made once."""
+    made = workbench().made
+    if "int8-tensorrt" not in made:
+        options = {"runtime": "tensorrt", "calibration": "digits.pool", "calibration_images": 32, "min_sqnr_db": 0}
+        workbench().run("quantize", "int8-tensorrt", model=float_onnx().id, **options)
+    return made["int8-tensorrt"]
+
+
+def compiled(name: str, model: Artifact, **fields: Any) -> Artifact:
+    return workbench().run("compile", name, model=model.id, runtime="tensorrt", target="orin", **fields)
+
+
+def test_a_recipe_from_quantize_to_report(board: Board, server: SshHost, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    int8()  # the stages before the engine, which other tests have made
+    shutil.copytree(workbench().store.root, tmp_path / "runs" / ".store", symlinks=True)
+    done = pipeline.run(recipe, tmp_path, tmp_path / "runs", Context())
+    engine = done["engine"]
+    assert {name for name, entry in engine.manifest.files.items() if entry.content} >= {"model.engine"}
+    assert "&&&& PASSED TensorRT.trtexec [TensorRT v100300]" in engine.file("build.log").read_text()
+    products = engine.metrics["products"]
+    assert {row["got"] for row in products if row["asked"] == "int8"} == {"int8"}
+    assert sum(row["products"] for row in products if row["asked"] == "int8") == 8
+    bound_to = engine.model_file.bound_to
+    assert bound_to is not None
+    assert (bound_to.versions["tensorrt"], bound_to.hardware["module"]) == ("10.3.0", "p3767-0005")
+    # The stand-in computes with the ONNX Runtime of this machine. Its batches and the printed digits differ.
+    assert done["accuracy"].metrics["top1"] == pytest.approx(done["here"].metrics["top1"], abs=3 / 896)
+    latency = done["latency"].metrics["latency_ms"]
+    assert latency["label"] == "replayed"
+    assert latency["p50"] == pytest.approx(3.14062, rel=0.01)  # of the recorded log
+    report = json.loads(done["report"].file("report.json").read_text())
+    (shown,) = (variant for variant in report["variants"] if variant["latency_ms"])
+    assert shown["latency_ms"]["label"] == "replayed"
+    page = done["report"].file("report.html").read_text()
+    assert "replayed by a stand-in for orin" in page
+    assert "cannot be judged" in page
+    # Nobody is there any more, and nothing is to be done.
+    visits.forget()
+    server.accept(None)
+    assert not any(reason.runs for reason in pipeline.why(recipe, tmp_path, tmp_path / "runs"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [AGX_11, THOR, AGX])
+def test_other_releases_give_the_same_outputs(name: str, board: Board) -> None:
+    board.play(name)
+    engine = compiled(f"engine-{name}", int8(), max_batch=4)
+    version = {AGX_11: "11.4.1", THOR: "10.13.3", AGX: "10.16.2"}[name]
+    assert engine.model_file.bound_to.versions["tensorrt"] == version
+    assert {row["got"] for row in engine.metrics["products"] if row["asked"] == "int8"} == {"int8"}
+    images = random_images(engine.io, 6)  # in two runs: the engine takes four at once
+    with target_for("orin", Context()).open(engine, SessionOptions()) as there:
+        got = there.infer({"image": images})["logits"]
+        measured = there.measure(MeasurePlan(0.01, 0.05, 12, batch_size=4))
+    with LocalCpu().open(int8(), SessionOptions()) as here:
+        np.testing.assert_allclose(got, here.infer({"image": images})["logits"], rtol=1e-3, atol=1e-4)
+    assert measured.label == "replayed"
+    # The copies are apart from the compute time in each release: 11 leaves them out by default.
+    assert measured.conditions["to_gpu_ms"] == pytest.approx(0.2476, rel=0.01)
+    assert measured.percentile_ms(50) == pytest.approx(3.14062, rel=0.01)
+    # Now there is another board by this name.
+    board.play(NANO)
+    with (
+        pytest.raises(TargetError, match="built for another machine") as caught,
+        target_for("orin", Context()).open(engine, SessionOptions()),
+    ):
+        pass
+    assert f"tensorrt: {version} and 10.3.0" in str(caught.value.got)
+    assert caught.value.next == "compile it again with target: orin"
+
+
+@pytest.mark.parametrize(
+    ("variant", "error", "says"),
+    [
+        ("wrong-outputs", ParityError, "output 'logits' of the engine differs from its ONNX file's"),
+        ("silent-fallback", CheckFailed, "in more bits than the ONNX file asks for"),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                ("fails-at-node", ArtifactError, "does not take the model: patch_embed.proj"),
+                ("not-a-number", ParityError, "not finite"),
+                ("half-outputs", TargetError, "trtexec's answer cannot be read"),
+                ("no-outputs", TargetError, "trtexec's answer cannot be read"),
+                ("out-of-memory", TargetError, "has not enough memory for TensorRT"),
+                ("killed", TargetError, "has not enough memory for TensorRT"),
+            )
+        ),
+    ],
+)
+def test_an_engine_that_is_wrong_is_refused(
+    variant: Variant, error: type[EdgevitError], says: str, board: Board
+) -> None:
+    board.standin.vary(variant)
+    with pytest.raises(error, match=says):
+        compiled(f"engine-{variant}", int8(), max_batch=8)
+
+
+@pytest.mark.slow
+def test_a_build_that_hangs_is_stopped(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgevit.targets.trtexec_build.BUILD_S", 3)
+    board.standin.vary("hangs")
+    with pytest.raises(TargetError, match="trtexec took too long"):
+        compiled("engine-hangs", int8())
+    board.standin.vary("good")
+    compiled("engine-hangs", int8(), max_batch=8)  # the board is free again
+
+
+@pytest.mark.slow
+def test_an_engine_in_one_layer_tells_no_precision(board: Board) -> None:
+    board.standin.vary("opaque")
+    engine = compiled("engine-opaque", int8(), max_batch=9)
+    assert {row["got"] for row in engine.metrics["products"]} == {""}
+
+
+@pytest.mark.slow
+def test_unstable_times_are_doubted(board: Board) -> None:
+    engine = compiled("engine-unstable", int8(), max_batch=8)
+    board.standin.vary("unstable")
+    with target_for("orin", Context()).open(engine, SessionOptions()) as there:
+        measured = there.measure(MeasurePlan(0.01, 0.5, 12))
+    assert any("coefficient of variance" in warning for warning in measured.conditions["warnings_of_trtexec"])
+
+
+def test_an_older_jetpack_is_refused(board: Board) -> None:
+    board.play("jetpack5-agx-orin")
+    with pytest.raises(TargetError, match="too old for edgevit's engines") as caught:
+        compiled("engine-of-jetpack5", int8())
+    assert "JetPack 6.2" in str(caught.value.next)
