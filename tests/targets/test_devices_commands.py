@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,15 @@ def test_the_journey(
     assert answer["target"] == "pi"
     assert answer["facts"]["system"]["work_folder"] == str(host.home / "work")
     assert not (host.home / "work").exists()  # a check writes nothing there
+    files = host.home / "work" / "files"
+    files.mkdir(parents=True)
+    (files / ("a" * 64)).write_bytes(bytes(2_200_000))
+    (files / "notes.txt").write_text("mine")
+    assert run(capsys, monkeypatch, "clean", "pi") == (0, "2.1 MiB removed on pi\n", "")
+    assert [file.name for file in files.iterdir()] == ["notes.txt"]
+    status, cleaned, _ = run(capsys, monkeypatch, "clean", "pi", "--json")
+    assert (status, json.loads(cleaned)) == (0, {"target": "pi", "removed_bytes": 0})
+    shutil.rmtree(host.home / "work")
     assert run(capsys, monkeypatch, "remove", "pi")[0] == 0
     status, _, error = run(capsys, monkeypatch, "check", "pi")
     assert status == 2
@@ -93,7 +103,7 @@ def test_the_guide_word_by_word(
         for line in text.splitlines()
     ]
     lines = [line for line in lines if line.startswith("edgevit devices ")]
-    assert [line.split()[2] for line in lines] == ["add", "list", "show", "check", "remove"]
+    assert [line.split()[2] for line in lines] == ["add", "list", "show", "check", "clean", "remove"]
     for line in lines:
         words = shlex.split(line.replace("ssh://me@board.local", host.address))
         assert run(capsys, monkeypatch, *words[2:])[0] in ((0, 1) if "check" in words else (0,)), line
@@ -179,6 +189,7 @@ def test_ctrl_c_during_a_check(host: SshHost, tmp_path: Path) -> None:
         (["show", "local-cpus"], "next: Did you mean 'local-cpu'?"),
         (["remove", "local-cpu"], "there is no target 'local-cpu'"),
         (["check", "nothing"], "there is no target 'nothing'"),
+        (["clean", "nothing"], "there is no target 'nothing'"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -204,7 +215,7 @@ def test_a_project_has_its_own_file(
     ("arguments", "says"),
     [
         (["devices", "chek", "pi"], "Did you mean 'check'?"),
-        (["devices", "xyz"], "It has: add, list, show, check, remove."),
+        (["devices", "xyz"], "It has: add, list, show, check, clean, remove."),
         (["device"], "Did you mean 'devices'?"),
     ],
 )
