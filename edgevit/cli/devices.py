@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -175,7 +176,14 @@ def remove(name: Name, project: Project = False, as_json: JsonFlag = False) -> N
         echo(f"{name} is removed from {file}")
 
 
-COMMANDS = {"add": add, "list": list_devices, "show": show, "check": check, "clean": clean, "remove": remove}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "add": add,
+    "list": list_devices,
+    "show": show,
+    "check": check,
+    "clean": clean,
+    "remove": remove,
+}
 for called, command in COMMANDS.items():
     devices.command(called, cls=Command, rich_help_panel="Targets", help=help_of(command))(command)
 
