@@ -58,7 +58,10 @@ NOT_HERE = {
     "python -c": "takes weights from a hub",
     "edgevit bundle deit.onnx --web": "npm gets a package; tests/bundling/test_page.py opens such a page in a browser",
     "python -m http.server": "serves until it is stopped",
-    "edgevit devices check board": "needs a board; tests/targets/test_devices_commands.py checks an SSH server",
+    **dict.fromkeys(
+        ("edgevit devices check board", "edgevit devices clean board"),
+        "needs a board; tests/targets/test_devices_commands.py has an SSH server",
+    ),
     **dict.fromkeys(
         (
             "edgevit profile deit.int8.onnx --target board",

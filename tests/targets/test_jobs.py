@@ -31,7 +31,8 @@ from edgevit.targets.connection import Connection, connected
 from edgevit.targets.jobs import Job, _name, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.reach import reached
-from edgevit.targets.uploads import clean, evict, upload
+from edgevit.targets.uploads import clean, evict
+from tests.targets.sending import sent
 from tests.targets.ssh_host import is_gone, number_in
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
@@ -368,7 +369,7 @@ def test_running_jobs_and_their_packages_stay_when_room_is_made(tmp_path: Path) 
 def test_jobs_count_as_stored_and_shared_files_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 100_000)
     with session(tmp_path) as agent:
-        (name,) = upload(agent, [tmp_path / "file"]).hashes.values()
+        (name,) = sent(agent, [tmp_path / "file"]).values()
         done = start(agent, "head -c 50000 input > out", files={"input": name})
         assert state(agent, done) == "done"
         stored = evict(agent, 2**30).stored_bytes
@@ -410,7 +411,7 @@ def test_a_wrong_job_is_refused(request_: dict[str, Any], kind: str, tmp_path: P
 def test_only_what_a_job_has_written_can_be_got(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     with session(tmp_path) as agent:
-        (input_,) = upload(agent, [tmp_path / "file"]).hashes.values()
+        (input_,) = sent(agent, [tmp_path / "file"]).values()
         done = start(agent, "ln -s /etc/hostname link; mkfifo pipe; echo x > out", files={"input": input_})
         assert state(agent, done) == "done"
         for name in ("../lock", "link", "pipe", "input", "none", "", "/etc/hostname"):
