@@ -49,23 +49,8 @@ class Evicted(Frozen):
     stored_bytes: int = Field(ge=0)
 
 
-class Cleaned(Frozen):
-    """What was removed."""
-
+class _Cleaned(Frozen):
     removed_bytes: int = Field(ge=0)
-
-
-@dataclass(frozen=True)
-class Uploaded:
-    """An upload.
-
-    Attributes:
-        hashes: the SHA-256 of each file, by which requests name it.
-        sent_bytes: of the files' contents.
-    """
-
-    hashes: dict[Path, str]
-    sent_bytes: int
 
 
 @dataclass(frozen=True)
@@ -75,27 +60,27 @@ class _File:
     bytes: int
 
 
-def upload(
-    session: AgentSession, paths: Iterable[Path], cache_bytes: int = CACHE_BYTES, hashes: Hashes | None = None
-) -> Uploaded:
+def upload(session: AgentSession, hashes: Hashes, cache_bytes: int = CACHE_BYTES, keep: Iterable[str] = ()) -> None:
     """Send the files that the target lacks. What was not used there for the longest time makes room for them.
 
     Args:
+        hashes: the files with their hashes, by which requests name them.
         cache_bytes: how much is kept there at most; what this upload names stays.
-        hashes: those of the files, if they are known.
+        keep: names of packages that stay.
 
     Raises:
         TargetError: the disk there is full, a file changed meanwhile, or the connection broke. The next upload sends
             the rest.
     """
-    hashes = hashes_of(paths) if hashes is None else hashes
-    files = [_File(path, hashes[path], path.stat().st_size) for path in dict.fromkeys(paths)]
+    files = [_File(path, name, path.stat().st_size) for path, name in hashes.items()]
     wanted = {file.sha256: file for file in files}
     answer = _missing(session, wanted)
-    needed = sum(wanted[part.sha256].bytes - part.have for part in answer.missing)
-    if needed and answer.stored_bytes + needed > cache_bytes:
-        evict(session, max(0, cache_bytes - needed), keep=wanted)
+    needed = _needed(answer, wanted)
+    most = _most_stored(answer, needed, cache_bytes)
+    if needed and answer.stored_bytes > most:
+        evict(session, most, keep=[*wanted, *keep])
         answer = _missing(session, wanted)
+        needed = _needed(answer, wanted)
     if answer.free_bytes is not None and needed > answer.free_bytes:
         got = f"{answer.free_bytes / 2**20:,.0f} MiB free"
         next_step = "free some space there, or give the target another work_folder"
@@ -103,12 +88,17 @@ def upload(
         raise TargetError(
             "the target's disk has no room", where=session.where, got=got, expected=expected, next=next_step
         )
-    sent = sum(_sent_bytes(session, wanted[part.sha256], part.have) for part in answer.missing)
-    return Uploaded({file.path: file.sha256 for file in files}, sent)
+    for part in answer.missing:
+        _send(session, wanted[part.sha256], part.have)
 
 
-def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R]) -> R:
+def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R], keep: Iterable[str] = ()) -> R:
     """The answer to a request that names files. If the target lacks one, the missing ones are sent first.
+
+    If its disk is full, what edgevit keeps there otherwise makes room.
+
+    Args:
+        keep: names of packages that stay.
 
     Raises as `upload` and `ask`.
     """
@@ -116,9 +106,12 @@ def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R]) -> R
         try:
             return ask()
         except Refused as refused:
-            if refused.failure.kind != "missing_file":
+            if refused.failure.kind == "disk_full":
+                evict(session, 0, keep=[*hashes.values(), *keep])
+            elif refused.failure.kind == "missing_file":
+                upload(session, hashes, keep=keep)
+            else:
                 raise
-        upload(session, hashes, hashes=hashes)
     return ask()
 
 
@@ -131,14 +124,14 @@ def evict(session: AgentSession, limit_bytes: int, keep: Iterable[str] = ()) -> 
     """Remove what was not used for the longest time, until the rest fits the limit. Running jobs stay.
 
     Args:
-        keep: hashes of files, and names of jobs, that stay in any case.
+        keep: hashes of files, and names of packages and jobs, that stay in any case.
     """
     return session.ask("evict", Evicted, limit_bytes=limit_bytes, keep=list(keep))
 
 
-def clean(session: AgentSession) -> Cleaned:
-    """Remove everything that edgevit keeps there, but running jobs."""
-    return session.ask("clean", Cleaned)
+def clean(session: AgentSession) -> int:
+    """Remove everything that edgevit keeps there, but running jobs and what they use. Gives the bytes."""
+    return session.ask("clean", _Cleaned).removed_bytes
 
 
 def _missing(session: AgentSession, wanted: dict[str, _File]) -> _MissingFiles:
@@ -151,33 +144,44 @@ def _missing(session: AgentSession, wanted: dict[str, _File]) -> _MissingFiles:
     return answer
 
 
-def _sent_bytes(session: AgentSession, file: _File, have: int) -> int:
+def _needed(answer: _MissingFiles, wanted: dict[str, _File]) -> int:
+    """The bytes to send."""
+    return sum(wanted[part.sha256].bytes - part.have for part in answer.missing)
+
+
+def _most_stored(answer: _MissingFiles, needed: int, cache_bytes: int) -> int:
+    """The bytes that may stay there, so that the needed ones fit the cache and the disk."""
+    most = cache_bytes - needed
+    if answer.free_bytes is not None:
+        most = min(most, answer.stored_bytes + answer.free_bytes - needed)
+    return max(0, most)
+
+
+def _send(session: AgentSession, file: _File, have: int) -> None:
     """Send a file from byte `have` on. A part with other content there is sent anew."""
-    sent = 0
     for _ in range(TRIES):
         try:
             with file.path.open("rb") as content:
-                return sent + _send(session, file, content, have)
+                return _send_from(session, file, content, have)
         except Refused as refused:
             if refused.failure.kind != "wrong_hash":
                 raise
-            sent, have = sent + file.bytes - have, 0
+            have = 0
     what = "the file changed while it was sent"
     raise TargetError(what, where=session.where, got=file.path, next="run the same command again")
 
 
-def _send(session: AgentSession, file: _File, content: IO[bytes], have: int) -> int:
-    sent = 0
+def _send_from(session: AgentSession, file: _File, content: IO[bytes], have: int) -> None:
     while True:
         content.seek(have)
         chunk = content.read(min(shipped.LARGEST_CHUNK, file.bytes - have))
         answer = _put(session, file, have, chunk)
         if answer.is_whole:
-            return sent + len(chunk)
+            return
         if answer.have <= have:
             what = "the upload does not go on"
             raise TargetError(what, where=session.where, got=file.path, next="run the same command again")
-        sent, have = sent + len(chunk), answer.have
+        have = answer.have
 
 
 def _put(session: AgentSession, file: _File, have: int, chunk: bytes) -> _Put:
