@@ -48,6 +48,7 @@ def test_nothing_is_left_to_fill_in() -> None:
     assert not re.findall(r"[A-Z]+_TABLE|OVERHEAD", README)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", QUICK)
 def test_quick_commands(command: str, photos: Path) -> None:
     answer = run(command, photos)

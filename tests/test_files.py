@@ -212,6 +212,7 @@ def test_profile_and_compare(folder: Path) -> None:
     assert answer["top1_drop"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_a_file_with_a_fixed_batch_runs_in_every_command(folder: Path, tmp_path: Path) -> None:
     model = onnx.load(folder / "float.onnx")
     del model.metadata_props[:]

@@ -81,7 +81,9 @@ def everything(folder: Path) -> dict[str, int]:
     return {str(path): path.lstat().st_mtime_ns for path in (folder / "runs").rglob("*")}
 
 
-@pytest.mark.parametrize("stage", ["teacher", "student", "tuned", "rounded"])
+@pytest.mark.parametrize(
+    "stage", ["teacher", *(pytest.param(one, marks=pytest.mark.slow) for one in ("student", "tuned", "rounded"))]
+)
 def test_every_stage_that_trains_can_be_tested(folder: Path, stage: str) -> None:
     before = everything(folder)
     answer = CliRunner().invoke(app, [*arguments(folder, stage, "--json", "--steps", "20")])

@@ -29,11 +29,11 @@ EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
 RECIPE = """\
 name: small
 budget: {size_mib: 0.01}
-datasets: {digits: {source: digits}}
+datasets: {digits: {source: digits, few_shot: {shots: 2}}}
 stages:
   - {stage: load, id: model, model: deit_tiny_patch16_224, image_size: 32, classes_of: digits,
      model_args: {patch_size: 8, embed_dim: 48, depth: 1, num_heads: 3}}
-  - {stage: evaluate, id: accuracy, model: model, data: digits.test}
+  - {stage: evaluate, id: accuracy, model: model, data: digits.support}
   - {stage: report, id: report, of: [accuracy]}
 """
 

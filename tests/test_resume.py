@@ -23,7 +23,7 @@ RECIPE = """\
 name: small
 datasets: {digits: {source: digits, few_shot: {shots: 5}}}
 stages:
-  - {stage: train, id: model, model: deit_tiny_patch16_224, image_size: 32, data: digits.support, epochs: 60,
+  - {stage: train, id: model, model: deit_tiny_patch16_224, image_size: 32, data: digits.support, epochs: EPOCHS,
      batch_size: 16, drop_path_rate: 0.1, ema_decay: 0.9, augmentation: {mixup: 0.2},
      model_args: {patch_size: 8, embed_dim: 48, depth: 2, num_heads: 3}}
   - {stage: export, id: onnx, model: model}
@@ -36,10 +36,11 @@ stages:
 class Run:
     """A recipe of seconds in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, epochs: int = 60) -> None:
+        folder.mkdir(exist_ok=True)
         self.runs = folder / "runs"
         recipe = folder / "recipe.yaml"
-        recipe.write_text(RECIPE)
+        recipe.write_text(RECIPE.replace("EPOCHS", str(epochs)))
         self.command = [EDGEVIT, "run", str(recipe), "--runs", str(self.runs), "--json", "--workers", "0"]
 
     def finish(self) -> dict[str, dict[str, Any]]:
@@ -48,6 +49,22 @@ class Run:
         assert answer.returncode == 0, answer.stderr
         stages: dict[str, dict[str, Any]] = json.loads(answer.stdout)["stages"]
         return stages
+
+    def finish_here(self) -> dict[str, dict[str, Any]]:
+        """The same in this process."""
+        answer = CliRunner().invoke(app, self.command[1:])
+        assert answer.exit_code == 0, answer.output
+        stages: dict[str, dict[str, Any]] = json.loads(answer.stdout)["stages"]
+        return stages
+
+    def kill_after_training(self) -> None:
+        process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while not (self.runs / "small" / "model").exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
 
     def kill_after(self, seconds: float) -> None:
         process = subprocess.Popen(
@@ -86,13 +103,24 @@ def killed_run(run: Run, kills: int, longest_s: float, seed: int) -> dict[str, d
     return run.finish()
 
 
+def test_a_kill(tmp_path: Path) -> None:
+    unbroken, killed = (Run(tmp_path / name, epochs=4) for name in ("unbroken", "killed"))
+    made = digests(unbroken.finish_here())
+    killed.kill_after_training()
+    killed.everything_published_is_whole()
+    stages = killed.finish_here()
+    assert digests(stages) == made
+    assert not stages["model"]["made"]
+    assert not any((killed.runs / ".store" / "work").iterdir())
+    assert not any((killed.runs / ".store" / "tmp").iterdir())
+
+
+@pytest.mark.slow
 def test_two_kills(unbroken: tuple[dict[str, Any], float], tmp_path: Path) -> None:
     made, seconds = unbroken
     run = Run(tmp_path)
     assert digests(killed_run(run, 2, seconds, seed=int(time.time()))) == made
-    again = CliRunner().invoke(app, run.command[1:])
-    assert again.exit_code == 0, again.output
-    assert not any(stage["made"] for stage in json.loads(again.stdout)["stages"].values())
+    assert not any(stage["made"] for stage in run.finish_here().values())
     assert not any((run.runs / ".store" / "work").iterdir())
     assert not any((run.runs / ".store" / "tmp").iterdir())
 

@@ -95,7 +95,7 @@ def test_a_training_counts_by_its_epochs_and_short_stages_by_their_kind(tmp_path
 
 
 def test_the_times_of_a_run_are_kept_and_expected_of_the_next(tmp_path: Path, cache: Path) -> None:
-    loaded = recipe(tmp_path)
+    loaded = recipe(tmp_path, RECIPE.replace("  - {stage: export, id: onnx, model: student}\n", ""))
     keys = keys_of(loaded, tmp_path)
     assert clock_of(loaded, keys, {"student"}).expected_s == {"student": None}
     done = run(loaded, tmp_path, tmp_path / "runs", Context(workers=0))

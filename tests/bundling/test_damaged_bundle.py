@@ -146,7 +146,7 @@ def damage(bundle: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutations", [range(160), pytest.param(range(160, 4000), marks=pytest.mark.slow)], ids=["few", "many"]
+    "mutations", [range(80), pytest.param(range(80, 4000), marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_no_damage_ends_in_a_traceback(bundle: Path, image: Path, mutations: range) -> None:
     infer = shipped_infer(bundle)

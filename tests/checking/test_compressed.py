@@ -37,7 +37,11 @@ def removal(heads: list[int]) -> Removal:
 @needs_nvidia
 @pytest.mark.parametrize(
     ("compressed", "depth", "fused"),
-    [(with_two_heads, 1, 1), (with_one_head, 1, 0), (merging, 2, 2)],  # the second block has merged tokens
+    [
+        pytest.param(with_two_heads, 1, 1, marks=pytest.mark.slow),
+        (with_one_head, 1, 0),
+        pytest.param(merging, 2, 2, marks=pytest.mark.slow),  # the second block has merged tokens
+    ],
 )
 def test_attention_fuses_while_it_has_two_heads(
     compressed: Callable[[BuiltModel], BuiltModel], depth: int, fused: int, tmp_path: Path

@@ -24,32 +24,39 @@ MODELS: dict[str, Any] = {
     "deit_tiny_patch16_224": {"image_size": 32, "model_args": {"depth": 2}},
     "efficientvit_b0": {"image_size": 64},
 }
+CHEAPEST = ("deit_tiny_patch16_224", "int8")
 # INT4 leaves convolutions in 16 bits.
 SHARE_OF_FLOAT16 = {"deit_tiny_patch16_224": 0.45, "efficientvit_b0": 0.6}
 
 
 @needs_nvidia
-@pytest.mark.parametrize("model", ["deit_tiny_patch16_224", pytest.param("efficientvit_b0", marks=pytest.mark.slow)])
-def test_real_models_are_built_as_they_ask_to_be_and_their_files_shrink(model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        pytest.param(model, precision, marks=[] if (model, precision) == CHEAPEST else pytest.mark.slow)
+        for model in MODELS
+        for precision in SHORT
+    ],
+)
+def test_real_models_are_built_as_they_ask_to_be_and_their_files_shrink(model: str, precision: str) -> None:
     bench = workbench()
     bench.run("load", f"{model}-checkpoint", model=model, classes_of="digits.test", **MODELS[model])
     bench.run("export", f"{model}-float", model=f"{model}-checkpoint")
     half = bench.run("export", f"{model}-half", model=f"{model}-checkpoint", precision="float16")
-    for precision, short in SHORT.items():
-        made = bench.run(
-            "quantize", f"{model}-{precision}", model=f"{model}-float", runtime="tensorrt", precision=precision,
-            calibration="digits.pool", calibration_images=8, min_sqnr_db=0,
-        )  # fmt: skip
-        share = 0.6 if precision != "int4" else SHARE_OF_FLOAT16[model]
-        assert made.metrics["size_bytes"] < share * half.metrics["size_bytes"]
-        found = check_for_tensorrt(made.file("model.onnx"))
-        assert found.ok, found.to_json()
-        assert not found.diagnostics
-        asked = [one for one in found.products if one.is_quantized]
-        assert {(one.asked, one.got) for one in asked} == {(short, short)}
-        assert len(asked) == sum(made.metrics["quantized_ops"].values())
-        row = check_rows([{**found.summary(), "id": "x", "verdict": "built as asked"}])[0]
-        assert f"{len(asked)} of {len(asked)}" in row
+    made = bench.run(
+        "quantize", f"{model}-{precision}", model=f"{model}-float", runtime="tensorrt", precision=precision,
+        calibration="digits.pool", calibration_images=8, min_sqnr_db=0,
+    )  # fmt: skip
+    share = 0.6 if precision != "int4" else SHARE_OF_FLOAT16[model]
+    assert made.metrics["size_bytes"] < share * half.metrics["size_bytes"]
+    found = check_for_tensorrt(made.file("model.onnx"))
+    assert found.ok, found.to_json()
+    assert not found.diagnostics
+    asked = [one for one in found.products if one.is_quantized]
+    assert {(one.asked, one.got) for one in asked} == {(SHORT[precision], SHORT[precision])}
+    assert len(asked) == sum(made.metrics["quantized_ops"].values())
+    row = check_rows([{**found.summary(), "id": "x", "verdict": "built as asked"}])[0]
+    assert f"{len(asked)} of {len(asked)}" in row
 
 
 @needs_nvidia

@@ -44,6 +44,7 @@ def test_a_quantized_vit() -> None:
     assert found.inputs[0].shape == ("batch", 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_float_hybrid_is_told_what_would_stay_float() -> None:
     found = inspect_onnx(onnx_file(float_onnx(True)))
     assert not found.is_quantized

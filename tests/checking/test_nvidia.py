@@ -87,6 +87,7 @@ def one_token() -> onnx.ModelProto:
 
 
 @needs_nvidia
+@pytest.mark.slow
 def test_a_hybrid_with_linear_attention_gets_the_precision_it_asks_for(tmp_path: Path) -> None:
     check_forms("efficientvit_b0", SIDE, tmp_path, {"depths": (1, 1, 1, 1, 1)})
 

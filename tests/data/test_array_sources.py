@@ -229,6 +229,7 @@ def cifar10(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return official(shared_data, "cifar10", tmp_path_factory.mktemp("cifar"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision")  # how torchvision unpickles with numpy 2
 def test_cifar10_agrees_with_torchvision(cifar10: Path):
     config = Cifar(source="cifar10", path=str(cifar10), val_fraction=0.1)

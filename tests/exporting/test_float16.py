@@ -26,7 +26,9 @@ def with_large_tokens(state: dict[str, torch.Tensor], gain: float) -> dict[str, 
     }
 
 
-@pytest.mark.parametrize(("norm", "gain"), [("layer norm", 100000.0), ("rms norm", 1000.0)])
+@pytest.mark.parametrize(
+    ("norm", "gain"), [("layer norm", 100000.0), pytest.param("rms norm", 1000.0, marks=pytest.mark.slow)]
+)
 def test_tokens_of_any_size(norm: str, gain: float, tmp_path: Path) -> None:
     """Squares of the smaller tokens overflow, and the larger tokens themselves."""
     fields: dict[str, Any] = {**VIT, "classes_of": "digits.test"}

@@ -60,8 +60,14 @@ def noted_path(model: ModelProto, output: str) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-@both_exporters
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        pytest.param(name, exporter, id=f"{name}-{exporter}", marks=[] if name == "residual" else pytest.mark.slow)
+        for name in MODELS
+        for exporter in ("dynamo", "torchscript")
+    ],
+)
 def test_every_layer_is_the_node_that_the_exporter_made_of_it(name: str, exporter: str) -> None:
     model, images = exported(name, exporter), torch.zeros(1, 3, 32, 32)
     found = layers_by_output(model, module(name), images)

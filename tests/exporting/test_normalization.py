@@ -99,6 +99,7 @@ def test_a_bundle_of_it_labels_as_the_model_does(photo: Path, tmp_path: Path) ->
     assert answers[0]["labels"][0]["label"] == plain[0]["labels"][0]["label"]
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     model = ("--model", "test_efficientnet", "--image-size", 64, "--classes", 3)
     run("export", *model, "--normalize", "--precision", "float16", "--out", tmp_path / "half.onnx")

@@ -95,6 +95,7 @@ def test_the_module_stays_as_it_was(tmp_path):
     assert random_images(SPEC, 2).shape == (2, 3, 8, 8)
 
 
+@pytest.mark.slow
 def test_two_heads_that_timm_would_average_stay_two(tmp_path):
     torch.manual_seed(0)
     sizes = {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}

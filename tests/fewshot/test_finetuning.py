@@ -80,8 +80,8 @@ def likelihood(model: BuiltModel, dataset: Dataset) -> float:
     return score(logits, dataset.labels).log_likelihood
 
 
-@pytest.mark.parametrize("tune", PARTS)
-@pytest.mark.parametrize("token", [False, True])
+@pytest.mark.parametrize("tune", ["norm", *(pytest.param(part, marks=pytest.mark.slow) for part in ("bias", "lora"))])
+@pytest.mark.parametrize("token", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_part_is_enough_to_learn_more_than_the_head_did(tmp_path: Path, tune: str, token: bool) -> None:
     seen = {
         rate: likelihood(
@@ -177,6 +177,7 @@ def setup_of(folder: Path) -> TrainingSetup:
     )
 
 
+@pytest.mark.slow
 def test_a_training_that_was_broken_off_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
     """That `kill -9` leaves such a state is tested with the training loop."""
     unbroken = trained(setup_of(tmp_path / "unbroken"), tmp_path / "unbroken").state_dict()

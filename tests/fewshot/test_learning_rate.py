@@ -149,7 +149,9 @@ def test_finished_trainings_are_not_repeated_after_a_kill(
     assert [file.name for file in (tmp_path / "broken" / "work").iterdir()] == [learning_rate.SCORES]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[", bytes(200)])
+@pytest.mark.parametrize(
+    "damage", [b"{}", *(pytest.param(one, marks=pytest.mark.slow) for one in (b"", b"[", bytes(200)))]
+)
 def test_damaged_scores_are_computed_again(tmp_path: Path, damage: bytes) -> None:
     whole = chosen(tmp_path, settings(0, 1e-3))
     file = tmp_path / "work" / learning_rate.SCORES

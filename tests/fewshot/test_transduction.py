@@ -84,7 +84,9 @@ def test_pool_helps_where_it_is_balanced(method: str) -> None:
     assert gain_over_the_same_head_without_a_pool(method, [60, 60, 60, 60]) > 0.01
 
 
-@pytest.mark.parametrize("method", ["label_propagation", "gaussian_mixture", "alpha_tim"])
+@pytest.mark.parametrize(
+    "method", ["label_propagation", "gaussian_mixture", pytest.param("alpha_tim", marks=pytest.mark.slow)]
+)
 def test_pool_does_no_harm_where_it_is_not(method: str) -> None:
     assert gain_over_the_same_head_without_a_pool(method, [150, 60, 20, 10]) > -0.01
 

@@ -52,7 +52,9 @@ def views() -> BuiltModel:
     return with_test_time_views(tiny_vit(), ("flip", "zoom"))
 
 
-@pytest.mark.parametrize("build", [tiny_vit, tiny_token_vit, views, hybrid])
+@pytest.mark.parametrize(
+    "build", [tiny_vit, *(pytest.param(one, marks=pytest.mark.slow) for one in (tiny_token_vit, views, hybrid))]
+)
 @pytest.mark.parametrize("embedding", [False, True])
 def test_onnxruntime_gives_what_pytorch_gives(
     build: Callable[[], BuiltModel], embedding: bool, monkeypatch: pytest.MonkeyPatch

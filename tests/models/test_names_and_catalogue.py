@@ -46,7 +46,10 @@ def test_every_entry_is_a_timm_model_in_order_of_size() -> None:
     assert all(known_model(entry.name) and entry.tested_sizes for entry in entries)
 
 
-@pytest.mark.parametrize("name", ["efficientvit_m0", "deit_tiny_distilled_patch16_224", "ghostnetv2_100"])
+@pytest.mark.parametrize(
+    "name",
+    ["efficientvit_m0", "deit_tiny_distilled_patch16_224", pytest.param("ghostnetv2_100", marks=pytest.mark.slow)],
+)
 def test_rows_agree_with_a_fresh_build(name: str) -> None:
     entry = next(entry for entry in catalogue.read() if entry.name == name)
     built = create_model(name, 1000)

@@ -93,7 +93,7 @@ def test_features_are_the_plain_images_and_the_answer_is_the_whole_models() -> N
         assert torch.equal(got, expected)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "repvit_m0_9"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", pytest.param("repvit_m0_9", marks=pytest.mark.slow)])
 def test_onnx_file_of_any_batch_size_answers_alike(tmp_path: Path, name: str) -> None:
     args = {
         "vit_tiny_patch16_224": {"depth": 1, "embed_dim": 24, "num_heads": 2},

@@ -68,7 +68,7 @@ def test_nothing_slower_than_float_ships_and_nothing_much_slower_than_the_best(
         assert best.speedup >= AS_FAST * fastest
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_model_is_measured_and_the_answer_follows_from_the_figures(
     runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_the_page_shows_table_and_plot(run: MeasuredRun, tmp_path: Path):
     assert "Under corruption" not in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_measurements_give_the_same_bytes(run: MeasuredRun, tmp_path: Path):
     pages = []
     for name in ("one", "other"):

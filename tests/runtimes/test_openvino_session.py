@@ -22,7 +22,7 @@ from edgevit.runtimes.sessions import file_session, open_session
 from tests.small_models import artifact_of, checkpoint, engine, float_onnx, int8_onnx, workbench
 
 openvino = pytest.importorskip("openvino", reason="edgevit[openvino] is not installed")
-both = pytest.mark.parametrize("hybrid", [False, True], ids=["vit", "hybrid"])
+both = pytest.mark.parametrize("hybrid", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["vit", "hybrid"])
 
 
 def logits(model: Artifact, images: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from edgevit.configs import Export, Profile
 from edgevit.context import Context
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
+from edgevit.profiling import MeasurePlan
 from edgevit.selection import kept, timing
 from edgevit.selection.records import DeployedForm, Student
 from tests.known_machine import timing as timing_of
@@ -27,6 +28,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_untrained_student_is_timed_in_its_deployed_form(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    for name in ("TRIAL", "FINAL"):
+        monkeypatch.setattr(timing, name, MeasurePlan(warmup_s=0.01, duration_s=0.05, min_runs=10))
     measured = kept.timed(STUDENT, deployed_form("local-cpu"), Context())
     assert 0 < measured.p50_low_ms <= measured.p50_ms <= measured.p50_high_ms
     built = create_model("test_vit", 3, 32)

@@ -61,7 +61,7 @@ def test_method_runs_and_ships_a_plain_student(method: str) -> None:
     assert not same_weights(student, untaught)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_student_of_the_cache_is_the_student_without_it_to_the_bit(accumulation: int) -> None:
     live = distilled(f"live{accumulation}", accumulation=accumulation)
     first = distilled(f"first{accumulation}", teacher_cache={}, accumulation=accumulation)

@@ -74,7 +74,7 @@ def test_embedding_is_what_enters_the_classifier(hybrid: bool, names: tuple[str,
         np.testing.assert_allclose(found["logits"], outputs(float_onnx(hybrid), images)["logits"], atol=1e-5)
 
 
-@both
+@pytest.mark.parametrize("hybrid", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["vit", "hybrid"])
 def test_every_file_says_that_it_has_one(hybrid: bool) -> None:
     for stage in ("export", "quantize", "compile"):
         artifact = made(stage, hybrid)
@@ -135,6 +135,7 @@ def test_measurements_read_the_logits() -> None:
     assert "changeable" not in json.loads(plain.file("bundle.json").read_text())
 
 
+@pytest.mark.slow
 def test_made_again_it_is_the_same() -> None:
     before = made("export")
     again = workbench().run("export", before.id, again=True, model=checkpoint().id, embedding=True)
@@ -145,7 +146,12 @@ def test_made_again_it_is_the_same() -> None:
     ("name", "names", "arguments"),
     [
         ("deit_tiny_distilled_patch16_224", ("head", "head_dist"), {"img_size": 32, "depth": 1}),
-        ("repvit_m0_9", ("head.head.l", "head.head_dist.l"), {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}),
+        pytest.param(
+            "repvit_m0_9",
+            ("head.head.l", "head.head_dist.l"),
+            {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_heads_give_the_mean_of_what_enters_both(
@@ -189,7 +195,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(("branch", "exporter"), [(False, "dynamo"), (True, "torchscript")])
-@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("dynamic", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_both_exporters_give_it(branch: bool, exporter: str, dynamic: bool, tmp_path: Path) -> None:
     net = Net(nn.Linear(3, 4), branch).eval()
     spec = IOSpec.for_classifier(SMALL, tuple("abcd")).with_embedding(3)

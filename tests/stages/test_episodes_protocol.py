@@ -79,6 +79,7 @@ def test_support_of_another_set_and_all_queries_by_hand() -> None:
     assert evaluation.metrics["ways"] == 10
 
 
+@pytest.mark.slow
 def test_transduction_and_auto_run_on_a_pool() -> None:
     evaluation = played(
         checkpoint().id, "pool", support="digits.support", pool="digits.pool", max_pool_images=60, base="digits.pool",

@@ -32,6 +32,7 @@ def test_factorised_model_is_nearer_than_one_divided_blindly() -> None:
     assert (found - expected).norm() < 0.5 * (shuffled - expected).norm()
 
 
+@pytest.mark.slow
 def test_factorised_model_goes_to_onnx_int8_and_back_to_school() -> None:
     bench = workbench()
     thinner = bench.run("factorize", "to-ship", model=checkpoint().id, keep_macs=0.7, data="digits.support")

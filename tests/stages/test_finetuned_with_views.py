@@ -22,7 +22,7 @@ FIELDS: dict[str, Any] = {
     "method": "finetune",
     "tune": "lora",
     "learning_rates": (1e-3, 3e-3),
-    "epochs": 8,
+    "epochs": 2,
     "batch_size": 25,
     "augmentation": {"horizontal_flip": 0, "scale": (0.8, 1.0)},
 }
@@ -55,6 +55,7 @@ def test_checkpoint_is_a_plain_one_with_views_and_tells_how_its_rate_was_chosen(
     assert not {"pos_embed", "norm.weight", "blocks.0.attn.qkv.bias"} & changed
 
 
+@pytest.mark.slow
 def test_made_again_it_is_the_same() -> None:
     first = tuned().digest
     views = ("flip", "zoom")
@@ -62,6 +63,7 @@ def test_made_again_it_is_the_same() -> None:
     assert again.digest == first
 
 
+@pytest.mark.slow
 def test_views_go_along_to_the_device() -> None:
     model = tuned()
     onnx = workbench().run("export", "views-onnx", model=model.id)

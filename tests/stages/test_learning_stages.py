@@ -157,7 +157,14 @@ def test_another_size_for_a_checkpoint_is_refused() -> None:
 # fewshot
 
 
-@pytest.mark.parametrize("method", [None, "nearest_centroid", "logistic_regression"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        "nearest_centroid",
+        pytest.param("logistic_regression", marks=pytest.mark.slow),
+    ],
+)
 def test_fewshot_adapts_a_model_of_other_classes(method: str | None) -> None:
     base = workbench().run("load", "foreign", **VIT, classes=("x", "y"))
     model = workbench().run(
@@ -188,6 +195,7 @@ def test_fewshot_without_labels_is_refused() -> None:
         workbench().run("fewshot", "no-labels", model=teacher().id, support="digits.pool", method="nearest_centroid")
 
 
+@pytest.mark.slow
 def test_fewshot_gives_advice_about_its_support(capsys: pytest.CaptureFixture[str]) -> None:
     base = workbench().run("load", "to-advise", **VIT, classes=("x", "y"))
     fields = {"model": base.id, "support": "digits.support", "pool": "digits.pool", "augmentation": AUGMENTATION}

@@ -19,7 +19,7 @@ from tests.small_models import VIT, checkpoint, workbench
 TOKEN: dict[str, Any] = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
 
 
-@pytest.mark.parametrize("dynamic_batch", [True, False])
+@pytest.mark.parametrize("dynamic_batch", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_merged_model_answers_the_same_in_onnx(dynamic_batch: bool) -> None:
     bench, name = workbench(), f"merged-{dynamic_batch:d}"
     whole = bench.run("load", "merge-from", **TOKEN, classes_of="digits.test")
@@ -37,6 +37,7 @@ def test_merged_model_answers_the_same_in_onnx(dynamic_batch: bool) -> None:
     np.testing.assert_allclose(session.infer({"image": images})["logits"], expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_merged_model_is_quantized_and_distilled() -> None:
     bench = workbench()
     merged = bench.run("merge_tokens", "merged-to-train", model=checkpoint().id, per_block=2)

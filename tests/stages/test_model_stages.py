@@ -108,7 +108,7 @@ def test_an_engine_gives_the_outputs_of_its_onnx(hybrid):
     assert engine(hybrid).model_file.bound_to == target_for("local-cpu", Context()).describe("onnxruntime")
 
 
-@both
+@pytest.mark.parametrize("hybrid", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["vit", "hybrid"])
 def test_what_is_made_again_is_the_same(hybrid):
     bench = workbench()
     fields = {

@@ -124,6 +124,7 @@ def test_pruned_model_is_exported_and_quantized_and_answers_the_same() -> None:
     assert int8.metrics["quantized_ops"]
 
 
+@pytest.mark.slow
 def test_what_is_left_is_distilled_trained_adapted_and_pruned_again() -> None:
     bench, source = workbench(), pruned("blocks-too", keep_macs=0.3, data="digits.support", structures=ALL)
     streams = ({"data": "digits.support", "share": 0.2}, {"data": "digits.pool", "share": 0.8})
@@ -162,6 +163,7 @@ def wide() -> Artifact:
     return workbench().run("load", "wide", **model, classes=("cat", "dog"))
 
 
+@pytest.mark.slow
 def test_latency_is_measured_until_it_is_low_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "STEPS", 1)
     monkeypatch.setattr(targets, "CHOICE", replace(targets.CHOICE, duration_s=0.1))
@@ -180,6 +182,7 @@ def test_latency_is_measured_until_it_is_low_enough(monkeypatch: pytest.MonkeyPa
     assert raced.ratio < 0.85  # wide of 0.6: others use this machine
 
 
+@pytest.mark.slow
 def test_what_is_too_slow_at_its_smallest_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "CHOICE", replace(targets.CHOICE, duration_s=0.1))
     monkeypatch.setattr(loop, "STARTS", 6)

@@ -137,8 +137,11 @@ def lively(like: dict[str, Any]) -> Artifact:
 
 @pytest.mark.parametrize(
     ("like", "runtime", "learn_ranges"),
-    [(VIT, "onnxruntime", True), (TOKEN_VIT, "tensorrt", False), (RESIDUAL, "onnxruntime", False)],
-    ids=["vit", "token vit for tensorrt", "convolutions"],
+    [
+        pytest.param(VIT, "onnxruntime", True, id="vit"),
+        pytest.param(TOKEN_VIT, "tensorrt", False, id="token vit for tensorrt", marks=pytest.mark.slow),
+        pytest.param(RESIDUAL, "onnxruntime", False, id="convolutions", marks=pytest.mark.slow),
+    ],
 )
 def test_the_int8_file_computes_what_was_trained(
     like: dict[str, Any], runtime: str, learn_ranges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,6 +181,7 @@ def centred(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return found
 
 
+@pytest.mark.slow
 def test_training_recovers_what_post_training_quantization_lost() -> None:
     fields: dict[str, Any] = {"min_sqnr_db": -100}
     start = with_outliers()
@@ -195,7 +199,7 @@ def test_training_recovers_what_post_training_quantization_lost() -> None:
     assert lost_after < 0.8 * lost_before  # 0.50 to 0.64 over five seeds
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("tensorrt", marks=pytest.mark.slow)])
 def test_ranges_travel_from_the_checkpoint_through_the_file_into_the_integers(runtime: str) -> None:
     model = trained(runtime)
     ranges = trained_ranges(model)
@@ -227,6 +231,7 @@ def test_the_checkpoint_is_one_like_any_other() -> None:
     assert RANGES not in further.manifest.files
 
 
+@pytest.mark.slow
 def test_a_folded_hybrid_exports_with_an_embedding_and_keeps_its_ranges() -> None:
     model = qat("qat-hybrid", init=checkpoint(True).id, epochs=0)
     exported = workbench().run("export", "qat-hybrid-embedding", model=model.id, embedding=True)
@@ -239,6 +244,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     config, inputs = setup_of(
         "broken", init=student().id, epochs=3, ema_decay=0.9, drop_path_rate=0.1
@@ -279,6 +285,7 @@ def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path) -> No
     assert made(tmp_path / "broken") == unbroken
 
 
+@pytest.mark.slow
 def test_made_again_it_is_the_same() -> None:
     digests = {qat("qat-again", init=student().id, runtime="tensorrt").digest, trained("tensorrt").digest}
     workbench().made.pop("qat-again")
@@ -336,6 +343,7 @@ def test_a_gate_that_is_not_met_says_what_training_means_for_it() -> None:
     assert "lower min_sqnr_db" in str(caught.value.next)
 
 
+@pytest.mark.slow
 def test_a_token_student_is_taught_at_each_head_it_answers_with() -> None:
     token = workbench().run(
         "distill",

@@ -81,6 +81,7 @@ def test_a_job_runs_once_though_the_line_drops_in_the_middle(board: NamedTarget,
     assert not list((tmp_path / "work" / "jobs").iterdir())
 
 
+@pytest.mark.slow
 def test_a_target_that_does_not_come_back_is_said(
     board: NamedTarget, host: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +112,7 @@ def test_a_target_that_does_not_come_back_is_said(
     assert (tmp_path / "runs").read_text() == "x\n"
 
 
-@pytest.mark.parametrize("python", ["'~/my env/python' -s", "'my env/python' -s"])
+@pytest.mark.parametrize("python", [pytest.param("'~/my env/python' -s", marks=pytest.mark.slow), "'my env/python' -s"])
 def test_the_python_of_a_target_is_words_for_a_job(python: str, host: SshHost, tmp_path: Path) -> None:
     """A relative path begins in the home folder, though a job runs elsewhere."""
     (host.home / "my env").mkdir(exist_ok=True)
@@ -155,6 +156,7 @@ def client(board: NamedTarget, script: str, folder: Path) -> subprocess.Popen[by
     return subprocess.Popen([sys.executable, "-c", CLIENT, *arguments], stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_a_killed_client_leaves_a_result_and_a_free_lock(board: NamedTarget, tmp_path: Path) -> None:
     killed = client(board, slow(tmp_path, 1.5), tmp_path)
     number_in(tmp_path / "pid")
@@ -193,6 +195,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills(host: SshHost, small_disk: Path, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     python = host.script(f"python-{tmp_path.name}", f"export EDGEVIT_ROOT={tmp_path}", f'exec {sys.executable} "$@"')

@@ -241,6 +241,7 @@ def test_a_job_goes_on_when_the_line_drops_and_another_agent_gets_its_result(tmp
     assert counted(tmp_path) == 1
 
 
+@pytest.mark.slow
 def test_an_agent_stops_the_job_of_another(tmp_path: Path) -> None:
     with session(tmp_path) as first, session(tmp_path) as second:
         name = start(first, f"echo $$ > {tmp_path}/pid; exec sleep 60")
@@ -270,7 +271,7 @@ def test_another_process_of_the_same_number_is_not_killed(tmp_path: Path) -> Non
         first.ask_for_json("stop", job=name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP])
 def test_a_signal_stops_the_jobs_of_an_agent(number: int, tmp_path: Path) -> None:
     script = f"echo $$ > {tmp_path}/agent; exec {sys.executable} -c '{BOOTSTRAP}'"
     with session(tmp_path, "sh", "-c", script) as agent:
@@ -292,6 +293,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch, *changes: tuple[str, str]) -> Non
     monkeypatch.setattr(agent_sessions, "SOURCE", source)
 
 
+@pytest.mark.slow
 def test_a_silent_client_loses_the_lock_and_takes_it_again(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +309,7 @@ def test_a_silent_client_loses_the_lock_and_takes_it_again(
     assert said == [DROPPED]
 
 
+@pytest.mark.slow
 def test_an_agent_without_a_client_waits_for_its_job_for_a_limited_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,6 +461,7 @@ def test_a_download_goes_on_where_the_line_dropped(tmp_path: Path, monkeypatch: 
     assert finished.stdout.split()[0] == hashlib.sha256(finished.files["out"].read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_line_that_drops_again_and_again_is_given_up() -> None:
     said: list[str] = []
     calls: list[int] = []
@@ -473,6 +477,7 @@ def test_a_line_that_drops_again_and_again_is_given_up() -> None:
     assert (len(calls), said) == (connections.MOST_DROPS + 1, [DROPPED])
 
 
+@pytest.mark.slow
 def test_two_clients_measure_one_after_the_other(tmp_path: Path) -> None:
     """Each writes when it begins and when it ends."""
     script = f"echo begin >> {tmp_path}/log; sleep 0.3; echo end >> {tmp_path}/log"

@@ -164,7 +164,7 @@ _WORDS = ("..", ".", "", "a", "b.data", "purelib", "platlib", "scripts", "\\", "
 _NAMES = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(_WORDS), max_size=6).map("/".join))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(_NAMES, st.integers(0, 2**32 - 1))
 def test_no_name_leads_out_of_the_folder(name: str, attributes: int) -> None:
     """Whatever an archive holds: a place is a plain path below the folder, or the entry is refused or left out."""

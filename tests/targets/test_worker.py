@@ -43,7 +43,10 @@ from tests.targets.worker_runs import (
 )
 
 
-@pytest.mark.parametrize("make", [float_model, fixed_model, int8_model, uint8_model])
+@pytest.mark.parametrize(
+    "make",
+    [int8_model, *(pytest.param(one, marks=pytest.mark.slow) for one in (float_model, fixed_model, uint8_model))],
+)
 def test_outputs_are_those_of_the_session_here(make: Callable[[Path], Artifact], tmp_path: Path) -> None:
     ended, expected = outputs_there_and_here(make(tmp_path), tmp_path)
     np.testing.assert_array_equal(ended.outputs["logits"], expected)
@@ -86,6 +89,7 @@ def test_a_measurement_has_its_samples_and_conditions(tmp_path: Path) -> None:
     assert medians["end_to_end"] > 2 * medians["compute"]  # two photos are decoded
 
 
+@pytest.mark.slow
 def test_a_race_gives_equally_many_runs_of_both_in_each_start(tmp_path: Path) -> None:
     models = {"a": float_model(tmp_path), "b": uint8_model(tmp_path)}
     sides = {name: request_for(tmp_path, model, PLAN, name) for name, model in models.items()}
@@ -103,7 +107,9 @@ def refusing(folder: Path, module: str) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("module", ["numpy", "onnxruntime", "PIL"])
+@pytest.mark.parametrize(
+    "module", ["onnxruntime", *(pytest.param(one, marks=pytest.mark.slow) for one in ("numpy", "PIL"))]
+)
 def test_a_package_that_cannot_be_imported_is_named(module: str, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", noise(2, 16, 24))
     request = {**OUTPUTS, **request_for(tmp_path, float_model(tmp_path))}
@@ -131,7 +137,7 @@ HUGE = helper.make_tensor("shape", TensorProto.INT64, [6], [2**23, 2**23, 1, 1, 
     ("expected", "content", "shape"),
     [
         ("model: ", b"no model", (2, 16, 24)),
-        ("shape: ", None, (2, 8, 24)),
+        pytest.param("shape: ", None, (2, 8, 24), marks=pytest.mark.slow),
         ("shape: the outputs have shapes [(1, 2304)] for 2 images", one_node("Flatten", axis=0), (2, 16, 24)),
         ("memory: ", one_node("Expand", HUGE), (2, 16, 24)),
     ],

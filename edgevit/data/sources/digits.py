@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,15 @@ def read(config: Digits, base: Path) -> Source:
         members = np.flatnonzero(labels == label)
         half = lowest_of_each_class([ids[i] for i in members], labels[members], len(members) // 2, seed="digits")
         in_test[members[half]] = True
-    pixels = np.stack([_enlarged(np.round(scan * (255 / _INK)).astype(np.uint8)) for scan in scans.images])
     splits: tuple[Split, ...] = tuple("test" if is_test else "train" for is_test in in_test)
-    return Source(tuple("0123456789"), ids, labels, splits, ArrayImages(pixels, "digits"))
+    return Source(tuple("0123456789"), ids, labels, splits, ArrayImages(_pixels().copy(), "digits"))
+
+
+@cache
+def _pixels() -> npt.NDArray[np.uint8]:
+    from sklearn.datasets import load_digits
+
+    return np.stack([_enlarged(np.round(scan * (255 / _INK)).astype(np.uint8)) for scan in load_digits().images])
 
 
 def _enlarged(scan: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,12 +166,15 @@ CASES: dict[str, Case] = {
     "cached": distil_from_cache,
     "plain": distil_by_plain_images,
 }
+QUICK = ("validated", "distilled", "distilled in parts")
+GROUPS = {"quick": QUICK, "slow": tuple(name for name in CASES if name not in QUICK)}  # each is started once
 
 
 @on_ranks
-def all_cases(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    for name, case in CASES.items():
-        trained = case(context.work / name, context)
+def cases_of_group(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    """The id of the configuration is the name of the group."""
+    for name in GROUPS[config.id]:
+        trained = CASES[name](context.work / name, context)
         torch.save(trained.state_dict(), out / f"{name}.pt")
     context.progress.say(f"rank {rank()} is done")
     return Contents(kind="checkpoint", metrics={"stage": context.stage_id})
@@ -187,16 +191,18 @@ class Heard(PlainProgress):
         self.lines.append(line)
 
 
-def launch(run: Callable[..., Contents], folder: Path, ranks: int, **changes: Any) -> Contents:
+def launch(run: Callable[..., Contents], folder: Path, ranks: int, group: str = "quick", **changes: Any) -> Contents:
     folder.mkdir(exist_ok=True)
     context = Context(**{"ranks": ranks, "work": folder, "workers": 0, "stage_id": "student", **changes})
-    return run(train_config(), {}, context, folder)
+    return run(train_config(id=group), {}, context, folder)
 
 
-class TwoRanks(NamedTuple):
-    """Everything that two ranks do, with whole weights and with half of them each. They are started once."""
+class Trainings(NamedTuple):
+    """The folders of a group's cases with one rank, with two, and with two that hold half of the weights each."""
 
-    folder: Path
+    one: Path
+    whole: Path
+    halves: Path
     lines: list[str]
     metrics: Mapping[str, Any]
 
@@ -208,29 +214,32 @@ def all_on_two(config: Train, inputs: Mapping[str, Artifact], context: Context, 
         at, files = replace(context, work=context.work / name, shard=in_halves), out / name
         for folder in (at.work, files):
             folder.mkdir(exist_ok=True)
-        metrics |= all_cases(config, inputs, at, files).metrics
+        metrics |= cases_of_group(config, inputs, at, files).metrics
     break_off_and_go_on(config, inputs, at, files)
     metrics |= hold_halves(config, inputs, at, files).metrics
     return Contents(kind="checkpoint", metrics=metrics)
 
 
 @pytest.fixture(scope="module")
-def on_two(tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
-    folder, heard = tmp_path_factory.mktemp("two"), Heard()
-    metrics = launch(all_on_two, folder, 2, progress=heard).metrics
-    assert metrics["stage"] == "student"
-    assert "student: 12/12 steps" in heard.lines[0]
-    assert heard.lines.count("rank 0 is done") == 2
-    assert "rank 1 is done" not in heard.lines
-    return TwoRanks(folder, heard.lines, metrics)
+def trainings_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trainings]:
+    @cache
+    def started(group: str) -> Trainings:
+        two, heard = tmp_path_factory.mktemp("two"), Heard()
+        metrics = launch(all_on_two, two, 2, group, progress=heard).metrics
+        assert metrics["stage"] == "student"
+        assert "student: 12/12 steps" in heard.lines[0]
+        assert heard.lines.count("rank 0 is done") == 2
+        assert "rank 1 is done" not in heard.lines
+        one = tmp_path_factory.mktemp("one")
+        launch(cases_of_group, one, 1, group)
+        return Trainings(one, two / "whole", two / "halves", heard.lines, metrics)
+
+    return started
 
 
 @pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory: pytest.TempPathFactory, on_two: TwoRanks) -> tuple[Path, ...]:
-    """The folders of all cases with one rank, with two, and with two that hold half of the weights each."""
-    one = tmp_path_factory.mktemp("one")
-    launch(all_cases, one, 1)
-    return one, on_two.folder / "whole", on_two.folder / "halves"
+def quick(trainings_of: Callable[[str], Trainings]) -> Trainings:
+    return trainings_of("quick")
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -238,9 +247,19 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("halves", [False, True], ids=["whole", "in halves"])
-@pytest.mark.parametrize("name", CASES)
-def test_two_ranks_train_as_one_process_does(one_and_two: tuple[Path, ...], name: str, halves: bool) -> None:
-    pair = one_and_two[0], one_and_two[2 if halves else 1]
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        pytest.param(group, name, id=name, marks=pytest.mark.slow if group == "slow" else [])
+        for group, names in GROUPS.items()
+        for name in names
+    ],
+)
+def test_two_ranks_train_as_one_process_does(
+    trainings_of: Callable[[str], Trainings], group: str, name: str, halves: bool
+) -> None:
+    trainings = trainings_of(group)
+    pair = trainings.one, trainings.halves if halves else trainings.whole
     one, two = (rows(folder / name) for folder in pair)
     assert len(one) == len(two) >= 12
     for ours, theirs in zip(one, two, strict=True):
@@ -254,9 +273,9 @@ def test_two_ranks_train_as_one_process_does(one_and_two: tuple[Path, ...], name
         torch.testing.assert_close(weight, others[key], atol=1e-4, rtol=1e-4, msg=key)
 
 
-def test_parts_of_a_batch_are_weighted_by_what_has_labels(one_and_two: tuple[Path, ...]) -> None:
+def test_parts_of_a_batch_are_weighted_by_what_has_labels(quick: Trainings) -> None:
     """Some of the parts have no label at all."""
-    whole, parts = (rows(one_and_two[0] / name) for name in ("distilled", "distilled in parts"))
+    whole, parts = (rows(quick.one / name) for name in ("distilled", "distilled in parts"))
     for ours, theirs in zip(whole, parts, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
@@ -292,7 +311,10 @@ def wait_until(true: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def test_kill_9_of_a_rank_ends_the_run_which_then_goes_on(one_and_two: tuple[Path, ...], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_kill_9_of_a_rank_ends_the_run_which_then_goes_on(
+    trainings_of: Callable[[str], Trainings], tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     before = processes_of(os.getsid(0))
     killed: list[float] = []
@@ -321,7 +343,7 @@ def test_kill_9_of_a_rank_ends_the_run_which_then_goes_on(one_and_two: tuple[Pat
     heard = Heard()
     launch(train_slowly, broken, 2, progress=heard)
     assert heard.lines[0] == f"    goes on after step {step} of 48"
-    unbroken = torch.load(one_and_two[1] / "long.pt", weights_only=True)
+    unbroken = torch.load(trainings_of("slow").whole / "long.pt", weights_only=True)
     resumed = torch.load(broken / "weights.pt", weights_only=True)
     for key, weight in unbroken.items():
         assert torch.equal(weight, resumed[key]), key
@@ -338,6 +360,7 @@ def fail(config: Train, inputs: Mapping[str, Artifact], context: Context, out: P
     return Contents(kind="checkpoint")
 
 
+@pytest.mark.slow
 def test_error_of_a_rank_is_the_error_of_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"7\.jpg: this image cannot be read"):
         launch(fail, tmp_path, 2)
@@ -375,8 +398,8 @@ def break_off_and_go_on(config: Train, inputs: Mapping[str, Artifact], context: 
     return Contents(kind="checkpoint")
 
 
-def test_training_of_weights_in_parts_goes_on_to_the_same_bits(on_two: TwoRanks) -> None:
-    assert "    goes on after step 9 of 12" in on_two.lines
+def test_training_of_weights_in_parts_goes_on_to_the_same_bits(quick: Trainings) -> None:
+    assert "    goes on after step 9 of 12" in quick.lines
 
 
 @on_ranks
@@ -398,8 +421,8 @@ def hold_halves(config: Train, inputs: Mapping[str, Artifact], context: Context,
     return Contents(kind="checkpoint", metrics={"shares": shares, "units": gathered})
 
 
-def test_a_rank_of_two_holds_half_of_weights_gradients_and_moments(on_two: TwoRanks) -> None:
-    found = on_two.metrics
+def test_a_rank_of_two_holds_half_of_weights_gradients_and_moments(quick: Trainings) -> None:
+    found = quick.metrics
     assert found["shares"] == pytest.approx([0.5] * 3, abs=0.05)
     assert found["units"] == 5, "four blocks, and the rest"
 

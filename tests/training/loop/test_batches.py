@@ -146,7 +146,7 @@ def test_first_of_the_repeats_is_the_view_that_would_stand_alone() -> None:
 
 
 def test_some_batches_are_mixed_where_so_many_should_be() -> None:
-    half = batches(Augmentation(mixup=0.8, mix_probability=0.5), epochs=40)
+    half = batches(Augmentation(mixup=0.8, mix_probability=0.5), epochs=15)
     mixed = [bool((batch.own_share < 1).any()) for batch in half.load(0, workers=0)]
     assert 0.3 < sum(mixed) / len(mixed) < 0.7
 
