@@ -12,6 +12,10 @@ from edgevit.targets.boards.versions import TensorRTRelease, version_numbers
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
 from edgevit.targets.trtexec.answers import LARGEST_JSON, Failure, failure_in, log_of, version_in
+from edgevit.targets.trtexec.commands import ENGINE, LAYERS, OUTPUTS, TIMES
+
+LARGEST_ENGINE = 2**32  # bytes
+WRITTEN = {ENGINE: LARGEST_ENGINE, **dict.fromkeys((LAYERS, OUTPUTS, TIMES), LARGEST_JSON)}
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class TrtexecProgram:
             TargetError: it fails, takes too long, or is of another TensorRT than the machine has named.
             ArtifactError: TensorRT does not take the model.
         """
-        job = Job(files, (self.place, *arguments), {}, limit_s, is_repeatable)
+        job = Job(files, (self.place, *arguments), {}, limit_s, is_repeatable, WRITTEN)
         with self.connection.locked():
             finished = run_job(self.connection, job, out)
         text = log_of((finished.stdout, finished.stderr))
