@@ -12,10 +12,6 @@ from edgevit.targets.boards.versions import TensorRTRelease, version_numbers
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
 from edgevit.targets.trtexec.answers import LARGEST_JSON, Failure, failure_in, log_of, version_in
-from edgevit.targets.trtexec.commands import ENGINE, LAYERS, OUTPUTS, TIMES
-
-LARGEST_ENGINE = 2**32  # bytes
-WRITTEN = {ENGINE: LARGEST_ENGINE, **dict.fromkeys((LAYERS, OUTPUTS, TIMES), LARGEST_JSON)}
 
 
 @dataclass(frozen=True)
@@ -56,19 +52,21 @@ class TrtexecProgram:
         out: Path,
         limit_s: float,
         *,
+        outputs: Mapping[str, int],
         is_repeatable: bool,
         log: Path | None = None,
     ) -> TrtexecRun:
-        """Run trtexec on input files, and fetch the files that it writes into folder `out`.
+        """Run trtexec on input files, and fetch the files `outputs` that it writes into folder `out`.
 
         Args:
+            outputs: the most bytes of each file, by name.
             log: a file for the end of its log, which is written if the run fails, too.
 
         Raises:
             TargetError: it fails, takes too long, or is of another TensorRT than the machine has named.
             ArtifactError: TensorRT does not take the model.
         """
-        job = Job(files, (self.place, *arguments), {}, limit_s, is_repeatable, WRITTEN)
+        job = Job(files, (self.place, *arguments), {}, limit_s, is_repeatable, outputs)
         with self.connection.locked():
             finished = run_job(self.connection, job, out)
         text = log_of((finished.stdout, finished.stderr))
