@@ -15,12 +15,12 @@ from pydantic import Field, ValidationError
 
 from edgevit.artifacts import Frozen, Json
 from edgevit.errors import ConnectionLost, EdgevitError, TargetError, shortened
-from edgevit.targets.agent import protocol as shipped
+from edgevit.targets.agent import protocol
 from edgevit.targets.channel import Channel, Closed, Deadline
 
 OLDEST_PYTHON = (3, 8)
 # The files of the agent, each after those that it imports.
-SHIPPED = (
+AGENT_FILES = (
     "protocol",
     "processes",
     "probe",
@@ -39,7 +39,7 @@ def _program() -> bytes:
     """The agent as one program: it makes a module of each file, and calls `main` of the last."""
     package = "edgevit.targets.agent"
     lines = ["import sys, types"]
-    for name in SHIPPED:
+    for name in AGENT_FILES:
         text = (resources.files(package) / f"{name}.py").read_text(encoding="utf-8")
         module = f"{package}.{name}"
         lines.append(f"module = sys.modules[{module!r}] = types.ModuleType({module!r})")
@@ -75,12 +75,12 @@ class Hello(Frozen):
     """The first answer of an agent."""
 
     version: int
-    python: str = Field(max_length=shipped.LONGEST_NAME)
-    work_folder: str = Field(pattern="^/", max_length=4 * shipped.LONGEST_NAME)
+    python: str = Field(max_length=protocol.LONGEST_NAME)
+    work_folder: str = Field(pattern="^/", max_length=4 * protocol.LONGEST_NAME)
 
 
 class _Holder(Frozen):
-    by: str = Field(max_length=shipped.LONGEST_NAME)
+    by: str = Field(max_length=protocol.LONGEST_NAME)
     for_s: float = Field(ge=0, allow_inf_nan=False)
     is_own: bool
 
@@ -92,8 +92,8 @@ class _Locked(Frozen):
 
 class _Failure(Frozen):
     kind: str = Field(max_length=100)
-    what: str = Field(max_length=shipped.LONGEST_NAME)
-    have: int | None = Field(None, ge=0, le=shipped.LARGEST_FILE)
+    what: str = Field(max_length=protocol.LONGEST_NAME)
+    have: int | None = Field(None, ge=0, le=protocol.LARGEST_FILE)
     free_bytes: int | None = Field(None, ge=0)
 
 
@@ -204,7 +204,7 @@ class AgentSession:
         except Closed:
             raise self._explain(*self._channel.close()) from None
         self.hello = self.ask("hello", Hello, START_S, work_folder=work_folder)
-        if self.hello.version != shipped.VERSION:
+        if self.hello.version != protocol.VERSION:
             raise self._no_answer(f"protocol {self.hello.version}")
 
     def _python_version(self, python: str) -> tuple[int, ...]:

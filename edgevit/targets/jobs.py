@@ -23,7 +23,7 @@ from pydantic import Field
 from edgevit.artifacts import Frozen, Json
 from edgevit.disks import whole_or_not_at_all
 from edgevit.errors import TargetError
-from edgevit.targets.agent import protocol as shipped
+from edgevit.targets.agent import protocol
 from edgevit.targets.agent_session import ANSWER_S, AgentSession
 from edgevit.targets.connection import Connection
 from edgevit.targets.uploads import CHUNK_S, Hashes, hashes_of, with_files
@@ -31,7 +31,7 @@ from edgevit.targets.uploads import CHUNK_S, Hashes, hashes_of, with_files
 STARTS = 2  # of a job that is lost there
 STOP_S = 15
 LATE_S = 120  # for a job to end after its time limit
-_Text = Annotated[str, Field(max_length=shipped.LONGEST_TEXT)]
+_Text = Annotated[str, Field(max_length=protocol.LONGEST_TEXT)]
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class _Started(Frozen):
 
 
 class _Output(Frozen):
-    name: str = Field(pattern=f"^{shipped.NAME}$")
-    bytes: int = Field(ge=0, le=shipped.LARGEST_FILE)
+    name: str = Field(pattern=f"^{protocol.NAME}$")
+    bytes: int = Field(ge=0, le=protocol.LARGEST_FILE)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -95,7 +95,7 @@ class _State(Frozen):
     seconds: float = Field(ge=0, allow_inf_nan=False)
     stdout: _Text
     stderr: _Text
-    outputs: list[_Output] = Field(max_length=shipped.MOST_OUTPUTS)
+    outputs: list[_Output] = Field(max_length=protocol.MOST_OUTPUTS)
 
     @property
     def has_failed(self) -> bool:
@@ -103,7 +103,7 @@ class _State(Frozen):
 
 
 class _Chunk(Frozen):
-    data: str = Field(max_length=2 * shipped.LARGEST_CHUNK)
+    data: str = Field(max_length=2 * protocol.LARGEST_CHUNK)
 
 
 def run_job(connection: Connection, job: Job, out: Path) -> Finished:
@@ -195,14 +195,14 @@ class _RunningJob:
                 session,
                 self._hashes,
                 lambda: session.ask("start", _Started, job=self._name, files=files, limit_s=job.timeout_s, **values),
-                keep=shipped.packages_of(job.environment),
+                keep=protocol.packages_of(job.environment),
             )
 
         return self._connection.call(start).is_new
 
     def _end(self) -> _State:
         """The state of the job when it does not run any more."""
-        wait_s = shipped.LONGEST_WAIT_S
+        wait_s = protocol.LONGEST_WAIT_S
         end = time.monotonic() + self._job.timeout_s + LATE_S
         while time.monotonic() < end:
             state = self._connection.call(

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from edgevit.artifacts import Frozen
 from edgevit.errors import TargetError
-from edgevit.targets.agent import protocol as shipped
+from edgevit.targets.agent import protocol
 from edgevit.targets.agent_session import AgentSession
 from edgevit.targets.connection import Connection
 from edgevit.targets.uploads import hashes_of, with_files
@@ -19,7 +19,7 @@ UNPACK_S = 900  # on a memory card
 
 
 class _Unpacked(Frozen):
-    folder: str = Field(max_length=5 * shipped.LONGEST_NAME)
+    folder: str = Field(max_length=5 * protocol.LONGEST_NAME)
 
 
 def unpack(connection: Connection, wheels: Sequence[Path]) -> str:

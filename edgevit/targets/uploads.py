@@ -13,7 +13,7 @@ from pydantic import Field
 
 from edgevit.artifacts import Frozen
 from edgevit.errors import TargetError
-from edgevit.targets.agent import protocol as shipped
+from edgevit.targets.agent import protocol
 from edgevit.targets.agent_session import AgentSession, Refused
 
 Hashes = Mapping[Path, str]  # the SHA-256 of files
@@ -23,7 +23,7 @@ CACHE_BYTES = 8 * 2**30  # that edgevit keeps on a target
 CHUNK_S = 120  # for one chunk, on a slow line
 TRIES = 2
 
-_Size = Field(ge=0, le=shipped.LARGEST_FILE)
+_Size = Field(ge=0, le=protocol.LARGEST_FILE)
 
 
 class _Missing(Frozen):
@@ -32,7 +32,7 @@ class _Missing(Frozen):
 
 
 class _MissingFiles(Frozen):
-    missing: list[_Missing] = Field(max_length=shipped.MOST_HASHES)
+    missing: list[_Missing] = Field(max_length=protocol.MOST_HASHES)
     stored_bytes: int = Field(ge=0)
     free_bytes: int | None = Field(ge=0)
 
@@ -174,7 +174,7 @@ def _send(session: AgentSession, file: _File, have: int) -> None:
 def _send_from(session: AgentSession, file: _File, content: IO[bytes], have: int) -> None:
     while True:
         content.seek(have)
-        chunk = content.read(min(shipped.LARGEST_CHUNK, file.bytes - have))
+        chunk = content.read(min(protocol.LARGEST_CHUNK, file.bytes - have))
         answer = _put(session, file, have, chunk)
         if answer.is_whole:
             return

@@ -24,9 +24,9 @@ import pytest
 from edgevit.artifacts import Frozen
 from edgevit.errors import TargetError
 from edgevit.targets import uploads
-from edgevit.targets.agent import protocol as shipped
+from edgevit.targets.agent import protocol
 from edgevit.targets.agent.agent import Agent
-from edgevit.targets.agent_session import BOOTSTRAP, SHIPPED, AgentSession, Refused, agent_session
+from edgevit.targets.agent_session import AGENT_FILES, BOOTSTRAP, AgentSession, Refused, agent_session
 from edgevit.targets.channel import Channel
 from edgevit.targets.probing import probed
 from edgevit.targets.uploads import clean, evict, hashes_of, upload
@@ -61,13 +61,13 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-FOLDER = Path(str(shipped.__file__)).parent
-FILES = [FOLDER / f"{name}.py" for name in SHIPPED]
+FOLDER = Path(str(protocol.__file__)).parent
+FILES = [FOLDER / f"{name}.py" for name in AGENT_FILES]
 
 
 def test_every_file_of_the_agent_is_sent() -> None:
     """worker.py goes there as a file of a job."""
-    assert {file.stem for file in FOLDER.glob("[!_]*.py")} - {"worker"} == set(SHIPPED)
+    assert {file.stem for file in FOLDER.glob("[!_]*.py")} - {"worker"} == set(AGENT_FILES)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
@@ -79,7 +79,7 @@ def test_a_file_is_python_3_8_and_imports_the_standard_library_alone(file: Path)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             names.add(str(node.module))
-    own = {f"edgevit.targets.agent.{name}" for name in SHIPPED[: SHIPPED.index(file.stem)]}
+    own = {f"edgevit.targets.agent.{name}" for name in AGENT_FILES[: AGENT_FILES.index(file.stem)]}
     assert {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names} <= own
 
 
@@ -458,13 +458,6 @@ def test_a_wait_is_said_with_its_whole_length(tmp_path: Path, monkeypatch: pytes
     assert (caught.value.what, caught.value.got) == ("the target does not answer", "nothing for 1 s")
 
 
-def test_limits_of_both_sides_agree() -> None:
-    from edgevit.targets.boards import probe
-
-    assert probe.LONGEST_TEXT >= shipped.LONGEST_TEXT
-    assert probe.LONGEST_NAME >= shipped.LONGEST_NAME
-    assert probe.MOST_FILES >= shipped.MOST_FILES
-    assert probe.MOST_COMMANDS >= shipped.MOST_COMMANDS
-    assert probe.MOST_TEXT >= shipped.MOST_TEXT
-    assert 4 * shipped.LARGEST_CHUNK // 3 + 1000 < shipped.LONGEST_REQUEST
-    assert uploads.CACHE_BYTES <= shipped.LARGEST_FILE
+def test_limits_agree() -> None:
+    assert 4 * protocol.LARGEST_CHUNK // 3 + 1000 < protocol.LONGEST_REQUEST
+    assert uploads.CACHE_BYTES <= protocol.LARGEST_FILE

@@ -22,7 +22,7 @@ import pytest
 from edgevit.errors import ConnectionLost, TargetError
 from edgevit.targets import agent_session as agent_sessions
 from edgevit.targets import connection as connections
-from edgevit.targets.agent import agent as shipped_agent
+from edgevit.targets.agent.agent import Agent
 from edgevit.targets.agent.job_folder import JobFolder
 from edgevit.targets.agent.jobs import Jobs
 from edgevit.targets.agent_session import BOOTSTRAP, AgentSession, Refused, agent_session
@@ -403,7 +403,7 @@ def test_jobs_count_as_stored_and_shared_files_once(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_job_is_refused(request_: dict[str, Any], kind: str, tmp_path: Path) -> None:
-    agent = shipped_agent.Agent()
+    agent = Agent()
     agent.reply(json.dumps({"id": 0, "do": "hello", "work_folder": str(tmp_path / "work")}).encode())
     values = {"job": "0" * 64, "arguments": ["true"], "limit_s": 5, **request_}
     answer = agent.reply(json.dumps({"id": 1, "do": "start", **values}).encode())

@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgevit.errors import TargetError
-from edgevit.targets.agent import packages as shipped
+from edgevit.targets.agent import packages as agent_packages
 from edgevit.targets.agent import protocol
 from edgevit.targets.agent.folders import KEPT
 from edgevit.targets.agent_session import Refused
@@ -108,13 +108,13 @@ BAD: dict[str, tuple[tuple[str, ...], int]] = {
 }
 
 
-def refused_by(folder: Path, archive: Path) -> protocol.Refused:
+def refused_by(folder: Path, archive: Path) -> protocol.RequestError:
     """The refusal of the agent's function for an archive in the store of a work folder."""
     name = hashlib.sha256(archive.read_bytes()).hexdigest()
     (folder / "work" / "files").mkdir(parents=True, exist_ok=True)
     archive.rename(folder / "work" / "files" / name)
-    with pytest.raises(protocol.Refused) as caught:
-        shipped.unpack({"files": [name]}, str(folder / "work"))
+    with pytest.raises(protocol.RequestError) as caught:
+        agent_packages.unpack({"files": [name]}, str(folder / "work"))
     assert list((folder / "work" / "packages").iterdir()) == []
     return caught.value
 
@@ -123,7 +123,7 @@ def refused_by(folder: Path, archive: Path) -> protocol.Refused:
 @pytest.mark.parametrize(("names", "attributes"), BAD.values(), ids=BAD)
 def test_a_wheel_that_leads_out_is_refused(names: tuple[str, ...], attributes: int, tmp_path: Path) -> None:
     bad = wheel(tmp_path / "bad.whl", ("good.py", ""), *((name, "bad") for name in names), attributes=attributes)
-    assert refused_by(tmp_path, bad).error["kind"] == "bad_package"
+    assert refused_by(tmp_path, bad).content["kind"] == "bad_package"
     assert {path.name for path in tmp_path.iterdir()} == {"work"}
     assert not list(tmp_path.rglob("x"))
 
@@ -147,7 +147,7 @@ def test_a_file_that_is_no_wheel_is_refused(here: Connection, tmp_path: Path) ->
 @pytest.mark.parametrize(("limit", "value"), [("MOST_UNPACKED_BYTES", 10**6), ("MOST_UNPACKED_FILES", 2)])
 def test_a_wheel_that_grows_is_refused(limit: str, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A zip bomb: many zeros, or many files."""
-    monkeypatch.setattr(shipped, limit, value)
+    monkeypatch.setattr(agent_packages, limit, value)
     bomb = wheel(tmp_path / "bomb.whl", *((f"{n}.py", "0" * 400_000) for n in range(3)))
     assert "the wheels have more than" in str(refused_by(tmp_path, bomb))
 
@@ -157,7 +157,7 @@ def test_a_bomb_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
     at = bomb.index(b"PK\x01\x02")
     bomb[at + 24 : at + 28] = (10).to_bytes(4, "little")
     (tmp_path / "bomb.whl").write_bytes(bytes(bomb))
-    assert refused_by(tmp_path, tmp_path / "bomb.whl").error["kind"] == "bad_package"
+    assert refused_by(tmp_path, tmp_path / "bomb.whl").content["kind"] == "bad_package"
 
 
 _WORDS = ("..", ".", "", "a", "b.data", "purelib", "platlib", "scripts", "\\", "\0", "~", "C:", "ä", " ")
@@ -171,8 +171,8 @@ def test_no_name_leads_out_of_the_folder(name: str, attributes: int) -> None:
     entry = zipfile.ZipInfo("x")
     entry.filename, entry.external_attr = name, attributes
     try:
-        place = shipped.place_of(entry)
-    except protocol.Refused:
+        place = agent_packages.place_of(entry)
+    except protocol.RequestError:
         return
     assert not stat.S_ISLNK(attributes >> 16)
     if place is not None:
@@ -196,8 +196,8 @@ def test_a_damaged_archive_is_refused_or_unpacked(tail: bytes, at: int, byte: in
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "x.whl").write_bytes(bytes(mutated) + tail)
         (Path(folder) / "new").mkdir()
-        with suppress(protocol.Refused):
-            shipped.Unpacking(str(Path(folder) / "new")).add([str(Path(folder) / "x.whl")])
+        with suppress(protocol.RequestError):
+            agent_packages.Unpacking(str(Path(folder) / "new")).add([str(Path(folder) / "x.whl")])
         assert {path.name for path in Path(folder).iterdir()} == {"x.whl", "new"}
 
 

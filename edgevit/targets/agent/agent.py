@@ -39,7 +39,7 @@ from edgevit.targets.agent.protocol import (
     ORPHAN_S,
     VERSION,
     Json,
-    Refused,
+    RequestError,
     request_from,
     text_in,
 )
@@ -80,8 +80,8 @@ class Agent:
             request = request_from(line)
             number = request["id"]
             return {"id": number, "result": self._result(request)}
-        except Refused as refused:
-            return {"id": number, "error": refused.error}
+        except RequestError as error:
+            return {"id": number, "error": error.content}
         except OSError as error:
             kind = "disk_full" if error.errno in IS_FULL else "system"
             return {"id": number, "error": {"kind": kind, "what": str(error)[:LONGEST_NAME]}}
@@ -117,7 +117,7 @@ class Agent:
             return self._hello(request)
         work_folder, jobs = self._work_folder, self._jobs
         if work_folder is None or jobs is None:
-            raise Refused("bad_request", "the first request is hello")
+            raise RequestError("bad_request", "the first request is hello")
         store = Store(work_folder)
         actions: dict[str, Callable[[], Json]] = {
             "probe": lambda: probe(request, work_folder, self._commands),
@@ -135,13 +135,13 @@ class Agent:
             "unlock": self._lock.release,
         }
         if request["do"] not in actions:
-            raise Refused("bad_request", f"there is no request {request['do']!r}")
+            raise RequestError("bad_request", f"there is no request {request['do']!r}")
         return actions[request["do"]]()
 
     def _hello(self, request: Json) -> Json:
         folder = work_folder_from(text_in(request, "work_folder"))
         if self._work_folder is not None:
-            raise Refused("bad_request", "there was a hello before")
+            raise RequestError("bad_request", "there was a hello before")
         self._work_folder = folder
         self._jobs = Jobs(folder, self._changed, lambda: not self.requests.empty())
         return {"version": VERSION, "python": platform.python_version(), "work_folder": folder}
@@ -149,7 +149,7 @@ class Agent:
     def _start(self, request: Json, jobs: Jobs) -> Json:
         """Start a job. None is started while an earlier agent of the client holds the lock: its job runs."""
         if self._lock.is_left and jobs.state({**request, "wait_s": 0})["state"] == "unknown":
-            raise Refused("lock_left", "an earlier agent of this client holds the lock")
+            raise RequestError("lock_left", "an earlier agent of this client holds the lock")
         return jobs.start(request)
 
     def _missing(self, request: Json, store: Store, work_folder: str) -> Json:

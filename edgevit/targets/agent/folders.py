@@ -11,7 +11,7 @@ import stat
 import tempfile
 from typing import IO
 
-from edgevit.targets.agent.protocol import Json, Refused
+from edgevit.targets.agent.protocol import Json, RequestError
 
 FILES, PACKAGES, JOBS = "files", "packages", "jobs"  # the folders in the work folder
 PART = ".part"  # follows the hash in the name of what is not whole yet, or is being removed
@@ -22,7 +22,7 @@ def work_folder_from(text: str) -> str:
     """The absolute work folder. ~ is the user's home."""
     folder = os.path.expanduser(text)
     if not os.path.isabs(folder) or ".." in folder.split("/"):
-        raise Refused("work_folder", f"{text!r} is not an absolute folder")
+        raise RequestError("work_folder", f"{text!r} is not an absolute folder")
     return os.path.normpath(folder)
 
 
@@ -31,7 +31,7 @@ def make_private(folder: str) -> None:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     for made in (os.path.dirname(folder), folder):
         if os.stat(made).st_uid != os.geteuid():
-            raise Refused("work_folder", f"{made} belongs to another user")
+            raise RequestError("work_folder", f"{made} belongs to another user")
 
 
 def new_part(folder: str, name: str) -> str:

@@ -19,7 +19,7 @@ from typing import IO, Collection, Iterator
 from edgevit.targets.agent.folders import JOBS, json_in, make_private, write_json
 from edgevit.targets.agent.probe import text_of_file
 from edgevit.targets.agent.processes import kill_group
-from edgevit.targets.agent.protocol import FILE_NAME, MOST_OUTPUTS, Json, Refused
+from edgevit.targets.agent.protocol import FILE_NAME, MOST_OUTPUTS, Json, RequestError
 from edgevit.targets.agent.store import Store, hash_of_file
 
 LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -135,7 +135,7 @@ class JobFolder:
         with contextlib.suppress(OSError):  # the folder was removed
             for name in sorted(os.listdir(self.files)):
                 if FILE_NAME.match(name) and name not in inputs and len(outputs) < MOST_OUTPUTS:
-                    with contextlib.suppress(Refused, OSError), self.opened(name) as file:
+                    with contextlib.suppress(RequestError, OSError), self.opened(name) as file:
                         outputs.append({"name": name, "sha256": hash_of_file(file), "bytes": file.tell()})
         return outputs
 
@@ -146,10 +146,10 @@ class JobFolder:
         try:
             number = os.open(os.path.join(self.files, name), flags)
         except OSError as error:
-            raise Refused("system", f"{name}: {error.strerror}") from None
+            raise RequestError("system", f"{name}: {error.strerror}") from None
         with os.fdopen(number, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(number).st_mode):
-                raise Refused("bad_request", f"{name} is no plain file")
+                raise RequestError("bad_request", f"{name} is no plain file")
             yield file
 
 

@@ -24,7 +24,7 @@ from edgevit.targets.agent.protocol import (
     MOST_INPUTS,
     VARIABLE,
     Json,
-    Refused,
+    RequestError,
     arguments_in,
     hash_of,
     number_in,
@@ -108,7 +108,7 @@ class Jobs:
         folder = self._folder(request)
         name, offset = text_in(request, "name"), number_in(request, "offset", LARGEST_FILE)
         if name not in [output["name"] for output in self._state(folder)["outputs"]]:
-            raise Refused("bad_request", f"the job has not written {name!r}")
+            raise RequestError("bad_request", f"the job has not written {name!r}")
         with contextlib.suppress(OSError):
             os.utime(folder.path)
         with folder.opened(name) as file:
@@ -131,7 +131,7 @@ class Jobs:
         """Remove the folder of a job that does not run."""
         folder = self._folder(request)
         if self._state(folder)["state"] == "running":
-            raise Refused("running", "the job runs")
+            raise RequestError("running", "the job runs")
         self._unwritten.pop(folder.name, None)
         remove_folder(folder.path)
         return {}
@@ -183,7 +183,7 @@ class Jobs:
         try:
             process = self._processes.start(program.arguments, environment, folder.files, [lock])
         except OSError as error:
-            raise Refused("no_program", f"{program.arguments[0]}: {error.strerror}") from None
+            raise RequestError("no_program", f"{program.arguments[0]}: {error.strerror}") from None
         try:
             folder.write_started(process.pid, program.packages | set(program.files.values()))
         except BaseException:

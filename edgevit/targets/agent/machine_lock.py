@@ -10,7 +10,7 @@ import stat
 import time
 
 from edgevit.targets.agent.probe import ROOT
-from edgevit.targets.agent.protocol import LONGEST_NAME, Json, Refused, text_in
+from edgevit.targets.agent.protocol import LONGEST_NAME, Json, RequestError, text_in
 
 LOCK = "/tmp/edgevit.lock"  # one for all users of the machine
 
@@ -83,9 +83,9 @@ def open_lock(path: str) -> int:
             lock = os.open(path, flags | os.O_RDONLY)
         if not stat.S_ISREG(os.fstat(lock).st_mode):
             os.close(lock)
-            raise Refused("system", f"{path} is no plain file")
+            raise RequestError("system", f"{path} is no plain file")
         return lock
-    raise Refused("system", f"{path} comes and goes")
+    raise RequestError("system", f"{path} comes and goes")
 
 
 def holder_from(content: bytes, client: str) -> Json | None:

@@ -14,7 +14,7 @@ import zlib
 from typing import Collection
 
 from edgevit.targets.agent.folders import PACKAGES, make_private, new_part, remove_folder
-from edgevit.targets.agent.protocol import Json, Refused, hash_of, list_in
+from edgevit.targets.agent.protocol import Json, RequestError, hash_of, list_in
 from edgevit.targets.agent.store import READ_BLOCK, Store
 
 MOST_WHEELS = 100
@@ -78,15 +78,15 @@ class Unpacking:
             except OSError as error:
                 if error.errno not in WRONG_NAMES:
                     raise
-                raise Refused("bad_package", f"{wheel} holds a name that cannot be: {error.strerror}") from None
+                raise RequestError("bad_package", f"{wheel} holds a name that cannot be: {error.strerror}") from None
             except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError) as error:
-                raise Refused("bad_package", f"{wheel} is no wheel: {error}") from None
+                raise RequestError("bad_package", f"{wheel} is no wheel: {error}") from None
 
     def _add(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
         name = place_of(entry)
         self._files += 1
         if self._files > MOST_UNPACKED_FILES:
-            raise Refused("bad_package", f"the wheels have more than {MOST_UNPACKED_FILES:,} files")
+            raise RequestError("bad_package", f"the wheels have more than {MOST_UNPACKED_FILES:,} files")
         if name is None or entry.is_dir():
             return
         path = os.path.join(self._folder, name)
@@ -95,7 +95,7 @@ class Unpacking:
             for block in iter(lambda: source.read(READ_BLOCK), b""):
                 self._bytes += len(block)
                 if self._bytes > MOST_UNPACKED_BYTES:
-                    raise Refused("bad_package", f"the wheels have more than {MOST_UNPACKED_BYTES:,} bytes")
+                    raise RequestError("bad_package", f"the wheels have more than {MOST_UNPACKED_BYTES:,} bytes")
                 file.write(block)
 
 
@@ -105,11 +105,11 @@ def place_of(entry: zipfile.ZipInfo) -> str | None:
     parts = name.split("/")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise Refused("bad_package", f"{name!r} is a link or a device")
+        raise RequestError("bad_package", f"{name!r} is a link or a device")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise Refused("bad_package", f"{name!r} is compressed in another way than wheels are")
+        raise RequestError("bad_package", f"{name!r} is compressed in another way than wheels are")
     if any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
-        raise Refused("bad_package", f"{name!r} is not a path below the folder")
+        raise RequestError("bad_package", f"{name!r} is not a path below the folder")
     if BESIDE.match(name):
         return name.split("/", 2)[2]
     return None if ELSEWHERE.match(name) else name

@@ -24,7 +24,7 @@ from edgevit.targets.agent.protocol import (
     MOST_PACKAGES,
     MOST_TEXT,
     Json,
-    Refused,
+    RequestError,
     arguments_in,
     list_in,
     seconds_in,
@@ -69,7 +69,7 @@ def matching(root: str, patterns: list[str]) -> Iterator[str]:
     """The paths that fit absolute patterns, without the root before them."""
     for pattern in patterns:
         if not pattern.startswith("/"):
-            raise Refused("bad_request", f"the pattern {pattern!r} is not absolute")
+            raise RequestError("bad_request", f"the pattern {pattern!r} is not absolute")
         for found in sorted(glob.iglob(glob.escape(root) + pattern)):
             yield found[len(root) :]
 
@@ -164,5 +164,5 @@ def user() -> str:
 def command_from(value: Any) -> tuple[list[str], float]:
     """The arguments and the time limit of a command."""
     if not isinstance(value, dict):
-        raise Refused("bad_request", "a command is an object")
+        raise RequestError("bad_request", "a command is an object")
     return arguments_in(value), seconds_in(value, "timeout_s", LONGEST_COMMAND_S)

@@ -9,7 +9,7 @@ import subprocess
 import threading
 from typing import IO, Collection
 
-from edgevit.targets.agent.protocol import LONGEST_TEXT, Json, Refused
+from edgevit.targets.agent.protocol import LONGEST_TEXT, Json, RequestError
 
 KILL_S = 5
 READ_BLOCK = 2**20
@@ -50,7 +50,7 @@ class Processes:
         """A started program, for `stop`. Raises OSError if there is no such program."""
         with self._guard:
             if self._is_over:
-                raise Refused("bad_request", "the agent ends")
+                raise RequestError("bad_request", "the agent ends")
             process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,

@@ -37,7 +37,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character: no path holds 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}\Z")
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request that cannot be done.
 
     Args:
@@ -48,17 +48,17 @@ class Refused(Exception):
 
     def __init__(self, kind: str, what: str, **more: Any) -> None:
         super().__init__(what)
-        self.error = {"kind": kind, "what": what[:LONGEST_NAME], **more}
+        self.content = {"kind": kind, "what": what[:LONGEST_NAME], **more}
 
 
 def request_from(line: bytes) -> Json:
-    """A request with its number and its name. Raises Refused if the line is none."""
+    """A request with its number and its name. Raises RequestError if the line is none."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
-        raise Refused("bad_request", "the line is no JSON") from None
+        raise RequestError("bad_request", "the line is no JSON") from None
     if not isinstance(request, dict) or not isinstance(request.get("id"), int):
-        raise Refused("bad_request", "a request is an object with a number `id`")
+        raise RequestError("bad_request", "a request is an object with a number `id`")
     text_in(request, "do")
     return request
 
@@ -66,14 +66,14 @@ def request_from(line: bytes) -> Json:
 def text_of(value: Any) -> str:
     """The value, if it is a short text that may be a path."""
     if not isinstance(value, str) or len(value) > LONGEST_NAME or "\0" in value or SURROGATE.search(value):
-        raise Refused("bad_request", f"a text of at most {LONGEST_NAME} characters is expected")
+        raise RequestError("bad_request", f"a text of at most {LONGEST_NAME} characters is expected")
     return value
 
 
 def hash_of(value: Any) -> str:
     """The value, if it is a SHA-256 in hexadecimal digits. So no name leads out of the folder."""
     if not HASH.match(text_of(value)):
-        raise Refused("bad_request", "a SHA-256 is 64 hexadecimal digits")
+        raise RequestError("bad_request", "a SHA-256 is 64 hexadecimal digits")
     return str(value)
 
 
@@ -87,7 +87,7 @@ def number_in(request: Json, name: str, most: int) -> int:
     """A whole number from 0 to `most` in a request."""
     value = request.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise Refused("bad_request", f"`{name}` is a whole number from 0 to {most}")
+        raise RequestError("bad_request", f"`{name}` is a whole number from 0 to {most}")
     return value
 
 
@@ -95,14 +95,14 @@ def list_in(request: Json, name: str, most: int) -> list[Any]:
     """A list in a request; empty where it is left out."""
     value = request.get(name, [])
     if not isinstance(value, list) or len(value) > most:
-        raise Refused("bad_request", f"`{name}` is a list of at most {most} items")
+        raise RequestError("bad_request", f"`{name}` is a list of at most {most} items")
     return value
 
 
 def hash_in(request: Any) -> str:
     """The hash in a request, or in an item of one."""
     if not isinstance(request, dict):
-        raise Refused("bad_request", "an object is expected")
+        raise RequestError("bad_request", "an object is expected")
     return hash_of(request.get("sha256"))
 
 
@@ -112,9 +112,9 @@ def chunk_in(request: Json, most: int) -> bytes:
     try:
         chunk = base64.b64decode(data if isinstance(data, str) else "!", validate=True)
     except (binascii.Error, ValueError):
-        raise Refused("bad_request", "`data` is base64") from None
+        raise RequestError("bad_request", "`data` is base64") from None
     if len(chunk) > min(most, LARGEST_CHUNK):
-        raise Refused("bad_request", "the chunk is too long")
+        raise RequestError("bad_request", "the chunk is too long")
     return chunk
 
 
@@ -122,7 +122,7 @@ def seconds_in(request: Json, name: str, most: float) -> float:
     """A time above 0 and at most `most` in a request."""
     value = request.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
-        raise Refused("bad_request", f"`{name}` is a number of seconds above 0 and at most {most}")
+        raise RequestError("bad_request", f"`{name}` is a number of seconds above 0 and at most {most}")
     return value
 
 
@@ -130,7 +130,7 @@ def arguments_in(request: Json) -> list[str]:
     """The program and its arguments in a request."""
     arguments = [text_of(argument) for argument in list_in(request, "arguments", MOST_ARGUMENTS)]
     if not arguments or not arguments[0]:
-        raise Refused("bad_request", "`arguments` begins with a program")
+        raise RequestError("bad_request", "`arguments` begins with a program")
     return arguments
 
 
@@ -143,8 +143,8 @@ def texts_in(request: Json, name: str, most: int, keys: Pattern[str]) -> dict[st
     """An object of texts in a request; empty where it is left out."""
     value = request.get(name, {})
     if not isinstance(value, dict) or len(value) > most:
-        raise Refused("bad_request", f"`{name}` is an object of at most {most} entries")
+        raise RequestError("bad_request", f"`{name}` is an object of at most {most} entries")
     for key in value:
         if not keys.match(key):
-            raise Refused("bad_request", f"{key[:LONGEST_NAME]!r} is no name in `{name}`")
+            raise RequestError("bad_request", f"{key[:LONGEST_NAME]!r} is no name in `{name}`")
     return {key: text_of(text) for key, text in value.items()}

@@ -14,7 +14,7 @@ from edgevit.targets.agent.protocol import (
     LARGEST_FILE,
     MOST_HASHES,
     Json,
-    Refused,
+    RequestError,
     chunk_in,
     hash_in,
     list_in,
@@ -34,7 +34,7 @@ class Store:
         """The path of a whole file, whose last use is now. Refuses one that is not here."""
         path = os.path.join(self._folder, name)
         if plain_size(path) is None:
-            raise Refused("missing_file", f"there is no file {name}")
+            raise RequestError("missing_file", f"there is no file {name}")
         os.utime(path)
         return path
 
@@ -64,7 +64,7 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)  # two clients may send one file
             have = file.seek(0, os.SEEK_END)
             if have != offset:
-                raise Refused("wrong_offset", "the chunk does not follow the last one", have=have)
+                raise RequestError("wrong_offset", "the chunk does not follow the last one", have=have)
             self._append(file, chunk, path + PART)
             if have + len(chunk) == size:
                 give_name(file, path, name)
@@ -77,7 +77,7 @@ class Store:
         except OSError as error:
             os.unlink(part)  # it would keep the disk full
             if error.errno in IS_FULL:
-                raise Refused("disk_full", str(error), free_bytes=free_bytes(self._folder)) from None
+                raise RequestError("disk_full", str(error), free_bytes=free_bytes(self._folder)) from None
             raise
 
 
@@ -85,7 +85,7 @@ def give_name(file: IO[bytes], path: str, name: str) -> None:
     """Let a part have its name. Nobody writes into it any more: programs share it."""
     if hash_of_file(file) != name:
         os.unlink(path + PART)
-        raise Refused("wrong_hash", "the file is not what its hash says")
+        raise RequestError("wrong_hash", "the file is not what its hash says")
     os.fchmod(file.fileno(), 0o400)
     os.replace(path + PART, path)
 

@@ -2,7 +2,7 @@
 
 The agent reads files by glob pattern and runs commands without a shell. Its answer is one JSON object:
 
-    files      path → text. A file that is missing or unreadable is absent. Longer texts are cut at `LONGEST_TEXT`.
+    files      path → text. A file that is missing or unreadable is absent. Longer texts are cut.
     commands   the arguments joined by spaces → status, stdout, stderr. A command whose program is missing is absent.
                `status` is null after a timeout; stdout and stderr then hold the text printed until then.
     system     facts that Python itself knows: see `System`.
@@ -18,13 +18,15 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from edgevit.errors import TargetError, shortened
+from edgevit.targets.agent.protocol import (
+    LONGEST_NAME,
+    LONGEST_TEXT,
+    MOST_COMMANDS,
+    MOST_FILES,
+    MOST_PACKAGES,
+    MOST_TEXT,
+)
 
-LONGEST_TEXT = 65_536  # bytes of a file, of a command's stdout and of its stderr
-LONGEST_NAME = 1_000  # characters of a path, a command or a system fact
-MOST_FILES = 2_000
-MOST_COMMANDS = 100
-MOST_PACKAGES = 100
-MOST_TEXT = 8 * 2**20  # characters of all files and commands together
 MOST_CPUS = 8_192
 MOST_BYTES = 2**60
 

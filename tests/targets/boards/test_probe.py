@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgevit.errors import TargetError
+from edgevit.targets.agent.protocol import LONGEST_TEXT, MOST_COMMANDS, MOST_FILES, MOST_TEXT
 from edgevit.targets.boards import probe_from_json
-from edgevit.targets.boards.probe import LONGEST_TEXT, MOST_COMMANDS, MOST_FILES
 from tests.targets.boards.reader import read
 from tests.targets.standin import STANDINS, build
 
@@ -37,6 +37,9 @@ def test_what_the_system_does_not_say_is_null(answer: dict[str, Any]) -> None:
     assert probe_from_json(answer, "pi").system.memory_bytes is None
 
 
+LARGE_FILES = MOST_TEXT // LONGEST_TEXT
+
+
 @pytest.mark.parametrize(
     ("change", "place"),
     [
@@ -46,7 +49,10 @@ def test_what_the_system_does_not_say_is_null(answer: dict[str, Any]) -> None:
         (lambda a: a["files"].update(x=1), "files: x"),
         (lambda a: a["files"].update(x="a" * (LONGEST_TEXT + 1)), "files: x"),
         (lambda a: a.update(files={str(n): "" for n in range(MOST_FILES + 1)}), "files"),
-        (lambda a: a.update(files={str(n): "a" * LONGEST_TEXT for n in range(200)}), "the probe"),
+        (
+            lambda a: a.update(files={str(n): "a" * LONGEST_TEXT for n in range(MOST_TEXT // LONGEST_TEXT + 1)}),
+            "the probe",
+        ),
         (lambda a: a.update(commands={str(n): {} for n in range(MOST_COMMANDS + 1)}), "commands"),
         (lambda a: a["commands"].update(x={"status": "0", "stdout": "", "stderr": ""}), "commands: x"),
         (lambda a: a["commands"].update(x={"status": True, "stdout": "", "stderr": ""}), "commands: x"),
