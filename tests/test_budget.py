@@ -51,8 +51,8 @@ def right_for(*correct_of: tuple[int, int]) -> AccuracyRecord:
     return record(labels, predicted)
 
 
-def latency(p50_ms: float) -> LatencyRecord:
-    return LatencyRecord(p50_ms, 0.95 * p50_ms, 1.05 * p50_ms, 100, "compute", "measured", (), "torch", "here", 1, 1)
+def latency(p50_ms: float, label: str = "measured") -> LatencyRecord:
+    return LatencyRecord(p50_ms, 0.95 * p50_ms, 1.05 * p50_ms, 100, "compute", label, (), "torch", "here", 1, 1)
 
 
 GOOD = right_for((190, 200), (180, 200), (170, 200))
@@ -93,6 +93,13 @@ def test_a_limit_inside_the_interval_is_marked(limit: float) -> None:
     low, high = wilson_interval(540, 600)
     assert judgement.met is (limit <= 0.9)
     assert judgement.may_be_chance is (low <= limit <= high)
+
+
+@pytest.mark.parametrize("limit_ms", [1.0, 100.0])
+def test_a_replayed_latency_is_not_judged(limit_ms: float) -> None:
+    verdict = judge(Records(latency=latency(2.0, "replayed"), size_bytes=1), Budget(latency_ms=limit_ms))
+    assert verdict.meets_budget is None
+    assert judge(Records(latency=latency(2.0)), Budget(latency_ms=limit_ms)).meets_budget == (limit_ms > 2)
 
 
 def test_the_lowest_recall_names_its_class_and_of_equals_the_largest() -> None:

@@ -24,8 +24,8 @@ from edgevit.artifacts import (
     sha256_of,
 )
 from edgevit.configs import Compile
-from edgevit.errors import ArtifactError
-from edgevit.graphs.files import artifact_from_onnx
+from edgevit.errors import ArtifactError, TargetError
+from edgevit.graphs.files import artifact_from_onnx, onnx_file
 from edgevit.graphs.metadata import SESSION_OPTIONS_KEY
 from edgevit.model_file import (
     AS_WRITTEN,
@@ -35,6 +35,7 @@ from edgevit.model_file import (
     OpenvinoOptions,
     RuntimeOptions,
     TargetInfo,
+    TensorrtOptions,
     json_of_options,
     options_from_json,
 )
@@ -326,3 +327,28 @@ def artifact(model_file: ModelFile) -> Artifact:
     fields = {**json.loads(ONNX_OF_SCHEMA_1), "schema_version": 3, "model_file": model_file.model_dump()}
     del fields["session_options"]
     return Artifact(Path("nowhere"), Manifest.model_validate(fields))
+
+
+def test_an_engine_of_tensorrt_is_no_onnx_file(tmp_path: Path) -> None:
+    """Its options stand in manifests. An ONNX file cannot claim them, and no other runtime opens the engine."""
+    (tmp_path / "model.engine").write_bytes(b"graph")
+    board = TargetInfo(name="orin", runtime="tensorrt", versions={"tensorrt": "10.3.0"}, hardware={})
+    record = ModelFile(
+        name="model.engine", weight_precision="int8", options=TensorrtOptions(max_batch=8), bound_to=board
+    )
+    assert ModelFile.model_validate_json(record.model_dump_json()) == record
+    assert json_of_options(record.options) == {"runtime": "tensorrt", "max_batch": 8}
+    with pytest.raises(ValidationError):
+        options_from_json(json_of_options(record.options))
+    manifest = Manifest(
+        kind="engine", id="engine", key="0", digest="0", stage="compile", stage_version=2, config={},
+        files={"model.engine": ENTRY}, io=SPEC, model_file=record,
+    )  # fmt: skip
+    engine = Artifact(tmp_path, manifest)
+    assert runtime_of(engine) == "tensorrt"
+    with pytest.raises(ArtifactError, match="no ONNX file") as caught:
+        onnx_file(engine)
+    assert caught.value.got == "an engine of orin"
+    for runtime in ("onnxruntime", "openvino"):
+        with pytest.raises(TargetError, match=f"{runtime} does not open this engine"):
+            for_runtime(engine, runtime)

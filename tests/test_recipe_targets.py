@@ -120,3 +120,26 @@ def test_a_recipe_for_this_machine_reads_no_file_of_targets(home: Path) -> None:
     path = recipe(home / "project", "{stage: profile, id: latency, model: int8}", target="local-cpu")
     (home / "project" / "targets.yaml").write_text("not: [valid\n")
     assert load_recipe(path).stages[-1].runs_on() == ("local-cpu",)
+
+
+ENGINE = """\
+{stage: compile, id: engine, model: int8, runtime: tensorrt, target: board}
+  - """
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{stage: profile, id: latency, model: engine}", "does not run on 'local-cpu'"),
+        ("{stage: evaluate, id: top1, model: engine, data: digits.test, target: local-gpu}", "not run on 'local-gpu'"),
+        ("{stage: bundle, id: bundle, model: engine, compiled: true}", "which no bundle holds yet"),
+    ],
+)
+def test_an_engine_runs_on_the_board_that_built_it(home: Path, line: str, said: str) -> None:
+    path = recipe(home / "project", ENGINE + line)
+    name_board(home / "project" / "targets.yaml")
+    with pytest.raises(RecipeError, match=said) as caught:
+        load_recipe(path)
+    assert f"{path}:9" in str(caught.value)
+    right = ENGINE + "{stage: profile, id: latency, model: engine, target: board}"
+    assert load_recipe(recipe(home / "project", right)).stages

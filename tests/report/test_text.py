@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.report.text import count, points, significant, size
+from edgevit.report.text import count, latency_cell, latency_sentence, points, significant, size
 
 
 @given(st.floats(min_value=1e-6, max_value=1e9))
@@ -22,6 +22,13 @@ def test_significant(value: float, text: str):
 def test_sizes_are_mib_for_people():
     assert size(5 * 2**20) == "5.00 MiB"
     assert size(300 * 2**10) == "300 KiB"
+
+
+def test_a_replayed_latency_says_so():
+    latency = {"p50": 3.14, "p50_low": 3.1, "p50_high": 3.2, "p90": 3.3, "p99": 3.4, "label": "measured"}
+    replayed = {**latency, "label": "replayed"}
+    assert latency_sentence(replayed) == f"replayed, not measured: {latency_sentence(latency)}"
+    assert [latency_cell(one) for one in (latency, replayed, None)] == ["3.14 ms", "3.14 ms replayed", "–"]
 
 
 def test_counts():

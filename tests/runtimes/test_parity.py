@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.errors import ParityError
 from edgevit.runtimes.base import Session
-from edgevit.runtimes.parity import NOISELESS_DB, check_outputs_agree, check_quantized, sqnr_db
+from edgevit.runtimes.parity import (
+    ENGINE_DB,
+    NOISELESS_DB,
+    check_engine_agrees,
+    check_outputs_agree,
+    check_quantized,
+    sqnr_db,
+)
 
 SPEC = IOSpec.for_classifier(Preprocess(height=8, width=8), tuple("abcd"))
 
@@ -126,3 +133,24 @@ def test_a_reference_that_is_not_finite_fails():
 def test_what_is_not_finite_is_not_close(bad):
     reference = np.ones((2, 3))
     assert sqnr_db(np.where(np.eye(2, 3), bad, reference), reference) < -100
+
+
+def test_an_engine_is_held_against_its_file_by_centered_scores():
+    """The share of noise is known: the offset of all scores does not count."""
+    scores = np.array([3.0, -1.0, 1.0, -3.0])
+    noise = np.array([1.0, -1.0, -1.0, 1.0])  # its mean is 0, as that of the scores
+    for share, is_right in ((0.05, True), (0.2, False)):
+        noisy = scores + share * noise * np.linalg.norm(scores) / np.linalg.norm(noise)
+        if is_right:
+            closeness = check_engine_agrees(Constant(noisy + 500), Constant(scores), "x")
+            assert closeness == pytest.approx(-20 * np.log10(share), abs=0.01)
+        else:
+            with pytest.raises(ParityError, match="'logits' of the engine differs"):
+                check_engine_agrees(Constant(noisy), Constant(scores), "x")
+
+
+@pytest.mark.parametrize("wrong", [[1, 0, 0, 0], [0, 0, 0, 0], [np.nan, 0, 0, 0]])
+def test_an_engine_that_is_plainly_wrong_is_refused(wrong):
+    with pytest.raises(ParityError):
+        check_engine_agrees(Constant(wrong), Constant([0.5, 2.0, -3.0, 0.1]), "x")
+    assert check_engine_agrees(Constant([1, 2, 3, 5]), Constant([1, 2, 3, 5]), "x") == NOISELESS_DB > ENGINE_DB
