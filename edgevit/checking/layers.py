@@ -48,12 +48,13 @@ def checked_products(graph: Graph, kernels: Sequence[Kernel], where: object) -> 
     checked = products(graph, got_in_plan(graph, kernels))
     fallen = [product for product in checked if product.fell_back]
     if fallen:
-        first = fallen[0]
+        by_types: dict[tuple[str, str], list[str]] = {}
+        for product in fallen:
+            by_types.setdefault((product.got, product.asked), []).append(product.node)
         raise CheckFailed(
             f"the engine runs {len(fallen)} of {len(checked)} products in more bits than the ONNX file asks for",
             where=where,
-            got=f"{first.got} for {first.operator} {listed([product.node for product in fallen])}",
-            expected=first.asked,
+            got="; ".join(f"{got} in place of {asked} in {listed(by)}" for (got, asked), by in by_types.items()),
             next="quantize with another placement, or compile the float16 export",
         )
     return checked
