@@ -17,12 +17,14 @@ SSE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
 	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
 
-.PHONY: quickstart test test-slow test-isa coverage dist docs figures lint format clean
+.PHONY: quickstart test test-default test-slow test-isa coverage dist docs figures lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/edgevit run quickstart
 
-test: lint
+test: lint test-default
+
+test-default: $(VENV)/installed-dev
 	$(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(VENV)/installed-dev

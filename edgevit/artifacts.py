@@ -327,7 +327,7 @@ def _of_schema_3(fields: Json) -> Json:
 
 
 def _model_file_of_schema_2(fields: Json) -> ModelFile:
-    precision = fields.get("metrics", {}).get("precision", "float32")
+    precision = fields.get("metrics", {}).get("precision") or "float32"
     # Float32 graphs that OpenVINO computes in bfloat16 had this precision. No file stores bfloat16.
     weight_precision = "float32" if precision == "bfloat16" else precision
     file = model_file_with(options_from_json(fields.get("session_options", {})), weight_precision)

@@ -5,7 +5,8 @@
     ├── DataError                images, labels or folders are missing or unreadable    exit 2
     ├── MissingDependency        an optional package is not installed                   exit 2
     ├── TargetError              a device or a runtime cannot do what was asked         exit 2
-    │   └── ConnectionLost       the connection to a device broke                       exit 2
+    │   ├── ConnectionLost       the connection to a device broke                       exit 2
+    │   └── ModelRefused         the runtime of a device does not take a model          exit 2
     ├── ArtifactError            a file made earlier is missing, altered or of the wrong kind   exit 2
     ├── TrainingError            a training run cannot go on (a rank that died)         exit 2
     │   └── Diverged             its loss or a weight is no longer a finite number      exit 2
@@ -106,6 +107,10 @@ class TargetError(EdgevitError):
 
 class ConnectionLost(TargetError):
     """The connection to a device broke, or cannot be made now. Another try may succeed."""
+
+
+class ModelRefused(TargetError):
+    """The runtime of a target does not take a model."""
 
 
 class ArtifactError(EdgevitError):

@@ -30,4 +30,4 @@ def pytest_collection_finish() -> None:
     if "edgevit.exporting.onnx" in sys.modules:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-        ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
+        ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from edgevit.actions.student_choice import deployed_form
 from edgevit.context import Context
 from edgevit.selection import kept
 from edgevit.selection.candidates import Candidate, shortlist
-from edgevit.selection.records import Student, Timing
+from edgevit.selection.records import DeployedForm, Student, Timing
 
 
 def timing(p50_ms: float, size_bytes: int = 2**20) -> Timing:
@@ -33,8 +33,12 @@ def machine(slower: float, scatter: float = 0.0, overhead_ms: float = 0.0) -> Ca
     return time
 
 
-def keep_timings(num_classes: int) -> None:
-    """Keep the timing of every student of the shortlist, as fast as on the measured machine."""
+def keep_timings(num_classes: int, form: DeployedForm | None = None) -> None:
+    """Keep the timing of every student of the shortlist, as fast as on the measured machine.
+
+    Args:
+        form: the form that is timed; that of `init` if None.
+    """
     for candidate in shortlist():
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
-        kept.keep(student, deployed_form("local-cpu"), machine(1)(candidate), Context())
+        kept.keep(student, form or deployed_form("local-cpu"), machine(1)(candidate), Context())

@@ -252,6 +252,7 @@ def test_a_manifest_of_schema_1_is_read(tmp_path: Path) -> None:
             {"graph_optimization_level": "disabled"},
             ModelFile(weight_precision="int8", options=AS_WRITTEN, bound_to=UNKNOWN_TARGET),
         ),
+        ("bundle", None, {}, ModelFile(weight_precision="float32", options=OnnxruntimeOptions())),
         ("evaluation", None, {}, None),
         ("checkpoint", None, {}, None),
     ],
@@ -260,8 +261,12 @@ def test_each_kind_of_schema_2_gets_its_record(
     tmp_path: Path, kind: str, precision: str | None, session_options: Json, expected: ModelFile | None
 ) -> None:
     fields = json.loads(ONNX_OF_SCHEMA_1)
-    metrics = {"precision": precision} if precision else {}
-    fields |= {"schema_version": 2, "kind": kind, "metrics": metrics, "session_options": session_options}
+    fields |= {
+        "schema_version": 2,
+        "kind": kind,
+        "metrics": {"precision": precision},
+        "session_options": session_options,
+    }
     (tmp_path / MANIFEST).write_text(json.dumps({**fields, "sha256": sha256_of(fields)}))
     assert read_manifest(tmp_path / MANIFEST).model_file == expected
 

@@ -84,6 +84,11 @@ def test_without_a_near_name_the_command_is_said(home: Path) -> None:
             "{stage: quantize, id: q, model: onnx, calibration: digits.train, placement: all, target: board}",
             "placement",
         ),
+        ("{stage: profile, id: latency, model: int8, target: board, runtime: openvino}", "run in ONNX Runtime"),
+        (
+            "{stage: quantize, id: q, model: onnx, calibration: digits.train, target: local-gpu}",
+            "does not run on local",
+        ),
         ("{stage: profile, id: latency, model: int8, target: '../board'}", "the name of a target has"),
         ("{stage: profile, id: latency, model: int8, target: 3}", "valid string"),
     ],
@@ -94,6 +99,14 @@ def test_what_cannot_run_there_is_said_before_the_run(home: Path, line: str, sai
     with pytest.raises(RecipeError, match=said) as caught:
         load_recipe(path)
     assert f"{path}:8" in str(caught.value)
+
+
+def test_a_model_that_was_compiled_here_does_not_run_there(home: Path) -> None:
+    path = recipe(home / "project", "{stage: compile, id: engine, model: onnx}")
+    path.write_text(path.read_text() + "  - {stage: profile, id: latency, model: engine, target: board}\n")
+    name_board(home / "project" / "targets.yaml")
+    with pytest.raises(RecipeError, match="is compiled for this machine"):
+        load_recipe(path)
 
 
 def test_a_checkpoint_is_pruned_for_the_latency_there(home: Path) -> None:

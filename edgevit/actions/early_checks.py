@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def check_before_run(
         RecipeError: there is no stage of an id in `fresh`.
     """
     pipeline.check_ids(fresh, recipe)
+    context = replace(context, folder=base)
     datasets = pipeline.datasets_of(recipe, base, runs, context)
 
     @cache  # one plan for both checks, and none for a recipe that needs neither

@@ -39,6 +39,7 @@ from edgevit.progress import SilentProgress, duration
 from edgevit.recipe import load_recipe
 from edgevit.selection.choice import ROOM
 from edgevit.stage_times import keep_times, kept_times, seconds_of, work_keys
+from edgevit.targets import target_for
 from edgevit.terminal import printable_line
 
 EPOCHS = 40
@@ -135,6 +136,8 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
         CheckFailed: no student meets the budget.
         RecipeError, ArtifactError: a name or a file of weights cannot be used.
     """
+    context = replace(context, folder=options.out.absolute().parent)
+    target_for(options.target, context)  # refuses a name that no targets.yaml has
     form = deployed_form(options.target)
     form.machine(context)  # refuses a target that is not there
     sources = weights_from(options.weights, options.teacher, options.student, options.offline)

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.configs.runtimes import OPENVINO
-from edgevit.errors import ParityError
+from edgevit.errors import ModelRefused, ParityError
 from edgevit.graphs.files import artifact_from_onnx, write_onnx
 from edgevit.model_file import ModelFile, OpenvinoOptions, RuntimeOptions, options_for
 from edgevit.profiling import Interval
@@ -71,7 +71,7 @@ class Trial:
     closeness: dict[str, float] = field(default_factory=dict)
     speedup: float | None = None
     interval: Interval | None = None
-    failure: ParityError | None = None
+    failure: ParityError | ModelRefused | None = None
 
     @property
     def is_faster(self) -> bool:
@@ -153,7 +153,7 @@ class TrialRunner:
         """The closeness of a candidate and, if it is close enough, its speed-up over the float model."""
         try:
             closeness = self.closeness(candidate)
-        except ParityError as error:
+        except (ParityError, ModelRefused) as error:
             return Trial(candidate, failure=error)
         batch_size, tried = fixed_batch(self.reference.spec) or 1, artifact_from_onnx(candidate.file)
         comparison = compare_speed(self.target, self._float_file, tried, self.threads, batch_size)

@@ -23,8 +23,8 @@ from edgevit.configs import (
     references,
 )
 from edgevit.configs.fields import MEASUREMENTS, Takes
-from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
-from edgevit.configs.targets import LOCAL_CPU, LOCAL_TARGETS
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, TENSORRT
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 from edgevit.recipe.mistakes import place_of
@@ -87,7 +87,7 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
             near = ", ".join(nearest_models(unknown_model)) or None
             hint = "edgevit models lists compact students"
             yield RecipeError(f"timm has no model '{unknown_model}'", where=place("model"), expected=near, next=hint)
-        if problem := _problem_of_engine(stage, engines) or _problem_of_target(stage, kinds, folder):
+        if problem := _problem_of_engine(stage, engines) or _problem_of_target(stage, kinds, engines, folder):
             yield RecipeError(problem.what, where=place("target"), expected=problem.expected)
         before = _Before(recipe, kinds, [later.id for later in recipe.stages[index:]], recipe.stages[:index])
         for path, name, takes in references(stage):
@@ -112,9 +112,13 @@ def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem 
     return Problem(what, f"target: {engine.target}")
 
 
-def _problem_of_target(stage: Stage, kinds: Mapping[str, Kind], folder: Path) -> Problem | None:
+def _problem_of_target(
+    stage: Stage, kinds: Mapping[str, Kind], engines: Collection[str], folder: Path
+) -> Problem | None:
     """The first problem with the target of a stage. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
+    if name == LOCAL_GPU and isinstance(stage, (Quantize, Prune)):
+        return Problem(f"{ONNXRUNTIME.title} does not run on {name}", f"{LOCAL_CPU}, or a name of edgevit devices")
     if name in LOCAL_TARGETS:
         if isinstance(stage, Compile) and stage.runtime == TENSORRT.name:
             return Problem("edgevit builds TensorRT engines on boards", "a target that is reached over SSH")
@@ -126,9 +130,16 @@ def _problem_of_target(stage: Stage, kinds: Mapping[str, Kind], folder: Path) ->
     if isinstance(stage, Compile) and stage.runtime == ONNXRUNTIME.name:
         what = f"'{name}' is reached over SSH: ONNX Runtime's graphs are compiled on this machine only"
         return Problem(what, "no compile stage: ONNX Runtime optimizes an ONNX file whenever it loads it")
-    if kinds.get(getattr(stage, "model", "")) == "checkpoint" and not isinstance(stage, Prune):
+    model: str = getattr(stage, "model", "")
+    kind = kinds.get(model)
+    if kind == "engine" and model not in engines:
+        what = f"'{name}' is reached over SSH, and '{model}' is compiled for this machine"
+        return Problem(what, "the ONNX file that it is compiled from")
+    if kind == "checkpoint" and not isinstance(stage, Prune):
         what = f"'{name}' is reached over SSH, where no checkpoint runs"
         return Problem(what, "an ONNX file: export the model first")
+    if getattr(stage, "runtime", None) == OPENVINO.name:
+        return Problem(f"'{name}' is reached over SSH, where models run in {ONNXRUNTIME.title}", "another runtime")
     return None
 
 

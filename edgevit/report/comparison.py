@@ -142,10 +142,20 @@ def _accuracy(models: Lineup) -> Point:
         f"Top-1{how} on {accuracy.n:,} images of {data_of(evaluation).id}, 95% interval "
         f"{interval_percent(accuracy.top1._asdict())}%. Models are compared on the same images."
     )
+    if elsewhere := _measured_elsewhere(models.deployed):
+        conditions = f"{conditions} {elsewhere}"
     # The float student first: the loss against it is the price of quantization and compilation.
     baselines = [*reversed(models.baselines()), *_centroid_baseline(models)]
     sentences = [_drop_sentence(word, baseline, models.deployed) for word, baseline in baselines]
     return Point("Accuracy", percent(accuracy.top1.value), (_beside_constant_guess(accuracy), *sentences), conditions)
+
+
+def _measured_elsewhere(deployed: Variant) -> str | None:
+    """A sentence, if the accuracy is that of another target than the latency."""
+    timing, evaluation = deployed.timing, deployed.evaluation
+    if timing is None or evaluation is None or evaluation.metrics["target"] == timing.target:
+        return None
+    return f"The accuracy was measured on {evaluation.metrics['target']}, the latency on {timing.target}."
 
 
 def _centroid_baseline(models: Lineup) -> list[tuple[str, Variant]]:

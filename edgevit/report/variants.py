@@ -356,12 +356,13 @@ def _evaluations_like(main: Artifact | None, model: Artifact, evaluations: Seque
 def _variants_of(
     model: Artifact, parent_id: str | None, evaluations: Sequence[Artifact], latencies: Sequence[Artifact]
 ) -> Iterator[Variant]:
-    """A variant for each latency, and for each target with an accuracy only; or else the model alone."""
-    for latency in latencies:
+    """A variant for each latency, and for each target with an accuracy beside no latency; or else the model alone."""
+    beside = [_accuracy_beside(latency, model, evaluations) for latency in latencies]
+    for latency, accuracy in zip(latencies, beside, strict=True):
         name = model.id if len(latencies) == 1 else f"{model.id}@{latency.id}"
-        yield Variant(name, model, parent_id, _accuracy_beside(latency, model, evaluations), latency)
-    timed = {latency.metrics["target"] for latency in latencies}
-    untimed = [evaluation for evaluation in evaluations if evaluation.metrics["target"] not in timed]
+        yield Variant(name, model, parent_id, accuracy, latency)
+    shown = {measured.metrics["target"] for measured in (*latencies, *filter(None, beside))}
+    untimed = [evaluation for evaluation in evaluations if evaluation.metrics["target"] not in shown]
     for evaluation in untimed if latencies else evaluations[-1:]:
         name = model.id if not latencies else f"{model.id}@{evaluation.id}"
         yield Variant(name, model, parent_id, evaluation, None)
@@ -370,12 +371,16 @@ def _variants_of(
 
 
 def _accuracy_beside(latency: Artifact, model: Artifact, evaluations: Sequence[Artifact]) -> Artifact | None:
-    """The accuracy on the target and in the precision of a latency, if there is one."""
+    """The accuracy on the target and in the precision of a latency, if there is one.
+
+    A file has nearly the same accuracy on another target, so one that was measured there stands in.
+    """
     if latency.metrics["precision"] != precision_of(model):
         return None
     target = latency.metrics["target"]
     on_target = [evaluation for evaluation in evaluations if evaluation.metrics["target"] == target]
-    return on_target[-1] if on_target else None
+    of_file = evaluations if model.kind == "onnx" else ()
+    return next(reversed(on_target or list(of_file)), None)
 
 
 def _line_of(model: Artifact, models: Mapping[str, Artifact]) -> list[Artifact]:

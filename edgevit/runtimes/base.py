@@ -64,6 +64,11 @@ class Session(Protocol):
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Outputs by name, in host memory."""
 
+    def infer_each(self, batches: Iterable[NDArray[Any]]) -> Iterator[Arrays]:
+        """Outputs by name of each input tensor."""
+        name = self.spec.inputs[0].name
+        return (self.infer({name: batch}) for batch in batches)
+
     def measure(self, plan: MeasurePlan) -> Measurement:
         """Time the model on seeded random inputs."""
 

@@ -164,16 +164,18 @@ def embedding_sqnr_db(quantized: Session, reference: Session, batches: Iterable[
 
 def centered_outputs(session: Session, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
     """Scores (images, classes) minus each image's mean score; a single score is not centered."""
-    images, output = session.spec.inputs[0].name, session.spec.outputs[0].name
-    return _centered(np.concatenate([session.infer({images: batch})[output] for batch in batches]))
+    output = session.spec.outputs[0].name
+    return _centered(np.concatenate([outputs[output] for outputs in session.infer_each(batches)]))
 
 
 def _outputs(
     quantized: Session, reference: Session, batches: Iterable[NDArray[np.float32]], output: str
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    images = quantized.spec.inputs[0].name
-    pairs = [(quantized.infer({images: batch})[output], reference.infer({images: batch})[output]) for batch in batches]
-    got, expected = (np.concatenate(values) for values in zip(*pairs, strict=True))
+    batches = list(batches)
+    got, expected = (
+        np.concatenate([outputs[output] for outputs in session.infer_each(batches)])
+        for session in (quantized, reference)
+    )
     return got, expected
 
 

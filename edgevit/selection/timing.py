@@ -77,7 +77,8 @@ def _time_file(
     candidates = [Candidate("float32", file, options_for(export.runtime), "float32")]
     if form.quantize is not None:
         candidates = list(_forms(file, form.quantize, folder))
-    trials_ms = {candidate.name: _trial_ms(candidate, target, form.profile) for candidate in candidates}
+    trials_on = target_for(form.quantize.target, context) if form.quantize else target
+    trials_ms = {candidate.name: _trial_ms(candidate, trials_on, form.profile) for candidate in candidates}
     best = min(candidates, key=lambda candidate: trials_ms[candidate.name])
     deployed = best.file
     if form.compile is not None:

@@ -61,6 +61,7 @@ _GREETING = re.compile(rb"edgevit-python (\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 
 START_S = 30
 ANSWER_S = 60
+OWN_LOCK_S = 5  # for an earlier agent of this client to end and free the lock, before the user is told
 LONGEST_ANSWER = 2**24  # bytes of a line; a probe of much text that JSON escapes comes near
 LONGEST_NOISE = 2**14  # bytes of a line that a login shell prints before the agent starts
 MOST_NOISE = 200  # such lines
@@ -81,6 +82,7 @@ class Hello(Frozen):
 class _Holder(Frozen):
     by: str = Field(max_length=shipped.LONGEST_NAME)
     for_s: float = Field(ge=0, allow_inf_nan=False)
+    is_own: bool
 
 
 class _Locked(Frozen):
@@ -143,7 +145,9 @@ class AgentSession:
             error = self._explain(*self._channel.close())
             raise ConnectionLost(error.what, where=error.where, got=error.got, next=error.next) from None
 
-    def lock(self, by: str, wait_s: float, say: Callable[[str], None] | None = None, root: str = "") -> None:
+    def lock(
+        self, by: str, wait_s: float, say: Callable[[str], None] | None = None, root: str = "", client: str = ""
+    ) -> None:
         """Take the machine's lock, so that no other client measures there. `unlock` or the agent's end frees it.
 
         Args:
@@ -151,22 +155,29 @@ class AgentSession:
             wait_s: how long to wait for the lock.
             say: is told once who is waited for.
             root: the folder of a stand-in for a machine.
+            client: something secret by which this client knows itself after the line dropped.
 
         Raises:
             TargetError: another client held it all the time.
         """
-        end, is_told = time.monotonic() + wait_s, False
-        values: Json = {"by": by, "root": root} if root else {"by": by}
-        while not (answer := self.ask("lock", _Locked, **values)).held:
-            holder = answer.holder
-            who = f"{holder.by}, for {holder.for_s:.0f} s" if holder else "an unknown user"
-            if time.monotonic() >= end:
-                next_step = "run the same command again later"
-                raise TargetError("another user measures on the target", where=self.where, got=who, next=next_step)
-            if say and not is_told:
-                say(f"waiting for {self.where}: {who}")
-            is_told = True
-            time.sleep(min(1.0, max(0.05, end - time.monotonic())))
+        began, is_told = time.monotonic(), False
+        while not (answer := self._try_lock(by, root, client)).held:
+            waited_s, is_own = time.monotonic() - began, bool(answer.holder and answer.holder.is_own)
+            if waited_s >= wait_s:
+                got, next_step = _who(answer.holder), "run the same command again later"
+                raise TargetError("another user measures on the target", where=self.where, got=got, next=next_step)
+            if say and not is_told and not (is_own and waited_s < OWN_LOCK_S):
+                say(f"waiting for {self.where}: {_who(answer.holder)}")
+                is_told = True
+            time.sleep(min(1.0, max(0.05, wait_s - waited_s)))
+
+    def has_lock(self, by: str, client: str) -> bool:
+        """Whether the machine's lock is this client's: taken now, or held by its earlier agent until a job ends there.
+
+        In the second case, the agent refuses to start another job (`lock_left`).
+        """
+        answer = self._try_lock(by, "", client)
+        return answer.held or bool(answer.holder and answer.holder.is_own)
 
     def unlock(self, timeout_s: float = ANSWER_S) -> None:
         """Free the machine's lock."""
@@ -180,6 +191,10 @@ class AgentSession:
         self.lock(by, wait_s, say, root)
         yield
         self.unlock()
+
+    def _try_lock(self, by: str, root: str, client: str) -> _Locked:
+        values: Json = {"by": by, "client": client}
+        return self.ask("lock", _Locked, **({**values, "root": root} if root else values))
 
     def start(self, python: str, work_folder: str) -> None:
         """Wait for the Python there, and send it the agent."""
@@ -248,6 +263,14 @@ class AgentSession:
     def _no_answer(self, got: str) -> TargetError:
         what = "the answer is not one of edgevit's agent"
         return TargetError(what, where=self.where, got=shortened(got), next=NEXT_NOISE)
+
+
+def _who(holder: _Holder | None) -> str:
+    """Who holds the lock, for people."""
+    if holder is None:
+        return "an unknown user"
+    who = "the earlier connection of this command" if holder.is_own else holder.by
+    return f"{who}, for {holder.for_s:.0f} s"
 
 
 @contextmanager

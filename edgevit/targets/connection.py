@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import sys
 import time
@@ -10,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
 from edgevit.errors import ConnectionLost, TargetError
-from edgevit.targets.agent_session import AgentSession
+from edgevit.targets.agent_session import AgentSession, Refused
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.reach import reached, this_client
 
@@ -39,6 +40,7 @@ class Connection:
         self._stack = ExitStack()
         self._session: AgentSession
         self._is_locked = self._has_dropped = False
+        self._client = secrets.token_hex(16)
 
     @property
     def python(self) -> tuple[str, ...]:
@@ -57,10 +59,10 @@ class Connection:
         """
         for _ in range(MOST_DROPS):
             try:
-                return function(self._session)
+                return self._called(function)
             except ConnectionLost:
                 self._reconnect()
-        return function(self._session)
+        return self._called(function)
 
     def call_once(self, function: Callable[[AgentSession], R]) -> R:
         """As `call`, without a reconnect."""
@@ -68,7 +70,9 @@ class Connection:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the target's lock in the block, also after a reconnect. A block within such a block does nothing more.
+        """Hold the target's lock in the block. A block within such a block does nothing more.
+
+        If the line drops, the earlier agent holds the lock until its job has ended; then this connection's agent does.
 
         Raises:
             TargetError: another user held the lock all the time.
@@ -88,15 +92,25 @@ class Connection:
     def reach(self) -> None:
         """Connect. Raises as `reached`."""
         self._session = self._stack.enter_context(reached(self.target))
-        if self._is_locked:
+        if self._is_locked and not self._session.has_lock(this_client(), self._client):
             self._lock(self._session)
 
     def close(self) -> None:
         """End the connection."""
         self._stack.close()
 
+    def _called(self, function: Callable[[AgentSession], R]) -> R:
+        """The value of the function. If it needs the lock that an earlier agent has left, that agent is waited for."""
+        try:
+            return function(self._session)
+        except Refused as refused:
+            if refused.failure.kind != "lock_left":
+                raise
+        self._lock(self._session)
+        return function(self._session)
+
     def _lock(self, session: AgentSession) -> None:
-        session.lock(this_client(), LOCK_WAIT_S, self.say)
+        session.lock(this_client(), LOCK_WAIT_S, self.say, client=self._client)
 
     def _reconnect(self) -> None:
         if not self._has_dropped:

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -31,7 +31,6 @@ from edgevit.targets.uploads import CHUNK_S, Hashes, hashes_of, with_files
 STARTS = 2  # of a job that is lost there
 STOP_S = 15
 LATE_S = 120  # for a job to end after its time limit
-MOST_OUTPUT_BYTES = 16 * 2**30  # of all files that a job has written
 _Text = Annotated[str, Field(max_length=shipped.LONGEST_TEXT)]
 
 
@@ -46,6 +45,8 @@ class Job:
         timeout_s: the time limit.
         is_repeatable: whether an equal job gives equal files, so that the files of an earlier one may be taken. It is
             true of inference, and false of timing.
+        outputs: the files to fetch, by name, each with the most bytes that it may have. What else it writes stays
+            there, and a file that it does not write is left out.
     """
 
     files: Mapping[str, Path]
@@ -53,6 +54,7 @@ class Job:
     environment: Mapping[str, str]
     timeout_s: float
     is_repeatable: bool
+    outputs: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Finished:
         stdout: the end of it.
         stderr: the end of it.
         seconds: how long it ran.
-        files: those that it wrote, by name.
+        files: those that were fetched, by name.
     """
 
     status: int | None
@@ -104,7 +106,7 @@ class _Chunk(Frozen):
 
 
 def run_job(connection: Connection, job: Job, out: Path) -> Finished:
-    """Run a program on a target, and fetch the files that it writes into folder `out`.
+    """Run a program on a target, and fetch the files `job.outputs` into folder `out`.
 
     If the line drops, the job goes on, and the next connection fetches the result. On any error and on Ctrl-C, the job
     is stopped there.
@@ -153,16 +155,16 @@ class _RunningJob:
 
     def fetched(self, state: _State, out: Path) -> dict[str, Path]:
         """The files of the job, in folder `out`."""
-        total = sum(output.bytes for output in state.outputs)
-        names = {output.name for output in state.outputs}
-        if total > MOST_OUTPUT_BYTES or len(names) < len(state.outputs):
-            got = f"{len(state.outputs)} files, {total:,} bytes"
-            expected = f"files of different names, at most {MOST_OUTPUT_BYTES:,} bytes"
-            raise TargetError("these are not the files of a job", where=self._where, got=got, expected=expected)
+        outputs = {output.name: output for output in state.outputs if output.name in self._job.outputs}
+        for name, output in outputs.items():
+            if output.bytes > (most := self._job.outputs[name]):
+                got, expected = f"{name} of {output.bytes:,} bytes", f"at most {most:,} bytes"
+                raise TargetError("the file of the job is too large", where=self._where, got=got, expected=expected)
         out.mkdir(parents=True, exist_ok=True)
+        total = sum(output.bytes for output in outputs.values())
         if total > (free := shutil.disk_usage(out).free):
             raise OSError(errno.ENOSPC, f"No space left on device: {total:,} bytes come, {free:,} are free", str(out))
-        return {output.name: self._fetch(output, out / output.name) for output in state.outputs}
+        return {name: self._fetch(output, out / name) for name, output in outputs.items()}
 
     def stop(self) -> None:
         """Stop the job, if the target can be asked. Otherwise its agent ends it after a while."""
@@ -187,6 +189,7 @@ class _RunningJob:
                 session,
                 self._hashes,
                 lambda: session.ask("start", _Started, job=self._name, files=files, limit_s=job.timeout_s, **values),
+                keep=shipped.packages_of(job.environment),
             )
 
         return self._connection.call(start).is_new

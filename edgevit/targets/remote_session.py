@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,10 @@ from pydantic import Field
 
 from edgevit.artifacts import Artifact, Frozen, IOSpec, Json
 from edgevit.data.preprocess import fit_to_size
-from edgevit.errors import ArtifactError
-from edgevit.graphs.files import onnx_file
+from edgevit.graphs.files import copy_onnx, onnx_file
 from edgevit.model_file import json_of_options
 from edgevit.profiling import Comparison, Measurement, MeasurePlan
+from edgevit.profiling.loop import STARTS
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import (
     Arrays,
@@ -33,12 +34,14 @@ from edgevit.runtimes.base import (
 from edgevit.targets.boards.heat import temperatures_c
 from edgevit.targets.remote_worker import RemoteWorker
 
-SHARD_BYTES = 32 * 2**20  # of resized images that travel together
-MOST_SAMPLES = 10_000_000
+SHARD_BYTES = 32 * 2**20  # of input that travels together
 MODEL, OTHER_MODEL = "model.onnx", "other.onnx"
+LOADING_S = 600  # for a program to start and to load its models, on a slow machine
+SECONDS_A_RUN = 60  # at most
+FLOATS = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
 
-_Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Samples = Annotated[list[_Milliseconds], Field(min_length=1, max_length=MOST_SAMPLES)]
+_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Samples = Annotated[list[_Milliseconds], Field(min_length=1, max_length=10_000_000)]
 
 
 class _Moment(Frozen):
@@ -64,7 +67,17 @@ class _Measured(_Timed):
 
 
 class _Raced(_Timed):
-    starts: list[tuple[_Samples, _Samples]] = Field(min_length=1, max_length=1000)
+    starts: list[tuple[_Samples, _Samples]] = Field(min_length=STARTS, max_length=STARTS)
+
+
+class _Output(Frozen):
+    type: Literal["float16", "float32", "float64"]
+    shape: tuple[int, ...]
+
+
+class _Computed(Frozen):
+    outputs: list[_Output]
+    versions: dict[str, str]
 
 
 class RemoteSession(Session):
@@ -87,14 +100,23 @@ class RemoteSession(Session):
         tensor = inputs[self.spec.inputs[0].name]
         return self._outputs(tensor, len(tensor), None)
 
+    def infer_each(self, batches: Iterable[NDArray[Any]]) -> Iterator[Arrays]:
+        """As `Session.infer_each`. Batches of equal size travel together."""
+        for size, group in itertools.groupby(batches, len):
+            tensors = list(group)
+            outputs = self._outputs(np.concatenate(tensors), size, None)
+            for start in range(0, size * len(tensors), size):
+                yield {name: values[start : start + size] for name, values in outputs.items()}
+
     def measure(self, plan: MeasurePlan) -> Measurement:
         check_batch(self.spec, plan.batch_size)
         with TemporaryDirectory() as folder:
             source = _input(self.spec, plan, Path(folder))
             request = {"do": "measure", **_side(self._model, MODEL, source.name), "plan": vars(plan)}
-            answer = self._worker.timed(
-                {**request, "threads": self._threads}, {MODEL: onnx_file(self._model), source.name: source}, _Measured
-            )
+            files = {MODEL: _onnx_file(self._model, Path(folder)), source.name: source}
+            answer = self._worker.timed({**request, "threads": self._threads}, files, _Measured, _limit_s(plan))
+        if len(answer.samples_ms) < plan.min_runs:
+            raise self._worker.no_answer(f"{len(answer.samples_ms)} runs of at least {plan.min_runs}")
         conditions = {**_conditions(self._model, answer), "threads": self._threads, **vars(plan)}
         return Measurement(np.asarray(answer.samples_ms), plan, conditions)
 
@@ -116,28 +138,57 @@ class RemoteSession(Session):
         with TemporaryDirectory() as folder:
             file = Path(folder) / "images.npy"
             np.save(file, images)
-            outputs = self._worker.outputs(request, {MODEL: onnx_file(self._model), file.name: file}, Path(folder))
-        _check_outputs(outputs, len(images), self.spec)
-        return outputs
+            files = {MODEL: _onnx_file(self._model, Path(folder)), file.name: file}
+            shapes = [(len(images), *output.shape[1:]) for output in self.spec.outputs]
+            most_bytes = sum(math.prod(map(int, shape)) for shape in shapes) * np.dtype(np.float64).itemsize
+            limit_s = LOADING_S + SECONDS_A_RUN * len(images)
+            answer, content = self._worker.outputs(request, files, _Computed, limit_s, most_bytes)
+        if [output.shape for output in answer.outputs] != shapes:
+            raise self._worker.no_answer(f"outputs {[output.shape for output in answer.outputs]}, not {shapes}")
+        if len(content) != sum(_size(output) for output in answer.outputs):
+            raise self._worker.no_answer(f"{len(content):,} bytes of outputs")
+        return dict(zip((output.name for output in self.spec.outputs), _arrays(answer.outputs, content), strict=True))
 
 
 def race_on(worker: RemoteWorker, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
     """Measure two models in turns on the target of a worker."""
-    for model in (a, b):
-        check_batch(model.io, plan.batch_size)
-    sources = {}
+    request: Json = {"do": "race", "threads": options.threads or worker.cpus, "plan": vars(plan)}
+    files: dict[str, Path] = {}
     with TemporaryDirectory() as folder:
-        for side, model in (("a", a), ("b", b)):
-            (Path(folder) / side).mkdir()
-            sources[side] = _input(model.io, plan, Path(folder) / side)
-        names = {side: f"{side}_{source.name}" for side, source in sources.items()}
-        request = {"do": "race", "a": _side(a, MODEL, names["a"]), "b": _side(b, OTHER_MODEL, names["b"])}
-        answer = worker.timed(
-            {**request, "threads": options.threads or worker.cpus, "plan": vars(plan)},
-            {MODEL: onnx_file(a), OTHER_MODEL: onnx_file(b), **{names[side]: sources[side] for side in names}},
-            _Raced,
-        )
+        for side, model, name in (("a", a, MODEL), ("b", b, OTHER_MODEL)):
+            check_batch(model.io, plan.batch_size)
+            own = Path(folder) / side
+            own.mkdir()
+            source = _input(model.io, plan, own)
+            request[side] = _side(model, name, f"{side}_{source.name}")
+            files |= {name: _onnx_file(model, own), f"{side}_{source.name}": source}
+        answer = worker.timed(request, files, _Raced, 2 * _limit_s(plan))
     return Comparison.of_turns(answer.starts, plan, answer.conditions.before.load_average_1min)
+
+
+def _limit_s(plan: MeasurePlan) -> float:
+    """The time after which a program that times a model is stopped."""
+    return LOADING_S + 2 * (plan.warmup_s + plan.duration_s) + SECONDS_A_RUN * plan.min_runs
+
+
+def _onnx_file(model: Artifact, folder: Path) -> Path:
+    """The model as one file; a file with weights beside it is written anew, into the folder."""
+    if sum(entry.content for entry in model.manifest.files.values()) == 1:
+        return onnx_file(model)
+    copy_onnx(model, folder / "whole.onnx")
+    return folder / "whole.onnx"
+
+
+def _size(output: _Output) -> int:
+    return math.prod(output.shape) * np.dtype(output.type).itemsize
+
+
+def _arrays(outputs: Sequence[_Output], content: bytes) -> Iterator[NDArray[Any]]:
+    start = 0
+    for output in outputs:
+        array = np.frombuffer(content, FLOATS[output.type], math.prod(output.shape), start)
+        yield array.reshape(output.shape)
+        start += _size(output)
 
 
 def _model(model: Artifact, file: str) -> Json:
@@ -185,12 +236,3 @@ def _conditions(model: Artifact, answer: _Timed) -> Json:
 
 def _moment(moment: _Moment) -> Json:
     return {"cpu_frequency": moment.cpu_frequency, "temperatures_c": temperatures_c(moment.thermal_zones)}
-
-
-def _check_outputs(outputs: Arrays, images: int, spec: IOSpec) -> None:
-    """Raise ArtifactError unless every output is there, with a row for each image."""
-    for output in spec.outputs:
-        rows = outputs[output.name].shape[:1] if output.name in outputs else "none"
-        if rows != (images,):
-            what = f"output '{output.name}' does not have one row for each image"
-            raise ArtifactError(what, got=rows, expected=(images,))

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import numpy as np
 from pydantic import ValidationError
 
 from edgevit.artifacts import Frozen, Json
-from edgevit.errors import ArtifactError, EdgevitError, TargetError, shortened
-from edgevit.runtimes.base import Arrays
+from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError, shortened
+from edgevit.model_file import TargetInfo
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
 from edgevit.targets.shipped import WORKER, WORKER_FILES
 
-LONGEST_S = 4 * 3600  # of one program
+RESULT, OUTPUTS = "result.json", "outputs.bin"
 LARGEST_RESULT = 2**28  # bytes of a result.json
 FAILURE = re.compile(r"edgevit-worker: (import|model|shape|memory|disk|bug): (.*)")
-NO_ANSWER = "the answer is not one of edgevit's worker"
 
 R = TypeVar("R", bound=Frozen)
 
@@ -33,78 +32,95 @@ class RemoteWorker:
     """Runs programs on a connected host, one after another.
 
     Attributes:
-        python: the words that start Python there.
+        info: the fingerprint of the host and its runtime.
         cpus: that programs may use there.
         packages: the folder of the unpacked wheels there; None for the packages of the host's own Python.
     """
 
     connection: Connection
-    python: tuple[str, ...]
+    info: TargetInfo
     cpus: int
     packages: str | None
 
-    def timed(self, request: Json, files: Mapping[str, Path], answer: type[R]) -> R:
-        """The checked answer to a request that measures."""
-        with TemporaryDirectory() as folder:
-            finished = self._run(request, files, Path(folder), is_repeatable=False)
-            result = self._file(finished, "result.json")
-            if result.stat().st_size > LARGEST_RESULT:
-                raise self._no_answer(f"{result.stat().st_size:,} bytes")
-            try:
-                return answer.model_validate_json(result.read_bytes())
-            except ValidationError as error:
-                problem = error.errors(include_url=False)[0]
-                raise self._no_answer(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    def timed(self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float) -> R:
+        """The checked answer to a request that measures.
 
-    def outputs(self, request: Json, files: Mapping[str, Path], folder: Path) -> Arrays:
-        """The arrays that a request for outputs gives, by name. Their shapes are not checked."""
-        finished = self._run(request, files, folder, is_repeatable=True)
-        try:
-            with np.load(self._file(finished, "outputs.npz"), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (ValueError, OSError, EOFError) as error:
-            raise self._no_answer(str(error)) from None
+        Args:
+            limit_s: a program that takes longer is stopped.
+        """
+        with self._finished(request, files, limit_s, {RESULT: LARGEST_RESULT}, is_repeatable=False) as finished:
+            return self._result(finished, answer)
 
-    def _run(self, request: Json, files: Mapping[str, Path], out: Path, is_repeatable: bool) -> Finished:
+    def outputs(
+        self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float, most_bytes: int
+    ) -> tuple[R, bytes]:
+        """The checked answer to a request for outputs, and the bytes of the arrays, at most `most_bytes`.
+
+        An equal request to an equal host, with the same runtime, may be answered by what an earlier one has left.
+        """
+        named = {**request, "target": self.info.model_dump(mode="json")}
+        fetched = {RESULT: LARGEST_RESULT, OUTPUTS: most_bytes}
+        with self._finished(named, files, limit_s, fetched, is_repeatable=True) as finished:
+            return self._result(finished, answer), self._file(finished, OUTPUTS).read_bytes()
+
+    @contextmanager
+    def _finished(
+        self, request: Json, files: Mapping[str, Path], limit_s: float, outputs: Mapping[str, int], is_repeatable: bool
+    ) -> Iterator[Finished]:
+        """A program that did its work, with its files until the end of the block."""
         with TemporaryDirectory() as folder:
             written = Path(folder) / "request.json"
             written.write_text(json.dumps(request, sort_keys=True), encoding="utf-8")
             job = Job(
                 files={**WORKER_FILES, **files, written.name: written},
-                arguments=(*self.python, "-B", WORKER),
+                arguments=(*self.connection.python, "-B", WORKER),
                 environment={"PYTHONPATH": self.packages} if self.packages else {},
-                timeout_s=LONGEST_S,
+                timeout_s=limit_s,
                 is_repeatable=is_repeatable,
+                outputs=outputs,
             )
             with self.connection.locked():
-                finished = run_job(self.connection, job, out)
-        if finished.timed_out or finished.status != 0:
-            raise self._failure(finished)
-        return finished
+                finished = run_job(self.connection, job, Path(folder) / "outputs")
+            if finished.timed_out or finished.status != 0:
+                raise self._failure(finished, limit_s)
+            yield finished
+
+    def _result(self, finished: Finished, answer: type[R]) -> R:
+        try:
+            return answer.model_validate_json(self._file(finished, RESULT).read_bytes())
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            raise self.no_answer(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
     def _file(self, finished: Finished, name: str) -> Path:
         if name not in finished.files:
-            raise self._no_answer(f"no file {name}")
+            raise self.no_answer(f"no file {name}")
         return finished.files[name]
 
-    def _failure(self, finished: Finished) -> EdgevitError:
+    def no_answer(self, got: str) -> TargetError:
+        """The error for an answer that is not one of the worker's."""
+        what = "the answer is not one of edgevit's worker"
+        return TargetError(what, where=self.connection.target.name, got=shortened(got))
+
+    def _failure(self, finished: Finished, limit_s: float) -> EdgevitError:
         """The error for a program that did not do its work."""
         where, last = self.connection.target.name, (finished.stderr.strip().splitlines() or [""])[-1]
         if finished.timed_out:
-            return TargetError("the program on the target took too long", where=where, got=f"over {LONGEST_S:,} s")
+            return TargetError("the program on the target took too long", where=where, got=f"over {limit_s:,.0f} s")
         kind, text = found.groups() if (found := FAILURE.fullmatch(last)) else ("", shortened(last))
         if kind == "memory" or finished.status == -9:
             what = "there is not enough memory on the target"
             return TargetError(what, where=where, got=text or "the system stopped the program")
+        if kind == "disk":
+            next_step = "free some space there, or give the target another work_folder"
+            return TargetError("the target's disk is full", where=where, got=text, next=next_step)
         if kind == "import":
             advice = "give the target another Python (python:), or another version (onnxruntime:) in targets.yaml"
             return TargetError("the runtime cannot be loaded on the target", where=where, got=text, next=advice)
         if kind == "model":
-            return TargetError("the runtime on the target does not take the model", where=where, got=text)
+            advice = "name a newer version of ONNX Runtime for the target (onnxruntime: in targets.yaml)"
+            return ModelRefused("the runtime on the target does not take the model", where=where, got=text, next=advice)
         if kind == "shape":
             return ArtifactError("the model does not fit its description", where=where, got=text)
         got = text or f"exit status {finished.status}"
         return TargetError("the program on the target failed", where=where, got=got)
-
-    def _no_answer(self, got: str) -> TargetError:
-        return TargetError(NO_ANSWER, where=self.connection.target.name, got=shortened(got))

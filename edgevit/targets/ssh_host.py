@@ -5,7 +5,6 @@ Nothing is installed there. ONNX Runtime is brought along; TensorRT is the board
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,19 +19,23 @@ from edgevit.errors import TargetError
 from edgevit.model_file import ModelFile, TargetInfo
 from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions, runtime_of
+from edgevit.targets.asked import asked
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.versions import tensorrt_release
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
 from edgevit.targets.visits import facts_of, keep_facts
-from edgevit.targets.wheels import fetched, wheels_for
+from edgevit.targets.wheels import WheelSet, fetched, wheels_for
 
 if TYPE_CHECKING:
     from edgevit.targets.remote_worker import RemoteWorker
     from edgevit.targets.trtexec_program import TrtexecProgram
 
 # What opens models is imported in the functions that use it: a finished recipe only calls `describe`, which needs none.
+
+# A process connects once, since a connection holds the machine's lock.
+_connected: dict[NamedTarget, tuple[Connection, HostFacts]] = {}
 
 Say = Callable[[str], None]
 
@@ -101,8 +104,8 @@ class SshHost:
             self._check_runs(runtime_of(model))
             self._check_is_portable(model)
         with self._visited(ONNXRUNTIME.name) as (connection, facts):
-            python, packages = tuple(shlex.split(self._config.python)), self._packages(connection, facts)
-            yield RemoteWorker(connection, python, facts.system.cpus, packages)
+            info, packages = self._info(facts, ONNXRUNTIME.name), self._packages(connection, facts)
+            yield RemoteWorker(connection, info, facts.system.cpus, packages)
 
     @contextmanager
     def _trtexec(self) -> Iterator[TrtexecProgram]:
@@ -122,23 +125,50 @@ class SshHost:
 
     @contextmanager
     def _visited(self, runtime: str) -> Iterator[tuple[Connection, HostFacts]]:
-        """The connected host and its facts, which are those that `describe` has given."""
+        """The connected host, whose lock is held, and its facts, which are those that `describe` has given."""
         before = self.describe(runtime)
-        with connected(self._target, self._say) as connection:
+        if self._target in _connected:
+            yield _connected[self._target]
+            return
+        with connected(self._target, self._say) as connection, connection.locked():
             facts = connection.call(partial(keep_facts, self._target))
-            now = self._info(facts, runtime)
-            if now != before:
-                next_step = "run the same command again"
-                what = "the target has changed since its facts were read"
-                raise TargetError(what, where=self.name, got=now, expected=before, next=next_step)
-            yield connection, facts
+            self._check_is_the_same(before, self._info(facts, runtime))
+            for gap in asked(self._config, facts):
+                if gap.is_fault:
+                    self._say(f"note: {self.name}: {gap.name}: {gap.found}; {gap.mend}")
+            _connected[self._target] = connection, facts
+            try:
+                yield connection, facts
+            finally:
+                del _connected[self._target]
+
+    def _check_is_the_same(self, before: TargetInfo, now: TargetInfo) -> None:
+        """Raise TargetError if the fingerprint has changed since it entered the keys of stages."""
+        if now != before:
+            changed = {**now.versions, **now.hardware}
+            differences = [
+                f"{name}: {value} and {changed.get(name)}"
+                for name, value in {**before.versions, **before.hardware}.items()
+                if changed.get(name) != value
+            ]
+            what, next_step = "the target has changed since its facts were read", "run the same command again"
+            raise TargetError(what, where=self.name, got=", ".join(differences), next=next_step)
 
     def _packages(self, connection: Connection, facts: HostFacts) -> str | None:
         """The folder of unpacked packages there; None if the host's own are to be used."""
         if self._config.onnxruntime == INSTALLED:
             return None
-        wheels = fetched(wheels_for(facts.system, self._config.onnxruntime), self._say)
+        wheels = fetched(self._wheels(facts), self._say)
         return unpack(connection, wheels)
+
+    def _wheels(self, facts: HostFacts) -> WheelSet:
+        try:
+            return wheels_for(facts.system, self._config.onnxruntime)
+        except TargetError as error:
+            next_step = error.next or f"or install it there, and set onnxruntime: {INSTALLED} in targets.yaml"
+            raise TargetError(
+                error.what, where=self.name, got=error.got, expected=error.expected, next=next_step
+            ) from None
 
     def _info(self, facts: HostFacts, runtime: str) -> TargetInfo:
         """The fingerprint: what decides outputs and latencies there."""
@@ -163,7 +193,7 @@ class SshHost:
 
     def _runtime_version(self, facts: HostFacts) -> str:
         if self._config.onnxruntime != INSTALLED:
-            return wheels_for(facts.system, self._config.onnxruntime).versions[ONNXRUNTIME.package]
+            return self._wheels(facts).versions[ONNXRUNTIME.package]
         for package in (ONNXRUNTIME.package, f"{ONNXRUNTIME.package}-gpu"):
             if package in facts.system.packages:
                 return facts.system.packages[package]

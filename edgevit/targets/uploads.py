@@ -76,13 +76,18 @@ class _File:
 
 
 def upload(
-    session: AgentSession, paths: Iterable[Path], cache_bytes: int = CACHE_BYTES, hashes: Hashes | None = None
+    session: AgentSession,
+    paths: Iterable[Path],
+    cache_bytes: int = CACHE_BYTES,
+    hashes: Hashes | None = None,
+    keep: Iterable[str] = (),
 ) -> Uploaded:
     """Send the files that the target lacks. What was not used there for the longest time makes room for them.
 
     Args:
         cache_bytes: how much is kept there at most; what this upload names stays.
         hashes: those of the files, if they are known.
+        keep: names of packages that stay.
 
     Raises:
         TargetError: the disk there is full, a file changed meanwhile, or the connection broke. The next upload sends
@@ -92,10 +97,12 @@ def upload(
     files = [_File(path, hashes[path], path.stat().st_size) for path in dict.fromkeys(paths)]
     wanted = {file.sha256: file for file in files}
     answer = _missing(session, wanted)
-    needed = sum(wanted[part.sha256].bytes - part.have for part in answer.missing)
-    if needed and answer.stored_bytes + needed > cache_bytes:
-        evict(session, max(0, cache_bytes - needed), keep=wanted)
+    needed = _needed(answer, wanted)
+    most = _most_stored(answer, needed, cache_bytes)
+    if needed and answer.stored_bytes > most:
+        evict(session, most, keep=[*wanted, *keep])
         answer = _missing(session, wanted)
+        needed = _needed(answer, wanted)
     if answer.free_bytes is not None and needed > answer.free_bytes:
         got = f"{answer.free_bytes / 2**20:,.0f} MiB free"
         next_step = "free some space there, or give the target another work_folder"
@@ -107,8 +114,13 @@ def upload(
     return Uploaded({file.path: file.sha256 for file in files}, sent)
 
 
-def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R]) -> R:
+def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R], keep: Iterable[str] = ()) -> R:
     """The answer to a request that names files. If the target lacks one, the missing ones are sent first.
+
+    If its disk is full, what edgevit keeps there otherwise makes room.
+
+    Args:
+        keep: names of packages that stay.
 
     Raises as `upload` and `ask`.
     """
@@ -116,9 +128,12 @@ def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R]) -> R
         try:
             return ask()
         except Refused as refused:
-            if refused.failure.kind != "missing_file":
+            if refused.failure.kind == "disk_full":
+                evict(session, 0, keep=[*hashes.values(), *keep])
+            elif refused.failure.kind == "missing_file":
+                upload(session, hashes, hashes=hashes, keep=keep)
+            else:
                 raise
-        upload(session, hashes, hashes=hashes)
     return ask()
 
 
@@ -131,7 +146,7 @@ def evict(session: AgentSession, limit_bytes: int, keep: Iterable[str] = ()) -> 
     """Remove what was not used for the longest time, until the rest fits the limit. Running jobs stay.
 
     Args:
-        keep: hashes of files, and names of jobs, that stay in any case.
+        keep: hashes of files, and names of packages and jobs, that stay in any case.
     """
     return session.ask("evict", Evicted, limit_bytes=limit_bytes, keep=list(keep))
 
@@ -149,6 +164,19 @@ def _missing(session: AgentSession, wanted: dict[str, _File]) -> _MissingFiles:
             what = "the target lacks a file that it was not asked for"
             raise TargetError(what, where=session.where, got=part.sha256)
     return answer
+
+
+def _needed(answer: _MissingFiles, wanted: dict[str, _File]) -> int:
+    """The bytes to send."""
+    return sum(wanted[part.sha256].bytes - part.have for part in answer.missing)
+
+
+def _most_stored(answer: _MissingFiles, needed: int, cache_bytes: int) -> int:
+    """The bytes that may stay there, so that the needed ones fit the cache and the disk."""
+    most = cache_bytes - needed
+    if answer.free_bytes is not None:
+        most = min(most, answer.stored_bytes + answer.free_bytes - needed)
+    return max(0, most)
 
 
 def _sent_bytes(session: AgentSession, file: _File, have: int) -> int:

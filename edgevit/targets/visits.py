@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgevit.artifacts import sha256_of
 from edgevit.disks import cache_folder, whole_or_not_at_all
-from edgevit.errors import TargetError
+from edgevit.errors import MissingDependency, TargetError
 from edgevit.targets.agent_session import AgentSession
 from edgevit.targets.boards import HostFacts, Probe, host_facts, probe_from_json
 from edgevit.targets.named import NamedTarget
@@ -38,7 +38,7 @@ def facts_of(target: NamedTarget, say: Callable[[str], None]) -> HostFacts:
         try:
             with reached(target) as session:
                 return keep_facts(target, session)
-        except TargetError as error:
+        except (TargetError, MissingDependency) as error:
             kept = _kept(target)
             if kept is None:
                 raise

@@ -171,5 +171,5 @@ def _pip_failure(wheels: WheelSet, stderr: str, by_hand: str) -> TargetError:
     python = ".".join(map(str, wheels.python))
     return TargetError(
         f"there is no wheel of {unknown[1]} for Python {python} on {wheels.platforms[0]}",
-        next="name another version of ONNX Runtime",
+        next="name another version: edgevit devices add --onnxruntime VERSION, or onnxruntime: in targets.yaml",
     )

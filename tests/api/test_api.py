@@ -18,9 +18,16 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import edgevit
+from edgevit.actions.early_latency import deployed_chain
 from edgevit.api import functions, workspace
 from edgevit.api.inputs import labelled_images, support_images
+from edgevit.context import Context
 from edgevit.errors import ArtifactError, CheckFailed, DataError, EdgevitError, RecipeError
+from edgevit.recipe import load_recipe
+from edgevit.selection import kept
+from edgevit.selection import timing as selection_timing
+from edgevit.selection.records import Student
+from tests.known_machine import keep_timings, timing
 
 DIGITS = [str(digit) for digit in range(10)]
 RECIPE = """\
@@ -82,9 +89,22 @@ def test_the_snippet_of_the_readme(photos: Path, onnx: edgevit.Model, tmp_path: 
         small.save(photos, overwrite=True)
 
 
-def test_a_run_is_a_mapping_of_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "small.yaml").write_text(RECIPE)
-    run = edgevit.run(tmp_path / "small.yaml", {"stages.student.epochs": 1}, runs=tmp_path / "runs", workers=0)
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipe, whose student and whose faster students were timed before. tests/selection times a student."""
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(selection_timing, "time_student", None)  # not called
+    file = tmp_path / "small.yaml"
+    file.write_text(RECIPE)
+    chain = deployed_chain(load_recipe(file))
+    assert chain is not None
+    keep_timings(10, chain.form)
+    kept.keep(Student(model="test_vit", image_size=32, num_classes=10), chain.form, timing(1.0), Context())
+    return file
+
+
+def test_a_run_is_a_mapping_of_its_results(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = edgevit.run(recipe, {"stages.student.epochs": 1}, runs=tmp_path / "runs", workers=0)
     assert list(run) == ["student", "onnx", "accuracy", "latency", "report", "bundle"]
     accuracy = run["accuracy"]
     assert accuracy.interval[0] <= accuracy.top1 <= accuracy.interval[1]
@@ -107,10 +127,9 @@ def test_a_run_is_a_mapping_of_its_results(tmp_path: Path, monkeypatch: pytest.M
         run["studnet"]
 
 
-def test_a_student_that_is_too_slow_is_not_trained(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(RECIPE)
+def test_a_student_that_is_too_slow_is_not_trained(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match=r"0\.0001 ms"):
-        edgevit.run(tmp_path / "small.yaml", {"budget.latency_ms": 1e-4}, runs=tmp_path / "runs", workers=0)
+        edgevit.run(recipe, {"budget.latency_ms": 1e-4}, runs=tmp_path / "runs", workers=0)
 
 
 def test_a_module_of_ones_own_goes_through_export_evaluate_and_profile(photos: Path) -> None:

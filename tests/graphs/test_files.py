@@ -335,14 +335,24 @@ def test_a_file_of_a_later_format_is_said_in_short(write):
 
 
 @pytest.mark.parametrize(
-    "written",
-    ["not json", "[1]", '{"graph_optimization_level": "most"}', '{"intra_op": 3}', '{"disabled_optimizers": 1}'],
+    ("written", "reason"),
+    [
+        ("not json", "Invalid JSON"),
+        ("[1]", "Input should be an object"),
+        ('{"graph_optimization_level": "most"}', "graph_optimization_level: Input should be 'all' or 'disabled'"),
+        ('{"intra_op": 3}', "intra_op: Extra inputs are not permitted"),
+        ('{"runtime": "openvino", "disabled_optimizers": []}', "disabled_optimizers: Extra inputs are not permitted"),
+        ('{"runtime": "tensorrt"}', "'tensorrt' found using 'runtime'"),
+        ('{"disabled_optimizers": 1}', "disabled_optimizers: Input should be a valid tuple"),
+        ('{"\\u001b[2J": 3}', "\\u001b[2J: Extra inputs"),
+    ],
 )
-def test_session_options_that_cannot_be_read_are_refused(write, written):
+def test_session_options_that_cannot_be_read_are_refused(write, written, reason):
     model = classifier()
     onnx.helper.set_model_props(model, {SESSION_OPTIONS_KEY: written})
-    with pytest.raises(ArtifactError, match=r"edgevit\.session_options cannot be read"):
+    with pytest.raises(ArtifactError, match=r"edgevit\.session_options cannot be read") as caught:
         artifact_from_onnx(write(model))
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize(

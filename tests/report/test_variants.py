@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from edgevit.errors import ArtifactError
+from edgevit.report.comparison import points_of
 from edgevit.report.lineage import learned_from
 from edgevit.report.variants import lineup
 from tests.report.measured_run import ALL, quickstart
@@ -66,7 +67,31 @@ def test_a_model_timed_twice_is_two_variants(tmp_path: Path):
     assert threads == {"engine@latency": 1, "engine@latency_4": 4}
 
 
-def test_accuracy_from_another_target_is_not_put_beside_a_latency(tmp_path: Path):
+def test_a_file_that_is_evaluated_here_and_timed_there_is_one_variant(tmp_path: Path):
+    run = quickstart(tmp_path)
+    run.latency("there", "int8", 5.0, target="board")
+    run.evaluation("here", "int8", 0.9)
+    models = lineup(run.of("float_accuracy", "here", "there"))
+    assert models.deployed.id == "int8"
+    assert models.deployed.timing is not None
+    assert models.deployed.timing.target == "board"
+    assert models.deployed.evaluation is run.made["here"]
+    accuracy = next(point for point in points_of(models) if point["title"] == "Accuracy")
+    assert accuracy["conditions"].endswith("The accuracy was measured on local-cpu, the latency on board.")
+
+
+def test_the_last_latency_of_a_file_is_that_of_the_deployed_model(tmp_path: Path):
+    run = quickstart(tmp_path)
+    for name, target in (("near", "local-cpu"), ("there", "board")):
+        run.latency(name, "int8", 5.0, target=target)
+    run.evaluation("here", "int8", 0.9)
+    for order in (("near", "there"), ("there", "near")):
+        timing = lineup(run.of("here", *order)).deployed.timing
+        assert timing is not None
+        assert timing.target == run.made[order[-1]].metrics["target"]
+
+
+def test_accuracy_from_another_target_is_not_put_beside_the_latency_of_a_checkpoint(tmp_path: Path):
     run = quickstart(tmp_path)
     run.latency("gpu_latency", "tuned", 0.5, target="local-gpu")
     models = lineup(run.of("float_accuracy", "gpu_latency"))

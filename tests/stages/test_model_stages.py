@@ -20,6 +20,7 @@ from edgevit.progress import SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
+from edgevit.targets import target_for
 from tests.small_models import VIT, artifact_of, checkpoint, engine, float_onnx, int8_onnx, workbench
 
 
@@ -104,6 +105,7 @@ def test_an_engine_gives_the_outputs_of_its_onnx(hybrid):
     np.testing.assert_allclose(outputs(engine(hybrid), images), outputs(int8_onnx(hybrid), images), atol=1e-4)
     assert engine(hybrid).metrics["runtime"] == "onnxruntime"
     assert engine(hybrid).model_file.options == AS_WRITTEN
+    assert engine(hybrid).model_file.bound_to == target_for("local-cpu", Context()).describe("onnxruntime")
 
 
 @both

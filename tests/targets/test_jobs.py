@@ -36,6 +36,7 @@ from tests.targets.ssh_host import is_gone, number_in
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
 HERE = NamedTarget("local-cpu")
+OUTPUTS = dict.fromkeys(("x", "out", "begun", "copy.bin", "empty", "input.bin", "link", "pipe"), 2_500_000)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def here(home: Path) -> Iterator[Connection]:
 
 def job(script: str, is_repeatable: bool = False, timeout_s: float = 60, **files: Path) -> Job:
     """A job that runs a script of the shell."""
-    return Job(files, ("sh", "-c", script), {}, timeout_s, is_repeatable)
+    return Job(files, ("sh", "-c", script), {}, timeout_s, is_repeatable, OUTPUTS)
 
 
 def counted(folder: Path) -> int:
@@ -88,6 +89,7 @@ def test_a_job_reads_its_files_and_gives_what_it_writes(here: Connection, tmp_pa
         {"WORD": "a  word"},
         60,
         is_repeatable=False,
+        outputs=OUTPUTS,
     )
     finished = run_job(here, asked, tmp_path / "out")
     assert (finished.status, finished.timed_out, finished.stderr) == (1, False, "the end\n")
@@ -129,12 +131,12 @@ def test_what_a_job_leaves_running_is_stopped(here: Connection, tmp_path: Path) 
     assert is_gone(number_in(tmp_path / "child"))
 
 
-@pytest.mark.parametrize("program", ["no-such-program", "/etc/hostname", "~/none"])
-def test_a_program_that_is_not_there_is_said(program: str, here: Connection, tmp_path: Path, home: Path) -> None:
-    with pytest.raises(Refused) as caught:
-        run_job(here, Job({}, (program,), {}, 5, True), tmp_path / "out")
-    assert caught.value.failure.kind == "no_program"
-    assert jobs_in(home) == []
+def test_a_program_that_is_not_there_is_said(here: Connection, tmp_path: Path, home: Path) -> None:
+    for program in ("no-such-program", "/etc/hostname", "~/none"):
+        with pytest.raises(Refused) as caught:
+            run_job(here, Job({}, (program,), {}, 5, True), tmp_path / "out")
+        assert caught.value.failure.kind == "no_program"
+        assert jobs_in(home) == []
 
 
 def test_an_equal_job_runs_again_only_if_it_has_to(here: Connection, tmp_path: Path) -> None:
@@ -541,9 +543,8 @@ DECEITS: dict[str, tuple[dict[str, object], object, str]] = {
     "an absolute path": ({"outputs": [{**X, "name": "/x"}]}, "YWJj", "outputs.0.name"),
     "a hidden file": ({"outputs": [{**X, "name": ".bashrc"}]}, "YWJj", "outputs.0.name"),
     "a line end": ({"outputs": [{**X, "name": "x\n"}]}, "YWJj", "outputs.0.name"),
-    "one name twice": ({"outputs": [X, X]}, "YWJj", "not the files of a job"),
     "too many files": ({"outputs": [{**X, "name": f"x{n}"} for n in range(1001)]}, "YWJj", "outputs"),
-    "too many bytes": ({"outputs": [{**X, "bytes": 2**40}]}, "YWJj", "not the files of a job"),
+    "too many bytes": ({"outputs": [{**X, "bytes": 2_500_001}]}, "YWJj", "too large"),
     "a negative size": ({"outputs": [{**X, "bytes": -1}]}, "YWJj", "outputs.0.bytes"),
     "no hash": ({"outputs": [{**X, "sha256": "x"}]}, "YWJj", "outputs.0.sha256"),
     "another content": ({"outputs": [X]}, "YWJk", "not what its hash says"),
@@ -568,6 +569,15 @@ def test_an_answer_that_deceives_is_an_error(
     assert says in str(caught.value)
     assert "stop" in deceiver.asked
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_only_the_files_that_are_asked_for_are_fetched(here: Connection, tmp_path: Path) -> None:
+    """A host may write as many others as it likes."""
+    asked = replace(job("head -c 3000000 /dev/zero > other; echo x > x; echo y > y"), outputs={"x": 2, "z": 2})
+    assert run_job(here, asked, tmp_path / "out").files == {"x": tmp_path / "out" / "x"}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+    with pytest.raises(TargetError, match="too large"):
+        run_job(here, replace(asked, outputs={"x": 1}), tmp_path / "out")
 
 
 def test_a_job_that_the_target_loses_is_started_twice_at_most(tmp_path: Path) -> None:

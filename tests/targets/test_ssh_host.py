@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
@@ -22,15 +25,19 @@ from edgevit.cli import app
 from edgevit.configs import Compile
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, TargetError
+from edgevit.graphs.files import artifact_from_onnx
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.loop import Boundary
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import Session, SessionOptions, random_images
 from edgevit.targets import base, target_for, target_info, visits
 from edgevit.targets.local import LocalCpu
-from edgevit.targets.named import add_target, user_file
+from edgevit.targets.named import add_target, named_target, user_file
+from edgevit.targets.remote_session import RemoteSession
+from edgevit.targets.ssh_host import SshHost as SshTargetHost
 from tests.reader_folder import ROOT, make_folder, run
 from tests.small_models import artifact_of, checkpoint, engine, float_onnx, int8_onnx
+from tests.targets import arm64
 from tests.targets.ssh_host import SshHost, needs_sshd
 
 pytestmark = needs_sshd
@@ -60,7 +67,9 @@ def host(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(base, "CHOICE", QUICK)
     server.accept("user_key")
     server.know("host_key")
-    name_board(server)
+    (tmp_path / "tmp").mkdir()  # for the lock of a machine of its own
+    python = server.script(f"python-{tmp_path.name}", f"export EDGEVIT_ROOT={tmp_path}", f'exec {sys.executable} "$@"')
+    name_board(server, str(python))
     visits.forget()
     yield server
     visits.forget()
@@ -97,6 +106,9 @@ def test_outputs_are_those_of_this_machine(
         got = list(there.outputs(iter(photos(7)), 2))
         tensor = random_images(artifact.io, 3)
         np.testing.assert_array_equal(there.infer({"image": tensor})["logits"], here.infer({"image": tensor})["logits"])
+        batches = [tensor, tensor[::-1].copy(), tensor[:1]]
+        for outputs, alone in zip(there.infer_each(batches), here.infer_each(batches), strict=True):
+            np.testing.assert_array_equal(outputs["logits"], alone["logits"])
     assert [len(outputs["logits"]) for outputs in got] == [4, 3]
     np.testing.assert_array_equal(
         np.concatenate([outputs["logits"] for outputs in got]),
@@ -170,6 +182,77 @@ def test_the_second_time_only_the_request_travels(host: SshHost) -> None:
         assert {file.name for file in stored.iterdir()} == before
 
 
+def test_another_runtime_there_takes_nothing_of_an_earlier_one(host: SshHost) -> None:
+    jobs = host.home / "work" / "jobs"
+    with opened(float_onnx()) as session:
+        assert isinstance(session, RemoteSession)
+        list(session.outputs(photos(2), 2))
+        before = len(list(jobs.iterdir()))
+        newer = session._worker.info.model_copy(update={"versions": {"onnxruntime": "9.9.9"}})
+        session._worker = replace(session._worker, info=newer)
+        list(session.outputs(photos(2), 2))
+        assert len(list(jobs.iterdir())) == before + 1
+
+
+def test_a_model_with_weights_beside_it(host: SshHost, tmp_path: Path) -> None:
+    model = onnx.load(float_onnx().file("model.onnx"))
+    onnx.save_model(model, tmp_path / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0)
+    with opened(artifact_from_onnx(tmp_path / "big.onnx")) as there, opened(float_onnx()) as whole:
+        (outputs,), (expected,) = there.outputs(photos(2), 2), whole.outputs(photos(2), 2)
+    np.testing.assert_array_equal(outputs["logits"], expected["logits"])
+
+
+GOOD_OUTPUT = {"outputs": [{"type": "float32", "shape": [2, 10]}], "versions": {}}
+MOMENT: dict[str, object] = {"load_average_1min": 0.0, "cpu_frequency": {}, "thermal_zones": {}}
+CONDITIONS: dict[str, object] = {"cpu": {}, "before": MOMENT, "after": MOMENT}
+
+
+@pytest.mark.parametrize(
+    ("result", "content"),
+    [
+        ("no JSON", b""),
+        (GOOD_OUTPUT, b""),  # fewer bytes than the shapes say
+        (GOOD_OUTPUT, bytes(81)),
+        ({**GOOD_OUTPUT, "outputs": []}, bytes(80)),
+        ({**GOOD_OUTPUT, "outputs": [{"type": "float32", "shape": [2, 9]}]}, bytes(72)),
+        ({**GOOD_OUTPUT, "outputs": [{"type": "float32", "shape": [10**12, 10**9]}]}, bytes(80)),
+        ({**GOOD_OUTPUT, "outputs": [{"type": "object", "shape": [2, 10]}]}, bytes(80)),
+        ({**GOOD_OUTPUT, "more": 1}, bytes(80)),
+        ([], bytes(80)),
+    ],
+)
+def test_outputs_that_deceive_are_refused(host: SshHost, result: object, content: bytes) -> None:
+    lie(host, result, content)
+    with opened(float_onnx()) as session, pytest.raises(TargetError, match="not one of edgevit's worker"):
+        list(session.outputs(photos(2), 2))
+
+
+@pytest.mark.parametrize("samples", [[], [0.0], [1.0], [-1.0] * 20, ["x"] * 20, [1e999] * 20])
+def test_times_that_deceive_are_refused(host: SshHost, samples: list[object]) -> None:
+    lie(host, {"samples_ms": samples, "cold_start_ms": 1.0, "conditions": CONDITIONS, "versions": {}})
+    with opened(float_onnx()) as session, pytest.raises(TargetError, match="not one of edgevit's worker"):
+        session.measure(QUICK)
+    lie(host, {"starts": [[samples, samples]], "conditions": CONDITIONS, "versions": {}})
+    with pytest.raises(TargetError, match="not one of edgevit's worker"):
+        target_for("board", Context()).race(float_onnx(), float_onnx(), SessionOptions(), QUICK)
+
+
+def lie(host: SshHost, result: object, content: bytes = b"") -> None:
+    """A host whose worker writes this, whatever it is asked."""
+    (host.home / "result.json").write_text(result if isinstance(result, str) else json.dumps(result))
+    (host.home / "outputs.bin").write_bytes(content)
+    lying = f'if [ "$1" = -B ]; then cp {host.home}/result.json {host.home}/outputs.bin .; exit 0; fi'
+    name_board(host, str(host.script("lying", lying, f'exec {sys.executable} "$@"')))
+
+
+def test_what_is_asked_of_the_machine_and_is_not_so_is_said(host: SshHost) -> None:
+    name_board(host, power_mode="25W")
+    said: list[str] = []
+    with SshTargetHost(named_target("board"), said.append).open(float_onnx(), SessionOptions()):
+        pass
+    assert said == ["note: board: power mode asked: 25W, but the target names no power mode; leave power_mode out"]
+
+
 def test_a_file_that_the_runtime_refuses(host: SshHost, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     broken = artifact_of(tmp_path / "model.onnx", float_onnx())
@@ -231,3 +314,30 @@ def test_the_guide_of_devices_word_by_word(server: SshHost, tmp_path: Path, monk
         ended = run(command, tmp_path)
         assert ended.returncode == 0 or (ended.returncode == 1 and line.startswith(("edgevit compare", "edgevit run")))
         assert "Traceback" not in ended.stderr, f"{command}\n{ended.stderr}"
+
+
+@pytest.mark.slow
+def test_arm64_has_the_accuracy_of_this_machine(
+    server: SshHost, arm64_python: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole recipe with a trained INT8 model, on an emulated processor whose rounding differs."""
+    monkeypatch.setenv("PATH", server.path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(base, "CHOICE", QUICK)
+    server.accept("user_key")
+    server.know("host_key")
+    name_board(server, shlex.join(arm64_python), onnxruntime=arm64.ONNXRUNTIME)
+    trained = (
+        RECIPE.replace(
+            "{stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,",
+            "{stage: train, id: student, model: deit_tiny_patch16_224, data: digits.train, image_size: 32, epochs: 8,",
+        )
+        .replace(", few_shot: {shots: 5}", "")
+        .replace("digits.pool", "digits.train")
+    )
+    (tmp_path / "recipe.yaml").write_text(trained)
+    done = pipeline.run(load_recipe(tmp_path / "recipe.yaml"), tmp_path, tmp_path / "runs", Context())
+    here, there = (done[id].metrics["top1"] for id in ("here", "there"))
+    assert here["value"] > 0.5
+    assert here["low"] <= there["value"] <= here["high"]
+    assert done["latency"].manifest.ingredients["target"]["hardware"]["architecture"] == "aarch64"

@@ -9,7 +9,8 @@ reads requests from stdin and writes replies to stdout, one JSON object a line:
 
 The agent ends when its input ends, when it is sent SIGTERM or SIGHUP, and after some time without a request. It stops
 every process that it started. Only a job may end first after the input has ended, since the line may have dropped: the
-agent waits for it `ORPHAN_S` seconds. It writes below the work folder, and the lock file of the machine, alone.
+agent waits for it `ORPHAN_S` seconds, and longer as long as another agent asks for the job. It writes below the work
+folder, and the lock file of the machine, alone.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class Agent:
             "evict": lambda: evict(request, work_folder),
             "clean": lambda: clean(work_folder),
             "unpack": lambda: unpack(request, work_folder),
-            "start": lambda: jobs.start(request),
+            "start": lambda: self._start(request, jobs),
             "job": lambda: jobs.state(request),
             "get": lambda: jobs.get(request),
             "stop": lambda: jobs.stop(request),
@@ -144,6 +145,12 @@ class Agent:
         self._work_folder = folder
         self._jobs = Jobs(folder, self._changed, lambda: not self.requests.empty())
         return {"version": VERSION, "python": platform.python_version(), "work_folder": folder}
+
+    def _start(self, request: Json, jobs: Jobs) -> Json:
+        """Start a job. None is started while an earlier agent of the client holds the lock: its job runs."""
+        if self._lock.is_left and jobs.state({**request, "wait_s": 0})["state"] == "unknown":
+            raise Refused("lock_left", "an earlier agent of this client holds the lock")
+        return jobs.start(request)
 
     def _missing(self, request: Json, store: Store, work_folder: str) -> Json:
         """The files that are not here, and the room for them."""

@@ -85,7 +85,7 @@ def items(work_folder: str) -> Iterator[Item]:
 
 
 def in_use(work_folder: str) -> Iterator[str]:
-    """The names of running jobs, and of the packages that they use."""
+    """The names of running jobs, and of the packages and files that they use."""
     with contextlib.suppress(OSError):
         for name in os.listdir(os.path.join(work_folder, JOBS)):
             job = JobFolder(work_folder, name)

@@ -1,6 +1,6 @@
 """The folder of a job.
 
-jobs/<id>/files/        the current folder of the program: its input files, and what it writes
+jobs/<id>/files/        the current folder of the program: its input files until it ends, and what it writes
 jobs/<id>/lock          is locked by the agent and by the program as long as the job runs
 jobs/<id>/started.json  the program's process, for other agents
 jobs/<id>/done.json     how it ended; a job without it that does not run is unknown
@@ -64,6 +64,18 @@ class JobFolder:
         finally:
             os.close(lock)
 
+    def ask(self) -> None:
+        """Tell the agent that runs the job that somebody waits for it."""
+        with contextlib.suppress(OSError):
+            os.utime(self._lock)
+
+    def asked(self) -> int | None:
+        """A number that changes whenever another agent asks for the job."""
+        try:
+            return os.stat(self._lock).st_mtime_ns
+        except OSError:
+            return None
+
     def fill(self, files: dict[str, str], store: Store) -> None:
         """Make the program's folder anew, with its input files.
 
@@ -79,12 +91,18 @@ class JobFolder:
             except OSError:  # the disk's file system knows no second names
                 shutil.copyfile(source, path)
 
+    def remove_inputs(self, names: Collection[str]) -> None:
+        """Remove the input files. They stay in the store, whose bytes are free once it removes them."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self.files, name))
+
     def write_started(self, leader: int, uses: Collection[str]) -> None:
-        """Say which process runs, and which packages it uses."""
+        """Say which process runs, and which packages and files of the store it uses."""
         write_json(self._started, {"leader": leader, "birth": birth_of(leader), "uses": sorted(uses)})
 
     def uses(self) -> list[str]:
-        """The names of the packages that the job uses."""
+        """The names of the packages and files of the store that the job uses."""
         uses = (json_in(self._started) or {}).get("uses")
         return uses if isinstance(uses, list) else []
 

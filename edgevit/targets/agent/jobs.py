@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import re
 import subprocess
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Callable, NamedTuple
 
 from edgevit.targets.agent.folders import remove_folder
 from edgevit.targets.agent.job_folder import JobFolder
+from edgevit.targets.agent.packages import use
 from edgevit.targets.agent.processes import KILL_S, Output, Processes, kill_group
 from edgevit.targets.agent.protocol import (
     FILE_NAME,
@@ -28,6 +28,7 @@ from edgevit.targets.agent.protocol import (
     arguments_in,
     hash_of,
     number_in,
+    packages_of,
     seconds_in,
     text_in,
     texts_in,
@@ -77,6 +78,7 @@ class Jobs:
                 os.close(lock)
                 return {"is_new": False}
             try:
+                use(program.packages, self._work_folder)
                 folder.fill(program.files, Store(self._work_folder))
                 process = self._started(folder, program, lock)
             except BaseException:
@@ -95,6 +97,8 @@ class Jobs:
         """
         folder = self._folder(request)
         end = time.monotonic() + number_in(request, "wait_s", LONGEST_WAIT_S)
+        if folder.name not in self._running:
+            folder.ask()
         return self._state_until(folder, lambda: self._is_called() or time.monotonic() > end, end)
 
     def get(self, request: Json) -> Json:
@@ -130,9 +134,13 @@ class Jobs:
         return {}
 
     def wait_for_all(self, longest_s: float) -> None:
-        """Wait until no job of this agent runs."""
+        """Wait until no job of this agent runs, or nobody has asked for one for so long."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._running, longest_s)
+            while self._running:
+                asked = self._asked()
+                has_ended = self._changed.wait_for(lambda: not self._running, longest_s)
+                if not has_ended and self._asked() == asked:
+                    return
 
     def stop_all(self) -> None:
         """Stop the jobs of this agent, and start no other."""
@@ -149,6 +157,9 @@ class Jobs:
             return RUNNING
         done = done or self._done(folder)  # it may have ended just now
         return UNKNOWN if done is None else {"state": "done", **done}
+
+    def _asked(self) -> list[int | None]:
+        return [running.folder.asked() for running in self._running.values()]
 
     def _done(self, folder: JobFolder) -> Json | None:
         return self._unwritten.get(folder.name) or folder.done()
@@ -170,7 +181,7 @@ class Jobs:
         except OSError as error:
             raise Refused("no_program", f"{program.arguments[0]}: {error.strerror}") from None
         try:
-            folder.write_started(process.pid, set(re.findall("[0-9a-f]{64}", " ".join(program.variables.values()))))
+            folder.write_started(process.pid, program.packages | set(program.files.values()))
         except BaseException:
             self._processes.stop(process)
             raise
@@ -197,6 +208,11 @@ class Program(NamedTuple):
     arguments: list[str]
     variables: dict[str, str]
     limit_s: float
+
+    @property
+    def packages(self) -> set[str]:
+        """The names of the packages that it imports from."""
+        return packages_of(self.variables)
 
 
 def program_from(request: Json) -> Program:
@@ -241,12 +257,10 @@ class Running:
             kill_group(self.process.pid)
 
     def results(self) -> Json:
-        """What the program has printed and written."""
-        return {
-            "stdout": self._stdout.text(),
-            "stderr": self._stderr.text(),
-            "outputs": self.folder.outputs(self._program.files),
-        }
+        """What the program has printed and written. Its input files are removed."""
+        outputs = self.folder.outputs(self._program.files)
+        self.folder.remove_inputs(self._program.files)
+        return {"stdout": self._stdout.text(), "stderr": self._stderr.text(), "outputs": outputs}
 
     def _wait(self) -> None:
         # `wait` with a time limit would look at the process all the time, and disturb what it measures.

@@ -16,10 +16,15 @@ LOCK = "/tmp/edgevit.lock"  # one for all users of the machine
 
 
 class MachineLock:
-    """The lock, which is free again when this process ends."""
+    """The lock, which is free again when this process ends.
+
+    Attributes:
+        is_left: whether an earlier agent of this client holds it. It does so until its job has ended.
+    """
 
     def __init__(self) -> None:
         self._lock: int | None = None
+        self.is_left = False
 
     @property
     def is_held(self) -> bool:
@@ -27,8 +32,13 @@ class MachineLock:
         return self._lock is not None
 
     def take(self, request: Json) -> Json:
-        """Take the lock, or say who holds it."""
-        holder = {"by": text_in(request, "by"), "since": time.time()}
+        """Take the lock, or say who holds it.
+
+        Args:
+            request: `by`, who takes it, for others; `client`, something secret by which the client knows itself.
+        """
+        client = text_in(request, "client", "")
+        holder = {"by": text_in(request, "by"), "since": time.time(), "client": client}
         root = text_in(request, "root", os.environ.get(ROOT, ""))
         if self._lock is not None:
             return {"held": True, "holder": None}
@@ -37,10 +47,12 @@ class MachineLock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             try:
-                return {"held": False, "holder": holder_from(os.pread(lock, LONGEST_NAME * 8, 0))}
+                other = holder_from(os.pread(lock, LONGEST_NAME * 8, 0), client)
             finally:
                 os.close(lock)
-        self._lock = lock
+            self.is_left = other is not None and other["is_own"]
+            return {"held": False, "holder": other}
+        self._lock, self.is_left = lock, False
         with contextlib.suppress(OSError):  # the file of another user is locked without a name in it
             os.ftruncate(lock, 0)
             os.pwrite(lock, json.dumps(holder).encode(), 0)
@@ -51,6 +63,7 @@ class MachineLock:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        self.is_left = False
         return {}
 
 
@@ -75,11 +88,12 @@ def open_lock(path: str) -> int:
     raise Refused("system", f"{path} comes and goes")
 
 
-def holder_from(content: bytes) -> Json | None:
-    """Who holds the lock and for how many seconds, as the holder wrote it; None if it wrote nothing readable."""
+def holder_from(content: bytes, client: str) -> Json | None:
+    """Who holds the lock, for how many seconds, and whether it is this client; None if nothing readable is written."""
     try:
         holder = json.loads(content)
         since = min(time.time(), max(0.0, float(holder["since"])))
-        return {"by": str(holder["by"])[:LONGEST_NAME], "for_s": time.time() - since}
+        is_own = bool(client) and holder.get("client") == client
+        return {"by": str(holder["by"])[:LONGEST_NAME], "for_s": time.time() - since, "is_own": is_own}
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -10,6 +11,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from typing import Collection
 
 from edgevit.targets.agent.folders import PACKAGES, make_private, new_part, remove_folder
 from edgevit.targets.agent.protocol import Json, Refused, hash_of, list_in
@@ -50,6 +52,13 @@ def unpack(request: Json, work_folder: str) -> Json:
             remove_folder(part)
     os.utime(folder)
     return {"folder": folder}
+
+
+def use(names: Collection[str], work_folder: str) -> None:
+    """Note that packages are used now. So room is made elsewhere first."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.utime(os.path.join(work_folder, PACKAGES, name))
 
 
 class Unpacking:

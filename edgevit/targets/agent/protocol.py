@@ -7,7 +7,7 @@ import binascii
 import errno
 import json
 import re
-from typing import Any, Dict, Pattern
+from typing import Any, Dict, Mapping, Pattern
 
 Json = Dict[str, Any]
 
@@ -132,6 +132,11 @@ def arguments_in(request: Json) -> list[str]:
     if not arguments or not arguments[0]:
         raise Refused("bad_request", "`arguments` begins with a program")
     return arguments
+
+
+def packages_of(variables: Mapping[str, str]) -> set[str]:
+    """The names of the packages that environment variables lead to."""
+    return set(re.findall("[0-9a-f]{64}", " ".join(variables.values())))
 
 
 def texts_in(request: Json, name: str, most: int, keys: Pattern[str]) -> dict[str, str]:

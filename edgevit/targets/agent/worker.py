@@ -10,7 +10,7 @@ beside this file, the files that the request names, and request.json, which is o
     MODEL   "model": {"file", "runtime", "session_options", "input", "outputs"}, "preprocess": {an IOSpec's} or null
     PLAN    the fields of `loop.MeasurePlan`
 
-The worker writes result.json, and the arrays of `outputs` to outputs.npz. If it fails, it ends with status 1, and the
+The worker writes result.json, and the arrays of `outputs` to outputs.bin. If it fails, it ends with status 1, and the
 last line of stderr is `edgevit-worker: KIND: text`. The kinds are
 
     import  numpy, Pillow or the runtime cannot be imported
@@ -31,7 +31,6 @@ import platform
 import sys
 import time
 import traceback
-import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -58,11 +57,11 @@ class Failed(Exception):
 
 
 def write_outputs(request: Json) -> Json:
-    """Write the outputs for all images to outputs.npz: output name → (images, …).
+    """Write the outputs for all images to outputs.bin, one array after another. The result has their types and shapes.
 
     The images are (n, height, width, 3), uint8, of the model's size; they are scaled and normalized as `preprocess`
-    says. With `preprocess: null` they are rows of the input tensor as it is. With a fixed batch size, the last batch
-    is filled up with copies of its last image, which do not count.
+    says. With `preprocess: null` they are the rows of the input tensor as it is. With a fixed batch size, the last
+    batch is filled up with copies of its last image, which do not count.
     """
     numpy, rule = imported("numpy"), request["preprocess"]
     images = numpy.load(request["images"], mmap_mode="r", allow_pickle=False)
@@ -70,8 +69,10 @@ def write_outputs(request: Json) -> Json:
     for batch, count in batches(images, request["batch_size"], request["fixed_batch"]):
         rows.append([tensor[:count] for tensor in checked_outputs(run, tensor_of(batch, rule))])
     arrays = [numpy.concatenate(tensors) for tensors in zip(*rows)]
-    write_arrays(Path("outputs.npz"), dict(zip(request["model"]["outputs"], arrays)))
-    return {}
+    with open("outputs.bin", "wb") as file:
+        for array in arrays:
+            file.write(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return {"outputs": [{"type": array.dtype.name, "shape": list(array.shape)} for array in arrays]}
 
 
 def measure(request: Json) -> Json:
@@ -171,15 +172,6 @@ def tensor_of(images: Any, rule: Json | None) -> Any:
         return images
     normalized = imported("preprocess").normalized
     return imported("numpy").stack([normalized(image, rule["mean"], rule["std"]) for image in images])
-
-
-def write_arrays(file: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays by name, without pickle. Unlike numpy's savez, this takes any name."""
-    write_array = imported("numpy.lib.format").write_array
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                write_array(member, array, allow_pickle=False)
 
 
 def conditions_since(before: Json) -> Json:
