@@ -39,7 +39,7 @@ COUNTS = {
     "docs/index.md": (1, 0, 0),
     "docs/guides/browser.md": (4, 0, 0),
     "docs/guides/compression.md": (3, 1, 0),
-    "docs/guides/devices.md": (21, 0, 1),
+    "docs/guides/devices.md": (23, 0, 1),
     "docs/guides/distillation.md": (0, 2, 1),
     "docs/guides/enrollment.md": (6, 0, 0),
     "docs/guides/exercise-cifar10.md": (4, 0, 0),
@@ -58,10 +58,14 @@ NOT_HERE = {
     "python -c": "takes weights from a hub",
     "edgevit bundle deit.onnx --web": "npm gets a package; tests/bundling/test_page.py opens such a page in a browser",
     "python -m http.server": "serves until it is stopped",
-    "edgevit devices check board": "needs a board; tests/targets/test_devices_commands.py checks an SSH server",
+    **dict.fromkeys(
+        ("edgevit devices check board", "edgevit devices clean board"),
+        "needs a board; tests/targets/test_devices_commands.py has an SSH server",
+    ),
     **dict.fromkeys(
         (
             "edgevit profile deit.int8.onnx --target board",
+            "edgevit profile deit.int8.onnx --target local-cpu,board",
             "edgevit evaluate deit.int8.onnx --data photos/ --target board",
             "edgevit compare deit.onnx deit.int8.onnx --target board",
             "edgevit quantize deit.onnx --calibration photos/ --target board",

@@ -1,7 +1,8 @@
-"""Commands about targets: devices add, list, show, check, remove."""
+"""Commands about targets: devices add, list, show, check, clean, remove."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from edgevit.cli.commands import Command, SubcommandGroup, help_of
 from edgevit.cli.findings import print_findings
 from edgevit.cli.options import JsonFlag, default_of, flag
-from edgevit.cli.output import echo, next_command, print_json, print_table
+from edgevit.cli.output import echo, next_command, print_json, print_table, say_note
 
 if TYPE_CHECKING:
     from edgevit.targets.named import NamedTarget
@@ -143,8 +144,25 @@ def check(name: Name, as_json: JsonFlag = False) -> None:
         raise typer.Exit(1)
 
 
+def clean(name: Name, as_json: JsonFlag = False) -> None:
+    """Remove edgevit's files on a target: models, images, packages and results.
+
+    The next command sends them again. Other users who measure there are waited for.
+
+    Example: edgevit devices clean orin
+    """
+    from edgevit.actions.clean_device import clean_device
+    from edgevit.targets.named import named_target
+
+    removed = clean_device(named_target(name), say_note)
+    if as_json:
+        print_json({"target": name, "removed_bytes": removed})
+    else:
+        echo(f"{removed / 2**20:,.1f} MiB removed on {name}")
+
+
 def remove(name: Name, project: Project = False, as_json: JsonFlag = False) -> None:
-    """Remove a name from targets.yaml. Nothing is changed on the machine itself.
+    """Remove a name from targets.yaml. Nothing is changed on the machine itself: see `edgevit devices clean`.
 
     Example: edgevit devices remove orin
     """
@@ -158,7 +176,15 @@ def remove(name: Name, project: Project = False, as_json: JsonFlag = False) -> N
         echo(f"{name} is removed from {file}")
 
 
-for command, called in ((add, "add"), (list_devices, "list"), (show, "show"), (check, "check"), (remove, "remove")):
+COMMANDS: dict[str, Callable[..., None]] = {
+    "add": add,
+    "list": list_devices,
+    "show": show,
+    "check": check,
+    "clean": clean,
+    "remove": remove,
+}
+for called, command in COMMANDS.items():
     devices.command(called, cls=Command, rich_help_panel="Targets", help=help_of(command))(command)
 
 

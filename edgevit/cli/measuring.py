@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from edgevit import bounds
 from edgevit.cli.naming import named_by_options
 from edgevit.cli.options import (
+    WHERE,
     Batch,
     BatchOfFile,
     ClassOrder,
@@ -123,7 +125,10 @@ def evaluate(
 
 def profile(
     model: ModelPath,
-    target: TargetName = default_of("Profile", "target"),
+    target: Annotated[
+        str,
+        typer.Option("--target", help=f"{WHERE}. Several, with commas, get a row each.", metavar="NAME,…"),
+    ] = default_of("Profile", "target"),
     runtime: Runtime = None,
     threads: Threads = default_of("Profile", "threads"),
     batch: BatchOfFile = None,
@@ -141,23 +146,39 @@ def profile(
 ) -> None:
     """Measure the latency of a model.
 
+    Several targets are measured one after another. One that fails is said at the end, with exit status 2.
+
     Example: edgevit profile deit.int8.onnx --threads 1
     """
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Profile
+    from edgevit.errors import TargetError
     from edgevit.runtimes.base import fixed_batch
 
+    names, latencies, failures = separated(target), [], []
     with single_stages(terminal_context()) as stages:
         timed = stages.model(model, for_images=False)
-        config = stage_config(Profile, id="latency", model="model", target=target, runtime=runtime, threads=threads,
-                        batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
-                        duration_s=duration_s)  # fmt: skip
-        latency = stages.make(config, model=timed)
+        for name in names:
+            config = stage_config(Profile, id="latency", model="model", target=name, runtime=runtime, threads=threads,
+                            batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
+                            duration_s=duration_s)  # fmt: skip
+            try:
+                latencies.append(stages.make(config, model=timed))
+            except TargetError as error:
+                if len(names) == 1:
+                    raise
+                failures.append(error)
     if as_json:
-        print_json(latency.metrics)
-    else:
-        _print_latency(latency)
+        print_json(latencies[0].metrics if len(names) == 1 else [latency.metrics for latency in latencies])
+    elif len(names) == 1:
+        _print_latency(latencies[0])
         next_command("edgevit compare", model, "OTHER")
+    else:
+        _print_latencies(latencies)
+    for failure in failures:
+        echo(f"error: {failure}", err=True)
+    if failures:
+        raise typer.Exit(TargetError.exit_code)
 
 
 def compare(
@@ -219,6 +240,18 @@ def _print_latency(profile: Artifact) -> None:
         f"{metrics['runtime']} on {metrics['target']}, threads {metrics['threads']}, batch {metrics['batch_size']}, "
         f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
     )
+
+
+def _print_latencies(latencies: Iterable[Artifact]) -> None:
+    """A row for each target."""
+    from edgevit.report.text import latency_cell
+
+    rows = []
+    for metrics in (latency.metrics for latency in latencies):
+        latency = metrics["latency_ms"]
+        interval = f"{latency['p50_low']:.3g} to {latency['p50_high']:.3g}"
+        rows.append((metrics["target"], latency_cell(latency), interval, f"{latency['p99']:.3g}", metrics["runtime"]))
+    print_table(("target", "p50", "95% interval", "p99", "runtime"), rows)
 
 
 def _print_corruptions(corruptions: dict[str, Any]) -> None:

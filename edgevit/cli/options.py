@@ -73,9 +73,8 @@ Workers = Annotated[
     int | None,
     number("--workers", bounds.WORKERS, "Processes that load images; the CPUs less 2 by default, at most 8."),
 ]
-TargetName = Annotated[
-    str, typer.Option("--target", help="Where the model runs: local-cpu, local-gpu, or a name of edgevit devices.")
-]
+WHERE = "Where the model runs: local-cpu, local-gpu, or a name of edgevit devices"
+TargetName = Annotated[str, typer.Option("--target", help=f"{WHERE}.")]
 Runtime = Annotated[
     str | None,
     typer.Option("--runtime", help="What runs an ONNX file: onnxruntime or openvino; the file's own by default."),

@@ -26,6 +26,7 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?")
 _VERSION = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4}){2}")
+_WITHOUT_VARIABLES = re.compile("-[bBdiOPqRsSuvx]*[EI]")  # options of Python: PYTHONPATH does not hold
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -68,7 +69,15 @@ def _python(text: str) -> str:
         raise ValueError("a quotation mark is not closed") from None
     if not words or words[0].startswith("-"):
         raise ValueError("a command is expected, such as python3 or /usr/bin/python3.10")
+    if option := next(filter(_WITHOUT_VARIABLES.match, _options_of_python(words)), None):
+        raise ValueError(f"leave {option} out: with it, Python does not find the packages that edgevit brings along")
     return text
+
+
+def _options_of_python(words: list[str]) -> list[str]:
+    """The words behind the one that names a Python, which an emulator or another program may start."""
+    named = [place for place, word in enumerate(words) if re.search("(python|pypy)[^/]*$", word)]
+    return words[max(named, default=0) + 1 :]
 
 
 def _folder(text: str) -> str:

@@ -183,15 +183,6 @@ class AgentSession:
         """Free the machine's lock."""
         self.ask("unlock", Frozen, timeout_s)
 
-    @contextmanager
-    def locked(
-        self, by: str, wait_s: float, say: Callable[[str], None] | None = None, root: str = ""
-    ) -> Iterator[None]:
-        """Hold the machine's lock in the block. After an error, the end of the session frees it."""
-        self.lock(by, wait_s, say, root)
-        yield
-        self.unlock()
-
     def _try_lock(self, by: str, root: str, client: str) -> _Locked:
         values: Json = {"by": by, "client": client}
         return self.ask("lock", _Locked, **({**values, "root": root} if root else values))

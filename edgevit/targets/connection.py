@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from edgevit.errors import ConnectionLost, TargetError
 from edgevit.targets.agent_session import AgentSession, Refused
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.reach import reached, this_client
+from edgevit.targets.ssh.command import python_words
 
 RECONNECT_S = 120  # for the target to come back
 FIRST_WAIT_S = 1.0  # between two tries; each later wait is twice as long, up to the longest
@@ -46,7 +46,7 @@ class Connection:
     def python(self) -> tuple[str, ...]:
         """The command that starts Python there, word by word, for the arguments of a job."""
         config = self.target.config
-        return (sys.executable,) if config is None else tuple(shlex.split(config.python))
+        return (sys.executable,) if config is None else python_words(config.python)
 
     def call(self, function: Callable[[AgentSession], R]) -> R:
         """The value of a function of the session. If the line drops meanwhile, it is called again after a reconnect.

@@ -91,6 +91,7 @@ class _State(Frozen):
     state: Literal["unknown", "running", "done"]
     status: int | None = Field(ge=-(2**31), lt=2**31)
     timed_out: bool
+    stopped: bool
     seconds: float = Field(ge=0, allow_inf_nan=False)
     stdout: _Text
     stderr: _Text
@@ -138,11 +139,16 @@ class _RunningJob:
         self._name = _name(job, self._hashes)
 
     def ended(self) -> _State:
-        """The end of the job, which is started unless it is there. A failure of an earlier equal job does not count."""
+        """The end of the job, which is started unless it is there.
+
+        The failure of an earlier equal job does not count, and neither does a job that was stopped: by its agent, which
+        ended, or by another client.
+        """
         for _ in range(STARTS):
             is_new = self._start()
             state = self._end()
-            if state.has_failed and not is_new and self._job.is_repeatable:
+            is_old_failure = state.has_failed and not is_new and self._job.is_repeatable
+            if state.stopped or is_old_failure:
                 self.forget()
             elif state.state == "done":
                 return state

@@ -25,8 +25,10 @@ class _Unpacked(Frozen):
 def unpack(connection: Connection, wheels: Sequence[Path]) -> str:
     """The folder on a target that holds the packages of wheels, for PYTHONPATH. It is made once for equal wheels.
 
+    Meanwhile the target's lock is held: it would disturb the timings of others.
+
     Raises:
-        TargetError: the disk there is full, or a file is no wheel.
+        TargetError: the disk there is full, a file is no wheel, or another user held the lock all the time.
     """
     hashes = hashes_of(wheels)
     names = [hashes[wheel] for wheel in wheels]
@@ -40,4 +42,5 @@ def unpack(connection: Connection, wheels: Sequence[Path]) -> str:
             raise TargetError(what, where=session.where, got=answer.folder, expected=expected)
         return answer.folder
 
-    return connection.call(unpacked)
+    with connection.locked():
+        return connection.call(unpacked)

@@ -12,12 +12,14 @@ from edgevit.errors import TargetError
 from edgevit.graphs.files import copy_onnx
 from edgevit.model_file import ModelFile, TargetInfo, TensorrtOptions
 from edgevit.runtimes.base import fixed_batch
+from edgevit.targets.trtexec.answers import LARGEST_JSON
 from edgevit.targets.trtexec.commands import ENGINE, LAYERS, MODEL, BatchProfile, build_arguments
 from edgevit.targets.trtexec_program import TrtexecProgram
 from edgevit.targets.trtexec_session import input_of
 
 BUILD_LOG = "build.log"
 BUILD_S = 4 * 3600
+LARGEST_ENGINE = 2**33  # bytes
 
 
 def engine_from_onnx(
@@ -40,8 +42,8 @@ def engine_from_onnx(
     with TemporaryDirectory() as folder:
         source, fetched = Path(folder) / MODEL, Path(folder) / "fetched"
         copy_onnx(model, source)
-        log = out / BUILD_LOG
-        built = trtexec.run(arguments, {MODEL: source}, fetched, BUILD_S, is_repeatable=False, log=log)
+        log, fetches = out / BUILD_LOG, {ENGINE: LARGEST_ENGINE, LAYERS: LARGEST_JSON}
+        built = trtexec.run(arguments, {MODEL: source}, fetched, BUILD_S, outputs=fetches, is_repeatable=False, log=log)
         for name in (ENGINE, LAYERS):
             if name not in built.files:
                 what = "trtexec ended well, and wrote no engine" if name == ENGINE else "trtexec wrote no layers"

@@ -52,19 +52,21 @@ class TrtexecProgram:
         out: Path,
         limit_s: float,
         *,
+        outputs: Mapping[str, int],
         is_repeatable: bool,
         log: Path | None = None,
     ) -> TrtexecRun:
-        """Run trtexec on input files, and fetch the files that it writes into folder `out`.
+        """Run trtexec on input files, and fetch the files `outputs` that it writes into folder `out`.
 
         Args:
+            outputs: the most bytes of each file, by name.
             log: a file for the end of its log, which is written if the run fails, too.
 
         Raises:
             TargetError: it fails, takes too long, or is of another TensorRT than the machine has named.
             ArtifactError: TensorRT does not take the model.
         """
-        job = Job(files, (self.place, *arguments), {}, limit_s, is_repeatable)
+        job = Job(files, (self.place, *arguments), {}, limit_s, is_repeatable, outputs)
         with self.connection.locked():
             finished = run_job(self.connection, job, out)
         text = log_of((finished.stdout, finished.stderr))

@@ -18,7 +18,7 @@ from edgevit.profiling.measure import Label
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import Arrays, Session, check_batch, fixed_batch, random_images
-from edgevit.targets.trtexec.answers import Times, outputs_in, times_in, warnings_in
+from edgevit.targets.trtexec.answers import LARGEST_JSON, Times, outputs_in, times_in, warnings_in
 from edgevit.targets.trtexec.commands import (
     ENGINE,
     INPUT,
@@ -110,7 +110,10 @@ class TrtexecSession(Session):
         source = folder / INPUT
         source.write_bytes(np.ascontiguousarray(batch).tobytes())
         files = {ENGINE: self._engine, INPUT: source}
-        return self._trtexec.run(arguments, files, folder / "fetched", limit_s, is_repeatable=is_repeatable)
+        fetches = dict.fromkeys((OUTPUTS, TIMES), LARGEST_JSON)
+        return self._trtexec.run(
+            arguments, files, folder / "fetched", limit_s, outputs=fetches, is_repeatable=is_repeatable
+        )
 
     def _conditions(self, run: TrtexecRun, times: Times) -> Json:
         """The conditions of a timing. Times are medians."""

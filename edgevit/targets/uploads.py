@@ -49,23 +49,8 @@ class Evicted(Frozen):
     stored_bytes: int = Field(ge=0)
 
 
-class Cleaned(Frozen):
-    """What was removed."""
-
+class _Cleaned(Frozen):
     removed_bytes: int = Field(ge=0)
-
-
-@dataclass(frozen=True)
-class Uploaded:
-    """An upload.
-
-    Attributes:
-        hashes: the SHA-256 of each file, by which requests name it.
-        sent_bytes: of the files' contents.
-    """
-
-    hashes: dict[Path, str]
-    sent_bytes: int
 
 
 @dataclass(frozen=True)
@@ -75,26 +60,19 @@ class _File:
     bytes: int
 
 
-def upload(
-    session: AgentSession,
-    paths: Iterable[Path],
-    cache_bytes: int = CACHE_BYTES,
-    hashes: Hashes | None = None,
-    keep: Iterable[str] = (),
-) -> Uploaded:
+def upload(session: AgentSession, hashes: Hashes, cache_bytes: int = CACHE_BYTES, keep: Iterable[str] = ()) -> None:
     """Send the files that the target lacks. What was not used there for the longest time makes room for them.
 
     Args:
+        hashes: the files with their hashes, by which requests name them.
         cache_bytes: how much is kept there at most; what this upload names stays.
-        hashes: those of the files, if they are known.
         keep: names of packages that stay.
 
     Raises:
         TargetError: the disk there is full, a file changed meanwhile, or the connection broke. The next upload sends
             the rest.
     """
-    hashes = hashes_of(paths) if hashes is None else hashes
-    files = [_File(path, hashes[path], path.stat().st_size) for path in dict.fromkeys(paths)]
+    files = [_File(path, name, path.stat().st_size) for path, name in hashes.items()]
     wanted = {file.sha256: file for file in files}
     answer = _missing(session, wanted)
     needed = _needed(answer, wanted)
@@ -110,8 +88,8 @@ def upload(
         raise TargetError(
             "the target's disk has no room", where=session.where, got=got, expected=expected, next=next_step
         )
-    sent = sum(_sent_bytes(session, wanted[part.sha256], part.have) for part in answer.missing)
-    return Uploaded({file.path: file.sha256 for file in files}, sent)
+    for part in answer.missing:
+        _send(session, wanted[part.sha256], part.have)
 
 
 def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R], keep: Iterable[str] = ()) -> R:
@@ -131,7 +109,7 @@ def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R], keep
             if refused.failure.kind == "disk_full":
                 evict(session, 0, keep=[*hashes.values(), *keep])
             elif refused.failure.kind == "missing_file":
-                upload(session, hashes, hashes=hashes, keep=keep)
+                upload(session, hashes, keep=keep)
             else:
                 raise
     return ask()
@@ -151,9 +129,9 @@ def evict(session: AgentSession, limit_bytes: int, keep: Iterable[str] = ()) -> 
     return session.ask("evict", Evicted, limit_bytes=limit_bytes, keep=list(keep))
 
 
-def clean(session: AgentSession) -> Cleaned:
-    """Remove everything that edgevit keeps there, but running jobs."""
-    return session.ask("clean", Cleaned)
+def clean(session: AgentSession) -> int:
+    """Remove everything that edgevit keeps there, but running jobs and what they use. Gives the bytes."""
+    return session.ask("clean", _Cleaned).removed_bytes
 
 
 def _missing(session: AgentSession, wanted: dict[str, _File]) -> _MissingFiles:
@@ -179,33 +157,31 @@ def _most_stored(answer: _MissingFiles, needed: int, cache_bytes: int) -> int:
     return max(0, most)
 
 
-def _sent_bytes(session: AgentSession, file: _File, have: int) -> int:
+def _send(session: AgentSession, file: _File, have: int) -> None:
     """Send a file from byte `have` on. A part with other content there is sent anew."""
-    sent = 0
     for _ in range(TRIES):
         try:
             with file.path.open("rb") as content:
-                return sent + _send(session, file, content, have)
+                return _send_from(session, file, content, have)
         except Refused as refused:
             if refused.failure.kind != "wrong_hash":
                 raise
-            sent, have = sent + file.bytes - have, 0
+            have = 0
     what = "the file changed while it was sent"
     raise TargetError(what, where=session.where, got=file.path, next="run the same command again")
 
 
-def _send(session: AgentSession, file: _File, content: IO[bytes], have: int) -> int:
-    sent = 0
+def _send_from(session: AgentSession, file: _File, content: IO[bytes], have: int) -> None:
     while True:
         content.seek(have)
         chunk = content.read(min(shipped.LARGEST_CHUNK, file.bytes - have))
         answer = _put(session, file, have, chunk)
         if answer.is_whole:
-            return sent + len(chunk)
+            return
         if answer.have <= have:
             what = "the upload does not go on"
             raise TargetError(what, where=session.where, got=file.path, next="run the same command again")
-        sent, have = sent + len(chunk), answer.have
+        have = answer.have
 
 
 def _put(session: AgentSession, file: _File, have: int, chunk: bytes) -> _Put:

@@ -29,7 +29,8 @@ from edgevit.targets.agent.agent import Agent
 from edgevit.targets.agent_session import BOOTSTRAP, SHIPPED, AgentSession, Refused, agent_session
 from edgevit.targets.channel import Channel
 from edgevit.targets.probing import probed
-from edgevit.targets.uploads import clean, evict, upload
+from edgevit.targets.uploads import clean, evict, hashes_of, upload
+from tests.targets.sending import sent, sent_bytes
 from tests.targets.ssh_host import is_gone, number_in
 
 PYTHONS = ("python3.8", "python3.9", "python3.10", "python3.12", "python3.13")
@@ -102,7 +103,7 @@ def test_other_pythons_run_it(python: str, tmp_path: Path) -> None:
         assert agent.hello.python.startswith(python.removeprefix("python"))
         with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
             wheel.writestr("a/b.py", "VALUE = 7")
-        hashes = upload(agent, [tmp_path / "a.whl"]).hashes
+        hashes = sent(agent, [tmp_path / "a.whl"])
         assert probed(agent).system.python == agent.hello.python
         folder = agent.ask_for_json("unpack", files=list(hashes.values()))["folder"]
         arguments = [python, "-c", "from a import b; print(b.VALUE)"]
@@ -110,7 +111,7 @@ def test_other_pythons_run_it(python: str, tmp_path: Path) -> None:
         assert agent.ask_for_json("start", limit_s=60, **job)["is_new"]
         answer = agent.ask_for_json("job", job="0" * 64, wait_s=30)
         assert (answer["state"], answer["status"], answer["stdout"]) == ("done", 0, "7\n")
-        assert clean(agent).removed_bytes > 100
+        assert clean(agent) > 100
 
 
 def test_a_probe_says_what_the_machine_says(agent: AgentSession, tmp_path: Path) -> None:
@@ -179,11 +180,9 @@ def test_only_what_is_missing_is_sent(agent: AgentSession, tmp_path: Path) -> No
     contents = {"a": b"a" * 3_000_000, "b": b"b", "empty": b""}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    sent = upload(agent, [tmp_path / "a", tmp_path / "empty"])
-    assert sent.sent_bytes == 3_000_000
-    assert sent.hashes == {tmp_path / name: sha256(contents[name]) for name in ("a", "empty")}
-    assert upload(agent, [tmp_path / name for name in contents]).sent_bytes == 1
-    assert upload(agent, [tmp_path / name for name in contents]).sent_bytes == 0
+    assert sent_bytes(agent, [tmp_path / "a", tmp_path / "empty"]) == 3_000_000
+    assert sent_bytes(agent, [tmp_path / name for name in contents]) == 1
+    assert sent_bytes(agent, [tmp_path / name for name in contents]) == 0
     assert files_of(tmp_path) == {sha256(content): content for content in contents.values()}
     assert os.stat(tmp_path / "work" / "files").st_mode & 0o777 == 0o700
 
@@ -202,7 +201,7 @@ def test_a_broken_upload_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with session(tmp_path) as first:
         assert put(first, content, content[:500_000]) == {"have": 500_000, "is_whole": False}
     with session(tmp_path) as second:
-        assert upload(second, [tmp_path / "file"]).sent_bytes == 1_000_000
+        assert sent_bytes(second, [tmp_path / "file"]) == 1_000_000
     assert files_of(tmp_path) == {sha256(content): content}
 
 
@@ -210,7 +209,7 @@ def test_a_part_with_other_content_is_sent_anew(agent: AgentSession, tmp_path: P
     content = b"right" * 1000
     (tmp_path / "file").write_bytes(content)
     put(agent, content, b"wrong" * 500)
-    assert upload(agent, [tmp_path / "file"]).sent_bytes == 2500 + 5000
+    assert sent_bytes(agent, [tmp_path / "file"]) == 2500 + 5000
     assert files_of(tmp_path) == {sha256(content): content}
 
 
@@ -231,8 +230,8 @@ def test_two_clients_send_one_file_together(agent: AgentSession, tmp_path: Path)
         put(agent, content, content[:100_000])
         put(other, content, content[100_000:300_000], offset=100_000)
         (tmp_path / "file").write_bytes(content)
-        assert upload(agent, [tmp_path / "file"]).sent_bytes == 100_000
-        assert upload(other, [tmp_path / "file"]).sent_bytes == 0
+        assert sent_bytes(agent, [tmp_path / "file"]) == 100_000
+        assert sent_bytes(other, [tmp_path / "file"]) == 0
 
 
 def test_a_full_disk_is_said_and_not_kept_full(tmp_path: Path) -> None:
@@ -241,10 +240,10 @@ def test_a_full_disk_is_said_and_not_kept_full(tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(b"small")
     with session(tmp_path, "sh", "-c", f"ulimit -f 400; exec {sys.executable} -c '{BOOTSTRAP}'") as agent:
         with pytest.raises(TargetError, match="the target's disk is full") as caught:
-            upload(agent, [tmp_path / "large"])
+            sent(agent, [tmp_path / "large"])
         assert "work_folder" in str(caught.value.next)
         assert files_of(tmp_path) == {}
-        upload(agent, [tmp_path / "small"])
+        sent(agent, [tmp_path / "small"])
     assert list(files_of(tmp_path).values()) == [b"small"]
 
 
@@ -253,33 +252,33 @@ def test_what_does_not_fit_is_not_begun(tmp_path: Path) -> None:
     missing = {"missing": [{"sha256": sha256(b"content"), "have": 1}], "stored_bytes": 0, "free_bytes": 5}
     script = f"{GREETING}; echo '{HELLO}'; echo '{json.dumps({'id': 2, 'result': missing})}'; exec cat > /dev/null"
     with session(tmp_path, "sh", "-c", script) as agent, pytest.raises(TargetError, match="has no room"):
-        upload(agent, [tmp_path / "file"])
+        sent(agent, [tmp_path / "file"])
 
 
 def test_the_oldest_files_make_room(agent: AgentSession, tmp_path: Path) -> None:
     names = ["old", "used", "new"]
     for name in names:
         (tmp_path / name).write_bytes(name.encode() * 1000)
-    hashes = upload(agent, [tmp_path / name for name in names]).hashes
+    hashes = sent(agent, [tmp_path / name for name in names])
     for age, name in enumerate(reversed(names)):
         file = tmp_path / "work" / "files" / hashes[tmp_path / name]
         os.utime(file, (time.time() - 100 * age,) * 2)
-    upload(agent, [tmp_path / "old"])  # its use makes it the newest
+    sent(agent, [tmp_path / "old"])  # its use makes it the newest
     (tmp_path / "more").write_bytes(b"more" * 1000)
-    upload(agent, [tmp_path / "more"], cache_bytes=10_500)
+    upload(agent, hashes_of([tmp_path / "more"]), cache_bytes=10_500)
     kept = {content[:3] for content in files_of(tmp_path).values()}
     assert kept == {b"old", b"new", b"mor"}
     assert evict(agent, 0, keep=[hashes[tmp_path / "new"]]).stored_bytes == 3000
-    assert clean(agent).removed_bytes == 3000
+    assert clean(agent) == 3000
     assert not (tmp_path / "work").exists()
 
 
 def test_cleaning_removes_nothing_of_others(agent: AgentSession, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
-    upload(agent, [tmp_path / "file"])
+    sent(agent, [tmp_path / "file"])
     (tmp_path / "work" / "files" / "notes.txt").write_text("mine")
     (tmp_path / "work" / "files" / ("0" * 64)).symlink_to(tmp_path / "file")
-    assert clean(agent).removed_bytes == 7
+    assert clean(agent) == 7
     assert (tmp_path / "file").read_bytes() == b"content"
     assert {path.name for path in (tmp_path / "work" / "files").iterdir()} == {"notes.txt", "0" * 64}
 
@@ -331,15 +330,13 @@ def test_one_client_at_a_time_has_the_lock(agent: AgentSession, tmp_path: Path) 
     (tmp_path / "tmp").mkdir()
     said: list[str] = []
     with session(tmp_path) as other:
-        with agent.locked("ada@laptop", 0, root=str(tmp_path)):
-            with (
-                pytest.raises(TargetError, match="another user measures") as caught,
-                other.locked("bo@desk", 0.3, said.append, root=str(tmp_path)),
-            ):
-                pass
-            assert str(caught.value.got).startswith("ada@laptop, for ")
-        with other.locked("bo@desk", 5, root=str(tmp_path)):
-            assert not agent.ask_for_json("lock", by="ada@laptop", root=str(tmp_path))["held"]
+        agent.lock("ada@laptop", 0, root=str(tmp_path))
+        with pytest.raises(TargetError, match="another user measures") as caught:
+            other.lock("bo@desk", 0.3, said.append, root=str(tmp_path))
+        assert str(caught.value.got).startswith("ada@laptop, for ")
+        agent.unlock()
+        other.lock("bo@desk", 5, root=str(tmp_path))
+        assert not agent.ask_for_json("lock", by="ada@laptop", root=str(tmp_path))["held"]
     assert len(said) == 1
     assert "ada@laptop" in said[0]
 
@@ -349,8 +346,7 @@ def test_the_lock_of_a_dead_client_is_free(tmp_path: Path) -> None:
     with session(tmp_path) as waiting:
         with session(tmp_path) as dying:
             assert dying.ask_for_json("lock", by="ada", root=str(tmp_path))["held"]
-        with waiting.locked("bo", 5, root=str(tmp_path)):
-            pass
+        waiting.lock("bo", 5, root=str(tmp_path))
 
 
 def test_a_lock_file_with_anything_in_it_is_a_lock(agent: AgentSession, tmp_path: Path) -> None:
@@ -363,8 +359,8 @@ def test_a_lock_file_with_anything_in_it_is_a_lock(agent: AgentSession, tmp_path
         b"\xff" * 9000,
     ):
         (tmp_path / "tmp" / "edgevit.lock").write_bytes(content)
-        with agent.locked("ada", 0, root=str(tmp_path)):
-            pass
+        agent.lock("ada", 0, root=str(tmp_path))
+        agent.unlock()
     (tmp_path / "tmp" / "edgevit.lock").unlink()
     (tmp_path / "tmp" / "edgevit.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Refused):
@@ -433,7 +429,7 @@ def test_an_answer_about_other_files_is_an_error(missing: object, tmp_path: Path
     (tmp_path / "file").write_bytes(b"content")
     script = f"{GREETING}; echo '{HELLO}'; echo '{answer}'; exec cat > /dev/null"
     with session(tmp_path, "sh", "-c", script) as agent, pytest.raises(TargetError):
-        upload(agent, [tmp_path / "file"])
+        sent(agent, [tmp_path / "file"])
 
 
 def test_an_upload_that_does_not_go_on_ends(tmp_path: Path) -> None:
@@ -444,7 +440,7 @@ def test_an_upload_that_does_not_go_on_ends(tmp_path: Path) -> None:
         [GREETING, f"echo '{HELLO}'", *(f"echo '{json.dumps(one)}'" for one in answers), "exec cat > /dev/null"]
     )
     with session(tmp_path, "sh", "-c", script) as agent, pytest.raises(TargetError, match="does not go on"):
-        upload(agent, [tmp_path / "file"])
+        sent(agent, [tmp_path / "file"])
 
 
 def test_an_agent_that_hangs_is_given_up(tmp_path: Path) -> None:

@@ -111,12 +111,14 @@ def test_a_target_that_does_not_come_back_is_said(
     assert (tmp_path / "runs").read_text() == "x\n"
 
 
-def test_the_python_of_a_target_is_words_for_a_job(host: SshHost, tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", ["'~/my env/python' -s", "'my env/python' -s"])
+def test_the_python_of_a_target_is_words_for_a_job(python: str, host: SshHost, tmp_path: Path) -> None:
+    """A relative path begins in the home folder, though a job runs elsewhere."""
     (host.home / "my env").mkdir(exist_ok=True)
     if not (host.home / "my env" / "python").exists():
         (host.home / "my env" / "python").symlink_to(sys.executable)
-    with connected(host.target("'~/my env/python' -I"), pytest.fail) as connection:
-        program = (*connection.python, "-c", "import sys; print(sys.flags.isolated)")
+    with connected(host.target(python), pytest.fail) as connection:
+        program = (*connection.python, "-c", "import sys; print(sys.flags.no_user_site)")
         assert run_job(connection, Job({}, program, {}, 60, True), tmp_path / "out").stdout == "1\n"
 
 

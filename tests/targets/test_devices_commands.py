@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,9 +83,35 @@ def test_the_journey(
     assert "there is no target 'pi'" in error
 
 
+@pytest.fixture
+def own_lock(host: SshHost, tmp_path: Path) -> Iterator[None]:
+    """The host's python3 locks a file of the test's own in place of that of this machine."""
+    (tmp_path / "tmp").mkdir()
+    python = host.folder / "board" / "python3"
+    before = python.read_text()
+    host.script("board/python3", f"export EDGEVIT_ROOT='{tmp_path}'", f'exec {sys.executable} "$@"')
+    yield
+    python.write_text(before)
+
+
+@needs_sshd
+def test_clean_removes_edgevits_files_alone(
+    host: SshHost, own_lock: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = host.home / "a folder" / "files"
+    files.mkdir(parents=True)
+    (files / ("a" * 64)).write_bytes(bytes(2_200_000))
+    (files / "notes.txt").write_text("mine")
+    run(capsys, monkeypatch, "add", "pi", host.address, "--work-folder", str(files.parent))
+    assert run(capsys, monkeypatch, "clean", "pi") == (0, "2.1 MiB removed on pi\n", "")
+    assert [file.name for file in files.iterdir()] == ["notes.txt"]
+    status, cleaned, _ = run(capsys, monkeypatch, "clean", "pi", "--json")
+    assert (status, json.loads(cleaned)) == (0, {"target": "pi", "removed_bytes": 0})
+
+
 @needs_sshd
 def test_the_guide_word_by_word(
-    host: SshHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    host: SshHost, own_lock: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "guides" / "devices.md").read_text(encoding="utf-8")
     lines = [
@@ -93,7 +120,7 @@ def test_the_guide_word_by_word(
         for line in text.splitlines()
     ]
     lines = [line for line in lines if line.startswith("edgevit devices ")]
-    assert [line.split()[2] for line in lines] == ["add", "list", "show", "check", "remove"]
+    assert [line.split()[2] for line in lines] == ["add", "list", "show", "check", "clean", "remove"]
     for line in lines:
         words = shlex.split(line.replace("ssh://me@board.local", host.address))
         assert run(capsys, monkeypatch, *words[2:])[0] in ((0, 1) if "check" in words else (0,)), line
@@ -166,6 +193,11 @@ def test_ctrl_c_during_a_check(host: SshHost, tmp_path: Path) -> None:
         ),
         (["add", "pi", "ssh://board:0000070000"], "the port of an address is a number from 1 to 65535"),
         (["add", "pi", "ssh://board", "--python", "'"], "--python: a quotation mark is not closed"),
+        (["add", "pi", "ssh://board", "--python", "python3 -I"], "--python: leave -I out: with it, Python does not"),
+        (
+            ["add", "pi", "ssh://board", "--python", "qemu -E A=b -L root root/python3.11 -sE"],
+            "--python: leave -sE out",
+        ),
         (["add", "pi", "ssh://board", "--work-folder", "x"], "--work-folder: a folder below / or ~/"),
         (["add", "pi", "ssh://board", "--runtime", "torch"], "--runtime: "),
         (["add", "pi", "ssh://board", "--clocks", "lok"], "next: Did you mean 'lock'?"),
@@ -174,6 +206,7 @@ def test_ctrl_c_during_a_check(host: SshHost, tmp_path: Path) -> None:
         (["show", "local-cpus"], "next: Did you mean 'local-cpu'?"),
         (["remove", "local-cpu"], "there is no target 'local-cpu'"),
         (["check", "nothing"], "there is no target 'nothing'"),
+        (["clean", "nothing"], "there is no target 'nothing'"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -199,7 +232,7 @@ def test_a_project_has_its_own_file(
     ("arguments", "says"),
     [
         (["devices", "chek", "pi"], "Did you mean 'check'?"),
-        (["devices", "xyz"], "It has: add, list, show, check, remove."),
+        (["devices", "xyz"], "It has: add, list, show, check, clean, remove."),
         (["device"], "Did you mean 'devices'?"),
     ],
 )

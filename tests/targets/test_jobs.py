@@ -31,7 +31,8 @@ from edgevit.targets.connection import Connection, connected
 from edgevit.targets.jobs import Job, _name, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.reach import reached
-from edgevit.targets.uploads import clean, evict, upload
+from edgevit.targets.uploads import clean, evict
+from tests.targets.sending import sent
 from tests.targets.ssh_host import is_gone, number_in
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
@@ -249,7 +250,8 @@ def test_an_agent_stops_the_job_of_another(tmp_path: Path) -> None:
         assert is_gone(leader)
         answers = [agent.ask_for_json("job", job=name, wait_s=5) for agent in (first, second)]
         assert answers[0] == answers[1]
-        assert (answers[0]["state"], answers[0]["status"]) == ("done", -signal.SIGKILL)
+        ended = tuple(answers[0][key] for key in ("state", "status", "stopped"))
+        assert ended == ("done", -signal.SIGKILL, True)
 
 
 def test_another_process_of_the_same_number_is_not_killed(tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ def test_a_signal_stops_the_jobs_of_an_agent(number: int, tmp_path: Path) -> Non
         assert is_gone(leader)
     with session(tmp_path) as other:
         answer = other.ask_for_json("job", job=name, wait_s=0)
-        assert answer["state"] == "unknown" or answer["status"] == -signal.SIGKILL
+        assert answer["state"] == "unknown" or (answer["status"], answer["stopped"]) == (-signal.SIGKILL, True)
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch, *changes: tuple[str, str]) -> None:
@@ -367,7 +369,7 @@ def test_running_jobs_and_their_packages_stay_when_room_is_made(tmp_path: Path) 
 def test_jobs_count_as_stored_and_shared_files_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 100_000)
     with session(tmp_path) as agent:
-        (name,) = upload(agent, [tmp_path / "file"]).hashes.values()
+        (name,) = sent(agent, [tmp_path / "file"]).values()
         done = start(agent, "head -c 50000 input > out", files={"input": name})
         assert state(agent, done) == "done"
         stored = evict(agent, 2**30).stored_bytes
@@ -409,7 +411,7 @@ def test_a_wrong_job_is_refused(request_: dict[str, Any], kind: str, tmp_path: P
 def test_only_what_a_job_has_written_can_be_got(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     with session(tmp_path) as agent:
-        (input_,) = upload(agent, [tmp_path / "file"]).hashes.values()
+        (input_,) = sent(agent, [tmp_path / "file"]).values()
         done = start(agent, "ln -s /etc/hostname link; mkfifo pipe; echo x > out", files={"input": input_})
         assert state(agent, done) == "done"
         for name in ("../lock", "link", "pipe", "input", "none", "", "/etc/hostname"):
@@ -536,7 +538,16 @@ class _Answering:
         return self._answer
 
 
-DONE = {"state": "done", "status": 0, "timed_out": False, "seconds": 1.0, "stdout": "", "stderr": "", "outputs": []}
+DONE = {
+    "state": "done",
+    "status": 0,
+    "timed_out": False,
+    "stopped": False,
+    "seconds": 1.0,
+    "stdout": "",
+    "stderr": "",
+    "outputs": [],
+}
 X = {"name": "x", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
 DECEITS: dict[str, tuple[dict[str, object], object, str]] = {
     "a path": ({"outputs": [{**X, "name": "../x"}]}, "YWJj", "outputs.0.name"),
@@ -585,6 +596,25 @@ def test_a_job_that_the_target_loses_is_started_twice_at_most(tmp_path: Path) ->
     with pytest.raises(TargetError, match="the target lost the job"):
         run_job(deceiver, job("true"), tmp_path / "out")  # type: ignore[arg-type]
     assert deceiver.asked == ["start", "job"] * 2 + ["stop", "forget"]
+
+
+def test_a_job_that_was_stopped_is_started_again(here: Connection, tmp_path: Path, home: Path) -> None:
+    """An agent that ended has killed it, or another client: that its memory was short would not be true."""
+    script = f"echo x >> {tmp_path}/runs; test -e {tmp_path}/again || exec sleep 60; echo y > x"
+    with connected(HERE, pytest.fail) as other:
+
+        def stop() -> None:
+            while counted(tmp_path) == 0:
+                time.sleep(0.02)
+            (tmp_path / "again").touch()
+            (name,) = [path.name for path in jobs_in(home)]
+            other.call(lambda agent: agent.ask_for_json("stop", job=name))
+
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        finished = run_job(here, job(script, True), tmp_path / "out")
+        stopping.join()
+    assert (finished.status, finished.files["x"].read_text(), counted(tmp_path)) == (0, "y\n", 2)
 
 
 def test_a_session_with_endless_old_answers_is_an_error(tmp_path: Path) -> None:

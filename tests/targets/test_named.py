@@ -53,7 +53,7 @@ def test_where_the_users_file_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_target_comes_and_goes_and_the_rest_stays() -> None:
     text = "# my boards\nthor: # on the shelf\n  host: ssh://thor\n  power_mode: 70W\n"
     file = write(project_file(), text)
-    config = SshTarget(host="ssh://me@orin", runtime="tensorrt", python="'/my python/bin' -I")
+    config = SshTarget(host="ssh://me@orin", runtime="tensorrt", python="'/my python/bin' -s")
     add_target("orin", config, file)
     assert file.read_text().startswith(text)
     assert "work_folder" not in file.read_text()  # a default stays in one place

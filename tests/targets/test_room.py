@@ -19,7 +19,8 @@ from edgevit.targets.connection import Connection, connected
 from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
-from edgevit.targets.uploads import evict, hashes_of, upload
+from edgevit.targets.uploads import evict
+from tests.targets.sending import sent
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
 HERE = NamedTarget("local-cpu")
@@ -93,8 +94,7 @@ def test_files_of_jobs_that_ended_take_no_room_after_an_eviction(here: Connectio
 
     def evicted_in(script: str) -> tuple[bool, int]:
         """Whether the file is in the store after an eviction, and the bytes of its second names."""
-        here.call(lambda agent: upload(agent, [images]))
-        stored = hashes_of([images])[images]
+        stored = here.call(lambda agent: sent(agent, [images]))[images]
         values: Json = {"files": {"images": stored}, "arguments": ["sh", "-c", script], "limit_s": 60}
         name = hashlib.sha256(script.encode()).hexdigest()
         here.call(lambda agent: agent.ask_for_json("start", job=name, **values))
@@ -111,7 +111,7 @@ def test_files_of_jobs_that_ended_take_no_room_after_an_eviction(here: Connectio
 
 def test_old_files_make_room_for_packages(small_disk: Path, here: Connection, tmp_path: Path) -> None:
     """How much room the packages of a wheel need is known when the disk is full."""
-    here.call(lambda agent: upload(agent, [file_of(tmp_path, "old", 700_000)]))
+    here.call(lambda agent: sent(agent, [file_of(tmp_path, "old", 700_000)]))
     with zipfile.ZipFile(tmp_path / "a.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
         wheel.writestr("a.py", "0" * 600_000)
     folder = unpack(here, [tmp_path / "a.whl"])

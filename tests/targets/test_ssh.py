@@ -20,7 +20,7 @@ from edgevit.targets.probing import probed
 from edgevit.targets.reach import reached
 from edgevit.targets.ssh.command import control_socket, python_command, ssh_command
 from edgevit.targets.ssh.failures import failure
-from edgevit.targets.uploads import upload
+from tests.targets.sending import sent_bytes
 from tests.targets.ssh_host import SshHost, is_gone, needs_sshd, number_in
 
 
@@ -52,9 +52,9 @@ def test_a_host_answers_and_keeps_files(host: SshHost, tmp_path: Path) -> None:
     with reached(target) as agent:
         assert agent.hello.work_folder == str(host.home / "work")
         assert probed(agent).system.python == "{}.{}.{}".format(*sys.version_info[:3])
-        assert upload(agent, [tmp_path / "model"]).sent_bytes == 2_500_000
+        assert sent_bytes(agent, [tmp_path / "model"]) == 2_500_000
     with reached(target) as agent:
-        assert upload(agent, [tmp_path / "model"]).sent_bytes == 0
+        assert sent_bytes(agent, [tmp_path / "model"]) == 0
     assert ssh_processes(host) == []
 
 
@@ -215,16 +215,12 @@ def test_two_clients_share_a_host_but_not_its_lock(host: SshHost, tmp_path: Path
     (tmp_path / "tmp").mkdir()
     with reached(host.target()) as second:
         with reached(host.target()) as first:
-            with first.locked("ada", 0, root=str(tmp_path)):
-                with (
-                    pytest.raises(TargetError, match="another user measures"),
-                    second.locked("bo", 0, root=str(tmp_path)),
-                ):
-                    pass
-                assert probed(second).system.user  # looking is free
+            first.lock("ada", 0, root=str(tmp_path))
+            with pytest.raises(TargetError, match="another user measures"):
+                second.lock("bo", 0, root=str(tmp_path))
+            assert probed(second).system.user  # looking is free
             assert first.ask_for_json("lock", by="ada", root=str(tmp_path))["held"]
-        with second.locked("bo", 10, root=str(tmp_path)):  # the first has gone without a word
-            pass
+        second.lock("bo", 10, root=str(tmp_path))  # the first has gone without a word
 
 
 CLIENT = """

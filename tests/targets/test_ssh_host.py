@@ -168,6 +168,12 @@ def test_commands_take_the_name(host: SshHost, tmp_path: Path) -> None:
     assert json.loads(latency.stdout)["target"] == "board"
     compared = runner.invoke(app, ["compare", str(file), str(file), "--target", "board", "--duration", "0.1", "--json"])
     assert json.loads(compared.stdout)["speedup"]["value"] > 0
+    several = runner.invoke(
+        app, ["profile", str(file), "--target", "local-cpu, bord, board", "--duration", "0.1", "--json"]
+    )
+    assert [metrics["target"] for metrics in json.loads(several.stdout)] == ["local-cpu", "board"]
+    assert "there is no target 'bord'" in several.stderr
+    assert several.exit_code == 2
     wrong = runner.invoke(app, ["profile", str(file), "--target", "bord"])
     assert isinstance(wrong.exception, TargetError)
     assert wrong.exception.next == "Did you mean 'board'?"

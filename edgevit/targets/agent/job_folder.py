@@ -3,6 +3,7 @@
 jobs/<id>/files/        the current folder of the program: its input files until it ends, and what it writes
 jobs/<id>/lock          is locked by the agent and by the program as long as the job runs
 jobs/<id>/started.json  the program's process, for other agents
+jobs/<id>/stopped       another agent has killed the program
 jobs/<id>/done.json     how it ended; a job without it that does not run is unknown
 """
 
@@ -38,6 +39,7 @@ class JobFolder:
         self.files = os.path.join(self.path, "files")
         self._lock = os.path.join(self.path, "lock")
         self._started = os.path.join(self.path, "started.json")
+        self._stopped = os.path.join(self.path, "stopped")
         self._done = os.path.join(self.path, "done.json")
 
     def locked(self) -> int | None:
@@ -107,11 +109,17 @@ class JobFolder:
         return uses if isinstance(uses, list) else []
 
     def kill(self) -> None:
-        """Kill the program that another agent has started."""
+        """Kill the program that another agent has started, which is told by a file."""
         started = json_in(self._started) or {}
         leader, birth = started.get("leader"), started.get("birth")
         if isinstance(leader, int) and birth and birth == birth_of(leader):
+            with contextlib.suppress(OSError):
+                write_json(self._stopped, {})
             kill_group(leader)
+
+    def is_stopped(self) -> bool:
+        """Whether another agent has killed the program."""
+        return os.path.exists(self._stopped)
 
     def write_done(self, ended: Json) -> None:
         """Say how the job ended."""

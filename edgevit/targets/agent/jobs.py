@@ -40,6 +40,7 @@ RUNNING: Json = {
     "state": "running",
     "status": None,
     "timed_out": False,
+    "stopped": False,
     "seconds": 0.0,
     "stdout": "",
     "stderr": "",
@@ -60,6 +61,7 @@ class Jobs:
         self._work_folder, self._changed, self._is_called = work_folder, changed, is_called
         self._processes = Processes()
         self._running: dict[str, Running] = {}
+        self._is_over = False
         self._unwritten: dict[str, Json] = {}  # how jobs ended for which the disk had no room
 
     def start(self, request: Json) -> Json:
@@ -117,6 +119,7 @@ class Jobs:
         folder = self._folder(request)
         running = self._running.get(folder.name)
         if running is not None:
+            running.is_stopped = True
             running.kill()
         elif folder.is_running():
             folder.kill()
@@ -144,6 +147,7 @@ class Jobs:
 
     def stop_all(self) -> None:
         """Stop the jobs of this agent, and start no other."""
+        self._is_over = True
         self._processes.stop_all()
 
     def _folder(self, request: Json) -> JobFolder:
@@ -156,7 +160,7 @@ class Jobs:
         if done is None and folder.is_running():
             return RUNNING
         done = done or self._done(folder)  # it may have ended just now
-        return UNKNOWN if done is None else {"state": "done", **done}
+        return UNKNOWN if done is None else {**RUNNING, "state": "done", **done}
 
     def _asked(self) -> list[int | None]:
         return [running.folder.asked() for running in self._running.values()]
@@ -190,7 +194,8 @@ class Jobs:
     def _end(self, running: Running, ended: Json) -> None:
         """A program has ended: kill what it has left, and keep the result."""
         self._processes.stop(running.process)
-        ended = {**ended, **running.results()}
+        is_stopped = (self._is_over or running.is_stopped or running.folder.is_stopped()) and ended["status"] != 0
+        ended = {**ended, "stopped": is_stopped, **running.results()}
         try:
             running.folder.write_done(ended)
         except OSError:
@@ -232,6 +237,9 @@ class Running:
     Args:
         lock: the job's locked file.
         end: is called in a thread as soon as the program has ended, or its time is over.
+
+    Attributes:
+        is_stopped: whether its client stops it. What it leaves then is no result.
     """
 
     def __init__(
@@ -246,6 +254,7 @@ class Running:
         self._program, self._end = program, end
         self._stdout, self._stderr = Output(process.stdout, keeps_end=True), Output(process.stderr, keeps_end=True)
         self._began, self._timed_out = time.monotonic(), False
+        self.is_stopped = False
 
     def watch(self) -> None:
         """Begin to wait for the end."""

@@ -61,12 +61,19 @@ def ssh_command(target: SshTarget, socket: Path, remote: str) -> list[str]:
     return [*_program({**OPTIONS, **sharing}), *_destination(target), remote]
 
 
-def python_command(python: str, program: str) -> str:
-    """The command line that runs a program with a Python there. Every word is quoted for the shell.
+def python_words(python: str) -> tuple[str, ...]:
+    """The words of a command that starts Python there. ~/ at the beginning of a word is the home folder there.
 
-    ~/ at the beginning of a word is the home folder there.
+    A relative path of the program begins in the home folder too, wherever the program is started.
     """
-    return " ".join(["exec", *map(_quoted, shlex.split(python)), "-c", shlex.quote(program)])
+    program, *rest = shlex.split(python)
+    is_relative = "/" in program and not program.startswith(("/", "~/"))
+    return f"~/{program}" if is_relative else program, *rest
+
+
+def python_command(python: str, program: str) -> str:
+    """The command line that runs a program with a Python there (see `python_words`). Words are quoted for the shell."""
+    return " ".join(["exec", *map(_quoted, python_words(python)), "-c", shlex.quote(program)])
 
 
 def resolved_config(target: SshTarget) -> dict[str, list[str]]:

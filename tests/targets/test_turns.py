@@ -1,9 +1,10 @@
-"""A client whose line dropped comes back: its new agent takes over the job and the lock of the earlier one."""
+"""Clients take turns; and one whose line dropped takes over the job and the lock of its earlier agent."""
 
 from __future__ import annotations
 
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,13 @@ import pytest
 
 from edgevit.errors import TargetError
 from edgevit.targets import agent_session as agent_sessions
+from edgevit.targets import connection as connections
 from edgevit.targets.agent_session import BOOTSTRAP, AgentSession, Refused, agent_session
 from edgevit.targets.channel import Channel
+from edgevit.targets.connection import connected
+from edgevit.targets.named import NamedTarget
+from edgevit.targets.packages import unpack
+from edgevit.targets.reach import reached
 from tests.targets.ssh_host import number_in
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
@@ -63,3 +69,17 @@ def test_an_agent_takes_over_the_job_of_an_earlier_one(tmp_path: Path, monkeypat
         assert start(second, "true", "b") == {"is_new": True}
         assert not other.has_lock("ada", "another key")
     assert said == []
+
+
+def test_packages_are_unpacked_while_nobody_else_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LOCK_WAIT_S", 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.writestr("a.py", "")
+    with connected(NamedTarget("local-cpu"), pytest.fail) as connection, reached(NamedTarget("local-cpu")) as other:
+        other.lock("bo@desk", 0)
+        with pytest.raises(TargetError, match="another user measures"):
+            unpack(connection, [tmp_path / "a.whl"])
+        other.unlock()
+        with connection.locked():
+            assert Path(unpack(connection, [tmp_path / "a.whl"])).is_dir()
