@@ -49,6 +49,10 @@ def found(probe: Probe, **system: Any) -> dict[str, Finding]:
             "MAXN_SUPER", 8, True,
         ),
         ("jetpack7-agx-orin", "Jetson AGX Orin 64GB", "p3701-0005", "7.2", "39.2.0", "13.2.0", "MAXN", 16, False),
+        (
+            "jetpack7-agx-orin-tensorrt11", "Jetson AGX Orin 64GB", "p3701-0005", "7.2.2", "39.2.0", "13.2.0",
+            "MAXN", 16, False,
+        ),
         ("jetpack7-thor", "Jetson Thor T5000", "p3834-0008", "7.1", "38.4.0", "13.0.0", "120W", None, False),
     ],
 )  # fmt: skip
@@ -62,6 +66,7 @@ def test_facts_of_a_jetson(
     assert (facts.jetpack, facts.l4t, facts.cuda) == (jetpack, l4t, cuda)
     assert (facts.power_mode.name, facts.sm_count, facts.clocks_locked) == (mode, sms, locked)
     assert facts.telemetry is not None
+    assert facts.is_stand_in
 
 
 def test_facts_of_a_raspberry_pi(probes: dict[str, Probe]) -> None:

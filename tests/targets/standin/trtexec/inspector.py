@@ -32,6 +32,12 @@ CONVOLUTION_FORMATS = {
     "Half": "Channel major FP16 format where channel % 8 == 0",
     "Float": "Row major linear FP32",
 }
+# Of 10.x, by the type that is multiplied.
+TACTICS = {
+    "Int8": "sm80_xmma_gemm_i8f16_i8i32_f32_tn_n_tilesize64x64x64_stage4_warpsize2x2x1_tensor16x8x32",
+    "Half": "sm80_xmma_gemm_f16f16_f16f16_f16_tn_n_tilesize64x64x64_stage4_warpsize2x2x1_tensor16x8x16",
+    "Float": "sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_tilesize32x32x8_stage3",
+}
 NARROW = 16  # outputs of a product that is no layer of its own
 SEPARATORS = {10: "\x1e", 11: "\x1f"}
 KINDS_IN_11 = {"CaskConvolution": "correlation", "fusion": "runtime_fusion"}
@@ -170,7 +176,8 @@ class _Layers:
         self.count += 1
         nodes = [node, *pairs]
         self.scaled = nodes if pairs and kind == "gemm" else []
-        return Layer(name, kind, tuple(read), tuple(fixed), (out,), f"sm80_{kind}_stage4", tuple(map(_name, nodes)))
+        tactic = TACTICS.get(given[0].type, "")
+        return Layer(name, kind, tuple(read), tuple(fixed), (out,), tactic, tuple(map(_name, nodes)))
 
     def _attention(self, nodes: list[NodeProto]) -> Layer:
         first, last = nodes[0], nodes[-1]
