@@ -336,7 +336,8 @@ def test_arm64_has_the_accuracy_of_this_machine(
     trained = (
         RECIPE.replace(
             "{stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,",
-            "{stage: train, id: student, model: deit_tiny_patch16_224, data: digits.train, image_size: 32, epochs: 8,",
+            "{stage: train, id: student, model: deit_tiny_patch16_224, data: digits.train, image_size: 32, epochs: 15,"
+            " learning_rate: 3e-3, augmentation: {scale: [0.9, 1.0], horizontal_flip: 0},",
         )
         .replace(", few_shot: {shots: 5}", "")
         .replace("digits.pool", "digits.train")
