@@ -1,7 +1,9 @@
 """The kernels of a TensorRT engine, read from the JSON of its inspector.
 
 Sources: `trtexec --exportLayerInfo` with detailed verbosity, recorded from TensorRT 8; NVIDIA's documentation of
-IEngineInspector. From TensorRT 11 on, `Format/Datatype` is split in two.
+IEngineInspector. From TensorRT 11 on, `Format/Datatype` is split in two. Without an execution context, the inspector
+tells no types of tensors for an open batch: `N/A due to dynamic shapes`. It tells the types of weights and the names of
+tactics.
 """
 
 from __future__ import annotations
@@ -23,17 +25,24 @@ MOST_LAYERS = 1_000_000
 
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[]|\s*$|\s+\[)")
 _TYPES = (  # words for a type in the inspector's texts, such as "Row major linear FP32"
-    ("int8", r"INT8"),
-    ("uint8", r"UINT8"),
-    ("int4", r"INT4"),
-    ("fp4", r"FP4\w*"),
-    ("fp8", r"FP8\w*|FLOAT8\w*"),
-    ("half", r"FP16|HALF|FLOAT16"),
-    ("bfloat16", r"BF16|BFLOAT16"),
-    ("float", r"FP32|FLOAT|FLOAT32"),
-    ("int32", r"INT32"),
-    ("int64", r"INT64"),
-    ("bool", r"BOOL"),
+    ("int8", r"\bINT8\b"),
+    ("uint8", r"\bUINT8\b"),
+    ("int4", r"\bINT4\b"),
+    ("fp4", r"\bFP4\w*\b"),
+    ("fp8", r"\b(?:FP8\w*|FLOAT8\w*)\b"),
+    ("half", r"\b(?:FP16|HALF|FLOAT16)\b"),
+    ("bfloat16", r"\b(?:BF16|BFLOAT16)\b"),
+    ("float", r"\b(?:FP32|FLOAT|FLOAT32)\b"),
+    ("int32", r"\bINT32\b"),
+    ("int64", r"\bINT64\b"),
+    ("bool", r"\bBOOL\b"),
+)
+_TACTICS = (  # names of tactics, such as sm80_xmma_gemm_i8f16_i8i32_f32_tn_n_…: the first operand's type is i8
+    ("int8", r"_i8\w{2,4}_i8i32_|int8|imma"),
+    ("fp8", r"_e[45]m[23]\w*_e[45]m[23]"),
+    ("bfloat16", r"_bf16(?:bf16|f32)_bf16"),
+    ("half", r"_f16(?:f16|f32)_f16|h884|h1688|h16816|hmma"),
+    ("float", r"_f32f32_t?f32|sgemm|scudnn|ffma"),
 )
 _PRODUCTS = {"Convolution": "correlation", "Deconvolution": "deconvolution", "MatrixMultiply": "gemm", "Gemm": "gemm"}
 _GEMM_TACTIC = re.compile(r"gemm|xmma|cutlass|fprop", re.IGNORECASE)
@@ -130,6 +139,7 @@ def _kernel(layer: _Layer) -> Kernel:
         constants=tuple(constants),
         outputs=tuple(map(_tensor, layer.outputs)),
         nodes=_nodes(layer),
+        tactic_type=_type(layer.tactic, _TACTICS),
     )
 
 
@@ -153,12 +163,9 @@ def _tensor(tensor: _Tensor) -> KernelTensor:
     return KernelTensor(tensor.name, shape, _type(tensor.type or tensor.format_and_type))
 
 
-def _type(text: str) -> str:
-    """The type in a text such as `Channel major FP16 format where channel % 4 == 0`; the text if it names none."""
-    for name, words in _TYPES:
-        if re.search(rf"\b(?:{words})\b", text, re.IGNORECASE | re.ASCII):
-            return name
-    return text.lower()
+def _type(text: str, patterns: Sequence[tuple[str, str]] = _TYPES) -> str:
+    """The type in a text such as `Channel major FP16 format where channel % 4 == 0`; "" if it names none."""
+    return next((name for name, pattern in patterns if re.search(pattern, text, re.IGNORECASE | re.ASCII)), "")
 
 
 def _unreadable(file: Path, got: str) -> ArtifactError:

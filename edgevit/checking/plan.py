@@ -22,7 +22,11 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 
 @dataclass(frozen=True)
 class KernelTensor:
-    """A tensor that a kernel reads or writes; `type` is TensorRT's name in lower case (half, float, int8)."""
+    """A tensor that a kernel reads or writes.
+
+    Attributes:
+        type: TensorRT's name in lower case (half, float, int8); "" if untold.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -41,6 +45,7 @@ class Kernel:
     Attributes:
         kind: gemm, correlation (a convolution), runtime_fusion (a product and operators after it), kgen (generated), …
         nodes: names of the ONNX nodes that the kernel computes.
+        tactic_type: the type that the tactic's name says it multiplies; "" if it says none.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Kernel:
     constants: tuple[KernelTensor, ...]
     outputs: tuple[KernelTensor, ...]
     nodes: tuple[str, ...]
+    tactic_type: str = ""
 
     @property
     def is_attention(self) -> bool:
@@ -59,6 +65,13 @@ class Kernel:
     def is_product(self) -> bool:
         """Whether the kernel multiplies matrices or convolves."""
         return self.kind in PRODUCT_KINDS or self.is_attention
+
+    @property
+    def multiplied_type(self) -> str:
+        """The type of a product's first input, or else of its weights, or else in its tactic's name; "" if untold."""
+        weights_first = sorted(self.constants, key=lambda tensor: tensor.bytes, reverse=True)
+        operands = (*self.inputs[:1], *weights_first)
+        return next((tensor.type for tensor in operands if tensor.type), self.tactic_type)
 
     @property
     def converts(self) -> bool:

@@ -19,7 +19,7 @@ class Product:
 
     Attributes:
         asked, got: TensorRT's names of types, in lower case. With int4, weights alone are stored in 4 bits; they are
-            unpacked for the product. `got` is "" if no kernel names the product.
+            unpacked for the product. `got` is "" if no kernel tells it.
     """
 
     node: str
@@ -83,7 +83,7 @@ def _unpacks_int4(product: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -
 
 
 def _got(node: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> str:
-    """The type that the kernel of a product multiplies; "" if no kernel names the product.
+    """The type that the kernel of a product multiplies; "" if no kernel tells it.
 
     Kernels that only prepare an operand name the product too, so a kernel that multiplies is looked for first. A small
     product may be part of a generated kernel, whose first input may belong to another operator: there the type is that
@@ -94,9 +94,9 @@ def _got(node: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> str:
     say nothing about it. The builder is strongly typed, so a kernel that converts multiplies in the graph's type.
     """
     naming = [kernel for kernel in kernels if node.name in kernel.nodes]
-    for kernel in naming:
-        if kernel.is_product and (operands := kernel.inputs or kernel.constants):
-            return operands[0].type
+    multiplying = [kernel for kernel in naming if kernel.is_product and (kernel.inputs or kernel.constants)]
+    if multiplying:
+        return next((kernel.multiplied_type for kernel in multiplying if kernel.multiplied_type), "")
     has_weights = any(graph.is_weight(node.input[position]) for position in OPERANDS[node.op_type])
     for kernel in reversed(naming):
         if kernel.converts and not has_weights:

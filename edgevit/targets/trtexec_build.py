@@ -13,9 +13,9 @@ from edgevit.graphs.files import copy_onnx
 from edgevit.model_file import ModelFile, TargetInfo, TensorrtOptions
 from edgevit.runtimes.base import fixed_batch
 from edgevit.targets.trtexec.answers import LARGEST_JSON
-from edgevit.targets.trtexec.commands import ENGINE, LAYERS, MODEL, BatchProfile, build_arguments
+from edgevit.targets.trtexec.commands import ENGINE, LAYERS, MODEL, BatchProfile, build_arguments, layers_arguments
 from edgevit.targets.trtexec_program import TrtexecProgram
-from edgevit.targets.trtexec_session import input_of
+from edgevit.targets.trtexec_session import RUN_S, input_of
 
 BUILD_LOG = "build.log"
 BUILD_S = 4 * 3600
@@ -34,20 +34,21 @@ def engine_from_onnx(
         TargetError: the build fails, or takes more than BUILD_S.
         ArtifactError: TensorRT does not take the model.
     """
-    is_open = fixed_batch(model.io) is None
+    source, is_open = input_of(model.io), fixed_batch(model.io) is None
     profile = BatchProfile(config.batch_size, config.max_batch) if is_open else None
-    arguments = build_arguments(
-        trtexec.release, input_of(model.io), profile, config.builder_level, config.workspace_mib
-    )
+    arguments = build_arguments(trtexec.release, source, profile, config.builder_level, config.workspace_mib)
     with TemporaryDirectory() as folder:
-        source, fetched = Path(folder) / MODEL, Path(folder) / "fetched"
-        copy_onnx(model, source)
-        log, fetches = out / BUILD_LOG, {ENGINE: LARGEST_ENGINE, LAYERS: LARGEST_JSON}
-        built = trtexec.run(arguments, {MODEL: source}, fetched, BUILD_S, outputs=fetches, is_repeatable=False, log=log)
-        for name in (ENGINE, LAYERS):
-            if name not in built.files:
-                what = "trtexec ended well, and wrote no engine" if name == ENGINE else "trtexec wrote no layers"
-                raise TargetError(what, where=trtexec.where, got=f"no file {name}", next=f"see its log in {log}")
-            shutil.move(built.files[name], out / name)
+        file, fetched, log = Path(folder) / MODEL, Path(folder) / "fetched", out / BUILD_LOG
+        copy_onnx(model, file)
+        fetches = {ENGINE: LARGEST_ENGINE}
+        built = trtexec.run(arguments, {MODEL: file}, fetched, BUILD_S, outputs=fetches, is_repeatable=False, log=log)
+        if ENGINE not in built.files:
+            what, next_step = "trtexec ended well, and wrote no engine", f"see its log in {log}"
+            raise TargetError(what, where=trtexec.where, got=f"no file {ENGINE}", next=next_step)
+        shutil.move(built.files[ENGINE], out / ENGINE)
+        arguments = layers_arguments(trtexec.release, source, config.batch_size, is_open)
+        fetches, engine = {LAYERS: LARGEST_JSON}, {ENGINE: out / ENGINE}
+        run = trtexec.run(arguments, engine, fetched, RUN_S, outputs=fetches, is_repeatable=True)
+        (out / LAYERS).write_bytes(trtexec.content(run, LAYERS))
     options = TensorrtOptions(max_batch=config.max_batch if is_open else None)
     return ModelFile(name=ENGINE, weight_precision=model.model_file.weight_precision, options=options, bound_to=machine)

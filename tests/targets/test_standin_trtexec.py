@@ -16,6 +16,8 @@ import pytest
 from onnx import ModelProto
 
 from edgevit.checking import check_for_tensorrt
+from edgevit.checking.layers import checked_products, kernels_of_engine
+from edgevit.graphs.graph import Graph
 from edgevit.profiling import MeasurePlan
 from edgevit.targets.boards.versions import tensorrt_release
 from edgevit.targets.trtexec.answers import failure_in, log_of
@@ -26,6 +28,7 @@ from edgevit.targets.trtexec.commands import (
     BatchProfile,
     Input,
     build_arguments,
+    layers_arguments,
     outputs_arguments,
     timing_arguments,
 )
@@ -223,6 +226,7 @@ def test_the_command_lines_of_edgevit_are_taken(settings: TrtexecSettings, trtex
     release, source = tensorrt_release(".".join(map(str, settings.version))), Input("image", (SIDE,))
     lines = (
         build_arguments(release, source, BatchProfile(best=1, most=4), builder_level=3, workspace_mib=512),
+        layers_arguments(release, source, batch_size=2, is_open=True),
         outputs_arguments(release, source, batch_size=2, is_open=True),
         timing_arguments(release, source, MeasurePlan(0.1, 0.2, 10, batch_size=2), is_open=True),
     )
@@ -364,7 +368,8 @@ def test_edgevit_reads_why_it_failed(
 
 
 def layers_of(trtexec: Trtexec, settings: TrtexecSettings, *flags: str, variant: Variant = "good") -> dict[str, Any]:
-    assert trtexec(settings, *BUILD, *LAYERS, *flags, variant=variant) == 0, trtexec.err
+    assert trtexec(settings, *BUILD, LAYERS[1], *flags) == 0, trtexec.err
+    assert trtexec(settings, *RUN, *LAYERS, variant=variant) == 0, trtexec.err
     return dict(json.loads(Path("layers.json").read_text()))
 
 
@@ -396,6 +401,18 @@ def test_the_two_shapes_of_the_layers(trtexec: Trtexec) -> None:
     behind = old["Layers"][-1]
     assert "MatMul_product" in behind["Metadata"]  # the scale of the product is applied there, in floating point
     assert (behind["LayerType"], types(behind, "Inputs")) == ("kgen", ["Float"])
+
+
+@pytest.mark.parametrize("settings", [AGX, AGX_11], ids=lambda settings: settings.title)
+def test_no_types_of_an_open_batch_are_told_at_a_build(settings: TrtexecSettings, trtexec: Trtexec) -> None:
+    """--skipInference makes no execution context. The words are recorded with 10.x."""
+    model = saved(linear("batch", quantized=True))
+    assert trtexec(settings, *BUILD, *LAYERS, *OPEN) == 0
+    layers = json.loads(Path("layers.json").read_text())["Layers"]
+    told = {text for layer in layers for part in ("Inputs", "Outputs") for text in types(layer, part)}
+    assert told == {"N/A due to dynamic shapes"}
+    (product,) = checked_products(Graph(model), kernels_of_engine(Path("layers.json")), "engine")
+    assert (product.asked, product.got) == ("int8", "int8")  # by the weights or the tactic
 
 
 @pytest.mark.parametrize("variant", ["silent-fallback", "opaque"])

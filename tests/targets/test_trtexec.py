@@ -15,7 +15,14 @@ from edgevit.errors import EdgevitError, TargetError
 from edgevit.profiling import MeasurePlan
 from edgevit.targets.boards.versions import TENSORRT_RELEASES, TensorRTRelease, tensorrt_release
 from edgevit.targets.trtexec.answers import failure_in, outputs_in, times_in, version_in, warnings_in
-from edgevit.targets.trtexec.commands import BatchProfile, Input, build_arguments, outputs_arguments, timing_arguments
+from edgevit.targets.trtexec.commands import (
+    BatchProfile,
+    Input,
+    build_arguments,
+    layers_arguments,
+    outputs_arguments,
+    timing_arguments,
+)
 
 RECORDED = Path(__file__).parents[3] / "shared" / "reference" / "device_logs"
 IMAGE = Input("image", (3, 224, 224))
@@ -76,6 +83,7 @@ def test_an_old_release_is_refused_with_what_to_do(version: str) -> None:
 def test_each_release_gets_the_flags_that_it_has(release: TensorRTRelease) -> None:
     lines = [
         build_arguments(release, IMAGE, BatchProfile(1, 32), 3, 512),
+        layers_arguments(release, IMAGE, 8, True),
         outputs_arguments(release, IMAGE, 8, True),
         timing_arguments(release, IMAGE, MeasurePlan(), True),
     ]
@@ -96,7 +104,6 @@ def test_the_build_line() -> None:
         "--stronglyTyped",
         "--noTF32",
         "--profilingVerbosity=detailed",
-        "--exportLayerInfo=layers.json",
         "--builderOptimizationLevel=5",
         "--memPoolSize=workspace:512",
         "--minShapes=image:1x3x224x224",
@@ -108,6 +115,16 @@ def test_the_build_line() -> None:
 
 
 def test_the_run_lines() -> None:
+    assert layers_arguments(TENSORRT_RELEASES[0], IMAGE, 8, True) == (
+        "--loadEngine=model.engine",
+        "--shapes=image:8x3x224x224",
+        "--useSpinWait",
+        "--profilingVerbosity=detailed",
+        "--exportLayerInfo=layers.json",
+        "--iterations=1",
+        "--warmUp=0",
+        "--duration=0",
+    )
     assert outputs_arguments(TENSORRT_RELEASES[0], IMAGE, 8, True) == (
         "--loadEngine=model.engine",
         "--shapes=image:8x3x224x224",

@@ -16,6 +16,8 @@ from edgevit.targets.boards.versions import TensorRTRelease
 
 MODEL, ENGINE, LAYERS = "model.onnx", "model.engine", "layers.json"
 INPUT, OUTPUTS, TIMES = "input.raw", "outputs.json", "times.json"
+DETAILED = "--profilingVerbosity=detailed"
+ONCE = ("--iterations=1", "--warmUp=0", "--duration=0")
 
 _PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)  # trtexec splits its options at ":" and ","
 
@@ -63,7 +65,7 @@ def build_arguments(
     builder_level: int,
     workspace_mib: int | None,
 ) -> tuple[str, ...]:
-    """Build MODEL into ENGINE, and write LAYERS. Float32 stays float32: TF32 is off.
+    """Build MODEL into ENGINE. Float32 stays float32: TF32 is off.
 
     Args:
         profile: None for a model with a fixed batch size.
@@ -75,18 +77,25 @@ def build_arguments(
         "--skipInference",
         *release.build_flags,
         "--noTF32",
-        "--profilingVerbosity=detailed",
-        f"--exportLayerInfo={LAYERS}",
+        DETAILED,
         f"--builderOptimizationLevel={builder_level}",
         *(() if workspace_mib is None else (f"--memPoolSize=workspace:{workspace_mib}",)),
         *(() if profile is None else _shapes(source, profile)),
     )
 
 
+def layers_arguments(release: TensorRTRelease, source: Input, batch_size: int, is_open: bool) -> tuple[str, ...]:
+    """Run ENGINE once on random numbers, and write LAYERS.
+
+    A build with --skipInference makes no execution context, without which the inspector tells no types of tensors for
+    an open batch.
+    """
+    return (*_load(source, batch_size, is_open), *release.run_flags, DETAILED, f"--exportLayerInfo={LAYERS}", *ONCE)
+
+
 def outputs_arguments(release: TensorRTRelease, source: Input, batch_size: int, is_open: bool) -> tuple[str, ...]:
     """Run ENGINE once on INPUT, and write OUTPUTS."""
-    once = ("--iterations=1", "--warmUp=0", "--duration=0")
-    return (*_run(release, source, batch_size, is_open), f"--exportOutput={OUTPUTS}", *once)
+    return (*_run(release, source, batch_size, is_open), f"--exportOutput={OUTPUTS}", *ONCE)
 
 
 def timing_arguments(release: TensorRTRelease, source: Input, plan: MeasurePlan, is_open: bool) -> tuple[str, ...]:
@@ -106,9 +115,9 @@ def _shapes(source: Input, profile: BatchProfile) -> Sequence[str]:
 
 
 def _run(release: TensorRTRelease, source: Input, batch_size: int, is_open: bool) -> tuple[str, ...]:
-    return (
-        f"--loadEngine={ENGINE}",
-        *((f"--shapes={source.sized(batch_size)}",) if is_open else ()),
-        f"--loadInputs={source.plain_name}:{INPUT}",
-        *release.run_flags,
-    )
+    inputs = f"--loadInputs={source.plain_name}:{INPUT}"
+    return (*_load(source, batch_size, is_open), inputs, *release.run_flags)
+
+
+def _load(source: Input, batch_size: int, is_open: bool) -> tuple[str, ...]:
+    return (f"--loadEngine={ENGINE}", *((f"--shapes={source.sized(batch_size)}",) if is_open else ()))

@@ -8,7 +8,7 @@ fewer than 16 outputs goes into a generated layer. An attention in 16 bits is on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
@@ -38,6 +38,7 @@ TACTICS = {
     "Half": "sm80_xmma_gemm_f16f16_f16f16_f16_tn_n_tilesize64x64x64_stage4_warpsize2x2x1_tensor16x8x16",
     "Float": "sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_tilesize32x32x8_stage3",
 }
+UNTOLD = "N/A due to dynamic shapes"  # recorded with 10.x
 NARROW = 16  # outputs of a product that is no layer of its own
 SEPARATORS = {10: "\x1e", 11: "\x1f"}
 KINDS_IN_11 = {"CaskConvolution": "correlation", "fusion": "runtime_fusion"}
@@ -61,10 +62,13 @@ class Layer:
     nodes: tuple[str, ...]
 
 
-def layers_json(onnx_file: bytes, profile: tuple[Shapes, ...], verbosity: str, major: int, variant: str) -> Json:
+def layers_json(
+    onnx_file: bytes, profile: tuple[Shapes, ...], verbosity: str, major: int, variant: str, has_context: bool
+) -> Json:
     """The inspector's answer in the shape of a major version.
 
     Args:
+        has_context: whether it is asked with an execution context. Without one, no tensor of an open size has a type.
         variant: `silent-fallback`: every product runs in FP32. `opaque`: the network is one layer.
     """
     graph = _Graph(onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file)))
@@ -74,7 +78,8 @@ def layers_json(onnx_file: bytes, profile: tuple[Shapes, ...], verbosity: str, m
     if verbosity != "detailed":
         written: list[Any] = [layer.name for layer in layers]
     else:
-        written = [_layer_json(layer, major) for layer in layers]
+        untold = bool(profile[0]) and not has_context
+        written = [_layer_json(_untold(layer) if untold else layer, major) for layer in layers]
     if major < 11:
         return {"Layers": written, "Bindings": [tensor.name for tensor in (*graph.inputs, *graph.outputs)]}
     tensors = [_input_output(graph.tensor(entry.name), "Input", profile) for entry in graph.inputs]
@@ -236,6 +241,11 @@ def _opaque(graph: _Graph, layers: list[Layer]) -> Layer:
     names = [name for layer in layers for name in layer.nodes]
     inputs, outputs = (tuple(graph.tensor(entry.name) for entry in ends) for ends in (graph.inputs, graph.outputs))
     return Layer(f"{{ForeignNode[{names[0]}...{names[-1]}]}}", "Myelin", inputs, (), outputs, "", ())
+
+
+def _untold(layer: Layer) -> Layer:
+    inputs, outputs = (tuple(replace(tensor, type=UNTOLD) for tensor in part) for part in (layer.inputs, layer.outputs))
+    return replace(layer, inputs=inputs, outputs=outputs)
 
 
 def _name(node: NodeProto) -> str:

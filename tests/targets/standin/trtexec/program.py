@@ -45,7 +45,7 @@ def _run(options: Options, settings: TrtexecSettings, variant: Variant, log: Log
         Path(file).write_bytes(built(options, settings, variant, log))
     engine = read_engine(file, settings, log)
     if options.export_layers:
-        _export_layers(engine, options.export_layers, settings, variant)
+        _export_layers(engine, options, settings, variant)
     if options.skip_inference:
         log.info("Skipped inference phase since --skipInference is added.")
         return
@@ -75,11 +75,13 @@ def _print_device(settings: TrtexecSettings, log: Log) -> None:
     log.info("Loading standard plugins")
 
 
-def _export_layers(engine: Any, file: str, settings: TrtexecSettings, variant: Variant) -> None:
+def _export_layers(engine: Any, options: Options, settings: TrtexecSettings, variant: Variant) -> None:
+    """With --skipInference there is no execution context."""
     from tests.targets.standin.trtexec.inspector import layers_json
 
-    layers = layers_json(engine.onnx, engine.profile, engine.verbosity, settings.version[0], variant)
-    Path(file).write_text(json.dumps(layers, indent=2))
+    has_context = not options.skip_inference
+    layers = layers_json(engine.onnx, engine.profile, engine.verbosity, settings.version[0], variant, has_context)
+    Path(options.export_layers).write_text(json.dumps(layers, indent=2))
 
 
 def _spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:
