@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edgevit.graphs.types import BITS
 
+OPAQUE_KINDS = ("myelin", "foreignnode")
 PRODUCT_KINDS = ("gemm", "correlation", "deconvolution", "runtime_fusion")
 SYNCHRONIZATION = ("signal", "wait")
 
@@ -65,6 +66,11 @@ class Kernel:
     def is_product(self) -> bool:
         """Whether the kernel multiplies matrices or convolves."""
         return self.kind in PRODUCT_KINDS or self.is_attention
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether it is a part of the network as one layer, whose inside is not told."""
+        return not self.is_product and (self.kind.lower() in OPAQUE_KINDS or "ForeignNode[" in self.name)
 
     @property
     def multiplied_type(self) -> str:

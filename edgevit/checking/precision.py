@@ -87,7 +87,7 @@ def _got(node: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> str:
 
     Kernels that only prepare an operand name the product too, so a kernel that multiplies is looked for first. A small
     product may be part of a generated kernel, whose first input may belong to another operator: there the type is that
-    of the weights.
+    of the weights. An opaque layer tells nothing about its inside, though it may name each node in it.
 
     A product of two activations has no weights. Over a single token it is an elementwise multiplication, in one kernel
     with the scaling of the 32-bit sums of an INT8 convolution before it, so that the inputs and outputs of that kernel
@@ -97,6 +97,8 @@ def _got(node: NodeProto, graph: Graph, kernels: Sequence[Kernel]) -> str:
     multiplying = [kernel for kernel in naming if kernel.is_product and (kernel.inputs or kernel.constants)]
     if multiplying:
         return next((kernel.multiplied_type for kernel in multiplying if kernel.multiplied_type), "")
+    if any(kernel.is_opaque for kernel in naming):
+        return ""
     has_weights = any(graph.is_weight(node.input[position]) for position in OPERANDS[node.op_type])
     for kernel in reversed(naming):
         if kernel.converts and not has_weights:

@@ -50,6 +50,10 @@ def kernel(kind: str, nodes: tuple[str, ...], *types: str, constants: tuple[tupl
         ([kernel("kgen", ("Conv_logits",), "float", constants=((4, "float"), (99, "int8")))], "int8", False),
         ([kernel("kgen", ("Conv_logits",), "float", constants=((99, "half"),))], "half", True),
         ([kernel("gemm", ("another",), "float")], "", False),
+        ([kernel("Myelin", ("Conv_logits",), "half")], "", False),
+        ([kernel("Myelin", ("Conv_logits",), "half"), kernel("gemm", ("Conv_logits",), "int8")], "int8", False),
+        ([kernel("kgen", ("Conv_logits",), "float"), kernel("ForeignNode", ("Conv_logits",), "half")], "", False),
+        ([kernel("gemm", ("Conv_logits",), ""), kernel("kgen", ("Conv_logits",), "float")], "", False),
     ],
 )
 def test_what_a_product_gets(kernels: list[Kernel], got: str, fell_back: bool) -> None:

@@ -415,12 +415,15 @@ def test_no_types_of_an_open_batch_are_told_at_a_build(settings: TrtexecSettings
     assert (product.asked, product.got) == ("int8", "int8")  # by the weights or the tactic
 
 
-@pytest.mark.parametrize("variant", ["silent-fallback", "opaque"])
-def test_layers_of_engines_that_fell_back(variant: Variant, trtexec: Trtexec) -> None:
-    saved(linear(1, quantized=True))
+@pytest.mark.parametrize("variant", ["silent-fallback", "opaque", "opaque-named"])
+def test_layers_of_engines_that_are_not_as_asked(variant: Variant, trtexec: Trtexec) -> None:
+    model = saved(linear(1, quantized=True))
     layers = layers_of(trtexec, NANO, variant=variant)
-    if variant == "opaque":
+    if variant != "silent-fallback":
         assert [layer["LayerType"] for layer in layers["Layers"]] == ["Myelin"]
+        assert ("MatMul_product" in layers["Layers"][0]["Metadata"]) == (variant == "opaque-named")
+        (product,) = checked_products(Graph(model), kernels_of_engine(Path("layers.json")), "engine")
+        assert product.got == ""
     else:
         assert product_types(layers) == {"MatMul_product": "Float"}
 

@@ -194,9 +194,10 @@ def test_a_build_that_hangs_is_stopped(board: Board, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_an_engine_in_one_layer_tells_no_precision(board: Board) -> None:
-    board.standin.vary("opaque")
-    engine = compiled("engine-opaque", int8(), max_batch=9)
+@pytest.mark.parametrize("variant", ["opaque", "opaque-named"])
+def test_an_engine_in_one_layer_tells_no_precision(variant: Variant, board: Board) -> None:
+    board.standin.vary(variant)
+    engine = compiled(f"engine-{variant}", int8(), max_batch=9)
     assert {row["got"] for row in engine.metrics["products"]} == {""}
 
 

@@ -69,12 +69,12 @@ def layers_json(
 
     Args:
         has_context: whether it is asked with an execution context. Without one, no tensor of an open size has a type.
-        variant: `silent-fallback`: every product runs in FP32. `opaque`: the network is one layer.
+        variant: `silent-fallback`: every product runs in FP32. `opaque`, `opaque-named`: the network is one layer.
     """
     graph = _Graph(onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file)))
     layers = list(_Layers(graph, falls_back=variant == "silent-fallback").all())
-    if variant == "opaque":
-        layers = [_opaque(graph, layers)]
+    if variant in ("opaque", "opaque-named"):
+        layers = [_opaque(graph, layers, variant == "opaque-named")]
     if verbosity != "detailed":
         written: list[Any] = [layer.name for layer in layers]
     else:
@@ -236,11 +236,12 @@ def _attentions(graph: _Graph) -> dict[int, list[NodeProto]]:
     return found
 
 
-def _opaque(graph: _Graph, layers: list[Layer]) -> Layer:
-    """The whole network as one layer, as in a recorded profile of 8.5."""
+def _opaque(graph: _Graph, layers: list[Layer], is_named: bool) -> Layer:
+    """The whole network as one layer, as in a recorded profile of 8.5. Its metadata may name the nodes, as in 10.x."""
     names = [name for layer in layers for name in layer.nodes]
     inputs, outputs = (tuple(graph.tensor(entry.name) for entry in ends) for ends in (graph.inputs, graph.outputs))
-    return Layer(f"{{ForeignNode[{names[0]}...{names[-1]}]}}", "Myelin", inputs, (), outputs, "", ())
+    named = tuple(names) if is_named else ()
+    return Layer(f"{{ForeignNode[{names[0]}...{names[-1]}]}}", "Myelin", inputs, (), outputs, "", named)
 
 
 def _untold(layer: Layer) -> Layer:

@@ -14,7 +14,8 @@ Variant = Literal[
     "half-outputs",  # the file of the outputs ends in the middle
     "no-outputs",  # it ends well, and has written none
     "silent-fallback",  # every product runs in FP32
-    "opaque",  # the whole network is one layer
+    "opaque",  # the whole network is one layer, which names no nodes
+    "opaque-named",  # the whole network is one layer, which names each node
     "unstable",  # times that vary
     "fails-at-node",
     "out-of-memory",
