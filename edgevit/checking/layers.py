@@ -107,14 +107,14 @@ class _Layer(_Read):
 
 
 class _Engine(_Read):
-    layers: list[_Layer] = Field(alias="Layers", max_length=MOST_LAYERS)
+    layers: list[_Layer] = Field(alias="Layers", min_length=1, max_length=MOST_LAYERS)
 
 
 def kernels_of_engine(file: Path) -> list[Kernel]:
     """The kernels of an engine, in order, from the inspector's JSON.
 
     Raises:
-        ArtifactError: the file is not such JSON, or has the names of layers alone.
+        ArtifactError: the file is not such JSON, has no layers, or has the names of layers alone.
     """
     try:
         if file.stat().st_size > LARGEST_BYTES:

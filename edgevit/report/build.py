@@ -11,7 +11,7 @@ from edgevit.budget import LearnedTestImages, Verdict
 from edgevit.configs import Budget
 from edgevit.provenance import untrained
 from edgevit.report.advice import about_supports
-from edgevit.report.checks import before_tensorrt
+from edgevit.report.checks import before_tensorrt, untold_precision
 from edgevit.report.comparison import about_deployed, comparisons, points_of
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.episodes import over_episodes
@@ -71,7 +71,7 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
 
 
 def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
-    """Doubts about the numbers that the deployed model is compared with, and about latencies.
+    """Doubts about the numbers that the deployed model is compared with, about latencies, and about engines.
 
     Doubts about the accuracy of the deployed model are in the verdict.
     """
@@ -83,7 +83,9 @@ def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
     latencies = [
         f"{variant.id}: {warning}." for variant in timed if variant.timing for warning in variant.timing.warnings
     ]
-    return list(dict.fromkeys([*random_weights, *cross_validated(models), *shared, *latencies]))
+    measured = [variant.model for variant in models.variants]
+    engines = [f"{engine.id}: {warning}." for engine in measured if (warning := untold_precision(engine))]
+    return list(dict.fromkeys([*random_weights, *cross_validated(models), *shared, *latencies, *engines]))
 
 
 def _table_note(models: Lineup) -> str:

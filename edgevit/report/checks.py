@@ -1,4 +1,4 @@
-"""The results of NVIDIA's builder for the checked models, side by side."""
+"""What TensorRT makes of models: NVIDIA's builder side by side, and the engines of boards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ def before_tensorrt(models: Lineup) -> list[Json]:
         {"id": check.manifest.inputs["model"].id, "verdict": _verdict(check), **check.metrics}
         for check in models.checks
     ]
+
+
+def untold_precision(engine: Artifact) -> str | None:
+    """A sentence about products whose precision an engine does not tell; None if it tells all, or is no such engine."""
+    untold = engine.metrics.get("products_untold", 0)
+    if not untold:
+        return None
+    products = sum(row["products"] for row in engine.metrics["products"])
+    return f"the engine does not tell the precision of {untold} of {products} products"
 
 
 def _verdict(check: Artifact) -> str:

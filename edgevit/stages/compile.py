@@ -76,20 +76,20 @@ def _engine_closeness(session: Session, model: Artifact, where: str) -> Json:
 
 
 def _precision(config: Compile, model: Artifact, out: Path, context: Context) -> Json:
-    """The number of products by the precision that they ask for and get; "" if the engine does not name a product."""
+    """The number of products by the precision that they ask for and get ("" if untold), and of all that are untold."""
     from edgevit.checking.check import graph_of
     from edgevit.checking.layers import checked_products, kernels_of_engine
     from edgevit.checking.precision import precision_counts
 
     file = onnx_file(model)
     products = checked_products(graph_of(read_onnx(file), file), kernels_of_engine(out / LAYERS), config.id)
-    unnamed = sum(not product.got for product in products)
-    if unnamed:
+    untold = sum(not product.got for product in products)
+    if untold:
         context.progress.say(
-            f"{config.id}: the engine does not tell the precision of {unnamed} of {len(products)} products"
+            f"{config.id}: the engine does not tell the precision of {untold} of {len(products)} products"
         )
     rows = [
         {"operator": operator, "asked": asked, "got": got, "products": count}
         for (operator, asked, got), count in sorted(precision_counts(products).items())
     ]
-    return {"products": rows}
+    return {"products": rows, "products_untold": untold}

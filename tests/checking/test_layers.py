@@ -82,7 +82,9 @@ def test_kinds_and_nodes_of_other_layers(tmp_path: Path) -> None:
     assert (second.is_product, third.is_product) == (True, False)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"Layers": ["Conv_0"]}', '{"Layers": [{"LayerType": "gemm"}]}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"Layers": []}', '{"Layers": ["Conv_0"]}', '{"Layers": [{"LayerType": "gemm"}]}']
+)
 def test_no_details_are_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "layers.json"
     file.write_text(content)

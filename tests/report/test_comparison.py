@@ -124,6 +124,20 @@ def test_doubtful_latencies_carry_a_caution(tmp_path: Path):
     assert report(run, "accuracy", "noisy")["cautions"] == ["engine: the runs scatter by 40% of their mean."]
 
 
+def test_an_engine_that_does_not_tell_its_precision_carries_a_caution(tmp_path: Path):
+    run = quickstart(tmp_path)
+    rows = [
+        {"operator": "MatMul", "asked": "int8", "got": "", "products": 3},
+        {"operator": "Conv", "asked": "int8", "got": "int8", "products": 1},
+    ]
+    metrics = {"precision": "int8", "products": rows, "products_untold": 3}
+    run.onnx("untold", "compile", 90_000, metrics, model="onnx")
+    run.latency("untold_latency", "untold", 0.6)
+    run.latency("untold_large_batch", "untold", 2.6, batch_size=8)
+    said = "untold: the engine does not tell the precision of 3 of 4 products."
+    assert report(run, "accuracy", "latency", "untold_latency", "untold_large_batch")["cautions"] == [said]
+
+
 def test_a_deployed_float_file_is_not_timed_against_itself(tmp_path: Path):
     run = quickstart(tmp_path)
     run.evaluation("onnx_accuracy", "onnx", 0.94)

@@ -108,6 +108,7 @@ def test_a_recipe_from_quantize_to_report(board: Board, server: SshHost, tmp_pat
     products = engine.metrics["products"]
     assert {row["got"] for row in products if row["asked"] == "int8"} == {"int8"}
     assert sum(row["products"] for row in products if row["asked"] == "int8") == 8
+    assert engine.metrics["products_untold"] == 0
     bound_to = engine.model_file.bound_to
     assert bound_to is not None
     assert (bound_to.versions["tensorrt"], bound_to.hardware["module"]) == ("10.3.0", "p3767-0005")
@@ -199,6 +200,7 @@ def test_an_engine_in_one_layer_tells_no_precision(variant: Variant, board: Boar
     board.standin.vary(variant)
     engine = compiled(f"engine-{variant}", int8(), max_batch=9)
     assert {row["got"] for row in engine.metrics["products"]} == {""}
+    assert engine.metrics["products_untold"] == sum(row["products"] for row in engine.metrics["products"]) == 14
 
 
 @pytest.mark.slow
