@@ -44,7 +44,15 @@ _TACTICS = (  # names of tactics, such as sm80_xmma_gemm_i8f16_i8i32_f32_tn_n_â€
     ("half", r"_f16(?:f16|f32)_f16|h884|h1688|h16816|hmma"),
     ("float", r"_f32f32_t?f32|sgemm|scudnn|ffma"),
 )
-_PRODUCTS = {"Convolution": "correlation", "Deconvolution": "deconvolution", "MatrixMultiply": "gemm", "Gemm": "gemm"}
+_PRODUCTS = {
+    "Convolution": "correlation",
+    "CaskConvolution": "correlation",
+    "CaskGemmConvolution": "correlation",
+    "Deconvolution": "deconvolution",
+    "MatrixMultiply": "gemm",
+    "CaskGemmMatrixMultiply": "gemm",
+    "Gemm": "gemm",
+}
 _GEMM_TACTIC = re.compile(r"gemm|xmma|cutlass|fprop", re.IGNORECASE)
 
 

@@ -20,6 +20,38 @@ from tests.small_models import float_onnx, int8_onnx
 
 RECORDED = Path(__file__).parents[3] / "shared" / "reference" / "device_logs"
 
+# Recorded, from public dumps of the inspector for engines with an open batch. Each is cut to the keys that are read.
+# The first: a note in Chinese on scales of INT8 convolutions (TensorRT 8, sm_80). The second: a test of a
+# post-training quantization pipeline in Russian (TensorRT 10). The third: a script for Jetson in which all 166 layers
+# told no types (TensorRT 10); it gives the name of the tactic alone, and the rest of the layer is composed.
+UNTOLD = "N/A due to dynamic shapes"
+ENDS = {"Inputs": [{"Name": "in", "Dimensions": [-1, 128, 14, 14], "Format/Datatype": UNTOLD}]}
+ENDS |= {"Outputs": [{"Name": "out", "Dimensions": [-1, 12, 12, 12], "Format/Datatype": UNTOLD}]}
+OPEN_BATCH: dict[str, dict[str, Any]] = {
+    "int8 by weights": {
+        "Name": "(Unnamed Layer* 1) [Convolution]",
+        "LayerType": "CaskConvolution",
+        **ENDS,
+        "ParameterType": "Convolution",
+        "Weights": {"Type": "Int8", "Count": 13824},
+        "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8f32_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32_nchw_"
+        "tilesize64x32x64_stage6_warpsize2x1x1_g1_tensor16x8x32_t1r3s3_alignc4_nchw",
+    },
+    "half by weights": {
+        "Name": "node_Conv_292 + node_relu",
+        "LayerType": "CaskConvolution",
+        "Weights": {"Type": "Half", "Count": 9408},
+        "Outputs": [{"Format/Datatype": UNTOLD}],
+    },
+    "int8 by tactic": {
+        "Name": "Conv_0",
+        "LayerType": "CaskConvolution",
+        **ENDS,
+        "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32",
+    },
+    "untold by reformat": {"Name": "Reformat_0", "LayerType": "Reformat", "Outputs": [{"Format/Datatype": UNTOLD}]},
+}
+
 
 def tensor(type_of_10: str, is_11: bool, name: str = "t", shape: tuple[int, ...] = (1, 197, 192)) -> dict[str, Any]:
     """A tensor as the inspector of TensorRT 10 or 11 writes it."""
@@ -69,6 +101,36 @@ def test_both_shapes_give_equal_kernels(tmp_path: Path, is_11: bool) -> None:
 def test_the_words_for_types(tmp_path: Path, text: str, type_name: str) -> None:
     (kernel,) = kernels_of_engine(engine_file(tmp_path, layer("a", types=(text,))))
     assert kernel.inputs[0].type == type_name
+
+
+@pytest.mark.parametrize("case", OPEN_BATCH)
+def test_recorded_layers_of_an_open_batch(tmp_path: Path, case: str) -> None:
+    (kernel,) = kernels_of_engine(engine_file(tmp_path, OPEN_BATCH[case]))
+    expected = case.split()[0]
+    assert all(one.type == "" for one in (*kernel.inputs, *kernel.outputs))
+    assert kernel.multiplied_type == ("" if expected == "untold" else expected)
+    assert kernel.is_product == (expected != "untold")
+
+
+@pytest.mark.parametrize(
+    ("tactic", "type_name"),
+    [
+        ("sm80_xmma_gemm_i8f16_i8i32_f32_tn_n_tilesize64x64x64_stage4", "int8"),
+        ("sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x64x64", "half"),
+        ("sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize64x64x64_stage4", "half"),
+        ("sm80_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize64x64x64_stage4", "bfloat16"),
+        ("sm89_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize64x64x64", "fp8"),
+        ("sm80_xmma_fprop_implicit_gemm_f32f32_tf32f32_f32_nhwckrsc_nchw_tilesize128x64x16", "float"),
+        ("ampere_h16816gemm_64x64_ldg8_stages_64x5_tn_v1", "half"),
+        ("ampere_sgemm_64x32_sliced1x4_tn", "float"),
+        ("__myl_Fc_myl0_1_0x2a", ""),
+        ("0x00000000000003e8", ""),
+    ],
+)
+def test_the_types_in_names_of_tactics(tmp_path: Path, tactic: str, type_name: str) -> None:
+    """In the form that xmma, cuBLAS and cuDNN name their kernels."""
+    (kernel,) = kernels_of_engine(engine_file(tmp_path, layer("a", types=("N/A",), TacticName=tactic)))
+    assert kernel.multiplied_type == type_name
 
 
 def test_kinds_and_nodes_of_other_layers(tmp_path: Path) -> None:
