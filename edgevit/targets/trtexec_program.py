@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,11 @@ from edgevit.targets.boards.versions import TensorRTRelease, version_numbers
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
 from edgevit.targets.trtexec.answers import LARGEST_JSON, Failure, failure_in, log_of, version_in
+
+LOG = "trtexec.log"
+LARGEST_LOG = 2**26  # bytes
+END_OF_LOG = 2**17  # bytes of it that are searched for errors and warnings
+INTO_LOG = ("/bin/sh", "-c", f'exec "$0" "$@" > {LOG} 2>&1')  # before a program and its arguments
 
 
 @dataclass(frozen=True)
@@ -60,18 +66,20 @@ class TrtexecProgram:
 
         Args:
             outputs: the most bytes of each file, by name.
-            log: a file for the end of its log, which is written if the run fails, too.
+            log: a file for its log, which is written if the run fails, too. Without it, only the end of what it prints
+                comes back.
 
         Raises:
             TargetError: it fails, takes too long, or is of another TensorRT than the machine has named.
             ArtifactError: TensorRT does not take the model.
         """
-        job = Job(files, (self.place, *arguments), {}, limit_s, is_repeatable, outputs)
+        command, fetches = (self.place, *arguments), dict(outputs)
+        if log is not None:
+            command, fetches = (*INTO_LOG, *command), {**outputs, LOG: LARGEST_LOG}
+        job = Job(files, command, {}, limit_s, is_repeatable, fetches)
         with self.connection.locked():
             finished = run_job(self.connection, job, out)
-        text = log_of((finished.stdout, finished.stderr))
-        if log is not None:
-            log.write_text(text + "\n", encoding="utf-8")
+        text = log_of((finished.stdout, finished.stderr)) if log is None else _kept_log(finished, log)
         if finished.timed_out or finished.status != 0:
             raise self._failure(finished, text, limit_s, log)
         version = version_in(text)
@@ -110,3 +118,12 @@ class TrtexecProgram:
             return ArtifactError(what, where=self.where, got=failure.text, next="edgevit check names what it refuses")
         got = failure.text or f"exit status {finished.status}"
         return TargetError("trtexec failed", where=self.where, got=got, next=kept)
+
+
+def _kept_log(finished: Finished, log: Path) -> str:
+    """Move the log that a run has written to file `log`, and return its end."""
+    if LOG in finished.files:
+        shutil.move(finished.files[LOG], log)
+    else:
+        log.write_text(log_of((finished.stdout, finished.stderr)), encoding="utf-8")
+    return log.read_bytes()[-END_OF_LOG:].decode("utf-8", "replace")

@@ -104,7 +104,9 @@ def test_a_recipe_from_quantize_to_report(board: Board, server: SshHost, tmp_pat
     done = pipeline.run(recipe, tmp_path, tmp_path / "runs", Context())
     engine = done["engine"]
     assert {name for name, entry in engine.manifest.files.items() if entry.content} >= {"model.engine"}
-    assert "&&&& PASSED TensorRT.trtexec [TensorRT v100300]" in engine.file("build.log").read_text()
+    log = engine.file("build.log").read_text()
+    assert log.startswith("&&&& RUNNING TensorRT.trtexec [TensorRT v100300]")
+    assert "&&&& PASSED TensorRT.trtexec [TensorRT v100300]" in log
     products = engine.metrics["products"]
     assert {row["got"] for row in products if row["asked"] == "int8"} == {"int8"}
     assert sum(row["products"] for row in products if row["asked"] == "int8") == 8
@@ -192,6 +194,15 @@ def test_a_build_that_hangs_is_stopped(board: Board, monkeypatch: pytest.MonkeyP
         compiled("engine-hangs", int8())
     board.standin.vary("good")
     compiled("engine-hangs", int8(), max_batch=8)  # the board is free again
+
+
+@pytest.mark.slow
+def test_the_whole_log_of_a_build_is_kept(board: Board) -> None:
+    board.standin.vary("talkative")
+    log = compiled("engine-talkative", int8(), max_batch=10).file("build.log").read_text()
+    assert log.startswith("&&&& RUNNING TensorRT.trtexec")
+    assert len(log) > 4_000 * 80  # more than the target sends of what a program prints
+    assert log.rstrip().splitlines()[-1].startswith("&&&& PASSED")
 
 
 @pytest.mark.slow

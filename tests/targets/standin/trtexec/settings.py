@@ -17,6 +17,7 @@ Variant = Literal[
     "opaque",  # the whole network is one layer, which names no nodes
     "opaque-named",  # the whole network is one layer, which names each node
     "unstable",  # times that vary
+    "talkative",  # a build with a long log
     "fails-at-node",
     "out-of-memory",
     "killed",  # by the system, during a build
