@@ -76,7 +76,7 @@ def test_a_release_is_the_newest_that_is_not_newer_than_the_board() -> None:
     names = {version: tensorrt_release(version).name for version in ("10.3.0", "10.7.0", "10.13.3", "10.16.2", "11.4")}
     assert names == {"10.3.0": "10.3", "10.7.0": "10.3", "10.13.3": "10.13", "10.16.2": "10.16", "11.4": "11.4"}
     assert tensorrt_release("11.1.0").name == "11.4"
-    assert tensorrt_release("12.0.0").name == "11.4"
+    assert tensorrt_release("11.9").name == "11.4"
 
 
 @pytest.mark.parametrize("version", ["8.6.2", "8.5.2", "10.1.0", "unknown"])
@@ -84,6 +84,13 @@ def test_an_old_release_is_refused_with_what_to_do(version: str) -> None:
     with pytest.raises(TargetError, match="too old") as caught:
         tensorrt_release(version)
     assert "JetPack 6.2" in str(caught.value.next)
+
+
+@pytest.mark.parametrize("version", ["12.0", "12.1.0.7", "100.3"])
+def test_a_major_version_that_is_not_in_the_table_is_refused(version: str) -> None:
+    with pytest.raises(TargetError, match="newer than") as caught:
+        tensorrt_release(version)
+    assert (caught.value.expected, "TensorRT 11" in str(caught.value.next)) == ("TensorRT 10.3 to 11", True)
 
 
 @pytest.mark.parametrize("release", TENSORRT_RELEASES, ids=lambda release: release.name)
