@@ -143,6 +143,7 @@ def test_other_releases_give_the_same_outputs(name: str, board: Board) -> None:
     with LocalCpu().open(int8(), SessionOptions()) as here:
         np.testing.assert_allclose(got, here.infer({"image": images})["logits"], rtol=1e-3, atol=1e-4)
     assert measured.label == "replayed"
+    assert len(measured.samples_ms) >= 12
     # The copies are apart from the compute time in each release: 11 leaves them out by default.
     assert measured.conditions["to_gpu_ms"] == pytest.approx(0.2476, rel=0.01)
     assert measured.percentile_ms(50) == pytest.approx(3.14062, rel=0.01)
@@ -181,6 +182,16 @@ def test_an_engine_that_is_wrong_is_refused(
     board.standin.vary(variant)
     with pytest.raises(error, match=says):
         compiled(f"engine-{variant}", int8(), max_batch=8)
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_wrong_in_its_largest_batch_alone_is_refused(board: Board) -> None:
+    board.standin.vary("wrong-in-large-batches")
+    engine = compiled("engine-of-small-batches", int8(), batch_size=2, max_batch=8)
+    assert engine.metrics["engine_between_images_sqnr_db"] > 20  # it computes with ONNX Runtime, too
+    with pytest.raises(ParityError, match="of the engine differs") as caught:
+        compiled("engine-of-large-batches", int8(), batch_size=2, max_batch=12)
+    assert "in batches of 12" in str(caught.value.got)
 
 
 @pytest.mark.slow
