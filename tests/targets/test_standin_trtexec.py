@@ -16,6 +16,9 @@ import pytest
 from onnx import ModelProto
 
 from edgevit.checking import check_for_tensorrt
+from edgevit.checking.check import graph_of
+from edgevit.checking.layers import checked_products, kernels_of_engine
+from edgevit.errors import CheckFailed
 from edgevit.profiling import MeasurePlan
 from edgevit.targets.boards.versions import tensorrt_release
 from edgevit.targets.trtexec.answers import failure_in, log_of
@@ -398,14 +401,18 @@ def test_the_two_shapes_of_the_layers(trtexec: Trtexec) -> None:
     assert (behind["LayerType"], types(behind, "Inputs")) == ("kgen", ["Float"])
 
 
-@pytest.mark.parametrize("variant", ["silent-fallback", "opaque"])
-def test_layers_of_engines_that_fell_back(variant: Variant, trtexec: Trtexec) -> None:
-    saved(linear(1, quantized=True))
-    layers = layers_of(trtexec, NANO, variant=variant)
-    if variant == "opaque":
-        assert [layer["LayerType"] for layer in layers["Layers"]] == ["Myelin"]
-    else:
-        assert product_types(layers) == {"MatMul_product": "Float"}
+@pytest.mark.parametrize("settings", [NANO, AGX_11], ids=lambda settings: settings.title)
+def test_edgevit_sees_what_fell_back(settings: TrtexecSettings, trtexec: Trtexec) -> None:
+    graph, file = graph_of(saved(linear(1, quantized=True)), Path("model.onnx")), Path("layers.json")
+    layers_of(trtexec, settings)
+    (product,) = checked_products(graph, kernels_of_engine(file), "engine")
+    assert (product.asked, product.got) == ("int8", "int8")
+    layers_of(trtexec, settings, variant="silent-fallback")
+    with pytest.raises(CheckFailed, match="in more bits than the ONNX file asks for"):
+        checked_products(graph, kernels_of_engine(file), "engine")
+    assert len(layers_of(trtexec, settings, variant="opaque")["Layers"]) == 1
+    (product,) = checked_products(graph, kernels_of_engine(file), "engine")
+    assert product.got == ""
 
 
 @needs_nvidia
