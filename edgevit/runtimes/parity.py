@@ -21,8 +21,8 @@ FEWEST = 2  # images that an engine gets in each batch size
 
 # The floors of an engine's SQNR against its ONNX file; the same numbers in another order of sums and roundings. Chosen,
 # not measured on boards. float32 and float16: errors of 0.1% and 1% of the scores' spread (root mean square). int8 and
-# below: 10%, because a rounding step that falls the other way changes later steps. 34 dB was seen between two ways to
-# round the products of a small INT8 ViT.
+# below: 10%, because a rounding step that falls the other way changes later steps. A small INT8 ViT had 34 dB between
+# its results with and without the rounding of its other tensors to float16.
 ENGINE_DB = {"float32": 60.0, "float16": 40.0, "int8": 20.0, "float8": 20.0, "int4": 20.0}
 BETWEEN_IMAGES_DB = 3.0  # half of the energy of the differences between images; no constant answer is above 0 dB
 ROUNDING_ROOM_DB = 10.0

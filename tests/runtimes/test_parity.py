@@ -193,7 +193,7 @@ def test_an_engine_that_ignores_its_input_is_refused():
     for sizes in ((8,), (1, 32), (1, 12)):
         with pytest.raises(ParityError, match="does not follow the images") as caught:
             engine_agrees(constant, scores, sizes=sizes)
-        assert re.match(r"-?\d+\.\d dB on seeded images", caught.value.got)
+        assert re.match(r"-?\d+\.\d dB on seeded images", str(caught.value.got))
     scores = scores_of(0.05)
     with pytest.raises(ParityError, match="does not follow the images"):
         engine_agrees(scores[::-1], scores)  # of other images

@@ -19,10 +19,11 @@ from edgevit.errors import ArtifactError, CheckFailed, EdgevitError, ParityError
 from edgevit.profiling import MeasurePlan
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import SessionOptions, random_images
+from edgevit.runtimes.parity import ENGINE_DB
 from edgevit.targets import target_for, visits
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
-from tests.small_models import float_onnx, workbench
+from tests.small_models import checkpoint, float_onnx, workbench
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.standin import STANDINS, BuiltStandin, build
 from tests.targets.standin.trtexec.settings import Variant
@@ -182,6 +183,16 @@ def test_an_engine_that_is_wrong_is_refused(
     board.standin.vary(variant)
     with pytest.raises(error, match=says):
         compiled(f"engine-{variant}", int8(), max_batch=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_float_engine_is_far_above_its_floor(precision: str, board: Board) -> None:
+    """The stand-in differs by the six digits of its outputs, and does not round float16 as edgevit does."""
+    model = workbench().run("export", f"onnx-{precision}", model=checkpoint().id, precision=precision)
+    engine = compiled(f"engine-{precision}", model, max_batch=8)
+    assert engine.metrics["precision"] == precision
+    assert engine.metrics["engine_sqnr_db"] > ENGINE_DB[precision] + 5
 
 
 @pytest.mark.slow
