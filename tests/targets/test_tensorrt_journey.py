@@ -122,6 +122,7 @@ def test_a_recipe_from_quantize_to_report(board: Board, server: SshHost, tmp_pat
     assert shown["latency_ms"]["label"] == "replayed"
     page = done["report"].file("report.html").read_text()
     assert "replayed by a stand-in for orin" in page
+    assert "ratio of the outputs on the target, dB" in page
     assert "cannot be judged" in page
     # Nobody is there any more, and nothing is to be done.
     visits.forget()
