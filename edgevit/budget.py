@@ -36,6 +36,7 @@ class Records:
         latency: it is judged if it was measured; a stand-in for a board replays recorded times.
         random_weights: a sentence about untrained weights; None if all weights are trained.
         learned_from: the test images that the model learned from.
+        engine: the id of the model, if it is a TensorRT engine.
         of_other_head: whether `accuracy` is that of another head on the model's features, as in cross-validation.
     """
 
@@ -46,6 +47,7 @@ class Records:
     random_weights: str | None = None
     learned_from: tuple[Overlap, ...] = ()
     of_other_head: bool = False
+    engine: str | None = None
 
 
 class SharedImages(NamedTuple):
@@ -128,6 +130,13 @@ class RandomWeights:
 
 
 @dataclass(frozen=True)
+class UntestedEngine:
+    """The model is a TensorRT engine whose accuracy was not measured. TensorRT has built engines that are wrong."""
+
+    id: str
+
+
+@dataclass(frozen=True)
 class LearnedTestImages:
     """The model learned from more than LARGE_SHARE of the test images, or from enough of them to decide a floor.
 
@@ -156,6 +165,7 @@ class FewTestImages:
 Doubt: TypeAlias = (
     NotBetterThanConstantGuess
     | RandomWeights
+    | UntestedEngine
     | MissedClasses
     | LearnedTestImages
     | ClassesWithoutRightPrediction
@@ -229,6 +239,8 @@ def _doubts(records: Records, learned_decides: bool) -> Iterator[Doubt]:
     if records.random_weights is not None:
         yield RandomWeights(records.random_weights)
     if accuracy is None:
+        if records.engine is not None:
+            yield UntestedEngine(records.engine)
         return
     if missed := _missed(accuracy):
         yield MissedClasses(missed)

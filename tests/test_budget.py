@@ -21,6 +21,7 @@ from edgevit.budget import (
     NotBetterThanConstantGuess,
     RandomWeights,
     Records,
+    UntestedEngine,
     _at_worst,
     _chance_of_at_least,
     compared_with_constant_guess,
@@ -252,6 +253,14 @@ def test_doubts_come_in_the_order_of_their_weight() -> None:
     doubts = judge(Records(accuracy=accuracy, random_weights="random", learned_from=(overlap,)), Budget()).doubts
     order: list[Any] = [NotBetterThanConstantGuess, RandomWeights, MissedClasses, LearnedTestImages, FewTestImages]
     assert [type(doubt) for doubt in doubts] == order
+
+
+def test_an_engine_without_an_accuracy_is_doubted() -> None:
+    doubts = judge(Records(size_bytes=10, engine="engine"), Budget()).doubts
+    assert doubts == (UntestedEngine("engine"),)
+    accuracy = right_for((100, 100), (100, 100))
+    assert UntestedEngine("engine") not in judge(Records(accuracy=accuracy, engine="engine"), Budget()).doubts
+    assert judge(Records(size_bytes=10), Budget()).doubts == ()
 
 
 def test_a_loss_is_measured_on_the_images_that_both_models_saw() -> None:

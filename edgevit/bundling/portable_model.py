@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from edgevit.artifacts import Artifact, ancestors
+from edgevit.configs.runtimes import TENSORRT
 from edgevit.errors import ArtifactError
 from edgevit.progress import Progress
+from edgevit.runtimes.base import runtime_of
 
 
 def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Artifact:
@@ -26,8 +28,8 @@ def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Arti
             expected="the ONNX file that it was compiled from",
             next="bundle that ONNX file; --compiled (in a recipe compiled: true) bundles the compiled model",
         )
-    progress.say(
-        f"the bundle holds '{source.id}', which other machines load too; "
-        f"--compiled (in a recipe compiled: true) takes '{model.id}'"
-    )
+    other = f"--compiled (in a recipe compiled: true) takes '{model.id}'"
+    if runtime_of(model) == TENSORRT.name:
+        other = f"'{model.id}' is a TensorRT engine, which no bundle holds yet"
+    progress.say(f"the bundle holds '{source.id}', which other machines load too; {other}")
     return source.with_io(model.io)

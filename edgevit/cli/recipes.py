@@ -360,7 +360,16 @@ def _print_next(stages: Mapping[str, Artifact], folder: Path) -> None:
         next_command("edgevit predict", folder / last["bundle"], "IMAGE")
     model = next((last[kind] for kind in ("engine", "onnx", "checkpoint") if kind in last), None)
     if model is not None and not {"report", "bundle"} & last.keys():
-        next_command("edgevit evaluate", folder / model, "--data FOLDER")
+        next_command("edgevit evaluate", folder / model, "--data FOLDER", *_target_of(stages[model]))
+
+
+def _target_of(model: Artifact) -> tuple[str, ...]:
+    """The option that names the target of a model that was compiled for another machine than this one."""
+    from edgevit.configs.targets import LOCAL_TARGETS
+
+    if not model.is_compiled or (bound_to := model.model_file.bound_to) is None or bound_to.name in LOCAL_TARGETS:
+        return ()
+    return (f"--target {bound_to.name}",)
 
 
 def _summary_of(artifact: Artifact, is_new: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgevit.artifacts import Json
 from edgevit.budget import compared_with_constant_guess, drop_between
-from edgevit.configs.targets import LOCAL_GPU
+from edgevit.configs.targets import LOCAL_GPU, LOCAL_TARGETS
 from edgevit.evaluation import AccuracyRecord
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.text import (
@@ -92,10 +92,29 @@ def _faster(models: Lineup) -> Point:
     conditions = (
         f"Median of {timing.n:,} runs, batch {timing.batch_size}, {_threads(timing)}{BOUNDARIES[timing.boundary]}."
     )
+    if machine := _machine(models.deployed):
+        conditions = f"{conditions} {machine}"
     sentences = [_speed_sentence(word, baseline, timing) for word, baseline in models.timed_baselines()]
     if timing.label != "measured":
         sentences.insert(0, f"This latency is {timing.label} by a stand-in for {timing.target}. It was not measured.")
     return Point("Latency", milliseconds(timing.p50_ms), tuple(sentences), conditions)
+
+
+def _machine(deployed: Variant) -> str | None:
+    """What is known of the machine over SSH that timed the model, in a sentence; None of this machine."""
+    latency = deployed.latency
+    if latency is None or latency.metrics["target"] in LOCAL_TARGETS:
+        return None
+    target = latency.manifest.ingredients.get("target") or {}
+    hardware, versions = target.get("hardware", {}), target.get("versions", {})
+    mode = hardware.get("power_mode")
+    facts = [
+        hardware.get("model") or hardware.get("processor"),
+        hardware.get("architecture"),
+        mode and f"power mode {mode}",
+        *(f"{name} {version}" for name, version in versions.items() if version),
+    ]
+    return f"{latency.metrics['target']}: {', '.join(filter(None, facts))}." if any(facts) else None
 
 
 def _threads(timing: LatencyRecord) -> str:

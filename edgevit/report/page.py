@@ -33,6 +33,8 @@ QUANTIZATION_FACTS = {
 AGREEMENTS = {
     "max_difference": "largest difference of a logit",
     "sqnr_db": "signal-to-quantization-noise ratio of the logits, dB",
+    "engine_sqnr_db": "signal-to-quantization-noise ratio of the outputs on the target, dB",
+    "engine_between_images_sqnr_db": "the same ratio for differences between images, dB",
 }
 NUMBERS = (
     text.count,

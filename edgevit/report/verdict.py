@@ -17,11 +17,13 @@ from edgevit.budget import (
     NotBetterThanConstantGuess,
     RandomWeights,
     Records,
+    UntestedEngine,
     Verdict,
     judge,
     shared_images,
 )
 from edgevit.configs import Budget
+from edgevit.configs.runtimes import TENSORRT
 from edgevit.data.duplicates import Overlap
 from edgevit.errors import listed
 from edgevit.evaluation import Share
@@ -29,6 +31,7 @@ from edgevit.evaluation.accuracy_record import ClassRecall
 from edgevit.provenance import untrained
 from edgevit.report.text import MOST_IMAGES, interval_percent, milliseconds, percent, points, size
 from edgevit.report.variants import Lineup
+from edgevit.runtimes.base import runtime_of
 
 SHOWN = 5  # classes in a sentence
 NO_BUDGET = "No budget was given."
@@ -48,12 +51,13 @@ NAMES = {
 KINDS: dict[type[Doubt], str] = {
     NotBetterThanConstantGuess: "constant_guess",
     RandomWeights: "random_weights",
+    UntestedEngine: "untested_engine",
     MissedClasses: "missed_classes",
     LearnedTestImages: "learned_from",
     ClassesWithoutRightPrediction: "classes_without_right_prediction",
     FewTestImages: "few_images",
 }
-GRAVE = (NotBetterThanConstantGuess, RandomWeights, MissedClasses)
+GRAVE = (NotBetterThanConstantGuess, RandomWeights, UntestedEngine, MissedClasses)
 
 
 def verdict_on(models: Lineup, budget: Budget) -> Verdict:
@@ -67,6 +71,7 @@ def verdict_on(models: Lineup, budget: Budget) -> Verdict:
         untrained(deployed.model),
         deployed.learned_from,
         models.of_other_head,
+        deployed.model.id if runtime_of(deployed.model) == TENSORRT.name else None,
     )
     return judge(records, budget)
 
@@ -130,6 +135,8 @@ def headline(doubt: Doubt) -> str:
             return f"{worse} always answering '{guess.name}'."
         case RandomWeights():
             return "The deployed model has random weights."
+        case UntestedEngine(id):
+            return f"The accuracy of the engine {id} was not measured."
         case MissedClasses(classes):
             return f"{_subject(classes)} {_how_rarely(classes)}."
         case LearnedTestImages():
@@ -147,6 +154,8 @@ def explanation(doubt: Doubt) -> str:
             return _beside_constant_guess(doubt)
         case RandomWeights(sentence):
             return f"{sentence[:1].upper()}{sentence[1:]}."
+        case UntestedEngine():
+            return "TensorRT has built fast engines with wrong outputs. Evaluate the engine on its target, too."
         case MissedClasses(classes):
             names = [f"'{each.name}' ({each.correct:,} of {each.n:,} images)" for each in classes]
             return f"Right predictions: {listed(names, SHOWN)}."

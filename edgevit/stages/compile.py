@@ -13,14 +13,12 @@ from edgevit.context import Context, usable_cpus
 from edgevit.errors import ArtifactError
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.model_file import ModelFile
-from edgevit.runtimes.base import Session, SessionOptions, carried_cost, runtime_of
+from edgevit.runtimes.base import Session, SessionOptions, carried_cost, fixed_batch, runtime_of
 from edgevit.runtimes.parity import check_engine_agrees, check_sessions_agree
 from edgevit.runtimes.sessions import file_session, session_as_declared
 from edgevit.targets import target_for
 from edgevit.targets.trtexec.commands import LAYERS
 from edgevit.targets.trtexec_build import BUILD_LOG
-
-FLOAT = ("float32", "float16")
 
 
 def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -37,7 +35,10 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
     compiled = target.compile(model, out, config)
     where = f"{config.id}, against its ONNX file '{model.id}'"
     with target.open(_unfinished(model, compiled, out), SessionOptions(threads=1)) as session:
-        closeness = _engine_closeness(session, model, where) if is_tensorrt else _graph_closeness(session, model, where)
+        if is_tensorrt:
+            closeness = _engine_closeness(config, session, model, where, context)
+        else:
+            closeness = _graph_closeness(session, model, where)
     metrics = {
         **carried_cost(model),
         "precision": compiled.precision,
@@ -66,13 +67,19 @@ def _graph_closeness(session: Session, model: Artifact, where: str) -> Json:
     return {"max_difference": agreement.max_difference}
 
 
-def _engine_closeness(session: Session, model: Artifact, where: str) -> Json:
+def _engine_closeness(config: Compile, session: Session, model: Artifact, where: str, context: Context) -> Json:
     """How close an engine's outputs are to those of its ONNX file, whose float16 tensors are rounded here, too."""
-    precision = model.model_file.precision
     source = session_as_declared(onnx_file(model), model.io, model.model_file.options, usable_cpus())
-    if precision in FLOAT:
-        return {"max_difference": check_sessions_agree(session, source, precision, where).max_difference}
-    return {"engine_sqnr_db": check_engine_agrees(session, source, where)}
+    fixed = fixed_batch(model.io)
+    sizes = (fixed,) if fixed else (1, config.batch_size, config.max_batch)
+    closeness = check_engine_agrees(session, source, model.model_file.precision, sizes, where)
+    if closeness.between_images_db is None:
+        context.progress.say(
+            f"{config.id}: the ONNX file's outputs hardly differ between the seeded images. "
+            "An engine that ignores its input would pass."
+        )
+        return {"engine_sqnr_db": closeness.sqnr_db}
+    return {"engine_sqnr_db": closeness.sqnr_db, "engine_between_images_sqnr_db": closeness.between_images_db}
 
 
 def _precision(config: Compile, model: Artifact, out: Path, context: Context) -> Json:

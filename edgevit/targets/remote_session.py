@@ -19,6 +19,7 @@ from edgevit.graphs.files import copy_onnx, onnx_file
 from edgevit.model_file import json_of_options
 from edgevit.profiling import Comparison, Measurement, MeasurePlan
 from edgevit.profiling.loop import STARTS
+from edgevit.profiling.measure import Label
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import (
     Arrays,
@@ -118,7 +119,8 @@ class RemoteSession(Session):
         if len(answer.samples_ms) < plan.min_runs:
             raise self._worker.no_answer(f"{len(answer.samples_ms)} runs of at least {plan.min_runs}")
         conditions = {**_conditions(self._model, answer), "threads": self._threads, **vars(plan)}
-        return Measurement(np.asarray(answer.samples_ms), plan, conditions)
+        label: Label = "replayed" if self._worker.is_stand_in else "measured"
+        return Measurement(np.asarray(answer.samples_ms), plan, conditions, label)
 
     @property
     def _threads(self) -> int:

@@ -34,12 +34,14 @@ class RemoteWorker:
     Attributes:
         info: the fingerprint of the host and its runtime.
         cpus: that programs may use there.
+        is_stand_in: whether programs play the machine: what is timed there is no time of the machine.
         packages: the folder of the unpacked wheels there; None for the packages of the host's own Python.
     """
 
     connection: Connection
     info: TargetInfo
     cpus: int
+    is_stand_in: bool
     packages: str | None
 
     def timed(self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float) -> R:

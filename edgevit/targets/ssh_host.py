@@ -105,7 +105,7 @@ class SshHost:
             self._check_is_portable(model)
         with self._visited(ONNXRUNTIME.name) as (connection, facts):
             info, packages = self._info(facts, ONNXRUNTIME.name), self._packages(connection, facts)
-            yield RemoteWorker(connection, info, facts.system.cpus, packages)
+            yield RemoteWorker(connection, info, facts.system.cpus, facts.is_stand_in, packages)
 
     @contextmanager
     def _trtexec(self) -> Iterator[TrtexecProgram]:

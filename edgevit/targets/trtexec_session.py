@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,14 @@ from edgevit.profiling.measure import Label
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import Arrays, Session, check_batch, fixed_batch, random_images
-from edgevit.targets.trtexec.answers import LARGEST_JSON, Times, outputs_in, times_in, warnings_in
+from edgevit.targets.trtexec.answers import (
+    Times,
+    largest_outputs,
+    largest_times,
+    outputs_in,
+    times_in,
+    warnings_in,
+)
 from edgevit.targets.trtexec.commands import (
     ENGINE,
     INPUT,
@@ -63,8 +71,9 @@ class TrtexecSession(Session):
         arguments = timing_arguments(self._trtexec.release, input_of(self.spec), plan, self._is_open)
         with TemporaryDirectory() as folder:
             limit_s = RUN_S + plan.warmup_s + plan.duration_s
-            run = self._run(arguments, random_images(self.spec, plan.batch_size), Path(folder), limit_s, False)
-            times = times_in(self._trtexec.content(run, TIMES), self._trtexec.where)
+            images, fetches = random_images(self.spec, plan.batch_size), {TIMES: largest_times(plan)}
+            run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
+            times = times_in(self._trtexec.content(run, TIMES), plan.min_runs, self._trtexec.where)
         conditions = {**self._conditions(run, times), "trtexec": list(arguments), **vars(plan)}
         label: Label = "replayed" if self._trtexec.is_stand_in else "measured"
         return Measurement(times.compute, plan, conditions, label, times.doubts)
@@ -93,8 +102,10 @@ class TrtexecSession(Session):
 
     def _outputs(self, batch: NDArray[Any]) -> Arrays:
         arguments = outputs_arguments(self._trtexec.release, input_of(self.spec), len(batch), self._is_open)
+        values = (len(batch) * math.prod(int(size) for size in output.shape[1:]) for output in self.spec.outputs)
+        fetches = {OUTPUTS: largest_outputs(values)}
         with TemporaryDirectory() as folder:
-            run = self._run(arguments, batch, Path(folder), RUN_S, True)
+            run = self._run(arguments, batch, Path(folder), RUN_S, fetches, is_repeatable=True)
             outputs = outputs_in(self._trtexec.content(run, OUTPUTS), self._trtexec.where)
         for output in self.spec.outputs:
             expected = (len(batch), *output.shape[1:])
@@ -105,12 +116,18 @@ class TrtexecSession(Session):
         return dict(outputs)
 
     def _run(
-        self, arguments: tuple[str, ...], batch: NDArray[Any], folder: Path, limit_s: float, is_repeatable: bool
+        self,
+        arguments: tuple[str, ...],
+        batch: NDArray[Any],
+        folder: Path,
+        limit_s: float,
+        fetches: Mapping[str, int],
+        *,
+        is_repeatable: bool,
     ) -> TrtexecRun:
         source = folder / INPUT
         source.write_bytes(np.ascontiguousarray(batch).tobytes())
         files = {ENGINE: self._engine, INPUT: source}
-        fetches = dict.fromkeys((OUTPUTS, TIMES), LARGEST_JSON)
         return self._trtexec.run(
             arguments, files, folder / "fetched", limit_s, outputs=fetches, is_repeatable=is_repeatable
         )

@@ -149,7 +149,9 @@ def test_a_recipe_runs_there_and_is_finished_without_the_machine(
     assert done["latency"].metrics["target"] == "board"
     # This machine calibrates, and the board times.
     assert set(done["int8"].manifest.ingredients["target"]) == {"local-cpu", "board"}
-    assert "on board" in done["report"].file("report.html").read_text()
+    page = done["report"].file("report.html").read_text()
+    assert "on board" in page
+    assert f"python {'.'.join(map(str, sys.version_info[:3]))}." in page
     # Nobody is there any more.
     visits.forget()
     host.accept(None)

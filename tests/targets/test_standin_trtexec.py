@@ -16,7 +16,9 @@ import pytest
 from onnx import ModelProto
 
 from edgevit.checking import check_for_tensorrt
+from edgevit.checking.check import graph_of
 from edgevit.checking.layers import checked_products, kernels_of_engine
+from edgevit.errors import CheckFailed
 from edgevit.graphs.graph import Graph
 from edgevit.profiling import MeasurePlan
 from edgevit.targets.boards.versions import tensorrt_release
@@ -415,17 +417,20 @@ def test_no_types_of_an_open_batch_are_told_at_a_build(settings: TrtexecSettings
     assert (product.asked, product.got) == ("int8", "int8")  # by the weights or the tactic
 
 
-@pytest.mark.parametrize("variant", ["silent-fallback", "opaque", "opaque-named"])
-def test_layers_of_engines_that_are_not_as_asked(variant: Variant, trtexec: Trtexec) -> None:
-    model = saved(linear(1, quantized=True))
-    layers = layers_of(trtexec, NANO, variant=variant)
-    if variant != "silent-fallback":
-        assert [layer["LayerType"] for layer in layers["Layers"]] == ["Myelin"]
-        assert ("MatMul_product" in layers["Layers"][0]["Metadata"]) == (variant == "opaque-named")
-        (product,) = checked_products(Graph(model), kernels_of_engine(Path("layers.json")), "engine")
+@pytest.mark.parametrize("settings", [NANO, AGX_11], ids=lambda settings: settings.title)
+def test_edgevit_sees_what_fell_back(settings: TrtexecSettings, trtexec: Trtexec) -> None:
+    graph, file = graph_of(saved(linear(1, quantized=True)), Path("model.onnx")), Path("layers.json")
+    layers_of(trtexec, settings)
+    (product,) = checked_products(graph, kernels_of_engine(file), "engine")
+    assert (product.asked, product.got) == ("int8", "int8")
+    layers_of(trtexec, settings, variant="silent-fallback")
+    with pytest.raises(CheckFailed, match="in more bits than the ONNX file asks for"):
+        checked_products(graph, kernels_of_engine(file), "engine")
+    for variant in ("opaque", "opaque-named"):
+        (layer,) = layers_of(trtexec, settings, variant=variant)["Layers"]
+        assert ("MatMul_product" in layer["Metadata"]) == (variant == "opaque-named")
+        (product,) = checked_products(graph, kernels_of_engine(file), "engine")
         assert product.got == ""
-    else:
-        assert product_types(layers) == {"MatMul_product": "Float"}
 
 
 @needs_nvidia

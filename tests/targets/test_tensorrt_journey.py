@@ -19,10 +19,11 @@ from edgevit.errors import ArtifactError, CheckFailed, EdgevitError, ParityError
 from edgevit.profiling import MeasurePlan
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import SessionOptions, random_images
+from edgevit.runtimes.parity import ENGINE_DB
 from edgevit.targets import target_for, visits
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
-from tests.small_models import float_onnx, workbench
+from tests.small_models import checkpoint, float_onnx, workbench
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.standin import STANDINS, BuiltStandin, build
 from tests.targets.standin.trtexec.settings import Variant
@@ -124,6 +125,7 @@ def test_a_recipe_from_quantize_to_report(board: Board, server: SshHost, tmp_pat
     assert shown["latency_ms"]["label"] == "replayed"
     page = done["report"].file("report.html").read_text()
     assert "replayed by a stand-in for orin" in page
+    assert "ratio of the outputs on the target, dB" in page
     assert "cannot be judged" in page
     # Nobody is there any more, and nothing is to be done.
     visits.forget()
@@ -146,6 +148,7 @@ def test_other_releases_give_the_same_outputs(name: str, board: Board) -> None:
     with LocalCpu().open(int8(), SessionOptions()) as here:
         np.testing.assert_allclose(got, here.infer({"image": images})["logits"], rtol=1e-3, atol=1e-4)
     assert measured.label == "replayed"
+    assert len(measured.samples_ms) >= 12
     # The copies are apart from the compute time in each release: 11 leaves them out by default.
     assert measured.conditions["to_gpu_ms"] == pytest.approx(0.2476, rel=0.01)
     assert measured.percentile_ms(50) == pytest.approx(3.14062, rel=0.01)
@@ -164,10 +167,10 @@ def test_other_releases_give_the_same_outputs(name: str, board: Board) -> None:
     ("variant", "error", "says"),
     [
         ("wrong-outputs", ParityError, "output 'logits' of the engine differs from its ONNX file's"),
-        ("silent-fallback", CheckFailed, "in more bits than the ONNX file asks for"),
         *(
             pytest.param(*row, marks=pytest.mark.slow)
             for row in (
+                ("silent-fallback", CheckFailed, "in more bits than the ONNX file asks for"),
                 ("fails-at-node", ArtifactError, "does not take the model: patch_embed.proj"),
                 ("not-a-number", ParityError, "not finite"),
                 ("half-outputs", TargetError, "trtexec's answer cannot be read"),
@@ -184,6 +187,26 @@ def test_an_engine_that_is_wrong_is_refused(
     board.standin.vary(variant)
     with pytest.raises(error, match=says):
         compiled(f"engine-{variant}", int8(), max_batch=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_float_engine_is_far_above_its_floor(precision: str, board: Board) -> None:
+    """The stand-in differs by the six digits of its outputs, and does not round float16 as edgevit does."""
+    model = workbench().run("export", f"onnx-{precision}", model=checkpoint().id, precision=precision)
+    engine = compiled(f"engine-{precision}", model, max_batch=8)
+    assert engine.metrics["precision"] == precision
+    assert engine.metrics["engine_sqnr_db"] > ENGINE_DB[precision] + 5
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_wrong_in_its_largest_batch_alone_is_refused(board: Board) -> None:
+    board.standin.vary("wrong-in-large-batches")
+    engine = compiled("engine-of-small-batches", int8(), batch_size=2, max_batch=8)
+    assert engine.metrics["engine_between_images_sqnr_db"] > 20  # it computes with ONNX Runtime, too
+    with pytest.raises(ParityError, match="of the engine differs") as caught:
+        compiled("engine-of-large-batches", int8(), batch_size=2, max_batch=12)
+    assert "in batches of 12" in str(caught.value.got)
 
 
 @pytest.mark.slow

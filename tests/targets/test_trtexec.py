@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from edgevit.errors import EdgevitError, TargetError
 from edgevit.profiling import MeasurePlan
 from edgevit.targets.boards.versions import TENSORRT_RELEASES, TensorRTRelease, tensorrt_release
-from edgevit.targets.trtexec.answers import failure_in, outputs_in, times_in, version_in, warnings_in
+from edgevit.targets.trtexec.answers import (
+    Failure,
+    Times,
+    failure_in,
+    largest_outputs,
+    largest_times,
+    outputs_in,
+    times_in,
+    version_in,
+    warnings_in,
+)
 from edgevit.targets.trtexec.commands import (
     BatchProfile,
     Input,
@@ -65,11 +75,15 @@ OTHER_VERSION = (
 )
 
 
+def some_times_in(content: bytes, where: object) -> Times:
+    return times_in(content, 1, where)
+
+
 def test_a_release_is_the_newest_that_is_not_newer_than_the_board() -> None:
     names = {version: tensorrt_release(version).name for version in ("10.3.0", "10.7.0", "10.13.3", "10.16.2", "11.4")}
     assert names == {"10.3.0": "10.3", "10.7.0": "10.3", "10.13.3": "10.13", "10.16.2": "10.16", "11.4": "11.4"}
     assert tensorrt_release("11.1.0").name == "11.4"
-    assert tensorrt_release("12.0.0").name == "11.4"
+    assert tensorrt_release("11.9").name == "11.4"
 
 
 @pytest.mark.parametrize("version", ["8.6.2", "8.5.2", "10.1.0", "unknown"])
@@ -77,6 +91,13 @@ def test_an_old_release_is_refused_with_what_to_do(version: str) -> None:
     with pytest.raises(TargetError, match="too old") as caught:
         tensorrt_release(version)
     assert "JetPack 6.2" in str(caught.value.next)
+
+
+@pytest.mark.parametrize("version", ["12.0", "12.1.0.7", "100.3"])
+def test_a_major_version_that_is_not_in_the_table_is_refused(version: str) -> None:
+    with pytest.raises(TargetError, match="newer than") as caught:
+        tensorrt_release(version)
+    assert (caught.value.expected, "TensorRT 11" in str(caught.value.next)) == ("TensorRT 10.3 to 11", True)
 
 
 @pytest.mark.parametrize("release", TENSORRT_RELEASES, ids=lambda release: release.name)
@@ -138,7 +159,7 @@ def test_the_run_lines() -> None:
     plan = MeasurePlan(warmup_s=0.25, duration_s=1.5, min_runs=7, batch_size=2)
     timed = timing_arguments(TENSORRT_RELEASES[-1], IMAGE, plan, False)
     assert timed[0] == "--loadEngine=model.engine"
-    assert timed[-3:] == ("--iterations=7", "--warmUp=250", "--duration=1.5")
+    assert timed[-3:] == ("--iterations=11", "--warmUp=250", "--duration=1.5")
     assert "--shapes" not in " ".join(timed)
 
 
@@ -157,13 +178,13 @@ def test_versions_and_warnings_of_a_log() -> None:
 
 
 def test_times_are_read_apart_from_copies() -> None:
-    times = times_in(TIMES, "board")
+    times = times_in(TIMES, 2, "board")
     assert times.compute.tolist() == [0.873472, 0.8448]
     assert times.to_gpu.tolist() == times.to_host.tolist() == [0, 0]
     assert times.enqueue.tolist() == pytest.approx([2.70722 - 2.67333, 2.72443 - 2.71417])
     assert times.doubts == ()
     slow_cpu = TIMES.replace(b'"endEnqMs" : 2.70722', b'"endEnqMs" : 3.6').replace(b"2.72443", b"3.6")
-    assert "to start a run" in times_in(slow_cpu, "board").doubts[0]
+    assert "to start a run" in times_in(slow_cpu, 2, "board").doubts[0]
 
 
 def test_outputs_are_read_with_their_shapes() -> None:
@@ -181,15 +202,60 @@ def test_outputs_are_read_with_their_shapes() -> None:
     [b"", b"[", b"{}", b"[1]", b"\xff", b'[{"name": "x", "dimensions": "(2, 3)", "values": [1]}]', b"[" * 100_000],
 )
 def test_files_that_are_none_are_refused(content: bytes) -> None:
-    for read in (times_in, outputs_in):
+    for read in (some_times_in, outputs_in):
         with pytest.raises(TargetError, match="cannot be read"):
             read(content, "board")
 
 
+@pytest.mark.parametrize("time", [b"-1", b"0", b"nan", b"true", b"1e300", b"1" * 400])
+def test_a_time_that_is_none_is_refused(time: bytes) -> None:
+    with pytest.raises(TargetError, match="cannot be read"):
+        times_in(TIMES.replace(b"0.8448,", time + b","), 1, "board")
+
+
 def test_times_that_are_none_are_refused() -> None:
-    for text in (b"[]", b'[{"computeMs": 1}]', TIMES.replace(b"0.8448,", b"-1,"), TIMES.replace(b"0.8448,", b"nan,")):
+    for text in (b"[]", b'[{"computeMs": 1}]'):
         with pytest.raises(TargetError, match="cannot be read"):
-            times_in(text, "board")
+            times_in(text, 1, "board")
+
+
+def test_fewer_runs_than_the_plans_are_refused() -> None:
+    assert len(times_in(TIMES, 2, "board").compute) == 2
+    with pytest.raises(TargetError, match="fewer runs") as caught:
+        times_in(TIMES, 3, "board")
+    assert (caught.value.got, caught.value.expected) == ("2 runs", "at least 3")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        '{"name": "x", "dimensions": "-1x5", "values": [1, 2, 3, 4, 5]}',
+        '{"name": "x", "dimensions": "0x5", "values": []}',
+        '{"name": "x", "dimensions": "1x2x", "values": [1, 2]}',
+        '{"name": "x", "dimensions": "2", "values": [1, true]}',
+        '{"name": "x", "dimensions": "2", "values": [1, null]}',
+        '{"name": "x", "dimensions": "1", "values": [1e39]}',
+        '{"name": "x", "dimensions": "1", "values": [-3.5e38]}',
+        '{"name": "x", "dimensions": "1", "values": [1]}, {"name": "x", "dimensions": "1", "values": [2]}',
+        '{"dimensions": "1", "values": [1]}',
+    ],
+)
+def test_outputs_that_are_none_are_refused(output: str) -> None:
+    with pytest.raises(TargetError, match="cannot be read"):
+        outputs_in(f"[{output}]".encode(), "board")
+
+
+def test_a_number_of_many_digits_is_infinite() -> None:
+    text = '[{"name": "x", "dimensions": "3", "values": [%s, 3.40282e+38, -1]}]' % ("1" * 5000)
+    assert outputs_in(text.encode(), "board")["x"].tolist() == pytest.approx([np.inf, 3.40282e38, -1])
+
+
+def test_the_largest_files_hold_what_was_asked_for() -> None:
+    outputs = "[" + ", ".join(["-1.23457e-05"] * 100_000) + "]"
+    assert len(outputs) < largest_outputs([60_000, 40_000]) < 3 * len(outputs)
+    line = len(TIMES.splitlines()[1])
+    assert largest_times(MeasurePlan(duration_s=1, min_runs=10)) > 50_000 * line  # of 0.02 ms
+    assert largest_times(MeasurePlan(duration_s=0.01, min_runs=100_000)) > 100_000 * line
 
 
 @pytest.mark.parametrize(
@@ -201,11 +267,18 @@ def test_times_that_are_none_are_refused() -> None:
         (OTHER_VERSION, "engine", ""),
         ("[11/29/2026-10:00:00] [E] Unknown option: --fp16\n", "other", ""),
         ("", "other", ""),
+        ("expecting compute " * 7000, "other", ""),
+        ("[E] " + "expecting compute " * 7000 + "\n" + OTHER_VERSION, "engine", ""),
     ],
 )
 def test_failures_name_their_cause(log: str, kind: str, node: str) -> None:
     failure = failure_in(log)
     assert (failure.kind, failure.node) == (kind, node)
+
+
+def test_a_node_without_a_line_of_an_error_says_the_last_line() -> None:
+    log = 'While parsing node number 3 [Gelu -> "x"]:\nsomething else\nstopped here\n'
+    assert failure_in(log) == Failure("node", "Gelu x", "stopped here")
 
 
 @given(st.data())
@@ -218,7 +291,7 @@ def test_no_mutated_text_breaks_a_parser(data: st.DataObject) -> None:
     assert failure_in(mutated).kind in ("memory", "engine", "node", "other")
     assert all(len(line) < 500 for line in warnings_in(mutated))
     assert re.fullmatch(r"\d+\.\d+\.\d+", version_in(mutated) or "1.2.3")
-    for read in (times_in, outputs_in):
+    for read in (some_times_in, outputs_in):
         try:
             read(mutated.encode("utf-8", "replace"), "board")
         except EdgevitError:
@@ -236,4 +309,4 @@ def test_every_recorded_log_is_read() -> None:
     assert len(warnings_in(texts["trtexec_summary_trt8_4_unstable_warning.txt"])) == 2
     recorded = texts["trtexec_export_timing_trt8_a100.json.txt"].partition("\n")[2]
     rows = re.findall(r"\{[^{}]*\}", recorded)
-    assert len(times_in(f"[{','.join(rows)}]".encode(), "board").compute) == len(rows) == 3
+    assert len(times_in(f"[{','.join(rows)}]".encode(), 3, "board").compute) == len(rows) == 3

@@ -10,6 +10,7 @@ from edgevit.targets.boards.facts import HostFacts, is_full_power
 from edgevit.targets.boards.nvpmodel import PowerMode
 from edgevit.targets.boards.table import SOCS, Board, active_sm_count
 from edgevit.targets.boards.versions import (
+    NEWEST_TENSORRT,
     OLDEST_TENSORRT,
     TENSORRT_RELEASES,
     TensorRT,
@@ -129,6 +130,9 @@ def _tensorrt(facts: HostFacts) -> Finding:
     found = f"{facts.tensorrt.version}, by {_source(facts.tensorrt, facts)}"
     if version < OLDEST_TENSORRT:
         return Finding("tensorrt", "missing", f"{found}: too old", _way_to_tensorrt(facts))
+    if version[0] > NEWEST_TENSORRT:
+        mend = f"install TensorRT {NEWEST_TENSORRT} there, or a newer edgevit here"
+        return Finding("tensorrt", "missing", f"{found}: newer than edgevit's engines", mend)
     if facts.trtexec_tensorrt and version_numbers(facts.trtexec_tensorrt) != version[:3]:
         mend = "sudo apt install --reinstall libnvinfer-bin python3-libnvinfer"
         return Finding("tensorrt", "warning", f"{found}, but trtexec is {facts.trtexec_tensorrt}", mend)

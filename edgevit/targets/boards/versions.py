@@ -49,6 +49,8 @@ TENSORRT_RELEASES = (  # trtexec's options are those of samples/common/sampleOpt
     TensorRTRelease((10, 16), *_OF_10),
     TensorRTRelease((11, 4), *_OF_11),
 )
+NEWEST_TENSORRT = TENSORRT_RELEASES[-1].version[0]
+"""The last major version whose flags are known. A major version may drop flags and change defaults."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ def tensorrt_release(version: str) -> TensorRTRelease:
     TensorRT 11.0 to 11.3 have the trtexec of 11.4.
 
     Raises:
-        TargetError: the version is too old, or no version.
+        TargetError: the version is too old, no version, or of a later major version than the table's: its flags are
+            not known.
     """
     numbers = version_numbers(version)
     if numbers < OLDEST_TENSORRT:
@@ -204,6 +207,13 @@ def tensorrt_release(version: str) -> TensorRTRelease:
             got=f"TensorRT {version}",
             expected=f"TensorRT {TENSORRT_RELEASES[0].name} or later",
             next="install JetPack 6.2 or later on a Jetson, TensorRT 10.3 or later elsewhere",
+        )
+    if numbers[0] > NEWEST_TENSORRT:
+        raise TargetError(
+            "this TensorRT is newer than edgevit's engines",
+            got=f"TensorRT {version}",
+            expected=f"TensorRT {TENSORRT_RELEASES[0].name} to {NEWEST_TENSORRT}",
+            next=f"install TensorRT {NEWEST_TENSORRT} there, or a newer edgevit here",
         )
     fitting = [row for row in TENSORRT_RELEASES if row.version <= numbers[:2] or row.version[0] == numbers[0] == 11]
     return max(fitting, key=lambda row: row.version)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.errors import TargetError, shortened
+from edgevit.profiling import MeasurePlan
 from edgevit.profiling.statistics import Samples, nearest_rank
 
 MOST_RUNS = 10_000_000
 LARGEST_JSON = 2**28  # bytes of a file
-MOST_VALUES = 2**26  # of one output
+BYTES_A_VALUE = 16  # of a file of outputs: a sign, six digits, a point, an exponent and a separator
+BYTES_A_RUN = 400  # of a file of times: a line is shorter
+BYTES_BESIDE = 2**20  # of either file
+SHORTEST_RUN_MS = 0.02
 LONGEST_LINE = 400  # characters of a line of the log in an error
+LONGEST_READ = 2_000  # characters of a line of the log that are searched
+LARGEST_MS = 1e9  # of a time
 ENQUEUE_BOUND = 0.8  # of the compute time: above, the CPU may be the limit (trtexec's own advice: a CUDA graph)
 
 _BANNER = re.compile(r"&&&& (?:RUNNING|PASSED|FAILED) TensorRT\.\w+ \[TensorRT v(\d{2})(\d{2})(\d{2})\]", re.ASCII)
 _LINE = re.compile(r"^(?:\[[\d/]+-[\d:]+\] )?\[(?P<level>[EWI])\] (?P<text>.*)$", re.ASCII | re.MULTILINE)
-_NODE = re.compile(r"While parsing node number \d+ \[(?P<operator>\w+)(?: -> \"(?P<output>[^\"]*)\")?")
+_NODE = re.compile(r"While parsing node number \d+ \[(?P<operator>\w+)(?: -> \"(?P<output>[^\"\n]*)\")?")
 _IN_NODE = re.compile(r"In node \d+ with name: (?P<name>\S*) and operator: (?P<operator>\w+)")
-_NAMED = re.compile(r"^(?:\[[\d/]+-[\d:]+\] )?(?:\[E\] )?(?:\[TRT\] )?name: \"(?P<name>[^\"]+)\"", re.MULTILINE)
+_NAMED = re.compile(r"^(?:\[[\d/]+-[\d:]+\] )?(?:\[E\] )?(?:\[TRT\] )?name: \"(?P<name>[^\"\n]+)\"", re.MULTILINE)
 _UNBUILT = re.compile(r"[Cc]ould not find any implementation for node (?P<name>.+?)(?:\.\)|\. |\.?$)", re.MULTILINE)
 _SAYS_WHY = re.compile(r"ERROR:|In node \d+ with|[Cc]ould not find any implementation")
 _NO_MEMORY = re.compile(r"OutOfMemory|out of memory|insufficient memory|Requested size was", re.IGNORECASE)
@@ -36,6 +42,7 @@ _OTHER_ENGINE = re.compile(
     r"(?:expecting (?:library version|compute) [^\n]*?, please rebuild)"
     r"|incompatible device|not compatible with this version of TensorRT|Serialized Engine Version: |kPLAN_MAGIC_TAG"
 )
+_DIMENSIONS = re.compile(r"\d{1,9}(?:x\d{1,9})*|\(\d{1,9}(?:, \d{1,9})*,?\)", re.ASCII)  # 8x1000, (8, 1000)
 _PARSERS_REASON = re.compile(r"In function \w+:\n(?:\[\d+\] )?(?P<reason>(?:(?!\[[\d/]+-|&&&&).+\n?){1,4})", re.ASCII)
 _NOT_A_NUMBER = re.compile(r"(?<=[\s\[,:])[+-]?(?:nan|inf)(?:\(\w*\))?(?=[\s\],}])", re.IGNORECASE)
 
@@ -93,20 +100,21 @@ def warnings_in(log: str) -> tuple[str, ...]:
 
 def failure_in(log: str) -> Failure:
     """The reason in the log of a run that failed."""
+    log = "\n".join(line[:LONGEST_READ] for line in log.split("\n"))
     errors = [line["text"].removeprefix("[TRT] ") for line in _LINE.finditer(log) if line["level"] == "E"]
+    last = log.strip().splitlines()[-1:] or [""]
     for kind, pattern in (("memory", _NO_MEMORY), ("engine", _OTHER_ENGINE)):
         if line := next((line for line in errors if pattern.search(line)), None):
             return Failure(kind, "", _text(line))
     if node := _node_in(log):
-        line = next((line for line in errors if _SAYS_WHY.search(line)), [*errors, ""][0])
+        line = next((line for line in errors if _SAYS_WHY.search(line)), [*errors, *last][0])
         said = _PARSERS_REASON.search(log)
         return Failure("node", shortened(node), _text(" ".join(said["reason"].split()) if said else line))
-    last = log.strip().splitlines()[-1:] or [""]
     return Failure("other", "", _text([*errors, *last][0]))
 
 
-def times_in(content: bytes, where: object) -> Times:
-    """The times in the file of --exportTimes. Raises TargetError if they are none."""
+def times_in(content: bytes, min_runs: int, where: object) -> Times:
+    """The times in the file of --exportTimes. Raises TargetError if they are none, or of fewer than `min_runs` runs."""
     rows = _json(content, where)
     keys = ("computeMs", "h2dMs", "d2hMs", "startEnqMs", "endEnqMs")
     if not isinstance(rows, list) or not 0 < len(rows) <= MOST_RUNS:
@@ -115,8 +123,11 @@ def times_in(content: bytes, where: object) -> Times:
     if not all(len(row) == len(keys) and all(map(_is_number, row)) for row in values):
         raise _unreadable(f"numbers for {', '.join(keys)}", where)
     compute, to_gpu, to_host, start, end = np.asarray(values, np.float64).T
-    if min(compute.min(), to_gpu.min(), to_host.min()) < 0:
-        raise _unreadable("times of at least 0 ms", where)
+    if not (compute.min() > 0 and to_gpu.min() >= 0 and to_host.min() >= 0):
+        raise _unreadable("compute times above 0 ms, and copies of at least 0 ms", where)
+    if len(compute) < min_runs:
+        what = "trtexec has timed fewer runs than it was asked for"
+        raise TargetError(what, where=where, got=f"{len(compute)} runs", expected=f"at least {min_runs}")
     return Times(compute, to_gpu, to_host, np.maximum(end - start, 0))
 
 
@@ -128,16 +139,33 @@ def outputs_in(content: bytes, where: object) -> dict[str, NDArray[np.float32]]:
     outputs = _json(content, where)
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise _unreadable("a list of outputs", where)
-    return {str(output.get("name")): _output(output, where) for output in outputs}
+    names = [output.get("name") for output in outputs]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise _unreadable("a name for each output", where)
+    return {str(output["name"]): _output(output, where) for output in outputs}
+
+
+def largest_outputs(sizes: Iterable[int]) -> int:
+    """The most bytes of the file of --exportOutput for outputs with so many values."""
+    return min(LARGEST_JSON, BYTES_BESIDE + BYTES_A_VALUE * sum(sizes))
+
+
+def largest_times(plan: MeasurePlan) -> int:
+    """The most bytes of the file of --exportTimes for a plan: for runs of SHORTEST_RUN_MS."""
+    runs = max(plan.min_runs, math.ceil(plan.duration_s * 1000 / SHORTEST_RUN_MS))
+    return min(LARGEST_JSON, BYTES_BESIDE + BYTES_A_RUN * runs)
 
 
 def _output(output: dict[str, Any], where: object) -> NDArray[np.float32]:
-    shape = tuple(map(int, re.findall(r"\d{1,9}", str(output.get("dimensions")), re.ASCII)))
-    values = output.get("values")
-    is_whole = isinstance(values, list) and len(shape) > 0 and len(values) == math.prod(shape) <= MOST_VALUES
-    if not is_whole or not all(isinstance(value, (int, float)) for value in values or ()):
+    dimensions, values = str(output.get("dimensions")), output.get("values")
+    shape = tuple(map(int, re.findall(r"\d+", dimensions))) if _DIMENSIONS.fullmatch(dimensions) else ()
+    is_whole = isinstance(values, list) and min(shape, default=0) > 0 and len(values) == math.prod(shape)
+    if not is_whole or not all(isinstance(value, float) for value in values or ()):
         raise _unreadable("as many numbers as the dimensions say", where)
-    return np.asarray(values, np.float32).reshape(shape)
+    array = np.asarray(values, np.float64)
+    if np.any(np.isfinite(array) & (np.abs(array) > np.finfo(np.float32).max)):
+        raise _unreadable("numbers of float32", where)
+    return array.astype(np.float32).reshape(shape)
 
 
 def _node_in(log: str) -> str | None:
@@ -155,13 +183,13 @@ def _json(content: bytes, where: object) -> object:
     if len(content) > LARGEST_JSON:
         raise _unreadable(f"at most {LARGEST_JSON:,} bytes", where)
     try:
-        return json.loads(_NOT_A_NUMBER.sub("NaN", content.decode("utf-8")))
+        return json.loads(_NOT_A_NUMBER.sub("NaN", content.decode("utf-8")), parse_int=float)
     except (ValueError, RecursionError):
         raise _unreadable("JSON", where) from None
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, float) and abs(value) <= LARGEST_MS
 
 
 def _text(line: str) -> str:

@@ -18,6 +18,7 @@ MODEL, ENGINE, LAYERS = "model.onnx", "model.engine", "layers.json"
 INPUT, OUTPUTS, TIMES = "input.raw", "outputs.json", "times.json"
 DETAILED = "--profilingVerbosity=detailed"
 ONCE = ("--iterations=1", "--warmUp=0", "--duration=0")
+IN_FLIGHT = 4  # runs that begin in the warm-up and end after it: trtexec counts them, and leaves out their times
 
 _PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)  # trtexec splits its options at ":" and ","
 
@@ -103,7 +104,7 @@ def timing_arguments(release: TensorRTRelease, source: Input, plan: MeasurePlan,
     return (
         *_run(release, source, plan.batch_size, is_open),
         f"--exportTimes={TIMES}",
-        f"--iterations={plan.min_runs}",
+        f"--iterations={plan.min_runs + IN_FLIGHT}",
         f"--warmUp={math.ceil(plan.warmup_s * 1000)}",
         f"--duration={plan.duration_s:g}",
     )

@@ -197,6 +197,12 @@ def test_a_module_and_a_trtexec_of_two_versions_are_warned_of(probes: dict[str, 
     assert "but trtexec is 10.3.0" in finding.found
 
 
+def test_a_tensorrt_of_a_later_major_version_is_missing(probes: dict[str, Probe]) -> None:
+    finding = found(probes["jetpack6-orin-nano"], packages={"tensorrt": "12.0.1"})["tensorrt"]
+    assert (finding.state, "newer than edgevit's engines" in finding.found) == ("missing", True)
+    assert "install TensorRT 11" in finding.mend
+
+
 def test_little_room_is_named_with_what_frees_it(probes: dict[str, Probe]) -> None:
     names = found(probes["jetpack6-orin-nano"], disk_free_bytes=2**30, memory_free_bytes=2**30)
     assert (names["disk"].state, names["memory"].state) == ("missing", "warning")

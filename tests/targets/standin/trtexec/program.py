@@ -87,7 +87,7 @@ def _export_layers(engine: Any, options: Options, settings: TrtexecSettings, var
 def _spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:
     """The outputs of an engine that is wrong."""
     for array in outputs.values():
-        if variant == "wrong-outputs":
+        if variant == "wrong-outputs" or (variant == "wrong-in-large-batches" and len(array) > 8):
             array[...] = 0
             array[..., 0] = 1
         if variant == "not-a-number":

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 Variant = Literal[
     "good",
     "wrong-outputs",  # one class everywhere
+    "wrong-in-large-batches",  # one class everywhere, in a batch of more than 8
     "not-a-number",  # NaN everywhere
     "half-outputs",  # the file of the outputs ends in the middle
     "no-outputs",  # it ends well, and has written none
