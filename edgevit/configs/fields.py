@@ -40,6 +40,7 @@ Threads = Annotated[int, bounds.THREADS]
 Repeats = Annotated[int, bounds.REPEATS]
 ViewCount = Annotated[int, bounds.VIEWS]
 Severity = Annotated[int, bounds.SEVERITY]
+BuilderLevel = Annotated[int, bounds.BUILDER_LEVEL]
 Opset = Annotated[int, bounds.OPSET]
 Seed = Annotated[int, bounds.SEED]
 MOST_NESTED = 20  # levels of lists and mappings in model_args

@@ -14,6 +14,7 @@ from edgevit.configs.fields import (
     AdaptedTo,
     Added,
     BatchSize,
+    BuilderLevel,
     CalibratedBy,
     CalibratedByLabels,
     Calibrator,
@@ -295,16 +296,16 @@ class Compile(OnTarget):
         "that is reached over SSH.",
     )
     batch_size: Annotated[BatchSize, Added()] = Field(
-        1, description="tensorrt: number of images in a batch that the engine is tuned for."
+        1, description="Number of images in a batch that a TensorRT engine is tuned for."
     )
     max_batch: Annotated[BatchSize, Added()] = Field(
-        32, description="tensorrt: largest number of images in a batch that the engine takes."
+        32, description="Largest number of images in a batch that a TensorRT engine takes."
     )
-    builder_level: Annotated[int, Added()] = Field(
-        3, ge=0, le=5, description="tensorrt: effort of the builder, 0 to 5. A higher level builds longer."
+    builder_level: Annotated[BuilderLevel, Added()] = Field(
+        3, description="Effort of TensorRT's builder, 0 to 5. A higher level builds longer."
     )
     workspace_mib: Annotated[Count | None, Added()] = Field(
-        None, description="tensorrt: most memory that a kernel may use, in MiB. By default, all of the GPU's."
+        None, description="Most memory that a kernel of TensorRT may use, in MiB. By default, all of the GPU's."
     )
 
     @model_validator(mode="after")
