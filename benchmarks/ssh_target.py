@@ -81,7 +81,7 @@ def main() -> None:
 @contextmanager
 def _host(folder: Path) -> Iterator[SshHost]:
     """The server; everything of edgevit's lies in the folder."""
-    os.environ.update(XDG_CONFIG_HOME=str(folder / "config"), EDGEVIT_CACHE=str(folder / "cache"))
+    os.environ.update(XDG_CONFIG_HOME=str(folder / "xdg"), EDGEVIT_CACHE=str(folder / "cache"))
     with ssh_host(folder) as host:
         host.accept("user_key")
         host.know("host_key")
