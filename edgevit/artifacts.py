@@ -251,6 +251,11 @@ class Artifact:
         return self.manifest.model_file
 
     @property
+    def content_sha256(self) -> dict[str, str]:
+        """The hash of each content file, by name."""
+        return {name: entry.sha256 for name, entry in self.manifest.files.items() if entry.content}
+
+    @property
     def is_compiled(self) -> bool:
         """Whether the model is a file that was compiled for one machine."""
         return self.manifest.model_file is not None and self.manifest.model_file.is_compiled

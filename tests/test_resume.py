@@ -51,7 +51,7 @@ class Run:
         return stages
 
     def finish_here(self) -> dict[str, dict[str, Any]]:
-        """The same in this process."""
+        """The recipe, run in this process."""
         answer = CliRunner().invoke(app, self.command[1:])
         assert answer.exit_code == 0, answer.output
         stages: dict[str, dict[str, Any]] = json.loads(answer.stdout)["stages"]

@@ -50,6 +50,11 @@ class Candidate:
     quantized_ops: dict[str, int] = field(default_factory=dict)
     float_ops: dict[str, int] = field(default_factory=dict)
 
+    @cached_property
+    def artifact(self) -> Artifact:
+        """The file as an artifact. It is read and hashed once."""
+        return artifact_from_onnx(self.file)
+
     @property
     def model_file(self) -> ModelFile:
         """The record of the file as it ships."""
@@ -126,18 +131,13 @@ class TrialRunner:
     comparing_threads: int
     gate_on_target: bool = False
 
-    @cached_property
-    def _float_file(self) -> Artifact:
-        """The file of the float candidate. It is read once for all trials."""
-        return artifact_from_onnx(self.float_candidate.file)
-
     def closeness(self, candidate: Candidate) -> dict[str, float]:
         """The SQNR of a candidate in dB. Raises ParityError if it is below the floor, or a value is not finite."""
         session = session_as_declared(candidate.file, self.reference.spec, candidate.options, self.comparing_threads)
         here = self._closeness_of(session, f"{candidate.name}, against float")
         if not self.gate_on_target:
             return here
-        with self.target.open(artifact_from_onnx(candidate.file), SessionOptions(threads=None)) as there:
+        with self.target.open(candidate.artifact, SessionOptions(threads=None)) as there:
             return self._closeness_of(there, f"{candidate.name} on the target, against float")
 
     def _closeness_of(self, session: Session, where: str) -> dict[str, float]:
@@ -155,8 +155,8 @@ class TrialRunner:
             closeness = self.closeness(candidate)
         except (ParityError, ModelRefused) as error:
             return Trial(candidate, failure=error)
-        batch_size, tried = fixed_batch(self.reference.spec) or 1, artifact_from_onnx(candidate.file)
-        comparison = compare_speed(self.target, self._float_file, tried, self.threads, batch_size)
+        batch_size, whole = fixed_batch(self.reference.spec) or 1, self.float_candidate.artifact
+        comparison = compare_speed(self.target, whole, candidate.artifact, self.threads, batch_size)
         return Trial(candidate, closeness, comparison.ratio, comparison.interval)
 
     def best_of(self, candidates: Iterable[Candidate], progress: Progress) -> tuple[Trial, list[Trial]]:

@@ -217,7 +217,7 @@ def receipt(model: Artifact, runtime: str, device: str, options: SessionOptions)
         "cpu_frequency": cpu_frequency(),
         "gpus": list(gpus()) if device == "cuda" else [],
         "versions": packages,
-        "file_sha256": {name: entry.sha256 for name, entry in model.manifest.files.items() if entry.content},
+        "file_sha256": model.content_sha256,
     }
 
 

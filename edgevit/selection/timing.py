@@ -120,7 +120,7 @@ def _forms(file: Path, quantize: Quantize, folder: Path) -> Iterator[Candidate]:
 
 def _trial_ms(candidate: Candidate, target: Target, profile: Profile) -> float:
     """A quick p50 of one form; the smaller of two, since other work only ever slows."""
-    model, plan = artifact_from_onnx(candidate.file), replace(TRIAL, batch_size=profile.batch_size)
+    model, plan = candidate.artifact, replace(TRIAL, batch_size=profile.batch_size)
     takes_ms = []
     for _ in range(2):
         with target.open(model, _options(profile)) as session:

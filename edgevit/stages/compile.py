@@ -55,9 +55,7 @@ def _unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
     """The compiled model as an artifact in memory, before its folder is finished."""
     file = out / compiled.name
     entry = FileEntry(sha256=sha256_of_file(file), size=file.stat().st_size)
-    manifest = model.manifest.model_copy(
-        update={"kind": "engine", "files": {file.name: entry}, "model_file": compiled, "io": model.io}
-    )
+    manifest = model.manifest.model_copy(update={"kind": "engine", "files": {file.name: entry}, "model_file": compiled})
     return replace(model, path=out, manifest=manifest)
 
 

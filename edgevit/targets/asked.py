@@ -13,7 +13,7 @@ from edgevit.targets.boards.nvpmodel import plain_name
 
 def asked(config: SshTarget, facts: HostFacts) -> Iterator[Finding]:
     """What targets.yaml asks of the target, held against the facts."""
-    if config.onnxruntime == INSTALLED and not {"onnxruntime", "onnxruntime-gpu"} & set(facts.system.packages):
+    if config.onnxruntime == INSTALLED and facts.system.onnxruntime is None:
         found = f"installed in targets.yaml, and not in {facts.system.executable}"
         yield Finding("onnxruntime asked", "missing", found, "leave onnxruntime out: edgevit brings it along")
     if config.power_mode is not None:

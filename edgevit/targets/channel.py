@@ -6,13 +6,13 @@ import os
 import selectors
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
 from edgevit.errors import TargetError
+from edgevit.targets.agent.processes import Output
 
 KEPT_STDERR = 2**14  # bytes
 READ_BLOCK = 2**16
@@ -60,7 +60,7 @@ class Channel:
             bufsize=0,
         )
         self._input, self._output = _stream(self._process.stdin), _stream(self._process.stdout)
-        self._errors = _Tail(_stream(self._process.stderr))
+        self._errors = Output(self._process.stderr, keeps_end=True, longest=KEPT_STDERR)
         self._buffer = bytearray()
         for stream in (self._input, self._output):
             os.set_blocking(stream.fileno(), False)
@@ -138,25 +138,6 @@ class Channel:
                     got=f"nothing for {deadline.seconds:.0f} s",
                     next="see whether it is busy, and run the same command again",
                 )
-
-
-class _Tail:
-    """The end of what a program writes on stderr."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._kept = stream, b""
-        self._thread = threading.Thread(target=self._drain, daemon=True)
-        self._thread.start()
-
-    def text(self) -> str:
-        """The text, once the program has ended."""
-        self._thread.join(1)
-        return self._kept.decode("utf-8", "replace")
-
-    def _drain(self) -> None:
-        with self._stream:
-            while block := os.read(self._stream.fileno(), READ_BLOCK):
-                self._kept = (self._kept + block)[-KEPT_STDERR:]
 
 
 def _stream(stream: IO[bytes] | None) -> IO[bytes]:

@@ -39,7 +39,6 @@ SHARD_BYTES = 32 * 2**20  # of input that travels together
 MODEL, OTHER_MODEL = "model.onnx", "other.onnx"
 LOADING_S = 600  # for a program to start and to load its models, on a slow machine
 SECONDS_A_RUN = 60  # at most
-FLOATS = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
 
 _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Samples = Annotated[list[_Milliseconds], Field(min_length=1, max_length=10_000_000)]
@@ -175,7 +174,7 @@ def _limit_s(plan: MeasurePlan) -> float:
 
 def _onnx_file(model: Artifact, folder: Path) -> Path:
     """The model as one file; a file with weights beside it is written anew, into the folder."""
-    if sum(entry.content for entry in model.manifest.files.values()) == 1:
+    if len(model.content_sha256) == 1:
         return onnx_file(model)
     copy_onnx(model, folder / "whole.onnx")
     return folder / "whole.onnx"
@@ -188,7 +187,7 @@ def _size(output: _Output) -> int:
 def _arrays(outputs: Sequence[_Output], content: bytes) -> Iterator[NDArray[Any]]:
     start = 0
     for output in outputs:
-        array = np.frombuffer(content, FLOATS[output.type], math.prod(output.shape), start)
+        array = np.frombuffer(content, np.dtype(output.type), math.prod(output.shape), start)
         yield array.reshape(output.shape)
         start += _size(output)
 
@@ -222,7 +221,6 @@ def _input(spec: IOSpec, plan: MeasurePlan, folder: Path) -> Path:
 
 def _conditions(model: Artifact, answer: _Timed) -> Json:
     """The conditions of a timing, as `runtimes.base.receipt` gives them for this machine."""
-    files = model.manifest.files.items()
     return {
         "runtime": runtime_of(model),
         "device": "cpu",
@@ -232,7 +230,7 @@ def _conditions(model: Artifact, answer: _Timed) -> Json:
         "after": _moment(answer.conditions.after),
         "load_average_1min_at_start": answer.conditions.before.load_average_1min,
         "versions": {**answer.versions, "edgevit": version_of("edgevit")},
-        "file_sha256": {name: entry.sha256 for name, entry in files if entry.content},
+        "file_sha256": model.content_sha256,
     }
 
 

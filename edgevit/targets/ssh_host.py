@@ -194,9 +194,8 @@ class SshHost:
     def _runtime_version(self, facts: HostFacts) -> str:
         if self._config.onnxruntime != INSTALLED:
             return self._wheels(facts).versions[ONNXRUNTIME.package]
-        for package in (ONNXRUNTIME.package, f"{ONNXRUNTIME.package}-gpu"):
-            if package in facts.system.packages:
-                return facts.system.packages[package]
+        if installed := facts.system.onnxruntime:
+            return installed[1]
         raise TargetError(
             "ONNX Runtime is not installed on the target",
             where=self.name,

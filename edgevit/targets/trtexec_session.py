@@ -54,15 +54,15 @@ class TrtexecSession(Session):
         self._engine = model.file(model.model_file.name)
         options = model.model_file.options
         assert isinstance(options, TensorrtOptions)
-        self._most = options.max_batch
+        self._max_batch = options.max_batch
 
     def outputs(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Arrays]:
         """As `Session.outputs`, with batches of at most the engine's largest size."""
-        return super().outputs(images, min(batch_size, self._most or batch_size))
+        return super().outputs(images, min(batch_size, self._max_batch or batch_size))
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         batch = inputs[self.spec.inputs[0].name]
-        size = self._most or len(batch)
+        size = self._max_batch or len(batch)
         parts = [self._outputs(batch[start : start + size]) for start in range(0, len(batch), size)]
         return {output.name: np.concatenate([part[output.name] for part in parts]) for output in self.spec.outputs}
 
@@ -84,12 +84,12 @@ class TrtexecSession(Session):
 
     def _check_plan(self, plan: MeasurePlan) -> None:
         check_batch(self.spec, plan.batch_size)
-        if self._most is not None and plan.batch_size > self._most:
+        if self._max_batch is not None and plan.batch_size > self._max_batch:
             raise TargetError(
                 "the engine does not take so many images",
                 where=self._model.id,
                 got=f"batch size {plan.batch_size}",
-                expected=f"at most {self._most}",
+                expected=f"at most {self._max_batch}",
                 next=f"compile it with max_batch: {plan.batch_size}",
             )
         if plan.boundary != "compute":
@@ -134,7 +134,6 @@ class TrtexecSession(Session):
 
     def _conditions(self, run: TrtexecRun, times: Times) -> Json:
         """The conditions of a timing. Times are medians."""
-        files = self._model.manifest.files.items()
         return {
             "runtime": self._model.model_file.runtime,
             "device": "gpu",
@@ -145,7 +144,7 @@ class TrtexecSession(Session):
             "enqueue_ms": nearest_rank(times.enqueue, 50),
             "warnings_of_trtexec": list(warnings_in(run.log)),
             "versions": {"tensorrt": self._trtexec.version, "edgevit": version_of("edgevit")},
-            "file_sha256": {name: entry.sha256 for name, entry in files if entry.content},
+            "file_sha256": self._model.content_sha256,
         }
 
 

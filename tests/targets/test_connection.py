@@ -20,6 +20,7 @@ from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
 from edgevit.targets.reach import reached
+from tests.targets.machine import small_disk_at
 from tests.targets.ssh_host import SshHost, is_gone, needs_sshd, number_in
 
 pytestmark = needs_sshd
@@ -184,15 +185,8 @@ def test_ctrl_c_stops_the_job_there(board: NamedTarget, tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
+    with small_disk_at(tmp_path / "small") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from edgevit.targets.jobs import Job, _name, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.reach import reached
 from edgevit.targets.uploads import clean, evict
+from tests.targets.machine import own_home
 from tests.targets.sending import sent
 from tests.targets.ssh_host import is_gone, number_in
 
@@ -43,11 +44,7 @@ OUTPUTS = dict.fromkeys(("x", "out", "begun", "copy.bin", "empty", "input.bin", 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder and a lock of the test's own."""
-    for name in ("home", "tmp"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("EDGEVIT_ROOT", str(tmp_path))
-    return tmp_path / "home"
+    return own_home(tmp_path, monkeypatch)
 
 
 @pytest.fixture

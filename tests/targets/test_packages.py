@@ -176,7 +176,7 @@ def test_no_name_leads_out_of_the_folder(name: str, attributes: int) -> None:
         return
     assert not stat.S_ISLNK(attributes >> 16)
     if place is not None:
-        folder = Path("/work/packages/new")
+        folder = Path("/target/packages/new")
         assert (folder / place).resolve().is_relative_to(folder)
         assert place not in ("", ".")
         assert not {"..", "", "."} & set(place.split("/"))

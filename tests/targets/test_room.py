@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
 from edgevit.targets.uploads import evict
+from tests.targets.machine import own_home, small_disk_at
 from tests.targets.sending import sent
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
@@ -30,11 +30,7 @@ PACKAGE = "a" * 64
 @pytest.fixture(autouse=True)
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The work folder of the test's own agent."""
-    for name in ("home", "tmp"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("EDGEVIT_ROOT", str(tmp_path))
-    return tmp_path / "home" / ".cache" / "edgevit"
+    return own_home(tmp_path, monkeypatch) / ".cache" / "edgevit"
 
 
 @pytest.fixture
@@ -69,14 +65,8 @@ def test_the_packages_of_a_program_stay_however_many_images_follow(
 @pytest.fixture
 def small_disk(work: Path) -> Iterator[Path]:
     """The work folder on a file system of 1 MiB."""
-    work.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(work)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield work
-    finally:
-        subprocess.run(["umount", "-l", work], check=True)
+    with small_disk_at(work) as folder:
+        yield folder
 
 
 def test_old_files_make_room_on_a_small_disk(small_disk: Path, here: Connection, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_outputs_are_those_of_this_machine(
     monkeypatch.setattr("edgevit.targets.remote_session.SHARD_BYTES", 4 * 32 * 32 * 3)  # 7 images travel in two parts
     artifact = model()
     with opened(artifact) as there, LocalCpu().open(artifact, SessionOptions()) as here:
-        # As there: parts of four images, of which two are a batch.
+        # The target gets the images in parts of four, and runs each part in batches of two.
         expected = [*here.outputs(photos(7)[:4], 2), *here.outputs(photos(7)[4:], 2)]
         got = list(there.outputs(iter(photos(7)), 2))
         tensor = random_images(artifact.io, 3)

@@ -83,9 +83,9 @@ class Processes:
 class Output:
     """What a process prints: its beginning, or its end. The rest is read and thrown away."""
 
-    def __init__(self, stream: IO[bytes] | None, keeps_end: bool = False) -> None:
+    def __init__(self, stream: IO[bytes] | None, keeps_end: bool = False, longest: int = LONGEST_TEXT) -> None:
         assert stream is not None
-        self._stream, self._keeps_end = stream, keeps_end
+        self._stream, self._keeps_end, self._longest = stream, keeps_end, longest
         self._kept = b""
         self._thread = threading.Thread(target=self._drain, daemon=True)
         self._thread.start()
@@ -102,7 +102,7 @@ class Output:
                 if not block:
                     return
                 kept = self._kept + block
-                self._kept = kept[-LONGEST_TEXT:] if self._keeps_end else kept[:LONGEST_TEXT]
+                self._kept = kept[-self._longest :] if self._keeps_end else kept[: self._longest]
 
 
 def kill_group(leader: int) -> None:

@@ -201,10 +201,8 @@ def _cpu_clocks(facts: HostFacts) -> Finding:
 
 
 def _onnxruntime(facts: HostFacts) -> Finding:
-    packages = facts.system.packages
-    for package in ("onnxruntime", "onnxruntime-gpu"):
-        if package in packages:
-            return Finding("onnxruntime", "ok", f"{package} {packages[package]}")
+    if installed := facts.system.onnxruntime:
+        return Finding("onnxruntime", "ok", " ".join(installed))
     if facts.has_onnxruntime_wheel:
         return Finding("onnxruntime", "ok", "not installed; edgevit brings it along")
     where = f"Python {facts.system.python} on {facts.system.machine} with {facts.system.libc or 'an unknown C library'}"

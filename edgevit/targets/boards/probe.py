@@ -91,6 +91,12 @@ class System:
     user: str
     is_root: bool
 
+    @property
+    def onnxruntime(self) -> tuple[str, str] | None:
+        """Distribution and version of the ONNX Runtime that is installed; None if there is none."""
+        names = (name for name in ("onnxruntime", "onnxruntime-gpu") if name in self.packages)
+        return next(((name, self.packages[name]) for name in names), None)
+
 
 @dataclass(frozen=True)
 class Probe:
