@@ -117,9 +117,10 @@ def test_the_seconds_of_the_last_part_of_an_interrupted_stage_are_not_kept(
         (context.work / "saved").write_text("")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(pipeline, "stage_function", lambda name: interrupted)
-        run(loaded, tmp_path, tmp_path / "runs", Context(workers=0))
+        with pytest.raises(KeyboardInterrupt):
+            run(loaded, tmp_path, tmp_path / "runs", Context(workers=0))
     done = run(loaded, tmp_path, tmp_path / "runs", Context(workers=0))
     expected = clock_of(loaded, keys_of(loaded, tmp_path), {"student", "accuracy"}).expected_s
     assert done["student"].manifest.provenance["resumed"]

@@ -22,7 +22,7 @@ def selection(result: Json) -> Iterator[Table]:
             )
             for student in result["students"]
         ),
-        "init times an untrained student. The deployed model goes through the stages of a recipe. One thread, one image.",
+        "init times an untrained student; the deployed model goes through a recipe's stages. One thread, one image.",
     )
     yield Table(
         "budgets",
