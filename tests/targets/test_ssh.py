@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import signal
@@ -159,8 +158,9 @@ def test_a_closed_port_is_said(host: SshHost) -> None:
 def test_a_host_of_the_users_config_is_reached_through_a_jump_host(host: SshHost) -> None:
     config = host.folder / "client_config"
     before = config.read_text()
-    jump = f"{getpass.getuser()}@127.0.0.1:{host.port}"
-    config.write_text(f"{before}Host board-in-the-lab\nHostName 127.0.0.1\nPort {host.port}\nProxyJump {jump}\n")
+    jump = f"Host jump\nHostName localhost\nPort {host.port}\nHostKeyAlias [127.0.0.1]:{host.port}\n"
+    board = f"Host board-in-the-lab\nHostName 127.0.0.1\nPort {host.port}\nProxyJump jump\n"
+    config.write_text(before + jump + board)
     try:
         with reached(host.target(host="ssh://board-in-the-lab")) as agent:
             assert probed(agent).system.cpus == os.cpu_count()
@@ -176,7 +176,7 @@ def test_a_host_that_accepts_and_says_nothing(host: SshHost, monkeypatch: pytest
     monkeypatch.setitem(OPTIONS, "ConnectTimeout", "1")
     with create_server(("127.0.0.1", 0)) as silent:
         error = refused(host.target(host=f"ssh://127.0.0.1:{silent.getsockname()[1]}"))
-    assert error.what == "the SSH connection failed"
+    assert error.what == "the host cannot be reached"
     assert "timed out" in str(error.got)
 
 
