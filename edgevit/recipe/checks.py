@@ -28,7 +28,7 @@ from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 from edgevit.recipe.mistakes import place_of
-from edgevit.targets.named import targets_by_name
+from edgevit.targets.named import groups_by_name, targets_by_name
 from edgevit.yaml_reader import Block
 
 ROLES = ("train", "val", "test", "support", "pool")
@@ -124,6 +124,8 @@ def _problem_of_target(
             return Problem("edgevit builds TensorRT engines on boards", "a target that is reached over SSH")
         return None
     targets = targets_by_name(folder)
+    if name in (groups := groups_by_name(folder)):
+        return Problem(f"'{name}' is a group of targets", f"a stage for each of {', '.join(groups[name].members)}")
     if name not in targets:
         hint = did_you_mean(name, targets) or f"edgevit devices add {name} ssh://user@host"
         return Problem(f"there is no target '{name}'. {hint}", f"one of {', '.join(targets)}")
