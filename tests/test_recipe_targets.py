@@ -63,9 +63,10 @@ def test_an_unknown_name_gets_the_line_and_the_nearest(home: Path) -> None:
 
 
 def test_a_group_is_no_target_of_a_stage(home: Path) -> None:
+    path = recipe(home / "project")
     (home / "project" / "targets.yaml").write_text("orin: {host: ssh://orin}\nboard: [orin, local-cpu]\n")
     with pytest.raises(RecipeError, match=r"'board' is a group of targets(.|\n)*a stage for each of orin, local-cpu"):
-        load_recipe(recipe(home / "project"))
+        load_recipe(path)
 
 
 def test_without_a_near_name_the_command_is_said(home: Path) -> None:
