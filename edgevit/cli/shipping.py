@@ -87,6 +87,14 @@ def bundle(
         Path | None,
         typer.Option("--web-runtime", help="Folder with ONNX Runtime Web; by default, npm gets its package."),
     ] = None,
+    serve: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--serve",
+            help="Add files for systemd, triton, deepstream or cpp. Give it once for each.",
+            metavar="PROGRAM",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Pack a model for a device: model, labels, preprocessing, a runner, and the hash of each file.
@@ -109,7 +117,8 @@ def bundle(
             images["unknown"] = stages.unlabelled_images(unknown)
         page = {"web": web, "web_runtime": str(web_runtime.absolute()) if web_runtime else None}
         names = {name: name for name in images}
-        config = stage_config(Bundle, id="bundle", model="model", compiled=compiled, **page, **names)
+        options = {"compiled": compiled, "serve": tuple(serve or ()), **page, **names}
+        config = stage_config(Bundle, id="bundle", model="model", **options)
         named = named_by_options(stages.model(model), labels, class_order, images.get("support"))
         bundled = stages.make(config, model=named, **images)
         with whole_or_not_at_all(out) as part:
