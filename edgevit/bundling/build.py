@@ -38,6 +38,7 @@ from edgevit.version import __version__
 MODEL_LICENCE = (
     "model.onnx: depends on the licenses of its first weights and of its training images, which are not recorded here."
 )
+ENGINE_LICENCE = "model.engine: as model.onnx; it holds code of NVIDIA's TensorRT, to which NVIDIA's license applies."
 PORTABLE = "A portable ONNX file: any machine with this runtime runs it."
 MACHINE_SPECIFIC = (
     "This graph was optimized for the machine it was compiled and measured on. Other machines may refuse it or run it "
@@ -77,12 +78,13 @@ def write_bundle(
     files: dict[str, Json] = {
         path.name: {"sha256": sha256_of_file(path), "size": path.stat().st_size} for path in sorted(out.iterdir())
     }
-    record = _record(model, files, extras.programs)
+    record = _record(model, files)
     if web is not None:
         record["web"] = web
         record["licences"].append(LICENCE)
     if engine is not None:
         record["engine"] = engine_record(engine)
+        record["licences"].append(ENGINE_LICENCE)
     metrics: Json = {"precision": model.model_file.precision, "runtime": runtime_of(engine or model)}
     if images is not None:
         classes = write_classes(model, images, out, say)
@@ -181,7 +183,8 @@ def _labels(model: Artifact) -> str:
     return "".join(f"{name}\n" for name in model.io.classes)
 
 
-def _record(model: Artifact, files: Json, programs: Collection[str]) -> Json:
+def _record(model: Artifact, files: Json) -> Json:
+    programs = [name for name in files if name.endswith((".py", ".cpp", ".hpp"))]
     return {
         "format": "edgevit-bundle",
         "format_version": 1,

@@ -99,8 +99,10 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
 
 
 def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem | None:
-    """An engine of TensorRT that another target would run, or whose bundle takes classes."""
+    """An engine of TensorRT that another target would run, or whose bundle takes classes; an engine that is missing."""
     engine = engines.get(getattr(stage, "model", ""))
+    if engine is None and isinstance(stage, Bundle) and "deepstream" in stage.serve:
+        return Problem(f"deepstream runs TensorRT engines, and '{stage.model}' is none", "compile: runtime: tensorrt")
     if engine is None:
         return None
     if isinstance(stage, Bundle) and stage.compiled and stage.support:

@@ -30,6 +30,7 @@ from edgevit.progress import SilentProgress
 from edgevit.stages import bundle as stage
 from tests.bundling.engines import BOARD, LOADING, engine_in_store, python_path
 from tests.bundling.test_damaged_bundle import ODD, mutated
+from tests.pythons import index_is_reached, other_python
 
 CONFIG = Bundle(stage="bundle", id="bundle", model="engine", compiled=True)
 
@@ -65,8 +66,10 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-def infer(bundle: Path, *arguments: object, path: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-B", str(bundle / "infer.py"), *map(str, arguments)]
+def infer(
+    bundle: Path, *arguments: object, path: str = "", python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
+    command = [python, "-B", str(bundle / "infer.py"), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(
         command, capture_output=True, text=True, encoding="utf-8", timeout=60, check=False, env=environment
@@ -233,3 +236,22 @@ def test_a_damaged_record_of_an_engine_is_refused_or_harmless(whole: Path, tmp_p
             board_here.next_step(damaged, tmp_path)
     for value in ODD:
         assert not is_engine(value)
+
+
+@pytest.mark.slow
+def test_infer_runs_on_the_python_of_jetpack_6(bundle: Path, photo: Path, tmp_path: Path) -> None:
+    """Python 3.10, with numpy 1.21.5 and Pillow 9.0.1 of Ubuntu 22.04. ONNX Runtime is there for the stand-in alone."""
+    stock = other_python("3.10")
+    index_is_reached(tmp_path)
+    subprocess.run([stock, "-m", "venv", tmp_path / "venv"], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    packages = ["numpy==1.21.5", "pillow==9.0.1", "onnxruntime==1.19.2"]
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", *packages], check=True)
+    path = python_path(tmp_path / "python")
+    answer = infer(bundle, "--verify", "--json", "--top", 4, photo, path=path, python=python)
+    assert answer.returncode == 0, answer.stderr
+    expected = json.loads(infer(bundle, "--onnx", "--json", "--top", 4, photo).stdout)["labels"]
+    got = json.loads(answer.stdout)["labels"]
+    assert [one["label"] for one in got] == [one["label"] for one in expected]
+    for one, other in zip(got, expected, strict=True):
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
