@@ -40,6 +40,7 @@ MODEL_LICENCE = (
 )
 ENGINE_LICENCE = "model.engine: as model.onnx; it holds code of NVIDIA's TensorRT, to which NVIDIA's license applies."
 PORTABLE = "A portable ONNX file: any machine with this runtime runs it."
+WITH_ENGINE = "A TensorRT engine for the machine that built it, and its ONNX file for any machine."
 MACHINE_SPECIFIC = (
     "This graph was optimized for the machine it was compiled and measured on. Other machines may refuse it or run it "
     "slowly. For a portable bundle, bundle the ONNX file that it was compiled from."
@@ -198,7 +199,7 @@ def _record(model: Artifact, files: Json) -> Json:
             "id": model.id,
             "kind": model.kind,
             "portable": not model.is_compiled,
-            "note": MACHINE_SPECIFIC if model.is_compiled else PORTABLE,
+            "note": _note(model),
             "metrics": model.metrics,
         },
         "provenance": {
@@ -212,6 +213,10 @@ def _record(model: Artifact, files: Json) -> Json:
     }
 
 
+def _note(model: Artifact) -> str:
+    return MACHINE_SPECIFIC if model.is_compiled else PORTABLE
+
+
 def _requirements(model: Artifact, shipped: Path) -> str:
     return requirements_text(runtime_of(model), onnx.load(shipped, load_external_data=False), model.is_compiled)
 
@@ -222,7 +227,7 @@ def _readme(model: Artifact, extras: _Extras) -> str:
     names = ["README.txt", *(f"README.{name}.txt" for name, of in parts.items() if of is not None)]
     names += [f"README.{name}.txt" for name in SERVERS if name in extras.serve]
     return "".join((HERE / name).read_text(encoding="utf-8") for name in names).format(
-        note=MACHINE_SPECIFIC if model.is_compiled else PORTABLE,
+        note=WITH_ENGINE if engine is not None else _note(model),
         classes=len(spec.classes),
         height=spec.preprocess.height,
         width=spec.preprocess.width,

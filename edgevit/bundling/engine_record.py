@@ -63,7 +63,13 @@ def rebuild_command(engine: Artifact) -> list[str]:
     profile = BatchProfile(config.batch_size, config.max_batch) if is_open else None
     arguments = build_arguments(release, input_of(engine.io), profile, config.builder_level, config.workspace_mib)
     saved = f"--saveEngine={TRTEXEC_ENGINE}"
-    return [TRTEXEC, *(f"--saveEngine={REBUILT}" if argument == saved else argument for argument in arguments)]
+    flags = [f"--saveEngine={REBUILT}" if argument == saved else argument for argument in arguments]
+    return [TRTEXEC, *flags, *(["--versionCompatible"] if is_version_compatible(engine) else [])]
+
+
+def is_version_compatible(engine: Artifact) -> bool:
+    """Whether an engine runs in later TensorRT of the same major version, too."""
+    return bool(json_of_options(engine.model_file.options).get("version_compatible"))
 
 
 def readme_values(engine: Artifact) -> dict[str, str]:

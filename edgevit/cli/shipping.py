@@ -78,7 +78,7 @@ def bundle(
         typer.Option("--unknown", help="Folder of images of none of the classes, to measure how many are accepted."),
     ] = None,
     compiled: Annotated[
-        bool, flag("--compiled", "Pack a compiled model as it is, for machines like this one only.")
+        bool, flag("--compiled", "Pack a compiled model as it is, for machines like the one that compiled it.")
     ] = False,
     web: Annotated[
         bool, flag("--web", "Add a page that labels images in a browser, from files or the camera.")

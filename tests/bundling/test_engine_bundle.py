@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import edgevit
 from edgevit.artifacts import Artifact
 from edgevit.bundling import ClassImages, model_to_bundle, runner, write_bundle
 from edgevit.bundling import engine as board_here
@@ -165,6 +166,20 @@ def test_a_bundle_without_an_engine_takes_none(tmp_path: Path, photo: Path, engi
     assert answer.returncode == 2
     assert "this bundle has none" in answer.stderr
     assert infer(out, "--onnx", photo).returncode == 0
+
+
+def test_the_programs_of_the_engine_are_copied_verbatim(engine: Artifact, photo: Path, tmp_path: Path) -> None:
+    """And a module that is called tensorrt, but is not NVIDIA's, gives no traceback."""
+    model, built = model_to_bundle(engine, True, SilentProgress())
+    (out := tmp_path / "bundle").mkdir()
+    write_bundle(model, out, engine=built)
+    package = Path(edgevit.__file__).parent
+    assert (out / "tensorrt_loading.py").read_bytes() == (package / "runtimes/tensorrt_loading.py").read_bytes()
+    assert (out / "engine.py").read_bytes() == (package / "bundling/engine.py").read_bytes()
+    answer = infer(out, photo, path=python_path(tmp_path / "python"))
+    assert answer.returncode == 2
+    assert "TensorRT 10.3.0 cannot load it" in answer.stderr
+    assert "Traceback" not in answer.stderr
 
 
 def test_an_engine_does_not_take_classes(engine: Artifact, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from google.protobuf.text_encoding import CEscape  # type: ignore[import-untyped]
 
 from edgevit.artifacts import Artifact, Preprocess, TensorSpec
+from edgevit.bundling.engine_record import is_version_compatible
 from edgevit.bundling.infer import ENGINE
 from edgevit.configs import Compile
 from edgevit.configs.runtimes import ONNXRUNTIME
@@ -103,6 +104,8 @@ def _notes(rule: Preprocess, output: TensorSpec, engine: Artifact | None) -> str
     ]
     if engine is not None:
         lines.append("The server's TensorRT and GPU are those that the engine was built with (bundle.json).")
+    if engine is not None and is_version_compatible(engine):
+        lines.append("For a later TensorRT, start it with --backend-config=tensorrt,version-compatible=true.")
     return "".join(f"# {line}\n" for line in lines) + "\n"
 
 

@@ -34,7 +34,9 @@ private:
 };
 
 std::size_t bytes_of(const nvinfer1::Dims& shape, nvinfer1::DataType type) {
-    std::size_t count = type == nvinfer1::DataType::kUINT8 || type == nvinfer1::DataType::kINT8 ? 1 : 4;
+    bundle::require(type == nvinfer1::DataType::kFLOAT || type == nvinfer1::DataType::kUINT8,
+                    "a tensor of the engine is neither float32 nor uint8");
+    std::size_t count = type == nvinfer1::DataType::kFLOAT ? sizeof(float) : 1;
     for (int i = 0; i < shape.nbDims; ++i) {
         bundle::require(shape.d[i] > 0, "a tensor of the engine has an open size");
         count *= static_cast<std::size_t>(shape.d[i]);
@@ -59,6 +61,8 @@ std::vector<float> infer(const bundle::Model& model, const bundle::Bytes& pixels
     Logger logger;
     const std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(logger));
     bundle::require(runtime != nullptr, "TensorRT has no runtime here");
+    const bundle::Json& options = model.record.at("engine").at("session_options");
+    if (options.value("version_compatible", false)) runtime->setEngineHostCodeAllowed(true);
     const std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime->deserializeCudaEngine(plan.data(), plan.size()));
     if (engine == nullptr) throw std::runtime_error(advice(model.record));
     const std::unique_ptr<nvinfer1::IExecutionContext> context(engine->createExecutionContext());
