@@ -6,10 +6,13 @@ import shlex
 import shutil
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from edgevit.artifacts import Artifact, Json
 from edgevit.bundling.engine import REBUILT
 from edgevit.bundling.infer import ENGINE
 from edgevit.configs import Compile
+from edgevit.errors import ArtifactError, first_line
 from edgevit.model_file import TargetInfo, json_of_options
 from edgevit.runtimes.base import fixed_batch
 from edgevit.targets.boards.versions import tensorrt_release
@@ -56,8 +59,15 @@ def machine_of(engine: Artifact) -> TargetInfo:
 
 
 def rebuild_command(engine: Artifact) -> list[str]:
-    """trtexec with the options that have built an engine, as a list of arguments. It writes REBUILT."""
-    config = Compile.model_validate(engine.manifest.config)
+    """trtexec with the options that have built an engine, as a list of arguments. It writes REBUILT.
+
+    Raises ArtifactError if the options are those of another release of edgevit.
+    """
+    try:
+        config = Compile.model_validate(engine.manifest.config)
+    except ValidationError as error:
+        what, got = "the options that built the engine cannot be read", first_line(error)
+        raise ArtifactError(what, where=engine.id, got=got, next="compile it again") from None
     release = tensorrt_release(str(machine_of(engine).versions["tensorrt"]))
     is_open = fixed_batch(engine.io) is None
     profile = BatchProfile(config.batch_size, config.max_batch) if is_open else None
@@ -80,7 +90,9 @@ def readme_values(engine: Artifact) -> dict[str, str]:
     titles = {"tensorrt": "TensorRT", "cuda": "CUDA", "jetpack": "JetPack"}
     return {
         "board": f"{board} ({module})" if module else board,
-        "versions": ", ".join(f"{titles[name]} {version}" for name, version in machine.versions.items() if version),
+        "versions": ", ".join(
+            f"{titles.get(name, name)} {version}" for name, version in machine.versions.items() if version
+        ),
         "command": " \\\n        ".join(map(shlex.quote, rebuild_command(engine))),
         "rebuilt": REBUILT,
     }

@@ -103,6 +103,7 @@ def bundle(
     """
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Bundle
+    from edgevit.configs.runtimes import TENSORRT
     from edgevit.disks import copy_folder
     from edgevit.errors import ArtifactError
 
@@ -130,7 +131,8 @@ def bundle(
     if web:
         next_command("python -m http.server --bind 127.0.0.1 --directory", out)
     else:
-        next_command("python", out / "infer.py", "IMAGE")
+        here = ("--onnx",) if bundled.metrics["runtime"] == TENSORRT.name else ()  # its engine runs on its board
+        next_command("python", out / "infer.py", *here, "IMAGE")
 
 
 def enroll(

@@ -73,17 +73,18 @@ def _notes(spec: IOSpec) -> str:
     """Comments: where Gst-nvinfer differs from the preprocessing that the accuracy was measured with."""
     rule = spec.preprocess
     error = max(abs(std / _common_std(rule) - 1) for std in rule.std)
-    lines = ["DeepStream, Gst-nvinfer: a classifier of whole frames. DeepStream's TensorRT has built model.engine."]
-    lines.append("No file is named from which DeepStream could build another engine: it would choose other precisions.")
+    lines = [
+        "DeepStream, Gst-nvinfer: a classifier of whole frames. DeepStream needs the TensorRT that built model.engine.",
+        "No ONNX file is named here: DeepStream would build an engine of other precisions from it.",
+    ]
     if error > 1e-6:
         lines.append(
-            f"Gst-nvinfer has one scale for all channels. The model's input is wrong by up to {error:.2%} of its value "
-            "by that."
+            f"Gst-nvinfer has one scale for all channels. The values of the input are wrong by up to {error:.2%}."
         )
     if rule.resize == "crop":
         lines.append(
             f"The model was measured on the center of the image ({rule.crop_pct:g} of the shorter side). Gst-nvinfer "
-            "resizes the whole frame to a square or the model's shape, and changes its aspect ratio."
+            "resizes the whole frame to the model's shape, and changes its aspect ratio."
         )
     lines.append("DeepStream resizes with other filters than Pillow. No accuracy was measured with DeepStream.")
     if spec.outputs[0].meaning == LOGITS:
