@@ -148,6 +148,8 @@ def test_what_it_cannot_read_is_said(program: Path, tmp_path: Path) -> None:
     assert "ends before its last pixel" in said(bundle, file)
     assert "is no PPM file" in said(bundle, bundle / "labels.txt")
     assert "usage:" in said(bundle)
+    for top in ("", "0", "-1", "two", "9999999"):
+        assert "TOP is a whole number" in said(bundle, file, top)
     (bundle / "iospec.json").write_text('{"inputs": [{"name": "image", "shape": [0]}]}')
     photo(file)
     assert "error: " in said(bundle, file)

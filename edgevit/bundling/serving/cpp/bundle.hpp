@@ -9,11 +9,11 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <limits>
 #include <numeric>
 #include <sstream>
 #include <stdexcept>
@@ -162,10 +162,11 @@ int run(int count, char** arguments, Infer infer) {
     }
     try {
         const Model model = read(arguments[1]);
-        const int top = count == 4 ? std::stoi(arguments[3]) : 1;
-        require(top >= 1, "TOP: 1 or more");
+        const std::string top = count == 4 ? arguments[3] : "1";
+        require(top.size() <= 6 && top.find_first_not_of("0123456789") == std::string::npos && std::atoi(top.c_str()) > 0,
+                "TOP is a whole number from 1");
         const Bytes pixels = pixels_of(arguments[2], model);
-        print(arguments[2], infer(model, pixels), model, static_cast<std::size_t>(top));
+        print(arguments[2], infer(model, pixels), model, static_cast<std::size_t>(std::atoi(top.c_str())));
         return 0;
     } catch (const std::exception& error) {
         std::cerr << "error: " << error.what() << "\n";
