@@ -139,7 +139,8 @@ ENGINE = """\
     [
         ("{stage: profile, id: latency, model: engine}", "does not run on 'local-cpu'"),
         ("{stage: evaluate, id: top1, model: engine, data: digits.test, target: local-gpu}", "not run on 'local-gpu'"),
-        ("{stage: bundle, id: bundle, model: engine, compiled: true}", "which no bundle holds yet"),
+        ("{stage: bundle, id: bundle, model: engine, compiled: true, support: digits.support}", "takes no classes"),
+        ("{stage: bundle, id: bundle, model: int8, compiled: true, serve: [deepstream]}", "'int8' is none"),
     ],
 )
 def test_an_engine_runs_on_the_board_that_built_it(home: Path, line: str, said: str) -> None:

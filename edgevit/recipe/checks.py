@@ -99,12 +99,15 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
 
 
 def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem | None:
-    """An engine of TensorRT that another target would run, or that would go into a bundle."""
+    """An engine of TensorRT that another target would run, or whose bundle takes classes; an engine that is missing."""
     engine = engines.get(getattr(stage, "model", ""))
+    if engine is None and isinstance(stage, Bundle) and "deepstream" in stage.serve:
+        return Problem(f"deepstream runs TensorRT engines, and '{stage.model}' is none", "compile: runtime: tensorrt")
     if engine is None:
         return None
-    if isinstance(stage, Bundle) and stage.compiled:
-        return Problem(f"'{engine.id}' is a TensorRT engine, which no bundle holds yet", "compiled: false")
+    if isinstance(stage, Bundle) and stage.compiled and stage.support:
+        what = f"'{engine.id}' is a TensorRT engine: a bundle with an engine takes no classes"
+        return Problem(what, "compiled: false, or no support")
     target = getattr(stage, "target", engine.target)
     if target == engine.target:
         return None
