@@ -40,9 +40,9 @@ def short_races(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fastest(name: str, context: Context | None = None) -> Artifact:
-    """The form that is fastest on `orin`. The INT8 forms of this hybrid differ: it has convolutions."""
+    """The form that is fastest on `orin`. A plain ViT has one INT8 form: its convolution is too narrow for integers."""
     return workbench().run(
-        "quantize", name, context, again=True, model=float_onnx(True).id, calibration="digits.pool",
+        "quantize", name, context, again=True, model=float_onnx().id, calibration="digits.pool",
         calibration_images=32, runtime="tensorrt", placement="fastest", target="orin", min_sqnr_db=5,
     )  # fmt: skip
 
@@ -56,13 +56,13 @@ def test_the_fastest_form_ships_and_each_is_told(board: Board) -> None:
     board.standin.vary("int8-is-fast")
     made = fastest("fastest-int8", Context(progress=said))
     forms = forms_of(made)
-    assert next(iter(forms)) == "float16"
     assert "speedup" not in forms["float16"]  # the others race with it
-    timed = {name: form for name, form in forms.items() if name.startswith("int8")}
-    assert {"int8 all", "int8 products"} <= timed.keys()
-    assert all(form["speedup"] == pytest.approx(2, rel=1e-3) and form["low"] > 1 for form in timed.values())
-    assert {form["label"] for form in timed.values()} == {"replayed"}
-    assert made.metrics["form"] == max(timed.values(), key=lambda form: form["sqnr_db"])["form"]  # all are as fast
+    assert forms.keys() == {"float16", "int8 all"}
+    int8 = forms["int8 all"]
+    assert int8["speedup"] == pytest.approx(2, rel=1e-3)
+    assert 1 < int8["low"] <= int8["high"]
+    assert int8["label"] == "replayed"
+    assert made.metrics["form"] == "int8 all"
     assert made.metrics["precision"] == "int8"
     assert any(node.op_type == "QuantizeLinear" for node in nodes(read_onnx(made.file("model.onnx"))))
     assert any("which form is fastest there is not known" in line for line in said.lines)
@@ -81,8 +81,8 @@ def test_a_form_that_cannot_ship_is_a_trial_with_a_failure(variant: Variant, say
     board.standin.vary(variant)
     made = fastest(f"fastest-{variant}")
     failed = {name: form["failed"] for name, form in forms_of(made).items() if name != "float16"}
-    assert {"int8 all", "int8 products"} <= failed.keys()
-    assert all(says in failure for failure in failed.values())
+    assert failed.keys() == {"int8 all"}
+    assert says in failed["int8 all"]
     assert (made.metrics["form"], made.metrics["precision"]) == ("float16", "float16")
     assert made.metrics["quantized_ops"] == {}
     assert made.model_file.weight_precision == "float16"
