@@ -50,6 +50,8 @@ def metrics_of(stages: str, *settings: str) -> list[Any]:
     """Run the recipe in the current folder; the metrics of some stages."""
     words = [word for setting in (*SMALLER, *settings) for word in ("--set", setting)]
     answer = CliRunner().invoke(app, ["run", "jetson", *words])
+    if answer.exception is not None and not isinstance(answer.exception, SystemExit):
+        raise answer.exception
     assert answer.exit_code in (0, 1), f"{answer.output}\n{answer.exception!r}"  # such a student may miss its budget
     return [
         json.loads(Path("runs", "jetson", stage, "manifest.json").read_text())["metrics"] for stage in stages.split()
