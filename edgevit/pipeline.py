@@ -28,7 +28,7 @@ from edgevit.progress import of_run, run_left
 from edgevit.provenance import provenance, untrained, weights_origin
 from edgevit.recipe import Recipe
 from edgevit.runtimes.base import runtime_of
-from edgevit.stage_times import clock_of, keep_time, work_keys
+from edgevit.stage_times import RESUMED, clock_of, keep_time, work_keys
 from edgevit.store import Store, changed_fields, dotted, ingredients, replace_link
 from edgevit.targets import target_info
 
@@ -255,11 +255,12 @@ def _writer(
     config: Stage, inputs: Mapping[str, Artifact], context: Context, cache: Path, parts: Json
 ) -> Callable[[Path, Path], Contents]:
     def write(out: Path, work: Path) -> Contents:
-        start = time.monotonic()
+        start, is_resumed = time.monotonic(), any(work.iterdir())
         stage_context = context.at(config.id, work, cache, training=work.name)
         contents = stage_function(config.name())(config, inputs, stage_context, out)
         _check_files_are_those_of_the_key(config, parts)
         cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib_so_far": round(_peak_rss_mib(), 1)}
+        cost |= {RESUMED: True} if is_resumed else {}  # the seconds are those of the last part
         origin = weights_origin(config, inputs, contents)
         return replace(contents, provenance={**contents.provenance, **origin, **provenance(), **cost})
 

@@ -62,6 +62,13 @@ def test_an_unknown_name_gets_the_line_and_the_nearest(home: Path) -> None:
     assert "local-cpu, local-gpu, bord" in str(caught.value)
 
 
+def test_a_group_is_no_target_of_a_stage(home: Path) -> None:
+    path = recipe(home / "project")
+    (home / "project" / "targets.yaml").write_text("orin: {host: ssh://orin}\nboard: [orin, local-cpu]\n")
+    with pytest.raises(RecipeError, match=r"'board' is a group of targets(.|\n)*a stage for each of orin, local-cpu"):
+        load_recipe(path)
+
+
 def test_without_a_near_name_the_command_is_said(home: Path) -> None:
     with pytest.raises(RecipeError, match="edgevit devices add board ssh://user@host"):
         load_recipe(recipe(home / "project"))
@@ -136,7 +143,8 @@ ENGINE = """\
     [
         ("{stage: profile, id: latency, model: engine}", "does not run on 'local-cpu'"),
         ("{stage: evaluate, id: top1, model: engine, data: digits.test, target: local-gpu}", "not run on 'local-gpu'"),
-        ("{stage: bundle, id: bundle, model: engine, compiled: true}", "no bundle holds it yet"),
+        ("{stage: bundle, id: bundle, model: engine, compiled: true, support: digits.support}", "takes no classes"),
+        ("{stage: bundle, id: bundle, model: int8, compiled: true, serve: [deepstream]}", "'int8' is none"),
     ],
 )
 def test_an_engine_runs_on_the_board_that_built_it(home: Path, line: str, said: str) -> None:

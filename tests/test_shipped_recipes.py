@@ -145,11 +145,11 @@ def test_report_takes_the_name_of_a_run(
 JETSON = (FOLDER / "jetson.yaml").read_text(encoding="utf-8")
 
 
-def test_two_settings_take_the_jetson_recipe_to_another_runtime() -> None:
+def test_three_settings_take_the_jetson_recipe_to_another_runtime() -> None:
     """The settings are those that the recipe names."""
     (line,) = (line for line in JETSON.splitlines() if "runtime=onnxruntime" in line)
     settings = [word for word in line.split() if "=" in word]
-    assert len(settings) == 2
+    assert len(settings) == 3
     for given, runtime in (([], "tensorrt"), (settings, "onnxruntime")):
         stages = {stage.id: stage for stage in load_recipe(Path("jetson"), given).stages}
         int8, engine = stages["int8"], stages["engine"]

@@ -357,14 +357,14 @@ class Bundle(Stage):
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     model: FileModelRef = Field(
         description="Model to ship. Of a compiled model, the ONNX file that it was compiled from is shipped."
     )
     compiled: Annotated[bool, Added()] = Field(
         False,
-        description="Ship the compiled model itself. It runs on machines like this one, with the same version of the "
-        "runtime.",
+        description="Ship the compiled model itself. It runs on machines like the one that compiled it, with the same "
+        "version of the runtime. A TensorRT engine is shipped with its ONNX file.",
     )
     web: Annotated[bool, Added()] = Field(
         False,
@@ -374,6 +374,11 @@ class Bundle(Stage):
     web_runtime: Annotated[str | None, ReadsKnownFiles(), Added()] = Field(
         None,
         description="Folder with the files of ONNX Runtime Web. By default, npm gets its package. Needs `web: true`.",
+    )
+    serve: Annotated[tuple[Literal["systemd", "triton", "deepstream", "cpp"], ...], Added()] = Field(
+        (),
+        description="Add files that serve the model in other programs: a unit of systemd, a configuration of the "
+        "Triton Inference Server or of DeepStream (for a TensorRT engine), programs in C++.",
     )
     support: AdaptedTo | None = Field(
         None,
@@ -407,6 +412,12 @@ class Bundle(Stage):
             raise ValueError("web and compiled do not go together: a browser cannot load a compiled model")
         if self.web_runtime is not None and not self.web:
             raise ValueError("web_runtime needs web: true")
+        return self
+
+    @model_validator(mode="after")
+    def _deepstream_needs_an_engine(self) -> Self:
+        if "deepstream" in self.serve and not self.compiled:
+            raise ValueError("deepstream runs TensorRT engines: it needs compiled: true, with an engine")
         return self
 
 

@@ -28,7 +28,7 @@ from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 from edgevit.recipe.mistakes import place_of
-from edgevit.targets.named import targets_by_name
+from edgevit.targets.named import groups_by_name, targets_by_name
 from edgevit.yaml_reader import Block
 
 ROLES = ("train", "val", "test", "support", "pool")
@@ -99,12 +99,18 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
 
 
 def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem | None:
-    """A model that was compiled on another machine, and that another target would run, or that a bundle would hold."""
+    """A model that was compiled on another machine, and that another target would run, or that a bundle cannot hold."""
     engine = engines.get(getattr(stage, "model", ""))
+    is_tensorrt = engine is not None and engine.runtime == TENSORRT.name
+    if isinstance(stage, Bundle) and "deepstream" in stage.serve and not is_tensorrt:
+        return Problem(f"deepstream runs TensorRT engines, and '{stage.model}' is none", "compile: runtime: tensorrt")
     if engine is None:
         return None
-    if isinstance(stage, Bundle) and stage.compiled:
+    if isinstance(stage, Bundle) and stage.compiled and not is_tensorrt:
         return Problem(f"'{engine.id}' is compiled on '{engine.target}', and no bundle holds it yet", "compiled: false")
+    if isinstance(stage, Bundle) and stage.compiled and stage.support:
+        what = f"'{engine.id}' is a TensorRT engine: a bundle with an engine takes no classes"
+        return Problem(what, "compiled: false, or no support")
     target = getattr(stage, "target", engine.target)
     if target == engine.target:
         return None
@@ -124,6 +130,8 @@ def _problem_of_target(
             return Problem("edgevit builds TensorRT engines on boards", "a target that is reached over SSH")
         return None
     targets = targets_by_name(folder)
+    if name in (groups := groups_by_name(folder)):
+        return Problem(f"'{name}' is a group of targets", f"a stage for each of {', '.join(groups[name].members)}")
     if name not in targets:
         hint = did_you_mean(name, targets) or f"edgevit devices add {name} ssh://user@host"
         return Problem(f"there is no target '{name}'. {hint}", f"one of {', '.join(targets)}")
