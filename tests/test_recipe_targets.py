@@ -144,3 +144,16 @@ def test_an_engine_runs_on_the_board_that_built_it(home: Path, line: str, said: 
     assert f"{path}:9" in str(caught.value)
     right = ENGINE + "{stage: profile, id: latency, model: engine, target: board}"
     assert load_recipe(recipe(home / "project", right)).stages
+
+
+@pytest.mark.parametrize("option", ["normalize", "embedding"])
+def test_deepstream_takes_neither_uint8_images_nor_an_embedding(home: Path, option: str) -> None:
+    line = ENGINE + "{stage: bundle, id: bundle, model: engine, compiled: true, serve: [deepstream]}"
+    path = recipe(home / "project", line)
+    name_board(home / "project" / "targets.yaml")
+    assert load_recipe(path).stages
+    path.write_text(path.read_text().replace("model: student}", f"model: student, {option}: true}}"))
+    with pytest.raises(RecipeError, match=f"with {option}: true") as caught:
+        load_recipe(path)
+    assert str(caught.value.expected) == f"{option}: false in 'onnx'"
+    assert f"{path}:9" in str(caught.value)
