@@ -15,7 +15,6 @@ from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
-from edgevit.profiling.measure import Label
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import Arrays, Session, check_batch, fixed_batch, random_images
@@ -50,10 +49,11 @@ class TrtexecSession(Session):
 
     def __init__(self, trtexec: TrtexecProgram, model: Artifact) -> None:
         self.spec = model.io
-        self._trtexec, self._model = trtexec, model
+        self._model = model
         self._engine = model.file(model.model_file.name)
         options = model.model_file.options
         assert isinstance(options, TensorrtOptions)
+        self._trtexec = trtexec.for_engines(version_compatible=options.version_compatible)
         self._max_batch = options.max_batch
 
     def outputs(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Arrays]:
@@ -75,8 +75,7 @@ class TrtexecSession(Session):
             run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
             times = times_in(self._trtexec.content(run, TIMES), plan.min_runs, self._trtexec.where)
         conditions = {**self._conditions(run, times), "trtexec": list(arguments), **vars(plan)}
-        label: Label = "replayed" if self._trtexec.is_stand_in else "measured"
-        return Measurement(times.compute, plan, conditions, label, times.doubts)
+        return Measurement(times.compute, plan, conditions, self._trtexec.label, times.doubts)
 
     @property
     def _is_open(self) -> bool:

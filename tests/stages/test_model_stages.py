@@ -199,8 +199,8 @@ def test_an_engine_that_differs_fails(tmp_path):
     other = artifact_of(tmp_path / "model.onnx", float_onnx())
 
     class Mistaken(LocalCpu):
-        def compile(self, model, out, config):
-            return super().compile(other, out, config)
+        def compile(self, model, out, config, check):
+            return super().compile(other, out, config, check)
 
     config = STAGES["compile"].model_validate({"stage": "compile", "id": "mistaken", "model": "float"})
     with pytest.MonkeyPatch.context() as patch:

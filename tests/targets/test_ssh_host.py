@@ -276,8 +276,9 @@ def test_a_checkpoint_and_a_compiled_model_stay_here(host: SshHost) -> None:
         pass
     with pytest.raises(TargetError, match="openvino does not run on board"):
         target_info("board", "openvino", Context())
+    config = stage_config(Compile, id="engine", model="float")
     with pytest.raises(TargetError, match="on this machine only"):
-        target_for("board", Context()).compile(float_onnx(), Path(), stage_config(Compile, id="engine", model="float"))
+        target_for("board", Context()).compile(float_onnx(), Path(), config)
 
 
 def test_a_python_without_the_runtime(host: SshHost) -> None:
