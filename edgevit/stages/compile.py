@@ -16,7 +16,7 @@ from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.model_file import ModelFile
 from edgevit.runtimes.base import Session, SessionOptions, carried_cost, fixed_batch, runtime_of
 from edgevit.runtimes.parity import check_engine_agrees, check_sessions_agree
-from edgevit.runtimes.sessions import file_session, session_as_declared
+from edgevit.runtimes.sessions import session_as_declared
 from edgevit.targets import Target, target_for
 from edgevit.targets.trtexec.commands import LAYERS
 
@@ -74,7 +74,7 @@ def _checked(
     where = f"{config.id}, against its ONNX file '{model.id}'"
     with target.open(unfinished(model, compiled, out), SessionOptions(threads=1)) as session:
         if config.runtime != TENSORRT.name:
-            return _graph_closeness(session, model, where)
+            return _graph_closeness(session, model, target, where)
         closeness = _engine_closeness(config, session, model, where, context)
     return {**closeness, **_precision(config, model, out, context)}
 
@@ -87,9 +87,10 @@ def unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
     return replace(model, path=out, manifest=manifest)
 
 
-def _graph_closeness(session: Session, model: Artifact, where: str) -> Json:
-    source = file_session(onnx_file(model), model.io, model.model_file.options, threads=1)
-    agreement = check_sessions_agree(session, source, model.model_file.precision, where)
+def _graph_closeness(session: Session, model: Artifact, target: Target, where: str) -> Json:
+    """How close a compiled graph is to its ONNX file, which runs there too: another processor rounds otherwise."""
+    with target.open(model, SessionOptions(threads=1)) as source:
+        agreement = check_sessions_agree(session, source, model.model_file.precision, where)
     return {"max_difference": agreement.max_difference}
 
 

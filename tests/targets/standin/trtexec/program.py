@@ -50,7 +50,8 @@ def _run(options: Options, settings: TrtexecSettings, variant: Variant, builds: 
         log.info("Skipped inference phase since --skipInference is added.")
         return
     outputs = _spoiled(outputs_of(engine, options, log), "wrong-outputs" if engine.is_wrong else variant)
-    report(options, settings, variant == "unstable", engine.slowdown, log)
+    is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
+    report(options, settings, variant == "unstable", log, speed=(2 if is_fast else 1) / engine.slowdown)
     if options.export_output and variant != "no-outputs":
         text = output_json(outputs)
         Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
