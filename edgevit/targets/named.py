@@ -61,7 +61,7 @@ def targets_by_name(folder: Path | None = None) -> dict[str, NamedTarget]:
 
 
 def groups_by_name(folder: Path | None = None) -> dict[str, TargetGroup]:
-    """Every group of targets. Its members need not be targets of this folder. Raises RecipeError as `targets_by_name`."""
+    """Every group of targets. Its members need not be targets. Raises RecipeError as `targets_by_name` does."""
     return {name: entry for name, entry in _named(folder).items() if isinstance(entry, TargetGroup)}
 
 

@@ -174,7 +174,7 @@ def test_a_group_stands_for_its_targets() -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ("oron", r"the group 'boards' names no target: oron(.|\n)*did you mean 'orin'"),
+        ("oron", r"names no target: oron(.|\n)*did you mean 'orin'"),
         ("other", "names no target: other"),
     ],
 )
