@@ -1,4 +1,4 @@
-"""The files that run a model on a target: the worker and the files that it imports."""
+"""The files that run a model on a target: the worker, TensorRT's program, and the files that they import."""
 
 from __future__ import annotations
 
@@ -15,3 +15,10 @@ WORKER_FILES: Mapping[str, Path] = {  # by their names in the folder of a job
     "loading.py": _PACKAGE / "runtimes" / "loading.py",
     "preprocess.py": _PACKAGE / "data" / "preprocess.py",
 }
+
+TENSORRT_PROGRAM = "tensorrt_program.py"
+TENSORRT_FILES: Mapping[str, Path] = {
+    TENSORRT_PROGRAM: _PACKAGE / "runtimes" / "tensorrt_program.py",
+    "tensorrt_loading.py": _PACKAGE / "runtimes" / "tensorrt_loading.py",
+}
+ENGINE_WORKER_FILES: Mapping[str, Path] = {**WORKER_FILES, "tensorrt_loading.py": TENSORRT_FILES["tensorrt_loading.py"]}

@@ -24,10 +24,12 @@ from edgevit.targets.boards.table import SOCS, Board, Soc, active_sm_count, boar
 from edgevit.targets.boards.tegrastats import TegrastatsSample, samples_of_output
 from edgevit.targets.boards.versions import (
     TensorRT,
+    TensorRTModule,
     cuda_version,
     has_onnxruntime_wheel,
     jetpack_version,
     l4t_version,
+    tensorrt_module,
     tensorrt_of,
     trtexec_place,
     trtexec_version,
@@ -50,6 +52,7 @@ class HostFacts:
         l4t: the release of Jetson Linux, such as 36.4.3.
         jetpack: such as 6.2.
         tensorrt: its version, and what named it.
+        tensorrt_module: the Python module, as the target's Python imports it.
         trtexec: the path or name by which trtexec runs.
         trtexec_tensorrt: the TensorRT of trtexec.
         cuda: the version of /usr/local/cuda.
@@ -79,6 +82,7 @@ class HostFacts:
     l4t: str | None
     jetpack: str | None
     tensorrt: TensorRT | None
+    tensorrt_module: TensorRTModule
     trtexec: str | None
     trtexec_tensorrt: str | None
     cuda: str | None
@@ -128,6 +132,7 @@ def host_facts(probe: Probe) -> HostFacts:
         l4t=l4t_version(probe),
         jetpack=jetpack_version(probe),
         tensorrt=tensorrt_of(probe),
+        tensorrt_module=tensorrt_module(probe),
         trtexec=trtexec_place(probe),
         trtexec_tensorrt=trtexec_version(probe),
         cuda=cuda_version(probe),

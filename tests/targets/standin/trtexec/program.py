@@ -17,7 +17,7 @@ from tests.targets.standin.trtexec.settings import VARIANTS, TrtexecSettings, Va
 
 def main(arguments: Sequence[str]) -> int:
     """Run with the settings' file, the variant's file, the name of the program, and its arguments."""
-    settings, variant = read_settings(Path(arguments[0])), _variant(Path(arguments[1]))
+    settings, variant = read_settings(Path(arguments[0])), variant_in(Path(arguments[1]))
     log = Log(settings, arguments[2:])
     log.banner("RUNNING")
     if not arguments[3:] or {"--help", "-h"} & set(arguments[3:]):
@@ -49,14 +49,15 @@ def _run(options: Options, settings: TrtexecSettings, variant: Variant, log: Log
     if options.skip_inference:
         log.info("Skipped inference phase since --skipInference is added.")
         return
-    outputs = _spoiled(outputs_of(engine, options, log), variant)
+    outputs = spoiled(outputs_of(engine, options, log), variant)
     report(options, settings, variant == "unstable", log)
     if options.export_output and variant != "no-outputs":
         text = output_json(outputs)
         Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
 
 
-def _variant(file: Path) -> Variant:
+def variant_in(file: Path) -> Variant:
+    """What a stand-in is told to be: good, without a file."""
     name = file.read_text().strip() if file.exists() else "good"
     return next(variant for variant in VARIANTS if variant == name)
 
@@ -84,7 +85,7 @@ def _export_layers(engine: Any, options: Options, settings: TrtexecSettings, var
     Path(options.export_layers).write_text(json.dumps(layers, indent=2))
 
 
-def _spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:
+def spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:
     """The outputs of an engine that is wrong."""
     for array in outputs.values():
         if variant == "wrong-outputs" or (variant == "wrong-in-large-batches" and len(array) > 8):
