@@ -145,8 +145,7 @@ class Engine:
     """
 
     def __init__(self, content: bytes, version_compatible: bool = False, say: Say | None = None) -> None:
-        self._log, self._cuda = Log(say), cuda()
-        trt.init_libnvinfer_plugins(self._log, "")
+        self._log, self._cuda = _log_with_plugins(say), cuda()
         self._runtime = trt.Runtime(self._log)
         if version_compatible:
             self._runtime.engine_host_code_allowed = True
@@ -285,8 +284,7 @@ def build(model: Path, options: BuildOptions, say: Say | None = None) -> Built:
     Raises:
         TensorrtError: the parser does not take the file, or the builder fails. The text names the node if it is known.
     """
-    log = Log(say)
-    trt.init_libnvinfer_plugins(log, "")
+    log = _log_with_plugins(say)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
@@ -361,6 +359,14 @@ class Log(trt.ILogger):  # type: ignore[misc]
             self._say(letter, msg)
         if letter == "E" and len(self._errors) < MOST_MESSAGES:
             self._errors.append(msg[:LONGEST_MESSAGE])
+
+
+def _log_with_plugins(say: Say | None) -> Log:
+    """A new log, to which TensorRT's own plugins report: some ONNX operators are plugins."""
+    log = Log(say)
+    logger: Any = log  # a capsule by its signature, which no logger is
+    trt.init_libnvinfer_plugins(logger, "")
+    return log
 
 
 class Buffer:
