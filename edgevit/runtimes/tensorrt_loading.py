@@ -38,6 +38,7 @@ NUMPY_TYPES = {  # by TensorRT's names; numpy lacks the others
     "INT64": "int64",
     "BOOL": "bool",
 }
+PLAN = "Layers:"  # begins the verbose message that lists an engine's layers
 LETTERS = {"INTERNAL_ERROR": "E", "ERROR": "E", "WARNING": "W", "INFO": "I"}  # as trtexec prints them
 
 CUDA_LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
@@ -339,7 +340,7 @@ def _optimization_profile(builder: trt.Builder, profiles: dict[str, Profile]) ->
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps TensorRT's errors, and passes on its messages."""
+    """Keeps TensorRT's errors, and passes on its messages. Of the verbose ones, it passes on the list of layers."""
 
     def __init__(self, say: Say | None = None) -> None:
         trt.ILogger.__init__(self)
@@ -352,7 +353,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
         return "\n".join(self._errors)
 
     def log(self, severity: Any, msg: str) -> None:
-        letter = LETTERS.get(severity.name)
+        letter = "I" if msg.startswith(PLAN) else LETTERS.get(severity.name)
         if letter is None:
             return
         if self._say is not None:

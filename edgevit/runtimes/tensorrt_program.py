@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence  # noqa: UP035 - for Python 3.8
@@ -144,7 +145,8 @@ def _say_of_tensorrt(letter: str, message: str) -> None:
 
 
 def _say(letter: str, message: str) -> None:
-    print(f"[{letter}] {message}", file=sys.stderr if letter in "EW" else sys.stdout, flush=True)
+    now = time.strftime("[%m/%d/%Y-%H:%M:%S]")
+    print(f"{now} [{letter}] {message}", file=sys.stderr if letter in "EW" else sys.stdout, flush=True)
 
 
 if __name__ == "__main__":
