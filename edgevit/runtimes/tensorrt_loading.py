@@ -14,7 +14,7 @@ import os
 import time
 import weakref
 from collections import deque
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple  # noqa: UP035 - for Python 3.8
 
@@ -449,7 +449,7 @@ class Cuda:
             raise TensorrtError(f"{function}: {_cuda_error(self._library, status)}")
 
 
-@cache
+@lru_cache(maxsize=1)
 def cuda() -> Cuda:
     """The CUDA runtime of this machine, which is loaded once."""
     return Cuda()
