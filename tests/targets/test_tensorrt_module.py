@@ -102,6 +102,7 @@ def test_without_trtexec_the_module_builds_and_computes_and_times(
     assert 0 < measured.conditions["to_gpu_ms"] < measured.percentile_ms(50)  # a copy in memory is faster than a ViT
 
 
+@pytest.mark.slow
 def test_with_both_trtexec_builds_and_times_and_the_module_computes(
     board: Board, server: SshHost, programs: list[tuple[str, ...]]
 ) -> None:
@@ -158,6 +159,24 @@ def test_a_module_of_another_version_computes_nothing(
     )
     compiled("engine-of-two-versions", int8(), max_batch=5)
     assert not any("worker.py" in arguments for arguments in programs)
+
+
+@pytest.mark.slow
+def test_an_engine_that_the_module_does_not_load_is_refused(board: Board, server: SshHost) -> None:
+    give_module(board, server, keeps_trtexec=True)
+    engine = compiled("engine-to-be-refused", int8(), max_batch=2)
+    settings = json.loads(board.standin.settings.read_text())
+    board.standin.settings.write_text(json.dumps({**settings, "serialization": settings["serialization"] + 1}))
+    with opened(engine) as session:
+        with pytest.raises(TargetError, match="of another GPU or another TensorRT") as caught:
+            session.infer({"image": random_images(engine.io, 1)})
+        assert "Version tag does not match" in str(caught.value.got)
+        assert caught.value.next == "compile it again on this target"
+        (board.standin.root / "lib" / "libcudart.so.12").unlink()
+        with pytest.raises(TargetError, match="cannot be loaded on the target") as caught:
+            session.infer({"image": random_images(engine.io, 1, seed=5)})
+    assert "the CUDA runtime cannot be used" in str(caught.value.got)
+    assert "tensorrt: trtexec" in str(caught.value.next)
 
 
 @pytest.mark.slow
@@ -220,13 +239,23 @@ def test_the_program_takes_trtexecs_options_and_writes_its_files(tmp_path: Path)
             ("--loadEngine=other.engine", "--exportOutput=o.json"),
             "Version tag does not match. Note: Current Version: 236",
         ),
-        (("--loadEngine=none.engine", "--exportOutput=o.json"), "magicTag == rt::kPLAN_MAGIC_TAG failed"),
+        pytest.param(
+            ("--loadEngine=none.engine", "--exportOutput=o.json"),
+            "magicTag == rt::kPLAN_MAGIC_TAG failed",
+            marks=pytest.mark.slow,
+        ),
         (
             ("--loadEngine=model.engine", "--shapes=image:5x3x32x32", "--exportOutput=o.json"),
             "[1,3,32,32]..[4,3,32,32]",
         ),
-        (("--loadEngine=model.engine", "--shapes=image:2x3x32x32", "--loadInputs=image:short.raw"), "cannot reshape"),
-        (("--onnx=none.engine", "--saveEngine=x.engine"), "Failed to parse ONNX model"),
+        pytest.param(
+            ("--loadEngine=model.engine", "--shapes=image:2x3x32x32", "--loadInputs=image:short.raw"),
+            "cannot reshape",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--onnx=none.engine", "--saveEngine=x.engine"), "Failed to parse ONNX model", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_tensorrt_refuses_ends_the_program_with_its_words(
