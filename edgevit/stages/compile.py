@@ -15,8 +15,8 @@ from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.model_file import ModelFile
 from edgevit.runtimes.base import Session, SessionOptions, carried_cost, fixed_batch, runtime_of
 from edgevit.runtimes.parity import check_engine_agrees, check_sessions_agree
-from edgevit.runtimes.sessions import file_session, session_as_declared
-from edgevit.targets import target_for
+from edgevit.runtimes.sessions import session_as_declared
+from edgevit.targets import Target, target_for
 from edgevit.targets.trtexec.commands import LAYERS
 from edgevit.targets.trtexec_build import BUILD_LOG
 
@@ -34,11 +34,11 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
     target = target_for(config.target, context)
     compiled = target.compile(model, out, config)
     where = f"{config.id}, against its ONNX file '{model.id}'"
-    with target.open(_unfinished(model, compiled, out), SessionOptions(threads=1)) as session:
+    with target.open(unfinished(model, compiled, out), SessionOptions(threads=1)) as session:
         if is_tensorrt:
             closeness = _engine_closeness(config, session, model, where, context)
         else:
-            closeness = _graph_closeness(session, model, where)
+            closeness = _graph_closeness(session, model, target, where)
     metrics = {
         **carried_cost(model),
         "precision": compiled.precision,
@@ -51,7 +51,7 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
     return Contents(kind="engine", metrics=metrics, logs=logs, io=model.io, model_file=compiled)
 
 
-def _unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
+def unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
     """The compiled model as an artifact in memory, before its folder is finished."""
     file = out / compiled.name
     entry = FileEntry(sha256=sha256_of_file(file), size=file.stat().st_size)
@@ -59,9 +59,10 @@ def _unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
     return replace(model, path=out, manifest=manifest)
 
 
-def _graph_closeness(session: Session, model: Artifact, where: str) -> Json:
-    source = file_session(onnx_file(model), model.io, model.model_file.options, threads=1)
-    agreement = check_sessions_agree(session, source, model.model_file.precision, where)
+def _graph_closeness(session: Session, model: Artifact, target: Target, where: str) -> Json:
+    """How close a compiled graph is to its ONNX file, which runs there too: another processor rounds otherwise."""
+    with target.open(model, SessionOptions(threads=1)) as source:
+        agreement = check_sessions_agree(session, source, model.model_file.precision, where)
     return {"max_difference": agreement.max_difference}
 
 

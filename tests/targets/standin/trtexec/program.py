@@ -50,7 +50,8 @@ def _run(options: Options, settings: TrtexecSettings, variant: Variant, log: Log
         log.info("Skipped inference phase since --skipInference is added.")
         return
     outputs = spoiled(outputs_of(engine, options, log), variant)
-    report(options, settings, variant == "unstable", log)
+    is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
+    report(options, settings, variant == "unstable", log, speed=2 if is_fast else 1)
     if options.export_output and variant != "no-outputs":
         text = output_json(outputs)
         Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
