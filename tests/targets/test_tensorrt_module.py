@@ -28,6 +28,7 @@ from edgevit.runtimes.base import Session, SessionOptions, preprocessed, random_
 from edgevit.targets import remote_worker, target_for, trtexec_program, visits
 from edgevit.targets.shipped import TENSORRT_FILES
 from edgevit.targets.trtexec.answers import outputs_in, times_in, version_in
+from tests.small_models import checkpoint, workbench
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.standin import STANDINS, build
 from tests.targets.standin.module import module_of, needs_gcc
@@ -137,6 +138,17 @@ def set_target(server: SshHost, **settings: str) -> None:
     assert config is not None
     add_target("orin", config, file)
     visits.forget()
+
+
+@pytest.mark.slow
+def test_two_engines_race_by_the_module(board: Board, server: SshHost) -> None:
+    give_module(board, server)
+    large = workbench().run("export", "float-for-module", model=checkpoint().id)
+    a, b = (compiled(f"engine-in-race-{model.id}", model, max_batch=2) for model in (large, int8()))
+    plan = MeasurePlan(0.01, 0.2, 12)
+    compared = target_for("orin", Context()).race(a, b, SessionOptions(), plan)
+    assert compared.is_replayed
+    assert compared.interval.low <= compared.ratio <= compared.interval.high
 
 
 @pytest.mark.slow

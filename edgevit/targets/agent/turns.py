@@ -1,6 +1,7 @@
 """The program that times two engines in turns on a board. Python 3.8 or later, and nothing else.
 
-edgevit starts `python -B turns.py TRTEXEC …`, with the words that start trtexec, in a folder that holds turns.json and the files that it names:
+edgevit starts `python -B turns.py TRTEXEC …`, with the words that start trtexec. The folder holds turns.json and the
+files that it names:
 
     {"starts": 12, "a": SIDE, "b": SIDE}
 
