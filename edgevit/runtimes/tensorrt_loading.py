@@ -198,6 +198,27 @@ class Engine:
             times += self._ended(*queued.popleft())
         return times
 
+    def layer_times(
+        self, feed: dict[str, Any], warmup_s: float, duration_s: float, min_runs: int
+    ) -> dict[str, list[float]]:
+        """The times of each layer in ms, for as many runs as `times` would count. The sum is more than a run takes.
+
+        The engine reports layers ever after: do this last.
+        """
+        self._place(feed)
+        self._queue_copies(self.inputs, TO_GPU)
+        start_s = time.perf_counter()
+        while time.perf_counter() < start_s + warmup_s:
+            self._queue_engine()
+            self._cuda.wait_for_stream(self._stream)
+        self._context.profiler = profiler = LayerTimes()
+        runs, start_s = 0, time.perf_counter()
+        while runs < min_runs or time.perf_counter() < start_s + duration_s:
+            self._queue_engine()
+            self._cuda.wait_for_stream(self._stream)
+            runs += 1
+        return profiler.times
+
     def layers(self, shapes: dict[str, Shape]) -> str:
         """The layers as JSON by TensorRT's inspector, for inputs of these shapes. It tells no types without them."""
         for name, shape in shapes.items():
@@ -360,6 +381,21 @@ class Log(trt.ILogger):  # type: ignore[misc]
             self._say(letter, msg)
         if letter == "E" and len(self._errors) < MOST_MESSAGES:
             self._errors.append(msg[:LONGEST_MESSAGE])
+
+
+class LayerTimes(trt.IProfiler):  # type: ignore[misc]
+    """Keeps the times of layers.
+
+    Attributes:
+        times: in ms, by the name of the layer, in the order of the runs.
+    """
+
+    def __init__(self) -> None:
+        trt.IProfiler.__init__(self)
+        self.times: dict[str, list[float]] = {}
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        self.times.setdefault(layer_name, []).append(ms)
 
 
 def _log_with_plugins(say: Say | None) -> Log:

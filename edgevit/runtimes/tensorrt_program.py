@@ -11,15 +11,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence  # noqa: UP035 - for Python 3.8
 
-# What trtexec does if it is asked to, and this program always does: typed networks, no TF32, detailed layers, no run
-# after a build, copies in each run, an active wait, no CUDA graph.
-ALWAYS = ("stronglyTyped", "noTF32", "skipInference", "useSpinWait", "includeDataTransfers", "noCudaGraph")
+# What trtexec does if it is asked to, and this program always does: typed networks, no TF32, copies in each run, an
+# active wait, no CUDA graph, times of layers in runs of their own. Without an export, no engine is run.
+ALWAYS = (
+    "stronglyTyped",
+    "noTF32",
+    "skipInference",
+    "useSpinWait",
+    "includeDataTransfers",
+    "noCudaGraph",
+    "separateProfileRun",
+)
+EXPORTS = ("Output", "Times", "LayerInfo", "Profile")
 MIB = 2**20
 
 
@@ -31,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.onnx is not None:
             _build(options, loading)
-        else:
+        if any(getattr(options, f"export{name}") for name in EXPORTS):
             _run(options, loading)
     except Exception as error:  # noqa: BLE001 - the log says which one
         for line in str(error).splitlines() or [type(error).__name__]:
@@ -59,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--versionCompatible", action="store_true")
     parser.add_argument("--shapes", type=_shapes, default={})
     parser.add_argument("--loadInputs", type=_files, default={})
-    for name in ("Output", "Times", "LayerInfo"):
+    for name in EXPORTS:
         parser.add_argument(f"--export{name}", type=Path)
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--warmUp", type=float, default=200)
@@ -78,7 +88,9 @@ def _build(options: argparse.Namespace, loading: Any) -> None:
         timing_cache=None if cache is None else cache.read_bytes() if cache.exists() else b"",
         version_compatible=options.versionCompatible,
     )
+    start = time.perf_counter()
     built = loading.build(options.onnx, wanted, _say_of_tensorrt)
+    _say("I", f"Engine built in {time.perf_counter() - start:.6g} sec.")
     options.saveEngine.write_bytes(built.engine)
     if built.timing_cache is not None:
         cache.write_bytes(built.timing_cache)
@@ -86,10 +98,11 @@ def _build(options: argparse.Namespace, loading: Any) -> None:
 
 
 def _run(options: argparse.Namespace, loading: Any) -> None:
-    """Load --loadEngine, and write what is asked for."""
-    content = options.loadEngine.read_bytes()
+    """Load --loadEngine or the engine that was built, and write what is asked for."""
+    content = (options.loadEngine or options.saveEngine).read_bytes()
     engine = loading.Engine(content, options.versionCompatible, _say_of_tensorrt)
-    shapes = {name: options.shapes.get(name, engine.shape(name)) for name in engine.inputs}
+    given = {**options.optShapes, **options.shapes}
+    shapes = {name: given.get(name, engine.shape(name)) for name in engine.inputs}
     if options.exportLayerInfo is not None:
         options.exportLayerInfo.write_text(engine.layers(shapes), encoding="utf-8")
     feed = {name: _input(engine, name, shapes[name], options.loadInputs) for name in engine.inputs}
@@ -99,6 +112,9 @@ def _run(options: argparse.Namespace, loading: Any) -> None:
     if options.exportTimes is not None:
         times = engine.times(feed, options.warmUp / 1e3, options.duration, options.iterations)
         options.exportTimes.write_text(json.dumps([run._asdict() for run in times]), encoding="utf-8")
+    if options.exportProfile is not None:
+        layers = engine.layer_times(feed, options.warmUp / 1e3, options.duration, options.iterations)
+        options.exportProfile.write_text(json.dumps(_profile(layers)), encoding="utf-8")
 
 
 def _input(engine: Any, name: str, shape: tuple[int, ...], files: dict[str, str]) -> Any:
@@ -112,6 +128,22 @@ def _input(engine: Any, name: str, shape: tuple[int, ...], files: dict[str, str]
 def _output(name: str, array: Any) -> dict[str, Any]:
     values = array.astype("float64").ravel().tolist()
     return {"name": name, "dimensions": "x".join(map(str, array.shape)), "values": values}
+
+
+def _profile(layers: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """The times of layers in trtexec's form: the number of runs, then a row for each layer."""
+    total = sum(map(sum, layers.values())) or 1
+    rows = [
+        {
+            "name": name,
+            "timeMs": sum(times),
+            "averageMs": statistics.mean(times),
+            "medianMs": statistics.median(times),
+            "percentage": 100 * sum(times) / total,
+        }
+        for name, times in layers.items()
+    ]
+    return [{"count": max(map(len, layers.values()), default=0)}, *rows]
 
 
 def _shapes(text: str) -> dict[str, tuple[int, ...]]:

@@ -235,13 +235,21 @@ def test_the_program_takes_trtexecs_options_and_writes_its_files(tmp_path: Path)
     images = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
     (local.folder / "input.raw").write_bytes(images.tobytes())
     run = ("--loadEngine=model.engine", "--shapes=image:3x3x32x32", "--loadInputs=image:input.raw", "--warmUp=10")
-    exports = ("--exportOutput=outputs.json", "--exportTimes=times.json", "--exportLayerInfo=layers.json")
+    exports = [f"--export{name}={name}.json" for name in ("Output", "Times", "LayerInfo", "Profile")]
     assert local.run(*run, *exports, "--iterations=15", "--duration=0.01").returncode == 0
-    outputs = outputs_in((local.folder / "outputs.json").read_bytes(), "here")
+    outputs = outputs_in((local.folder / "Output.json").read_bytes(), "here")
     np.testing.assert_allclose(outputs["logits"], outputs_here(images), rtol=1e-6)
-    times = times_in((local.folder / "times.json").read_bytes(), 15, "here")
+    times = times_in((local.folder / "Times.json").read_bytes(), 15, "here")
     assert 15 <= len(times.compute) < 1000
-    assert json.loads((local.folder / "layers.json").read_text())["Layers"]
+    layers = json.loads((local.folder / "LayerInfo.json").read_text())["Layers"]
+    count, *rows = json.loads((local.folder / "Profile.json").read_text())
+    assert count["count"] >= 15
+    assert [row["name"] for row in rows] == [layer["Name"] for layer in layers]
+    assert [row["medianMs"] for row in rows[:3]] == [0.001, 0.002, 0.003]  # of the stand-in
+    # A build may be followed by a run, in batches of the size that the engine is tuned for.
+    timed = ("--exportTimes=after.json", "--iterations=12", "--warmUp=0", "--duration=0")
+    assert local.run("--onnx=model.onnx", "--saveEngine=c.engine", *SHAPES, *timed).returncode == 0
+    assert len(times_in((local.folder / "after.json").read_bytes(), 12, "here").compute) == 12
 
 
 @pytest.mark.parametrize(
@@ -261,7 +269,12 @@ def test_the_program_takes_trtexecs_options_and_writes_its_files(tmp_path: Path)
             "[1,3,32,32]..[4,3,32,32]",
         ),
         pytest.param(
-            ("--loadEngine=model.engine", "--shapes=image:2x3x32x32", "--loadInputs=image:short.raw"),
+            (
+                "--loadEngine=model.engine",
+                "--shapes=image:2x3x32x32",
+                "--loadInputs=image:short.raw",
+                "--exportTimes=t.json",
+            ),
             "cannot reshape",
             marks=pytest.mark.slow,
         ),

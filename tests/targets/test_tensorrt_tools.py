@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from edgevit.configs.targets import TensorrtChoice
+from edgevit.configs.targets import SshTarget, TensorrtChoice
 from edgevit.errors import TargetError
+from edgevit.targets.asked import asked
 from edgevit.targets.boards import HostFacts, host_facts
 from edgevit.targets.boards.versions import TensorRTModule
 from edgevit.targets.tensorrt_tools import TensorrtTools, tools_of
@@ -65,3 +66,12 @@ def test_what_is_not_there_is_an_error_with_the_next_step(
     with pytest.raises(TargetError) as caught:
         tools_of(with_tools(orin, trtexec, module), choice, "orin")
     assert caught.value.next == next_step
+
+
+def test_devices_check_names_what_is_asked_for_and_missing(orin: HostFacts) -> None:
+    def gaps(choice: TensorrtChoice | None) -> list[str]:
+        config = SshTarget.model_validate({"host": "ssh://orin.local", "tensorrt": choice})
+        return [finding.found for finding in asked(config, with_tools(orin, TRTEXEC, None))]
+
+    assert gaps(None) == gaps("trtexec") == []
+    assert gaps("python") == ["python in targets.yaml: no Python module: No module named 'tensorrt'"]
