@@ -61,8 +61,10 @@ def built(program: TrtexecProgram, model: onnx.ModelProto, profile: BatchProfile
     file = folder / "sent.onnx"
     onnx.save(model, file)
     fetches, log = {ENGINE: 2**30}, folder / "build.log"
-    run = program.run(arguments, {MODEL: file}, folder / "out", 300, outputs=fetches, is_repeatable=False, log=log)
-    assert run.files[ENGINE].stat().st_size > 1000
+    with program.ran(
+        arguments, {MODEL: file}, folder / "out", 300, outputs=fetches, is_repeatable=False, log=log
+    ) as run:
+        assert run.files[ENGINE].stat().st_size > 1000
     return kernels_of(log.read_text().split("[TRT] "))
 
 

@@ -65,14 +65,14 @@ def outputs_here(images: np.ndarray) -> np.ndarray:
 def programs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The command lines of the jobs that TensorRT does on the board."""
     started: list[tuple[str, ...]] = []
-    for module in (remote_worker, trtexec_program):
-        run_job = module.run_job
+    for module, name in ((remote_worker, "run_job"), (trtexec_program, "ended_job")):
+        starts = getattr(module, name)
 
-        def counted(connection: Any, job: Any, out: Path, run_job: Any = run_job) -> Any:
+        def counted(connection: Any, job: Any, out: Path, starts: Any = starts) -> Any:
             started.append(job.arguments)
-            return run_job(connection, job, out)
+            return starts(connection, job, out)
 
-        monkeypatch.setattr(module, "run_job", counted)
+        monkeypatch.setattr(module, name, counted)
     return started
 
 

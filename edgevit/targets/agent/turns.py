@@ -1,7 +1,7 @@
 """The program that times two engines in turns on a board. Python 3.8 or later, and nothing else.
 
-edgevit starts `python -B turns.py TRTEXEC …`, with the words that start trtexec. The folder holds turns.json and the
-files that it names:
+edgevit starts `python -B turns.py TRTEXEC`, with the words of the command of trtexec, in a folder that holds turns.json
+and the files that it names:
 
     {"starts": 12, "a": SIDE, "b": SIDE}
 
@@ -20,7 +20,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 Json = Dict[str, Any]
 
@@ -35,7 +35,7 @@ class Failed(Exception):
         self.status = status
 
 
-def times_of(trtexec: list[str], side: Json) -> str:
+def times_of(trtexec: Sequence[str], side: Json) -> str:
     """The text of the file of times that one run writes. Raises Failed if the run fails."""
     file = Path(side["times"])
     with contextlib.suppress(FileNotFoundError):
@@ -46,7 +46,7 @@ def times_of(trtexec: list[str], side: Json) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def write_starts(trtexec: list[str], request: Json) -> None:
+def write_starts(trtexec: Sequence[str], request: Json) -> None:
     """Write the times of all starts into RESULT."""
     with open(RESULT, "w", encoding="utf-8") as file:
         for start in range(request["starts"]):

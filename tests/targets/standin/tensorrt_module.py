@@ -25,18 +25,19 @@ from tests.targets.standin.trtexec.inspector import layers_json
 from tests.targets.standin.trtexec.log import Failed, Log
 from tests.targets.standin.trtexec.options import Options
 from tests.targets.standin.trtexec.parser import parsed
-from tests.targets.standin.trtexec.program import spoiled, variant_in
+from tests.targets.standin.trtexec.program import counted, spoiled, variant_in
 from tests.targets.standin.trtexec.settings import TrtexecSettings, Variant, read_settings
 
 __version__ = ""
 _settings: TrtexecSettings
 _variant: Variant
+_builds: Path
 
 
 def play(settings: Path, variant: Path) -> None:
     """Be the module of this board."""
-    global __version__, _settings, _variant
-    _settings, _variant = read_settings(settings), variant_in(variant)
+    global __version__, _settings, _variant, _builds
+    _settings, _variant, _builds = read_settings(settings), variant_in(variant), variant.with_name("builds")
     __version__ = ".".join(map(str, _settings.version))
 
 
@@ -240,11 +241,12 @@ class Builder:
             strongly_typed=network.is_typed,
             profile=(least, usual, largest),
             verbosity=config.profiling_verbosity.name.lower(),
+            version_compatible=BuilderFlag.VERSION_COMPATIBLE in config.flags,
         )
         if config.cache is not None:
             config.cache.content += _timings()
         try:
-            return built(options, _settings, _variant, self._log)
+            return built(options, _settings, _variant, counted(_builds), self._log)
         except Failed:
             return None
 
@@ -287,7 +289,7 @@ class IExecutionContext:
         feed = {name: self._array(name) for name in self._engine.names(TensorIOMode.INPUT)}
         names = self._engine.names(TensorIOMode.OUTPUT)
         outputs = dict(zip(names, self._engine.session.run(names, feed), strict=True))
-        for name, array in spoiled(outputs, _variant).items():
+        for name, array in spoiled(outputs, "wrong-outputs" if self._engine.engine.is_wrong else _variant).items():
             self._array(name)[...] = array
         if self.profiler is not None:
             self._report(self.profiler)
@@ -355,14 +357,17 @@ class ICudaEngine:
 
 
 class Runtime:
+    engine_host_code_allowed = False
+
     def __init__(self, logger: ILogger) -> None:
         self._log = _ModuleLog(logger)
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
         try:
-            return ICudaEngine(engines.engine_in(serialized_engine, _settings, self._log), self._log)
+            engine = engines.engine_in(serialized_engine, _settings, self.engine_host_code_allowed, self._log)
         except Failed:
             return None
+        return ICudaEngine(engine, self._log)
 
 
 def _layers(engine: engines.Engine, *, has_context: bool) -> dict[str, Any]:
