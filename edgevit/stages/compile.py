@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,14 @@ from edgevit.artifacts import Artifact, Contents, FileEntry, Json, sha256_of_fil
 from edgevit.configs import Compile
 from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
 from edgevit.context import Context, usable_cpus
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.model_file import ModelFile
 from edgevit.runtimes.base import Session, SessionOptions, carried_cost, fixed_batch, runtime_of
 from edgevit.runtimes.parity import check_engine_agrees, check_sessions_agree
 from edgevit.runtimes.sessions import file_session, session_as_declared
 from edgevit.targets import target_for
-from edgevit.targets.trtexec.commands import LAYERS
+from edgevit.targets.trtexec.commands import LAYERS, MODEL
 from edgevit.targets.trtexec_build import BUILD_LOG
 
 
@@ -34,7 +35,7 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
     target = target_for(config.target, context)
     compiled = target.compile(model, out, config)
     where = f"{config.id}, against its ONNX file '{model.id}'"
-    with target.open(_unfinished(model, compiled, out), SessionOptions(threads=1)) as session:
+    with target.open(unfinished(model, compiled, out), SessionOptions(threads=1)) as session:
         if is_tensorrt:
             closeness = _engine_closeness(config, session, model, where, context)
         else:
@@ -47,11 +48,11 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
         **closeness,
         **(_precision(config, model, out, context) if is_tensorrt else {}),
     }
-    logs = (BUILD_LOG,) if is_tensorrt else ()
+    logs = (BUILD_LOG, MODEL) if is_tensorrt else ()  # the ONNX file counts by the digest of the input
     return Contents(kind="engine", metrics=metrics, logs=logs, io=model.io, model_file=compiled)
 
 
-def _unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
+def unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
     """The compiled model as an artifact in memory, before its folder is finished."""
     file = out / compiled.name
     entry = FileEntry(sha256=sha256_of_file(file), size=file.stat().st_size)
@@ -70,7 +71,11 @@ def _engine_closeness(config: Compile, session: Session, model: Artifact, where:
     source = session_as_declared(onnx_file(model), model.io, model.model_file.options, usable_cpus())
     fixed = fixed_batch(model.io)
     sizes = (fixed,) if fixed else (1, config.batch_size, config.max_batch)
-    closeness = check_engine_agrees(session, source, model.model_file.precision, sizes, where)
+    try:
+        closeness = check_engine_agrees(session, source, model.model_file.precision, sizes, where)
+    except ParityError as error:
+        error.next = _how_to_find_it(config, model)
+        raise
     if closeness.between_images_db is None:
         context.progress.say(
             f"{config.id}: the ONNX file's outputs hardly differ between the seeded images. "
@@ -78,6 +83,15 @@ def _engine_closeness(config: Compile, session: Session, model: Artifact, where:
         )
         return {"engine_sqnr_db": closeness.sqnr_db}
     return {"engine_sqnr_db": closeness.sqnr_db, "engine_between_images_sqnr_db": closeness.between_images_db}
+
+
+def _how_to_find_it(config: Compile, model: Artifact) -> str:
+    """The command that finds the first tensor that differs. Its options are those of the stage."""
+    given = {name: getattr(config, name) for name in sorted(config.model_fields_set - {"stage", "id", "model"})}
+    flags = {name: f"--{name.removesuffix('_size').replace('_', '-')}" for name in given}
+    options = [flags[name] if value is True else f"{flags[name]} {value}" for name, value in given.items() if value]
+    command = ["edgevit compile", shlex.quote(str(onnx_file(model))), *options, "--out ENGINE --find-difference"]
+    return f"{' '.join(command)} names the first tensor that differs"
 
 
 def _precision(config: Compile, model: Artifact, out: Path, context: Context) -> Json:

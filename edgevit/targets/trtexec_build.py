@@ -25,7 +25,7 @@ LARGEST_ENGINE = 2**33  # bytes
 def engine_from_onnx(
     model: Artifact, out: Path, config: Compile, trtexec: TrtexecProgram, machine: TargetInfo
 ) -> ModelFile:
-    """Build an engine, and write it into folder `out`, with the inspector's layers and the build log.
+    """Build an engine, and write it into folder `out`, with its ONNX file, the inspector's layers and the build log.
 
     Engines are strongly typed: each operator runs in the type that the ONNX file gives it. A build is not repeatable
     byte by byte, so each call builds anew.
@@ -38,7 +38,7 @@ def engine_from_onnx(
     profile = BatchProfile(config.batch_size, config.max_batch) if is_open else None
     arguments = build_arguments(trtexec.release, source, profile, config.builder_level, config.workspace_mib)
     with TemporaryDirectory() as folder:
-        file, fetched, log = Path(folder) / MODEL, Path(folder) / "fetched", out / BUILD_LOG
+        file, fetched, log = out / MODEL, Path(folder) / "fetched", out / BUILD_LOG
         copy_onnx(model, file)
         fetches = {ENGINE: LARGEST_ENGINE}
         built = trtexec.run(arguments, {MODEL: file}, fetched, BUILD_S, outputs=fetches, is_repeatable=False, log=log)

@@ -15,14 +15,17 @@ from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
+from edgevit.profiling.layer_times import LayerTimes
 from edgevit.profiling.measure import Label
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import Arrays, Session, check_batch, fixed_batch, random_images
 from edgevit.targets.trtexec.answers import (
+    LARGEST_JSON,
     Times,
     largest_outputs,
     largest_times,
+    layer_times_in,
     outputs_in,
     times_in,
     warnings_in,
@@ -31,9 +34,11 @@ from edgevit.targets.trtexec.commands import (
     ENGINE,
     INPUT,
     OUTPUTS,
+    PROFILE,
     TIMES,
     Input,
     outputs_arguments,
+    profile_arguments,
     timing_arguments,
 )
 from edgevit.targets.trtexec_program import TrtexecProgram, TrtexecRun
@@ -77,6 +82,23 @@ class TrtexecSession(Session):
         conditions = {**self._conditions(run, times), "trtexec": list(arguments), **vars(plan)}
         label: Label = "replayed" if self._trtexec.is_stand_in else "measured"
         return Measurement(times.compute, plan, conditions, label, times.doubts)
+
+    def layers(self, plan: MeasurePlan) -> LayerTimes:
+        """The time of each layer by TensorRT's profiler, in runs that follow those of the plan."""
+        self._check_plan(plan)
+        arguments = profile_arguments(self._trtexec.release, input_of(self.spec), plan, self._is_open)
+        with TemporaryDirectory() as folder:
+            limit_s = RUN_S + 2 * (plan.warmup_s + plan.duration_s)
+            images, fetches = (
+                random_images(self.spec, plan.batch_size),
+                {TIMES: largest_times(plan), PROFILE: LARGEST_JSON},
+            )
+            run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
+            times = times_in(self._trtexec.content(run, TIMES), plan.min_runs, self._trtexec.where)
+            layers, runs = layer_times_in(self._trtexec.content(run, PROFILE), self._trtexec.where)
+        label: Label = "replayed" if self._trtexec.is_stand_in else "measured"
+        engine_ms = nearest_rank(times.compute, 50)
+        return LayerTimes(layers, runs, plan.batch_size, engine_ms, self._trtexec.where, label)
 
     @property
     def _is_open(self) -> bool:
