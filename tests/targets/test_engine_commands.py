@@ -11,6 +11,10 @@ import pytest
 from PIL import Image
 
 import edgevit
+from edgevit.actions.first_difference import first_difference
+from edgevit.cli.first_difference import print_difference
+from edgevit.configs import Compile
+from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ParityError
 from edgevit.graphs.files import onnx_file, read_onnx
@@ -22,6 +26,7 @@ from tests.test_files import run
 
 __all__ = ["board"]  # a fixture
 pytestmark = needs_sshd
+CONFIG = Compile(stage="compile", id="engine", model="model", runtime="tensorrt", target="orin", max_batch=24)
 ON_ORIN = ("--runtime", "tensorrt", "--target", "orin", "--max-batch", 24)
 
 
@@ -116,3 +121,41 @@ def test_a_wrong_engine_is_traced_to_its_node(board: Board, tmp_path: Path) -> N
     assert min(one["sqnr_db"] for one in found["before"]) > 30
     assert found["builds"] <= 4
     assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "operator"), [("patch_embed", "Conv"), ("head", "Gemm"), ("blocks.1.attn.qkv", "MatMul")]
+)
+def test_any_node_can_be_the_wrong_one(part: str, operator: str, board: Board) -> None:
+    """The first, the last, and one of a branch."""
+    node, tensor = node_of(part, operator)
+    board.standin.vary("wrong-from", node)
+    found = first_difference(int8(), CONFIG, Context())
+    assert found.first is not None
+    assert (found.first.name, found.first.node, found.is_whole) == (tensor, node, True)
+    assert all(one.agrees for one in found.before)
+
+
+@pytest.mark.slow
+def test_a_fault_that_vanishes_is_said(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
+    node, tensor = node_of("blocks.1.mlp.fc2", "MatMul")
+    board.standin.vary("wrong-unless-marked", node)
+    found = first_difference(int8(), CONFIG, Context())
+    assert found.vanished == (tensor,)
+    assert not found.is_whole
+    assert found.first is not None
+    assert found.first.name != tensor
+    print_difference(found)
+    said = capsys.readouterr().out
+    assert f"the fault vanishes if {tensor} is a further output" in said
+    assert "an earlier tensor may differ" in said
+    assert max(map(len, said.splitlines()[-len(found.compared) :])) <= 80
+
+
+@pytest.mark.slow
+def test_a_fault_in_large_batches_alone_is_found_there(board: Board) -> None:
+    board.standin.vary("wrong-in-large-batches")
+    found = first_difference(int8(), CONFIG, Context())
+    assert found.batch_size == 24
+    assert found.first is not None
