@@ -170,8 +170,8 @@ def largest_times(plan: MeasurePlan) -> int:
 
 
 def _layer_time(row: object, where: object) -> LayerTime:
-    values: list[Any] = [row.get(key) for key in ("name", "averageMs", "medianMs")] if isinstance(row, dict) else []
-    name, mean, median = values or (None, None, None)
+    fields: Any = row if isinstance(row, dict) else {}
+    name, mean, median = (fields.get(key) for key in ("name", "averageMs", "medianMs"))
     if not isinstance(name, str) or not all(_is_number(time) and time >= 0 for time in (mean, median)):
         raise _unreadable("the name and the times of each layer, of at least 0 ms", where)
     return LayerTime(name, mean, median)
