@@ -63,6 +63,15 @@ def test_python_loads_saves_and_renames_it(engine: Artifact, tmp_path: Path) -> 
     assert edgevit.load(renamed.save(tmp_path / "renamed")).classes == tuple(names)
 
 
+def test_a_bundle_takes_the_onnx_file_of_the_folder(engine: Artifact, tmp_path: Path) -> None:
+    run("bundle", engine.path, "--out", tmp_path / "portable")
+    run("bundle", engine.path, "--compiled", "--out", tmp_path / "bound")
+    assert not (tmp_path / "portable" / "model.engine").exists()
+    assert (tmp_path / "bound" / "model.engine").read_bytes() == b"no engine"
+    for bundle in ("portable", "bound"):
+        assert (tmp_path / bundle / "model.onnx").read_bytes() == (engine.path / "model.onnx").read_bytes()
+
+
 def test_predict_names_the_target_that_is_needed(engine: Artifact, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="runs on the machine that built it") as caught:
         run("predict", engine.path, tmp_path / "photo.jpg")

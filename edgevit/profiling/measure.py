@@ -91,12 +91,19 @@ class Comparison:
     interval: Interval
 
     @classmethod
-    def of_turns(cls, starts: Sequence[Turns], plan: MeasurePlan, load_average_at_start: float | None) -> Comparison:
+    def of_turns(
+        cls, starts: Sequence[Turns], plan: MeasurePlan, conditions: Mapping[str, Any], label: Label = "measured"
+    ) -> Comparison:
         """The comparison of two models from their latencies in each start, as `run_in_turns` gives them."""
         ratio, interval = ratio_over_starts([_median_ratio(*map(np.asarray, start)) for start in starts])
-        receipt = {**_receipt(plan, load_average_at_start), "order": "ABBA", "starts": len(starts)}
-        a, b = (Measurement(np.concatenate(samples), plan, receipt) for samples in zip(*starts, strict=True))
+        receipt = {**plan.__dict__, "order": "ABBA", "starts": len(starts), **conditions}
+        a, b = (Measurement(np.concatenate(samples), plan, receipt, label) for samples in zip(*starts, strict=True))
         return cls(a, b, ratio, interval)
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the times are recorded ones, which say nothing about the two models."""
+        return self.a.label == "replayed"
 
 
 def measure(
@@ -107,7 +114,7 @@ def measure(
     Args:
         conditions: the caller's facts about the model and the machine; the load of the machine is added.
     """
-    receipt = {**(conditions or {}), **_receipt(plan, load_average())}
+    receipt = {**(conditions or {}), **plan.__dict__, **_load_now()}
     return Measurement(np.asarray(run_alone(work, plan, clock or WallClock())), plan, receipt)
 
 
@@ -122,12 +129,12 @@ def interleaved(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock | None = N
         a, b: each call loads the model and yields a function that runs it once; closed at the end of the start.
         plan: `duration_s`, `warmup_s` and `min_runs` are per model, divided among the starts.
     """
-    load = load_average()
+    load = _load_now()
     return Comparison.of_turns(run_in_turns(a, b, plan, clock or WallClock()), plan, load)
 
 
-def _receipt(plan: MeasurePlan, load_average_at_start: float | None) -> dict[str, Any]:
-    return {**plan.__dict__, "load_average_1min_at_start": load_average_at_start}
+def _load_now() -> dict[str, Any]:
+    return {"load_average_1min_at_start": load_average()}
 
 
 def _median_ratio(a_ms: Samples, b_ms: Samples) -> float:

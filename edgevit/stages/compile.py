@@ -16,8 +16,8 @@ from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.model_file import ModelFile
 from edgevit.runtimes.base import Session, SessionOptions, carried_cost, fixed_batch, runtime_of
 from edgevit.runtimes.parity import check_engine_agrees, check_sessions_agree
-from edgevit.runtimes.sessions import file_session, session_as_declared
-from edgevit.targets import target_for
+from edgevit.runtimes.sessions import session_as_declared
+from edgevit.targets import Target, target_for
 from edgevit.targets.trtexec.commands import LAYERS, MODEL
 from edgevit.targets.trtexec_build import BUILD_LOG
 
@@ -39,7 +39,7 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
         if is_tensorrt:
             closeness = _engine_closeness(config, session, model, where, context)
         else:
-            closeness = _graph_closeness(session, model, where)
+            closeness = _graph_closeness(session, model, target, where)
     metrics = {
         **carried_cost(model),
         "precision": compiled.precision,
@@ -60,9 +60,10 @@ def unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
     return replace(model, path=out, manifest=manifest)
 
 
-def _graph_closeness(session: Session, model: Artifact, where: str) -> Json:
-    source = file_session(onnx_file(model), model.io, model.model_file.options, threads=1)
-    agreement = check_sessions_agree(session, source, model.model_file.precision, where)
+def _graph_closeness(session: Session, model: Artifact, target: Target, where: str) -> Json:
+    """How close a compiled graph is to its ONNX file, which runs there too: another processor rounds otherwise."""
+    with target.open(model, SessionOptions(threads=1)) as source:
+        agreement = check_sessions_agree(session, source, model.model_file.precision, where)
     return {"max_difference": agreement.max_difference}
 
 

@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from edgevit.artifacts import Frozen, Json
 from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError, shortened
 from edgevit.model_file import TargetInfo
+from edgevit.profiling.measure import Label
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
 from edgevit.targets.shipped import WORKER, WORKER_FILES
 
-RESULT, OUTPUTS = "result.json", "outputs.bin"
+RESULT, OUTPUTS, COMPILED = "result.json", "outputs.bin", "compiled.onnx"
 LARGEST_RESULT = 2**28  # bytes of a result.json
 FAILURE = re.compile(r"edgevit-worker: (import|model|shape|memory|disk|bug): (.*)")
 
@@ -44,6 +45,11 @@ class RemoteWorker:
     is_stand_in: bool
     packages: str | None
 
+    @property
+    def label(self) -> Label:
+        """The label of its times."""
+        return "replayed" if self.is_stand_in else "measured"
+
     def timed(self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float) -> R:
         """The checked answer to a request that measures.
 
@@ -64,6 +70,12 @@ class RemoteWorker:
         fetched = {RESULT: LARGEST_RESULT, OUTPUTS: most_bytes}
         with self._finished(named, files, limit_s, fetched, is_repeatable=True) as finished:
             return self._result(finished, answer), self._file(finished, OUTPUTS).read_bytes()
+
+    def compiled(self, request: Json, files: Mapping[str, Path], limit_s: float, most_bytes: int) -> bytes:
+        """The graph that a request to compile has written, at most `most_bytes`."""
+        fetched = {RESULT: LARGEST_RESULT, COMPILED: most_bytes}
+        with self._finished(request, files, limit_s, fetched, is_repeatable=False) as finished:
+            return self._file(finished, COMPILED).read_bytes()
 
     @contextmanager
     def _finished(

@@ -58,14 +58,13 @@ class SshHost:
         return self._info(facts_of(self._target, self._say), runtime)
 
     def compile(self, model: Artifact, out: Path, config: Compile) -> ModelFile:
+        if config.runtime == ONNXRUNTIME.name:
+            from edgevit.targets.remote_session import compile_on
+
+            with self._worker(model) as worker:
+                return compile_on(worker, model, out)
         from edgevit.targets.trtexec_build import engine_from_onnx
 
-        if config.runtime != TENSORRT.name:
-            raise TargetError(
-                "ONNX Runtime's graphs are compiled on this machine only",
-                where=self.name,
-                next="leave compile out: ONNX Runtime optimizes an ONNX file whenever it loads it",
-            )
         with self._trtexec() as trtexec:
             return engine_from_onnx(model, out, config, trtexec, self.describe(TENSORRT.name))
 
@@ -84,16 +83,28 @@ class SshHost:
                 yield RemoteSession(worker, model, options)
 
     def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+        are_engines = [runtime_of(model) == TENSORRT.name for model in (a, b)]
+        if all(are_engines):
+            return self._engine_race(a, b, plan)
+        if any(are_engines):
+            raise TargetError(
+                "a TensorRT engine is measured in turns with another engine only",
+                where=self.name,
+                got=f"the ONNX file '{(b if are_engines[0] else a).id}'",
+                next=f"compile it with runtime: tensorrt and target: {self.name}",
+            )
         from edgevit.targets.remote_session import race_on
 
-        if TENSORRT.name in (runtime_of(a), runtime_of(b)):
-            raise TargetError(
-                "TensorRT engines are not measured in turns",
-                where=self.name,
-                next="profile each of them",
-            )
         with self._worker(a, b) as worker:
             return race_on(worker, a, b, options, plan)
+
+    def _engine_race(self, a: Artifact, b: Artifact, plan: MeasurePlan) -> Comparison:
+        from edgevit.targets.engine_race import race_engines
+
+        for engine in (a, b):
+            self._check_is_of_this_board(engine)
+        with self._trtexec() as trtexec:
+            return race_engines(trtexec, a, b, plan)
 
     @contextmanager
     def _worker(self, *models: Artifact) -> Iterator[RemoteWorker]:
@@ -239,12 +250,12 @@ class SshHost:
             )
 
     def _check_is_portable(self, model: Artifact) -> None:
-        if model.is_compiled:
-            bound_to = model.model_file.bound_to
+        bound_to = model.model_file.bound_to
+        if bound_to is not None and not _is_same_machine(bound_to, self.describe(ONNXRUNTIME.name)):
             raise TargetError(
                 "the model was compiled for another machine",
                 where=self.name,
-                got=bound_to and bound_to.name,
+                got=bound_to.name,
                 next="take the ONNX file that it was compiled from",
             )
 
@@ -252,6 +263,11 @@ class SshHost:
     def _config(self) -> SshTarget:
         assert self._target.config is not None
         return self._target.config
+
+
+def _is_same_machine(built: TargetInfo, now: TargetInfo) -> bool:
+    """Whether a graph that ONNX Runtime has compiled is for this machine, whatever its name is."""
+    return (built.versions, built.hardware) == (now.versions, now.hardware)
 
 
 def _differences(built: TargetInfo, now: TargetInfo) -> Iterator[str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevit.artifacts import Json
-from edgevit.errors import ArtifactError, EdgevitError, TargetError
+from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError
+from edgevit.profiling.measure import Label
 from edgevit.targets.boards.versions import TensorRTRelease, version_numbers
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
@@ -51,6 +52,11 @@ class TrtexecProgram:
         """The machine's name, for errors."""
         return self.connection.target.name
 
+    @property
+    def label(self) -> Label:
+        """The label of its times."""
+        return "replayed" if self.is_stand_in else "measured"
+
     def run(
         self,
         arguments: tuple[str, ...],
@@ -61,19 +67,22 @@ class TrtexecProgram:
         outputs: Mapping[str, int],
         is_repeatable: bool,
         log: Path | None = None,
+        started_by: tuple[str, ...] = (),
     ) -> TrtexecRun:
         """Run trtexec on input files, and fetch the files `outputs` that it writes into folder `out`.
 
         Args:
+            started_by: a program that starts trtexec, and its arguments before the place of trtexec.
             outputs: the most bytes of each file, by name.
             log: a file for its log, which is written if the run fails, too. Without it, only the end of what it prints
                 comes back.
 
         Raises:
-            TargetError: it fails, takes too long, or is of another TensorRT than the machine has named.
+            ModelRefused: it fails, lacks memory, or takes too long.
+            TargetError: it is of another TensorRT than the machine has named, or the engine is.
             ArtifactError: TensorRT does not take the model.
         """
-        command, fetches = (self.place, *arguments), dict(outputs)
+        command, fetches = (*started_by, self.place, *arguments), dict(outputs)
         if log is not None:
             command, fetches = (*INTO_LOG, *command), {**outputs, LOG: LARGEST_LOG}
         job = Job(files, command, {}, limit_s, is_repeatable, fetches)
@@ -102,14 +111,14 @@ class TrtexecProgram:
         kept = f"see its log in {log}" if log is not None else None
         if finished.timed_out:
             got = f"over {limit_s:,.0f} s"
-            return TargetError("trtexec took too long, and was stopped", where=self.where, got=got, next=kept)
+            return ModelRefused("trtexec took too long, and was stopped", where=self.where, got=got, next=kept)
         failure = failure_in(text)
         if finished.status is not None and finished.status < 0 and failure.kind == "other":
             failure = Failure("memory" if finished.status == -9 else "other", "", f"signal {-finished.status}")
         if failure.kind == "memory":
             what = "the target has not enough memory for TensorRT"
             advice = "stop other programs there, or lower max_batch or workspace_mib"
-            return TargetError(what, where=self.where, got=failure.text, next=advice)
+            return ModelRefused(what, where=self.where, got=failure.text, next=advice)
         if failure.kind == "engine":
             what = "the engine is of another GPU or another TensorRT"
             return TargetError(what, where=self.where, got=failure.text, next="compile it again on this target")
@@ -117,7 +126,7 @@ class TrtexecProgram:
             what = f"TensorRT {self.version} does not take the model: {failure.node}"
             return ArtifactError(what, where=self.where, got=failure.text, next="edgevit check names what it refuses")
         got = failure.text or f"exit status {finished.status}"
-        return TargetError("trtexec failed", where=self.where, got=got, next=kept)
+        return ModelRefused("trtexec failed", where=self.where, got=got, next=kept)
 
 
 def _kept_log(finished: Finished, log: Path) -> str:

@@ -16,7 +16,6 @@ from edgevit.errors import ArtifactError, TargetError
 from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.layer_times import LayerTimes
-from edgevit.profiling.measure import Label
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import Arrays, Session, check_batch, fixed_batch, random_images
@@ -55,7 +54,7 @@ class TrtexecSession(Session):
 
     def __init__(self, trtexec: TrtexecProgram, model: Artifact) -> None:
         self.spec = model.io
-        self._trtexec, self._model = trtexec, model
+        self.trtexec, self._model = trtexec, model
         self._engine = model.file(model.model_file.name)
         options = model.model_file.options
         assert isinstance(options, TensorrtOptions)
@@ -72,39 +71,36 @@ class TrtexecSession(Session):
         return {output.name: np.concatenate([part[output.name] for part in parts]) for output in self.spec.outputs}
 
     def measure(self, plan: MeasurePlan) -> Measurement:
-        self._check_plan(plan)
-        arguments = timing_arguments(self._trtexec.release, input_of(self.spec), plan, self._is_open)
+        self.check_plan(plan)
+        arguments = timing_arguments(self.trtexec.release, input_of(self.spec), plan, self.is_open)
         with TemporaryDirectory() as folder:
             limit_s = RUN_S + plan.warmup_s + plan.duration_s
             images, fetches = random_images(self.spec, plan.batch_size), {TIMES: largest_times(plan)}
             run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
-            times = times_in(self._trtexec.content(run, TIMES), plan.min_runs, self._trtexec.where)
+            times = times_in(self.trtexec.content(run, TIMES), plan.min_runs, self.trtexec.where)
         conditions = {**self._conditions(run, times), "trtexec": list(arguments), **vars(plan)}
-        label: Label = "replayed" if self._trtexec.is_stand_in else "measured"
-        return Measurement(times.compute, plan, conditions, label, times.doubts)
+        return Measurement(times.compute, plan, conditions, self.trtexec.label, times.doubts)
 
     def layers(self, plan: MeasurePlan) -> LayerTimes:
         """The time of each layer by TensorRT's profiler, in runs that follow those of the plan."""
-        self._check_plan(plan)
-        arguments = profile_arguments(self._trtexec.release, input_of(self.spec), plan, self._is_open)
+        self.check_plan(plan)
+        arguments = profile_arguments(self.trtexec.release, input_of(self.spec), plan, self.is_open)
+        fetches, where = {TIMES: largest_times(plan), PROFILE: LARGEST_JSON}, self.trtexec.where
         with TemporaryDirectory() as folder:
-            limit_s = RUN_S + 2 * (plan.warmup_s + plan.duration_s)
-            images, fetches = (
-                random_images(self.spec, plan.batch_size),
-                {TIMES: largest_times(plan), PROFILE: LARGEST_JSON},
-            )
+            limit_s, images = RUN_S + 2 * (plan.warmup_s + plan.duration_s), random_images(self.spec, plan.batch_size)
             run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
-            times = times_in(self._trtexec.content(run, TIMES), plan.min_runs, self._trtexec.where)
-            layers, runs = layer_times_in(self._trtexec.content(run, PROFILE), self._trtexec.where)
-        label: Label = "replayed" if self._trtexec.is_stand_in else "measured"
+            times = times_in(self.trtexec.content(run, TIMES), plan.min_runs, where)
+            layers, runs = layer_times_in(self.trtexec.content(run, PROFILE), where)
         engine_ms = nearest_rank(times.compute, 50)
-        return LayerTimes(layers, runs, plan.batch_size, engine_ms, self._trtexec.where, label)
+        return LayerTimes(layers, runs, plan.batch_size, engine_ms, where, self.trtexec.label)
 
     @property
-    def _is_open(self) -> bool:
+    def is_open(self) -> bool:
+        """Whether the batch size is open."""
         return fixed_batch(self.spec) is None
 
-    def _check_plan(self, plan: MeasurePlan) -> None:
+    def check_plan(self, plan: MeasurePlan) -> None:
+        """Raise an error if trtexec cannot time the engine by this plan."""
         check_batch(self.spec, plan.batch_size)
         if self._max_batch is not None and plan.batch_size > self._max_batch:
             raise TargetError(
@@ -117,18 +113,18 @@ class TrtexecSession(Session):
         if plan.boundary != "compute":
             raise TargetError(
                 "trtexec times the engine alone",
-                where=self._trtexec.where,
+                where=self.trtexec.where,
                 got=f"boundary: {plan.boundary}",
                 expected="boundary: compute",
             )
 
     def _outputs(self, batch: NDArray[Any]) -> Arrays:
-        arguments = outputs_arguments(self._trtexec.release, input_of(self.spec), len(batch), self._is_open)
+        arguments = outputs_arguments(self.trtexec.release, input_of(self.spec), len(batch), self.is_open)
         values = (len(batch) * math.prod(int(size) for size in output.shape[1:]) for output in self.spec.outputs)
         fetches = {OUTPUTS: largest_outputs(values)}
         with TemporaryDirectory() as folder:
             run = self._run(arguments, batch, Path(folder), RUN_S, fetches, is_repeatable=True)
-            outputs = outputs_in(self._trtexec.content(run, OUTPUTS), self._trtexec.where)
+            outputs = outputs_in(self.trtexec.content(run, OUTPUTS), self.trtexec.where)
         for output in self.spec.outputs:
             expected = (len(batch), *output.shape[1:])
             if output.name not in outputs or outputs[output.name].shape != expected:
@@ -150,7 +146,7 @@ class TrtexecSession(Session):
         source = folder / INPUT
         source.write_bytes(np.ascontiguousarray(batch).tobytes())
         files = {ENGINE: self._engine, INPUT: source}
-        return self._trtexec.run(
+        return self.trtexec.run(
             arguments, files, folder / "fetched", limit_s, outputs=fetches, is_repeatable=is_repeatable
         )
 
@@ -160,12 +156,12 @@ class TrtexecSession(Session):
             "runtime": self._model.model_file.runtime,
             "device": "gpu",
             "precision": self._model.model_file.precision,
-            **self._trtexec.conditions,
+            **self.trtexec.conditions,
             "to_gpu_ms": nearest_rank(times.to_gpu, 50),
             "to_host_ms": nearest_rank(times.to_host, 50),
             "enqueue_ms": nearest_rank(times.enqueue, 50),
             "warnings_of_trtexec": list(warnings_in(run.log)),
-            "versions": {"tensorrt": self._trtexec.version, "edgevit": version_of("edgevit")},
+            "versions": {"tensorrt": self.trtexec.version, "edgevit": version_of("edgevit")},
             "file_sha256": self._model.content_sha256,
         }
 

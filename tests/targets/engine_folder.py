@@ -19,6 +19,9 @@ BOARD = TargetInfo(
     versions={"tensorrt": "10.3.0", "cuda": "12.6", "jetpack": "6.2"},
     hardware={"model": "NVIDIA Jetson Orin Nano", "module": "p3767-0005"},
 )
+OPTIONS = {
+    "stage": "compile", "id": "engine", "model": "model", "runtime": "tensorrt", "target": "orin", "max_batch": 8,
+}  # fmt: skip
 
 
 def engine_folder(model: Artifact, folder: Path, layers: Json | None = None, **manifest: Any) -> Artifact:
@@ -44,7 +47,7 @@ def engine_folder(model: Artifact, folder: Path, layers: Json | None = None, **m
     )
     fields = {
         "kind": "engine", "id": "engine", "key": "0" * 40, "digest": "1" * 40, "stage": "compile", "stage_version": 2,
-        "config": {}, "files": files, "metrics": {"precision": "int8", "size_bytes": 9}, "io": model.io,
+        "config": OPTIONS, "files": files, "metrics": {"precision": "int8", "size_bytes": 9}, "io": model.io,
         "model_file": record, **manifest,
     }  # fmt: skip
     (folder / MANIFEST).write_text(manifest_text(Manifest.model_validate(fields)), encoding="utf-8")

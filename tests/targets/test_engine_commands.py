@@ -18,6 +18,7 @@ from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ParityError
 from edgevit.graphs.files import onnx_file, read_onnx
+from edgevit.profiling import loop
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.small_models import workbench
 from tests.targets.ssh_host import needs_sshd
@@ -95,6 +96,17 @@ def test_python_does_the_same(board: Board, tmp_path: Path) -> None:
     there, here = loaded.predict(images, target="orin"), edgevit.load(onnx_file(int8())).predict(images)
     assert [one.image for one in there] == [one.image for one in here]
     np.testing.assert_allclose([one.confidence for one in there], [one.confidence for one in here], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_compare_takes_two_engines(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STARTS", 6)
+    engines = [tmp_path / "one", tmp_path / "two"]
+    for engine, level in zip(engines, (1, 2), strict=True):
+        run("compile", onnx_file(int8()), *ON_ORIN, "--builder-level", level, "--out", engine)
+    compared = json.loads(run("compare", *engines, "--target", "orin", "--duration", 0.1, "--json"))
+    assert compared["model"]["latency_ms"]["label"] == compared["other"]["latency_ms"]["label"] == "replayed"
+    assert compared["speedup"]["low"] <= 1 <= compared["speedup"]["high"]
 
 
 def node_of(part: str, operator: str) -> tuple[str, str]:

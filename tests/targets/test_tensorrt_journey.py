@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +49,7 @@ stages:
   - {stage: evaluate, id: accuracy, model: engine, data: digits.test, target: orin, batch_size: 448}
   - {stage: profile, id: latency, model: engine, target: orin, duration_s: 0.1}
   - {stage: report, id: report, of: [accuracy, latency]}
+  - {stage: bundle, id: bundle, model: engine, compiled: true, serve: [systemd, triton, deepstream, cpp]}
 """
 
 
@@ -119,10 +122,27 @@ def test_a_recipe_from_quantize_to_report(board: Board, server: SshHost, tmp_pat
     assert "replayed by a stand-in for orin" in page
     assert "ratio of the outputs on the target, dB" in page
     assert "cannot be judged" in page
+    check_bundle_of(done["bundle"], engine, board)
     # Nobody is there any more, and nothing is to be done.
     visits.forget()
     server.accept(None)
     assert not any(reason.runs for reason in pipeline.why(recipe, tmp_path, tmp_path / "runs"))
+
+
+def check_bundle_of(bundle: Artifact, engine: Artifact, board: Board) -> None:
+    """The bundle holds the engine of the board, and its command builds another one there."""
+    assert bundle.file("model.engine").read_bytes() == engine.file("model.engine").read_bytes()
+    record = json.loads(bundle.file("bundle.json").read_bytes())["engine"]
+    assert (record["bound_to"]["name"], record["bound_to"]["versions"]["tensorrt"]) == ("orin", "10.3.0")
+    path = board.standin.path
+    trtexec = shutil.which("trtexec", path=path)
+    assert trtexec is not None
+    command = [trtexec, *record["rebuild"][1:]]
+    environment = {**os.environ, "EDGEVIT_ROOT": str(board.standin.root), "PATH": f"{path}:/usr/bin:/bin"}
+    folder = shutil.copytree(bundle.path, board.standin.root.parent / "copied-bundle")
+    built = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout
+    assert (folder / "rebuilt.engine").stat().st_size == engine.file("model.engine").stat().st_size
 
 
 @pytest.mark.slow

@@ -117,7 +117,23 @@ def failure_in(log: str) -> Failure:
 
 def times_in(content: bytes, min_runs: int, where: object) -> Times:
     """The times in the file of --exportTimes. Raises TargetError if they are none, or of fewer than `min_runs` runs."""
-    rows = _json(content, where)
+    return _times(_json(content, where), min_runs, where)
+
+
+def starts_in(content: bytes, starts: int, min_runs: int, where: object) -> list[tuple[Times, Times]]:
+    """The times of two engines in each start, from the file that `turns.py` writes.
+
+    Raises TargetError if they are none, or of fewer than `min_runs` runs.
+    """
+    pairs = _json(content, where)
+    if not isinstance(pairs, list) or len(pairs) != starts:
+        raise _unreadable(f"times of {starts} starts", where)
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise _unreadable("times of two engines in each start", where)
+    return [(_times(a, min_runs, where), _times(b, min_runs, where)) for a, b in pairs]
+
+
+def _times(rows: object, min_runs: int, where: object) -> Times:
     keys = ("computeMs", "h2dMs", "d2hMs", "startEnqMs", "endEnqMs")
     if not isinstance(rows, list) or not 0 < len(rows) <= MOST_RUNS:
         raise _unreadable("a list of runs", where)
@@ -167,6 +183,11 @@ def largest_times(plan: MeasurePlan) -> int:
     """The most bytes of the file of --exportTimes for a plan: for runs of SHORTEST_RUN_MS."""
     runs = max(plan.min_runs, math.ceil(plan.duration_s * 1000 / SHORTEST_RUN_MS))
     return min(LARGEST_JSON, BYTES_BESIDE + BYTES_A_RUN * runs)
+
+
+def largest_starts(plan: MeasurePlan, starts: int) -> int:
+    """The most bytes of the file of `turns.py`, for two engines with this plan in each start."""
+    return min(LARGEST_JSON, 2 * starts * largest_times(plan))
 
 
 def _layer_time(row: object, where: object) -> LayerTime:

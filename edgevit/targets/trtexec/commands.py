@@ -24,6 +24,18 @@ _PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)  # trtexec splits its options at
 
 
 @dataclass(frozen=True)
+class TimingFiles:
+    """The names of an engine, of its input, and of the times that a run writes."""
+
+    engine: str
+    input: str
+    times: str
+
+
+ALONE = TimingFiles(ENGINE, INPUT, TIMES)
+
+
+@dataclass(frozen=True)
 class BatchProfile:
     """The batch sizes of an engine with an open batch size. It takes 1 to `most` images.
 
@@ -99,11 +111,13 @@ def outputs_arguments(release: TensorRTRelease, source: Input, batch_size: int, 
     return (*_run(release, source, batch_size, is_open), f"--exportOutput={OUTPUTS}", *ONCE)
 
 
-def timing_arguments(release: TensorRTRelease, source: Input, plan: MeasurePlan, is_open: bool) -> tuple[str, ...]:
-    """Run ENGINE on INPUT by a plan, and write TIMES."""
+def timing_arguments(
+    release: TensorRTRelease, source: Input, plan: MeasurePlan, is_open: bool, files: TimingFiles = ALONE
+) -> tuple[str, ...]:
+    """Run an engine on its input by a plan, and write the times."""
     return (
-        *_run(release, source, plan.batch_size, is_open),
-        f"--exportTimes={TIMES}",
+        *_run(release, source, plan.batch_size, is_open, files),
+        f"--exportTimes={files.times}",
         f"--iterations={plan.min_runs + IN_FLIGHT}",
         f"--warmUp={math.ceil(plan.warmup_s * 1000)}",
         f"--duration={plan.duration_s:g}",
@@ -124,10 +138,12 @@ def _shapes(source: Input, profile: BatchProfile) -> Sequence[str]:
     return [f"--{name}Shapes={source.sized(size)}" for name, size in sizes.items()]
 
 
-def _run(release: TensorRTRelease, source: Input, batch_size: int, is_open: bool) -> tuple[str, ...]:
-    inputs = f"--loadInputs={source.plain_name}:{INPUT}"
-    return (*_load(source, batch_size, is_open), inputs, *release.run_flags)
+def _run(
+    release: TensorRTRelease, source: Input, batch_size: int, is_open: bool, files: TimingFiles = ALONE
+) -> tuple[str, ...]:
+    inputs = f"--loadInputs={source.plain_name}:{files.input}"
+    return (*_load(source, batch_size, is_open, files.engine), inputs, *release.run_flags)
 
 
-def _load(source: Input, batch_size: int, is_open: bool) -> tuple[str, ...]:
-    return (f"--loadEngine={ENGINE}", *((f"--shapes={source.sized(batch_size)}",) if is_open else ()))
+def _load(source: Input, batch_size: int, is_open: bool, engine: str = ENGINE) -> tuple[str, ...]:
+    return (f"--loadEngine={engine}", *((f"--shapes={source.sized(batch_size)}",) if is_open else ()))

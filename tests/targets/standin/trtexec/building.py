@@ -101,7 +101,8 @@ def _go_wrong(model: ModelProto, variant: Variant, log: Log) -> None:
         time.sleep(HANGS_S)
     if variant == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if variant == "fails-at-node":
+    fails_here = variant == "int8-fails-at-node" and any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    if variant == "fails-at-node" or fails_here:
         log.fail(_no_implementation(node), *NO_ENGINE)
     if variant == "out-of-memory":
         requested = TACTIC_MIB << 20

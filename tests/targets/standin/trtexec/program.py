@@ -51,8 +51,9 @@ def _run(options: Options, settings: TrtexecSettings, variant: Variant, fault: F
         log.info("Skipped inference phase since --skipInference is added.")
         return
     outputs = _spoiled(outputs_of(engine, options, log, fault), variant)
+    is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
     if options.profiles_apart or not options.export_profile:
-        report(options, settings, variant == "unstable", log)
+        report(options, settings, variant == "unstable", log, speed=2 if is_fast else 1)
     if options.export_profile:
         names = [layer["Name"] for layer in _layers(engine, options, settings, variant)["Layers"]]
         Path(options.export_profile).write_text(profile_json(names, options))
