@@ -30,7 +30,8 @@ class EngineLayer:
     Attributes:
         nodes: the nodes of the ONNX file in it; where that file is not at hand, the nodes that the inspector names.
         reads, writes: types of the inputs and outputs, in TensorRT's names; "" if untold.
-        bytes: that it reads and writes, weights included; for one image if the batch size is open.
+        bytes: that it reads and writes, with its weights if the inspector tells them; for one image if the batch size
+            is open.
         untold: what the inspector does not tell: REGION, NO_NODE or NO_TYPE; "" if it tells all.
         ms: the median of its time; None if it was not timed.
     """
