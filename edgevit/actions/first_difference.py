@@ -19,7 +19,8 @@ from edgevit.checking.inner_tensors import InnerTensor, InnerTensors
 from edgevit.configs import Compile
 from edgevit.context import Context, usable_cpus
 from edgevit.graphs.files import artifact_from_onnx, onnx_file, read_onnx, write_onnx
-from edgevit.runtimes.base import SessionOptions, fixed_batch
+from edgevit.model_file import ModelFile
+from edgevit.runtimes.base import Session, SessionOptions, fixed_batch
 from edgevit.runtimes.parity import ENGINE_DB, EngineCloseness, closeness_of_tensors
 from edgevit.runtimes.sessions import session_as_declared
 from edgevit.stages.compile import unfinished
@@ -150,16 +151,25 @@ class _Search:
             marked, out = self._marked(chosen, Path(folder)), Path(folder) / "engine"
             out.mkdir()
             target = target_for(self._config.target, self._context)
-            compiled = target.compile(marked, out, self._config)
-            options = marked.model_file.options
-            source = session_as_declared(onnx_file(marked), marked.io, options, usable_cpus())
-            with target.open(unfinished(marked, compiled, out), SessionOptions(threads=1)) as engine:
-                for size in [self._found_size] if self._found_size else self._sizes:
-                    closeness = closeness_of_tensors(engine, source, self._precision, size)
-                    compared = [self._judged(name, found) for name, found in closeness.items()]
-                    if not all(tensor.agrees for tensor in compared):
-                        self._found_size = size
-                        break
+
+            def compare(compiled: ModelFile) -> Json:
+                with target.open(unfinished(marked, compiled, out), SessionOptions(threads=1)) as engine:
+                    compared.extend(self._compare_outputs(engine, marked))
+                return {}
+
+            target.compile(marked, out, self._config.model_copy(update={"builds": 1}), compare)
+        return compared
+
+    def _compare_outputs(self, engine: Session, marked: Artifact) -> list[ComparedTensor]:
+        """All outputs in the batch size in which they differ; if that is not known, in the first in which one does."""
+        source = session_as_declared(onnx_file(marked), marked.io, marked.model_file.options, usable_cpus())
+        compared: list[ComparedTensor] = []
+        for size in [self._found_size] if self._found_size else self._sizes:
+            closeness = closeness_of_tensors(engine, source, self._precision, size)
+            compared = [self._judged(name, found) for name, found in closeness.items()]
+            if not all(tensor.agrees for tensor in compared):
+                self._found_size = size
+                break
         return compared
 
     def _marked(self, chosen: Sequence[InnerTensor], folder: Path) -> Artifact:

@@ -269,6 +269,15 @@ def compile(
             "--workspace-mib", bounds.COUNT, "tensorrt: most memory of a kernel, in MiB; all of the GPU's by default."
         ),
     ] = None,
+    builds: Annotated[
+        int, number("--builds", bounds.BUILDS, "tensorrt: builds, of which the fastest right engine is kept.")
+    ] = default_of("Compile", "builds"),
+    version_compatible: Annotated[
+        bool, flag("--version-compatible", "tensorrt: let later versions of the same major version run the engine.")
+    ] = False,
+    no_timing_cache: Annotated[
+        bool, flag("--no-timing-cache", "tensorrt: time all kernels anew, not by the times of earlier builds.")
+    ] = False,
     find_difference: Annotated[
         bool,
         flag("--find-difference", "tensorrt: if the engine's outputs are wrong, find the first tensor that differs."),
@@ -302,6 +311,9 @@ def compile(
         "max_batch": max_batch,
         "builder_level": builder_level,
         "workspace_mib": workspace_mib,
+        "builds": builds,
+        "version_compatible": version_compatible,
+        "timing_cache": not no_timing_cache,
     }
     changed = {name: value for name, value in options.items() if value != Compile.model_fields[name].default}
     with single_stages(terminal_context()) as stages:

@@ -14,6 +14,7 @@ from edgevit.configs.fields import (
     AdaptedTo,
     Added,
     BatchSize,
+    BuildCount,
     BuilderLevel,
     CalibratedBy,
     CalibratedByLabels,
@@ -283,6 +284,17 @@ class Quantize(Stage):
         return self.placement == "fastest" and (self.runtime != "tensorrt" or self.target not in LOCAL_TARGETS)
 
 
+TENSORRT_OPTIONS = (
+    "batch_size",
+    "max_batch",
+    "builder_level",
+    "workspace_mib",
+    "builds",
+    "version_compatible",
+    "timing_cache",
+)  # of compile
+
+
 class Compile(OnTarget):
     """Compile an ONNX file for the runtime of the target, and compare the result with the file."""
 
@@ -307,10 +319,24 @@ class Compile(OnTarget):
     workspace_mib: Annotated[Count | None, Added()] = Field(
         None, description="Most memory that a kernel of TensorRT may use, in MiB. By default, all of the GPU's."
     )
+    builds: Annotated[BuildCount, Added()] = Field(
+        1,
+        description="Number of times that TensorRT builds the engine. Each engine is timed, and the fastest right one "
+        "is kept. Several builds use no timing cache.",
+    )
+    version_compatible: Annotated[bool, Added()] = Field(
+        False,
+        description="Let later versions of TensorRT of the same major version run the engine. NVIDIA says that such an "
+        "engine can be slower.",
+    )
+    timing_cache: Annotated[bool, Added()] = Field(
+        True,
+        description="Reuse the times of kernels that earlier builds of TensorRT have measured on the device.",
+    )
 
     @model_validator(mode="after")
     def _options_of_tensorrt(self) -> Self:
-        ours = {"batch_size", "max_batch", "builder_level", "workspace_mib"} & self.model_fields_set
+        ours = {name for name in TENSORRT_OPTIONS if name in self.model_fields_set}
         if self.runtime != "tensorrt" and ours:
             raise ValueError(f"{', '.join(sorted(ours))}: only with runtime: tensorrt")
         if self.batch_size > self.max_batch:

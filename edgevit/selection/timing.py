@@ -84,7 +84,7 @@ def _time_file(
     if form.compile is not None:
         (folder / "compiled").mkdir()
         on = target_for(form.compile.target, context)
-        compiled = on.compile(deployed, folder / "compiled", form.compile)
+        compiled = on.compile(deployed, folder / "compiled", form.compile).file
         deployed = artifact_from_onnx(folder / "compiled" / ONNX_FILE).with_model_file(compiled)
     with target.open(deployed, _options(form.profile)) as session:
         measured = _quietest(session, form.profile)

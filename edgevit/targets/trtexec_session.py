@@ -54,10 +54,11 @@ class TrtexecSession(Session):
 
     def __init__(self, trtexec: TrtexecProgram, model: Artifact) -> None:
         self.spec = model.io
-        self.trtexec, self._model = trtexec, model
+        self._model = model
         self._engine = model.file(model.model_file.name)
         options = model.model_file.options
         assert isinstance(options, TensorrtOptions)
+        self.trtexec = trtexec.for_engines(version_compatible=options.version_compatible)
         self._max_batch = options.max_batch
 
     def outputs(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Arrays]:

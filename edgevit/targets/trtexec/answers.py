@@ -44,6 +44,8 @@ _OTHER_ENGINE = re.compile(
     r"(?:expecting (?:library version|compute) [^\n]*?, please rebuild)"
     r"|incompatible device|not compatible with this version of TensorRT|Serialized Engine Version: |kPLAN_MAGIC_TAG"
 )
+_BUILT = re.compile(r"Engine built in (\d{1,7}(?:\.\d{1,9})?(?:e[+-]\d{1,2})?) sec", re.ASCII)
+_PEAK = re.compile(r"memory usage of TRT CPU/GPU memory allocators: CPU (?P<cpu>\d{1,9}) MiB, GPU (?P<gpu>\d{1,9})")
 _DIMENSIONS = re.compile(r"\d{1,9}(?:x\d{1,9})*|\(\d{1,9}(?:, \d{1,9})*,?\)", re.ASCII)  # 8x1000, (8, 1000)
 _PARSERS_REASON = re.compile(r"In function \w+:\n(?:\[\d+\] )?(?P<reason>(?:(?!\[[\d/]+-|&&&&).+\n?){1,4})", re.ASCII)
 _NOT_A_NUMBER = re.compile(r"(?<=[\s\[,:])[+-]?(?:nan|inf)(?:\(\w*\))?(?=[\s\],}])", re.IGNORECASE)
@@ -87,6 +89,28 @@ class Times:
         if share <= ENQUEUE_BOUND:
             return ()
         return (f"the CPU needs {share:.0%} of the compute time to start a run: it may be the limit, not the GPU",)
+
+
+@dataclass(frozen=True)
+class BuildFacts:
+    """What the log of a build tells of it. None is untold.
+
+    Attributes:
+        seconds: the time of the build.
+        peak_gpu_mib, peak_cpu_mib: most memory that TensorRT's allocators held on the GPU and on the CPU.
+    """
+
+    seconds: float | None
+    peak_gpu_mib: int | None
+    peak_cpu_mib: int | None
+
+
+def build_facts_in(log: str) -> BuildFacts:
+    """The facts in the log of a build."""
+    seconds = _BUILT.search(log)
+    peaks = [(int(peak["cpu"]), int(peak["gpu"])) for peak in _PEAK.finditer(log)]
+    cpu, gpu = (max(values) for values in zip(*peaks, strict=True)) if peaks else (None, None)
+    return BuildFacts(float(seconds[1]) if seconds else None, gpu, cpu)
 
 
 def version_in(log: str) -> str | None:

@@ -15,12 +15,13 @@ from edgevit.profiling import MeasurePlan
 from edgevit.targets.boards.versions import TensorRTRelease
 
 MODEL, ENGINE, LAYERS = "model.onnx", "model.engine", "layers.json"
+TIMING_CACHE = "timing.cache"
 INPUT, OUTPUTS, TIMES, PROFILE = "input.raw", "outputs.json", "times.json", "profile.json"
 DETAILED = "--profilingVerbosity=detailed"
 ONCE = ("--iterations=1", "--warmUp=0", "--duration=0")
 IN_FLIGHT = 4  # runs that begin in the warm-up and end after it: trtexec counts them, and leaves out their times
 
-_PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)  # trtexec splits its options at ":" and ","
+PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)  # trtexec splits its options at ":" and ","
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Input:
     @property
     def plain_name(self) -> str:
         """The name. Raises TargetError if trtexec cannot take it as an option."""
-        if not _PLAIN_NAME.fullmatch(self.name):
+        if not PLAIN_NAME.fullmatch(self.name):
             raise TargetError(
                 "trtexec cannot be given the name of the model's input",
                 got=self.name,
@@ -77,20 +78,27 @@ def build_arguments(
     profile: BatchProfile | None,
     builder_level: int,
     workspace_mib: int | None,
+    timing: MeasurePlan | None = None,
+    *,
+    has_timing_cache: bool = False,
 ) -> tuple[str, ...]:
     """Build MODEL into ENGINE. Float32 stays float32: TF32 is off.
 
     Args:
         profile: None for a model with a fixed batch size.
         workspace_mib: memory that a kernel may use; None for all of the GPU's.
+        timing: a plan by which the engine runs on random numbers after its build, and writes TIMES. Its batch size is
+            the best of the profile.
+        has_timing_cache: read the times of kernels from TIMING_CACHE, if it is there, and add to it.
     """
+    run = ("--skipInference",) if timing is None else (*release.run_flags, *_timed(timing, TIMES))
     return (
         f"--onnx={MODEL}",
         f"--saveEngine={ENGINE}",
-        "--skipInference",
-        *release.build_flags,
+        *dict.fromkeys((*run, *release.build_flags)),  # trtexec refuses an option that is given twice
         "--noTF32",
         DETAILED,
+        *((f"--timingCacheFile={TIMING_CACHE}",) if has_timing_cache else ()),
         f"--builderOptimizationLevel={builder_level}",
         *(() if workspace_mib is None else (f"--memPoolSize=workspace:{workspace_mib}",)),
         *(() if profile is None else _shapes(source, profile)),
@@ -117,7 +125,13 @@ def timing_arguments(
     """Run an engine on its input by a plan, and write the times."""
     return (
         *_run(release, source, plan.batch_size, is_open, files),
-        f"--exportTimes={files.times}",
+        *_timed(plan, files.times),
+    )
+
+
+def _timed(plan: MeasurePlan, times: str) -> Sequence[str]:
+    return (
+        f"--exportTimes={times}",
         f"--iterations={plan.min_runs + IN_FLIGHT}",
         f"--warmUp={math.ceil(plan.warmup_s * 1000)}",
         f"--duration={plan.duration_s:g}",

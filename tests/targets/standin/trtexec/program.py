@@ -24,7 +24,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0
     try:
-        _run(options_from(arguments[3:], settings, log), settings, variant, fault, log)
+        builds = Path(arguments[1]).with_name("builds")
+        _run(options_from(arguments[3:], settings, log), settings, variant, fault, builds, log)
     except Failed:
         log.banner("FAILED")
         return 1
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(options: Options, settings: TrtexecSettings, variant: Variant, fault: Fault | None, log: Log) -> None:
+def _run(
+    options: Options, settings: TrtexecSettings, variant: Variant, fault: Fault | None, builds: Path, log: Log
+) -> None:
     from tests.targets.standin.trtexec.building import built
     from tests.targets.standin.trtexec.engine import read_engine
     from tests.targets.standin.trtexec.inference import output_json, outputs_of
@@ -42,24 +45,31 @@ def _run(options: Options, settings: TrtexecSettings, variant: Variant, fault: F
     _print_device(settings, log)
     file = options.load_engine or options.save_engine or "unsaved.engine"
     if not options.load_engine:
-        Path(file).write_bytes(built(options, settings, variant, log))
-    engine = read_engine(file, settings, log)
+        Path(file).write_bytes(built(options, settings, variant, _counted(builds), log))
+    engine = read_engine(file, settings, options.version_compatible, log)
     if options.export_layers:
         layers = _layers(engine, options, settings, variant)
         Path(options.export_layers).write_text(json.dumps(layers, indent=2))
     if options.skip_inference:
         log.info("Skipped inference phase since --skipInference is added.")
         return
-    outputs = _spoiled(outputs_of(engine, options, log, fault), variant)
+    outputs = _spoiled(outputs_of(engine, options, log, fault), "wrong-outputs" if engine.is_wrong else variant)
     is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
     if options.profiles_apart or not options.export_profile:
-        report(options, settings, variant == "unstable", log, speed=2 if is_fast else 1)
+        report(options, settings, variant == "unstable", log, speed=(2 if is_fast else 1) / engine.slowdown)
     if options.export_profile:
         names = [layer["Name"] for layer in _layers(engine, options, settings, variant)["Layers"]]
         Path(options.export_profile).write_text(profile_json(names, options))
     if options.export_output and variant != "no-outputs":
         text = output_json(outputs)
         Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
+
+
+def _counted(builds: Path) -> int:
+    """The number of builds until now, which is one higher afterwards."""
+    number = builds.stat().st_size if builds.exists() else 0
+    builds.write_bytes(bytes(number + 1))
+    return number
 
 
 def _variant(file: Path) -> tuple[Variant, Fault | None]:
