@@ -39,7 +39,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "profile": ({"model": "m"}, "545ee7e55268"),
     "check": ({"model": "m"}, "bcb0183d7c2e"),
     "bundle": ({"model": "m", "support": "s"}, "9ae16c9b936f"),
-    "report": ({"of": ["a"]}, "7fe4e35661b4"),
+    "report": ({"of": ["a"]}, "5a199f15eae8"),
 }
 
 

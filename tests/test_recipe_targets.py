@@ -184,3 +184,16 @@ def test_a_checkpoint_is_not_pruned_for_a_target_of_tensorrt(home: Path) -> None
     with pytest.raises(RecipeError, match="prune times models in ONNX Runtime") as caught:
         load_recipe(path)
     assert f"{path}:8" in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["normalize", "embedding"])
+def test_deepstream_takes_neither_uint8_images_nor_an_embedding(home: Path, option: str) -> None:
+    line = ENGINE + "{stage: bundle, id: bundle, model: engine, compiled: true, serve: [deepstream]}"
+    path = recipe(home / "project", line)
+    name_board(home / "project" / "targets.yaml")
+    assert load_recipe(path).stages
+    path.write_text(path.read_text().replace("model: student}", f"model: student, {option}: true}}"))
+    with pytest.raises(RecipeError, match=f"with {option}: true") as caught:
+        load_recipe(path)
+    assert str(caught.value.expected) == f"{option}: false in 'onnx'"
+    assert f"{path}:9" in str(caught.value)

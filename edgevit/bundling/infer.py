@@ -88,13 +88,13 @@ class Classifier:
 
         Args:
             onnx: run model.onnx, also in a bundle with a TensorRT engine.
-            engine: an engine that was built on this machine, to run in place of the bundle's. Nothing checks it.
+            engine: an engine that was built on this machine, to run in place of both. Nothing checks it.
         """
         self.folder = Path(folder)
         self.record = read_record(self.folder)
         self._preprocessing = shipped("preprocess")
         require("engine" in self.record or engine is None, self.folder / RECORD, "an engine; this bundle has none")
-        runs_engine = "engine" in self.record and not onnx
+        runs_engine = engine is not None or ("engine" in self.record and not onnx)
         self._model = Path(engine) if engine else self.folder / (ENGINE if runs_engine else MODEL)
         if engine is None:
             check_file(self.folder, self._model.name, self.record["files"][self._model.name])

@@ -452,7 +452,7 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(

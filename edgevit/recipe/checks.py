@@ -89,6 +89,8 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
             yield RecipeError(f"timm has no model '{unknown_model}'", where=place("model"), expected=near, next=hint)
         if problem := _problem_of_engine(stage, engines) or _problem_of_target(stage, kinds, engines, folder):
             yield RecipeError(problem.what, where=place("target"), expected=problem.expected)
+        if isinstance(stage, Bundle) and (problem := _problem_of_deepstream(stage, engines, recipe.stages[:index])):
+            yield RecipeError(problem.what, where=place("serve"), expected=problem.expected)
         before = _Before(recipe, kinds, [later.id for later in recipe.stages[index:]], recipe.stages[:index])
         for path, name, takes in references(stage):
             if problem := _problem_of(stage, path, name, takes, before):
@@ -101,12 +103,9 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
 def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem | None:
     """A model that was compiled on another machine, and that another target would run, or that a bundle cannot hold."""
     engine = engines.get(getattr(stage, "model", ""))
-    is_tensorrt = engine is not None and engine.runtime == TENSORRT.name
-    if isinstance(stage, Bundle) and "deepstream" in stage.serve and not is_tensorrt:
-        return Problem(f"deepstream runs TensorRT engines, and '{stage.model}' is none", "compile: runtime: tensorrt")
     if engine is None:
         return None
-    if isinstance(stage, Bundle) and stage.compiled and not is_tensorrt:
+    if isinstance(stage, Bundle) and stage.compiled and engine.runtime != TENSORRT.name:
         return Problem(f"'{engine.id}' is compiled on '{engine.target}', and no bundle holds it yet", "compiled: false")
     if isinstance(stage, Bundle) and stage.compiled and stage.support:
         what = f"'{engine.id}' is a TensorRT engine: a bundle with an engine takes no classes"
@@ -116,6 +115,19 @@ def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem 
         return None
     what = f"'{engine.id}' is compiled on '{engine.target}', and does not run on '{target}'"
     return Problem(what, f"target: {engine.target}")
+
+
+def _problem_of_deepstream(bundle: Bundle, engines: Mapping[str, Compile], earlier: Sequence[Stage]) -> Problem | None:
+    """A model that DeepStream would not run: it is no engine, takes uint8 images, or has an embedding."""
+    if "deepstream" not in bundle.serve:
+        return None
+    if bundle.model not in engines:
+        return Problem(f"deepstream runs TensorRT engines, and '{bundle.model}' is none", "runtime: tensorrt")
+    export = _export_of(bundle, earlier)
+    for option in ("normalize", "embedding"):
+        if export is not None and getattr(export, option):
+            return Problem(f"deepstream does not run a model with {option}: true", f"{option}: false in '{export.id}'")
+    return None
 
 
 def _problem_of_target(
@@ -273,14 +285,20 @@ def _lacks_labels(name: str, stage: Stage, kinds: Mapping[str, Kind]) -> Problem
 
 def _without_embedding(bundle: Bundle, earlier: Sequence[Stage]) -> Problem | None:
     """A bundle with a support set needs a model that was exported with an embedding."""
+    export = _export_of(bundle, earlier)
+    if export is None or export.embedding:
+        return None
+    what = "a bundle that takes classes needs a model with an embedding"
+    return Problem(what, f"embedding: true in stage '{export.id}'")
+
+
+def _export_of(bundle: Bundle, earlier: Sequence[Stage]) -> Export | None:
+    """The stage that exported the model of a bundle."""
     by_id = {stage.id: stage for stage in earlier}
     source: Stage | None = bundle
     while isinstance(source, (Bundle, Quantize, Compile)):
         source = by_id.get(source.model)
-    if not isinstance(source, Export) or source.embedding:
-        return None
-    what = "a bundle that takes classes needs a model with an embedding"
-    return Problem(what, f"embedding: true in stage '{source.id}'")
+    return source if isinstance(source, Export) else None
 
 
 def _unmeasured(report: Report, earlier: Sequence[Stage]) -> Problem | None:

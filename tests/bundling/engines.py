@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents
@@ -33,8 +35,17 @@ def in_tensorrt(model, session_options, threads):
 """
 
 
-def engine_in_store(folder: Path, **options: object) -> Artifact:
-    """The small model as an engine of a recipe: its `compile` stage, after the stage that made its ONNX file."""
+def stand_in_engine(onnx: Artifact, engine: Artifact) -> bytes:
+    """The engine that LOADING runs."""
+    return MAGIC + (onnx.path / "model.onnx").read_bytes()
+
+
+def engine_in_store(folder: Path, content: Callable[[Artifact, Artifact], bytes] = stand_in_engine) -> Artifact:
+    """The small model as an engine of a recipe: its `compile` stage, after the stage that made its ONNX file.
+
+    Args:
+        content: gives the engine's bytes for the ONNX file and for an artifact with the record of the engine.
+    """
     model = small_model(folder / "model")
     store = Store(folder / "store")
 
@@ -45,18 +56,17 @@ def engine_in_store(folder: Path, **options: object) -> Artifact:
     export = Export(stage="export", id="onnx", model="model")
     onnx = store.make(export, {}, {"stage": "export", "config": {}}, write_onnx)
 
+    compiled = Compile(stage="compile", id="engine", model="onnx", runtime="tensorrt", target="orin", max_batch=8)
+    file = ModelFile(
+        name="model.engine", weight_precision="float32", options=TensorrtOptions(max_batch=8), bound_to=BOARD
+    )
+    manifest = onnx.manifest.model_copy(update={"model_file": file, "config": compiled.model_dump(mode="json")})
+
     def write_engine(out: Path, work: Path) -> Contents:
-        (out / "model.engine").write_bytes(MAGIC + (onnx.path / "model.onnx").read_bytes())
-        file = ModelFile(
-            name="model.engine", weight_precision="float32", options=TensorrtOptions(max_batch=8), bound_to=BOARD
-        )
+        (out / "model.engine").write_bytes(content(onnx, replace(onnx, manifest=manifest)))
         metrics = {"precision": "float32", "runtime": "tensorrt", "engine_sqnr_db": 71.5}
         return Contents("engine", metrics=metrics, io=onnx.io, model_file=file)
 
-    compiled = Compile.model_validate(
-        {"stage": "compile", "id": "engine", "model": "onnx", "runtime": "tensorrt", "target": "orin", "max_batch": 8}
-        | options
-    )
     return store.make(compiled, {"model": onnx}, {"stage": "compile", "config": {}}, write_engine)
 
 

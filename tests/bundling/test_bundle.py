@@ -214,6 +214,7 @@ def test_verify_names_an_altered_file_and_leaves_others_alone(bundle: Path):
         ["--top", "1000001", "x.png"],
         ["--top", "9" * 5000, "x.png"],
         ["--threads", "0", "x.png"],
+        ["--onnx", "--engine", "x.engine", "x.png"],
         ["--threads", "257", "x.png"],
         ["--threads", "1.5", "x.png"],
     ],

@@ -24,6 +24,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("watched")
     (out := folder / "bundle").mkdir()
     write_bundle(small_model(folder / "model"), out)
+    program = out / "infer.py"
+    slow, quick = "LOOK_SECONDS = 0.5", "LOOK_SECONDS = 0.05"
+    assert slow in program.read_text()
+    program.write_text(program.read_text().replace(slow, quick))
     return out
 
 

@@ -47,14 +47,12 @@ if name != "silent":
 
 def run_of_turns(folder: Path, starts: int, a: str = "one", b: str = "two") -> subprocess.CompletedProcess[str]:
     (folder / "program.py").write_text(PROGRAM)
-    (folder / "trtexec").write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/program.py "$@"\n')
-    (folder / "trtexec").chmod(0o755)
     sides = {
         side: {"arguments": [name, f"--exportTimes={side}.json"], "times": f"{side}.json"}
         for side, name in (("a", a), ("b", b))
     }
     (folder / "turns.json").write_text(json.dumps({"starts": starts, **sides}))
-    command = [sys.executable, "-I", str(TURNS_FILE), str(folder / "trtexec")]
+    command = [sys.executable, "-I", str(TURNS_FILE), sys.executable, str(folder / "program.py")]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 

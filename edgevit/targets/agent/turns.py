@@ -1,6 +1,7 @@
 """The program that times two engines in turns on a board. Python 3.8 or later, and nothing else.
 
-edgevit starts `python -B turns.py TRTEXEC` in a folder that holds turns.json and the files that it names:
+edgevit starts `python -B turns.py TRTEXEC`, with the words of the command of trtexec, in a folder that holds turns.json
+and the files that it names:
 
     {"starts": 12, "a": SIDE, "b": SIDE}
 
@@ -19,7 +20,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 Json = Dict[str, Any]
 
@@ -34,18 +35,18 @@ class Failed(Exception):
         self.status = status
 
 
-def times_of(trtexec: str, side: Json) -> str:
+def times_of(trtexec: Sequence[str], side: Json) -> str:
     """The text of the file of times that one run writes. Raises Failed if the run fails."""
     file = Path(side["times"])
     with contextlib.suppress(FileNotFoundError):
         file.unlink()  # of the start before
-    status = subprocess.call([trtexec, *side["arguments"]], stdin=subprocess.DEVNULL)
+    status = subprocess.call([*trtexec, *side["arguments"]], stdin=subprocess.DEVNULL)
     if status:
         raise Failed(status)
     return file.read_text(encoding="utf-8")
 
 
-def write_starts(trtexec: str, request: Json) -> None:
+def write_starts(trtexec: Sequence[str], request: Json) -> None:
     """Write the times of all starts into RESULT."""
     with open(RESULT, "w", encoding="utf-8") as file:
         for start in range(request["starts"]):
@@ -58,7 +59,7 @@ def write_starts(trtexec: str, request: Json) -> None:
 def main() -> int:
     """Do the request. Returns the exit status."""
     try:
-        write_starts(sys.argv[1], json.loads(Path(REQUEST).read_text(encoding="utf-8")))
+        write_starts(sys.argv[1:], json.loads(Path(REQUEST).read_text(encoding="utf-8")))
     except Failed as failed:
         if failed.status < 0:
             os.kill(os.getpid(), -failed.status)
