@@ -59,7 +59,7 @@ class Difference:
         before: the last tensors that it is computed from and that agree.
         compared: all tensors that were compared, in the order of the graph.
         vanished: tensors with which, as further outputs, the fault is gone.
-        is_whole: whether no tensor is left that could differ before `first`.
+        is_whole: whether no tensor that can be an output is left between `before` and `first`.
         batch_size: in which the outputs differ; None if they agree in each build.
     """
 
@@ -94,6 +94,8 @@ def first_difference(model: Artifact, config: Compile, context: Context) -> Diff
 
 
 class _Search:
+    """Narrows the tensors that may be the first to differ, build by build."""
+
     def __init__(self, model: Artifact, config: Compile, context: Context) -> None:
         self._model, self._config, self._context = model, config, context
         file = onnx_file(model)

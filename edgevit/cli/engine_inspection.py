@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.cli.output import echo, print_json, print_table, tail, write_page
+from edgevit.cli.output import WIDTH, echo, fitting, print_json, print_table, tail, write_page
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
     from edgevit.checking.engine_inspection import EngineInspection, EngineLayer
     from edgevit.context import Context
 
-WIDTH, SHORTEST_NAME, LONGEST_KIND = 80, 12, 14
+LONGEST_KIND = 14
 PRODUCT_HEADERS = ("product", "operator", "asked", "got", "layer")
 LAYER_HEADERS = ("layer", "kind", "nodes", "types", "size")
 MOST_IN_PRODUCTS = 24  # characters of a layer's name beside a product
@@ -63,10 +62,10 @@ def _print(inspected: EngineInspection) -> None:
              tail(one.layer or "-", MOST_IN_PRODUCTS))
             for one in inspected.products
         ]  # fmt: skip
-        print_table(PRODUCT_HEADERS, _fitting(PRODUCT_HEADERS, rows))
+        print_table(PRODUCT_HEADERS, fitting(PRODUCT_HEADERS, rows))
     echo("")
     headers = (*LAYER_HEADERS, *(("ms",) if inspected.times else ()))
-    print_table(headers, _fitting(headers, [_layer_row(layer, inspected) for layer in inspected.layers]))
+    print_table(headers, fitting(headers, [_layer_row(layer, inspected) for layer in inspected.layers]))
 
 
 def _say(sentence: str) -> None:
@@ -80,10 +79,3 @@ def _layer_row(layer: EngineLayer, inspected: EngineInspection) -> tuple[str, ..
     ms = () if inspected.times is None else ("-" if layer.ms is None else significant(layer.ms),)
     kind = kind_text(layer)[:LONGEST_KIND]
     return (layer.name, kind, str(len(layer.nodes)), types_text(layer), size(layer.bytes), *ms)
-
-
-def _fitting(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[Sequence[str]]:
-    """The rows, whose first column loses the beginning of long names, so that a row fits the terminal."""
-    widths = [max(map(len, column)) for column in zip(headers[1:], *(row[1:] for row in rows), strict=True)]
-    room = max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths))
-    return ((tail(row[0], room), *row[1:]) for row in rows)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgevit.cli.output import echo, print_table, tail
+from edgevit.cli.output import echo, fitting, print_table
 
 if TYPE_CHECKING:
     from edgevit.actions.first_difference import ComparedTensor, Difference
 
-WIDTH = 80
 HEADERS = ("tensor", "operator", "SQNR", "verdict")
 FUSION = "Further outputs change how TensorRT fuses layers."
 
@@ -42,14 +42,12 @@ def _print_first(first: ComparedTensor, difference: Difference) -> None:
         echo("  The SQNR falls slowly up to here, so that roundings may add up: no node need be wrong.")
 
 
-def _rows(difference: Difference) -> list[tuple[str, str, str, str]]:
+def _rows(difference: Difference) -> list[Sequence[str]]:
     rows = [
         (tensor.name, tensor.operator, _decibels(tensor), "agrees" if tensor.agrees else "differs")
         for tensor in difference.compared
     ]
-    widths = [max(map(len, column)) for column in zip(HEADERS[1:], *(row[1:] for row in rows), strict=True)]
-    room = WIDTH - sum(widths) - 2 * len(widths)
-    return [(tail(row[0], room), *row[1:]) for row in rows]
+    return fitting(HEADERS, rows)
 
 
 def _decibels(tensor: ComparedTensor) -> str:

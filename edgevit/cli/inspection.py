@@ -14,11 +14,11 @@ from edgevit.cli.options import JsonFlag, ModelPath, number
 from edgevit.cli.output import (
     check_out,
     echo,
+    fitting,
     next_command,
     on_target,
     print_json,
     print_table,
-    tail,
     terminal_context,
     write_page,
 )
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from edgevit.checking.inspection import DeclaredTensor, Layer
 
 MOST_TYPES = 3
-WIDTH, SHORTEST_NAME = 80, 12
 LAYER_HEADERS = ("layer", "operator", "operands", "MACs", "asked", "got")
 
 
@@ -109,7 +108,7 @@ def _print(inspected: Inspection) -> None:
         echo("\nin subgraphs (bodies of If, Loop and Scan), not counted in the other numbers")
         echo("\n".join(f"  {number} × {operator}" for operator, number in inspected.in_subgraphs.items()))
     echo("")
-    print_table(LAYER_HEADERS, _layer_rows(inspected.layers))
+    print_table(LAYER_HEADERS, fitting(LAYER_HEADERS, _layer_rows(inspected.layers)))
     _print_stays_float(inspected)
     if inspected.runtime is None:
         echo(f"\nthe precisions that would run are unknown: {inspected.refused}", err=True)
@@ -142,17 +141,20 @@ def _operator_rows(operators: Mapping[str, Mapping[str, int]]) -> list[tuple[str
     ]
 
 
-def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, str, str, str, str, str]]:
-    """The rows of the table of layers. Long names lose their beginning, so that a row fits the terminal."""
+def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
     from edgevit.report.text import count
 
-    rows = [
-        (layer.product.operator, layer.operands_text, count(layer.macs), layer.product.asked, layer.product.got or "-")
+    return [
+        (
+            layer.product.node,
+            layer.product.operator,
+            layer.operands_text,
+            count(layer.macs),
+            layer.product.asked,
+            layer.product.got or "-",
+        )
         for layer in layers
     ]
-    widths = [max(map(len, column)) for column in zip(LAYER_HEADERS[1:], *rows, strict=True)]
-    room = max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths))
-    return [(tail(layer.product.node, room), *row) for layer, row in zip(layers, rows, strict=True)]
 
 
 def _print_stays_float(inspected: Inspection) -> None:

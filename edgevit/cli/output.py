@@ -20,6 +20,8 @@ from edgevit.terminal import printable, printable_line
 if TYPE_CHECKING:
     from edgevit.context import Context
 
+WIDTH, SHORTEST_NAME = 80, 12
+
 
 def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
     """Print text, on stderr if `err`. Every command prints through here, so that no name steers the terminal."""
@@ -113,6 +115,13 @@ def write_page(out: Path, page: str) -> None:
 def tail(text: str, width: int) -> str:
     """The text, without its beginning if it is longer than `width`."""
     return text if len(text) <= width else f"…{text[1 - width :]}"
+
+
+def fitting(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The rows of a table, whose first column loses the beginning of long names, so that a row fits the terminal."""
+    widths = [max(map(len, column)) for column in zip(headers[1:], *(row[1:] for row in rows), strict=True)]
+    room = max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths))
+    return [(tail(row[0], room), *row[1:]) for row in rows]
 
 
 def terminal_context(**changes: Any) -> Context:

@@ -18,8 +18,7 @@ def engine_page(inspected: EngineInspection) -> str:
         name=inspected.path.name,
         headline=headline(inspected),
         machine=machine_text(inspected),
-        opaque=opaque_sentence(inspected),
-        times=times_sentences(inspected),
+        notes=[f"{note[0].upper()}{note[1:]}." for note in (opaque_sentence(inspected), *times_sentences(inspected))],
         cards=_cards(inspected),
         rows=[
             {"layer": layer, "kind": kind_text(layer), "types": types_text(layer), "share": _share(layer, inspected)}

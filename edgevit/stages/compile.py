@@ -11,6 +11,7 @@ from pathlib import Path
 from edgevit.artifacts import Artifact, Contents, FileEntry, Json, sha256_of_file
 from edgevit.configs import Compile
 from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
+from edgevit.configs.stages import TENSORRT_OPTIONS
 from edgevit.context import Context, usable_cpus
 from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.files import onnx_file, read_onnx
@@ -109,7 +110,7 @@ def _engine_closeness(config: Compile, session: Session, model: Artifact, where:
     try:
         closeness = check_engine_agrees(session, source, model.model_file.precision, sizes, where)
     except ParityError as error:
-        error.next = _how_to_find_it(config, model)
+        error.next = "; ".join(filter(None, (error.next, _how_to_find_it(config, model))))
         raise
     if closeness.between_images_db is None:
         context.progress.say(
@@ -122,11 +123,17 @@ def _engine_closeness(config: Compile, session: Session, model: Artifact, where:
 
 def _how_to_find_it(config: Compile, model: Artifact) -> str:
     """The command that finds the first tensor that differs. Its options are those of the stage."""
-    given = {name: getattr(config, name) for name in sorted(config.model_fields_set - {"stage", "id", "model"})}
-    flags = {name: f"--{name.removesuffix('_size').replace('_', '-')}" for name in given}
-    options = [flags[name] if value is True else f"{flags[name]} {value}" for name, value in given.items() if value]
+    values = {name: getattr(config, name) for name in ("runtime", "target", *TENSORRT_OPTIONS)}
+    changed = {name: value for name, value in values.items() if value != Compile.model_fields[name].default}
+    options = [_option(name.removesuffix("_size").replace("_", "-"), value) for name, value in changed.items()]
     command = ["edgevit compile", shlex.quote(str(onnx_file(model))), *options, "--out ENGINE --find-difference"]
     return f"{' '.join(command)} names the first tensor that differs"
+
+
+def _option(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
 
 
 def _precision(config: Compile, model: Artifact, out: Path, context: Context) -> Json:

@@ -140,4 +140,4 @@ def test_a_page_escapes_what_the_engine_says(tmp_path: Path) -> None:
     page = engine_page(inspect_engine(engine, None, timed(["<script>alert(2)</script>"], [1.0])))
     assert "<script" not in page
     assert "&lt;script&gt;alert(2)" in page
-    assert "replayed, not measured" in page
+    assert "Replayed, not measured: layers on orin" in page

@@ -82,7 +82,7 @@ def test_inspect_times_layers_in_80_columns(name: str | None, board: Board, tmp_
     shown = run("inspect", tmp_path / "engine", "--target", "orin", "--html", tmp_path / "engine.html")
     assert max(map(len, shown.removeprefix(str(tmp_path / "engine")).splitlines())) <= 80
     assert "replayed, not measured: layers on orin, 1 image" in shown
-    assert "replayed, not measured" in (tmp_path / "engine.html").read_text(encoding="utf-8")
+    assert "Replayed, not measured" in (tmp_path / "engine.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_a_wrong_engine_is_traced_to_its_node(board: Board, tmp_path: Path) -> N
     with pytest.raises(ParityError) as caught:
         run("compile", file, *ON_ORIN, "--out", out)
     assert caught.value.next is not None
-    assert f"edgevit compile {file} --max-batch 24 --runtime tensorrt --target orin" in caught.value.next
+    assert f"edgevit compile {file} --runtime tensorrt --target orin --max-batch 24 --out" in caught.value.next
     assert "--find-difference" in caught.value.next
     found = json.loads(run("compile", file, *ON_ORIN, "--out", out, "--find-difference", "--json", status=1))
     assert (found["first"]["name"], found["first"]["node"]) == (tensor, node)
