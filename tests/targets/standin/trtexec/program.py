@@ -17,7 +17,7 @@ from tests.targets.standin.trtexec.settings import VARIANTS, Fault, TrtexecSetti
 
 def main(arguments: Sequence[str]) -> int:
     """Run with the settings' file, the variant's file, the name of the program, and its arguments."""
-    settings, (variant, fault) = read_settings(Path(arguments[0])), _variant(Path(arguments[1]))
+    settings, variant = read_settings(Path(arguments[0])), variant_in(Path(arguments[1]))
     log = Log(settings, arguments[2:])
     log.banner("RUNNING")
     if not arguments[3:] or {"--help", "-h"} & set(arguments[3:]):
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         builds = Path(arguments[1]).with_name("builds")
+        fault = fault_in(Path(arguments[1]))
         _run(options_from(arguments[3:], settings, log), settings, variant, fault, builds, log)
     except Failed:
         log.banner("FAILED")
@@ -45,7 +46,7 @@ def _run(
     _print_device(settings, log)
     file = options.load_engine or options.save_engine or "unsaved.engine"
     if not options.load_engine:
-        Path(file).write_bytes(built(options, settings, variant, _counted(builds), log))
+        Path(file).write_bytes(built(options, settings, variant, counted(builds), log))
     engine = read_engine(file, settings, options.version_compatible, log)
     if options.export_layers:
         layers = _layers(engine, options, settings, variant)
@@ -53,7 +54,7 @@ def _run(
     if options.skip_inference:
         log.info("Skipped inference phase since --skipInference is added.")
         return
-    outputs = _spoiled(outputs_of(engine, options, log, fault), "wrong-outputs" if engine.is_wrong else variant)
+    outputs = spoiled(outputs_of(engine, options, log, fault), "wrong-outputs" if engine.is_wrong else variant)
     is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
     if options.profiles_apart or not options.export_profile:
         report(options, settings, variant == "unstable", log, speed=(2 if is_fast else 1) / engine.slowdown)
@@ -65,18 +66,27 @@ def _run(
         Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
 
 
-def _counted(builds: Path) -> int:
+def counted(builds: Path) -> int:
     """The number of builds until now, which is one higher afterwards."""
     number = builds.stat().st_size if builds.exists() else 0
     builds.write_bytes(bytes(number + 1))
     return number
 
 
-def _variant(file: Path) -> tuple[Variant, Fault | None]:
-    """The variant, and the fault of a variant that names a node: `wrong-from /blocks/0/mlp/fc1/MatMul`."""
-    name, _, node = (file.read_text().strip() if file.exists() else "good").partition(" ")
-    variant = next(variant for variant in VARIANTS if variant == name)
-    return variant, Fault(node, vanishes=variant == "wrong-unless-marked") if node else None
+def variant_in(file: Path) -> Variant:
+    """What a stand-in is told to be: good, without a file."""
+    name = _words(file)[0]
+    return next(variant for variant in VARIANTS if variant == name)
+
+
+def fault_in(file: Path) -> Fault | None:
+    """The fault of a variant that names a node: `wrong-from blocks.1.mlp.fc1`; None of another variant."""
+    name, _, node = _words(file)
+    return Fault(node, vanishes=name == "wrong-unless-marked") if node else None
+
+
+def _words(file: Path) -> tuple[str, str, str]:
+    return (file.read_text().strip() if file.exists() else "good").partition(" ")
 
 
 def _print_device(settings: TrtexecSettings, log: Log) -> None:
@@ -101,7 +111,7 @@ def _layers(engine: Any, options: Options, settings: TrtexecSettings, variant: V
     return layers_json(engine.onnx, engine.profile, engine.verbosity, settings.version[0], variant, has_context)
 
 
-def _spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:
+def spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:
     """The outputs of an engine that is wrong."""
     for array in outputs.values():
         if variant == "wrong-outputs" or (variant == "wrong-in-large-batches" and len(array) > 8):
