@@ -53,6 +53,10 @@ def add(
         str | None,
         typer.Option("--onnxruntime", help="Version to bring along; or installed, to use the one that is there."),
     ] = None,
+    tensorrt: Annotated[
+        str | None,
+        typer.Option("--tensorrt", help="trtexec or python: what uses TensorRT there; both by default."),
+    ] = None,
     project: Project = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -74,6 +78,7 @@ def add(
         "power_mode": power_mode,
         "clocks": clocks,
         "onnxruntime": onnxruntime,
+        "tensorrt": tensorrt,
     }
     file = _file(project)
     config = record_from_options(SshTarget, given, {"host": "ADDRESS"})

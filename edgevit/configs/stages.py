@@ -304,7 +304,7 @@ class Compile(OnTarget):
     model: OnnxRef = Field(description="ONNX file to compile.")
     runtime: Literal["onnxruntime", "tensorrt"] = Field(
         "onnxruntime",
-        description="Runtime that loads the compiled model. `tensorrt` builds an engine with the trtexec of a target "
+        description="Runtime that loads the compiled model. `tensorrt` builds an engine with the TensorRT of a target "
         "that is reached over SSH.",
     )
     batch_size: Annotated[BatchSize, Added()] = Field(

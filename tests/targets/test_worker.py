@@ -28,7 +28,7 @@ from edgevit.profiling.conditions import cpu
 from edgevit.profiling.loop import STARTS
 from edgevit.targets.agent import worker
 from edgevit.targets.boards.heat import temperatures_c
-from edgevit.targets.shipped import WORKER_FILES
+from edgevit.targets.shipped import TENSORRT_FILES, WORKER_FILES
 from tests.targets.worker_runs import (
     OUTPUTS,
     PLAN,
@@ -41,6 +41,8 @@ from tests.targets.worker_runs import (
     run,
     uint8_model,
 )
+
+SHIPPED = {**WORKER_FILES, **TENSORRT_FILES}
 
 
 @pytest.mark.parametrize(
@@ -170,9 +172,9 @@ def test_words_of_short_memory_are_those_that_edgevit_knows() -> None:
     assert set(worker.NO_MEMORY) <= set(NO_MEMORY)
 
 
-@pytest.mark.parametrize("name", WORKER_FILES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_files_are_python_38_and_import_nothing_of_edgevit(name: str) -> None:
-    tree = ast.parse(WORKER_FILES[name].read_text(encoding="utf-8"), feature_version=(3, 8))
+    tree = ast.parse(SHIPPED[name].read_text(encoding="utf-8"), feature_version=(3, 8))
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -180,12 +182,12 @@ def test_the_files_are_python_38_and_import_nothing_of_edgevit(name: str) -> Non
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             names.add(str(node.module).partition(".")[0])
-    assert names <= sys.stdlib_module_names | {"numpy", "PIL", "onnxruntime", "openvino"}
+    assert names <= sys.stdlib_module_names | {"numpy", "PIL", "onnxruntime", "openvino", "tensorrt"}
 
 
 def test_the_files_need_no_library_newer_than_python_38() -> None:
     pytest.importorskip("vermin", reason="needs vermin (pip install 'edgevit[dev]')")
-    files = map(str, WORKER_FILES.values())
+    files = map(str, SHIPPED.values())
     command = [sys.executable, "-c", "import vermin; vermin.main()", "--no-tips", "-t=3.8-", *files]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -33,6 +33,11 @@ class BuiltStandin:
         self.variant.write_text(variant)
 
     @property
+    def settings(self) -> Path:
+        """What trtexec and TensorRT's module are."""
+        return self.root / "settings-of-trtexec.json"
+
+    @property
     def variant(self) -> Path:
         return self.root / "variant-of-trtexec"
 
@@ -61,7 +66,7 @@ def build(standin: Standin, folder: Path) -> BuiltStandin:
 
 def _trtexec(help_body: str, settings: TrtexecSettings, built: BuiltStandin) -> str:
     """A script that answers --help at once, and runs the Python program for all else."""
-    file = built.root / "settings-of-trtexec.json"
+    file = built.settings
     settings.write(file)
     command = [sys.executable, "-B", "-m", "tests.targets.standin.trtexec", str(file), str(built.variant)]
     run = f'PYTHONPATH={shlex.quote(str(TESTS))} exec {shlex.join(command)} "$0" "$@"'
