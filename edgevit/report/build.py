@@ -83,6 +83,12 @@ def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
     latencies = [
         f"{variant.id}: {warning}." for variant in timed if variant.timing for warning in variant.timing.warnings
     ]
+    latencies += [  # that of the deployed model is in the verdict
+        f"{variant.id}: the latency is invalid: {reason}."
+        for variant in timed[1:]
+        if variant.timing
+        for reason in variant.timing.invalid
+    ]
     measured = [variant.model for variant in models.variants]
     engines = [f"{engine.id}: {warning}." for engine in measured if (warning := untold_precision(engine))]
     return list(dict.fromkeys([*random_weights, *cross_validated(models), *shared, *latencies, *engines]))

@@ -102,7 +102,7 @@ def _roles(report: Mapping[str, Any]) -> defaultdict[str, str]:
 def _overview(report: Mapping[str, Any], lineup: Lineup) -> Json | None:
     limit_ms = report["budget"]["latency_ms"]
     wide, narrow = (plots.accuracy_latency(lineup.variants, lineup.deployed, limit_ms, width) for width in (960, 380))
-    shown = [v.id for v in lineup.variants if v.accuracy and v.timing and v.timing.label == "measured"]
+    shown = [v.id for v in lineup.variants if v.accuracy and v.timing and v.timing.is_judged]
     missing = [variant.id for variant in lineup.variants if variant.id not in shown]
     return {"wide": wide, "narrow": narrow, "missing": missing} if wide and narrow else None
 

@@ -257,7 +257,7 @@ class _Placed:
 
 def _placed(variants: Sequence[Variant]) -> Iterator[_Placed]:
     for variant in variants:
-        if (accuracy := variant.accuracy) and (timing := variant.timing) and timing.label == "measured":
+        if (accuracy := variant.accuracy) and (timing := variant.timing) and timing.is_judged:
             yield _Placed(
                 variant.id,
                 variant.target,

@@ -59,18 +59,20 @@ def few_shot_rows(by_method: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
 
 
 def latency_sentence(latency: Mapping[str, Any]) -> str:
-    """The percentiles of a latency in milliseconds, and the interval of its median. It says if they are replayed."""
+    """The percentiles of a latency in ms, and the interval of its median. It says if they are replayed or invalid."""
     interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
     replayed = "" if latency["label"] == "measured" else f"{latency['label']}, not measured: "
-    return f"{replayed}p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}"
+    invalid = "".join(f"INVALID, {reason}: " for reason in latency.get("invalid", ()))
+    percentiles = f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}"
+    return f"{invalid}{replayed}{percentiles}"
 
 
 def latency_cell(latency: Mapping[str, Any] | None) -> str:
-    """The median of a latency, with its label unless it was measured."""
+    """The median of a latency, with its label unless it was measured and is valid."""
     if latency is None:
         return NOT_MEASURED
     label = "" if latency["label"] == "measured" else f" {latency['label']}"
-    return f"{milliseconds(latency['p50'])}{label}"
+    return f"{milliseconds(latency['p50'])}{label}{' invalid' if latency.get('invalid') else ''}"
 
 
 def accuracy_sentences(metrics: Mapping[str, Any]) -> list[str]:

@@ -221,8 +221,11 @@ def grouped(
 
 
 def same_conditions(a: Variant, b: Variant) -> bool:
-    """Whether two latencies may be compared, apart from their runtimes."""
-    return a.timing is not None and b.timing is not None and not a.timing.differences(b.timing)
+    """Whether two latencies may be compared, apart from their runtimes. An invalid one is not."""
+    both = a.timing, b.timing
+    if both[0] is None or both[1] is None or both[0].invalid or both[1].invalid:
+        return False
+    return not both[0].differences(both[1])
 
 
 def precision_of(model: Artifact) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -16,8 +16,11 @@ from pydantic import ValidationError
 from edgevit.artifacts import Frozen, Json
 from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError, shortened
 from edgevit.model_file import TargetInfo
+from edgevit.profiling.telemetry import Telemetry
+from edgevit.targets.agent.sampler import TELEMETRY
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
+from edgevit.targets.sampling import sampled, telemetry_in
 from edgevit.targets.shipped import WORKER, WORKER_FILES
 
 RESULT, OUTPUTS = "result.json", "outputs.bin"
@@ -36,6 +39,8 @@ class RemoteWorker:
         cpus: that programs may use there.
         is_stand_in: whether programs play the machine: what is timed there is no time of the machine.
         packages: the folder of the unpacked wheels there; None for the packages of the host's own Python.
+        total_rails: `Board.total_rails`.
+        conditions: facts about the machine that belong to a timing.
     """
 
     connection: Connection
@@ -43,15 +48,22 @@ class RemoteWorker:
     cpus: int
     is_stand_in: bool
     packages: str | None
+    total_rails: tuple[str, ...] = ()
+    conditions: Json = field(default_factory=dict)
 
-    def timed(self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float) -> R:
-        """The checked answer to a request that measures.
+    def timed(
+        self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float, counted_s: Callable[[R], float]
+    ) -> tuple[R, Telemetry | None]:
+        """The checked answer to a request that measures, and the telemetry of the counted runs.
 
         Args:
             limit_s: a program that takes longer is stopped.
+            counted_s: how long the counted runs lasted, by the answer.
         """
         with self._finished(request, files, limit_s, {RESULT: LARGEST_RESULT}, is_repeatable=False) as finished:
-            return self._result(finished, answer)
+            result, sampled_file = self._result(finished, answer), finished.files.get(TELEMETRY)
+            content = sampled_file.read_bytes() if sampled_file else None
+        return result, telemetry_in(content, RESULT, counted_s(result), self.total_rails)
 
     def outputs(
         self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float, most_bytes: int
@@ -81,6 +93,7 @@ class RemoteWorker:
                 is_repeatable=is_repeatable,
                 outputs=outputs,
             )
+            job = job if is_repeatable else sampled(job, self.connection.python)
             with self.connection.locked():
                 finished = run_job(self.connection, job, Path(folder) / "outputs")
             if finished.timed_out or finished.status != 0:

@@ -105,7 +105,8 @@ class SshHost:
             self._check_is_portable(model)
         with self._visited(ONNXRUNTIME.name) as (connection, facts):
             info, packages = self._info(facts, ONNXRUNTIME.name), self._packages(connection, facts)
-            yield RemoteWorker(connection, info, facts.system.cpus, facts.is_stand_in, packages)
+            rails, conditions = _total_rails(facts), _conditions(facts)
+            yield RemoteWorker(connection, info, facts.system.cpus, facts.is_stand_in, packages, rails, conditions)
 
     @contextmanager
     def _trtexec(self) -> Iterator[TrtexecProgram]:
@@ -114,14 +115,9 @@ class SshHost:
 
         with self._visited(TENSORRT.name) as (connection, facts):
             place, version = self._trtexec_of(facts)
-            conditions = {
-                "board": facts.model,
-                "power_mode": facts.power_mode and facts.power_mode.name,
-                "clocks_locked": facts.clocks_locked,
-                "temperatures_c_before": dict(facts.temperatures_c),
-            }
+            rails, conditions = _total_rails(facts), _conditions(facts)
             release = tensorrt_release(version)
-            yield TrtexecProgram(connection, place, version, release, facts.is_stand_in, conditions)
+            yield TrtexecProgram(connection, place, version, release, facts.is_stand_in, conditions, rails)
 
     @contextmanager
     def _visited(self, runtime: str) -> Iterator[tuple[Connection, HostFacts]]:
@@ -252,6 +248,23 @@ class SshHost:
     def _config(self) -> SshTarget:
         assert self._target.config is not None
         return self._target.config
+
+
+def _conditions(facts: HostFacts) -> Json:
+    """Facts about the machine that belong to a timing."""
+    return {
+        "board": facts.model,
+        "module": facts.module,
+        "jetpack": facts.jetpack,
+        "power_mode": facts.power_mode and facts.power_mode.name,
+        "clocks_locked": facts.clocks_locked,
+        "temperatures_c_before": dict(facts.temperatures_c),
+    }
+
+
+def _total_rails(facts: HostFacts) -> tuple[str, ...]:
+    """The power rails of the whole module; empty for a machine that is not in the table."""
+    return facts.board.total_rails if facts.board else ()
 
 
 def _differences(built: TargetInfo, now: TargetInfo) -> Iterator[str]:

@@ -12,6 +12,7 @@ from edgevit.errors import ArtifactError, EdgevitError, TargetError
 from edgevit.targets.boards.versions import TensorRTRelease, version_numbers
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
+from edgevit.targets.sampling import sampled
 from edgevit.targets.trtexec.answers import LARGEST_JSON, Failure, failure_in, log_of, version_in
 
 LOG = "trtexec.log"
@@ -37,6 +38,7 @@ class TrtexecProgram:
         version: of its TensorRT, such as 10.3.0.
         is_stand_in: whether a program plays it: its times are replayed.
         conditions: facts about the machine that belong to a timing.
+        total_rails: `Board.total_rails`.
     """
 
     connection: Connection
@@ -45,6 +47,7 @@ class TrtexecProgram:
     release: TensorRTRelease
     is_stand_in: bool
     conditions: Json
+    total_rails: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -61,6 +64,7 @@ class TrtexecProgram:
         outputs: Mapping[str, int],
         is_repeatable: bool,
         log: Path | None = None,
+        is_sampled: bool = False,
     ) -> TrtexecRun:
         """Run trtexec on input files, and fetch the files `outputs` that it writes into folder `out`.
 
@@ -68,6 +72,7 @@ class TrtexecProgram:
             outputs: the most bytes of each file, by name.
             log: a file for its log, which is written if the run fails, too. Without it, only the end of what it prints
                 comes back.
+            is_sampled: whether the state of the machine is sampled meanwhile, into the file TELEMETRY.
 
         Raises:
             TargetError: it fails, takes too long, or is of another TensorRT than the machine has named.
@@ -77,6 +82,7 @@ class TrtexecProgram:
         if log is not None:
             command, fetches = (*INTO_LOG, *command), {**outputs, LOG: LARGEST_LOG}
         job = Job(files, command, {}, limit_s, is_repeatable, fetches)
+        job = sampled(job, self.connection.python) if is_sampled else job
         with self.connection.locked():
             finished = run_job(self.connection, job, out)
         text = log_of((finished.stdout, finished.stderr)) if log is None else _kept_log(finished, log)

@@ -26,7 +26,7 @@ from edgevit.graphs.files import onnx_file
 from edgevit.profiling import Comparison, Measurement
 from edgevit.profiling.conditions import cpu
 from edgevit.profiling.loop import STARTS
-from edgevit.targets.agent import worker
+from edgevit.targets.agent import sampler, worker
 from edgevit.targets.boards.heat import temperatures_c
 from edgevit.targets.shipped import WORKER_FILES
 from tests.targets.worker_runs import (
@@ -41,6 +41,8 @@ from tests.targets.worker_runs import (
     run,
     uint8_model,
 )
+
+FILES_THERE = (*WORKER_FILES.values(), Path(sampler.__file__))
 
 
 @pytest.mark.parametrize(
@@ -170,9 +172,9 @@ def test_words_of_short_memory_are_those_that_edgevit_knows() -> None:
     assert set(worker.NO_MEMORY) <= set(NO_MEMORY)
 
 
-@pytest.mark.parametrize("name", WORKER_FILES)
-def test_the_files_are_python_38_and_import_nothing_of_edgevit(name: str) -> None:
-    tree = ast.parse(WORKER_FILES[name].read_text(encoding="utf-8"), feature_version=(3, 8))
+@pytest.mark.parametrize("file", FILES_THERE, ids=lambda file: file.name)
+def test_the_files_are_python_38_and_import_nothing_of_edgevit(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 8))
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -185,7 +187,7 @@ def test_the_files_are_python_38_and_import_nothing_of_edgevit(name: str) -> Non
 
 def test_the_files_need_no_library_newer_than_python_38() -> None:
     pytest.importorskip("vermin", reason="needs vermin (pip install 'edgevit[dev]')")
-    files = map(str, WORKER_FILES.values())
+    files = map(str, FILES_THERE)
     command = [sys.executable, "-c", "import vermin; vermin.main()", "--no-tips", "-t=3.8-", *files]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
