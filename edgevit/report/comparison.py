@@ -147,6 +147,8 @@ def _times_faster(baseline: Variant, deployed: Variant) -> float | None:
         return None
     assert baseline.timing is not None
     assert deployed.timing is not None
+    if baseline.timing.invalid or deployed.timing.invalid:
+        return None
     return baseline.timing.p50_ms / deployed.timing.p50_ms
 
 

@@ -153,7 +153,7 @@ class Sampler:
             patterns += SAMPLED_WITHOUT_TEGRASTATS
             monitors = [path for path in self._matching(("/sys/class/hwmon/hwmon*/name",)) if self._is_power(path)]
             patterns += [os.path.join(os.path.dirname(path), name) for path in monitors for name in RAILS]
-        return [path for path in self._matching(patterns) if self._text(path)]
+        return [path for path in self._matching(patterns) if self._text(path) is not None]
 
     def _is_power(self, name_file: str) -> bool:
         return (self._text(name_file) or "").startswith("ina")

@@ -67,7 +67,7 @@ def _tegrastats(standin: Standin, root: Path) -> str:
     rise = ""
     if standin.counter:
         file = shlex.quote(str(root / standin.counter.lstrip("/")))
-        rise = f"read count < {file}; echo $((count + 1)) > {file}; "
+        rise = f"read count < {file}; echo $((count + 1)) > {file}.new; /bin/mv {file}.new {file}; "
     lines = "".join(f"{rise}echo {shlex.quote(line)}; /bin/sleep {INTERVAL_S}\n" for line in standin.tegrastats)
     return f"while :; do\n{lines}done\n"
 
