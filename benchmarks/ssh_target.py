@@ -1,6 +1,6 @@
 """A model on a machine over SSH: the cost of profiling there, the bytes that travel, and the time to the first report.
 
-    python -m benchmarks.ssh_target [--rounds 12]
+    python -m benchmarks.ssh_target [--rounds 60]
 
 The machine is this one, over an OpenSSH server on the loopback interface. The bare loop shares no code with edgevit: a
 process of its own with the same Python and packages, one thread, one image, perf_counter around each run. Rounds of the
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from benchmarks.common import publish, spread
 from edgevit.actions.single_stage import single_stages
@@ -33,7 +34,7 @@ from edgevit.targets import target_for, target_info
 from edgevit.targets.channel import Channel, Deadline
 from tests.targets.ssh_host import SshHost, ssh_host
 
-DURATION_S = 2.0
+DURATION_S = 1.0
 IMAGES = 200
 BARE = """
 import sys, time, statistics, numpy, onnxruntime
@@ -66,7 +67,7 @@ stages:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=60)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder, _host(Path(folder)) as host, single_stages(Context()) as stages:
         result: dict[str, Any] = {"first_report_s": _first_report_s(host, Path(folder))}
@@ -118,16 +119,18 @@ def _overhead(model: Artifact, host: SshHost, rounds: int) -> dict[str, Any]:
         printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
         bare.append(float(printed))
 
-    def by_edgevit() -> None:
-        with target_for("board", Context()).open(model, SessionOptions()) as session:
-            profiled.append(session.measure(MeasurePlan(duration_s=DURATION_S, min_runs=1)).percentile_ms(50))
+    with target_for("board", Context()).open(model, SessionOptions()) as session:
 
-    for number in range(rounds):
-        for run in (by_hand, by_edgevit) if number % 2 == 0 else (by_edgevit, by_hand):
-            run()
+        def by_edgevit() -> None:
+            plan = MeasurePlan(warmup_s=0.5, duration_s=DURATION_S, min_runs=1)
+            profiled.append(session.measure(plan).percentile_ms(50))  # a new process there
+
+        for number in range(rounds):
+            for run in (by_hand, by_edgevit) if number % 2 == 0 else (by_edgevit, by_hand):
+                run()
     ratios = np.array(profiled) / np.array(bare)
     logs = np.log(ratios)
-    half = 2.2 * logs.std(ddof=1) / len(logs) ** 0.5  # Student's t at 95%, about 12 rounds
+    half = scipy.stats.t.ppf(0.975, rounds - 1) * logs.std(ddof=1) / rounds**0.5
     return {
         "bare_p50_ms": spread(bare),
         "profile_p50_ms": spread(profiled),

@@ -92,6 +92,7 @@ REPEATS = Range(1, 1000)  # of a sample in a batch
 VIEWS = Range(0, 1000)  # of an image
 SEVERITY = Range(1, 5)
 BUILDER_LEVEL = Range(0, 5)
+BUILDS = Range(1, 20)  # of one engine
 OPSET = Range(17, 23)
 SEED = Range(0, 2**31 - 1)  # scikit-learn takes 32 bits, and cross-validation counts up from a seed
 STEPS = Range(20, 1_000_000)

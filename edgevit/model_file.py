@@ -48,10 +48,12 @@ class TensorrtOptions(Frozen):
 
     Attributes:
         max_batch: the largest batch that it takes; None for an engine with a fixed batch size.
+        version_compatible: whether later versions of TensorRT run it, too.
     """
 
     runtime: Literal["tensorrt"] = "tensorrt"
     max_batch: int | None = None
+    version_compatible: bool = False
     inference_precision: ClassVar[str] = "float32"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json, sha256_of_file
 from edgevit.configs import Bundle, Check, Export, Stage, input_files, references
 from edgevit.configs.fields import Purpose
+from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
@@ -27,7 +28,7 @@ from edgevit.progress import of_run, run_left
 from edgevit.provenance import provenance, untrained, weights_origin
 from edgevit.recipe import Recipe
 from edgevit.runtimes.base import runtime_of
-from edgevit.stage_times import clock_of, keep_time, work_keys
+from edgevit.stage_times import RESUMED, clock_of, keep_time, work_keys
 from edgevit.store import Store, changed_fields, dotted, ingredients, replace_link
 from edgevit.targets import target_info
 
@@ -238,13 +239,15 @@ def _fingerprint(config: Stage, inputs: Mapping[str, Artifact], context: Context
         from edgevit.checking.nvidia import installed_builder
 
         return {"builder": installed_builder()}
-    infos = {name: target_info(name, _runtime(config, inputs), context) for name in config.runs_on()}
+    infos = {name: target_info(name, _runtime(config, inputs, name), context) for name in config.runs_on()}
     return infos if len(infos) > 1 else next(iter(infos.values()), None)
 
 
-def _runtime(config: Stage, inputs: Mapping[str, Artifact]) -> str:
-    """The runtime that the stage names, or else the runtime that opens its model."""
-    named: str | None = getattr(config, "runtime_here", None) or getattr(config, "runtime", None)
+def _runtime(config: Stage, inputs: Mapping[str, Artifact], target: str) -> str:
+    """The runtime on a target that the stage names, or else the runtime that opens its model."""
+    named: str | None = getattr(config, "runtime", None)
+    if named is None or target in LOCAL_TARGETS:
+        named = getattr(config, "runtime_here", None) or named
     return named or runtime_of(inputs["model"])
 
 
@@ -252,11 +255,12 @@ def _writer(
     config: Stage, inputs: Mapping[str, Artifact], context: Context, cache: Path, parts: Json
 ) -> Callable[[Path, Path], Contents]:
     def write(out: Path, work: Path) -> Contents:
-        start = time.monotonic()
+        start, is_resumed = time.monotonic(), any(work.iterdir())
         stage_context = context.at(config.id, work, cache, training=work.name)
         contents = stage_function(config.name())(config, inputs, stage_context, out)
         _check_files_are_those_of_the_key(config, parts)
         cost = {"seconds": round(time.monotonic() - start, 3), "peak_rss_mib_so_far": round(_peak_rss_mib(), 1)}
+        cost |= {RESUMED: True} if is_resumed else {}  # the seconds are those of the last part
         origin = weights_origin(config, inputs, contents)
         return replace(contents, provenance={**contents.provenance, **origin, **provenance(), **cost})
 

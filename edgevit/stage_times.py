@@ -20,6 +20,7 @@ from edgevit.disks import cache_folder, whole_or_not_at_all
 from edgevit.profiling.conditions import cpu
 from edgevit.store import dotted
 
+RESUMED = "resumed"  # in the provenance of a stage that went on after an interruption
 MOST_KEPT = 500
 LONGEST_BYTES = 262_144
 # Stages whose time depends little on the model and the data. The others count only if this very work was done before.
@@ -82,8 +83,9 @@ def keep_times(new: Mapping[str, StageSeconds]) -> None:
 
 
 def keep_time(stage: Stage, key: str, made: Artifact) -> None:
-    """Keep the time of a finished stage, if it is not kept yet."""
-    seconds = made.manifest.provenance.get("seconds")
+    """Keep the time of a finished stage, if it is not kept yet, and the stage was not interrupted."""
+    origin = made.manifest.provenance
+    seconds = None if origin.get(RESUMED) else origin.get("seconds")
     if seconds is not None and kept_times().get(key) != (kept := seconds_of(stage, seconds)):
         keep_times({key: kept})
 

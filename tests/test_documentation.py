@@ -10,6 +10,7 @@ import pytest
 
 from edgevit.recipe import load_recipe
 from tests.known_machine import keep_timings
+from tests.named_board import name_a_board
 from tests.reader_folder import ROOT, make_folder, run
 
 README = (ROOT / "README.md").read_text()
@@ -79,12 +80,13 @@ def test_every_command_of_the_table_exists() -> None:
 
 
 def test_recipes_are_there() -> None:
-    assert [recipe.stem for recipe in RECIPES] == ["cifar10-10way-5shot", "methods", "photos", "quickstart"]
+    assert [recipe.stem for recipe in RECIPES] == ["cifar10-10way-5shot", "jetson", "methods", "photos", "quickstart"]
     assert all(f"recipes/{recipe.name}" in README for recipe in RECIPES)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipes_are_valid(recipe: Path) -> None:
+def test_recipes_are_valid(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name_a_board(tmp_path, monkeypatch)
     loaded = load_recipe(recipe)
     assert loaded.name == recipe.stem
     assert {stage.name() for stage in loaded.stages} >= {"distill", "evaluate", "report"}

@@ -38,8 +38,8 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "evaluate": ({"model": "m", "data": "d"}, "2598554fdcee"),
     "profile": ({"model": "m"}, "545ee7e55268"),
     "check": ({"model": "m"}, "bcb0183d7c2e"),
-    "bundle": ({"model": "m", "support": "s"}, "0845b05bb797"),
-    "report": ({"of": ["a"]}, "7fe4e35661b4"),
+    "bundle": ({"model": "m", "support": "s"}, "9ae16c9b936f"),
+    "report": ({"of": ["a"]}, "5a199f15eae8"),
 }
 
 

@@ -62,6 +62,13 @@ def test_an_unknown_name_gets_the_line_and_the_nearest(home: Path) -> None:
     assert "local-cpu, local-gpu, bord" in str(caught.value)
 
 
+def test_a_group_is_no_target_of_a_stage(home: Path) -> None:
+    path = recipe(home / "project")
+    (home / "project" / "targets.yaml").write_text("orin: {host: ssh://orin}\nboard: [orin, local-cpu]\n")
+    with pytest.raises(RecipeError, match=r"'board' is a group of targets(.|\n)*a stage for each of orin, local-cpu"):
+        load_recipe(path)
+
+
 def test_without_a_near_name_the_command_is_said(home: Path) -> None:
     with pytest.raises(RecipeError, match="edgevit devices add board ssh://user@host"):
         load_recipe(recipe(home / "project"))
@@ -72,7 +79,6 @@ def test_without_a_near_name_the_command_is_said(home: Path) -> None:
     [
         ("{stage: profile, id: latency, model: student, target: board}", "no checkpoint runs"),
         ("{stage: evaluate, id: top1, model: student, data: digits.test, target: board}", "no checkpoint runs"),
-        ("{stage: compile, id: engine, model: onnx, target: board}", "compiled on this machine only"),
         ("{stage: compile, id: engine, model: onnx, runtime: tensorrt}", "builds TensorRT engines on boards"),
         ("{stage: compile, id: engine, model: onnx, max_batch: 8}", "only with runtime: tensorrt"),
         (
@@ -88,6 +94,11 @@ def test_without_a_near_name_the_command_is_said(home: Path) -> None:
         (
             "{stage: quantize, id: q, model: onnx, calibration: digits.train, target: local-gpu}",
             "does not run on local",
+        ),
+        (
+            "{stage: quantize, id: q, model: onnx, calibration: digits.train, runtime: tensorrt, placement: all,"
+            " target: board}",
+            "nothing else is timed",
         ),
         ("{stage: profile, id: latency, model: int8, target: '../board'}", "the name of a target has"),
         ("{stage: profile, id: latency, model: int8, target: 3}", "valid string"),
@@ -132,7 +143,8 @@ ENGINE = """\
     [
         ("{stage: profile, id: latency, model: engine}", "does not run on 'local-cpu'"),
         ("{stage: evaluate, id: top1, model: engine, data: digits.test, target: local-gpu}", "not run on 'local-gpu'"),
-        ("{stage: bundle, id: bundle, model: engine, compiled: true}", "which no bundle holds yet"),
+        ("{stage: bundle, id: bundle, model: engine, compiled: true, support: digits.support}", "takes no classes"),
+        ("{stage: bundle, id: bundle, model: int8, compiled: true, serve: [deepstream]}", "'int8' is none"),
     ],
 )
 def test_an_engine_runs_on_the_board_that_built_it(home: Path, line: str, said: str) -> None:
@@ -143,3 +155,45 @@ def test_an_engine_runs_on_the_board_that_built_it(home: Path, line: str, said: 
     assert f"{path}:9" in str(caught.value)
     right = ENGINE + "{stage: profile, id: latency, model: engine, target: board}"
     assert load_recipe(recipe(home / "project", right)).stages
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
+def test_a_model_is_compiled_on_the_target_and_stays_there(home: Path, runtime: str) -> None:
+    line = ENGINE.replace("tensorrt", runtime) + "{stage: profile, id: latency, model: engine"
+    path = recipe(home / "project", f"{line}, target: board}}")
+    name_board(home / "project" / "targets.yaml")
+    assert load_recipe(path).stages[-2].runs_on() == ("board",)
+    with pytest.raises(RecipeError, match="is compiled on 'board', and does not run on 'local-cpu'"):
+        load_recipe(recipe(home / "project", f"{line}}}"))
+
+
+def test_forms_for_tensorrt_are_timed_on_a_board_alone(home: Path) -> None:
+    line = "{stage: quantize, id: q, model: onnx, calibration: digits.train, runtime: tensorrt"
+    path = recipe(home / "project", f"{line}, target: board}}")
+    name_board(home / "project" / "targets.yaml")
+    there = load_recipe(path).stages[-1]
+    assert (there.is_timed, there.runs_on()) == (True, ("local-cpu", "board"))
+    here = load_recipe(recipe(home / "project", f"{line}}}")).stages[-1]
+    assert (here.is_timed, here.runs_on()) == (False, ("local-cpu",))
+
+
+def test_a_checkpoint_is_not_pruned_for_a_target_of_tensorrt(home: Path) -> None:
+    line = "{stage: prune, id: less, model: student, keep_latency: 0.7, data: digits.train, target: board}"
+    path = recipe(home / "project", line)
+    (home / "project" / "targets.yaml").write_text("board: {host: ssh://me@board.local, runtime: tensorrt}\n")
+    with pytest.raises(RecipeError, match="prune times models in ONNX Runtime") as caught:
+        load_recipe(path)
+    assert f"{path}:8" in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["normalize", "embedding"])
+def test_deepstream_takes_neither_uint8_images_nor_an_embedding(home: Path, option: str) -> None:
+    line = ENGINE + "{stage: bundle, id: bundle, model: engine, compiled: true, serve: [deepstream]}"
+    path = recipe(home / "project", line)
+    name_board(home / "project" / "targets.yaml")
+    assert load_recipe(path).stages
+    path.write_text(path.read_text().replace("model: student}", f"model: student, {option}: true}}"))
+    with pytest.raises(RecipeError, match=f"with {option}: true") as caught:
+        load_recipe(path)
+    assert str(caught.value.expected) == f"{option}: false in 'onnx'"
+    assert f"{path}:9" in str(caught.value)

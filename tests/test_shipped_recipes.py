@@ -9,13 +9,19 @@ import pytest
 from typer.testing import CliRunner
 
 from edgevit.cli import app, main
-from edgevit.configs import Bundle, Evaluate, Profile
+from edgevit.configs import Bundle, Compile, Evaluate, Profile, Quantize
 from edgevit.errors import RecipeError
 from edgevit.recipe import load_recipe
 from edgevit.recipes import FOLDER, find_recipe, shipped_recipe, shipped_recipes
+from tests.named_board import name_a_board
 
-NAMES = ["cifar10-10way-5shot", "methods", "photos", "quickstart"]
+NAMES = ["cifar10-10way-5shot", "jetson", "methods", "photos", "quickstart"]
 FOR_READERS = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def board(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    name_a_board(tmp_path_factory.mktemp("home"), monkeypatch)
 
 
 def error_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -48,7 +54,10 @@ def test_the_file_that_a_recipe_ships_is_measured_and_judged(name: str) -> None:
     assert shipped in {stage.model for stage in recipe.stages if isinstance(stage, Evaluate)}
     makes = {stage.id: type(stage).makes for stage in recipe.stages}
     measured = {stage.model for stage in recipe.stages if isinstance(stage, Profile | Evaluate)}
-    assert {makes[model] for model in measured} <= {"onnx", "checkpoint"}  # `bundle` ships no compiled file
+    # `bundle` ships the ONNX file of a compiled model, so that is measured, too.
+    sources = {stage.id: stage.model for stage in recipe.stages if isinstance(stage, Compile)}
+    assert {sources.get(model, model) for model in measured} <= measured
+    assert {makes[model] for model in measured - sources.keys()} <= {"onnx", "checkpoint"}
 
 
 def test_a_name_is_a_shipped_recipe_unless_there_is_a_file_of_that_name(
@@ -131,3 +140,28 @@ def test_report_takes_the_name_of_a_run(
     assert "next: edgevit run quickstart" in error_of(capsys, monkeypatch, "report", "quickstart")
     (tmp_path / "runs" / "own").mkdir(parents=True)
     assert str(Path("runs") / "own") in error_of(capsys, monkeypatch, "report", "own")
+
+
+JETSON = (FOLDER / "jetson.yaml").read_text(encoding="utf-8")
+
+
+def test_three_settings_take_the_jetson_recipe_to_another_runtime() -> None:
+    """The settings are those that the recipe names."""
+    (line,) = (line for line in JETSON.splitlines() if "runtime=onnxruntime" in line)
+    settings = [word for word in line.split() if "=" in word]
+    assert len(settings) == 3
+    for given, runtime in (([], "tensorrt"), (settings, "onnxruntime")):
+        stages = {stage.id: stage for stage in load_recipe(Path("jetson"), given).stages}
+        int8, engine = stages["int8"], stages["engine"]
+        assert isinstance(int8, Quantize)
+        assert isinstance(engine, Compile)
+        assert (int8.runtime, engine.runtime, int8.is_timed) == (runtime, runtime, True)
+        assert [stage.target for stage in stages.values() if getattr(stage, "target", "local-cpu") != "local-cpu"] == [
+            "board"
+        ] * 4
+
+
+def test_the_jetson_recipe_says_how_a_board_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(RecipeError, match=r"there is no target 'board'\. edgevit devices add board ssh://user@host"):
+        load_recipe(Path("jetson"))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgevit import stage_times
+from edgevit import pipeline, stage_times
+from edgevit.artifacts import Contents
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.pipeline import run
@@ -105,6 +106,26 @@ def test_the_times_of_a_run_are_kept_and_expected_of_the_next(tmp_path: Path, ca
     before = file.stat().st_mtime_ns
     run(loaded, tmp_path, tmp_path / "runs", Context(workers=0))
     assert file.stat().st_mtime_ns == before  # nothing was made
+
+
+def test_the_seconds_of_the_last_part_of_an_interrupted_stage_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = recipe(tmp_path, RECIPE.replace("  - {stage: export, id: onnx, model: student}\n", ""))
+
+    def interrupted(config: object, inputs: object, context: Context, out: Path) -> Contents:
+        (context.work / "saved").write_text("")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "stage_function", lambda name: interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(loaded, tmp_path, tmp_path / "runs", Context(workers=0))
+    done = run(loaded, tmp_path, tmp_path / "runs", Context(workers=0))
+    expected = clock_of(loaded, keys_of(loaded, tmp_path), {"student", "accuracy"}).expected_s
+    assert done["student"].manifest.provenance["resumed"]
+    assert expected["student"] is None
+    assert expected["accuracy"] == done["accuracy"].manifest.provenance["seconds"]
 
 
 def test_kept_times_are_bounded_and_need_no_folder(

@@ -37,8 +37,11 @@ class ModelComparison:
 
     @property
     def other_is_worse(self) -> bool:
-        """Slower, or less accurate, by more than chance explains. An invalid timing does not show that it is faster."""
-        is_slower = bool(self.invalid) or self.interval.high < 1
+        """Slower, or less accurate, by more than chance explains. Replayed times do not count.
+
+        An invalid timing does not show that the other model is as fast.
+        """
+        is_slower = self.model.label == "measured" and (bool(self.invalid) or self.interval.high < 1)
         return is_slower or (self.drop is not None and self.drop.low > 0)
 
     @property
@@ -82,6 +85,8 @@ class ModelComparison:
             f"{other} runs {self.speedup:.2f}× as fast (95% interval "
             f"{self.interval.low:.2f} to {self.interval.high:.2f})",
         ]
+        if self.model.label == "replayed":
+            said.append("a stand-in has replayed these times: they say nothing about the speed of the two models")
         if self.drop:
             drop = self.drop
             chance = ", which may be chance" if drop.may_be_chance else ""

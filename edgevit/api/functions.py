@@ -275,7 +275,7 @@ def bundle(model: ModelLike, out: str | Path, support: Data | None = None, **opt
         out: the new folder.
         support: labelled images of each class, with which the bundle can take more classes; for a model that was
             exported with `embedding=True`.
-        options: more options of the stage `bundle`: `compiled`, `web`, `web_runtime`.
+        options: more options of the stage `bundle`: `compiled`, `web`, `web_runtime`, `serve`.
 
     Raises:
         ArtifactError: there is something at `out` already.

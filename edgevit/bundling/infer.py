@@ -6,6 +6,8 @@ Needs Python 3.9 or later and the packages in requirements.txt: numpy, Pillow an
     python infer.py --json --top 3 photo.jpg
     python infer.py --verify
     python infer.py --unknown photo.jpg      # in a bundle that has a classes.npz
+    python infer.py --watch folder/          # label each new image of the folder, until it is stopped
+    python infer.py --onnx photo.jpg         # in a bundle with a TensorRT engine: run model.onnx in ONNX Runtime
 
 In a program, with this folder on sys.path: `from infer import Classifier; Classifier().predict(["photo.jpg"])`.
 Exit status: 0 done; 1 some images could not be read; 2 the bundle or the call is wrong.
@@ -19,8 +21,11 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +38,9 @@ Image = Union[str, Path, npt.NDArray[np.uint8]]
 Run = Callable[[list[str], dict[str, Any]], Sequence[Any]]  # (names of outputs, input by its name) → the outputs
 RUNTIMES = ("onnxruntime", "openvino")
 RECORD = "bundle.json"
-NEEDED = ("model.onnx", "labels.txt", "iospec.json", "infer.py", "preprocess.py", "answers.py")
+MODEL = "model.onnx"
+ENGINE = "model.engine"  # in bundles of a TensorRT engine, beside model.onnx
+NEEDED = (MODEL, "labels.txt", "iospec.json", "infer.py", "preprocess.py", "answers.py")
 LARGEST_TEXT = 2**26  # bytes of a file that is read as a whole
 LARGEST_SIDE = 2**13  # pixels of the model's input
 LARGEST_BATCH = 2**10
@@ -42,6 +49,7 @@ MOST_LABELS = 1_000_000
 CLASSES = "classes.npz"
 EMBEDDING = "embedding"
 UNKNOWN = "unknown"
+LOOK_SECONDS = 0.5  # between two looks into a watched folder
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 HERE = Path(__file__).resolve().parent
 EXPORT_EMBEDDING = "export the model with embedding: true, and bundle it with support: DATASET.support"
@@ -73,19 +81,33 @@ class Classifier:
     is the class with the nearest prototype.
     """
 
-    def __init__(self, folder: str | Path = HERE, threads: int = 1) -> None:
-        """Load a bundle. Raises BundleError if a file was altered, or cannot be used."""
+    def __init__(
+        self, folder: str | Path = HERE, threads: int = 1, onnx: bool = False, engine: str | Path | None = None
+    ) -> None:
+        """Load a bundle. Raises BundleError if a file was altered, or cannot be used.
+
+        Args:
+            onnx: run model.onnx, also in a bundle with a TensorRT engine.
+            engine: an engine that was built on this machine, to run in place of both. Nothing checks it.
+        """
         self.folder = Path(folder)
         self.record = read_record(self.folder)
         self._preprocessing = shipped("preprocess")
-        check_file(self.folder, "model.onnx", self.record["files"]["model.onnx"])
+        require("engine" in self.record or engine is None, self.folder / RECORD, "an engine; this bundle has none")
+        runs_engine = engine is not None or ("engine" in self.record and not onnx)
+        self._model = Path(engine) if engine else self.folder / (ENGINE if runs_engine else MODEL)
+        if engine is None:
+            check_file(self.folder, self._model.name, self.record["files"][self._model.name])
         self.labels, self.spec = read_labels(self.folder, self.record), read_spec(self.folder, self.record)
         self.support = read_classes(self.folder, self.record)
         self._head: Any = None
         self._answers_by_head = False
         if self.support is not None:
             self._use_classes()
-        self._outputs = load_model(self.folder / "model.onnx", self.record, threads)
+        if runs_engine:
+            self._outputs = load_engine(self._model, self.folder, self.record, threads)
+        else:
+            self._outputs = load_model(self._model, self.record, threads)
 
     @property
     def threshold(self) -> float | None:
@@ -140,16 +162,15 @@ class Classifier:
         pixels = self._preprocessing.preprocess(decoded, **self.spec["preprocess"])
         batch = self.spec["inputs"][0]["shape"][0]
         repeated = np.repeat(pixels[np.newaxis], batch if isinstance(batch, int) else 1, axis=0)
-        model = self.folder / "model.onnx"
         try:
             tensors = self._outputs(outputs, {self.spec["inputs"][0]["name"]: repeated})
             results = [np.asarray(tensor)[:1] for tensor in tensors]
         except Exception as error:  # noqa: BLE001 - each runtime has its own exceptions
-            raise BundleError(f"{model}: does not run: {first_line(error)}") from None
+            raise BundleError(f"{self._model}: does not run: {first_line(error)}") from None
         for name, values in zip(outputs, results):
             unnamed = name != EMBEDDING and values.shape[-1:] > (len(self.labels),) and not self._answers_by_head
             if values.ndim != 2 or not values.size or unnamed:
-                raise BundleError(f"{model}: {name} has shape {values.shape}, unlike in iospec.json")
+                raise BundleError(f"{self._model}: {name} has shape {values.shape}, unlike in iospec.json")
             if not np.isfinite(values if name == EMBEDDING else values.max()).all():
                 raise ValueError(f"the model's output '{name}' is NaN or infinite")
         return results
@@ -162,7 +183,7 @@ class Classifier:
         return [(self.labels[index], float(confidence[index])) for index in best]
 
     def _use_classes(self) -> None:
-        got, expected = self.support.model, self.record["files"]["model.onnx"]["sha256"]
+        got, expected = self.support.model, self.record["files"][MODEL]["sha256"]
         if got != expected:
             file = self.folder / CLASSES
             raise BundleError(f"{file}: is of another model\n  got: sha256 {got}\n  expected: sha256 {expected}")
@@ -184,6 +205,30 @@ def load_model(model: Path, record: dict[str, Any], threads: int) -> Run:
         raise BundleError(f"{name} cannot be imported: {first_line(error)}\n  next: {next_step}") from None
     except Exception as error:  # noqa: BLE001 - each runtime has its own exceptions
         raise BundleError(f"{model}: {name} cannot load it: {first_line(error)}") from None
+
+
+def load_engine(engine: Path, folder: Path, record: dict[str, Any], threads: int) -> Run:
+    """A TensorRT engine. Raises BundleError if it cannot be loaded, or the bundle's is bound to another machine."""
+    about, machine = record["engine"], shipped("engine")
+    next_step = machine.next_step(about, folder)
+    try:
+        version = machine.tensorrt_version()
+    except Exception as error:  # noqa: BLE001 - without TensorRT's libraries, its module raises other errors
+        why = f"this Python cannot import tensorrt: {first_line(error)}"
+        raise BundleError(f"{why}\n  next: {machine.MODULE_STEP}. Or {machine.ONNX_STEP}") from None
+    is_own = engine == folder / ENGINE
+    found = machine.differences(about, version) if is_own else []
+    if found:
+        why = f"{engine}: was built for another machine, '{about['bound_to']['name']}'"
+        raise BundleError(f"{why}\n  got: {'; '.join(found)}\n  next: {next_step}")
+    try:
+        run: Run = shipped("tensorrt_loading").in_tensorrt(engine, about["session_options"], threads)
+        return run
+    except BundleError:
+        raise
+    except Exception as error:  # noqa: BLE001 - TensorRT's and CUDA's own exceptions
+        why = f"{engine}: TensorRT {version} cannot load it: {first_line(error)}"
+        raise BundleError(f"{why}\n  next: {next_step}") from None
 
 
 @cache
@@ -280,7 +325,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     record = parsed(read_bytes(file), file)
     require(record.get("format") == "edgevit-bundle", file, "format: edgevit-bundle")
     require(record.get("format_version") == 1, file, "format_version: 1; another version of edgevit wrote this bundle")
-    files = record.get("files")
+    files: Any = record.get("files")
     are_entries = isinstance(files, dict) and all(is_entry(name, entry) for name, entry in files.items())
     require(are_entries, file, "files: {name: {sha256, size}}, without folders")
     require(set(NEEDED) <= record["files"].keys(), file, f"files: {', '.join(NEEDED)}")
@@ -293,7 +338,28 @@ def read_record(folder: Path) -> dict[str, Any]:
         isinstance(entry, dict) and is_hash(entry.get("sha256_as_bundled")) for entry in changeable.values()
     )
     require(are_hashed, file, "changeable: {name: {sha256_as_bundled}}")
+    if "engine" in record:
+        require(ENGINE in files and is_engine(record["engine"]), file, f"engine: the record of files: {ENGINE}")
     return record
+
+
+def is_engine(value: Any) -> bool:
+    """Whether this is the record of a TensorRT engine."""
+    parts = value if isinstance(value, dict) else {}
+    options, bound_to, rebuild = (parts.get(name) for name in ("session_options", "bound_to", "rebuild"))
+    if not isinstance(options, dict) or not isinstance(bound_to, dict) or not is_list(rebuild, str):
+        return False
+    versions, hardware = bound_to.get("versions"), bound_to.get("hardware")
+    if not isinstance(versions, dict) or not isinstance(hardware, dict):
+        return False
+    gpus, names = hardware.get("gpus") or [], [hardware.get(name) for name in ("module", "model")]
+    return (
+        isinstance(bound_to.get("name"), str)
+        and isinstance(versions.get("tensorrt"), str)
+        and (gpus == [] or is_list(gpus, str))
+        and all(name is None or isinstance(name, str) for name in names)
+        and (options.get("max_batch") is None or is_count(options["max_batch"], LARGEST_BATCH))
+    )
 
 
 def are_session_options(value: Any) -> bool:
@@ -412,21 +478,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=threads, default=1, metavar="N", help="CPU threads; 1 by default")
     parser.add_argument("--verify", action="store_true", help="check the hash of every file of the bundle")
     parser.add_argument("--unknown", action="store_true", help="answer `unknown` for images of none of the classes")
+    parser.add_argument("--onnx", action="store_true", help="run model.onnx, also where there is a TensorRT engine")
+    parser.add_argument("--engine", type=Path, metavar="FILE", help="run a TensorRT engine that you built here")
+    parser.add_argument("--watch", type=Path, metavar="FOLDER", help="label each new image of a folder, until stopped")
     options = parser.parse_args(arguments)
-    if not options.images and not options.verify:
-        parser.error("give an image, a folder, or --verify")
+    if not options.images and not options.verify and options.watch is None:
+        parser.error("give an image, a folder, --watch or --verify")
+    if options.onnx and options.engine is not None:
+        parser.error("--onnx and --engine do not go together")
     try:
         if options.verify:
             print(f"{verify(HERE)} files, all as they were bundled", file=sys.stderr)
-        if not options.images:
+        if not options.images and options.watch is None:
             return 0
-        classifier = Classifier(HERE, options.threads)
+        classifier = Classifier(HERE, options.threads, options.onnx, options.engine)
         if options.unknown and classifier.threshold is None:
             raise BundleError(f"{HERE}: {NO_THRESHOLD}")
         if options.unknown:
             measured = shipped("prototypes").rates(classifier.support)
             complain("\n".join(measured.lines()[1:]))
-        return label_files(classifier, options)
+        status = label_files(classifier, options)
+        return status if options.watch is None else watch(classifier, options)
     except BundleError as error:
         complain(error)
         return 2
@@ -448,17 +520,50 @@ def count_to(most: int) -> Callable[[str], int]:
 
 def label_files(classifier: Classifier, options: argparse.Namespace) -> int:
     """Print the labels of each image; returns 1 if an image cannot be read, after a message on stderr."""
-    status = 0
-    for path in image_files(options.images):
-        try:
-            answer = classifier.answer(path, options.top)
-        except (OSError, ValueError) as error:
-            complain(f"{path}: {error}")
-            status = 1
-            continue
-        text = json.dumps(as_json(path, answer), ensure_ascii=False) if options.json else line(path, answer, options)
-        print(printable(text))
-    return status
+    are_labelled = [label_file(classifier, path, options) for path in image_files(options.images)]
+    return 0 if all(are_labelled) else 1
+
+
+def label_file(classifier: Classifier, path: Path, options: argparse.Namespace) -> bool:
+    """Print the labels of an image. Returns False if it cannot be read, after a message on stderr."""
+    try:
+        answer = classifier.answer(path, options.top)
+    except (OSError, ValueError) as error:
+        complain(f"{path}: {error}")
+        return False
+    text = json.dumps(as_json(path, answer), ensure_ascii=False) if options.json else line(path, answer, options)
+    print(printable(text), flush=options.watch is not None)
+    return True
+
+
+def watch(classifier: Classifier, options: argparse.Namespace) -> int:
+    """Label each image that is in a folder or comes into it, until SIGINT or SIGTERM.
+
+    A file is read once two looks find the same size and time of it. A file that changes is labelled again. Raises
+    BundleError if there is no such folder.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before: dict[Path, tuple[int, int]] = {}
+    labelled: dict[Path, tuple[int, int]] = {}
+    with suppress(KeyboardInterrupt):
+        while True:
+            now = dict(image_states(options.watch))
+            whole = {path: state for path, state in now.items() if before.get(path) == state}
+            for path in whole:
+                if labelled.get(path) != whole[path]:
+                    label_file(classifier, path, options)
+            before, labelled = now, whole
+            time.sleep(LOOK_SECONDS)
+    return 0
+
+
+def image_states(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
+    """Each image below a folder, with the time of its last change in ns, and its size."""
+    require(folder.is_dir(), folder, "a folder of images")
+    for path in shipped("preprocess").images_below(folder).images:
+        with suppress(OSError):  # removed in the meantime
+            status = path.stat()
+            yield path, (status.st_mtime_ns, status.st_size)
 
 
 def complain(error: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from edgevit.artifacts import Artifact, ancestors
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.errors import ArtifactError
@@ -9,27 +11,51 @@ from edgevit.progress import Progress
 from edgevit.runtimes.base import runtime_of
 
 
-def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Artifact:
+class ModelToBundle(NamedTuple):
+    """The model of a bundle.
+
+    Attributes:
+        model: the model in `model.onnx`: an ONNX file, or a graph that ONNX Runtime has compiled.
+        engine: the TensorRT engine that was built from it, which the bundle also holds.
+    """
+
+    model: Artifact
+    engine: Artifact | None = None
+
+
+def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> ModelToBundle:
     """The model to bundle: the portable ONNX file, or with `compiled` the compiled model.
+
+    A TensorRT engine is accompanied by its ONNX file, from which any machine can build it anew.
 
     Raises ArtifactError if the model is not compiled, or if the ONNX file behind a compiled model is not known.
     """
     if compiled and not model.is_compiled:
         raise ArtifactError("the model is not compiled", where=model.id, next="leave compiled out, or compile it")
-    if compiled or not model.is_compiled:
-        return model
+    is_engine = runtime_of(model) == TENSORRT.name
+    if not model.is_compiled or (compiled and not is_engine):
+        return ModelToBundle(model)
+    source = _compiled_from(model, is_engine)
+    if compiled:
+        return ModelToBundle(source, model)
+    other = f"--compiled (in a recipe compiled: true) {'adds' if is_engine else 'takes'} '{model.id}'"
+    progress.say(f"the bundle holds '{source.id}', which other machines load too; {other}")
+    return ModelToBundle(source)
+
+
+def _compiled_from(model: Artifact, is_engine: bool) -> Artifact:
+    """The ONNX file that a model was compiled from, with the model's IOSpec."""
     compiled_from = model.manifest.inputs.get("model")
     source = next((ancestor for ancestor in ancestors(model) if ancestor.ref() == compiled_from), None)
-    if source is None:
-        raise ArtifactError(
-            "a compiled model runs on the machine that compiled it, and its ONNX file is not known",
-            where=model.id,
-            got="a compiled model",
-            expected="the ONNX file that it was compiled from",
-            next="bundle that ONNX file; --compiled (in a recipe compiled: true) bundles the compiled model",
-        )
-    other = f"--compiled (in a recipe compiled: true) takes '{model.id}'"
-    if runtime_of(model) == TENSORRT.name:
-        other = f"'{model.id}' is a TensorRT engine, which no bundle holds yet"
-    progress.say(f"the bundle holds '{source.id}', which other machines load too; {other}")
-    return source.with_io(model.io)
+    if source is not None:
+        return source.with_io(model.io)
+    next_step = "bundle that ONNX file"
+    if not is_engine:
+        next_step += "; --compiled (in a recipe compiled: true) bundles the compiled model"
+    raise ArtifactError(
+        "a compiled model runs on the machine that compiled it, and its ONNX file is not known",
+        where=model.id,
+        got="a compiled model",
+        expected="the ONNX file that it was compiled from",
+        next=next_step,
+    )

@@ -24,6 +24,12 @@ ONNXRUNTIME_RELEASES = (
     ("1.25", 26, 13),
     ("1.32", 27, 14),
 )
+ONNX_REQUIREMENTS = "requirements-onnx.txt"  # of a bundle with a TensorRT engine, for its ONNX file
+OF_JETPACK = f"""\
+# The engine needs no package of PyPI. JetPack has Python, TensorRT's module, numpy and Pillow:
+# sudo apt install python3-libnvinfer python3-numpy python3-pil
+# {ONNX_REQUIREMENTS} is for infer.py --onnx.
+"""
 
 
 def packages_of(runtime: str) -> tuple[str, ...]:

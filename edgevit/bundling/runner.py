@@ -16,6 +16,10 @@ RUNNER = {  # by their names in a bundle, which edgevit reads in bundles of earl
     "answers.py": HERE.parent / "graphs" / "class_scores.py",
 }
 PAGE = HERE / "page"
+ENGINE_RUNNER = {
+    "engine.py": HERE / "engine.py",
+    "tensorrt_loading.py": HERE.parent / "runtimes" / "tensorrt_loading.py",
+}
 ENROLLING = {"enroll.py": HERE / "enroll.py", "prototypes.py": HERE / "prototypes.py"}
 
 

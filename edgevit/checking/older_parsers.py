@@ -65,7 +65,7 @@ OLD_PARSERS = (
 
 def parser_verdicts(graph: Graph) -> list[ParserVerdict]:
     """The verdict of each older parser, newest first."""
-    used = sorted({_full_name(node) for node in nodes(graph.model)})
+    used = sorted({full_name(node) for node in nodes(graph.model)})
     numbers = {graph.stored_type(node) for node in graph.of_type("DequantizeLinear")} - {None}
     stored = set(map(short_type_name, numbers))
     verdicts = []
@@ -77,7 +77,7 @@ def parser_verdicts(graph: Graph) -> list[ParserVerdict]:
     return verdicts
 
 
-def _full_name(node: NodeProto) -> str:
+def full_name(node: NodeProto) -> str:
     """The operator's name, after the domain unless that is ONNX's own."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
 

@@ -90,16 +90,18 @@ def list_devices(as_json: JsonFlag = False) -> None:
 
     Example: edgevit devices list
     """
-    from edgevit.targets.named import targets_by_name
+    from edgevit.targets.named import groups_by_name, targets_by_name
 
-    targets = targets_by_name().values()
+    targets, groups = targets_by_name().values(), groups_by_name().values()
     if as_json:
-        print_json([_record(target) for target in targets])
+        groups_json = [{"name": group.name, "targets": group.members, "file": str(group.file)} for group in groups]
+        print_json([*(_record(target) for target in targets), *groups_json])
         return
     rows = [
         (target.name, target.config.host if target.config else "this machine", str(target.file or "built in"))
         for target in targets
     ]
+    rows += [(group.name, f"the group {', '.join(group.members)}", str(group.file)) for group in groups]
     print_table(("target", "where", "named in"), rows)
     if all(target.config is None for target in targets):
         next_command("edgevit devices add NAME ssh://user@host")

@@ -127,7 +127,7 @@ def profile(
     model: ModelPath,
     target: Annotated[
         str,
-        typer.Option("--target", help=f"{WHERE}. Several, with commas, get a row each.", metavar="NAME,…"),
+        typer.Option("--target", help=f"{WHERE}. Several, with commas, or a group get a row each.", metavar="NAME,…"),
     ] = default_of("Profile", "target"),
     runtime: Runtime = None,
     threads: Threads = default_of("Profile", "threads"),
@@ -158,8 +158,9 @@ def profile(
     from edgevit.configs import Profile
     from edgevit.errors import TargetError
     from edgevit.runtimes.base import fixed_batch
+    from edgevit.targets.named import each_target
 
-    names, latencies, failures = separated(target), [], []
+    names, latencies, failures = each_target(separated(target)), [], []
     with single_stages(terminal_context()) as stages:
         timed = stages.model(model, for_images=False)
         for name in names:

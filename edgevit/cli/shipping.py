@@ -78,7 +78,7 @@ def bundle(
         typer.Option("--unknown", help="Folder of images of none of the classes, to measure how many are accepted."),
     ] = None,
     compiled: Annotated[
-        bool, flag("--compiled", "Pack a compiled model as it is, for machines like this one only.")
+        bool, flag("--compiled", "Pack a compiled model as it is, for machines like the one that compiled it.")
     ] = False,
     web: Annotated[
         bool, flag("--web", "Add a page that labels images in a browser, from files or the camera.")
@@ -86,6 +86,14 @@ def bundle(
     web_runtime: Annotated[
         Path | None,
         typer.Option("--web-runtime", help="Folder with ONNX Runtime Web; by default, npm gets its package."),
+    ] = None,
+    serve: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--serve",
+            help="Add files for systemd, triton, deepstream or cpp. Give it once for each.",
+            metavar="PROGRAM",
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -95,6 +103,7 @@ def bundle(
     """
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Bundle
+    from edgevit.configs.runtimes import TENSORRT
     from edgevit.disks import copy_folder
     from edgevit.errors import ArtifactError
 
@@ -109,7 +118,8 @@ def bundle(
             images["unknown"] = stages.unlabelled_images(unknown)
         page = {"web": web, "web_runtime": str(web_runtime.absolute()) if web_runtime else None}
         names = {name: name for name in images}
-        config = stage_config(Bundle, id="bundle", model="model", compiled=compiled, **page, **names)
+        options = {"compiled": compiled, "serve": tuple(serve or ()), **page, **names}
+        config = stage_config(Bundle, id="bundle", model="model", **options)
         named = named_by_options(stages.model(model), labels, class_order, images.get("support"))
         bundled = stages.make(config, model=named, **images)
         with whole_or_not_at_all(out) as part:
@@ -121,7 +131,8 @@ def bundle(
     if web:
         next_command("python -m http.server --bind 127.0.0.1 --directory", out)
     else:
-        next_command("python", out / "infer.py", "IMAGE")
+        here = ("--onnx",) if bundled.metrics["runtime"] == TENSORRT.name else ()  # its engine runs on its board
+        next_command("python", out / "infer.py", *here, "IMAGE")
 
 
 def enroll(

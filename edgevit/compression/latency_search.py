@@ -30,20 +30,24 @@ class LatencyTrial:
         keep: the share of the whole model's cost that may stay.
         latency: p50 over the whole model's p50.
         interval: 95%, of `latency`.
+        is_replayed: whether a stand-in for a board gave the times.
     """
 
     keep: float
     latency: float
     interval: Interval
+    is_replayed: bool = False
 
     def sentence(self) -> str:
         """The result as a sentence."""
         low, high = self.interval.low, self.interval.high
-        return f"keep {self.keep:.3f}: {self.latency:.1%} of the latency ({low:.1%} to {high:.1%})"
+        replayed = ", replayed" if self.is_replayed else ""
+        return f"keep {self.keep:.3f}: {self.latency:.1%} of the latency ({low:.1%} to {high:.1%}{replayed})"
 
     def as_json(self) -> Json:
         """The record of the trial in the stage's metrics."""
-        return {"keep": self.keep, "latency": self.latency, **vars(self.interval)}
+        label = {"label": "replayed"} if self.is_replayed else {}
+        return {"keep": self.keep, "latency": self.latency, **vars(self.interval), **label}
 
 
 def share_for_latency(
@@ -78,7 +82,7 @@ def share_for_latency(
 
         def is_fast(keep: float) -> bool:
             timed = compare_speed(target, _exported(cut(keep), Path(folder) / "cut.onnx"), whole_file, threads)
-            trials.append(LatencyTrial(keep, timed.ratio, timed.interval))
+            trials.append(LatencyTrial(keep, timed.ratio, timed.interval, timed.is_replayed))
             progress.say(f"    {trials[-1].sentence()}")
             return timed.ratio <= latency
 

@@ -41,6 +41,7 @@ Repeats = Annotated[int, bounds.REPEATS]
 ViewCount = Annotated[int, bounds.VIEWS]
 Severity = Annotated[int, bounds.SEVERITY]
 BuilderLevel = Annotated[int, bounds.BUILDER_LEVEL]
+BuildCount = Annotated[int, bounds.BUILDS]
 Opset = Annotated[int, bounds.OPSET]
 Seed = Annotated[int, bounds.SEED]
 MOST_NESTED = 20  # levels of lists and mappings in model_args

@@ -14,6 +14,7 @@ from edgevit.configs.fields import (
     AdaptedTo,
     Added,
     BatchSize,
+    BuildCount,
     BuilderLevel,
     CalibratedBy,
     CalibratedByLabels,
@@ -39,7 +40,7 @@ from edgevit.configs.fields import (
 )
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import OnTarget, Stage
-from edgevit.configs.targets import LOCAL_CPU, TargetName
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_TARGETS, TargetName
 from edgevit.configs.training import Distill, Load, Qat, Train
 
 
@@ -182,7 +183,7 @@ class Quantize(Stage):
     """Quantize an ONNX file after training, calibrated on images: to INT8, or to FP8 or INT4 for TensorRT.
 
     With `placement: fastest`, the forms are timed. If none is faster than the float model, the result is the float
-    model. Files for TensorRT are not timed.
+    model; for TensorRT, the float16 model. Forms for TensorRT are timed on a board.
     """
 
     stage: Literal["quantize"]
@@ -220,7 +221,8 @@ class Quantize(Stage):
         description="Operators that become integers. `all`: every operator that the runtime can quantize. `dense`: "
         "all but grouped convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is timed in "
         "turns with the float model on `target`, and the fastest ships. If none is faster, the float model ships. "
-        "For TensorRT, `fastest` means `all`.",
+        "For TensorRT, engines of the forms are built, compared with float and timed on a `target` over SSH: "
+        "float16, the integer forms and, where the GPU has it, FP8. Without such a target, `fastest` means `all`.",
     )
     target: Annotated[TargetName, Added()] = Field(
         LOCAL_CPU, description="Device that times the forms, with `placement: fastest`."
@@ -246,9 +248,8 @@ class Quantize(Stage):
 
     @model_validator(mode="after")
     def _target_times(self) -> Self:
-        if self.target != LOCAL_CPU and not self.is_timed:
-            why = "edgevit times no forms for TensorRT yet" if self.runtime == "tensorrt" else "nothing else is timed"
-            raise ValueError(f"'target' goes with placement: fastest: {why}")
+        if self.target != LOCAL_CPU and self.placement != "fastest":
+            raise ValueError("'target' goes with placement: fastest: nothing else is timed")
         return self
 
     @model_validator(mode="after")
@@ -280,7 +281,18 @@ class Quantize(Stage):
     @property
     def is_timed(self) -> bool:
         """Whether the result is the fastest of several forms."""
-        return self.placement == "fastest" and self.runtime != "tensorrt"
+        return self.placement == "fastest" and (self.runtime != "tensorrt" or self.target not in LOCAL_TARGETS)
+
+
+TENSORRT_OPTIONS = (
+    "batch_size",
+    "max_batch",
+    "builder_level",
+    "workspace_mib",
+    "builds",
+    "version_compatible",
+    "timing_cache",
+)  # of compile
 
 
 class Compile(OnTarget):
@@ -307,10 +319,24 @@ class Compile(OnTarget):
     workspace_mib: Annotated[Count | None, Added()] = Field(
         None, description="Most memory that a kernel of TensorRT may use, in MiB. By default, all of the GPU's."
     )
+    builds: Annotated[BuildCount, Added()] = Field(
+        1,
+        description="Number of times that TensorRT builds the engine. Each engine is timed, and the fastest right one "
+        "is kept. Several builds use no timing cache.",
+    )
+    version_compatible: Annotated[bool, Added()] = Field(
+        False,
+        description="Let later versions of TensorRT of the same major version run the engine. NVIDIA says that such an "
+        "engine can be slower.",
+    )
+    timing_cache: Annotated[bool, Added()] = Field(
+        True,
+        description="Reuse the times of kernels that earlier builds of TensorRT have measured on the device.",
+    )
 
     @model_validator(mode="after")
     def _options_of_tensorrt(self) -> Self:
-        ours = {"batch_size", "max_batch", "builder_level", "workspace_mib"} & self.model_fields_set
+        ours = {name for name in TENSORRT_OPTIONS if name in self.model_fields_set}
         if self.runtime != "tensorrt" and ours:
             raise ValueError(f"{', '.join(sorted(ours))}: only with runtime: tensorrt")
         if self.batch_size > self.max_batch:
@@ -362,14 +388,14 @@ class Bundle(Stage):
 
     stage: Literal["bundle"]
     makes: ClassVar[Kind] = "bundle"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     model: FileModelRef = Field(
         description="Model to ship. Of a compiled model, the ONNX file that it was compiled from is shipped."
     )
     compiled: Annotated[bool, Added()] = Field(
         False,
-        description="Ship the compiled model itself. It runs on machines like this one, with the same version of the "
-        "runtime.",
+        description="Ship the compiled model itself. It runs on machines like the one that compiled it, with the same "
+        "version of the runtime. A TensorRT engine is shipped with its ONNX file.",
     )
     web: Annotated[bool, Added()] = Field(
         False,
@@ -379,6 +405,11 @@ class Bundle(Stage):
     web_runtime: Annotated[str | None, ReadsKnownFiles(), Added()] = Field(
         None,
         description="Folder with the files of ONNX Runtime Web. By default, npm gets its package. Needs `web: true`.",
+    )
+    serve: Annotated[tuple[Literal["systemd", "triton", "deepstream", "cpp"], ...], Added()] = Field(
+        (),
+        description="Add files that serve the model in other programs: a unit of systemd, a configuration of the "
+        "Triton Inference Server or of DeepStream (for a TensorRT engine), programs in C++.",
     )
     support: AdaptedTo | None = Field(
         None,
@@ -414,13 +445,19 @@ class Bundle(Stage):
             raise ValueError("web_runtime needs web: true")
         return self
 
+    @model_validator(mode="after")
+    def _deepstream_needs_an_engine(self) -> Self:
+        if "deepstream" in self.serve and not self.compiled:
+            raise ValueError("deepstream runs TensorRT engines: it needs compiled: true, with an engine")
+        return self
+
 
 class Report(Stage):
     """Write a page that says whether the budget is met, with the measurements behind the answer."""
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(

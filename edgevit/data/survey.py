@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ FEW_IMAGES_PER_CLASS = 20  # labelled images; below this, on average, all of the
 MOST_EXAMINED, MOST_SECONDS = 10_000, 60.0  # images that are opened, and the time after which no more are
 BATCH = 64  # images that threads read at a time
 MOST_REPEATED = 0.2  # share of inner folder names in several class folders; above it, they are no classes
+_DATE = re.compile(r"(?:19|20)\d\d([-_. ]?)\d\d(?:\1\d\d)?(?!\d).*|\d\d?[-_. ]\d\d?[-_. ](?:19|20)\d\d", re.ASCII)
 UNBALANCED = 3.0  # ratio of the largest to the smallest class from which a note tells it
 
 
@@ -210,8 +212,8 @@ class _ClassLevel(NamedTuple):
 def _class_level(root: Path, unlabelled: Path | None) -> _ClassLevel:
     """`leaf` where class folders hold folders that may be classes themselves, with a note if there are inner folders.
 
-    Folders such as `Imgs` and `masks` are no classes. Folders whose names repeat in several class folders are none
-    either: days or cameras, for example.
+    Folders such as `Imgs` and `masks` are no classes. Folders whose names are dates, or repeat in several class
+    folders, are none either.
     """
     tops = [root / name for name in split_folders(root, of_classes=True)] or [root]
     class_folders = [inner for top in tops for inner in _subfolders(top) if not _is_pool(inner, unlabelled)]
@@ -224,7 +226,8 @@ def _class_level(root: Path, unlabelled: Path | None) -> _ClassLevel:
         return _ClassLevel("top", ())
     outer, inner = listed(sorted(inner_names)), listed(sorted(places))
     repeated = sum(count > 1 for count in places.values())
-    if repeated > MOST_REPEATED * len(places) or any(map(_has_images, class_folders)):
+    are_dates = all(map(_DATE.fullmatch, places))
+    if are_dates or repeated > MOST_REPEATED * len(places) or any(map(_has_images, class_folders)):
         hint = "if they are the classes, start at the folder that holds them, or set classes: leaf"
         return _ClassLevel(
             "top", (f"the classes are the outer folders ({outer}), not those in them ({inner}); {hint}",)

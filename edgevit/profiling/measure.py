@@ -118,17 +118,29 @@ class Comparison:
         cls,
         starts: Sequence[Turns],
         plan: MeasurePlan,
-        load_average_at_start: float | None,
+        conditions: Mapping[str, Any],
+        label: Label = "measured",
         telemetry: Telemetry | None = None,
     ) -> Comparison:
-        """The comparison of two models from their latencies in each start, as `run_in_turns` gives them."""
+        """The comparison of two models from their latencies in each start, as `run_in_turns` gives them.
+
+        Args:
+            telemetry: of the whole program. Clocks fall while a model is loaded, so they are left out.
+        """
         ratio, interval = ratio_over_starts([_median_ratio(*map(np.asarray, start)) for start in starts])
-        receipt = {**_receipt(plan, load_average_at_start), "order": "ABBA", "starts": len(starts)}
+        receipt = {**plan.__dict__, "order": "ABBA", "starts": len(starts), **conditions}
         a, b = (
-            Measurement(np.concatenate(samples), plan, receipt, telemetry=telemetry)
+            Measurement(
+                np.concatenate(samples), plan, receipt, label, telemetry=telemetry and telemetry.without_clocks()
+            )
             for samples in zip(*starts, strict=True)
         )
         return cls(a, b, ratio, interval)
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the times are recorded ones, which say nothing about the two models."""
+        return self.a.label == "replayed"
 
 
 def measure(
@@ -141,7 +153,7 @@ def measure(
     Args:
         conditions: the caller's facts about the model and the machine; the load of the machine is added.
     """
-    receipt, clock = {**(conditions or {}), **_receipt(plan, load_average())}, clock or WallClock()
+    receipt, clock = {**(conditions or {}), **plan.__dict__, **_load_now()}, clock or WallClock()
     soaked = soak(work, plan.soak_s, hottest_c, clock) if plan.soak_s else None
     samples_ms = np.asarray(run_alone(work, plan, clock))
     return Measurement(samples_ms, plan, {**receipt, **conditions_of_soak(soaked)}, doubts=doubts_of_soak(soaked))
@@ -177,12 +189,12 @@ def interleaved(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock | None = N
         a, b: each call loads the model and yields a function that runs it once; closed at the end of the start.
         plan: `duration_s`, `warmup_s` and `min_runs` are per model, divided among the starts.
     """
-    load = load_average()
+    load = _load_now()
     return Comparison.of_turns(run_in_turns(a, b, plan, clock or WallClock()), plan, load)
 
 
-def _receipt(plan: MeasurePlan, load_average_at_start: float | None) -> dict[str, Any]:
-    return {**plan.__dict__, "load_average_1min_at_start": load_average_at_start}
+def _load_now() -> dict[str, Any]:
+    return {"load_average_1min_at_start": load_average()}
 
 
 def _median_ratio(a_ms: Samples, b_ms: Samples) -> float:

@@ -6,7 +6,7 @@ Each threshold stands here once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -90,6 +90,10 @@ class Telemetry:
     def watched(self) -> Series | None:
         """The temperature of the junction."""
         return self.of("temperature_c", self.junction) if self.junction else None
+
+    def without_clocks(self) -> Telemetry:
+        """The telemetry without the clocks."""
+        return replace(self, series=tuple(one for one in self.series if one.kind != "clock_mhz"))
 
     def invalid(self, processor: Processor) -> tuple[str, ...]:
         """Reasons why the measurement is not one of the device in its stated mode, a sentence each."""

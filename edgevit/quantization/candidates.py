@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgevit.artifacts import Artifact, IOSpec, Json
+from edgevit.configs import QuantizedPrecision
 from edgevit.configs.runtimes import OPENVINO
-from edgevit.errors import ModelRefused, ParityError
+from edgevit.errors import CheckFailed, ModelRefused, ParityError
 from edgevit.graphs.files import artifact_from_onnx, write_onnx
 from edgevit.model_file import ModelFile, OpenvinoOptions, RuntimeOptions, options_for
 from edgevit.profiling import Interval
@@ -41,6 +42,7 @@ class Candidate:
     Attributes:
         weight_precision: of the quantized weights; in a file without any, of all weights.
         quantized_ops, float_ops: the number of nodes by operator.
+        kept_float: the number of layers that stay float, to stay close to the float model.
     """
 
     name: str
@@ -49,11 +51,17 @@ class Candidate:
     weight_precision: str
     quantized_ops: dict[str, int] = field(default_factory=dict)
     float_ops: dict[str, int] = field(default_factory=dict)
+    kept_float: int = 0
 
     @cached_property
     def artifact(self) -> Artifact:
         """The file as an artifact. It is read and hashed once."""
         return artifact_from_onnx(self.file)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its weights have 8 bits or fewer."""
+        return self.weight_precision in get_args(QuantizedPrecision)
 
     @property
     def model_file(self) -> ModelFile:
@@ -67,32 +75,35 @@ class Trial:
 
     Attributes:
         closeness: sqnr_db of the centered logits; embedding_sqnr_db too if the model gives an embedding.
-        speedup: p50 of the float model over p50 of the candidate, measured in turns; None if it was not timed.
+        speedup: p50 of the rival over p50 of the candidate, measured in turns; None if it was not timed. The rival is
+            the float model.
         interval: of the speed-up, 95%.
         failure: why the candidate may not ship; None if it may.
+        is_replayed: whether a stand-in for a board gave the times.
     """
 
     candidate: Candidate
     closeness: dict[str, float] = field(default_factory=dict)
     speedup: float | None = None
     interval: Interval | None = None
-    failure: ParityError | ModelRefused | None = None
+    failure: CheckFailed | ModelRefused | None = None
+    is_replayed: bool = False
 
     @property
     def is_faster(self) -> bool:
-        """Whether the candidate is faster than the float model by more than chance explains."""
+        """Whether the candidate is faster than the rival by more than chance explains."""
         return self.interval is not None and self.interval.low > 1
 
     def sentence(self) -> str:
         """The result, for people."""
         if self.failure is not None:
-            expected = f", {self.failure.expected}" if self.failure.expected else ""
-            return f"{self.candidate.name}: {self.failure.got} against float{expected}"
+            return f"{self.candidate.name}: {_why(self.failure)}"
         closeness = f"{self.closeness['sqnr_db']:.1f} dB against float"
         if self.interval is None:
             return f"{self.candidate.name}: {closeness}"
         interval = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
-        return f"{self.candidate.name}: {self.speedup:.2f} times as fast ({interval}), {closeness}"
+        replayed = ", replayed" if self.is_replayed else ""
+        return f"{self.candidate.name}: {self.speedup:.2f} times as fast ({interval}{replayed}), {closeness}"
 
     def as_json(self) -> Json:
         """The record of the trial in the stage's metrics."""
@@ -101,17 +112,28 @@ class Trial:
             "form": self.candidate.name,
             **self.closeness,
             **timed,
-            **({"failed": str(self.failure.got)} if self.failure else {}),
+            **({"label": "replayed"} if self.is_replayed else {}),
+            **({"failed": _why(self.failure)} if self.failure else {}),
         }
+
+
+def _why(failure: CheckFailed | ModelRefused) -> str:
+    """The reason of a failure in a few words."""
+    if isinstance(failure, ParityError):
+        return f"{failure.got}{f', {failure.expected}' if failure.expected else ''}"
+    return f"{failure.what}{f': {failure.got}' if failure.got else ''}"
+
+
+def _file_of(candidate: Candidate) -> Artifact:
+    return candidate.artifact
 
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """Compares candidates with the float model: their outputs, and their latencies.
+    """Compares candidates: their outputs with those of the float model, and their latencies with that of a rival.
 
     Attributes:
         reference: the input model of the stage, for outputs.
-        float_candidate: the float model for the candidates' runtime, for latencies. It ships if no candidate is faster.
         held_out: input batches for the comparison of outputs.
         floor_db: lowest SQNR of a candidate that may ship.
         advice: the next step in the error about a candidate below the floor.
@@ -119,10 +141,10 @@ class TrialRunner:
         gate_on_target: compare outputs there, too, since a processor may round otherwise.
         threads: of the timed sessions.
         comparing_threads: of the sessions whose outputs are compared.
+        deployed: the model that runs on the target: the candidate's file, or the engine that is built from it.
     """
 
     reference: HostSession
-    float_candidate: Candidate
     held_out: Sequence[NDArray[np.float32]]
     floor_db: float
     advice: str
@@ -130,6 +152,7 @@ class TrialRunner:
     threads: int
     comparing_threads: int
     gate_on_target: bool = False
+    deployed: Callable[[Candidate], Artifact] = _file_of
 
     def closeness(self, candidate: Candidate) -> dict[str, float]:
         """The SQNR of a candidate in dB. Raises ParityError if it is below the floor, or a value is not finite."""
@@ -137,7 +160,7 @@ class TrialRunner:
         here = self._closeness_of(session, f"{candidate.name}, against float")
         if not self.gate_on_target:
             return here
-        with self.target.open(candidate.artifact, SessionOptions(threads=None)) as there:
+        with self.target.open(self.deployed(candidate), SessionOptions(threads=None)) as there:
             return self._closeness_of(there, f"{candidate.name} on the target, against float")
 
     def _closeness_of(self, session: Session, where: str) -> dict[str, float]:
@@ -149,26 +172,39 @@ class TrialRunner:
             "embedding_sqnr_db": embedding_sqnr_db(session, self.reference, self.held_out),
         }
 
-    def trial(self, candidate: Candidate) -> Trial:
-        """The closeness of a candidate and, if it is close enough, its speed-up over the float model."""
+    def trial(self, candidate: Candidate, rival: Candidate | None) -> Trial:
+        """The closeness of a candidate and, if it is close enough, its speed-up over the rival, where there is one."""
         try:
             closeness = self.closeness(candidate)
-        except (ParityError, ModelRefused) as error:
+            if rival is None:
+                return Trial(candidate, closeness)
+            batch_size = fixed_batch(self.reference.spec) or 1
+            timed = compare_speed(self.target, self.deployed(rival), self.deployed(candidate), self.threads, batch_size)
+        except (CheckFailed, ModelRefused) as error:
             return Trial(candidate, failure=error)
-        batch_size, whole = fixed_batch(self.reference.spec) or 1, self.float_candidate.artifact
-        comparison = compare_speed(self.target, whole, candidate.artifact, self.threads, batch_size)
-        return Trial(candidate, closeness, comparison.ratio, comparison.interval)
+        return Trial(candidate, closeness, timed.ratio, timed.interval, is_replayed=timed.is_replayed)
 
-    def best_of(self, candidates: Iterable[Candidate], progress: Progress) -> tuple[Trial, list[Trial]]:
-        """The trial of the candidate that ships, and the trials of all candidates. Each trial is reported in a line."""
+    def best_of(
+        self, candidates: Iterable[Candidate], progress: Progress, rival: Trial | None = None
+    ) -> tuple[Trial, list[Trial]]:
+        """The trial of the candidate that ships, and the trials of all candidates. Each trial is reported in a line.
+
+        Args:
+            rival: the model that all candidates race with. It ships if none is faster. By default, the rival is the
+                first candidate that is close enough.
+        """
         trials = []
         for candidate in candidates:
-            trial = self.trial(candidate)
+            trial = self.trial(candidate, None if rival is None else rival.candidate)
             progress.say(f"    {trial.sentence()}")
             trials.append(trial)
-        best = best_trial(self.float_candidate, trials)
-        if best.candidate is self.float_candidate:
-            self.closeness(best.candidate)  # it may run in another runtime than the reference
+            if rival is None and trial.failure is None:
+                rival = trial
+        if any(trial.is_replayed for trial in trials):
+            progress.say("    a stand-in has replayed these times: which form is fastest there is not known")
+        best = best_trial(rival, trials)
+        if not best.closeness:
+            self.closeness(best.candidate)  # the float model may run in another runtime than the reference
         return best, trials
 
 
@@ -204,7 +240,12 @@ class CandidateWriter:
             yield self.quantized_candidate(placement, "bfloat16" if self._has_bfloat16() else None)
 
     def float_candidate(self, precision: Bfloat16 | None = None) -> Candidate:
-        """The input model, computed in `precision`; None for its own precision."""
+        """The input model, computed in `precision`; None for its own precision. For TensorRT, the model in float16."""
+        if self.calibrated.dialect.floats == "float16":
+            options = options_for(self._runtime)
+            return Candidate(
+                "float16", self._written(self.calibrated.in_float16(), "float16", options), options, "float16"
+            )
         label = precision or self.weight_precision
         options = _in_precision(options_for(self._runtime), precision)
         file = self._written(self.model, f"float {label}", options)
@@ -217,7 +258,8 @@ class CandidateWriter:
         name = f"{quantized_precision} {placement}" + (f", {precision}" if precision else "")
         options = _in_precision(quantized.options, precision)
         file = self._written(quantized.model, name, options)
-        return Candidate(name, file, options, quantized_precision, quantized.quantized_ops, quantized.float_ops)
+        ops, kept = (quantized.quantized_ops, quantized.float_ops), len(model.kept_float)
+        return Candidate(name, file, options, quantized_precision, *ops, kept)
 
     def _has_bfloat16(self) -> bool:
         if self._runtime != OPENVINO.name:
@@ -241,11 +283,11 @@ def _in_precision(options: RuntimeOptions, precision: Bfloat16 | None) -> Runtim
     return OpenvinoOptions(inference_precision=precision) if precision else options
 
 
-def best_trial(float_candidate: Candidate, trials: Sequence[Trial]) -> Trial:
-    """The trial of the candidate that ships: of those faster than float the fastest, or one as fast and smaller.
+def best_trial(rival: Trial | None, trials: Sequence[Trial]) -> Trial:
+    """The trial of the candidate that ships: of those faster than the rival the fastest, or one as fast and smaller.
 
-    Among candidates within 3% of the highest speed-up, INT8 is preferred, then the highest SQNR. If none is faster, the
-    float model ships.
+    Among candidates within 3% of the highest speed-up, those in 8 bits or fewer are preferred, then the highest SQNR.
+    If none is faster, the rival ships.
 
     Raises ParityError if no candidate is close enough to the float model.
     """
@@ -254,7 +296,8 @@ def best_trial(float_candidate: Candidate, trials: Sequence[Trial]) -> Trial:
         raise trials[0].failure
     faster = [trial for trial in close if trial.is_faster]
     if not faster:
-        return Trial(float_candidate)
+        assert rival is not None
+        return rival
     highest = max(trial.speedup or 0.0 for trial in faster)
     as_fast = [trial for trial in faster if (trial.speedup or 0.0) >= AS_FAST * highest]
-    return max(as_fast, key=lambda trial: (trial.candidate.weight_precision == "int8", trial.closeness["sqnr_db"]))
+    return max(as_fast, key=lambda trial: (trial.candidate.is_quantized, trial.closeness["sqnr_db"]))

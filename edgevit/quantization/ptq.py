@@ -115,6 +115,10 @@ class CalibratedModel:
         left_float = operator_counts(self.model) - quantized - dropped
         return Quantized(written, self.dialect.options, dict(quantized), dict(left_float))
 
+    def in_float16(self) -> ModelProto:
+        """The graph without Q/DQ nodes, with float16 tensors."""
+        return with_float16(self.model, self.where, self.beyond_float16)
+
     def _written(self, chosen: list[NodeProto]) -> ModelProto:
         if self.dialect.precision == "float8":
             return with_float8(self.model, chosen, self.ranges)

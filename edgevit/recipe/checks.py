@@ -28,7 +28,7 @@ from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
 from edgevit.recipe.mistakes import place_of
-from edgevit.targets.named import targets_by_name
+from edgevit.targets.named import groups_by_name, targets_by_name
 from edgevit.yaml_reader import Block
 
 ROLES = ("train", "val", "test", "support", "pool")
@@ -75,7 +75,7 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
         folder: the folder of the recipe, whose targets.yaml counts.
     """
     kinds: dict[str, Kind] = {}
-    engines: dict[str, Compile] = {}  # of TensorRT, by id
+    engines: dict[str, Compile] = {}  # that run on another machine, by id
     for index, stage in enumerate(recipe.stages):
 
         def place(*path: str | int, index: int = index) -> str:
@@ -89,27 +89,45 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
             yield RecipeError(f"timm has no model '{unknown_model}'", where=place("model"), expected=near, next=hint)
         if problem := _problem_of_engine(stage, engines) or _problem_of_target(stage, kinds, engines, folder):
             yield RecipeError(problem.what, where=place("target"), expected=problem.expected)
+        if isinstance(stage, Bundle) and (problem := _problem_of_deepstream(stage, engines, recipe.stages[:index])):
+            yield RecipeError(problem.what, where=place("serve"), expected=problem.expected)
         before = _Before(recipe, kinds, [later.id for later in recipe.stages[index:]], recipe.stages[:index])
         for path, name, takes in references(stage):
             if problem := _problem_of(stage, path, name, takes, before):
                 yield RecipeError(problem.what, where=place(*path), got=name, expected=problem.expected)
         kinds[stage.id] = stage.makes
-        if isinstance(stage, Compile) and stage.runtime == TENSORRT.name:
+        if isinstance(stage, Compile) and stage.target not in LOCAL_TARGETS:
             engines[stage.id] = stage
 
 
 def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem | None:
-    """An engine of TensorRT that another target would run, or that would go into a bundle."""
+    """A model that was compiled on another machine, and that another target would run, or that a bundle cannot hold."""
     engine = engines.get(getattr(stage, "model", ""))
     if engine is None:
         return None
-    if isinstance(stage, Bundle) and stage.compiled:
-        return Problem(f"'{engine.id}' is a TensorRT engine, which no bundle holds yet", "compiled: false")
+    if isinstance(stage, Bundle) and stage.compiled and engine.runtime != TENSORRT.name:
+        return Problem(f"'{engine.id}' is compiled on '{engine.target}', and no bundle holds it yet", "compiled: false")
+    if isinstance(stage, Bundle) and stage.compiled and stage.support:
+        what = f"'{engine.id}' is a TensorRT engine: a bundle with an engine takes no classes"
+        return Problem(what, "compiled: false, or no support")
     target = getattr(stage, "target", engine.target)
     if target == engine.target:
         return None
-    what = f"'{engine.id}' is a TensorRT engine of '{engine.target}', and does not run on '{target}'"
+    what = f"'{engine.id}' is compiled on '{engine.target}', and does not run on '{target}'"
     return Problem(what, f"target: {engine.target}")
+
+
+def _problem_of_deepstream(bundle: Bundle, engines: Mapping[str, Compile], earlier: Sequence[Stage]) -> Problem | None:
+    """A model that DeepStream would not run: it is no engine, takes uint8 images, or has an embedding."""
+    if "deepstream" not in bundle.serve:
+        return None
+    if bundle.model not in engines:
+        return Problem(f"deepstream runs TensorRT engines, and '{bundle.model}' is none", "runtime: tensorrt")
+    export = _export_of(bundle, earlier)
+    for option in ("normalize", "embedding"):
+        if export is not None and getattr(export, option):
+            return Problem(f"deepstream does not run a model with {option}: true", f"{option}: false in '{export.id}'")
+    return None
 
 
 def _problem_of_target(
@@ -124,12 +142,15 @@ def _problem_of_target(
             return Problem("edgevit builds TensorRT engines on boards", "a target that is reached over SSH")
         return None
     targets = targets_by_name(folder)
+    if name in (groups := groups_by_name(folder)):
+        return Problem(f"'{name}' is a group of targets", f"a stage for each of {', '.join(groups[name].members)}")
     if name not in targets:
         hint = did_you_mean(name, targets) or f"edgevit devices add {name} ssh://user@host"
         return Problem(f"there is no target '{name}'. {hint}", f"one of {', '.join(targets)}")
-    if isinstance(stage, Compile) and stage.runtime == ONNXRUNTIME.name:
-        what = f"'{name}' is reached over SSH: ONNX Runtime's graphs are compiled on this machine only"
-        return Problem(what, "no compile stage: ONNX Runtime optimizes an ONNX file whenever it loads it")
+    config = targets[name].config
+    if isinstance(stage, Prune) and config is not None and config.runtime == TENSORRT.name:
+        what = f"prune times models in {ONNXRUNTIME.title}, and '{name}' is meant for TensorRT (targets.yaml)"
+        return Problem(what, "keep_macs or keep_params, or another target")
     model: str = getattr(stage, "model", "")
     kind = kinds.get(model)
     if kind == "engine" and model not in engines:
@@ -264,14 +285,20 @@ def _lacks_labels(name: str, stage: Stage, kinds: Mapping[str, Kind]) -> Problem
 
 def _without_embedding(bundle: Bundle, earlier: Sequence[Stage]) -> Problem | None:
     """A bundle with a support set needs a model that was exported with an embedding."""
+    export = _export_of(bundle, earlier)
+    if export is None or export.embedding:
+        return None
+    what = "a bundle that takes classes needs a model with an embedding"
+    return Problem(what, f"embedding: true in stage '{export.id}'")
+
+
+def _export_of(bundle: Bundle, earlier: Sequence[Stage]) -> Export | None:
+    """The stage that exported the model of a bundle."""
     by_id = {stage.id: stage for stage in earlier}
     source: Stage | None = bundle
     while isinstance(source, (Bundle, Quantize, Compile)):
         source = by_id.get(source.model)
-    if not isinstance(source, Export) or source.embedding:
-        return None
-    what = "a bundle that takes classes needs a model with an embedding"
-    return Problem(what, f"embedding: true in stage '{source.id}'")
+    return source if isinstance(source, Export) else None
 
 
 def _unmeasured(report: Report, earlier: Sequence[Stage]) -> Problem | None:

@@ -11,7 +11,7 @@ from edgevit.budget import LearnedTestImages, Verdict
 from edgevit.configs import Budget
 from edgevit.provenance import untrained
 from edgevit.report.advice import about_supports
-from edgevit.report.checks import before_tensorrt, untold_precision
+from edgevit.report.checks import before_tensorrt, scatter_of_builds, untold_precision
 from edgevit.report.comparison import about_deployed, comparisons, points_of
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.device import on_device
@@ -92,7 +92,8 @@ def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
         for reason in variant.timing.invalid
     ]
     measured = [variant.model for variant in models.variants]
-    engines = [f"{engine.id}: {warning}." for engine in measured if (warning := untold_precision(engine))]
+    warnings = ((engine, warn(engine)) for engine in measured for warn in (untold_precision, scatter_of_builds))
+    engines = [f"{engine.id}: {warning}." for engine, warning in warnings if warning]
     return list(dict.fromkeys([*random_weights, *cross_validated(models), *shared, *latencies, *engines]))
 
 

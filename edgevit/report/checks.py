@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgevit.artifacts import Artifact, Json
+from edgevit.report.text import milliseconds
 from edgevit.report.variants import Lineup
 
 
@@ -21,6 +22,18 @@ def untold_precision(engine: Artifact) -> str | None:
         return None
     products = sum(row["products"] for row in engine.metrics["products"])
     return f"the engine does not tell the precision of {untold} of {products} products"
+
+
+def scatter_of_builds(engine: Artifact) -> str | None:
+    """A sentence about the times of several builds of one engine; None if it was built once, or is no engine."""
+    build = engine.metrics.get("build", {})
+    if "p50_ms" not in build:
+        return None
+    times, replayed = build["p50_ms"], " (replayed)" if build["label"] == "replayed" else ""
+    return (
+        f"{len(times)} builds gave medians of {milliseconds(min(times))} to {milliseconds(max(times))}{replayed}, and "
+        f"the engine is build {build['kept']}: another build may be as slow as the slowest"
+    )
 
 
 def _verdict(check: Artifact) -> str:

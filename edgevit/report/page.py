@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from edgevit.artifacts import SENSITIVITY, Artifact, Json
+from edgevit.configs.targets import LOCAL_CPU
 from edgevit.evaluation.accuracy import confusion_matrix
 from edgevit.evaluation.record import read_predictions
 from edgevit.report import plots, text
@@ -188,11 +189,16 @@ def _quantization(lineup: Lineup) -> Json | None:
         return None
     known = {"calibrator": last.manifest.config["calibrator"], **last.metrics}
     facts = [(label, _fact(known[name])) for name, label in QUANTIZATION_FACTS.items() if name in known]
+    forms = last.metrics.get("forms", [])
+    rival = next((form["form"] for form in forms if not form.keys() & {"speedup", "failed"}), "float")
     return {
         "id": last.id,
         "calibration": last.manifest.inputs["calibration"].id,
         "facts": facts,
-        "forms": last.metrics.get("forms", []),
+        "forms": forms,
+        "rival": rival,
+        "target": last.manifest.config.get("target", LOCAL_CPU),
+        "is_replayed": any(form.get("label") == "replayed" for form in forms),
         "ships": last.metrics.get("form"),
         "precision": text.precision_name(last.manifest.config["precision"]),
         "is_float": not last.metrics["quantized_ops"],

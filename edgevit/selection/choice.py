@@ -11,7 +11,7 @@ from edgevit.selection.records import Timing
 
 ROOM = 0.9  # of the budget: the upper bound of the p50 of an untrained student stays below it
 MOST_TIMINGS = 6
-NEAR = 1.1  # a candidate that is predicted within this factor of the limit is timed
+NEAR = 1.25  # a candidate that is predicted within this factor of the limit is timed
 
 
 @dataclass(frozen=True)

@@ -80,16 +80,17 @@ def _time_file(
     trials_on = target_for(form.quantize.target, context) if form.quantize else target
     trials_ms = {candidate.name: _trial_ms(candidate, trials_on, form.profile) for candidate in candidates}
     best = min(candidates, key=lambda candidate: trials_ms[candidate.name])
-    deployed = best.file
+    deployed = artifact_from_onnx(best.file)
     if form.compile is not None:
         (folder / "compiled").mkdir()
         on = target_for(form.compile.target, context)
-        on.compile(artifact_from_onnx(best.file), folder / "compiled", form.compile)
-        deployed = folder / "compiled" / ONNX_FILE
-    with target.open(artifact_from_onnx(deployed), _options(form.profile)) as session:
+        compiled = on.compile(deployed, folder / "compiled", form.compile).file
+        deployed = artifact_from_onnx(folder / "compiled" / ONNX_FILE).with_model_file(compiled)
+    with target.open(deployed, _options(form.profile)) as session:
         measured = _quietest(session, form.profile)
     float_ms = trials_ms[candidates[0].name] if best is not candidates[0] else None
-    return _timing(measured, cost_of(built.module, built.preprocess), deployed.stat().st_size, best.name, float_ms)
+    size_bytes = deployed.file(deployed.model_file.name).stat().st_size
+    return _timing(measured, cost_of(built.module, built.preprocess), size_bytes, best.name, float_ms)
 
 
 def _exported(built: BuiltModel, spec: IOSpec, export: Export, folder: Path) -> Path:

@@ -14,11 +14,11 @@ from edgevit.model_file import ONNX_FILE
 
 def run(config: Bundle, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     """Write the bundle, then run its own `infer.py` in a process of its own and compare with the model here."""
-    model = model_to_bundle(inputs["model"], config.compiled, context.progress)
+    model, engine = model_to_bundle(inputs["model"], config.compiled, context.progress)
     images = class_images(inputs, in_recipe=bool(context.recipe_name))
     if images is not None:
         model = named_by(images.support, model, context.progress)
-    metrics = write_bundle(model, out, images, context.progress, Page.of(config))
+    metrics = write_bundle(model, out, images, context.progress, Page.of(config), engine, config.serve)
     check_bundle(model, out, context.work)
     model_file = model.model_file.model_copy(update={"name": ONNX_FILE})
     return Contents("bundle", metrics=metrics, io=model.io, model_file=model_file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents, FileEntry, Json, sha256_of_file
@@ -15,14 +16,38 @@ from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.model_file import ModelFile
 from edgevit.runtimes.base import Session, SessionOptions, carried_cost, fixed_batch, runtime_of
 from edgevit.runtimes.parity import check_engine_agrees, check_sessions_agree
-from edgevit.runtimes.sessions import file_session, session_as_declared
-from edgevit.targets import target_for
+from edgevit.runtimes.sessions import session_as_declared
+from edgevit.targets import Target, target_for
 from edgevit.targets.trtexec.commands import LAYERS
-from edgevit.targets.trtexec_build import BUILD_LOG
 
 
 def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    model, is_tensorrt = inputs["model"], config.runtime == TENSORRT.name
+    model = inputs["model"]
+    _check_is_uncompiled(model, config)
+    target = target_for(config.target, context)
+    if config.runtime == TENSORRT.name:
+        _check_before_build(model, target)
+    check = partial(_checked, config, model, target, out, context)
+    compiled = target.compile(model, out, config, check)
+    metrics = {
+        **carried_cost(model),
+        "precision": compiled.file.precision,
+        "size_bytes": (out / compiled.file.name).stat().st_size,
+        "runtime": config.runtime,
+        **compiled.checked,
+    }
+    return Contents(
+        kind="engine",
+        metrics=metrics,
+        log_metrics={"build": compiled.build} if compiled.build else {},
+        logs=tuple(sorted(file.name for file in out.glob("build*.log"))),
+        io=model.io,
+        model_file=compiled.file,
+    )
+
+
+def _check_is_uncompiled(model: Artifact, config: Compile) -> None:
+    """Raise ArtifactError if the model's runtime compiles it whenever it loads it."""
     if runtime_of(model) != ONNXRUNTIME.name:
         raise ArtifactError(
             f"{runtime_of(model)} compiles a model each time it loads it",
@@ -31,27 +56,30 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
             expected=f"a model that was made for {config.runtime}",
             next="leave compile out: evaluate, profile and bundle take the ONNX file",
         )
-    target = target_for(config.target, context)
-    compiled = target.compile(model, out, config)
+
+
+def _check_before_build(model: Artifact, target: Target) -> None:
+    """Raise ArtifactError, before anything is sent, if the target's TensorRT is known to refuse the model."""
+    from edgevit.checking.before_build import check_before_build
+
+    machine = target.describe(TENSORRT.name)
+    is_jetson = machine.hardware.get("module") is not None
+    check_before_build(onnx_file(model), str(machine.versions[TENSORRT.name]), is_jetson, model.id)
+
+
+def _checked(
+    config: Compile, model: Artifact, target: Target, out: Path, context: Context, compiled: ModelFile
+) -> Json:
+    """Metrics of a result that has passed the checks. Raises CheckFailed for one that is wrong."""
     where = f"{config.id}, against its ONNX file '{model.id}'"
-    with target.open(_unfinished(model, compiled, out), SessionOptions(threads=1)) as session:
-        if is_tensorrt:
-            closeness = _engine_closeness(config, session, model, where, context)
-        else:
-            closeness = _graph_closeness(session, model, where)
-    metrics = {
-        **carried_cost(model),
-        "precision": compiled.precision,
-        "size_bytes": (out / compiled.name).stat().st_size,
-        "runtime": config.runtime,
-        **closeness,
-        **(_precision(config, model, out, context) if is_tensorrt else {}),
-    }
-    logs = (BUILD_LOG,) if is_tensorrt else ()
-    return Contents(kind="engine", metrics=metrics, logs=logs, io=model.io, model_file=compiled)
+    with target.open(unfinished(model, compiled, out), SessionOptions(threads=1)) as session:
+        if config.runtime != TENSORRT.name:
+            return _graph_closeness(session, model, target, where)
+        closeness = _engine_closeness(config, session, model, where, context)
+    return {**closeness, **_precision(config, model, out, context)}
 
 
-def _unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
+def unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
     """The compiled model as an artifact in memory, before its folder is finished."""
     file = out / compiled.name
     entry = FileEntry(sha256=sha256_of_file(file), size=file.stat().st_size)
@@ -59,9 +87,10 @@ def _unfinished(model: Artifact, compiled: ModelFile, out: Path) -> Artifact:
     return replace(model, path=out, manifest=manifest)
 
 
-def _graph_closeness(session: Session, model: Artifact, where: str) -> Json:
-    source = file_session(onnx_file(model), model.io, model.model_file.options, threads=1)
-    agreement = check_sessions_agree(session, source, model.model_file.precision, where)
+def _graph_closeness(session: Session, model: Artifact, target: Target, where: str) -> Json:
+    """How close a compiled graph is to its ONNX file, which runs there too: another processor rounds otherwise."""
+    with target.open(model, SessionOptions(threads=1)) as source:
+        agreement = check_sessions_agree(session, source, model.model_file.precision, where)
     return {"max_difference": agreement.max_difference}
 
 

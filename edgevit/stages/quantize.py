@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +14,7 @@ from onnx import ModelProto
 
 from edgevit.artifacts import SENSITIVITY, Artifact, Contents
 from edgevit.configs import Quantize
+from edgevit.configs.runtimes import TENSORRT
 from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
@@ -28,6 +31,7 @@ from edgevit.quantization.preparation import prepared
 from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, random_images
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
+from edgevit.stages.engine_forms import engine_builder, engine_forms
 from edgevit.targets import target_for
 
 
@@ -48,12 +52,14 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
-    ready, sensitivities = prepared(source, reference, calibration, images, config, correction, threads, progress)
+    prepare = partial(
+        prepared, source, reference, calibration, images, correction=correction, threads=threads, progress=progress
+    )
+    ready, sensitivities = prepare(config)
     with TemporaryDirectory() as folder:
         writer = CandidateWriter(source, model.model_file.weight_precision, ready, model.io, Path(folder), correction)
         runner = TrialRunner(
             reference,
-            writer.float_candidate(),
             images,
             config.floor_db,
             _advice(config),
@@ -62,7 +68,11 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             threads,
             gate_on_target=config.target not in LOCAL_TARGETS,
         )
-        best, trials = _best_trial(config, writer, runner, progress)
+        if config.is_timed and config.runtime == TENSORRT.name:
+            runner = replace(runner, deployed=engine_builder(config, context, Path(folder)))
+            best, trials = runner.best_of(engine_forms(config, writer, runner.target, prepare, context), progress)
+        else:
+            best, trials = _best_trial(config, writer, runner, progress)
         shutil.copyfile(best.candidate.file, out / "model.onnx")
     if sensitivities:
         table = [{**layer.as_json(), "kept_float": layer.node in ready.kept_float} for layer in sensitivities]
@@ -72,7 +82,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         "size_bytes": (out / "model.onnx").stat().st_size,
         "precision": best.candidate.model_file.precision,
         "form": best.candidate.name,
-        "kept_float": len(ready.kept_float) if best.candidate.quantized_ops else 0,
+        "kept_float": best.candidate.kept_float,
         "quantized_ops": best.candidate.quantized_ops,
         "float_ops": best.candidate.float_ops,
         "calibration_images": len(chosen.calibration),
@@ -100,7 +110,7 @@ def _best_trial(
 ) -> tuple[Trial, list[Trial]]:
     """The trial of the candidate that ships, and all timed trials; none are timed at a fixed placement."""
     if config.is_timed:
-        return runner.best_of(writer.candidates(), progress)
+        return runner.best_of(writer.candidates(), progress, Trial(writer.float_candidate()))
     candidate = writer.quantized_candidate(config.placement if config.placement != "fastest" else "all")
     return Trial(candidate, runner.closeness(candidate)), []
 

@@ -27,6 +27,7 @@ AGENT_FILES = (
     "machine_lock",
     "folders",
     "store",
+    "carried",
     "packages",
     "job_folder",
     "jobs",

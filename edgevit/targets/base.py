@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from edgevit.artifacts import Artifact
+from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Compile
 from edgevit.errors import TargetError
 from edgevit.model_file import ModelFile, TargetInfo
@@ -17,6 +18,28 @@ from edgevit.runtimes.base import Session, SessionOptions
 CHOICE = MeasurePlan(warmup_s=0.2, duration_s=1.0, min_runs=20)  # settings of a race that chooses between two models
 RACES = 3  # of two models, as long as they are invalid
 
+Check = Callable[[ModelFile], Json]
+
+
+def unchecked(file: ModelFile) -> Json:
+    """A check that accepts every result."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled model in its folder.
+
+    Attributes:
+        file: its record.
+        checked: what the check of the model gave.
+        build: facts of the build, which are not part of the model's content.
+    """
+
+    file: ModelFile
+    checked: Json
+    build: Json = field(default_factory=dict)
+
 
 class Target(Protocol):
     """A device that runs models."""
@@ -24,8 +47,13 @@ class Target(Protocol):
     def describe(self, runtime: str) -> TargetInfo:
         """The target's fingerprint for one runtime. Raises TargetError if the runtime does not run on the target."""
 
-    def compile(self, model: Artifact, out: Path, config: Compile) -> ModelFile:
-        """Compile an ONNX file for the runtime of the config, into folder `out`. Returns the record of the result."""
+    def compile(self, model: Artifact, out: Path, config: Compile, check: Check = unchecked) -> Compiled:
+        """Compile an ONNX file for the runtime of the config, into folder `out`.
+
+        Args:
+            check: is called with each result in the folder that may be kept, and raises CheckFailed if it is wrong. The
+                target stays connected meanwhile.
+        """
 
     def open(self, model: Artifact, options: SessionOptions) -> AbstractContextManager[Session]:
         """Load a model. The artifact's kind and manifest name the runtime; its manifest holds more session options."""

@@ -13,8 +13,10 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -32,6 +34,7 @@ STARTS = 2  # of a job that is lost there
 STOP_S = 15
 LATE_S = 120  # for a job to end after its time limit
 _Text = Annotated[str, Field(max_length=protocol.LONGEST_TEXT)]
+_HASH = "^[0-9a-f]{64}$"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Job:
             true of inference, and false of timing.
         outputs: the files to fetch, by name, each with the most bytes that it may have. What else it writes stays
             there, and a file that it does not write is left out.
+        carries: files that stay on the target from one job to the next, such as a cache: the SHA-256 that names each
+            there, by its name in the program's folder. A job works on a copy, which is kept if the job succeeds.
     """
 
     files: Mapping[str, Path]
@@ -55,6 +60,14 @@ class Job:
     timeout_s: float
     is_repeatable: bool
     outputs: Mapping[str, int] = field(default_factory=dict)
+    carries: Mapping[str, str] = field(default_factory=dict)
+
+
+class CarriedFile(Frozen):
+    """The SHA-256 of a carried file before and after a job; None is no file. A job that fails changes nothing."""
+
+    before: str | None = Field(pattern=_HASH)
+    after: str | None = Field(pattern=_HASH)
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class Finished:
         stderr: the end of it.
         seconds: how long it ran.
         files: those that were fetched, by name.
+        carried: by the name in the program's folder.
     """
 
     status: int | None
@@ -75,6 +89,7 @@ class Finished:
     stderr: str
     seconds: float
     files: dict[str, Path]
+    carried: Mapping[str, CarriedFile] = field(default_factory=dict)
 
 
 class _Started(Frozen):
@@ -84,7 +99,7 @@ class _Started(Frozen):
 class _Output(Frozen):
     name: str = Field(pattern=f"^{protocol.NAME}$")
     bytes: int = Field(ge=0, le=protocol.LARGEST_FILE)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=_HASH)
 
 
 class _State(Frozen):
@@ -96,6 +111,7 @@ class _State(Frozen):
     stdout: _Text
     stderr: _Text
     outputs: list[_Output] = Field(max_length=protocol.MOST_OUTPUTS)
+    carried: dict[str, CarriedFile] = Field(max_length=protocol.MOST_CARRIED)
 
     @property
     def has_failed(self) -> bool:
@@ -118,16 +134,35 @@ def run_job(connection: Connection, job: Job, out: Path) -> Finished:
         ConnectionLost: the line dropped, and the target did not come back. The job may still run there: an equal
             repeatable job takes its result.
     """
+    with ended_job(connection, job, out) as ended:
+        return ended.finished
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """A job that has ended, and whose folder is still on the target. Use `ended_job`."""
+
+    finished: Finished
+    fetch: Callable[[Mapping[str, int], Path], dict[str, Path]]
+    """Fetch more files, by name with the most bytes of each, into a folder."""
+
+
+@contextmanager
+def ended_job(connection: Connection, job: Job, out: Path) -> Iterator[EndedJob]:
+    """As `run_job`. In the block, more files of the job can be fetched."""
     running = _RunningJob(connection, job)
     try:
         state = running.ended()
-        files = running.fetched(state, out)
+        files = running.fetched(state, job.outputs, out)
+        finished = Finished(
+            state.status, state.timed_out, state.stdout, state.stderr, state.seconds, files, state.carried
+        )
+        yield EndedJob(finished, partial(running.fetched, state))
     except BaseException:
         running.stop()
         raise
     if state.has_failed or not job.is_repeatable:
         running.forget()
-    return Finished(state.status, state.timed_out, state.stdout, state.stderr, state.seconds, files)
 
 
 class _RunningJob:
@@ -159,11 +194,15 @@ class _RunningJob:
             next="see whether it restarts under load, or its memory or disk is full, and run the same command again",
         )
 
-    def fetched(self, state: _State, out: Path) -> dict[str, Path]:
-        """The files of the job, in folder `out`."""
-        outputs = {output.name: output for output in state.outputs if output.name in self._job.outputs}
+    def fetched(self, state: _State, wanted: Mapping[str, int], out: Path) -> dict[str, Path]:
+        """The wanted files of the job, in folder `out`.
+
+        Args:
+            wanted: the most bytes of each file, by name.
+        """
+        outputs = {output.name: output for output in state.outputs if output.name in wanted}
         for name, output in outputs.items():
-            if output.bytes > (most := self._job.outputs[name]):
+            if output.bytes > (most := wanted[name]):
                 got, expected = f"{name} of {output.bytes:,} bytes", f"at most {most:,} bytes"
                 raise TargetError("the file of the job is too large", where=self._where, got=got, expected=expected)
         out.mkdir(parents=True, exist_ok=True)
@@ -190,7 +229,11 @@ class _RunningJob:
         files = {name: self._hashes[path] for name, path in job.files.items()}
 
         def start(session: AgentSession) -> _Started:
-            values: Json = {"arguments": list(job.arguments), "environment": dict(job.environment)}
+            values: Json = {
+                "carries": dict(job.carries),
+                "arguments": list(job.arguments),
+                "environment": dict(job.environment),
+            }
             return with_files(
                 session,
                 self._hashes,
@@ -249,6 +292,7 @@ def _name(job: Job, hashes: Hashes) -> str:
     """The name of a job: its content, with something random in it unless an equal job's result may be taken."""
     content = {
         "files": {name: hashes[path] for name, path in job.files.items()},
+        "carries": dict(job.carries),
         "arguments": job.arguments,
         "environment": dict(job.environment),
         "timeout_s": job.timeout_s,

@@ -12,11 +12,12 @@ from edgevit.configs import Compile
 from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TORCH
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.errors import MissingDependency, TargetError
-from edgevit.model_file import ModelFile, TargetInfo
+from edgevit.model_file import TargetInfo
 from edgevit.profiling import Clock, Comparison, MeasurePlan, Opener, interleaved
 from edgevit.profiling.conditions import cpu, gpus
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime_of
+from edgevit.targets.base import Check, Compiled, unchecked
 
 # Runtimes are imported in the functions that use them: a finished recipe only calls `describe`, which needs none.
 
@@ -32,10 +33,11 @@ class LocalCpu:
     def describe(self, runtime: str) -> TargetInfo:
         return _info(self.name, runtime, self.runtimes, dict(cpu()))
 
-    def compile(self, model: Artifact, out: Path, config: Compile) -> ModelFile:
+    def compile(self, model: Artifact, out: Path, config: Compile, check: Check = unchecked) -> Compiled:
         from edgevit.runtimes.onnxruntime.engine import engine_from_onnx
 
-        return engine_from_onnx(model, out, self.describe(config.runtime))
+        file = engine_from_onnx(model, out, self.describe(config.runtime))
+        return Compiled(file, check(file))
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
@@ -71,7 +73,7 @@ class LocalGpu:
             )
         return _info(self.name, runtime, self.runtimes, {"gpu": devices[0], "cpu": cpu()["model"]})
 
-    def compile(self, model: Artifact, out: Path, config: Compile) -> ModelFile:
+    def compile(self, model: Artifact, out: Path, config: Compile, check: Check = unchecked) -> Compiled:
         raise _not_here(config.runtime, self.name, self.runtimes)
 
     @contextmanager

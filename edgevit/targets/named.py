@@ -1,4 +1,9 @@
-"""targets.yaml: the targets that a user has named, and those that are built in."""
+"""targets.yaml: the targets that a user has named, those that are built in, and groups of targets.
+
+orin: {host: ssh://me@orin.local}
+pi: {host: ssh://me@pi.local}
+boards: [orin, pi]
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from ruamel.yaml import YAML
 from edgevit.configs.targets import LOCAL_TARGETS, LONGEST_TARGET_NAME, MOST_TARGETS, TARGET_NAME, SshTarget
 from edgevit.disks import config_folder, whole_or_not_at_all
 from edgevit.errors import RecipeError, TargetError, did_you_mean, shortened
-from edgevit.yaml_reader import Allowance, Block, read_yaml
+from edgevit.yaml_reader import Allowance, Block, Items, read_yaml
 
 FILE = "targets.yaml"
 
@@ -34,6 +39,15 @@ class NamedTarget:
     file: Path | None = None
 
 
+@dataclass(frozen=True)
+class TargetGroup:
+    """The names of several targets under one name, and the file that holds it."""
+
+    name: str
+    members: tuple[str, ...]
+    file: Path
+
+
 def targets_by_name(folder: Path | None = None) -> dict[str, NamedTarget]:
     """Every target that can be named: those built in, of the user's file, and of the project's, which wins.
 
@@ -43,18 +57,39 @@ def targets_by_name(folder: Path | None = None) -> dict[str, NamedTarget]:
     Raises:
         RecipeError: a file is no valid targets.yaml; the error has the line.
     """
-    targets = {name: NamedTarget(name) for name in LOCAL_TARGETS}
-    for file in filter(None, (user_file(), project_file(folder))):
-        targets.update(_targets_in(file))
-    return targets
+    return {name: entry for name, entry in _named(folder).items() if isinstance(entry, NamedTarget)}
+
+
+def groups_by_name(folder: Path | None = None) -> dict[str, TargetGroup]:
+    """Every group of targets. Raises RecipeError as `targets_by_name` does, and if a group names what is no target."""
+    named = _named(folder)
+    groups = {name: entry for name, entry in named.items() if isinstance(entry, TargetGroup)}
+    for group in groups.values():
+        for member in group.members:
+            if not isinstance(named.get(member), NamedTarget):
+                error = _no_target(member, targets_by_name(folder))
+                what = f"the group '{group.name}' names no target: {shortened(member)}"
+                raise RecipeError(what, where=group.file, expected=error.expected, next=error.next)
+    return groups
+
+
+def each_target(names: Iterable[str], folder: Path | None = None) -> tuple[str, ...]:
+    """The names of targets, each once. A group stands for its members. Raises TargetError if a name is neither."""
+    groups, targets = groups_by_name(folder), list[str]()
+    for name in names:
+        targets += groups[name].members if name in groups else (named_target(name, folder).name,)
+    return tuple(dict.fromkeys(targets))
 
 
 def named_target(name: str, folder: Path | None = None) -> NamedTarget:
     """The target with this name. Raises TargetError with the nearest name if there is none."""
-    targets = targets_by_name(folder)
-    if name not in targets:
-        raise _no_target(name, targets)
-    return targets[name]
+    entry = _named(folder).get(name)
+    if isinstance(entry, TargetGroup):
+        what, expected = f"'{name}' is a group of targets", f"one of {', '.join(entry.members)}"
+        raise TargetError(what, where=entry.file, expected=expected, next=f"edgevit profile --target {name}")
+    if entry is None:
+        raise _no_target(name, targets_by_name(folder))
+    return entry
 
 
 def add_target(name: str, config: SshTarget, file: Path) -> None:
@@ -62,7 +97,7 @@ def add_target(name: str, config: SshTarget, file: Path) -> None:
 
     Raises RecipeError if the name is taken or is no name.
     """
-    taken = _targets_in(file)
+    taken = _entries_in(file)
     _check_name(name, "NAME")
     if name in taken:
         next_step = f"edgevit devices remove {name}, or choose another name"
@@ -74,10 +109,14 @@ def add_target(name: str, config: SshTarget, file: Path) -> None:
 
 
 def remove_target(name: str, file: Path) -> None:
-    """Remove a target from a file. Raises TargetError if the file does not hold it."""
-    held = _targets_in(file)
+    """Remove a target or a group from a file. Raises TargetError if the file does not hold it, or a group needs it."""
+    held = _entries_in(file)
     if name not in held:
         raise _no_target(name, held, file)
+    for entry in held.values():
+        if isinstance(entry, TargetGroup) and name in entry.members:
+            next_step = f"edgevit devices remove {entry.name}, or take '{name}' out of it"
+            raise TargetError(f"'{name}' is in the group '{entry.name}'", where=file, next=next_step)
     document = _editable(file)
     del document[name]
     _write(file, document, "" if document else _comments(file))
@@ -94,8 +133,16 @@ def project_file(folder: Path | None = None) -> Path:
     return (folder or Path.cwd()) / FILE
 
 
-def _targets_in(file: Path) -> dict[str, NamedTarget]:
-    """The targets of a file; none if the file is not there."""
+def _named(folder: Path | None) -> dict[str, NamedTarget | TargetGroup]:
+    """Every target and every group, by name."""
+    named: dict[str, NamedTarget | TargetGroup] = {name: NamedTarget(name) for name in LOCAL_TARGETS}
+    for file in filter(None, (user_file(), project_file(folder))):
+        named.update(_entries_in(file))
+    return named
+
+
+def _entries_in(file: Path) -> dict[str, NamedTarget | TargetGroup]:
+    """The targets and the groups of a file; none if the file is not there."""
     if not file.exists():
         return {}
     document = read_yaml(file, Allowance())
@@ -104,7 +151,17 @@ def _targets_in(file: Path) -> dict[str, NamedTarget]:
     if not isinstance(document, Block) or len(document) > MOST_TARGETS:
         expected = f"NAME: {{host: ssh://user@host}}, at most {MOST_TARGETS:,} targets"
         raise RecipeError("this is not a list of targets by name", where=file, expected=expected)
-    return {name: _target(name, entry, document.places[name], file) for name, entry in document.items()}
+    return {name: _entry(name, entry, document.places[name], file) for name, entry in document.items()}
+
+
+def _entry(name: str, entry: Any, place: str, file: Path) -> NamedTarget | TargetGroup:
+    if not isinstance(entry, Items):
+        return _target(name, entry, place, file)
+    _check_name(name, place)
+    if not entry or not all(isinstance(member, str) for member in entry):
+        got, expected = shortened(list(entry)), "a list of names: [orin, pi]"
+        raise RecipeError(f"group '{name}' is no list of targets", where=place, got=got, expected=expected)
+    return TargetGroup(name, tuple(dict.fromkeys(entry)), file)
 
 
 def _target(name: str, entry: Any, place: str, file: Path) -> NamedTarget:

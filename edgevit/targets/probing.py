@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgevit.targets.agent_session import ANSWER_S, AgentSession
 from edgevit.targets.boards import PROBED_COMMANDS, PROBED_FILES, Probe, probe_from_json
+from edgevit.targets.boards.probe import ProbedCommand
 
 PROBED_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch", "numpy", "Pillow")
 
 
-def probed(session: AgentSession, **stand_in: str) -> Probe:
+def probed(session: AgentSession, commands: Sequence[ProbedCommand] = PROBED_COMMANDS, **stand_in: str) -> Probe:
     """What the target's files and commands say now.
 
     Args:
@@ -19,11 +22,9 @@ def probed(session: AgentSession, **stand_in: str) -> Probe:
     """
     answer = session.ask_for_json(
         "probe",
-        ANSWER_S + sum(command.timeout_s for command in PROBED_COMMANDS),
+        ANSWER_S + sum(command.timeout_s for command in commands),
         files=list(PROBED_FILES),
-        commands=[
-            {"arguments": list(command.arguments), "timeout_s": command.timeout_s} for command in PROBED_COMMANDS
-        ],
+        commands=[{"arguments": list(command.arguments), "timeout_s": command.timeout_s} for command in commands],
         packages=list(PROBED_PACKAGES),
         **stand_in,
     )

@@ -15,11 +15,11 @@ from pydantic import Field
 
 from edgevit.artifacts import Artifact, Frozen, IOSpec, Json
 from edgevit.data.preprocess import fit_to_size
-from edgevit.graphs.files import copy_onnx, onnx_file
-from edgevit.model_file import json_of_options
+from edgevit.graphs.files import copy_onnx, onnx_file, read_onnx
+from edgevit.model_file import ModelFile, json_of_options
 from edgevit.profiling import Comparison, Measurement, MeasurePlan
 from edgevit.profiling.loop import STARTS, Soak
-from edgevit.profiling.measure import Label, conditions_of_soak, doubts_of_soak
+from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import (
     Arrays,
@@ -32,6 +32,7 @@ from edgevit.runtimes.base import (
     random_images,
     runtime_of,
 )
+from edgevit.runtimes.onnxruntime.engine import compiled_file, write_engine
 from edgevit.targets.boards.heat import temperatures_c
 from edgevit.targets.remote_worker import RemoteWorker
 from edgevit.targets.sampling import conditions_of_telemetry, doubts_of_telemetry
@@ -40,6 +41,8 @@ SHARD_BYTES = 32 * 2**20  # of input that travels together
 MODEL, OTHER_MODEL = "model.onnx", "other.onnx"
 LOADING_S = 600  # for a program to start and to load its models, on a slow machine
 SECONDS_A_RUN = 60  # at most
+MOST_TIMES_LARGER = 4  # than its source is a compiled graph: INT8 weights of operators without a kernel become float32
+BESIDE_WEIGHTS = 2**24  # bytes of a compiled graph
 
 _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Samples = Annotated[list[_Milliseconds], Field(min_length=1, max_length=10_000_000)]
@@ -128,9 +131,8 @@ class RemoteSession(Session):
             "threads": self._threads,
             **vars(plan),
         }
-        label: Label = "replayed" if self._worker.is_stand_in else "measured"
         doubts = (*doubts_of_soak(answer.soak), *doubts_of_telemetry(telemetry))
-        return Measurement(np.asarray(answer.samples_ms), plan, conditions, label, doubts, telemetry)
+        return Measurement(np.asarray(answer.samples_ms), plan, conditions, self._worker.label, doubts, telemetry)
 
     @property
     def _threads(self) -> int:
@@ -175,7 +177,20 @@ def race_on(worker: RemoteWorker, a: Artifact, b: Artifact, options: SessionOpti
             request[side] = _side(model, name, f"{side}_{source.name}")
             files |= {name: _onnx_file(model, own), f"{side}_{source.name}": source}
         answer, telemetry = worker.timed(request, files, _Raced, 2 * _limit_s(plan), lambda _: math.inf)
-    return Comparison.of_turns(answer.starts, plan, answer.conditions.before.load_average_1min, telemetry)
+    conditions = {"load_average_1min_at_start": answer.conditions.before.load_average_1min}
+    return Comparison.of_turns(answer.starts, plan, conditions, worker.label, telemetry)
+
+
+def compile_on(worker: RemoteWorker, model: Artifact, out: Path) -> ModelFile:
+    """Write the graph that ONNX Runtime optimizes for the target of a worker into folder `out`."""
+    request = {"do": "compile", "threads": 1, "model": _model(model, MODEL)}
+    with TemporaryDirectory() as folder:
+        source = _onnx_file(model, Path(folder))
+        most_bytes = MOST_TIMES_LARGER * source.stat().st_size + BESIDE_WEIGHTS
+        optimized = Path(folder) / "optimized.onnx"
+        optimized.write_bytes(worker.compiled(request, {MODEL: source}, LOADING_S, most_bytes))
+        write_engine(read_onnx(optimized), model, out)
+    return compiled_file(model, worker.info)
 
 
 def _limit_s(plan: MeasurePlan) -> float:

@@ -16,14 +16,14 @@ from pydantic import ValidationError
 from edgevit.artifacts import Frozen, Json
 from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError, shortened
 from edgevit.model_file import TargetInfo
+from edgevit.profiling.measure import Label
 from edgevit.profiling.telemetry import Telemetry
-from edgevit.targets.agent.sampler import TELEMETRY
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
-from edgevit.targets.sampling import sampled, telemetry_in
+from edgevit.targets.sampling import sampled, sampled_content, telemetry_in
 from edgevit.targets.shipped import WORKER, WORKER_FILES
 
-RESULT, OUTPUTS = "result.json", "outputs.bin"
+RESULT, OUTPUTS, COMPILED = "result.json", "outputs.bin", "compiled.onnx"
 LARGEST_RESULT = 2**28  # bytes of a result.json
 FAILURE = re.compile(r"edgevit-worker: (import|model|shape|memory|disk|bug): (.*)")
 
@@ -51,6 +51,11 @@ class RemoteWorker:
     total_rails: tuple[str, ...] = ()
     conditions: Json = field(default_factory=dict)
 
+    @property
+    def label(self) -> Label:
+        """The label of its times."""
+        return "replayed" if self.is_stand_in else "measured"
+
     def timed(
         self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float, counted_s: Callable[[R], float]
     ) -> tuple[R, Telemetry | None]:
@@ -61,8 +66,7 @@ class RemoteWorker:
             counted_s: how long the counted runs lasted, by the answer.
         """
         with self._finished(request, files, limit_s, {RESULT: LARGEST_RESULT}, is_repeatable=False) as finished:
-            result, sampled_file = self._result(finished, answer), finished.files.get(TELEMETRY)
-            content = sampled_file.read_bytes() if sampled_file else None
+            result, content = self._result(finished, answer), sampled_content(finished.files)
         return result, telemetry_in(content, RESULT, counted_s(result), self.total_rails)
 
     def outputs(
@@ -76,6 +80,12 @@ class RemoteWorker:
         fetched = {RESULT: LARGEST_RESULT, OUTPUTS: most_bytes}
         with self._finished(named, files, limit_s, fetched, is_repeatable=True) as finished:
             return self._result(finished, answer), self._file(finished, OUTPUTS).read_bytes()
+
+    def compiled(self, request: Json, files: Mapping[str, Path], limit_s: float, most_bytes: int) -> bytes:
+        """The graph that a request to compile has written, at most `most_bytes`."""
+        fetched = {RESULT: LARGEST_RESULT, COMPILED: most_bytes}
+        with self._finished(request, files, limit_s, fetched, is_repeatable=False) as finished:
+            return self._file(finished, COMPILED).read_bytes()
 
     @contextmanager
     def _finished(

@@ -75,6 +75,12 @@ def sampled(job: Job, python: Sequence[str]) -> Job:
     )
 
 
+def sampled_content(files: Mapping[str, Path]) -> bytes | None:
+    """The content of the sampler's file among the files of a job; None if it did not come."""
+    file = files.get(sampler.TELEMETRY)
+    return file.read_bytes() if file else None
+
+
 def telemetry_in(
     content: bytes | None, ends_with: str, counted_s: float, total_rails: tuple[str, ...]
 ) -> Telemetry | None:

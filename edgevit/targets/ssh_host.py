@@ -16,16 +16,19 @@ from edgevit.configs import Compile
 from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
 from edgevit.configs.targets import INSTALLED, LOCAL_CPU, SshTarget
 from edgevit.errors import TargetError
-from edgevit.model_file import ModelFile, TargetInfo
+from edgevit.model_file import TargetInfo, TensorrtOptions
 from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions, runtime_of
 from edgevit.targets.asked import asked
+from edgevit.targets.base import Check, Compiled, unchecked
 from edgevit.targets.boards import HostFacts
+from edgevit.targets.boards.request import NVPMODEL
 from edgevit.targets.boards.versions import tensorrt_release
 from edgevit.targets.connection import Connection, connected
+from edgevit.targets.engine_binding import differences, runs_elsewhere
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
-from edgevit.targets.visits import facts_of, keep_facts
+from edgevit.targets.visits import facts_of, keep_facts, known
 from edgevit.targets.wheels import WheelSet, fetched, wheels_for
 
 if TYPE_CHECKING:
@@ -57,25 +60,25 @@ class SshHost:
         self._check_runs(runtime)
         return self._info(facts_of(self._target, self._say), runtime)
 
-    def compile(self, model: Artifact, out: Path, config: Compile) -> ModelFile:
+    def compile(self, model: Artifact, out: Path, config: Compile, check: Check = unchecked) -> Compiled:
+        if config.runtime == ONNXRUNTIME.name:
+            from edgevit.targets.remote_session import compile_on
+
+            with self._worker(model) as worker:
+                file = compile_on(worker, model, out)
+                return Compiled(file, check(file))
         from edgevit.targets.trtexec_build import engine_from_onnx
 
-        if config.runtime != TENSORRT.name:
-            raise TargetError(
-                "ONNX Runtime's graphs are compiled on this machine only",
-                where=self.name,
-                next="leave compile out: ONNX Runtime optimizes an ONNX file whenever it loads it",
-            )
         with self._trtexec() as trtexec:
-            return engine_from_onnx(model, out, config, trtexec, self.describe(TENSORRT.name))
+            return engine_from_onnx(model, out, config, trtexec, self.describe(TENSORRT.name), check)
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
         if runtime_of(model) == TENSORRT.name:
             from edgevit.targets.trtexec_session import TrtexecSession
 
-            self._check_is_of_this_board(model)
             with self._trtexec() as trtexec:
+                self._check_is_of_this_board(model)
                 yield TrtexecSession(trtexec, model)
         else:
             from edgevit.targets.remote_session import RemoteSession
@@ -84,16 +87,28 @@ class SshHost:
                 yield RemoteSession(worker, model, options)
 
     def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+        are_engines = [runtime_of(model) == TENSORRT.name for model in (a, b)]
+        if all(are_engines):
+            return self._engine_race(a, b, plan)
+        if any(are_engines):
+            raise TargetError(
+                "a TensorRT engine is measured in turns with another engine only",
+                where=self.name,
+                got=f"the ONNX file '{(b if are_engines[0] else a).id}'",
+                next=f"compile it with runtime: tensorrt and target: {self.name}",
+            )
         from edgevit.targets.remote_session import race_on
 
-        if TENSORRT.name in (runtime_of(a), runtime_of(b)):
-            raise TargetError(
-                "TensorRT engines are not measured in turns",
-                where=self.name,
-                next="profile each of them",
-            )
         with self._worker(a, b) as worker:
             return race_on(worker, a, b, options, plan)
+
+    def _engine_race(self, a: Artifact, b: Artifact, plan: MeasurePlan) -> Comparison:
+        from edgevit.targets.engine_race import race_engines
+
+        with self._trtexec() as trtexec:
+            for engine in (a, b):
+                self._check_is_of_this_board(engine)
+            return race_engines(trtexec, a, b, plan)
 
     @contextmanager
     def _worker(self, *models: Artifact) -> Iterator[RemoteWorker]:
@@ -122,13 +137,16 @@ class SshHost:
     @contextmanager
     def _visited(self, runtime: str) -> Iterator[tuple[Connection, HostFacts]]:
         """The connected host, whose lock is held, and its facts, which are those that `describe` has given."""
-        before = self.describe(runtime)
+        self._check_runs(runtime)
         if self._target in _connected:
             yield _connected[self._target]
             return
+        before = known(self._target)
         with connected(self._target, self._say) as connection, connection.locked():
             facts = connection.call(partial(keep_facts, self._target))
-            self._check_is_the_same(before, self._info(facts, runtime))
+            now = self._info(facts, runtime)
+            if before is not None:
+                self._check_is_the_same(self._info(before, runtime), now)
             for gap in asked(self._config, facts):
                 if gap.is_fault:
                     self._say(f"note: {self.name}: {gap.name}: {gap.found}; {gap.mend}")
@@ -167,7 +185,8 @@ class SshHost:
             ) from None
 
     def _info(self, facts: HostFacts, runtime: str) -> TargetInfo:
-        """The fingerprint: what decides outputs and latencies there."""
+        """The fingerprint: what decides outputs and latencies there. A fact that was not told is no other fact."""
+        self._check_is_told(facts, runtime)
         hardware: Json = {
             "model": facts.model,
             "processor": facts.processor,
@@ -182,10 +201,28 @@ class SshHost:
                 "sm_count": facts.sm_count,
                 "is_stand_in": facts.is_stand_in,
             }
-            own = {runtime: self._trtexec_of(facts)[1], "cuda": facts.cuda, "jetpack": facts.jetpack}
+            own = {
+                runtime: self._trtexec_of(facts)[1],
+                "tensorrt_full": facts.tensorrt_full,
+                "cuda": facts.cuda,
+                "l4t": facts.l4t,
+                "driver": facts.driver,
+                "jetpack": facts.jetpack,
+            }
             return TargetInfo(name=self.name, runtime=runtime, versions=own, hardware=hardware)
         versions = {runtime: self._runtime_version(facts), "python": facts.system.python}
         return TargetInfo(name=self.name, runtime=runtime, versions=versions, hardware=hardware)
+
+    def _check_is_told(self, facts: HostFacts, runtime: str) -> None:
+        """Raise TargetError if a program that tells a part of the fingerprint has not answered in time."""
+        silent = [name for name in facts.silent if runtime == TENSORRT.name or name == NVPMODEL.arguments[0]]
+        if silent:
+            raise TargetError(
+                "the target does not say what its fingerprint needs",
+                where=self.name,
+                got=f"no answer of {', '.join(silent)} in time",
+                next="run the same command again; if that does not help, restart the target",
+            )
 
     def _runtime_version(self, facts: HostFacts) -> str:
         if self._config.onnxruntime != INSTALLED:
@@ -213,16 +250,23 @@ class SshHost:
         return place, version
 
     def _check_is_of_this_board(self, model: Artifact) -> None:
-        """Raise TargetError if an engine was built on another GPU, or by another TensorRT."""
-        built, now = model.model_file.bound_to, self.describe(TENSORRT.name)
-        differences = [] if built is None else list(_differences(built, now))
-        if differences:
+        """Raise TargetError if an engine was built on another GPU, or under other software that does not run it."""
+        built, now, options = model.model_file.bound_to, self.describe(TENSORRT.name), model.model_file.options
+        assert isinstance(options, TensorrtOptions)
+        if built is None:
+            return
+        if changes := differences(options, built, now):
             raise TargetError(
                 "the engine was built for another machine",
                 where=model.id,
-                got="; ".join(differences),
-                expected=f"the machine as it was when '{built.name if built else ''}' built it",
+                got="; ".join(changes),
+                expected=f"the machine as it was when '{built.name}' built it",
                 next=f"compile it again with target: {self.name}",
+            )
+        if runs_elsewhere(built, now):
+            self._say(
+                f"note: {model.id} was compared with its ONNX file under TensorRT {built.versions.get(TENSORRT.name)}. "
+                f"{self.name} has {now.versions.get(TENSORRT.name)} now."
             )
 
     def _check_runs(self, runtime: str) -> None:
@@ -235,12 +279,12 @@ class SshHost:
             )
 
     def _check_is_portable(self, model: Artifact) -> None:
-        if model.is_compiled:
-            bound_to = model.model_file.bound_to
+        bound_to = model.model_file.bound_to
+        if bound_to is not None and not _is_same_machine(bound_to, self.describe(ONNXRUNTIME.name)):
             raise TargetError(
                 "the model was compiled for another machine",
                 where=self.name,
-                got=bound_to and bound_to.name,
+                got=bound_to.name,
                 next="take the ONNX file that it was compiled from",
             )
 
@@ -267,10 +311,6 @@ def _total_rails(facts: HostFacts) -> tuple[str, ...]:
     return facts.board.total_rails if facts.board else ()
 
 
-def _differences(built: TargetInfo, now: TargetInfo) -> Iterator[str]:
-    """`tensorrt: 10.3.0 and 10.13.3` for each fact that an engine is bound to, and that has changed."""
-    facts = [("tensorrt", built.versions.get("tensorrt"), now.versions.get("tensorrt"))]
-    facts += [(name, built.hardware.get(name), now.hardware.get(name)) for name in ("module", "gpus", "sm_count")]
-    if built.hardware.get("module") is None:
-        facts.append(("model", built.hardware.get("model"), now.hardware.get("model")))
-    return (f"{name}: {was} and {is_now}" for name, was, is_now in facts if was != is_now)
+def _is_same_machine(built: TargetInfo, now: TargetInfo) -> bool:
+    """Whether a graph that ONNX Runtime has compiled is for this machine, whatever its name is."""
+    return (built.versions, built.hardware) == (now.versions, now.hardware)

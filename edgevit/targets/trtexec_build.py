@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgevit.artifacts import Artifact
+from edgevit.artifacts import Artifact, Json, sha256_of
 from edgevit.configs import Compile
-from edgevit.errors import TargetError
+from edgevit.errors import CheckFailed, TargetError
 from edgevit.graphs.files import copy_onnx
 from edgevit.model_file import ModelFile, TargetInfo, TensorrtOptions
+from edgevit.profiling import MeasurePlan
+from edgevit.profiling.statistics import nearest_rank
 from edgevit.runtimes.base import fixed_batch
-from edgevit.targets.trtexec.answers import LARGEST_JSON
-from edgevit.targets.trtexec.commands import ENGINE, LAYERS, MODEL, BatchProfile, build_arguments, layers_arguments
-from edgevit.targets.trtexec_program import TrtexecProgram
+from edgevit.targets.base import CHOICE, Check, Compiled
+from edgevit.targets.trtexec.answers import LARGEST_JSON, build_facts_in, largest_times, times_in
+from edgevit.targets.trtexec.commands import (
+    ENGINE,
+    LAYERS,
+    MODEL,
+    TIMES,
+    TIMING_CACHE,
+    BatchProfile,
+    build_arguments,
+    layers_arguments,
+)
+from edgevit.targets.trtexec_program import TrtexecProgram, TrtexecRun
 from edgevit.targets.trtexec_session import RUN_S, input_of
 
 BUILD_LOG = "build.log"
@@ -23,32 +38,174 @@ LARGEST_ENGINE = 2**33  # bytes
 
 
 def engine_from_onnx(
-    model: Artifact, out: Path, config: Compile, trtexec: TrtexecProgram, machine: TargetInfo
-) -> ModelFile:
+    model: Artifact, out: Path, config: Compile, trtexec: TrtexecProgram, machine: TargetInfo, check: Check
+) -> Compiled:
     """Build an engine, and write it into folder `out`, with the inspector's layers and the build log.
 
     Engines are strongly typed: each operator runs in the type that the ONNX file gives it. A build is not repeatable
-    byte by byte, so each call builds anew.
+    byte by byte, so each call builds anew. Of several builds, the fastest that `check` accepts is kept, and the other
+    engines never leave the machine. Several builds use no timing cache: it would give all of them the same kernels.
 
     Raises:
-        TargetError: the build fails, or takes more than BUILD_S.
+        TargetError: a build fails, or takes more than BUILD_S.
         ArtifactError: TensorRT does not take the model.
+        CheckFailed: `check` accepts no engine.
     """
-    source, is_open = input_of(model.io), fixed_batch(model.io) is None
-    profile = BatchProfile(config.batch_size, config.max_batch) if is_open else None
-    arguments = build_arguments(trtexec.release, source, profile, config.builder_level, config.workspace_mib)
-    with TemporaryDirectory() as folder:
-        file, fetched, log = Path(folder) / MODEL, Path(folder) / "fetched", out / BUILD_LOG
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        file = Path(folder) / MODEL
         copy_onnx(model, file)
-        fetches = {ENGINE: LARGEST_ENGINE}
-        built = trtexec.run(arguments, {MODEL: file}, fetched, BUILD_S, outputs=fetches, is_repeatable=False, log=log)
-        if ENGINE not in built.files:
-            what, next_step = "trtexec ended well, and wrote no engine", f"see its log in {log}"
-            raise TargetError(what, where=trtexec.where, got=f"no file {ENGINE}", next=next_step)
-        shutil.move(built.files[ENGINE], out / ENGINE)
-        arguments = layers_arguments(trtexec.release, source, config.batch_size, is_open)
-        fetches, engine = {LAYERS: LARGEST_JSON}, {ENGINE: out / ENGINE}
-        run = trtexec.run(arguments, engine, fetched, RUN_S, outputs=fetches, is_repeatable=True)
-        (out / LAYERS).write_bytes(trtexec.content(run, LAYERS))
-    options = TensorrtOptions(max_batch=config.max_batch if is_open else None)
-    return ModelFile(name=ENGINE, weight_precision=model.model_file.weight_precision, options=options, bound_to=machine)
+        own = trtexec.for_engines(version_compatible=config.version_compatible)
+        builder = _Builder(own, model, config, file, out, machine)
+        builds = [stack.enter_context(builder.build(number)) for number in range(1, config.builds + 1)]
+        kept, compiled = _fastest_right(builds, builder, check)
+    facts: Json = {**asdict(build_facts_in(kept.run.log)), "timing_cache": builder.timing_cache_of(kept)}
+    if config.builds > 1:
+        times = [build.p50_ms for build in builds]
+        facts |= {"p50_ms": times, "spread": max(times) / min(times) - 1, "kept": kept.number, "label": trtexec.label}
+    return replace(compiled, build=facts)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """An engine that is built, and still on the machine.
+
+    Attributes:
+        number: 1 for the first build.
+        p50_ms: median time of a run after the build; 0 for a single build, which is not timed.
+    """
+
+    number: int
+    run: TrtexecRun
+    log: Path
+    p50_ms: float
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds engines of an ONNX file.
+
+    Attributes:
+        file: the ONNX file as a single file.
+        out: the folder of the result.
+    """
+
+    trtexec: TrtexecProgram
+    model: Artifact
+    config: Compile
+    file: Path
+    out: Path
+    machine: TargetInfo
+
+    @contextmanager
+    def build(self, number: int) -> Iterator[_Build]:
+        """An engine on the machine, until the end of the block."""
+        log = self.out / (BUILD_LOG if self.config.builds == 1 else f"build-{number}.log")
+        outputs = {} if self._timing is None else {TIMES: largest_times(self._timing)}
+        carries = {TIMING_CACHE: self._cache_name} if self._has_timing_cache else {}
+        with (
+            TemporaryDirectory() as folder,
+            self.trtexec.ran(
+                self._arguments,
+                {MODEL: self.file},
+                Path(folder),
+                BUILD_S,
+                outputs=outputs,
+                is_repeatable=False,
+                log=log,
+                carries=carries,
+            ) as run,
+        ):
+            yield _Build(number, run, log, self._p50_ms(run))
+
+    def fetch(self, build: _Build) -> ModelFile:
+        """Write an engine into the folder of the result, with its layers and its log."""
+        with TemporaryDirectory() as folder:
+            files = build.run.fetch({ENGINE: LARGEST_ENGINE}, Path(folder))
+            if ENGINE not in files:
+                what, next_step = "trtexec ended well, and wrote no engine", f"see its log in {build.log}"
+                raise TargetError(what, where=self.trtexec.where, got=f"no file {ENGINE}", next=next_step)
+            shutil.move(files[ENGINE], self.out / ENGINE)
+            self._write_layers(Path(folder))
+        return ModelFile(
+            name=ENGINE,
+            weight_precision=self.model.model_file.weight_precision,
+            options=TensorrtOptions(
+                max_batch=self.config.max_batch if self._is_open else None,
+                version_compatible=self.config.version_compatible,
+            ),
+            bound_to=self.machine,
+        )
+
+    def timing_cache_of(self, build: _Build) -> Json | None:
+        """The timing cache that a build has used: its name on the machine, and its SHA-256 before and after."""
+        used = build.run.carried.get(TIMING_CACHE)
+        return None if used is None else {"name": self._cache_name, **used.model_dump()}
+
+    @property
+    def _arguments(self) -> tuple[str, ...]:
+        config, profile = self.config, BatchProfile(self.config.batch_size, self.config.max_batch)
+        return build_arguments(
+            self.trtexec.release,
+            input_of(self.model.io),
+            profile if self._is_open else None,
+            config.builder_level,
+            config.workspace_mib,
+            self._timing,
+            has_timing_cache=self._has_timing_cache,
+        )
+
+    @property
+    def _timing(self) -> MeasurePlan | None:
+        """The plan by which each of several engines is timed after its build."""
+        return replace(CHOICE, batch_size=self.config.batch_size) if self.config.builds > 1 else None
+
+    def _p50_ms(self, run: TrtexecRun) -> float:
+        if self._timing is None:
+            return 0.0
+        times = times_in(self.trtexec.content(run, TIMES), self._timing.min_runs, self.trtexec.where)
+        return nearest_rank(times.compute, 50)
+
+    @property
+    def _has_timing_cache(self) -> bool:
+        return self.config.timing_cache and self.config.builds == 1
+
+    @property
+    def _cache_name(self) -> str:
+        """The name of the timing cache: the machine and the options by which times of kernels count.
+
+        trtexec takes a cache of any device. TensorRT's documentation binds a cache to the device, CUDA, TensorRT and
+        the options that change kernels. Clocks differ between power modes.
+        """
+        options = self.config.model_dump(include={"builder_level", "workspace_mib", "version_compatible"})
+        return sha256_of([self.machine.versions, self.machine.hardware, options])
+
+    @property
+    def _is_open(self) -> bool:
+        return fixed_batch(self.model.io) is None
+
+    def _write_layers(self, folder: Path) -> None:
+        trtexec = self.trtexec
+        source, batch_size = input_of(self.model.io), self.config.batch_size
+        arguments = layers_arguments(trtexec.release, source, batch_size, self._is_open)
+        fetches, engine = {LAYERS: LARGEST_JSON}, {ENGINE: self.out / ENGINE}
+        run = trtexec.run(arguments, engine, folder, RUN_S, outputs=fetches, is_repeatable=True)
+        (self.out / LAYERS).write_bytes(trtexec.content(run, LAYERS))
+
+
+def _fastest_right(builds: Sequence[_Build], builder: _Builder, check: Check) -> tuple[_Build, Compiled]:
+    """The fastest build that `check` accepts, in the folder of the result."""
+    first_error: CheckFailed | None = None
+    for build in sorted(builds, key=lambda build: build.p50_ms):
+        file = builder.fetch(build)
+        try:
+            compiled = Compiled(file, check(file))
+        except CheckFailed as error:
+            first_error = first_error or error
+            if len(builds) > 1:
+                builder.trtexec.connection.say(f"    build {build.number} is refused: {error.what}")
+            continue
+        if build.log.name != BUILD_LOG:
+            build.log.rename(builder.out / BUILD_LOG)
+        return build, compiled
+    assert first_error is not None
+    raise first_error

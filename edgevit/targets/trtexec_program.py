@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgevit.artifacts import Json
-from edgevit.errors import ArtifactError, EdgevitError, TargetError
+from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError
+from edgevit.profiling.measure import Label
 from edgevit.targets.boards.versions import TensorRTRelease, version_numbers
 from edgevit.targets.connection import Connection
-from edgevit.targets.jobs import Finished, Job, run_job
+from edgevit.targets.jobs import CarriedFile, Finished, Job, ended_job
 from edgevit.targets.sampling import sampled
-from edgevit.targets.trtexec.answers import LARGEST_JSON, Failure, failure_in, log_of, version_in
+from edgevit.targets.trtexec.answers import Failure, failure_in, log_of, version_in
 
 LOG = "trtexec.log"
 LARGEST_LOG = 2**26  # bytes
@@ -23,10 +25,19 @@ INTO_LOG = ("/bin/sh", "-c", f'exec "$0" "$@" > {LOG} 2>&1')  # before a program
 
 @dataclass(frozen=True)
 class TrtexecRun:
-    """A run that has succeeded: the files that it wrote, by name, and the end of its log."""
+    """A run that has succeeded.
+
+    Attributes:
+        files: those that were fetched, by name.
+        log: the end of it.
+        carried: files that it carries on from earlier runs, by name.
+        fetch: fetches more files, by name with the most bytes of each, into a folder. Only within `TrtexecProgram.ran`.
+    """
 
     files: Mapping[str, Path]
     log: str
+    carried: Mapping[str, CarriedFile]
+    fetch: Callable[[Mapping[str, int], Path], dict[str, Path]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,15 @@ class TrtexecProgram:
         """The machine's name, for errors."""
         return self.connection.target.name
 
+    @property
+    def label(self) -> Label:
+        """The label of its times."""
+        return "replayed" if self.is_stand_in else "measured"
+
+    def for_engines(self, *, version_compatible: bool) -> TrtexecProgram:
+        """The program with the flags that such engines need."""
+        return replace(self, release=self.release.for_version_compatible()) if version_compatible else self
+
     def run(
         self,
         arguments: tuple[str, ...],
@@ -63,59 +83,96 @@ class TrtexecProgram:
         *,
         outputs: Mapping[str, int],
         is_repeatable: bool,
-        log: Path | None = None,
+        started_by: tuple[str, ...] = (),
         is_sampled: bool = False,
     ) -> TrtexecRun:
         """Run trtexec on input files, and fetch the files `outputs` that it writes into folder `out`.
 
+        Args and errors as `ran`.
+        """
+        ran = self.ran(
+            arguments,
+            files,
+            out,
+            limit_s,
+            outputs=outputs,
+            is_repeatable=is_repeatable,
+            started_by=started_by,
+            is_sampled=is_sampled,
+        )
+        with ran as run:
+            return run
+
+    @contextmanager
+    def ran(
+        self,
+        arguments: tuple[str, ...],
+        files: Mapping[str, Path],
+        out: Path,
+        limit_s: float,
+        *,
+        outputs: Mapping[str, int],
+        is_repeatable: bool,
+        started_by: tuple[str, ...] = (),
+        log: Path | None = None,
+        carries: Mapping[str, str] | None = None,
+        is_sampled: bool = False,
+    ) -> Iterator[TrtexecRun]:
+        """A run of trtexec on input files, with the files `outputs` that it has written in folder `out`.
+
+        In the block, more of its files can be fetched.
+
         Args:
+            started_by: a program that starts trtexec, and its arguments before the place of trtexec.
             outputs: the most bytes of each file, by name.
             log: a file for its log, which is written if the run fails, too. Without it, only the end of what it prints
                 comes back.
+            carries: files that stay on the machine from one run to the next: see `Job`.
             is_sampled: whether the state of the machine is sampled meanwhile, into the file TELEMETRY.
 
         Raises:
-            TargetError: it fails, takes too long, or is of another TensorRT than the machine has named.
+            ModelRefused: it fails, lacks memory, or takes too long.
+            TargetError: it is of another TensorRT than the machine has named, or the engine is.
             ArtifactError: TensorRT does not take the model.
         """
-        command, fetches = (self.place, *arguments), dict(outputs)
+        command, fetches = (*started_by, self.place, *arguments), dict(outputs)
         if log is not None:
             command, fetches = (*INTO_LOG, *command), {**outputs, LOG: LARGEST_LOG}
-        job = Job(files, command, {}, limit_s, is_repeatable, fetches)
+        job = Job(files, command, {}, limit_s, is_repeatable, fetches, carries or {})
         job = sampled(job, self.connection.python) if is_sampled else job
-        with self.connection.locked():
-            finished = run_job(self.connection, job, out)
-        text = log_of((finished.stdout, finished.stderr)) if log is None else _kept_log(finished, log)
-        if finished.timed_out or finished.status != 0:
-            raise self._failure(finished, text, limit_s, log)
-        version = version_in(text)
+        with self.connection.locked(), ended_job(self.connection, job, out) as ended:
+            finished = ended.finished
+            text = log_of((finished.stdout, finished.stderr)) if log is None else _kept_log(finished, log)
+            if finished.timed_out or finished.status != 0:
+                raise self._failure(finished, text, limit_s, log)
+            self._check_version(text)
+            yield TrtexecRun(finished.files, text, finished.carried, ended.fetch)
+
+    def content(self, run: TrtexecRun, name: str) -> bytes:
+        """The bytes of a file that trtexec wrote. Raises TargetError if it is missing."""
+        if name not in run.files:
+            raise TargetError("trtexec's answer cannot be read", where=self.where, got=f"no file {name}")
+        return run.files[name].read_bytes()
+
+    def _check_version(self, log: str) -> None:
+        version = version_in(log)
         if version is None or version_numbers(version) != version_numbers(self.version)[:3]:
             next_step = "run the same command again, so that the machine is asked anew"
             what = "trtexec is of another TensorRT"
             raise TargetError(what, where=self.where, got=version, expected=self.version, next=next_step)
-        return TrtexecRun(finished.files, text)
-
-    def content(self, run: TrtexecRun, name: str) -> bytes:
-        """The bytes of a file that trtexec wrote. Raises TargetError if it is missing or too large."""
-        file = run.files.get(name)
-        size = None if file is None else file.stat().st_size
-        if file is None or size is None or size > LARGEST_JSON:
-            got = f"no file {name}" if size is None else f"{name}, {size:,} bytes"
-            raise TargetError("trtexec's answer cannot be read", where=self.where, got=got)
-        return file.read_bytes()
 
     def _failure(self, finished: Finished, text: str, limit_s: float, log: Path | None) -> EdgevitError:
         kept = f"see its log in {log}" if log is not None else None
         if finished.timed_out:
             got = f"over {limit_s:,.0f} s"
-            return TargetError("trtexec took too long, and was stopped", where=self.where, got=got, next=kept)
+            return ModelRefused("trtexec took too long, and was stopped", where=self.where, got=got, next=kept)
         failure = failure_in(text)
         if finished.status is not None and finished.status < 0 and failure.kind == "other":
             failure = Failure("memory" if finished.status == -9 else "other", "", f"signal {-finished.status}")
         if failure.kind == "memory":
             what = "the target has not enough memory for TensorRT"
             advice = "stop other programs there, or lower max_batch or workspace_mib"
-            return TargetError(what, where=self.where, got=failure.text, next=advice)
+            return ModelRefused(what, where=self.where, got=failure.text, next=advice)
         if failure.kind == "engine":
             what = "the engine is of another GPU or another TensorRT"
             return TargetError(what, where=self.where, got=failure.text, next="compile it again on this target")
@@ -123,7 +180,7 @@ class TrtexecProgram:
             what = f"TensorRT {self.version} does not take the model: {failure.node}"
             return ArtifactError(what, where=self.where, got=failure.text, next="edgevit check names what it refuses")
         got = failure.text or f"exit status {finished.status}"
-        return TargetError("trtexec failed", where=self.where, got=got, next=kept)
+        return ModelRefused("trtexec failed", where=self.where, got=got, next=kept)
 
 
 def _kept_log(finished: Finished, log: Path) -> str:

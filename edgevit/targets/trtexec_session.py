@@ -17,13 +17,18 @@ from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
-from edgevit.profiling.measure import Label, conditions_of_soak, doubts_of_soak
+from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import Arrays, Session, check_batch, fixed_batch, random_images
-from edgevit.targets.agent.sampler import TELEMETRY
-from edgevit.targets.sampling import conditions_of_telemetry, doubts_of_telemetry, soak_in_runs, telemetry_in
+from edgevit.targets.sampling import (
+    conditions_of_telemetry,
+    doubts_of_telemetry,
+    sampled_content,
+    soak_in_runs,
+    telemetry_in,
+)
 from edgevit.targets.trtexec.answers import (
     Times,
     largest_outputs,
@@ -64,10 +69,11 @@ class TrtexecSession(Session):
 
     def __init__(self, trtexec: TrtexecProgram, model: Artifact) -> None:
         self.spec = model.io
-        self._trtexec, self._model = trtexec, model
+        self._model = model
         self._engine = model.file(model.model_file.name)
         options = model.model_file.options
         assert isinstance(options, TensorrtOptions)
+        self.trtexec = trtexec.for_engines(version_compatible=options.version_compatible)
         self._max_batch = options.max_batch
 
     def outputs(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Arrays]:
@@ -81,7 +87,7 @@ class TrtexecSession(Session):
         return {output.name: np.concatenate([part[output.name] for part in parts]) for output in self.spec.outputs}
 
     def measure(self, plan: MeasurePlan) -> Measurement:
-        self._check_plan(plan)
+        self.check_plan(plan)
         soaked = soak_in_runs(partial(self._load, plan), plan.soak_s) if plan.soak_s else None
         timed = self._timed(plan)
         conditions = {
@@ -91,15 +97,16 @@ class TrtexecSession(Session):
             **conditions_of_soak(soaked),
             **conditions_of_telemetry(timed.telemetry),
         }
-        label: Label = "replayed" if self._trtexec.is_stand_in else "measured"
         doubts = (*timed.times.doubts, *doubts_of_soak(soaked), *doubts_of_telemetry(timed.telemetry))
-        return Measurement(timed.times.compute, plan, conditions, label, doubts, timed.telemetry, "gpu")
+        return Measurement(timed.times.compute, plan, conditions, self.trtexec.label, doubts, timed.telemetry, "gpu")
 
     @property
-    def _is_open(self) -> bool:
+    def is_open(self) -> bool:
+        """Whether the batch size is open."""
         return fixed_batch(self.spec) is None
 
-    def _check_plan(self, plan: MeasurePlan) -> None:
+    def check_plan(self, plan: MeasurePlan) -> None:
+        """Raise an error if trtexec cannot time the engine by this plan."""
         check_batch(self.spec, plan.batch_size)
         if self._max_batch is not None and plan.batch_size > self._max_batch:
             raise TargetError(
@@ -112,21 +119,21 @@ class TrtexecSession(Session):
         if plan.boundary != "compute":
             raise TargetError(
                 "trtexec times the engine alone",
-                where=self._trtexec.where,
+                where=self.trtexec.where,
                 got=f"boundary: {plan.boundary}",
                 expected="boundary: compute",
             )
 
     def _timed(self, plan: MeasurePlan) -> _Timed:
         """A run of trtexec by a plan, with its times and the state of the machine meanwhile."""
-        arguments = timing_arguments(self._trtexec.release, input_of(self.spec), plan, self._is_open)
+        arguments = timing_arguments(self.trtexec.release, input_of(self.spec), plan, self.is_open)
         limit_s = RUN_S + plan.warmup_s + plan.duration_s
         images, fetches = random_images(self.spec, plan.batch_size), {TIMES: largest_times(plan)}
         with TemporaryDirectory() as folder:
             run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
-            times = times_in(self._trtexec.content(run, TIMES), plan.min_runs, self._trtexec.where)
-            content = run.files[TELEMETRY].read_bytes() if TELEMETRY in run.files else None
-        telemetry = telemetry_in(content, TIMES, times.seconds, self._trtexec.total_rails)
+            times = times_in(self.trtexec.content(run, TIMES), plan.min_runs, self.trtexec.where)
+            content = sampled_content(run.files)
+        telemetry = telemetry_in(content, TIMES, times.seconds, self.trtexec.total_rails)
         return _Timed(run, arguments, times, telemetry)
 
     def _load(self, plan: MeasurePlan, seconds: float) -> Telemetry | None:
@@ -134,12 +141,12 @@ class TrtexecSession(Session):
         return self._timed(replace(plan, warmup_s=0, duration_s=seconds, min_runs=1)).telemetry
 
     def _outputs(self, batch: NDArray[Any]) -> Arrays:
-        arguments = outputs_arguments(self._trtexec.release, input_of(self.spec), len(batch), self._is_open)
+        arguments = outputs_arguments(self.trtexec.release, input_of(self.spec), len(batch), self.is_open)
         values = (len(batch) * math.prod(int(size) for size in output.shape[1:]) for output in self.spec.outputs)
         fetches = {OUTPUTS: largest_outputs(values)}
         with TemporaryDirectory() as folder:
             run = self._run(arguments, batch, Path(folder), RUN_S, fetches, is_repeatable=True)
-            outputs = outputs_in(self._trtexec.content(run, OUTPUTS), self._trtexec.where)
+            outputs = outputs_in(self.trtexec.content(run, OUTPUTS), self.trtexec.where)
         for output in self.spec.outputs:
             expected = (len(batch), *output.shape[1:])
             if output.name not in outputs or outputs[output.name].shape != expected:
@@ -161,7 +168,7 @@ class TrtexecSession(Session):
         source = folder / INPUT
         source.write_bytes(np.ascontiguousarray(batch).tobytes())
         files = {ENGINE: self._engine, INPUT: source}
-        return self._trtexec.run(
+        return self.trtexec.run(
             arguments,
             files,
             folder / "fetched",
@@ -177,12 +184,12 @@ class TrtexecSession(Session):
             "runtime": self._model.model_file.runtime,
             "device": "gpu",
             "precision": self._model.model_file.precision,
-            **self._trtexec.conditions,
+            **self.trtexec.conditions,
             "to_gpu_ms": nearest_rank(times.to_gpu, 50),
             "to_host_ms": nearest_rank(times.to_host, 50),
             "enqueue_ms": nearest_rank(times.enqueue, 50),
             "warnings_of_trtexec": list(warnings_in(run.log)),
-            "versions": {"tensorrt": self._trtexec.version, "edgevit": version_of("edgevit")},
+            "versions": {"tensorrt": self.trtexec.version, "edgevit": version_of("edgevit")},
             "file_sha256": self._model.content_sha256,
         }
 

@@ -16,6 +16,7 @@ from edgevit.disks import cache_folder, whole_or_not_at_all
 from edgevit.errors import MissingDependency, TargetError
 from edgevit.targets.agent_session import AgentSession
 from edgevit.targets.boards import HostFacts, Probe, host_facts, probe_from_json
+from edgevit.targets.boards.request import WITHOUT_TELEMETRY
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.probing import probed
 from edgevit.targets.reach import reached
@@ -47,20 +48,34 @@ def facts_of(target: NamedTarget, say: Callable[[str], None]) -> HostFacts:
     return _seen[target]
 
 
+def known(target: NamedTarget) -> HostFacts | None:
+    """What this process knows of a host. It is not asked."""
+    return _seen.get(target)
+
+
 def forget() -> None:
     """Ask each host anew."""
     _seen.clear()
 
 
 def keep_facts(target: NamedTarget, session: AgentSession) -> HostFacts:
-    """Ask a host for its facts, and keep them. Where the cache folder cannot be written, only this process has them."""
-    probe = probed(session)
-    _seen[target] = host_facts(probe)
+    """Ask a host for its facts, and keep them. Where the cache folder cannot be written, only this process has them.
+
+    If a program there does not answer in time, the host is asked once more. Incomplete facts are not kept. Telemetry is
+    not watched.
+    """
+    probe = probed(session, WITHOUT_TELEMETRY)
+    if host_facts(probe).silent:
+        probe = probed(session, WITHOUT_TELEMETRY)
+    facts = host_facts(probe)
+    if facts.silent:
+        return facts
+    _seen[target] = facts
     file = _file(target)
     if file is not None:
         with suppress(OSError), whole_or_not_at_all(file) as part:
             part.write_text(json.dumps(asdict(probe)) + "\n", encoding="utf-8")
-    return _seen[target]
+    return facts
 
 
 def _kept(target: NamedTarget) -> HostFacts | None:

@@ -214,6 +214,7 @@ def test_verify_names_an_altered_file_and_leaves_others_alone(bundle: Path):
         ["--top", "1000001", "x.png"],
         ["--top", "9" * 5000, "x.png"],
         ["--threads", "0", "x.png"],
+        ["--onnx", "--engine", "x.engine", "x.png"],
         ["--threads", "257", "x.png"],
         ["--threads", "1.5", "x.png"],
     ],
@@ -293,7 +294,7 @@ def test_an_fp8_file_is_bundled_itself_and_is_portable():
     assert model.model_file.options == AS_WRITTEN
     for given in (model, artifact_from_onnx(model.path / "model.onnx")):
         assert not given.is_compiled
-        assert model_to_bundle(given, compiled=False, progress=SilentProgress()) is given
+        assert model_to_bundle(given, compiled=False, progress=SilentProgress()) == (given, None)
     bundle = digits_of_eight().run("bundle", "eight-fp8-bundle", model=model.id)
     assert (bundle.path / "model.onnx").read_bytes() == (model.path / "model.onnx").read_bytes()
     assert json.loads(bundle.file("bundle.json").read_text())["model"]["portable"] is True

@@ -15,13 +15,14 @@ from PIL import Image
 import edgevit
 from edgevit.bundling import write_bundle
 from edgevit.bundling.requirements import ONNXRUNTIME_RELEASES, oldest_onnxruntime, requirements_text
-from edgevit.bundling.runner import ENROLLING, RUNNER
+from edgevit.bundling.runner import ENGINE_RUNNER, ENROLLING, RUNNER
 from tests.bundling.enrolling import copied_bundle, digit_files
 from tests.bundling.small_model import small_model
 from tests.pythons import index_is_reached, other_python, pip
 
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 OLDEST_PYTHON = (3, 9)
+PROGRAMS = RUNNER | ENROLLING | ENGINE_RUNNER
 
 
 def addition(opset: int, ir_version: int) -> ModelProto:
@@ -53,10 +54,10 @@ def test_the_installed_runtime_reads_what_the_table_says():
     assert session.run(None, {"x": np.ones(1, np.float32)})[0] == 2
 
 
-@pytest.mark.parametrize("program", sorted(RUNNER | ENROLLING))
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
 def test_programs_of_a_bundle_are_python_39(program: str):
     """The grammar; an option of zip and unions that are evaluated, which ruff does not report."""
-    tree = ast.parse((RUNNER | ENROLLING)[program].read_text(encoding="utf-8"), feature_version=OLDEST_PYTHON)
+    tree = ast.parse(PROGRAMS[program].read_text(encoding="utf-8"), feature_version=OLDEST_PYTHON)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert not [call.lineno for call in calls if ast.unparse(call.func) == "zip" and call.keywords]
     assert not [

@@ -239,6 +239,7 @@ def test_a_pool_beside_the_folder_of_classes(make_images: MakeImages):
             ("data/cat", "data/dog", "docs"),
             "the classes are the outer folders (data, docs), not those in them (cat, dog)",
         ),
+        (("a/2024-01-03", "a/20240109", "b/3.2.2024"), "the classes are the outer folders (a, b), not those in them"),
         (("a/x", "a/y", "b/z"), "the classes are the inner folders (x, y, z), not the outer ones (a, b)"),
     ],
 )

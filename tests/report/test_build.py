@@ -165,6 +165,32 @@ def test_the_quantization_shown_is_the_deployed_models(tmp_path: Path):
     assert shown["id"] == "int8"
 
 
+@pytest.mark.parametrize("label", [{"label": "replayed"}, {}])
+def test_the_forms_of_a_board_are_shown_with_their_rival(label: dict[str, str], tmp_path: Path):
+    """The rival has no speed-up of its own, and a form that was not built has a reason."""
+    run = quickstart(tmp_path)
+    raced = {
+        "params": 1, "macs": 1, "precision": "int8", "form": "int8 all", "sqnr_db": 30.0, "quantized_ops": {"Conv": 1},
+        "forms": [
+            {"form": "float16", "sqnr_db": 61.0},
+            {"form": "int8 all", "sqnr_db": 30.0, "speedup": 1.5, "low": 1.4, "high": 1.6, **label},
+            {"form": "float8 all", "failed": "TensorRT 10.3.0 does not take the model"},
+        ],
+    }  # fmt: skip
+    target = {"runtime": "tensorrt", "target": "orin"}
+    run.onnx("raced", "quantize", 90_000, raced, model="onnx", calibration="digits.pool", **target)
+    run.evaluation("raced_accuracy", "raced", 0.9)
+    run.latency("raced_latency", "raced", 0.5)
+    page = " ".join(
+        (written(run, tmp_path / "out", "raced_accuracy", "raced_latency") / "report.html").read_text().split()
+    )
+    assert '<th scope="row">float16</th><td class="number">the others race with it</td>' in page
+    assert "<td>TensorRT 10.3.0 does not take the model</td>" in page
+    assert "Speedup over float16 (95% interval)" in page
+    assert ("These times are replayed by a stand-in for orin" in page) == bool(label)
+    assert ("Measured in turns with float16 on orin." in page) != bool(label)
+
+
 NAMES = (
     "plain",
     "<script>alert(1)</script>",

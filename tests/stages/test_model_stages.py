@@ -188,6 +188,7 @@ def test_an_export_that_differs_fails(monkeypatch):
 
 def test_an_engine_that_differs_fails(tmp_path):
     from edgevit.stages import compile as compile_stage
+    from edgevit.targets.base import unchecked
     from edgevit.targets.local import LocalCpu
 
     model = onnx.load(float_onnx().file("model.onnx"))
@@ -199,8 +200,8 @@ def test_an_engine_that_differs_fails(tmp_path):
     other = artifact_of(tmp_path / "model.onnx", float_onnx())
 
     class Mistaken(LocalCpu):
-        def compile(self, model, out, config):
-            return super().compile(other, out, config)
+        def compile(self, model, out, config, check=unchecked):
+            return super().compile(other, out, config, check)
 
     config = STAGES["compile"].model_validate({"stage": "compile", "id": "mistaken", "model": "float"})
     with pytest.MonkeyPatch.context() as patch:

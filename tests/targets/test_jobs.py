@@ -23,12 +23,13 @@ from edgevit.errors import ConnectionLost, TargetError
 from edgevit.targets import agent_session as agent_sessions
 from edgevit.targets import connection as connections
 from edgevit.targets.agent.agent import Agent
+from edgevit.targets.agent.carried import Carried
 from edgevit.targets.agent.job_folder import JobFolder
 from edgevit.targets.agent.jobs import Jobs
 from edgevit.targets.agent_session import BOOTSTRAP, AgentSession, Refused, agent_session
 from edgevit.targets.channel import Channel
 from edgevit.targets.connection import Connection, connected
-from edgevit.targets.jobs import Job, _name, run_job
+from edgevit.targets.jobs import Finished, Job, _name, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.reach import reached
 from edgevit.targets.uploads import clean, evict
@@ -549,9 +550,11 @@ DONE = {
     "stdout": "",
     "stderr": "",
     "outputs": [],
+    "carried": {},
 }
 X = {"name": "x", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
 DECEITS: dict[str, tuple[dict[str, object], object, str]] = {
+    "no hash of a carried file": ({"carried": {"x": {"before": None, "after": "../x"}}}, "YWJj", "carried.x.after"),
     "a path": ({"outputs": [{**X, "name": "../x"}]}, "YWJj", "outputs.0.name"),
     "an absolute path": ({"outputs": [{**X, "name": "/x"}]}, "YWJj", "outputs.0.name"),
     "a hidden file": ({"outputs": [{**X, "name": ".bashrc"}]}, "YWJj", "outputs.0.name"),
@@ -598,6 +601,43 @@ def test_a_job_that_the_target_loses_is_started_twice_at_most(tmp_path: Path) ->
     with pytest.raises(TargetError, match="the target lost the job"):
         run_job(deceiver, job("true"), tmp_path / "out")  # type: ignore[arg-type]
     assert deceiver.asked == ["start", "job"] * 2 + ["stop", "forget"]
+
+
+def test_a_carried_file_goes_from_one_job_to_the_next(here: Connection, tmp_path: Path, home: Path) -> None:
+    def ran(script: str, name: str = "a") -> Finished:
+        return run_job(here, replace(job(script), carries={"cache": name * 64}), tmp_path / "out")
+
+    first = ran("test ! -e cache; echo 1 > cache").carried["cache"]
+    assert (first.before, first.after) == (None, hashlib.sha256(b"1\n").hexdigest())
+    second = ran("cat cache; echo 2 >> cache")
+    assert (second.stdout, second.carried["cache"].before) == ("1\n", first.after)
+    failed = ran("echo broken > cache; exit 3").carried["cache"]
+    assert failed.before == failed.after == second.carried["cache"].after
+    killed = ran("echo broken > cache; kill -9 3940").carried["cache"]
+    assert killed.after == failed.after
+    assert ran("cat cache").stdout == "1\n2\n"
+    assert ran("cat cache || true", "b").stdout == ""
+    kept = home / ".cache" / "edgevit" / "carried"
+    assert [file.name for file in kept.iterdir()] == ["a" * 64]
+    here.call(lambda session: evict(session, 0))
+    assert not list(kept.iterdir())
+
+
+def test_a_carried_file_that_is_too_large_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carried, name = Carried(str(tmp_path)), "a" * 64
+    for content, is_kept in ((b"123", True), (b"1234", False), (b"1", True)):
+        monkeypatch.setattr("edgevit.targets.agent.carried.LARGEST_CARRIED", 3)
+        (tmp_path / "cache").write_bytes(content)
+        with (tmp_path / "cache").open("rb") as file:
+            assert (carried.keep(name, file) is not None) == is_kept
+        assert (carried.take(name, str(tmp_path / "copy")) is not None) == is_kept
+    assert (tmp_path / "copy").read_bytes() == b"1"
+
+
+def test_a_carried_file_takes_no_name_of_an_input(here: Connection, tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(b"content")
+    with pytest.raises(Refused, match="refused"):
+        run_job(here, replace(job("true", input=tmp_path / "input"), carries={"input": "a" * 64}), tmp_path / "out")
 
 
 def test_a_job_that_was_stopped_is_started_again(here: Connection, tmp_path: Path, home: Path) -> None:

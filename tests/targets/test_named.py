@@ -9,7 +9,16 @@ import pytest
 
 from edgevit.configs import SshTarget
 from edgevit.errors import RecipeError, TargetError
-from edgevit.targets.named import add_target, named_target, project_file, remove_target, targets_by_name, user_file
+from edgevit.targets.named import (
+    add_target,
+    each_target,
+    groups_by_name,
+    named_target,
+    project_file,
+    remove_target,
+    targets_by_name,
+    user_file,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +149,39 @@ def test_a_file_that_is_no_text_or_too_large(tmp_path: Path) -> None:
     project_file().write_bytes(b"")
     assert len(targets_by_name()) == 2
     assert os.listdir(project_file().parent) == ["targets.yaml"]
+
+
+def test_a_group_stands_for_its_targets() -> None:
+    write(user_file(), "orin: {host: ssh://orin}\nboards: [orin]\nlab: [orin]\n")
+    file = write(project_file(), "pi: {host: ssh://pi}\nboards: [pi, orin, pi]\nall: [local-cpu, pi]\n")
+    assert {name: group.members for name, group in groups_by_name().items()} == {
+        "boards": ("pi", "orin"), "lab": ("orin",), "all": ("local-cpu", "pi")
+    }  # fmt: skip
+    assert each_target(["orin", "all", "boards"]) == ("orin", "local-cpu", "pi")
+    assert set(targets_by_name()) == {"local-cpu", "local-gpu", "orin", "pi"}
+    with pytest.raises(TargetError, match=r"'boards' is a group of targets(.|\n)*one of pi, orin"):
+        named_target("boards")
+    with pytest.raises(TargetError, match="there is no target 'borads'"):
+        each_target(["borads"])
+    with pytest.raises(TargetError, match="'pi' is in the group 'boards'"):
+        remove_target("pi", file)
+    remove_target("boards", file)
+    remove_target("all", file)
+    remove_target("pi", file)
+    assert each_target(["boards"]) == ("orin",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("boards: []", "group 'boards' is no list of targets"),
+        ("boards: [orin, [pi]]", "group 'boards' is no list of targets"),
+        ("boards: [orin, oron]", r"the group 'boards' names no target: oron(.|\n)*did you mean 'orin'"),
+        ("boards: [orin, other]\nother: [orin]", "the group 'boards' names no target: other"),
+        ("local-cpu: [orin]", "built in"),
+    ],
+)
+def test_what_is_no_group_is_refused(text: str, message: str) -> None:
+    write(project_file(), f"orin: {{host: ssh://orin}}\n{text}\n")
+    with pytest.raises(RecipeError, match=f"(?i){message}"):
+        each_target(["orin"])

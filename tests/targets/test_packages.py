@@ -53,7 +53,8 @@ def wheel(path: Path, *entries: tuple[str, str], attributes: int = FILE) -> Path
 
 
 def unpacked(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
 def test_python_finds_the_packages_of_wheels(here: Connection, tmp_path: Path) -> None:
@@ -71,6 +72,18 @@ def test_python_finds_the_packages_of_wheels(here: Connection, tmp_path: Path) -
     program = (sys.executable, "-c", "import a; print(a.VALUE, a.__file__)")
     finished = run_job(here, Job({}, program, {"PYTHONPATH": folder}, 60, False), tmp_path / "out")
     assert finished.stdout == f"42 {folder}/a/__init__.py\n"
+
+
+def test_modules_are_compiled_once_when_they_are_unpacked(here: Connection, tmp_path: Path) -> None:
+    """The bytecode is what runs. A module that does not compile stays, and stops nothing."""
+    files = [("a/__init__.py", ""), ("a/b/c.py", "VALUE = 42"), ("broken.py", "def ("), ("text.py", "\0")]
+    folder = Path(unpack(here, [wheel(tmp_path / "a.whl", *files)]))
+    (folder / "a" / "b" / "c.py").write_text("VALUE = 0")
+    program = (sys.executable, "-B", "-c", "import a.b.c; print(a.b.c.VALUE, a.b.c.__spec__.cached)")
+    finished = run_job(here, Job({}, program, {"PYTHONPATH": str(folder)}, 60, False), tmp_path / "out")
+    value, compiled = finished.stdout.split()
+    assert (value, Path(compiled).is_file()) == ("42", True)
+    assert (folder / "broken.py").read_text() == "def ("
 
 
 def test_equal_wheels_are_unpacked_once(here: Connection, tmp_path: Path) -> None:

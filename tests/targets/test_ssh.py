@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from socket import create_server
 
 import pytest
 
@@ -18,7 +19,7 @@ from edgevit.targets.agent_session import AgentSession
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.probing import probed
 from edgevit.targets.reach import reached
-from edgevit.targets.ssh.command import control_socket, python_command, ssh_command
+from edgevit.targets.ssh.command import OPTIONS, control_socket, python_command, ssh_command
 from edgevit.targets.ssh.failures import failure
 from tests.targets.sending import sent_bytes
 from tests.targets.ssh_host import SshHost, is_gone, needs_sshd, number_in
@@ -151,6 +152,32 @@ def test_a_wrong_user_is_refused(host: SshHost) -> None:
 def test_a_closed_port_is_said(host: SshHost) -> None:
     error = refused(host.target(host="ssh://127.0.0.1:1"))
     assert error.what == "the host is there, but no SSH server answers"
+
+
+@needs_sshd
+def test_a_host_of_the_users_config_is_reached_through_a_jump_host(host: SshHost) -> None:
+    config = host.folder / "client_config"
+    before = config.read_text()
+    jump = f"Host jump\nHostName localhost\nPort {host.port}\nHostKeyAlias [127.0.0.1]:{host.port}\n"
+    board = f"Host board-in-the-lab\nHostName 127.0.0.1\nPort {host.port}\nProxyJump jump\n"
+    config.write_text(before + jump + board)
+    try:
+        with reached(host.target(host="ssh://board-in-the-lab")) as agent:
+            assert probed(agent).system.cpus == os.cpu_count()
+            through = [line for line in ssh_processes(host) if "-W" in line.split()]
+        assert through
+        assert ssh_processes(host) == []
+    finally:
+        config.write_text(before)
+
+
+@needs_sshd
+def test_a_host_that_accepts_and_says_nothing(host: SshHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIONS, "ConnectTimeout", "1")
+    with create_server(("127.0.0.1", 0)) as silent:
+        error = refused(host.target(host=f"ssh://127.0.0.1:{silent.getsockname()[1]}"))
+    assert error.what == "the host cannot be reached"
+    assert "timed out" in str(error.got)
 
 
 @needs_sshd

@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from edgevit import pipeline
-from edgevit.actions.single_stage import stage_config
 from edgevit.artifacts import Artifact
 from edgevit.cli import app
-from edgevit.configs import Compile
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.graphs.files import artifact_from_onnx
@@ -276,8 +274,6 @@ def test_a_checkpoint_and_a_compiled_model_stay_here(host: SshHost) -> None:
         pass
     with pytest.raises(TargetError, match="openvino does not run on board"):
         target_info("board", "openvino", Context())
-    with pytest.raises(TargetError, match="on this machine only"):
-        target_for("board", Context()).compile(float_onnx(), Path(), stage_config(Compile, id="engine", model="float"))
 
 
 def test_a_python_without_the_runtime(host: SshHost) -> None:

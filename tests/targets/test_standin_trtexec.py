@@ -49,6 +49,7 @@ NANO, AGX, AGX_11, THOR = (
     TRTEXEC[name]
     for name in ("jetpack6-orin-nano", "jetpack7-agx-orin", "jetpack7-agx-orin-tensorrt11", "jetpack7-thor")
 )
+LATER = replace(NANO, version=(10, 13, 3), serialization=NANO.serialization + 1)
 SIDE, OUTPUTS = 4, 20
 FIRST_PAIR = "QuantizeLinear_rounded_integers"
 BUILD = ("--onnx=model.onnx", "--saveEngine=model.engine", "--skipInference", "--stronglyTyped")
@@ -224,9 +225,19 @@ def test_each_version_knows_its_flags(settings: TrtexecSettings, flag: str, is_k
 def test_the_command_lines_of_edgevit_are_taken(settings: TrtexecSettings, trtexec: Trtexec) -> None:
     """By each release without a warning, and with equal options."""
     saved(linear("batch", quantized=True))
+    Path("timing.cache").write_bytes(b"timings of another model\n")
     np.zeros((2, SIDE), np.float32).tofile(INPUT)
     release, source = tensorrt_release(".".join(map(str, settings.version))), Input("image", (SIDE,))
     lines = (
+        build_arguments(
+            release.for_version_compatible(),
+            source,
+            BatchProfile(best=1, most=4),
+            builder_level=3,
+            workspace_mib=None,
+            timing=MeasurePlan(0.1, 0.2, 10),
+            has_timing_cache=True,
+        ),
         build_arguments(release, source, BatchProfile(best=1, most=4), builder_level=3, workspace_mib=512),
         layers_arguments(release, source, batch_size=2, is_open=True),
         outputs_arguments(release, source, batch_size=2, is_open=True),
@@ -314,7 +325,23 @@ def test_two_builds_give_different_bytes(trtexec: Trtexec) -> None:
         trtexec(NANO, *BUILD, "--timingCacheFile=timings")
         engines.add(Path("model.engine").read_bytes())
     assert len(engines) == 2
-    assert Path("timings").read_text() == "timings of [TensorRT v100300] on Orin\n" * 2
+    first = Path("timings").read_text()
+    assert first.endswith(" by [TensorRT v100300] on Orin\n")
+    saved(linear("batch"))
+    trtexec(NANO, *BUILD, "--timingCacheFile=timings")
+    assert Path("timings").read_text().startswith(first)
+    assert len(Path("timings").read_text().splitlines()) == 2  # one a model
+
+
+def test_a_version_compatible_engine_runs_with_later_versions_alone(trtexec: Trtexec) -> None:
+    saved(linear(1))
+    trtexec(NANO, *BUILD, "--versionCompatible")
+    assert trtexec(LATER, *RUN, "--versionCompatible") == 0
+    assert trtexec(NANO, *RUN) == 1
+    assert "host code of engines is not allowed" in trtexec.errors[0]
+    trtexec(LATER, *BUILD, "--versionCompatible")
+    assert trtexec(NANO, *RUN, "--versionCompatible") == 1
+    assert "Serialized Engine Version" in trtexec.errors[0]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from edgevit.targets.named import add_target, user_file
 from tests.small_models import checkpoint, float_onnx, workbench
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.standin import STANDINS, BuiltStandin, build
-from tests.targets.standin.boards import Standin, heating, throttling
+from tests.targets.standin.boards import TRTEXEC, Standin, heating, throttling
 from tests.targets.standin.trtexec.settings import Variant
 
 pytestmark = needs_sshd
@@ -50,6 +52,7 @@ stages:
   - {stage: evaluate, id: accuracy, model: engine, data: digits.test, target: orin, batch_size: 448}
   - {stage: profile, id: latency, model: engine, target: orin, duration_s: 0.1}
   - {stage: report, id: report, of: [accuracy, latency]}
+  - {stage: bundle, id: bundle, model: engine, compiled: true, serve: [systemd, triton, deepstream, cpp]}
 """
 
 
@@ -58,16 +61,13 @@ class Board:
 
     def __init__(self, server: SshHost, folder: Path) -> None:
         self._server, self._folder = server, folder
+        self.work = server.home / "work"
         self.standin: BuiltStandin
 
-    def play(self, name: str, change: Callable[[Standin], Standin] | None = None) -> None:
-        """From now on, `orin` is this stand-in, with a change. Without one, there is no tegrastats.
-
-        Each visit would watch it for a while.
-        """
-        standin = replace(STANDINS[name], tegrastats=()) if change is None else change(STANDINS[name])
+    def play(self, name: str, standin: Standin | None = None) -> None:
+        """From now on, `orin` is this stand-in."""
         shutil.rmtree(self._folder / name, ignore_errors=True)
-        self.standin = build(standin, self._folder / name)
+        self.standin = build(standin or STANDINS[name], self._folder / name)
         paths = f"export EDGEVIT_ROOT='{self.standin.root}' PATH='{self.standin.path}:/usr/bin:/bin'"
         python = self._server.script(f"python-of-{name}", paths, f'exec {self._server.folder / "board/python3"} "$@"')
         file, config = user_file(), self._server.target(str(python)).config
@@ -85,6 +85,7 @@ def board(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
     server.accept("user_key")
     server.know("host_key")
+    shutil.rmtree(server.home / "work" / "carried", ignore_errors=True)  # timings of other tests
     board = Board(server, tmp_path)
     board.play(NANO)
     yield board
@@ -119,9 +120,14 @@ def test_a_recipe_from_quantize_to_report(board: Board, server: SshHost, tmp_pat
     assert {row["got"] for row in products if row["asked"] == "int8"} == {"int8"}
     assert sum(row["products"] for row in products if row["asked"] == "int8") == 8
     assert engine.metrics["products_untold"] == 0
+    facts = engine.metrics["build"]
+    assert (facts["seconds"], facts["peak_gpu_mib"]) == (21.5372, 171)
+    assert facts["timing_cache"]["before"] is None
+    assert facts["timing_cache"]["after"]
     bound_to = engine.model_file.bound_to
     assert bound_to is not None
     assert (bound_to.versions["tensorrt"], bound_to.hardware["module"]) == ("10.3.0", "p3767-0005")
+    assert (bound_to.versions["tensorrt_full"], bound_to.versions["l4t"]) == ("10.3.0.30", "36.5.0")
     # The stand-in computes with the ONNX Runtime of this machine. Its batches and the printed digits differ.
     assert done["accuracy"].metrics["top1"] == pytest.approx(done["here"].metrics["top1"], abs=3 / 896)
     latency = done["latency"].metrics["latency_ms"]
@@ -134,10 +140,27 @@ def test_a_recipe_from_quantize_to_report(board: Board, server: SshHost, tmp_pat
     assert "replayed by a stand-in for orin" in page
     assert "ratio of the outputs on the target, dB" in page
     assert "cannot be judged" in page
+    check_bundle_of(done["bundle"], engine, board)
     # Nobody is there any more, and nothing is to be done.
     visits.forget()
     server.accept(None)
     assert not any(reason.runs for reason in pipeline.why(recipe, tmp_path, tmp_path / "runs"))
+
+
+def check_bundle_of(bundle: Artifact, engine: Artifact, board: Board) -> None:
+    """The bundle holds the engine of the board, and its command builds another one there."""
+    assert bundle.file("model.engine").read_bytes() == engine.file("model.engine").read_bytes()
+    record = json.loads(bundle.file("bundle.json").read_bytes())["engine"]
+    assert (record["bound_to"]["name"], record["bound_to"]["versions"]["tensorrt"]) == ("orin", "10.3.0")
+    path = board.standin.path
+    trtexec = shutil.which("trtexec", path=path)
+    assert trtexec is not None
+    command = [trtexec, *record["rebuild"][1:]]
+    environment = {**os.environ, "EDGEVIT_ROOT": str(board.standin.root), "PATH": f"{path}:/usr/bin:/bin"}
+    folder = shutil.copytree(bundle.path, board.standin.root.parent / "copied-bundle")
+    built = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout
+    assert (folder / "rebuilt.engine").stat().st_size == engine.file("model.engine").stat().st_size
 
 
 @pytest.mark.slow
@@ -253,6 +276,107 @@ def test_unstable_times_are_doubted(board: Board) -> None:
     assert any("coefficient of variance" in warning for warning in measured.conditions["warnings_of_trtexec"])
 
 
+@pytest.mark.slow
+def test_timings_of_kernels_stay_on_the_board(board: Board) -> None:
+    def cache(name: str, **fields: Any) -> dict[str, str | None]:
+        used: dict[str, str | None] = compiled(name, int8(), **fields).metrics["build"]["timing_cache"]
+        return used
+
+    first, again = cache("engine-timed", max_batch=11), cache("engine-again", max_batch=12)
+    assert (first["before"], first["after"] is None) == (None, False)
+    assert (again["name"], again["before"]) == (first["name"], first["after"])
+    assert again["after"] == again["before"]  # the stand-in keeps the timings of a model once
+    other = cache("engine-of-level-5", max_batch=11, builder_level=5)
+    assert (other["name"] == first["name"], other["before"]) == (False, None)
+    assert cache("engine-untimed", max_batch=11, timing_cache=False) is None
+    board.play(THOR)
+    assert cache("engine-of-thor", max_batch=11)["before"] is None
+
+
+@pytest.mark.slow
+def test_of_several_builds_the_fastest_is_kept(board: Board) -> None:
+    board.standin.vary("builds-differ")
+    engine = compiled("engine-of-three", int8(), max_batch=13, builds=3)
+    facts = engine.metrics["build"]
+    assert facts["p50_ms"] == pytest.approx([1.2 * 3.14062, 3.14062, 1.1 * 3.14062], rel=0.01)
+    assert (facts["kept"], facts["label"], facts["timing_cache"]) == (2, "replayed", None)
+    assert facts["spread"] == pytest.approx(0.2, rel=0.05)
+    with target_for("orin", Context()).open(engine, SessionOptions()) as there:
+        assert there.measure(MeasurePlan(0.01, 0.05, 12)).percentile_ms(50) == pytest.approx(3.14062, rel=0.01)
+    assert {"build.log", "build-1.log", "build-3.log"} <= {file.name for file in engine.path.iterdir()}
+    jobs = [path for path in (board.work / "jobs").iterdir() if any(path.rglob("model.engine"))]
+    assert not jobs  # engines that were not kept are gone
+
+
+@pytest.mark.slow
+def test_a_fast_engine_that_is_wrong_gives_way_to_the_next(board: Board) -> None:
+    board.standin.vary("fastest-is-wrong")
+    engine = compiled("engine-of-three-right", int8(), max_batch=14, builds=3)
+    assert engine.metrics["build"]["kept"] == 3
+    assert engine.metrics["engine_between_images_sqnr_db"] > 20
+    board.standin.vary("wrong-outputs")
+    with pytest.raises(ParityError, match="of the engine differs"):
+        compiled("engine-of-none-right", int8(), max_batch=14, builds=2)
+
+
+@pytest.mark.slow
+def test_a_version_compatible_engine_outlives_an_update(board: Board) -> None:
+    older = replace(TRTEXEC[AGX], version=(10, 13, 3), serialization=240)
+    banner = {"trtexec": STANDINS[AGX].answers["trtexec"].replace(TRTEXEC[AGX].title, older.title)}
+    board.play(AGX, replace(STANDINS[AGX], trtexec=older, answers={**STANDINS[AGX].answers, **banner}))
+    engine = compiled("engine-compatible", int8(), max_batch=4, version_compatible=True)
+    bound = compiled("engine-bound", int8(), max_batch=4)
+    images = random_images(engine.io, 2)
+    board.play(AGX)
+    target = target_for("orin", Context())
+    with target.open(engine, SessionOptions()) as there, LocalCpu().open(int8(), SessionOptions()) as here:
+        got, expected = (session.infer({"image": images})["logits"] for session in (there, here))
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(TargetError, match="built for another machine"), target.open(bound, SessionOptions()):
+        pass
+
+
+def test_a_model_that_the_board_refuses_is_not_sent(board: Board) -> None:
+    def kept_there() -> list[Path]:
+        return sorted(board.work.rglob("*"))
+
+    before = kept_there()
+    model = workbench().run("export", "onnx-of-opset-21", model=checkpoint().id, opset=21)
+    with pytest.raises(ArtifactError, match=r"TensorRT 10\.3\.0 does not take the model") as caught:
+        compiled("engine-of-opset-21", model)
+    assert "opset 21; the parser takes at most 20" in str(caught.value.got)
+    assert kept_there() == before
+
+
+@pytest.mark.slow
+def test_a_power_mode_that_is_not_told_is_no_other_fingerprint(board: Board) -> None:
+    board.play(AGX)
+    known = target_for("orin", Context()).describe("tensorrt")
+    visits.forget()
+    program = board.standin.path / "nvpmodel"
+    answers = program.read_text()
+    program.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    with pytest.raises(TargetError, match="does not say what its fingerprint needs") as caught:
+        target_for("orin", Context()).describe("tensorrt")
+    assert "nvpmodel" in str(caught.value.got)
+    late = f"[ -e {board.standin.root}/asked ] || {{ : > {board.standin.root}/asked; exec /bin/sleep 60; }}\n"
+    program.write_text("#!/bin/sh\n" + late + answers)
+    assert target_for("orin", Context()).describe("tensorrt") == known  # at the second try
+
+
+@pytest.mark.slow
+def test_a_stage_connects_once(board: Board, server: SshHost) -> None:
+    def logins() -> int:
+        return (server.folder / "log").read_text().count("Accepted publickey")
+
+    int8()
+    before = logins()
+    target_for("orin", Context()).describe("tensorrt")
+    between = logins()
+    compiled("engine-of-one-visit", int8(), max_batch=15)
+    assert logins() - between == between - before == 1
+
+
 def test_an_older_jetpack_is_refused(board: Board) -> None:
     board.play("jetpack5-agx-orin")
     with pytest.raises(TargetError, match="too old for edgevit's engines") as caught:
@@ -263,7 +387,7 @@ def test_an_older_jetpack_is_refused(board: Board) -> None:
 def timed_on(board: Board, change: Callable[[Standin], Standin], **fields: Any) -> Artifact:
     """A timing of an engine on a board, of which several samples are taken."""
     engine = compiled("engine-sampled", int8(), max_batch=4)
-    board.play(NANO, change)
+    board.play(NANO, change(STANDINS[NANO]))
     board.standin.take_time()
     name = f"latency-{change.__name__}"
     return workbench().run("profile", name, model=engine.id, target="orin", duration_s=1.2, warmup_s=0.2, **fields)

@@ -15,8 +15,10 @@ from edgevit.errors import EdgevitError, TargetError
 from edgevit.profiling import MeasurePlan
 from edgevit.targets.boards.versions import TENSORRT_RELEASES, TensorRTRelease, tensorrt_release
 from edgevit.targets.trtexec.answers import (
+    BuildFacts,
     Failure,
     Times,
+    build_facts_in,
     failure_in,
     largest_outputs,
     largest_times,
@@ -104,6 +106,8 @@ def test_a_major_version_that_is_not_in_the_table_is_refused(version: str) -> No
 def test_each_release_gets_the_flags_that_it_has(release: TensorRTRelease) -> None:
     lines = [
         build_arguments(release, IMAGE, BatchProfile(1, 32), 3, 512),
+        build_arguments(release, IMAGE, BatchProfile(1, 32), 3, 512, MeasurePlan(), has_timing_cache=True),
+        build_arguments(release.for_version_compatible(), IMAGE, None, 3, None, MeasurePlan()),
         layers_arguments(release, IMAGE, 8, True),
         outputs_arguments(release, IMAGE, 8, True),
         timing_arguments(release, IMAGE, MeasurePlan(), True),
@@ -133,6 +137,33 @@ def test_the_build_line() -> None:
     )
     fixed = build_arguments(TENSORRT_RELEASES[0], IMAGE, None, 3, None)
     assert not [argument for argument in fixed if "Shapes" in argument or "workspace" in argument]
+
+
+def test_a_build_that_is_timed_gives_each_option_once() -> None:
+    """trtexec refuses an option that is given twice."""
+    release = TENSORRT_RELEASES[0].for_version_compatible()
+    plan = MeasurePlan(0.2, 1.0, 20, batch_size=4)
+    line = build_arguments(release, IMAGE, BatchProfile(4, 32), 3, None, plan, has_timing_cache=True)
+    assert len({argument.partition("=")[0] for argument in line}) == len(line)
+    assert {"--exportTimes=times.json", "--iterations=24", "--warmUp=200", "--duration=1"} < set(line)
+    assert {"--versionCompatible", "--timingCacheFile=timing.cache", "--useSpinWait"} < set(line)
+    assert "--skipInference" not in line
+    assert "--versionCompatible" in outputs_arguments(release, IMAGE, 8, True)
+
+
+# From public logs of trtexec 10, and of the builder of TensorRT 8.6 to 10.
+BUILT = """
+[04/08/2025-23:15:47] [I] [TRT] Engine generation completed in 104.604 seconds.
+[TRT] [MemUsageStats] Peak memory usage of TRT CPU/GPU memory allocators: CPU 64 MiB, GPU 1392 MiB
+[04/08/2025-23:15:47] [I] Engine built in 104.774 sec.
+[04/08/2025-23:15:47] [I] Created engine with size: 231.019 MiB
+"""
+
+
+def test_a_build_tells_its_time_and_its_memory() -> None:
+    assert build_facts_in(BUILT) == BuildFacts(104.774, 1392, 64)
+    assert build_facts_in(BUILT.replace("GPU 1392", "GPU 9") + BUILT).peak_gpu_mib == 1392
+    assert build_facts_in("Engine built in nan sec.\n") == BuildFacts(None, None, None)
 
 
 def test_the_run_lines() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from docs.generate import numbers
 from docs.generate.records import Json, read_result
-from docs.generate.tables import compression, distillation, few_shot, peers, whole_path
+from docs.generate.tables import compression, distillation, few_shot, peers, selection, whole_path
 from docs.generate.tables.cells import Table
 
 MOST_FIGURES = 200  # of a table of all figures
@@ -36,6 +36,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "quantization_accuracy": compression.quantization_accuracy,
     "quickstart": whole_path.quickstart,
     "same_file_twice": whole_path.same_file_twice,
+    "selection": selection.selection,
     "stage_costs_photos": whole_path.photos,
     "stage_costs_quickstart": whole_path.stage_costs,
     "startup": whole_path.spreads,

@@ -27,11 +27,21 @@ def engine_from_onnx(model: Artifact, out: Path, machine: TargetInfo) -> ModelFi
     with TemporaryDirectory() as folder:
         optimized = Path(folder) / ONNX_FILE
         inference_session(onnx_file(model), model.model_file.options, threads=1, optimized_path=optimized)
-        graph = _with_stable_names(with_biases_inside(onnx.load(optimized)))
-        if not all(value.type.tensor_type.HasField("shape") for value in graph.graph.output):
-            del graph.graph.output[:]
-            graph.graph.output.extend(read_onnx(onnx_file(model)).graph.output)  # with inferred shapes
-        write_onnx(graph, out / ONNX_FILE, model.io, AS_WRITTEN)
+        write_engine(onnx.load(optimized), model, out)
+    return compiled_file(model, machine)
+
+
+def write_engine(optimized: onnx.ModelProto, model: Artifact, out: Path) -> None:
+    """Write the graph that ONNX Runtime has optimized from a model to `out`/model.onnx."""
+    graph = _with_stable_names(with_biases_inside(optimized))
+    if not all(value.type.tensor_type.HasField("shape") for value in graph.graph.output):
+        del graph.graph.output[:]
+        graph.graph.output.extend(read_onnx(onnx_file(model)).graph.output)  # with inferred shapes
+    write_onnx(graph, out / ONNX_FILE, model.io, AS_WRITTEN)
+
+
+def compiled_file(model: Artifact, machine: TargetInfo) -> ModelFile:
+    """The record of a graph that was optimized from a model for one machine."""
     return ModelFile(weight_precision=model.model_file.weight_precision, options=AS_WRITTEN, bound_to=machine)
 
 

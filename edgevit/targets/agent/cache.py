@@ -1,4 +1,4 @@
-"""What is kept in the work folder: files, packages and jobs. What was not used for the longest time goes first."""
+"""What is kept in the work folder: files, carried files, packages and jobs. What was not used longest goes first."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import stat
 import time
 from typing import Iterator, NamedTuple
 
-from edgevit.targets.agent.folders import FILES, JOBS, KEPT, PACKAGES, remove_folder, tree_bytes
+from edgevit.targets.agent.folders import CARRIED, FILES, JOBS, KEPT, PACKAGES, remove_folder, tree_bytes
 from edgevit.targets.agent.job_folder import JobFolder
 from edgevit.targets.agent.protocol import LARGEST_FILE, MOST_HASHES, Json, hash_of, list_in, number_in
 
 ABANDONED_S = 86_400  # after so long, a part is removed
+FOLDERS = (FILES, CARRIED, PACKAGES, JOBS)
+OF_FILES = (FILES, CARRIED)
 
 
 class Item(NamedTuple):
@@ -63,7 +65,7 @@ def clean(work_folder: str) -> Json:
         if item.name not in used:
             item.remove()
             removed += item.bytes
-    for folder in (*(os.path.join(work_folder, name) for name in (FILES, PACKAGES, JOBS)), work_folder):
+    for folder in (*(os.path.join(work_folder, name) for name in FOLDERS), work_folder):
         with contextlib.suppress(OSError):
             os.rmdir(folder)
     return {"removed_bytes": removed}
@@ -71,16 +73,16 @@ def clean(work_folder: str) -> Json:
 
 def items(work_folder: str) -> Iterator[Item]:
     """Everything that is kept: plain files, and the folders of packages and jobs. Nothing of others."""
-    for kind in (FILES, PACKAGES, JOBS):
+    for kind in FOLDERS:
         folder = os.path.join(work_folder, kind)
         with contextlib.suppress(OSError):
             for name in os.listdir(folder):
                 path, matched = os.path.join(folder, name), KEPT.match(name)
                 with contextlib.suppress(OSError):
                     info = os.lstat(path)
-                    is_kind = stat.S_ISREG(info.st_mode) if kind == FILES else stat.S_ISDIR(info.st_mode)
+                    is_kind = stat.S_ISREG(info.st_mode) if kind in OF_FILES else stat.S_ISDIR(info.st_mode)
                     if matched and is_kind:
-                        size = info.st_size if kind == FILES else tree_bytes(path)
+                        size = info.st_size if kind in OF_FILES else tree_bytes(path)
                         yield Item(info.st_mtime, matched[1], path, size, matched[2] is not None)
 
 

@@ -13,7 +13,7 @@ from typing import IO
 
 from edgevit.targets.agent.protocol import Json, RequestError
 
-FILES, PACKAGES, JOBS = "files", "packages", "jobs"  # the folders in the work folder
+FILES, PACKAGES, JOBS, CARRIED = "files", "packages", "jobs", "carried"  # the folders in the work folder
 PART = ".part"  # follows the hash in the name of what is not whole yet, or is being removed
 KEPT = re.compile(r"([0-9a-f]{64})(\.part\w*)?\Z")  # the names in these folders
 

@@ -16,6 +16,7 @@ import shutil
 import stat
 from typing import IO, Collection, Iterator
 
+from edgevit.targets.agent.carried import Carried
 from edgevit.targets.agent.folders import JOBS, json_in, make_private, write_json
 from edgevit.targets.agent.probe import text_of_file
 from edgevit.targets.agent.processes import kill_group
@@ -92,6 +93,22 @@ class JobFolder:
                 os.link(source, path)
             except OSError:  # the disk's file system knows no second names
                 shutil.copyfile(source, path)
+
+    def take_carried(self, carries: dict[str, str], carried: Carried) -> Json:
+        """Copy carried files into the program's folder. Gives their SHA-256 by name here; None for one that is new.
+
+        Args:
+            carries: the name of each file among the carried ones, by its name here.
+        """
+        return {name: carried.take(kept, os.path.join(self.files, name)) for name, kept in carries.items()}
+
+    def keep_carried(self, carries: dict[str, str], carried: Carried) -> Json:
+        """Keep files of the program's folder for later jobs. Gives their SHA-256; None for one that is not kept."""
+        kept: Json = dict.fromkeys(carries)
+        for name in carries:
+            with contextlib.suppress(RequestError, OSError), self.opened(name) as file:
+                kept[name] = carried.keep(carries[name], file)
+        return kept
 
     def remove_inputs(self, names: Collection[str]) -> None:
         """Remove the input files. They stay in the store, whose bytes are free once it removes them."""

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Callable, NamedTuple
 
+from edgevit.targets.agent.carried import Carried
 from edgevit.targets.agent.folders import remove_folder
 from edgevit.targets.agent.job_folder import JobFolder
 from edgevit.targets.agent.packages import use
@@ -21,6 +22,7 @@ from edgevit.targets.agent.protocol import (
     LONGEST_JOB_S,
     LONGEST_WAIT_S,
     MOST_ARGUMENTS,
+    MOST_CARRIED,
     MOST_INPUTS,
     VARIABLE,
     Json,
@@ -45,6 +47,7 @@ RUNNING: Json = {
     "stdout": "",
     "stderr": "",
     "outputs": [],
+    "carried": {},
 }
 UNKNOWN: Json = {**RUNNING, "state": "unknown"}
 
@@ -68,8 +71,9 @@ class Jobs:
         """Start a program. If the job runs or has ended, nothing is done.
 
         Args:
-            request: `job`, the name; `files`, the hashes of the input files by name; `arguments`, the program and its
-                arguments, where ~/ at the beginning is the home; `environment`, more variables; `limit_s`, its time.
+            request: `job`, the name; `files`, the hashes of the input files by name; `carries`, the names of the
+                carried files, by their names in the program's folder; `arguments`, the program and its arguments,
+                where ~/ at the beginning is the home; `environment`, more variables; `limit_s`, its time.
         """
         folder, program = self._folder(request), program_from(request)
         with self._changed:  # `wait_for_all` waits for a job that is being started, too
@@ -82,12 +86,13 @@ class Jobs:
             try:
                 use(program.packages, self._work_folder)
                 folder.fill(program.files, Store(self._work_folder))
+                before = folder.take_carried(program.carries, Carried(self._work_folder))
                 process = self._started(folder, program, lock)
             except BaseException:
                 remove_folder(folder.path)
                 os.close(lock)
                 raise
-            running = self._running[folder.name] = Running(folder, program, process, lock, self._end)
+            running = self._running[folder.name] = Running(folder, program, before, process, lock, self._end)
             running.watch()
             return {"is_new": True}
 
@@ -195,7 +200,8 @@ class Jobs:
         """A program has ended: kill what it has left, and keep the result."""
         self._processes.stop(running.process)
         is_stopped = (self._is_over or running.is_stopped or running.folder.is_stopped()) and ended["status"] != 0
-        ended = {**ended, "stopped": is_stopped, **running.results()}
+        carried = running.carried(ended["status"] == 0, Carried(self._work_folder))
+        ended = {**ended, "stopped": is_stopped, "carried": carried, **running.results()}
         try:
             running.folder.write_done(ended)
         except OSError:
@@ -207,9 +213,10 @@ class Jobs:
 
 
 class Program(NamedTuple):
-    """What a job runs: the hashes of its input files by name, arguments, variables, and its time."""
+    """What a job runs: the hashes of its input files and the names of its carried files, by name; and its time."""
 
     files: dict[str, str]
+    carries: dict[str, str]
     arguments: list[str]
     variables: dict[str, str]
     limit_s: float
@@ -223,8 +230,12 @@ class Program(NamedTuple):
 def program_from(request: Json) -> Program:
     """The program of a request."""
     files = texts_in(request, "files", MOST_INPUTS, FILE_NAME)
+    carries = texts_in(request, "carries", MOST_CARRIED, FILE_NAME)
+    if set(files) & set(carries):
+        raise RequestError("bad_request", "a file is an input or carried, not both")
     return Program(
         {name: hash_of(file) for name, file in files.items()},
+        {name: hash_of(kept) for name, kept in carries.items()},
         [os.path.expanduser(word) if word.startswith("~/") else word for word in arguments_in(request)],
         texts_in(request, "environment", MOST_ARGUMENTS, VARIABLE),
         seconds_in(request, "limit_s", LONGEST_JOB_S),
@@ -235,6 +246,7 @@ class Running:
     """A job of this agent, from its start to its end.
 
     Args:
+        before: the SHA-256 of the carried files at the start; None for a new one.
         lock: the job's locked file.
         end: is called in a thread as soon as the program has ended, or its time is over.
 
@@ -246,12 +258,13 @@ class Running:
         self,
         folder: JobFolder,
         program: Program,
+        before: Json,
         process: subprocess.Popen[bytes],
         lock: int,
         end: Callable[[Running, Json], None],
     ) -> None:
         self.folder, self.process, self.lock = folder, process, lock
-        self._program, self._end = program, end
+        self._program, self._before, self._end = program, before, end
         self._stdout, self._stderr = Output(process.stdout, keeps_end=True), Output(process.stderr, keeps_end=True)
         self._began, self._timed_out = time.monotonic(), False
         self.is_stopped = False
@@ -264,6 +277,11 @@ class Running:
         """Kill the program, and what it has started."""
         if self.process.poll() is None:
             kill_group(self.process.pid)
+
+    def carried(self, has_succeeded: bool, carried: Carried) -> Json:
+        """The SHA-256 of each carried file before and after the job, which keeps them if it has succeeded."""
+        after = self.folder.keep_carried(self._program.carries, carried) if has_succeeded else self._before
+        return {name: {"before": self._before[name], "after": after[name]} for name in self._before}
 
     def results(self) -> Json:
         """What the program has printed and written. Its input files are removed."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import errno
 import hashlib
 import os
+import py_compile
 import re
 import stat
 import struct
@@ -20,6 +22,7 @@ from edgevit.targets.agent.store import READ_BLOCK, Store
 MOST_WHEELS = 100
 MOST_UNPACKED_FILES = 50_000
 MOST_UNPACKED_BYTES = 4 * 2**30
+MOST_LEVELS = 30  # of folders with modules
 # Errors of the system that an archive causes. The last is an offset below 0.
 WRONG_NAMES = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 # A wheel may hold files for other places: these belong beside the packages, and scripts and headers are left out.
@@ -43,6 +46,7 @@ def unpack(request: Json, work_folder: str) -> Json:
         part = new_part(packages, os.path.basename(folder))
         try:
             Unpacking(part).add(paths)
+            compile_modules(part, folder)
             os.sync()  # a name after a power cut means that the content is there
             os.rename(part, folder)
         except OSError:
@@ -52,6 +56,15 @@ def unpack(request: Json, work_folder: str) -> Json:
             remove_folder(part)
     os.utime(folder)
     return {"folder": folder}
+
+
+def compile_modules(part: str, folder: str) -> None:
+    """Compile the modules in `part`, which will be `folder`. The worker writes no bytecode: each start would compile.
+
+    A module that this Python cannot compile is left as it is.
+    """
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    compileall.compile_dir(part, maxlevels=MOST_LEVELS, ddir=folder, quiet=2, invalidation_mode=unchecked)
 
 
 def use(names: Collection[str], work_folder: str) -> None:

@@ -6,12 +6,13 @@ beside this file, the files that the request names, and request.json, which is o
     {"do": "outputs", "threads": 1, MODEL, "images": "images.npy", "batch_size": 8, "fixed_batch": null}
     {"do": "measure", "threads": 1, MODEL, "input": "input.npy", "plan": PLAN}
     {"do": "race",    "threads": 1, "a": {MODEL, "input": …}, "b": {MODEL, "input": …}, "plan": PLAN}
+    {"do": "compile", "threads": 1, MODEL}
 
     MODEL   "model": {"file", "runtime", "session_options", "input", "outputs"}, "preprocess": {an IOSpec's} or null
     PLAN    the fields of `loop.MeasurePlan`
 
-The worker writes result.json, and the arrays of `outputs` to outputs.bin. If it fails, it ends with status 1, and the
-last line of stderr is `edgevit-worker: KIND: text`. The kinds are
+The worker writes result.json; `outputs` writes its arrays to outputs.bin, `compile` its graph to compiled.onnx. If it
+fails, it ends with status 1, and the last line of stderr is `edgevit-worker: KIND: text`. The kinds are
 
     import  numpy, Pillow or the runtime cannot be imported
     model   the runtime does not load the model, or does not run it
@@ -114,7 +115,20 @@ def race(request: Json) -> Json:
     return {"starts": starts, "conditions": conditions_since(before)}
 
 
-ACTIONS = {"outputs": write_outputs, "measure": measure, "race": race}
+def write_compiled(request: Json) -> Json:
+    """Write the graph that ONNX Runtime optimizes for this machine to compiled.onnx."""
+    model, loading, onnxruntime = request["model"], imported("loading"), imported("onnxruntime")
+    options = loading.onnxruntime_options(model["session_options"], request["threads"])
+    options.optimized_model_filepath = "compiled.onnx"
+    disabled = model["session_options"].get("disabled_optimizers")
+    try:
+        onnxruntime.InferenceSession(model["file"], options, providers=[loading.PROVIDER], disabled_optimizers=disabled)
+    except Exception as error:  # the runtime has its own exceptions
+        raise failed("model", error) from error
+    return {}
+
+
+ACTIONS = {"outputs": write_outputs, "measure": measure, "race": race, "compile": write_compiled}
 
 
 def imported(name: str) -> Any:

@@ -19,12 +19,21 @@ from edgevit.targets.boards.nvpmodel import (
     power_modes_of_conf,
 )
 from edgevit.targets.boards.probe import Probe, System
-from edgevit.targets.boards.request import JETSON_CLOCKS, NVIDIA_SMI, NVPMODEL, STAND_IN, TEGRASTATS
+from edgevit.targets.boards.request import (
+    DPKG_QUERY,
+    JETSON_CLOCKS,
+    NVIDIA_SMI,
+    NVPMODEL,
+    STAND_IN,
+    TEGRASTATS,
+    TRTEXEC,
+)
 from edgevit.targets.boards.table import SOCS, Board, Soc, active_sm_count, board_of
 from edgevit.targets.boards.tegrastats import TegrastatsSample, samples_of_output
 from edgevit.targets.boards.versions import (
     TensorRT,
     cuda_version,
+    full_tensorrt_version,
     has_onnxruntime_wheel,
     jetpack_version,
     l4t_version,
@@ -52,8 +61,10 @@ class HostFacts:
         tensorrt: its version, and what named it.
         trtexec: the path or name by which trtexec runs.
         trtexec_tensorrt: the TensorRT of trtexec.
+        tensorrt_full: the TensorRT of trtexec, with all numbers that the machine tells, such as 10.3.0.30.
         cuda: the version of /usr/local/cuda.
         gpus: the GPUs that nvidia-smi names, where it is no stub.
+        driver: the version of NVIDIA's driver, by nvidia-smi, where it is no stub. On an Orin it is part of L4T.
         power_mode: the Jetson's power mode.
         power_modes: the modes that the machine knows.
         sm_count: SMs of the GPU that the power mode leaves on.
@@ -66,6 +77,7 @@ class HostFacts:
         has_onnxruntime_wheel: whether PyPI has ONNX Runtime for this Python, processor and C library.
         telemetry: one line of tegrastats.
         is_stand_in: whether programs play the machine. Its latencies are replayed, not measured.
+        silent: programs that did not answer in time, so that a fact is not known.
     """
 
     kind: Literal["jetson", "linux"]
@@ -81,8 +93,10 @@ class HostFacts:
     tensorrt: TensorRT | None
     trtexec: str | None
     trtexec_tensorrt: str | None
+    tensorrt_full: str | None
     cuda: str | None
     gpus: tuple[str, ...]
+    driver: str | None
     power_mode: PowerMode | None
     power_modes: tuple[PowerMode, ...]
     sm_count: int | None
@@ -97,6 +111,7 @@ class HostFacts:
     has_onnxruntime_wheel: bool
     telemetry: TegrastatsSample | None
     is_stand_in: bool
+    silent: tuple[str, ...]
 
     @property
     def are_clocks_steady(self) -> bool:
@@ -115,6 +130,7 @@ def host_facts(probe: Probe) -> HostFacts:
     gpu = gpu_clocks(files) or (shown.gpu if shown else ())
     cpu = cpu_clocks(files)
     temperatures = temperatures_c(files)
+    devices = _gpus(probe)
     samples = samples_of_output(_stdout(probe, TEGRASTATS.name))
     return HostFacts(
         kind="jetson" if is_jetson else "linux",
@@ -130,8 +146,10 @@ def host_facts(probe: Probe) -> HostFacts:
         tensorrt=tensorrt_of(probe),
         trtexec=trtexec_place(probe),
         trtexec_tensorrt=trtexec_version(probe),
+        tensorrt_full=full_tensorrt_version(probe),
         cuda=cuda_version(probe),
-        gpus=_gpus(probe),
+        gpus=tuple(name for name, _ in devices),
+        driver=next((driver for _, driver in devices), None),
         power_mode=mode,
         power_modes=modes,
         sm_count=_sm_count(board, mode, _tpc_pg_mask(files), shown.active_tpcs if shown else None),
@@ -146,6 +164,7 @@ def host_facts(probe: Probe) -> HostFacts:
         has_onnxruntime_wheel=has_onnxruntime_wheel(system),
         telemetry=samples[-1] if samples else None,
         is_stand_in=STAND_IN in files,
+        silent=_silent(probe, mode),
     )
 
 
@@ -194,13 +213,20 @@ def _os_name(files: Mapping[str, str]) -> str:
     return name[1] if name else ""
 
 
-def _gpus(probe: Probe) -> tuple[str, ...]:
-    """Names from nvidia-smi. On an Orin it is a stub, which names `Orin (nvgpu)` and knows nothing of it."""
+def _gpus(probe: Probe) -> list[tuple[str, str]]:
+    """Name and driver from nvidia-smi. On an Orin it is a stub, which names `Orin (nvgpu)` and knows nothing of it."""
     answer = probe.commands.get(NVIDIA_SMI.name)
     if answer is None or answer.status != 0:
-        return ()
-    names = (shortened(line.split(",")[0].strip()) for line in answer.stdout.splitlines())
-    return tuple(name for name in names if name and not name.endswith("(nvgpu)"))
+        return []
+    rows = ([shortened(part.strip()) for part in f"{line},".split(",")[:2]] for line in answer.stdout.splitlines())
+    return [(name, driver) for name, driver in rows if name and not name.endswith("(nvgpu)")]
+
+
+def _silent(probe: Probe, mode: PowerMode | None) -> tuple[str, ...]:
+    """The programs whose answers are a part of what the machine is. tegrastats never ends, and is none of them."""
+    asked = (JETSON_CLOCKS, NVIDIA_SMI, DPKG_QUERY, *TRTEXEC, *(() if mode else (NVPMODEL,)))
+    answers = {command.arguments[0]: probe.commands.get(command.name) for command in asked}
+    return tuple(name for name, answer in answers.items() if answer and answer.status is None)
 
 
 def _power_mode(probe: Probe, modes: tuple[PowerMode, ...]) -> PowerMode | None:

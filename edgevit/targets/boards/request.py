@@ -55,6 +55,9 @@ PROBED_COMMANDS: tuple[ProbedCommand, ...] = (
     VCGENCMD,
 )
 
+WITHOUT_TELEMETRY = tuple(command for command in PROBED_COMMANDS if command is not TEGRASTATS)
+"""The commands that end by themselves."""
+
 STAND_IN = "/etc/edgevit-stand-in"
 """A file that is on no machine: the folder of a stand-in for a board has it. Latencies from there are replayed."""
 

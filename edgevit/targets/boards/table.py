@@ -6,6 +6,7 @@ masks of power modes from the nvpmodel.conf files of L4T 35 and 36. A peak is No
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -138,6 +139,28 @@ _BY_MODULE = {module: board for board in BOARDS for module in board.modules}
 def board_of(modules: Iterable[str]) -> tuple[str, Board] | None:
     """The first known module number and its board; None if no number is known."""
     return next(((module, _BY_MODULE[module]) for module in modules if module in _BY_MODULE), None)
+
+
+# NVIDIA's names of GPUs whose tensor cores have FP8: Ada, Hopper, Blackwell. A Quadro RTX 4000 is older.
+_WITH_FP8 = re.compile(
+    r"\b(?:GeForce RTX [45]0\d0|RTX \d{4} (?:\w+ )?Ada|RTX PRO|L2|L4|L20|L40S?|H20|H100|H200|H800|GH200|"
+    r"G?B[123]00|GB10|Thor)\b"
+)
+_OLDEST_WITH_FP8 = (8, 9)  # compute capability of Ada
+
+
+def has_fp8(module: str | None, gpus: Iterable[str]) -> bool:
+    """Whether the tensor cores of a board have FP8, or those of a GPU that nvidia-smi names. False if unknown."""
+    board = _BY_MODULE.get(module or "")
+    if board is not None:
+        return version_of_compute(SOCS[board.soc]) >= _OLDEST_WITH_FP8
+    return any(_WITH_FP8.search(name) for name in gpus)
+
+
+def version_of_compute(soc: Soc) -> tuple[int, int]:
+    """The numbers of a compute capability: 8.7 is (8, 7)."""
+    major, _, minor = soc.compute_capability.partition(".")
+    return int(major), int(minor)
 
 
 def active_sm_count(soc: Soc, sm_count: int, tpc_pg_mask: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgevit.errors import TargetError
@@ -16,6 +16,7 @@ from edgevit.targets.boards.probe import Probe, System
 from edgevit.targets.boards.request import DPKG_QUERY, TRTEXEC
 
 TensorRTSource = Literal["module", "trtexec", "dpkg"]
+TENSORRT_PACKAGES = ("libnvinfer-bin", "libnvinfer11", "libnvinfer10", "libnvinfer8", "tensorrt")  # of Debian
 
 OLDEST_TENSORRT = (10, 3)
 """TensorRT 8 has another way to build networks, and no strongly typed networks with Q/DQ as edgevit writes them."""
@@ -39,6 +40,11 @@ class TensorRTRelease:
     def name(self) -> str:
         """Such as 10.3."""
         return ".".join(map(str, self.version))
+
+    def for_version_compatible(self) -> TensorRTRelease:
+        """The release with the flag of version-compatible engines, without which trtexec does not load them."""
+        flag = "--versionCompatible"
+        return replace(self, build_flags=(*self.build_flags, flag), run_flags=(*self.run_flags, flag))
 
 
 _OF_10 = (("--stronglyTyped",), ("--useSpinWait",))
@@ -163,11 +169,10 @@ def jetpack_version(probe: Probe) -> str | None:
 def tensorrt_of(probe: Probe) -> TensorRT | None:
     """The TensorRT that the machine's Python imports; else that of trtexec; else that of its Debian packages."""
     packages = debian_packages(probe)
-    names = ("libnvinfer-bin", "libnvinfer11", "libnvinfer10", "libnvinfer8", "tensorrt")
     found: tuple[tuple[TensorRTSource, str | None], ...] = (
         ("module", _plain(probe.system.packages.get("tensorrt"))),
         ("trtexec", trtexec_version(probe)),
-        ("dpkg", next((_plain(packages[name]) for name in names if name in packages), None)),
+        ("dpkg", next((_plain(packages[name]) for name in TENSORRT_PACKAGES if name in packages), None)),
     )
     return next((TensorRT(version, source) for source, version in found if version), None)
 
@@ -189,6 +194,21 @@ def trtexec_version(probe: Probe) -> str | None:
         return None
     digits = banner[1] if len(banner[1]) == 6 else f"0{banner[1][0]}0{banner[1][1:]}"
     return ".".join(str(int(digits[start : start + 2])) for start in (0, 2, 4))
+
+
+def full_tensorrt_version(probe: Probe) -> str | None:
+    """The version of trtexec's TensorRT with all numbers that the machine tells, such as 10.3.0.30.
+
+    trtexec tells three. The Python module and the Debian packages may tell more: they count if they begin with these.
+    """
+    version = trtexec_version(probe)
+    if version is None:
+        return None
+    packages = debian_packages(probe)
+    told = [probe.system.packages.get("tensorrt"), *(packages.get(name) for name in TENSORRT_PACKAGES)]
+    plain = [text for text in map(_plain, told) if text]
+    fitting = [text for text in plain if version_numbers(text)[:3] == version_numbers(version)]
+    return max(fitting, key=lambda text: len(version_numbers(text)), default=version)
 
 
 def tensorrt_release(version: str) -> TensorRTRelease:

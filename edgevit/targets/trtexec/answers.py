@@ -42,6 +42,8 @@ _OTHER_ENGINE = re.compile(
     r"(?:expecting (?:library version|compute) [^\n]*?, please rebuild)"
     r"|incompatible device|not compatible with this version of TensorRT|Serialized Engine Version: |kPLAN_MAGIC_TAG"
 )
+_BUILT = re.compile(r"Engine built in (\d{1,7}(?:\.\d{1,9})?(?:e[+-]\d{1,2})?) sec", re.ASCII)
+_PEAK = re.compile(r"memory usage of TRT CPU/GPU memory allocators: CPU (?P<cpu>\d{1,9}) MiB, GPU (?P<gpu>\d{1,9})")
 _DIMENSIONS = re.compile(r"\d{1,9}(?:x\d{1,9})*|\(\d{1,9}(?:, \d{1,9})*,?\)", re.ASCII)  # 8x1000, (8, 1000)
 _PARSERS_REASON = re.compile(r"In function \w+:\n(?:\[\d+\] )?(?P<reason>(?:(?!\[[\d/]+-|&&&&).+\n?){1,4})", re.ASCII)
 _NOT_A_NUMBER = re.compile(r"(?<=[\s\[,:])[+-]?(?:nan|inf)(?:\(\w*\))?(?=[\s\],}])", re.IGNORECASE)
@@ -89,6 +91,28 @@ class Times:
         return (f"the CPU needs {share:.0%} of the compute time to start a run: it may be the limit, not the GPU",)
 
 
+@dataclass(frozen=True)
+class BuildFacts:
+    """What the log of a build tells of it. None is untold.
+
+    Attributes:
+        seconds: the time of the build.
+        peak_gpu_mib, peak_cpu_mib: most memory that TensorRT's allocators held on the GPU and on the CPU.
+    """
+
+    seconds: float | None
+    peak_gpu_mib: int | None
+    peak_cpu_mib: int | None
+
+
+def build_facts_in(log: str) -> BuildFacts:
+    """The facts in the log of a build."""
+    seconds = _BUILT.search(log)
+    peaks = [(int(peak["cpu"]), int(peak["gpu"])) for peak in _PEAK.finditer(log)]
+    cpu, gpu = (max(values) for values in zip(*peaks, strict=True)) if peaks else (None, None)
+    return BuildFacts(float(seconds[1]) if seconds else None, gpu, cpu)
+
+
 def version_in(log: str) -> str | None:
     """The version in the banner: v100300 is 10.3.0. None without a banner of TensorRT 10 or later."""
     banner = _BANNER.search(log)
@@ -117,7 +141,23 @@ def failure_in(log: str) -> Failure:
 
 def times_in(content: bytes, min_runs: int, where: object) -> Times:
     """The times in the file of --exportTimes. Raises TargetError if they are none, or of fewer than `min_runs` runs."""
-    rows = _json(content, where)
+    return _times(_json(content, where), min_runs, where)
+
+
+def starts_in(content: bytes, starts: int, min_runs: int, where: object) -> list[tuple[Times, Times]]:
+    """The times of two engines in each start, from the file that `turns.py` writes.
+
+    Raises TargetError if they are none, or of fewer than `min_runs` runs.
+    """
+    pairs = _json(content, where)
+    if not isinstance(pairs, list) or len(pairs) != starts:
+        raise _unreadable(f"times of {starts} starts", where)
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise _unreadable("times of two engines in each start", where)
+    return [(_times(a, min_runs, where), _times(b, min_runs, where)) for a, b in pairs]
+
+
+def _times(rows: object, min_runs: int, where: object) -> Times:
     keys = ("computeMs", "h2dMs", "d2hMs", "startEnqMs", "endEnqMs")
     if not isinstance(rows, list) or not 0 < len(rows) <= MOST_RUNS:
         raise _unreadable("a list of runs", where)
@@ -157,6 +197,11 @@ def largest_times(plan: MeasurePlan) -> int:
     """The most bytes of the file of --exportTimes for a plan: for runs of SHORTEST_RUN_MS."""
     runs = max(plan.min_runs, math.ceil(plan.duration_s * 1000 / SHORTEST_RUN_MS))
     return min(LARGEST_JSON, BYTES_BESIDE + BYTES_A_RUN * runs)
+
+
+def largest_starts(plan: MeasurePlan, starts: int) -> int:
+    """The most bytes of the file of `turns.py`, for two engines with this plan in each start."""
+    return min(LARGEST_JSON, 2 * starts * largest_times(plan))
 
 
 def _output(output: dict[str, Any], where: object) -> NDArray[np.float32]:

@@ -98,6 +98,29 @@ def test_tensorrt_and_what_named_it(probes: dict[str, Probe], name: str, tensorr
     assert (facts.trtexec, facts.trtexec_tensorrt) == ("trtexec", trtexec)
 
 
+def test_the_full_version_is_that_of_the_tensorrt_of_trtexec(probes: dict[str, Probe]) -> None:
+    assert host_facts(probes["jetpack6-orin-nano"]).tensorrt_full == "10.3.0.30"  # of the package
+    assert host_facts(probes["jetpack7-thor"]).tensorrt_full == "10.13.3.9"  # of the module
+    other = {"tensorrt": "10.7.0.23"}  # of pip, beside that of JetPack
+    probe = replace(probes["jetpack7-thor"], system=replace(probes["jetpack7-thor"].system, packages=other))
+    assert host_facts(probe).tensorrt_full == "10.13.3"
+
+
+def test_a_driver_is_named_where_nvidia_smi_is_no_stub(probes: dict[str, Probe]) -> None:
+    assert host_facts(probes["jetpack7-thor"]).driver == "580.00"
+    assert host_facts(probes["jetpack6-orin-nano"]).driver is None
+
+
+def test_a_program_that_does_not_answer_leaves_a_fact_unknown(probes: dict[str, Probe]) -> None:
+    probe = probes["jetpack6-orin-nano"]
+    assert host_facts(probe).silent == ()  # though tegrastats never ends
+    late = replace(probe, commands={**probe.commands, "nvpmodel -q": CommandAnswer(None, "", "")})
+    assert host_facts(late).silent == ()  # a file tells the mode, too
+    assert host_facts(late).power_mode == host_facts(probe).power_mode
+    alone = replace(late, files={name: text for name, text in late.files.items() if "nvpmodel" not in name})
+    assert (host_facts(alone).silent, host_facts(alone).power_mode) == (("nvpmodel",), None)
+
+
 def test_the_clock_that_was_measured_is_told_from_the_one_that_was_asked_for(probes: dict[str, Probe]) -> None:
     (clock,) = host_facts(probes["jetpack7-thor"]).cpu_clocks
     assert (clock.current_mhz, clock.is_measured) == (242, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto
 
-from tests.targets.standin.trtexec.engine import engine_bytes
+from tests.targets.standin.trtexec.engine import Luck, engine_bytes
 from tests.targets.standin.trtexec.log import Log, dimensions, number
 from tests.targets.standin.trtexec.options import Options, Shapes
 from tests.targets.standin.trtexec.parser import NOT_BUILT, parsed
@@ -23,18 +24,30 @@ NO_ENGINE = ("Engine could not be created from network", "Building engine failed
 BUILD = "IBuilder::buildSerializedNetwork: Error Code"
 
 
-def built(options: Options, settings: TrtexecSettings, variant: Variant, log: Log) -> bytes:
-    """The engine of an ONNX file. A refusal ends the run."""
+def built(options: Options, settings: TrtexecSettings, variant: Variant, builds: int, log: Log) -> bytes:
+    """The engine of an ONNX file. A refusal ends the run.
+
+    Args:
+        builds: their number before this one.
+    """
     model = parsed(options.onnx, settings, log)
     profile = _profile(model, options, log)
     _check_types(model, options, settings, log)
     _go_wrong(model, variant, log)
-    engine = engine_bytes(Path(options.onnx).read_bytes(), profile, options, settings)
+    engine = engine_bytes(Path(options.onnx).read_bytes(), profile, options, settings, _luck(variant, builds))
+    log.info("[TRT] [MemUsageStats] Peak memory usage of TRT CPU/GPU memory allocators: CPU 2 MiB, GPU 171 MiB")
     log.info(f"Engine built in {number(21.5372)} sec.")
     log.info(f"Created engine with size: {number(len(engine) / 2**20)} MiB")
     if options.timing_cache:
-        _keep_timings(Path(options.timing_cache), settings, log)
+        _keep_timings(Path(options.timing_cache), Path(options.onnx), settings, log)
     return engine
+
+
+def _luck(variant: Variant, builds: int) -> Luck:
+    if variant not in ("builds-differ", "fastest-is-wrong"):
+        return Luck()
+    slowdown = (1.2, 1.0, 1.1)[builds % 3]
+    return Luck(slowdown, is_wrong=variant == "fastest-is-wrong" and slowdown == 1.0)
 
 
 def _profile(model: ModelProto, options: Options, log: Log) -> tuple[Shapes, Shapes, Shapes]:
@@ -101,7 +114,8 @@ def _go_wrong(model: ModelProto, variant: Variant, log: Log) -> None:
         time.sleep(HANGS_S)
     if variant == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if variant == "fails-at-node":
+    fails_here = variant == "int8-fails-at-node" and any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    if variant == "fails-at-node" or fails_here:
         log.fail(_no_implementation(node), *NO_ENGINE)
     if variant == "out-of-memory":
         requested = TACTIC_MIB << 20
@@ -125,8 +139,8 @@ def _no_implementation(node: str) -> str:
     return f"Error[10]: {BUILD} 10: Internal Error (Could not find any implementation for node {node}.)"
 
 
-def _keep_timings(file: Path, settings: TrtexecSettings, log: Log) -> None:
-    """The file of timings: what was in it, and more. It is of one version on one device."""
+def _keep_timings(file: Path, onnx: Path, settings: TrtexecSettings, log: Log) -> None:
+    """The file of timings: what was in it, and the timings of this model. It is of one version on one device."""
     content = file.read_bytes() if file.exists() else b""
     if content:
         log.info(f"[TRT] Loaded {len(content)} bytes of timing cache from {file}")
@@ -134,6 +148,8 @@ def _keep_timings(file: Path, settings: TrtexecSettings, log: Log) -> None:
         log.warning(
             f"[TRT] Could not read timing cache from: {file}. A new timing cache will be generated and written."
         )
-    content += f"timings of {settings.title} on {settings.device}\n".encode("ascii")
+    digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
+    timed = f"{digest} by {settings.title} on {settings.device}\n".encode("ascii")
+    content += b"" if timed in content else timed
     file.write_bytes(content)
     log.info(f"[TRT] Saved {len(content)} bytes of timing cache to {file}")

@@ -69,10 +69,12 @@ def layers_json(
 
     Args:
         has_context: whether it is asked with an execution context. Without one, no tensor of an open size has a type.
-        variant: `silent-fallback`: every product runs in FP32. `opaque`, `opaque-named`: the network is one layer.
+        variant: `silent-fallback`, and `int8-falls-back` for INT8: every product runs in FP32. `opaque`,
+            `opaque-named`: the network is one layer.
     """
     graph = _Graph(onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file)))
-    layers = list(_Layers(graph, falls_back=variant == "silent-fallback").all())
+    falls_back = variant == "silent-fallback" or (variant == "int8-falls-back" and b"QuantizeLinear" in onnx_file)
+    layers = list(_Layers(graph, falls_back).all())
     if variant in ("opaque", "opaque-named"):
         layers = [_opaque(graph, layers, variant == "opaque-named")]
     if verbosity != "detailed":

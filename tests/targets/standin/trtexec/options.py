@@ -36,6 +36,7 @@ class Options:
     shapes: Shapes = field(default_factory=dict)
     verbosity: str = "layer_names_only"
     timing_cache: str = ""
+    version_compatible: bool = False
     inputs: dict[str, str] = field(default_factory=dict)
     iterations: int = 10
     duration_s: float = 3
@@ -90,6 +91,7 @@ def _options(values: dict[str, str], settings: TrtexecSettings, log: Log) -> Opt
         shapes={**profile[1], **shapes},
         verbosity=_verbosity(values.get("--profilingVerbosity", "layer_names_only")),
         timing_cache=values.get("--timingCacheFile", ""),
+        version_compatible=bool({"--versionCompatible", "--vc"} & set(values)),
         inputs=dict(entry.rsplit(":", 1) for entry in values.get("--loadInputs", "").split(",") if entry),
         iterations=int(values.get("--iterations", 10)),
         duration_s=float(values.get("--duration", 3)),

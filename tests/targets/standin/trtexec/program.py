@@ -26,7 +26,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     takes_time = Path(arguments[1]).with_name(TAKES_TIME).exists()
     try:
-        _run(options_from(arguments[3:], settings, log), settings, variant, log, takes_time)
+        builds = Path(arguments[1]).with_name("builds")
+        _run(options_from(arguments[3:], settings, log), settings, variant, builds, log, takes_time)
     except Failed:
         log.banner("FAILED")
         return 1
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(options: Options, settings: TrtexecSettings, variant: Variant, log: Log, takes_time: bool) -> None:
+def _run(
+    options: Options, settings: TrtexecSettings, variant: Variant, builds: Path, log: Log, takes_time: bool
+) -> None:
     from tests.targets.standin.trtexec.building import built
     from tests.targets.standin.trtexec.engine import read_engine
     from tests.targets.standin.trtexec.inference import output_json, outputs_of
@@ -44,20 +47,28 @@ def _run(options: Options, settings: TrtexecSettings, variant: Variant, log: Log
     _print_device(settings, log)
     file = options.load_engine or options.save_engine or "unsaved.engine"
     if not options.load_engine:
-        Path(file).write_bytes(built(options, settings, variant, log))
-    engine = read_engine(file, settings, log)
+        Path(file).write_bytes(built(options, settings, variant, _counted(builds), log))
+    engine = read_engine(file, settings, options.version_compatible, log)
     if options.export_layers:
         _export_layers(engine, options, settings, variant)
     if options.skip_inference:
         log.info("Skipped inference phase since --skipInference is added.")
         return
-    outputs = _spoiled(outputs_of(engine, options, log), variant)
+    outputs = _spoiled(outputs_of(engine, options, log), "wrong-outputs" if engine.is_wrong else variant)
+    is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
     if takes_time and options.export_times:
         time.sleep(options.warm_up_ms / 1000 + options.duration_s)
-    report(options, settings, variant == "unstable", log)
+    report(options, settings, variant == "unstable", log, speed=(2 if is_fast else 1) / engine.slowdown)
     if options.export_output and variant != "no-outputs":
         text = output_json(outputs)
         Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
+
+
+def _counted(builds: Path) -> int:
+    """The number of builds until now, which is one higher afterwards."""
+    number = builds.stat().st_size if builds.exists() else 0
+    builds.write_bytes(bytes(number + 1))
+    return number
 
 
 def _variant(file: Path) -> Variant:

@@ -51,9 +51,9 @@ class Trace:
         return sum(end - start for start, end in (self.to_device, self.compute, self.to_host))
 
 
-def report(options: Options, settings: TrtexecSettings, unstable: bool, log: Log) -> None:
-    """Print the summary of the replayed runs, and write --exportTimes."""
-    traces = _traces(options, unstable)
+def report(options: Options, settings: TrtexecSettings, unstable: bool, log: Log, speed: float = 1) -> None:
+    """Print the summary of the replayed runs, and write --exportTimes. Compute times are divided by `speed`."""
+    traces = _traces(options, unstable, speed)
     wall_s = (traces[-1].to_host[1] - traces[0].to_device[0]) / 1000
     log.info(
         f"Warmup completed {math.ceil(options.warm_up_ms / COMPUTE.median)} queries over {options.warm_up_ms:g} ms"
@@ -88,7 +88,7 @@ METRICS: dict[str, Callable[[Trace], float]] = {
 }
 
 
-def _traces(options: Options, unstable: bool) -> list[Trace]:
+def _traces(options: Options, unstable: bool, speed: float) -> list[Trace]:
     """As many runs as the options ask for, one after another, in an order that is always the same."""
     wanted = math.ceil(options.duration_s * 1000 / COMPUTE.median)
     count = min(max(options.iterations, wanted, 1), MOST_RUNS)
@@ -96,6 +96,7 @@ def _traces(options: Options, unstable: bool) -> list[Trace]:
     compute, enqueue = _replayed(COMPUTE, count, order), _replayed(ENQUEUE, count, order)
     copies = (_replayed(TO_DEVICE, count, order), _replayed(TO_HOST, count, order))
     to_device, to_host = copies if options.transfers else (np.zeros(count), np.zeros(count))
+    compute /= speed
     if unstable:
         compute[::4] *= SLOWED
     now, traces = options.warm_up_ms, []

@@ -15,11 +15,16 @@ Variant = Literal[
     "half-outputs",  # the file of the outputs ends in the middle
     "no-outputs",  # it ends well, and has written none
     "silent-fallback",  # every product runs in FP32
+    "int8-falls-back",  # every product of a graph with INT8 runs in FP32
     "opaque",  # the whole network is one layer, which names no nodes
     "opaque-named",  # the whole network is one layer, which names each node
     "unstable",  # times that vary
+    "builds-differ",  # the second of three builds is the fastest, the third comes next
+    "fastest-is-wrong",  # the same, and the second gives one class everywhere
+    "int8-is-fast",  # the replayed times of a graph with INT8 are halved
     "talkative",  # a build with a long log
     "fails-at-node",
+    "int8-fails-at-node",  # a graph with INT8 fails
     "out-of-memory",
     "killed",  # by the system, during a build
     "hangs",

@@ -1,0 +1,71 @@
+"""Forms of a model for TensorRT, as quantize tries them on a board: their files, and the engines built from these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from edgevit.artifacts import Artifact
+from edgevit.configs import Compile, Quantize
+from edgevit.configs.runtimes import TENSORRT
+from edgevit.context import Context
+from edgevit.errors import ArtifactError, ModelRefused
+from edgevit.quantization.candidates import Candidate, CandidateWriter
+from edgevit.quantization.ptq import CalibratedModel
+from edgevit.quantization.sensitivity import Sensitivity
+from edgevit.stages import compile as compile_stage
+from edgevit.targets import Target
+from edgevit.targets.boards.table import has_fp8
+
+Prepare = Callable[..., tuple[CalibratedModel, list[Sensitivity]]]  # `preparation.prepared` of a config
+
+
+def engine_forms(
+    config: Quantize, writer: CandidateWriter, target: Target, prepare: Prepare, context: Context
+) -> Iterator[Candidate]:
+    """The forms to try on a board, the rival first: float16, each placement of integers and, where there, FP8."""
+    yield writer.float_candidate()
+    yield from writer.candidates()
+    if config.precision != "int8" or not _has_fp8(target):
+        return
+    float8 = {"precision": "float8", "calibrator": "minmax", "smoothquant": None, "sensitivity": False}
+    try:
+        calibrated, _ = prepare(config.model_copy(update=float8), correction=None)
+    except ArtifactError as error:
+        context.progress.say(f"    {config.id}: no form in float8: {error.what}")
+        return
+    yield from replace(writer, calibrated=calibrated, correction=None).candidates()
+
+
+def engine_builder(config: Quantize, context: Context, folder: Path) -> Callable[[Candidate], Artifact]:
+    """A function that gives the engine of a form. Each engine is built once, into `folder`, and checked as by compile.
+
+    The function raises ModelRefused if the engine cannot be built, and CheckFailed if the engine is wrong, or runs a
+    product in more bits than the form asks for.
+    """
+    engines: dict[str, Artifact] = {}
+
+    def engine(form: Candidate) -> Artifact:
+        if form.name not in engines:
+            context.progress.say(f"    {form.name}: building its engine on {config.target}")
+            engines[form.name] = _built(form, config, context, folder / f"engine of {form.name}")
+        return engines[form.name]
+
+    return engine
+
+
+def _built(form: Candidate, config: Quantize, context: Context, out: Path) -> Artifact:
+    out.mkdir()
+    compiled = Compile(stage="compile", id=config.id, model=config.model, runtime="tensorrt", target=config.target)
+    try:
+        contents = compile_stage.run(compiled, {"model": form.artifact}, context, out)
+    except ArtifactError as error:
+        raise ModelRefused(error.what, where=error.where, got=error.got, next=error.next) from error
+    assert contents.model_file is not None
+    return compile_stage.unfinished(form.artifact, contents.model_file, out)
+
+
+def _has_fp8(target: Target) -> bool:
+    hardware = target.describe(TENSORRT.name).hardware
+    return has_fp8(hardware["module"], hardware["gpus"])

@@ -1,0 +1,71 @@
+"""The program that times two engines in turns on a board. Python 3.8 or later, and nothing else.
+
+edgevit starts `python -B turns.py TRTEXEC`, with the words of the command of trtexec, in a folder that holds turns.json
+and the files that it names:
+
+    {"starts": 12, "a": SIDE, "b": SIDE}
+
+    SIDE    {"arguments": the arguments of trtexec for one engine, "times": the file of times that it then writes}
+
+In each start, trtexec runs once for each engine, and loads it anew. The engines change places from start to start.
+The result is starts.json: for each start a list of two, the content of the file of `a` and that of `b`. If a run of
+trtexec fails, the program ends as trtexec did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, Sequence
+
+Json = Dict[str, Any]
+
+REQUEST, RESULT = "turns.json", "starts.json"
+
+
+class Failed(Exception):
+    """A run of trtexec has failed, with this exit status; negative for a signal."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def times_of(trtexec: Sequence[str], side: Json) -> str:
+    """The text of the file of times that one run writes. Raises Failed if the run fails."""
+    file = Path(side["times"])
+    with contextlib.suppress(FileNotFoundError):
+        file.unlink()  # of the start before
+    status = subprocess.call([*trtexec, *side["arguments"]], stdin=subprocess.DEVNULL)
+    if status:
+        raise Failed(status)
+    return file.read_text(encoding="utf-8")
+
+
+def write_starts(trtexec: Sequence[str], request: Json) -> None:
+    """Write the times of all starts into RESULT."""
+    with open(RESULT, "w", encoding="utf-8") as file:
+        for start in range(request["starts"]):
+            order = ("a", "b") if start % 2 else ("b", "a")
+            times = {side: times_of(trtexec, request[side]) for side in order}
+            file.write(f"{',' if start else '['}[{times['a']},{times['b']}]")
+        file.write("]")
+
+
+def main() -> int:
+    """Do the request. Returns the exit status."""
+    try:
+        write_starts(sys.argv[1:], json.loads(Path(REQUEST).read_text(encoding="utf-8")))
+    except Failed as failed:
+        if failed.status < 0:
+            os.kill(os.getpid(), -failed.status)
+        return failed.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

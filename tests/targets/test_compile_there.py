@@ -1,0 +1,57 @@
+"""Graphs that ONNX Runtime compiles on another machine, over a real SSH server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgevit.context import Context
+from edgevit.errors import ArtifactError, TargetError
+from edgevit.runtimes.base import SessionOptions, random_images
+from edgevit.targets import target_for, target_info, visits
+from edgevit.targets.local import LocalCpu
+from tests.small_models import int8_onnx, workbench
+from tests.targets.ssh_host import SshHost, needs_sshd
+from tests.targets.test_ssh_host import host, lie, name_board
+
+__all__ = ["host"]  # a fixture
+pytestmark = needs_sshd
+
+
+def test_a_graph_is_compiled_there_and_runs_there(host: SshHost) -> None:
+    """Here and there are one machine with one ONNX Runtime, so the outputs are those of the graph compiled here."""
+    made = workbench().run("compile", "engine-there", model=int8_onnx().id, target="board")
+    assert made.metrics["runtime"] == "onnxruntime"
+    bound_to = made.model_file.bound_to
+    assert bound_to is not None
+    assert bound_to.model_dump(mode="json") == target_info("board", "onnxruntime", Context())
+    images = random_images(made.io, 3)
+    with (
+        target_for("board", Context()).open(made, SessionOptions()) as there,
+        LocalCpu().open(workbench().run("compile", "engine-here", model=int8_onnx().id), SessionOptions()) as here,
+    ):
+        np.testing.assert_array_equal(there.infer({"image": images})["logits"], here.infer({"image": images})["logits"])
+
+
+def test_a_graph_of_another_machine_is_refused(host: SshHost) -> None:
+    made = workbench().run("compile", "engine-of-board", model=int8_onnx().id, target="board")
+    other = made.model_file.bound_to.model_copy(update={"hardware": {"processor": "another"}})
+    elsewhere = made.with_model_file(made.model_file.model_copy(update={"bound_to": other}))
+    with (
+        pytest.raises(TargetError, match="compiled for another machine"),
+        target_for("board", Context()).open(elsewhere, SessionOptions()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", bytes(2**25)])
+def test_a_graph_that_deceives_is_refused(host: SshHost, content: bytes, tmp_path: Path) -> None:
+    lie(host, {"versions": {}})
+    (host.home / "compiled.onnx").write_bytes(content)
+    lying = f'if [ "$1" = -B ]; then cp {host.home}/result.json {host.home}/compiled.onnx .; exit 0; fi'
+    name_board(host, str(host.script("lying-compiler", lying, 'exec python3 "$@"')))
+    visits.forget()
+    with pytest.raises((ArtifactError, TargetError)):
+        workbench().run("compile", f"engine-lied-{len(content)}", model=int8_onnx().id, target="board")
