@@ -29,6 +29,7 @@ from edgevit.terminal import printable_line
 NO_MEMORY = (
     "can't allocate memory",
     "out of memory",
+    "OutOfMemory",
     "could not create a primitive",
     "could not create a memory",
     "ALLOC_FAILED",

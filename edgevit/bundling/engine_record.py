@@ -13,7 +13,7 @@ from edgevit.bundling.engine import REBUILT
 from edgevit.bundling.infer import ENGINE
 from edgevit.configs import Compile
 from edgevit.errors import ArtifactError, first_line
-from edgevit.model_file import TargetInfo, json_of_options
+from edgevit.model_file import TargetInfo, TensorrtOptions, json_of_options
 from edgevit.runtimes.base import fixed_batch
 from edgevit.targets.boards.versions import tensorrt_release
 from edgevit.targets.trtexec.commands import ENGINE as TRTEXEC_ENGINE
@@ -69,17 +69,20 @@ def rebuild_command(engine: Artifact) -> list[str]:
         what, got = "the options that built the engine cannot be read", first_line(error)
         raise ArtifactError(what, where=engine.id, got=got, next="compile it again") from None
     release = tensorrt_release(str(machine_of(engine).versions["tensorrt"]))
+    if is_version_compatible(engine):
+        release = release.for_version_compatible()
     is_open = fixed_batch(engine.io) is None
     profile = BatchProfile(config.batch_size, config.max_batch) if is_open else None
     arguments = build_arguments(release, input_of(engine.io), profile, config.builder_level, config.workspace_mib)
     saved = f"--saveEngine={TRTEXEC_ENGINE}"
     flags = [f"--saveEngine={REBUILT}" if argument == saved else argument for argument in arguments]
-    return [TRTEXEC, *flags, *(["--versionCompatible"] if is_version_compatible(engine) else [])]
+    return [TRTEXEC, *flags]
 
 
 def is_version_compatible(engine: Artifact) -> bool:
     """Whether an engine runs in later TensorRT of the same major version, too."""
-    return bool(json_of_options(engine.model_file.options).get("version_compatible"))
+    options = engine.model_file.options
+    return isinstance(options, TensorrtOptions) and options.version_compatible
 
 
 def readme_values(engine: Artifact) -> dict[str, str]:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from edgevit.artifacts import Artifact, ancestors
 from edgevit.configs.runtimes import TENSORRT
+from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.errors import ArtifactError
+from edgevit.model_file import UNKNOWN_TARGET
 from edgevit.progress import Progress
 from edgevit.runtimes.base import runtime_of
 
@@ -28,11 +30,14 @@ def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Mode
 
     A TensorRT engine is accompanied by its ONNX file, from which any machine can build it anew.
 
-    Raises ArtifactError if the model is not compiled, or if the ONNX file behind a compiled model is not known.
+    Raises ArtifactError if the model is not compiled, if ONNX Runtime compiled it on another machine, or if the ONNX
+    file behind a compiled model is not known.
     """
     if compiled and not model.is_compiled:
         raise ArtifactError("the model is not compiled", where=model.id, next="leave compiled out, or compile it")
     is_engine = runtime_of(model) == TENSORRT.name
+    if compiled and not is_engine:
+        _check_compiled_here(model)
     if not model.is_compiled or (compiled and not is_engine):
         return ModelToBundle(model)
     source = _compiled_from(model, is_engine)
@@ -41,6 +46,18 @@ def model_to_bundle(model: Artifact, compiled: bool, progress: Progress) -> Mode
     other = f"--compiled (in a recipe compiled: true) {'adds' if is_engine else 'takes'} '{model.id}'"
     progress.say(f"the bundle holds '{source.id}', which other machines load too; {other}")
     return ModelToBundle(source)
+
+
+def _check_compiled_here(model: Artifact) -> None:
+    """Raise ArtifactError if ONNX Runtime compiled a model on another machine: the bundle cannot be checked here."""
+    machine = model.model_file.bound_to
+    if machine is not None and machine.name not in (*LOCAL_TARGETS, UNKNOWN_TARGET.name):
+        raise ArtifactError(
+            "ONNX Runtime compiled the model on another machine, and this one cannot check its bundle",
+            where=model.id,
+            got=f"a model that '{machine.name}' compiled",
+            next="leave compiled out: the bundle then holds its ONNX file",
+        )
 
 
 def _compiled_from(model: Artifact, is_engine: bool) -> Artifact:

@@ -232,7 +232,7 @@ def _ending(code: int, errors: str) -> _Ending:
 
 
 def _mentions_memory(errors: list[str]) -> bool:
-    return any(is_out_of_memory(RuntimeError(error)) or "OutOfMemory" in error for error in errors)
+    return any(is_out_of_memory(RuntimeError(error)) for error in errors)
 
 
 def _with_numbered_nodes(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:

@@ -53,6 +53,10 @@ def add(
         str | None,
         typer.Option("--onnxruntime", help="Version to bring along; or installed, to use the one that is there."),
     ] = None,
+    tensorrt: Annotated[
+        str | None,
+        typer.Option("--tensorrt", help="trtexec or python: what uses TensorRT there; both by default."),
+    ] = None,
     project: Project = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -74,6 +78,7 @@ def add(
         "power_mode": power_mode,
         "clocks": clocks,
         "onnxruntime": onnxruntime,
+        "tensorrt": tensorrt,
     }
     file = _file(project)
     config = record_from_options(SshTarget, given, {"host": "ADDRESS"})
@@ -94,8 +99,11 @@ def list_devices(as_json: JsonFlag = False) -> None:
 
     targets, groups = targets_by_name().values(), groups_by_name().values()
     if as_json:
-        groups_json = [{"name": group.name, "targets": group.members, "file": str(group.file)} for group in groups]
-        print_json([*(_record(target) for target in targets), *groups_json])
+        named = [{"kind": "target", **_record(target)} for target in targets]
+        grouped = [
+            {"kind": "group", "name": group.name, "targets": group.members, "file": str(group.file)} for group in groups
+        ]
+        print_json([*named, *grouped])
         return
     rows = [
         (target.name, target.config.host if target.config else "this machine", str(target.file or "built in"))

@@ -250,6 +250,8 @@ class Quantize(Stage):
     def _target_times(self) -> Self:
         if self.target != LOCAL_CPU and self.placement != "fastest":
             raise ValueError("'target' goes with placement: fastest: nothing else is timed")
+        if self.target != LOCAL_CPU and not self.is_timed:
+            raise ValueError(f"forms for TensorRT are timed on a target over SSH, not on {self.target}")
         return self
 
     @model_validator(mode="after")
@@ -304,7 +306,7 @@ class Compile(OnTarget):
     model: OnnxRef = Field(description="ONNX file to compile.")
     runtime: Literal["onnxruntime", "tensorrt"] = Field(
         "onnxruntime",
-        description="Runtime that loads the compiled model. `tensorrt` builds an engine with the trtexec of a target "
+        description="Runtime that loads the compiled model. `tensorrt` builds an engine with the TensorRT of a target "
         "that is reached over SSH.",
     )
     batch_size: Annotated[BatchSize, Added()] = Field(

@@ -20,6 +20,7 @@ HIGHEST_PORT = 65535
 
 LOCAL_CPU, LOCAL_GPU = LOCAL_TARGETS
 INSTALLED = "installed"  # the ONNX Runtime of the target's own Python
+TensorrtChoice = Literal["trtexec", "python"]
 
 _ADDRESS = re.compile(r"ssh://(?:(?P<user>[^@/]*)@)?(?P<host>\[[^\]/]*\]|[^:/@\[\]]*)(?::(?P<port>[^/]*))?/?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
@@ -140,6 +141,11 @@ class SshTarget(Frozen):
         None,
         description="Version of ONNX Runtime that edgevit brings along, such as 1.24.4; by default that of this "
         "machine. `installed`: that of the Python there.",
+    )
+    tensorrt: TensorrtChoice | None = Field(
+        None,
+        description="What uses TensorRT there: `trtexec`, or `python` for its Python module. By default, trtexec "
+        "builds and times engines and the module computes their outputs, as far as they are there.",
     )
 
     @property

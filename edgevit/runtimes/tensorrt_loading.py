@@ -1,7 +1,7 @@
 """TensorRT engines by TensorRT's Python module and the CUDA runtime: build, load, run, time, describe.
 
-It needs Python 3.8 or later, numpy, TensorRT 10.3 or later and libcudart. Bundles hold this file, and devices run it, as
-it is. Nothing of CUDA is needed in Python: the CUDA runtime is called by ctypes.
+It needs Python 3.8 or later, numpy, TensorRT 10.3 or later and libcudart. Bundles hold this file, and devices run it,
+as it is. Python needs nothing of CUDA: the CUDA runtime is called by ctypes.
 
 Sources: NVIDIA's TensorRT Python API reference (10.3 to 11.4) and CUDA Runtime API reference (11 to 13).
 """
@@ -38,6 +38,7 @@ NUMPY_TYPES = {  # by TensorRT's names; numpy lacks the others
     "INT64": "int64",
     "BOOL": "bool",
 }
+PLAN = "Layers:"  # begins the verbose message that lists an engine's layers
 LETTERS = {"INTERNAL_ERROR": "E", "ERROR": "E", "WARNING": "W", "INFO": "I"}  # as trtexec prints them
 
 CUDA_LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
@@ -48,11 +49,26 @@ NON_BLOCKING = 1  # cudaStreamNonBlocking
 
 
 class TensorrtError(RuntimeError):
-    """TensorRT or CUDA refuses something. The text holds their messages."""
+    """TensorRT or CUDA refuses something. The text holds their messages.
+
+    Attributes:
+        kind: `model`: it does not take the model, or does not run it. `engine`: it does not load the engine. `import`:
+            CUDA cannot be used.
+    """
+
+    kind = "model"
 
 
 class EngineRefused(TensorrtError):
     """The engine cannot be loaded: it is of another GPU or another TensorRT, or damaged."""
+
+    kind = "engine"
+
+
+class CudaMissing(TensorrtError):
+    """There is no CUDA runtime that finds a GPU."""
+
+    kind = "import"
 
 
 class Times(NamedTuple):
@@ -63,11 +79,11 @@ class Times(NamedTuple):
         startEnqMs, endEnqMs: when the CPU began and ended to queue the engine's work.
     """
 
-    h2dMs: float  # noqa: N815 - trtexec's names
-    computeMs: float  # noqa: N815
-    d2hMs: float  # noqa: N815
-    startEnqMs: float  # noqa: N815
-    endEnqMs: float  # noqa: N815
+    h2dMs: float
+    computeMs: float
+    d2hMs: float
+    startEnqMs: float
+    endEnqMs: float
 
 
 class Profile(NamedTuple):
@@ -112,7 +128,8 @@ def in_tensorrt(model: Path, session_options: dict[str, Any], threads: int) -> R
 
     Raises:
         EngineRefused: TensorRT does not load the engine. The text holds its messages.
-        TensorrtError: there is no CUDA runtime, no GPU, or too little memory.
+        CudaMissing: there is no CUDA runtime that finds a GPU.
+        TensorrtError: there is too little memory.
     """
     return Engine(model.read_bytes(), bool(session_options.get("version_compatible"))).run
 
@@ -129,8 +146,7 @@ class Engine:
     """
 
     def __init__(self, content: bytes, version_compatible: bool = False, say: Say | None = None) -> None:
-        self._log, self._cuda = Log(say), cuda()
-        trt.init_libnvinfer_plugins(self._log, "")
+        self._log, self._cuda = _log_with_plugins(say), cuda()
         self._runtime = trt.Runtime(self._log)
         if version_compatible:
             self._runtime.engine_host_code_allowed = True
@@ -148,6 +164,8 @@ class Engine:
 
     def run(self, outputs: list[str], feed: dict[str, Any]) -> list[Any]:
         """The named outputs for arrays by the names of the inputs. They are copies in host memory."""
+        if unknown := [name for name in outputs if name not in self.outputs]:
+            raise TensorrtError(f"the engine's outputs are {self.outputs}, not {unknown}")
         self._place(feed)
         self._queue_copies(self.inputs, TO_GPU)
         self._queue_engine()
@@ -180,13 +198,45 @@ class Engine:
             times += self._ended(*queued.popleft())
         return times
 
+    def layer_times(
+        self, feed: dict[str, Any], warmup_s: float, duration_s: float, min_runs: int
+    ) -> dict[str, list[float]]:
+        """The times of each layer in ms, for as many runs as `times` would count. The sum is more than a run takes.
+
+        The engine reports layers ever after: do this last.
+        """
+        self._place(feed)
+        self._queue_copies(self.inputs, TO_GPU)
+        start_s = time.perf_counter()
+        while time.perf_counter() < start_s + warmup_s:
+            self._queue_engine()
+            self._cuda.wait_for_stream(self._stream)
+        self._context.profiler = profiler = LayerTimes()
+        runs, start_s = 0, time.perf_counter()
+        while runs < min_runs or time.perf_counter() < start_s + duration_s:
+            self._queue_engine()
+            self._cuda.wait_for_stream(self._stream)
+            runs += 1
+        return profiler.times
+
     def layers(self, shapes: dict[str, Shape]) -> str:
-        """The layers as JSON by TensorRT's inspector, for inputs of these shapes. Without them, it tells fewer types."""
+        """The layers as JSON by TensorRT's inspector, for inputs of these shapes. It tells no types without them."""
         for name, shape in shapes.items():
             self._set_shape(name, shape)
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._context
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+    def shape(self, name: str) -> Shape:
+        """The shape of a tensor; -1 for an open size."""
+        return _sizes(self._engine.get_tensor_shape(name))
+
+    def dtype(self, name: str) -> Any:
+        """The numpy type of a tensor. Raises TensorrtError if numpy lacks it."""
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in NUMPY_TYPES:
+            raise TensorrtError(f"'{name}' is {kind}, which numpy lacks")
+        return np.dtype(NUMPY_TYPES[kind])
 
     def _place(self, feed: dict[str, Any]) -> None:
         """Copy inputs into host memory that the GPU can read, and give each tensor its place on the GPU."""
@@ -204,19 +254,16 @@ class Engine:
 
     def _set_shape(self, name: str, shape: Shape) -> None:
         if not self._context.set_input_shape(name, shape):
-            taken = _sizes(self._engine.get_tensor_shape(name))
+            taken = self.shape(name)
             raise TensorrtError(self._log.text or f"input '{name}' takes the shape {taken}, not {shape}")
 
     def _buffer(self, name: str, shape: Shape) -> Buffer:
         """The memory of a tensor of this shape."""
-        kind = self._engine.get_tensor_dtype(name).name
         if min(shape, default=1) < 0:
             raise TensorrtError(f"the shape of '{name}' depends on the values of the input: {shape}")
-        if kind not in NUMPY_TYPES:
-            raise TensorrtError(f"'{name}' is {kind}, which numpy lacks")
         before = self._buffers.get(name)
         if before is None or before.array.shape != shape:
-            self._buffers[name] = Buffer(self._cuda, shape, np.dtype(NUMPY_TYPES[kind]))
+            self._buffers[name] = Buffer(self._cuda, shape, self.dtype(name))
             self._context.set_tensor_address(name, self._buffers[name].gpu)
         return self._buffers[name]
 
@@ -231,7 +278,7 @@ class Engine:
             raise TensorrtError(self._log.text or "TensorRT does not run the engine")
 
     def _queue_run(self, events: list[int], start_s: float) -> tuple[list[int], float, float]:
-        """Queue copies and engine with an event before, between and behind them: (events, start and end of queueing)."""
+        """Queue copies and engine with events around them. Returns the events, and start and end of queueing in ms."""
         self._cuda.record(events[0], self._stream)
         self._queue_copies(self.inputs, TO_GPU)
         self._cuda.record(events[1], self._stream)
@@ -246,8 +293,8 @@ class Engine:
     def _ended(self, events: list[int], start_ms: float, end_ms: float, counts: bool) -> list[Times]:
         """Wait for the end of a run. Its times, if it counts."""
         self._cuda.wait_for_event(events[3])
-        spans = [self._cuda.between_ms(first, second) for first, second in zip(events, events[1:])]
-        return [Times(*spans, start_ms, end_ms)] if counts else []
+        to_gpu, compute, to_host = (self._cuda.between_ms(events[place], events[place + 1]) for place in range(3))
+        return [Times(to_gpu, compute, to_host, start_ms, end_ms)] if counts else []
 
 
 def build(model: Path, options: BuildOptions, say: Say | None = None) -> Built:
@@ -257,10 +304,9 @@ def build(model: Path, options: BuildOptions, say: Say | None = None) -> Built:
         say: receives TensorRT's messages as they come.
 
     Raises:
-        TensorrtError: the parser does not take the file, or the builder fails. The text names the node, if one is known.
+        TensorrtError: the parser does not take the file, or the builder fails. The text names the node if it is known.
     """
-    log = Log(say)
-    trt.init_libnvinfer_plugins(log, "")
+    log = _log_with_plugins(say)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
@@ -315,7 +361,7 @@ def _optimization_profile(builder: trt.Builder, profiles: dict[str, Profile]) ->
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps TensorRT's errors, and passes on its messages."""
+    """Keeps TensorRT's errors, and passes on its messages. Of the verbose ones, it passes on the list of layers."""
 
     def __init__(self, say: Say | None = None) -> None:
         trt.ILogger.__init__(self)
@@ -328,13 +374,36 @@ class Log(trt.ILogger):  # type: ignore[misc]
         return "\n".join(self._errors)
 
     def log(self, severity: Any, msg: str) -> None:
-        letter = LETTERS.get(severity.name)
+        letter = "I" if msg.startswith(PLAN) else LETTERS.get(severity.name)
         if letter is None:
             return
         if self._say is not None:
             self._say(letter, msg)
         if letter == "E" and len(self._errors) < MOST_MESSAGES:
             self._errors.append(msg[:LONGEST_MESSAGE])
+
+
+class LayerTimes(trt.IProfiler):  # type: ignore[misc]
+    """Keeps the times of layers.
+
+    Attributes:
+        times: in ms, by the name of the layer, in the order of the runs.
+    """
+
+    def __init__(self) -> None:
+        trt.IProfiler.__init__(self)
+        self.times: dict[str, list[float]] = {}
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        self.times.setdefault(layer_name, []).append(ms)
+
+
+def _log_with_plugins(say: Say | None) -> Log:
+    """A new log, to which TensorRT's own plugins report: some ONNX operators are plugins."""
+    log = Log(say)
+    logger: Any = log  # a capsule by its signature, which no logger is
+    trt.init_libnvinfer_plugins(logger, "")
+    return log
 
 
 class Buffer:
@@ -416,7 +485,7 @@ class Cuda:
             raise TensorrtError(f"{function}: {_cuda_error(self._library, status)}")
 
 
-@lru_cache(maxsize=None)
+@lru_cache(maxsize=1)
 def cuda() -> Cuda:
     """The CUDA runtime of this machine, which is loaded once."""
     return Cuda()
@@ -437,7 +506,7 @@ def _cuda_runtime() -> Any:
         if status == 0 and count.value > 0:
             return library
         problem = f"{name}: {_cuda_error(library, status) if status else 'it finds no GPU'}"
-    raise TensorrtError(f"the CUDA runtime cannot be used: {problem}")
+    raise CudaMissing(f"the CUDA runtime cannot be used: {problem}")
 
 
 def _cuda_error(library: Any, status: int) -> str:

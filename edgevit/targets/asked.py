@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgevit.configs.targets import INSTALLED, SshTarget
+from edgevit.configs.targets import INSTALLED, SshTarget, TensorrtChoice
+from edgevit.errors import TargetError
 from edgevit.findings import Finding
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.host_findings import PERFORMANCE
 from edgevit.targets.boards.nvpmodel import plain_name
+from edgevit.targets.tensorrt_tools import tools_of
 
 
 def asked(config: SshTarget, facts: HostFacts) -> Iterator[Finding]:
@@ -16,10 +18,21 @@ def asked(config: SshTarget, facts: HostFacts) -> Iterator[Finding]:
     if config.onnxruntime == INSTALLED and facts.system.onnxruntime is None:
         found = f"installed in targets.yaml, and not in {facts.system.executable}"
         yield Finding("onnxruntime asked", "missing", found, "leave onnxruntime out: edgevit brings it along")
+    if config.tensorrt is not None and (gap := _gap_of_tensorrt(config.tensorrt, facts)):
+        yield gap
     if config.power_mode is not None:
         yield _wanted_power_mode(config.power_mode, facts)
     if config.clocks == "lock" and (gap := _gap_of_lock(facts)):
         yield gap
+
+
+def _gap_of_tensorrt(choice: TensorrtChoice, facts: HostFacts) -> Finding | None:
+    try:
+        tools_of(facts, choice, "")
+    except TargetError as error:
+        found = f"{choice} in targets.yaml: {error.got}"
+        return Finding("tensorrt asked", "missing", found, f"{error.next}, or leave tensorrt out")
+    return None
 
 
 def _gap_of_lock(facts: HostFacts) -> Finding | None:

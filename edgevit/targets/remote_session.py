@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgevit.artifacts import Artifact, Frozen, IOSpec, Json
+from edgevit.configs.runtimes import TENSORRT
 from edgevit.data.preprocess import fit_to_size
 from edgevit.graphs.files import copy_onnx, onnx_file, read_onnx
-from edgevit.model_file import ModelFile, json_of_options
+from edgevit.model_file import ModelFile, TensorrtOptions, json_of_options
 from edgevit.profiling import Comparison, Measurement, MeasurePlan
 from edgevit.profiling.loop import STARTS, Soak
 from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak
@@ -138,13 +139,30 @@ class RemoteSession(Session):
     def _threads(self) -> int:
         return self._options.threads or self._worker.cpus
 
+    @property
+    def _max_batch(self) -> int | None:
+        """The largest batch that an engine takes."""
+        options = self._model.model_file.options
+        return options.max_batch if isinstance(options, TensorrtOptions) else None
+
+    @property
+    def _name(self) -> str:
+        """The name of the model's file in the folder of a program."""
+        return self._model.model_file.name if runtime_of(self._model) == TENSORRT.name else MODEL
+
+    def _file(self, folder: Path) -> Path:
+        """The model as one file."""
+        if runtime_of(self._model) == TENSORRT.name:
+            return self._model.file(self._model.model_file.name)
+        return _onnx_file(self._model, folder)
+
     def _outputs(self, images: NDArray[Any], batch_size: int, preprocess: Json | None) -> Arrays:
         """The outputs for images, uint8 (n, H, W, 3), that the target preprocesses; or for the input tensor itself."""
         request = {
             "do": "outputs",
-            "model": _model(self._model, MODEL),
+            "model": _model(self._model, self._name),
             "threads": self._threads,
-            "batch_size": batch_size,
+            "batch_size": min(batch_size, self._max_batch or batch_size),
             "fixed_batch": fixed_batch(self.spec),
             "preprocess": preprocess,
             "images": "images.npy",
@@ -152,7 +170,7 @@ class RemoteSession(Session):
         with TemporaryDirectory() as folder:
             file = Path(folder) / "images.npy"
             np.save(file, images)
-            files = {MODEL: _onnx_file(self._model, Path(folder)), file.name: file}
+            files = {self._name: self._file(Path(folder)), file.name: file}
             shapes = [(len(images), *output.shape[1:]) for output in self.spec.outputs]
             most_bytes = sum(math.prod(map(int, shape)) for shape in shapes) * np.dtype(np.float64).itemsize
             limit_s = LOADING_S + SECONDS_A_RUN * len(images)

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from edgevit.artifacts import Frozen, Json
+from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
 from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError, shortened
 from edgevit.model_file import TargetInfo
 from edgevit.profiling.measure import Label
@@ -21,11 +22,19 @@ from edgevit.profiling.telemetry import Telemetry
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
 from edgevit.targets.sampling import sampled, sampled_content, telemetry_in
-from edgevit.targets.shipped import WORKER, WORKER_FILES
+from edgevit.targets.shipped import ENGINE_WORKER_FILES, WORKER, WORKER_FILES
 
 RESULT, OUTPUTS, COMPILED = "result.json", "outputs.bin", "compiled.onnx"
 LARGEST_RESULT = 2**28  # bytes of a result.json
-FAILURE = re.compile(r"edgevit-worker: (import|model|shape|memory|disk|bug): (.*)")
+FAILURE = re.compile(r"edgevit-worker: (import|model|engine|shape|memory|disk|bug): (.*)")
+IMPORT_ADVICE = {
+    ONNXRUNTIME.name: "give the target another Python (python:), or another version (onnxruntime:) in targets.yaml",
+    TENSORRT.name: "give the target JetPack's own Python (python:), or set tensorrt: trtexec in targets.yaml",
+}
+MODEL_ADVICE = {
+    ONNXRUNTIME.name: "name a newer version of ONNX Runtime for the target (onnxruntime: in targets.yaml)",
+    TENSORRT.name: "compile it again on this target, or set tensorrt: trtexec in targets.yaml",
+}
 
 R = TypeVar("R", bound=Frozen)
 
@@ -65,7 +74,8 @@ class RemoteWorker:
             limit_s: a program that takes longer is stopped.
             counted_s: how long the counted runs lasted, by the answer.
         """
-        with self._finished(request, files, limit_s, {RESULT: LARGEST_RESULT}, is_repeatable=False) as finished:
+        outputs = {RESULT: LARGEST_RESULT}
+        with self._finished(request, files, limit_s, outputs, is_repeatable=False, is_sampled=True) as finished:
             result, content = self._result(finished, answer), sampled_content(finished.files)
         return result, telemetry_in(content, RESULT, counted_s(result), self.total_rails)
 
@@ -89,26 +99,40 @@ class RemoteWorker:
 
     @contextmanager
     def _finished(
-        self, request: Json, files: Mapping[str, Path], limit_s: float, outputs: Mapping[str, int], is_repeatable: bool
+        self,
+        request: Json,
+        files: Mapping[str, Path],
+        limit_s: float,
+        outputs: Mapping[str, int],
+        is_repeatable: bool,
+        is_sampled: bool = False,
     ) -> Iterator[Finished]:
         """A program that did its work, with its files until the end of the block."""
         with TemporaryDirectory() as folder:
             written = Path(folder) / "request.json"
             written.write_text(json.dumps(request, sort_keys=True), encoding="utf-8")
             job = Job(
-                files={**WORKER_FILES, **files, written.name: written},
+                files={**self._files, **files, written.name: written},
                 arguments=(*self.connection.python, "-B", WORKER),
                 environment={"PYTHONPATH": self.packages} if self.packages else {},
                 timeout_s=limit_s,
                 is_repeatable=is_repeatable,
                 outputs=outputs,
             )
-            job = job if is_repeatable else sampled(job, self.connection.python)
+            job = sampled(job, self.connection.python) if is_sampled else job
             with self.connection.locked():
                 finished = run_job(self.connection, job, Path(folder) / "outputs")
             if finished.timed_out or finished.status != 0:
                 raise self._failure(finished, limit_s)
             yield finished
+
+    @property
+    def _files(self) -> Mapping[str, Path]:
+        return ENGINE_WORKER_FILES if self._is_tensorrt else WORKER_FILES
+
+    @property
+    def _is_tensorrt(self) -> bool:
+        return self.info.runtime == TENSORRT.name
 
     def _result(self, finished: Finished, answer: type[R]) -> R:
         try:
@@ -140,11 +164,14 @@ class RemoteWorker:
             next_step = "free some space there, or give the target another work_folder"
             return TargetError("the target's disk is full", where=where, got=text, next=next_step)
         if kind == "import":
-            advice = "give the target another Python (python:), or another version (onnxruntime:) in targets.yaml"
+            advice = IMPORT_ADVICE[self.info.runtime]
             return TargetError("the runtime cannot be loaded on the target", where=where, got=text, next=advice)
         if kind == "model":
-            advice = "name a newer version of ONNX Runtime for the target (onnxruntime: in targets.yaml)"
+            advice = MODEL_ADVICE[self.info.runtime]
             return ModelRefused("the runtime on the target does not take the model", where=where, got=text, next=advice)
+        if kind == "engine":
+            what = "the engine is of another GPU or another TensorRT"
+            return TargetError(what, where=where, got=text, next="compile it again on this target")
         if kind == "shape":
             return ArtifactError("the model does not fit its description", where=where, got=text)
         got = text or f"exit status {finished.status}"

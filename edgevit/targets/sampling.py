@@ -19,6 +19,7 @@ from edgevit.errors import TargetError
 from edgevit.profiling.loop import STEADY_C_PER_MIN, STEADY_OVER_S, Soak
 from edgevit.profiling.telemetry import Kind, Series, Telemetry, Window
 from edgevit.targets.agent import sampler
+from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.clocks import cpu_clocks, gpu_clocks, whole_number
 from edgevit.targets.boards.heat import firmware_causes, junction, temperatures_c, throttle_events, zone_name
 from edgevit.targets.boards.rails import rails_mw
@@ -128,6 +129,23 @@ def soak_in_runs(run_for: Callable[[float], Telemetry | None], soak_s: float, ea
         if slope is not None and slope < STEADY_C_PER_MIN:
             return Soak(seconds, start_c, end_c, slope, is_steady=True)
     return Soak(seconds, start_c, end_c, slope, is_steady=False)
+
+
+def conditions_of(facts: HostFacts) -> Json:
+    """Facts about a machine that belong to a timing."""
+    return {
+        "board": facts.model,
+        "module": facts.module,
+        "jetpack": facts.jetpack,
+        "power_mode": facts.power_mode and facts.power_mode.name,
+        "clocks_locked": facts.clocks_locked,
+        "temperatures_c_before": dict(facts.temperatures_c),
+    }
+
+
+def total_rails_of(facts: HostFacts) -> tuple[str, ...]:
+    """The power rails of the whole module; empty for a machine that is not in the table."""
+    return facts.board.total_rails if facts.board else ()
 
 
 def conditions_of_telemetry(telemetry: Telemetry | None) -> Json:

@@ -1,4 +1,4 @@
-"""The files that run models on a target: the worker with the files that it imports, and the program for turns."""
+"""The files that run models on a target: the worker, TensorRT's program, the program for turns, and their imports."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ WORKER_FILES: Mapping[str, Path] = {  # by their names in the folder of a job
     "loading.py": _PACKAGE / "runtimes" / "loading.py",
     "preprocess.py": _PACKAGE / "data" / "preprocess.py",
 }
+
+TENSORRT_PROGRAM = "tensorrt_program.py"
+TENSORRT_FILES: Mapping[str, Path] = {
+    TENSORRT_PROGRAM: _PACKAGE / "runtimes" / "tensorrt_program.py",
+    "tensorrt_loading.py": _PACKAGE / "runtimes" / "tensorrt_loading.py",
+}
+ENGINE_WORKER_FILES: Mapping[str, Path] = {**WORKER_FILES, "tensorrt_loading.py": TENSORRT_FILES["tensorrt_loading.py"]}

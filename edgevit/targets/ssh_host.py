@@ -1,6 +1,6 @@
 """A machine that is reached over SSH, as a target: models run there in ONNX Runtime or in TensorRT.
 
-Nothing is installed there. ONNX Runtime is brought along; TensorRT is the board's own, by its program trtexec.
+Nothing is installed there. ONNX Runtime is brought along. TensorRT is the board's own: trtexec and its Python module.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from edgevit.targets.asked import asked
 from edgevit.targets.base import Check, Compiled, unchecked
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.request import NVPMODEL
-from edgevit.targets.boards.versions import tensorrt_release
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.engine_binding import differences, runs_elsewhere
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
+from edgevit.targets.sampling import conditions_of, total_rails_of
+from edgevit.targets.tensorrt_tools import TensorrtTools, tools_of
 from edgevit.targets.visits import facts_of, keep_facts, known
 from edgevit.targets.wheels import WheelSet, fetched, wheels_for
 
@@ -75,11 +76,8 @@ class SshHost:
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
         if runtime_of(model) == TENSORRT.name:
-            from edgevit.targets.trtexec_session import TrtexecSession
-
-            with self._trtexec() as trtexec:
-                self._check_is_of_this_board(model)
-                yield TrtexecSession(trtexec, model)
+            with self._engine_session(model, options) as session:
+                yield session
         else:
             from edgevit.targets.remote_session import RemoteSession
 
@@ -120,19 +118,26 @@ class SshHost:
             self._check_is_portable(model)
         with self._visited(ONNXRUNTIME.name) as (connection, facts):
             info, packages = self._info(facts, ONNXRUNTIME.name), self._packages(connection, facts)
-            rails, conditions = _total_rails(facts), _conditions(facts)
+            rails, conditions = total_rails_of(facts), conditions_of(facts)
             yield RemoteWorker(connection, info, facts.system.cpus, facts.is_stand_in, packages, rails, conditions)
 
     @contextmanager
-    def _trtexec(self) -> Iterator[TrtexecProgram]:
-        """trtexec on the connected host."""
-        from edgevit.targets.trtexec_program import TrtexecProgram
+    def _engine_session(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
+        """An engine on the connected host."""
+        from edgevit.targets.module_session import engine_session
 
         with self._visited(TENSORRT.name) as (connection, facts):
-            place, version = self._trtexec_of(facts)
-            rails, conditions = _total_rails(facts), _conditions(facts)
-            release = tensorrt_release(version)
-            yield TrtexecProgram(connection, place, version, release, facts.is_stand_in, conditions, rails)
+            self._check_is_of_this_board(model)
+            info = self._info(facts, TENSORRT.name)
+            yield engine_session(connection, facts, self._tools(facts), info, model, options)
+
+    @contextmanager
+    def _trtexec(self) -> Iterator[TrtexecProgram]:
+        """What builds and times engines on the connected host."""
+        from edgevit.targets.trtexec_program import program_on
+
+        with self._visited(TENSORRT.name) as (connection, facts):
+            yield program_on(connection, facts, self._tools(facts))
 
     @contextmanager
     def _visited(self, runtime: str) -> Iterator[tuple[Connection, HostFacts]]:
@@ -202,7 +207,7 @@ class SshHost:
                 "is_stand_in": facts.is_stand_in,
             }
             own = {
-                runtime: self._trtexec_of(facts)[1],
+                **self._tools(facts).versions,
                 "tensorrt_full": facts.tensorrt_full,
                 "cuda": facts.cuda,
                 "l4t": facts.l4t,
@@ -236,18 +241,8 @@ class SshHost:
             next="leave onnxruntime out, so that edgevit brings it along",
         )
 
-    def _trtexec_of(self, facts: HostFacts) -> tuple[str, str]:
-        """The place of trtexec, and the version of its TensorRT. Raises TargetError if there is none, or it is old."""
-        place, version = facts.trtexec, facts.trtexec_tensorrt
-        if place is None or version is None:
-            raise TargetError(
-                "trtexec is not on the target: edgevit builds and runs engines with it",
-                where=self.name,
-                got="no trtexec in /usr/src/tensorrt/bin or the PATH" if place is None else "no version in its banner",
-                next="sudo apt install libnvinfer-bin",
-            )
-        tensorrt_release(version)
-        return place, version
+    def _tools(self, facts: HostFacts) -> TensorrtTools:
+        return tools_of(facts, self._config.tensorrt, self.name)
 
     def _check_is_of_this_board(self, model: Artifact) -> None:
         """Raise TargetError if an engine was built on another GPU, or under other software that does not run it."""
@@ -292,23 +287,6 @@ class SshHost:
     def _config(self) -> SshTarget:
         assert self._target.config is not None
         return self._target.config
-
-
-def _conditions(facts: HostFacts) -> Json:
-    """Facts about the machine that belong to a timing."""
-    return {
-        "board": facts.model,
-        "module": facts.module,
-        "jetpack": facts.jetpack,
-        "power_mode": facts.power_mode and facts.power_mode.name,
-        "clocks_locked": facts.clocks_locked,
-        "temperatures_c_before": dict(facts.temperatures_c),
-    }
-
-
-def _total_rails(facts: HostFacts) -> tuple[str, ...]:
-    """The power rails of the whole module; empty for a machine that is not in the table."""
-    return facts.board.total_rails if facts.board else ()
 
 
 def _is_same_machine(built: TargetInfo, now: TargetInfo) -> bool:

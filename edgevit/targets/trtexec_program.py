@@ -1,4 +1,4 @@
-"""trtexec on a connected machine: each run is a job there. Its failures are explained."""
+"""trtexec, or a program that speaks as it does, on a connected machine: each run is a job. Failures are explained."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from pathlib import Path
 from edgevit.artifacts import Json
 from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError
 from edgevit.profiling.measure import Label
-from edgevit.targets.boards.versions import TensorRTRelease, version_numbers
+from edgevit.targets.boards import HostFacts
+from edgevit.targets.boards.versions import TensorRTRelease, tensorrt_release, version_numbers
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import CarriedFile, Finished, Job, ended_job
-from edgevit.targets.sampling import sampled
+from edgevit.targets.sampling import conditions_of, sampled, total_rails_of
+from edgevit.targets.shipped import TENSORRT_FILES, TENSORRT_PROGRAM
+from edgevit.targets.tensorrt_tools import TensorrtTools
 from edgevit.targets.trtexec.answers import Failure, failure_in, log_of, version_in
 
 LOG = "trtexec.log"
@@ -42,10 +45,12 @@ class TrtexecRun:
 
 @dataclass(frozen=True)
 class TrtexecProgram:
-    """Runs trtexec on a connected machine, one run after another.
+    """Runs trtexec on a connected machine, one run after another; or `tensorrt_program.py`, which takes its options.
 
     Attributes:
-        place: the path or name by which it runs there.
+        command: its words, such as the path of trtexec.
+        name: for people.
+        shipped: files that it needs in the folder of a run, by name.
         version: of its TensorRT, such as 10.3.0.
         is_stand_in: whether a program plays it: its times are replayed.
         conditions: facts about the machine that belong to a timing.
@@ -53,7 +58,9 @@ class TrtexecProgram:
     """
 
     connection: Connection
-    place: str
+    command: tuple[str, ...]
+    name: str
+    shipped: Mapping[str, Path]
     version: str
     release: TensorRTRelease
     is_stand_in: bool
@@ -135,10 +142,10 @@ class TrtexecProgram:
             TargetError: it is of another TensorRT than the machine has named, or the engine is.
             ArtifactError: TensorRT does not take the model.
         """
-        command, fetches = (*started_by, self.place, *arguments), dict(outputs)
+        command, fetches = (*started_by, *self.command, *arguments), dict(outputs)
         if log is not None:
             command, fetches = (*INTO_LOG, *command), {**outputs, LOG: LARGEST_LOG}
-        job = Job(files, command, {}, limit_s, is_repeatable, fetches, carries or {})
+        job = Job({**self.shipped, **files}, command, {}, limit_s, is_repeatable, fetches, carries or {})
         job = sampled(job, self.connection.python) if is_sampled else job
         with self.connection.locked(), ended_job(self.connection, job, out) as ended:
             finished = ended.finished
@@ -151,21 +158,21 @@ class TrtexecProgram:
     def content(self, run: TrtexecRun, name: str) -> bytes:
         """The bytes of a file that trtexec wrote. Raises TargetError if it is missing."""
         if name not in run.files:
-            raise TargetError("trtexec's answer cannot be read", where=self.where, got=f"no file {name}")
+            raise TargetError(f"the answer of {self.name} cannot be read", where=self.where, got=f"no file {name}")
         return run.files[name].read_bytes()
 
     def _check_version(self, log: str) -> None:
         version = version_in(log)
         if version is None or version_numbers(version) != version_numbers(self.version)[:3]:
             next_step = "run the same command again, so that the machine is asked anew"
-            what = "trtexec is of another TensorRT"
+            what = f"{self.name} is of another TensorRT"
             raise TargetError(what, where=self.where, got=version, expected=self.version, next=next_step)
 
     def _failure(self, finished: Finished, text: str, limit_s: float, log: Path | None) -> EdgevitError:
         kept = f"see its log in {log}" if log is not None else None
         if finished.timed_out:
             got = f"over {limit_s:,.0f} s"
-            return ModelRefused("trtexec took too long, and was stopped", where=self.where, got=got, next=kept)
+            return ModelRefused(f"{self.name} took too long, and was stopped", where=self.where, got=got, next=kept)
         failure = failure_in(text)
         if finished.status is not None and finished.status < 0 and failure.kind == "other":
             failure = Failure("memory" if finished.status == -9 else "other", "", f"signal {-finished.status}")
@@ -180,7 +187,7 @@ class TrtexecProgram:
             what = f"TensorRT {self.version} does not take the model: {failure.node}"
             return ArtifactError(what, where=self.where, got=failure.text, next="edgevit check names what it refuses")
         got = failure.text or f"exit status {finished.status}"
-        return ModelRefused("trtexec failed", where=self.where, got=got, next=kept)
+        return ModelRefused(f"{self.name} failed", where=self.where, got=got, next=kept)
 
 
 def _kept_log(finished: Finished, log: Path) -> str:
@@ -190,3 +197,18 @@ def _kept_log(finished: Finished, log: Path) -> str:
     else:
         log.write_text(log_of((finished.stdout, finished.stderr)), encoding="utf-8")
     return log.read_bytes()[-END_OF_LOG:].decode("utf-8", "replace")
+
+
+def program_on(connection: Connection, facts: HostFacts, tools: TensorrtTools) -> TrtexecProgram:
+    """The program that builds and times engines on a connected machine."""
+    return TrtexecProgram(
+        connection,
+        command=(*connection.python, "-B", TENSORRT_PROGRAM) if tools.trtexec is None else (tools.trtexec,),
+        name=tools.name,
+        shipped=TENSORRT_FILES if tools.trtexec is None else {},
+        version=tools.version,
+        release=tensorrt_release(tools.version),
+        is_stand_in=facts.is_stand_in,
+        conditions={"timed_by": tools.name, **conditions_of(facts)},
+        total_rails=total_rails_of(facts),
+    )

@@ -23,13 +23,16 @@ import edgevit
 from edgevit.artifacts import Artifact
 from edgevit.bundling import ClassImages, model_to_bundle, runner, write_bundle
 from edgevit.bundling import engine as board_here
+from edgevit.bundling.engine_record import engine_record, rebuild_command
 from edgevit.bundling.infer import is_engine
 from edgevit.configs import Bundle
 from edgevit.context import Context
 from edgevit.errors import ArtifactError
+from edgevit.model_file import AS_WRITTEN, TensorrtOptions
 from edgevit.progress import SilentProgress
 from edgevit.stages import bundle as stage
 from tests.bundling.engines import BOARD, LOADING, engine_in_store, python_path
+from tests.bundling.small_model import small_model
 from tests.bundling.test_damaged_bundle import ODD, mutated
 from tests.pythons import index_is_reached, other_python
 
@@ -108,6 +111,22 @@ def test_the_command_that_builds_it_anew_has_the_options_that_built_it(whole: Pa
     shown = (whole / "README.md").read_text().split("/usr/src/", 1)[1].split("python3 infer.py")[0]
     by_shell = ["sh", "-c", f"set -- /usr/src/{shown}\nprintf '%s\\n' \"$@\""]
     assert subprocess.run(by_shell, capture_output=True, text=True, check=True).stdout.splitlines() == command
+
+
+def test_a_version_compatible_engine_is_built_anew_as_such(engine: Artifact) -> None:
+    options = TensorrtOptions(max_batch=8, version_compatible=True)
+    compatible = engine.with_model_file(engine.model_file.model_copy(update={"options": options}))
+    assert set(rebuild_command(compatible)) - set(rebuild_command(engine)) == {"--versionCompatible"}
+    assert engine_record(compatible)["session_options"]["version_compatible"] is True
+
+
+def test_a_graph_that_another_machine_compiled_is_not_bundled_as_it_is(tmp_path: Path) -> None:
+    model = small_model(tmp_path, options=AS_WRITTEN)
+    assert model_to_bundle(model, True, SilentProgress()) == (model, None)  # it does not name its machine
+    elsewhere = model.with_model_file(model.model_file.model_copy(update={"bound_to": BOARD}))
+    with pytest.raises(ArtifactError, match="compiled the model on another machine") as caught:
+        model_to_bundle(elsewhere, True, SilentProgress())
+    assert "'orin'" in str(caught.value)
 
 
 def test_infer_runs_the_engine_with_the_module_of_the_machine(bundle: Path, photo: Path, tmp_path: Path) -> None:

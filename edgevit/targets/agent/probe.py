@@ -23,6 +23,7 @@ from edgevit.targets.agent.protocol import (
     MOST_FILES,
     MOST_PACKAGES,
     MOST_TEXT,
+    OWN_PYTHON,
     Json,
     RequestError,
     arguments_in,
@@ -98,13 +99,20 @@ def text_of_file(path: str) -> str | None:
 
 def answer_of(arguments: list[str], timeout_s: float, root: str, path: str, processes: Processes) -> Json | None:
     """The answer of a command; None if its program is not there, or may not be run."""
-    program = root + arguments[0] if os.path.isabs(arguments[0]) else shutil.which(arguments[0], path=path)
+    program = _program(arguments[0], root, path)
     if program is None or not os.access(program, os.X_OK):
         return None
     try:
         return processes.run([program, *arguments[1:]], timeout_s, {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"})
     except OSError:
         return None
+
+
+def _program(name: str, root: str, path: str) -> str | None:
+    """The path of a command's program; None if it is not there."""
+    if name == OWN_PYTHON:
+        return sys.executable or None
+    return root + name if os.path.isabs(name) else shutil.which(name, path=path)
 
 
 def system(work_folder: str, packages: list[str]) -> Json:

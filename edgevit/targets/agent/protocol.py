@@ -12,6 +12,7 @@ from typing import Any, Dict, Mapping, Pattern
 Json = Dict[str, Any]
 
 VERSION = 1  # of the protocol
+OWN_PYTHON = "edgevit-python"  # as a program in a command: the Python that runs the agent
 LONGEST_REQUEST = 2 * 2**20  # bytes of a line
 LONGEST_NAME = 1_000  # characters of a path, an argument, a name
 LONGEST_TEXT = 2**16  # bytes of a file, of a command's stdout and of its stderr; the rest is cut off

@@ -1,7 +1,7 @@
 """The worker: runs and times models on the machine where it is started. Python 3.8 or later, numpy and a runtime.
 
 edgevit starts `python -B worker.py` in a folder that holds `loop.py`, `loading.py`, `preprocess.py` and `conditions.py`
-beside this file, the files that the request names, and request.json, which is one of
+beside this file, for engines `tensorrt_loading.py`, the files that the request names, and request.json, which is one of
 
     {"do": "outputs", "threads": 1, MODEL, "images": "images.npy", "batch_size": 8, "fixed_batch": null}
     {"do": "measure", "threads": 1, MODEL, "input": "input.npy", "plan": PLAN}
@@ -14,8 +14,9 @@ beside this file, the files that the request names, and request.json, which is o
 The worker writes result.json; `outputs` writes its arrays to outputs.bin, `compile` its graph to compiled.onnx. If it
 fails, it ends with status 1, and the last line of stderr is `edgevit-worker: KIND: text`. The kinds are
 
-    import  numpy, Pillow or the runtime cannot be imported
+    import  numpy, Pillow or the runtime cannot be imported, or CUDA cannot be used
     model   the runtime does not load the model, or does not run it
+    engine  TensorRT does not load the engine
     shape   the model does not take the input, or an output has not one row for each image
     memory  there is not enough memory
     disk    the disk is full
@@ -41,8 +42,22 @@ Run = Callable[[Any], List[Any]]  # input tensor → output tensors
 
 LONGEST_TEXT = 1_000  # characters of an error
 IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_MEMORY = ("out of memory", "can't allocate memory", "Failed to allocate memory", "bad allocation", "bad_alloc")
-MODULES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "openvino": "openvino"}  # by distribution
+NO_MEMORY = (
+    "out of memory",
+    "OutOfMemory",
+    "can't allocate memory",
+    "Failed to allocate memory",
+    "bad allocation",
+    "bad_alloc",
+)
+MODULES = {  # by distribution
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+}
+LOADING = {"onnxruntime": "loading", "openvino": "loading", "tensorrt": "tensorrt_loading"}  # files beside this one
 
 
 class Failed(Exception):
@@ -142,11 +157,11 @@ def imported(name: str) -> Any:
 def loaded(model: Json, threads: int) -> Run:
     """A model in its runtime. Raises Failed("model") if the runtime does not load it."""
     imported(model["runtime"])
-    load = imported("loading").LOADERS[model["runtime"]]
+    load = imported(LOADING[model["runtime"]]).LOADERS[model["runtime"]]
     try:
         run = load(Path(model["file"]), model["session_options"], threads)
     except Exception as error:  # each runtime has its own exceptions
-        raise failed("model", error) from error
+        raise failed(getattr(error, "kind", "model"), error) from error
     return lambda tensor: run(model["outputs"], {model["input"]: tensor})
 
 
@@ -155,7 +170,8 @@ def checked_outputs(run: Run, tensor: Any) -> list[Any]:
     try:
         outputs = run(tensor)
     except Exception as error:  # each runtime has its own exceptions
-        raise failed("shape" if type(error).__name__ == "InvalidArgument" else "model", error) from error
+        kind = "shape" if type(error).__name__ == "InvalidArgument" else getattr(error, "kind", "model")
+        raise failed(kind, error) from error
     shapes = [output.shape for output in outputs]
     if any(shape[:1] != tensor.shape[:1] for shape in shapes):
         raise Failed("shape", f"the outputs have shapes {shapes} for {len(tensor)} images")

@@ -32,11 +32,13 @@ from edgevit.targets.boards.table import SOCS, Board, Soc, active_sm_count, boar
 from edgevit.targets.boards.tegrastats import TegrastatsSample, samples_of_output
 from edgevit.targets.boards.versions import (
     TensorRT,
+    TensorRTModule,
     cuda_version,
     full_tensorrt_version,
     has_onnxruntime_wheel,
     jetpack_version,
     l4t_version,
+    tensorrt_module,
     tensorrt_of,
     trtexec_place,
     trtexec_version,
@@ -59,6 +61,7 @@ class HostFacts:
         l4t: the release of Jetson Linux, such as 36.4.3.
         jetpack: such as 6.2.
         tensorrt: its version, and what named it.
+        tensorrt_module: the Python module, as the target's Python imports it.
         trtexec: the path or name by which trtexec runs.
         trtexec_tensorrt: the TensorRT of trtexec.
         tensorrt_full: the TensorRT of trtexec, with all numbers that the machine tells, such as 10.3.0.30.
@@ -91,6 +94,7 @@ class HostFacts:
     l4t: str | None
     jetpack: str | None
     tensorrt: TensorRT | None
+    tensorrt_module: TensorRTModule
     trtexec: str | None
     trtexec_tensorrt: str | None
     tensorrt_full: str | None
@@ -144,6 +148,7 @@ def host_facts(probe: Probe) -> HostFacts:
         l4t=l4t_version(probe),
         jetpack=jetpack_version(probe),
         tensorrt=tensorrt_of(probe),
+        tensorrt_module=tensorrt_module(probe),
         trtexec=trtexec_place(probe),
         trtexec_tensorrt=trtexec_version(probe),
         tensorrt_full=full_tensorrt_version(probe),

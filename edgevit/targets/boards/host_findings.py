@@ -36,7 +36,7 @@ def findings(facts: HostFacts, runtime: str | None = None) -> tuple[Finding, ...
     """
     for_kind = _ON_JETSON if facts.kind == "jetson" else _ON_LINUX
     if facts.kind == "linux" and runtime == "tensorrt":
-        for_kind = (*for_kind, _tensorrt)
+        for_kind = (*for_kind, _tensorrt, _trtexec, _tensorrt_module)
     looked_at = [finding for look in (*_ON_BOTH, *for_kind) if (finding := look(facts))]
     wanted = runtime or ("tensorrt" if facts.kind == "jetson" else "onnxruntime")
     return tuple(_as_asked(_as_needed(finding, wanted), runtime) for finding in looked_at)
@@ -148,7 +148,19 @@ def _tensorrt(facts: HostFacts) -> Finding:
 def _trtexec(facts: HostFacts) -> Finding:
     if facts.trtexec:
         return Finding("trtexec", "ok", f"{facts.trtexec_tensorrt or 'unknown version'} at {facts.trtexec}")
-    return Finding("trtexec", "absent", "not installed", "sudo apt install libnvinfer-bin")
+    found = "not installed" + (": the Python module builds and times" if facts.tensorrt_module.version else "")
+    return Finding("trtexec", "absent", found, "sudo apt install libnvinfer-bin")
+
+
+def _tensorrt_module(facts: HostFacts) -> Finding | None:
+    """The Python module: with it, an evaluation loads an engine once."""
+    module = facts.tensorrt_module
+    if module.version:
+        return Finding("tensorrt module", "ok", f"{module.version} in Python {facts.system.python}")
+    if not module.problem:
+        return None
+    mend = _python_with_tensorrt(facts) or "sudo apt install python3-libnvinfer python3-numpy python3-pil"
+    return Finding("tensorrt module", "absent", f"cannot be imported: {module.problem}", mend)
 
 
 def _cuda(facts: HostFacts) -> Finding:
@@ -217,7 +229,16 @@ def _gpus(facts: HostFacts) -> Finding:
 
 
 _ON_BOTH: tuple[_Look, ...] = (_machine, _python, _memory, _disk, _onnxruntime, _temperature, _throttling)
-_ON_JETSON: tuple[_Look, ...] = (_jetpack, _tensorrt, _trtexec, _cuda, _power_mode, _gpu_clocks, _telemetry)
+_ON_JETSON: tuple[_Look, ...] = (
+    _jetpack,
+    _tensorrt,
+    _trtexec,
+    _tensorrt_module,
+    _cuda,
+    _power_mode,
+    _gpu_clocks,
+    _telemetry,
+)
 _ON_LINUX: tuple[_Look, ...] = (_cpu_clocks, _gpus)
 _NEEDED_BY = {"jetpack": "tensorrt", "tensorrt": "tensorrt", "onnxruntime": "onnxruntime"}
 

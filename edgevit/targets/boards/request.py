@@ -6,6 +6,7 @@ nvpmodel.conf files of L4T 35 and 36, the kernel's documentation of devfreq, cpu
 
 from __future__ import annotations
 
+from edgevit.targets.agent.protocol import OWN_PYTHON
 from edgevit.targets.boards.probe import ProbedCommand
 
 NVPMODEL = ProbedCommand(("nvpmodel", "-q"))
@@ -27,6 +28,17 @@ TRTEXEC_PLACES = ("/usr/src/tensorrt/bin/trtexec", "trtexec")
 
 TRTEXEC = tuple(ProbedCommand((place, "--help"), timeout_s=20) for place in TRTEXEC_PLACES)
 """The first line is a banner that names the version: `[TensorRT v100300]`. There is no `--version`."""
+
+TENSORRT_MODULE = ProbedCommand(
+    (
+        OWN_PYTHON,
+        "-c",
+        "import sys; sys.path[:] = [p for p in sys.path if p]; import tensorrt, numpy, PIL.Image; "
+        "print(tensorrt.__version__)",
+    ),
+    timeout_s=60,
+)
+"""The version of TensorRT's Python module, where it and the packages that the worker needs can be imported."""
 
 DPKG_FORMAT = "${Package}\\t${Version}\\t${db:Status-Status}\\n"
 DEBIAN_PACKAGES = (
@@ -51,6 +63,7 @@ PROBED_COMMANDS: tuple[ProbedCommand, ...] = (
     TEGRASTATS,
     NVIDIA_SMI,
     *TRTEXEC,
+    TENSORRT_MODULE,
     DPKG_QUERY,
     VCGENCMD,
 )

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgevit.errors import TargetError
+from edgevit.errors import TargetError, shortened
 from edgevit.targets.boards.probe import Probe, System
-from edgevit.targets.boards.request import DPKG_QUERY, TRTEXEC
+from edgevit.targets.boards.request import DPKG_QUERY, TENSORRT_MODULE, TRTEXEC
 
 TensorRTSource = Literal["module", "trtexec", "dpkg"]
 TENSORRT_PACKAGES = ("libnvinfer-bin", "libnvinfer11", "libnvinfer10", "libnvinfer8", "tensorrt")  # of Debian
@@ -136,6 +136,19 @@ class TensorRT:
     source: TensorRTSource
 
 
+@dataclass(frozen=True)
+class TensorRTModule:
+    """TensorRT's Python module in the target's Python.
+
+    Attributes:
+        version: None if it cannot be imported, or numpy or Pillow cannot.
+        problem: why it cannot be imported; empty if it can, or was not asked for.
+    """
+
+    version: str | None
+    problem: str
+
+
 def version_numbers(version: str) -> tuple[int, ...]:
     """`10.3.0.30-1+cuda12.5` → (10, 3, 0, 30); empty if it starts with no number."""
     numbers = re.match(r"\d{1,6}(?:\.\d{1,6}){0,5}", version, re.ASCII)
@@ -175,6 +188,17 @@ def tensorrt_of(probe: Probe) -> TensorRT | None:
         ("dpkg", next((_plain(packages[name]) for name in TENSORRT_PACKAGES if name in packages), None)),
     )
     return next((TensorRT(version, source) for source, version in found if version), None)
+
+
+def tensorrt_module(probe: Probe) -> TensorRTModule:
+    """TensorRT's Python module, by an attempt to import it."""
+    answer = probe.commands.get(TENSORRT_MODULE.name)
+    if answer is None:
+        return TensorRTModule(None, "")
+    last = ((answer.stdout if answer.status == 0 else answer.stderr).strip().splitlines() or [""])[-1]
+    if answer.status == 0 and (version := _plain(last)):
+        return TensorRTModule(version, "")
+    return TensorRTModule(None, "it takes too long" if answer.status is None else shortened(last) or "it fails")
 
 
 def trtexec_place(probe: Probe) -> str | None:

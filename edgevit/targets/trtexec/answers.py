@@ -34,7 +34,10 @@ _BANNER = re.compile(r"&&&& (?:RUNNING|PASSED|FAILED) TensorRT\.\w+ \[TensorRT v
 _LINE = re.compile(r"^(?:\[[\d/]+-[\d:]+\] )?\[(?P<level>[EWI])\] (?P<text>.*)$", re.ASCII | re.MULTILINE)
 _NODE = re.compile(r"While parsing node number \d+ \[(?P<operator>\w+)(?: -> \"(?P<output>[^\"\n]*)\")?")
 _IN_NODE = re.compile(r"In node \d+ with name: (?P<name>\S*) and operator: (?P<operator>\w+)")
-_NAMED = re.compile(r"^(?:\[[\d/]+-[\d:]+\] )?(?:\[E\] )?(?:\[TRT\] )?name: \"(?P<name>[^\"\n]+)\"", re.MULTILINE)
+_NAMED = re.compile(  # the second form is that of TensorRT 11
+    r"^(?:\[[\d/]+-[\d:]+\] )?(?:\[E\] )?(?:\[TRT\] )?(?:name: \"(?P<name>[^\"\n]+)\"|Node name: (?P<name_in_11>.+))",
+    re.MULTILINE,
+)
 _UNBUILT = re.compile(r"[Cc]ould not find any implementation for node (?P<name>.+?)(?:\.\)|\. |\.?$)", re.MULTILINE)
 _SAYS_WHY = re.compile(r"ERROR:|In node \d+ with|[Cc]ould not find any implementation")
 _NO_MEMORY = re.compile(r"OutOfMemory|out of memory|insufficient memory|Requested size was", re.IGNORECASE)
@@ -220,7 +223,8 @@ def _node_in(log: str) -> str | None:
     """The node that the parser stumbled at, by its name or else by its output; or that the builder cannot build."""
     if at := _NODE.search(log):
         named = _NAMED.search(log, at.end())
-        return f"{at['operator']} {named['name'] if named else at['output'] or ''}".strip()
+        name = named["name"] or named["name_in_11"] if named else at["output"]
+        return f"{at['operator']} {name or ''}".strip()
     if node := _IN_NODE.search(log):
         return f"{node['operator']} {node['name']}".strip()
     unbuilt = _UNBUILT.search(log)

@@ -14,6 +14,7 @@ from edgevit.findings import Finding
 from edgevit.targets.boards import PROBED_COMMANDS, PROBED_FILES, Probe, facts_json, findings, host_facts
 from edgevit.targets.boards.nvpmodel import PowerMode
 from edgevit.targets.boards.probe import CommandAnswer
+from edgevit.targets.boards.request import TENSORRT_MODULE
 from edgevit.targets.boards.versions import (
     JETPACKS,
     TensorRT,
@@ -96,6 +97,28 @@ def test_tensorrt_and_what_named_it(probes: dict[str, Probe], name: str, tensorr
     facts = host_facts(probes[name])
     assert facts.tensorrt == tensorrt
     assert (facts.trtexec, facts.trtexec_tensorrt) == ("trtexec", trtexec)
+
+
+@pytest.mark.parametrize(
+    ("answer", "version", "state", "words"),
+    [
+        (CommandAnswer(0, "10.3.0\n", ""), "10.3.0", "ok", "10.3.0 in Python 3.10.12"),
+        (CommandAnswer(0, "a line of a start file\n10.13.3.9\n", ""), "10.13.3.9", "ok", "10.13.3.9 in Python"),
+        (CommandAnswer(1, "", "…\nNo module named 'PIL'\n"), None, "absent", "be imported: No module named 'PIL'"),
+        (CommandAnswer(0, "", ""), None, "absent", "cannot be imported: it fails"),
+        (CommandAnswer(None, "", ""), None, "absent", "cannot be imported: it takes too long"),
+    ],
+)
+def test_the_python_module_is_there_if_it_can_be_imported(
+    answer: CommandAnswer, version: str | None, state: str, words: str, probes: dict[str, Probe]
+) -> None:
+    orin = probes["jetpack6-orin-nano"]
+    probe = replace(orin, commands={**orin.commands, TENSORRT_MODULE.name: answer})
+    assert host_facts(probe).tensorrt_module.version == version
+    finding = found(probe)["tensorrt module"]
+    assert finding.state == state
+    assert words in finding.found
+    assert "python3-libnvinfer" in (finding.mend or "") or state == "ok"
 
 
 def test_the_full_version_is_that_of_the_tensorrt_of_trtexec(probes: dict[str, Probe]) -> None:
@@ -310,7 +333,7 @@ _ODD = ("240", "-1", "NV Power Mode: ", '{"cuda": 1}', "[" * 50_000, "nvidia,teg
 _TEXT = st.text(max_size=60) | st.sampled_from(_ODD)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_probe_of_any_content_gives_facts_and_findings(probes: dict[str, Probe], data: st.DataObject) -> None:
     probe = probes[data.draw(st.sampled_from(sorted(probes)))]

@@ -37,6 +37,11 @@ class BuiltStandin:
         (self.root / TAKES_TIME).touch()
 
     @property
+    def settings(self) -> Path:
+        """What trtexec and TensorRT's module are."""
+        return self.root / "settings-of-trtexec.json"
+
+    @property
     def variant(self) -> Path:
         return self.root / "variant-of-trtexec"
 
@@ -74,7 +79,7 @@ def _tegrastats(standin: Standin, root: Path) -> str:
 
 def _trtexec(help_body: str, settings: TrtexecSettings, built: BuiltStandin) -> str:
     """A script that answers --help at once, and runs the Python program for all else."""
-    file = built.root / "settings-of-trtexec.json"
+    file = built.settings
     settings.write(file)
     command = [sys.executable, "-B", "-m", "tests.targets.standin.trtexec", str(file), str(built.variant)]
     run = f'PYTHONPATH={shlex.quote(str(TESTS))} exec {shlex.join(command)} "$0" "$@"'

@@ -65,6 +65,11 @@ def read_engine(file: str, settings: TrtexecSettings, allows_host_code: bool, lo
         content = Path(file).read_bytes()
     except OSError:
         log.fail(f"Error opening engine file: {file}", *NO_ENGINE)
+    return engine_in(content, settings, allows_host_code, log)
+
+
+def engine_in(content: bytes, settings: TrtexecSettings, allows_host_code: bool, log: Log) -> Engine:
+    """An engine from its bytes. One of another TensorRT or GPU ends the run with TensorRT's words."""
     log.info(f"[TRT] Loaded engine size: {len(content) >> 20} MiB")
     if not content.startswith(MAGIC):
         _refuse(log, f"{SERIALIZATION} (Serialization assertion plan->header.magicTag == rt::kPLAN_MAGIC_TAG failed."

@@ -18,7 +18,7 @@ from tests.targets.standin.trtexec.settings import TAKES_TIME, VARIANTS, Trtexec
 
 def main(arguments: Sequence[str]) -> int:
     """Run with the settings' file, the variant's file, the name of the program, and its arguments."""
-    settings, variant = read_settings(Path(arguments[0])), _variant(Path(arguments[1]))
+    settings, variant = read_settings(Path(arguments[0])), variant_in(Path(arguments[1]))
     log = Log(settings, arguments[2:])
     log.banner("RUNNING")
     if not arguments[3:] or {"--help", "-h"} & set(arguments[3:]):
@@ -47,14 +47,14 @@ def _run(
     _print_device(settings, log)
     file = options.load_engine or options.save_engine or "unsaved.engine"
     if not options.load_engine:
-        Path(file).write_bytes(built(options, settings, variant, _counted(builds), log))
+        Path(file).write_bytes(built(options, settings, variant, counted(builds), log))
     engine = read_engine(file, settings, options.version_compatible, log)
     if options.export_layers:
         _export_layers(engine, options, settings, variant)
     if options.skip_inference:
         log.info("Skipped inference phase since --skipInference is added.")
         return
-    outputs = _spoiled(outputs_of(engine, options, log), "wrong-outputs" if engine.is_wrong else variant)
+    outputs = spoiled(outputs_of(engine, options, log), "wrong-outputs" if engine.is_wrong else variant)
     is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
     if takes_time and options.export_times:
         time.sleep(options.warm_up_ms / 1000 + options.duration_s)
@@ -64,14 +64,15 @@ def _run(
         Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
 
 
-def _counted(builds: Path) -> int:
+def counted(builds: Path) -> int:
     """The number of builds until now, which is one higher afterwards."""
     number = builds.stat().st_size if builds.exists() else 0
     builds.write_bytes(bytes(number + 1))
     return number
 
 
-def _variant(file: Path) -> Variant:
+def variant_in(file: Path) -> Variant:
+    """What a stand-in is told to be: good, without a file."""
     name = file.read_text().strip() if file.exists() else "good"
     return next(variant for variant in VARIANTS if variant == name)
 
@@ -99,7 +100,7 @@ def _export_layers(engine: Any, options: Options, settings: TrtexecSettings, var
     Path(options.export_layers).write_text(json.dumps(layers, indent=2))
 
 
-def _spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:
+def spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:
     """The outputs of an engine that is wrong."""
     for array in outputs.values():
         if variant == "wrong-outputs" or (variant == "wrong-in-large-batches" and len(array) > 8):
