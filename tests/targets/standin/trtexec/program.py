@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.targets.standin.trtexec.log import Failed, Log
 from tests.targets.standin.trtexec.options import HELP, Options, options_from, print_options
-from tests.targets.standin.trtexec.settings import VARIANTS, TrtexecSettings, Variant, read_settings
+from tests.targets.standin.trtexec.settings import TAKES_TIME, VARIANTS, TrtexecSettings, Variant, read_settings
 
 # What is slow to import is imported where it is needed: wrong options are answered at once.
 
@@ -23,8 +24,10 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments[3:] or {"--help", "-h"} & set(arguments[3:]):
         sys.stdout.write(HELP)
         return 0
+    takes_time = Path(arguments[1]).with_name(TAKES_TIME).exists()
     try:
-        _run(options_from(arguments[3:], settings, log), settings, variant, Path(arguments[1]).with_name("builds"), log)
+        builds = Path(arguments[1]).with_name("builds")
+        _run(options_from(arguments[3:], settings, log), settings, variant, builds, log, takes_time)
     except Failed:
         log.banner("FAILED")
         return 1
@@ -32,7 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(options: Options, settings: TrtexecSettings, variant: Variant, builds: Path, log: Log) -> None:
+def _run(
+    options: Options, settings: TrtexecSettings, variant: Variant, builds: Path, log: Log, takes_time: bool
+) -> None:
     from tests.targets.standin.trtexec.building import built
     from tests.targets.standin.trtexec.engine import read_engine
     from tests.targets.standin.trtexec.inference import output_json, outputs_of
@@ -51,6 +56,8 @@ def _run(options: Options, settings: TrtexecSettings, variant: Variant, builds: 
         return
     outputs = spoiled(outputs_of(engine, options, log), "wrong-outputs" if engine.is_wrong else variant)
     is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
+    if takes_time and options.export_times:
+        time.sleep(options.warm_up_ms / 1000 + options.duration_s)
     report(options, settings, variant == "unstable", log, speed=(2 if is_fast else 1) / engine.slowdown)
     if options.export_output and variant != "no-outputs":
         text = output_json(outputs)
