@@ -10,8 +10,13 @@ import sys
 import tempfile
 from functools import cache
 
+import hypothesis
+
 # Two test processes run side by side: spinning OpenMP threads would starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test depends on the speed of the machine.
+hypothesis.settings.register_profile("edgevit", deadline=None)
+hypothesis.settings.load_profile("edgevit")
 # No test asks the hub for weights, and none reads or writes what the user keeps between runs.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["EDGEVIT_CACHE"] = tempfile.mkdtemp(prefix="edgevit-tests-")

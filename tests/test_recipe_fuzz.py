@@ -108,7 +108,7 @@ def check(path: Path, *given_settings: str) -> Recipe | None:
 
 def fuzz_documents(path: Path, count: int) -> None:
     @seed(30)
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, database=None, suppress_health_check=list(HealthCheck))
     @given(documents())
     def loaded(document: Any) -> None:
         path.write_text(written(document), encoding="utf-8", errors="surrogatepass")
@@ -140,7 +140,7 @@ def fuzz_settings(path: Path, count: int) -> None:
     ]
 
     @seed(30)
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, database=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(places) | st.text(max_size=12), values().map(written) | st.text(max_size=12))
     def loaded(place: str, value: str) -> None:
         check(path, f"{place}={value}")

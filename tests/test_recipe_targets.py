@@ -100,6 +100,10 @@ def test_without_a_near_name_the_command_is_said(home: Path) -> None:
             " target: board}",
             "nothing else is timed",
         ),
+        (
+            "{stage: quantize, id: q, model: onnx, calibration: digits.train, runtime: tensorrt, target: local-gpu}",
+            "timed on a target over SSH, not on local-gpu",
+        ),
         ("{stage: profile, id: latency, model: int8, target: '../board'}", "the name of a target has"),
         ("{stage: profile, id: latency, model: int8, target: 3}", "valid string"),
     ],

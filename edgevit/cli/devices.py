@@ -99,8 +99,11 @@ def list_devices(as_json: JsonFlag = False) -> None:
 
     targets, groups = targets_by_name().values(), groups_by_name().values()
     if as_json:
-        groups_json = [{"name": group.name, "targets": group.members, "file": str(group.file)} for group in groups]
-        print_json([*(_record(target) for target in targets), *groups_json])
+        named = [{"kind": "target", **_record(target)} for target in targets]
+        grouped = [
+            {"kind": "group", "name": group.name, "targets": group.members, "file": str(group.file)} for group in groups
+        ]
+        print_json([*named, *grouped])
         return
     rows = [
         (target.name, target.config.host if target.config else "this machine", str(target.file or "built in"))

@@ -156,7 +156,9 @@ def profile(
     from edgevit.runtimes.base import fixed_batch
     from edgevit.targets.named import each_target
 
-    names, latencies, failures = each_target(separated(target)), [], []
+    given = separated(target)
+    names, latencies, failures = each_target(given), [], []
+    are_several = names != tuple(given[:1])  # also for a group of one: programs get a list
     with single_stages(terminal_context()) as stages:
         timed = stages.model(model, for_images=False)
         for name in names:
@@ -166,12 +168,12 @@ def profile(
             try:
                 latencies.append(stages.make(config, model=timed))
             except TargetError as error:
-                if len(names) == 1:
+                if not are_several:
                     raise
                 failures.append(error)
     if as_json:
-        print_json(latencies[0].metrics if len(names) == 1 else [latency.metrics for latency in latencies])
-    elif len(names) == 1:
+        print_json([latency.metrics for latency in latencies] if are_several else latencies[0].metrics)
+    elif not are_several:
         _print_latency(latencies[0])
         next_command("edgevit compare", model, "OTHER")
     else:

@@ -250,6 +250,8 @@ class Quantize(Stage):
     def _target_times(self) -> Self:
         if self.target != LOCAL_CPU and self.placement != "fastest":
             raise ValueError("'target' goes with placement: fastest: nothing else is timed")
+        if self.target != LOCAL_CPU and not self.is_timed:
+            raise ValueError(f"forms for TensorRT are timed on a target over SSH, not on {self.target}")
         return self
 
     @model_validator(mode="after")

@@ -61,23 +61,20 @@ def targets_by_name(folder: Path | None = None) -> dict[str, NamedTarget]:
 
 
 def groups_by_name(folder: Path | None = None) -> dict[str, TargetGroup]:
-    """Every group of targets. Raises RecipeError as `targets_by_name` does, and if a group names what is no target."""
-    named = _named(folder)
-    groups = {name: entry for name, entry in named.items() if isinstance(entry, TargetGroup)}
-    for group in groups.values():
-        for member in group.members:
-            if not isinstance(named.get(member), NamedTarget):
-                error = _no_target(member, targets_by_name(folder))
-                what = f"the group '{group.name}' names no target: {shortened(member)}"
-                raise RecipeError(what, where=group.file, expected=error.expected, next=error.next)
-    return groups
+    """Every group of targets. Its members need not be targets. Raises RecipeError as `targets_by_name` does."""
+    return {name: entry for name, entry in _named(folder).items() if isinstance(entry, TargetGroup)}
 
 
 def each_target(names: Iterable[str], folder: Path | None = None) -> tuple[str, ...]:
-    """The names of targets, each once. A group stands for its members. Raises TargetError if a name is neither."""
+    """The names of targets, each once. A group stands for its members.
+
+    Raises:
+        TargetError: a name is neither, or a member of the group is no target.
+    """
     groups, targets = groups_by_name(folder), list[str]()
     for name in names:
-        targets += groups[name].members if name in groups else (named_target(name, folder).name,)
+        group = groups.get(name)
+        targets += (named_target(name, folder).name,) if group is None else _checked_members(group, folder)
     return tuple(dict.fromkeys(targets))
 
 
@@ -113,10 +110,11 @@ def remove_target(name: str, file: Path) -> None:
     held = _entries_in(file)
     if name not in held:
         raise _no_target(name, held, file)
-    for entry in held.values():
-        if isinstance(entry, TargetGroup) and name in entry.members:
-            next_step = f"edgevit devices remove {entry.name}, or take '{name}' out of it"
-            raise TargetError(f"'{name}' is in the group '{entry.name}'", where=file, next=next_step)
+    others = [entries for other in _files(None) if other != file and name in (entries := _entries_in(other))]
+    for group in () if others else groups_by_name().values():
+        if name in group.members:
+            next_step = f"edgevit devices remove {group.name}, or take '{name}' out of it"
+            raise TargetError(f"'{name}' is in the group '{group.name}'", where=group.file, next=next_step)
     document = _editable(file)
     del document[name]
     _write(file, document, "" if document else _comments(file))
@@ -133,12 +131,27 @@ def project_file(folder: Path | None = None) -> Path:
     return (folder or Path.cwd()) / FILE
 
 
+def _checked_members(group: TargetGroup, folder: Path | None) -> tuple[str, ...]:
+    known = targets_by_name(folder)
+    for member in group.members:
+        if member not in known:
+            error = _no_target(member, known)
+            what = f"the group '{group.name}' names no target: {shortened(member)}"
+            raise TargetError(what, where=group.file, expected=error.expected, next=error.next)
+    return group.members
+
+
 def _named(folder: Path | None) -> dict[str, NamedTarget | TargetGroup]:
     """Every target and every group, by name."""
     named: dict[str, NamedTarget | TargetGroup] = {name: NamedTarget(name) for name in LOCAL_TARGETS}
-    for file in filter(None, (user_file(), project_file(folder))):
+    for file in _files(folder):
         named.update(_entries_in(file))
     return named
+
+
+def _files(folder: Path | None) -> list[Path]:
+    """The files that name targets. The last one wins."""
+    return [*filter(None, (user_file(), project_file(folder)))]
 
 
 def _entries_in(file: Path) -> dict[str, NamedTarget | TargetGroup]:

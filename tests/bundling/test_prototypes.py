@@ -64,7 +64,7 @@ def left_out_by_hand(support: SupportSet) -> tuple[list[int], list[float]]:
     return nearest, best
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(counts, st.integers(0, 1000), st.floats(0.1, 5))
 def test_head_is_edgevits_nearest_centroid_at_a_scale_of_its_own(counts, seed, spread):
     support = random_support(counts, seed, spread)
@@ -75,7 +75,7 @@ def test_head_is_edgevits_nearest_centroid_at_a_scale_of_its_own(counts, seed, s
     np.testing.assert_allclose(logits / np.abs(logits).max(), expected / np.abs(expected).max(), rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(counts, st.integers(0, 1000), st.floats(0.1, 5))
 def test_left_out_is_what_loops_give(counts, seed, spread):
     support = random_support(counts, seed, spread)
@@ -107,7 +107,7 @@ def test_cosines_are_those_of_directions_from_the_centre():
         assert head.cosines(query)[0, label] == pytest.approx(cosine(query[0] - features.mean(0), centroid))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(counts, st.integers(1, 6), st.text(min_size=1).filter(lambda name: not name.endswith("\0")))
 def test_adding_and_removing_a_class_leaves_the_same_content(tmp_path_factory, counts, images, name):
     support, folder = random_support(counts), tmp_path_factory.mktemp("classes")

@@ -24,7 +24,7 @@ def numbers(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(inputs=st.integers(9, 40), outputs=st.integers(9, 40), rank=st.integers(1, 8), seed=st.integers(0, 99))
 def test_no_other_layer_of_the_rank_is_nearer_on_the_images(inputs: int, outputs: int, rank: int, seed: int) -> None:
     layer, images = nn.Linear(inputs, outputs, bias=False).double(), numbers(300, inputs, seed=seed)
@@ -46,7 +46,7 @@ def moments(seed: int = 0) -> dict[str, Tensor]:
     return {path: one.T @ one for path, one in some.items()}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(keep=st.floats(0.35, 1.0))
 def test_macs_stay_within_the_budget(keep: float) -> None:
     thinner = factorized_model(VIT, moments(), keep)

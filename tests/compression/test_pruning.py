@@ -107,7 +107,7 @@ def random_importance(built: BuiltModel, kinds: Any, seed: int) -> Importance:
     return Importance(units, {path: torch.randn(4, generator=generator) for path in paths})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     keep=st.floats(0.4, 1.0),
     cost=st.sampled_from(["macs", "params"]),

@@ -26,7 +26,7 @@ def _parts(name: str) -> list[str]:
     return re.split(r"(\d+)", name.lower())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(FOLDERS)
 def test_orders_are_those_of_timm_and_torchvision(tmp_path_factory, names):
     root = tmp_path_factory.mktemp("folders")

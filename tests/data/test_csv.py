@@ -136,7 +136,7 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path):
         opened(folder, "img/000.png,a\nimg/link.png,b\n")
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=80) | st.text(alphabet='ab/.,;"\n\timagelsp', max_size=60).map(str.encode))
 def test_any_bytes_are_read_or_refused(folder: Path, content: bytes):
     with suppress(DataError):

@@ -166,7 +166,7 @@ def test_an_avif_file_without_its_image_is_refused():
     damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
     kept=st.floats(0.1, 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about damaged metadata
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_damaged_bytes_are_read_or_refused_and_never_escape(format, damage, kept):

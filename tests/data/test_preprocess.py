@@ -49,7 +49,7 @@ def torchvision_reference(image: np.ndarray, spec: Preprocess) -> torch.Tensor:
     resize=st.sampled_from(["crop", "squash"]),
     interpolation=st.sampled_from(sorted(MODES)),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_equals_torchvision(height, width, size, crop_pct, resize, interpolation):
     spec = Preprocess(height=size, width=size, crop_pct=crop_pct, resize=resize, interpolation=interpolation)
     if resize == "crop" and max(height, width) > LONGEST_STRIP * min(height, width):

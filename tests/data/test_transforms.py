@@ -36,7 +36,7 @@ def smooth(height: int, width: int) -> np.ndarray:
 
 
 @given(key=st.integers(0, 2**64 - 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_equal_keys_give_equal_pixels_whatever_the_global_generators_are(key: int):
     random.seed(1)
     np.random.seed(1)
@@ -83,7 +83,7 @@ def test_the_source_image_is_not_written_to():
     low=st.floats(0, 1),
     degrees=st.sampled_from([0.0, 30.0]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_image_gives_a_canvas_of_the_size_asked_for(height, width, size, key, low, degrees):
     augmentation = Augmentation(scale=(low, 1.0), rotate_degrees=degrees, random_erasing=0.5)
     canvas = augment(random_image(height, width), augmentation, size, size + 3, key)

@@ -23,7 +23,7 @@ LABELS = np.repeat(np.arange(6), 12)
     queries=st.one_of(st.none(), st.integers(1, 7)),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_episode_holds_what_was_asked_for_and_nothing_twice(
     ways: int, shots: int, queries: int | None, seed: int
 ) -> None:
@@ -63,7 +63,7 @@ def test_imbalance_leaves_the_number_of_queries_and_takes_their_balance() -> Non
 
 
 @given(there=st.integers(20, 40), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_no_imbalance_asks_for_more_than_there_is(there: int, seed: int) -> None:
     labels = np.repeat(np.arange(8), there)
     for asked in (None, labels):

@@ -125,7 +125,7 @@ def _check_quantized(
 
 
 @settings(
-    max_examples=5, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+    max_examples=5, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
 )  # fmt: skip
 @given(odd_models(), st.sampled_from(RUNTIMES))
@@ -136,7 +136,7 @@ def test_odd_graphs_are_read_as_onnxruntime_reads_them(
 
 
 @pytest.mark.slow
-@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
 @given(odd_models(), st.sampled_from(RUNTIMES))
 def test_thousands_of_odd_graphs(folder: Path, stages: SingleStages, model: ModelProto, runtime: str) -> None:
     goes_through(model, runtime, folder, stages)

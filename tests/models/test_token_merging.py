@@ -50,7 +50,7 @@ def merged_by_hand(
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(patches=st.integers(2, 13), prefix=st.integers(0, 2), seed=st.integers(0, 999), data=st.data())
 def test_merge_is_the_loop(patches: int, prefix: int, seed: int, data: st.DataObject) -> None:
     merged, count = data.draw(st.integers(0, patches // 2)), prefix + patches
@@ -70,7 +70,7 @@ def test_merge_is_the_loop(patches: int, prefix: int, seed: int, data: st.DataOb
             np.testing.assert_allclose(row, right, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(patches=st.integers(2, 12), merged=st.integers(0, 6), seed=st.integers(0, 99))
 def test_nothing_is_lost_or_made(patches: int, merged: int, seed: int) -> None:
     merged = min(merged, patches // 2)

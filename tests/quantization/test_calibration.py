@@ -29,7 +29,7 @@ def squares() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_minmax_is_the_range_of_all_images_at_once(seed, batches):
     images = np.random.default_rng(seed).normal(0, 3, (batches * 2, 3, 2, 2)).astype(np.float32)
@@ -62,7 +62,7 @@ def histogram_of(values):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-2, 2))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_percentile_is_numpys_to_within_a_bin(seed, centre):
     values = np.random.default_rng(seed).standard_t(3, 50_000) + centre
     histogram, full = histogram_of(values)
@@ -116,7 +116,7 @@ def test_exact_zeros_cost_no_range_of_mse_anything():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 40), st.booleans(), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mse_rounds_the_values_themselves_nearly_as_well_as_any_cut(seed, outlier, behind_gelu, symmetric):
     values = np.append(np.random.default_rng(seed).standard_normal(20_000), outlier)
     values = values * ndtr(values) if behind_gelu else values

@@ -63,7 +63,7 @@ def product(weight: NDArray[np.float32]) -> ModelProto:
 
 
 @runtimes
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), width=st.floats(0.01, 100), shift=st.floats(-3, 3))
 def test_activations_are_rounded_as_by_a_pair_in_onnxruntime(
     runtime: str, seed: int, width: float, shift: float
@@ -77,7 +77,7 @@ def test_activations_are_rounded_as_by_a_pair_in_onnxruntime(
         np.testing.assert_array_equal(quantizer(torch.from_numpy(values)).detach().numpy(), expected)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-4, 1e3))
 def test_weights_are_rounded_as_the_writer_does(seed: int, size: float) -> None:
     generator = np.random.default_rng(seed)

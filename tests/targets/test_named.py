@@ -172,12 +172,33 @@ def test_a_group_stands_for_its_targets() -> None:
 
 
 @pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ("oron", r"names no target: oron(.|\n)*did you mean 'orin'"),
+        ("other", "names no target: other"),
+    ],
+)
+def test_a_member_that_is_no_target_stops_those_who_name_the_group(members: str, message: str) -> None:
+    text = f"orin: {{host: ssh://orin}}\nboards: [orin, {members}]\nother: [orin]\n"
+    write(project_file(), text)
+    assert each_target(["orin", "other"]) == ("orin",)
+    with pytest.raises(TargetError, match=f"(?i){message}"):
+        each_target(["boards"])
+
+
+def test_a_target_of_both_files_may_leave_one() -> None:
+    user = write(user_file(), "orin: {host: ssh://orin}\nlab: [orin]\n")
+    project = write(project_file(), "orin: {host: ssh://other}\n")
+    remove_target("orin", project)
+    with pytest.raises(TargetError, match="'orin' is in the group 'lab'"):
+        remove_target("orin", user)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("boards: []", "group 'boards' is no list of targets"),
         ("boards: [orin, [pi]]", "group 'boards' is no list of targets"),
-        ("boards: [orin, oron]", r"the group 'boards' names no target: oron(.|\n)*did you mean 'orin'"),
-        ("boards: [orin, other]\nother: [orin]", "the group 'boards' names no target: other"),
         ("local-cpu: [orin]", "built in"),
     ],
 )

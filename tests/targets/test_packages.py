@@ -177,7 +177,7 @@ _WORDS = ("..", ".", "", "a", "b.data", "purelib", "platlib", "scripts", "\\", "
 _NAMES = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(_WORDS), max_size=6).map("/".join))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(_NAMES, st.integers(0, 2**32 - 1))
 def test_no_name_leads_out_of_the_folder(name: str, attributes: int) -> None:
     """Whatever an archive holds: a place is a plain path below the folder, or the entry is refused or left out."""
@@ -196,7 +196,7 @@ def test_no_name_leads_out_of_the_folder(name: str, attributes: int) -> None:
 
 
 @example(b"", 205, 1)  # an offset below 0
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.binary(max_size=200), st.integers(0, 300), st.integers(0, 255))
 def test_a_damaged_archive_is_refused_or_unpacked(tail: bytes, at: int, byte: int) -> None:
     """No mutation of an archive is a bug."""

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli import app
+from edgevit.configs import SshTarget
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.graphs.files import artifact_from_onnx
@@ -168,13 +169,15 @@ def test_commands_take_the_name(host: SshHost, tmp_path: Path) -> None:
     assert json.loads(latency.stdout)["target"] == "board"
     compared = runner.invoke(app, ["compare", str(file), str(file), "--target", "board", "--duration", "0.1", "--json"])
     assert json.loads(compared.stdout)["speedup"]["value"] > 0
-    several = runner.invoke(
-        app, ["profile", str(file), "--target", "local-cpu, bord, board", "--duration", "0.1", "--json"]
-    )
+    named = user_file()
+    assert named is not None
+    add_target("away", SshTarget(host="ssh://127.0.0.1:1"), named)
+    named.write_text(f"{named.read_text()}all: [local-cpu, away, board]\n")
+    several = runner.invoke(app, ["profile", str(file), "--target", "all", "--duration", "0.1", "--json"])
     assert [metrics["target"] for metrics in json.loads(several.stdout)] == ["local-cpu", "board"]
-    assert "there is no target 'bord'" in several.stderr
+    assert "error: away: the host is there, but no SSH server answers" in several.stderr
     assert several.exit_code == 2
-    wrong = runner.invoke(app, ["profile", str(file), "--target", "bord"])
+    wrong = runner.invoke(app, ["profile", str(file), "--target", "board,bord"])
     assert isinstance(wrong.exception, TargetError)
     assert wrong.exception.next == "Did you mean 'board'?"
 

@@ -333,7 +333,7 @@ _ODD = ("240", "-1", "NV Power Mode: ", '{"cuda": 1}', "[" * 50_000, "nvidia,teg
 _TEXT = st.text(max_size=60) | st.sampled_from(_ODD)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_probe_of_any_content_gives_facts_and_findings(probes: dict[str, Probe], data: st.DataObject) -> None:
     probe = probes[data.draw(st.sampled_from(sorted(probes)))]

@@ -166,7 +166,7 @@ def test_a_measured_cpu_clock_wins_over_the_one_that_was_asked_for() -> None:
     assert cpu_clocks(measured) == (Clock("cpu4", 972, 2601, 242, is_measured=True),)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([NANO, THOR, "NV Power Mode: MAXN\n0\n", "< POWER_MODEL ID=0 NAME=MAXN >\n"]), st.data())
 def test_damaged_output_is_read_or_left_out(text: str, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 5))):

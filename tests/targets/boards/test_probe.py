@@ -86,7 +86,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(_JSON)
 def test_no_answer_is_more_than_refused(value: Any) -> None:
     with pytest.raises(TargetError):

@@ -171,7 +171,7 @@ def test_every_recorded_line_is_read() -> None:
         assert sample.cores
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_line_gives_no_value_that_is_not_in_it(data: st.DataObject) -> None:
     """Characters are replaced, inserted and removed, and ends cut off: each value left keeps name, sign and unit."""
@@ -185,7 +185,7 @@ def test_a_damaged_line_gives_no_value_that_is_not_in_it(data: st.DataObject) ->
     _check_against_the_line(sample, line)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=300))
 def test_any_text_is_read_or_refused(text: str) -> None:
     samples_of_output(text)

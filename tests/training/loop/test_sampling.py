@@ -27,7 +27,7 @@ CANVAS = tiny_vit().preprocess
 MIXED = Augmentation(mixup=0.8, cutmix=1.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     counts=st.lists(st.integers(1, 9), min_size=2, max_size=5),
     seed=st.integers(0, 99),
