@@ -142,6 +142,10 @@ def profile(
     duration_s: Annotated[
         float, number("--duration", bounds.MEASURED_S, "Duration of the measurement, in seconds.")
     ] = default_of("Profile", "duration_s"),
+    soak_s: Annotated[
+        float | None,
+        number("--soak", bounds.MEASURED_S, "Longest load before, in seconds, until the temperature is steady."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the latency of a model.
@@ -164,7 +168,7 @@ def profile(
         for name in names:
             config = stage_config(Profile, id="latency", model="model", target=name, runtime=runtime, threads=threads,
                             batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
-                            duration_s=duration_s)  # fmt: skip
+                            duration_s=duration_s, soak_s=soak_s)  # fmt: skip
             try:
                 latencies.append(stages.make(config, model=timed))
             except TargetError as error:

@@ -142,6 +142,22 @@ def set_target(server: SshHost, **settings: str) -> None:
 
 
 @pytest.mark.slow
+def test_the_options_of_compile_hold_for_the_module(board: Board, server: SshHost) -> None:
+    give_module(board, server)
+    built = compiled("engine-of-two-builds", int8(), max_batch=2, builds=2, version_compatible=True)
+    assert len(built.metrics["build"]["p50_ms"]) == 2
+    assert built.metrics["build"]["label"] == "replayed"
+    with opened(built) as session:  # version-compatible engines need a permission to be loaded
+        session.infer({"image": random_images(built.io, 1, seed=9)})
+        assert len(session.measure(MeasurePlan(0.01, 0.05, 12)).samples_ms) >= 12
+    caches = [
+        compiled(f"engine-with-cache-{size}", int8(), max_batch=size).metrics["build"]["timing_cache"]
+        for size in (2, 3)
+    ]
+    assert caches[0]["after"] == caches[1]["before"] != caches[1]["after"]
+
+
+@pytest.mark.slow
 def test_two_engines_race_by_the_module(board: Board, server: SshHost) -> None:
     give_module(board, server)
     large = workbench().run("export", "float-for-module", model=checkpoint().id)

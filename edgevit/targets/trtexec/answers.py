@@ -78,12 +78,14 @@ class Times:
         compute: of the engine alone.
         to_gpu, to_host: of the copies of inputs and outputs.
         enqueue: of the CPU's work before the GPU's.
+        seconds: from the beginning of the first run to the end of the last one.
     """
 
     compute: Samples
     to_gpu: Samples
     to_host: Samples
     enqueue: Samples
+    seconds: float
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -173,7 +175,8 @@ def _times(rows: object, min_runs: int, where: object) -> Times:
     if len(compute) < min_runs:
         what = "trtexec has timed fewer runs than it was asked for"
         raise TargetError(what, where=where, got=f"{len(compute)} runs", expected=f"at least {min_runs}")
-    return Times(compute, to_gpu, to_host, np.maximum(end - start, 0))
+    seconds = float(end.max() - start.min() + compute[-1] + to_host[-1]) / 1e3
+    return Times(compute, to_gpu, to_host, np.maximum(end - start, 0), max(seconds, 0.0))
 
 
 def outputs_in(content: bytes, where: object) -> dict[str, NDArray[np.float32]]:

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.targets.standin.trtexec.log import Failed, Log
 from tests.targets.standin.trtexec.options import HELP, Options, options_from, print_options
-from tests.targets.standin.trtexec.settings import VARIANTS, Fault, TrtexecSettings, Variant, read_settings
+from tests.targets.standin.trtexec.settings import TAKES_TIME, VARIANTS, Fault, TrtexecSettings, Variant, read_settings
 
 # What is slow to import is imported where it is needed: wrong options are answered at once.
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run with the settings' file, the variant's file, the name of the program, and its arguments."""
-    settings, variant = read_settings(Path(arguments[0])), variant_in(Path(arguments[1]))
+    settings, (variant, fault) = read_settings(Path(arguments[0])), variant_in(Path(arguments[1]))
     log = Log(settings, arguments[2:])
     log.banner("RUNNING")
     if not arguments[3:] or {"--help", "-h"} & set(arguments[3:]):
         sys.stdout.write(HELP)
         return 0
+    takes_time = Path(arguments[1]).with_name(TAKES_TIME).exists()
     try:
         builds = Path(arguments[1]).with_name("builds")
-        fault = fault_in(Path(arguments[1]))
-        _run(options_from(arguments[3:], settings, log), settings, variant, fault, builds, log)
+        _run(options_from(arguments[3:], settings, log), settings, variant, fault, builds, log, takes_time)
     except Failed:
         log.banner("FAILED")
         return 1
@@ -35,7 +36,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(
-    options: Options, settings: TrtexecSettings, variant: Variant, fault: Fault | None, builds: Path, log: Log
+    options: Options,
+    settings: TrtexecSettings,
+    variant: Variant,
+    fault: Fault | None,
+    builds: Path,
+    log: Log,
+    takes_time: bool,
 ) -> None:
     from tests.targets.standin.trtexec.building import built
     from tests.targets.standin.trtexec.engine import read_engine
@@ -56,6 +63,8 @@ def _run(
         return
     outputs = spoiled(outputs_of(engine, options, log, fault), "wrong-outputs" if engine.is_wrong else variant)
     is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
+    if takes_time and options.export_times:
+        time.sleep(options.warm_up_ms / 1000 + options.duration_s)
     if options.profiles_apart or not options.export_profile:
         report(options, settings, variant == "unstable", log, speed=(2 if is_fast else 1) / engine.slowdown)
     if options.export_profile:
@@ -73,20 +82,11 @@ def counted(builds: Path) -> int:
     return number
 
 
-def variant_in(file: Path) -> Variant:
-    """What a stand-in is told to be: good, without a file."""
-    name = _words(file)[0]
-    return next(variant for variant in VARIANTS if variant == name)
-
-
-def fault_in(file: Path) -> Fault | None:
-    """The fault of a variant that names a node: `wrong-from blocks.1.mlp.fc1`; None of another variant."""
-    name, _, node = _words(file)
-    return Fault(node, vanishes=name == "wrong-unless-marked") if node else None
-
-
-def _words(file: Path) -> tuple[str, str, str]:
-    return (file.read_text().strip() if file.exists() else "good").partition(" ")
+def variant_in(file: Path) -> tuple[Variant, Fault | None]:
+    """The variant, and the fault of a variant that names a node: `wrong-from /blocks/0/mlp/fc1/MatMul`."""
+    name, _, node = (file.read_text().strip() if file.exists() else "good").partition(" ")
+    variant = next(variant for variant in VARIANTS if variant == name)
+    return variant, Fault(node, vanishes=variant == "wrong-unless-marked") if node else None
 
 
 def _print_device(settings: TrtexecSettings, log: Log) -> None:

@@ -31,6 +31,7 @@ Variant = Literal[
     "killed",  # by the system, during a build
     "hangs",
 ]
+TAKES_TIME = "takes-its-time"  # a file beside that of the variant: a timing takes as long as it says
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
