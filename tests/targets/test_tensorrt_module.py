@@ -29,10 +29,11 @@ from edgevit.targets import remote_worker, target_for, trtexec_program, visits
 from edgevit.targets.shipped import TENSORRT_FILES
 from edgevit.targets.trtexec.answers import outputs_in, times_in, version_in
 from tests.small_models import checkpoint, workbench
+from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.standin import STANDINS, build
 from tests.targets.standin.module import module_of, needs_gcc
-from tests.targets.test_tensorrt_journey import AGX, NANO, Board, board, compiled, int8
+from tests.targets.test_tensorrt_journey import AGX, NANO, Board, board, compiled
 
 __all__ = ["board"]  # a fixture
 pytestmark = [needs_sshd, needs_gcc]
