@@ -27,7 +27,7 @@ from edgevit.cli.options import (
     number,
     separated,
 )
-from edgevit.cli.output import echo, next_command, print_json, print_table, terminal_context
+from edgevit.cli.output import echo, next_command, on_target, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -120,7 +120,7 @@ def evaluate(
         echo(sentence)
     if corruptions:
         _print_corruptions(corruptions)
-    next_command("edgevit profile", model)
+    next_command("edgevit profile", model, *on_target(target))
 
 
 def profile(
@@ -179,7 +179,7 @@ def profile(
         print_json([latency.metrics for latency in latencies] if are_several else latencies[0].metrics)
     elif not are_several:
         _print_latency(latencies[0])
-        next_command("edgevit compare", model, "OTHER")
+        next_command("edgevit compare", model, "OTHER", *on_target(target))
     else:
         _print_latencies(latencies)
     for failure in failures:

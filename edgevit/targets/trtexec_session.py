@@ -17,6 +17,7 @@ from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
+from edgevit.profiling.layer_times import LayerTimes
 from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.profiling.telemetry import Telemetry
@@ -30,9 +31,11 @@ from edgevit.targets.sampling import (
     telemetry_in,
 )
 from edgevit.targets.trtexec.answers import (
+    LARGEST_JSON,
     Times,
     largest_outputs,
     largest_times,
+    layer_times_in,
     outputs_in,
     times_in,
     warnings_in,
@@ -41,9 +44,11 @@ from edgevit.targets.trtexec.commands import (
     ENGINE,
     INPUT,
     OUTPUTS,
+    PROFILE,
     TIMES,
     Input,
     outputs_arguments,
+    profile_arguments,
     timing_arguments,
 )
 from edgevit.targets.trtexec_program import TrtexecProgram, TrtexecRun
@@ -99,6 +104,19 @@ class TrtexecSession(Session):
         }
         doubts = (*timed.times.doubts, *doubts_of_soak(soaked), *doubts_of_telemetry(timed.telemetry))
         return Measurement(timed.times.compute, plan, conditions, self.trtexec.label, doubts, timed.telemetry, "gpu")
+
+    def layers(self, plan: MeasurePlan) -> LayerTimes:
+        """The time of each layer by TensorRT's profiler, in runs that follow those of the plan."""
+        self.check_plan(plan)
+        arguments = profile_arguments(self.trtexec.release, input_of(self.spec), plan, self.is_open)
+        fetches, where = {TIMES: largest_times(plan), PROFILE: LARGEST_JSON}, self.trtexec.where
+        with TemporaryDirectory() as folder:
+            limit_s, images = RUN_S + 2 * (plan.warmup_s + plan.duration_s), random_images(self.spec, plan.batch_size)
+            run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
+            times = times_in(self.trtexec.content(run, TIMES), plan.min_runs, where)
+            layers, runs = layer_times_in(self.trtexec.content(run, PROFILE), where)
+        engine_ms = nearest_rank(times.compute, 50)
+        return LayerTimes(layers, runs, plan.batch_size, engine_ms, where, self.trtexec.label)
 
     @property
     def is_open(self) -> bool:

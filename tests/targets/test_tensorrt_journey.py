@@ -28,7 +28,8 @@ from edgevit.runtimes.parity import ENGINE_DB
 from edgevit.targets import target_for, visits
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
-from tests.small_models import checkpoint, float_onnx, workbench
+from tests.small_models import checkpoint, workbench
+from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.standin import STANDINS, BuiltStandin, build
 from tests.targets.standin.boards import TRTEXEC, Standin, heating, throttling
@@ -90,15 +91,6 @@ def board(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     board.play(NANO)
     yield board
     visits.forget()
-
-
-def int8() -> Artifact:
-    """A ViT with Q/DQ as TensorRT takes it, made once."""
-    made = workbench().made
-    if "int8-tensorrt" not in made:
-        options = {"runtime": "tensorrt", "calibration": "digits.pool", "calibration_images": 32, "min_sqnr_db": 0}
-        workbench().run("quantize", "int8-tensorrt", model=float_onnx().id, **options)
-    return made["int8-tensorrt"]
 
 
 def compiled(name: str, model: Artifact, **fields: Any) -> Artifact:

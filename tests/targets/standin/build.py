@@ -28,9 +28,9 @@ class BuiltStandin:
     root: Path
     path: Path
 
-    def vary(self, variant: Variant) -> None:
-        """From now on, trtexec behaves so."""
-        self.variant.write_text(variant)
+    def vary(self, variant: Variant, node: str = "") -> None:
+        """From now on, trtexec behaves so. The variants `wrong-…` that begin at a node need its name."""
+        self.variant.write_text(f"{variant} {node}".strip())
 
     def take_time(self) -> None:
         """From now on, a timing by trtexec takes as long as it says."""
