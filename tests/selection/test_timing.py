@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from edgevit.actions.student_choice import deployed_form
 from edgevit.configs import Export, Profile
 from edgevit.context import Context
+from edgevit.errors import TargetError
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.profiling import MeasurePlan
+from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.selection import kept, timing
 from edgevit.selection.records import DeployedForm, Student
 from tests.known_machine import timing as timing_of
@@ -87,6 +90,20 @@ def test_timings_are_bounded_and_need_no_folder(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "file"))
     kept.keep(STUDENT, form, timing_of(3), Context())
     assert kept.kept_timing(STUDENT, form, Context()) is None
+
+
+def test_replayed_times_choose_no_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The times of this machine are taken for replayed ones."""
+    real = OnnxruntimeSession.measure
+    monkeypatch.setattr(timing, "TRIAL", replace(timing.TRIAL, warmup_s=0.0, duration_s=0.01))
+    monkeypatch.setattr(
+        OnnxruntimeSession, "measure", lambda session, plan: replace(real(session, plan), label="replayed")
+    )
+    form = DeployedForm(
+        Profile(stage="profile", id="latency", model="onnx"), Export(stage="export", id="onnx", model="student")
+    )
+    with pytest.raises(TargetError, match="they decide nothing"):
+        timing.time_student(STUDENT, form, Context())
 
 
 @pytest.mark.slow
