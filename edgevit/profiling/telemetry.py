@@ -16,6 +16,7 @@ from edgevit.profiling.loop import STEADY_C_PER_MIN
 Kind = Literal["temperature_c", "clock_mhz", "power_mw", "other_load"]
 Processor = Literal["cpu", "gpu"]
 
+TELEMETRY_FILE = "telemetry.json"  # of a latency: all samples
 CLOCK_FALLS = (
     0.10  # of the highest clock. Chosen: above the steps by which a locked clock is shown (1,016 to 1,018 MHz)
 )

@@ -9,11 +9,10 @@ from typing import Any
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.configs.targets import LOCAL_TARGETS
-from edgevit.profiling.telemetry import Telemetry
+from edgevit.profiling.telemetry import TELEMETRY_FILE, Telemetry
 from edgevit.report.text import interval_percent, milliseconds, percent
 from edgevit.report.variants import Lineup, Variant
 
-TELEMETRY = "telemetry.json"
 VERSIONS = {
     "jetpack": "JetPack", "tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime", "cuda": "CUDA", "python": "Python",
 }  # fmt: skip
@@ -54,9 +53,9 @@ def conditions_of(latency: Artifact | None) -> Json:
 
 def telemetry_of(latency: Artifact | None) -> Telemetry | None:
     """What was sampled during a timing; None if nothing was."""
-    if latency is None or TELEMETRY not in latency.manifest.files:
+    if latency is None or TELEMETRY_FILE not in latency.manifest.files:
         return None
-    return Telemetry.of_json(json.loads(latency.file(TELEMETRY).read_text(encoding="utf-8")))
+    return Telemetry.of_json(json.loads(latency.file(TELEMETRY_FILE).read_text(encoding="utf-8")))
 
 
 def _is_replayed(deployed: Variant) -> bool:

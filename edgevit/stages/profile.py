@@ -11,10 +11,9 @@ from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.profiling import MeasurePlan
+from edgevit.profiling.telemetry import TELEMETRY_FILE
 from edgevit.runtimes.base import SessionOptions, check_batch, for_runtime, precision_of, runtime_of
 from edgevit.targets import target_for
-
-TELEMETRY = "telemetry.json"  # a log: it does not enter the digest
 
 
 def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -36,7 +35,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     for warning in measured.warnings:
         context.progress.say(f"{config.id}: {warning}")
     if measured.telemetry is not None:
-        (out / TELEMETRY).write_text(json.dumps(measured.telemetry.as_json()) + "\n", encoding="utf-8")
+        (out / TELEMETRY_FILE).write_text(json.dumps(measured.telemetry.as_json()) + "\n", encoding="utf-8")
     record = {"samples_ms": measured.samples_ms.tolist(), "conditions": measured.conditions}
     (out / "latency.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     metrics = {
@@ -47,4 +46,4 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
         "threads": config.threads if runtime_of(model) != TENSORRT.name else None,  # of the CPU
         "batch_size": config.batch_size,
     }
-    return Contents(kind="latency", metrics=metrics, logs=(TELEMETRY,) if measured.telemetry is not None else ())
+    return Contents(kind="latency", metrics=metrics, logs=(TELEMETRY_FILE,) if measured.telemetry is not None else ())

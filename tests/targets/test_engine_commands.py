@@ -21,8 +21,10 @@ from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.profiling import loop
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.small_models import workbench
-from tests.targets.ssh_host import needs_sshd
+from tests.targets.ssh_host import SshHost, needs_sshd
+from tests.targets.standin.module import needs_gcc
 from tests.targets.test_tensorrt_journey import AGX_11, Board, board
+from tests.targets.test_tensorrt_module import give_module
 from tests.test_files import run
 
 __all__ = ["board"]  # a fixture
@@ -83,6 +85,17 @@ def test_inspect_times_layers_in_80_columns(name: str | None, board: Board, tmp_
     assert max(map(len, shown.removeprefix(str(tmp_path / "engine")).splitlines())) <= 80
     assert "replayed, not measured: layers on orin, 1 image" in shown
     assert "Replayed, not measured" in (tmp_path / "engine.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@needs_gcc
+def test_the_python_module_times_layers_too(board: Board, server: SshHost, tmp_path: Path) -> None:
+    """A board without trtexec: the file of its times is that of trtexec."""
+    give_module(board, server)
+    run("compile", onnx_file(int8()), *ON_ORIN, "--out", tmp_path / "engine")
+    timed = json.loads(run("inspect", tmp_path / "engine", "--target", "orin", "--json"))
+    assert timed["times"]["label"] == "replayed"
+    assert all(layer["ms"] is not None for layer in timed["layers"])
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_without_trtexec_the_module_builds_and_computes_and_times(
     np.testing.assert_allclose(np.concatenate(rows), expected, rtol=1e-5, atol=1e-5)
     outputs, timing = programs  # 14 images in batches of 6: one program, which loads the engine once
     assert outputs[-1] == "worker.py"
-    assert timing[2] == "tensorrt_program.py"
+    assert "tensorrt_program.py" in timing
     assert measured.label == "replayed"
     assert measured.conditions["timed_by"] == "TensorRT's Python module"
     assert len(measured.samples_ms) >= 12

@@ -35,6 +35,7 @@ MOST_SAMPLES = 2_000  # and as many lines
 MOST_FILES = 200
 LONGEST_TEXT = 512  # bytes of a file
 LONGEST_LINE = 4_096  # bytes of a line of tegrastats
+MOST_CHILDREN = 20  # of a process
 END_S = 2.0  # for tegrastats to end
 TELEMETRY = "telemetry.json"
 ROOT = "EDGEVIT_ROOT"  # a variable of a stand-in for a machine: the folder below which its files lie
@@ -141,7 +142,8 @@ class Sampler:
             self._lines.add([self._now(), line.decode("utf-8", "replace").rstrip("\n")])
 
     def _sample(self, always: bool = False) -> None:
-        ticks = sum(map(ticks_of, (self._program, os.getpid(), *self._watching())))
+        own = {self._program, *self._watching(), *family(os.getpid())}
+        ticks = sum(map(ticks_of, own))
         self._samples.add([self._now(), ticks, [self._text(path) for path in self._paths]], always)
 
     def _watching(self) -> list[int]:
@@ -192,6 +194,16 @@ def started_tegrastats() -> subprocess.Popen[bytes] | None:
         )
     except OSError:
         return None
+
+
+def family(process: int) -> list[int]:
+    """A process and the processes that it and they have started, and that run; as far as the kernel tells."""
+    try:
+        with open(f"/proc/{process}/task/{process}/children", "rb") as file:
+            children = [int(child) for child in file.read(LONGEST_LINE).split()[:MOST_CHILDREN]]
+    except (OSError, ValueError):
+        children = []
+    return [process, *(other for child in children for other in family(child))]
 
 
 def ticks_of(process: int) -> int:
