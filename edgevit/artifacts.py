@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ Json = dict[str, Any]
 MODEL_KINDS: tuple[Kind, ...] = ("checkpoint", "onnx", "engine")
 FILE_KINDS: tuple[Kind, ...] = ("onnx", "engine", "bundle")  # they have a ModelFile
 MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 2**27  # bytes
 SENSITIVITY = "sensitivity.json"  # of a quantized model: the closeness to float with each layer alone quantized
 EMBEDDING = "embedding"
 MADE_AGAIN = "make it again with edgevit run or edgevit bundle"
@@ -159,6 +161,16 @@ class InputRef(Frozen):
     digest: str
 
 
+def _file_inside(name: str) -> str:
+    """The name of a file, if it lies in the artifact's folder. Raises ValueError otherwise."""
+    if posixpath.normpath(name).startswith(("..", "/")) or "\0" in name:
+        raise ValueError("a file lies outside the artifact's folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_inside)]
+
+
 class Manifest(Frozen):
     """The typed record in every finished directory. Its presence means finished.
 
@@ -176,7 +188,7 @@ class Manifest(Frozen):
     config: Json
     inputs: dict[str, InputRef] = {}
     ingredients: Json = {}
-    files: dict[str, FileEntry] = {}
+    files: dict[FileName, FileEntry] = {}
     metrics: Json = {}
     io: IOSpec | None = None
     model_file: ModelFile | None = None
@@ -276,7 +288,7 @@ class Artifact:
         return InputRef(id=self.id, kind=self.kind, key=self.manifest.key, digest=self.digest)
 
     def file(self, name: str) -> Path:
-        """The path of a file of this artifact, after a check of its hash.
+        """The path of a file of this artifact, after a check of its size and hash.
 
         Raises ArtifactError if the artifact has no such file, or the file changed since it was made.
         """
@@ -286,21 +298,26 @@ class Artifact:
                 f"no file '{name}' in this {self.kind}", where=self.path, expected=", ".join(self.manifest.files)
             )
         path = self.path / name
-        got = sha256_of_file(path) if path.is_file() else "no file"
-        if got != entry.sha256:
-            raise ArtifactError(
-                "the file was altered after it was made",
-                where=path,
-                got=f"sha256 {got}",
-                expected=f"sha256 {entry.sha256}",
-                next=f"make it again: edgevit run RECIPE --fresh {self.id}",
-            )
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry.size:
+            got = "no file" if size is None else f"{size:,} bytes"
+            raise self._altered(path, got, f"{entry.size:,} bytes")
+        if (got := sha256_of_file(path)) != entry.sha256:
+            raise self._altered(path, f"sha256 {got}", f"sha256 {entry.sha256}")
         return path
+
+    def _altered(self, path: Path, got: str, expected: str) -> ArtifactError:
+        again = f"make it again: edgevit run RECIPE --fresh {self.id}"
+        return ArtifactError(
+            "the file was altered after it was made", where=path, got=got, expected=expected, next=again
+        )
 
 
 def read_manifest(file: Path) -> Manifest:
     """The manifest in a file. Raises ArtifactError if there is none, or it changed since it was written."""
     try:
+        if file.stat().st_size > LARGEST_MANIFEST:
+            raise ValueError(f"{file.stat().st_size:,} bytes, more than {LARGEST_MANIFEST:,}")
         fields = json.loads(file.read_bytes())
         digest = fields.pop("sha256", None)
         got = sha256_of(fields)

@@ -1,4 +1,4 @@
-"""Whether a deployed model meets a budget, and doubts about its accuracy. Data only: a report writes the sentences."""
+"""Whether a deployed model meets a budget, and doubts about its numbers. Data only: a report writes the sentences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Records:
 
     Attributes:
         float_student: the float source of the model, for `top1_drop`.
-        latency: it is judged if it was measured; a stand-in for a board replays recorded times.
+        latency: it is judged if it was measured, and is valid; a stand-in for a board replays recorded times.
         random_weights: a sentence about untrained weights; None if all weights are trained.
         learned_from: the test images that the model learned from.
         engine: the id of the model, if it is a TensorRT engine.
@@ -137,6 +137,17 @@ class UntestedEngine:
 
 
 @dataclass(frozen=True)
+class InvalidLatency:
+    """The latency is none of the device in its stated mode: the machine throttled, or its clock moved.
+
+    Attributes:
+        reasons: a sentence each, without a full stop.
+    """
+
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LearnedTestImages:
     """The model learned from more than LARGE_SHARE of the test images, or from enough of them to decide a floor.
 
@@ -166,6 +177,7 @@ Doubt: TypeAlias = (
     NotBetterThanConstantGuess
     | RandomWeights
     | UntestedEngine
+    | InvalidLatency
     | MissedClasses
     | LearnedTestImages
     | ClassesWithoutRightPrediction
@@ -175,7 +187,7 @@ Doubt: TypeAlias = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """Every limit of the budget with the model's value, and doubts about the model's accuracy, the gravest first."""
+    """Every limit of the budget with the model's value, and doubts about the model, the gravest first."""
 
     judgements: tuple[Judgement, ...]
     doubts: tuple[Doubt, ...]
@@ -238,9 +250,11 @@ def _doubts(records: Records, learned_decides: bool) -> Iterator[Doubt]:
         yield NotBetterThanConstantGuess(accuracy.constant_guess, accuracy.top1, drop)
     if records.random_weights is not None:
         yield RandomWeights(records.random_weights)
+    if accuracy is None and records.engine is not None:
+        yield UntestedEngine(records.engine)
+    if records.latency is not None and records.latency.invalid:
+        yield InvalidLatency(records.latency.invalid)
     if accuracy is None:
-        if records.engine is not None:
-            yield UntestedEngine(records.engine)
         return
     if missed := _missed(accuracy):
         yield MissedClasses(missed)
@@ -317,7 +331,7 @@ def _judgements(records: Records, budget: Budget) -> Iterator[Judgement]:
 def _values(records: Records) -> dict[LimitName, Share]:
     """The measured value of each limit."""
     values: dict[LimitName, Share] = {}
-    if (latency := records.latency) and latency.label == "measured":
+    if (latency := records.latency) and latency.is_judged:
         values["latency_ms"] = Share(latency.p50_ms, latency.p50_low_ms, latency.p50_high_ms)
     if records.size_bytes is not None:
         size_mib = records.size_bytes / 2**20

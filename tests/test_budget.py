@@ -16,6 +16,7 @@ from scipy.stats import binom
 from edgevit.budget import (
     ClassesWithoutRightPrediction,
     FewTestImages,
+    InvalidLatency,
     LearnedTestImages,
     MissedClasses,
     NotBetterThanConstantGuess,
@@ -271,3 +272,11 @@ def test_a_loss_is_measured_on_the_images_that_both_models_saw() -> None:
     assert (drop.value, drop.n) == (0.0, 2), "x is lost, z is gained"
     apart = AccuracyRecord(("v",), CLASSES, np.array([0]), np.array([0]))
     assert drop_between(one, apart) is None
+
+
+def test_no_budget_is_judged_by_an_invalid_latency() -> None:
+    throttled = replace(latency(2.0), invalid=("the machine throttled",))
+    verdict = judge(Records(latency=throttled), Budget(latency_ms=10))
+    assert (verdict.meets_budget, verdict.judgements[0].met, verdict.judgements[0].value) == (None, None, None)
+    assert verdict.doubts == (InvalidLatency(("the machine throttled",)),)
+    assert judge(Records(latency=throttled, size_bytes=2**21), Budget(latency_ms=10, size_mib=1)).meets_budget is False

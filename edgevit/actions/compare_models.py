@@ -37,9 +37,17 @@ class ModelComparison:
 
     @property
     def other_is_worse(self) -> bool:
-        """Slower, or less accurate, by more than chance explains. Replayed times do not count."""
-        is_slower = self.interval.high < 1 and self.model.label == "measured"
+        """Slower, or less accurate, by more than chance explains. Replayed times do not count.
+
+        An invalid timing does not show that the other model is as fast.
+        """
+        is_slower = self.model.label == "measured" and (bool(self.invalid) or self.interval.high < 1)
         return is_slower or (self.drop is not None and self.drop.low > 0)
+
+    @property
+    def invalid(self) -> tuple[str, ...]:
+        """Reasons why the latencies are none of the device in its stated mode, a sentence each."""
+        return self.model.invalid
 
     def as_json(self) -> Json:
         return {
@@ -61,7 +69,9 @@ class ModelComparison:
             (name, *(f"{measurement.percentile_ms(percent):.3g} ms" for percent in (50, 90, 99)))
             for name, measurement in zip(self.names, (self.model, self.other), strict=True)
         ]
-        answers = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences(*self.names)[2:])
+        answers = "".join(
+            f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences(*self.names)[len(self.invalid) + 2 :]
+        )
         return html_table(("model", "p50", "p90", "p99"), rows) + answers
 
     def sentences(self, model: str, other: str) -> list[str]:
@@ -71,6 +81,7 @@ class ModelComparison:
         said = [
             f"p50 {self.model.percentile_ms(50):.3g} ms{images}: {model}",
             f"p50 {self.other.percentile_ms(50):.3g} ms{images}: {other}",
+            *(f"INVALID: {reason}" for reason in self.invalid),
             f"{other} runs {self.speedup:.2f}× as fast (95% interval "
             f"{self.interval.low:.2f} to {self.interval.high:.2f})",
         ]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.artifacts import EMBEDDING, Artifact
+from edgevit.artifacts import EMBEDDING, Artifact, IOSpec
 from edgevit.bundling.prototypes import PrototypeHead, SupportSet
 from edgevit.data.images import read_image
 from edgevit.data.preprocess import image_suffixes, images_below, passed_over_notes, printable_path
 from edgevit.errors import DataError
 from edgevit.evaluation.classify import non_finite_scores
 from edgevit.graphs.class_scores import LOGITS, probabilities
-from edgevit.runtimes.base import Session, SessionOptions
+from edgevit.runtimes.base import Arrays, SessionOptions
+from edgevit.targets import Target
 from edgevit.targets.local import LocalCpu
+
+ELSEWHERE = 32  # images in a batch on another target, where each batch is a message, or the start of a program
 
 
 class Predicted(NamedTuple):
@@ -39,41 +43,53 @@ def predict_images(
     images: Sequence[Path | NDArray[np.uint8]],
     top: int,
     classes: tuple[SupportSet, PrototypeHead] | None = None,
+    target: Target | None = None,
 ) -> Predicted:
     """Label each image; folders give the images below them, sorted.
 
     Args:
         images: files, folders, or RGB arrays (H, W, 3), which are called by their position.
         classes: a classifier that answers in place of the model's own.
+        target: where the model runs; this machine's CPU by default.
     """
-    spec = model.io
-    names = classes[0].classes if classes else spec.classes
-    predicted = Predicted([], [], [])
-    with LocalCpu().open(model, SessionOptions()) as session:
-        for name, source in list(_images(images, predicted)):
-            try:
-                image = read_image(source) if isinstance(source, Path) else source
-            except (DataError, OSError) as error:
-                predicted.unread.append(error)
-                continue
-            confidence = _confidence(image, session, classes[1] if classes else None)
-            if not np.isfinite(confidence).all():
-                raise non_finite_scores(name)
-            best = np.argsort(-confidence, kind="stable")[:top]
-            labels = [{"label": names[i], "confidence": round(float(confidence[i]), 4)} for i in best]
-            predicted.answers.append({"image": name, "labels": labels})
+    names = classes[0].classes if classes else model.io.classes
+    predicted, read = Predicted([], [], []), deque[str]()  # the names of images that the model has not answered yet
+    target = target or LocalCpu()
+    batch_size = 1 if isinstance(target, LocalCpu) else ELSEWHERE
+    with target.open(model, SessionOptions()) as session:
+        pixels = _readable(list(_images(images, predicted)), predicted, read)
+        for outputs in session.outputs(pixels, batch_size):
+            for confidence in _confidences(outputs, session.spec, classes[1] if classes else None):
+                name = read.popleft()
+                if not np.isfinite(confidence).all():
+                    raise non_finite_scores(name)
+                best = np.argsort(-confidence, kind="stable")[:top]
+                labels = [{"label": names[i], "confidence": round(float(confidence[i]), 4)} for i in best]
+                predicted.answers.append({"image": name, "labels": labels})
     return predicted
 
 
-def _confidence(image: NDArray[np.uint8], session: Session, classes: PrototypeHead | None) -> NDArray[np.float64]:
-    """The probability of each class, (classes,)."""
-    spec = session.spec
-    (outputs,) = session.outputs([image], batch_size=1)
+def _readable(
+    sources: Iterable[tuple[str, Path | NDArray[np.uint8]]], predicted: Predicted, read: deque[str]
+) -> Iterator[NDArray[np.uint8]]:
+    """The images that can be read, whose names are added to `read`. The others are added to `predicted.unread`."""
+    for name, source in sources:
+        try:
+            image = read_image(source) if isinstance(source, Path) else source
+        except (DataError, OSError) as error:
+            predicted.unread.append(error)
+            continue
+        read.append(name)
+        yield image
+
+
+def _confidences(outputs: Arrays, spec: IOSpec, classes: PrototypeHead | None) -> NDArray[np.float64]:
+    """The probability of each class for each image, (images, classes)."""
     scores, meaning = outputs[spec.outputs[0].name], spec.outputs[0].meaning
     if classes is not None:
         scores, meaning = classes.logits(outputs[EMBEDDING]), LOGITS
-    confidence: NDArray[np.float64] = probabilities(scores, meaning)[0]
-    return confidence
+    confidences: NDArray[np.float64] = probabilities(scores, meaning)
+    return confidences
 
 
 def _images(

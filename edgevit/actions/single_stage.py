@@ -38,15 +38,17 @@ class SingleStages:
         return make(config, inputs, self._store, self.context)
 
     def model(self, path: Path, for_images: bool = True) -> Artifact:
-        """The model in an ONNX file, a bundle or the folder of a stage.
+        """The model in an ONNX file, a bundle, the folder of a stage or of an engine.
 
         Args:
             for_images: say how images are prepared, and which output gives the classes, where the file does not.
         """
         if path.is_dir():
             return _model_in_folder(path, self.context.progress)
+        from edgevit.actions.engine_files import check_is_no_engine_file
         from edgevit.graphs.files import artifact_from_onnx
 
+        check_is_no_engine_file(path)
         model = artifact_from_onnx(path)
         if for_images:
             for note in _notes(path, model):
@@ -55,11 +57,11 @@ class SingleStages:
 
     def onnx_file(self, path: Path) -> Path:
         """A file of any graph as it is; of a bundle or the folder of a stage, its ONNX file."""
-        if not path.is_dir():
-            return path
+        from edgevit.actions.engine_files import check_is_no_engine_file
         from edgevit.graphs.files import onnx_file
 
-        return onnx_file(self.model(path))
+        check_is_no_engine_file(path)
+        return onnx_file(self.model(path)) if path.is_dir() else path
 
     def labelled_images(self, folder: Path) -> Artifact:
         """A folder of class folders; of its folder of test images where it has one."""
@@ -142,7 +144,11 @@ def _notes(path: Path, model: Artifact) -> list[str]:
 
 def _model_in_folder(path: Path, progress: Progress) -> Artifact:
     if not (path / MANIFEST).is_file():
-        expected = "an ONNX file, a bundle, or runs/NAME/ID of a model"
+        from edgevit.actions.engine_files import check_is_no_engine_file
+
+        for file in sorted(path.iterdir()):
+            check_is_no_engine_file(file)
+        expected = "an ONNX file, a bundle, an engine's folder, or runs/NAME/ID of a model"
         raise ArtifactError("there is no model in this folder", where=path, expected=expected)
     artifact = Artifact.load(path)
     if artifact.kind not in READABLE_KINDS:
@@ -158,4 +164,9 @@ def _model_in_folder(path: Path, progress: Progress) -> Artifact:
                 f"the model's own {own}"
             )
         return artifact_from_onnx(artifact.file("model.onnx"))
+    if artifact.kind == "engine":
+        from edgevit.actions.engine_files import check_engine_folder, is_engine
+
+        if is_engine(artifact):
+            check_engine_folder(artifact)
     return artifact

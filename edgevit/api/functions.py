@@ -46,8 +46,8 @@ def load(
     """A model from a file, a folder, or timm.
 
     Args:
-        source: an ONNX file, a bundle, the folder of a checkpoint (runs/NAME/ID), or the name of a timm model. A name
-            that is also a file or a folder here is refused: "./NAME" is the file or folder.
+        source: an ONNX file, a bundle, the folder of a checkpoint (runs/NAME/ID) or of a TensorRT engine, or the name
+            of a timm model. A name that is also a file or a folder here is refused: "./NAME" is the file or folder.
         classes: class names in the order of the outputs. A timm model gets as many outputs. A model that is read from
             a file is given these names.
         pretrained: take the weights that timm knows for this model; random weights otherwise.
@@ -153,8 +153,23 @@ def quantize(model: ModelLike, calibration: Data, **options: Any) -> Model:
 def compile(model: ModelLike, target: str = LOCAL_CPU, **options: Any) -> Model:
     """Compile an ONNX model for the runtime of a target. Its answers are checked against the model's.
 
+    Args:
+        target: where the model will run: "local-cpu", or a name in targets.yaml for a TensorRT engine.
+        options: more options of the stage `compile`: `runtime` ("tensorrt" builds an engine), and for an engine
+            `batch_size`, `max_batch`, `builder_level`, `workspace_mib`, …
+
+    Returns:
+        The compiled model. `profile`, `evaluate`, `compare` and `Model.predict` take it with the same `target`.
+
     Raises:
         ParityError: the compiled file answers otherwise.
+        CheckFailed: an engine runs a product in more bits than the ONNX file asks for.
+        TargetError: the target does not build engines, or the build failed.
+
+    Example:
+        >>> engine = edgevit.compile("int8.onnx", "orin", runtime="tensorrt")  # doctest: +SKIP
+        >>> edgevit.profile(engine, target="orin").p50_ms  # doctest: +SKIP
+        >>> engine.save("engine/")  # edgevit.load("engine/") reads it  # doctest: +SKIP
     """
     from edgevit.configs import Compile
 
@@ -386,6 +401,7 @@ def _artifact_of(
 
 def _renamed(model: Model, names: tuple[str, ...]) -> Model:
     """A copy of the model, in files of its own, whose outputs have these names: its results are kept apart."""
+    from edgevit.actions.engine_files import is_engine
     from edgevit.bundling import classes_since
     from edgevit.data.class_names import check_class_names, check_names_fit
     from edgevit.disks import copy_folder
@@ -399,10 +415,10 @@ def _renamed(model: Model, names: tuple[str, ...]) -> Model:
         )
     artifact, folder = model.artifact, new_folder("named")
     io = artifact.io.calling_its_classes(names)
-    if artifact.kind != "checkpoint":
+    if artifact.kind != "checkpoint" and not is_engine(artifact):
         rewrite_onnx(artifact.with_io(io), file := folder / f"{artifact.id}.onnx")
         return Model(artifact_from_onnx(file))
-    copy_folder(artifact.path, copy := folder / "checkpoint")
+    copy_folder(artifact.path, copy := folder / artifact.kind)
     digest = sha256_of([artifact.digest, io.model_dump(mode="json")])[:40]
     manifest = artifact.manifest.model_copy(update={"io": io, "digest": digest})
     (copy / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")

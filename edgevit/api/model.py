@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.artifacts import Artifact, Preprocess
 from edgevit.bounds import COUNT
+from edgevit.configs.targets import LOCAL_CPU
 from edgevit.errors import ArtifactError
 from edgevit.terminal import printable_line
 
@@ -48,7 +49,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier: a checkpoint, an ONNX file, or an ONNX file that was compiled for a target.
+    """A classifier: a checkpoint, an ONNX file, or a model that was compiled for a target.
 
     Attributes:
         artifact: the files with their manifest: kind, metrics, input and output specification.
@@ -60,7 +61,7 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """`checkpoint`, `onnx`, or `engine`: an ONNX file that was compiled for a target."""
+        """`checkpoint`, `onnx`, or `engine`: compiled for a target, by ONNX Runtime or TensorRT."""
         return self.artifact.kind
 
     @property
@@ -80,15 +81,20 @@ class Model:
 
     @property
     def file(self) -> Path:
-        """The ONNX file, its hash checked. It lies in a temporary folder unless the model was read from elsewhere.
+        """The ONNX file, or the TensorRT engine, its hash checked.
+
+        It lies in a temporary folder unless the model was read from elsewhere.
 
         Raises:
             ArtifactError: a checkpoint has no ONNX file.
         """
         if self.kind == "checkpoint":
             raise ArtifactError("a checkpoint has no ONNX file", where=self.artifact.id, next="edgevit.export(model)")
+        from edgevit.actions.engine_files import is_engine
         from edgevit.graphs.files import onnx_file
 
+        if is_engine(self.artifact):
+            return self.artifact.file(self.artifact.model_file.name)
         return onnx_file(self.artifact)
 
     @property
@@ -102,25 +108,32 @@ class Model:
 
         return model_from_checkpoint(self.artifact)
 
-    def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 1) -> list[Prediction]:
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], top: int = 1, target: str = LOCAL_CPU
+    ) -> list[Prediction]:
         """The most likely classes of each image.
 
         Args:
             images: a file, a folder, a PIL image, an array (H, W, 3) uint8 RGB, or several of these.
             top: the number of classes for each image.
+            target: where the model runs; a TensorRT engine runs on the target that built it.
 
         Raises:
             DataError: an image cannot be read.
             RecipeError: `top` is no number of classes.
+            TargetError: the model does not run on the target.
         """
         from edgevit.actions.predict_images import predict_images
         from edgevit.api.arguments import argument, number_argument
         from edgevit.api.inputs import named_images
+        from edgevit.api.workspace import stages
         from edgevit.bundling import classes_since
+        from edgevit.targets import target_for
 
         changed_classes = classes_since(self.bundle) if self.bundle else None
         top = number_argument(top, int, COUNT, argument("Model.predict", "top"))
-        predicted = predict_images(self.artifact, named_images(images), top, changed_classes)
+        runner = target_for(target, stages().context)
+        predicted = predict_images(self.artifact, named_images(images), top, changed_classes, runner)
         if predicted.unread:
             raise predicted.unread[0]
         return [
@@ -129,7 +142,7 @@ class Model:
         ]
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
-        """Copy the model to `path`: one ONNX file with its weights inside, or the folder of a checkpoint.
+        """Copy the model to `path`: one ONNX file with its weights inside, or the folder of a checkpoint or an engine.
 
         Args:
             overwrite: replace a file at `path`. A folder is never replaced.
@@ -137,12 +150,13 @@ class Model:
         Raises:
             ArtifactError: there is something at `path` already, or the weights are too large for one ONNX file.
         """
+        from edgevit.actions.engine_files import is_engine
         from edgevit.api.arguments import argument, path_argument
         from edgevit.disks import copy_folder, whole_or_not_at_all
         from edgevit.graphs.files import copy_onnx
 
         target = path_argument(path, argument("Model.save", "path"))
-        is_folder = self.kind == "checkpoint"
+        is_folder = self.kind == "checkpoint" or is_engine(self.artifact)
         is_replaceable = target.is_file() and not is_folder
         if target.exists() and not (overwrite and is_replaceable):
             remedy = "give another path" + (", or overwrite=True" if is_replaceable else "")

@@ -172,6 +172,11 @@ class Latency:
         return float(self.artifact.metrics["latency_ms"][f"p{percent}"])
 
     @property
+    def invalid(self) -> list[str]:
+        """Reasons why the latency is none of the device in its stated mode, such as throttling; empty without one."""
+        return list(self.artifact.metrics["latency_ms"].get("invalid", ()))
+
+    @property
     def conditions(self) -> dict[str, Any]:
         """Target, runtime, threads, batch size, precision, and everything else that was recorded."""
         return {name: value for name, value in self.artifact.metrics.items() if name != "latency_ms"}
@@ -223,9 +228,9 @@ class Report:
 
     @property
     def doubts(self) -> list[str]:
-        """Reasons to doubt the accuracy of the deployed model, the gravest first; empty if there are none.
+        """Reasons to doubt the numbers of the deployed model, the gravest first; empty if there are none.
 
-        The kinds are those of the doubts in report.json, such as constant_guess, missed_classes and few_images.
+        The kinds are those of the doubts in report.json, such as constant_guess, invalid_latency and few_images.
         """
         doubts: list[str] = self.artifact.metrics["doubts"]
         return doubts

@@ -8,7 +8,8 @@ from edgevit.artifacts import Artifact, ancestors
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.errors import ArtifactError
-from edgevit.model_file import UNKNOWN_TARGET
+from edgevit.graphs.files import artifact_from_onnx
+from edgevit.model_file import ONNX_FILE, UNKNOWN_TARGET
 from edgevit.progress import Progress
 from edgevit.runtimes.base import runtime_of
 
@@ -64,6 +65,8 @@ def _compiled_from(model: Artifact, is_engine: bool) -> Artifact:
     """The ONNX file that a model was compiled from, with the model's IOSpec."""
     compiled_from = model.manifest.inputs.get("model")
     source = next((ancestor for ancestor in ancestors(model) if ancestor.ref() == compiled_from), None)
+    if source is None and is_engine and ONNX_FILE in model.manifest.files:  # of an engine's folder outside a store
+        source = artifact_from_onnx(model.file(ONNX_FILE))
     if source is not None:
         return source.with_io(model.io)
     next_step = "bundle that ONNX file"

@@ -16,11 +16,16 @@ from edgevit.quantization.calibration import ProbeSession
 
 
 def for_one_image(model: ModelProto) -> ModelProto:
-    """A copy with batch size 1 in place of an open one, and with all shapes in its value_info.
+    """A copy with batch size 1 in place of an open one, and with all shapes in its value_info."""
+    return for_batch_of(model, 1)
+
+
+def for_batch_of(model: ModelProto, size: int) -> ModelProto:
+    """A copy with this batch size in place of an open one, and with all shapes in its value_info.
 
     Shapes are inferred. If sizes remain open, the graph runs once, on zeros.
     """
-    fixed = with_inferred_shapes(_with_batch_of_one(model))
+    fixed = with_inferred_shapes(_with_batch_of(model, size))
     known = _known(fixed)
     unknown = [name for node in fixed.graph.node for name in node.output if name and name not in known]
     if unknown:
@@ -28,7 +33,7 @@ def for_one_image(model: ModelProto) -> ModelProto:
     return fixed
 
 
-def _with_batch_of_one(model: ModelProto) -> ModelProto:
+def _with_batch_of(model: ModelProto, batch_size: int) -> ModelProto:
     fixed = ModelProto()
     fixed.CopyFrom(model)
     batch_names = set()
@@ -36,11 +41,11 @@ def _with_batch_of_one(model: ModelProto) -> ModelProto:
         first = next(iter(value.type.tensor_type.shape.dim), None)
         if first is not None and not first.HasField("dim_value"):
             batch_names.add(first.dim_param)
-            first.dim_value = 1
+            first.dim_value = batch_size
     for value in (*fixed.graph.value_info, *fixed.graph.output):
         for size in value.type.tensor_type.shape.dim:
             if size.HasField("dim_param"):
-                _set_or_clear(size, 1 if size.dim_param in batch_names else None)
+                _set_or_clear(size, batch_size if size.dim_param in batch_names else None)
     return fixed
 
 

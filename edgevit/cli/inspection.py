@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import JsonFlag, ModelPath
+from edgevit import bounds
+from edgevit.cli.engine_inspection import show_engine
+from edgevit.cli.options import JsonFlag, ModelPath, number
 from edgevit.cli.output import (
     check_out,
     echo,
+    fitting,
     next_command,
+    on_target,
     print_json,
     print_table,
     terminal_context,
-    write_text_whole,
+    write_page,
 )
 
 if TYPE_CHECKING:
@@ -24,12 +28,19 @@ if TYPE_CHECKING:
     from edgevit.checking.inspection import DeclaredTensor, Layer
 
 MOST_TYPES = 3
-WIDTH, SHORTEST_NAME = 80, 12
 LAYER_HEADERS = ("layer", "operator", "operands", "MACs", "asked", "got")
 
 
 def inspect(
     model: ModelPath,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="engine: also measure the time of each layer, on the target that built it."),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        number("--batch", bounds.BATCH, "engine, with --target: images in a batch; 1, or the size that it fixes."),
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also write an HTML page to this file.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -37,25 +48,47 @@ def inspect(
 
     Shapes, MACs and memory are for one image, or for one batch if the file fixes the batch size.
 
+    Of a TensorRT engine, it shows the layers that TensorRT built: the ONNX nodes in each, types, bytes, fused
+    attention, the precision that each product asked for and got, and the part of the engine that TensorRT does not
+    tell.
+
     Example: edgevit inspect deit.int8.onnx --html deit.html
     """
+    from edgevit.actions.engine_files import is_engine
     from edgevit.actions.single_stage import single_stages
-    from edgevit.checking import inspect_onnx
+    from edgevit.graphs.files import onnx_file
 
     if html is not None:
         check_out(html, model, option="--html")
     with single_stages(terminal_context()) as stages:
-        inspected = inspect_onnx(stages.onnx_file(model))
+        found = stages.model(model, for_images=False) if model.is_dir() else None
+        if found is not None and is_engine(found):
+            show_engine(found, target, batch, html, as_json, stages.context)
+            if target is None and (machine := found.model_file.bound_to):
+                target = machine.name
+        else:
+            file = stages.onnx_file(model) if found is None else onnx_file(found)
+            _show_graph(file, target, batch, html, as_json)
+    next_command("edgevit profile", model, *on_target(target))
+
+
+def _show_graph(file: Path, target: str | None, batch: int | None, html: Path | None, as_json: bool) -> None:
+    from edgevit.checking import inspect_onnx
+    from edgevit.errors import RecipeError
+
+    for option, value in (("--target", target), ("--batch", batch)):
+        if value is not None:
+            next_step = "edgevit profile measures the whole model"
+            raise RecipeError("only layers of a TensorRT engine are timed", where=option, got=file, next=next_step)
+    inspected = inspect_onnx(file)
     if html is not None:
         from edgevit.report.inspection import inspection_page
 
-        write_text_whole(html, inspection_page(inspected))
-        echo(f"wrote {html}", err=True)
+        write_page(html, inspection_page(inspected))
     if as_json:
         print_json(inspected.to_json())
     else:
         _print(inspected)
-    next_command("edgevit profile", model)
 
 
 def _print(inspected: Inspection) -> None:
@@ -75,7 +108,7 @@ def _print(inspected: Inspection) -> None:
         echo("\nin subgraphs (bodies of If, Loop and Scan), not counted in the other numbers")
         echo("\n".join(f"  {number} × {operator}" for operator, number in inspected.in_subgraphs.items()))
     echo("")
-    print_table(LAYER_HEADERS, _layer_rows(inspected.layers))
+    print_table(LAYER_HEADERS, fitting(LAYER_HEADERS, _layer_rows(inspected.layers)))
     _print_stays_float(inspected)
     if inspected.runtime is None:
         echo(f"\nthe precisions that would run are unknown: {inspected.refused}", err=True)
@@ -108,17 +141,20 @@ def _operator_rows(operators: Mapping[str, Mapping[str, int]]) -> list[tuple[str
     ]
 
 
-def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, str, str, str, str, str]]:
-    """The rows of the table of layers. Long names lose their beginning, so that a row fits the terminal."""
+def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
     from edgevit.report.text import count
 
-    rows = [
-        (layer.product.operator, layer.operands_text, count(layer.macs), layer.product.asked, layer.product.got or "-")
+    return [
+        (
+            layer.product.node,
+            layer.product.operator,
+            layer.operands_text,
+            count(layer.macs),
+            layer.product.asked,
+            layer.product.got or "-",
+        )
         for layer in layers
     ]
-    widths = [max(map(len, column)) for column in zip(LAYER_HEADERS[1:], *rows, strict=True)]
-    room = max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths))
-    return [(_tail(layer.product.node, room), *row) for layer, row in zip(layers, rows, strict=True)]
 
 
 def _print_stays_float(inspected: Inspection) -> None:
@@ -130,7 +166,3 @@ def _print_stays_float(inspected: Inspection) -> None:
         macs = sum(layer.macs or 0 for layer in layers)
         share = f" ({percent(macs / inspected.macs)} of the MACs)" if inspected.macs else ""
         echo(f"  {len(layers)} × {reason}{share}")
-
-
-def _tail(name: str, room: int) -> str:
-    return name if len(name) <= room else f"…{name[1 - room :]}"

@@ -16,6 +16,7 @@ from edgevit.cli.output import (
     check_out,
     echo,
     next_command,
+    on_target,
     print_json,
     say_note,
     terminal_context,
@@ -24,6 +25,9 @@ from edgevit.disks import whole_or_not_at_all
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact, IOSpec
+    from edgevit.configs import Compile
+    from edgevit.context import Context
+    from edgevit.errors import ParityError
 
 
 def export(
@@ -244,25 +248,114 @@ def quantize(
 
 def compile(
     model: ModelPath,
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="The file to write; for tensorrt the folder.")],
+    runtime: Annotated[
+        str,
+        typer.Option("--runtime", help="onnxruntime; or tensorrt, by the trtexec of a target over SSH."),
+    ] = default_of("Compile", "runtime"),
     target: TargetName = default_of("Compile", "target"),
+    batch: Annotated[
+        int, number("--batch", bounds.BATCH, "tensorrt: images in a batch that the engine is tuned for.")
+    ] = default_of("Compile", "batch_size"),
+    max_batch: Annotated[
+        int, number("--max-batch", bounds.BATCH, "tensorrt: most images in a batch that the engine takes.")
+    ] = default_of("Compile", "max_batch"),
+    builder_level: Annotated[
+        int, number("--builder-level", bounds.BUILDER_LEVEL, "tensorrt: effort of the builder; a higher one is slower.")
+    ] = default_of("Compile", "builder_level"),
+    workspace_mib: Annotated[
+        int | None,
+        number(
+            "--workspace-mib", bounds.COUNT, "tensorrt: most memory of a kernel, in MiB; all of the GPU's by default."
+        ),
+    ] = None,
+    builds: Annotated[
+        int, number("--builds", bounds.BUILDS, "tensorrt: builds, of which the fastest right engine is kept.")
+    ] = default_of("Compile", "builds"),
+    version_compatible: Annotated[
+        bool, flag("--version-compatible", "tensorrt: let later versions of the same major version run the engine.")
+    ] = False,
+    no_timing_cache: Annotated[
+        bool, flag("--no-timing-cache", "tensorrt: time all kernels anew, not by the times of earlier builds.")
+    ] = False,
+    find_difference: Annotated[
+        bool,
+        flag("--find-difference", "tensorrt: if the engine's outputs are wrong, find the first tensor that differs."),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compile an ONNX model for the runtime of a target, checked against the model.
+    """Compile an ONNX model for the runtime of a target, checked against the model; exit status 1 if they differ.
+
+    For tensorrt, an engine is built on the target. The folder holds the engine, its record, its ONNX file, its layers
+    and the log of the build. evaluate, profile, compare, predict and inspect take this folder, with the same --target.
+
+    With --find-difference, an engine with wrong outputs is built again several times, with tensors inside it as further
+    outputs. They are compared with ONNX Runtime here. Further outputs change how TensorRT fuses layers, so the fault
+    may vanish. Then the command says so.
 
     Example: edgevit compile deit.int8.onnx --out deit.local.onnx
     """
+    from edgevit.actions.engine_files import write_engine
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Compile
+    from edgevit.errors import ArtifactError, ParityError, RecipeError
 
+    is_engine = runtime == "tensorrt"
+    if is_engine and out.exists():
+        raise ArtifactError("the folder is already there", where=out, next="give another --out")
+    if find_difference and not is_engine:
+        raise RecipeError("only with --runtime tensorrt", where="--find-difference", got=f"--runtime {runtime}")
     check_out(out, model)
+    options = {
+        "batch_size": batch,
+        "max_batch": max_batch,
+        "builder_level": builder_level,
+        "workspace_mib": workspace_mib,
+        "builds": builds,
+        "version_compatible": version_compatible,
+        "timing_cache": not no_timing_cache,
+    }
+    changed = {name: value for name, value in options.items() if value != Compile.model_fields[name].default}
     with single_stages(terminal_context()) as stages:
-        engine = stages.make(
-            stage_config(Compile, id="engine", model="model", target=target),
-            model=stages.model(model, for_images=False),
-        )
-        _write_model(engine, out, as_json)
-    next_command("edgevit profile", out)
+        config = stage_config(Compile, id="engine", model="model", target=target, runtime=runtime, **changed)
+        source = stages.model(model, for_images=is_engine)  # whose record says how they are prepared
+        try:
+            compiled = stages.make(config, model=source)
+        except ParityError as error:
+            if not find_difference:
+                raise
+            _find_difference(error, config, source, stages.context, as_json)
+            raise typer.Exit(error.exit_code) from None
+        if is_engine:
+            write_engine(compiled, out)
+            _print_engine(compiled, out, as_json)
+        else:
+            _write_model(compiled, out, as_json)
+    next_command("edgevit profile", out, *on_target(target))
+
+
+def _print_engine(engine: Artifact, out: Path, as_json: bool) -> None:
+    metrics = engine.metrics
+    if as_json:
+        print_json({"out": out, "metrics": metrics})
+        return
+    echo(f"wrote {out} ({metrics['size_bytes'] / 2**20:.2f} MiB, {metrics['precision']})")
+    echo(f"outputs    {metrics['engine_sqnr_db']:.1f} dB against the ONNX file")
+    got = sum(row["products"] for row in metrics["products"] if row["got"])
+    echo(f"products   {got} of {got + metrics['products_untold']} tell their precision; none falls back")
+
+
+def _find_difference(error: ParityError, config: Compile, model: Artifact, context: Context, as_json: bool) -> None:
+    """Say that an engine's outputs are wrong, and find and print the first tensor that differs."""
+    from edgevit.actions.first_difference import first_difference
+    from edgevit.cli.first_difference import print_difference
+
+    echo(f"{error.where}: {error.what}, {error.got}", err=True)
+    difference = first_difference(model, config, context)
+    if as_json:
+        print_json(difference.to_json())
+    else:
+        print_difference(difference)
 
 
 def _write_model(model: Artifact, out: Path, as_json: bool) -> None:

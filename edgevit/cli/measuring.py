@@ -27,7 +27,7 @@ from edgevit.cli.options import (
     number,
     separated,
 )
-from edgevit.cli.output import echo, next_command, print_json, print_table, terminal_context
+from edgevit.cli.output import echo, next_command, on_target, print_json, print_table, terminal_context
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -120,7 +120,7 @@ def evaluate(
         echo(sentence)
     if corruptions:
         _print_corruptions(corruptions)
-    next_command("edgevit profile", model)
+    next_command("edgevit profile", model, *on_target(target))
 
 
 def profile(
@@ -142,6 +142,10 @@ def profile(
     duration_s: Annotated[
         float, number("--duration", bounds.MEASURED_S, "Duration of the measurement, in seconds.")
     ] = default_of("Profile", "duration_s"),
+    soak_s: Annotated[
+        float | None,
+        number("--soak", bounds.MEASURED_S, "Longest load before, in seconds, until the temperature is steady."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the latency of a model.
@@ -164,7 +168,7 @@ def profile(
         for name in names:
             config = stage_config(Profile, id="latency", model="model", target=name, runtime=runtime, threads=threads,
                             batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
-                            duration_s=duration_s)  # fmt: skip
+                            duration_s=duration_s, soak_s=soak_s)  # fmt: skip
             try:
                 latencies.append(stages.make(config, model=timed))
             except TargetError as error:
@@ -175,7 +179,7 @@ def profile(
         print_json([latency.metrics for latency in latencies] if are_several else latencies[0].metrics)
     elif not are_several:
         _print_latency(latencies[0])
-        next_command("edgevit compare", model, "OTHER")
+        next_command("edgevit compare", model, "OTHER", *on_target(target))
     else:
         _print_latencies(latencies)
     for failure in failures:

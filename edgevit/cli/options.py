@@ -62,7 +62,8 @@ def flag(name: str, help: str, *, hidden: bool = False) -> Any:
 
 JsonFlag = Annotated[bool, flag("--json", "Print the result as JSON.")]
 ModelPath = Annotated[
-    Path, typer.Argument(help="An ONNX file, a bundle, or the folder of a stage (runs/NAME/ID).", metavar="MODEL")
+    Path,
+    typer.Argument(help="An ONNX file, a bundle, an engine's folder, or a stage's (runs/NAME/ID).", metavar="MODEL"),
 ]
 DataPath = Annotated[
     Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or with test/CLASS/*.jpg.")

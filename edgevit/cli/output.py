@@ -20,6 +20,8 @@ from edgevit.terminal import printable, printable_line
 if TYPE_CHECKING:
     from edgevit.context import Context
 
+WIDTH, SHORTEST_NAME = 80, 12
+
 
 def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
     """Print text, on stderr if `err`. Every command prints through here, so that no name steers the terminal."""
@@ -63,6 +65,13 @@ def next_command(*words: str | Path) -> None:
     echo(f"next: {command_as_called(command)}", err=True)
 
 
+def on_target(target: str | None) -> tuple[str, ...]:
+    """`--target NAME`, for the next command; nothing for this machine's CPU, which commands take by default."""
+    from edgevit.configs.targets import LOCAL_CPU
+
+    return () if target in (None, LOCAL_CPU) else (f"--target {target}",)
+
+
 def command_as_called(text: str) -> str:
     """The text with the program, as the user called it, in its commands."""
     from edgevit.cli import COMMANDS
@@ -95,6 +104,24 @@ def write_text_whole(out: Path, text: str) -> None:
     """Write a file in UTF-8, whole or not at all."""
     with whole_or_not_at_all(out) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_page(out: Path, page: str) -> None:
+    """Write an HTML page, whole or not at all, and say so on stderr."""
+    write_text_whole(out, page)
+    echo(f"wrote {out}", err=True)
+
+
+def tail(text: str, width: int) -> str:
+    """The text, without its beginning if it is longer than `width`."""
+    return text if len(text) <= width else f"…{text[1 - width :]}"
+
+
+def fitting(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The rows of a table, whose first column loses the beginning of long names, so that a row fits the terminal."""
+    widths = [max(map(len, column)) for column in zip(headers[1:], *(row[1:] for row in rows), strict=True)]
+    room = max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths))
+    return [(tail(row[0], room), *row[1:]) for row in rows]
 
 
 def terminal_context(**changes: Any) -> Context:

@@ -9,11 +9,12 @@ import typer
 
 from edgevit import bounds
 from edgevit.cli.naming import named_by_options
-from edgevit.cli.options import ClassOrder, JsonFlag, Labels, ModelPath, flag, number
+from edgevit.cli.options import ClassOrder, JsonFlag, Labels, ModelPath, TargetName, default_of, flag, number
 from edgevit.cli.output import (
     check_out,
     echo,
     next_command,
+    on_target,
     print_json,
     print_table,
     terminal_context,
@@ -25,6 +26,7 @@ def predict(
     model: ModelPath,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE")],
     top: Annotated[int, number("--top", bounds.COUNT, "Number of labels for each image, best first.")] = 1,
+    target: TargetName = default_of("Evaluate", "target"),
     as_json: JsonFlag = False,
 ) -> None:
     """Label images with a bundle, an ONNX file or an engine; exit status 2 if an image cannot be read.
@@ -34,12 +36,14 @@ def predict(
     from edgevit.actions.predict_images import predict_images
     from edgevit.actions.single_stage import single_stages
     from edgevit.bundling import classes_since
+    from edgevit.targets import target_for
 
     context = terminal_context()
+    runner = target_for(target, context)
     with single_stages(context) as stages:
         artifact = stages.model(model)
         classes = classes_since(artifact.path) if model.is_dir() else None
-        predictions, unread, notes = predict_images(artifact, images, top, classes)
+        predictions, unread, notes = predict_images(artifact, images, top, classes, runner)
     for note in notes:
         context.progress.say(f"note: {note}")
     if as_json:
@@ -54,7 +58,7 @@ def predict(
         echo(f"error: {error}", err=True)
     if unread:
         raise typer.Exit(2)
-    next_command("edgevit evaluate", model, "--data FOLDER")
+    next_command("edgevit evaluate", model, "--data FOLDER", *on_target(target))
 
 
 def bundle(

@@ -366,6 +366,11 @@ class Profile(OnTarget):
     warmup_s: WarmupSeconds = Field(0.5, description="Time before the measurement in seconds. It is not counted.")
     duration_s: MeasuredSeconds = Field(3.0, description="Time of the measurement in seconds.")
     min_runs: Count = Field(100, description="Least number of runs. The measurement goes on until there are as many.")
+    soak_s: Annotated[MeasuredSeconds | None, Added()] = Field(
+        None,
+        description="Longest time in seconds for which the model runs before the warm-up, until the temperature rises "
+        "by less than 0.5 °C a minute. By default, there is no soak.",
+    )
 
 
 class Check(Stage):

@@ -29,6 +29,8 @@ RELEVANT_FLAGS = (
     "sve",
 )
 
+MOST_MILLI_C = 200_000  # of a plausible temperature
+
 _CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _THERMAL_ZONES = Path("/sys/class/thermal")
 
@@ -78,6 +80,19 @@ def thermal_zones() -> dict[str, str]:
     """The kernel's texts of each thermal zone's type and temperature, by path. `targets.boards.heat` reads them."""
     files = [file for name in ("type", "temp") for file in _THERMAL_ZONES.glob(f"thermal_zone*/{name}")]
     return {str(file): text for file in sorted(files) if (text := _read(file))}
+
+
+def hottest_c() -> float | None:
+    """The highest temperature of the kernel's thermal zones, in °C; None where they tell none.
+
+    Zones that read 0 or less are switched off, and pmic reads 100 °C on old Jetsons whatever happens.
+    """
+    readings = []
+    for folder in _THERMAL_ZONES.glob("thermal_zone*"):
+        text = _read(folder / "temp")
+        if text.isdigit() and 0 < int(text) < MOST_MILLI_C and not _read(folder / "type").lower().startswith("pmic"):
+            readings.append(int(text) / 1e3)
+    return max(readings, default=None)
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -17,6 +17,7 @@ class LatencyRecord:
         label: "measured", "predicted" or "replayed".
         warnings: doubts about the measurement, a sentence each, without a full stop.
         threads, batch_size: None if they were not recorded.
+        invalid: reasons why it is no latency of the device in its stated mode, a sentence each; see `Measurement`.
     """
 
     p50_ms: float
@@ -30,6 +31,12 @@ class LatencyRecord:
     target: str
     threads: int | None
     batch_size: int | None
+    invalid: tuple[str, ...] = ()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a budget is judged by it, and other latencies are compared with it."""
+        return self.label == "measured" and not self.invalid
 
     @classmethod
     def of_metrics(cls, metrics: Mapping[str, Any]) -> LatencyRecord:
@@ -47,6 +54,7 @@ class LatencyRecord:
             metrics["target"],
             metrics.get("threads"),
             metrics.get("batch_size"),
+            tuple(latency.get("invalid", ())),  # older releases did not sample
         )
 
     def differences(self, other: LatencyRecord) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Callable, List, Literal, Protocol, Tuple  # noqa: UP035 - Python 3.8 cannot subscript the others
+from typing import Callable, List, Literal, NamedTuple, Protocol, Tuple  # noqa: UP035 - Python 3.8 cannot subscript others
 
 Boundary = Literal["compute", "end_to_end"]
 Work = Callable[[], object]
@@ -18,6 +18,9 @@ Turns = Tuple[List[float], List[float]]  # noqa: UP006
 SLOT_MS = 20.0
 STARTS = 12  # times that a race loads both models; with fewer, one disturbed start moves the interval
 SHORTEST_MS = 1e-3
+STEADY_C_PER_MIN = 0.5  # a temperature that rises more slowly is steady. Chosen, as is usual for boards
+STEADY_OVER_S = 30.0  # the time over which the slope is taken. Chosen: half a minute shows 0.5 °C a minute as 0.25 °C
+LOOK_S = 1.0  # between two readings of the temperature in a soak
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class MeasurePlan:
         min_runs: least number of samples, whatever the time.
         batch_size: images in each run.
         boundary: `compute` is the model alone with its input in place; `end_to_end` adds decoding and preprocessing.
+        soak_s: longest time of load before the warm-up, until the temperature is steady.
     """
 
     warmup_s: float = 0.5
@@ -37,6 +41,22 @@ class MeasurePlan:
     min_runs: int = 100
     batch_size: int = 1
     boundary: Boundary = "compute"
+    soak_s: float = 0.0
+
+
+class Soak(NamedTuple):
+    """Load before a measurement, and the temperature that it reached. None: the machine tells no temperature.
+
+    Attributes:
+        slope_c_per_min: over the last `STEADY_OVER_S`; None if the soak was shorter.
+        is_steady: whether the temperature rose by less than `STEADY_C_PER_MIN`.
+    """
+
+    seconds: float
+    start_c: float | None
+    end_c: float | None
+    slope_c_per_min: float | None
+    is_steady: bool
 
 
 class Clock(Protocol):
@@ -69,6 +89,34 @@ def run_alone(work: Work, plan: MeasurePlan, clock: Clock) -> list[float]:
     while clock.now_s() < end_s or len(samples_ms) < plan.min_runs:
         samples_ms.append(clock.time_ms(work))
     return samples_ms
+
+
+def soak(work: Work, soak_s: float, temperature_c: Callable[[], float | None], clock: Clock) -> Soak:
+    """Run a model until the temperature is steady, and for at most `soak_s`. Without a temperature, for all of it."""
+    start_s = clock.now_s()
+    readings: list[tuple[float, float | None]] = [(0.0, temperature_c())]
+    while True:
+        now_s = clock.now_s() - start_s
+        if now_s - readings[-1][0] >= LOOK_S or now_s >= soak_s:
+            readings.append((now_s, temperature_c()))
+            slope = slope_per_min(readings)
+            is_steady = slope is not None and slope < STEADY_C_PER_MIN
+            if is_steady or now_s >= soak_s:
+                return Soak(now_s, readings[0][1], readings[-1][1], slope, is_steady)
+        clock.time_ms(work)
+
+
+def slope_per_min(readings: list[tuple[float, float | None]]) -> float | None:
+    """The slope of the last `STEADY_OVER_S` of readings (s, °C) by least squares; None for a shorter time."""
+    end_s = readings[-1][0]
+    if end_s - readings[0][0] < STEADY_OVER_S:
+        return None
+    last = [(time_s, value) for time_s, value in readings if value is not None and time_s >= end_s - STEADY_OVER_S]
+    if len(last) < 2:
+        return None
+    middle_s, middle = sum(time_s for time_s, _ in last) / len(last), sum(value for _, value in last) / len(last)
+    spread = sum((time_s - middle_s) ** 2 for time_s, _ in last)
+    return 60 * sum((time_s - middle_s) * (value - middle) for time_s, value in last) / spread if spread else None
 
 
 def run_in_turns(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock) -> list[Turns]:

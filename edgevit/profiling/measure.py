@@ -9,17 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgevit.profiling.conditions import load_average
+from edgevit.profiling.conditions import hottest_c, load_average
 from edgevit.profiling.loop import (
     SHORTEST_MS,
+    STEADY_OVER_S,
     Clock,
     MeasurePlan,
     Opener,
+    Soak,
     Turns,
     WallClock,
     Work,
     run_alone,
     run_in_turns,
+    soak,
 )
 from edgevit.profiling.statistics import (
     Interval,
@@ -30,6 +33,7 @@ from edgevit.profiling.statistics import (
     p50_interval,
     ratio_over_starts,
 )
+from edgevit.profiling.telemetry import Processor, Telemetry
 
 Label = Literal["measured", "replayed"]
 
@@ -45,6 +49,8 @@ class Measurement:
     Attributes:
         label: `replayed` where a stand-in for a board answered with recorded times.
         doubts: reasons to doubt the measurement that the samples do not show, one sentence each.
+        telemetry: the state of the machine during the measurement; None where it was not sampled.
+        processor: the one that ran the model.
     """
 
     samples_ms: Samples
@@ -52,6 +58,8 @@ class Measurement:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     label: Label = "measured"
     doubts: tuple[str, ...] = ()
+    telemetry: Telemetry | None = None
+    processor: Processor = "cpu"
 
     def percentile_ms(self, percent: float) -> float:
         return nearest_rank(self.samples_ms, percent)
@@ -63,7 +71,16 @@ class Measurement:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Reasons to doubt the measurement, one sentence each."""
-        return (*self.doubts, *_warnings(self.samples_ms))
+        from_telemetry = self.telemetry.doubts(self.processor) if self.telemetry else ()
+        return (*self.doubts, *from_telemetry, *_warnings(self.samples_ms))
+
+    @cached_property
+    def invalid(self) -> tuple[str, ...]:
+        """Reasons why the latency is none of the device in its stated mode, one sentence each.
+
+        No budget is judged by an invalid latency, and it makes no model faster than another.
+        """
+        return self.telemetry.invalid(self.processor) if self.telemetry else ()
 
     def summary(self) -> dict[str, Any]:
         """The numbers for a manifest; latencies in ms."""
@@ -78,6 +95,7 @@ class Measurement:
             "boundary": self.plan.boundary,
             "label": self.label,
             "warnings": list(self.warnings),
+            "invalid": list(self.invalid),
         }
 
 
@@ -90,14 +108,33 @@ class Comparison:
     ratio: float
     interval: Interval
 
+    @property
+    def invalid(self) -> tuple[str, ...]:
+        """Reasons why the ratio is none of the device in its stated mode. Both models share them."""
+        return self.a.invalid
+
     @classmethod
     def of_turns(
-        cls, starts: Sequence[Turns], plan: MeasurePlan, conditions: Mapping[str, Any], label: Label = "measured"
+        cls,
+        starts: Sequence[Turns],
+        plan: MeasurePlan,
+        conditions: Mapping[str, Any],
+        label: Label = "measured",
+        telemetry: Telemetry | None = None,
     ) -> Comparison:
-        """The comparison of two models from their latencies in each start, as `run_in_turns` gives them."""
+        """The comparison of two models from their latencies in each start, as `run_in_turns` gives them.
+
+        Args:
+            telemetry: of the whole program. Clocks fall while a model is loaded, so they are left out.
+        """
         ratio, interval = ratio_over_starts([_median_ratio(*map(np.asarray, start)) for start in starts])
         receipt = {**plan.__dict__, "order": "ABBA", "starts": len(starts), **conditions}
-        a, b = (Measurement(np.concatenate(samples), plan, receipt, label) for samples in zip(*starts, strict=True))
+        a, b = (
+            Measurement(
+                np.concatenate(samples), plan, receipt, label, telemetry=telemetry and telemetry.without_clocks()
+            )
+            for samples in zip(*starts, strict=True)
+        )
         return cls(a, b, ratio, interval)
 
     @property
@@ -111,11 +148,34 @@ def measure(
 ) -> Measurement:
     """Measure the latency of `work`: warm up for `plan.warmup_s`, then run for at least `duration_s` and `min_runs`.
 
+    With `plan.soak_s`, the machine is heated before.
+
     Args:
         conditions: the caller's facts about the model and the machine; the load of the machine is added.
     """
-    receipt = {**(conditions or {}), **plan.__dict__, **_load_now()}
-    return Measurement(np.asarray(run_alone(work, plan, clock or WallClock())), plan, receipt)
+    receipt, clock = {**(conditions or {}), **plan.__dict__, **_load_now()}, clock or WallClock()
+    soaked = soak(work, plan.soak_s, hottest_c, clock) if plan.soak_s else None
+    samples_ms = np.asarray(run_alone(work, plan, clock))
+    return Measurement(samples_ms, plan, {**receipt, **conditions_of_soak(soaked)}, doubts=doubts_of_soak(soaked))
+
+
+def conditions_of_soak(soaked: Soak | None) -> dict[str, Any]:
+    """What a soak reached, for the conditions; empty without a soak."""
+    return {} if soaked is None else {"soak": soaked._asdict()}
+
+
+def doubts_of_soak(soaked: Soak | None) -> tuple[str, ...]:
+    """A sentence, if the temperature was not steady after a soak, or is not known."""
+    if soaked is None or soaked.is_steady:
+        return ()
+    if soaked.end_c is None:
+        return (f"the machine tells no temperature: whether it was steady after {soaked.seconds:.0f} s is not known",)
+    if soaked.slope_c_per_min is None:
+        return (f"a soak of {soaked.seconds:.0f} s is too short to tell a steady temperature ({STEADY_OVER_S:.0f} s)",)
+    return (
+        f"after a soak of {soaked.seconds:.0f} s, the temperature still rose by {soaked.slope_c_per_min:.1f} °C a "
+        "minute: give soak_s more time",
+    )
 
 
 def interleaved(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:

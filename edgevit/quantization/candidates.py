@@ -289,7 +289,7 @@ def best_trial(rival: Trial | None, trials: Sequence[Trial]) -> Trial:
     Among candidates within 3% of the highest speed-up, those in 8 bits or fewer are preferred, then the highest SQNR.
     If none is faster, the rival ships.
 
-    Raises ParityError if no candidate is close enough to the float model.
+    Raises the failure of the first candidate if every candidate has failed.
     """
     close = [trial for trial in trials if trial.failure is None]
     if not close and trials[0].failure:

@@ -14,6 +14,7 @@ from edgevit.report.advice import about_supports
 from edgevit.report.checks import before_tensorrt, scatter_of_builds, untold_precision
 from edgevit.report.comparison import about_deployed, comparisons, points_of
 from edgevit.report.corruptions import under_corruption
+from edgevit.report.device import on_device
 from edgevit.report.episodes import over_episodes
 from edgevit.report.lineage import cross_validated, learned_from, learned_too
 from edgevit.report.page import page
@@ -54,6 +55,7 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "verdict": verdict_json(verdict, models),
         "answer": {**outcome(verdict), "deployed": about_deployed(models.deployed), "points": points_of(models)},
         "cautions": _cautions(models, verdict),
+        "device": on_device(models),
         "deployed": models.deployed.id,
         "float_student": models.float_student.id if models.float_student else None,
         "teacher": models.teacher.id if models.teacher else None,
@@ -82,6 +84,12 @@ def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
     timed = [models.deployed, *(variant for _, variant in models.timed_baselines())]
     latencies = [
         f"{variant.id}: {warning}." for variant in timed if variant.timing for warning in variant.timing.warnings
+    ]
+    latencies += [  # that of the deployed model is in the verdict
+        f"{variant.id}: the latency is invalid: {reason}."
+        for variant in timed[1:]
+        if variant.timing
+        for reason in variant.timing.invalid
     ]
     measured = [variant.model for variant in models.variants]
     warnings = ((engine, warn(engine)) for engine in measured for warn in (untold_precision, scatter_of_builds))

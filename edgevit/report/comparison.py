@@ -97,6 +97,8 @@ def _faster(models: Lineup) -> Point:
     sentences = [_speed_sentence(word, baseline, timing) for word, baseline in models.timed_baselines()]
     if timing.label != "measured":
         sentences.insert(0, f"This latency is {timing.label} by a stand-in for {timing.target}. It was not measured.")
+    if timing.invalid:
+        sentences.insert(0, f"This latency is invalid: {'; '.join(timing.invalid)}.")
     return Point("Latency", milliseconds(timing.p50_ms), tuple(sentences), conditions)
 
 
@@ -127,6 +129,9 @@ def _speed_sentence(word: str, baseline: Variant, after: LatencyRecord) -> str:
     before = baseline.timing
     if before is None:
         return f"The latency of the {word} was not measured."
+    if before.invalid or after.invalid:
+        whose = f"latency of the {word}" if before.invalid else "latency of the deployed model"
+        return f"Not compared with the {word}: the {whose} is invalid."
     if differences := before.differences(after):
         return f"Not compared with the {word}, whose conditions differ ({'; '.join(differences)})."
     if before.runtime != after.runtime:
@@ -142,6 +147,8 @@ def _times_faster(baseline: Variant, deployed: Variant) -> float | None:
         return None
     assert baseline.timing is not None
     assert deployed.timing is not None
+    if baseline.timing.invalid or deployed.timing.invalid:
+        return None
     return baseline.timing.p50_ms / deployed.timing.p50_ms
 
 

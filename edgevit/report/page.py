@@ -18,6 +18,7 @@ from edgevit.configs.targets import LOCAL_CPU
 from edgevit.evaluation.accuracy import confusion_matrix
 from edgevit.evaluation.record import read_predictions
 from edgevit.report import plots, text
+from edgevit.report.device import telemetry_of
 from edgevit.report.variants import Lineup, Variant
 from edgevit.terminal import printable
 
@@ -57,6 +58,7 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         "report.html.j2",
         report=report,
         roles=_roles(report),
+        device=_device(report, deployed),
         overview=_overview(report, lineup),
         learned_from=text.learned_from_lines(report["learned_from"]),
         learned_from_note=text.LEARNED_FROM_NOTE,
@@ -100,10 +102,23 @@ def _roles(report: Mapping[str, Any]) -> defaultdict[str, str]:
     return defaultdict(str, {report[role]: role.replace("_", " ") for role in roles})
 
 
+def _device(report: Mapping[str, Any], deployed: Variant) -> Json | None:
+    """The section about the device, with its state over the run as a plot."""
+    device, telemetry = report["device"], telemetry_of(deployed.latency)
+    if device is None:
+        return None
+    return {
+        "title": text.device_title(device),
+        "plot": plots.over_the_run(telemetry) if telemetry else None,
+        "header": text.device_header(device),
+        "rows": text.device_rows(device),
+    }
+
+
 def _overview(report: Mapping[str, Any], lineup: Lineup) -> Json | None:
     limit_ms = report["budget"]["latency_ms"]
     wide, narrow = (plots.accuracy_latency(lineup.variants, lineup.deployed, limit_ms, width) for width in (960, 380))
-    shown = [v.id for v in lineup.variants if v.accuracy and v.timing and v.timing.label == "measured"]
+    shown = [v.id for v in lineup.variants if v.accuracy and v.timing and v.timing.is_judged]
     missing = [variant.id for variant in lineup.variants if variant.id not in shown]
     return {"wide": wide, "narrow": narrow, "missing": missing} if wide and narrow else None
 

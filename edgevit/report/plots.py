@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from edgevit.profiling.telemetry import Telemetry
 from edgevit.report.text import significant
 from edgevit.report.variants import Variant
 from edgevit.terminal import printable_line
@@ -25,6 +26,7 @@ from edgevit.terminal import printable_line
 INK, MUTED, GRID, ACCENT, SECOND, BAD = (f"#0a000{i}" for i in range(1, 7))
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", ACCENT: "--accent", SECOND: "--second", BAD: "--bad"}
 MARKERS = "osD^vP*X"
+SENSORS = {"temperature_c": "Temperature", "clock_mhz": "Clock", "power_mw": "Power"}
 LINE_COLORS = (ACCENT, SECOND, BAD, MUTED, INK)
 LINE_DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 DPI = 72
@@ -124,6 +126,35 @@ def run_order(samples_ms: Samples) -> str:
         axes.set_xlabel(f"run, in order ({max(1, len(samples_ms) // len(parts))} runs a point)")
         axes.set_ylabel("latency, ms")
         axes.legend(loc="upper right", frameon=False, ncols=2, fontsize=10)
+    return svg()
+
+
+def over_the_run(telemetry: Telemetry) -> str | None:
+    """Temperature, clock and power of the device over the run, a panel each; None if nothing was sampled.
+
+    The time of the counted runs is shaded.
+    """
+    sensors = (
+        (telemetry.watched, "°C", 1.0, BAD),
+        (telemetry.of("clock_mhz", "gpu") or telemetry.of("clock_mhz", "cpu"), "MHz", 1.0, ACCENT),
+        (telemetry.of("power_mw", "total"), "W", 1e-3, SECOND),
+    )
+    shown = [(series, unit, scale, color) for series, unit, scale, color in sensors if series and series.values]
+    if not shown:
+        return None
+    with _figure("over-the-run", 460, 60 + 100 * len(shown)) as (figure, svg):
+        for index, (series, unit, scale, color) in enumerate(shown):
+            axes = figure.add_subplot(len(shown), 1, index + 1)
+            axes.axvspan(*telemetry.window, color=MUTED, alpha=0.15, linewidth=0)
+            values = [value * scale for value in series.values]
+            axes.plot(series.time_s, values, color=color, linewidth=1.6, marker="o" if len(values) < 3 else None)
+            axes.set_xlim(0, telemetry.seconds)
+            axes.margins(y=0.25)
+            axes.set_title(f"{SENSORS[series.kind]} ({series.name}), {unit}", loc="left")
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axes.tick_params(labelbottom=index == len(shown) - 1)
+        axes.set_xlabel("seconds since the program's start (shaded: the counted runs)")
     return svg()
 
 
@@ -257,7 +288,7 @@ class _Placed:
 
 def _placed(variants: Sequence[Variant]) -> Iterator[_Placed]:
     for variant in variants:
-        if (accuracy := variant.accuracy) and (timing := variant.timing) and timing.label == "measured":
+        if (accuracy := variant.accuracy) and (timing := variant.timing) and timing.is_judged:
             yield _Placed(
                 variant.id,
                 variant.target,

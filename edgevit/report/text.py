@@ -59,18 +59,20 @@ def few_shot_rows(by_method: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
 
 
 def latency_sentence(latency: Mapping[str, Any]) -> str:
-    """The percentiles of a latency in milliseconds, and the interval of its median. It says if they are replayed."""
+    """The percentiles of a latency in ms, and the interval of its median. It says if they are replayed or invalid."""
     interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
     replayed = "" if latency["label"] == "measured" else f"{latency['label']}, not measured: "
-    return f"{replayed}p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}"
+    invalid = "".join(f"INVALID, {reason}: " for reason in latency.get("invalid", ()))
+    percentiles = f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}"
+    return f"{invalid}{replayed}{percentiles}"
 
 
 def latency_cell(latency: Mapping[str, Any] | None) -> str:
-    """The median of a latency, with its label unless it was measured."""
+    """The median of a latency, with its label unless it was measured and is valid."""
     if latency is None:
         return NOT_MEASURED
     label = "" if latency["label"] == "measured" else f" {latency['label']}"
-    return f"{milliseconds(latency['p50'])}{label}"
+    return f"{milliseconds(latency['p50'])}{label}{' invalid' if latency.get('invalid') else ''}"
 
 
 def accuracy_sentences(metrics: Mapping[str, Any]) -> list[str]:
@@ -108,6 +110,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         _paragraph(f"**{answer['verdict']}** {answer['deployed']}"),
         "\n".join(_paragraph(f"- {reason}") for reason in verdict["reasons"]),
         *(_paragraph(f"> Caution: {line}") for line in report["cautions"]),
+        *_on_device(report["device"]),
         "## In numbers",
         "\n".join(_paragraph(f"- {_point_text(point)}") for point in answer["points"]),
         "## All models, from teacher to deployed",
@@ -121,6 +124,40 @@ def markdown(report: Mapping[str, Any]) -> str:
         *_before_tensorrt(report["tensorrt"]),
     ]
     return printable("\n\n".join(texts)) + "\n"
+
+
+def device_title(device: Mapping[str, Any]) -> str:
+    """`On orin: NVIDIA Jetson AGX Orin`; it says if a stand-in plays the device."""
+    played = " (played by a stand-in)" if device["is_stand_in"] else ""
+    name = f": {device['name']}" if device["name"] != device["target"] else ""
+    return f"On {device['target']}{name}{played}"
+
+
+def device_rows(device: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each model: its latency and top-1 on the device, then on this machine."""
+    return [(row["model"], *_device_cells(row["there"]), *_device_cells(row["here"])) for row in device["rows"]]
+
+
+def device_header(device: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of `device_rows`."""
+    there = device["target"]
+    return ("model", f"p50 on {there}", f"top-1 on {there}", "p50 here", "top-1 here")
+
+
+def _device_cells(cell: Mapping[str, Any] | None) -> tuple[str, str]:
+    if cell is None:
+        return NOT_MEASURED, NOT_MEASURED
+    return latency_cell(cell["latency_ms"]), percent(cell["top1"]["value"]) if cell["top1"] else NOT_MEASURED
+
+
+def _on_device(device: Mapping[str, Any] | None) -> Iterator[str]:
+    """The section of report.md."""
+    if device is None:
+        return
+    yield f"## {_paragraph(device_title(device))}"
+    yield "\n".join(_paragraph(f"- {label}: {value}") for label, value in device["facts"])
+    if rows := device_rows(device):
+        yield from _in_tables([device_header(device), *rows])
 
 
 def lowest_recall_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

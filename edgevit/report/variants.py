@@ -221,7 +221,7 @@ def grouped(
 
 
 def same_conditions(a: Variant, b: Variant) -> bool:
-    """Whether two latencies may be compared, apart from their runtimes."""
+    """Whether two latencies may be compared, apart from their runtimes, if both are valid."""
     return a.timing is not None and b.timing is not None and not a.timing.differences(b.timing)
 
 
@@ -441,9 +441,13 @@ def _with_exports(teacher: Artifact | None, models: Mapping[str, Artifact]) -> l
 
 
 def _timed_like(deployed: Variant, candidates: Iterable[Variant]) -> Variant | None:
-    """The candidate with a latency under the deployed model's conditions, in its runtime if possible."""
+    """The candidate with a latency under the deployed model's conditions; valid and in its runtime if possible."""
     timed = [candidate for candidate in candidates if same_conditions(candidate, deployed)]
-    return max(timed, key=lambda variant: variant.runtime == deployed.runtime, default=None)
+    return max(timed, key=lambda variant: (_is_valid(variant), variant.runtime == deployed.runtime), default=None)
+
+
+def _is_valid(variant: Variant) -> bool:
+    return variant.timing is not None and not variant.timing.invalid
 
 
 def _centroid(deployed: Variant, variants: Iterable[Variant], line: Sequence[Artifact]) -> Variant | None:

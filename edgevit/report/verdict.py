@@ -1,4 +1,4 @@
-"""The verdict on the budget in words: a headline, doubts about the accuracy, and a reason for each limit."""
+"""The verdict on the budget in words: a headline, doubts about the model's numbers, and a reason for each limit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from edgevit.budget import (
     ClassesWithoutRightPrediction,
     Doubt,
     FewTestImages,
+    InvalidLatency,
     Judgement,
     LearnedTestImages,
     MissedClasses,
@@ -52,12 +53,13 @@ KINDS: dict[type[Doubt], str] = {
     NotBetterThanConstantGuess: "constant_guess",
     RandomWeights: "random_weights",
     UntestedEngine: "untested_engine",
+    InvalidLatency: "invalid_latency",
     MissedClasses: "missed_classes",
     LearnedTestImages: "learned_from",
     ClassesWithoutRightPrediction: "classes_without_right_prediction",
     FewTestImages: "few_images",
 }
-GRAVE = (NotBetterThanConstantGuess, RandomWeights, UntestedEngine, MissedClasses)
+GRAVE = (NotBetterThanConstantGuess, RandomWeights, UntestedEngine, InvalidLatency, MissedClasses)
 
 
 def verdict_on(models: Lineup, budget: Budget) -> Verdict:
@@ -137,6 +139,8 @@ def headline(doubt: Doubt) -> str:
             return "The deployed model has random weights."
         case UntestedEngine(id):
             return f"The accuracy of the engine {id} was not measured."
+        case InvalidLatency():
+            return "The latency of the deployed model is invalid."
         case MissedClasses(classes):
             return f"{_subject(classes)} {_how_rarely(classes)}."
         case LearnedTestImages():
@@ -156,6 +160,9 @@ def explanation(doubt: Doubt) -> str:
             return f"{sentence[:1].upper()}{sentence[1:]}."
         case UntestedEngine():
             return "TensorRT has built fast engines with wrong outputs. Evaluate the engine on its target, too."
+        case InvalidLatency(reasons):
+            said = "; ".join(reasons)
+            return f"{said[:1].upper()}{said[1:]}. No budget is judged by this latency. Measure it again."
         case MissedClasses(classes):
             names = [f"'{each.name}' ({each.correct:,} of {each.n:,} images)" for each in classes]
             return f"Right predictions: {listed(names, SHOWN)}."
@@ -238,7 +245,7 @@ def _not_measured(judgement: Judgement, models: Lineup) -> str:
         name = student.id if student else "a float student"
         return f"{name} and {deployed.id} were not measured on the same images, by the same protocol."
     if judgement.name == "latency_ms" and deployed.timing is not None:
-        label = deployed.timing.label
+        label = deployed.timing.label if deployed.timing.label != "measured" else "invalid"
         return f"the latency of {deployed.id} is {label}, so the limit of {judgement.limit:g} ms cannot be judged."
     limit = f"{judgement.limit:g} ms" if judgement.name == "latency_ms" else percent(judgement.limit)
     return f"{deployed.id} was not measured, so the limit of {limit} cannot be judged."

@@ -19,6 +19,7 @@ from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan, Work, measure
 from edgevit.profiling.conditions import cpu, cpu_frequency, gpus
+from edgevit.profiling.layer_times import LayerTimes
 from edgevit.provenance import version_of
 
 Arrays = dict[str, NDArray[Any]]
@@ -71,6 +72,10 @@ class Session(Protocol):
 
     def measure(self, plan: MeasurePlan) -> Measurement:
         """Time the model on seeded random inputs."""
+
+    def layers(self, plan: MeasurePlan) -> LayerTimes | None:
+        """The time of each layer; None if the runtime does not tell it."""
+        return None
 
 
 class LocalSession(Session, Protocol):

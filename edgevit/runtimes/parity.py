@@ -70,6 +70,12 @@ class EngineCloseness:
     sqnr_db: float
     between_images_db: float | None
 
+    def reaches(self, precision: str) -> bool:
+        """Whether it reaches both floors."""
+        return self.sqnr_db >= ENGINE_DB[precision] and (
+            self.between_images_db is None or self.between_images_db >= BETWEEN_IMAGES_DB
+        )
+
 
 def check_sessions_agree(got: Session, expected: Session, precision: str, where: object) -> Agreement:
     """Run both models on the same seeded images and compare their outputs.
@@ -134,6 +140,19 @@ def check_engine_agrees(
         min(output.sqnr_db for output in closeness),
         min((output.between_images_db for output in closeness if output.between_images_db is not None), default=None),
     )
+
+
+def closeness_of_tensors(engine: Session, source: Session, precision: str, size: int) -> dict[str, EngineCloseness]:
+    """The closeness of each output of an engine to that of its ONNX file, on seeded images in batches of one size.
+
+    It is that of `check_engine_agrees`, without its floors. Values that are not finite give -NOISELESS_DB.
+    """
+    images = random_images(source.spec, PROBES)[np.resize(np.arange(PROBES), max(size, FEWEST))]
+    expected = _in_batches(source, images, fixed_batch(source.spec) or PROBES)
+    got, scores = _in_batches(engine, images, size), engine.spec.outputs[0].name
+    pairs = {name: (got[name], expected[name]) for name in expected}
+    pairs[scores] = (_centered(got[scores]), _centered(expected[scores]))
+    return {name: _closeness_of_output(*pair, precision) for name, pair in pairs.items()}
 
 
 def sqnr_db(quantized: NDArray[Any], reference: NDArray[Any]) -> float:

@@ -212,13 +212,14 @@ class Engine:
         while time.perf_counter() < start_s + warmup_s:
             self._queue_engine()
             self._cuda.wait_for_stream(self._stream)
-        self._context.profiler = profiler = LayerTimes()
+        self._profiler = LayerTimes()  # TensorRT keeps its address
+        self._context.profiler = self._profiler
         runs, start_s = 0, time.perf_counter()
         while runs < min_runs or time.perf_counter() < start_s + duration_s:
             self._queue_engine()
             self._cuda.wait_for_stream(self._stream)
             runs += 1
-        return profiler.times
+        return self._profiler.times
 
     def layers(self, shapes: dict[str, Shape]) -> str:
         """The layers as JSON by TensorRT's inspector, for inputs of these shapes. It tells no types without them."""
@@ -401,8 +402,8 @@ class LayerTimes(trt.IProfiler):  # type: ignore[misc]
         trt.IProfiler.__init__(self)
         self.times: dict[str, list[float]] = {}
 
-    def report_layer_time(self, layer_name: str, ms: float) -> None:
-        self.times.setdefault(layer_name, []).append(ms)
+    def report_layer_time(self, layer_name: str, ms: Any) -> None:
+        self.times.setdefault(layer_name, []).append(float(ms))
 
 
 def _log_with_plugins(say: Say | None) -> Log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,15 +11,16 @@ from pathlib import Path
 from edgevit.artifacts import Artifact, Contents, FileEntry, Json, sha256_of_file
 from edgevit.configs import Compile
 from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
+from edgevit.configs.stages import TENSORRT_OPTIONS
 from edgevit.context import Context, usable_cpus
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.model_file import ModelFile
 from edgevit.runtimes.base import Session, SessionOptions, carried_cost, fixed_batch, runtime_of
 from edgevit.runtimes.parity import check_engine_agrees, check_sessions_agree
 from edgevit.runtimes.sessions import session_as_declared
 from edgevit.targets import Target, target_for
-from edgevit.targets.trtexec.commands import LAYERS
+from edgevit.targets.trtexec.commands import LAYERS, MODEL
 
 
 def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -40,10 +42,16 @@ def run(config: Compile, inputs: Mapping[str, Artifact], context: Context, out: 
         kind="engine",
         metrics=metrics,
         log_metrics={"build": compiled.build} if compiled.build else {},
-        logs=tuple(sorted(file.name for file in out.glob("build*.log"))),
+        logs=_logs(config, out),
         io=model.io,
         model_file=compiled.file,
     )
+
+
+def _logs(config: Compile, out: Path) -> tuple[str, ...]:
+    """The files that do not count as content. The ONNX file of an engine counts by the digest of the input."""
+    logs = sorted(file.name for file in out.glob("build*.log"))
+    return (*logs, MODEL) if config.runtime == TENSORRT.name else tuple(logs)
 
 
 def _check_is_uncompiled(model: Artifact, config: Compile) -> None:
@@ -99,7 +107,11 @@ def _engine_closeness(config: Compile, session: Session, model: Artifact, where:
     source = session_as_declared(onnx_file(model), model.io, model.model_file.options, usable_cpus())
     fixed = fixed_batch(model.io)
     sizes = (fixed,) if fixed else (1, config.batch_size, config.max_batch)
-    closeness = check_engine_agrees(session, source, model.model_file.precision, sizes, where)
+    try:
+        closeness = check_engine_agrees(session, source, model.model_file.precision, sizes, where)
+    except ParityError as error:
+        error.next = "; ".join(filter(None, (error.next, _how_to_find_it(config, model))))
+        raise
     if closeness.between_images_db is None:
         context.progress.say(
             f"{config.id}: the ONNX file's outputs hardly differ between the seeded images. "
@@ -107,6 +119,21 @@ def _engine_closeness(config: Compile, session: Session, model: Artifact, where:
         )
         return {"engine_sqnr_db": closeness.sqnr_db}
     return {"engine_sqnr_db": closeness.sqnr_db, "engine_between_images_sqnr_db": closeness.between_images_db}
+
+
+def _how_to_find_it(config: Compile, model: Artifact) -> str:
+    """The command that finds the first tensor that differs. Its options are those of the stage."""
+    values = {name: getattr(config, name) for name in ("runtime", "target", *TENSORRT_OPTIONS)}
+    changed = {name: value for name, value in values.items() if value != Compile.model_fields[name].default}
+    options = [_option(name.removesuffix("_size").replace("_", "-"), value) for name, value in changed.items()]
+    command = ["edgevit compile", shlex.quote(str(onnx_file(model))), *options, "--out ENGINE --find-difference"]
+    return f"{' '.join(command)} names the first tensor that differs"
+
+
+def _option(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
 
 
 def _precision(config: Compile, model: Artifact, out: Path, context: Context) -> Json:

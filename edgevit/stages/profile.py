@@ -11,6 +11,7 @@ from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.profiling import MeasurePlan
+from edgevit.profiling.telemetry import TELEMETRY_FILE
 from edgevit.runtimes.base import SessionOptions, check_batch, for_runtime, precision_of, runtime_of
 from edgevit.targets import target_for
 
@@ -18,12 +19,23 @@ from edgevit.targets import target_for
 def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model = for_runtime(inputs["model"], config.runtime)
     check_batch(model.io, config.batch_size)
-    plan = MeasurePlan(config.warmup_s, config.duration_s, config.min_runs, config.batch_size, config.boundary)
+    plan = MeasurePlan(
+        config.warmup_s,
+        config.duration_s,
+        config.min_runs,
+        config.batch_size,
+        config.boundary,
+        config.soak_s or 0.0,
+    )
     options = SessionOptions(config.threads, config.precision)
     with target_for(config.target, context).open(model, options) as session:
         measured = session.measure(plan)
+    for reason in measured.invalid:
+        context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
     for warning in measured.warnings:
         context.progress.say(f"{config.id}: {warning}")
+    if measured.telemetry is not None:
+        (out / TELEMETRY_FILE).write_text(json.dumps(measured.telemetry.as_json()) + "\n", encoding="utf-8")
     record = {"samples_ms": measured.samples_ms.tolist(), "conditions": measured.conditions}
     (out / "latency.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     metrics = {
@@ -34,4 +46,4 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
         "threads": config.threads if runtime_of(model) != TENSORRT.name else None,  # of the CPU
         "batch_size": config.batch_size,
     }
-    return Contents(kind="latency", metrics=metrics)
+    return Contents(kind="latency", metrics=metrics, logs=(TELEMETRY_FILE,) if measured.telemetry is not None else ())

@@ -10,11 +10,13 @@ from typing import Protocol
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Compile
+from edgevit.errors import TargetError
 from edgevit.model_file import ModelFile, TargetInfo
 from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions
 
 CHOICE = MeasurePlan(warmup_s=0.2, duration_s=1.0, min_runs=20)  # settings of a race that chooses between two models
+RACES = 3  # of two models, as long as they are invalid
 
 Check = Callable[[ModelFile], Json]
 
@@ -63,6 +65,17 @@ class Target(Protocol):
 def compare_speed(target: Target, a: Artifact, b: Artifact, threads: int, batch_size: int = 1) -> Comparison:
     """The latency of model `a` over that of `b` on a target, measured in turns on inputs of the same shape.
 
-    The ratio serves to choose between models. It is no latency to quote.
+    The ratio serves to choose between models. It is no latency to quote. An invalid one is measured again.
+
+    Raises:
+        TargetError: it stayed invalid.
     """
-    return target.race(a, b, SessionOptions(threads=threads), replace(CHOICE, batch_size=batch_size))
+    for _ in range(RACES):
+        compared = target.race(a, b, SessionOptions(threads=threads), replace(CHOICE, batch_size=batch_size))
+        if not compared.invalid:
+            return compared
+    raise TargetError(
+        "the timing is invalid, so no model can be chosen by it",
+        got="; ".join(compared.invalid),
+        next="let the machine cool, see to its power supply, and run the same command again",
+    )

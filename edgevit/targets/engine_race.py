@@ -13,9 +13,11 @@ import numpy as np
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.profiling import Comparison, MeasurePlan, loop
+from edgevit.profiling.telemetry import Telemetry
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import random_images
 from edgevit.targets.agent.turns import REQUEST, RESULT
+from edgevit.targets.sampling import sampled_content, telemetry_in
 from edgevit.targets.shipped import TURNS, TURNS_FILE
 from edgevit.targets.trtexec.answers import Times, largest_starts, starts_in
 from edgevit.targets.trtexec.commands import TimingFiles, timing_arguments
@@ -56,9 +58,11 @@ def race_engines(trtexec: TrtexecProgram, a: Artifact, b: Artifact, plan: Measur
             outputs={RESULT: largest_starts(own_plan, starts)},
             is_repeatable=False,
             started_by=(*trtexec.connection.python, "-B", TURNS),
+            is_sampled=True,
         )
         times = starts_in(trtexec.content(run, RESULT), starts, own_plan.min_runs, trtexec.where)
-    return _comparison(times, plan, own_plan, trtexec)
+        telemetry = telemetry_in(sampled_content(run.files), RESULT, math.inf, trtexec.total_rails)
+    return _comparison(times, plan, own_plan, trtexec, telemetry)
 
 
 def _plan_of_a_start(plan: MeasurePlan) -> MeasurePlan:
@@ -85,7 +89,11 @@ def _side(
 
 
 def _comparison(
-    starts: Sequence[tuple[Times, Times]], plan: MeasurePlan, own_plan: MeasurePlan, trtexec: TrtexecProgram
+    starts: Sequence[tuple[Times, Times]],
+    plan: MeasurePlan,
+    own_plan: MeasurePlan,
+    trtexec: TrtexecProgram,
+    telemetry: Telemetry | None,
 ) -> Comparison:
     turns = [(a.compute.tolist(), b.compute.tolist()) for a, b in starts]
     conditions = {
@@ -95,7 +103,7 @@ def _comparison(
         "warmup_s_of_a_start": own_plan.warmup_s,
         "versions": {"tensorrt": trtexec.version, "edgevit": version_of("edgevit")},
     }
-    compared = Comparison.of_turns(turns, plan, conditions, trtexec.label)
+    compared = Comparison.of_turns(turns, plan, conditions, trtexec.label, telemetry)
     a, b = (
         replace(measured, doubts=_all_of(times).doubts)
         for measured, times in zip((compared.a, compared.b), zip(*starts, strict=True), strict=True)
@@ -110,4 +118,5 @@ def _all_of(runs: Sequence[Times]) -> Times:
         to_gpu=np.concatenate([run.to_gpu for run in runs]),
         to_host=np.concatenate([run.to_host for run in runs]),
         enqueue=np.concatenate([run.enqueue for run in runs]),
+        seconds=sum(run.seconds for run in runs),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Compile
-from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TORCH
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TENSORRT, TORCH
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.errors import MissingDependency, TargetError
 from edgevit.model_file import TargetInfo
@@ -109,8 +109,7 @@ def _info(name: str, runtime: str, runtimes: tuple[str, ...], hardware: Json) ->
 
 
 def _not_here(runtime: str, name: str, runtimes: tuple[str, ...]) -> TargetError:
-    return TargetError(
-        f"{runtime} does not run on {name}",
-        expected=f"{' or '.join(runtimes)} there",
-        next=f"set target: {LOCAL_CPU}" if name == LOCAL_GPU else None,
-    )
+    advice = f"set target: {LOCAL_CPU}" if name == LOCAL_GPU else None
+    if runtime == TENSORRT.name:
+        advice = "name the board that builds and runs the engine: --target NAME, in a recipe target: NAME"
+    return TargetError(f"{runtime} does not run on {name}", expected=f"{' or '.join(runtimes)} there", next=advice)

@@ -19,7 +19,8 @@ from edgevit.data.preprocess import fit_to_size
 from edgevit.graphs.files import copy_onnx, onnx_file, read_onnx
 from edgevit.model_file import ModelFile, TensorrtOptions, json_of_options
 from edgevit.profiling import Comparison, Measurement, MeasurePlan
-from edgevit.profiling.loop import STARTS
+from edgevit.profiling.loop import STARTS, Soak
+from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import (
     Arrays,
@@ -35,6 +36,7 @@ from edgevit.runtimes.base import (
 from edgevit.runtimes.onnxruntime.engine import compiled_file, write_engine
 from edgevit.targets.boards.heat import temperatures_c
 from edgevit.targets.remote_worker import RemoteWorker
+from edgevit.targets.sampling import conditions_of_telemetry, doubts_of_telemetry
 
 SHARD_BYTES = 32 * 2**20  # of input that travels together
 MODEL, OTHER_MODEL = "model.onnx", "other.onnx"
@@ -66,6 +68,7 @@ class _Timed(Frozen):
 
 class _Measured(_Timed):
     cold_start_ms: _Milliseconds
+    soak: Soak | None
     samples_ms: _Samples
 
 
@@ -117,11 +120,20 @@ class RemoteSession(Session):
             source = _input(self.spec, plan, Path(folder))
             request = {"do": "measure", **_side(self._model, MODEL, source.name), "plan": vars(plan)}
             files = {MODEL: _onnx_file(self._model, Path(folder)), source.name: source}
-            answer = self._worker.timed({**request, "threads": self._threads}, files, _Measured, _limit_s(plan))
+            asked = {**request, "threads": self._threads}
+            answer, telemetry = self._worker.timed(asked, files, _Measured, _limit_s(plan), _counted_s)
         if len(answer.samples_ms) < plan.min_runs:
             raise self._worker.no_answer(f"{len(answer.samples_ms)} runs of at least {plan.min_runs}")
-        conditions = {**_conditions(self._model, answer), "threads": self._threads, **vars(plan)}
-        return Measurement(np.asarray(answer.samples_ms), plan, conditions, self._worker.label)
+        conditions = {
+            **self._worker.conditions,
+            **_conditions(self._model, answer),
+            **conditions_of_soak(answer.soak),
+            **conditions_of_telemetry(telemetry),
+            "threads": self._threads,
+            **vars(plan),
+        }
+        doubts = (*doubts_of_soak(answer.soak), *doubts_of_telemetry(telemetry))
+        return Measurement(np.asarray(answer.samples_ms), plan, conditions, self._worker.label, doubts, telemetry)
 
     @property
     def _threads(self) -> int:
@@ -182,9 +194,9 @@ def race_on(worker: RemoteWorker, a: Artifact, b: Artifact, options: SessionOpti
             source = _input(model.io, plan, own)
             request[side] = _side(model, name, f"{side}_{source.name}")
             files |= {name: _onnx_file(model, own), f"{side}_{source.name}": source}
-        answer = worker.timed(request, files, _Raced, 2 * _limit_s(plan))
+        answer, telemetry = worker.timed(request, files, _Raced, 2 * _limit_s(plan), lambda _: math.inf)
     conditions = {"load_average_1min_at_start": answer.conditions.before.load_average_1min}
-    return Comparison.of_turns(answer.starts, plan, conditions, worker.label)
+    return Comparison.of_turns(answer.starts, plan, conditions, worker.label, telemetry)
 
 
 def compile_on(worker: RemoteWorker, model: Artifact, out: Path) -> ModelFile:
@@ -201,7 +213,11 @@ def compile_on(worker: RemoteWorker, model: Artifact, out: Path) -> ModelFile:
 
 def _limit_s(plan: MeasurePlan) -> float:
     """The time after which a program that times a model is stopped."""
-    return LOADING_S + 2 * (plan.warmup_s + plan.duration_s) + SECONDS_A_RUN * plan.min_runs
+    return LOADING_S + 2 * (plan.soak_s + plan.warmup_s + plan.duration_s) + SECONDS_A_RUN * plan.min_runs
+
+
+def _counted_s(answer: _Measured) -> float:
+    return sum(answer.samples_ms) / 1e3
 
 
 def _onnx_file(model: Artifact, folder: Path) -> Path:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -18,8 +18,10 @@ from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
 from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError, shortened
 from edgevit.model_file import TargetInfo
 from edgevit.profiling.measure import Label
+from edgevit.profiling.telemetry import Telemetry
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import Finished, Job, run_job
+from edgevit.targets.sampling import sampled, sampled_content, telemetry_in
 from edgevit.targets.shipped import ENGINE_WORKER_FILES, WORKER, WORKER_FILES
 
 RESULT, OUTPUTS, COMPILED = "result.json", "outputs.bin", "compiled.onnx"
@@ -46,6 +48,8 @@ class RemoteWorker:
         cpus: that programs may use there.
         is_stand_in: whether programs play the machine: what is timed there is no time of the machine.
         packages: the folder of the unpacked wheels there; None for the packages of the host's own Python.
+        total_rails: `Board.total_rails`.
+        conditions: facts about the machine that belong to a timing.
     """
 
     connection: Connection
@@ -53,20 +57,27 @@ class RemoteWorker:
     cpus: int
     is_stand_in: bool
     packages: str | None
+    total_rails: tuple[str, ...] = ()
+    conditions: Json = field(default_factory=dict)
 
     @property
     def label(self) -> Label:
         """The label of its times."""
         return "replayed" if self.is_stand_in else "measured"
 
-    def timed(self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float) -> R:
-        """The checked answer to a request that measures.
+    def timed(
+        self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float, counted_s: Callable[[R], float]
+    ) -> tuple[R, Telemetry | None]:
+        """The checked answer to a request that measures, and the telemetry of the counted runs.
 
         Args:
             limit_s: a program that takes longer is stopped.
+            counted_s: how long the counted runs lasted, by the answer.
         """
-        with self._finished(request, files, limit_s, {RESULT: LARGEST_RESULT}, is_repeatable=False) as finished:
-            return self._result(finished, answer)
+        outputs = {RESULT: LARGEST_RESULT}
+        with self._finished(request, files, limit_s, outputs, is_repeatable=False, is_sampled=True) as finished:
+            result, content = self._result(finished, answer), sampled_content(finished.files)
+        return result, telemetry_in(content, RESULT, counted_s(result), self.total_rails)
 
     def outputs(
         self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float, most_bytes: int
@@ -88,7 +99,13 @@ class RemoteWorker:
 
     @contextmanager
     def _finished(
-        self, request: Json, files: Mapping[str, Path], limit_s: float, outputs: Mapping[str, int], is_repeatable: bool
+        self,
+        request: Json,
+        files: Mapping[str, Path],
+        limit_s: float,
+        outputs: Mapping[str, int],
+        is_repeatable: bool,
+        is_sampled: bool = False,
     ) -> Iterator[Finished]:
         """A program that did its work, with its files until the end of the block."""
         with TemporaryDirectory() as folder:
@@ -102,6 +119,7 @@ class RemoteWorker:
                 is_repeatable=is_repeatable,
                 outputs=outputs,
             )
+            job = sampled(job, self.connection.python) if is_sampled else job
             with self.connection.locked():
                 finished = run_job(self.connection, job, Path(folder) / "outputs")
             if finished.timed_out or finished.status != 0:

@@ -27,6 +27,7 @@ from edgevit.targets.connection import Connection, connected
 from edgevit.targets.engine_binding import differences, runs_elsewhere
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
+from edgevit.targets.sampling import conditions_of, total_rails_of
 from edgevit.targets.tensorrt_tools import TensorrtTools, tools_of
 from edgevit.targets.visits import facts_of, keep_facts, known
 from edgevit.targets.wheels import WheelSet, fetched, wheels_for
@@ -117,7 +118,8 @@ class SshHost:
             self._check_is_portable(model)
         with self._visited(ONNXRUNTIME.name) as (connection, facts):
             info, packages = self._info(facts, ONNXRUNTIME.name), self._packages(connection, facts)
-            yield RemoteWorker(connection, info, facts.system.cpus, facts.is_stand_in, packages)
+            rails, conditions = total_rails_of(facts), conditions_of(facts)
+            yield RemoteWorker(connection, info, facts.system.cpus, facts.is_stand_in, packages, rails, conditions)
 
     @contextmanager
     def _engine_session(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:

@@ -40,7 +40,7 @@ LARGEST_ENGINE = 2**33  # bytes
 def engine_from_onnx(
     model: Artifact, out: Path, config: Compile, trtexec: TrtexecProgram, machine: TargetInfo, check: Check
 ) -> Compiled:
-    """Build an engine, and write it into folder `out`, with the inspector's layers and the build log.
+    """Build an engine, and write it into folder `out`, with its ONNX file, the inspector's layers and the build log.
 
     Engines are strongly typed: each operator runs in the type that the ONNX file gives it. A build is not repeatable
     byte by byte, so each call builds anew. Of several builds, the fastest that `check` accepts is kept, and the other
@@ -51,8 +51,8 @@ def engine_from_onnx(
         ArtifactError: TensorRT does not take the model.
         CheckFailed: `check` accepts no engine.
     """
-    with TemporaryDirectory() as folder, ExitStack() as stack:
-        file = Path(folder) / MODEL
+    with ExitStack() as stack:
+        file = out / MODEL
         copy_onnx(model, file)
         own = trtexec.for_engines(version_compatible=config.version_compatible)
         builder = _Builder(own, model, config, file, out, machine)

@@ -15,6 +15,7 @@ from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.versions import TensorRTRelease, tensorrt_release, version_numbers
 from edgevit.targets.connection import Connection
 from edgevit.targets.jobs import CarriedFile, Finished, Job, ended_job
+from edgevit.targets.sampling import conditions_of, sampled, total_rails_of
 from edgevit.targets.shipped import TENSORRT_FILES, TENSORRT_PROGRAM
 from edgevit.targets.tensorrt_tools import TensorrtTools
 from edgevit.targets.trtexec.answers import Failure, failure_in, log_of, version_in
@@ -53,6 +54,7 @@ class TrtexecProgram:
         version: of its TensorRT, such as 10.3.0.
         is_stand_in: whether a program plays it: its times are replayed.
         conditions: facts about the machine that belong to a timing.
+        total_rails: `Board.total_rails`.
     """
 
     connection: Connection
@@ -63,6 +65,7 @@ class TrtexecProgram:
     release: TensorRTRelease
     is_stand_in: bool
     conditions: Json
+    total_rails: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -88,13 +91,21 @@ class TrtexecProgram:
         outputs: Mapping[str, int],
         is_repeatable: bool,
         started_by: tuple[str, ...] = (),
+        is_sampled: bool = False,
     ) -> TrtexecRun:
         """Run trtexec on input files, and fetch the files `outputs` that it writes into folder `out`.
 
         Args and errors as `ran`.
         """
         ran = self.ran(
-            arguments, files, out, limit_s, outputs=outputs, is_repeatable=is_repeatable, started_by=started_by
+            arguments,
+            files,
+            out,
+            limit_s,
+            outputs=outputs,
+            is_repeatable=is_repeatable,
+            started_by=started_by,
+            is_sampled=is_sampled,
         )
         with ran as run:
             return run
@@ -112,6 +123,7 @@ class TrtexecProgram:
         started_by: tuple[str, ...] = (),
         log: Path | None = None,
         carries: Mapping[str, str] | None = None,
+        is_sampled: bool = False,
     ) -> Iterator[TrtexecRun]:
         """A run of trtexec on input files, with the files `outputs` that it has written in folder `out`.
 
@@ -123,6 +135,7 @@ class TrtexecProgram:
             log: a file for its log, which is written if the run fails, too. Without it, only the end of what it prints
                 comes back.
             carries: files that stay on the machine from one run to the next: see `Job`.
+            is_sampled: whether the state of the machine is sampled meanwhile, into the file TELEMETRY.
 
         Raises:
             ModelRefused: it fails, lacks memory, or takes too long.
@@ -133,6 +146,7 @@ class TrtexecProgram:
         if log is not None:
             command, fetches = (*INTO_LOG, *command), {**outputs, LOG: LARGEST_LOG}
         job = Job({**self.shipped, **files}, command, {}, limit_s, is_repeatable, fetches, carries or {})
+        job = sampled(job, self.connection.python) if is_sampled else job
         with self.connection.locked(), ended_job(self.connection, job, out) as ended:
             finished = ended.finished
             text = log_of((finished.stdout, finished.stderr)) if log is None else _kept_log(finished, log)
@@ -195,11 +209,6 @@ def program_on(connection: Connection, facts: HostFacts, tools: TensorrtTools) -
         version=tools.version,
         release=tensorrt_release(tools.version),
         is_stand_in=facts.is_stand_in,
-        conditions={
-            "timed_by": tools.name,
-            "board": facts.model,
-            "power_mode": facts.power_mode and facts.power_mode.name,
-            "clocks_locked": facts.clocks_locked,
-            "temperatures_c_before": dict(facts.temperatures_c),
-        },
+        conditions={"timed_by": tools.name, **conditions_of(facts)},
+        total_rails=total_rails_of(facts),
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +17,25 @@ from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
+from edgevit.profiling.layer_times import LayerTimes
+from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak
 from edgevit.profiling.statistics import nearest_rank
+from edgevit.profiling.telemetry import Telemetry
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import Arrays, Session, check_batch, fixed_batch, random_images
+from edgevit.targets.sampling import (
+    conditions_of_telemetry,
+    doubts_of_telemetry,
+    sampled_content,
+    soak_in_runs,
+    telemetry_in,
+)
 from edgevit.targets.trtexec.answers import (
+    LARGEST_JSON,
     Times,
     largest_outputs,
     largest_times,
+    layer_times_in,
     outputs_in,
     times_in,
     warnings_in,
@@ -30,14 +44,25 @@ from edgevit.targets.trtexec.commands import (
     ENGINE,
     INPUT,
     OUTPUTS,
+    PROFILE,
     TIMES,
     Input,
     outputs_arguments,
+    profile_arguments,
     timing_arguments,
 )
 from edgevit.targets.trtexec_program import TrtexecProgram, TrtexecRun
 
 RUN_S = 3600  # of one run, beside the plan of a timing
+
+
+class _Timed(NamedTuple):
+    """A timing by trtexec."""
+
+    run: TrtexecRun
+    arguments: tuple[str, ...]
+    times: Times
+    telemetry: Telemetry | None
 
 
 class TrtexecSession(Session):
@@ -68,14 +93,30 @@ class TrtexecSession(Session):
 
     def measure(self, plan: MeasurePlan) -> Measurement:
         self.check_plan(plan)
-        arguments = timing_arguments(self.trtexec.release, input_of(self.spec), plan, self.is_open)
+        soaked = soak_in_runs(partial(self._load, plan), plan.soak_s) if plan.soak_s else None
+        timed = self._timed(plan)
+        conditions = {
+            **self._conditions(timed.run, timed.times),
+            "trtexec": list(timed.arguments),
+            **vars(plan),
+            **conditions_of_soak(soaked),
+            **conditions_of_telemetry(timed.telemetry),
+        }
+        doubts = (*timed.times.doubts, *doubts_of_soak(soaked), *doubts_of_telemetry(timed.telemetry))
+        return Measurement(timed.times.compute, plan, conditions, self.trtexec.label, doubts, timed.telemetry, "gpu")
+
+    def layers(self, plan: MeasurePlan) -> LayerTimes:
+        """The time of each layer by TensorRT's profiler, in runs that follow those of the plan."""
+        self.check_plan(plan)
+        arguments = profile_arguments(self.trtexec.release, input_of(self.spec), plan, self.is_open)
+        fetches, where = {TIMES: largest_times(plan), PROFILE: LARGEST_JSON}, self.trtexec.where
         with TemporaryDirectory() as folder:
-            limit_s = RUN_S + plan.warmup_s + plan.duration_s
-            images, fetches = random_images(self.spec, plan.batch_size), {TIMES: largest_times(plan)}
+            limit_s, images = RUN_S + 2 * (plan.warmup_s + plan.duration_s), random_images(self.spec, plan.batch_size)
             run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
-            times = times_in(self.trtexec.content(run, TIMES), plan.min_runs, self.trtexec.where)
-        conditions = {**self._conditions(run, times), "trtexec": list(arguments), **vars(plan)}
-        return Measurement(times.compute, plan, conditions, self.trtexec.label, times.doubts)
+            times = times_in(self.trtexec.content(run, TIMES), plan.min_runs, where)
+            layers, runs = layer_times_in(self.trtexec.content(run, PROFILE), where)
+        engine_ms = nearest_rank(times.compute, 50)
+        return LayerTimes(layers, runs, plan.batch_size, engine_ms, where, self.trtexec.label)
 
     @property
     def is_open(self) -> bool:
@@ -100,6 +141,22 @@ class TrtexecSession(Session):
                 got=f"boundary: {plan.boundary}",
                 expected="boundary: compute",
             )
+
+    def _timed(self, plan: MeasurePlan) -> _Timed:
+        """A run of trtexec by a plan, with its times and the state of the machine meanwhile."""
+        arguments = timing_arguments(self.trtexec.release, input_of(self.spec), plan, self.is_open)
+        limit_s = RUN_S + plan.warmup_s + plan.duration_s
+        images, fetches = random_images(self.spec, plan.batch_size), {TIMES: largest_times(plan)}
+        with TemporaryDirectory() as folder:
+            run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
+            times = times_in(self.trtexec.content(run, TIMES), plan.min_runs, self.trtexec.where)
+            content = sampled_content(run.files)
+        telemetry = telemetry_in(content, TIMES, times.seconds, self.trtexec.total_rails)
+        return _Timed(run, arguments, times, telemetry)
+
+    def _load(self, plan: MeasurePlan, seconds: float) -> Telemetry | None:
+        """Run the engine for some seconds. Returns the state of the machine meanwhile."""
+        return self._timed(replace(plan, warmup_s=0, duration_s=seconds, min_runs=1)).telemetry
 
     def _outputs(self, batch: NDArray[Any]) -> Arrays:
         arguments = outputs_arguments(self.trtexec.release, input_of(self.spec), len(batch), self.is_open)
@@ -130,7 +187,13 @@ class TrtexecSession(Session):
         source.write_bytes(np.ascontiguousarray(batch).tobytes())
         files = {ENGINE: self._engine, INPUT: source}
         return self.trtexec.run(
-            arguments, files, folder / "fetched", limit_s, outputs=fetches, is_repeatable=is_repeatable
+            arguments,
+            files,
+            folder / "fetched",
+            limit_s,
+            outputs=fetches,
+            is_repeatable=is_repeatable,
+            is_sampled=not is_repeatable,  # a timing
         )
 
     def _conditions(self, run: TrtexecRun, times: Times) -> Json:

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from edgevit.profiling import MeasurePlan, Opener, interleaved, loop, measure
-from edgevit.profiling.loop import STARTS, Work
+from edgevit.profiling.loop import STARTS, STEADY_OVER_S, Work
+from edgevit.profiling.measure import doubts_of_soak
 
 
 @dataclass
@@ -88,6 +90,35 @@ def test_scatter_and_slowing_down_are_said():
     slowing = measure(clock.work(*np.linspace(5, 5.6, 101)), MeasurePlan(0, 0.1, min_runs=100), clock).warnings
     assert len(slowing) == 1
     assert "slower" in slowing[0]
+
+
+@pytest.mark.parametrize(
+    ("rise_c", "limit_s", "seconds", "is_steady"),
+    [
+        (lambda s: 60 - 20 * math.exp(-s / 60), 3600, 60 * math.log(20 / 0.5) + 15, True),  # about 15 s later
+        (lambda s: 40 + s / 60, 90, 90, False),  # 1 °C a minute
+        (lambda _: 50.0, 3600, STEADY_OVER_S, True),
+        (lambda _: None, 20, 20, False),
+    ],
+)
+def test_a_soak_ends_when_the_temperature_is_steady_or_the_limit_is_reached(
+    rise_c: Callable[[float], float | None], limit_s: float, seconds: float, is_steady: bool
+):
+    clock = FakeClock()
+    soaked = loop.soak(clock.work(100.0), limit_s, lambda: rise_c(clock.now), clock)
+    assert soaked.seconds == pytest.approx(seconds, abs=5)
+    assert soaked.is_steady is is_steady
+    assert soaked.start_c == rise_c(0.0)
+    assert bool(doubts_of_soak(soaked)) is not is_steady
+
+
+def test_a_soak_comes_before_the_warm_up_and_is_in_the_conditions():
+    clock = FakeClock()
+    measured = measure(clock.work(100.0), MeasurePlan(warmup_s=0, duration_s=1.0, min_runs=1, soak_s=5.0), clock)
+    assert len(clock.timed) - len(measured.samples_ms) == pytest.approx(51, abs=2)
+    assert measured.conditions["soak"]["seconds"] == pytest.approx(5.0, abs=0.2)
+    assert measured.conditions["soak_s"] == 5.0
+    assert "soak" in measured.warnings[0] or "temperature" in measured.warnings[0]
 
 
 @dataclass

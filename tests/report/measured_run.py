@@ -119,6 +119,7 @@ class MeasuredRun:
                 "boundary": conditions.get("boundary", "compute"),
                 "label": "measured",
                 "warnings": conditions.get("warnings", []),
+                "invalid": conditions.get("invalid", []),
             }
             receipt = {"device": "cpu", "cpu": {"model": "A CPU"}, "versions": {"onnxruntime": "1.31.0"}}
             (out / "latency.json").write_text(json.dumps({"samples_ms": samples.tolist(), "conditions": receipt}))

@@ -12,7 +12,7 @@ from edgevit.errors import ArtifactError, TargetError
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.targets import target_for, target_info, visits
 from edgevit.targets.local import LocalCpu
-from tests.small_models import int8_onnx, workbench
+from tests.small_models import float_onnx, int8_onnx, workbench
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.test_ssh_host import host, lie, name_board
 
@@ -20,9 +20,11 @@ __all__ = ["host"]  # a fixture
 pytestmark = needs_sshd
 
 
-def test_a_graph_is_compiled_there_and_runs_there(host: SshHost) -> None:
+@pytest.mark.parametrize("name", ["int8", pytest.param("float hybrid", marks=pytest.mark.slow)])
+def test_a_graph_is_compiled_there_and_runs_there(host: SshHost, name: str) -> None:
     """Here and there are one machine with one ONNX Runtime, so the outputs are those of the graph compiled here."""
-    made = workbench().run("compile", "engine-there", model=int8_onnx().id, target="board")
+    source = int8_onnx() if name == "int8" else float_onnx(True)  # whose convolutions are in a layout of their own
+    made = workbench().run("compile", f"engine-there-{source.id}", model=source.id, target="board")
     assert made.metrics["runtime"] == "onnxruntime"
     bound_to = made.model_file.bound_to
     assert bound_to is not None
@@ -30,7 +32,9 @@ def test_a_graph_is_compiled_there_and_runs_there(host: SshHost) -> None:
     images = random_images(made.io, 3)
     with (
         target_for("board", Context()).open(made, SessionOptions()) as there,
-        LocalCpu().open(workbench().run("compile", "engine-here", model=int8_onnx().id), SessionOptions()) as here,
+        LocalCpu().open(
+            workbench().run("compile", f"engine-here-{source.id}", model=source.id), SessionOptions()
+        ) as here,
     ):
         np.testing.assert_array_equal(there.infer({"image": images})["logits"], here.infer({"image": images})["logits"])
 

@@ -21,8 +21,9 @@ from edgevit.targets import target_for
 from edgevit.targets.shipped import TURNS_FILE
 from edgevit.targets.trtexec.answers import starts_in
 from tests.small_models import float_onnx
+from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.ssh_host import needs_sshd
-from tests.targets.test_tensorrt_journey import Board, board, compiled, int8
+from tests.targets.test_tensorrt_journey import Board, board, compiled
 
 __all__ = ["board"]  # a fixture
 

@@ -25,8 +25,8 @@ from edgevit.targets.trtexec.commands import ENGINE, MODEL, BatchProfile, Input,
 from edgevit.targets.trtexec_program import TrtexecProgram
 from tests.checking.graphs import attention
 from tests.checking.test_nvidia import needs_nvidia
+from tests.small_models import int8_onnx_for_tensorrt as int8_vit
 from tests.targets.ssh_host import SshHost, needs_sshd
-from tests.targets.test_tensorrt_journey import int8 as int8_vit
 
 pytestmark = [needs_sshd, needs_nvidia]
 

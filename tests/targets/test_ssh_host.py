@@ -117,9 +117,11 @@ def test_outputs_are_those_of_this_machine(
 
 @pytest.mark.parametrize("boundary", ["compute", "end_to_end"])
 def test_a_timing_has_its_samples_and_conditions(host: SshHost, boundary: Boundary) -> None:
-    plan = MeasurePlan(0.01, 0.05, 12, batch_size=2, boundary=boundary)
+    plan = MeasurePlan(0.01, 0.05, 12, batch_size=2, boundary=boundary, soak_s=0.2)
     with opened(float_onnx()) as session:
         measured = session.measure(plan)
+    assert measured.conditions["soak"]["seconds"] >= 0.2
+    assert measured.conditions["telemetry"]["seconds"] > 0.2
     assert len(measured.samples_ms) >= 12
     assert (measured.samples_ms > 0).all()
     conditions = measured.conditions

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,23 @@ import pytest
 
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
+from edgevit.configs import Budget
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, CheckFailed, EdgevitError, ParityError, TargetError
 from edgevit.profiling import MeasurePlan
 from edgevit.recipe import load_recipe
+from edgevit.report import summary
+from edgevit.report.build import write_report
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.parity import ENGINE_DB
 from edgevit.targets import target_for, visits
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
-from tests.small_models import checkpoint, float_onnx, workbench
+from tests.small_models import checkpoint, workbench
+from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.standin import STANDINS, BuiltStandin, build
-from tests.targets.standin.boards import TRTEXEC, Standin
+from tests.targets.standin.boards import TRTEXEC, Standin, heating, throttling
 from tests.targets.standin.trtexec.settings import Variant
 
 pytestmark = needs_sshd
@@ -87,15 +91,6 @@ def board(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     board.play(NANO)
     yield board
     visits.forget()
-
-
-def int8() -> Artifact:
-    """A ViT with Q/DQ as TensorRT takes it, made once."""
-    made = workbench().made
-    if "int8-tensorrt" not in made:
-        options = {"runtime": "tensorrt", "calibration": "digits.pool", "calibration_images": 32, "min_sqnr_db": 0}
-        workbench().run("quantize", "int8-tensorrt", model=float_onnx().id, **options)
-    return made["int8-tensorrt"]
 
 
 def compiled(name: str, model: Artifact, **fields: Any) -> Artifact:
@@ -379,3 +374,46 @@ def test_an_older_jetpack_is_refused(board: Board) -> None:
     with pytest.raises(TargetError, match="too old for edgevit's engines") as caught:
         compiled("engine-of-jetpack5", int8())
     assert "JetPack 6.2" in str(caught.value.next)
+
+
+def timed_on(board: Board, change: Callable[[Standin], Standin], **fields: Any) -> Artifact:
+    """A timing of an engine on a board, of which several samples are taken."""
+    engine = compiled("engine-sampled", int8(), max_batch=4)
+    board.play(NANO, change(STANDINS[NANO]))
+    board.standin.take_time()
+    name = f"latency-{change.__name__}"
+    return workbench().run("profile", name, model=engine.id, target="orin", duration_s=1.2, warmup_s=0.2, **fields)
+
+
+def test_a_latency_of_a_board_that_throttles_is_invalid(board: Board, tmp_path: Path) -> None:
+    latency = timed_on(board, throttling)
+    reasons = latency.metrics["latency_ms"]["invalid"]
+    assert "peak over-current" in reasons[0]
+    assert "612 and 1,018 MHz" in reasons[1]
+    sampled = json.loads(latency.file("telemetry.json").read_text())
+    assert not latency.manifest.files["telemetry.json"].content
+    assert {"VDD_IN", "total"} <= {series["name"] for series in sampled["series"]}
+    conditions = json.loads(latency.file("latency.json").read_text())["conditions"]
+    assert conditions["power_mode"] == "MAXN_SUPER"
+    assert conditions["telemetry"]["throttled"]["peak over-current"] > 0
+    report = write_report([latency], Budget(latency_ms=100), "orin", tmp_path)
+    kinds = [doubt["kind"] for doubt in report["verdict"]["doubts"]]
+    assert kinds == ["random_weights", "untested_engine", "invalid_latency"]
+    facts = dict(report["device"]["facts"])
+    assert (facts["Module"], facts["Power mode"]) == ("p3767-0005", "MAXN_SUPER")
+    assert "INVALID" in facts["Latency"]
+    assert facts["Clock of the GPU"].startswith("612 to 1,018 MHz")
+    assert report["verdict"]["meets_budget"] is None
+    for text in (summary(report), (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
+        assert "The latency of the deployed model is invalid." in " ".join(text.split())
+
+
+@pytest.mark.slow
+def test_a_board_that_heats_up_is_loaded_before_it_is_timed(board: Board) -> None:
+    latency = timed_on(board, heating, soak_s=1.5)
+    conditions = json.loads(latency.file("latency.json").read_text())["conditions"]
+    soak = conditions["soak"]
+    assert (soak["seconds"], soak["is_steady"]) == (1.5, False)
+    assert soak["end_c"] > soak["start_c"] > 40
+    assert latency.metrics["latency_ms"]["invalid"] == []
+    assert "too short to tell a steady temperature" in " ".join(latency.metrics["latency_ms"]["warnings"])

@@ -26,7 +26,7 @@ from edgevit.graphs.files import onnx_file
 from edgevit.profiling import Comparison, Measurement
 from edgevit.profiling.conditions import cpu
 from edgevit.profiling.loop import STARTS
-from edgevit.targets.agent import worker
+from edgevit.targets.agent import sampler, worker
 from edgevit.targets.boards.heat import temperatures_c
 from edgevit.targets.shipped import TENSORRT_FILES, WORKER_FILES
 from tests.targets.worker_runs import (
@@ -42,7 +42,7 @@ from tests.targets.worker_runs import (
     uint8_model,
 )
 
-SHIPPED = {**WORKER_FILES, **TENSORRT_FILES}
+SHIPPED = {**WORKER_FILES, **TENSORRT_FILES, "sampler.py": Path(sampler.__file__)}
 
 
 @pytest.mark.parametrize(

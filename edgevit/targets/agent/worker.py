@@ -100,9 +100,15 @@ def measure(request: Json) -> Json:
     run = loaded(request["model"], request["threads"])
     checked_outputs(run, feed())
     cold_start_ms = (time.perf_counter() - start) * 1e3
-    before = conditions_now()
+    before, hottest_c = conditions_now(), imported("conditions").hottest_c
+    soak = loop.soak(lambda: run(feed()), plan.soak_s, hottest_c, loop.WallClock()) if plan.soak_s else None
     samples_ms = loop.run_alone(lambda: run(feed()), plan, loop.WallClock())
-    return {"samples_ms": samples_ms, "cold_start_ms": cold_start_ms, "conditions": conditions_since(before)}
+    return {
+        "samples_ms": samples_ms,
+        "cold_start_ms": cold_start_ms,
+        "soak": soak,
+        "conditions": conditions_since(before),
+    }
 
 
 def race(request: Json) -> Json:

@@ -17,6 +17,7 @@ from edgevit.targets.boards.request import VCGENCMD
 _PLAUSIBLE_C = (-60, 200)
 _COUNTERS = {"oc1": "low voltage", "oc2": "average over-current", "oc3": "peak over-current"}
 _FIRMWARE_BITS = {0: "low voltage", 1: "capped clock", 2: "throttling", 3: "soft temperature limit"}
+_PACKAGE_COUNT, _TOO_HOT = "/thermal_throttle/package_throttle_count", "temperature of the processor"
 _SINCE_START = 16  # a bit this much higher says that it happened since the start
 
 
@@ -62,7 +63,7 @@ def junction(temperatures: Mapping[str, float]) -> str | None:
 
 def throttling(probe: Probe) -> Throttling | None:
     """The counters of the hardware or of the firmware; None where there are none."""
-    if events := _counted_events(probe.files):
+    if events := throttle_events(probe.files):
         return Throttling(events)
     answer = probe.commands.get(VCGENCMD.name)
     bits = re.match(r"throttled=0x([0-9a-fA-F]{1,8})\b", answer.stdout) if answer else None
@@ -75,11 +76,20 @@ def throttling(probe: Probe) -> Throttling | None:
     )
 
 
-def _counted_events(files: Mapping[str, str]) -> dict[str, int]:
+def throttle_events(files: Mapping[str, str]) -> dict[str, int]:
+    """Cause → events since the start: of the over-current counters of Orin and Thor, and of an x86 processor."""
     events = {}
     for path, text in sorted(files.items()):
         counter = re.fullmatch(r"/sys/class/hwmon/hwmon\d{1,4}/(oc[123])_event_cnt", path, re.ASCII)
-        count = whole_number(text) if counter else None
-        if counter and count is not None and count >= 0:
-            events[_COUNTERS[counter[1]]] = count
+        cause = _COUNTERS[counter[1]] if counter else _TOO_HOT if path.endswith(_PACKAGE_COUNT) else None
+        count = whole_number(text) if cause else None
+        if cause and count is not None and count >= 0:
+            events[cause] = count
     return events
+
+
+def firmware_causes(files: Mapping[str, str]) -> tuple[str, ...]:
+    """The causes that hold a Raspberry Pi back at the moment of the files."""
+    texts = [text.strip() for path, text in files.items() if path.endswith("firmware/get_throttled")]
+    bits = [int(text, 16) for text in texts if re.fullmatch(r"(0x)?[0-9a-fA-F]{1,8}", text, re.ASCII)]
+    return tuple(name for bit, name in _FIRMWARE_BITS.items() if any(value >> bit & 1 for value in bits))

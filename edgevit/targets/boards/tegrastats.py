@@ -24,7 +24,7 @@ from edgevit.errors import TargetError, shortened
 
 LONGEST_LINE = 8_192
 _PLAUSIBLE_C = (-60, 200)  # -256 stands for a sensor that is switched off
-_NOT_CONNECTED = "NC"
+NOT_CONNECTED = "NC"
 
 _DATE = re.compile(r"\d\d-\d\d-\d{4}", re.ASCII)
 _CLOCK = re.compile(r"\d\d:\d\d:\d\d", re.ASCII)
@@ -152,7 +152,7 @@ def total_power_mw(sample: TegrastatsSample, total_rails: tuple[str, ...]) -> in
     Returns:
         mW; None if one of these rails is not in the sample, or if the sum is negative.
     """
-    connected = [rail for rail in sample.rails if rail.name != _NOT_CONNECTED]
+    connected = [rail for rail in sample.rails if rail.name != NOT_CONNECTED]
     if not total_rails or not set(total_rails) <= {rail.name for rail in connected}:
         return None
     summed = connected if len(total_rails) > 1 else [rail for rail in connected if rail.name == total_rails[0]][:1]

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from edgevit.errors import TargetError, shortened
 from edgevit.profiling import MeasurePlan
+from edgevit.profiling.layer_times import LayerTime
 from edgevit.profiling.statistics import Samples, nearest_rank
 
 MOST_RUNS = 10_000_000
+MOST_LAYERS = 1_000_000
 LARGEST_JSON = 2**28  # bytes of a file
 BYTES_A_VALUE = 16  # of a file of outputs: a sign, six digits, a point, an exponent and a separator
 BYTES_A_RUN = 400  # of a file of times: a line is shorter
@@ -76,12 +78,14 @@ class Times:
         compute: of the engine alone.
         to_gpu, to_host: of the copies of inputs and outputs.
         enqueue: of the CPU's work before the GPU's.
+        seconds: from the beginning of the first run to the end of the last one.
     """
 
     compute: Samples
     to_gpu: Samples
     to_host: Samples
     enqueue: Samples
+    seconds: float
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -171,7 +175,8 @@ def _times(rows: object, min_runs: int, where: object) -> Times:
     if len(compute) < min_runs:
         what = "trtexec has timed fewer runs than it was asked for"
         raise TargetError(what, where=where, got=f"{len(compute)} runs", expected=f"at least {min_runs}")
-    return Times(compute, to_gpu, to_host, np.maximum(end - start, 0))
+    seconds = float(end.max() - start.min() + compute[-1] + to_host[-1]) / 1e3
+    return Times(compute, to_gpu, to_host, np.maximum(end - start, 0), max(seconds, 0.0))
 
 
 def outputs_in(content: bytes, where: object) -> dict[str, NDArray[np.float32]]:
@@ -188,6 +193,17 @@ def outputs_in(content: bytes, where: object) -> dict[str, NDArray[np.float32]]:
     return {str(output["name"]): _output(output, where) for output in outputs}
 
 
+def layer_times_in(content: bytes, where: object) -> tuple[tuple[LayerTime, ...], int]:
+    """The times in the file of --exportProfile, and the number of runs. Raises TargetError if they are none."""
+    rows = _json(content, where)
+    if not isinstance(rows, list) or not 1 < len(rows) <= MOST_LAYERS or not isinstance(rows[0], dict):
+        raise _unreadable("the number of runs, and the time of each layer", where)
+    runs: Any = rows[0].get("count")
+    if not (_is_number(runs) and 1 <= runs <= MOST_RUNS):
+        raise _unreadable("the number of runs", where)
+    return tuple(_layer_time(row, where) for row in rows[1:]), int(runs)
+
+
 def largest_outputs(sizes: Iterable[int]) -> int:
     """The most bytes of the file of --exportOutput for outputs with so many values."""
     return min(LARGEST_JSON, BYTES_BESIDE + BYTES_A_VALUE * sum(sizes))
@@ -202,6 +218,14 @@ def largest_times(plan: MeasurePlan) -> int:
 def largest_starts(plan: MeasurePlan, starts: int) -> int:
     """The most bytes of the file of `turns.py`, for two engines with this plan in each start."""
     return min(LARGEST_JSON, 2 * starts * largest_times(plan))
+
+
+def _layer_time(row: object, where: object) -> LayerTime:
+    fields: Any = row if isinstance(row, dict) else {}
+    name, mean, median = (fields.get(key) for key in ("name", "averageMs", "medianMs"))
+    if not isinstance(name, str) or not all(_is_number(time) and time >= 0 for time in (mean, median)):
+        raise _unreadable("the name and the times of each layer, of at least 0 ms", where)
+    return LayerTime(name, mean, median)
 
 
 def _output(output: dict[str, Any], where: object) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from edgevit.targets.boards.versions import TensorRTRelease
 
 MODEL, ENGINE, LAYERS = "model.onnx", "model.engine", "layers.json"
 TIMING_CACHE = "timing.cache"
-INPUT, OUTPUTS, TIMES = "input.raw", "outputs.json", "times.json"
+INPUT, OUTPUTS, TIMES, PROFILE = "input.raw", "outputs.json", "times.json", "profile.json"
 DETAILED = "--profilingVerbosity=detailed"
 ONCE = ("--iterations=1", "--warmUp=0", "--duration=0")
 IN_FLIGHT = 4  # runs that begin in the warm-up and end after it: trtexec counts them, and leaves out their times
@@ -136,6 +136,15 @@ def _timed(plan: MeasurePlan, times: str) -> Sequence[str]:
         f"--warmUp={math.ceil(plan.warmup_s * 1000)}",
         f"--duration={plan.duration_s:g}",
     )
+
+
+def profile_arguments(release: TensorRTRelease, source: Input, plan: MeasurePlan, is_open: bool) -> tuple[str, ...]:
+    """Run ENGINE by a plan and write TIMES; then run it with TensorRT's profiler, and write PROFILE.
+
+    TensorRT 11 always profiles in a run of its own. It warns of the flag that asks for it.
+    """
+    apart = ("--separateProfileRun",) if release.version < (11,) else ()
+    return (*timing_arguments(release, source, plan, is_open), f"--exportProfile={PROFILE}", *apart)
 
 
 def _shapes(source: Input, profile: BatchProfile) -> Sequence[str]:

@@ -6,6 +6,7 @@ the forms that the same boards print: nothing here is a dump of one board.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Standin:
         python: the Python that the board has.
         module: the version of its `tensorrt` module; None: not there.
         trtexec: what its trtexec is; None: it only answers --help, with its entry in `answers`.
+        counter: a file whose number rises with each line of tegrastats; None: no number rises.
     """
 
     files: dict[str, str]
@@ -39,6 +41,27 @@ class Standin:
     memory_gib: float = 7.4
     packages: dict[str, str] = field(default_factory=dict)
     trtexec: TrtexecSettings | None = None
+    counter: str | None = None
+
+
+def heating(standin: Standin, step_c: float = 1.0, lines: int = 200) -> Standin:
+    """The board, each of whose lines of tegrastats is warmer than the last one."""
+    (line,) = standin.tegrastats
+    return replace(standin, tegrastats=tuple(_warmer(line, step_c * number) for number in range(lines)))
+
+
+def throttling(standin: Standin, slowed_mhz: int = 612) -> Standin:
+    """The board, whose GPU has a lower clock in every second line, while a counter of over-current rises."""
+    (line,) = standin.tegrastats
+    counters = [path for path in standin.files if path.endswith("oc3_event_cnt")]
+    slowed = re.sub(r"GR3D_FREQ (\d*%?)@\[\d+", rf"GR3D_FREQ \1@[{slowed_mhz}", line)
+    assert slowed != line
+    return replace(standin, tegrastats=(line, slowed), counter=counters[0])
+
+
+def _warmer(line: str, degrees: float) -> str:
+    """The line with higher temperatures. A sensor that is switched off stays so."""
+    return re.sub(r"@(\d[\d.]*)C", lambda found: f"@{float(found[1]) + degrees:.3f}C", line)
 
 
 def _compatible(*names: str) -> str:

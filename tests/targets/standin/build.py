@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.targets.standin.boards import Standin
-from tests.targets.standin.trtexec.settings import TrtexecSettings, Variant
+from tests.targets.standin.trtexec.settings import TAKES_TIME, TrtexecSettings, Variant
 
 INTERVAL_S = 0.1
 STATUS_OF_REFUSAL = 1
@@ -28,9 +28,13 @@ class BuiltStandin:
     root: Path
     path: Path
 
-    def vary(self, variant: Variant) -> None:
-        """From now on, trtexec behaves so."""
-        self.variant.write_text(variant)
+    def vary(self, variant: Variant, node: str = "") -> None:
+        """From now on, trtexec behaves so. The variants `wrong-…` that begin at a node need its name."""
+        self.variant.write_text(f"{variant} {node}".strip())
+
+    def take_time(self) -> None:
+        """From now on, a timing by trtexec takes as long as it says."""
+        (self.root / TAKES_TIME).touch()
 
     @property
     def settings(self) -> Path:
@@ -59,9 +63,18 @@ def build(standin: Standin, folder: Path) -> BuiltStandin:
             body = _trtexec(body, standin.trtexec, built)
         _write_program(programs / name, body)
     if standin.tegrastats:
-        lines = "".join(f"echo {shlex.quote(line)}; /bin/sleep {INTERVAL_S}\n" for line in standin.tegrastats)
-        _write_program(programs / "tegrastats", f"while :; do\n{lines}done\n")
+        _write_program(programs / "tegrastats", _tegrastats(standin, root))
     return built
+
+
+def _tegrastats(standin: Standin, root: Path) -> str:
+    """A script that prints the lines again and again. If the board throttles, a counter rises with each line."""
+    rise = ""
+    if standin.counter:
+        file = shlex.quote(str(root / standin.counter.lstrip("/")))
+        rise = f"read count < {file}; echo $((count + 1)) > {file}.new; /bin/mv {file}.new {file}; "
+    lines = "".join(f"{rise}echo {shlex.quote(line)}; /bin/sleep {INTERVAL_S}\n" for line in standin.tegrastats)
+    return f"while :; do\n{lines}done\n"
 
 
 def _trtexec(help_body: str, settings: TrtexecSettings, built: BuiltStandin) -> str:

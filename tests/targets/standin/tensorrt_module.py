@@ -37,7 +37,7 @@ _builds: Path
 def play(settings: Path, variant: Path) -> None:
     """Be the module of this board."""
     global __version__, _settings, _variant, _builds
-    _settings, _variant, _builds = read_settings(settings), variant_in(variant), variant.with_name("builds")
+    _settings, (_variant, _), _builds = read_settings(settings), variant_in(variant), variant.with_name("builds")
     __version__ = ".".join(map(str, _settings.version))
 
 

@@ -15,14 +15,16 @@ from tests.targets.standin.trtexec.building import FP8
 from tests.targets.standin.trtexec.engine import Engine
 from tests.targets.standin.trtexec.log import Log, dimensions, number
 from tests.targets.standin.trtexec.options import Options
+from tests.targets.standin.trtexec.settings import Fault
 
 SET_UP = "Inference set up failed"
 Array = Any
 
 
-def outputs_of(engine: Engine, options: Options, log: Log) -> dict[str, Array]:
+def outputs_of(engine: Engine, options: Options, log: Log, fault: Fault | None = None) -> dict[str, Array]:
     """The outputs of one run for the inputs of --loadInputs; other inputs are random."""
-    graph = onnx.load_from_string(engine.onnx).graph
+    model = onnx.load_from_string(engine.onnx)
+    graph = model.graph
     _check_names(options, [entry.name for entry in graph.input], log)
     log.info("Created execution context with device memory size: 1.5 MiB")
     arrays = {}
@@ -37,7 +39,8 @@ def outputs_of(engine: Engine, options: Options, log: Log) -> dict[str, Array]:
         entry.data_type in FP8 for entry in graph.initializer
     ):  # an optimizer moves pairs over operators without FP8
         session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(engine.onnx, session_options, providers=["CPUExecutionProvider"])
+    content = engine.onnx if fault is None else _with_fault(model, fault).SerializeToString()
+    session = onnxruntime.InferenceSession(content, session_options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in graph.output]
     outputs = dict(zip(names, session.run(names, arrays), strict=True))
     for name, array in outputs.items():
@@ -57,6 +60,18 @@ def output_json(outputs: dict[str, Array]) -> str:
         )
         separator = ", "
     return "".join([*lines, "]\n"])
+
+
+def _with_fault(model: onnx.ModelProto, fault: Fault) -> onnx.ModelProto:
+    """The model, in place, with the sign of a node's output changed."""
+    (place,) = (place for place, node in enumerate(model.graph.node) if node.name == fault.node)
+    node = model.graph.node[place]
+    name = node.output[0]
+    if fault.vanishes and name in {entry.name for entry in model.graph.output}:
+        return model
+    node.output[0] = f"{name}/right"
+    model.graph.node.insert(place + 1, helper.make_node("Neg", [node.output[0]], [name]))
+    return model
 
 
 def _check_names(options: Options, names: list[str], log: Log) -> None:

@@ -22,6 +22,7 @@ class Options:
 
     Attributes:
         profile: the least, the usual and the largest shape of each input.
+        profiles_apart: whether layers are timed in runs of their own, behind those that are summed up.
         shapes: the shapes of inputs for a run.
         precisions: those allowed by flags, in a version that has such flags.
     """
@@ -46,6 +47,8 @@ class Options:
     export_times: str = ""
     export_output: str = ""
     export_layers: str = ""
+    export_profile: str = ""
+    profiles_apart: bool = True
 
 
 def options_from(arguments: Sequence[str], settings: TrtexecSettings, log: Log) -> Options:
@@ -101,6 +104,8 @@ def _options(values: dict[str, str], settings: TrtexecSettings, log: Log) -> Opt
         export_times=values.get("--exportTimes", ""),
         export_output=values.get("--exportOutput", ""),
         export_layers=values.get("--exportLayerInfo", ""),
+        export_profile=values.get("--exportProfile", ""),
+        profiles_apart="--separateProfileRun" in values or settings.version >= (11,),
     )
 
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.targets.standin.trtexec.log import Failed, Log
 from tests.targets.standin.trtexec.options import HELP, Options, options_from, print_options
-from tests.targets.standin.trtexec.settings import VARIANTS, TrtexecSettings, Variant, read_settings
+from tests.targets.standin.trtexec.settings import TAKES_TIME, VARIANTS, Fault, TrtexecSettings, Variant, read_settings
 
 # What is slow to import is imported where it is needed: wrong options are answered at once.
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run with the settings' file, the variant's file, the name of the program, and its arguments."""
-    settings, variant = read_settings(Path(arguments[0])), variant_in(Path(arguments[1]))
+    settings, (variant, fault) = read_settings(Path(arguments[0])), variant_in(Path(arguments[1]))
     log = Log(settings, arguments[2:])
     log.banner("RUNNING")
     if not arguments[3:] or {"--help", "-h"} & set(arguments[3:]):
         sys.stdout.write(HELP)
         return 0
+    takes_time = Path(arguments[1]).with_name(TAKES_TIME).exists()
     try:
-        _run(options_from(arguments[3:], settings, log), settings, variant, Path(arguments[1]).with_name("builds"), log)
+        builds = Path(arguments[1]).with_name("builds")
+        _run(options_from(arguments[3:], settings, log), settings, variant, fault, builds, log, takes_time)
     except Failed:
         log.banner("FAILED")
         return 1
@@ -32,11 +35,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(options: Options, settings: TrtexecSettings, variant: Variant, builds: Path, log: Log) -> None:
+def _run(
+    options: Options,
+    settings: TrtexecSettings,
+    variant: Variant,
+    fault: Fault | None,
+    builds: Path,
+    log: Log,
+    takes_time: bool,
+) -> None:
     from tests.targets.standin.trtexec.building import built
     from tests.targets.standin.trtexec.engine import read_engine
     from tests.targets.standin.trtexec.inference import output_json, outputs_of
-    from tests.targets.standin.trtexec.replay import report
+    from tests.targets.standin.trtexec.replay import profile_json, report
 
     print_options(options, log)
     _print_device(settings, log)
@@ -45,13 +56,20 @@ def _run(options: Options, settings: TrtexecSettings, variant: Variant, builds: 
         Path(file).write_bytes(built(options, settings, variant, counted(builds), log))
     engine = read_engine(file, settings, options.version_compatible, log)
     if options.export_layers:
-        _export_layers(engine, options, settings, variant)
+        layers = _layers(engine, options, settings, variant)
+        Path(options.export_layers).write_text(json.dumps(layers, indent=2))
     if options.skip_inference:
         log.info("Skipped inference phase since --skipInference is added.")
         return
-    outputs = spoiled(outputs_of(engine, options, log), "wrong-outputs" if engine.is_wrong else variant)
+    outputs = spoiled(outputs_of(engine, options, log, fault), "wrong-outputs" if engine.is_wrong else variant)
     is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
-    report(options, settings, variant == "unstable", log, speed=(2 if is_fast else 1) / engine.slowdown)
+    if takes_time and options.export_times:
+        time.sleep(options.warm_up_ms / 1000 + options.duration_s)
+    if options.profiles_apart or not options.export_profile:
+        report(options, settings, variant == "unstable", log, speed=(2 if is_fast else 1) / engine.slowdown)
+    if options.export_profile:
+        names = [layer["Name"] for layer in _layers(engine, options, settings, variant)["Layers"]]
+        Path(options.export_profile).write_text(profile_json(names, options))
     if options.export_output and variant != "no-outputs":
         text = output_json(outputs)
         Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
@@ -64,10 +82,11 @@ def counted(builds: Path) -> int:
     return number
 
 
-def variant_in(file: Path) -> Variant:
-    """What a stand-in is told to be: good, without a file."""
-    name = file.read_text().strip() if file.exists() else "good"
-    return next(variant for variant in VARIANTS if variant == name)
+def variant_in(file: Path) -> tuple[Variant, Fault | None]:
+    """The variant, and the fault of a variant that names a node: `wrong-from /blocks/0/mlp/fc1/MatMul`."""
+    name, _, node = (file.read_text().strip() if file.exists() else "good").partition(" ")
+    variant = next(variant for variant in VARIANTS if variant == name)
+    return variant, Fault(node, vanishes=variant == "wrong-unless-marked") if node else None
 
 
 def _print_device(settings: TrtexecSettings, log: Log) -> None:
@@ -84,13 +103,12 @@ def _print_device(settings: TrtexecSettings, log: Log) -> None:
     log.info("Loading standard plugins")
 
 
-def _export_layers(engine: Any, options: Options, settings: TrtexecSettings, variant: Variant) -> None:
-    """With --skipInference there is no execution context."""
+def _layers(engine: Any, options: Options, settings: TrtexecSettings, variant: Variant) -> Any:
+    """The inspector's answer. With --skipInference there is no execution context."""
     from tests.targets.standin.trtexec.inspector import layers_json
 
     has_context = not options.skip_inference
-    layers = layers_json(engine.onnx, engine.profile, engine.verbosity, settings.version[0], variant, has_context)
-    Path(options.export_layers).write_text(json.dumps(layers, indent=2))
+    return layers_json(engine.onnx, engine.profile, engine.verbosity, settings.version[0], variant, has_context)
 
 
 def spoiled(outputs: dict[str, Any], variant: Variant) -> dict[str, Any]:

@@ -11,6 +11,8 @@ Variant = Literal[
     "good",
     "wrong-outputs",  # one class everywhere
     "wrong-in-large-batches",  # one class everywhere, in a batch of more than 8
+    "wrong-from",  # from a node on: the name of the node follows, after a space
+    "wrong-unless-marked",  # likewise, but right in an engine of which the node's output is an output
     "not-a-number",  # NaN everywhere
     "half-outputs",  # the file of the outputs ends in the middle
     "no-outputs",  # it ends well, and has written none
@@ -29,7 +31,20 @@ Variant = Literal[
     "killed",  # by the system, during a build
     "hangs",
 ]
+TAKES_TIME = "takes-its-time"  # a file beside that of the variant: a timing takes as long as it says
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A node whose output is wrong.
+
+    Attributes:
+        vanishes: whether it is right in an engine of which its output is an output: it is fused otherwise there.
+    """
+
+    node: str
+    vanishes: bool
 
 
 @dataclass(frozen=True)

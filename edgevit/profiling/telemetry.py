@@ -1,0 +1,205 @@
+"""The state of the machine during a measurement: temperatures, clocks, power, other load; and what it says about it.
+
+Each threshold stands here once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from edgevit.profiling.loop import STEADY_C_PER_MIN
+
+Kind = Literal["temperature_c", "clock_mhz", "power_mw", "other_load"]
+Processor = Literal["cpu", "gpu"]
+
+TELEMETRY_FILE = "telemetry.json"  # of a latency: all samples
+CLOCK_FALLS = (
+    0.10  # of the highest clock. Chosen: above the steps by which a locked clock is shown (1,016 to 1,018 MHz)
+)
+OTHER_LOAD = 0.10  # of all processors. Chosen: a desktop at rest needs less
+RISE_C = 1.0  # during the measurement. Chosen: twice the coarsest step of a Jetson's sensors, 0.5 °C
+FEWEST = 3  # values, below which nothing is judged. Chosen
+
+TITLES: dict[Processor, str] = {"cpu": "CPU", "gpu": "GPU"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One sensor over time.
+
+    Attributes:
+        kind: with the unit; `other_load` is the share of all processors that other programs used, 0 to 1.
+        name: the sensor, such as tj, gpu, VDD_IN. The power `total` is that of the module.
+        time_s: seconds from the start of the program.
+    """
+
+    kind: Kind
+    name: str
+    time_s: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def between(self, window: Window) -> Series:
+        """The values within a window."""
+        inside = [
+            pair for pair in zip(self.time_s, self.values, strict=True) if window.start_s <= pair[0] <= window.end_s
+        ]
+        times, values = zip(*inside, strict=True) if inside else ((), ())
+        return Series(self.kind, self.name, times, values)
+
+    @property
+    def slope_per_min(self) -> float | None:
+        """The slope of a line through the values (least squares), per minute; None for fewer than FEWEST values."""
+        if len(self.values) < FEWEST or self.time_s[-1] <= self.time_s[0]:
+            return None
+        return float(np.polyfit(np.asarray(self.time_s), np.asarray(self.values), 1)[0] * 60)
+
+
+class Window(NamedTuple):
+    """The time of the counted runs, in seconds from the start of the program."""
+
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What was sampled while a program ran that measures.
+
+    Attributes:
+        seconds: how long the program ran.
+        junction: the name of the temperature to watch; None without temperatures.
+        throttled: cause → events during the measurement, of the causes that the machine counts.
+        sampler_cpu_s: processor time that the sampling took.
+    """
+
+    series: tuple[Series, ...]
+    window: Window
+    seconds: float
+    junction: str | None = None
+    throttled: Mapping[str, int] = field(default_factory=dict)
+    sampler_cpu_s: float = 0.0
+
+    def of(self, kind: Kind, name: str | None = None) -> Series | None:
+        """The series of a sensor; None if it was not sampled."""
+        return next((one for one in self.series if one.kind == kind and name in (None, one.name)), None)
+
+    @property
+    def watched(self) -> Series | None:
+        """The temperature of the junction."""
+        return self.of("temperature_c", self.junction) if self.junction else None
+
+    def without_clocks(self) -> Telemetry:
+        """The telemetry without the clocks."""
+        return replace(self, series=tuple(one for one in self.series if one.kind != "clock_mhz"))
+
+    def invalid(self, processor: Processor) -> tuple[str, ...]:
+        """Reasons why the measurement is not one of the device in its stated mode, a sentence each."""
+        return tuple(_invalid(self, processor))
+
+    def doubts(self, processor: Processor) -> tuple[str, ...]:
+        """Other reasons to doubt the measurement, a sentence each."""
+        return tuple(_doubts(self, processor))
+
+    def summary(self) -> dict[str, Any]:
+        """The conditions: each sensor before, during and after the counted runs."""
+        return {
+            "window_s": [round(time, 3) for time in self.window],
+            "seconds": round(self.seconds, 3),
+            "junction": self.junction,
+            "throttled": dict(self.throttled),
+            "sampler_cpu_share": round(self.sampler_cpu_s / self.seconds, 4) if self.seconds else None,
+            "sensors": [_summary(one, self.window) for one in self.series if one.values],
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """All samples."""
+        return {
+            "schema_version": 1,
+            "window_s": list(self.window),
+            "seconds": self.seconds,
+            "junction": self.junction,
+            "throttled": dict(self.throttled),
+            "sampler_cpu_s": self.sampler_cpu_s,
+            "series": [
+                {"kind": one.kind, "name": one.name, "time_s": list(one.time_s), "values": list(one.values)}
+                for one in self.series
+            ],
+        }
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> Telemetry:
+        """The telemetry in the content of a file that `as_json` made."""
+        series = (
+            Series(one["kind"], one["name"], tuple(one["time_s"]), tuple(one["values"])) for one in content["series"]
+        )
+        return cls(
+            tuple(series),
+            Window(*content["window_s"]),
+            content["seconds"],
+            content["junction"],
+            content["throttled"],
+            content["sampler_cpu_s"],
+        )
+
+
+def _invalid(telemetry: Telemetry, processor: Processor) -> Iterator[str]:
+    for cause, events in telemetry.throttled.items():
+        if events:
+            yield f"the machine throttled while it was measured: {cause}, {events} event{'s' if events > 1 else ''}"
+    # A CPU's clock turns with the load of each moment, so a fall of it is a doubt.
+    if processor == "gpu" and (fall := _fall_of_clock(telemetry, processor)):
+        yield fall
+
+
+def _doubts(telemetry: Telemetry, processor: Processor) -> Iterator[str]:
+    if processor == "cpu" and (fall := _fall_of_clock(telemetry, processor)):
+        yield fall
+    if watched := telemetry.watched:
+        during = watched.between(telemetry.window)
+        slope = during.slope_per_min
+        rise = 0 if slope is None else slope * (during.time_s[-1] - during.time_s[0]) / 60
+        if slope is not None and slope > STEADY_C_PER_MIN and rise > RISE_C:
+            yield (
+                f"the temperature of {watched.name} rose by {rise:.1f} °C while the runs were timed: later runs may be "
+                "slower (soak_s heats the machine before)"
+            )
+    load = telemetry.of("other_load")
+    shares = load.between(telemetry.window).values if load else ()
+    if len(shares) >= FEWEST and (share := sum(shares) / len(shares)) > OTHER_LOAD:
+        yield f"other programs used {share:.0%} of the processors while the runs were timed"
+
+
+def _fall_of_clock(telemetry: Telemetry, processor: Processor) -> str | None:
+    clock = telemetry.of("clock_mhz", processor)
+    during: Sequence[float] = clock.between(telemetry.window).values if clock else ()
+    if len(during) < FEWEST or min(during) >= (1 - CLOCK_FALLS) * max(during):
+        return None
+    return (
+        f"the clock of the {TITLES[processor]} moved between {min(during):,.0f} and {max(during):,.0f} MHz while the "
+        "runs were timed: lock the clocks, or cool the machine"
+    )
+
+
+def _summary(series: Series, window: Window) -> dict[str, Any]:
+    during = series.between(window)
+    values = during.values
+    slope = during.slope_per_min
+    return {
+        "kind": series.kind,
+        "name": series.name,
+        "before": _rounded(series.values[0]),
+        "min": _rounded(min(values)) if values else None,
+        "median": _rounded(float(np.median(values))) if values else None,
+        "max": _rounded(max(values)) if values else None,
+        "after": _rounded(series.values[-1]),
+        "slope_per_min": None if slope is None else _rounded(slope),
+        "n": len(values),
+    }
+
+
+def _rounded(value: float) -> float:
+    return round(value, 3)

@@ -1,0 +1,259 @@
+"""The sampler: runs a program, and reads the state of the machine until the program has ended.
+
+It needs Python 3.8 or later and the standard library alone. edgevit starts `python -B sampler.py PROGRAM ARGUMENT...`.
+The program has the sampler's folder, stdin, stdout and stderr, and its exit status becomes the sampler's. Both are in
+one process group, which ends as a whole. After the program, telemetry.json holds
+
+    seconds         how long the program ran
+    sampler_cpu_s   processor time of the sampler and of tegrastats
+    fixed           path → text of files that do not change, read once
+    paths           the files that are read again and again
+    samples         [time, processor time of the program and of the sampler in ticks, [text or null of each path]]
+    lines           [time, a line of tegrastats]; empty where there is no tegrastats
+    written         time of the last change of each file that the program wrote
+
+Times are in seconds from the start of the program. The number and the length of samples and lines are limited: of a
+long run, every second, fourth, ... sample is kept.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+INTERVAL_S = 0.25  # chosen: four samples a second tell clocks and heat, and cost little
+MOST_SAMPLES = 2_000  # and as many lines
+MOST_FILES = 200
+LONGEST_TEXT = 512  # bytes of a file
+LONGEST_LINE = 4_096  # bytes of a line of tegrastats
+MOST_CHILDREN = 20  # of a process
+END_S = 2.0  # for tegrastats to end
+TELEMETRY = "telemetry.json"
+ROOT = "EDGEVIT_ROOT"  # a variable of a stand-in for a machine: the folder below which its files lie
+MORE_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+FIXED = (
+    "/sys/class/thermal/thermal_zone*/type",
+    "/sys/class/devfreq/*/min_freq",
+    "/sys/class/devfreq/*/max_freq",
+    "/sys/devices/system/cpu/cpufreq/policy*/scaling_min_freq",
+    "/sys/devices/system/cpu/cpufreq/policy*/scaling_max_freq",
+    "/sys/class/hwmon/hwmon*/name",
+    "/sys/class/hwmon/hwmon*/in[1-3]_label",
+)
+SAMPLED = (
+    "/proc/stat",
+    "/sys/class/hwmon/hwmon*/oc[1-3]_event_cnt",
+    "/sys/class/devfreq/*/cur_freq",
+    "/sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq",
+    "/sys/devices/system/cpu/cpufreq/policy*/cpuinfo_cur_freq",
+    "/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count",
+    "/sys/devices/platform/soc*/*firmware/get_throttled",  # Raspberry Pi
+)
+# Where tegrastats runs, it has already read these sensors, each of which costs some time.
+SAMPLED_WITHOUT_TEGRASTATS = ("/sys/class/thermal/thermal_zone*/temp",)
+RAILS = ("in[1-3]_input", "curr[1-3]_input", "power1_input")  # of power monitors whose name begins with `ina`
+
+
+class Thinned:
+    """A list of limited length. When it is full, every second item goes, and from then on fewer are added."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self._every, self._seen = 1, 0
+
+    def add(self, item: Any, always: bool = False) -> None:
+        """Add an item, unless it is one of those that are left out."""
+        if always or self._seen % self._every == 0:
+            self.items.append(item)
+        self._seen += 1
+        if len(self.items) > MOST_SAMPLES:
+            del self.items[1::2]
+            self._every *= 2
+
+
+class Sampler:
+    """Reads files at equal intervals, and the lines of tegrastats as they come, in threads.
+
+    Args:
+        program: the process whose processor time is no load of others.
+    """
+
+    def __init__(self, program: int, began: float) -> None:
+        self._program, self._began = program, began
+        self._root, self._is_over = os.environ.get(ROOT, ""), threading.Event()
+        self._samples, self._lines = Thinned(), Thinned()
+        self._tegrastats = started_tegrastats()
+        self._paths = self._sampled()
+        self._fixed = {path: text for path in self._matching(FIXED) for text in [self._text(path)] if text is not None}
+        self._threads = [threading.Thread(target=self._watch, daemon=True)]
+        if self._tegrastats is not None:
+            self._threads.append(threading.Thread(target=self._follow, daemon=True))
+        self._sample()
+        for thread in self._threads:
+            thread.start()
+
+    def ended(self) -> dict[str, Any]:
+        """Stop sampling. Returns the content of telemetry.json."""
+        seconds = self._now()
+        self._is_over.set()
+        watching_ticks = sum(map(ticks_of, self._watching()))
+        if self._tegrastats is not None:
+            self._tegrastats.kill()
+        for thread in self._threads:
+            thread.join(END_S)
+        self._sample(always=True)
+        if self._tegrastats is not None:
+            self._tegrastats.wait()
+        times = os.times()
+        return {
+            "seconds": seconds,
+            "sampler_cpu_s": times.user + times.system + watching_ticks / os.sysconf("SC_CLK_TCK"),
+            "fixed": self._fixed,
+            "paths": self._paths,
+            "samples": self._samples.items,
+            "lines": self._lines.items,
+            "written": {name: self._now() - age for name, age in ages_of_files().items()},
+        }
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(INTERVAL_S):
+            self._sample()
+
+    def _follow(self) -> None:
+        assert self._tegrastats is not None
+        assert self._tegrastats.stdout is not None
+        while True:
+            line = self._tegrastats.stdout.readline(LONGEST_LINE)
+            if not line or self._is_over.is_set():
+                return
+            self._lines.add([self._now(), line.decode("utf-8", "replace").rstrip("\n")])
+
+    def _sample(self, always: bool = False) -> None:
+        own = {self._program, *self._watching(), *family(os.getpid())}
+        ticks = sum(map(ticks_of, own))
+        self._samples.add([self._now(), ticks, [self._text(path) for path in self._paths]], always)
+
+    def _watching(self) -> list[int]:
+        return [] if self._tegrastats is None else [self._tegrastats.pid]
+
+    def _sampled(self) -> list[str]:
+        patterns = list(SAMPLED)
+        if self._tegrastats is None:
+            patterns += SAMPLED_WITHOUT_TEGRASTATS
+            monitors = [path for path in self._matching(("/sys/class/hwmon/hwmon*/name",)) if self._is_power(path)]
+            patterns += [os.path.join(os.path.dirname(path), name) for path in monitors for name in RAILS]
+        return [path for path in self._matching(patterns) if self._text(path) is not None]
+
+    def _is_power(self, name_file: str) -> bool:
+        return (self._text(name_file) or "").startswith("ina")
+
+    def _matching(self, patterns: Any) -> list[str]:
+        """The files, without the root before them."""
+        root = self._root
+        found = [path for pattern in patterns for path in sorted(glob.glob(glob.escape(root) + pattern))]
+        return [path[len(root) :] for path in found[:MOST_FILES]]
+
+    def _text(self, path: str) -> str | None:
+        """The beginning of a file, of which the first line counts; None if it cannot be read."""
+        try:
+            file = os.open(self._root + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return os.read(file, LONGEST_TEXT).decode("utf-8", "replace").partition("\n")[0]
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+
+
+def started_tegrastats() -> subprocess.Popen[bytes] | None:
+    """tegrastats, whose lines come through a pipe; None where there is none."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *MORE_PROGRAMS))
+    program = shutil.which("tegrastats", path=path)
+    if program is None:
+        return None
+    command = [program, "--interval", str(int(INTERVAL_S * 1000))]
+    environment = {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"}
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
+    except OSError:
+        return None
+
+
+def family(process: int) -> list[int]:
+    """A process and the processes that it and they have started, and that run; as far as the kernel tells."""
+    try:
+        with open(f"/proc/{process}/task/{process}/children", "rb") as file:
+            children = [int(child) for child in file.read(LONGEST_LINE).split()[:MOST_CHILDREN]]
+    except (OSError, ValueError):
+        children = []
+    return [process, *(other for child in children for other in family(child))]
+
+
+def ticks_of(process: int) -> int:
+    """The processor time of a process and of its children that have ended; 0 if it is not there."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            fields = file.read(4_096).rpartition(b")")[2].split()
+        return sum(map(int, fields[11:15]))
+    except (OSError, ValueError):
+        return 0
+
+
+def ages_of_files() -> dict[str, float]:
+    """Seconds since the last change of each plain file in the current folder."""
+    now = time.time()
+    ages: dict[str, float] = {}
+    with os.scandir(".") as entries:
+        for entry in entries:
+            info = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(info.st_mode) and len(ages) < MOST_FILES:
+                ages[entry.name] = now - info.st_mtime
+    return ages
+
+
+def end_like(status: int) -> None:
+    """End with an exit status, or by the signal that has ended the program."""
+    if status < 0:
+        if -status not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+def main() -> None:
+    """Run the program that the arguments name."""
+    began = time.monotonic()
+    try:
+        program = subprocess.Popen(sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"{sys.argv[1]}: {error.strerror}")
+    sampler = Sampler(program.pid, began)
+    status = program.wait()
+    try:
+        content = json.dumps(sampler.ended())
+        with open(TELEMETRY, "w", encoding="ascii") as file:
+            file.write(content)
+    except OSError as error:  # such as a full disk: the program's own files count
+        print(f"edgevit-sampler: {error}", file=sys.stderr)
+    end_like(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The sampler as a process of this machine and around a stand-in's programs, and what is read from its file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgevit.profiling import MeasurePlan
+from edgevit.profiling.loop import STEADY_C_PER_MIN
+from edgevit.profiling.measure import Measurement
+from edgevit.profiling.telemetry import FEWEST, Series, Telemetry, Window
+from edgevit.targets.agent import sampler
+from edgevit.targets.connection import connected
+from edgevit.targets.jobs import Job, run_job
+from edgevit.targets.named import NamedTarget
+from edgevit.targets.sampling import sampled, soak_in_runs, telemetry_in
+from tests.targets.machine import own_home
+from tests.targets.ssh_host import is_gone, number_in
+from tests.targets.standin import STANDINS, build
+from tests.targets.standin.boards import Standin, heating, throttling
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
+NANO = STANDINS["jetpack6-orin-nano"]
+RUN = "sleep 1; echo done > times.json; exit 3"
+
+
+def run(folder: Path, script: str = RUN, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell script under the sampler."""
+    command = [sys.executable, "-B", sampler.__file__, "sh", "-c", script]
+    return subprocess.run(command, cwd=folder, env={**os.environ, **variables}, capture_output=True, check=False)
+
+
+def telemetry_of(standin: Standin, folder: Path, script: str = RUN) -> Telemetry:
+    """The telemetry of a script on a stand-in."""
+    built = build(standin, folder / "board")
+    (folder / "job").mkdir()
+    run(folder / "job", script, EDGEVIT_ROOT=str(built.root), PATH=f"{built.path}:/usr/bin:/bin")
+    content = (folder / "job" / sampler.TELEMETRY).read_bytes()
+    assert len(content) < 2**20
+    telemetry = telemetry_in(content, "times.json", 1.0, ("VDD_IN",))
+    assert telemetry is not None
+    return telemetry
+
+
+def measurement(telemetry: Telemetry, processor: Any = "gpu") -> Measurement:
+    return Measurement(np.full(100, 5.0), MeasurePlan(), telemetry=telemetry, processor=processor)
+
+
+def test_the_program_keeps_its_status_and_its_output(tmp_path: Path) -> None:
+    ended = run(tmp_path, "echo out; echo err >&2; exit 3")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, b"out\n", b"err\n")
+    assert run(tmp_path, "kill -9 $$").returncode == -signal.SIGKILL
+    assert run(tmp_path, "kill -SEGV $$").returncode == -signal.SIGSEGV
+
+
+def test_a_run_on_this_machine_is_sampled(tmp_path: Path) -> None:
+    """Two processes that are not of the run use this machine's processors."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        run(tmp_path)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    telemetry = telemetry_in((tmp_path / sampler.TELEMETRY).read_bytes(), "times.json", 1.0, ())
+    assert telemetry is not None
+    assert 1 <= telemetry.seconds < 30
+    assert telemetry.window.start_s < telemetry.window.end_s <= telemetry.seconds
+    load = telemetry.of("other_load")
+    assert load is not None
+    assert load.values[1] > 0.3
+    assert "other programs used" in " ".join(measurement(telemetry).warnings)
+    assert measurement(telemetry).invalid == ()
+
+
+def test_the_load_of_a_program_and_of_its_children_is_not_that_of_others(tmp_path: Path) -> None:
+    run(tmp_path, "timeout 1 sh -c 'while :; do :; done'; sleep 0.1")
+    content = json.loads((tmp_path / sampler.TELEMETRY).read_bytes())
+    ticks = [sample[1] for sample in content["samples"]]
+    assert ticks[3] - ticks[0] >= 5  # of 75 in as long a time, on a machine that others use, too
+    assert ticks[-1] >= ticks[3]
+
+
+def test_a_calm_board(tmp_path: Path) -> None:
+    telemetry = telemetry_of(NANO, tmp_path)
+    assert measurement(telemetry).invalid == ()
+    assert telemetry.junction == "tj"
+    assert telemetry.throttled == {"low voltage": 0, "average over-current": 0, "peak over-current": 0}
+    power, gpu = telemetry.of("power_mw", "total"), telemetry.of("clock_mhz", "gpu")
+    assert power is not None
+    assert gpu is not None
+    assert set(power.values) == {5971.0}  # VDD_IN of the recorded line
+    assert set(gpu.values) == {1018.0}
+    assert len(gpu.between(telemetry.window).values) >= FEWEST
+    sensors = {(one["kind"], one["name"]) for one in telemetry.summary()["sensors"]}
+    assert {("temperature_c", "tj"), ("power_mw", "VDD_SOC"), ("clock_mhz", "cpu"), ("clock_mhz", "memory")} <= sensors
+    assert Telemetry.of_json(json.loads(json.dumps(telemetry.as_json()))) == telemetry
+
+
+def test_a_board_that_throttles_makes_the_measurement_invalid(tmp_path: Path) -> None:
+    reasons = measurement(telemetry_of(throttling(NANO), tmp_path)).invalid
+    assert len(reasons) == 2
+    assert reasons[0].startswith("the machine throttled while it was measured: peak over-current, ")
+    assert reasons[1].startswith("the clock of the GPU moved between 612 and 1,018 MHz")
+
+
+def test_a_board_that_heats_up_is_doubted(tmp_path: Path) -> None:
+    telemetry = telemetry_of(heating(NANO), tmp_path)
+    assert measurement(telemetry).invalid == ()
+    (warning,) = measurement(telemetry).warnings
+    assert warning.startswith("the temperature of tj rose by ")
+    watched = telemetry.watched
+    assert watched is not None
+    slope = watched.between(telemetry.window).slope_per_min
+    assert slope is not None
+    assert slope > 100 * STEADY_C_PER_MIN
+
+
+@pytest.mark.parametrize("name", ["jetpack4-nano", "jetpack5-agx-orin", "jetpack7-agx-orin", "jetpack7-thor"])
+def test_the_form_of_each_jetpack_is_sampled(name: str, tmp_path: Path) -> None:
+    telemetry = telemetry_of(STANDINS[name], tmp_path, "sleep 0.4")
+    assert telemetry.of("temperature_c") is not None
+    assert telemetry.of("power_mw") is not None
+    assert telemetry.junction == {"jetpack4-nano": "ao", "jetpack7-agx-orin": "cpu"}.get(name, "tj")
+
+
+def test_power_and_throttling_without_tegrastats(tmp_path: Path) -> None:
+    """A Raspberry Pi with a power monitor. Composed from the kernel's documentation."""
+    monitor, firmware = "/sys/class/hwmon/hwmon1", "/sys/devices/platform/soc/soc:firmware/get_throttled"
+    files = {
+        f"{monitor}/name": "ina219\n",
+        f"{monitor}/in1_input": "5000\n",
+        f"{monitor}/curr1_input": "700\n",
+        firmware: "50005\n",
+    }
+    pi = STANDINS["raspberry-pi-5"]
+    telemetry = telemetry_of(replace(pi, files={**pi.files, **files}), tmp_path)
+    rail, temperature = telemetry.of("power_mw"), telemetry.watched
+    assert rail is not None
+    assert temperature is not None
+    assert (rail.name, set(rail.values)) == ("ina219 1", {3500.0})
+    assert (temperature.name, set(temperature.values)) == ("cpu", {48.8})
+    assert telemetry.throttled == {"low voltage": 1, "throttling": 1}
+    assert len(measurement(telemetry, "cpu").invalid) == 2
+
+
+def test_a_long_run_keeps_samples_of_its_whole_length() -> None:
+    kept = sampler.Thinned()
+    for number in range(100_000):
+        kept.add(number)
+    assert sampler.MOST_SAMPLES / 2 <= len(kept.items) <= sampler.MOST_SAMPLES
+    assert len(set(np.diff(kept.items))) == 1
+    assert kept.items[0] == 0
+    assert kept.items[-1] > 99_000
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("content")
+    telemetry_of(NANO, folder, "sleep 0.4")
+    return (folder / "job" / sampler.TELEMETRY).read_bytes()
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_content_breaks_the_reader(content: bytes, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(content) - 1))
+    length = data.draw(st.integers(0, 40))
+    mutated = content[:place] + data.draw(st.binary(max_size=20)) + content[place + length :]
+    telemetry = telemetry_in(mutated, "times.json", data.draw(st.sampled_from([0.0, 1.0, math.inf])), ("VDD_IN",))
+    if telemetry is not None:
+        assert isinstance(measurement(telemetry).warnings, tuple)
+        assert isinstance(measurement(telemetry).invalid, tuple)
+        json.dumps(telemetry.summary())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_of_a_sampled_job_outlives_its_end(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler is killed: tegrastats and the program end, as the agent ends the group."""
+    (tmp_path / "machine").mkdir()
+    own_home(tmp_path / "machine", monkeypatch)
+    built = build(NANO, tmp_path / "board")
+    watching = f"#!/bin/sh\necho $$ > {tmp_path}/tegrastats\nexec sleep 60\n"
+    (built.path / "tegrastats").write_text(watching)
+    monkeypatch.setenv("PATH", f"{built.path}:{os.environ['PATH']}")
+    script = f"echo $$ > {tmp_path}/program; echo $PPID > {tmp_path}/sampler; sleep 60"
+    job = sampled(Job({}, ("sh", "-c", script), {}, 60, False), (sys.executable,))
+    ender = subprocess.Popen(
+        ["sh", "-c", f"until [ -s {tmp_path}/sampler ] && [ -s {tmp_path}/tegrastats ]; do sleep 0.1; done; "
+                     f"kill -{int(number)} $(cat {tmp_path}/sampler)"]
+    )  # fmt: skip
+    with connected(NamedTarget("local-cpu"), pytest.fail) as here:
+        finished = run_job(here, job, tmp_path / "out")
+    ender.wait()
+    assert finished.status == -number
+    assert is_gone(number_in(tmp_path / "program"))
+    assert is_gone(number_in(tmp_path / "tegrastats"))
+
+
+def test_a_sampled_job_brings_its_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_home(tmp_path, monkeypatch)
+    job = Job({}, ("sh", "-c", "sleep 0.3; echo x > x"), {}, 60, False, {"x": 10})
+    began = time.monotonic()
+    with connected(NamedTarget("local-cpu"), pytest.fail) as here:
+        finished = run_job(here, sampled(job, (sys.executable,)), tmp_path / "out")
+    assert set(finished.files) == {"x", sampler.TELEMETRY}
+    telemetry = telemetry_in(finished.files[sampler.TELEMETRY].read_bytes(), "x", math.inf, ())
+    assert telemetry is not None
+    assert 0.3 <= telemetry.window.end_s <= time.monotonic() - began
+
+
+def heated(values: list[float], each_s: float) -> Telemetry:
+    times = tuple(np.linspace(0, each_s, len(values)).tolist())
+    series = Series("temperature_c", "tj", times, tuple(values))
+    return Telemetry((series,), Window(0, each_s), each_s, "tj")
+
+
+def test_a_soak_in_runs_ends_when_the_temperature_is_steady() -> None:
+    lengths: list[float] = []
+
+    def run_for(seconds: float) -> Telemetry:
+        start = 50.0 + 10 * min(len(lengths), 2)
+        lengths.append(seconds)
+        end = start if len(lengths) > 2 else start + 10
+        return heated(np.linspace(start, end, 9).tolist(), seconds)
+
+    soaked = soak_in_runs(run_for, 300, each_s=30)
+    assert (soaked.seconds, soaked.start_c, soaked.end_c, soaked.is_steady) == (90, 50.0, 70.0, True)
+    limited = soak_in_runs(lambda seconds: heated([50, 51, 52, 53], seconds), 70, each_s=30)
+    assert (limited.seconds, limited.is_steady) == (70, False)
+    assert limited.slope_c_per_min == pytest.approx(6.0)
+    unknown = soak_in_runs(lambda _: None, 45, each_s=30)
+    assert (unknown.seconds, unknown.end_c, unknown.is_steady) == (45, None, False)
