@@ -148,7 +148,7 @@ ENGINE = """\
         ("{stage: profile, id: latency, model: engine}", "does not run on 'local-cpu'"),
         ("{stage: evaluate, id: top1, model: engine, data: digits.test, target: local-gpu}", "not run on 'local-gpu'"),
         ("{stage: bundle, id: bundle, model: engine, compiled: true, support: digits.support}", "takes no classes"),
-        ("{stage: bundle, id: bundle, model: int8, compiled: true, serve: [deepstream]}", "'int8' is none"),
+        ("{stage: bundle, id: bundle, model: int8, compiled: true, serve: [deepstream]}", "'int8' is not one"),
     ],
 )
 def test_an_engine_runs_on_the_board_that_built_it(home: Path, line: str, said: str) -> None:
@@ -159,6 +159,32 @@ def test_an_engine_runs_on_the_board_that_built_it(home: Path, line: str, said: 
     assert f"{path}:9" in str(caught.value)
     right = ENGINE + "{stage: profile, id: latency, model: engine, target: board}"
     assert load_recipe(recipe(home / "project", right)).stages
+
+
+BUNDLE = """\
+stage: bundle
+    id: bundle
+    model: engine
+    compiled: true
+"""
+
+
+@pytest.mark.parametrize(
+    ("runtime", "option", "line", "said"),
+    [
+        ("onnxruntime", "", 12, "this machine cannot check its bundle"),
+        ("tensorrt", "    support: digits.support\n", 13, "takes no classes"),
+        ("onnxruntime", "    serve: [deepstream]\n", 13, "'engine' is not one"),
+    ],
+)
+def test_what_a_bundle_cannot_hold_is_said_at_its_option(
+    home: Path, runtime: str, option: str, line: int, said: str
+) -> None:
+    path = recipe(home / "project", ENGINE.replace("tensorrt", runtime) + BUNDLE + option)
+    name_board(home / "project" / "targets.yaml")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert any(said in text and f"{path}:{line}" in text for text in str(caught.value).split("\n\n"))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])

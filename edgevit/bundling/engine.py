@@ -48,15 +48,20 @@ def next_step(engine: dict[str, Any], folder: Path) -> str:
     return f"build it on this machine: {build}; then python3 infer.py --engine {REBUILT}. Or {ONNX_STEP}"
 
 
-def _fits(built_with: str, version: str, any_minor: bool) -> bool:
-    """Whether the versions are equal, as far as both are given; the major ones for a version-compatible engine."""
+def _fits(built_with: str, version: str, is_compatible: bool) -> bool:
+    """Whether the versions are equal, as far as both are given.
+
+    A version-compatible engine takes later versions of the major version, too.
+    """
     built, here = _numbers(built_with), _numbers(version)
-    shared = 1 if any_minor else min(len(built), len(here))
+    shared = min(len(built), len(here))
+    if is_compatible:
+        return built[:1] == here[:1] and here[:shared] >= built[:shared]
     return built[:shared] == here[:shared]
 
 
-def _numbers(version: str) -> list[str]:
-    return re.findall(r"\d+", version)
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d{1,9}", version)]
 
 
 def _other_hardware(hardware: dict[str, Any], root: Path) -> Iterator[str]:

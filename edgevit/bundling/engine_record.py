@@ -19,6 +19,7 @@ from edgevit.targets.boards.versions import tensorrt_release
 from edgevit.targets.trtexec.commands import ENGINE as TRTEXEC_ENGINE
 from edgevit.targets.trtexec.commands import BatchProfile, build_arguments
 from edgevit.targets.trtexec_session import input_of
+from edgevit.terminal import printable_line
 
 # Where NVIDIA's Debian packages put it on a Jetson. It is not in the PATH there.
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
@@ -86,16 +87,19 @@ def is_version_compatible(engine: Artifact) -> bool:
 
 
 def readme_values(engine: Artifact) -> dict[str, str]:
-    """The values of README.engine.txt: the machine, its software, and the command that builds the engine anew."""
+    """The values of README.engine.txt: the machine, its software, what the engine needs, and how it is built anew."""
     machine = machine_of(engine)
     board = machine.hardware.get("model") or ", ".join(machine.hardware.get("gpus") or []) or "an unnamed machine"
     module = machine.hardware.get("module")
     titles = {"tensorrt": "TensorRT", "cuda": "CUDA", "jetpack": "JetPack"}
     return {
-        "board": f"{board} ({module})" if module else board,
-        "versions": ", ".join(
-            f"{titles.get(name, name)} {version}" for name, version in machine.versions.items() if version
+        "board": printable_line(f"{board} ({module})" if module else board),
+        "versions": printable_line(
+            ", ".join(f"{titles.get(name, name)} {version}" for name, version in machine.versions.items() if version)
         ),
+        "needed": "this TensorRT, or a later one of its major version"
+        if is_version_compatible(engine)
+        else "this TensorRT",
         "command": " \\\n        ".join(map(shlex.quote, rebuild_command(engine))),
         "rebuilt": REBUILT,
     }

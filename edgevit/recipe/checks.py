@@ -89,8 +89,9 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
             yield RecipeError(f"timm has no model '{unknown_model}'", where=place("model"), expected=near, next=hint)
         if problem := _problem_of_engine(stage, engines) or _problem_of_target(stage, kinds, engines, folder):
             yield RecipeError(problem.what, where=place("target"), expected=problem.expected)
-        if isinstance(stage, Bundle) and (problem := _problem_of_deepstream(stage, engines, recipe.stages[:index])):
-            yield RecipeError(problem.what, where=place("serve"), expected=problem.expected)
+        if isinstance(stage, Bundle):
+            for field, problem in _problems_of_bundle(stage, engines, recipe.stages[:index]):
+                yield RecipeError(problem.what, where=place(field), expected=problem.expected)
         before = _Before(recipe, kinds, [later.id for later in recipe.stages[index:]], recipe.stages[:index])
         for path, name, takes in references(stage):
             if problem := _problem_of(stage, path, name, takes, before):
@@ -101,15 +102,10 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
 
 
 def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem | None:
-    """A model that was compiled on another machine, and that another target would run, or that a bundle cannot hold."""
+    """A model that was compiled on another machine, and that another target would run."""
     engine = engines.get(getattr(stage, "model", ""))
     if engine is None:
         return None
-    if isinstance(stage, Bundle) and stage.compiled and engine.runtime != TENSORRT.name:
-        return Problem(f"'{engine.id}' is compiled on '{engine.target}', and no bundle holds it yet", "compiled: false")
-    if isinstance(stage, Bundle) and stage.compiled and stage.support:
-        what = f"'{engine.id}' is a TensorRT engine: a bundle with an engine takes no classes"
-        return Problem(what, "compiled: false, or no support")
     target = getattr(stage, "target", engine.target)
     if target == engine.target:
         return None
@@ -117,16 +113,31 @@ def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem 
     return Problem(what, f"target: {engine.target}")
 
 
-def _problem_of_deepstream(bundle: Bundle, engines: Mapping[str, Compile], earlier: Sequence[Stage]) -> Problem | None:
+def _problems_of_bundle(
+    bundle: Bundle, engines: Mapping[str, Compile], earlier: Sequence[Stage]
+) -> Iterator[tuple[str, Problem]]:
+    """What a bundle cannot hold, take or serve of a model that was compiled on another machine, by the option."""
+    engine = engines.get(bundle.model)
+    is_tensorrt = engine is not None and engine.runtime == TENSORRT.name
+    if engine is not None and bundle.compiled and not is_tensorrt:
+        what = f"'{engine.id}' is compiled on '{engine.target}', and this machine cannot check its bundle"
+        yield "compiled", Problem(what, "compiled: false")
+    if is_tensorrt and bundle.compiled and bundle.support:
+        what = f"'{bundle.model}' is a TensorRT engine: a bundle with an engine takes no classes"
+        yield "support", Problem(what, "compiled: false, or no support")
+    if "deepstream" in bundle.serve and (problem := _problem_of_deepstream(bundle, is_tensorrt, earlier)):
+        yield "serve", problem
+
+
+def _problem_of_deepstream(bundle: Bundle, is_tensorrt: bool, earlier: Sequence[Stage]) -> Problem | None:
     """A model that DeepStream would not run: it is no engine, takes uint8 images, or has an embedding."""
-    if "deepstream" not in bundle.serve:
-        return None
-    if bundle.model not in engines:
-        return Problem(f"deepstream runs TensorRT engines, and '{bundle.model}' is none", "runtime: tensorrt")
+    if not is_tensorrt:
+        what = f"DeepStream runs TensorRT engines, and '{bundle.model}' is not one"
+        return Problem(what, "a model of a compile stage with runtime: tensorrt, or no deepstream")
     export = _export_of(bundle, earlier)
     for option in ("normalize", "embedding"):
         if export is not None and getattr(export, option):
-            return Problem(f"deepstream does not run a model with {option}: true", f"{option}: false in '{export.id}'")
+            return Problem(f"DeepStream does not run a model with {option}: true", f"{option}: false in '{export.id}'")
     return None
 
 

@@ -153,6 +153,7 @@ class Engine:
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise EngineRefused(self._log.text or "TensorRT does not load the engine")
+        self._log.forget()
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise TensorrtError(self._log.text or "TensorRT makes no execution context")
@@ -254,6 +255,7 @@ class Engine:
             self._buffer(name, _sizes(self._context.get_tensor_shape(name)))
 
     def _set_shape(self, name: str, shape: Shape) -> None:
+        self._log.forget()
         if not self._context.set_input_shape(name, shape):
             taken = self.shape(name)
             raise TensorrtError(self._log.text or f"input '{name}' takes the shape {taken}, not {shape}")
@@ -275,6 +277,7 @@ class Engine:
             self._cuda.copy(to, source, buffer.array.nbytes, kind, self._stream)
 
     def _queue_engine(self) -> None:
+        self._log.forget()
         if not self._context.execute_async_v3(self._stream):
             raise TensorrtError(self._log.text or "TensorRT does not run the engine")
 
@@ -371,8 +374,12 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
     @property
     def text(self) -> str:
-        """The errors until now, a line each."""
+        """The errors since the last `forget`, a line each."""
         return "\n".join(self._errors)
+
+    def forget(self) -> None:
+        """Forget the errors until now: they are not those of the next call."""
+        self._errors.clear()
 
     def log(self, severity: Any, msg: str) -> None:
         letter = "I" if msg.startswith(PLAN) else LETTERS.get(severity.name)

@@ -158,6 +158,50 @@ def test_what_it_cannot_read_is_said(program: Path, tmp_path: Path) -> None:
     assert "iospec.json: is missing" in said(bundle, file)
 
 
+PRINTING = """
+#include "bundle.hpp"
+#include <limits>
+std::vector<float> infer(const bundle::Model&, const bundle::Bytes& pixels) {
+    const float infinity = std::numeric_limits<float>::infinity();
+    if (pixels[0] == 1) return {1, std::numeric_limits<float>::quiet_NaN(), -infinity, 2};
+    if (pixels[0] == 2) return {1, infinity, 0, 2};
+    if (pixels[0] == 3) return {-infinity, -infinity, -infinity, -infinity};
+    if (pixels[0] == 4) throw std::runtime_error("a \\x1b[31m b \\xc2\\x9b c \\xc3\\xbc");
+    return {1, -infinity, 2, 0.5f};
+}
+int main(int count, char** arguments) { return bundle::run(count, arguments, infer); }
+"""
+
+
+def test_what_a_model_may_answer_is_that_of_infer(tmp_path: Path) -> None:
+    """The best score is a number; a class may have -infinity. Control characters of a bundle are escaped."""
+    needs_headers("nlohmann/json.hpp")
+    (tmp_path / "printing.cpp").write_text(PRINTING)
+    printing = tmp_path / "printing"
+    subprocess.run([COMPILER, *WARNINGS, *INCLUDES, f"-I{CPP}", tmp_path / "printing.cpp", "-o", printing], check=True)
+    model = small_model(tmp_path / "model")
+    bundle = bundled(model, tmp_path / "bundle")
+    (bundle / "labels.txt").write_text("one\ntwo\nthree \x7f\u009b\nfour\n", encoding="utf-8")
+
+    def answer(first: int) -> subprocess.CompletedProcess[str]:
+        Image.fromarray(np.full((16, 24, 3), first, np.uint8)).save(tmp_path / "photo.ppm", "PPM")
+        command = [str(file) for file in (printing, bundle, tmp_path / "photo.ppm")]
+        return subprocess.run([*command, "4"], capture_output=True, text=True, encoding="utf-8", check=False)
+
+    usable = answer(0)
+    assert (usable.returncode, usable.stderr) == (0, "")
+    assert r"three \u007f\u009b" in usable.stdout
+    said = json.loads(usable.stdout)
+    assert said["logits"] == [1, None, 2, 0.5]
+    assert [one["label"][:5] for one in said["labels"]] == ["three", "one", "four", "two"]
+    assert said["labels"][-1]["confidence"] == 0
+    for first in (1, 2, 3):
+        unusable = answer(first)
+        assert (unusable.returncode, unusable.stdout) == (2, "")
+        assert "'logits' is empty, NaN or infinite" in unusable.stderr
+    assert answer(4).stderr == "error: a \\u001b[31m b \\u009b c ü\n"
+
+
 @pytest.mark.slow
 def test_the_program_for_tensorrt_compiles() -> None:
     """Against NVIDIA's headers; nothing is linked or run."""

@@ -250,6 +250,8 @@ def test_what_differs_here_is_named(
         ("10.3.0.30", "10.3.0.26", False, False),
         ("10.3.0", "10.30.0", False, False),
         ("10.3.0", "10.13.3", True, True),
+        ("10.13.3", "10.3.0", True, False),
+        ("10.9.0", "10.13.3.9", True, True),
         ("10.3.0", "11.4.1", True, False),
     ],
 )

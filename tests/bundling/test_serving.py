@@ -145,6 +145,22 @@ def test_a_model_that_normalizes_itself_gets_uint8_images_in_triton(tmp_path: Pa
     assert (image.data_type, list(image.dims)) == (2, [16, 24, 3])  # TYPE_UINT8
 
 
+def test_names_of_a_model_stay_text_in_the_configuration(tmp_path: Path) -> None:
+    """A line end in the name of an output would end a comment. Sizes with names are open sizes."""
+    model = small_model(tmp_path / "model")
+    odd = 'logits\nbackend: "python" #'
+    output = model.io.outputs[0].model_copy(
+        update={"name": odd, "meaning": "scores\ndynamic_batching {}", "shape": ("batch", "dynamic_batching {}")}
+    )
+    text = serving_files(["triton"], model.with_io(model.io.model_copy(update={"outputs": (output,)})), None)[
+        "config.pbtxt"
+    ]
+    assert not re.search(r"^(backend|dynamic_batching)", text, re.MULTILINE)
+    assert "dims: [ -1 ]" in text
+    config = model_config(text)
+    assert (config.output[0].name, config.backend, config.HasField("dynamic_batching")) == (odd, "", False)
+
+
 def test_the_commands_of_the_readme_lay_out_a_model_repository(engine: Artifact, tmp_path: Path) -> None:
     model, built = model_to_bundle(engine, True, SilentProgress())
     bundle = bundled(tmp_path, model, ("triton",), built)
@@ -199,21 +215,27 @@ def test_deepstream_reads_the_labels_and_is_told_what_differs(engine: Artifact) 
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "said", "step"),
     [
-        ("uint8", "takes uint8 images"),
-        ("embedding", "reads each output as a classifier"),
-        ("semicolon", "separates labels by semicolons"),
+        ("uint8", "takes uint8 images", "export it without normalize; or "),
+        ("embedding", "reads each output as a classifier", "export it without embedding; or "),
+        ("one score", "a number for each class", ""),
+        ("semicolon", "separates labels by semicolons", "rename the classes; or "),
     ],
 )
-def test_deepstream_is_refused_where_it_cannot_feed_or_read_the_model(change: str, said: str, engine: Artifact) -> None:
+def test_deepstream_is_refused_where_it_cannot_feed_or_read_the_model(
+    change: str, said: str, step: str, engine: Artifact
+) -> None:
+    one_score = engine.io.outputs[0].model_copy(update={"meaning": "score of class 1"})
     io = {
+        "one score": engine.io.model_copy(update={"outputs": (one_score,)}),
         "uint8": engine.io.taking_uint8_images(),
         "embedding": engine.io.with_embedding(8),
         "semicolon": engine.io.calling_its_classes(("a;b", "c", "d", "e")),
     }[change]
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=said) as caught:
         serving_files(["deepstream"], engine, engine.with_io(io))
+    assert caught.value.next == f"{step}leave deepstream out of serve"
 
 
 @pytest.mark.parametrize("name", ["triton", "cpp"])

@@ -337,6 +337,13 @@ def test_the_loader_is_as_those_of_other_runtimes(refusing: Local) -> None:
                 run(names, feed)
             except loading.TensorrtError as error:
                 print(error.kind, error)
+        engine = loading.Engine(Path("model.engine").read_bytes())
+        engine._log.log(loading.trt.ILogger.Severity.ERROR, "of an earlier call")
+        try:
+            engine.run(["logits"], {"image": images})
+        except loading.TensorrtError as error:
+            assert "of an earlier call" not in str(error), error
+            assert "setInputShape" in str(error)
         try:
             loading.in_tensorrt(Path("none.engine"), {}, 1)
         except loading.EngineRefused as error:

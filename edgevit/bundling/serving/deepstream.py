@@ -45,23 +45,29 @@ def deepstream_files(model: Artifact, engine: Artifact | None) -> dict[str, str]
 
 
 def _check_fits(engine: Artifact) -> None:
-    spec = engine.io
-    reasons = {
-        "Gst-nvinfer gives float32 planes, and the model takes uint8 images": spec.preprocess.normalised_inside,
-        "Gst-nvinfer reads each output as a classifier, and the model has several": len(spec.outputs) > 1,
-        "Gst-nvinfer needs a number for each class": spec.outputs[0].meaning
-        not in (LOGITS, PROBABILITIES, INDEPENDENT),
-        "DeepStream separates labels by semicolons": any(";" in name for name in spec.classes),
-    }
-    steps = (
-        "export it without normalize",
-        "export it without embedding",
-        "leave deepstream out",
-        "rename the classes",
+    spec, leave_out = engine.io, "leave deepstream out of serve"
+    has_number_for_each = spec.outputs[0].meaning in (LOGITS, PROBABILITIES, INDEPENDENT)
+    reasons = (
+        (
+            "Gst-nvinfer gives float32 planes, and the model takes uint8 images",
+            spec.preprocess.normalised_inside,
+            f"export it without normalize; or {leave_out}",
+        ),
+        (
+            "Gst-nvinfer reads each output as a classifier, and the model has several",
+            len(spec.outputs) > 1,
+            f"export it without embedding; or {leave_out}",
+        ),
+        ("Gst-nvinfer needs a number for each class", not has_number_for_each, leave_out),
+        (
+            "DeepStream separates labels by semicolons",
+            any(";" in name for name in spec.classes),
+            f"rename the classes; or {leave_out}",
+        ),
     )
-    for (what, is_so), step in zip(reasons.items(), steps, strict=True):
+    for what, is_so, step in reasons:
         if is_so:
-            raise ArtifactError(what, where=engine.id, next=f"{step}; or leave deepstream out of serve")
+            raise ArtifactError(what, where=engine.id, next=step)
 
 
 def _common_std(rule: Preprocess) -> float:

@@ -18,6 +18,7 @@ from edgevit.configs.runtimes import ONNXRUNTIME
 from edgevit.errors import ArtifactError
 from edgevit.model_file import ONNX_FILE, OnnxruntimeOptions, TensorrtOptions
 from edgevit.runtimes.base import fixed_batch, runtime_of
+from edgevit.terminal import printable_line
 
 CONFIG = "config.pbtxt"
 TYPES = {
@@ -72,9 +73,14 @@ def _tensors(field: str, tensors: Sequence[TensorSpec], largest_batch: int, labe
         labels = '    label_filename: "labels.txt"\n' if tensor.name == labels_of else ""
         entries.append(
             f'  {{\n    name: "{CEscape(tensor.name, as_utf8=True)}"\n    data_type: {_type(tensor)}\n'
-            f"    dims: [ {', '.join(map(str, dims))} ]\n{labels}  }}"
+            f"    dims: [ {', '.join(map(_size, dims))} ]\n{labels}  }}"
         )
     return f"{field} [\n" + ",\n".join(entries) + "\n]\n"
+
+
+def _size(size: int | str) -> str:
+    """A size of a tensor. Triton writes -1 for one that has a name."""
+    return str(size) if isinstance(size, int) else "-1"
 
 
 def _type(tensor: TensorSpec) -> str:
@@ -103,10 +109,10 @@ def _notes(rule: Preprocess, output: TensorSpec, engine: Artifact | None) -> str
         f"Output '{output.name}': {output.meaning or 'numbers by class'}, in the order of labels.txt.",
     ]
     if engine is not None:
-        lines.append("The server's TensorRT and GPU are those that the engine was built with (bundle.json).")
+        lines.append("The server needs the TensorRT and the GPU that the engine was built with (bundle.json).")
     if engine is not None and is_version_compatible(engine):
         lines.append("For a later TensorRT, start it with --backend-config=tensorrt,version-compatible=true.")
-    return "".join(f"# {line}\n" for line in lines) + "\n"
+    return "".join(f"# {printable_line(line)}\n" for line in lines) + "\n"
 
 
 def _numbers(values: Sequence[float]) -> str:

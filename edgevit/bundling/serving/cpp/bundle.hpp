@@ -137,10 +137,32 @@ inline std::vector<double> probabilities(const std::vector<float>& scores, const
     return values;
 }
 
-// Print the labels of an image, best first, as one JSON object with the output's numbers.
+// Whether the best of the scores is a number, as infer.py asks: a class that the model excludes may have -infinity.
+inline bool is_usable(const std::vector<float>& scores) {
+    const bool has_nan = std::any_of(scores.begin(), scores.end(), [](float x) { return std::isnan(x); });
+    return !scores.empty() && !has_nan && std::isfinite(*std::max_element(scores.begin(), scores.end()));
+}
+
+// UTF-8 in one line, with control characters escaped as in JSON: a bundle's text does not control the terminal.
+inline std::string printable(const std::string& text) {
+    const char* const digits = "0123456789abcdef";
+    std::string line;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        unsigned char byte = static_cast<unsigned char>(text[i]);
+        const unsigned char next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0;
+        const bool is_c1 = byte == 0xc2 && next >= 0x80 && next <= 0x9f;  // U+0080 to U+009F
+        if (is_c1) byte = static_cast<unsigned char>(text[++i]);
+        if (is_c1 || byte < 0x20 || byte == 0x7f)
+            line += std::string("\\u00") + digits[byte >> 4] + digits[byte & 15];
+        else
+            line += text[i];
+    }
+    return line;
+}
+
+// Print the labels of an image, best first, as one JSON object with the output's numbers; null for -infinity.
 inline void print(const std::string& image, const std::vector<float>& scores, const Model& model, std::size_t top) {
-    require(!scores.empty() && std::all_of(scores.begin(), scores.end(), [](float x) { return std::isfinite(x); }),
-            "the model's output '" + model.output + "' is empty, NaN or infinite");
+    require(is_usable(scores), "the model's output '" + model.output + "' is empty, NaN or infinite");
     const std::vector<double> confidence = probabilities(scores, model.meaning);
     require(confidence.size() == model.labels.size(), "the model's output has not one number for each label");
     std::vector<std::size_t> order(confidence.size());
@@ -150,7 +172,7 @@ inline void print(const std::string& image, const std::vector<float>& scores, co
     Json labels = Json::array();
     for (const std::size_t i : order) labels.push_back({{"label", model.labels[i]}, {"confidence", confidence[i]}});
     const Json answer = {{"image", image}, {"labels", labels}, {model.output, scores}};
-    std::cout << answer.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+    std::cout << printable(answer.dump(-1, ' ', false, Json::error_handler_t::replace)) << "\n";
 }
 
 // The command line of both programs: BUNDLE IMAGE.ppm [TOP]. `infer` gives the output for one image.
@@ -169,7 +191,7 @@ int run(int count, char** arguments, Infer infer) {
         print(arguments[2], infer(model, pixels), model, static_cast<std::size_t>(std::atoi(top.c_str())));
         return 0;
     } catch (const std::exception& error) {
-        std::cerr << "error: " << error.what() << "\n";
+        std::cerr << "error: " << printable(error.what()) << "\n";
         return 2;
     }
 }

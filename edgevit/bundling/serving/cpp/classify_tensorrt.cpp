@@ -14,7 +14,7 @@ namespace {
 
 class Logger : public nvinfer1::ILogger {
     void log(Severity severity, const char* message) noexcept override {
-        if (severity <= Severity::kWARNING) std::cerr << "TensorRT: " << message << "\n";
+        if (severity <= Severity::kWARNING) std::cerr << "TensorRT: " << bundle::printable(message) << "\n";
     }
 };
 
@@ -44,20 +44,25 @@ std::size_t bytes_of(const nvinfer1::Dims& shape, nvinfer1::DataType type) {
     return count;
 }
 
-// Why an engine may not load, and the command that builds it anew.
+// The bytes of model.engine.
+std::string plan_of(const bundle::Model& model) {
+    bundle::require(model.record.contains("engine"), "the bundle has no TensorRT engine");
+    const std::filesystem::path file = model.folder / "model.engine";
+    std::ifstream opened(file, std::ios::binary);
+    bundle::require(std::filesystem::is_regular_file(file) && opened, file.string() + ": is missing, or cannot be read");
+    return {std::istreambuf_iterator<char>(opened), {}};
+}
+
+// Why an engine may not load, and what to do.
 std::string advice(const bundle::Json& record) {
-    const bundle::Json& engine = record.at("engine");
-    std::string command;
-    for (const bundle::Json& part : engine.at("rebuild")) command += " " + part.get<std::string>();
-    return "the engine cannot be loaded: it was built on '" + engine.at("bound_to").at("name").get<std::string>() +
-           "' with TensorRT " + engine.at("bound_to").at("versions").at("tensorrt").get<std::string>() + "; here is " +
-           std::to_string(getInferLibVersion()) + ". Build it anew:" + command;
+    const bundle::Json& bound_to = record.at("engine").at("bound_to");
+    return "the engine cannot be loaded: it was built on '" + bound_to.at("name").get<std::string>() +
+           "' with TensorRT " + bound_to.at("versions").at("tensorrt").get<std::string>() + "; here is " +
+           std::to_string(getInferLibVersion()) + ". README.md has the command that builds it on this machine";
 }
 
 std::vector<float> infer(const bundle::Model& model, const bundle::Bytes& pixels) {
-    bundle::require(model.record.contains("engine"), "the bundle has no TensorRT engine");
-    std::ifstream opened(model.folder / "model.engine", std::ios::binary);
-    const std::string plan{std::istreambuf_iterator<char>(opened), {}};
+    const std::string plan = plan_of(model);
     Logger logger;
     const std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(logger));
     bundle::require(runtime != nullptr, "TensorRT has no runtime here");
