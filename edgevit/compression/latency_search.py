@@ -17,9 +17,10 @@ from edgevit.models.folding import Folded
 from edgevit.models.timm_models import default_class_names
 from edgevit.profiling import Interval
 from edgevit.progress import Progress
-from edgevit.targets import Target, compare_speed
+from edgevit.targets import Target, check_is_measured, compare_speed
 
 STEPS = 6
+MEASURE_INSTEAD = "set a target that measures, or set keep_macs or keep_params in place of keep_latency"
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,20 @@ class LatencyTrial:
         keep: the share of the whole model's cost that may stay.
         latency: p50 over the whole model's p50.
         interval: 95%, of `latency`.
-        is_replayed: whether a stand-in for a board gave the times.
     """
 
     keep: float
     latency: float
     interval: Interval
-    is_replayed: bool = False
 
     def sentence(self) -> str:
         """The result as a sentence."""
         low, high = self.interval.low, self.interval.high
-        replayed = ", replayed" if self.is_replayed else ""
-        return f"keep {self.keep:.3f}: {self.latency:.1%} of the latency ({low:.1%} to {high:.1%}{replayed})"
+        return f"keep {self.keep:.3f}: {self.latency:.1%} of the latency ({low:.1%} to {high:.1%})"
 
     def as_json(self) -> Json:
         """The record of the trial in the stage's metrics."""
-        label = {"label": "replayed"} if self.is_replayed else {}
-        return {"keep": self.keep, "latency": self.latency, **vars(self.interval), **label}
+        return {"keep": self.keep, "latency": self.latency, **vars(self.interval)}
 
 
 def share_for_latency(
@@ -75,6 +72,7 @@ def share_for_latency(
 
     Raises:
         RecipeError: the smallest share takes longer.
+        TargetError: a stand-in replays the times of the target.
     """
     trials: list[LatencyTrial] = []
     with TemporaryDirectory() as folder:
@@ -82,7 +80,8 @@ def share_for_latency(
 
         def is_fast(keep: float) -> bool:
             timed = compare_speed(target, _exported(cut(keep), Path(folder) / "cut.onnx"), whole_file, threads)
-            trials.append(LatencyTrial(keep, timed.ratio, timed.interval, timed.is_replayed))
+            check_is_measured(timed.a.label, f"keep_latency: {latency:g}", MEASURE_INSTEAD)
+            trials.append(LatencyTrial(keep, timed.ratio, timed.interval))
             progress.say(f"    {trials[-1].sentence()}")
             return timed.ratio <= latency
 

@@ -222,7 +222,8 @@ class Quantize(Stage):
         "all but grouped convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is timed in "
         "turns with the float model on `target`, and the fastest ships. If none is faster, the float model ships. "
         "For TensorRT, engines of the forms are built, compared with float and timed on a `target` over SSH: "
-        "float16, the integer forms and, where the GPU has it, FP8. Without such a target, `fastest` means `all`.",
+        "float16, the integer forms and, where the GPU has it, FP8. These engines are built with the defaults of "
+        "`compile`. Without such a target, `fastest` means `all`.",
     )
     target: Annotated[TargetName, Added()] = Field(
         LOCAL_CPU, description="Device that times the forms, with `placement: fastest`."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -43,6 +43,8 @@ class Candidate:
         weight_precision: of the quantized weights; in a file without any, of all weights.
         quantized_ops, float_ops: the number of nodes by operator.
         kept_float: the number of layers that stay float, to stay close to the float model.
+        floor_db: lowest SQNR at which the file may ship.
+        sensitivity: the record of each layer's sensitivity, where it was measured in this precision.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Candidate:
     quantized_ops: dict[str, int] = field(default_factory=dict)
     float_ops: dict[str, int] = field(default_factory=dict)
     kept_float: int = 0
+    floor_db: float = 0.0
+    sensitivity: Sequence[Json] = ()
 
     @cached_property
     def artifact(self) -> Artifact:
@@ -75,9 +79,9 @@ class Trial:
 
     Attributes:
         closeness: sqnr_db of the centered logits; embedding_sqnr_db too if the model gives an embedding.
-        speedup: p50 of the rival over p50 of the candidate, measured in turns; None if it was not timed. The rival is
-            the float model.
+        speedup: p50 of the baseline over p50 of the candidate, measured in turns; None if it was not timed.
         interval: of the speed-up, 95%.
+        baseline: name of the candidate that this one was timed with; None if it was not timed.
         failure: why the candidate may not ship; None if it may.
         is_replayed: whether a stand-in for a board gave the times.
     """
@@ -86,13 +90,17 @@ class Trial:
     closeness: dict[str, float] = field(default_factory=dict)
     speedup: float | None = None
     interval: Interval | None = None
+    baseline: str | None = None
     failure: CheckFailed | ModelRefused | None = None
     is_replayed: bool = False
 
     @property
     def is_faster(self) -> bool:
-        """Whether the candidate is faster than the rival by more than chance explains."""
-        return self.interval is not None and self.interval.low > 1
+        """Whether the candidate was measured to be faster than the baseline, by more than chance explains.
+
+        Replayed times say nothing about the candidate.
+        """
+        return self.interval is not None and self.interval.low > 1 and not self.is_replayed
 
     def sentence(self) -> str:
         """The result, for people."""
@@ -107,7 +115,9 @@ class Trial:
 
     def as_json(self) -> Json:
         """The record of the trial in the stage's metrics."""
-        timed = {} if self.interval is None else {"speedup": self.speedup, **vars(self.interval)}
+        timed = (
+            {} if self.interval is None else {"speedup": self.speedup, **vars(self.interval), "baseline": self.baseline}
+        )
         return {
             "form": self.candidate.name,
             **self.closeness,
@@ -130,12 +140,11 @@ def _file_of(candidate: Candidate) -> Artifact:
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """Compares candidates: their outputs with those of the float model, and their latencies with that of a rival.
+    """Compares candidates: their outputs with those of the float model, and their latencies with that of a baseline.
 
     Attributes:
         reference: the input model of the stage, for outputs.
         held_out: input batches for the comparison of outputs.
-        floor_db: lowest SQNR of a candidate that may ship.
         advice: the next step in the error about a candidate below the floor.
         target: where the candidates are timed.
         gate_on_target: compare outputs there, too, since a processor may round otherwise.
@@ -146,7 +155,6 @@ class TrialRunner:
 
     reference: HostSession
     held_out: Sequence[NDArray[np.float32]]
-    floor_db: float
     advice: str
     target: Target
     threads: int
@@ -155,16 +163,22 @@ class TrialRunner:
     deployed: Callable[[Candidate], Artifact] = _file_of
 
     def closeness(self, candidate: Candidate) -> dict[str, float]:
-        """The SQNR of a candidate in dB. Raises ParityError if it is below the floor, or a value is not finite."""
+        """The SQNR of a candidate in dB.
+
+        Raises:
+            ParityError: it is below the candidate's floor, or a value is not finite.
+            CheckFailed: the candidate's engine is wrong.
+            ModelRefused: the target's runtime does not take the candidate.
+        """
         session = session_as_declared(candidate.file, self.reference.spec, candidate.options, self.comparing_threads)
-        here = self._closeness_of(session, f"{candidate.name}, against float")
+        here = self._closeness_of(session, candidate.floor_db, f"{candidate.name}, against float")
         if not self.gate_on_target:
             return here
         with self.target.open(self.deployed(candidate), SessionOptions(threads=None)) as there:
-            return self._closeness_of(there, f"{candidate.name} on the target, against float")
+            return self._closeness_of(there, candidate.floor_db, f"{candidate.name} on the target, against float")
 
-    def _closeness_of(self, session: Session, where: str) -> dict[str, float]:
-        sqnr_db = check_quantized(session, self.reference, self.held_out, self.floor_db, where, self.advice)
+    def _closeness_of(self, session: Session, floor_db: float, where: str) -> dict[str, float]:
+        sqnr_db = check_quantized(session, self.reference, self.held_out, floor_db, where, self.advice)
         if not self.reference.spec.has_embedding:
             return {"sqnr_db": sqnr_db}
         return {
@@ -172,37 +186,40 @@ class TrialRunner:
             "embedding_sqnr_db": embedding_sqnr_db(session, self.reference, self.held_out),
         }
 
-    def trial(self, candidate: Candidate, rival: Candidate | None) -> Trial:
-        """The closeness of a candidate and, if it is close enough, its speed-up over the rival, where there is one."""
+    def trial(self, candidate: Candidate, baseline: Candidate | None) -> Trial:
+        """The closeness of a candidate and, if it is close enough, its speed-up over the baseline, where there is one.
+
+        Raises TargetError if the two cannot be timed: this is no fault of the candidate.
+        """
         try:
             closeness = self.closeness(candidate)
-            if rival is None:
-                return Trial(candidate, closeness)
-            batch_size = fixed_batch(self.reference.spec) or 1
-            timed = compare_speed(self.target, self.deployed(rival), self.deployed(candidate), self.threads, batch_size)
         except (CheckFailed, ModelRefused) as error:
             return Trial(candidate, failure=error)
-        return Trial(candidate, closeness, timed.ratio, timed.interval, is_replayed=timed.is_replayed)
+        if baseline is None:
+            return Trial(candidate, closeness)
+        models, batch_size = (self.deployed(baseline), self.deployed(candidate)), fixed_batch(self.reference.spec) or 1
+        timed = compare_speed(self.target, *models, self.threads, batch_size)
+        return Trial(candidate, closeness, timed.ratio, timed.interval, baseline.name, is_replayed=timed.is_replayed)
 
     def best_of(
-        self, candidates: Iterable[Candidate], progress: Progress, rival: Trial | None = None
+        self, candidates: Iterable[Candidate], progress: Progress, baseline: Trial | None = None
     ) -> tuple[Trial, list[Trial]]:
         """The trial of the candidate that ships, and the trials of all candidates. Each trial is reported in a line.
 
         Args:
-            rival: the model that all candidates race with. It ships if none is faster. By default, the rival is the
-                first candidate that is close enough.
+            baseline: the model that all candidates are timed with. It ships if none is faster. By default, the baseline
+                is the first candidate that is close enough.
         """
         trials = []
         for candidate in candidates:
-            trial = self.trial(candidate, None if rival is None else rival.candidate)
+            trial = self.trial(candidate, None if baseline is None else baseline.candidate)
             progress.say(f"    {trial.sentence()}")
             trials.append(trial)
-            if rival is None and trial.failure is None:
-                rival = trial
+            if baseline is None and trial.failure is None:
+                baseline = trial
+        best = best_trial(baseline, trials)
         if any(trial.is_replayed for trial in trials):
-            progress.say("    a stand-in has replayed these times: which form is fastest there is not known")
-        best = best_trial(rival, trials)
+            progress.say(f"    a stand-in has replayed these times: they decide nothing. {best.candidate.name} ships")
         if not best.closeness:
             self.closeness(best.candidate)  # the float model may run in another runtime than the reference
         return best, trials
@@ -216,6 +233,8 @@ class CandidateWriter:
         model: the input model of the stage.
         weight_precision: of the input model.
         calibrated: the input model with its ranges, perhaps smoothed.
+        floor_db: lowest SQNR of a candidate that may ship.
+        sensitivity: the record of each layer's sensitivity in the precision of `calibrated`.
         correction: of biases; None if they stay as they are.
     """
 
@@ -224,6 +243,8 @@ class CandidateWriter:
     calibrated: CalibratedModel
     spec: IOSpec
     folder: Path
+    floor_db: float
+    sensitivity: Sequence[Json] = ()
     correction: BiasCorrection | None = None
 
     def candidates(self) -> Iterator[Candidate]:
@@ -243,13 +264,12 @@ class CandidateWriter:
         """The input model, computed in `precision`; None for its own precision. For TensorRT, the model in float16."""
         if self.calibrated.dialect.floats == "float16":
             options = options_for(self._runtime)
-            return Candidate(
-                "float16", self._written(self.calibrated.in_float16(), "float16", options), options, "float16"
-            )
+            file = self._written(self.calibrated.in_float16(), "float16", options)
+            return self._with_floor(Candidate("float16", file, options, "float16"))
         label = precision or self.weight_precision
         options = _in_precision(options_for(self._runtime), precision)
         file = self._written(self.model, f"float {label}", options)
-        return Candidate(label, file, options, self.weight_precision)
+        return self._with_floor(Candidate(label, file, options, self.weight_precision))
 
     def quantized_candidate(self, placement: Placement, precision: Bfloat16 | None = None) -> Candidate:
         """The model quantized at `placement`, with float operators computed in `precision`; None for their own."""
@@ -258,8 +278,11 @@ class CandidateWriter:
         name = f"{quantized_precision} {placement}" + (f", {precision}" if precision else "")
         options = _in_precision(quantized.options, precision)
         file = self._written(quantized.model, name, options)
-        ops, kept = (quantized.quantized_ops, quantized.float_ops), len(model.kept_float)
-        return Candidate(name, file, options, quantized_precision, *ops, kept)
+        counts = (quantized.quantized_ops, quantized.float_ops, len(model.kept_float))
+        return self._with_floor(Candidate(name, file, options, quantized_precision, *counts))
+
+    def _with_floor(self, candidate: Candidate) -> Candidate:
+        return replace(candidate, floor_db=self.floor_db, sensitivity=self.sensitivity)
 
     def _has_bfloat16(self) -> bool:
         if self._runtime != OPENVINO.name:
@@ -283,11 +306,11 @@ def _in_precision(options: RuntimeOptions, precision: Bfloat16 | None) -> Runtim
     return OpenvinoOptions(inference_precision=precision) if precision else options
 
 
-def best_trial(rival: Trial | None, trials: Sequence[Trial]) -> Trial:
-    """The trial of the candidate that ships: of those faster than the rival the fastest, or one as fast and smaller.
+def best_trial(baseline: Trial | None, trials: Sequence[Trial]) -> Trial:
+    """The trial of the candidate that ships: the fastest that is faster than the baseline, or one as fast and smaller.
 
     Among candidates within 3% of the highest speed-up, those in 8 bits or fewer are preferred, then the highest SQNR.
-    If none is faster, the rival ships.
+    If none is faster, or the times are replayed, the baseline ships.
 
     Raises the failure of the first candidate if every candidate has failed.
     """
@@ -296,8 +319,8 @@ def best_trial(rival: Trial | None, trials: Sequence[Trial]) -> Trial:
         raise trials[0].failure
     faster = [trial for trial in close if trial.is_faster]
     if not faster:
-        assert rival is not None
-        return rival
+        assert baseline is not None
+        return baseline
     highest = max(trial.speedup or 0.0 for trial in faster)
     as_fast = [trial for trial in faster if (trial.speedup or 0.0) >= AS_FAST * highest]
     return max(as_fast, key=lambda trial: (trial.candidate.is_quantized, trial.closeness["sqnr_db"]))

@@ -46,6 +46,11 @@ class Sensitivity:
         return {"node": self.node, "operator": self.operator, "sqnr_db": self.sqnr_db}
 
 
+def sensitivity_table(model: CalibratedModel, sensitivities: Sequence[Sensitivity]) -> list[Json]:
+    """The record of the layers' sensitivities, and of the layers that stay float in `model`."""
+    return [{**layer.as_json(), "kept_float": layer.node in model.kept_float} for layer in sensitivities]
+
+
 class SensitivityAnalysis:
     """Runs a model with some of its layers quantized, and compares it with the float model.
 

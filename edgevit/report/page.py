@@ -190,17 +190,18 @@ def _quantization(lineup: Lineup) -> Json | None:
     known = {"calibrator": last.manifest.config["calibrator"], **last.metrics}
     facts = [(label, _fact(known[name])) for name, label in QUANTIZATION_FACTS.items() if name in known]
     forms = last.metrics.get("forms", [])
-    rival = next((form["form"] for form in forms if not form.keys() & {"speedup", "failed"}), "float")
+    baseline = next((form["baseline"] for form in forms if "baseline" in form), "float")
+    quantized = last.metrics["precision"] if last.metrics["quantized_ops"] else last.manifest.config["precision"]
     return {
         "id": last.id,
         "calibration": last.manifest.inputs["calibration"].id,
         "facts": facts,
         "forms": forms,
-        "rival": rival,
+        "baseline": baseline,
         "target": last.manifest.config.get("target", LOCAL_CPU),
         "is_replayed": any(form.get("label") == "replayed" for form in forms),
         "ships": last.metrics.get("form"),
-        "precision": text.precision_name(last.manifest.config["precision"]),
+        "precision": text.precision_name(quantized),
         "is_float": not last.metrics["quantized_ops"],
         "sensitivity": _sensitivity(last),
     }

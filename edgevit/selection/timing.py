@@ -29,7 +29,7 @@ from edgevit.quantization.candidates import Candidate, CandidateWriter
 from edgevit.quantization.ptq import calibrated
 from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images
 from edgevit.selection.records import DeployedForm, Student, Timing
-from edgevit.targets import Target, target_for, target_info
+from edgevit.targets import Target, check_is_measured, target_for, target_info
 
 TRIAL = MeasurePlan(warmup_s=0.15, duration_s=0.5, min_runs=10)  # of each form of the file
 FINAL = MeasurePlan(warmup_s=0.3, duration_s=1.0, min_runs=30)  # of the deployed form
@@ -111,7 +111,7 @@ def _forms(file: Path, quantize: Quantize, folder: Path) -> Iterator[Candidate]:
     io = artifact_from_onnx(file).io
     images = [random_images(io, fixed_batch(io) or CALIBRATION_IMAGES)]
     ready = calibrated(source, lambda: iter(images), "minmax", quantize.runtime, usable_cpus(), quantize.id)
-    writer = CandidateWriter(source, "float32", ready, io, folder)
+    writer = CandidateWriter(source, "float32", ready, io, folder, quantize.floor_db)
     yield writer.float_candidate()
     if quantize.placement == "fastest":
         yield from writer.candidates()
@@ -125,7 +125,9 @@ def _trial_ms(candidate: Candidate, target: Target, profile: Profile) -> float:
     takes_ms = []
     for _ in range(2):
         with target.open(model, _options(profile)) as session:
-            takes_ms.append(session.measure(plan).percentile_ms(50))
+            measured = session.measure(plan)
+        check_is_measured(measured.label, "a student chosen by its latency", "choose it for a target that measures")
+        takes_ms.append(measured.percentile_ms(50))
     return min(takes_ms)
 
 

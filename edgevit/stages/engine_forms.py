@@ -13,10 +13,12 @@ from edgevit.context import Context
 from edgevit.errors import ArtifactError, ModelRefused
 from edgevit.quantization.candidates import Candidate, CandidateWriter
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.quantization.sensitivity import Sensitivity
+from edgevit.quantization.sensitivity import Sensitivity, sensitivity_table
 from edgevit.stages import compile as compile_stage
 from edgevit.targets import Target
 from edgevit.targets.boards.table import has_fp8
+
+ENGINES = "engines"  # a folder of the result: each form has a folder in it, with the log of its build
 
 Prepare = Callable[..., tuple[CalibratedModel, list[Sensitivity]]]  # `preparation.prepared` of a config
 
@@ -24,39 +26,51 @@ Prepare = Callable[..., tuple[CalibratedModel, list[Sensitivity]]]  # `preparati
 def engine_forms(
     config: Quantize, writer: CandidateWriter, target: Target, prepare: Prepare, context: Context
 ) -> Iterator[Candidate]:
-    """The forms to try on a board, the rival first: float16, each placement of integers and, where there, FP8."""
+    """The forms to try on a board: first float16, then each placement of INT8, then of FP8 if the GPU has it."""
     yield writer.float_candidate()
     yield from writer.candidates()
     if config.precision != "int8" or not _has_fp8(target):
         return
     float8 = {"precision": "float8", "calibrator": "minmax", "smoothquant": None, "sensitivity": False}
+    own = config.model_copy(update=float8)
     try:
-        calibrated, _ = prepare(config.model_copy(update=float8), correction=None)
+        calibrated, sensitivities = prepare(own, correction=None)
     except ArtifactError as error:
         context.progress.say(f"    {config.id}: no form in float8: {error.what}")
         return
-    yield from replace(writer, calibrated=calibrated, correction=None).candidates()
+    table = sensitivity_table(calibrated, sensitivities)
+    in_float8 = replace(writer, calibrated=calibrated, floor_db=own.floor_db, sensitivity=table, correction=None)
+    yield from in_float8.candidates()
 
 
 def engine_builder(config: Quantize, context: Context, folder: Path) -> Callable[[Candidate], Artifact]:
     """A function that gives the engine of a form. Each engine is built once, into `folder`, and checked as by compile.
 
-    The function raises ModelRefused if the engine cannot be built, and CheckFailed if the engine is wrong, or runs a
-    product in more bits than the form asks for.
+    The options of `compile` have their defaults. The function raises ModelRefused if the engine cannot be built, and
+    CheckFailed if the engine is wrong, or runs a product in more bits than the form asks for.
     """
     engines: dict[str, Artifact] = {}
 
     def engine(form: Candidate) -> Artifact:
         if form.name not in engines:
             context.progress.say(f"    {form.name}: building its engine on {config.target}")
-            engines[form.name] = _built(form, config, context, folder / f"engine of {form.name}")
+            engines[form.name] = _built(form, config, context, folder / form.name)
         return engines[form.name]
 
     return engine
 
 
+def kept_logs(out: Path) -> list[str]:
+    """The logs of all builds, as paths in the folder of the result. The engines and their other files are removed."""
+    files = [file for file in (out / ENGINES).rglob("*") if file.is_file()]
+    for file in files:
+        if file.suffix != ".log":
+            file.unlink()
+    return sorted(file.relative_to(out).as_posix() for file in files if file.suffix == ".log")
+
+
 def _built(form: Candidate, config: Quantize, context: Context, out: Path) -> Artifact:
-    out.mkdir()
+    out.mkdir(parents=True)
     compiled = Compile(stage="compile", id=config.id, model=config.model, runtime="tensorrt", target=config.target)
     try:
         contents = compile_stage.run(compiled, {"model": form.artifact}, context, out)

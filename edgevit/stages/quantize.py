@@ -28,10 +28,11 @@ from edgevit.quantization import calibration_doubts, choose_images, image_batche
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.candidates import CandidateWriter, Trial, TrialRunner
 from edgevit.quantization.preparation import prepared
+from edgevit.quantization.sensitivity import sensitivity_table
 from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, random_images
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
-from edgevit.stages.engine_forms import engine_builder, engine_forms
+from edgevit.stages.engine_forms import ENGINES, engine_builder, engine_forms, kept_logs
 from edgevit.targets import target_for
 
 
@@ -57,11 +58,19 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     )
     ready, sensitivities = prepare(config)
     with TemporaryDirectory() as folder:
-        writer = CandidateWriter(source, model.model_file.weight_precision, ready, model.io, Path(folder), correction)
+        writer = CandidateWriter(
+            source,
+            model.model_file.weight_precision,
+            ready,
+            model.io,
+            Path(folder),
+            config.floor_db,
+            sensitivity_table(ready, sensitivities),
+            correction,
+        )
         runner = TrialRunner(
             reference,
             images,
-            config.floor_db,
             _advice(config),
             target_for(config.target, context),
             config.threads,
@@ -69,13 +78,12 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             gate_on_target=config.target not in LOCAL_TARGETS,
         )
         if config.is_timed and config.runtime == TENSORRT.name:
-            runner = replace(runner, deployed=engine_builder(config, context, Path(folder)))
+            runner = replace(runner, deployed=engine_builder(config, context, out / ENGINES))
             best, trials = runner.best_of(engine_forms(config, writer, runner.target, prepare, context), progress)
         else:
             best, trials = _best_trial(config, writer, runner, progress)
         shutil.copyfile(best.candidate.file, out / "model.onnx")
-    if sensitivities:
-        table = [{**layer.as_json(), "kept_float": layer.node in ready.kept_float} for layer in sensitivities]
+    if table := best.candidate.sensitivity:
         (out / SENSITIVITY).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     metrics = {
         **carried_cost(model),
@@ -92,7 +100,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         metrics=metrics,
         # Not part of the result: the last digits depend on the number of threads and vary between runs.
         log_metrics={**best.closeness, **({"forms": [trial.as_json() for trial in trials]} if trials else {})},
-        logs=(SENSITIVITY,) if sensitivities else (),
+        logs=(*([SENSITIVITY] if table else []), *kept_logs(out)),
         io=model.io,
         model_file=best.candidate.model_file,
     )

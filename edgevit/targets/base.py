@@ -13,6 +13,7 @@ from edgevit.configs import Compile
 from edgevit.errors import TargetError
 from edgevit.model_file import ModelFile, TargetInfo
 from edgevit.profiling import Comparison, MeasurePlan
+from edgevit.profiling.measure import Label
 from edgevit.runtimes.base import Session, SessionOptions
 
 CHOICE = MeasurePlan(warmup_s=0.2, duration_s=1.0, min_runs=20)  # settings of a race that chooses between two models
@@ -79,3 +80,13 @@ def compare_speed(target: Target, a: Artifact, b: Artifact, threads: int, batch_
         got="; ".join(compared.invalid),
         next="let the machine cool, see to its power supply, and run the same command again",
     )
+
+
+def check_is_measured(label: Label, choice: str, next_step: str) -> None:
+    """Raise TargetError if a stand-in for a board has replayed the times by which something is to be chosen.
+
+    Args:
+        choice: the option, or the thing that is chosen, for the error.
+    """
+    if label == "replayed":
+        raise TargetError("a stand-in replays the times of the target: they decide nothing", got=choice, next=next_step)

@@ -1,7 +1,7 @@
-"""What a TensorRT engine is bound to: the machine that built it, held against the machine that would run it.
+"""What a compiled model is bound to: the machine that built it, held against the machine that would run it.
 
-Source: NVIDIA's documentation of TensorRT, "Engine Compatibility". An engine runs with the TensorRT that built it. A
-version-compatible engine runs with later ones, too.
+Source for engines: NVIDIA's documentation of TensorRT, "Engine Compatibility". An engine runs with the TensorRT that
+built it. A version-compatible engine runs with later ones, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from edgevit.model_file import TargetInfo, TensorrtOptions
 from edgevit.targets.boards.versions import version_numbers
 
 SOFTWARE = ("tensorrt", "tensorrt_full", "cuda", "l4t", "driver")  # in TargetInfo.versions
+GRAPH = ("processor", "architecture", "onnxruntime")  # that a graph of ONNX Runtime is bound to
 GPU = ("module", "gpus", "sm_count")  # in TargetInfo.hardware
 
 
@@ -27,6 +28,12 @@ def differences(options: TensorrtOptions, built: TargetInfo, now: TargetInfo) ->
 def runs_elsewhere(built: TargetInfo, now: TargetInfo) -> bool:
     """Whether an engine would run under other software than it was built and compared under."""
     return any(True for _ in _other_software(built, now))
+
+
+def graph_differences(built: TargetInfo, now: TargetInfo) -> list[str]:
+    """`processor: A and B` for each fact that a graph of ONNX Runtime is bound to, and that differs."""
+    was, is_now = ({**info.hardware, **info.versions} for info in (built, now))
+    return [f"{name}: {was.get(name)} and {is_now.get(name)}" for name in GRAPH if was.get(name) != is_now.get(name)]
 
 
 def _other_software(built: TargetInfo, now: TargetInfo) -> Iterator[str]:

@@ -85,7 +85,7 @@ def _side(
     files[names.input].write_bytes(random_images(session.spec, plan.batch_size).tobytes())
     release = session.trtexec.release
     arguments = timing_arguments(release, input_of(session.spec), plan, session.is_open, names)
-    return {"arguments": list(arguments), "times": names.times}
+    return {"name": model.id, "arguments": list(arguments), "times": names.times}
 
 
 def _comparison(

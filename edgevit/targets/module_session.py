@@ -49,5 +49,5 @@ def engine_session(
     program = program_on(connection, facts, tools)
     if not tools.has_module:
         return TrtexecSession(program, model)
-    worker = RemoteWorker(connection, info, facts.system.cpus, facts.is_stand_in, packages=None)
+    worker = RemoteWorker(connection, info, facts.system.cpus, facts.label, packages=None)
     return ModuleSession(program, worker, model, options)

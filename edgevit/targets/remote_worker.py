@@ -46,7 +46,7 @@ class RemoteWorker:
     Attributes:
         info: the fingerprint of the host and its runtime.
         cpus: that programs may use there.
-        is_stand_in: whether programs play the machine: what is timed there is no time of the machine.
+        label: of its times.
         packages: the folder of the unpacked wheels there; None for the packages of the host's own Python.
         total_rails: `Board.total_rails`.
         conditions: facts about the machine that belong to a timing.
@@ -55,15 +55,10 @@ class RemoteWorker:
     connection: Connection
     info: TargetInfo
     cpus: int
-    is_stand_in: bool
+    label: Label
     packages: str | None
     total_rails: tuple[str, ...] = ()
     conditions: Json = field(default_factory=dict)
-
-    @property
-    def label(self) -> Label:
-        """The label of its times."""
-        return "replayed" if self.is_stand_in else "measured"
 
     def timed(
         self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float, counted_s: Callable[[R], float]

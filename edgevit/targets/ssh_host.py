@@ -24,7 +24,7 @@ from edgevit.targets.base import Check, Compiled, unchecked
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.request import NVPMODEL
 from edgevit.targets.connection import Connection, connected
-from edgevit.targets.engine_binding import differences, runs_elsewhere
+from edgevit.targets.engine_binding import differences, graph_differences, runs_elsewhere
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
 from edgevit.targets.sampling import conditions_of, total_rails_of
@@ -119,7 +119,7 @@ class SshHost:
         with self._visited(ONNXRUNTIME.name) as (connection, facts):
             info, packages = self._info(facts, ONNXRUNTIME.name), self._packages(connection, facts)
             rails, conditions = total_rails_of(facts), conditions_of(facts)
-            yield RemoteWorker(connection, info, facts.system.cpus, facts.is_stand_in, packages, rails, conditions)
+            yield RemoteWorker(connection, info, facts.system.cpus, facts.label, packages, rails, conditions)
 
     @contextmanager
     def _engine_session(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
@@ -274,21 +274,17 @@ class SshHost:
             )
 
     def _check_is_portable(self, model: Artifact) -> None:
-        bound_to = model.model_file.bound_to
-        if bound_to is not None and not _is_same_machine(bound_to, self.describe(ONNXRUNTIME.name)):
+        built = model.model_file.bound_to
+        if built is not None and (changes := graph_differences(built, self.describe(ONNXRUNTIME.name))):
             raise TargetError(
                 "the model was compiled for another machine",
-                where=self.name,
-                got=bound_to.name,
-                next="take the ONNX file that it was compiled from",
+                where=model.id,
+                got="; ".join(changes),
+                expected=f"the machine as it was when '{built.name}' compiled it",
+                next=f"compile it again with target: {self.name}",
             )
 
     @property
     def _config(self) -> SshTarget:
         assert self._target.config is not None
         return self._target.config
-
-
-def _is_same_machine(built: TargetInfo, now: TargetInfo) -> bool:
-    """Whether a graph that ONNX Runtime has compiled is for this machine, whatever its name is."""
-    return (built.versions, built.hardware) == (now.versions, now.hardware)

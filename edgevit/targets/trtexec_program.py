@@ -18,11 +18,12 @@ from edgevit.targets.jobs import CarriedFile, Finished, Job, ended_job
 from edgevit.targets.sampling import conditions_of, sampled, total_rails_of
 from edgevit.targets.shipped import TENSORRT_FILES, TENSORRT_PROGRAM
 from edgevit.targets.tensorrt_tools import TensorrtTools
-from edgevit.targets.trtexec.answers import Failure, failure_in, log_of, version_in
+from edgevit.targets.trtexec.answers import Failure, engine_that_failed, failure_in, log_of, version_in
 
 LOG = "trtexec.log"
 LARGEST_LOG = 2**26  # bytes
 END_OF_LOG = 2**17  # bytes of it that are searched for errors and warnings
+COMPILE_ADVICE = ", or set a lower max_batch or workspace_mib of the stage compile"
 INTO_LOG = ("/bin/sh", "-c", f'exec "$0" "$@" > {LOG} 2>&1')  # before a program and its arguments
 
 
@@ -52,7 +53,7 @@ class TrtexecProgram:
         name: for people.
         shipped: files that it needs in the folder of a run, by name.
         version: of its TensorRT, such as 10.3.0.
-        is_stand_in: whether a program plays it: its times are replayed.
+        label: of its times.
         conditions: facts about the machine that belong to a timing.
         total_rails: `Board.total_rails`.
     """
@@ -63,7 +64,7 @@ class TrtexecProgram:
     shipped: Mapping[str, Path]
     version: str
     release: TensorRTRelease
-    is_stand_in: bool
+    label: Label
     conditions: Json
     total_rails: tuple[str, ...] = ()
 
@@ -71,11 +72,6 @@ class TrtexecProgram:
     def where(self) -> str:
         """The machine's name, for errors."""
         return self.connection.target.name
-
-    @property
-    def label(self) -> Label:
-        """The label of its times."""
-        return "replayed" if self.is_stand_in else "measured"
 
     def for_engines(self, *, version_compatible: bool) -> TrtexecProgram:
         """The program with the flags that such engines need."""
@@ -132,14 +128,14 @@ class TrtexecProgram:
         Args:
             started_by: a program that starts trtexec, and its arguments before the place of trtexec.
             outputs: the most bytes of each file, by name.
-            log: a file for its log, which is written if the run fails, too. Without it, only the end of what it prints
-                comes back.
+            log: a file for the log of a build, which is written if the build fails, too. Of other runs, only the end of
+                what trtexec prints comes back.
             carries: files that stay on the machine from one run to the next: see `Job`.
             is_sampled: whether the state of the machine is sampled meanwhile, into the file TELEMETRY.
 
         Raises:
-            ModelRefused: it fails, lacks memory, or takes too long.
-            TargetError: it is of another TensorRT than the machine has named, or the engine is.
+            ModelRefused: a build fails, lacks memory, or takes too long.
+            TargetError: another run does; or trtexec or the engine is of another TensorRT than the machine has named.
             ArtifactError: TensorRT does not take the model.
         """
         command, fetches = (*started_by, *self.command, *arguments), dict(outputs)
@@ -169,25 +165,29 @@ class TrtexecProgram:
             raise TargetError(what, where=self.where, got=version, expected=self.version, next=next_step)
 
     def _failure(self, finished: Finished, text: str, limit_s: float, log: Path | None) -> EdgevitError:
+        """The error for a run that failed. Only a build has a log, and only a build refuses a model."""
         kept = f"see its log in {log}" if log is not None else None
+        error = TargetError if log is None else ModelRefused
+        engine = engine_that_failed(text)
+        where = f"{self.where}, {engine}" if engine else self.where
         if finished.timed_out:
             got = f"over {limit_s:,.0f} s"
-            return ModelRefused(f"{self.name} took too long, and was stopped", where=self.where, got=got, next=kept)
+            return error(f"{self.name} took too long, and was stopped", where=where, got=got, next=kept)
         failure = failure_in(text)
         if finished.status is not None and finished.status < 0 and failure.kind == "other":
             failure = Failure("memory" if finished.status == -9 else "other", "", f"signal {-finished.status}")
         if failure.kind == "memory":
             what = "the target has not enough memory for TensorRT"
-            advice = "stop other programs there, or lower max_batch or workspace_mib"
-            return ModelRefused(what, where=self.where, got=failure.text, next=advice)
+            advice = "stop other programs there" + (COMPILE_ADVICE if log is not None else "")
+            return error(what, where=where, got=failure.text, next=advice)
         if failure.kind == "engine":
             what = "the engine is of another GPU or another TensorRT"
-            return TargetError(what, where=self.where, got=failure.text, next="compile it again on this target")
+            return TargetError(what, where=where, got=failure.text, next="compile it again on this target")
         if failure.kind == "node":
             what = f"TensorRT {self.version} does not take the model: {failure.node}"
-            return ArtifactError(what, where=self.where, got=failure.text, next="edgevit check names what it refuses")
+            return ArtifactError(what, where=where, got=failure.text, next="edgevit check names what it refuses")
         got = failure.text or f"exit status {finished.status}"
-        return ModelRefused(f"{self.name} failed", where=self.where, got=got, next=kept)
+        return error(f"{self.name} failed", where=where, got=got, next=kept)
 
 
 def _kept_log(finished: Finished, log: Path) -> str:
@@ -208,7 +208,7 @@ def program_on(connection: Connection, facts: HostFacts, tools: TensorrtTools) -
         shipped=TENSORRT_FILES if tools.trtexec is None else {},
         version=tools.version,
         release=tensorrt_release(tools.version),
-        is_stand_in=facts.is_stand_in,
+        label=facts.label,
         conditions={"timed_by": tools.name, **conditions_of(facts)},
         total_rails=total_rails_of(facts),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.errors import ParityError
+from edgevit.artifacts import Artifact
+from edgevit.errors import ModelRefused, ParityError, TargetError
 from edgevit.graphs.files import read_onnx
 from edgevit.model_file import OnnxruntimeOptions
-from edgevit.profiling import Interval, loop
-from edgevit.quantization.candidates import AS_FAST, Candidate, Trial, best_trial
+from edgevit.profiling import Comparison, Interval, MeasurePlan, loop
+from edgevit.quantization.candidates import AS_FAST, Candidate, Trial, TrialRunner, best_trial
+from edgevit.runtimes.base import Session, SessionOptions, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.targets import base as targets
-from tests.small_models import float_onnx, workbench
+from edgevit.targets.local import LocalCpu
+from tests.small_models import float_onnx, int8_onnx, workbench
 
 FLOAT = Trial(Candidate("float32", Path("float.onnx"), OnnxruntimeOptions(), "float32"))
 
@@ -45,6 +50,48 @@ def test_of_those_as_fast_int8_ships_and_of_these_the_closest() -> None:
 
 def test_float_ships_where_nothing_is_faster_beyond_chance() -> None:
     assert best_trial(FLOAT, [trial("a", 1.02, 40, width=0.03), trial("b", 0.8, 40)]).candidate is FLOAT.candidate
+
+
+def test_replayed_times_decide_nothing() -> None:
+    replayed = [replace(trial("a", 2.0, 40), is_replayed=True), replace(trial("b", 3.0, 40), is_replayed=True)]
+    assert best_trial(FLOAT, replayed).candidate is FLOAT.candidate
+    assert best_trial(FLOAT, [replace(one, is_replayed=False) for one in replayed]).candidate.name == "b"
+
+
+class BusyTarget(LocalCpu):
+    """A target on which no timing succeeds, and whose runtime refuses one form."""
+
+    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+        raise TargetError("the system stopped the program")
+
+    def open(self, model: Artifact, options: SessionOptions) -> AbstractContextManager[Session]:
+        if model.id == "refused":
+            raise ModelRefused("the runtime does not take the model")
+        return super().open(model, options)
+
+
+def test_a_failed_timing_is_no_failure_of_a_candidate(tmp_path: Path) -> None:
+    for name in ("good", "refused"):
+        shutil.copyfile(float_onnx().file("model.onnx"), tmp_path / f"{name}.onnx")
+    good, refused = (
+        Candidate(name, tmp_path / f"{name}.onnx", OnnxruntimeOptions(), "float32") for name in ("good", "refused")
+    )
+    reference = OnnxruntimeSession(good.file, float_onnx().io, good.options, 1)
+    images = [random_images(float_onnx().io, 2)]
+    runner = TrialRunner(reference, images, "", BusyTarget(), 1, 1, gate_on_target=True)
+    assert isinstance(runner.trial(refused, good).failure, ModelRefused)
+    with pytest.raises(TargetError, match="the system stopped the program"):
+        runner.trial(good, good)
+
+
+def test_each_candidate_has_a_floor_of_its_own() -> None:
+    file = int8_onnx().file("model.onnx")
+    reference = OnnxruntimeSession(float_onnx().file("model.onnx"), float_onnx().io, OnnxruntimeOptions(), 1)
+    images = [random_images(float_onnx().io, 2)]
+    runner = TrialRunner(reference, images, "", LocalCpu(), 1, 1)
+    low = Candidate("low", file, int8_onnx().model_file.options, "int8")
+    assert runner.trial(low, None).failure is None
+    assert isinstance(runner.trial(replace(low, floor_db=90.0), None).failure, ParityError)
 
 
 def test_what_is_too_far_from_float_never_ships_and_where_all_are_it_is_an_error() -> None:

@@ -21,18 +21,19 @@ from edgevit.compression.pruning import Importance, plan_removal, prunable, prun
 from edgevit.configs import Prune
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.errors import RecipeError
+from edgevit.errors import RecipeError, TargetError
 from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import model_from_checkpoint, open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.structures import structures_of
 from edgevit.pipeline import ingredients_of
-from edgevit.profiling import loop
-from edgevit.progress import progress_for
-from edgevit.runtimes.base import random_images
+from edgevit.profiling import Comparison, MeasurePlan, loop
+from edgevit.progress import SilentProgress, progress_for
+from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.targets import base as targets
 from edgevit.targets import compare_speed, target_for, target_info
+from edgevit.targets.local import LocalCpu
 from tests.small_models import VIT, workbench
 
 CPU = torch.device("cpu")
@@ -188,6 +189,20 @@ def test_what_is_too_slow_at_its_smallest_is_said(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loop, "STARTS", 6)
     with pytest.raises(RecipeError, match=r"(?s)cannot make the model so fast.*keep_latency: 0.01.*at least 0\.\d{3}"):
         workbench().run("prune", "too-slow", model=wide().id, keep_latency=0.01, score="magnitude")
+
+
+class ReplayingTarget(LocalCpu):
+    """A stand-in for a board: it answers with recorded times, which please."""
+
+    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+        turns = [([0.5], [1.0])] * 6
+        return Comparison.of_turns(turns, plan, {}, "replayed")
+
+
+def test_replayed_times_choose_no_share() -> None:
+    model = open_checkpoint(workbench().run("load", "two-classes", **VIT, classes=("cat", "dog")))
+    with pytest.raises(TargetError, match=r"(?s)replay.*keep_latency: 0\.6.*keep_macs"):
+        latency.share_for_latency(model, lambda keep: model, 0.1, 0.6, ReplayingTarget(), 1, SilentProgress())
 
 
 @given(limit=st.floats(0.01, 0.999), least=st.floats(0, 0.99))

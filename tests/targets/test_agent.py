@@ -66,8 +66,8 @@ FILES = [FOLDER / f"{name}.py" for name in AGENT_FILES]
 
 
 def test_every_file_of_the_agent_is_sent() -> None:
-    """worker.py and turns.py go there as files of jobs."""
-    assert {file.stem for file in FOLDER.glob("[!_]*.py")} - {"worker", "turns"} == set(AGENT_FILES)
+    """worker.py, turns.py and sampler.py go there as files of jobs."""
+    assert {file.stem for file in FOLDER.glob("[!_]*.py")} - {"worker", "turns", "sampler"} == set(AGENT_FILES)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))

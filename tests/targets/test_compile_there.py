@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from edgevit.context import Context
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.targets import target_for, target_info, visits
+from edgevit.targets.engine_binding import graph_differences
 from edgevit.targets.local import LocalCpu
 from tests.small_models import float_onnx, int8_onnx, workbench
 from tests.targets.ssh_host import SshHost, needs_sshd
@@ -50,12 +51,33 @@ def test_a_graph_of_another_machine_is_refused(host: SshHost) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", bytes(2**25)])
-def test_a_graph_that_deceives_is_refused(host: SshHost, content: bytes, tmp_path: Path) -> None:
+def test_a_graph_is_bound_to_the_processor_and_the_runtime_alone(host: SshHost) -> None:
+    made = workbench().run("compile", "engine-of-board", model=int8_onnx().id, target="board")
+    built = made.model_file.bound_to
+    elsewhere = built.model_copy(
+        update={
+            "name": "another",
+            "versions": {**built.versions, "python": "3.8.0"},
+            "hardware": {**built.hardware, "power_mode": "15W", "cpus": 99},
+        }
+    )
+    assert not graph_differences(built, elsewhere)
+    renamed = made.with_model_file(made.model_file.model_copy(update={"bound_to": elsewhere}))
+    with target_for("board", Context()).open(renamed, SessionOptions()) as session:
+        assert session.infer({"image": random_images(made.io, 1)})
+    older = elsewhere.model_copy(update={"versions": {**built.versions, "onnxruntime": "1.0"}})
+    assert graph_differences(older, built) == [f"onnxruntime: 1.0 and {built.versions['onnxruntime']}"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "not an ONNX model"), (b"no model", "not an ONNX model"), (bytes(2**25), "file of the job is too large")],
+)
+def test_a_graph_that_deceives_is_refused(host: SshHost, content: bytes, says: str) -> None:
     lie(host, {"versions": {}})
     (host.home / "compiled.onnx").write_bytes(content)
     lying = f'if [ "$1" = -B ]; then cp {host.home}/result.json {host.home}/compiled.onnx .; exit 0; fi'
-    name_board(host, str(host.script("lying-compiler", lying, 'exec python3 "$@"')))
+    name_board(host, str(host.script("lying-compiler", lying, f'exec {sys.executable} "$@"')))
     visits.forget()
-    with pytest.raises((ArtifactError, TargetError)):
+    with pytest.raises((ArtifactError, TargetError), match=says):
         workbench().run("compile", f"engine-lied-{len(content)}", model=int8_onnx().id, target="board")

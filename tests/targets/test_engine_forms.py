@@ -13,6 +13,7 @@ from edgevit.graphs.files import read_onnx
 from edgevit.graphs.walk import nodes
 from edgevit.profiling import MeasurePlan, loop
 from edgevit.progress import SilentProgress
+from edgevit.quantization.candidates import Trial
 from edgevit.targets import base
 from tests.small_models import float_onnx, workbench
 from tests.targets.ssh_host import needs_sshd
@@ -51,21 +52,30 @@ def forms_of(made: Artifact) -> dict[str, dict[str, Any]]:
     return {form["form"]: form for form in made.metrics["forms"]}
 
 
-def test_the_fastest_form_ships_and_each_is_told(board: Board) -> None:
+@pytest.mark.parametrize("ships", ["float16", "int8 all"])
+def test_replayed_times_decide_nothing_and_measured_times_do(
+    ships: str, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No board is here. In the second case the replayed times are taken for measured; all else is the same."""
     said = Said()
     board.standin.vary("int8-is-fast")
-    made = fastest("fastest-int8", Context(progress=said))
+    if ships == "int8 all":
+        monkeypatch.setattr(Trial, "is_faster", property(lambda self: self.interval is not None and self.speedup > 1))
+    made = fastest(f"fastest-{ships.replace(' ', '-')}", Context(progress=said))
     forms = forms_of(made)
     assert "speedup" not in forms["float16"]  # the others race with it
     assert forms.keys() == {"float16", "int8 all"}
     int8 = forms["int8 all"]
     assert int8["speedup"] == pytest.approx(2, rel=1e-3)
     assert 1 < int8["low"] <= int8["high"]
-    assert int8["label"] == "replayed"
-    assert made.metrics["form"] == "int8 all"
-    assert made.metrics["precision"] == "int8"
-    assert any(node.op_type == "QuantizeLinear" for node in nodes(read_onnx(made.file("model.onnx"))))
-    assert any("which form is fastest there is not known" in line for line in said.lines)
+    assert (int8["label"], int8["baseline"]) == ("replayed", "float16")
+    assert made.metrics["form"] == ships
+    assert made.metrics["precision"] == ships.split()[0]
+    is_quantized = any(node.op_type == "QuantizeLinear" for node in nodes(read_onnx(made.file("model.onnx"))))
+    assert is_quantized == (ships == "int8 all")
+    assert any(f"they decide nothing. {ships} ships" in line for line in said.lines)
+    logs = sorted(name for name in made.manifest.files if name.startswith("engines/"))
+    assert logs == ["engines/float16/build.log", "engines/int8 all/build.log"]
     targets = made.manifest.ingredients["target"]
     assert (targets["local-cpu"]["runtime"], targets["orin"]["runtime"]) == ("onnxruntime", "tensorrt")
 
@@ -83,6 +93,7 @@ def test_a_form_that_cannot_ship_is_a_trial_with_a_failure(variant: Variant, say
     failed = {name: form["failed"] for name, form in forms_of(made).items() if name != "float16"}
     assert failed.keys() == {"int8 all"}
     assert says in failed["int8 all"]
+    assert "engines/int8 all/build.log" in made.manifest.files
     assert (made.metrics["form"], made.metrics["precision"]) == ("float16", "float16")
     assert made.metrics["quantized_ops"] == {}
     assert made.model_file.weight_precision == "float16"
@@ -103,4 +114,4 @@ def test_a_gpu_with_fp8_gets_forms_in_fp8(board: Board) -> None:
     forms = forms_of(made)
     assert "float8 all" in forms
     assert all("failed" not in form for form in forms.values()), forms
-    assert made.metrics["form"] == "float16"  # one record is replayed for all: none is faster
+    assert made.metrics["form"] == "float16"

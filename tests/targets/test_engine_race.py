@@ -19,7 +19,7 @@ from edgevit.profiling import Interval, MeasurePlan, loop
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import target_for
 from edgevit.targets.shipped import TURNS_FILE
-from edgevit.targets.trtexec.answers import starts_in
+from edgevit.targets.trtexec.answers import engine_that_failed, failure_in, starts_in
 from tests.small_models import float_onnx
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.ssh_host import needs_sshd
@@ -48,7 +48,7 @@ if name != "silent":
 def run_of_turns(folder: Path, starts: int, a: str = "one", b: str = "two") -> subprocess.CompletedProcess[str]:
     (folder / "program.py").write_text(PROGRAM)
     sides = {
-        side: {"arguments": [name, f"--exportTimes={side}.json"], "times": f"{side}.json"}
+        side: {"name": f"engine {name}", "arguments": [name, f"--exportTimes={side}.json"], "times": f"{side}.json"}
         for side, name in (("a", a), ("b", b))
     }
     (folder / "turns.json").write_text(json.dumps({"starts": starts, **sides}))
@@ -59,7 +59,7 @@ def run_of_turns(folder: Path, starts: int, a: str = "one", b: str = "two") -> s
 def test_the_engines_change_places_from_start_to_start(tmp_path: Path) -> None:
     assert run_of_turns(tmp_path, 3).returncode == 0
     starts = json.loads((tmp_path / "starts.json").read_text())
-    assert starts == [[["one", 1], ["two", 0]], [["one", 2], ["two", 3]], [["one", 5], ["two", 4]]]
+    assert starts == [[["one", 0], ["two", 1]], [["one", 3], ["two", 2]], [["one", 4], ["two", 5]]]
 
 
 @pytest.mark.parametrize(("name", "status"), [("refused", 3), ("killed", -15), ("silent", 1)])
@@ -68,7 +68,13 @@ def test_a_run_that_fails_ends_all(name: str, status: int, tmp_path: Path) -> No
     (tmp_path / "b.json").write_text("[]")
     ended = run_of_turns(tmp_path, 2, b=name)
     assert ended.returncode == status
-    assert int((tmp_path / "count").read_text()) == 1
+    assert int((tmp_path / "count").read_text()) == 2
+    assert engine_that_failed(ended.stderr) == (None if name == "silent" else f"engine {name}")
+    assert engine_that_failed(run_of_turns(tmp_path, 2).stderr) is None
+
+
+def test_the_name_of_the_engine_is_no_reason_of_a_failure() -> None:
+    assert failure_in("the reason\nedgevit-turns: failed: int8 all\n").text == "the reason"
 
 
 def rows(*compute_ms: float) -> list[dict[str, float]]:

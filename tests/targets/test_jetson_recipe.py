@@ -65,10 +65,10 @@ def test_it_runs_to_the_end_on_a_stand_in_for_a_board(board: Board) -> None:
     add_target("board", orin, file)
     board.standin.vary("int8-is-fast")
     int8, engine, here, there, latency = metrics_of("int8 engine accuracy/file accuracy/board latency/board")
-    assert int8["forms"][0]["form"] == "float16"
-    assert int8["form"].startswith("int8")
+    assert int8["forms"][0]["form"] == int8["form"] == "float16"  # replayed times decide nothing
+    assert int8["forms"][1]["speedup"] > 1
     assert engine["runtime"] == there["runtime"] == "tensorrt"
-    assert {row["got"] for row in engine["products"] if row["asked"] == "int8"} == {"int8"}
+    assert {row["got"] for row in engine["products"]} == {"float16"}
     assert there["top1"]["value"] == pytest.approx(here["top1"]["value"], abs=2 / there["top1"]["n"])
     assert latency["latency_ms"]["label"] == "replayed"
     report = json.loads(Path("runs", "jetson", "report", "report.json").read_text())

@@ -5,11 +5,14 @@ and the files that it names:
 
     {"starts": 12, "a": SIDE, "b": SIDE}
 
-    SIDE    {"arguments": the arguments of trtexec for one engine, "times": the file of times that it then writes}
+    SIDE    {"name": the engine's name, "arguments": the arguments of trtexec for it,
+             "times": the file of times that it then writes}
 
 In each start, trtexec runs once for each engine, and loads it anew. The engines change places from start to start.
 The result is starts.json: for each start a list of two, the content of the file of `a` and that of `b`. If a run of
-trtexec fails, the program ends as trtexec did.
+trtexec fails, the program ends as trtexec did, and before that writes a line to stderr:
+
+    edgevit-turns: failed: NAME
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ def times_of(trtexec: Sequence[str], side: Json) -> str:
         file.unlink()  # of the start before
     status = subprocess.call([*trtexec, *side["arguments"]], stdin=subprocess.DEVNULL)
     if status:
+        print(f"edgevit-turns: failed: {side['name']}", file=sys.stderr, flush=True)
         raise Failed(status)
     return file.read_text(encoding="utf-8")
 
@@ -50,7 +54,7 @@ def write_starts(trtexec: Sequence[str], request: Json) -> None:
     """Write the times of all starts into RESULT."""
     with open(RESULT, "w", encoding="utf-8") as file:
         for start in range(request["starts"]):
-            order = ("a", "b") if start % 2 else ("b", "a")
+            order = ("b", "a") if start % 2 else ("a", "b")
             times = {side: times_of(trtexec, request[side]) for side in order}
             file.write(f"{',' if start else '['}[{times['a']},{times['b']}]")
         file.write("]")

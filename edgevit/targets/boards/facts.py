@@ -118,6 +118,11 @@ class HostFacts:
     silent: tuple[str, ...]
 
     @property
+    def label(self) -> Literal["measured", "replayed"]:
+        """The label of times from this machine."""
+        return "replayed" if self.is_stand_in else "measured"
+
+    @property
     def are_clocks_steady(self) -> bool:
         """Whether the clocks are locked; on a machine that is no Jetson, the governor `performance` does."""
         return bool(self.clocks_locked) or (self.kind == "linux" and self.cpu_governors == ("performance",))

@@ -143,7 +143,7 @@ def board_of(modules: Iterable[str]) -> tuple[str, Board] | None:
 
 # NVIDIA's names of GPUs whose tensor cores have FP8: Ada, Hopper, Blackwell. A Quadro RTX 4000 is older.
 _WITH_FP8 = re.compile(
-    r"\b(?:GeForce RTX [45]0\d0|RTX \d{4} (?:\w+ )?Ada|RTX PRO|L2|L4|L20|L40S?|H20|H100|H200|H800|GH200|"
+    r"\b(?:GeForce RTX [45]0\d0|RTX \d{3,4} (?:\w+ )?Ada|RTX PRO|L2|L4|L20|L40S?|H20|H100|H200|H800|GH200|"
     r"G?B[123]00|GB10|Thor)\b"
 )
 _OLDEST_WITH_FP8 = (8, 9)  # compute capability of Ada

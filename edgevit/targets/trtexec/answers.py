@@ -51,6 +51,7 @@ _BUILT = re.compile(r"Engine built in (\d{1,7}(?:\.\d{1,9})?(?:e[+-]\d{1,2})?) s
 _PEAK = re.compile(r"memory usage of TRT CPU/GPU memory allocators: CPU (?P<cpu>\d{1,9}) MiB, GPU (?P<gpu>\d{1,9})")
 _DIMENSIONS = re.compile(r"\d{1,9}(?:x\d{1,9})*|\(\d{1,9}(?:, \d{1,9})*,?\)", re.ASCII)  # 8x1000, (8, 1000)
 _PARSERS_REASON = re.compile(r"In function \w+:\n(?:\[\d+\] )?(?P<reason>(?:(?!\[[\d/]+-|&&&&).+\n?){1,4})", re.ASCII)
+_FAILED_TURN = re.compile(r"^edgevit-turns: failed: (?P<engine>.+)$", re.MULTILINE)
 _NOT_A_NUMBER = re.compile(r"(?<=[\s\[,:])[+-]?(?:nan|inf)(?:\(\w*\))?(?=[\s\],}])", re.IGNORECASE)
 
 
@@ -131,7 +132,7 @@ def warnings_in(log: str) -> tuple[str, ...]:
 
 def failure_in(log: str) -> Failure:
     """The reason in the log of a run that failed."""
-    log = "\n".join(line[:LONGEST_READ] for line in log.split("\n"))
+    log = _FAILED_TURN.sub("", "\n".join(line[:LONGEST_READ] for line in log.split("\n")))
     errors = [line["text"].removeprefix("[TRT] ") for line in _LINE.finditer(log) if line["level"] == "E"]
     last = log.strip().splitlines()[-1:] or [""]
     for kind, pattern in (("memory", _NO_MEMORY), ("engine", _OTHER_ENGINE)):
@@ -142,6 +143,12 @@ def failure_in(log: str) -> Failure:
         said = _PARSERS_REASON.search(log)
         return Failure("node", shortened(node), _text(" ".join(said["reason"].split()) if said else line))
     return Failure("other", "", _text([*errors, *last][0]))
+
+
+def engine_that_failed(log: str) -> str | None:
+    """The engine whose run failed in a race, as `turns.py` names it; None if the log names none."""
+    named = _FAILED_TURN.search(log)
+    return _text(named["engine"]) if named else None
 
 
 def times_in(content: bytes, min_runs: int, where: object) -> Times:

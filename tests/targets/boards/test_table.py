@@ -17,6 +17,7 @@ def test_of_jetsons_a_thor_alone_has_fp8(board: Board) -> None:
     "name",
     [
         "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 5070 Ti", "NVIDIA RTX 4000 SFF Ada Generation",
+        "NVIDIA RTX 500 Ada Generation Laptop GPU",
         "NVIDIA RTX 6000 Ada Generation", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "NVIDIA L4",
         "NVIDIA L40S", "NVIDIA H100 PCIe", "NVIDIA H200", "NVIDIA GH200 480GB", "NVIDIA B200", "NVIDIA GB10",
     ],
