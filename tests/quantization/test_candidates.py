@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,10 +65,12 @@ class BusyTarget(LocalCpu):
     def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
         raise TargetError("the system stopped the program")
 
-    def open(self, model: Artifact, options: SessionOptions) -> AbstractContextManager[Session]:
+    @contextmanager
+    def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
         if model.id == "refused":
             raise ModelRefused("the runtime does not take the model")
-        return super().open(model, options)
+        with super().open(model, options) as session:
+            yield session
 
 
 def test_a_failed_timing_is_no_failure_of_a_candidate(tmp_path: Path) -> None:
