@@ -37,12 +37,15 @@ class ModelComparison:
 
     @property
     def other_is_worse(self) -> bool:
-        """Slower, or less accurate, by more than chance explains. Replayed times do not count.
-
-        An invalid timing does not show that the other model is as fast.
-        """
-        is_slower = self.model.label == "measured" and (bool(self.invalid) or self.interval.high < 1)
+        """Slower, or less accurate, by more than chance explains. Replayed and invalid times show no difference."""
+        is_slower = self.model.label == "measured" and not self.invalid and self.interval.high < 1
         return is_slower or (self.drop is not None and self.drop.low > 0)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the other model is not shown to be worse, by a valid timing. Replayed times do not count."""
+        is_invalid = self.model.label == "measured" and bool(self.invalid)
+        return not (self.other_is_worse or is_invalid)
 
     @property
     def invalid(self) -> tuple[str, ...]:
@@ -69,9 +72,7 @@ class ModelComparison:
             (name, *(f"{measurement.percentile_ms(percent):.3g} ms" for percent in (50, 90, 99)))
             for name, measurement in zip(self.names, (self.model, self.other), strict=True)
         ]
-        answers = "".join(
-            f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences(*self.names)[len(self.invalid) + 2 :]
-        )
+        answers = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences(*self.names)[2:])
         return html_table(("model", "p50", "p90", "p99"), rows) + answers
 
     def sentences(self, model: str, other: str) -> list[str]:

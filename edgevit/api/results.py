@@ -194,9 +194,11 @@ class Latency:
 
     def _repr_html_(self) -> str:
         latency = [(f"p{percent}", f"{self.percentile_ms(percent):.3g} ms") for percent in PERCENTILES]
+        label = self.artifact.metrics["latency_ms"]["label"]
+        kind = [("kind of times", label), *(("INVALID", reason) for reason in self.invalid)]
         names = ("target", "runtime", "threads", "batch_size", "precision")
         conditions = [(name.replace("_", " "), self.artifact.metrics[name]) for name in names]
-        return html_table(("latency", ""), [*latency, *conditions])
+        return html_table(("latency", ""), [*latency, *kind, *conditions])
 
 
 @dataclass(frozen=True, repr=False)

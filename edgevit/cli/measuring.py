@@ -203,7 +203,7 @@ def compare(
     class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two models, timed in turns; exit status 1 if OTHER is slower or less accurate.
+    """Compare two models, timed in turns; exit status 1 if OTHER is slower or less accurate, or the timing is invalid.
 
     Example: edgevit compare deit.onnx deit.int8.onnx --data photos/
     """
@@ -221,7 +221,7 @@ def compare(
     else:
         echo("\n".join(comparison.sentences(first.name, second.name)))
         next_command("edgevit bundle", second, "--compiled --out bundle/" if other.is_compiled else "--out bundle/")
-    if comparison.other_is_worse:
+    if not comparison.is_met:
         raise typer.Exit(1)
 
 

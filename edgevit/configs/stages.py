@@ -369,8 +369,8 @@ class Profile(OnTarget):
     min_runs: Count = Field(100, description="Least number of runs. The measurement goes on until there are as many.")
     soak_s: Annotated[MeasuredSeconds | None, Added()] = Field(
         None,
-        description="Longest time in seconds for which the model runs before the warm-up, until the temperature rises "
-        "by less than 0.5 °C a minute. By default, there is no soak.",
+        description="Longest time in seconds for which the model runs before the warm-up, until the temperature "
+        "changes by less than 0.5 °C a minute. By default, there is no soak.",
     )
 
 

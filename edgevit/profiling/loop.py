@@ -18,7 +18,7 @@ Turns = Tuple[List[float], List[float]]  # noqa: UP006
 SLOT_MS = 20.0
 STARTS = 12  # times that a race loads both models; with fewer, one disturbed start moves the interval
 SHORTEST_MS = 1e-3
-STEADY_C_PER_MIN = 0.5  # a temperature that rises more slowly is steady. Chosen, as is usual for boards
+STEADY_C_PER_MIN = 0.5  # a temperature that changes more slowly is steady. Chosen, as is usual for boards
 STEADY_OVER_S = 30.0  # the time over which the slope is taken. Chosen: half a minute shows 0.5 °C a minute as 0.25 °C
 LOOK_S = 1.0  # between two readings of the temperature in a soak
 
@@ -49,7 +49,7 @@ class Soak(NamedTuple):
 
     Attributes:
         slope_c_per_min: over the last `STEADY_OVER_S`; None if the soak was shorter.
-        is_steady: whether the temperature rose by less than `STEADY_C_PER_MIN`.
+        is_steady: whether the temperature changed by less than `STEADY_C_PER_MIN`.
     """
 
     seconds: float
@@ -100,7 +100,7 @@ def soak(work: Work, soak_s: float, temperature_c: Callable[[], float | None], c
         if now_s - readings[-1][0] >= LOOK_S or now_s >= soak_s:
             readings.append((now_s, temperature_c()))
             slope = slope_per_min(readings)
-            is_steady = slope is not None and slope < STEADY_C_PER_MIN
+            is_steady = slope is not None and abs(slope) < STEADY_C_PER_MIN
             if is_steady or now_s >= soak_s:
                 return Soak(now_s, readings[0][1], readings[-1][1], slope, is_steady)
         clock.time_ms(work)

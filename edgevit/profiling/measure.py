@@ -121,18 +121,18 @@ class Comparison:
         conditions: Mapping[str, Any],
         label: Label = "measured",
         telemetry: Telemetry | None = None,
+        doubts: tuple[str, ...] = (),
     ) -> Comparison:
         """The comparison of two models from their latencies in each start, as `run_in_turns` gives them.
 
         Args:
             telemetry: of the whole program. Clocks fall while a model is loaded, so they are left out.
+            doubts: of both timings.
         """
         ratio, interval = ratio_over_starts([_median_ratio(*map(np.asarray, start)) for start in starts])
         receipt = {**plan.__dict__, "order": "ABBA", "starts": len(starts), **conditions}
         a, b = (
-            Measurement(
-                np.concatenate(samples), plan, receipt, label, telemetry=telemetry and telemetry.without_clocks()
-            )
+            Measurement(np.concatenate(samples), plan, receipt, label, doubts, telemetry and telemetry.without_clocks())
             for samples in zip(*starts, strict=True)
         )
         return cls(a, b, ratio, interval)
@@ -173,7 +173,7 @@ def doubts_of_soak(soaked: Soak | None) -> tuple[str, ...]:
     if soaked.slope_c_per_min is None:
         return (f"a soak of {soaked.seconds:.0f} s is too short to tell a steady temperature ({STEADY_OVER_S:.0f} s)",)
     return (
-        f"after a soak of {soaked.seconds:.0f} s, the temperature still rose by {soaked.slope_c_per_min:.1f} °C a "
+        f"after a soak of {soaked.seconds:.0f} s, the temperature still changed by {soaked.slope_c_per_min:+.1f} °C a "
         "minute: give soak_s more time",
     )
 

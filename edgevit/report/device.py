@@ -110,7 +110,8 @@ def _accuracy(deployed: Variant) -> str | None:
 def _soak(soak: Mapping[str, Any] | None) -> str | None:
     if soak is None:
         return None
-    reached = "" if soak["end_c"] is None else f", {soak['start_c']:.1f} to {soak['end_c']:.1f} °C"
+    is_known = soak["start_c"] is not None and soak["end_c"] is not None
+    reached = f", {soak['start_c']:.1f} to {soak['end_c']:.1f} °C" if is_known else ""
     return f"{soak['seconds']:.0f} s{reached}, {'steady' if soak['is_steady'] else 'not shown to be steady'}"
 
 

@@ -29,7 +29,7 @@ from edgevit.quantization.candidates import Candidate, CandidateWriter
 from edgevit.quantization.ptq import calibrated
 from edgevit.runtimes.base import Session, SessionOptions, fixed_batch, random_images
 from edgevit.selection.records import DeployedForm, Student, Timing
-from edgevit.targets import Target, check_is_measured, target_for, target_info
+from edgevit.targets import Target, check_is_measured, invalid_choice, target_for, target_info
 
 TRIAL = MeasurePlan(warmup_s=0.15, duration_s=0.5, min_runs=10)  # of each form of the file
 FINAL = MeasurePlan(warmup_s=0.3, duration_s=1.0, min_runs=30)  # of the deployed form
@@ -43,7 +43,7 @@ def time_student(student: Student, form: DeployedForm, context: Context) -> Timi
     Raises:
         RecipeError: timm has no such model, or it cannot take this image size.
         ArtifactError: the model cannot be exported.
-        TargetError: the target is not there, or a stand-in replays its times.
+        TargetError: the target is not there, a stand-in replays its times, or the times stay invalid.
     """
     built = create_model(
         student.model,
@@ -125,17 +125,33 @@ def _trial_ms(candidate: Candidate, target: Target, profile: Profile) -> float:
     takes_ms = []
     for _ in range(2):
         with target.open(model, _options(profile)) as session:
-            takes_ms.append(_measured(session, plan).percentile_ms(50))
+            takes_ms.append(_valid(session, plan).percentile_ms(50))
     return min(takes_ms)
 
 
+def _valid(session: Session, plan: MeasurePlan) -> Measurement:
+    """A valid measurement, at most `MOST_TAKES` tried. Raises TargetError if they stay invalid."""
+    for _ in range(MOST_TAKES):
+        take = _measured(session, plan)
+        if not take.invalid:
+            return take
+    raise invalid_choice(take.invalid)
+
+
 def _quietest(session: Session, profile: Profile) -> Measurement:
-    """The final measurement; where other work disturbs it, the fastest of several: other work only ever slows."""
+    """The final measurement; where other work disturbs it, the fastest of several: other work only ever slows.
+
+    Raises:
+        TargetError: all of them are invalid.
+    """
     plan = replace(FINAL, batch_size=profile.batch_size, boundary=profile.boundary)
     takes = [_measured(session, plan)]
     while (takes[-1].warnings or takes[-1].invalid) and len(takes) < MOST_TAKES:
         takes.append(_measured(session, plan))
-    return min(takes, key=lambda take: (bool(take.invalid), take.percentile_ms(50)))
+    valid = [take for take in takes if not take.invalid]
+    if not valid:
+        raise invalid_choice(takes[-1].invalid)
+    return min(valid, key=lambda take: take.percentile_ms(50))
 
 
 def _measured(session: Session, plan: MeasurePlan) -> Measurement:
@@ -159,5 +175,5 @@ def _timing(measured: Measurement, cost: Json, size_bytes: int, form: str, float
         p50_low_ms=measured.p50_interval.low,
         p50_high_ms=measured.p50_interval.high,
         float_p50_ms=float_ms,
-        warnings=(*measured.invalid, *measured.warnings),
+        warnings=measured.warnings,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,9 +75,14 @@ def compare_speed(target: Target, a: Artifact, b: Artifact, threads: int, batch_
         compared = target.race(a, b, SessionOptions(threads=threads), replace(CHOICE, batch_size=batch_size))
         if not compared.invalid:
             return compared
-    raise TargetError(
+    raise invalid_choice(compared.invalid)
+
+
+def invalid_choice(reasons: Sequence[str]) -> TargetError:
+    """The error where something was to be chosen by a timing that stayed invalid."""
+    return TargetError(
         "the timing is invalid, so no model can be chosen by it",
-        got="; ".join(compared.invalid),
+        got="; ".join(reasons),
         next="let the machine cool, see to its power supply, and run the same command again",
     )
 

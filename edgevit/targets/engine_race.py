@@ -17,7 +17,7 @@ from edgevit.profiling.telemetry import Telemetry
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import random_images
 from edgevit.targets.agent.turns import REQUEST, RESULT
-from edgevit.targets.sampling import sampled_content, telemetry_in
+from edgevit.targets.sampling import conditions_of_telemetry, doubts_of_telemetry, sampled_content, telemetry_in
 from edgevit.targets.shipped import TURNS, TURNS_FILE
 from edgevit.targets.trtexec.answers import Times, largest_starts, starts_in
 from edgevit.targets.trtexec.commands import TimingFiles, timing_arguments
@@ -98,14 +98,15 @@ def _comparison(
     turns = [(a.compute.tolist(), b.compute.tolist()) for a, b in starts]
     conditions = {
         **trtexec.conditions,
+        **conditions_of_telemetry(telemetry),
         "device": "gpu",
         "order": "AB, BA",
         "warmup_s_of_a_start": own_plan.warmup_s,
         "versions": {"tensorrt": trtexec.version, "edgevit": version_of("edgevit")},
     }
-    compared = Comparison.of_turns(turns, plan, conditions, trtexec.label, telemetry)
+    compared = Comparison.of_turns(turns, plan, conditions, trtexec.label, telemetry, doubts_of_telemetry(telemetry))
     a, b = (
-        replace(measured, doubts=_all_of(times).doubts)
+        replace(measured, doubts=(*_all_of(times).doubts, *measured.doubts))
         for measured, times in zip((compared.a, compared.b), zip(*starts, strict=True), strict=True)
     )
     return replace(compared, a=a, b=b)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edgevit.artifacts import Artifact, Frozen, IOSpec, Json
 from edgevit.configs.runtimes import TENSORRT
@@ -49,6 +49,14 @@ _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Samples = Annotated[list[_Milliseconds], Field(min_length=1, max_length=10_000_000)]
 
 
+def _bounded(soak: Soak) -> Soak:
+    """A soak that a machine tells. Raises ValueError for numbers that no soak has."""
+    numbers = (soak.seconds, soak.start_c, soak.end_c, soak.slope_c_per_min)
+    if soak.seconds < 0 or not all(math.isfinite(number) for number in numbers if number is not None):
+        raise ValueError("the numbers of a soak are finite, and its time is not negative")
+    return soak
+
+
 class _Moment(Frozen):
     load_average_1min: float | None
     cpu_frequency: dict[str, str]
@@ -68,7 +76,7 @@ class _Timed(Frozen):
 
 class _Measured(_Timed):
     cold_start_ms: _Milliseconds
-    soak: Soak | None
+    soak: Annotated[Soak, AfterValidator(_bounded)] | None
     samples_ms: _Samples
 
 
@@ -195,8 +203,9 @@ def race_on(worker: RemoteWorker, a: Artifact, b: Artifact, options: SessionOpti
             request[side] = _side(model, name, f"{side}_{source.name}")
             files |= {name: _onnx_file(model, own), f"{side}_{source.name}": source}
         answer, telemetry = worker.timed(request, files, _Raced, 2 * _limit_s(plan), lambda _: math.inf)
-    conditions = {"load_average_1min_at_start": answer.conditions.before.load_average_1min}
-    return Comparison.of_turns(answer.starts, plan, conditions, worker.label, telemetry)
+    load = {"load_average_1min_at_start": answer.conditions.before.load_average_1min}
+    conditions, doubts = {**load, **conditions_of_telemetry(telemetry)}, doubts_of_telemetry(telemetry)
+    return Comparison.of_turns(answer.starts, plan, conditions, worker.label, telemetry, doubts)
 
 
 def compile_on(worker: RemoteWorker, model: Artifact, out: Path) -> ModelFile:

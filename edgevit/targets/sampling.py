@@ -101,12 +101,13 @@ def telemetry_in(
         return None
     if any(len(texts) != len(read.paths) for _, _, texts in read.samples):
         return None
-    moments, window = _moments(read), _window(read, ends_with, counted_s)
+    moments, counted = _moments(read), _counted(read, ends_with, counted_s)
+    window = _without_rest(counted)
     of_tegrastats = [(time_s, _of_line(sample, total_rails)) for time_s, sample in _lines(read)]
     of_files = [(moment.time_s, _of_files(moment.files)) for moment in moments]
     series = (*_merged(_series(of_tegrastats), _series(of_files)), *_series(_other_load(moments)).values())
     last_c = {one.name: one.values[-1] for one in series if one.kind == "temperature_c"}
-    return Telemetry(series, window, read.seconds, junction(last_c), _throttled(moments, window), read.sampler_cpu_s)
+    return Telemetry(series, window, read.seconds, junction(last_c), _throttled(moments, counted), read.sampler_cpu_s)
 
 
 def soak_in_runs(run_for: Callable[[float], Telemetry | None], soak_s: float, each_s: float = STEADY_OVER_S) -> Soak:
@@ -126,7 +127,7 @@ def soak_in_runs(run_for: Callable[[float], Telemetry | None], soak_s: float, ea
             continue
         start_c, end_c = watched.values[0] if start_c is None else start_c, watched.values[-1]
         slope = watched.between(telemetry.window).slope_per_min if run_s == each_s else slope
-        if slope is not None and slope < STEADY_C_PER_MIN:
+        if slope is not None and abs(slope) < STEADY_C_PER_MIN:
             return Soak(seconds, start_c, end_c, slope, is_steady=True)
     return Soak(seconds, start_c, end_c, slope, is_steady=False)
 
@@ -172,12 +173,16 @@ def _lines(read: _Sampled) -> Iterator[tuple[float, TegrastatsSample]]:
             yield time_s, sample_of_line(line)
 
 
-def _window(read: _Sampled, ends_with: str, counted_s: float) -> Window:
-    """The counted runs. The last interval of a long measurement is left out: in it, the machine begins to rest."""
+def _counted(read: _Sampled, ends_with: str, counted_s: float) -> Window:
+    """The counted runs, to their end."""
     end_s = min(max(read.written.get(ends_with, read.seconds), 0.0), read.seconds)
-    start_s = max(0.0, end_s - counted_s)
-    is_long = end_s - start_s > 4 * sampler.INTERVAL_S
-    return Window(start_s, end_s - sampler.INTERVAL_S if is_long else end_s)
+    return Window(max(0.0, end_s - counted_s), end_s)
+
+
+def _without_rest(counted: Window) -> Window:
+    """The counted runs without the last interval of a long measurement: in it, the machine begins to rest."""
+    is_long = counted.end_s - counted.start_s > 4 * sampler.INTERVAL_S
+    return counted._replace(end_s=counted.end_s - sampler.INTERVAL_S) if is_long else counted
 
 
 def _series(readings: Iterable[tuple[float, _Readings]]) -> dict[_Sensor, Series]:

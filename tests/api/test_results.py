@@ -7,7 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 import edgevit
+from edgevit.actions.compare_models import ModelComparison
 from edgevit.api.model import Prediction
+from edgevit.profiling import Interval, Measurement, MeasurePlan
+from edgevit.profiling.telemetry import Telemetry, Window
 from tests.api.test_api import DIGITS, DigitImages
 
 ONE_RUN = {"duration_s": 0.05, "warmup_s": 0.01, "min_runs": 5}
@@ -71,3 +74,26 @@ def test_latencies_and_comparisons_have_a_short_repr(onnx: edgevit.Model) -> Non
 def test_a_prediction_prints_no_control_characters() -> None:
     prediction = Prediction("a\x1b[2J.jpg", (("bolt\nnut\u202e", 0.5),))
     assert str(prediction) == "a\\u001b[2J.jpg: bolt\\u000anut\\u202e 50.0%"
+
+
+def test_an_invalid_comparison_says_so_and_shows_nothing_about_the_models() -> None:
+    throttled = Telemetry((), Window(0, 1), 1.0, None, {"heat": 2}, 0.0)
+    timed = Measurement(np.full(100, 5.0), MeasurePlan(), telemetry=throttled)
+    comparison = ModelComparison(timed, timed, 0.5, Interval(0.4, 0.6), None)
+    assert "INVALID: the machine throttled" in comparison._repr_html_()
+    assert comparison.as_json()["other_is_worse"] is False
+    assert not comparison.is_met
+    valid = replace(timed, telemetry=None)
+    assert ModelComparison(valid, valid, 0.5, Interval(0.4, 0.6), None).other_is_worse
+    assert ModelComparison(valid, valid, 1.0, Interval(0.9, 1.1), None).is_met
+
+
+def test_a_latency_in_a_notebook_names_its_kind_and_what_makes_it_invalid(onnx: edgevit.Model) -> None:
+    latency = edgevit.profile(onnx, **ONE_RUN)
+    assert "<td>measured</td>" in latency._repr_html_()
+    artifact = latency.artifact
+    hot = {**artifact.metrics["latency_ms"], "invalid": ["the board throttled"]}
+    manifest = artifact.manifest.model_copy(update={"metrics": {**artifact.metrics, "latency_ms": hot}})
+    html = replace(latency, artifact=replace(artifact, manifest=manifest))._repr_html_()
+    assert "INVALID" in html
+    assert "the board throttled" in html

@@ -97,6 +97,7 @@ def test_scatter_and_slowing_down_are_said():
     [
         (lambda s: 60 - 20 * math.exp(-s / 60), 3600, 60 * math.log(20 / 0.5) + 15, True),  # about 15 s later
         (lambda s: 40 + s / 60, 90, 90, False),  # 1 °C a minute
+        (lambda s: 70 - s / 60, 90, 90, False),  # it cools down from earlier work
         (lambda _: 50.0, 3600, STEADY_OVER_S, True),
         (lambda _: None, 20, 20, False),
     ],

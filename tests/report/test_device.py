@@ -14,6 +14,7 @@ from edgevit.configs import Budget
 from edgevit.profiling.telemetry import Series, Telemetry, Window
 from edgevit.report import summary
 from edgevit.report.build import report_json
+from edgevit.report.device import _soak
 from edgevit.report.page import page
 from edgevit.report.plots import over_the_run
 from edgevit.report.text import markdown
@@ -98,3 +99,9 @@ def test_the_run_is_drawn_with_a_panel_for_each_sensor() -> None:
         re.findall(">([^<>]+)</text>", drawn)
     )
     assert over_the_run(Telemetry((), Window(0, 1), 1.0)) is None
+
+
+def test_a_soak_without_a_first_temperature_has_no_range() -> None:
+    soak = {"seconds": 60.0, "start_c": None, "end_c": 50.0, "slope_c_per_min": 0.1, "is_steady": True}
+    assert _soak(soak) == "60 s, steady"
+    assert _soak({**soak, "start_c": 40.0}) == "60 s, 40.0 to 50.0 °C, steady"

@@ -15,7 +15,8 @@ from edgevit.context import Context
 from edgevit.errors import TargetError
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
-from edgevit.profiling import MeasurePlan
+from edgevit.profiling import Measurement, MeasurePlan
+from edgevit.profiling.telemetry import Telemetry, Window
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.selection import kept, timing
 from edgevit.selection.records import DeployedForm, Student
@@ -103,6 +104,26 @@ def test_replayed_times_choose_no_student(monkeypatch: pytest.MonkeyPatch) -> No
         Profile(stage="profile", id="latency", model="onnx"), Export(stage="export", id="onnx", model="student")
     )
     with pytest.raises(TargetError, match="they decide nothing"):
+        timing.time_student(STUDENT, form, Context())
+
+
+@pytest.mark.parametrize("phase", ["TRIAL", "FINAL"])
+def test_invalid_times_choose_no_student(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    """The machine is said to throttle in every trial, or in every final measurement."""
+    real, throttled = OnnxruntimeSession.measure, Telemetry((), Window(0, 1), 1.0, None, {"heat": 2}, 0.0)
+    short = {"warmup_s": 0.0, "duration_s": 0.01}
+    monkeypatch.setattr(timing, "TRIAL", replace(timing.TRIAL, **short, min_runs=10))
+    monkeypatch.setattr(timing, "FINAL", replace(timing.FINAL, **short, min_runs=30))
+    runs = getattr(timing, phase).min_runs
+
+    def measure(session: OnnxruntimeSession, plan: MeasurePlan) -> Measurement:
+        return replace(real(session, plan), telemetry=throttled if plan.min_runs == runs else None)
+
+    monkeypatch.setattr(OnnxruntimeSession, "measure", measure)
+    form = DeployedForm(
+        Profile(stage="profile", id="latency", model="onnx"), Export(stage="export", id="onnx", model="student")
+    )
+    with pytest.raises(TargetError, match="the timing is invalid"):
         timing.time_student(STUDENT, form, Context())
 
 

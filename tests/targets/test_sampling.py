@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.loop import STEADY_C_PER_MIN
@@ -26,6 +27,7 @@ from edgevit.targets.agent import sampler
 from edgevit.targets.connection import connected
 from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.named import NamedTarget
+from edgevit.targets.remote_session import _Measured
 from edgevit.targets.sampling import sampled, soak_in_runs, telemetry_in
 from tests.targets.machine import own_home
 from tests.targets.ssh_host import is_gone, number_in
@@ -246,3 +248,30 @@ def test_a_soak_in_runs_ends_when_the_temperature_is_steady() -> None:
     assert limited.slope_c_per_min == pytest.approx(6.0)
     unknown = soak_in_runs(lambda _: None, 45, each_s=30)
     assert (unknown.seconds, unknown.end_c, unknown.is_steady) == (45, None, False)
+
+
+def test_a_throttle_event_in_the_last_interval_counts() -> None:
+    counter = "/sys/class/hwmon/hwmon1/oc1_event_cnt"
+    label = {"/sys/class/hwmon/hwmon1/name": "soctherm_oc"}
+    times_s = [0.25 * step for step in range(13)]
+    samples = [(time_s, 0, ["1" if time_s >= 3.0 else "0"]) for time_s in times_s]
+    content = {
+        "seconds": 3.0, "sampler_cpu_s": 0.0, "fixed": label, "paths": [counter], "samples": samples,
+        "lines": [], "written": {"times.json": 3.0},
+    }  # fmt: skip
+    telemetry = telemetry_in(json.dumps(content).encode(), "times.json", 2.0, ())
+    assert telemetry is not None
+    assert telemetry.window == (1.0, 2.75)  # temperatures and clocks of the last interval are left out
+    assert sum(telemetry.throttled.values()) == 1
+
+
+@pytest.mark.parametrize("soak", [[math.inf, None, 50.0, 0.1, True], [60.0, 40.0, 50.0, math.nan, True]])
+def test_a_soak_with_numbers_that_no_soak_has_is_refused(soak: list[Any]) -> None:
+    moment: dict[str, Any] = {"load_average_1min": None, "cpu_frequency": {}, "thermal_zones": {}}
+    answer = {
+        "conditions": {"cpu": {}, "before": moment, "after": moment}, "versions": {}, "cold_start_ms": 1.0,
+        "samples_ms": [1.0],
+    }  # fmt: skip
+    assert _Measured.model_validate({**answer, "soak": [60.0, None, 50.0, 0.1, True]}).soak
+    with pytest.raises(ValidationError, match="finite"):
+        _Measured.model_validate({**answer, "soak": soak})
