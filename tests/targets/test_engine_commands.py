@@ -24,8 +24,10 @@ from edgevit.profiling import loop
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.small_models import workbench
 from tests.targets.ssh_host import SshHost, needs_sshd
+from tests.targets.standin import STANDINS
+from tests.targets.standin.boards import throttling
 from tests.targets.standin.module import needs_gcc
-from tests.targets.test_tensorrt_journey import AGX_11, Board, board
+from tests.targets.test_tensorrt_journey import AGX_11, NANO, Board, board
 from tests.targets.test_tensorrt_module import give_module
 from tests.test_files import run
 
@@ -87,6 +89,16 @@ def test_inspect_times_layers_in_80_columns(name: str | None, board: Board, tmp_
     assert max(map(len, shown.removeprefix(str(tmp_path / "engine")).splitlines())) <= 80
     assert "replayed, not measured: layers on orin, 1 image" in shown
     assert "Replayed, not measured" in (tmp_path / "engine.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_times_of_layers_on_a_board_that_throttles_are_invalid(board: Board, tmp_path: Path) -> None:
+    run("compile", onnx_file(int8()), *ON_ORIN, "--out", tmp_path / "engine")
+    board.play(NANO, throttling(STANDINS[NANO]))
+    board.standin.take_time()
+    shown = run("inspect", tmp_path / "engine", "--target", "orin")
+    assert "INVALID: the machine throttled while it was measured" in shown
+    assert "threads" not in run("profile", tmp_path / "engine", "--target", "orin", "--duration", 0.05)
 
 
 @pytest.mark.slow
