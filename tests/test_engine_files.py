@@ -12,11 +12,12 @@ import pytest
 
 import edgevit
 from edgevit.actions.single_stage import single_stages
-from edgevit.artifacts import MANIFEST, Artifact, sha256_of
+from edgevit.artifacts import MANIFEST, Artifact, Json, sha256_of
+from edgevit.cli.output import on_target
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, RecipeError, TargetError
 from tests.small_models import int8_onnx_for_tensorrt as int8
-from tests.targets.engine_folder import engine_folder
+from tests.targets.engine_folder import BOARD, engine_folder
 from tests.test_files import run
 
 
@@ -130,6 +131,28 @@ def test_a_record_that_cannot_be_right_is_refused(fields: dict[str, Any], says: 
     rewrite(engine.path, **fields)
     with pytest.raises(ArtifactError, match=says):
         read(engine.path)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "says"),
+    [
+        ("io", {"inputs": []}, "no input or no output"),
+        ("io", {"outputs": []}, "no input or no output"),
+        ("model_file", {"name": "build.log"}, "names no file of the engine"),  # it would lie beside other files there
+        ("model_file", {"bound_to": {**vars(BOARD), "name": "orin; rm -rf /"}}, "no name of a target"),
+        ("model_file", {"bound_to": {**vars(BOARD), "name": "-oProxyCommand=x"}}, "no name of a target"),
+    ],
+)
+def test_a_record_that_would_do_harm_is_refused(part: str, changes: Json, says: str, engine: Artifact) -> None:
+    manifest = json.loads((engine.path / MANIFEST).read_text())
+    rewrite(engine.path, **{part: {**manifest[part], **changes}})
+    with pytest.raises(ArtifactError, match=says):
+        read(engine.path)
+
+
+def test_the_next_command_quotes_a_target() -> None:
+    assert on_target("orin") == ("--target orin",)
+    assert on_target("orin; reboot") == ("--target 'orin; reboot'",)
 
 
 def test_a_pipe_in_place_of_a_file_is_refused(engine: Artifact) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgevit.artifacts import MANIFEST, Artifact
+from edgevit.configs.targets import check_target_name
 from edgevit.disks import copy_folder, whole_or_not_at_all
 from edgevit.errors import ArtifactError
 from edgevit.graphs.files import PROTOBUF_LIMIT_BYTES
@@ -42,14 +43,17 @@ def check_engine_folder(engine: Artifact) -> None:
     """Check an engine's folder that may come from elsewhere. Its hashes are checked when a file is opened.
 
     Raises:
-        ArtifactError: a file is larger than any that edgevit writes, or the engine has no name of its own.
+        ArtifactError: a file is larger than any that edgevit writes, the engine's file or machine has no name that
+            edgevit gives, or the record tells no input or no output.
     """
     for name, entry in engine.manifest.files.items():
         if entry.size > (most := LARGEST_FILES.get(name, LARGEST_JSON)):
             where, got, expected = engine.path / name, f"{entry.size:,} bytes", f"at most {most:,}"
             raise ArtifactError("a file of the engine is too large", where=where, got=got, expected=expected)
-    if engine.model_file.name not in engine.manifest.files:
-        raise ArtifactError("the record names no file of the engine", where=engine.path, got=engine.model_file.name)
+    _check_names(engine)
+    if not engine.io.inputs or not engine.io.outputs:
+        got = f"{len(engine.io.inputs)} inputs and {len(engine.io.outputs)} outputs"
+        raise ArtifactError("the record tells no input or no output", where=engine.path, got=got, expected="both")
 
 
 def check_is_no_engine_file(path: Path) -> None:
@@ -68,6 +72,19 @@ def check_is_no_engine_file(path: Path) -> None:
         next="build it from its ONNX file: edgevit compile MODEL.onnx --runtime tensorrt --target NAME --out engine/ "
         "(edgevit describe writes the preprocessing and the classes into the ONNX file)",
     )
+
+
+def _check_names(engine: Artifact) -> None:
+    """Check the name of the engine's file, beside which others lie on a target, and that of its machine."""
+    file, where = engine.model_file, engine.path
+    if file.name != ENGINE or ENGINE not in engine.manifest.files:
+        raise ArtifactError("the record names no file of the engine", where=where, got=file.name, expected=ENGINE)
+    if file.bound_to is not None:
+        try:
+            check_target_name(file.bound_to.name)
+        except ValueError as error:
+            what = "the machine of the engine has no name of a target"
+            raise ArtifactError(what, where=where, got=file.bound_to.name, expected=str(error)) from None
 
 
 def source_of_engine(engine: Artifact) -> Path | None:

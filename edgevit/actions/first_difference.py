@@ -18,6 +18,7 @@ from edgevit.artifacts import Artifact, Json, TensorSpec
 from edgevit.checking.inner_tensors import InnerTensor, InnerTensors
 from edgevit.configs import Compile
 from edgevit.context import Context, usable_cpus
+from edgevit.errors import ArtifactError
 from edgevit.graphs.files import artifact_from_onnx, onnx_file, read_onnx, write_onnx
 from edgevit.model_file import ModelFile
 from edgevit.runtimes.base import Session, SessionOptions, fixed_batch
@@ -28,6 +29,7 @@ from edgevit.targets import target_for
 
 MARKED = 8  # further outputs of a build
 MOST_VALUES = 4_000_000  # of all further outputs of a run: trtexec writes them as text
+MOST_VALUES_ALONE = 8_000_000  # of one that is the only further output
 MOST_BUILDS = 24
 MOST_VANISHED = 3  # tensors with which the fault has vanished
 JUMP_DB = 10.0  # below, the SQNR falls slowly, as where roundings add up
@@ -59,6 +61,8 @@ class Difference:
         before: the last tensors that it is computed from and that agree.
         compared: all tensors that were compared, in the order of the graph.
         vanished: tensors with which, as further outputs, the fault is gone.
+        too_large: tensors that may differ earlier than `first`, and that were not compared: a run cannot give so many
+            values.
         is_whole: whether no tensor that can be an output is left between `before` and `first`.
         batch_size: in which the outputs differ; None if they agree in each build.
     """
@@ -67,6 +71,7 @@ class Difference:
     before: tuple[ComparedTensor, ...]
     compared: tuple[ComparedTensor, ...]
     vanished: tuple[str, ...]
+    too_large: tuple[str, ...]
     is_whole: bool
     batch_size: int | None
     builds: int
@@ -88,7 +93,7 @@ def first_difference(model: Artifact, config: Compile, context: Context) -> Diff
 
     Raises:
         TargetError: a build or a run fails on the target.
-        ArtifactError: TensorRT does not take the model with further outputs.
+        ArtifactError: TensorRT does not take the model with further outputs, or no tensor of it can be one.
     """
     return _Search(model, config, context).run()
 
@@ -109,14 +114,14 @@ class _Search:
         self._builds = 0
 
     def run(self) -> Difference:
-        first: ComparedTensor | None = None
-        suspects = self._that_fit(self._inner.tensors)
-        marked = MARKED
-        while suspects and self._builds < MOST_BUILDS and len(self._vanished) < MOST_VANISHED:
-            chosen = self._spread(suspects, marked)
+        suspects, first, marked = self._suspects(), None, MARKED
+        while self._goes_on(suspects):
+            chosen = self._spread(self._that_fit(suspects), marked)
             compared = self._compare(chosen)
             different = [tensor for tensor in compared if not tensor.agrees]
             if not different:  # the outputs are right, too
+                if not chosen:
+                    break
                 if len(chosen) == 1:
                     self._vanished.append(chosen[0].name)
                     suspects = [tensor for tensor in suspects if tensor != chosen[0]]
@@ -125,11 +130,26 @@ class _Search:
             self._compared |= {tensor.name: tensor for tensor in compared}
             first, marked = min([*([first] if first else []), *different], key=self._place), MARKED
             suspects = self._left(suspects, first)
-        before = self._before(first) if first else ()
-        ordered = tuple(sorted(self._compared.values(), key=self._place))
-        floor_db, vanished = ENGINE_DB[self._precision], tuple(self._vanished)
-        is_whole = not suspects and not vanished
-        return Difference(first, before, ordered, vanished, is_whole, self._found_size, self._builds, floor_db)
+        return self._difference(first, suspects)
+
+    def _difference(self, first: ComparedTensor | None, suspects: Sequence[InnerTensor]) -> Difference:
+        fitting = self._that_fit(suspects)
+        return Difference(
+            first=first,
+            before=self._before(first) if first else (),
+            compared=tuple(sorted(self._compared.values(), key=self._place)),
+            vanished=tuple(self._vanished),
+            too_large=tuple(tensor.name for tensor in suspects if tensor not in fitting),
+            is_whole=not suspects and not self._vanished,
+            batch_size=self._found_size,
+            builds=self._builds,
+            floor_db=ENGINE_DB[self._precision],
+        )
+
+    def _goes_on(self, suspects: Sequence[InnerTensor]) -> bool:
+        """Whether another build may tell more. Without a tensor that fits, it tells the batch size."""
+        may_tell = bool(self._that_fit(suspects) or (suspects and self._found_size is None))
+        return may_tell and self._builds < MOST_BUILDS and len(self._vanished) < MOST_VANISHED
 
     def _left(self, suspects: Sequence[InnerTensor], first: ComparedTensor) -> list[InnerTensor]:
         """The tensors that `first` is computed from, and that may differ: no agreeing tensor is computed from them."""
@@ -191,10 +211,21 @@ class _Search:
     def _place(self, tensor: ComparedTensor) -> int:
         return self._inner.order[tensor.name]
 
-    def _that_fit(self, tensors: Sequence[InnerTensor]) -> list[InnerTensor]:
-        """The tensors that an output of the model is computed from, and that a run can give."""
+    def _suspects(self) -> list[InnerTensor]:
+        """The tensors that an output of the model is computed from."""
         behind = self._inner.before(output.name for output in self._model.io.outputs)
-        return [tensor for tensor in tensors if tensor.name in behind and self._values(tensor) <= MOST_VALUES]
+        if suspects := [tensor for tensor in self._inner.tensors if tensor.name in behind]:
+            return suspects
+        raise ArtifactError(
+            "no tensor inside the model can be a further output, so the first that differs cannot be found",
+            where=self._model.id,
+            expected="a float tensor, computed from the image, whose first dimension is the batch and whose other "
+            "dimensions are known",
+        )
+
+    def _that_fit(self, tensors: Sequence[InnerTensor]) -> list[InnerTensor]:
+        """The tensors that a run can give."""
+        return [tensor for tensor in tensors if self._values(tensor) <= MOST_VALUES_ALONE]
 
     def _spread(self, suspects: Sequence[InnerTensor], most: int) -> list[InnerTensor]:
         """At most so many of the suspects, at equal distances, as far as a run can give their values."""
@@ -206,4 +237,5 @@ class _Search:
         return chosen
 
     def _values(self, tensor: InnerTensor) -> int:
-        return max(self._sizes) * math.prod(tensor.shape)
+        """The values of a tensor in the batch size in which the outputs differ; in the largest until that is known."""
+        return (self._found_size or max(self._sizes)) * math.prod(tensor.shape)

@@ -61,7 +61,7 @@ class OpaqueShare:
     """The part of an engine of which the inspector does not tell everything: shares from 0 to 1.
 
     Attributes:
-        time: None if the layers were not timed.
+        time: with that of layers that the inspector does not name; None if the layers were not timed.
     """
 
     layers: float
@@ -95,13 +95,18 @@ class EngineInspection:
 
     @property
     def opaque(self) -> OpaqueShare:
-        """The shares of the layers that do not tell everything."""
+        """The shares of the layers that do not tell everything; of the time, also of those that are not told at all."""
         untold = [layer for layer in self.layers if layer.untold]
         time = None
         if self.times is not None:
-            time = _share(sum(layer.ms or 0 for layer in untold), sum(layer.ms or 0 for layer in self.layers))
+            time = _share(sum(layer.ms or 0 for layer in untold) + self.elsewhere_ms, self.times.sum_ms)
         moved = _share(sum(layer.bytes for layer in untold), sum(layer.bytes for layer in self.layers))
         return OpaqueShare(_share(len(untold), len(self.layers)), moved, time)
+
+    @property
+    def elsewhere_ms(self) -> float:
+        """The time of layers that the inspector does not name, in ms; 0 if the layers were not timed."""
+        return self.times.elsewhere_ms([layer.name for layer in self.layers]) if self.times else 0.0
 
     @property
     def untold(self) -> dict[str, int]:

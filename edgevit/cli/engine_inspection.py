@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.cli.output import WIDTH, echo, fitting, print_json, print_table, tail, write_page
+from edgevit.cli.output import echo, fitting, print_json, print_table, say, tail, write_page
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
@@ -47,12 +46,12 @@ def _print(inspected: EngineInspection) -> None:
 
     takes = f"1 to {inspected.max_batch} images" if inspected.max_batch else "a fixed batch size"
     echo(str(inspected.path))
-    _say(machine_text(inspected))
+    say(machine_text(inspected))
     echo(f"{size(inspected.bytes)}, {inspected.precision}, {takes}, {len(inspected.layers)} layers")
     if inspected.attentions:
         echo(f"attention: {inspected.attentions - len(inspected.unfused)} of {inspected.attentions} fused")
     for sentence in (opaque_sentence(inspected), *times_sentences(inspected)):
-        _say(sentence)
+        say(sentence)
     if inspected.products is None:
         echo("the ONNX file is not at hand, so the precisions that were asked for are unknown")
     else:
@@ -66,10 +65,6 @@ def _print(inspected: EngineInspection) -> None:
     echo("")
     headers = (*LAYER_HEADERS, *(("ms",) if inspected.times else ()))
     print_table(headers, fitting(headers, [_layer_row(layer, inspected) for layer in inspected.layers]))
-
-
-def _say(sentence: str) -> None:
-    echo(textwrap.fill(sentence, WIDTH, subsequent_indent="  "))
 
 
 def _layer_row(layer: EngineLayer, inspected: EngineInspection) -> tuple[str, ...]:

@@ -251,7 +251,7 @@ def compile(
     out: Annotated[Path, typer.Option("--out", help="The file to write; for tensorrt the folder.")],
     runtime: Annotated[
         str,
-        typer.Option("--runtime", help="onnxruntime; or tensorrt, by the trtexec of a target over SSH."),
+        typer.Option("--runtime", help="onnxruntime; or tensorrt, by the TensorRT of a target over SSH."),
     ] = default_of("Compile", "runtime"),
     target: TargetName = default_of("Compile", "target"),
     batch: Annotated[

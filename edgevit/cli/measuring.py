@@ -243,8 +243,9 @@ def _print_latency(profile: Artifact) -> None:
 
     latency, metrics = profile.metrics["latency_ms"], profile.metrics
     echo(latency_sentence(latency))
+    threads = "" if metrics["threads"] is None else f"threads {metrics['threads']}, "  # an engine runs on a GPU
     echo(
-        f"{metrics['runtime']} on {metrics['target']}, threads {metrics['threads']}, batch {metrics['batch_size']}, "
+        f"{metrics['runtime']} on {metrics['target']}, {threads}batch {metrics['batch_size']}, "
         f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
     )
 

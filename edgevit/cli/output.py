@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,19 @@ WIDTH, SHORTEST_NAME = 80, 12
 def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
     """Print text, on stderr if `err`. Every command prints through here, so that no name steers the terminal."""
     typer.echo(printable(text), err=err, nl=nl)
+
+
+def say(sentence: str, indent: str = "") -> None:
+    """Print a sentence in lines that fit the terminal. A name that is longer stays whole."""
+    lines = textwrap.fill(
+        sentence,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    echo(lines)
 
 
 def say_note(note: str) -> None:
@@ -69,7 +83,7 @@ def on_target(target: str | None) -> tuple[str, ...]:
     """`--target NAME`, for the next command; nothing for this machine's CPU, which commands take by default."""
     from edgevit.configs.targets import LOCAL_CPU
 
-    return () if target in (None, LOCAL_CPU) else (f"--target {target}",)
+    return () if target is None or target == LOCAL_CPU else (f"--target {shlex.quote(target)}",)
 
 
 def command_as_called(text: str) -> str:

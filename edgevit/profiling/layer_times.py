@@ -30,6 +30,7 @@ class LayerTimes:
         runs: the number of runs that the profiler has timed.
         batch_size: images in a run.
         engine_ms: the median time of a run without the profiler.
+        warnings, invalid: of that run and the profiler's, a sentence each; see `Measurement`.
     """
 
     layers: tuple[LayerTime, ...]
@@ -38,6 +39,8 @@ class LayerTimes:
     engine_ms: float
     target: str
     label: Label
+    warnings: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
 
     @property
     def sum_ms(self) -> float:
@@ -49,14 +52,19 @@ class LayerTimes:
 
         Layers of one name are told apart by their order.
         """
-        waiting = defaultdict[str, deque[float]](deque)
-        for layer in self.layers:
-            waiting[layer.name].append(layer.median_ms)
-        return [waiting[name].popleft() if waiting[name] else None for name in names]
+        return self._told_apart(names)[0]
 
     def elsewhere_ms(self, names: Sequence[str]) -> float:
         """The time of layers that the inspector does not name, in ms."""
-        return max(0.0, self.sum_ms - sum(time or 0 for time in self.by_layer(names)))
+        return self._told_apart(names)[1]
+
+    def _told_apart(self, names: Sequence[str]) -> tuple[list[float | None], float]:
+        """The time of each of these layers, and the sum of the others' times, in ms."""
+        waiting = defaultdict[str, deque[float]](deque)
+        for layer in self.layers:
+            waiting[layer.name].append(layer.median_ms)
+        times = [waiting[name].popleft() if waiting[name] else None for name in names]
+        return times, sum(sum(left) for left in waiting.values())
 
     def to_json(self) -> Json:
         """Everything but the layers' own times."""

@@ -54,9 +54,11 @@ def machine_text(inspected: EngineInspection) -> str:
 
 def opaque_sentence(inspected: EngineInspection) -> str:
     """The share of the layers of which TensorRT does not tell everything, and why."""
-    if not inspected.untold:
-        return "opaque share: none; each layer names its nodes and types"
     opaque, reasons = inspected.opaque, [f"{count} × {reason}" for reason, count in inspected.untold.items()]
+    if inspected.elsewhere_ms:
+        reasons.append(f"{text.milliseconds(inspected.elsewhere_ms)} in layers that the inspector does not name")
+    if not reasons:
+        return "opaque share: none; each layer names its nodes and types"
     shares = [f"{text.percent(opaque.layers)} of the layers", f"{text.percent(opaque.bytes)} of the bytes"]
     if opaque.time is not None:
         shares.append(f"{text.percent(opaque.time)} of the time")
@@ -75,10 +77,7 @@ def times_sentences(inspected: EngineInspection) -> list[str]:
         f"{text.milliseconds(times.sum_ms)}",
         f"a run without the profiler takes {text.milliseconds(times.engine_ms)}",
     ]
-    elsewhere_ms = times.elsewhere_ms([layer.name for layer in inspected.layers])
-    if elsewhere_ms > 0:
-        said.append(f"{text.milliseconds(elsewhere_ms)} are of layers that the inspector does not name")
-    return said
+    return [*(f"INVALID: {reason}" for reason in times.invalid), *said, *(f"note: {one}" for one in times.warnings)]
 
 
 def kind_text(layer: EngineLayer) -> str:
@@ -119,6 +118,7 @@ def _cards(inspected: EngineInspection) -> list[Json]:
             "value": text.percent(opaque.layers),
             "lines": [
                 f"{text.percent(opaque.bytes)} of the bytes",
+                *([] if opaque.time is None else [f"{text.percent(opaque.time)} of the time"]),
                 *(f"{count} × {reason}" for reason, count in inspected.untold.items()),
             ],
         },

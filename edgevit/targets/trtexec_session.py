@@ -102,8 +102,7 @@ class TrtexecSession(Session):
             **conditions_of_soak(soaked),
             **conditions_of_telemetry(timed.telemetry),
         }
-        doubts = (*timed.times.doubts, *doubts_of_soak(soaked), *doubts_of_telemetry(timed.telemetry))
-        return Measurement(timed.times.compute, plan, conditions, self.trtexec.label, doubts, timed.telemetry, "gpu")
+        return self._measurement(plan, timed.times, timed.telemetry, conditions, doubts_of_soak(soaked))
 
     def layers(self, plan: MeasurePlan) -> LayerTimes:
         """The time of each layer by TensorRT's profiler, in runs that follow those of the plan."""
@@ -115,8 +114,12 @@ class TrtexecSession(Session):
             run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
             times = times_in(self.trtexec.content(run, TIMES), plan.min_runs, where)
             layers, runs = layer_times_in(self.trtexec.content(run, PROFILE), where)
-        engine_ms = nearest_rank(times.compute, 50)
-        return LayerTimes(layers, runs, plan.batch_size, engine_ms, where, self.trtexec.label)
+            content = sampled_content(run.files)
+        # The profiler's runs follow those of the plan, and last as long.
+        telemetry = telemetry_in(content, PROFILE, 2 * times.seconds, self.trtexec.total_rails)
+        engine = self._measurement(plan, times, telemetry, {})
+        of_engine = (engine.percentile_ms(50), where, engine.label, engine.warnings, engine.invalid)
+        return LayerTimes(layers, runs, plan.batch_size, *of_engine)
 
     @property
     def is_open(self) -> bool:
@@ -141,6 +144,17 @@ class TrtexecSession(Session):
                 got=f"boundary: {plan.boundary}",
                 expected="boundary: compute",
             )
+
+    def _measurement(
+        self,
+        plan: MeasurePlan,
+        times: Times,
+        telemetry: Telemetry | None,
+        conditions: Json,
+        further_doubts: tuple[str, ...] = (),
+    ) -> Measurement:
+        doubts = (*times.doubts, *further_doubts, *doubts_of_telemetry(telemetry))
+        return Measurement(times.compute, plan, conditions, self.trtexec.label, doubts, telemetry, "gpu")
 
     def _timed(self, plan: MeasurePlan) -> _Timed:
         """A run of trtexec by a plan, with its times and the state of the machine meanwhile."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from edgevit.checking.engine_inspection import (
 from edgevit.errors import ArtifactError
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.profiling.layer_times import LayerTime, LayerTimes
-from edgevit.report.engine_inspection import engine_page, headline
+from edgevit.report.engine_inspection import engine_page, headline, opaque_sentence, times_sentences
 from tests.checking.test_layers import UNTOLD, layer, tensor
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.engine_folder import engine_folder, layers_of
@@ -71,6 +72,28 @@ def test_shares_of_a_layer_that_names_no_node(tmp_path: Path) -> None:
     assert [one.untold for one in found.layers] == ["", NO_NODE, NO_TYPE]
     assert [one.bytes for one in found.layers] == [197 * 192 * 3, 197 * 192 * 3, 197 * 192 * 8]
     assert found.opaque == OpaqueShare(layers=2 / 3, bytes=11 / 14, time=5 / 8)
+
+
+def test_time_of_layers_that_the_inspector_does_not_name_is_opaque(tmp_path: Path) -> None:
+    """Else an engine would look as if it told all its time."""
+    names = [layer.name for layer in inspected(tmp_path).layers]
+    engine = engine_folder(int8(), tmp_path / "again")
+    found = inspect_engine(engine, None, timed([*names, "a copy"], [0.1] * len(names) + [0.3]))
+    assert found.opaque.layers == 0
+    assert found.opaque.time == pytest.approx(0.3 / (0.1 * len(names) + 0.3))
+    assert opaque_sentence(found).endswith("0.300 ms in layers that the inspector does not name")
+    all_told = inspect_engine(engine, None, timed(names, [0.1] * len(names)))
+    assert opaque_sentence(all_told) == "opaque share: none; each layer names its nodes and types"
+
+
+def test_invalid_times_are_shown_so(tmp_path: Path) -> None:
+    engine = engine_folder(int8(), tmp_path / "engine")
+    times = replace(timed(["one"], [1.0]), invalid=("the machine throttled",), warnings=("the runs scatter",))
+    found = inspect_engine(engine, None, times)
+    sentences = times_sentences(found)
+    assert (sentences[0], sentences[-1]) == ("INVALID: the machine throttled", "note: the runs scatter")
+    assert "INVALID: the machine throttled" in engine_page(found)
+    assert found.to_json()["times"]["invalid"] == ("the machine throttled",)
 
 
 def test_a_network_in_one_layer_is_opaque(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -12,18 +13,21 @@ from PIL import Image
 
 import edgevit
 from edgevit.actions.first_difference import first_difference
+from edgevit.checking.inner_tensors import InnerTensors
 from edgevit.cli.first_difference import print_difference
 from edgevit.configs import Compile
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.errors import ParityError
+from edgevit.errors import ArtifactError, ParityError
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.profiling import loop
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.small_models import workbench
 from tests.targets.ssh_host import SshHost, needs_sshd
+from tests.targets.standin import STANDINS
+from tests.targets.standin.boards import throttling
 from tests.targets.standin.module import needs_gcc
-from tests.targets.test_tensorrt_journey import AGX_11, Board, board
+from tests.targets.test_tensorrt_journey import AGX_11, NANO, Board, board
 from tests.targets.test_tensorrt_module import give_module
 from tests.test_files import run
 
@@ -85,6 +89,16 @@ def test_inspect_times_layers_in_80_columns(name: str | None, board: Board, tmp_
     assert max(map(len, shown.removeprefix(str(tmp_path / "engine")).splitlines())) <= 80
     assert "replayed, not measured: layers on orin, 1 image" in shown
     assert "Replayed, not measured" in (tmp_path / "engine.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_times_of_layers_on_a_board_that_throttles_are_invalid(board: Board, tmp_path: Path) -> None:
+    run("compile", onnx_file(int8()), *ON_ORIN, "--out", tmp_path / "engine")
+    board.play(NANO, throttling(STANDINS[NANO]))
+    board.standin.take_time()
+    shown = run("inspect", tmp_path / "engine", "--target", "orin")
+    assert "INVALID: the machine throttled while it was measured" in shown
+    assert "threads" not in run("profile", tmp_path / "engine", "--target", "orin", "--duration", 0.05)
 
 
 @pytest.mark.slow
@@ -175,7 +189,7 @@ def test_a_fault_that_vanishes_is_said(board: Board, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert f"the fault vanishes if {tensor} is a further output" in said
     assert "an earlier tensor may differ" in said
-    assert max(map(len, said.splitlines()[-len(found.compared) :])) <= 80
+    assert max(map(len, said.splitlines())) <= 80
 
 
 @pytest.mark.slow
@@ -184,3 +198,43 @@ def test_a_fault_in_large_batches_alone_is_found_there(board: Board) -> None:
     found = first_difference(int8(), CONFIG, Context())
     assert found.batch_size == 24
     assert found.first is not None
+
+
+@pytest.mark.slow
+def test_large_tensors_are_compared_in_the_batch_that_shows_the_fault(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the largest batch no tensor fits; in batches of one image, in which the outputs differ, all do."""
+    node, tensor = node_of("blocks.1.mlp.fc2", "MatMul")
+    inner = InnerTensors(read_onnx(onnx_file(int8())), "model").tensors
+    largest = max(math.prod(one.shape) for one in inner)
+    monkeypatch.setattr("edgevit.actions.first_difference.MOST_VALUES", largest)
+    monkeypatch.setattr("edgevit.actions.first_difference.MOST_VALUES_ALONE", largest)
+    board.standin.vary("wrong-from", node)
+    found = first_difference(int8(), CONFIG, Context())
+    assert found.first is not None
+    assert (found.first.name, found.is_whole, found.batch_size, found.too_large) == (tensor, True, 1, ())
+
+
+@pytest.mark.slow
+def test_tensors_that_are_too_large_are_counted(
+    board: Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No tensor fits: the output of the model is the first that is known to differ, and the search is not whole."""
+    monkeypatch.setattr("edgevit.actions.first_difference.MOST_VALUES_ALONE", 1)
+    board.standin.vary("wrong-from", node_of("blocks.1.mlp.fc2", "MatMul")[0])
+    found = first_difference(int8(), CONFIG, Context())
+    assert found.first is not None
+    assert (found.first.name, found.is_whole, found.builds) == (int8().io.outputs[0].name, False, 1)
+    assert len(found.too_large) == len(InnerTensors(read_onnx(onnx_file(int8())), "model").tensors)
+    print_difference(found)
+    said = capsys.readouterr().out
+    assert f"so many values: {len(found.too_large)}: {found.too_large[0]}" in " ".join(said.split())
+    assert "an earlier tensor may differ" in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_a_model_without_tensors_that_can_be_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InnerTensors, "_tensors", lambda _: ())
+    with pytest.raises(ArtifactError, match="no tensor inside the model can be a further output"):
+        first_difference(int8(), CONFIG, Context())
