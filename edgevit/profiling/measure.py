@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -144,7 +144,11 @@ class Comparison:
 
 
 def measure(
-    work: Work, plan: MeasurePlan, clock: Clock | None = None, conditions: Mapping[str, Any] | None = None
+    work: Work,
+    plan: MeasurePlan,
+    clock: Clock | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    temperature_c: Callable[[], float | None] = hottest_c,
 ) -> Measurement:
     """Measure the latency of `work`: warm up for `plan.warmup_s`, then run for at least `duration_s` and `min_runs`.
 
@@ -152,9 +156,10 @@ def measure(
 
     Args:
         conditions: the caller's facts about the model and the machine; the load of the machine is added.
+        temperature_c: of the processor that runs `work`; None where it is not known.
     """
     receipt, clock = {**(conditions or {}), **plan.__dict__, **_load_now()}, clock or WallClock()
-    soaked = soak(work, plan.soak_s, hottest_c, clock) if plan.soak_s else None
+    soaked = soak(work, plan.soak_s, temperature_c, clock) if plan.soak_s else None
     samples_ms = np.asarray(run_alone(work, plan, clock))
     return Measurement(samples_ms, plan, {**receipt, **conditions_of_soak(soaked)}, doubts=doubts_of_soak(soaked))
 

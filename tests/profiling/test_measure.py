@@ -203,3 +203,11 @@ def test_the_loop_needs_the_standard_library_of_python_38_alone():
     code = "import runpy, sys; runpy.run_path(sys.argv[1]); print('numpy' in sys.modules, 'edgevit' in sys.modules)"
     answer = subprocess.check_output([sys.executable, "-S", "-c", code, loop.__file__], text=True)
     assert answer.split() == ["False", "False"]
+
+
+def test_a_soak_of_a_processor_without_a_known_temperature_is_doubted():
+    clock = FakeClock()
+    plan = MeasurePlan(warmup_s=0, duration_s=1.0, min_runs=1, soak_s=40.0)
+    measured = measure(clock.work(100.0), plan, clock, temperature_c=lambda: None)
+    assert measured.conditions["soak"]["is_steady"] is False
+    assert "tells no temperature" in measured.warnings[0]

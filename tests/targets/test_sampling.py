@@ -275,3 +275,19 @@ def test_a_soak_with_numbers_that_no_soak_has_is_refused(soak: list[Any]) -> Non
     assert _Measured.model_validate({**answer, "soak": [60.0, None, 50.0, 0.1, True]}).soak
     with pytest.raises(ValidationError, match="finite"):
         _Measured.model_validate({**answer, "soak": soak})
+
+
+def test_throttle_counters_and_temperatures_of_a_machine_with_many_cores_are_read(tmp_path: Path) -> None:
+    counter = "/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count"
+    zone = "/sys/class/thermal/thermal_zone0/"
+    policies = [f"/sys/devices/system/cpu/cpufreq/policy{number}/" for number in range(256)]
+    clocks = [policy + name for policy in policies for name in ("scaling_cur_freq", "scaling_max_freq")]
+    for file in (counter, f"{zone}temp", f"{zone}type", *clocks):
+        path = tmp_path / "root" / file[1:]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1000\n")
+    run(tmp_path, "true", EDGEVIT_ROOT=str(tmp_path / "root"))
+    content = json.loads((tmp_path / sampler.TELEMETRY).read_bytes())
+    assert {counter, f"{zone}temp"} <= set(content["paths"])
+    assert f"{zone}type" in content["fixed"]
+    assert len(content["paths"]) == 2 + sampler.MOST_POLICIES

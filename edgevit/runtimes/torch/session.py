@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from edgevit.configs.runtimes import TORCH
 from edgevit.errors import TargetError
 from edgevit.models import model_from_checkpoint
 from edgevit.profiling import Measurement, MeasurePlan, WallClock, Work, measure
+from edgevit.profiling.conditions import hottest_c
 from edgevit.runtimes.base import Arrays, LocalSession, SessionOptions, end_to_end, random_images, receipt
 
 Device = Literal["cpu", "cuda"]
@@ -46,7 +47,12 @@ class TorchSession(LocalSession):
         # `end_to_end` includes the copy to host memory, which wall time covers. Kernels alone are timed by the GPU.
         clock = CudaClock() if self._device == "cuda" and plan.boundary == "compute" else WallClock()
         with _threads(self._threads):
-            return measure(self.work(plan), plan, clock, self._conditions)
+            return measure(self.work(plan), plan, clock, self._conditions, self._temperature_c)
+
+    @property
+    def _temperature_c(self) -> Callable[[], float | None]:
+        """The temperature of the processor. That of the GPU is not in the kernel's thermal zones."""
+        return hottest_c if self._device == "cpu" else lambda: None
 
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run: for boundary `compute`, on images on the device."""

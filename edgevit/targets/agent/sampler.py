@@ -33,6 +33,7 @@ from typing import Any
 INTERVAL_S = 0.25  # chosen: four samples a second tell clocks and heat, and cost little
 MOST_SAMPLES = 2_000  # and as many lines
 MOST_FILES = 200
+MOST_POLICIES = 32  # groups of cores whose clocks are read
 LONGEST_TEXT = 512  # bytes of a file
 LONGEST_LINE = 4_096  # bytes of a line of tegrastats
 MOST_CHILDREN = 20  # of a process
@@ -41,23 +42,26 @@ TELEMETRY = "telemetry.json"
 ROOT = "EDGEVIT_ROOT"  # a variable of a stand-in for a machine: the folder below which its files lie
 MORE_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
+# What makes a timing invalid comes first: files beyond MOST_FILES are left out.
 FIXED = (
+    "/sys/class/hwmon/hwmon*/name",
+    "/sys/class/hwmon/hwmon*/in[1-3]_label",
     "/sys/class/thermal/thermal_zone*/type",
     "/sys/class/devfreq/*/min_freq",
     "/sys/class/devfreq/*/max_freq",
     "/sys/devices/system/cpu/cpufreq/policy*/scaling_min_freq",
     "/sys/devices/system/cpu/cpufreq/policy*/scaling_max_freq",
-    "/sys/class/hwmon/hwmon*/name",
-    "/sys/class/hwmon/hwmon*/in[1-3]_label",
 )
 SAMPLED = (
     "/proc/stat",
     "/sys/class/hwmon/hwmon*/oc[1-3]_event_cnt",
+    "/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count",
+    "/sys/devices/platform/soc*/*firmware/get_throttled",  # Raspberry Pi
+)
+CLOCKS = (
     "/sys/class/devfreq/*/cur_freq",
     "/sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq",
     "/sys/devices/system/cpu/cpufreq/policy*/cpuinfo_cur_freq",
-    "/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count",
-    "/sys/devices/platform/soc*/*firmware/get_throttled",  # Raspberry Pi
 )
 # Where tegrastats runs, it has already read these sensors, each of which costs some time.
 SAMPLED_WITHOUT_TEGRASTATS = ("/sys/class/thermal/thermal_zone*/temp",)
@@ -155,7 +159,7 @@ class Sampler:
             patterns += SAMPLED_WITHOUT_TEGRASTATS
             monitors = [path for path in self._matching(("/sys/class/hwmon/hwmon*/name",)) if self._is_power(path)]
             patterns += [os.path.join(os.path.dirname(path), name) for path in monitors for name in RAILS]
-        return [path for path in self._matching(patterns) if self._text(path) is not None]
+        return [path for path in self._matching([*patterns, *CLOCKS]) if self._text(path) is not None]
 
     def _is_power(self, name_file: str) -> bool:
         return (self._text(name_file) or "").startswith("ina")
@@ -163,7 +167,10 @@ class Sampler:
     def _matching(self, patterns: Any) -> list[str]:
         """The files, without the root before them."""
         root = self._root
-        found = [path for pattern in patterns for path in sorted(glob.glob(glob.escape(root) + pattern))]
+        found: list[str] = []
+        for pattern in patterns:
+            files = sorted(glob.glob(glob.escape(root) + pattern))
+            found += files[:MOST_POLICIES] if "/policy" in pattern else files
         return [path[len(root) :] for path in found[:MOST_FILES]]
 
     def _text(self, path: str) -> str | None:
