@@ -29,10 +29,13 @@ def scatter_of_builds(engine: Artifact) -> str | None:
     build = engine.metrics.get("build", {})
     if "p50_ms" not in build:
         return None
-    times, replayed = build["p50_ms"], " (replayed)" if build["label"] == "replayed" else ""
+    times, replayed = build["p50_ms"], build["label"] == "replayed"
+    medians = f"{milliseconds(min(times))} to {milliseconds(max(times))}{' (replayed)' if replayed else ''}"
+    why = ", the first right one, since replayed times choose nothing" if replayed else ""
+    failed = f"; {'; '.join(build['failed'])}" if build.get("failed") else ""
     return (
-        f"{len(times)} builds gave medians of {milliseconds(min(times))} to {milliseconds(max(times))}{replayed}, and "
-        f"the engine is build {build['kept']}: another build may be as slow as the slowest"
+        f"{len(times)} builds gave medians of {medians}, which includes what changed on the device between them, and "
+        f"the engine is build {build['kept']}{why}: another build may be as slow as the slowest{failed}"
     )
 
 

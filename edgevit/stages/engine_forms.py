@@ -46,8 +46,8 @@ def engine_forms(
 def engine_builder(config: Quantize, context: Context, folder: Path) -> Callable[[Candidate], Artifact]:
     """A function that gives the engine of a form. Each engine is built once, into `folder`, and checked as by compile.
 
-    The options of `compile` have their defaults. The function raises ModelRefused if the engine cannot be built, and
-    CheckFailed if the engine is wrong, or runs a product in more bits than the form asks for.
+    The options of `compile` have their defaults. The function raises ModelRefused if TensorRT does not take the
+    form's nodes, and CheckFailed if the engine is wrong, or runs a product in more bits than the form asks for.
     """
     engines: dict[str, Artifact] = {}
 

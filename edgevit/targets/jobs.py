@@ -51,7 +51,8 @@ class Job:
         outputs: the files to fetch, by name, each with the most bytes that it may have. What else it writes stays
             there, and a file that it does not write is left out.
         carries: files that stay on the target from one job to the next, such as a cache: the SHA-256 that names each
-            there, by its name in the program's folder. A job works on a copy, which is kept if the job succeeds.
+            there, by its name in the program's folder. A job works on a copy, which is kept if the job succeeds. A copy
+            that it has removed is not carried any more.
     """
 
     files: Mapping[str, Path]

@@ -11,10 +11,11 @@ from tempfile import TemporaryDirectory
 
 from edgevit.artifacts import Artifact, Json, sha256_of
 from edgevit.configs import Compile
-from edgevit.errors import CheckFailed, TargetError
+from edgevit.errors import ArtifactError, CheckFailed, ConnectionLost, TargetError
 from edgevit.graphs.files import copy_onnx
 from edgevit.model_file import ModelFile, TargetInfo, TensorrtOptions
 from edgevit.profiling import MeasurePlan
+from edgevit.profiling.measure import Label
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.runtimes.base import fixed_batch
 from edgevit.targets.base import CHOICE, Check, Compiled
@@ -44,10 +45,12 @@ def engine_from_onnx(
 
     Engines are strongly typed: each operator runs in the type that the ONNX file gives it. A build is not repeatable
     byte by byte, so each call builds anew. Of several builds, the fastest that `check` accepts is kept, and the other
-    engines never leave the machine. Several builds use no timing cache: it would give all of them the same kernels.
+    engines never leave the machine. Where a stand-in replays times, it is the first that `check` accepts. A build that
+    fails is reported, and the others count. Several builds use no timing cache: it would give all of them the same
+    kernels.
 
     Raises:
-        TargetError: a build fails, or takes more than BUILD_S.
+        TargetError: every build fails, or takes more than BUILD_S; or the line drops.
         ArtifactError: TensorRT does not take the model.
         CheckFailed: `check` accepts no engine.
     """
@@ -56,13 +59,25 @@ def engine_from_onnx(
         copy_onnx(model, file)
         own = trtexec.for_engines(version_compatible=config.version_compatible)
         builder = _Builder(own, model, config, file, out, machine)
-        builds = [stack.enter_context(builder.build(number)) for number in range(1, config.builds + 1)]
-        kept, compiled = _fastest_right(builds, builder, check)
-    facts: Json = {**asdict(build_facts_in(kept.run.log)), "timing_cache": builder.timing_cache_of(kept)}
+        builds, failed = _all_built(builder, stack)
+        order = order_of_choice([build.p50_ms for build in builds], trtexec.label)
+        kept, compiled = _first_right([builds[index] for index in order], builder, check)
+    log = (out / BUILD_LOG).read_text(encoding="utf-8", errors="replace")
+    facts: Json = {**asdict(build_facts_in(log)), "timing_cache": builder.timing_cache_of(kept)}
     if config.builds > 1:
         times = [build.p50_ms for build in builds]
         facts |= {"p50_ms": times, "spread": max(times) / min(times) - 1, "kept": kept.number, "label": trtexec.label}
+        facts |= {"failed": failed}
     return replace(compiled, build=facts)
+
+
+def order_of_choice(p50s_ms: Sequence[float], label: Label) -> list[int]:
+    """The indices of builds in the order in which they are tried, from the median time of each.
+
+    The fastest comes first. Replayed times choose nothing: then it is the order of building.
+    """
+    order = range(len(p50s_ms))
+    return list(order) if label == "replayed" else sorted(order, key=lambda index: p50s_ms[index])
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,7 @@ class _Builder:
         with TemporaryDirectory() as folder:
             files = build.run.fetch({ENGINE: LARGEST_ENGINE}, Path(folder))
             if ENGINE not in files:
-                what, next_step = "trtexec ended well, and wrote no engine", f"see its log in {build.log}"
+                what, next_step = f"{self.trtexec.name} ended well, and wrote no engine", f"see its log in {build.log}"
                 raise TargetError(what, where=self.trtexec.where, got=f"no file {ENGINE}", next=next_step)
             shutil.move(files[ENGINE], self.out / ENGINE)
             self._write_layers(Path(folder))
@@ -140,6 +155,11 @@ class _Builder:
         """The timing cache that a build has used: its name on the machine, and its SHA-256 before and after."""
         used = build.run.carried.get(TIMING_CACHE)
         return None if used is None else {"name": self._cache_name, **used.model_dump()}
+
+    def drop_timing_cache(self) -> None:
+        """Remove the timing cache from the machine: with it, the next build would take the same kernels."""
+        if self._has_timing_cache:
+            self.trtexec.drop(TIMING_CACHE, self._cache_name)
 
     @property
     def _arguments(self) -> tuple[str, ...]:
@@ -192,16 +212,37 @@ class _Builder:
         (self.out / LAYERS).write_bytes(trtexec.content(run, LAYERS))
 
 
-def _fastest_right(builds: Sequence[_Build], builder: _Builder, check: Check) -> tuple[_Build, Compiled]:
-    """The fastest build that `check` accepts, in the folder of the result."""
+def _all_built(builder: _Builder, stack: ExitStack) -> tuple[list[_Build], list[str]]:
+    """The builds that succeed, which last as long as `stack`, and a sentence about each that fails."""
+    builds: list[_Build] = []
+    errors: list[TargetError | ArtifactError] = []
+    failed: list[str] = []
+    for number in range(1, builder.config.builds + 1):
+        try:
+            builds.append(stack.enter_context(builder.build(number)))
+        except ConnectionLost:
+            raise
+        except (TargetError, ArtifactError) as error:
+            errors.append(error)
+            failed.append(f"build {number} failed: {error.what}")
+            if builder.config.builds > 1:
+                builder.trtexec.connection.say(f"    {failed[-1]}")
+    if not builds:
+        raise errors[0]
+    return builds, failed
+
+
+def _first_right(builds: Sequence[_Build], builder: _Builder, check: Check) -> tuple[_Build, Compiled]:
+    """The first build that `check` accepts, in the folder of the result."""
     first_error: CheckFailed | None = None
-    for build in sorted(builds, key=lambda build: build.p50_ms):
+    for build in builds:
         file = builder.fetch(build)
         try:
             compiled = Compiled(file, check(file))
         except CheckFailed as error:
             first_error = first_error or error
-            if len(builds) > 1:
+            builder.drop_timing_cache()
+            if builder.config.builds > 1:
                 builder.trtexec.connection.say(f"    build {build.number} is refused: {error.what}")
             continue
         if build.log.name != BUILD_LOG:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from edgevit.artifacts import Json
-from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError
+from edgevit.errors import ArtifactError, EdgevitError, TargetError
 from edgevit.profiling.measure import Label
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.versions import TensorRTRelease, tensorrt_release, version_numbers
 from edgevit.targets.connection import Connection
-from edgevit.targets.jobs import CarriedFile, Finished, Job, ended_job
+from edgevit.targets.jobs import CarriedFile, Finished, Job, ended_job, run_job
 from edgevit.targets.sampling import conditions_of, sampled, total_rails_of
 from edgevit.targets.shipped import TENSORRT_FILES, TENSORRT_PROGRAM
 from edgevit.targets.tensorrt_tools import TensorrtTools
@@ -22,6 +23,7 @@ from edgevit.targets.trtexec.answers import Failure, engine_that_failed, failure
 
 LOG = "trtexec.log"
 LARGEST_LOG = 2**26  # bytes
+DROP_S = 60
 END_OF_LOG = 2**17  # bytes of it that are searched for errors and warnings
 COMPILE_ADVICE = ", or set a lower max_batch or workspace_mib of the stage compile"
 INTO_LOG = ("/bin/sh", "-c", f'exec "$0" "$@" > {LOG} 2>&1')  # before a program and its arguments
@@ -134,9 +136,9 @@ class TrtexecProgram:
             is_sampled: whether the state of the machine is sampled meanwhile, into the file TELEMETRY.
 
         Raises:
-            ModelRefused: a build fails, lacks memory, or takes too long.
-            TargetError: another run does; or trtexec or the engine is of another TensorRT than the machine has named.
-            ArtifactError: TensorRT does not take the model.
+            TargetError: the run fails, lacks memory, or takes too long; or trtexec or the engine is of another TensorRT
+                than the machine has named.
+            ArtifactError: TensorRT does not take the model: the log names a node.
         """
         command, fetches = (*started_by, *self.command, *arguments), dict(outputs)
         if log is not None:
@@ -150,6 +152,16 @@ class TrtexecProgram:
                 raise self._failure(finished, text, limit_s, log)
             self._check_version(text)
             yield TrtexecRun(finished.files, text, finished.carried, ended.fetch)
+
+    def drop(self, name: str, kept: str) -> None:
+        """Remove a carried file from the machine.
+
+        Args:
+            kept: its name among the carried files; see `Job`.
+        """
+        job = Job({}, ("/bin/rm", "-f", name), {}, DROP_S, is_repeatable=False, carries={name: kept})
+        with TemporaryDirectory() as folder:
+            run_job(self.connection, job, Path(folder))
 
     def content(self, run: TrtexecRun, name: str) -> bytes:
         """The bytes of a file that trtexec wrote. Raises TargetError if it is missing."""
@@ -165,21 +177,20 @@ class TrtexecProgram:
             raise TargetError(what, where=self.where, got=version, expected=self.version, next=next_step)
 
     def _failure(self, finished: Finished, text: str, limit_s: float, log: Path | None) -> EdgevitError:
-        """The error for a run that failed. Only a build has a log, and only a build refuses a model."""
+        """The error for a run that failed. Only a build has a log. A model is refused where the log names a node."""
         kept = f"see its log in {log}" if log is not None else None
-        error = TargetError if log is None else ModelRefused
         engine = engine_that_failed(text)
         where = f"{self.where}, {engine}" if engine else self.where
         if finished.timed_out:
             got = f"over {limit_s:,.0f} s"
-            return error(f"{self.name} took too long, and was stopped", where=where, got=got, next=kept)
+            return TargetError(f"{self.name} took too long, and was stopped", where=where, got=got, next=kept)
         failure = failure_in(text)
         if finished.status is not None and finished.status < 0 and failure.kind == "other":
             failure = Failure("memory" if finished.status == -9 else "other", "", f"signal {-finished.status}")
         if failure.kind == "memory":
             what = "the target has not enough memory for TensorRT"
             advice = "stop other programs there" + (COMPILE_ADVICE if log is not None else "")
-            return error(what, where=where, got=failure.text, next=advice)
+            return TargetError(what, where=where, got=failure.text, next=advice)
         if failure.kind == "engine":
             what = "the engine is of another GPU or another TensorRT"
             return TargetError(what, where=where, got=failure.text, next="compile it again on this target")
@@ -187,7 +198,7 @@ class TrtexecProgram:
             what = f"TensorRT {self.version} does not take the model: {failure.node}"
             return ArtifactError(what, where=where, got=failure.text, next="edgevit check names what it refuses")
         got = failure.text or f"exit status {finished.status}"
-        return error(f"{self.name} failed", where=where, got=got, next=kept)
+        return TargetError(f"{self.name} failed", where=where, got=got, next=kept)
 
 
 def _kept_log(finished: Finished, log: Path) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from edgevit.artifacts import Artifact
 from edgevit.context import Context
-from edgevit.errors import CheckFailed, ModelRefused
+from edgevit.errors import CheckFailed, TargetError
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.walk import nodes
 from edgevit.profiling import MeasurePlan, loop
@@ -99,7 +99,7 @@ def test_a_form_that_cannot_ship_is_a_trial_with_a_failure(variant: Variant, say
     assert made.model_file.weight_precision == "float16"
 
 
-@pytest.mark.parametrize(("variant", "error"), [("silent-fallback", CheckFailed), ("out-of-memory", ModelRefused)])
+@pytest.mark.parametrize(("variant", "error"), [("silent-fallback", CheckFailed), ("out-of-memory", TargetError)])
 def test_where_no_form_can_ship_the_first_failure_is_the_end(
     variant: Variant, error: type[Exception], board: Board
 ) -> None:

@@ -617,6 +617,10 @@ def test_a_carried_file_goes_from_one_job_to_the_next(here: Connection, tmp_path
     assert killed.after == failed.after
     assert ran("cat cache").stdout == "1\n2\n"
     assert ran("cat cache || true", "b").stdout == ""
+    assert ran("rm cache", "c").status == 1  # there is none
+    ran("echo 1 > cache", "c")
+    assert ran("rm cache", "c").carried["cache"].after is None
+    assert ran("test ! -e cache", "c").status == 0  # it is not carried any more
     kept = home / ".cache" / "edgevit" / "carried"
     assert [file.name for file in kept.iterdir()] == ["a" * 64]
     here.call(lambda session: evict(session, 0))

@@ -48,9 +48,13 @@ class Carried:
                 return self._replaced(path, file)
         except OSError:
             pass
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        self.drop(name)
         return None
+
+    def drop(self, name: str) -> None:
+        """Remove a carried file. No file is no error."""
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._folder, name))
 
     def _replaced(self, path: str, file: IO[bytes]) -> str:
         make_private(self._folder)

@@ -103,9 +103,15 @@ class JobFolder:
         return {name: carried.take(kept, os.path.join(self.files, name)) for name, kept in carries.items()}
 
     def keep_carried(self, carries: dict[str, str], carried: Carried) -> Json:
-        """Keep files of the program's folder for later jobs. Gives their SHA-256; None for one that is not kept."""
+        """Keep files of the program's folder for later jobs. Gives their SHA-256; None for one that is not kept.
+
+        A file that the program has removed is not carried any more.
+        """
         kept: Json = dict.fromkeys(carries)
         for name in carries:
+            if not os.path.lexists(os.path.join(self.files, name)):
+                carried.drop(carries[name])
+                continue
             with contextlib.suppress(RequestError, OSError), self.opened(name) as file:
                 kept[name] = carried.keep(carries[name], file)
         return kept

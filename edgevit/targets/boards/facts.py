@@ -64,7 +64,8 @@ class HostFacts:
         tensorrt_module: the Python module, as the target's Python imports it.
         trtexec: the path or name by which trtexec runs.
         trtexec_tensorrt: the TensorRT of trtexec.
-        tensorrt_full: the TensorRT of trtexec, with all numbers that the machine tells, such as 10.3.0.30.
+        tensorrt_full: the TensorRT of trtexec, or of the module without trtexec, with all numbers that the machine
+            tells, such as 10.3.0.30.
         cuda: the version of /usr/local/cuda.
         gpus: the GPUs that nvidia-smi names, where it is no stub.
         driver: the version of NVIDIA's driver, by nvidia-smi, where it is no stub. On an Orin it is part of L4T.

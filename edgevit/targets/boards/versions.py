@@ -221,17 +221,19 @@ def trtexec_version(probe: Probe) -> str | None:
 
 
 def full_tensorrt_version(probe: Probe) -> str | None:
-    """The version of trtexec's TensorRT with all numbers that the machine tells, such as 10.3.0.30.
+    """The version of TensorRT with all numbers that the machine tells, such as 10.3.0.30.
 
-    trtexec tells three. The Python module and the Debian packages may tell more: they count if they begin with these.
+    It is trtexec's TensorRT, or that of the Python module where trtexec is not there. trtexec tells three numbers. The
+    module and the Debian packages may tell more: they count if they begin with these.
     """
-    version = trtexec_version(probe)
+    module = tensorrt_module(probe).version
+    version = trtexec_version(probe) or module
     if version is None:
         return None
     packages = debian_packages(probe)
-    told = [probe.system.packages.get("tensorrt"), *(packages.get(name) for name in TENSORRT_PACKAGES)]
+    told = [module, probe.system.packages.get("tensorrt"), *(packages.get(name) for name in TENSORRT_PACKAGES)]
     plain = [text for text in map(_plain, told) if text]
-    fitting = [text for text in plain if version_numbers(text)[:3] == version_numbers(version)]
+    fitting = [text for text in plain if version_numbers(text)[:3] == version_numbers(version)[:3]]
     return max(fitting, key=lambda text: len(version_numbers(text)), default=version)
 
 

@@ -129,6 +129,14 @@ def test_the_full_version_is_that_of_the_tensorrt_of_trtexec(probes: dict[str, P
     assert host_facts(probe).tensorrt_full == "10.13.3"
 
 
+def test_the_full_version_is_that_of_the_module_without_trtexec(probes: dict[str, Probe]) -> None:
+    orin = probes["jetpack6-orin-nano"]
+    commands = {name: answer for name, answer in orin.commands.items() if "trtexec" not in name}
+    module = {TENSORRT_MODULE.name: CommandAnswer(0, "10.3.0\n", "")}
+    facts = host_facts(replace(orin, commands={**commands, **module}))
+    assert (facts.trtexec, facts.tensorrt_full) == (None, "10.3.0.30")  # of the package
+
+
 def test_a_driver_is_named_where_nvidia_smi_is_no_stub(probes: dict[str, Probe]) -> None:
     assert host_facts(probes["jetpack7-thor"]).driver == "580.00"
     assert host_facts(probes["jetpack6-orin-nano"]).driver is None

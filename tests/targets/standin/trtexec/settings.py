@@ -22,7 +22,8 @@ Variant = Literal[
     "opaque-named",  # the whole network is one layer, which names each node
     "unstable",  # times that vary
     "builds-differ",  # the second of three builds is the fastest, the third comes next
-    "fastest-is-wrong",  # the same, and the second gives one class everywhere
+    "first-is-wrong",  # the same, and the first gives one class everywhere
+    "first-fails",  # the same, and the first build does not end well
     "int8-is-fast",  # the replayed times of a graph with INT8 are halved
     "talkative",  # a build with a long log
     "fails-at-node",
