@@ -9,6 +9,7 @@ from typing import Any
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.configs.targets import LOCAL_TARGETS
+from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.telemetry import TELEMETRY_FILE, Telemetry
 from edgevit.report.text import interval_percent, milliseconds, percent
 from edgevit.report.variants import Lineup, Variant
@@ -150,14 +151,31 @@ def _rows(models: Lineup, target: str) -> Iterator[Json]:
     """A row for each measured model, with the device and this machine side by side."""
     for digest in dict.fromkeys(variant.model.digest for variant in models.variants):
         own = [variant for variant in models.variants if variant.model.digest == digest]
-        there = _cell([variant for variant in own if variant.target == target])
-        here = _cell([variant for variant in own if variant.target in LOCAL_TARGETS])
+        on_target = [variant for variant in own if variant.target == target]
+        timings = [variant.timing for variant in on_target if variant.timing]
+        there = _cell(on_target, timings[-1:])
+        here = _cell([variant for variant in own if variant.target in LOCAL_TARGETS], timings[-1:])
         if there or here:
             yield {"model": own[0].model.id, "there": there, "here": here}
 
 
-def _cell(variants: list[Variant]) -> Json | None:
-    """The last latency and accuracy of a model on a machine; None if it was not measured there."""
-    timed = [variant.latency.metrics["latency_ms"] for variant in variants if variant.latency]
+def _is_alike(variant: Variant, timings: list[LatencyRecord]) -> bool:
+    """Whether a timing has the batch size, boundary and threads of the last of `timings`, where there are both.
+
+    An engine on a GPU has no threads.
+    """
+    own = variant.timing
+    if own is None or not timings:
+        return own is not None
+    last = timings[-1]
+    has_equal_threads = None in (own.threads, last.threads) or own.threads == last.threads
+    return (own.batch_size, own.boundary) == (last.batch_size, last.boundary) and has_equal_threads
+
+
+def _cell(variants: list[Variant], timings: list[LatencyRecord]) -> Json | None:
+    """The last latency, alike `timings`, and accuracy of a model on a machine; None if it was not measured there."""
+    timed = [
+        variant.latency.metrics["latency_ms"] for variant in variants if variant.latency and _is_alike(variant, timings)
+    ]
     tested = [variant.as_json()["top1"] for variant in variants if variant.evaluation]
     return {"latency_ms": timed[-1] if timed else None, "top1": tested[-1] if tested else None} if variants else None

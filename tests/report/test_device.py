@@ -30,6 +30,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> MeasuredRun:
     run.latency("there", "engine", 3.1, target="board")
     run.latency("float_there", "onnx", 7.0, target="board")
     run.latency("float_here", "onnx", 1.5)
+    run.latency("photos_here", "onnx", 2.5, boundary="end_to_end")
+    run.latency("threads_here", "onnx", 0.9, threads=4)
     run.evaluation("top1_there", "engine", 0.93, target="board")
     run.latency("hot", "engine", 3.0, target="board", invalid=THROTTLED, duration_s=4)
     run.latency("hot_float", "onnx", 2.0, invalid=THROTTLED, duration_s=5)
@@ -53,6 +55,15 @@ def test_the_device_comes_before_the_numbers_with_the_same_models_here(run: Meas
     assert text.index("## On board") < text.index("## In numbers")
     assert html.index("On board") < html.index('class="cards"')
     assert "The same models on board and on this machine" in html
+
+
+@pytest.mark.parametrize("here", ["photos_here", "threads_here"])
+def test_a_latency_under_other_conditions_is_not_put_beside_that_of_the_device(run: MeasuredRun, here: str) -> None:
+    device = report(run, "top1_there", "there", "float_there", here)["device"]
+    assert all(row["here"] is None or row["here"]["latency_ms"] is None for row in device["rows"])
+    device = report(run, "top1_there", "there", "float_there", here, "float_here")["device"]
+    (row,) = [row for row in device["rows"] if row["model"] == "onnx"]
+    assert row["here"]["latency_ms"]["p50"] < 2  # of float_here
 
 
 def test_a_report_of_this_machine_alone_names_no_device(run: MeasuredRun) -> None:

@@ -111,9 +111,8 @@ def test_replayed_times_choose_no_student(monkeypatch: pytest.MonkeyPatch) -> No
 def test_invalid_times_choose_no_student(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     """The machine is said to throttle in every trial, or in every final measurement."""
     real, throttled = OnnxruntimeSession.measure, Telemetry((), Window(0, 1), 1.0, None, {"heat": 2}, 0.0)
-    short = {"warmup_s": 0.0, "duration_s": 0.01}
-    monkeypatch.setattr(timing, "TRIAL", replace(timing.TRIAL, **short, min_runs=10))
-    monkeypatch.setattr(timing, "FINAL", replace(timing.FINAL, **short, min_runs=30))
+    monkeypatch.setattr(timing, "TRIAL", MeasurePlan(0.0, 0.01, min_runs=10))
+    monkeypatch.setattr(timing, "FINAL", MeasurePlan(0.0, 0.01, min_runs=30))
     runs = getattr(timing, phase).min_runs
 
     def measure(session: OnnxruntimeSession, plan: MeasurePlan) -> Measurement:

@@ -17,7 +17,8 @@ from edgevit.context import Context
 from edgevit.errors import TargetError
 from edgevit.profiling import Interval, MeasurePlan, loop
 from edgevit.runtimes.base import SessionOptions
-from edgevit.targets import target_for
+from edgevit.targets import engine_race, target_for
+from edgevit.targets.sampling import MISSING
 from edgevit.targets.shipped import TURNS_FILE
 from edgevit.targets.trtexec.answers import engine_that_failed, failure_in, starts_in
 from tests.small_models import float_onnx
@@ -129,6 +130,9 @@ def test_two_engines_race_on_their_board(board: Board, monkeypatch: pytest.Monke
     assert len(raced.a.samples_ms) >= 12
     assert raced.a.percentile_ms(50) == pytest.approx(3.14062, rel=0.01)  # of the recorded log
     assert (raced.a.conditions["power_mode"], raced.a.conditions["starts"]) == ("MAXN_SUPER", 6)
+    assert raced.a.conditions["telemetry"]["sensors"]
+    monkeypatch.setattr(engine_race, "telemetry_in", lambda *_: None)
+    assert MISSING in target.race(*engines, SessionOptions(), PLAN).b.warnings
     with pytest.raises(TargetError, match="with another engine only") as caught:
         target.race(engines[0], float_onnx(), SessionOptions(), PLAN)
     assert caught.value.next == "compile it with runtime: tensorrt and target: orin"
