@@ -152,9 +152,12 @@ class _Builder:
         )
 
     def timing_cache_of(self, build: _Build) -> Json | None:
-        """The timing cache that a build has used: its name on the machine, and its SHA-256 before and after."""
+        """The timing cache of a build: its name on the machine, and the SHA-256 of what was offered and kept.
+
+        TensorRT takes none of a cache that does not fit: it is offered, and not known to be used.
+        """
         used = build.run.carried.get(TIMING_CACHE)
-        return None if used is None else {"name": self._cache_name, **used.model_dump()}
+        return None if used is None else {"name": self._cache_name, "offered": used.before, "kept": used.after}
 
     def drop_timing_cache(self) -> None:
         """Remove the timing cache from the machine: with it, the next build would take the same kernels."""

@@ -220,7 +220,7 @@ class TrtexecSession(Session):
             "to_gpu_ms": nearest_rank(times.to_gpu, 50),
             "to_host_ms": nearest_rank(times.to_host, 50),
             "enqueue_ms": nearest_rank(times.enqueue, 50),
-            "warnings_of_trtexec": list(warnings_in(run.log)),
+            "warnings_of_tensorrt": list(warnings_in(run.log)),
             "versions": {"tensorrt": self.trtexec.version, "edgevit": version_of("edgevit")},
             "file_sha256": self._model.content_sha256,
         }

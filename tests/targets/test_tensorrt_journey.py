@@ -115,8 +115,8 @@ def test_a_recipe_from_quantize_to_report(board: Board, server: SshHost, tmp_pat
     assert engine.metrics["products_untold"] == 0
     facts = engine.metrics["build"]
     assert (facts["seconds"], facts["peak_gpu_mib"]) == (21.5372, 171)
-    assert facts["timing_cache"]["before"] is None
-    assert facts["timing_cache"]["after"]
+    assert facts["timing_cache"]["offered"] is None
+    assert facts["timing_cache"]["kept"]
     bound_to = engine.model_file.bound_to
     assert bound_to is not None
     assert (bound_to.versions["tensorrt"], bound_to.hardware["module"]) == ("10.3.0", "p3767-0005")
@@ -196,7 +196,7 @@ def test_other_releases_give_the_same_outputs(name: str, board: Board) -> None:
                 ("silent-fallback", CheckFailed, "in more bits than the ONNX file asks for"),
                 ("fails-at-node", ArtifactError, "does not take the model: patch_embed.proj"),
                 ("not-a-number", ParityError, "not finite"),
-                ("half-outputs", TargetError, "trtexec's answer cannot be read"),
+                ("half-outputs", TargetError, "TensorRT's answer cannot be read"),
                 ("no-outputs", TargetError, "the answer of trtexec cannot be read"),
                 ("out-of-memory", TargetError, "has not enough memory for TensorRT"),
                 ("killed", TargetError, "has not enough memory for TensorRT"),
@@ -268,7 +268,7 @@ def test_unstable_times_are_doubted(board: Board) -> None:
     board.standin.vary("unstable")
     with target_for("orin", Context()).open(engine, SessionOptions()) as there:
         measured = there.measure(MeasurePlan(0.01, 0.5, 12))
-    assert any("coefficient of variance" in warning for warning in measured.conditions["warnings_of_trtexec"])
+    assert any("coefficient of variance" in warning for warning in measured.conditions["warnings_of_tensorrt"])
 
 
 @pytest.mark.slow
@@ -278,19 +278,19 @@ def test_timings_of_kernels_stay_on_the_board(board: Board) -> None:
         return used
 
     first, again = cache("engine-timed", max_batch=11), cache("engine-again", max_batch=12)
-    assert (first["before"], first["after"] is None) == (None, False)
-    assert (again["name"], again["before"]) == (first["name"], first["after"])
-    assert again["after"] == again["before"]  # the stand-in keeps the timings of a model once
+    assert (first["offered"], first["kept"] is None) == (None, False)
+    assert (again["name"], again["offered"]) == (first["name"], first["kept"])
+    assert again["kept"] == again["offered"]  # the stand-in keeps the timings of a model once
     other = cache("engine-of-level-5", max_batch=11, builder_level=5)
-    assert (other["name"] == first["name"], other["before"]) == (False, None)
+    assert (other["name"] == first["name"], other["offered"]) == (False, None)
     assert cache("engine-untimed", max_batch=11, timing_cache=False) is None
     board.standin.vary("wrong-outputs")
     with pytest.raises(ParityError):
         compiled("engine-wrong-with-timings", int8(), max_batch=17)
     board.standin.vary("good")
-    assert cache("engine-after-the-wrong-one", max_batch=13)["before"] is None
+    assert cache("engine-after-the-wrong-one", max_batch=13)["offered"] is None
     board.play(THOR)
-    assert cache("engine-of-thor", max_batch=11)["before"] is None
+    assert cache("engine-of-thor", max_batch=11)["offered"] is None
 
 
 @pytest.mark.slow

@@ -180,7 +180,7 @@ def _times(rows: object, min_runs: int, where: object) -> Times:
     if not (compute.min() > 0 and to_gpu.min() >= 0 and to_host.min() >= 0):
         raise _unreadable("compute times above 0 ms, and copies of at least 0 ms", where)
     if len(compute) < min_runs:
-        what = "trtexec has timed fewer runs than it was asked for"
+        what = "TensorRT has timed fewer runs than it was asked for"
         raise TargetError(what, where=where, got=f"{len(compute)} runs", expected=f"at least {min_runs}")
     seconds = float(end.max() - start.min() + compute[-1] + to_host[-1]) / 1e3
     return Times(compute, to_gpu, to_host, np.maximum(end - start, 0), max(seconds, 0.0))
@@ -277,7 +277,7 @@ def _text(line: str) -> str:
 
 
 def _unreadable(expected: str, where: object) -> TargetError:
-    return TargetError("trtexec's answer cannot be read", where=where, expected=expected)
+    return TargetError("TensorRT's answer cannot be read", where=where, expected=expected)
 
 
 def log_of(streams: Sequence[str]) -> str:
