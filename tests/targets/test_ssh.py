@@ -42,7 +42,9 @@ def refused(target: NamedTarget) -> TargetError:
 
 def ssh_processes(host: SshHost) -> list[str]:
     """The processes of ssh that use the config of the tests."""
-    lines = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        ["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     return [line for line in lines if str(host.folder / "client_config") in line]
 
 
