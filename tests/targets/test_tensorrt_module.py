@@ -214,10 +214,10 @@ def test_a_model_that_tensorrt_refuses_is_refused_with_the_node(board: Board, se
     give_module(board, server)
     board.standin.vary("fails-at-node")
     with pytest.raises(ArtifactError, match=r"does not take the model: patch_embed.proj"):
-        compiled("engine-by-module-fails", int8(), max_batch=3)
+        compiled("engine-by-module-fails", int8(), max_batch=9)
     board.standin.vary("out-of-memory")
     with pytest.raises(TargetError, match="has not enough memory for TensorRT"):
-        compiled("engine-by-module-memory", int8(), max_batch=3)
+        compiled("engine-by-module-memory", int8(), max_batch=9)
 
 
 class Local:
