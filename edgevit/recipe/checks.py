@@ -153,9 +153,9 @@ def _problem_of_target(
             return Problem("edgevit builds TensorRT engines on boards", "a target that is reached over SSH")
         return None
     targets = targets_by_name(folder)
-    if name in (groups := groups_by_name(folder)):
-        return Problem(f"'{name}' is a group of targets", f"a stage for each of {', '.join(groups[name].members)}")
     if name not in targets:
+        if group := groups_by_name(folder).get(name):
+            return Problem(f"'{name}' is a group of targets", f"a stage for each of {', '.join(group.members)}")
         hint = did_you_mean(name, targets) or f"edgevit devices add {name} ssh://user@host"
         return Problem(f"there is no target '{name}'. {hint}", f"one of {', '.join(targets)}")
     config = targets[name].config

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def targets_by_name(folder: Path | None = None) -> dict[str, NamedTarget]:
     Raises:
         RecipeError: a file is no valid targets.yaml; the error has the line.
     """
-    return {name: entry for name, entry in _named(folder).items() if isinstance(entry, NamedTarget)}
+    return _targets(_named(folder))
 
 
 def groups_by_name(folder: Path | None = None) -> dict[str, TargetGroup]:
@@ -71,21 +71,24 @@ def each_target(names: Iterable[str], folder: Path | None = None) -> tuple[str, 
     Raises:
         TargetError: a name is neither, or a member of the group is no target.
     """
-    groups, targets = groups_by_name(folder), list[str]()
+    named, targets = _named(folder), list[str]()
     for name in names:
-        group = groups.get(name)
-        targets += (named_target(name, folder).name,) if group is None else _checked_members(group, folder)
+        entry = named.get(name)
+        if entry is None:
+            raise _no_target(name, _targets(named))
+        targets += _checked_members(entry, named) if isinstance(entry, TargetGroup) else (name,)
     return tuple(dict.fromkeys(targets))
 
 
 def named_target(name: str, folder: Path | None = None) -> NamedTarget:
     """The target with this name. Raises TargetError with the nearest name if there is none."""
-    entry = _named(folder).get(name)
+    named = _named(folder)
+    entry = named.get(name)
     if isinstance(entry, TargetGroup):
         what, expected = f"'{name}' is a group of targets", f"one of {', '.join(entry.members)}"
         raise TargetError(what, where=entry.file, expected=expected, next=f"edgevit profile --target {name}")
     if entry is None:
-        raise _no_target(name, targets_by_name(folder))
+        raise _no_target(name, _targets(named))
     return entry
 
 
@@ -131,8 +134,12 @@ def project_file(folder: Path | None = None) -> Path:
     return (folder or Path.cwd()) / FILE
 
 
-def _checked_members(group: TargetGroup, folder: Path | None) -> tuple[str, ...]:
-    known = targets_by_name(folder)
+def _targets(named: Mapping[str, NamedTarget | TargetGroup]) -> dict[str, NamedTarget]:
+    return {name: entry for name, entry in named.items() if isinstance(entry, NamedTarget)}
+
+
+def _checked_members(group: TargetGroup, named: Mapping[str, NamedTarget | TargetGroup]) -> tuple[str, ...]:
+    known = _targets(named)
     for member in group.members:
         if member not in known:
             error = _no_target(member, known)
