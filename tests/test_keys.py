@@ -33,7 +33,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "merge_tokens": ({"model": "m", "per_block": 2}, "903d60558bc1"),
     "pseudo_label": ({"teacher": "t", "data": "d"}, "5d556b0784db"),
     "export": ({"model": "m", "normalize": True}, "dd6f063ce1fb"),
-    "quantize": ({"model": "m", "calibration": "c"}, "176fa1c7de81"),
+    "quantize": ({"model": "m", "calibration": "c"}, "2f03aed612f3"),
     "compile": ({"model": "m"}, "3467a26de615"),
     "evaluate": ({"model": "m", "data": "d"}, "2598554fdcee"),
     "profile": ({"model": "m"}, "545ee7e55268"),

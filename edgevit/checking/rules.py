@@ -16,7 +16,7 @@ from edgevit.checking.float16 import float16_magnitudes
 from edgevit.errors import ArtifactError
 from edgevit.graphs.float16 import LARGEST
 from edgevit.graphs.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph
-from edgevit.graphs.norms import written_out_norms
+from edgevit.graphs.norms import OLDEST_OPSET, written_out_norms
 from edgevit.graphs.types import type_name
 from edgevit.graphs.walk import integer_attribute, nodes
 from edgevit.quantization.dialects import fills_tiles
@@ -217,7 +217,7 @@ def float16_norm(graph: Graph) -> Iterator[Diagnostic]:
     for norm in written_out_norms(graph.model):
         if any(graph.element_type(name) == TensorProto.FLOAT16 for name in norm.squares):
             what = "a norm is written out in float16: the square of a value beyond 255 overflows"
-            yield Diagnostic("float16_norm", "warning", norm.node, what, FROM_FLOAT32)
+            yield Diagnostic("float16_norm", "error", norm.node, what, WHOLE_NORM)
 
 
 RULES: tuple[Rule, ...] = (
@@ -237,6 +237,10 @@ RULES: tuple[Rule, ...] = (
 )
 INFINITE = 65520.0  # float16 rounds smaller values down to 65504
 FROM_FLOAT32 = "write it from the float32 model by `export --precision float16` or `quantize --runtime tensorrt`"
+WHOLE_NORM = (
+    f"export it with opset {OLDEST_OPSET} or later, which keeps a layer norm one operator, or leave this norm in float32; "
+    "`export --precision float16` and `quantize --runtime tensorrt` do both"
+)
 QUANTIZE_AGAIN = "quantize the float model with --runtime tensorrt"
 # Operators that run in INT8, or pass integers on to operators that do.
 GAINS_BY_INT8 = (*PRODUCTS, *LAYOUT, "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice")

@@ -201,7 +201,11 @@ def quantize(
     ] = None,
     smoothquant: Annotated[
         float | None,
-        number("--smoothquant", bounds.FRACTION, "SmoothQuant strength α, 0 to 1; 0.5 is usual. Off by default."),
+        number(
+            "--smoothquant",
+            bounds.FRACTION,
+            "SmoothQuant strength α, 0 to 1; 0 turns it off. By default, 0.5 is tried on models with outlier channels.",
+        ),
     ] = None,
     bias_correction: Annotated[
         bool, flag("--bias-correction", "Correct biases so that channels keep their mean; for depthwise convolutions.")

@@ -188,7 +188,7 @@ class Quantize(Stage):
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     model: OnnxRef = Field(description="ONNX file to quantize, in float32.")
     calibration: CalibratedBy = Field(description="Images that give the ranges of activations. Labels are not used.")
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
@@ -198,7 +198,9 @@ class Quantize(Stage):
         "the export carries, and `minmax` for tensors without one.",
     )
     smoothquant: Fraction | None = Field(
-        None, description="SmoothQuant strength α; 0.5 is usual. SmoothQuant is off by default."
+        None,
+        description="SmoothQuant strength α; 0.5 is usual, and 0 turns it off. By default, 0.5 is tried if a layer norm "
+        "has a channel 8 times as large as the median channel, and kept if the SQNR is higher.",
     )
     bias_correction: bool = Field(
         False,
@@ -241,7 +243,7 @@ class Quantize(Stage):
 
     @model_validator(mode="after")
     def _ranges_belong_to_the_weights(self) -> Self:
-        if self.calibrator == "trained" and self.smoothquant is not None:
+        if self.calibrator == "trained" and self.smoothquant:
             raise ValueError("smoothquant changes the tensors of the trained ranges: leave it out, or calibrate anew")
         if self.calibrator == "trained" and self.bias_correction:
             raise ValueError("biases from quantization-aware training need no correction: leave bias_correction out")
@@ -261,8 +263,8 @@ class Quantize(Stage):
             return self
         if self.runtime != "tensorrt":
             raise ValueError(f"precision: {self.precision} is for runtime: tensorrt; {self.runtime} takes int8")
-        if self.calibrator != "minmax" or self.smoothquant is not None:
-            option = "smoothquant" if self.smoothquant is not None else f"calibrator: {self.calibrator}"
+        if self.calibrator != "minmax" or self.smoothquant:
+            option = "smoothquant" if self.smoothquant else f"calibrator: {self.calibrator}"
             raise ValueError(f"{option} is for int8: leave it out with precision: {self.precision}")
         return self
 
@@ -270,6 +272,11 @@ class Quantize(Stage):
     def floor_db(self) -> float:
         """`min_sqnr_db`, or its default. A model from quantization-aware training may differ more from float."""
         return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
+
+    @property
+    def smooths_outliers(self) -> bool:
+        """Whether SmoothQuant is tried if a layer norm has outlier channels."""
+        return self.smoothquant is None and self.calibrator != "trained"
 
     def runs_on(self) -> tuple[str, ...]:
         """This machine calibrates and compares with float; the target times."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,9 +19,11 @@ from edgevit.quantization.calibration import Batches
 from edgevit.quantization.dialects import dialect_of
 from edgevit.quantization.ptq import CalibratedModel, calibrated
 from edgevit.quantization.sensitivity import Sensitivity, SensitivityAnalysis
-from edgevit.quantization.smoothing import smoothed
+from edgevit.quantization.smoothing import outlier_channels, smoothed
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.float16_range import beyond_float16_text
+
+AUTOMATIC = 0.5  # the strength of SmoothQuant where a model has outlier channels
 
 
 def prepared(
@@ -51,12 +54,42 @@ def prepared(
     """
     if dialect_of(config.runtime, config.precision).floats == "float16":
         source = with_fused_norms(source)
-    if config.smoothquant is not None:
+    if config.smoothquant:
         source = smoothed(source, calibration, config.smoothquant, threads, config.id)
     ready = _calibrated(source, calibration, config, threads, progress)
+    if config.smooths_outliers:
+        ready = _closer_if_smoothed(ready, source, reference, calibration, images, config, threads, progress)
     if ready.beyond_float16:
         progress.say(f"    {config.id}: {beyond_float16_text(ready.beyond_float16, 'the calibration images')}")
     return _close_enough(ready, reference, images, config, correction, threads, progress)
+
+
+def _closer_if_smoothed(
+    ready: CalibratedModel,
+    source: ModelProto,
+    reference: HostSession,
+    calibration: Batches,
+    images: Sequence[NDArray[np.float32]],
+    config: Quantize,
+    threads: int,
+    progress: Progress,
+) -> CalibratedModel:
+    """The model with smoothed norms if they have outlier channels and it is then closer to float, else the model."""
+    outliers = outlier_channels(source, lambda: itertools.islice(calibration(), 1), threads)
+    if not outliers:
+        return ready
+    smooth = _calibrated(
+        smoothed(source, calibration, AUTOMATIC, threads, config.id), calibration, config, threads, progress
+    )
+    analysis = SensitivityAnalysis(ready, reference, images, threads)
+    before, after = analysis.sqnr_db(ready), analysis.sqnr_db(smooth)
+    layers = [f"{name} ({ratio:.3g} times)" for name, ratio in outliers.items()]
+    progress.say(
+        f"    {config.id}: a channel far above the median channel enters {len(layers)} layers: {listed(layers, shown=3)}; "
+        f"the SQNR is {before:.1f} dB, and {after:.1f} dB with smoothquant: {AUTOMATIC:g}, which is "
+        f"{'used' if after > before else 'not used'}"
+    )
+    return smooth if after > before else ready
 
 
 def _calibrated(

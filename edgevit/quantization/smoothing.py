@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,31 +12,37 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgevit.errors import ArtifactError
+from edgevit.graphs.index import GraphIndex
 from edgevit.graphs.tensors import without_unread_weights
 from edgevit.graphs.walk import integer_attribute, read_elsewhere
 from edgevit.quantization.calibration import Batches, ProbeSession
 
 SMALLEST = 1e-5
+OUTLIER = 8.0  # times the median channel; a median channel has 16 of INT8's 127 magnitudes then
+# Operators that choose tokens or average them, with the input that holds their axes; Gather has an attribute.
+TOKEN_OPERATORS = {"Gather": None, "ReduceMean": 1, "Slice": 3, "Squeeze": 1}
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class _Norm:
-    """A LayerNormalization that only products read, and these products."""
+    """A LayerNormalization and the products that read its channels, directly or behind a choice of tokens."""
 
     node: NodeProto
     products: tuple[NodeProto, ...]
 
     @property
-    def output(self) -> str:
-        return str(self.node.output[0])
+    def inputs(self) -> list[str]:
+        """Names of the tensors that enter the products."""
+        return list(dict.fromkeys(product.input[0] for product in self.products))
 
 
 def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int, where: object) -> ModelProto:
     """A copy with equal outputs, in which the channels of layer norms have similar ranges.
 
     Channel j of a norm's output is divided by s_j = max|X_j|^α / max|W_j|^(1-α), and row j of the weights that read it
-    is multiplied by s_j. Xiao et al. 2023, "SmoothQuant", eq. 3 and 4.
+    is multiplied by s_j. Xiao et al. 2023, "SmoothQuant", eq. 3 and 4. Operators that choose or average tokens, such as
+    the choice of the class token, may stand between a norm and its products.
 
     Args:
         batches: input batches, for the largest values of each channel.
@@ -57,10 +63,10 @@ def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int,
             expected="a LayerNormalization whose output only products with weights read",
             next="leave smoothquant out",
         )
-    largest = _largest(model, [norm.output for norm in norms], batches, threads)
+    largest = _largest(model, norms, batches, threads)
     for norm in norms:
         rows = np.max([np.abs(_by_channel(node, weights)).max(1) for node in norm.products], axis=0)
-        scale = largest[norm.output] ** strength / np.maximum(rows, SMALLEST) ** (1 - strength)
+        scale = largest[norm.node.output[0]] ** strength / np.maximum(rows, SMALLEST) ** (1 - strength)
         scale = np.maximum(scale, SMALLEST).astype(np.float32)
         for position in range(1, len(norm.node.input)):
             _replace_input(copy, norm.node, position, numpy_helper.to_array(weights[norm.node.input[position]]) / scale)
@@ -69,19 +75,67 @@ def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int,
     return without_unread_weights(copy)
 
 
+def outlier_channels(model: ModelProto, batches: Batches, threads: int) -> dict[str, float]:
+    """The products whose inputs have a channel at least OUTLIER times as large as the median channel, with the ratio.
+
+    Only products that `smoothed` changes count; they come by name, in the order of the graph.
+
+    Args:
+        batches: input batches, for the largest values of each channel.
+    """
+    norms = list(_norms(model, {tensor.name: tensor for tensor in model.graph.initializer}))
+    largest = _largest(model, norms, batches, threads) if norms else {}
+    ratios: dict[str, float] = {}
+    for norm in norms:
+        channels = largest[norm.node.output[0]]
+        ratio = float(channels.max() / max(np.median(channels), SMALLEST))
+        ratios |= {product.name: ratio for product in norm.products if ratio >= OUTLIER}
+    return ratios
+
+
 def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[_Norm]:
-    readers: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for name in dict.fromkeys(node.input):
-            readers.setdefault(name, []).append(node)
-    elsewhere = read_elsewhere(model)
-    for node in model.graph.node:
-        if node.op_type != "LayerNormalization" or node.output[0] in elsewhere:
-            continue
-        products = tuple(readers.get(node.output[0], []))
-        is_stored = all(name in weights for name in node.input[1:])
-        if products and is_stored and all(_multiplies(product, node.output[0], weights) for product in products):
-            yield _Norm(node, products)
+    graph, elsewhere = GraphIndex(model), read_elsewhere(model)
+    for node in graph.of_type("LayerNormalization"):
+        products = _products_behind(node.output[0], graph, weights, elsewhere)
+        if products and all(name in weights for name in node.input[1:]):
+            yield _Norm(node, tuple(products))
+
+
+def _products_behind(
+    tensor: str, graph: GraphIndex, weights: Mapping[str, TensorProto], elsewhere: Set[str]
+) -> list[NodeProto]:
+    """The products that read a tensor, directly or behind a choice of tokens; none if anything else reads it."""
+    products: list[NodeProto] = []
+    for reader in graph.readers[tensor]:
+        if _multiplies(reader, tensor, weights):
+            products.append(reader)
+        elif _keeps_channels(reader, tensor, graph) and (
+            behind := _products_behind(reader.output[0], graph, weights, elsewhere)
+        ):
+            products += behind
+        else:
+            return []
+    return [] if tensor in elsewhere else products
+
+
+def _keeps_channels(node: NodeProto, tensor: str, graph: GraphIndex) -> bool:
+    """Whether a node chooses or averages tokens: each channel, the last axis, comes from that channel alone."""
+    shape = graph.shape(tensor)
+    if node.op_type not in TOKEN_OPERATORS or node.input[0] != tensor or shape is None:
+        return False
+    axes = _axes(node, graph)
+    return bool(axes) and all(axis not in (-1, len(shape) - 1) for axis in axes)
+
+
+def _axes(node: NodeProto, graph: GraphIndex) -> list[int]:
+    """The axes that a token operator works on; empty if the graph does not store them."""
+    place = TOKEN_OPERATORS[node.op_type]
+    if place is None:
+        return [integer_attribute(node, "axis", 0)]
+    if len(node.input) > place:
+        stored = graph.constants.get(node.input[place])
+        return [] if stored is None else [int(axis) for axis in numpy_helper.to_array(stored).reshape(-1)]
+    return [axis for attribute in node.attribute if attribute.name == "axes" for axis in attribute.ints]
 
 
 def _multiplies(node: NodeProto, tensor: str, weights: Mapping[str, TensorProto]) -> bool:
@@ -91,16 +145,17 @@ def _multiplies(node: NodeProto, tensor: str, weights: Mapping[str, TensorProto]
     return has_matrix and node.input[0] == tensor
 
 
-def _largest(model: ModelProto, tensors: list[str], batches: Batches, threads: int) -> dict[str, Floats]:
-    """The largest magnitude of each channel, the last axis, over all images."""
+def _largest(model: ModelProto, norms: Sequence[_Norm], batches: Batches, threads: int) -> dict[str, Floats]:
+    """The largest magnitude of each channel over all images and products, by the name of the norm's output."""
+    tensors = list(dict.fromkeys(name for norm in norms for name in norm.inputs))
+    by_tensor: dict[str, Floats] = {}
     with TemporaryDirectory() as folder:
         probe = ProbeSession(model, tensors, Path(folder), threads)
-        largest: dict[str, Floats] = {}
         for images in batches():
             for name, values in probe.run(images).items():
                 in_batch = np.abs(values).reshape(-1, values.shape[-1]).max(0)
-                largest[name] = np.maximum(largest.get(name, in_batch), in_batch)
-    return largest
+                by_tensor[name] = np.maximum(by_tensor.get(name, in_batch), in_batch)
+    return {norm.node.output[0]: np.max([by_tensor[name] for name in norm.inputs], axis=0) for norm in norms}
 
 
 def _by_channel(node: NodeProto, weights: Mapping[str, TensorProto]) -> Floats:
