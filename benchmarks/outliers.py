@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edgevit.errors import ArtifactError
 
+NAME = "vit_with_epsilon"  # the name of these models among those of timm
 EPSILON = 1e-6  # of timm's layer norms
 TAKEN = "a VisionTransformer of timm's with layer norms before each layer, such as deit_tiny_patch16_224"
 

@@ -29,7 +29,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "qat": ({"init": "m", "streams": [{"data": "d"}], "calibration": "c"}, "adefe989fdc8"),
     "prune": ({"model": "m", "keep_macs": 0.5, "data": "d"}, "f4cbf2270e91"),
-    "factorize": ({"model": "m", "keep_macs": 0.5, "data": "d"}, "607292fa399e"),
+    "factorize": ({"model": "m", "keep_macs": 0.5, "data": "d"}, "1526e9554b7e"),
     "merge_tokens": ({"model": "m", "per_block": 2}, "903d60558bc1"),
     "pseudo_label": ({"teacher": "t", "data": "d"}, "5d556b0784db"),
     "export": ({"model": "m", "normalize": True}, "dd6f063ce1fb"),

@@ -16,7 +16,8 @@ from edgevit.models.low_rank import LowRanks
 from edgevit.models.structures import CHANNEL_MULTIPLE
 from edgevit.models.timm_models import timm_model
 
-# Least variance of a direction of the inputs, relative to the largest; constant directions would divide by zero.
+# Least variance of a direction of the inputs, whose channels have a mean square of 1 each, relative to the largest;
+# constant directions would divide by zero.
 LEAST_VARIANCE = 1e-6
 
 
@@ -101,14 +102,19 @@ class Factors:
 def factors_of(layer: nn.Linear, second_moments: Tensor, macs: int) -> Factors:
     """The SVD of W·C^½, weighted by the layer's inputs (as in SVD-LLM, Wang et al. 2024, there by Cholesky).
 
+    Large channels of the inputs do not hide the directions of the others: each channel is divided by its size first.
+
     Args:
         second_moments: C = E[x·xᵀ], (inputs, inputs).
     """
-    variances, directions = torch.linalg.eigh(second_moments.double())
+    sizes = second_moments.diagonal().double().sqrt()
+    sizes = torch.where(sizes > 0, sizes, 1.0)
+    variances, directions = torch.linalg.eigh(second_moments.double() / torch.outer(sizes, sizes))
     roots = variances.clamp_min(LEAST_VARIANCE * float(variances[-1])).sqrt()
-    left, singular, right = torch.linalg.svd(layer.weight.detach().double() @ directions * roots, full_matrices=False)
+    weighted = (layer.weight.detach().double() * sizes) @ directions * roots
+    left, singular, right = torch.linalg.svd(weighted, full_matrices=False)
     halves = singular.sqrt()  # each side has half of the scale, so that neither is hard to quantize
-    inverse = (right / roots) @ directions.T
+    inverse = (right / roots) @ directions.T / sizes
     return Factors((left * halves).float(), (halves.unsqueeze(1) * inverse).float(), singular.square(), macs)
 
 

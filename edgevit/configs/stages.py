@@ -133,7 +133,7 @@ class Factorize(Stage):
 
     stage: Literal["factorize"]
     makes: ClassVar[Kind] = "checkpoint"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     model: CheckpointRef = Field(description="Model to factorize.")
     keep_macs: Share = Field(description="Largest share of the multiply-accumulates that stays.")
     data: LearnedFrom = Field(description="Images, with or without labels, that give the inputs of the layers.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,7 +74,7 @@ def _closer_if_smoothed(
     progress: Progress,
 ) -> CalibratedModel:
     """The model with smoothed norms if they have outlier channels and it is then closer to float, else the model."""
-    outliers = outlier_channels(source, lambda: itertools.islice(calibration(), 1), threads)
+    outliers = outlier_channels(source, calibration, threads)
     if not outliers:
         return ready
     smooth = _calibrated(
@@ -148,4 +147,6 @@ def _close_enough(
             f"    {len(mixed.kept_float)} of {len(sensitivities)} layers stay float: with all layers in "
             f"{config.precision} the SQNR is {db:.1f} dB, and min_sqnr_db is {config.floor_db:g}"
         )
+        kept = [layer.node for layer in sensitivities if layer.node in mixed.kept_float]
+        progress.say(f"    in float, the layers that cost most first: {listed(kept)}")
     return mixed or ready, sensitivities

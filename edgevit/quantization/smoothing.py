@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,10 +82,10 @@ def outlier_channels(model: ModelProto, batches: Batches, threads: int) -> dict[
     Only products that `smoothed` changes count; they come by name, in the order of the graph.
 
     Args:
-        batches: input batches, for the largest values of each channel.
+        batches: input batches; the first gives the largest values of each channel.
     """
     norms = list(_norms(model, {tensor.name: tensor for tensor in model.graph.initializer}))
-    largest = _largest(model, norms, batches, threads) if norms else {}
+    largest = _largest(model, norms, lambda: itertools.islice(batches(), 1), threads) if norms else {}
     ratios: dict[str, float] = {}
     for norm in norms:
         channels = largest[norm.node.output[0]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from edgevit.configs.runtimes import TENSORRT
 from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, listed
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.graphs.guard import with_functions_inlined
 from edgevit.graphs.tensors import with_stored_constants
@@ -28,7 +28,7 @@ from edgevit.quantization import calibration_doubts, choose_images, image_batche
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.candidates import CandidateWriter, Trial, TrialRunner
 from edgevit.quantization.preparation import prepared
-from edgevit.quantization.sensitivity import sensitivity_table
+from edgevit.quantization.sensitivity import Sensitivity, sensitivity_table
 from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, random_images
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
@@ -71,7 +71,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         runner = TrialRunner(
             reference,
             images,
-            _advice(config),
+            _advice(config, sensitivities),
             target_for(config.target, context),
             config.threads,
             threads,
@@ -123,13 +123,15 @@ def _best_trial(
     return Trial(candidate, runner.closeness(candidate)), []
 
 
-def _advice(config: Quantize) -> str:
-    """The next step if the model is further from float than the gate allows."""
+def _advice(config: Quantize, sensitivities: Sequence[Sensitivity]) -> str:
+    """The next step if the model is further from float than the gate allows, and the layers that cost most."""
     if config.calibrator == "trained":
         return "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
     steps = [
         *(["calibrate on more images of the kind the model will see"] if config.precision != "int4" else []),
         *(["set bias_correction: true"] if not config.bias_correction else []),
+        *(["leave smoothquant: 0 out"] if config.smoothquant == 0 else []),
         "take calibrator: percentile" if config.precision == "int8" else "take precision: int8",
     ]
-    return ", or ".join(steps)
+    costly = [layer.node for layer in sensitivities]
+    return ", or ".join(steps) + (f"; the layers that cost most are {listed(costly, shown=3)}" if costly else "")

@@ -20,6 +20,7 @@ from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.folding import BatchNorm
 from edgevit.quantization import calibrated, calibration_doubts, choose_images, image_batches
 from edgevit.quantization.fake_quantization import FakeQuantization
+from edgevit.quantization.smoothing import outlier_channels
 from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher
 from edgevit.training.loop.setup import TrainingSetup, opened_streams, taught
 
@@ -65,6 +66,7 @@ def fake_quantization(
     calibration_doubts(dataset, chosen, exported.spec, config.id, context.progress)
     batches = image_batches(dataset, chosen.calibration, exported.spec, context.progress, "calibrate")
     calibration = calibrated(exported.model, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
+    _mention_outliers(outlier_channels(exported.model, batches, usable_cpus()), config, context)
     paths = exported.layers
     layers = {paths[layer.output]: layer for layer in calibration.layers() if layer.output in paths}
     _mention_others([layer.output for layer in calibration.layers() if layer.output not in paths], config, context)
@@ -78,6 +80,15 @@ def _mention_others(tensors: list[str], config: Qat, context: Context) -> None:
         context.progress.say(
             f"    {config.id}: {len(tensors)} matrix products or convolutions use a weight that belongs to no layer; "
             f"they are trained in float, and quantize calibrates them: {listed(tensors)}"
+        )
+
+
+def _mention_outliers(ratios: Mapping[str, float], config: Qat, context: Context) -> None:
+    if ratios:
+        context.progress.say(
+            f"    {config.id}: a channel far above the median channel enters {len(ratios)} layers, which rounds the "
+            f"others coarsely: {listed(list(ratios))}; quantize without qat moves such channels into the weights "
+            "(smoothquant), so compare the two"
         )
 
 

@@ -57,6 +57,19 @@ def test_macs_stay_within_the_budget(keep: float) -> None:
     assert all(rank % 8 == 0 for rank in (low_ranks.ranks.values() if low_ranks else ()))
 
 
+def test_sizes_of_channels_change_nothing_where_the_weights_make_up_for_them() -> None:
+    layer, large = nn.Linear(24, 16, bias=False).double(), nn.Linear(24, 16, bias=False).double()
+    layer.weight.data, images = numbers(16, 24, seed=0), numbers(300, 24, seed=1)
+    images[:, 5] = 0  # a channel that is never used
+    sizes = torch.where(torch.arange(24) < 3, 5000.0, 1.0).double()
+    large.weight.data = layer.weight / sizes
+    factors = factors_of(layer, images.T @ images, 1000)
+    of_large = factors_of(large, (images * sizes).T @ (images * sizes), 1000)
+    torch.testing.assert_close(of_large.energies, factors.energies, rtol=1e-6, atol=1e-6)
+    products = [one.left[:, :8] @ one.right[:8] for one in (factors, of_large)]
+    torch.testing.assert_close(products[1] * sizes.float(), products[0], rtol=1e-3, atol=1e-4)
+
+
 def test_everything_kept_is_the_same_model_to_the_bit() -> None:
     same = factorized_model(VIT, moments(), 1.0)
     images = numbers(2, 3, 32, 32, seed=0).float()

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.errors import ArtifactError
 from edgevit.quantization import calibrated
-from edgevit.quantization.smoothing import smoothed
+from edgevit.quantization.smoothing import outlier_channels, smoothed
 from edgevit.runtimes.parity import sqnr_db
 from tests.checking.graphs import branch, node
 from tests.small_models import float_onnx, workbench
@@ -105,6 +105,78 @@ def test_channels_are_divided_as_the_paper_says(strength: float) -> None:
 def test_a_norm_that_others_read_is_left_alone_and_where_none_is_left_it_is_said(others: list[NodeProto]) -> None:
     with pytest.raises(ArtifactError, match="nothing to smooth"):
         smoothed(normed(others=others), lambda: iter(IMAGES), 0.5, 1, "test")
+
+
+CHOICES: dict[str, list[NodeProto]] = {
+    "Gather": [node("Gather", ["n", "first"], "chosen", axis=1)],
+    "ReduceMean": [node("ReduceMean", ["n", "tokens"], "chosen", keepdims=0)],
+    "Slice and Squeeze": [
+        node("Slice", ["n", "zero", "one", "tokens"], "kept"),
+        node("Squeeze", ["kept", "tokens"], "chosen"),
+    ],
+    "two channels": [
+        node("Gather", ["n", "pair"], "kept", axis=-1),
+        node("Concat", ["kept"] * 32, "wide", axis=-1),
+        node("ReduceMean", ["wide", "tokens"], "chosen", keepdims=0),
+    ],
+}
+
+
+def classifying(choice: str, gain: float = 80) -> ModelProto:
+    """image (n, 3, 8, 8) → tokens (n, 3, 64) → LayerNormalization with a large channel → choice → Gemm → logits."""
+    gamma = np.ones(CHANNELS, np.float32)
+    gamma[OUTLIER] = gain
+    tensors = {
+        "shape": np.array([-1, 3, CHANNELS]),
+        "gamma": gamma,
+        "w": np.random.default_rng(0).standard_normal((32, CHANNELS)).astype(np.float32),
+        "first": np.array(0),
+        "pair": np.array([0, OUTLIER]),
+        **{name: np.array([value]) for name, value in {"zero": 0, "one": 1, "tokens": 1}.items()},
+    }
+    nodes = [
+        helper.make_node("Reshape", ["image", "shape"], ["x"]),
+        helper.make_node("LayerNormalization", ["x", "gamma"], ["n"]),
+        *CHOICES[choice],
+        helper.make_node("Gemm", ["chosen", "w"], ["logits"], "head", transB=1),
+    ]
+    read = {name for each in nodes for name in each.input}
+    graph = helper.make_graph(
+        nodes,
+        "classifying",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 32])],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items() if name in read],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("choice", [name for name in CHOICES if name != "two channels"])
+def test_products_behind_a_choice_of_tokens_are_smoothed(choice: str) -> None:
+    model = classifying(choice)
+    expected, smooth = logits(model), smoothed(model, lambda: iter(IMAGES), 0.5, 1, "test")
+    np.testing.assert_allclose(logits(smooth), expected, rtol=1e-4, atol=1e-3)
+    forms = [calibrated(one, lambda: iter(IMAGES), "minmax", "openvino", 1, "t").quantized() for one in (model, smooth)]
+    before, after = (sqnr_db(logits(form.model), expected) for form in forms)
+    assert after > before + 3
+
+
+def test_products_behind_a_choice_of_channels_are_left_alone() -> None:
+    model = classifying("two channels")
+    assert outlier_channels(model, lambda: iter(IMAGES), 1) == {}
+    with pytest.raises(ArtifactError, match="nothing to smooth"):
+        smoothed(model, lambda: iter(IMAGES), 0.5, 1, "test")
+
+
+def test_a_channel_counts_as_an_outlier_from_eight_times_the_median() -> None:
+    x = IMAGES[0].reshape(-1, 3, CHANNELS)[:, 0].astype(np.float64)  # the first token
+    n = np.abs((x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)).max(0)
+    others = np.median(np.delete(n, OUTLIER))
+    for times, names in ((7.0, []), (9.0, ["head"])):
+        model = classifying("Gather", gain=float(times * others / n[OUTLIER]))
+        ratios = outlier_channels(model, lambda: iter(IMAGES), 1)
+        assert list(ratios) == names
+        assert all(abs(ratio - times) < 0.2 for ratio in ratios.values())
 
 
 def test_quantize_smooths_where_it_is_asked_to() -> None:
