@@ -1,28 +1,75 @@
-"""Give a ViT the activations of a pretrained one, and leave its function as it is.
+"""What each compressed form loses on a model with the activations of a pretrained one, and on the model without them.
 
-Pretrained ViTs have a residual stream of |x| up to about 1,500, layer norms with a few large channels, and a token of
-massive activations (Sun et al. 2024, "Massive Activations in Large Language Models"; Xiao et al. 2023, "SmoothQuant").
+    python -m benchmarks.outliers CIFAR [--small NAME …] [--images 1000] [--threads 2]
+
+CIFAR is a folder with cifar-10-batches-py. Pretrained ViTs have a residual stream of |x| up to about 1,500, layer norms
+with a few large channels, and a token of massive activations (Sun et al. 2024, "Massive Activations in Large Language
+Models"; Xiao et al. 2023, "SmoothQuant"). `with_outliers` gives them to a ViT and leaves its function as it is.
+
+Each model in models/ that is a plain ViT is exported and quantized twice: as it is, and with outliers. Calibration:
+minmax, 256 training images. `placement: all`. The forms named "smoothquant: 0" have every layer quantized
+(`min_sqnr_db: 0`); the others are as `quantize` writes them by itself. SQNR and agreement of top-1 are against the
+float file of the same model, on the first test images, in ONNX Runtime or OpenVINO. float16 is rounded as declared.
+Other models are named with the reason why they are left out. Models that an earlier run measured stay in the results.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
 from timm.layers import LayerScale, Mlp
 from timm.models import register_model
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
+from benchmarks.common import conditions, models_before, publish
+from benchmarks.small_models import SmallModel, small_models
+from edgevit.actions.single_stage import SingleStages, single_stages
+from edgevit.artifacts import Artifact, Json
+from edgevit.cli.output import terminal_context
+from edgevit.configs import Cifar, Export, Load, Quantize
+from edgevit.data import dataset_artifacts, open_dataset
+from edgevit.data.dataset import Dataset
 from edgevit.errors import ArtifactError
+from edgevit.models import open_checkpoint
+from edgevit.runtimes.base import preprocessed
+from edgevit.runtimes.parity import centered_outputs, sqnr_db
+from edgevit.runtimes.sessions import session_as_declared
 
 NAME = "vit_with_epsilon"  # the name of these models among those of timm
 EPSILON = 1e-6  # of timm's layer norms
 TAKEN = "a VisionTransformer of timm's with layer norms before each layer, such as deit_tiny_patch16_224"
+
+CALIBRATION, TEST = "cifar.support", "cifar.test"
+SHOTS = 30  # training images a class
+BATCH = 50
+UNSMOOTHED: Json = {"smoothquant": 0, "min_sqnr_db": 0}
+FORMS: dict[str, Json] = {  # fields of `quantize`; `export` alone makes float16
+    "float16": {},
+    "int8": {},
+    "int8, smoothquant: 0": UNSMOOTHED,
+    "int8, entropy, smoothquant: 0": {"calibrator": "entropy", **UNSMOOTHED},
+    "int8, percentile, smoothquant: 0": {"calibrator": "percentile", **UNSMOOTHED},
+    "int8, mse, smoothquant: 0": {"calibrator": "mse", **UNSMOOTHED},
+    "int8 for openvino": {"runtime": "openvino"},
+    "int8 for openvino, smoothquant: 0": {"runtime": "openvino", **UNSMOOTHED},
+    "int8 for tensorrt": {"runtime": "tensorrt"},
+    "int8 for tensorrt, smoothquant: 0": {"runtime": "tensorrt", **UNSMOOTHED},
+    "float8 for tensorrt": {"runtime": "tensorrt", "precision": "float8"},
+    "int4 for tensorrt": {"runtime": "tensorrt", "precision": "int4"},
+    "int4 for tensorrt, smoothquant: 0": {"runtime": "tensorrt", "precision": "int4", **UNSMOOTHED},
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +94,107 @@ class Outliers:
 PRETRAINED = Outliers()
 
 
+class NotAPlainVit(ArtifactError):
+    """A model whose residual stream `with_outliers` does not know."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cifar", type=Path)
+    kept = {model.name: model for model in small_models()}
+    parser.add_argument("--small", nargs="*", default=list(kept), choices=kept, metavar="NAME", help=", ".join(kept))
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    cifar = Cifar.model_validate(
+        {"source": "cifar10", "path": str(asked.cifar.absolute()), "few_shot": {"shots": SHOTS}}
+    )
+    data = dataset_artifacts({"cifar": cifar}, Path.cwd(), [CALIBRATION, TEST])
+    measured, refused = dict[str, Json](), dict[str, str]()
+    with single_stages(terminal_context()) as stages:
+        for name in asked.small:
+            try:
+                measured[name] = _measured(kept[name], stages, data, asked.images, asked.threads)
+            except NotAPlainVit as error:
+                refused[name] = str(error.got)
+    publish("outliers", {"models": models_before("outliers") | measured, "left_out": refused})
+
+
+def _measured(model: SmallModel, stages: SingleStages, data: Mapping[str, Artifact], images: int, threads: int) -> Json:
+    plain, test = stages.make(model.stage), open_dataset(data[TEST])
+    canvases = preprocessed((test.image(index) for index in range(images)), plain.io.preprocess)
+    calibration = _first_images(open_dataset(data[CALIBRATION]), plain)
+    module = open_checkpoint(plain).module
+    changed = with_outliers(module, calibration)
+    models = {"plain": plain, "outliers": _loaded(changed, model, stages)}
+    assert test.labels is not None
+    return {
+        "conditions": conditions(),
+        "images": images,
+        "stream": {
+            "plain": stream_sizes(module, calibration),
+            "outliers": stream_sizes(changed, calibration),
+        },
+        "forms": {
+            name: _forms(checkpoint, stages, data[CALIBRATION], canvases, test.labels[:images], threads)
+            for name, checkpoint in models.items()
+        },
+    }
+
+
+def _first_images(dataset: Dataset, model: Artifact) -> Tensor:
+    images = (dataset.image(index) for index in range(len(dataset)))
+    return torch.from_numpy(preprocessed(images, model.io.preprocess))
+
+
+def _loaded(changed: VisionTransformer, model: SmallModel, stages: SingleStages) -> Artifact:
+    """The checkpoint of a model with outliers."""
+    args = {**model.stage.model_args, "of": model.stage.model, "epsilon": epsilon_of(changed)}
+    fields = {**model.stage.model_dump(), "id": f"{model.name}-outliers", "model": NAME, "model_args": args}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "model.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in changed.state_dict().items()}, weights)
+        return stages.make(Load.model_validate({**fields, "weights": str(weights)}))
+
+
+def _forms(
+    checkpoint: Artifact,
+    stages: SingleStages,
+    calibration: Artifact,
+    canvases: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    threads: int,
+) -> dict[str, Json]:
+    """Each form of a model, with its SQNR and agreement with the float file, accuracy, and the layers kept float."""
+    name = checkpoint.id
+    as_float = stages.make(Export(stage="export", id=f"{name}-float", model=name), model=checkpoint)
+    expected = _answers(as_float, canvases, threads)
+    rows: dict[str, Json] = {"float32": {"top1": float(np.mean(expected.argmax(1) == labels))}}
+    for form, fields in FORMS.items():
+        if form == "float16":
+            config = Export(stage="export", id=f"{name}-float16", model=name, precision="float16")
+            made = stages.make(config, model=checkpoint)
+        else:
+            asked = {"stage": "quantize", "id": f"{name}-int8", "model": name, "calibration": CALIBRATION}
+            quantize = Quantize.model_validate({**asked, "placement": "all", **fields})
+            made = stages.make(quantize, model=as_float, calibration=calibration)
+        got = _answers(made, canvases, threads)
+        rows[form] = {
+            "sqnr_db": sqnr_db(got, expected),
+            "agreement": float(np.mean(got.argmax(1) == expected.argmax(1))),
+            "top1": float(np.mean(got.argmax(1) == labels)),
+            "kept_float": made.metrics.get("kept_float", 0),
+        }
+    return rows
+
+
+def _answers(model: Artifact, canvases: NDArray[np.float32], threads: int) -> NDArray[np.float64]:
+    """Centered logits (images, classes)."""
+    session = session_as_declared(model.file("model.onnx"), model.io, model.model_file.options, threads)
+    return centered_outputs(session, np.array_split(canvases, max(1, len(canvases) // BATCH)))
+
+
 def with_outliers(model: nn.Module, images: Tensor, outliers: Outliers = PRETRAINED) -> VisionTransformer:
     """A copy of a ViT with large activations and, to rounding, equal logits.
 
@@ -61,10 +209,10 @@ def with_outliers(model: nn.Module, images: Tensor, outliers: Outliers = PRETRAI
         images: (N, 3, H, W). The residual stream is as large as asked for on them.
 
     Raises:
-        ArtifactError: the model is not a plain ViT of timm's; the error names what is different.
+        NotAPlainVit: the error names what is different.
     """
     if reason := _why_refused(model):
-        raise ArtifactError(
+        raise NotAPlainVit(
             "outliers cannot be given to this model", where=type(model).__name__, got=reason, expected=TAKEN
         )
     assert isinstance(model, VisionTransformer)
@@ -104,13 +252,14 @@ def vit_with_epsilon(
     pretrained: bool = False, *, of: str = "deit_tiny_patch16_224", epsilon: float = EPSILON, **options: Any
 ) -> VisionTransformer:
     """timm's ViT of the name `of`, with this ε in each layer norm of the residual stream."""
-    model: VisionTransformer = timm.create_model(of, **options)
+    model: Any = timm.create_model(of, **options)
     for norm, _ in _normed_layers(model):
         norm.eps = epsilon
-    return model
+    vit: VisionTransformer = model
+    return vit
 
 
-def epsilon_of(model: VisionTransformer) -> float:
+def epsilon_of(model: nn.Module) -> float:
     """The ε of the layer norms of the residual stream, an argument of `vit_with_epsilon`."""
     return _normed_layers(model)[0].norm.eps
 
@@ -122,7 +271,7 @@ class _NormedLayers(NamedTuple):
     readers: Sequence[nn.Linear]
 
 
-def _normed_layers(model: nn.Module) -> list[_NormedLayers]:
+def _normed_layers(model: Any) -> list[_NormedLayers]:
     """The layer norms of the residual stream, in the order of the layers."""
     layers = [
         _NormedLayers(norm, (reader,))
@@ -142,7 +291,7 @@ def _scale_stream(model: VisionTransformer, factor: float) -> None:
         writer *= factor
 
 
-def _writers(model: VisionTransformer) -> Iterator[Tensor]:
+def _writers(model: Any) -> Iterator[Tensor]:
     """The weights and biases that make the residual stream: sums of what they give."""
     embeddings = (model.cls_token, model.reg_token, model.pos_embed, getattr(model, "dist_token", None))
     yield from (embedding for embedding in embeddings if embedding is not None)
@@ -172,3 +321,7 @@ def _why_refused(model: nn.Module) -> str:
 
 def _is_plain(block: nn.Module) -> bool:
     return type(block) is Block and type(block.attn) is Attention and type(block.mlp) is Mlp
+
+
+if __name__ == "__main__":
+    main()

@@ -238,7 +238,7 @@ RULES: tuple[Rule, ...] = (
 INFINITE = 65520.0  # float16 rounds smaller values down to 65504
 FROM_FLOAT32 = "write it from the float32 model by `export --precision float16` or `quantize --runtime tensorrt`"
 WHOLE_NORM = (
-    f"export it with opset {OLDEST_OPSET} or later, which keeps a layer norm one operator, or leave this norm in float32; "
+    f"export it with opset {OLDEST_OPSET} or later, where a layer norm is one operator, or leave this norm in float32; "
     "`export --precision float16` and `quantize --runtime tensorrt` do both"
 )
 QUANTIZE_AGAIN = "quantize the float model with --runtime tensorrt"

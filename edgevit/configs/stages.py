@@ -199,8 +199,8 @@ class Quantize(Stage):
     )
     smoothquant: Fraction | None = Field(
         None,
-        description="SmoothQuant strength α; 0.5 is usual, and 0 turns it off. By default, 0.5 is tried if a layer norm "
-        "has a channel 8 times as large as the median channel, and kept if the SQNR is higher.",
+        description="SmoothQuant strength α; 0.5 is usual, and 0 turns it off. By default, 0.5 is tried if a channel "
+        "of a layer norm is 8 times as large as the median channel, and used if the SQNR is higher.",
     )
     bias_correction: bool = Field(
         False,

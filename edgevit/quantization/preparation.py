@@ -84,9 +84,9 @@ def _closer_if_smoothed(
     before, after = analysis.sqnr_db(ready), analysis.sqnr_db(smooth)
     layers = [f"{name} ({ratio:.3g} times)" for name, ratio in outliers.items()]
     progress.say(
-        f"    {config.id}: a channel far above the median channel enters {len(layers)} layers: {listed(layers, shown=3)}; "
-        f"the SQNR is {before:.1f} dB, and {after:.1f} dB with smoothquant: {AUTOMATIC:g}, which is "
-        f"{'used' if after > before else 'not used'}"
+        f"    {config.id}: a channel far above the median channel enters {len(layers)} layers: "
+        f"{listed(layers, shown=3)}; the SQNR is {before:.1f} dB, and {after:.1f} dB with smoothquant: {AUTOMATIC:g}, "
+        f"which is {'used' if after > before else 'not used'}"
     )
     return smooth if after > before else ready
 

@@ -128,9 +128,9 @@ def _advice(config: Quantize, sensitivities: Sequence[Sensitivity]) -> str:
     if config.calibrator == "trained":
         return "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
     steps = [
+        *(["leave smoothquant: 0 out"] if config.smoothquant == 0 else []),
         *(["calibrate on more images of the kind the model will see"] if config.precision != "int4" else []),
         *(["set bias_correction: true"] if not config.bias_correction else []),
-        *(["leave smoothquant: 0 out"] if config.smoothquant == 0 else []),
         "take calibrator: percentile" if config.precision == "int8" else "take precision: int8",
     ]
     costly = [layer.node for layer in sensitivities]

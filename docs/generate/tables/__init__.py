@@ -31,6 +31,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "grocery_few_shot": few_shot.grocery_few_shot,
     "newcomer": peers.newcomer,
     "omniglot_episodes": few_shot.omniglot_episodes,
+    "outliers": compression.outliers,
     "overhead": whole_path.spreads,
     "profile_agreement": whole_path.spreads,
     "quantization_accuracy": compression.quantization_accuracy,

@@ -59,6 +59,46 @@ def quantization_accuracy(result: Json) -> Iterator[Table]:
         )
 
 
+def outliers(result: Json) -> Iterator[Table]:
+    models = result["models"]
+    for name, found in models.items():
+        plain, changed = found["forms"]["plain"], found["forms"]["outliers"]
+        rows = [
+            (
+                code(form),
+                decibels(plain[form]["sqnr_db"]),
+                percent(plain[form]["agreement"]),
+                decibels(changed[form]["sqnr_db"]),
+                percent(changed[form]["agreement"]),
+                str(changed[form]["kept_float"]),
+            )
+            for form in plain
+            if form in changed and form != "float32"
+        ]
+        yield Table(
+            name,
+            ("form", "plain: SQNR", "same top-1", "with outliers: SQNR", "same top-1", "layers in float"),
+            tuple(rows),
+            f"Against the float file of the same model, on {found['images']} test images. In the forms named "
+            "`smoothquant: 0`, every layer is quantized.",
+        )
+    streams = [
+        (spelled(name), *(_from_first_to_last(found["stream"][kind]) for kind in ("plain", "outliers")))
+        for name, found in models.items()
+    ]
+    yield Table(
+        "stream",
+        ("model", "plain", "with outliers"),
+        tuple(streams),
+        "Largest magnitude that enters the first and the last layer norm, on the calibration images.",
+        "Residual stream",
+    )
+
+
+def _from_first_to_last(sizes: Sequence[float]) -> str:
+    return f"{sizes[0]:,.0f} to {sizes[-1]:,.0f}"
+
+
 def compositions(result: Json) -> Iterator[Table]:
     whole = result["rows"]["whole/0"]["macs"]
     rows = [
