@@ -7,7 +7,7 @@ with a few large channels, and a token of massive activations (Sun et al. 2024, 
 Models"; Xiao et al. 2023, "SmoothQuant"). `with_outliers` gives them to a ViT and leaves its function as it is.
 
 Each model in models/ that is a plain ViT is exported and quantized twice: as it is, and with outliers. Calibration:
-minmax, 256 training images. `placement: all`. The forms named "smoothquant: 0" have every layer quantized
+minmax, 100 training images. `placement: all`. The forms named "smoothquant: 0" have every layer quantized
 (`min_sqnr_db: 0`); the others are as `quantize` writes them by itself. SQNR and agreement of top-1 are against the
 float file of the same model, on the first test images, in ONNX Runtime or OpenVINO. float16 is rounded as declared.
 Other models are named with the reason why they are left out. Models that an earlier run measured stay in the results.
@@ -52,7 +52,7 @@ EPSILON = 1e-6  # of timm's layer norms
 TAKEN = "a VisionTransformer of timm's with layer norms before each layer, such as deit_tiny_patch16_224"
 
 CALIBRATION, TEST = "cifar.support", "cifar.test"
-SHOTS = 30  # training images a class
+SHOTS = 10  # training images a class
 BATCH = 50
 UNSMOOTHED: Json = {"smoothquant": 0, "min_sqnr_db": 0}
 FORMS: dict[str, Json] = {  # fields of `quantize`; `export` alone makes float16

@@ -59,44 +59,50 @@ def quantization_accuracy(result: Json) -> Iterator[Table]:
         )
 
 
-def outliers(result: Json) -> Iterator[Table]:
-    models = result["models"]
-    for name, found in models.items():
-        plain, changed = found["forms"]["plain"], found["forms"]["outliers"]
-        rows = [
-            (
-                code(form),
-                decibels(plain[form]["sqnr_db"]),
-                percent(plain[form]["agreement"]),
-                decibels(changed[form]["sqnr_db"]),
-                percent(changed[form]["agreement"]),
-                str(changed[form]["kept_float"]),
-            )
-            for form in plain
-            if form in changed and form != "float32"
-        ]
-        yield Table(
-            name,
-            ("form", "plain: SQNR", "same top-1", "with outliers: SQNR", "same top-1", "layers in float"),
-            tuple(rows),
-            f"Against the float file of the same model, on {found['images']} test images. In the forms named "
-            "`smoothquant: 0`, every layer is quantized.",
+def quantization_gate(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            spelled(model),
+            fixed(2)(form["contrast"]),
+            decibels(form["sqnr_db"]),
+            ranged(form["pool"], percents),
+            points_lost(form["support"]),
+            points_lost(form["validation"]),
+            points_lost(form["truth"]),
         )
-    streams = [
-        (spelled(name), *(_from_first_to_last(found["stream"][kind]) for kind in ("plain", "outliers")))
-        for name, found in models.items()
+        for model, forms in result["rows"].items()
+        for form in forms
     ]
     yield Table(
-        "stream",
-        ("model", "plain", "with outliers"),
-        tuple(streams),
-        "Largest magnitude that enters the first and the last layer norm, on the calibration images.",
-        "Residual stream",
+        "forms",
+        (
+            "model",
+            "contrast of the calibration images",
+            "SQNR",
+            "changed answers, 1,000 training images",
+            "points lost, 50 training images",
+            "points lost, 1,000 other images",
+            "true loss, 2,000 test images",
+        ),
+        tuple(rows),
+        WITH_RANGE,
     )
-
-
-def _from_first_to_last(sizes: Sequence[float]) -> str:
-    return f"{sizes[0]:,.0f} to {sizes[-1]:,.0f}"
+    gates = {
+        "sqnr": "SQNR, 10 dB",
+        "support": "top-1 on 50 training images, 1 point",
+        "validation": "top-1 on 1,000 other images, 1 point",
+        "both": "SQNR, and top-1 on 1,000 other images",
+    }
+    judged = result["summary"]["gates"]
+    yield Table(
+        "gates",
+        ("gate", "right", "passes a form that loses more than 1 point", "refuses a form that does not"),
+        tuple(
+            (title, *(str(judged[gate][count]) for count in ("right", "passes_too_lossy", "refuses_good")))
+            for gate, title in gates.items()
+        ),
+        f"Of {result['summary']['forms']} forms, {result['summary']['too_lossy']} lose more than one point.",
+    )
 
 
 def compositions(result: Json) -> Iterator[Table]:
