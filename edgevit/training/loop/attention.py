@@ -17,8 +17,8 @@ SWITCH = "fused_attn"  # timm's name for the choice, on each attention layer
 def fastest_attention(model: nn.Module, device: torch.device, precision: Precision) -> Iterator[None]:
     """Train timm's attention layers by plain matrix products where torch's fused kernel is slow.
 
-    On a CPU, the backward pass of `scaled_dot_product_attention` in bfloat16 takes more than half of the step of a small
-    ViT (`benchmarks/training_speed.py`). The layers are as before afterwards.
+    On a CPU, the kernel's backward pass in bfloat16 takes about half of a small ViT's step
+    (`benchmarks/distillation_speed.py`). Afterwards, the layers are as they were before.
     """
     switched = (
         [module for module in model.modules() if getattr(module, SWITCH, False) is True]
