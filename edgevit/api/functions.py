@@ -154,7 +154,8 @@ def compile(model: ModelLike, target: str = LOCAL_CPU, **options: Any) -> Model:
     """Compile an ONNX model for the runtime of a target. Its answers are checked against the model's.
 
     Args:
-        target: where the model will run: "local-cpu", or a name in targets.yaml for a TensorRT engine.
+        target: where the model will run: "local-cpu", or a name in targets.yaml. A TensorRT engine is built on
+            "local-gpu", or on a machine in targets.yaml.
         options: more options of the stage `compile`: `runtime` ("tensorrt" builds an engine), and for an engine
             `batch_size`, `max_batch`, `builder_level`, `workspace_mib`, …
 

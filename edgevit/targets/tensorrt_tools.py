@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edgevit.configs.targets import TensorrtChoice
 from edgevit.errors import TargetError
 from edgevit.targets.boards import HostFacts
-from edgevit.targets.boards.versions import tensorrt_release, version_numbers
+from edgevit.targets.boards.versions import NEWEST_TENSORRT, tensorrt_release, version_numbers
 
 
 @dataclass(frozen=True)
@@ -72,5 +72,12 @@ def _missing(facts: HostFacts, choice: TensorrtChoice | None, where: str) -> Tar
         "edgevit builds and runs engines with trtexec or TensorRT's Python module, which the target lacks",
         where=where,
         got=got,
-        next=f"sudo apt install {install[choice]}",
+        next=f"sudo apt install {install[choice]}{_or_pip(facts, choice)}",
     )
+
+
+def _or_pip(facts: HostFacts, choice: TensorrtChoice | None) -> str:
+    """The other way to the Python module. On a Jetson there is none: the module comes with JetPack."""
+    if facts.kind == "jetson" or choice == "trtexec":
+        return ""
+    return f", or {facts.system.executable} -m pip install 'tensorrt<{NEWEST_TENSORRT + 1}' numpy pillow"

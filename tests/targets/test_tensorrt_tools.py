@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgevit.configs.targets import SshTarget, TensorrtChoice
+from edgevit.configs.targets import MachineTarget, TensorrtChoice
 from edgevit.errors import TargetError
 from edgevit.targets.asked import asked
 from edgevit.targets.boards import HostFacts, host_facts
@@ -70,7 +70,7 @@ def test_what_is_not_there_is_an_error_with_the_next_step(
 
 def test_devices_check_names_what_is_asked_for_and_missing(orin: HostFacts) -> None:
     def gaps(choice: TensorrtChoice | None) -> list[str]:
-        config = SshTarget.model_validate({"host": "ssh://orin.local", "tensorrt": choice})
+        config = MachineTarget.model_validate({"host": "ssh://orin.local", "tensorrt": choice})
         return [finding.found for finding in asked(config, with_tools(orin, TRTEXEC, None))]
 
     assert gaps(None) == gaps("trtexec") == []
