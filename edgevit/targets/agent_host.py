@@ -93,8 +93,8 @@ class AgentHost:
             raise TargetError(
                 "a TensorRT engine is measured in turns with another engine only",
                 where=self.name,
-                got=f"the ONNX file '{(b if are_engines[0] else a).id}'",
-                next=f"compile it with runtime: tensorrt and target: {self.name}",
+                got=f"'{(b if are_engines[0] else a).id}', which is none",
+                next=f"compile its ONNX file with runtime: tensorrt and target: {self.name}",
             )
         from edgevit.targets.remote_session import race_on
 
