@@ -147,10 +147,16 @@ def _problem_of_target(
     """The first problem with the target of a stage. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
     is_tensorrt = getattr(stage, "runtime", None) == TENSORRT.name
-    if name == LOCAL_GPU and isinstance(stage, (Quantize, Prune, Compile)) and not is_tensorrt:
-        return Problem(f"{ONNXRUNTIME.title} does not run on {name}", f"{LOCAL_CPU}, or a name of edgevit devices")
+    if name == LOCAL_GPU and isinstance(stage, Compile) and not is_tensorrt:
+        what = f"{ONNXRUNTIME.title} compiles a model for a GPU each time it loads it"
+        return Problem(what, "no compile stage, or runtime: tensorrt")
     if name == LOCAL_CPU and isinstance(stage, Compile) and is_tensorrt:
         return Problem("TensorRT does not run on a CPU", f"{LOCAL_GPU}, or a name of edgevit devices")
+    model: str = getattr(stage, "model", "")
+    kind = kinds.get(model)
+    if name == LOCAL_GPU and kind == "engine" and model not in engines:
+        what = f"'{model}' is compiled for this machine's CPU"
+        return Problem(what, f"target: {LOCAL_CPU}, or the ONNX file that it is compiled from")
     if name in LOCAL_TARGETS:
         return None
     targets = targets_by_name(folder)
@@ -163,8 +169,6 @@ def _problem_of_target(
     if isinstance(stage, Prune) and config is not None and config.runtime == TENSORRT.name:
         what = f"prune times models in {ONNXRUNTIME.title}, and '{name}' is meant for TensorRT (targets.yaml)"
         return Problem(what, "keep_macs or keep_params, or another target")
-    model: str = getattr(stage, "model", "")
-    kind = kinds.get(model)
     if kind == "engine" and model not in engines:
         what = f"'{name}' is a machine of targets.yaml, and '{model}' is compiled for this machine's CPU"
         return Problem(what, "the ONNX file that it is compiled from")

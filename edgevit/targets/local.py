@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Compile
@@ -51,23 +52,23 @@ class LocalCpu:
 
     def _opener(self, model: Artifact, options: SessionOptions) -> Load:
         if runtime_of(model) == TORCH.name:
-            from edgevit.runtimes.torch.session import open_session
-
-            return partial(open_session, model, options, "cpu")
+            return _torch_opener(model, options, "cpu")
         from edgevit.runtimes.sessions import session_opener
 
         return session_opener(model, options)
 
 
 class LocalGpu:
-    """The first NVIDIA GPU of this machine: checkpoints run in torch, and engines in TensorRT, by an agent.
+    """The first NVIDIA GPU of this machine.
+
+    Checkpoints run in torch, ONNX files in the CUDA provider of ONNX Runtime, and engines in TensorRT, by an agent.
 
     Args:
         say: receives a line where a user waits.
     """
 
     name = LOCAL_GPU
-    runtimes = (TORCH.name, TENSORRT.name)
+    runtimes = (TORCH.name, ONNXRUNTIME.name, TENSORRT.name)
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._target, self._say = NamedTarget(self.name), say
@@ -85,18 +86,32 @@ class LocalGpu:
 
     def compile(self, model: Artifact, out: Path, config: Compile, check: Check = unchecked) -> Compiled:
         if config.runtime != TENSORRT.name:
-            raise _not_here(config.runtime, self.name, self.runtimes)
+            raise TargetError(
+                f"{RUNTIMES[config.runtime].title} compiles a model for a GPU each time it loads it",
+                where=self.name,
+                got=f"runtime: {config.runtime}",
+                next="leave compile out, or set runtime: tensorrt",
+            )
         self.describe(config.runtime)
         return self._engines.compile(model, out, config, check)
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
-        self.describe(runtime_of(model))
-        if runtime_of(model) == TENSORRT.name:
+        runtime = runtime_of(model)
+        self.describe(runtime)
+        if runtime == TENSORRT.name:
             with self._engines.open(model, options) as session:
                 yield session
+        elif runtime == TORCH.name:
+            yield _torch_opener(model, options, "cuda")()
         else:
-            yield self._opener(model, options)()
+            from edgevit.runtimes.onnxruntime.cuda_session import cuda_opener
+
+            loaded = cuda_opener(model, options)()
+            if loaded.on_cpu:
+                counts = ", ".join(f"{count} × {operator}" for operator, count in loaded.on_cpu.items())
+                self._say(f"note: {model.id}: ONNX Runtime leaves operators to the CPU: {counts}")
+            yield loaded
 
     def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
         runtimes = [runtime_of(model) for model in (a, b)]
@@ -104,14 +119,25 @@ class LocalGpu:
             self.describe(runtime)
         if TENSORRT.name in runtimes:
             return self._engines.race(a, b, options, plan)
-        from edgevit.runtimes.torch.session import CudaClock
+        clock = None  # a run of ONNX Runtime ends when the GPU does
+        if TORCH.name in runtimes:
+            from edgevit.runtimes.torch.session import CudaClock
 
-        return _race(self._opener(a, options), self._opener(b, options), plan, CudaClock())
+            clock = CudaClock()
+        return _race(self._opener(a, options), self._opener(b, options), plan, clock)
 
     def _opener(self, model: Artifact, options: SessionOptions) -> Load:
-        from edgevit.runtimes.torch.session import open_session
+        if runtime_of(model) == TORCH.name:
+            return _torch_opener(model, options, "cuda")
+        from edgevit.runtimes.onnxruntime.cuda_session import cuda_opener
 
-        return partial(open_session, model, options, "cuda")
+        return cuda_opener(model, options)
+
+
+def _torch_opener(model: Artifact, options: SessionOptions, device: Literal["cpu", "cuda"]) -> Load:
+    from edgevit.runtimes.torch.session import open_session
+
+    return partial(open_session, model, options, device)
 
 
 def _race(a: Load, b: Load, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:

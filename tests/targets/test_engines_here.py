@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
@@ -19,7 +20,7 @@ from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli import app
 from edgevit.context import Context
-from edgevit.errors import ParityError, TargetError
+from edgevit.errors import ArtifactError, MissingDependency, ParityError, TargetError
 from edgevit.profiling import MeasurePlan, conditions, loop
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import SessionOptions, random_images
@@ -28,7 +29,7 @@ from edgevit.targets.connection import connected
 from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import NamedTarget
-from tests.small_models import checkpoint, float_onnx, workbench
+from tests.small_models import checkpoint, engine, float_onnx, workbench
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.ssh_host import is_gone
 from tests.targets.standin import BuiltStandin, Standin, build
@@ -86,8 +87,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
 
 
 def compiled(name: str, **fields: Any) -> Artifact:
-    options = {"model": int8().id, "runtime": "tensorrt", "target": "local-gpu", "max_batch": 8, **fields}
-    return workbench().run("compile", name, **options)
+    return workbench().run("compile", name, **{"model": int8().id, "runtime": "tensorrt", **fields}, target="local-gpu")
 
 
 def test_a_recipe_builds_an_engine_on_this_machine_and_measures_it(play: Play, tmp_path: Path) -> None:
@@ -117,18 +117,23 @@ def test_a_recipe_builds_an_engine_on_this_machine_and_measures_it(play: Play, t
 def test_engines_of_this_machine_are_compared_and_raced(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "STARTS", 6)
     play(PC)
-    engine, target, images = compiled("raced-here"), target_for("local-gpu", Context()), random_images(int8().io, 10)
-    with target.open(engine, SessionOptions()) as there:
+    built, target, images = (
+        compiled("raced-here", max_batch=8),
+        target_for("local-gpu", Context()),
+        random_images(int8().io, 10),
+    )
+    with target.open(built, SessionOptions()) as there:
         got = there.infer({"image": images})["logits"]
     with LocalCpu().open(int8(), SessionOptions()) as here:
         np.testing.assert_allclose(got, here.infer({"image": images})["logits"], rtol=1e-3, atol=1e-4)
-    raced = target.race(engine, engine, SessionOptions(), MeasurePlan(warmup_s=0.01, duration_s=0.06, min_runs=12))
-    assert (raced.is_replayed, raced.ratio) == (True, pytest.approx(1, rel=1e-3))
+    raced = target.race(built, built, SessionOptions(), MeasurePlan(warmup_s=0.01, duration_s=0.06, min_runs=12))
+    assert raced.is_replayed
+    assert raced.ratio == pytest.approx(1, rel=1e-3)
     with pytest.raises(TargetError, match="in turns with another engine only"):
-        target.race(engine, checkpoint(), SessionOptions(), base.CHOICE)
+        target.race(built, checkpoint(), SessionOptions(), base.CHOICE)
     # The GPU is replaced.
     play(Standin(FILES, {**ANSWERS, "nvidia-smi": "NVIDIA L40, 570.86.15, 8.9\n"}, trtexec=L4))
-    with pytest.raises(TargetError, match="built for another machine") as caught, target.open(engine, SessionOptions()):
+    with pytest.raises(TargetError, match="built for another machine") as caught, target.open(built, SessionOptions()):
         pass
     assert "NVIDIA L4'] and ['NVIDIA L40'" in str(caught.value.got)
 
@@ -174,6 +179,25 @@ def test_what_this_machine_lacks_is_said(lacks: tuple[str, ...], says: str, next
         compiled("engine-of-nothing")
 
 
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="needs an ONNX Runtime without CUDA"
+)
+def test_an_onnxruntime_without_cuda_is_named(play: Play) -> None:
+    play(PC)
+    target = target_for("local-gpu", Context())
+    assert target.describe("onnxruntime").hardware["gpu"]["model"] == "NVIDIA L4"
+    with pytest.raises(MissingDependency, match="has no CUDA provider") as caught:
+        target.open(float_onnx(), SessionOptions()).__enter__()
+    assert "CPUExecutionProvider" in str(caught.value.got)
+    assert "pip install onnxruntime-gpu" in str(caught.value.next)
+    with pytest.raises(MissingDependency, match="has no CUDA provider"):
+        target.race(float_onnx(), float_onnx(), SessionOptions(), base.CHOICE)
+    with pytest.raises(ArtifactError, match="was compiled for a CPU"):
+        target.open(engine(), SessionOptions()).__enter__()
+    with pytest.raises(TargetError, match="compiles a model for a GPU each time"):
+        compiled("graph-for-a-gpu", runtime="onnxruntime", model=float_onnx().id)
+
+
 def test_a_name_for_this_machine_has_settings(play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(PC)
     monkeypatch.chdir(tmp_path)
@@ -185,11 +209,11 @@ def test_a_name_for_this_machine_has_settings(play: Play, tmp_path: Path, monkey
     checked = json.loads(CliRunner().invoke(app, ["devices", "check", "pc", "--json"]).stdout)
     assert checked["facts"]["gpus"] == ["NVIDIA L4"]
     assert {finding["name"]: finding["state"] for finding in checked["findings"]}["trtexec"] == "ok"
-    engine = workbench().run(
+    built = workbench().run(
         "compile", "of-pc", Context(folder=tmp_path), model=int8().id, runtime="tensorrt", target="pc", max_batch=4
     )
-    assert engine.model_file.bound_to is not None
-    assert engine.model_file.bound_to.name == "pc"
+    assert built.model_file.bound_to is not None
+    assert built.model_file.bound_to.name == "pc"
     assert (tmp_path / "work" / "files").is_dir()
     with pytest.raises(TargetError, match="torch does not run on pc"):
         target_for("pc", Context(folder=tmp_path)).open(checkpoint(), SessionOptions()).__enter__()
