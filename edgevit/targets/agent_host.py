@@ -209,7 +209,6 @@ class AgentHost:
             }
             own = {
                 **self._tools(facts).versions,
-                "tensorrt_full": facts.tensorrt_full,
                 "cuda": facts.cuda,
                 "l4t": facts.l4t,
                 "driver": facts.driver,

@@ -21,11 +21,13 @@ class TensorrtTools:
 
     Attributes:
         version: of its TensorRT.
+        full_version: with all numbers that the machine tells of it.
         trtexec: the path or name of trtexec; None where the Python module builds and times engines.
         has_module: whether the Python module computes outputs.
     """
 
     version: str
+    full_version: str
     trtexec: str | None
     has_module: bool
 
@@ -37,7 +39,7 @@ class TensorrtTools:
     @property
     def versions(self) -> dict[str, str | None]:
         """For a fingerprint. The program counts: its latencies are taken in another way than trtexec's."""
-        own: dict[str, str | None] = {"tensorrt": self.version}
+        own: dict[str, str | None] = {"tensorrt": self.version, "tensorrt_full": self.full_version}
         return own if self.trtexec is not None else {**own, "tensorrt_by": "python"}
 
 
@@ -56,8 +58,13 @@ def tools_of(facts: HostFacts, choice: TensorrtChoice | None, where: str) -> Ten
     if version is None:
         raise _missing(facts, choice, where)
     tensorrt_release(version)
-    is_of_equal_version = module is not None and version_numbers(module)[:3] == version_numbers(version)[:3]
-    return TensorrtTools(version, trtexec, is_of_equal_version)
+    full = facts.tensorrt_full if _are_equal(facts.tensorrt_full, version) else None  # else of trtexec, not asked for
+    return TensorrtTools(version, full or version, trtexec, has_module=_are_equal(module, version))
+
+
+def _are_equal(version: str | None, other: str) -> bool:
+    """Whether two versions have equal first numbers. The first three decide whether an engine is loaded."""
+    return version is not None and version_numbers(version)[:3] == version_numbers(other)[:3]
 
 
 def _missing(facts: HostFacts, choice: TensorrtChoice | None, where: str) -> TargetError:

@@ -16,11 +16,13 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
+import edgevit
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli import app
 from edgevit.context import Context
-from edgevit.errors import ArtifactError, MissingDependency, ParityError, TargetError
+from edgevit.errors import ArtifactError, MissingDependency, ParityError, RecipeError, TargetError
+from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.profiling import MeasurePlan, conditions, loop
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import SessionOptions, random_images
@@ -114,6 +116,7 @@ def test_a_recipe_builds_an_engine_on_this_machine_and_measures_it(play: Play, t
     assert {folder.name for folder in (tmp_path / "cache").iterdir()} >= {"files", "jobs"}
 
 
+@pytest.mark.slow
 def test_engines_of_this_machine_are_compared_and_raced(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "STARTS", 6)
     play(PC)
@@ -239,3 +242,15 @@ def test_an_agent_that_is_killed_is_started_again(play: Play, tmp_path: Path) ->
     assert first != second
     assert is_gone(second)  # it ends with the connection
     assert said == ["the line to local-gpu dropped; connecting again"]
+
+
+@pytest.mark.slow
+def test_the_python_face_finds_the_first_wrong_node(play: Play) -> None:
+    nodes = read_onnx(onnx_file(int8())).graph.node
+    node = next(node.name for node in nodes if "blocks.1.mlp.fc2" in node.name and node.op_type == "MatMul")
+    play(PC).vary("wrong-from", node)
+    found = edgevit.first_difference(onnx_file(int8()), "local-gpu", max_batch=7)
+    assert found.first is not None
+    assert (found.first.node, found.is_whole) == (node, True)
+    with pytest.raises(RecipeError, match="max_batch"):
+        edgevit.first_difference(onnx_file(int8()), "local-gpu", max_batch=0)
