@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ FILES = {
     f"{ZONE}/type": "x86_pkg_temp\n",
     f"{ZONE}/temp": "51000\n",
 }
+WITHOUT_TRTEXEC = {"nvidia-smi": ANSWERS["nvidia-smi"]}
 PC = Standin(FILES, ANSWERS, trtexec=L4)
 RECIPE = """\
 name: pc
@@ -180,6 +182,15 @@ def test_what_this_machine_lacks_is_said(lacks: tuple[str, ...], says: str, next
     assert next_step in str(caught.value.next)
     with pytest.raises(TargetError, match=says):
         compiled("engine-of-nothing")
+
+
+@pytest.mark.parametrize(("standin", "state"), [(PC, "ok"), (replace(PC, answers=WITHOUT_TRTEXEC), "absent")])
+def test_what_is_here_for_engines_is_looked_at(standin: Standin, state: str, play: Play) -> None:
+    play(standin)
+    checked = CliRunner().invoke(app, ["devices", "check", "local-gpu", "--json"])
+    states = {finding["name"]: finding["state"] for finding in json.loads(checked.stdout)["findings"]}
+    assert (states["gpu"], states["tensorrt"], states["trtexec"]) == ("ok", state, state)
+    assert checked.exit_code == 0
 
 
 @pytest.mark.skipif(
