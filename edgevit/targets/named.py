@@ -8,6 +8,7 @@ boards: [orin, pi]
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import sys
@@ -53,7 +54,7 @@ class NamedTarget:
         if self.config is not None:
             return self.config
         own, folder = MachineTarget(host=THIS_HOST, python=shlex.quote(sys.executable)), cache_folder()
-        return own if folder is None else own.model_copy(update={"work_folder": str(folder.absolute())})
+        return own if folder is None else own.model_copy(update={"work_folder": os.path.abspath(folder)})
 
 
 @dataclass(frozen=True)
