@@ -17,11 +17,12 @@ from edgevit.configs.targets import LOCAL_GPU
 from edgevit.errors import ArtifactError, MissingDependency, TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.model_file import RuntimeOptions, json_of_options
-from edgevit.profiling import MeasurePlan, Work
+from edgevit.profiling import Measurement, MeasurePlan, Work, measure
 from edgevit.runtimes.base import Arrays, HostSession, SessionOptions, check_batch, random_images, receipt
 from edgevit.runtimes.loading import PROVIDER as ON_CPU
 from edgevit.runtimes.loading import onnxruntime_options
 from edgevit.runtimes.onnxruntime.session import errors_explained, run_session
+from edgevit.runtimes.sessions import check_own_precision
 
 CUDA = "CUDAExecutionProvider"
 CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0"}  # products of float32 are computed in float32
@@ -42,6 +43,10 @@ class CudaSession(HostSession):
         self.on_cpu = operators_on_cpu(self._session)
         own = {"provider": CUDA, "provider_options": CUDA_OPTIONS, "operators_on_cpu": self.on_cpu}
         super().__init__(spec, {**conditions, **own})
+
+    def measure(self, plan: MeasurePlan) -> Measurement:
+        """As `Session.measure`. The temperature of the GPU is not in the kernel's thermal zones."""
+        return measure(self.work(plan), plan, conditions=self._conditions, temperature_c=lambda: None)
 
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run. For boundary `compute`, inputs and outputs are on the GPU; the run ends when the GPU does."""
@@ -67,13 +72,7 @@ def cuda_opener(model: Artifact, options: SessionOptions) -> Callable[[], CudaSe
         raise ArtifactError(
             "the model was compiled for a CPU", where=model.id, next="take the ONNX file that it was compiled from"
         )
-    if options.precision != "float32":
-        raise TargetError(
-            "an ONNX file runs in its own precision",
-            got=f"precision: {options.precision}",
-            expected="precision: float32",
-            next="leave 'precision' out; it is for checkpoints",
-        )
+    check_own_precision(options)
     check_has_cuda(onnxruntime.get_available_providers())
     conditions = receipt(model, ONNXRUNTIME.name, "cuda", options)
     return partial(
