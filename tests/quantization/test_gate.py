@@ -13,13 +13,14 @@ from edgevit.configs import Quantize
 from edgevit.context import Context
 from edgevit.data.dataset import ArrayImages, Dataset
 from edgevit.errors import ParityError, RecipeError
+from edgevit.evaluation.accuracy import Share
 from edgevit.evaluation.paired import paired_drop
 from edgevit.graphs.files import write_onnx
 from edgevit.model_file import OnnxruntimeOptions
 from edgevit.progress import SilentProgress
 from edgevit.quantization import CalibratedModel, calibrated
 from edgevit.quantization.candidates import Candidate, TrialRunner
-from edgevit.quantization.gate import AnswerChange, Share, Validation
+from edgevit.quantization.gate import AnswerChange, Validation
 from edgevit.quantization.sensitivity import SensitivityAnalysis
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import HostSession, input_batches
