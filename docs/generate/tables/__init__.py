@@ -17,9 +17,10 @@ MOST_FIGURES = 200  # of a table of all figures
 
 TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "calibration_images": compression.calibration_images,
-    "cifar10_exercise": whole_path.cifar10_exercise,
+    "cifar10_exercise_mobilenetv2": whole_path.cifar10_exercise,
     "cifar10_few_shot": few_shot.cifar10_few_shot,
-    "cifar10_students": few_shot.cifar10_students,
+    "cifar10_few_shot_mobilenetv2": few_shot.cifar10_few_shot,
+    "cifar10_students_mobilenetv2": few_shot.cifar10_students,
     "compositions": compression.compositions,
     "compression_peers": compression.compression_peers,
     "distillation_accuracy": distillation.distillation_accuracy,
@@ -28,7 +29,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "distillation_speed": distillation.distillation_speed,
     "enrollment": whole_path.enrollment,
     "first_commands": peers.first_commands,
-    "grocery_few_shot": few_shot.grocery_few_shot,
+    "grocery_few_shot_mobilenetv2": few_shot.grocery_few_shot,
     "newcomer": peers.newcomer,
     "omniglot_episodes": few_shot.omniglot_episodes,
     "overhead": whole_path.spreads,
