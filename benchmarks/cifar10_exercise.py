@@ -1,6 +1,6 @@
 """The exercise from data to report: recipes/cifar10-10way-5shot.yaml for several draws of the support.
 
-    python -m benchmarks.cifar10_exercise CIFAR ELSEWHERE WEIGHTS [--draws 3] [--runs runs]
+    python -m benchmarks.cifar10_exercise CIFAR ELSEWHERE WEIGHTS [--network NAME] [--draws 3] [--runs runs]
 
 CIFAR, ELSEWHERE and WEIGHTS are as for cifar10_students.py. The first draw starts from an empty --runs and gives the
 seconds from data to report; the students' bodies, which know no label, are trained in it and serve the other draws.
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import imagenet_mobilenetv2
 from benchmarks.common import ROOT, publish
+from benchmarks.imagenet_networks import add_network, result_name, settings_of_network
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
@@ -47,7 +47,7 @@ def main() -> None:
     names = rows[0]["top1"].keys()
     top1 = {name: np.array([row["top1"][name] for row in rows]) for name in names}
     publish(
-        "cifar10_exercise",
+        result_name("cifar10_exercise", asked.network),
         {
             "draws": rows,
             "top1": {name: mean_interval(values) for name, values in top1.items()},
@@ -61,8 +61,9 @@ def main() -> None:
 def parser_for(description: str | None, draws: int) -> argparse.ArgumentParser:
     """What both benchmarks of the exercise are told."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("cifar", "elsewhere", "weights"):
+    for name in ("cifar", "elsewhere"):
         parser.add_argument(name, type=Path)
+    add_network(parser)
     parser.add_argument("--draws", type=int, default=draws)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     return parser
@@ -73,9 +74,7 @@ def settings_of(asked: argparse.Namespace) -> list[str]:
     return [
         f"datasets.cifar.path={asked.cifar.absolute()}",
         f"datasets.elsewhere={{source: npz, path: {asked.elsewhere.absolute()}}}",
-        "stages.imagenet.pretrained=false",
-        f"stages.imagenet.weights={imagenet_mobilenetv2.weights_file(asked.weights, asked.runs)}",
-        f"stages.imagenet.model_args={imagenet_mobilenetv2.BICUBIC_ARGS}",
+        *settings_of_network(asked, "imagenet"),
     ]
 
 

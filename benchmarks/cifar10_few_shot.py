@@ -1,14 +1,13 @@
 """CIFAR-10, 10 classes with 5 labelled images each, on the features of a network trained on ImageNet: what heads reach.
 
-    python -m benchmarks.cifar10_few_shot CIFAR WEIGHTS [--draws 100] [--auto-draws 20] [--runs runs]
+    python -m benchmarks.cifar10_few_shot CIFAR WEIGHTS [--network NAME] [--draws 100] [--auto-draws 20] [--runs runs]
 
 About an hour on two cores; features are kept in --runs, and a run that was stopped goes on after them.
 
-CIFAR is a folder with cifar-10-batches-py. WEIGHTS is imagenet_mobilenet_v2_1.0_224_int8w.npz (see
-imagenet_mobilenetv2.py). The network sees images at 192 pixels (bicubic), answers over the image and its mirror
-image, and is not changed. Each draw takes 5 of 300 training images of each class as its support; transductive methods
-learn from 3,000 other training images without labels; all 10,000 test images are answered. Draws are the same for all
-methods and features.
+CIFAR is a folder with cifar-10-batches-py. WEIGHTS is the file of the network's weights (imagenet_networks.py). The
+network sees images at 192 pixels (bicubic), answers over the image and its mirror image, and is not changed. Each draw
+takes 5 of 300 training images of each class as its support; transductive methods learn from 3,000 other training images
+without labels; all 10,000 test images are answered. Draws are the same for all methods and features.
 
 Rows: raw pixels, a network with random weights, and the teacher, each by every head; for the teacher those that learn
 from the pool too, and `auto`, which chooses inside each support.
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import publish
-from benchmarks.imagenet_mobilenetv2 import networks
+from benchmarks.imagenet_networks import add_network, networks, result_name
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Cifar
@@ -48,12 +47,11 @@ Features = dict[str, Floats]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar", type=Path)
-    parser.add_argument("weights", type=Path)
+    add_network(parser)
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--auto-draws", type=int, default=20)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
-    asked.runs.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
     context, data, models = terminal_context(), data_of(asked.cifar), networks(asked, SIDE)
     teacher = features_of(models["teacher"], data, asked.runs, context)
@@ -61,8 +59,9 @@ def main() -> None:
     plan, few = EpisodePlan(None, SHOTS, None, asked.draws), EpisodePlan(None, SHOTS, None, asked.auto_draws)
     pixels = {role: _pixels(dataset) for role, dataset in data.items()}
     publish(
-        "cifar10_few_shot",
+        result_name("cifar10_few_shot", asked.network),
         {
+            "network": asked.network,
             "shots": SHOTS,
             "side_px": SIDE,
             "support_drawn_from": 10 * UNIVERSE,

@@ -1,6 +1,6 @@
 """The students' bodies of the exercise, in INT8: what heads reach on their features, draw by draw beside the teacher.
 
-    python -m benchmarks.cifar10_students CIFAR ELSEWHERE WEIGHTS [--draws 20] [--runs runs]
+    python -m benchmarks.cifar10_students CIFAR ELSEWHERE WEIGHTS [--network NAME] [--draws 20] [--runs runs]
 
 Data, draws and methods are those of cifar10_few_shot.py, the first 20 of them. ELSEWHERE is an .npz of other images,
 here the first 25,000 training images of CIFAR-100, whose labels are not used. The bodies are those of
@@ -23,6 +23,7 @@ import torch
 from benchmarks.cifar10_exercise import RECIPE, parser_for, settings_of
 from benchmarks.cifar10_few_shot import SHOTS, data_of, features_of, played
 from benchmarks.common import publish
+from benchmarks.imagenet_networks import result_name
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
@@ -52,7 +53,7 @@ def main() -> None:
         for name, methods in scores_of.items()
     }
     costs = {name: {key: model.metrics.get(key) for key in COSTS} for name, model in models.items()}
-    publish("cifar10_students", {"models": costs, "features": scores_of, "gains": gains})
+    publish(result_name("cifar10_students", asked.network), {"models": costs, "features": scores_of, "gains": gains})
 
 
 def _models(asked: argparse.Namespace, context: Context) -> dict[str, Artifact]:

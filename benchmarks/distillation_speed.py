@@ -1,12 +1,13 @@
-"""Images a second of distillation: edgevit, edgevit with the teacher's answers kept, and a plain loop over timm's task.
+"""Images a second of distillation: edgevit, with and without the teacher's answers kept, and a plain loop over timm.
 
     python -m benchmarks.distillation_speed [--rounds 5] [--steps 40]
 
 Same teacher (a ResNet-18), same student (a ViT of a fifth of its MACs), batch, images (embedded characters at 64 px),
-augmentation (random crop and flip), loss (labels and softened KL), AdamW; one process, no loader workers, float32. All
-three take turns within each round. The plain loop is what timm's README shows: timm's transforms in a DataLoader,
-`timm.task.LogitDistillationTask`, backward, step; it neither saves nor logs. `waiting` is the share of edgevit's time
-that went by until a batch was there; without loader workers, that is the time to make it.
+augmentation (random crop and flip), loss (labels and softened KL), AdamW; one process, no loader workers; float32, and
+bfloat16 by autocast. All take turns within each round. The plain loop is what timm's README shows: timm's transforms in
+a DataLoader, `timm.task.LogitDistillationTask`, backward, step; it neither saves nor logs. `waiting` is the share of
+edgevit's time that went by until a batch was there; without loader workers, that is the time to make it.
+`same_precision` compares the two loops in bfloat16.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from edgevit.artifacts import IOSpec
 from edgevit.configs import Augmentation, CrossEntropy, Glyphs, SoftDistillation, TeacherCache, Train
 from edgevit.context import Context
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
+from edgevit.inference.precision import Precision, autocast
 from edgevit.models import BuiltModel, create_model
 from edgevit.models.cost import macs_of
 from edgevit.training.distillation.teacher_cache import CachedTeacher
+from edgevit.training.distillation.teacher_from_config import FEWEST_VIEWS
 from edgevit.training.distillation.teachers import LiveTeacher, Teacher
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
@@ -56,8 +59,12 @@ def main() -> None:
     data = _characters(asked.steps)
     with tempfile.TemporaryDirectory() as folder:
         ways: dict[str, Callable[[int], Speed]] = {
-            "timm": lambda round_: Speed(_plain_loop(data, asked.steps)),
+            "timm": lambda round_: Speed(_plain_loop(data, "float32")),
+            "timm, bfloat16": lambda round_: Speed(_plain_loop(data, "bfloat16")),
             "edgevit": lambda round_: _edgevit(data, asked.steps, Path(folder) / f"live{round_}", None),
+            "edgevit, bfloat16": lambda round_: _edgevit(
+                data, asked.steps, Path(folder) / f"bfloat16{round_}", None, "bfloat16"
+            ),
             "edgevit, teacher cached": lambda round_: _edgevit(
                 data, asked.steps, Path(folder) / f"cached{round_}", Path(folder) / "cache"
             ),
@@ -65,7 +72,8 @@ def main() -> None:
         for run in ways.values():  # warm-up; it also fills the cache, as a first student does
             run(-1)
         rounds = [{name: run(round_) for name, run in ways.items()} for round_ in range(asked.rounds)]
-    ours = [name for name in ways if name != "timm"]
+    others = [name for name in ways if name != "timm"]
+    ours = [name for name in others if name.startswith("edgevit")]
     publish(
         "distillation_speed",
         {
@@ -79,8 +87,11 @@ def main() -> None:
             "images_per_s": {name: spread([speeds[name].images_per_s for speeds in rounds]) for name in ways},
             "over_timm": {
                 name: spread([speeds[name].images_per_s / speeds["timm"].images_per_s for speeds in rounds])
-                for name in ours
+                for name in others
             },
+            "same_precision": spread(
+                [speeds["edgevit, bfloat16"].images_per_s / speeds["timm, bfloat16"].images_per_s for speeds in rounds]
+            ),
             "waiting": {name: spread([speeds[name].waiting for speeds in rounds]) for name in ours},
         },
     )
@@ -107,10 +118,10 @@ def _student(data: Dataset) -> BuiltModel:
     return create_model("deit_tiny_patch16_224", len(data.classes), SIZE, STUDENT)
 
 
-def _edgevit(data: Dataset, steps: int, folder: Path, cache: Path | None) -> Speed:
+def _edgevit(data: Dataset, steps: int, folder: Path, cache: Path | None, precision: Precision = "float32") -> Speed:
     """Images a second of `fit`, from its call to its return, and what its log says of waiting."""
     folder.mkdir(parents=True)
-    built, live = _student(data), _live(data)
+    built, live = _student(data), _live(data, precision)
     teacher: Teacher = live
     if cache is not None:
         teacher = CachedTeacher(lambda: live, cache, {"benchmark": steps}, TeacherCache(), len(data.classes), BATCH)
@@ -121,6 +132,7 @@ def _edgevit(data: Dataset, steps: int, folder: Path, cache: Path | None) -> Spe
         data="glyphs.train",
         epochs=1,
         batch_size=BATCH,
+        precision=precision,
         augmentation=Augmentation(scale=SCALE, ratio=RATIO),
     )
     start = time.perf_counter()
@@ -144,14 +156,14 @@ def _waiting(metrics: Path) -> float:
     return float(np.average([row["waiting"] for row in rows], weights=steps / [row["images_per_s"] for row in rows]))
 
 
-def _live(data: Dataset) -> LiveTeacher:
+def _live(data: Dataset, precision: Precision) -> LiveTeacher:
+    """The teacher as the stage `distill` opens it for a long training."""
     built = _teacher(data)
-    return LiveTeacher(
-        built.module, IOSpec.for_classifier(built.preprocess, data.classes), data.classes, torch.device("cpu")
-    )
+    spec = IOSpec.for_classifier(built.preprocess, data.classes)
+    return LiveTeacher(built.module, spec, data.classes, torch.device("cpu"), precision=precision, images=FEWEST_VIEWS)
 
 
-def _plain_loop(data: Dataset, steps: int) -> float:
+def _plain_loop(data: Dataset, precision: Precision) -> float:
     """Images a second of timm's task over its own transforms."""
     student = _student(data).module
     task = timm.task.LogitDistillationTask(
@@ -170,7 +182,8 @@ def _plain_loop(data: Dataset, steps: int) -> float:
     task.train()
     seen, start = 0, time.perf_counter()
     for images, labels in loader:
-        loss = task(images, labels)["loss"]
+        with autocast(torch.device("cpu"), precision):
+            loss = task(images, labels)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,6 +1,6 @@
 """Photos of groceries, 5 labelled images a class, on the features of a network trained on ImageNet: what heads reach.
 
-    python -m benchmarks.grocery_few_shot GROCERY WEIGHTS [--episodes 500] [--draws 20] [--runs runs]
+    python -m benchmarks.grocery_few_shot GROCERY WEIGHTS [--network NAME] [--episodes 500] [--draws 20] [--runs runs]
 
 GROCERY is the data set's folder with train/ and test/, phone photos of 81 classes (Klasson et al. 2019). WEIGHTS as for
 cifar10_few_shot.py; images at 224 pixels and their mirror images. Supports come from train, queries are all of test:
@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.cifar10_few_shot import INDUCTIVE, features_of, played
 from benchmarks.common import publish
-from benchmarks.imagenet_mobilenetv2 import networks
+from benchmarks.imagenet_networks import add_network, networks, result_name
 from edgevit.cli.output import terminal_context
 from edgevit.configs import ImageFolder
 from edgevit.data import dataset_artifacts, open_dataset
@@ -31,7 +31,7 @@ METHODS = (*INDUCTIVE, "label_propagation", "gaussian_mixture")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grocery", type=Path)
-    parser.add_argument("weights", type=Path)
+    add_network(parser)
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -49,8 +49,9 @@ def main() -> None:
         methods = METHODS if name == "teacher" else INDUCTIVE
         scores_of[name] = {title: played(features, data, methods, plan, context) for title, plan in plans.items()}
     publish(
-        "grocery_few_shot",
+        result_name("grocery_few_shot", asked.network),
         {
+            "network": asked.network,
             "shots": SHOTS,
             "side_px": SIDE,
             "images": {role: len(images) for role, images in data.items()},

@@ -10,20 +10,13 @@ hub can be reached.
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from ruamel.yaml import YAML
 from safetensors.torch import save_file
-
-from edgevit import pipeline
-from edgevit.artifacts import Artifact
-from edgevit.cli.output import terminal_context
-from edgevit.recipe import load_recipe
 
 MODEL = "mobilenetv2_100"
 MODEL_ARGS: dict[str, Any] = {
@@ -67,25 +60,6 @@ def weights_file(source: Path, runs: Path) -> Path:
     if not file.is_file():
         save_file(state_dict(source), file)
     return file
-
-
-def networks(asked: Namespace, side: int) -> dict[str, Artifact]:
-    """`teacher`, the network with its weights, and `random`, without; images of this side and their mirror images."""
-    loaded = {
-        "stage": "load",
-        "model": MODEL,
-        "model_args": BICUBIC_ARGS,
-        "image_size": side,
-        "test_time_views": ["flip"],
-    }
-    stages = [
-        {**loaded, "id": "teacher", "weights": str(weights_file(asked.weights, asked.runs))},
-        {**loaded, "id": "random"},
-    ]
-    recipe_file = asked.runs / f"mobilenetv2-{side}.yaml"
-    with recipe_file.open("w") as file:
-        YAML().dump({"name": f"mobilenetv2-{side}", "datasets": {}, "stages": stages}, file)
-    return pipeline.run(load_recipe(recipe_file), recipe_file.parent, asked.runs, terminal_context())
 
 
 def _per_output(arrays: Any, index: int) -> np.ndarray:

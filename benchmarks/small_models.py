@@ -1,15 +1,16 @@
 """Train the small models that benchmarks quantize, and keep them in benchmarks/models/.
 
-    python -m benchmarks.small_models CIFAR WEIGHTS [--exercise RUN] [--runs runs] [--models benchmarks/models]
-        [--set KEY=VALUE …]
+    python -m benchmarks.small_models CIFAR WEIGHTS [--recipe small|reference] [--exercise RUN] [--runs runs]
+        [--models benchmarks/models] [--threads 2] [--set KEY=VALUE …]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10).
-The recipe is small_models.yaml; --set changes it as it does in `edgevit run`. About half an hour alone on two cores; a
-run that was stopped goes on. RUN is what cifar10_exercise.py left, runs/cifar10-10way-5shot: its student b, which five
-labels a class and an unlabelled pool taught, is kept as coatnet, a second hybrid.
+The recipe is small_models.yaml, about half an hour alone on two cores, or reference_students.yaml, about two hours;
+--set changes it as it does in `edgevit run`. A run that was stopped goes on. RUN is what cifar10_exercise.py left,
+runs/cifar10-10way-5shot: its student b, which five labels a class and an unlabelled pool taught, is kept as coatnet, a
+second hybrid.
 
-Of each student: NAME.safetensors, its weights in float16, and NAME.json, what builds it again, how it was trained, what
-it scored with the float32 weights, and the sha256 of the other file.
+Of each student: NAME.safetensors, its weights in float16, and NAME.json, what builds it again, how it was trained and
+the curve of its loss, what it scored with the float32 weights, and the sha256 of the other file.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ from edgevit.configs import STAGES, DatasetConfig, Distill, Evaluate, Export, Lo
 from edgevit.errors import ArtifactError
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
 from edgevit.recipe import Recipe, load_recipe
+from edgevit.training.loop.metrics_log import METRICS
 
 RECIPE = ROOT / "benchmarks" / "small_models.yaml"
+REFERENCE = ROOT / "benchmarks" / "reference_students.yaml"
+RECIPES = {"small": RECIPE, "reference": REFERENCE}
 MODELS = ROOT / "benchmarks" / "models"
 STUDENT = "student/"
 FORMS = ("float", "int8")
@@ -81,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar", type=Path)
     parser.add_argument("weights", type=Path)
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="small")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--exercise", type=Path, metavar="RUN")
@@ -88,8 +93,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    recipe = load_recipe(RECIPE, [*_given(asked.cifar, asked.weights), *asked.set])
-    done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context())
+    recipe = load_recipe(RECIPES[asked.recipe], [*_given(asked.cifar, asked.weights), *asked.set])
+    done = pipeline.run(recipe, ROOT / "benchmarks", asked.runs, terminal_context())
     asked.models.mkdir(parents=True, exist_ok=True)
     for name in [stage_id for stage_id in done if stage_id.startswith(STUDENT)]:
         short = name.removeprefix(STUDENT)
@@ -118,6 +123,7 @@ def keep(student: Artifact, top1: Json, stem: Path) -> None:
         "macs": student.metrics["macs"],
         "top1_in_float32": top1,
         "training": student.manifest.config,
+        "curve": _curve(student),
         "provenance": student.manifest.provenance,
         "sha256": sha256_of_file(weights),
     }
@@ -167,6 +173,15 @@ def deployed(name: str, model: str, seed: int, **quantize: Any) -> Iterator[Stag
 
 def _given(cifar: Path, weights: Path) -> list[str]:
     return [f"datasets.cifar.path={cifar.absolute()}", f"stages.teacher.weights={weights.absolute()}"]
+
+
+def _curve(student: Artifact) -> list[Json]:
+    """Epoch, loss and accuracy on training images of the last log row of each epoch; of a loaded model, nothing."""
+    if METRICS not in student.manifest.files:
+        return []
+    rows = [json.loads(line) for line in student.file(METRICS).read_text().splitlines()]
+    last = {row["epoch"]: row for row in rows}
+    return [{key: row[key] for key in ("epoch", "loss", "top1") if key in row} for row in last.values()]
 
 
 def _halved(tensor: torch.Tensor) -> torch.Tensor:

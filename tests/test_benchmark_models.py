@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.compression_peers import OPENVINO, ORT, OWN
 from benchmarks.compression_plot import drop_against_speedup
-from benchmarks.small_models import RECIPE, STUDENT, keep, small_models
+from benchmarks.small_models import RECIPES, STUDENT, keep, small_models
 from edgevit.actions.single_stage import single_stages
 from edgevit.configs import Load
 from edgevit.context import Context
@@ -50,8 +50,9 @@ def test_weights_other_than_those_described_are_refused(tmp_path: Path) -> None:
         small_models(tmp_path)
 
 
-def test_every_student_of_the_recipe_is_taught_and_judged() -> None:
-    stages = {stage.id: stage for stage in load_recipe(RECIPE).stages}
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_every_student_of_the_recipe_is_taught_and_judged(recipe: Path) -> None:
+    stages = {stage.id: stage for stage in load_recipe(recipe).stages}
     students = [name for name in stages if name.startswith(STUDENT)]
     assert len(students) == 2
     assert all(f"accuracy/{name.removeprefix(STUDENT)}" in stages for name in students)

@@ -25,6 +25,7 @@ from edgevit.inference.precision import autocast
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.training.distillation.feature_projectors import WithFeatures, without_projectors
 from edgevit.training.distributed import processes, sharding
+from edgevit.training.loop.attention import fastest_attention
 from edgevit.training.loop.batches import Batch, Batches, TrainingStream, seed_of, worker_death_as_data_error
 from edgevit.training.loop.metrics_log import METRICS, MetricsLog, Row
 from edgevit.training.loop.moving_average import MovingAverage
@@ -93,7 +94,7 @@ def fit(
         processes.count(),
     )
     run = _Run(model, objective, batches, config, context, preprocess, val, scheduler)
-    with worker_death_as_data_error(context.workers):
+    with worker_death_as_data_error(context.workers), fastest_attention(run.model, run.device, config.precision):
         run.train(save_every_s)
     if run.is_first:
         (out / METRICS).write_text(run.log.text(), encoding="utf-8")

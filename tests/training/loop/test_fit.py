@@ -62,6 +62,18 @@ def assert_same_weights(left: nn.Module, right: nn.Module) -> None:
         assert torch.equal(one, other), key
 
 
+@pytest.mark.parametrize(("precision", "fused"), [("bfloat16", False), ("float32", True)])
+def test_attention_in_bfloat16_on_a_cpu_trains_by_plain_products(tmp_path: Path, precision: str, fused: bool) -> None:
+    model = tiny_vit().module
+    attention = model.blocks[0].attn
+    seen = set()
+    attention.register_forward_pre_hook(lambda module, _: seen.add((module.training, module.fused_attn)))
+    after, _ = trained(tmp_path, model=model, precision=precision, epochs=1)
+    assert (True, fused) in seen
+    assert (True, not fused) not in seen
+    assert after.blocks[0].attn.fused_attn
+
+
 def test_gradient_checkpointing_keeps_less_and_trains_to_the_same_bits(tmp_path: Path) -> None:
     kept = {True: 0, False: 0}
     weights = []
