@@ -193,7 +193,7 @@ def written_out(file: Path) -> onnx.ModelProto:
     return onnx.load(file)
 
 
-def test_norms_written_out_in_float16_are_refused_by_layer_and_float16_of_edgevit_is_not(tmp_path: Path) -> None:
+def test_layer_norms_written_out_in_float16_are_refused_by_layer_and_float16_of_edgevit_is_not(tmp_path: Path) -> None:
     model = written_out(tmp_path / "model.onnx")
     naive = convert_float_to_float16(model, keep_io_types=True)
     sort_nodes(naive)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from edgevit.graphs.float16_rounding import float16_tensors, in_float32
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.metadata import iospec_of_onnx
@@ -9,13 +11,17 @@ from edgevit.runtimes.base import fixed_batch, random_images
 from edgevit.runtimes.float16_range import Magnitudes, magnitudes
 
 
-def float16_magnitudes(graph: Graph) -> dict[str, Magnitudes]:
+def float16_magnitudes(graph: Graph, names: Set[str] | None = None) -> dict[str, Magnitudes]:
     """The magnitudes of float16 tensors when the graph is computed in float32, by name.
+
+    Args:
+        names: of the tensors to measure; None for all.
 
     Raises:
         ArtifactError: the graph is not an image classifier, or does not run here.
     """
-    tensors = sorted(float16_tensors(graph.model) - graph.constants.keys())
+    measurable = float16_tensors(graph.model) - graph.constants.keys()
+    tensors = sorted(measurable if names is None else measurable & names)
     if not tensors:
         return {}
     wide = in_float32(graph.model)

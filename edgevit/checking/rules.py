@@ -5,7 +5,7 @@ From NVIDIA's "Working with Quantized Types" (explicit quantization), and from r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from edgevit.checking.float16 import float16_magnitudes
 from edgevit.errors import ArtifactError
 from edgevit.graphs.float16 import LARGEST
 from edgevit.graphs.graph import INT8, LAYOUT, PAIR, PRODUCTS, Graph
-from edgevit.graphs.norms import OLDEST_OPSET, written_out_norms
+from edgevit.graphs.norms import OLDEST_OPSET, WrittenOutNorm, written_out_norms
 from edgevit.graphs.types import type_name
 from edgevit.graphs.walk import integer_attribute, nodes
 from edgevit.quantization.dialects import fills_tiles
@@ -213,11 +213,28 @@ def float16_range(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def float16_norm(graph: Graph) -> Iterator[Diagnostic]:
-    """Written-out norms are float32, at least from the squares to their root."""
-    for norm in written_out_norms(graph.model):
-        if any(graph.element_type(name) == TensorProto.FLOAT16 for name in norm.squares):
-            what = "a norm is written out in float16: the square of a value beyond 255 overflows"
+    """Written-out norms are float32, at least from the squares to their root.
+
+    A layer norm in float16 is an error. Another norm is an error if a random image gives it values beyond 255.
+    """
+    norms = [
+        norm
+        for norm in written_out_norms(graph.model)
+        if any(graph.element_type(name) == TensorProto.FLOAT16 for name in norm.squares)
+    ]
+    roots = {norm.node: _root_of_squares(norm, graph) for norm in norms if not norm.centered}
+    measured = _measured_or_none(graph, set(roots.values())) if roots else {}
+    for norm in norms:
+        largest = measured.get(roots.get(norm.node, ""), 0.0)
+        if norm.centered:
+            what = f"a layer norm is written out in float16: {OVERFLOWING_SQUARE}"
             yield Diagnostic("float16_norm", "error", norm.node, what, WHOLE_NORM)
+        elif largest > LARGEST_TO_SQUARE:
+            what = f"a norm is written out in float16: the square of {largest:.4g} on a random image overflows"
+            yield Diagnostic("float16_norm", "error", norm.node, what, FLOAT32_NORM)
+        else:
+            what = f"a norm is written out in float16: {OVERFLOWING_SQUARE}, as other images may give"
+            yield Diagnostic("float16_norm", "warning", norm.node, what, FLOAT32_NORM)
 
 
 RULES: tuple[Rule, ...] = (
@@ -237,6 +254,9 @@ RULES: tuple[Rule, ...] = (
 )
 INFINITE = 65520.0  # float16 rounds smaller values down to 65504
 FROM_FLOAT32 = "write it from the float32 model by `export --precision float16` or `quantize --runtime tensorrt`"
+OVERFLOWING_SQUARE = "the square of a value beyond 255 overflows"
+LARGEST_TO_SQUARE = LARGEST**0.5
+FLOAT32_NORM = "leave this norm in float32; `export --precision float16` and `quantize --runtime tensorrt` do"
 WHOLE_NORM = (
     f"export it with opset {OLDEST_OPSET} or later, where a layer norm is one operator, or leave this norm in float32; "
     "`export --precision float16` and `quantize --runtime tensorrt` do both"
@@ -244,6 +264,20 @@ WHOLE_NORM = (
 QUANTIZE_AGAIN = "quantize the float model with --runtime tensorrt"
 # Operators that run in INT8, or pass integers on to operators that do.
 GAINS_BY_INT8 = (*PRODUCTS, *LAYOUT, "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice")
+
+
+def _root_of_squares(norm: WrittenOutNorm, graph: Graph) -> str:
+    """The tensor whose square is the norm's first float16 square: its input, or the root that ReduceL2 gives."""
+    square = graph.maker[norm.squares[0]]
+    return str(square.output[0] if square.op_type == "ReduceL2" else square.input[0])
+
+
+def _measured_or_none(graph: Graph, names: Set[str]) -> dict[str, float]:
+    """The largest magnitudes of float16 tensors; empty if they cannot be measured, as `float16_range` says."""
+    try:
+        return {name: magnitude.largest for name, magnitude in float16_magnitudes(graph, names).items()}
+    except ArtifactError:
+        return {}
 
 
 def _before(softmax: NodeProto, graph: Graph) -> str:

@@ -420,7 +420,7 @@ class Check(Stage):
 
     stage: Literal["check"]
     makes: ClassVar[Kind] = "check"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     model: OnnxRef = Field(description="ONNX file to check.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,14 +148,41 @@ def near_the_limit() -> ModelProto:
     return in_float16(20000, node("Relu", ["x"], "y"))
 
 
-def written_out_norm() -> ModelProto:
+def norm_of(centered: str) -> list[NodeProto]:
+    """x → y: the tensor `centered` over the root of its mean square."""
+    return [
+        node("Mul", [centered, centered], "square"),
+        node("ReduceMean", ["square", "last"], "mean_square"),
+        node("Add", ["mean_square", "tiny"], "total"),
+        node("Sqrt", ["total"], "root"),
+        node("Div", [centered, "root"], "y"),
+    ]
+
+
+def written_out_layer_norm() -> ModelProto:
+    mean = node("ReduceMean", ["x", "last"], "mean")
+    return in_float16(1, mean, node("Sub", ["x", "mean"], "centered"), *norm_of("centered"))
+
+
+def written_out_rms_norm() -> ModelProto:
+    return in_float16(1, *norm_of("x"))
+
+
+def l2_normalized(factor: float) -> ModelProto:
+    """As torch's F.normalize, in cosine attention and in ConvNeXt V2's global response norm."""
+    length = [node("ReduceL2", ["x", "last"], "root"), node("Clip", ["root", "tiny"], "clipped")]
+    return in_float16(factor, *length, node("Div", ["x", "clipped"], "y"))
+
+
+def distances() -> ModelProto:
+    """Euclidean distances of columns from the first image column."""
     return in_float16(
         1,
-        node("Mul", ["x", "x"], "square"),
-        node("ReduceMean", ["square", "last"], "mean"),
-        node("Add", ["mean", "tiny"], "total"),
-        node("Sqrt", ["total"], "root"),
-        node("Div", ["x", "root"], "y"),
+        node("ReduceMax", ["x", "last"], "other"),
+        node("Sub", ["x", "other"], "difference"),
+        node("Mul", ["difference", "difference"], "square"),
+        node("ReduceSum", ["square", "last"], "total"),
+        node("Sqrt", ["total"], "y"),
     )
 
 
@@ -180,7 +208,8 @@ BREAKS: dict[str, tuple[Callable[[], ModelProto], str, str]] = {
     "long attention": (long_attention, "fusible_attention", BUILT),
     "overflowing": (overflowing, "float16_range", OVERFLOWS),
     "near the limit": (near_the_limit, "float16_range", BUILT),
-    "written-out norm": (written_out_norm, "float16_norm", OVERFLOWS),
+    "written-out layer norm": (written_out_layer_norm, "float16_norm", OVERFLOWS),
+    "written-out RMS norm": (written_out_rms_norm, "float16_norm", BUILT),
 }
 
 
@@ -215,6 +244,27 @@ def test_float16_overflows_where_it_rounds_to_infinity() -> None:
         said = said or diagnostic.what
     assert levels == ["warning", "warning", "error"]
     assert said.endswith("4 times as much, as other images may give, exceeds 65504")
+
+
+@pytest.mark.parametrize(
+    ("make", "level", "what"),
+    [
+        (written_out_layer_norm, "error", "a layer norm is written out in float16"),
+        (written_out_rms_norm, "warning", "a norm is written out in float16"),
+        (distances, "warning", "a norm is written out in float16"),
+        (lambda: l2_normalized(1), "warning", "a norm is written out in float16"),
+        (lambda: l2_normalized(1000), "error", r"the square of \d+ on a random image overflows"),
+    ],
+    ids=["layer norm", "RMS norm", "distance", "L2 norm", "L2 norm of large values"],
+)
+def test_a_norm_in_float16_is_an_error_if_it_centers_or_overflows(
+    make: Callable[[], ModelProto], level: str, what: str
+) -> None:
+    onnx.checker.check_model(make())
+    (diagnostic,) = tensorrt_diagnostics(Graph(make()))
+    assert (diagnostic.rule, diagnostic.level) == ("float16_norm", level)
+    assert re.search(what, diagnostic.what)
+    assert ("opset" in diagnostic.next) == (make is written_out_layer_norm)
 
 
 def test_a_range_that_cannot_be_measured_is_said() -> None:
