@@ -226,9 +226,9 @@ def test_a_quantized_file_answers_as_the_plain_model(form: str) -> None:
     made = int8(f"stressed-{form}", said, **fields)
     assert noise_db(answers(made), plain_logits()) > floor_db
     assert made.metrics["kept_float"] == 0
-    (line,) = (line for line in said.lines if "blocks.0.attn.qkv" in line)
-    if made.model_file.weight_precision == "int8":
-        assert line.endswith("smoothquant: 0.5, which is used")
+    named = [line for line in said.lines if "in 5 layers: blocks.0.attn.qkv" in line]
+    used = [line for line in said.lines if line.endswith("dB with 0.5 (used)")]
+    assert len(named) == len(used) == (made.model_file.weight_precision == "int8"), "FP8 and INT4 are not smoothed"
 
 
 def test_without_smoothing_the_gate_names_the_layers_and_the_way_out() -> None:
@@ -276,7 +276,7 @@ def test_training_under_fake_quantization_names_the_layers_and_comes_nearer_than
         for model, calibrator in ((taught, "trained"), (stressed(), "minmax"))
     )
     assert noise_db(answers(trained), plain_logits()) > noise_db(answers(calibrated), plain_logits()) + 3
-    assert any("enters 5 layers" in line and "blocks.0.attn.qkv" in line for line in said.lines)
+    assert any("in 5 layers: blocks.0.attn.qkv" in line for line in said.lines)
 
 
 def int8(name: str, said: Said, model: str = "stressed", **fields: Any) -> Artifact:

@@ -216,7 +216,7 @@ def quantize(
         number(
             "--smoothquant",
             bounds.FRACTION,
-            "SmoothQuant strength α, 0 to 1; 0 turns it off. By default, 0.5 is tried on models with outlier channels.",
+            "SmoothQuant strength α for int8, 0 to 1; 0 is off. By default, 0.5 is tried if channels are outliers.",
         ),
     ] = None,
     bias_correction: Annotated[

@@ -203,8 +203,8 @@ class Quantize(Stage):
     )
     smoothquant: Fraction | None = Field(
         None,
-        description="SmoothQuant strength α; 0.5 is usual, and 0 turns it off. By default, 0.5 is tried if a channel "
-        "of a layer norm is 8 times as large as the median channel, and used if the SQNR is higher.",
+        description="SmoothQuant strength α, for int8; 0.5 is usual, and 0 turns it off. By default, 0.5 is tried if a "
+        "channel of a layer norm is 8 times as large as the median channel, and used if the SQNR rises by 0.5 dB.",
     )
     bias_correction: bool = Field(
         False,
@@ -295,8 +295,8 @@ class Quantize(Stage):
 
     @property
     def smooths_outliers(self) -> bool:
-        """Whether SmoothQuant is tried if a layer norm has outlier channels."""
-        return self.smoothquant is None and self.calibrator != "trained"
+        """Whether SmoothQuant is tried if a layer norm has outlier channels: in INT8, unless ranges were trained."""
+        return self.smoothquant is None and self.precision == "int8" and self.calibrator != "trained"
 
     @property
     def largest_top1_drop(self) -> float:

@@ -19,11 +19,12 @@ from edgevit.quantization.dialects import dialect_of
 from edgevit.quantization.gate import Validation, points
 from edgevit.quantization.ptq import CalibratedModel, calibrated
 from edgevit.quantization.sensitivity import Closeness, Sensitivity, SensitivityAnalysis
-from edgevit.quantization.smoothing import outlier_channels, smoothed
+from edgevit.quantization.smoothing import outlier_channels, outliers_text, smoothed
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.float16_range import beyond_float16_text
 
 AUTOMATIC = 0.5  # the strength of SmoothQuant where a model has outlier channels
+GAIN_DB = 0.5  # least gain of SQNR for which a model is smoothed
 
 
 def prepared(
@@ -59,39 +60,42 @@ def prepared(
     if config.smoothquant:
         source = smoothed(source, calibration, config.smoothquant, threads, config.id)
     ready = _calibrated(source, calibration, config, threads, progress)
+    analysis = SensitivityAnalysis(reference, images, threads, correction, validation)
+    whole = None
     if config.smooths_outliers:
-        ready = _closer_if_smoothed(ready, source, reference, calibration, images, config, threads, progress)
+        ready, whole = _closer_if_smoothed(ready, source, analysis, calibration, config, threads, progress)
     if ready.beyond_float16:
         progress.say(f"    {config.id}: {beyond_float16_text(ready.beyond_float16, 'the calibration images')}")
-    return _close_enough(ready, reference, images, config, correction, threads, progress, validation)
+    return _close_enough(ready, whole, analysis, config, progress)
 
 
 def _closer_if_smoothed(
     ready: CalibratedModel,
     source: ModelProto,
-    reference: HostSession,
+    analysis: SensitivityAnalysis,
     calibration: Batches,
-    images: Sequence[NDArray[np.float32]],
     config: Quantize,
     threads: int,
     progress: Progress,
-) -> CalibratedModel:
-    """The model with smoothed norms if they have outlier channels and it is then closer to float, else the model."""
+) -> tuple[CalibratedModel, Closeness | None]:
+    """The smoothed model if norms have outlier channels and it is closer to float, else the model; its closeness.
+
+    The closeness is None if there are no outlier channels: nothing is compared then.
+    """
     outliers = outlier_channels(source, calibration, threads)
     if not outliers:
-        return ready
+        return ready, None
     smooth = _calibrated(
         smoothed(source, calibration, AUTOMATIC, threads, config.id), calibration, config, threads, progress
     )
-    analysis = SensitivityAnalysis(ready, reference, images, threads)
-    before, after = analysis.sqnr_db(ready), analysis.sqnr_db(smooth)
-    layers = [f"{name} ({ratio:.3g} times)" for name, ratio in outliers.items()]
+    before, after = (analysis.closeness(analysis.as_shipped(model)) for model in (ready, smooth))
+    is_used = after.gains_on(before, GAIN_DB)
+    progress.say(f"    {config.id}: {outliers_text(outliers)}")
     progress.say(
-        f"    {config.id}: a channel far above the median channel enters {len(layers)} layers: "
-        f"{listed(layers, shown=3)}; the SQNR is {before:.1f} dB, and {after:.1f} dB with smoothquant: {AUTOMATIC:g}, "
-        f"which is {'used' if after > before else 'not used'}"
+        f"    {config.id}: SQNR: {before.sqnr_db:.1f} dB without smoothquant, {after.sqnr_db:.1f} dB with "
+        f"{AUTOMATIC:g} ({'used' if is_used else 'not used'})"
     )
-    return smooth if after > before else ready
+    return (smooth, after) if is_used else (ready, before)
 
 
 def _calibrated(
@@ -124,30 +128,30 @@ def _mention_untrained(trained: TensorRanges, ready: CalibratedModel, config: Qu
 
 def _close_enough(
     ready: CalibratedModel,
-    reference: HostSession,
-    images: Sequence[NDArray[np.float32]],
+    whole: Closeness | None,
+    analysis: SensitivityAnalysis,
     config: Quantize,
-    correction: BiasCorrection | None,
-    threads: int,
     progress: Progress,
-    validation: Validation | None,
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
     """The model with layers in float if a gate refuses it whole, and the sensitivities if they were measured.
 
     A model with trained ranges is quantized whole: it was trained with rounding, so its float outputs are no reference.
+
+    Args:
+        whole: the closeness of the model, as it ships; None if it was not measured.
     """
     is_trained = config.calibrator == "trained"
     if is_trained and not config.sensitivity:
         return ready, []
-    analysis = SensitivityAnalysis(ready, reference, images, threads, correction, validation)
-    whole = None if is_trained else analysis.closeness(analysis.as_shipped(ready))
+    if whole is None and not is_trained:
+        whole = analysis.closeness(analysis.as_shipped(ready))
     is_close = whole is None or whole.passes(config.floor_db)
     if is_close and not config.sensitivity:
         return ready, []
-    sensitivities = analysis.sensitivities(progress)
+    sensitivities = analysis.sensitivities(ready, progress)
     if whole is None or is_close:
         return ready, sensitivities
-    mixed = analysis.within(config.floor_db, sensitivities)
+    mixed = analysis.within(ready, config.floor_db, sensitivities)
     if mixed is not None:
         progress.say(
             f"    {len(mixed.kept_float)} of {len(sensitivities)} layers stay float: with all layers in "

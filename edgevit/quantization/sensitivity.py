@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,11 +63,22 @@ class Closeness:
 
     def passes(self, floor_db: float) -> bool:
         """Whether neither gate refuses the model."""
-        return self.sqnr_db >= floor_db and not (self.change is not None and self.change.is_refused)
+        return self.sqnr_db >= floor_db and not self.loses_answers
+
+    @property
+    def loses_answers(self) -> bool:
+        """Whether the loss of top-1 on the validation images is refused."""
+        return self.change is not None and self.change.is_refused
+
+    def gains_on(self, other: Closeness, margin_db: float) -> bool:
+        """Whether this model is closer than another: by refused answers first, then by `margin_db` of SQNR."""
+        if self.loses_answers != other.loses_answers:
+            return other.loses_answers
+        return self.sqnr_db >= other.sqnr_db + margin_db
 
 
 class SensitivityAnalysis:
-    """Runs a model with some of its layers quantized, and compares it with the float model.
+    """Runs models of one function with some of their layers quantized, and compares them with the float model.
 
     Args:
         reference: the float model, before smoothing or fusion of norms.
@@ -77,25 +89,24 @@ class SensitivityAnalysis:
 
     def __init__(
         self,
-        model: CalibratedModel,
         reference: HostSession,
         images: Sequence[NDArray[np.float32]],
         threads: int,
         correction: BiasCorrection | None = None,
         validation: Validation | None = None,
     ) -> None:
-        self._model, self._spec, self._images, self._threads = model, reference.spec, images, threads
+        self._spec, self._images, self._threads = reference.spec, images, threads
         self._correction, self._validation = correction, validation
-        self._expected = [centered_outputs(reference, [batch]) for batch in images]
+        self._reference = reference
 
-    def sensitivities(self, progress: Progress) -> list[Sensitivity]:
-        """The SQNR with each layer quantized alone, lowest first."""
-        nodes = self._model.nodes()
+    def sensitivities(self, model: CalibratedModel, progress: Progress) -> list[Sensitivity]:
+        """The SQNR of a model with each layer quantized alone, lowest first."""
+        nodes = model.nodes()
         names = {node.name for node in nodes}
         sensitivities = []
         with progress.bar("quantize each layer alone", len(nodes), "layers") as bar:
             for node in nodes:
-                alone = replace(self._model, kept_float=frozenset(names - {node.name}))
+                alone = replace(model, kept_float=frozenset(names - {node.name}))
                 sensitivities.append(Sensitivity(node.name, node.op_type, self.sqnr_db(alone, MOST_BATCHES)))
                 bar.advance()
         return sorted(sensitivities, key=lambda layer: layer.sqnr_db)
@@ -110,6 +121,10 @@ class SensitivityAnalysis:
         with self._session(model) as session:
             change = self._validation.change(session) if self._validation else None
             return Closeness(self._sqnr_db(session), change)
+
+    @cached_property
+    def _expected(self) -> list[NDArray[np.float64]]:
+        return [centered_outputs(self._reference, [batch]) for batch in self._images]
 
     @contextmanager
     def _session(self, model: CalibratedModel) -> Iterator[Session]:
@@ -127,7 +142,9 @@ class SensitivityAnalysis:
         """The model with corrected biases, if those of the shipped model are corrected."""
         return self._correction(model, "all") if self._correction else model
 
-    def within(self, floor_db: float, sensitivities: Sequence[Sensitivity]) -> CalibratedModel | None:
+    def within(
+        self, model: CalibratedModel, floor_db: float, sensitivities: Sequence[Sensitivity]
+    ) -> CalibratedModel | None:
         """The model with the fewest float layers that both gates pass; None if they refuse any quantized layer.
 
         The noise of layers adds up, nearly. The layers with the lowest SQNR stay float until the estimated noise of
@@ -139,7 +156,7 @@ class SensitivityAnalysis:
         count = max(1, int(np.argmax(remaining <= allowed)))
         while count < len(sensitivities):
             kept = frozenset(layer.node for layer in sensitivities[:count])
-            mixed = replace(self._model, kept_float=kept)
+            mixed = replace(model, kept_float=kept)
             if self.closeness(self.as_shipped(mixed)).passes(floor_db):
                 return mixed
             count = int(np.ceil(count * GROWTH))

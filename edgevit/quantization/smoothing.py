@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, listed
 from edgevit.graphs.index import GraphIndex
 from edgevit.graphs.tensors import without_unread_weights
 from edgevit.graphs.walk import integer_attribute, read_elsewhere
@@ -20,6 +19,7 @@ from edgevit.quantization.calibration import Batches, ProbeSession
 
 SMALLEST = 1e-5
 OUTLIER = 8.0  # times the median channel; a median channel has 16 of INT8's 127 magnitudes then
+LOOKED_AT = 32  # images
 # Operators that choose tokens or average them, with the input that holds their axes; Gather has an attribute.
 TOKEN_OPERATORS = {"Gather": None, "ReduceMean": 1, "Slice": 3, "Squeeze": 1}
 Floats = NDArray[np.float32]
@@ -79,19 +79,38 @@ def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int,
 def outlier_channels(model: ModelProto, batches: Batches, threads: int) -> dict[str, float]:
     """The products whose inputs have a channel at least OUTLIER times as large as the median channel, with the ratio.
 
-    Only products that `smoothed` changes count; they come by name, in the order of the graph.
+    Only products that `smoothed` changes count. They come in the order of the graph. The key is the node's name, or its
+    output's name if it has none.
 
     Args:
-        batches: input batches; the first gives the largest values of each channel.
+        batches: input batches; the first LOOKED_AT images give the largest values of each channel.
     """
     norms = list(_norms(model, {tensor.name: tensor for tensor in model.graph.initializer}))
-    largest = _largest(model, norms, lambda: itertools.islice(batches(), 1), threads) if norms else {}
+    largest = _largest(model, norms, lambda: _first_batches(batches()), threads) if norms else {}
     ratios: dict[str, float] = {}
     for norm in norms:
         channels = largest[norm.node.output[0]]
         ratio = float(channels.max() / max(np.median(channels), SMALLEST))
-        ratios |= {product.name: ratio for product in norm.products if ratio >= OUTLIER}
+        if ratio >= OUTLIER:
+            ratios |= dict.fromkeys((product.name or product.output[0] for product in norm.products), ratio)
     return ratios
+
+
+def outliers_text(ratios: Mapping[str, float]) -> str:
+    """The layers of `outlier_channels` with their ratios, as a sentence."""
+    layers = [f"{name} ({ratio:.3g} times)" for name, ratio in ratios.items()]
+    count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+    return f"one channel is far larger than the median in {count}: {listed(layers, shown=3)}"
+
+
+def _first_batches(batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """The first batches that hold LOOKED_AT images together; all batches if they hold fewer."""
+    left = LOOKED_AT
+    for batch in batches:
+        yield batch
+        left -= len(batch)
+        if left <= 0:
+            return
 
 
 def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[_Norm]:

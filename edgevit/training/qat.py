@@ -20,7 +20,7 @@ from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.folding import BatchNorm
 from edgevit.quantization import calibrated, calibration_doubts, choose_images, image_batches
 from edgevit.quantization.fake_quantization import FakeQuantization
-from edgevit.quantization.smoothing import outlier_channels
+from edgevit.quantization.smoothing import outlier_channels, outliers_text
 from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher
 from edgevit.training.loop.setup import TrainingSetup, opened_streams, taught
 
@@ -86,9 +86,8 @@ def _mention_others(tensors: list[str], config: Qat, context: Context) -> None:
 def _mention_outliers(ratios: Mapping[str, float], config: Qat, context: Context) -> None:
     if ratios:
         context.progress.say(
-            f"    {config.id}: a channel far above the median channel enters {len(ratios)} layers, which rounds the "
-            f"others coarsely: {listed(list(ratios))}; quantize without qat moves such channels into the weights "
-            "(smoothquant), so compare the two"
+            f"    {config.id}: {outliers_text(ratios)}; INT8 rounds the other channels coarsely. qat does not smooth; "
+            "quantize without qat tries smoothquant. Compare the two files."
         )
 
 

@@ -98,13 +98,13 @@ def images(reference: HostSession, labelled: bool = True) -> Dataset:
 def test_a_layer_that_costs_answers_goes_back_to_float(reference: HostSession, ready: CalibratedModel) -> None:
     """The SQNR gate is open: only lost answers decide."""
     validation = Validation(images(reference), reference, 0.05, 0, SilentProgress())
-    analysis = SensitivityAnalysis(ready, reference, BATCHES[:2], 1, validation=validation)
+    analysis = SensitivityAnalysis(reference, BATCHES[:2], 1, validation=validation)
     whole = analysis.closeness(ready)
     assert whole.change is not None
     assert whole.change.drop is not None
     assert whole.change.drop.value == whole.change.changed.value > 0.2  # float is always right
     assert not whole.passes(-1000)
-    mixed = analysis.within(-1000, analysis.sensitivities(SilentProgress()))
+    mixed = analysis.within(ready, -1000, analysis.sensitivities(ready, SilentProgress()))
     assert mixed is not None
     assert f"product{SUFFERS}" in mixed.kept_float
     of_mixed = analysis.closeness(mixed)

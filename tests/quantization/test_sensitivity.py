@@ -11,11 +11,14 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgevit.artifacts import IOSpec, Preprocess
 from edgevit.errors import ParityError
+from edgevit.evaluation.accuracy import Share, wilson_interval
+from edgevit.evaluation.paired import Drop
 from edgevit.graphs.files import write_onnx
 from edgevit.model_file import OnnxruntimeOptions
 from edgevit.progress import SilentProgress
-from edgevit.quantization import calibrated
-from edgevit.quantization.sensitivity import SensitivityAnalysis
+from edgevit.quantization import CalibratedModel, calibrated
+from edgevit.quantization.gate import AnswerChange
+from edgevit.quantization.sensitivity import Closeness, SensitivityAnalysis
 from edgevit.runtimes.sessions import file_session
 from tests.small_models import float_onnx, workbench
 
@@ -54,33 +57,62 @@ def chain() -> ModelProto:
 IMAGES = [np.random.default_rng(seed).standard_normal((16, 3, 4, 4)).astype(np.float32) for seed in range(3)]
 
 
+Trial = tuple[SensitivityAnalysis, CalibratedModel]
+
+
 @pytest.fixture(scope="module", params=["onnxruntime", "tensorrt"])
-def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SensitivityAnalysis:
+def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     ready = calibrated(chain(), lambda: iter(IMAGES), "minmax", request.param, 1, "chain")
     folder = tmp_path_factory.mktemp("chain")
     write_onnx(chain(), folder / "chain.onnx", SPEC)
-    return SensitivityAnalysis(
-        ready, file_session(folder / "chain.onnx", SPEC, OnnxruntimeOptions(), 1), IMAGES, threads=1
-    )
+    reference = file_session(folder / "chain.onnx", SPEC, OnnxruntimeOptions(), 1)
+    return SensitivityAnalysis(reference, IMAGES, threads=1), ready
 
 
-def test_the_layer_that_suffers_is_found_and_alone_kept_float(trial: SensitivityAnalysis) -> None:
-    found = trial.sensitivities(SilentProgress())
+def test_the_layer_that_suffers_is_found_and_alone_kept_float(trial: Trial) -> None:
+    analysis, ready = trial
+    found = analysis.sensitivities(ready, SilentProgress())
     assert sorted(one.node for one in found) == [f"product{index}" for index in range(LAYERS)]
     assert found[0].node == f"product{SUFFERS}"
     assert found[0].sqnr_db < found[1].sqnr_db - 10
-    mixed = trial.within(25, found)
+    mixed = analysis.within(ready, 25, found)
     assert mixed is not None
     assert mixed.kept_float == {f"product{SUFFERS}"}
-    assert trial.sqnr_db(mixed) >= 25
-    assert trial.sqnr_db(replace(mixed, kept_float=frozenset())) < 25
-    assert trial.within(150, found) is None
+    assert analysis.sqnr_db(mixed) >= 25
+    assert analysis.sqnr_db(replace(mixed, kept_float=frozenset())) < 25
+    assert analysis.within(ready, 150, found) is None
 
 
-def test_noises_of_layers_add_up_nearly(trial: SensitivityAnalysis) -> None:
-    found = trial.sensitivities(SilentProgress())
-    together = 10 ** (-trial.sqnr_db(trial._model) / 10)
+def test_noises_of_layers_add_up_nearly(trial: Trial) -> None:
+    analysis, ready = trial
+    found = analysis.sensitivities(ready, SilentProgress())
+    together = 10 ** (-analysis.sqnr_db(ready) / 10)
     assert 0.5 < sum(one.noise for one in found) / together < 2
+
+
+def closeness(sqnr_db: float, lost: float | None = None) -> Closeness:
+    """Closeness with a share `lost` of 1,000 answers, where 0.01 may be lost; None for no validation images."""
+    if lost is None:
+        return Closeness(sqnr_db)
+    changed = Share(lost, *wilson_interval(round(1000 * lost), 1000))
+    return Closeness(sqnr_db, AnswerChange(changed, 1000, Drop(lost, lost - 0.01, lost + 0.01, 1000), 0.01))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "gains"),
+    [
+        (closeness(20.0), closeness(20.0), False),
+        (closeness(20.4), closeness(20.0), False),
+        (closeness(20.6), closeness(20.0), True),
+        (closeness(30.0, lost=0.1), closeness(20.0, lost=0.0), False),
+        (closeness(20.0, lost=0.0), closeness(30.0, lost=0.1), True),
+        (closeness(30.0, lost=0.2), closeness(20.0, lost=0.1), True),
+    ],
+)
+def test_a_model_gains_by_answers_first_and_then_by_half_a_decibel(
+    one: Closeness, other: Closeness, gains: bool
+) -> None:
+    assert one.gains_on(other, 0.5) == gains
 
 
 def test_a_floor_that_the_whole_misses_is_met_with_some_layers_in_float() -> None:

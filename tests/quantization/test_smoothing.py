@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnxruntime
@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.errors import ArtifactError
 from edgevit.quantization import calibrated
-from edgevit.quantization.smoothing import outlier_channels, smoothed
+from edgevit.quantization.smoothing import outlier_channels, outliers_text, smoothed
 from edgevit.runtimes.parity import sqnr_db
 from tests.checking.graphs import branch, node
 from tests.small_models import float_onnx, workbench
@@ -169,7 +169,7 @@ def test_products_behind_a_choice_of_channels_are_left_alone() -> None:
 
 
 def test_a_channel_counts_as_an_outlier_from_eight_times_the_median() -> None:
-    x = IMAGES[0].reshape(-1, 3, CHANNELS)[:, 0].astype(np.float64)  # the first token
+    x = np.concatenate(IMAGES).reshape(-1, 3, CHANNELS)[:, 0].astype(np.float64)  # the first token
     n = np.abs((x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)).max(0)
     others = np.median(np.delete(n, OUTLIER))
     for times, names in ((7.0, []), (9.0, ["head"])):
@@ -177,6 +177,36 @@ def test_a_channel_counts_as_an_outlier_from_eight_times_the_median() -> None:
         ratios = outlier_channels(model, lambda: iter(IMAGES), 1)
         assert list(ratios) == names
         assert all(abs(ratio - times) < 0.2 for ratio in ratios.values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 64])
+def test_outliers_are_looked_for_on_32_images_in_batches_of_any_size(batch_size: int) -> None:
+    """Only the eighth image has large values in a channel."""
+    images = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    images[:7].reshape(7, 3, CHANNELS)[:, :, OUTLIER] = 0
+    images[7].reshape(3, CHANNELS)[:, OUTLIER] = 100
+    given = 0
+
+    def batches() -> Iterator[np.ndarray]:
+        nonlocal given
+        for start in range(0, len(images), batch_size):
+            given += batch_size
+            yield images[start : start + batch_size]
+
+    (ratio,) = outlier_channels(classifying("Gather", gain=3), batches, 1).values()
+    assert 8 < ratio < 20
+    assert 32 <= given < 32 + batch_size
+
+
+def test_products_without_a_name_are_told_apart() -> None:
+    model = normed()
+    assert list(outlier_channels(model, lambda: iter(IMAGES), 1)) == ["first", "second"]
+    for product in model.graph.node[2:4]:
+        product.name = ""
+    ratios = outlier_channels(model, lambda: iter(IMAGES), 1)
+    assert list(ratios) == ["a", "b"]
+    assert outliers_text(ratios).startswith("one channel is far larger than the median in 2 layers: a (")
+    assert outliers_text({"a": 9.0}) == "one channel is far larger than the median in 1 layer: a (9 times)"
 
 
 def test_quantize_smooths_where_it_is_asked_to() -> None:
