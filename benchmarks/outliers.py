@@ -28,7 +28,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from timm.layers import LayerScale, Mlp
+from timm.layers import LayerScale, Mlp, PatchEmbed
 from timm.models import register_model
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
@@ -280,7 +280,7 @@ def _normed_layers(model: Any) -> list[_NormedLayers]:
     ]
     last = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
     heads = (model.head, *([model.head_dist] if hasattr(model, "head_dist") else []))
-    return [*layers, _NormedLayers(last, tuple(head for head in heads if isinstance(head, nn.Linear)))]
+    return [*layers, _NormedLayers(last, heads)]
 
 
 def _scale_stream(model: VisionTransformer, factor: float) -> None:
@@ -305,8 +305,11 @@ def _why_refused(model: nn.Module) -> str:
     """What makes a model other than a plain ViT; "" for a plain ViT."""
     if not isinstance(model, VisionTransformer):
         return "another kind of model"
+    if type(model.patch_embed) is not PatchEmbed:
+        return f"patches from {type(model.patch_embed).__name__}"
     last = [norm for norm in (model.norm, model.fc_norm) if not isinstance(norm, nn.Identity)]
     norms = [*last, *(norm for block in model.blocks for norm in (block.norm1, block.norm2))]
+    heads = [model.head, *([model.head_dist] if hasattr(model, "head_dist") else [])]
     reasons = {
         "a norm before the blocks": not isinstance(model.norm_pre, nn.Identity),
         "a norm in the patch embedding": not isinstance(model.patch_embed.norm, nn.Identity),
@@ -315,8 +318,14 @@ def _why_refused(model: nn.Module) -> str:
         "blocks other than timm's Block with Attention and Mlp": not all(map(_is_plain, model.blocks)),
         f"{len(last)} norms behind the blocks": len(last) != 1,
         "norms other than LayerNorm": not all(isinstance(norm, nn.LayerNorm) for norm in norms),
+        "norms without weight and bias": any(_lacks_parameters(norm) for norm in norms),
+        "a head that is not Linear": not all(isinstance(head, nn.Linear) for head in heads),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _lacks_parameters(norm: Any) -> bool:
+    return getattr(norm, "weight", None) is None or getattr(norm, "bias", None) is None
 
 
 def _is_plain(block: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import copy
 import re
 import warnings
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ PLAIN_VITS: dict[str, tuple[str, dict[str, Any]]] = {
     "layer scale and registers": ("vit_tiny_patch16_224", {**SMALL, "init_values": 0.1, "reg_tokens": 2}),
     "position of patches alone": ("vit_tiny_patch16_224", {**SMALL, "no_embed_class": True}),
 }
+WITHOUT_WEIGHT = partial(nn.LayerNorm, elementwise_affine=False)
+WITHOUT_BIAS = partial(nn.LayerNorm, bias=False)
 CALIBRATION: dict[str, Any] = {"calibration": "digits.pool", "calibration_images": 32}
 
 
@@ -153,6 +155,11 @@ def test_one_token_and_a_few_channels_are_far_above_the_others() -> None:
         ("vit_tiny_patch16_224", {**SMALL, "pos_embed": "none"}, "no position embedding"),
         ("vit_tiny_patch16_224", {**SMALL, "global_pool": "map"}, "global_pool map"),
         ("vit_tiny_patch16_224", {**SMALL, "final_norm": False}, "0 norms behind the blocks"),
+        ("vit_tiny_patch16_224", {**SMALL, "num_classes": 0}, "a head that is not Linear"),
+        ("vit_tiny_patch16_224", {**SMALL, "norm_layer": WITHOUT_WEIGHT}, "norms without weight and bias"),
+        ("vit_tiny_patch16_224", {**SMALL, "norm_layer": WITHOUT_BIAS}, "norms without weight and bias"),
+        ("vit_tiny_r_s16_p8_224", {"img_size": 64}, "patches from HybridEmbed"),
+        ("vitamin_small_224", {}, "patches from HybridEmbed"),
     ],
 )
 def test_other_models_are_refused_by_name(name: str, args: dict[str, Any], reason: str) -> None:
