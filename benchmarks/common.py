@@ -58,10 +58,10 @@ def conditions() -> dict[str, Any]:
     return {**provenance(), "target": target_info("local-cpu", "onnxruntime", Context())}
 
 
-def models_before(name: str) -> dict[str, Any]:
+def models_before(name: str, key: str = "models") -> dict[str, Any]:
     """What earlier runs found of models; those that are measured again take their places."""
     file = RESULTS / f"{name}.json"
-    models: dict[str, Any] = json.loads(file.read_text())["models"] if file.is_file() else {}
+    models: dict[str, Any] = json.loads(file.read_text())[key] if file.is_file() else {}
     return models
 
 
