@@ -218,7 +218,7 @@ def test_a_name_for_this_machine_has_settings(play: Play, tmp_path: Path, monkey
     python = tmp_path / "a python"
     python.symlink_to(sys.executable)
     command = ["devices", "add", "pc", "local", "--python", f"'{python}' -B", "--tensorrt", "trtexec", "--runtime"]
-    named = CliRunner().invoke(app, [*command, "tensorrt", "--work-folder", str(tmp_path / "work"), "--project"])
+    named = CliRunner().invoke(app, [*command, "tensorrt", "--work-folder", str(tmp_path / "work")])
     assert named.exit_code == 0, named.output
     checked = json.loads(CliRunner().invoke(app, ["devices", "check", "pc", "--json"]).stdout)
     assert checked["facts"]["gpus"] == ["NVIDIA L4"]
@@ -236,7 +236,9 @@ def test_a_name_for_this_machine_has_settings(play: Play, tmp_path: Path, monkey
 @pytest.mark.parametrize("python", ["/nowhere/python3", "~/nowhere/python3", "/etc/hostname"])
 def test_a_python_that_is_not_there_is_said(python: str, play: Play, tmp_path: Path) -> None:
     play(PC)
-    (tmp_path / "targets.yaml").write_text(f"pc: {{host: local, python: {python}}}\n")
+    file = tmp_path / "config" / "edgevit" / "targets.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"pc: {{host: local, python: {python}}}\n")
     with pytest.raises(TargetError, match="there is no Python at this command") as caught:
         target_info("pc", "tensorrt", Context(folder=tmp_path))
     assert python in str(caught.value.got)
