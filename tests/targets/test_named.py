@@ -210,7 +210,9 @@ def test_what_is_no_group_is_refused(text: str, message: str) -> None:
         each_target(["orin"])
 
 
-@pytest.mark.parametrize(("key", "value"), [("python", "/bin/sh -c 'touch ran'"), ("work_folder", "/tmp/of-a-stranger")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("python", "/bin/sh -c 'touch ran'"), ("work_folder", "/tmp/of-a-stranger")]
+)
 def test_a_projects_file_does_not_choose_what_runs_here(
     key: str, value: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
