@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from edgevit.configs import Compile, Recipe, Stage
 from edgevit.configs.runtimes import ONNXRUNTIME, TORCH
@@ -28,7 +28,7 @@ def check_gpu_early(recipe: Recipe, pending: Callable[[], Collection[str]], cont
         target_info(LOCAL_GPU, runtime, context)
 
 
-def runtime_on_gpu(stage: Stage, stages: dict[str, Stage]) -> str:
+def runtime_on_gpu(stage: Stage, stages: Mapping[str, Stage]) -> str:
     """The runtime of a stage of local-gpu: its own, or that of the model, which an earlier stage makes."""
     named: str | None = getattr(stage, "runtime", None) or getattr(stage, "runtime_here", None)
     if named is not None:

@@ -72,5 +72,4 @@ TORCH = RuntimeInfo(
     opens=("checkpoint",),
     module="edgevit.runtimes.torch.session",
 )
-NO_COMPILED_FILE_FOR_GPU = f"{ONNXRUNTIME.title} has no compiled file for a GPU"
 RUNTIMES = {runtime.name: runtime for runtime in (ONNXRUNTIME, OPENVINO, TENSORRT, TORCH)}

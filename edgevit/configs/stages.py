@@ -40,7 +40,7 @@ from edgevit.configs.fields import (
 )
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import OnTarget, Stage
-from edgevit.configs.targets import LOCAL_CPU, TargetName
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, TargetName
 from edgevit.configs.training import Distill, Load, Qat, Train
 
 
@@ -342,6 +342,14 @@ class Compile(OnTarget):
             raise ValueError(f"{', '.join(sorted(ours))}: only with runtime: tensorrt")
         if self.batch_size > self.max_batch:
             raise ValueError(f"max_batch ({self.max_batch}) is at least batch_size ({self.batch_size})")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_compiled_file(self) -> Self:
+        if self.target == LOCAL_GPU and self.runtime == "onnxruntime":
+            raise ValueError(
+                f"ONNX Runtime has no compiled file for a GPU ({LOCAL_GPU}): leave compile out, or set runtime: tensorrt"
+            )
         return self
 
 

@@ -23,7 +23,7 @@ from edgevit.configs import (
     references,
 )
 from edgevit.configs.fields import MEASUREMENTS, Takes
-from edgevit.configs.runtimes import NO_COMPILED_FILE_FOR_GPU, ONNXRUNTIME, OPENVINO, TENSORRT
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, TENSORRT
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.names import known_model, nearest_models
@@ -147,8 +147,6 @@ def _problem_of_target(
     """The first problem with the target of a stage. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
     is_tensorrt = getattr(stage, "runtime", None) == TENSORRT.name
-    if name == LOCAL_GPU and isinstance(stage, Compile) and not is_tensorrt:
-        return Problem(NO_COMPILED_FILE_FOR_GPU, "no compile stage, or runtime: tensorrt")
     if name == LOCAL_CPU and isinstance(stage, Compile) and is_tensorrt:
         return Problem("TensorRT does not run on a CPU", f"{LOCAL_GPU}, or a name of edgevit devices")
     model: str = getattr(stage, "model", "")

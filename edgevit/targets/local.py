@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Compile
-from edgevit.configs.runtimes import NO_COMPILED_FILE_FOR_GPU, ONNXRUNTIME, OPENVINO, RUNTIMES, TENSORRT, TORCH
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TENSORRT, TORCH
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.errors import MissingDependency, TargetError
 from edgevit.model_file import TargetInfo
@@ -91,13 +91,6 @@ class LocalGpu:
         return info
 
     def compile(self, model: Artifact, out: Path, config: Compile, check: Check = unchecked) -> Compiled:
-        if config.runtime != TENSORRT.name:
-            raise TargetError(
-                NO_COMPILED_FILE_FOR_GPU,
-                where=self.name,
-                got=f"runtime: {config.runtime}",
-                next="leave compile out, or set runtime: tensorrt",
-            )
         self.describe(config.runtime)
         return self._engines.compile(model, out, config, check)
 

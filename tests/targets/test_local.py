@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -66,12 +67,13 @@ def test_gpus_of_several_kinds_are_refused(monkeypatch):
 
 
 def test_what_stays_on_the_cpu_is_said_once():
-    said, counted = [], SimpleNamespace(other_than_shapes={"NonZero": 2, "Loop": 1})
-    load = local._saying_what_stays_on_cpu(float_onnx(), lambda: counted, said.append)
+    said: list[str] = []
+    counted = SimpleNamespace(other_than_shapes={"NonZero": 2, "Loop": 1})
+    load = local._saying_what_stays_on_cpu(float_onnx(), lambda: cast(Any, counted), said.append)
     assert load() is load()
     assert said == [f"note: {float_onnx().id}: ONNX Runtime leaves operators to the CPU: 2 × NonZero, 1 × Loop"]
     counted.other_than_shapes = {}
-    local._saying_what_stays_on_cpu(float_onnx(), lambda: counted, said.append)()
+    local._saying_what_stays_on_cpu(float_onnx(), lambda: cast(Any, counted), said.append)()
     assert len(said) == 1
 
 
