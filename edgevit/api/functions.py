@@ -129,25 +129,31 @@ def export(
     return _exported_module(model, names, _preprocess(image_size, mean, std), options)
 
 
-def quantize(model: ModelLike, calibration: Data, **options: Any) -> Model:
+def quantize(model: ModelLike, calibration: Data, validation: Data | None = None, **options: Any) -> Model:
     """Quantize an ONNX model after training. Its closeness to the float model is checked.
 
     Args:
         model: a float ONNX model.
         calibration: a folder of images, labelled or not, or a data set object (see `evaluate`).
+        validation: labelled images, as a folder CLASS/*.jpg or a data set object. On these, a form may lose
+            `max_top1_drop` of top-1 against the float model, 0.01 by default. `metrics["top1_drop"]` holds the loss.
         options: more options of the stage `quantize`: `calibration_images`, `runtime`, `precision`, `calibrator`,
-            `placement`, `threads`, …
+            `placement`, `threads`, `min_sqnr_db`, `max_top1_drop`, …
 
     Raises:
-        ParityError: the quantized model is too far from the float model.
+        ParityError: the quantized model is too far from the float model, or loses too much accuracy.
 
     Returns:
         The quantized model; the float model where `placement` is "fastest" and no INT8 form is faster on this machine.
     """
     from edgevit.configs import Quantize
 
-    with unlabelled_images(calibration, stages(), argument("quantize", "calibration")) as images:
-        inputs = {"model": _artifact(model), "calibration": images}
+    with ExitStack() as opened:
+        images = unlabelled_images(calibration, stages(), argument("quantize", "calibration"))
+        inputs = {"model": _artifact(model), "calibration": opened.enter_context(images)}
+        if validation is not None:
+            labelled = support_images(validation, stages(), argument("quantize", "validation"))
+            inputs["validation"] = opened.enter_context(labelled)
         return Model(_artifact_of(Quantize, "quantized", inputs, options))
 
 

@@ -26,6 +26,7 @@ from edgevit.configs.fields import (
     Fraction,
     ImageCount,
     LearnedFrom,
+    Loss,
     MeasuredSeconds,
     MeasurementRef,
     ModelRef,
@@ -36,12 +37,15 @@ from edgevit.configs.fields import (
     Seed,
     Share,
     Threads,
+    ValidatedByLabels,
     WarmupSeconds,
 )
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
-from edgevit.configs.stage import OnTarget, Stage
+from edgevit.configs.stage import Budget, OnTarget, Stage
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, TargetName
 from edgevit.configs.training import Distill, Load, Qat, Train
+
+TOP1_DROP = 0.01  # the default of max_top1_drop without a budget
 
 
 class PseudoLabel(Stage):
@@ -234,8 +238,20 @@ class Quantize(Stage):
         description="Least signal-to-quantization-noise ratio of the logits in decibels. If the model would be below "
         "it, the layers that cost most stay float. 10 by default; 0 with `calibrator: trained`.",
     )
+    validation: Annotated[ValidatedByLabels | None, Added()] = Field(
+        None,
+        description="Images on which each form's answers are compared with the float model's; at most 2,000, drawn by "
+        "`seed`. With labels, a form that loses more than `max_top1_drop` is refused. Without labels, the share of "
+        "changed answers is reported, and no form is refused by it.",
+    )
+    max_top1_drop: Annotated[Loss | None, Added()] = Field(
+        None,
+        description="Largest loss of top-1 against the float model on `validation`, as a fraction. A form is refused "
+        "if its loss is larger and the 95% interval of the loss lies above 0; the layers that cost most stay float. "
+        "By default `budget.top1_drop` of the recipe, or 0.01 without it.",
+    )
     sensitivity: bool = Field(
-        False, description="Whether the cost of each layer alone is measured, even if `min_sqnr_db` is met without."
+        False, description="Whether the cost of each layer alone is measured, even if both gates are passed without."
     )
     seed: Seed = Field(0, description="Seed of the choice of calibration images.")
 
@@ -245,6 +261,12 @@ class Quantize(Stage):
             raise ValueError("smoothquant changes the tensors of the trained ranges: leave it out, or calibrate anew")
         if self.calibrator == "trained" and self.bias_correction:
             raise ValueError("biases from quantization-aware training need no correction: leave bias_correction out")
+        return self
+
+    @model_validator(mode="after")
+    def _limit_has_images(self) -> Self:
+        if self.max_top1_drop is not None and self.validation is None:
+            raise ValueError("max_top1_drop is measured on labelled images: give them as 'validation'")
         return self
 
     @model_validator(mode="after")
@@ -268,6 +290,17 @@ class Quantize(Stage):
     def floor_db(self) -> float:
         """`min_sqnr_db`, or its default. A model from quantization-aware training may differ more from float."""
         return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
+
+    @property
+    def largest_top1_drop(self) -> float:
+        """`max_top1_drop`, or its default outside a recipe with a limit in its budget."""
+        return TOP1_DROP if self.max_top1_drop is None else self.max_top1_drop
+
+    def within_budget(self, budget: Budget) -> Self:
+        """This stage with the budget's limit as `max_top1_drop`, if it has validation images and no own limit."""
+        if self.validation is None or self.max_top1_drop is not None or budget.top1_drop is None:
+            return self
+        return self.model_copy(update={"max_top1_drop": budget.top1_drop})
 
     def runs_on(self) -> tuple[str, ...]:
         """This machine calibrates and compares with float; the target times."""

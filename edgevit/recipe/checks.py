@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from edgevit.artifacts import Kind
 from edgevit.configs import (
+    Budget,
     Bundle,
     Compile,
     DatasetConfig,
@@ -66,6 +67,11 @@ def with_patterns_resolved(stage: Stage, earlier: Sequence[Stage]) -> Stage:
     measurements = [measurement.id for measurement in earlier if measurement.makes in MEASUREMENTS]
     names = [match for name in of for match in (fnmatch.filter(measurements, name) if "*" in name else [name])]
     return stage.model_copy(update={"of": tuple(dict.fromkeys(names)) or of})
+
+
+def within_budget(stage: Stage, budget: Budget) -> Stage:
+    """The stage with the budget's limits as defaults of its own."""
+    return stage.within_budget(budget) if isinstance(stage, Quantize) else stage
 
 
 def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Iterator[RecipeError]:

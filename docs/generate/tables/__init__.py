@@ -35,6 +35,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "overhead": whole_path.spreads,
     "profile_agreement": whole_path.spreads,
     "quantization_accuracy": compression.quantization_accuracy,
+    "quantization_gate": compression.quantization_gate,
     "quickstart": whole_path.quickstart,
     "same_file_twice": whole_path.same_file_twice,
     "selection": selection.selection,
