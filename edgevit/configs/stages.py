@@ -381,7 +381,7 @@ class Compile(OnTarget):
     def _has_a_compiled_file(self) -> Self:
         if self.target == LOCAL_GPU and self.runtime == "onnxruntime":
             raise ValueError(
-                f"ONNX Runtime has no compiled file for a GPU ({LOCAL_GPU}): leave compile out, or set runtime: tensorrt"
+                f"ONNX Runtime has no compiled file for a GPU ({LOCAL_GPU}): no compile, or runtime: tensorrt"
             )
         return self
 
