@@ -42,7 +42,7 @@ from edgevit.configs.fields import (
 )
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import Budget, OnTarget, Stage
-from edgevit.configs.targets import LOCAL_CPU, TargetName
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, TargetName
 from edgevit.configs.training import Distill, Load, Qat, Train
 
 TOP1_DROP = 0.01  # the default of max_top1_drop without a budget
@@ -375,6 +375,14 @@ class Compile(OnTarget):
             raise ValueError(f"{', '.join(sorted(ours))}: only with runtime: tensorrt")
         if self.batch_size > self.max_batch:
             raise ValueError(f"max_batch ({self.max_batch}) is at least batch_size ({self.batch_size})")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_compiled_file(self) -> Self:
+        if self.target == LOCAL_GPU and self.runtime == "onnxruntime":
+            raise ValueError(
+                f"ONNX Runtime has no compiled file for a GPU ({LOCAL_GPU}): no compile, or runtime: tensorrt"
+            )
         return self
 
 

@@ -153,9 +153,6 @@ def _problem_of_target(
     """The first problem with the target of a stage. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
     is_tensorrt = getattr(stage, "runtime", None) == TENSORRT.name
-    if name == LOCAL_GPU and isinstance(stage, Compile) and not is_tensorrt:
-        what = f"{ONNXRUNTIME.title} compiles a model for a GPU each time it loads it"
-        return Problem(what, "no compile stage, or runtime: tensorrt")
     if name == LOCAL_CPU and isinstance(stage, Compile) and is_tensorrt:
         return Problem("TensorRT does not run on a CPU", f"{LOCAL_GPU}, or a name of edgevit devices")
     model: str = getattr(stage, "model", "")
