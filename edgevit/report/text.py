@@ -417,10 +417,16 @@ def points(fraction: float) -> str:
 
 
 def answers_against_float(compared: Mapping[str, Any]) -> str | None:
-    """The loss of top-1 of a quantized form, or the share of changed answers without labels; None if unmeasured."""
+    """The loss of top-1 of a quantized form with its limit; without labels, the share of changed answers.
+
+    None if answers were not compared.
+    """
     if drop := compared.get("top1_drop"):
         interval = f"{points(drop['low'])} to {points(drop['high'])}"
-        return f"{points(drop['value'])} points of top-1 lost ({interval}, n {drop['n']:,})"
+        is_refused = "max_top1_drop" in compared.get("refused_by", ())
+        doubt = ", and more is not ruled out" if drop["high"] > drop["limit"] and not is_refused else ""
+        limit = f"the limit is {100 * drop['limit']:g}{doubt}"
+        return f"{points(drop['value'])} points of top-1 lost ({interval}, n {drop['n']:,}); {limit}"
     if changed := compared.get("changed_answers"):
         interval = f"{percent(changed['low'])} to {percent(changed['high'])}"
         return f"{percent(changed['value'])} changed ({interval}, n {changed['n']:,})"
