@@ -19,12 +19,25 @@ from edgevit.version import __version__
 
 if TYPE_CHECKING:
     from edgevit.actions.compare_models import ModelComparison
-    from edgevit.api.functions import bundle, compare, compile, evaluate, export, load, profile, quantize, run
+    from edgevit.actions.first_difference import Difference
+    from edgevit.api.functions import (
+        bundle,
+        compare,
+        compile,
+        evaluate,
+        export,
+        first_difference,
+        load,
+        profile,
+        quantize,
+        run,
+    )
     from edgevit.api.model import Model, Prediction
     from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Report, Run
     from edgevit.errors import EdgevitError
 
 __all__ = [
+    "Difference",
     "EdgevitError",
     "Evaluation",
     "FewShotEvaluation",
@@ -40,6 +53,7 @@ __all__ = [
     "compile",
     "evaluate",
     "export",
+    "first_difference",
     "load",
     "profile",
     "quantize",
@@ -53,11 +67,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOMES = {
     "edgevit.api.functions": (
-        "bundle", "compare", "compile", "evaluate", "export", "load", "profile", "quantize", "run",
+        "bundle", "compare", "compile", "evaluate", "export", "first_difference", "load", "profile", "quantize", "run",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
     "edgevit.api.results": ("Evaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
     "edgevit.actions.compare_models": ("ModelComparison",),
+    "edgevit.actions.first_difference": ("Difference",),
     "edgevit.errors": ("EdgevitError",),
 }  # fmt: skip
 

@@ -72,7 +72,7 @@ NOT_HERE = {
             "edgevit init photos/ --latency-ms 50 --target board",
             "edgevit run board.yaml",
         ),
-        "needs a board; tests/targets/test_ssh_host.py has an SSH server",
+        "needs a board; tests/targets/test_agent_host.py has an SSH server",
     ),
 }
 

@@ -223,7 +223,7 @@ def quantize(
     """Quantize an ONNX model, calibrated on images and checked against the float model.
 
     With --placement fastest, several quantized forms are timed on the target. If none is faster than the float model,
-    the float model is written. For tensorrt, the forms are timed on a --target that is reached over SSH.
+    the float model is written. For tensorrt, the forms are timed on a --target with a GPU.
 
     With --validation, a form is refused that loses more top-1 than --max-top1-drop, by more than chance explains. Take
     images that the model was not trained on, and that do not test it later.
@@ -271,7 +271,7 @@ def compile(
     out: Annotated[Path, typer.Option("--out", help="The file to write; for tensorrt the folder.")],
     runtime: Annotated[
         str,
-        typer.Option("--runtime", help="onnxruntime; or tensorrt, by the TensorRT of a target over SSH."),
+        typer.Option("--runtime", help="onnxruntime; or tensorrt, by the TensorRT of local-gpu or of a board."),
     ] = default_of("Compile", "runtime"),
     target: TargetName = default_of("Compile", "target"),
     batch: Annotated[

@@ -16,7 +16,7 @@ from onnx import ModelProto
 from edgevit.artifacts import SENSITIVITY, Artifact, Contents
 from edgevit.configs import Quantize
 from edgevit.configs.runtimes import TENSORRT
-from edgevit.configs.targets import LOCAL_TARGETS
+from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context, usable_cpus
 from edgevit.data import Dataset, open_dataset
 from edgevit.errors import ArtifactError, DataError
@@ -89,7 +89,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             target_for(config.target, context),
             config.threads,
             threads,
-            gate_on_target=config.target not in LOCAL_TARGETS,
+            gate_on_target=config.target != LOCAL_CPU,
             validation=validation,
         )
         if config.is_timed and config.runtime == TENSORRT.name:
