@@ -17,8 +17,8 @@ from edgevit.evaluation.accuracy import Share, wilson_interval
 from edgevit.evaluation.classify import class_probabilities, labels_for
 from edgevit.evaluation.paired import Drop, paired_drop
 from edgevit.progress import Progress
-from edgevit.report.text import points
 from edgevit.runtimes.base import Session
+from edgevit.terminal import points
 
 MOST_VALIDATION_IMAGES = 2000
 BATCH_SIZE = 32

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgevit.configs.runtimes import RUNTIMES
-from edgevit.terminal import printable
+from edgevit.terminal import points, printable
 
 WIDTH = 80
 MOST_CLASSES = 50  # rows of a table
@@ -409,11 +409,6 @@ def percent(fraction: float) -> str:
 
 def interval_percent(top1: Mapping[str, float]) -> str:
     return f"{100 * top1['low']:.1f}–{100 * top1['high']:.1f}"
-
-
-def points(fraction: float) -> str:
-    """A difference of accuracies: 0.4 points, -1.2."""
-    return f"{100 * fraction:.1f}".replace("-0.0", "0.0").replace("-", "−")
 
 
 def answers_against_float(compared: Mapping[str, Any]) -> str | None:
